@@ -1,0 +1,1 @@
+"""Measures what is actually broken in a market-data API; see README.md."""

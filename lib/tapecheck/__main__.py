@@ -1,0 +1,269 @@
+"""The command line: `python -m tapecheck run | sandbox | lab | params | check | runs | index`."""
+
+import argparse
+import contextlib
+import json
+import signal
+import subprocess
+import sys
+import traceback
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn
+
+import psutil
+import yaml
+
+from tapecheck import config
+from tapecheck.errors import ConfigError, Problem, TapecheckError
+
+if TYPE_CHECKING:
+    from tapecheck.batch import Outcome
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        self.print_usage(sys.stderr)
+        print(f"{self.prog}: {message}", file=sys.stderr)
+        raise SystemExit(ConfigError.exit_code)
+
+
+def main(words: Sequence[str] | None = None) -> int:
+    """Run one command and return its exit code: 0 met, 1 missed, 2 no verdict, 3 crashed, 4 wrong configuration or usage."""
+    arguments = _parser().parse_args(words)
+    command: Callable[[argparse.Namespace], int] = arguments.command
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs begin with it ignored
+    try:
+        return command(arguments)
+    except TapecheckError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return error.exit_code
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 3
+    except Exception:  # exit code 1 would say that an objective was missed
+        traceback.print_exc()
+        return 3
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = _Parser(prog="tapecheck", description="Measures what is actually broken in a market-data API.")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND", parser_class=_Parser)
+
+    run = commands.add_parser("run", help="run notebooks headlessly and print the verdicts")
+    run.add_argument("validation", nargs="?", default="all", help="load, backfill, rto_rpo, compare or all (default)")
+    run.add_argument("--target", help="target file (default: the sandbox)")
+    run.add_argument("-p", dest="pairs", nargs=2, action="append", default=[], metavar=("NAME", "VALUE"), help="a notebook parameter")
+    run.add_argument("-f", dest="file", help="a YAML file of notebook parameters")
+    run.add_argument("--out", help="output folder (default: outputs/)")
+    run.set_defaults(command=_run)
+
+    sandbox = commands.add_parser("sandbox", help="the embedded target by itself")
+    actions = sandbox.add_subparsers(required=True, metavar="up|status|down", parser_class=_Parser)
+    up = actions.add_parser("up", help="start it, or find the running one")
+    up.add_argument("--filled", action="store_true", help="return when all data is there, not only when it answers")
+    up.add_argument("--days", type=int, help="days of history (default 365)")
+    up.add_argument("--symbols", help="comma-separated symbols (default: all 25)")
+    up.add_argument("--json", action="store_true", help="print the state as JSON")
+    up.set_defaults(command=_sandbox_up)
+    actions.add_parser("status", help="print processes, health and fill").set_defaults(command=_sandbox_status)
+    down = actions.add_parser("down", help="stop it; its data stays")
+    down.add_argument("--quiet", action="store_true", help="print nothing")
+    down.add_argument("--after", type=int, metavar="PID", help="wait until that process has ended")
+    down.set_defaults(command=_sandbox_down)
+
+    commands.add_parser("lab", help="open JupyterLab with the sandbox running").set_defaults(command=_lab)
+    params = commands.add_parser("params", help="list a notebook's parameters")
+    params.add_argument("notebook", help="load, or the path of a notebook")
+    params.set_defaults(command=_params)
+    check = commands.add_parser("check", help="validate YAML files and lint the objectives, without traffic")
+    check.add_argument("files", nargs="*", help="default: every file in config/")
+    check.set_defaults(command=_check)
+    for name, text, command in (("runs", "list recorded runs", _runs), ("index", "write index.html anew", _index)):
+        listing = commands.add_parser(name, help=text)
+        listing.add_argument("--out", help="output folder (default: outputs/)")
+        listing.set_defaults(command=command)
+    return parser
+
+
+def _out(arguments: argparse.Namespace) -> Path:
+    return Path(arguments.out).expanduser().absolute() if arguments.out else config.OUTPUTS
+
+
+# ---- run ----
+
+
+def _run(arguments: argparse.Namespace) -> int:
+    from tapecheck import batch, index, lint, targets
+
+    chosen = batch.available() if arguments.validation == "all" else [arguments.validation]
+    given = _given(arguments)
+    for validation in chosen:
+        batch.check_parameters(batch.notebook(validation), given)
+    out: Path | None = _out(arguments)
+    if arguments.out is None and "out" in given:
+        out = config.outputs(given["out"]) if given["out"] else None
+    target = lint.before_traffic(given)
+    outcomes: list[Outcome] = []
+
+    def measure() -> None:
+        for validation in chosen:
+            outcome = batch.run(validation, given, out)
+            outcomes.append(outcome)
+            print(_line(outcome), flush=True)
+
+    if target.kind == "sandbox" and given.get("run", "new") == "new":
+        with targets.sandbox_running():
+            measure()
+    else:
+        measure()
+    if out is not None:
+        print(f"\nall runs: {index.write(out)}")
+    return batch.worst(outcomes)
+
+
+def _given(arguments: argparse.Namespace) -> dict[str, Any]:
+    """Merge the parameters of -f, -p and --target; a -p value is read as YAML, so that 5 is a number and "5" is text."""
+    given: dict[str, Any] = {}
+    if arguments.file:
+        data, _ = config.read_yaml(config.find(arguments.file))
+        if not isinstance(data, Mapping):
+            raise ConfigError([Problem(file=arguments.file, key="(file)", got=type(data).__name__, allowed="NAME: VALUE lines")])
+        given.update({str(name): value for name, value in data.items()})
+    for name, text in arguments.pairs:
+        try:
+            given[name] = yaml.safe_load(text)
+        except (yaml.YAMLError, ValueError, RecursionError):
+            given[name] = text
+    if arguments.target:
+        given["target"] = arguments.target
+    for name in ("target", "plan", "run"):
+        if isinstance(given.get(name), str) and given[name] != "new":
+            given[name] = str(config.find(given[name]))
+    return given
+
+
+def _line(outcome: "Outcome") -> str:
+    begin = f"{outcome.validation:<10} "
+    if outcome.verdict is None:
+        kind = {2: "NO DATA", 4: "ERROR"}.get(outcome.exit_code, "CRASHED")
+        where = f"\n  see {outcome.folder / 'notebook.ipynb'}" if outcome.folder else ""
+        return f"{begin}{kind:<11}{outcome.duration_s:6.1f} s  {outcome.message}{where}"
+    counts = ", ".join(f"{count} {verdict}" for verdict, count in outcome.checks.items())
+    missed = "".join(f"\n  {text}" for text in outcome.missed)
+    return f"{begin}{outcome.verdict.upper():<11}{outcome.duration_s:6.1f} s  {counts}{missed}\n  {outcome.folder or 'not recorded'}"
+
+
+# ---- sandbox ----
+
+
+def _sandbox_up(arguments: argparse.Namespace) -> int:
+    from tapecheck import progress
+    from tapecheck.sandbox import supervision
+    from tapecheck.sandbox.profile import Profile
+
+    changes: dict[str, Any] = {}
+    if arguments.days is not None:
+        changes["days"] = arguments.days
+    if arguments.symbols is not None:
+        changes["symbols"] = [s.strip() for s in arguments.symbols.split(",") if s.strip()]
+    profile = config.validate(Profile, changes, file="command line") if changes else None
+    was_running = supervision.status() is not None
+    say = _say if sys.stderr.isatty() or not arguments.json else lambda text: None
+    state = supervision.up(profile=profile, on_progress=say)
+    if arguments.filled:
+        with progress.show("sandbox: filling", "jobs") as report:
+            supervision.wait_filled(on_progress=report)
+    if arguments.json:
+        print(json.dumps({"started": not was_running, "state": state.model_dump(mode="json")}))
+        return 0
+    return _sandbox_status(arguments)
+
+
+def _say(text: str) -> None:
+    print(f"sandbox: {text}", file=sys.stderr, flush=True)
+
+
+def _sandbox_status(arguments: argparse.Namespace) -> int:
+    from tapecheck.sandbox import supervision
+
+    status = supervision.status()
+    if status is None:
+        print("the sandbox is not running; start it with: python -m tapecheck sandbox up")
+        return 2
+    print(f"api        {status.state.base_url}  (try {status.state.base_url}/docs)")
+    for p in status.processes:
+        pid = f"pid {p.pid}" if p.pid else "not ours" if p.healthy else "down"
+        print(f"{p.name:<10} port {p.port:<6} {pid:<12} {'healthy' if p.healthy else 'NOT HEALTHY'}")
+    print(f"data       {config.sandbox_home()}, {status.jobs_done} of {status.jobs_total} series filled")
+    return 0
+
+
+def _sandbox_down(arguments: argparse.Namespace) -> int:
+    from tapecheck.sandbox import supervision
+
+    if arguments.after is not None:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            psutil.Process(arguments.after).wait()
+    was_running = supervision.down()
+    if not arguments.quiet:
+        print("the sandbox is stopped; its data stays" if was_running else "the sandbox was not running")
+    return 0
+
+
+def _lab(arguments: argparse.Namespace) -> int:
+    from tapecheck import targets
+
+    with targets.sandbox_running() as state:
+        print(f"sandbox: {state.base_url}; it stops when JupyterLab does")
+        command = [sys.executable, "-m", "jupyterlab", f"--ServerApp.root_dir={config.PROJECT}", "--LabApp.default_url=/lab/tree/notebooks"]
+        root = ["--allow-root"] if config.is_root() else []
+        return subprocess.run([*command, *root], check=False).returncode
+
+
+# ---- params, check, runs, index ----
+
+
+def _params(arguments: argparse.Namespace) -> int:
+    from tapecheck import batch
+
+    path = Path(arguments.notebook)
+    path = path if path.suffix == ".ipynb" and path.exists() else batch.notebook(path.stem)
+    for p in batch.parameters(path):
+        print(f"{p.name:<12} {p.type:<6} {p.default:<36} {p.help}")
+    return 0
+
+
+def _check(arguments: argparse.Namespace) -> int:
+    from tapecheck import lint
+
+    files = [Path(f) for f in arguments.files] or sorted(config.CONFIG.rglob("*.yaml"))
+    problems = [problem for file in files for problem in lint.problems(file)]
+    for problem in problems:
+        print(problem, file=sys.stderr)
+    print(f"{len(files)} files, {len(problems)} problems")
+    return ConfigError.exit_code if problems else 0
+
+
+def _runs(arguments: argparse.Namespace) -> int:
+    from tapecheck import runs
+
+    found = runs.listed(_out(arguments))
+    for run in found:
+        what = run.problem or f"{run.result['verdict']:<11} {run.result['target']['name']}"
+        print(f"{run.folder.parent.name:<10} {run.folder.name:<24} {what}")
+    if not found:
+        print("no recorded runs")
+    return 0
+
+
+def _index(arguments: argparse.Namespace) -> int:
+    from tapecheck import index
+
+    print(index.write(_out(arguments)))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,253 @@
+"""Runs notebooks headlessly through papermill and keeps what they leave. It measures and judges nothing itself."""
+
+import logging
+import os
+import shutil
+import tempfile
+import time
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import nbformat
+import papermill
+from jupyter_client.manager import AsyncKernelManager
+from nbclient.exceptions import DeadKernelError
+from nbconvert import HTMLExporter
+from papermill.exceptions import PapermillExecutionError
+from traitlets.config import Config
+
+from tapecheck import config, errors, progress, runs
+from tapecheck.errors import ConfigError, OutputError, Problem
+from tapecheck.runs import Recorded
+from tapecheck.verdict import Verdict, exit_code
+
+CRASHED = 3
+KERNEL_LOG = "kernel.log"
+IPC_PATH_BYTES = 90  # of the folder; a socket's whole path may have 104 on macOS
+_TYPES: Mapping[str, tuple[type, ...]] = {"str": (str,), "int": (int,), "float": (int, float), "bool": (bool,)}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Parameter:
+    """A notebook's parameter as its `parameters` cell declares it."""
+
+    name: str
+    type: str
+    default: str
+    help: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Outcome:
+    """How one notebook ended; `folder` holds the run, or the crashed notebook."""
+
+    validation: str
+    exit_code: int
+    duration_s: float
+    message: str
+    verdict: Verdict | None = None
+    checks: Mapping[str, int] = field(default_factory=dict)
+    missed: Sequence[str] = ()
+    folder: Path | None = None
+
+
+def notebook(validation: str) -> Path:
+    """Return the notebook of a validation.
+
+    Raises:
+        ConfigError: there is none.
+    """
+    path = config.NOTEBOOKS / f"{validation}.ipynb"
+    if not path.exists():
+        known = ", ".join(available())
+        raise ConfigError([Problem(file="command line", key="validation", got=repr(validation), allowed=f"one of {known}, all")])
+    return path
+
+
+def available() -> list[str]:
+    """Return the validations that have a notebook, in the order in which they run."""
+    return [v for v in config.VALIDATIONS if (config.NOTEBOOKS / f"{v}.ipynb").exists()]
+
+
+def parameters(path: Path) -> list[Parameter]:
+    """Return the parameters that a notebook declares."""
+    found = papermill.inspect_notebook(str(path))
+    return [
+        Parameter(name=p["name"], type=p["inferred_type_name"], default=p["default"], help=(p["help"] or "").strip())
+        for p in found.values()
+    ]
+
+
+def check_parameters(path: Path, given: Mapping[str, object]) -> None:
+    """Check the given values against a notebook's declared parameters.
+
+    Raises:
+        ConfigError: unknown names and wrong types, all together.
+    """
+    declared = {p.name: p for p in parameters(path)}
+    problems = []
+    for name, value in given.items():
+        if name not in declared:
+            allowed = "one of " + ", ".join(declared)
+            problems.append(Problem(file=path.name, key=name, got="an unknown parameter", allowed=allowed))
+        elif not _fits(value, declared[name].type):
+            allowed = f"{declared[name].type}, as in {declared[name].default}"
+            problems.append(Problem(file=path.name, key=name, got=f"{value!r} ({type(value).__name__})", allowed=allowed))
+    if problems:
+        raise ConfigError(problems)
+
+
+def _fits(value: object, kind: str) -> bool:
+    types = _TYPES.get(kind)
+    return types is None or (isinstance(value, types) and (kind == "bool" or not isinstance(value, bool)))
+
+
+def run(validation: str, given: Mapping[str, Any], out: Path | None) -> Outcome:
+    """Run one notebook and put it, with an HTML report, into the run folder that it wrote; `out` None records nothing.
+
+    Raises:
+        ConfigError: a parameter is wrong; nothing was started.
+        OutputError: the output folder cannot be written; nothing was started.
+        KeyboardInterrupt: interrupted; the kernel is stopped and the notebook kept as crashed.
+    """
+    path = notebook(validation)
+    check_parameters(path, given)
+    runs.check_writable(out or "")
+    unfinished = out and out / "unfinished" / f"{validation}-{runs.new_id()}"
+    started = time.monotonic()
+    with tempfile.TemporaryDirectory(prefix="tapecheck-") as scratch:
+        executed = Path(scratch) / "notebook.ipynb"
+        failure: str | None = None
+        code = CRASHED
+        try:
+            _execute(path, executed, {**given, "out": str(out or "")}, Path(scratch))
+        except PapermillExecutionError as error:
+            failure, code = _explain(error)
+        except DeadKernelError:
+            log = executed.with_name(KERNEL_LOG).read_text(encoding="utf-8", errors="replace").strip().splitlines()
+            failure = "the notebook's kernel died" + (f"; its last words: {log[-1]}" if log else "")
+        except KeyboardInterrupt:
+            _keep(executed, unfinished)
+            raise
+        duration_s = time.monotonic() - started
+        recorded = None if failure else _recorded(executed)
+        if recorded is None:
+            folder = _keep(executed, unfinished)
+            message = failure or "the notebook ended without recording a run"
+            return Outcome(validation=validation, exit_code=code, duration_s=duration_s, message=message, folder=folder)
+        return _finish(validation, executed, recorded, duration_s)
+
+
+def _execute(path: Path, executed: Path, given: Mapping[str, Any], scratch: Path) -> None:
+    logging.getLogger("papermill").setLevel(logging.ERROR)
+    reports = scratch / "progress.jsonl"
+    kernel = {"transport": "ipc", "ip": str(scratch / "k")} if len(str(scratch)) < IPC_PATH_BYTES else {"transport": "tcp"}
+    with (
+        progress.follow(reports),
+        _environment({progress.FILE_VARIABLE: str(reports), "JUPYTER_RUNTIME_DIR": str(scratch)}),
+        warnings.catch_warnings(),
+    ):
+        warnings.simplefilter("ignore")  # of papermill and nbclient about themselves, not of what is measured
+        papermill.execute_notebook(
+            str(path),
+            str(executed),
+            dict(given),
+            kernel_name="python3",
+            progress_bar=False,
+            autosave_cell_every=0,
+            config=Config({"KernelManager": kernel, "NotebookClient": {"kernel_manager_class": _manager(scratch)}}),
+        )
+
+
+def _manager(scratch: Path) -> type[AsyncKernelManager]:
+    """Return a kernel manager whose kernels write their own log, not notebook output, to a file in place of our terminal."""
+
+    class Manager(AsyncKernelManager):
+        async def start_kernel(self, **options: Any) -> None:  # type: ignore[override]
+            with (scratch / KERNEL_LOG).open("ab") as log:
+                await super().start_kernel(**{**options, "stdout": log, "stderr": log})
+
+    return Manager
+
+
+@contextmanager
+def _environment(variables: Mapping[str, str]) -> Iterator[None]:
+    before = {name: os.environ.get(name) for name in variables}
+    os.environ.update(variables)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
+
+
+def _explain(error: PapermillExecutionError) -> tuple[str, int]:
+    """Return the message and exit code of what stopped a notebook: one of our errors, or a crash."""
+    kind = getattr(errors, error.ename, None)
+    if isinstance(kind, type) and issubclass(kind, errors.TapecheckError):
+        return str(error.evalue), kind.exit_code
+    return f"cell {error.exec_count} raised {error.ename}: {error.evalue}", CRASHED
+
+
+def _recorded(executed: Path) -> dict[str, Any] | None:
+    """Return what the notebook recorded; None when any code cell was not run to its end."""
+    notebook = nbformat.read(executed, as_version=4)  # type: ignore[no-untyped-call]
+    cells = [c for c in notebook.cells if c.cell_type == "code" and c.source.strip()]
+    if any(c.execution_count is None for c in cells):
+        return None
+    found = [o.data[Recorded.MIME] for c in cells for o in c.outputs if Recorded.MIME in o.get("data", {})]
+    return dict(found[-1]) if found else None
+
+
+def _finish(validation: str, executed: Path, recorded: Mapping[str, Any], duration_s: float) -> Outcome:
+    verdict, folder = Verdict(recorded["verdict"]), recorded["folder"] and config.outputs(recorded["folder"])
+    if folder is not None:
+        _keep(executed, folder)
+    return Outcome(
+        validation=validation,
+        exit_code=exit_code(verdict),
+        duration_s=duration_s,
+        message="",
+        verdict=verdict,
+        checks=recorded["checks"],
+        missed=recorded["missed"],
+        folder=folder,
+    )
+
+
+def _keep(executed: Path, folder: Path | None) -> Path | None:
+    """Move an executed notebook into a folder, with a report of its outputs and prose."""
+    if folder is None or not executed.exists():
+        return None
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / ".report.part").write_text(html_report(executed), encoding="utf-8")
+        (folder / ".report.part").replace(folder / "report.html")
+        shutil.copyfile(executed, folder / ".notebook.part")
+        (folder / ".notebook.part").replace(folder / "notebook.ipynb")
+    except OSError as error:
+        raise OutputError(f"the executed notebook cannot be written to {folder}: {error.strerror}") from error
+    return folder
+
+
+def html_report(executed: Path) -> str:
+    """Return a self-contained HTML page of a notebook's prose and outputs, without its code."""
+    hide = {"exclude_input": True, "exclude_input_prompt": True, "exclude_output_prompt": True}
+    exporter = HTMLExporter(**hide, embed_images=True)  # type: ignore[no-untyped-call]
+    exporter.mathjax_url = exporter.require_js_url = exporter.jquery_url = exporter.mermaid_js_url = ""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        body, _ = exporter.from_filename(str(executed))
+    return str(body)
+
+
+def worst(outcomes: Sequence[Outcome]) -> int:
+    """Return the exit code of a batch: the gravest of its notebooks' (4 > 3 > 1 > 2 > 0)."""
+    return max((o.exit_code for o in outcomes), key=(0, 2, 1, 3, 4).index, default=0)

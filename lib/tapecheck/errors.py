@@ -1,0 +1,79 @@
+"""The exception tree: what stops a validation. A failed request is data and never raises.
+
+TapecheckError                exit code
+├── ConfigError               4  the configuration or a parameter is wrong; lists every problem
+├── TargetError               4  the target is not what the configuration says
+│   └── TargetDown            2  the target does not answer, so there is no data
+├── OutputError               4  the output folder cannot hold the run
+├── MeasurementError          2  nothing could be measured
+└── SandboxError              3  the embedded target did not start, or did not stop
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Problem:
+    """One thing that is wrong in a configuration, with where it stands and what is allowed."""
+
+    file: str
+    key: str
+    got: str
+    allowed: str
+    line: int | None = None
+
+    def __str__(self) -> str:
+        where = self.file if self.line is None else f"{self.file}:{self.line}"
+        return f"{where}: {self.key}: got {self.got}; allowed: {self.allowed}"
+
+
+class TapecheckError(Exception):
+    """Something that tapecheck says in one sentence; its exit code is a class attribute."""
+
+    exit_code: ClassVar[int] = 3
+
+    def _render_traceback_(self) -> list[str]:
+        """Tell IPython to show the sentence in place of a traceback: what is wrong is not in our code."""
+        return [f"{type(self).__name__}: {self}"]
+
+
+class ConfigError(TapecheckError):
+    """The configuration, a parameter or the command line is wrong."""
+
+    exit_code = 4
+
+    def __init__(self, problems: Sequence[Problem] | str) -> None:
+        self.problems = () if isinstance(problems, str) else tuple(problems)
+        super().__init__(problems if isinstance(problems, str) else "\n".join(map(str, problems)))
+
+
+class TargetError(TapecheckError):
+    """The target answers, but not as the configuration says."""
+
+    exit_code = 4
+
+
+class TargetDown(TargetError):
+    """The target does not answer, so that there is no data."""
+
+    exit_code = 2
+
+
+class OutputError(TapecheckError):
+    """The output folder cannot be written, or is full."""
+
+    exit_code = 4
+
+
+class MeasurementError(TapecheckError):
+    """The measurement could not be made."""
+
+    exit_code = 2
+
+
+class SandboxError(TapecheckError):
+    """The embedded target did not start, or did not stop."""
+
+    exit_code = 3

@@ -1,0 +1,132 @@
+"""Shows how far a measurement is: a bar in a terminal, a line in JupyterLab, or a file that a batch follows."""
+
+import json
+import os
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from html import escape
+from pathlib import Path
+from typing import Any, Protocol
+
+from tqdm import tqdm
+
+FILE_VARIABLE = "TAPECHECK_PROGRESS"  # a batch names the file here that its notebook's kernel reports to
+
+
+class Report(Protocol):
+    """Called with how much is done, of how much, as often as there is news."""
+
+    def __call__(self, done: int, total: int) -> None:
+        """Take the news."""
+
+
+@contextmanager
+def show(label: str, unit: str = "requests") -> Iterator[Report]:
+    """Yield a reporter for one piece of work, for wherever this code runs."""
+    file = os.environ.get(FILE_VARIABLE)
+    if file:
+        yield _to_file(Path(file), label, unit)
+    elif _in_kernel():
+        with _in_notebook(label, unit) as report:
+            yield report
+    else:
+        with _in_terminal() as reports:
+            yield lambda done, total: reports(label, unit, done, total)
+
+
+def _in_kernel() -> bool:
+    shell = sys.modules.get("IPython")
+    instance = shell.get_ipython() if shell else None
+    return instance is not None and hasattr(instance, "kernel")
+
+
+def _to_file(file: Path, label: str, unit: str) -> Report:
+    def report(done: int, total: int) -> None:
+        with file.open("a", encoding="utf-8") as lines:
+            lines.write(json.dumps([label, unit, done, total]) + "\n")
+
+    return report
+
+
+@contextmanager
+def _in_notebook(label: str, unit: str) -> Iterator[Report]:
+    from IPython import display as notebook
+
+    show: Any = notebook.display
+    html: Any = notebook.HTML
+
+    started = time.monotonic()
+    handle = show(html(""), display_id=True)
+    last = [0, 0]
+
+    def draw(done: int, total: int, text: str) -> None:
+        bar = f'<progress max="{max(total, 1)}" value="{done}" style="width: 20em"></progress>' if done < total else ""
+        handle.update(html(f"{bar} {escape(label)}: {text}"))
+
+    def report(done: int, total: int) -> None:
+        last[:] = [done, total]
+        draw(done, total, f"{done:,} of {total:,} {unit}, {time.monotonic() - started:.0f} s")
+
+    yield report
+    draw(1, 1, f"{last[0]:,} {unit} in {time.monotonic() - started:.1f} s")
+
+
+@contextmanager
+def _in_terminal() -> Iterator["_Bars"]:
+    bars = _Bars()
+    try:
+        yield bars
+    finally:
+        bars.close()
+
+
+class _Bars:
+    """One tqdm bar at a time on stderr; nothing when that is not a terminal."""
+
+    def __init__(self) -> None:
+        self.label: str | None = None
+        self.bar: tqdm[Any] | None = None
+
+    def __call__(self, label: str, unit: str, done: int, total: int) -> None:
+        bar = self.bar
+        if bar is None or label != self.label:
+            self.close()
+            bar = self.bar = tqdm(desc=label, unit=f" {unit}", total=total, disable=None, leave=True, dynamic_ncols=True)
+            self.label = label
+        bar.total = total
+        bar.update(done - bar.n)
+
+    def close(self) -> None:
+        if self.bar is not None:
+            self.bar.close()
+        self.bar = None
+
+
+@contextmanager
+def follow(file: Path) -> Iterator[None]:
+    """Draw in this terminal what another process reports to `file`, as long as the context lasts."""
+    stop = threading.Event()
+
+    def draw() -> None:
+        with _in_terminal() as bars, file.open(encoding="utf-8") as lines:
+            rest = ""
+            while True:
+                ending = stop.wait(0.2)
+                *whole, rest = (rest + lines.read()).split("\n")
+                for line in whole:
+                    label, unit, done, total = json.loads(line)
+                    bars(label, unit, done, total)
+                if ending:
+                    return
+
+    file.touch()
+    thread = threading.Thread(target=draw, name="progress", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        thread.join()

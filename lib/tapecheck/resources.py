@@ -1,0 +1,122 @@
+"""Watches CPU and memory of local processes while something is measured, on the clock of the samples."""
+
+import threading
+import time
+from collections.abc import Iterable, Mapping
+from types import TracebackType
+from typing import Self
+
+import psutil
+import pyarrow as pa
+
+from tapecheck.config import ProcessSelector
+
+SCHEMA = pa.schema(
+    [
+        pa.field("time_ns", pa.int64(), metadata={"unit": "ns, monotonic"}),
+        pa.field("process", pa.dictionary(pa.int32(), pa.string())),
+        pa.field("cpu_ratio", pa.float64(), metadata={"unit": "busy cores: 1.0 is one core, children included"}),
+        pa.field("rss_mb", pa.float64(), metadata={"unit": "MB resident, children included (shared pages count in each)"}),
+        pa.field("processes", pa.int32(), metadata={"unit": "number of processes summed"}),
+    ]
+)
+LOOK_AGAIN_NS = 5_000_000_000  # between two searches for a process that is not there: each looks at every process
+_GONE = (psutil.NoSuchProcess, psutil.ZombieProcess, psutil.AccessDenied)
+
+
+def locate(selector: ProcessSelector) -> list[psutil.Process]:
+    """Return the local processes that a selector names; none when it runs elsewhere or may not be seen."""
+    if selector.pid is not None:
+        return [psutil.Process(selector.pid)] if psutil.pid_exists(selector.pid) else []
+    found = [p for p in psutil.process_iter() if _matches(p, selector)]
+    pids = {p.pid for p in found}
+    return [p for p in found if not pids.intersection(q.pid for q in _parents(p))]
+
+
+def _matches(process: psutil.Process, selector: ProcessSelector) -> bool:
+    try:
+        if selector.command is not None:
+            return selector.command in " ".join(process.cmdline()) and process.pid != psutil.Process().pid
+        return any(c.status == psutil.CONN_LISTEN and c.laddr.port == selector.port for c in process.net_connections("tcp"))
+    except _GONE:
+        return False
+
+
+def _parents(process: psutil.Process) -> list[psutil.Process]:
+    try:
+        return process.parents()
+    except _GONE:
+        return []
+
+
+class Watch:
+    """Samples the named processes and their children every `period_s` in a thread, as a context manager."""
+
+    def __init__(self, selectors: Mapping[str, ProcessSelector], period_s: float = 0.2) -> None:
+        self._roots = {name: locate(selector) for name, selector in selectors.items()}
+        self._selectors = selectors
+        self._period_s = period_s
+        self._cpu_s: dict[tuple[str, int, float], float] = {}
+        self._began_at = time.time()  # psutil tells when a process began by the wall clock
+        self._looked_ns: dict[str, int] = {}
+        self._rows: list[tuple[int, str, float, float, int]] = []
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._loop, name="resources", daemon=True)
+
+    @property
+    def found(self) -> Mapping[str, int]:
+        """How many root processes each name stands for; 0 is one that cannot be watched from here."""
+        return {name: len(roots) for name, roots in self._roots.items()}
+
+    def __enter__(self) -> Self:
+        self._sample(0)
+        self._rows.clear()
+        self._thread.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self._stop.set()
+        self._thread.join()
+
+    def table(self) -> pa.Table:
+        """Return what was seen so far, by `SCHEMA`."""
+        columns = list(zip(*self._rows, strict=True)) or [()] * len(SCHEMA)
+        return pa.table([pa.array(c, t.type) for c, t in zip(columns, SCHEMA, strict=True)], schema=SCHEMA)
+
+    def _loop(self) -> None:
+        last_ns = time.monotonic_ns()
+        while not self._stop.wait(self._period_s):
+            now_ns = time.monotonic_ns()
+            self._sample(now_ns - last_ns)
+            last_ns = now_ns
+
+    def _sample(self, elapsed_ns: int) -> None:
+        for name, roots in self._roots.items():
+            if not any(p.is_running() for p in roots) and time.monotonic_ns() - self._looked_ns.get(name, 0) > LOOK_AGAIN_NS:
+                self._roots[name] = roots = locate(self._selectors[name])
+                self._looked_ns[name] = time.monotonic_ns()
+            cpu_s, rss_bytes, count = self._sum(name, (tree for root in roots for tree in _tree(root)))
+            if count and elapsed_ns:
+                self._rows.append((time.monotonic_ns(), name, cpu_s / (elapsed_ns / 1e9), rss_bytes / 1e6, count))
+
+    def _sum(self, name: str, processes: Iterable[psutil.Process]) -> tuple[float, int, int]:
+        used_s, rss_bytes, count = 0.0, 0, 0
+        for process in processes:
+            try:
+                with process.oneshot():
+                    times, memory = process.cpu_times(), process.memory_info()
+                    key = (name, process.pid, process.create_time())
+            except _GONE:
+                continue
+            total_s = times.user + times.system
+            used_s += total_s - self._cpu_s.get(key, 0.0 if key[2] > self._began_at else total_s)
+            self._cpu_s[key] = total_s
+            rss_bytes, count = rss_bytes + memory.rss, count + 1
+        return used_s, rss_bytes, count
+
+
+def _tree(root: psutil.Process) -> list[psutil.Process]:
+    try:
+        return [root, *root.children(recursive=True)]
+    except _GONE:
+        return []

@@ -1,0 +1,303 @@
+"""Run folders: writes each as a whole or not at all, reads and lists them. It does not judge."""
+
+import errno
+import functools
+import json
+import os
+import platform
+import secrets
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
+from importlib import metadata, resources
+from pathlib import Path
+from typing import Any, ClassVar, Protocol
+
+import jsonschema
+import psutil
+import pyarrow as pa
+import pyarrow.parquet as pq
+from pydantic import TypeAdapter
+
+from tapecheck import config
+from tapecheck.errors import ConfigError, OutputError, Problem
+from tapecheck.verdict import Check, Verdict
+
+SCHEMA_VERSION = 1
+RESULT = "result.json"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TargetInfo:
+    """What was measured."""
+
+    name: str
+    kind: str
+    base_url: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Environment:
+    """Where it was measured from."""
+
+    host: str
+    system: str
+    cores: int
+    memory_mb: float
+    python: str
+    versions: dict[str, str]
+    git_commit: str | None
+    git_dirty: bool | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Finding:
+    """Something that the numbers say, the numbers, and what to do about it."""
+
+    name: str
+    finding: str
+    evidence: dict[str, int | float | str]
+    action: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Result:
+    """What every validation's result.json begins with; each validation adds its own part."""
+
+    schema_version: int = SCHEMA_VERSION
+    validation: str
+    run_id: str
+    verdict: Verdict
+    started_at: datetime
+    target: TargetInfo
+    environment: Environment
+    parameters: dict[str, str | int | float | bool]
+    checks: list[Check]
+    bottleneck: Finding | None
+    recommendations: list[Finding]
+    reanalysis_of: str | None = None
+
+
+class Picture(Protocol):
+    """A chart."""
+
+    def png(self) -> bytes:
+        """Return it as PNG."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Recorded:
+    """A run that is done: where it lies (None when it was not to be written) and what it found.
+
+    In a notebook it displays as one line, and carries the verdict to a batch in a MIME type of its own.
+    """
+
+    MIME: ClassVar[str] = "application/vnd.tapecheck.run+json"
+
+    folder: Path | None
+    validation: str
+    run_id: str
+    verdict: Verdict
+    checks: list[Check] = field(default_factory=list)
+
+    def _repr_mimebundle_(self, include: object = None, exclude: object = None) -> dict[str, Any]:
+        where = "not recorded (out is empty)" if self.folder is None else f"recorded in {config.shown(self.folder)}"
+        brief = {
+            "folder": None if self.folder is None else config.shown(self.folder),
+            "validation": self.validation,
+            "run_id": self.run_id,
+            "verdict": str(self.verdict),
+            "checks": {v: sum(c.verdict == v for c in self.checks) for v in sorted({str(c.verdict) for c in self.checks})},
+            "missed": [f"{c.name}: {c.objective}: {c.verdict}: {c.reason}" for c in self.checks if c.verdict != Verdict.PASS],
+        }
+        return {"text/plain": f"{self.validation}: {self.verdict}, {where}", self.MIME: brief}
+
+
+def new_id(now: datetime | None = None) -> str:
+    """Return a run id that sorts by time: 20261123T154501Z-9f3c."""
+    return (now or datetime.now(UTC)).strftime("%Y%m%dT%H%M%SZ") + "-" + secrets.token_hex(2)
+
+
+@functools.cache
+def environment() -> Environment:
+    """Describe this machine and the versions that the figures depend on."""
+    names = ("tapecheck", "httpx", "httptools", "uvloop", "numpy", "pandas", "pyarrow", "papermill", "jupyterlab")
+    return Environment(
+        host=platform.node(),
+        system=f"{platform.system()} {platform.release()} {platform.machine()}",
+        cores=len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1,
+        memory_mb=round(psutil.virtual_memory().total / 1e6),
+        python=platform.python_version(),
+        versions={name: metadata.version(name) for name in names},
+        git_commit=_git("rev-parse", "HEAD"),
+        git_dirty=None if (status := _git("status", "--porcelain")) is None else bool(status),
+    )
+
+
+def _git(*words: str) -> str | None:
+    try:
+        done = subprocess.run(["git", "-C", str(config.PROJECT), *words], capture_output=True, text=True, timeout=10, check=True)
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return done.stdout.strip()
+
+
+def check_writable(out: str | Path) -> Path | None:
+    """Return the output folder, made if need be; None for "", which means: do not record.
+
+    Raises:
+        OutputError: it cannot be written; said before anything is measured.
+    """
+    if str(out) == "":
+        return None
+    folder = config.outputs(out)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        probe = folder / f".writable-{secrets.token_hex(4)}"
+        probe.write_bytes(b"x")
+        probe.unlink()
+    except OSError as error:
+        raise OutputError(f"the output folder {folder} cannot be written: {error.strerror}; name another with out") from error
+    return folder
+
+
+def to_json(result: Result) -> dict[str, Any]:
+    """Return a result as plain JSON data, NaN and infinity as null, checked against the schema that ships with the package."""
+    data: dict[str, Any] = json.loads(TypeAdapter(type(result)).dump_json(result))
+    jsonschema.validate(data, schema(result.validation))
+    return data
+
+
+def json_schema(kind: type[Result]) -> dict[str, Any]:
+    """Generate the JSON Schema of a validation's result; the committed one must equal it."""
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **TypeAdapter(kind).json_schema(mode="serialization")}
+
+
+@functools.cache
+def schema(validation: str) -> dict[str, Any]:
+    """Return the JSON Schema of a validation's result.json, as shipped."""
+    text = resources.files("tapecheck").joinpath("schemas", f"{validation}.json").read_text(encoding="utf-8")
+    data: dict[str, Any] = json.loads(text)
+    return data
+
+
+def record(
+    result: Result,
+    *,
+    out: str | Path,
+    tables: Mapping[str, pa.Table] | None = None,
+    figures: Mapping[str, Picture] | None = None,
+    lines: Mapping[str, Iterable[Mapping[str, Any]]] | None = None,
+) -> Recorded:
+    """Write a run folder: result.json, one Parquet file a table, one PNG a figure, one JSON-lines file each of `lines`.
+
+    It is written under a temporary name and renamed when it is whole, then `latest` points at it.
+
+    Raises:
+        OutputError: the folder cannot be written or is full; earlier runs are untouched.
+    """
+    base = check_writable(out)
+    done = Recorded(folder=None, validation=result.validation, run_id=result.run_id, verdict=result.verdict, checks=result.checks)
+    if base is None:
+        return done
+    final = base / result.validation / result.run_id
+    if final.exists():
+        return replace(done, folder=final)  # the last cell of a notebook, run once more
+    temporary = final.with_name(f".{result.run_id}.part")
+    try:
+        temporary.mkdir(parents=True)
+        for name, table in (tables or {}).items():
+            pq.write_table(table, temporary / f"{name}.parquet", compression="zstd")
+        for name, figure in (figures or {}).items():
+            (temporary / f"{name}.png").write_bytes(figure.png())
+        for name, rows in (lines or {}).items():
+            (temporary / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+        write_json(temporary / RESULT, to_json(result))
+        temporary.rename(final)
+        point_latest(final)
+    except OSError as error:
+        what = "is full" if error.errno in (errno.ENOSPC, errno.EDQUOT) else f"cannot be written: {error.strerror}"
+        raise OutputError(f"the output folder {base} {what}; earlier runs are untouched, this one is not recorded") from error
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+    return replace(done, folder=final)
+
+
+def write_json(path: Path, data: Any) -> None:
+    """Write JSON so that a reader sees the old file or the new one, never a part."""
+    part = path.with_name(f".{path.name}.part")
+    part.write_text(json.dumps(data, indent=2, allow_nan=False) + "\n", encoding="utf-8")
+    part.replace(path)
+
+
+def point_latest(folder: Path) -> None:
+    """Point `latest`, beside a run folder, at it."""
+    link = folder.with_name(f".latest-{folder.name}")
+    link.unlink(missing_ok=True)
+    link.symlink_to(folder.name)
+    link.replace(folder.with_name("latest"))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Run:
+    """A recorded run as found on disk; `problem` says why it cannot be read, if it cannot."""
+
+    folder: Path
+    result: dict[str, Any]
+    problem: str | None = None
+
+
+def read(path: str | Path, validation: str | None = None) -> Run:
+    """Read a recorded run: its folder, or its result.json.
+
+    Raises:
+        ConfigError: it is no run, half a run, or one of another validation.
+    """
+    folder = config.find(path)
+    folder = folder.parent if folder.name == RESULT else folder
+    run = _read(folder)
+    if run.problem is None and validation is not None and run.result["validation"] != validation:
+        run = Run(folder=folder, result=run.result, problem=f"a run of {run.result['validation']}")
+    if run.problem is not None:
+        raise ConfigError(
+            [Problem(file=str(path), key="run", got=run.problem, allowed=f"a complete run of {validation or 'any validation'}")]
+        )
+    return run
+
+
+def _read(folder: Path) -> Run:
+    try:
+        result = json.loads((folder / RESULT).read_text(encoding="utf-8"))
+        if result["validation"] not in config.VALIDATIONS:
+            raise ValueError(result["validation"])
+        jsonschema.validate(result, schema(result["validation"]))
+    except FileNotFoundError:
+        return Run(folder=folder, result={}, problem=f"no {RESULT}")
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        return Run(folder=folder, result={}, problem=f"an unreadable {RESULT} ({type(error).__name__})")
+    except jsonschema.ValidationError as error:
+        where = config.dotted(tuple(error.absolute_path))
+        return Run(folder=folder, result={}, problem=f"a {RESULT} that breaks its schema at {where}: {error.message[:80]}")
+    return Run(folder=folder, result=result)
+
+
+def listed(out: str | Path) -> list[Run]:
+    """Return every run below an output folder, newest first; the unreadable ones with their problem."""
+    base = config.outputs(out)
+    folders = [f for v in config.VALIDATIONS for f in base.glob(f"{v}/[!.]*") if f.is_dir() and not f.is_symlink()]
+    return [_read(f) for f in sorted(folders, key=lambda f: f.name, reverse=True)]
+
+
+def write_schemas(kinds: Mapping[str, type[Result]]) -> None:
+    """Write the shipped schemas anew, after a result type has changed."""
+    folder = Path(str(resources.files("tapecheck"))) / "schemas"
+    folder.mkdir(exist_ok=True)
+    for validation, kind in kinds.items():
+        write_json(folder / f"{validation}.json", json_schema(kind))
+
+
+if sys.platform == "win32":  # pragma: no cover
+    raise ImportError("tapecheck runs on Linux and macOS; on Windows use WSL")

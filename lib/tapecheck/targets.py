@@ -1,0 +1,80 @@
+"""Opens a target: reads its file and, for the sandbox, finds the running one or starts it. It sends no load."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from tapecheck import config
+from tapecheck.config import SandboxState, Target
+from tapecheck.errors import SandboxError
+
+_SANDBOX = (sys.executable, "-m", "tapecheck", "sandbox")
+
+
+def open_target(path: str | Path) -> Target:
+    """Return the target of a file, with `base_url` and `processes` filled in.
+
+    A sandbox that is not running is started, filled, and stopped again when this process ends; one that runs already
+    is used and left running.
+
+    Raises:
+        ConfigError: the file is wrong.
+        SandboxError: the sandbox did not start.
+    """
+    target = config.read(Target, path)
+    if target.kind == "external":
+        return target
+    state, started = start_sandbox()
+    if started:
+        _stop_sandbox_after_this_process()
+    return target.model_copy(update={"base_url": target.base_url or state.base_url, "processes": {**state.processes, **target.processes}})
+
+
+def start_sandbox() -> tuple[SandboxState, bool]:
+    """Return the state of a running, filled sandbox, and whether it had to be started for that.
+
+    Raises:
+        SandboxError: it did not start, or did not fill.
+    """
+    was_running = SandboxState.file().exists()
+    command = [*_SANDBOX, "up", "--filled", "--json"]
+    with subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True) as process:
+        try:
+            said, _ = process.communicate()
+        except KeyboardInterrupt:
+            process.send_signal(signal.SIGINT)
+            process.wait()
+            if not was_running:
+                subprocess.run([*_SANDBOX, "down", "--quiet"], stdin=subprocess.DEVNULL, check=False)
+            raise
+    if process.returncode != 0:
+        raise SandboxError("the sandbox did not start; `python -m tapecheck sandbox up` says why")
+    answer = json.loads(said)
+    return SandboxState.model_validate(answer["state"]), bool(answer["started"])
+
+
+@contextmanager
+def sandbox_running() -> Iterator[SandboxState]:
+    """Keep a filled sandbox running; stop it afterwards if it was started for this.
+
+    Raises:
+        SandboxError: it did not start, or did not stop.
+    """
+    state, started = start_sandbox()
+    try:
+        yield state
+    finally:
+        if started and subprocess.run([*_SANDBOX, "down", "--quiet"], stdin=subprocess.DEVNULL, check=False).returncode:
+            raise SandboxError("the sandbox did not stop; `python -m tapecheck sandbox down` says why")
+
+
+def _stop_sandbox_after_this_process() -> None:
+    """Leave a process behind that stops the sandbox when this one has ended, however it ends: a kernel runs no exit handlers."""
+    null = subprocess.DEVNULL
+    command = [*_SANDBOX, "down", "--quiet", "--after", str(os.getpid())]
+    subprocess.Popen(command, stdin=null, stdout=null, stderr=null, start_new_session=True)

@@ -1,0 +1,173 @@
+"""Judges measured values against objectives such as "p95_ms < 1000". It measures nothing.
+
+Rules:
+
+- An objective passes when its value meets it and its 95 % bound does too; `not_proven` when only the value does.
+- A missed value fails. A value that does not exist (nothing was measured, nothing succeeded) is `no_data`, never a pass.
+- In an invalid measurement every check is `invalid`.
+"""
+
+import operator
+import re
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+
+from tapecheck.errors import ConfigError, Problem
+
+OPERATORS: Mapping[str, Callable[[float, float], bool]] = {
+    "<": operator.lt,
+    "<=": operator.le,
+    ">": operator.gt,
+    ">=": operator.ge,
+}
+_OBJECTIVE = re.compile(r"\s*(?:(?P<scope>[\w-]+)\.)?(?P<metric>[a-z][a-z0-9_]*)\s*(?P<op><=|>=|<|>)\s*(?P<limit>[0-9.eE+-]+)\s*")
+
+
+class Verdict(StrEnum):
+    """The five answers, and nothing between them."""
+
+    PASS = "pass"  # noqa: S105 - not a password
+    FAIL = "fail"
+    INVALID = "invalid"
+    NOT_PROVEN = "not_proven"
+    NO_DATA = "no_data"
+
+
+# The worst comes first: what one check says of a whole run.
+_SEVERITY = (Verdict.FAIL, Verdict.INVALID, Verdict.NO_DATA, Verdict.NOT_PROVEN, Verdict.PASS)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Objective:
+    """A metric, a comparison and a limit in the metric's unit; `scope` is a scenario, or None for all of them."""
+
+    metric: str
+    op: str
+    limit: float
+    scope: str | None = None
+
+    def __str__(self) -> str:
+        scope = f"{self.scope}." if self.scope else ""
+        return f"{scope}{self.metric} {self.op} {self.limit:g}"
+
+    @property
+    def upward(self) -> bool:
+        """Whether more is better."""
+        return self.op in (">", ">=")
+
+    def met_by(self, value: float) -> bool:
+        """Tell whether a value meets the objective."""
+        return OPERATORS[self.op](value, self.limit)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Measured:
+    """A value with the bound that counts against its objective, and the n behind both.
+
+    `bound` is the one-sided 95 % bound on the unfavourable side; None where n cannot support one, and equal to the
+    value where the value is exact (a count, or a mean that is reported without an interval). `needed_n` says how many
+    samples would give a bound.
+    """
+
+    value: float | None
+    bound: float | None
+    n: int
+    needed_n: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Check:
+    """One objective applied to one scenario."""
+
+    name: str
+    objective: str
+    value: float | None
+    bound: float | None
+    n: int
+    verdict: Verdict
+    reason: str
+
+
+def parse(text: str, metrics: Iterable[str], scopes: Iterable[str] = ()) -> Objective:
+    """Parse an objective.
+
+    Args:
+        text: such as "p95_ms < 1000", or "steady.p95_ms < 1000" for one scenario.
+        metrics: the metric names that exist, units included.
+        scopes: the scenario names that exist.
+
+    Raises:
+        ValueError: with what was got and what is allowed.
+    """
+    match = _OBJECTIVE.fullmatch(text)
+    if match is None:
+        raise ValueError(f"{text!r} is not an objective; write METRIC < NUMBER (or <=, >, >=), such as 'p95_ms < 1000'")
+    metric, scope = match["metric"], match["scope"]
+    known, scenarios = sorted(metrics), sorted(scopes)
+    if metric not in known:
+        raise ValueError(f"no metric {metric!r}; the metrics are {', '.join(known)}")
+    if scope is not None and scope not in scenarios:
+        raise ValueError(f"no scenario {scope!r}; the scenarios are {', '.join(scenarios)}")
+    try:
+        limit = float(match["limit"])
+    except ValueError:
+        raise ValueError(f"{match['limit']!r} is not a number") from None
+    return Objective(metric=metric, op=match["op"], limit=limit, scope=scope)
+
+
+def parse_all(texts: Iterable[str], metrics: Iterable[str], scopes: Iterable[str], *, file: str) -> tuple[Objective, ...]:
+    """Parse every objective of a plan.
+
+    Raises:
+        ConfigError: all that are wrong, together.
+    """
+    objectives, problems = [], []
+    for i, text in enumerate(texts):
+        try:
+            objectives.append(parse(text, metrics, scopes))
+        except ValueError as error:
+            problems.append(Problem(file=file, key=f"objectives.{i}", got=repr(text), allowed=str(error)))
+    if problems:
+        raise ConfigError(problems)
+    return tuple(objectives)
+
+
+def judge(objective: Objective, measured: Measured, *, name: str, invalid: str | None = None) -> Check:
+    """Judge one measured value.
+
+    Args:
+        name: what was measured, such as a scenario.
+        invalid: the reason why the measurement itself cannot be trusted, if it cannot.
+    """
+    verdict, reason = _decide(objective, measured, invalid)
+    return Check(
+        name=name, objective=str(objective), value=measured.value, bound=measured.bound, n=measured.n, verdict=verdict, reason=reason
+    )
+
+
+def _decide(objective: Objective, measured: Measured, invalid: str | None) -> tuple[Verdict, str]:
+    if invalid is not None:
+        return Verdict.INVALID, invalid
+    if measured.value is None or measured.n == 0:
+        return Verdict.NO_DATA, "nothing was measured that this objective could be judged by"
+    if not objective.met_by(measured.value):
+        return Verdict.FAIL, f"{measured.value:.4g} misses {objective.op} {objective.limit:g}"
+    if measured.bound is None:
+        more = f"; n >= {measured.needed_n} would" if measured.needed_n else ""
+        return Verdict.NOT_PROVEN, f"n = {measured.n} cannot bound it{more}"
+    if not objective.met_by(measured.bound):
+        more = f"; with no failure n >= {measured.needed_n} would prove it" if measured.needed_n and measured.n < measured.needed_n else ""
+        return Verdict.NOT_PROVEN, f"the value meets it, its 95 % bound {measured.bound:.4g} does not{more}"
+    return Verdict.PASS, "met, with 95 % confidence" if measured.bound != measured.value else "met"
+
+
+def overall(verdicts: Iterable[Verdict]) -> Verdict:
+    """Return the verdict of a run from those of its checks; a run without checks has no data."""
+    present = set(verdicts)
+    return next((v for v in _SEVERITY if v in present), Verdict.NO_DATA)
+
+
+def exit_code(verdict: Verdict) -> int:
+    """Return 0 for a pass, 1 for a missed objective, 2 for no verdict."""
+    return {Verdict.PASS: 0, Verdict.FAIL: 1}.get(verdict, 2)
