@@ -1,0 +1,24 @@
+"""A token bucket on a clock that is given to it. It never sleeps: it says how long to wait."""
+
+import time
+from collections.abc import Callable
+
+
+class TokenBucket:
+    """Lets `rate_per_s` requests through on average, and `burst` at once after a pause."""
+
+    def __init__(self, rate_per_s: float, burst: int, clock: Callable[[], float] = time.monotonic) -> None:
+        if rate_per_s <= 0 or burst < 1:
+            raise ValueError(f"rate {rate_per_s}/s with burst {burst}; allowed: a positive rate, a burst of at least 1")
+        self.rate_per_s, self.burst, self._clock = rate_per_s, burst, clock
+        self._tokens, self._at_s = float(burst), clock()
+
+    def take(self) -> float:
+        """Take a token and return 0, or take none and return the seconds until there will be one."""
+        now_s = self._clock()
+        self._tokens = min(self.burst, self._tokens + (now_s - self._at_s) * self.rate_per_s)
+        self._at_s = now_s
+        if self._tokens >= 1 - 1e-9:
+            self._tokens -= 1
+            return 0.0
+        return (1 - self._tokens) / self.rate_per_s

@@ -1,0 +1,172 @@
+"""Stores bars, features and checkpoints in PostgreSQL, a page in one transaction. It computes nothing.
+
+Bulk goes through ADBC as binary COPY, straight into the table where the range is known to be new, else into a
+staging table and one upsert that writes only what changed. The page's checkpoint commits with it, on the same
+connection, so that whatever was acknowledged is whole and durable, and a resumed job knows where it stopped.
+"""
+# ruff: noqa: S608 - what is put into statements is column and table names, constants of ours
+
+import datetime as dt
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Self
+
+import adbc_driver_manager
+import numpy as np
+import psycopg
+import pyarrow as pa
+
+from tapecheck.backfill.bars import COLUMNS, Bars, FloatArray, to_datetime
+from tapecheck.backfill.checkpoints import FIELDS, Checkpoint, checkpoint_of
+from tapecheck.backfill.features import NAMES
+
+_VALUES = {"bars": COLUMNS[1:], "features": NAMES}
+SinkError = (adbc_driver_manager.Error, psycopg.Error)  # what a lost or refusing database raises here
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Counts:
+    """What a write did to the rows of `bars`."""
+
+    inserted: int = 0
+    changed: int = 0
+    unchanged: int = 0
+
+    def __add__(self, other: Self) -> Self:
+        return type(self)(
+            inserted=self.inserted + other.inserted, changed=self.changed + other.changed, unchanged=self.unchanged + other.unchanged
+        )
+
+
+class Sink:
+    """One connection that writes; not for two threads at once. Use it as a context manager."""
+
+    def __init__(self, database_url: str) -> None:
+        from adbc_driver_postgresql import dbapi  # type: ignore[import-untyped]  # over a second, pandas included: paid by who writes
+
+        self._connection = dbapi.connect(database_url)  # a transaction is always open
+        self._cursor = self._connection.cursor()
+        for table in _VALUES:
+            self._cursor.execute(f"CREATE TEMP TABLE staging_{table} (LIKE tapecheck.{table}) ON COMMIT DELETE ROWS")
+        self._connection.commit()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the connection; what was not committed is gone."""
+        try:
+            self._cursor.close()
+            self._connection.close()
+        except adbc_driver_manager.Error:
+            pass  # the server went first
+
+    def write(self, bars: Bars, features: Mapping[str, FloatArray], checkpoint: Checkpoint) -> Counts:
+        """Write a page of bars with its features and checkpoint, all or nothing; durable when this returns.
+
+        The checkpoint's `rows` grow by what was inserted; its other fields are stored as they are.
+        """
+        try:
+            counts = self._stored(bars, features, checkpoint, direct=True)
+        except adbc_driver_manager.IntegrityError:  # another writer was first with some of the rows
+            self._connection.rollback()
+            counts = self._stored(bars, features, checkpoint, direct=False)
+        except BaseException:
+            self._connection.rollback()
+            raise
+        return counts
+
+    def tail(self, symbol: str, timeframe: str, before: dt.datetime, count: int) -> Bars:
+        """Return the newest `count` bars that start before a time, oldest first."""
+        self._cursor.execute(
+            "SELECT (extract(epoch FROM time) * 1000)::int8 AS t, o, h, l, c, v, vw, n::float8 AS n FROM tapecheck.bars"
+            " WHERE symbol = $1 AND timeframe = $2 AND time < $3 ORDER BY time DESC LIMIT $4",
+            (symbol, timeframe, before, count),
+        )
+        table = self._cursor.fetch_arrow_table()
+        self._connection.rollback()
+        arrays: dict[str, Any] = {name: table.column(name).to_numpy() for name in COLUMNS}
+        return Bars(**arrays)[::-1]
+
+    def checkpoint(self, symbol: str, timeframe: str) -> Checkpoint | None:
+        """Return where a job stands, or None for one that never began."""
+        self._cursor.execute(f"SELECT {FIELDS} FROM tapecheck.checkpoints WHERE symbol = $1 AND timeframe = $2", (symbol, timeframe))
+        row = self._cursor.fetchone()
+        self._connection.rollback()
+        return checkpoint_of(row) if row else None
+
+    def fail(self, symbol: str, timeframe: str, error: str) -> None:
+        """Record that a job failed, and why; what it stored before stays."""
+        self._cursor.execute(
+            "INSERT INTO tapecheck.checkpoints AS old (symbol, timeframe, state, failures, error) VALUES ($1, $2, 'failed', 1, $3)"
+            " ON CONFLICT (symbol, timeframe) DO UPDATE SET state = 'failed', failures = old.failures + 1,"
+            " error = excluded.error, updated_at = now()",
+            (symbol, timeframe, error[:500]),
+        )
+        self._connection.commit()
+
+    def _stored(self, bars: Bars, features: Mapping[str, FloatArray], checkpoint: Checkpoint, *, direct: bool) -> Counts:
+        counts = Counts()
+        if len(bars):
+            key = _key_columns(bars, checkpoint.symbol, checkpoint.timeframe)
+            nullable = {name: getattr(bars, name) for name in _VALUES["bars"]}
+            tables = {"bars": _table(key, nullable), "features": _table(key, features)}
+            if direct and self._is_new(bars, checkpoint):
+                counts = Counts(inserted=len(bars))
+                for name, table in tables.items():
+                    self._cursor.adbc_ingest(name, table, mode="append", db_schema_name="tapecheck")
+            else:
+                counts = self._upserted("bars", tables["bars"])
+                self._upserted("features", tables["features"])
+        self._save(checkpoint, counts.inserted)
+        self._connection.commit()
+        return counts
+
+    def _is_new(self, bars: Bars, checkpoint: Checkpoint) -> bool:
+        self._cursor.execute(
+            "SELECT NOT EXISTS (SELECT FROM tapecheck.bars WHERE symbol = $1 AND timeframe = $2 AND time BETWEEN $3 AND $4)",
+            (checkpoint.symbol, checkpoint.timeframe, to_datetime(bars.t[0]), to_datetime(bars.t[-1])),
+        )
+        row = self._cursor.fetchone()
+        return bool(row and row[0])
+
+    def _upserted(self, name: str, table: pa.Table) -> Counts:
+        """Upsert through staging; a row whose values are equal is left alone, so that its page is not written again."""
+        values = _VALUES[name]
+        self._cursor.adbc_ingest(f"staging_{name}", table, mode="append", temporary=True)
+        self._cursor.execute(
+            f"WITH written AS (INSERT INTO tapecheck.{name} AS old SELECT * FROM staging_{name}"
+            f" ON CONFLICT (symbol, timeframe, time) DO UPDATE SET {', '.join(f'{v} = excluded.{v}' for v in values)}"
+            f" WHERE ({', '.join(f'old.{v}' for v in values)}) IS DISTINCT FROM ({', '.join(f'excluded.{v}' for v in values)})"
+            " RETURNING xmax = 0 AS is_new)"  # a row version that nobody has locked or replaced was inserted by us
+            " SELECT count(*) FILTER (WHERE is_new), count(*) FILTER (WHERE NOT is_new) FROM written"
+        )
+        row = self._cursor.fetchone()
+        inserted, changed = (int(row[0]), int(row[1])) if row else (0, 0)
+        self._cursor.execute(f"DELETE FROM staging_{name}")
+        return Counts(inserted=inserted, changed=changed, unchanged=table.num_rows - inserted - changed)
+
+    def _save(self, checkpoint: Checkpoint, inserted: int) -> None:
+        self._cursor.execute(
+            "INSERT INTO tapecheck.checkpoints AS old (symbol, timeframe, state, watermark, refreshed_at, rows)"
+            " VALUES ($1, $2, $3, $4, $5, $6)"
+            " ON CONFLICT (symbol, timeframe) DO UPDATE SET state = excluded.state, watermark = excluded.watermark,"
+            " refreshed_at = excluded.refreshed_at, rows = old.rows + excluded.rows, failures = 0, error = NULL, updated_at = now()",
+            (checkpoint.symbol, checkpoint.timeframe, checkpoint.state, checkpoint.watermark, checkpoint.refreshed_at, inserted),
+        )
+
+
+def _key_columns(bars: Bars, symbol: str, timeframe: str) -> dict[str, pa.Array]:
+    time = pa.array(bars.t * 1000, pa.timestamp("us", tz="UTC"))
+    return {"symbol": pa.repeat(symbol, len(bars)), "timeframe": pa.repeat(timeframe, len(bars)), "time": time}
+
+
+def _table(key: Mapping[str, pa.Array], values: Mapping[str, FloatArray]) -> pa.Table:
+    """Put columns together for a COPY; NaN becomes NULL."""
+    columns = {name: pa.array(column, mask=np.isnan(column)) for name, column in values.items()}
+    if "n" in columns:
+        columns["n"] = columns["n"].cast(pa.int64())
+    return pa.table({**key, **columns})

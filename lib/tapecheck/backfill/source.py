@@ -1,0 +1,173 @@
+"""Reads bars from the vendor's aggregates API, page by page, with retries. It stores nothing."""
+
+import asyncio
+import datetime as dt
+import logging
+import random
+import time
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, replace
+from typing import Self
+
+import httpx
+
+from tapecheck.backfill.bars import TIMEFRAMES, Bars, ticker_of, to_ms
+from tapecheck.backfill.bucket import TokenBucket
+from tapecheck.backfill.wire import BadPage, Refused, SourceError, Unreachable, decode, failure, retry_after_s
+
+PAGE_LIMIT = 50_000  # base aggregates a page, the most that the vendor allows
+VENDOR_HOSTS = {"api.massive.com", "api.polygon.io"}  # one service under two names
+REPEATED_PAGES_ALLOWED = 3  # a cursor that does not move this often is broken, not slow
+
+logging.getLogger("httpx").setLevel(logging.WARNING)  # its INFO lines hold whole URLs
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Retry:
+    """How long to go on: exponential backoff with jitter, within a time budget a page."""
+
+    first_s: float = 0.5
+    cap_s: float = 30.0
+    budget_s: float = 120.0
+
+    def delay_s(self, attempt: int, asked_s: float | None, jitter: float) -> float:
+        """Return the pause after the attempt-th failure (from 1); a server's own wish goes first; jitter is in [0, 1)."""
+        if asked_s is not None:
+            return asked_s + 0.1 * jitter
+        return min(self.cap_s, self.first_s * 2.0 ** min(attempt - 1, 30)) * (0.5 + 0.5 * jitter)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Page:
+    """One page and what it cost; `waited_s` is for tokens and backoff, `fetched_s` for the answers themselves."""
+
+    bars: Bars
+    last: bool
+    repeated: int
+    requests: int
+    size_bytes: int
+    waited_s: float
+    fetched_s: float
+    decoded_s: float
+    asked_at: dt.datetime
+
+
+class Source:
+    """A client of the vendor's aggregates API; use it as an async context manager.
+
+    Args:
+        base_url: scheme and host, such as `https://api.massive.com`.
+        key: the API key; sent only as a header.
+        timeout_s: the longest one request may take, however slowly its body drips.
+        bucket: shared by all who use the same key.
+    """
+
+    def __init__(
+        self,
+        base_url: str,
+        key: str,
+        *,
+        retry: Retry | None = None,
+        timeout_s: float = 15.0,
+        connections: int = 4,
+        bucket: TokenBucket | None = None,
+        rng: random.Random | None = None,
+    ) -> None:
+        self._retry, self._timeout_s, self._bucket, self._random = retry or Retry(), timeout_s, bucket, rng or random.Random()
+        self._base = httpx.URL(base_url)
+        self._client = httpx.AsyncClient(
+            base_url=base_url,
+            headers={"Authorization": f"Bearer {key}", "Accept": "application/json"},
+            timeout=timeout_s,
+            limits=httpx.Limits(max_connections=connections, max_keepalive_connections=connections),
+            follow_redirects=False,
+            trust_env=self._base.host not in ("127.0.0.1", "localhost", "::1"),  # no proxy on the way to ourselves
+        )
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self._client.aclose()
+
+    async def pages(self, symbol: str, timeframe: str, start: dt.datetime, end: dt.datetime) -> AsyncIterator[Page]:
+        """Yield every page of bars whose start lies in [start, end], oldest first, each bar once.
+
+        Raises:
+            SourceError: one of its kinds, after the retries that make sense for it.
+        """
+        ticker, frame = ticker_of(symbol), TIMEFRAMES[timeframe]
+        url: str | None = (
+            f"/v2/aggs/ticker/{ticker}/range/{frame.multiplier}/{frame.timespan}/{to_ms(start)}/{to_ms(end)}"
+            f"?adjusted=true&sort=asc&limit={PAGE_LIMIT}"
+        )
+        newest_ms, stuck = -1, 0
+        while url is not None:
+            page, url = await self._page(url, ticker)
+            bars = page.bars[page.bars.t > newest_ms]
+            stuck = stuck + 1 if len(bars) == 0 and url else 0
+            if stuck > REPEATED_PAGES_ALLOWED:
+                raise BadPage(f"{ticker}: next_url leads to the same bars again and again")
+            newest_ms = int(bars.t[-1]) if len(bars) else newest_ms
+            yield replace(page, bars=bars, repeated=page.repeated + len(page.bars) - len(bars))
+
+    async def _page(self, url: str, ticker: str) -> tuple[Page, str | None]:
+        begun_s, waited_s, fetched_s = time.monotonic(), 0.0, 0.0
+        for attempt in range(1, 1000):
+            waited_s += await self._token()
+            sent_s, asked_at = time.monotonic(), dt.datetime.now(dt.UTC)
+            asked_s: float | None = None
+            try:
+                response = await self._answer(url, ticker)
+                fetched_s += time.monotonic() - sent_s
+                if response.status_code != 200:
+                    asked_s = retry_after_s(response.headers.get("retry-after"), asked_at)
+                    raise failure(response.status_code, response.content, ticker)
+                decode_s = time.perf_counter()
+                bars, next_url, repeated = await asyncio.to_thread(decode, response.content, ticker)
+                page = Page(
+                    bars=bars,
+                    last=next_url is None,
+                    repeated=repeated,
+                    requests=attempt,
+                    size_bytes=len(response.content),
+                    waited_s=waited_s,
+                    fetched_s=fetched_s,
+                    decoded_s=time.perf_counter() - decode_s,
+                    asked_at=asked_at,
+                )
+                return page, self._followed(next_url, ticker)
+            except SourceError as error:
+                delay_s = self._retry.delay_s(attempt, asked_s, self._random.random())
+                if not error.retryable or time.monotonic() - begun_s + delay_s > self._retry.budget_s:
+                    raise
+            waited_s += delay_s
+            await asyncio.sleep(delay_s)
+        raise Unreachable(f"{ticker}: gave up")
+
+    async def _token(self) -> float:
+        waited_s = 0.0
+        while self._bucket is not None and (delay_s := self._bucket.take()) > 0:
+            waited_s += delay_s
+            await asyncio.sleep(delay_s)
+        return waited_s
+
+    async def _answer(self, url: str, ticker: str) -> httpx.Response:
+        """Send one request; httpx bounds each read, so the whole answer is bounded here."""
+        try:
+            async with asyncio.timeout(self._timeout_s):
+                return await self._client.get(url)
+        except TimeoutError:
+            raise Unreachable(f"{ticker}: no whole answer within {self._timeout_s:g} s") from None
+        except httpx.RequestError as error:
+            raise Unreachable(f"{ticker}: {type(error).__name__} from {self._base.host}") from None
+
+    def _followed(self, next_url: str | None, ticker: str) -> str | None:
+        """Return where the next page is; a link to another host would hand it our key."""
+        if next_url is None:
+            return None
+        link = httpx.URL(next_url)
+        known = VENDOR_HOSTS if self._base.host in VENDOR_HOSTS else {self._base.host}
+        if link.host not in known or (link.scheme, link.port) != (self._base.scheme, self._base.port):
+            raise Refused(f"{ticker}: next_url leads to another host, {link.host!r}")
+        return next_url
