@@ -1,0 +1,152 @@
+"""Finds the highest arrival rate that keeps every promise: which rate to try next, and what the tried ones say.
+
+It sends nothing. Rates grow by a factor until a level misses an objective, then the gap between the highest rate that
+held and the lowest that did not is halved, geometrically, until it is narrow or the levels are used up. The knee's
+interval is that gap: nothing between was measured.
+"""
+
+import itertools
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from tapecheck import usl
+from tapecheck.load.analysis import ScenarioSummary, check, summarize
+from tapecheck.load.plan import Capacity, LoadPlan
+from tapecheck.load.recording import Recording
+from tapecheck.load.selfcheck import Limits
+from tapecheck.stats import Percentile
+from tapecheck.usl import Usl
+from tapecheck.verdict import Objective, Verdict, overall
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Level:
+    """One measured rate.
+
+    `concurrency` is the mean number of requests in flight, by Little's law: throughput times response time. That holds only
+    for a `steady` level, whose queue does not grow, so only those are fitted.
+    """
+
+    scenario: str
+    rate_rps: float
+    throughput_rps: float
+    sustained_ratio: float
+    concurrency: float
+    p95_ms: Percentile | None
+    success_ratio: float
+    verdict: Verdict
+    reason: str
+    steady: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CapacityResult:
+    """What a sweep found; the knee lies in [`knee_low_rps`, `knee_high_rps`), and `note` says what was not found."""
+
+    levels: list[Level]
+    knee_rps: float | None
+    knee_low_rps: float | None
+    knee_high_rps: float | None
+    usl: Usl | None
+    note: str
+
+
+def next_rate(plan: Capacity, tried: Mapping[float, bool]) -> float | None:
+    """Return the rate to try after those in `tried` (rate -> whether every objective was met), or None to stop."""
+    if not tried:
+        return plan.start_rate_rps
+    if len(tried) >= plan.levels_max:
+        return None
+    bad = min((rate for rate, met in tried.items() if not met), default=None)
+    good = max((rate for rate, met in tried.items() if met and (bad is None or rate < bad)), default=None)
+    if bad is None:
+        assert good is not None, "a rate that was tried was met or not"
+        return _filling(plan, tried) if good >= plan.max_rate_rps else min(good * plan.factor, plan.max_rate_rps)
+    if good is None:
+        return bad / plan.factor if len(tried) < plan.levels_min else None
+    if bad / good - 1 > plan.precision_ratio:
+        return math.sqrt(good * bad)
+    return _filling(plan, tried)
+
+
+def _filling(plan: Capacity, tried: Mapping[float, bool]) -> float | None:
+    """Return a rate in the widest gap between those that held, until there are enough of them for a fit."""
+    held = sorted(rate for rate, met in tried.items() if met)
+    if len(held) >= plan.levels_min:
+        return None
+    if len(held) == 1:
+        return held[0] / plan.factor
+    low, high = max(itertools.pairwise(held), key=lambda pair: pair[1] / pair[0])
+    return math.sqrt(low * high)
+
+
+def level(name: str, rate_rps: float, summary: ScenarioSummary, objectives: Sequence[Objective], sustained_ratio: float) -> Level:
+    """Describe and judge one measured rate.
+
+    It holds when every objective without a scope is met and the target answered at the rate at which it was asked: below
+    `sustained_ratio` of it a queue grows, and only the shortness of the level keeps the response times within bounds.
+    """
+    times, throughput = summary.response_time_ms, summary.throughput_rps or 0.0
+    checks = check({name: summary}, [o for o in objectives if o.scope is None and o.metric != "throughput_rps"])
+    verdict = overall(c.verdict for c in checks)
+    reason = next((f"{c.objective}: {c.reason}" for c in checks if c.verdict == verdict != Verdict.PASS), "")
+    sustained, is_valid = throughput / rate_rps, verdict != Verdict.INVALID
+    if is_valid and sustained < sustained_ratio:
+        verdict, reason = Verdict.FAIL, f"answered {sustained:.0%} of the rate asked (at least {sustained_ratio:.0%}): a queue grows"
+    return Level(
+        scenario=name,
+        rate_rps=rate_rps,
+        throughput_rps=throughput,
+        sustained_ratio=sustained,
+        concurrency=throughput * times.mean / 1000 if times else 0.0,
+        p95_ms=times.p95 if times else None,
+        success_ratio=summary.success_ratio or 0.0,
+        verdict=verdict,
+        reason=reason,
+        steady=is_valid and sustained >= sustained_ratio,
+    )
+
+
+def levels(recording: Recording, plan: LoadPlan, objectives: Sequence[Objective]) -> list[Level]:
+    """Judge each level of a recording's sweep, in the order in which they ran."""
+    rates = recording.context.rates_rps
+    sweep = next((s for s in plan.scenarios.values() if isinstance(s, Capacity)), None)
+    sustained_ratio = sweep.sustained_ratio if sweep else Capacity.model_fields["sustained_ratio"].default
+    summaries = summarize(recording, Limits(**plan.generator.model_dump()))
+    return [level(name, rate, summaries[name], objectives, sustained_ratio) for name, rate in rates.items()]
+
+
+def conclude(levels: Sequence[Level]) -> CapacityResult:
+    """Say what the levels prove: the knee with its interval, and the scalability law where it can be fitted.
+
+    A level whose measurement was invalid, because the generator was the limit, bounds nothing.
+    """
+    ordered = sorted(levels, key=lambda one: one.rate_rps)
+    missed = [one.rate_rps for one in ordered if one.verdict == Verdict.FAIL]
+    bad = missed[0] if missed else None
+    held = [one.rate_rps for one in ordered if one.verdict == Verdict.PASS and (bad is None or one.rate_rps < bad)]
+    knee = held[-1] if held else None
+    law, law_note = _law([one for one in ordered if one.steady])
+    return CapacityResult(
+        levels=ordered, knee_rps=knee, knee_low_rps=knee, knee_high_rps=bad, usl=law, note=f"{_knee_note(knee, bad)}; {law_note}"
+    )
+
+
+def _knee_note(knee: float | None, bad: float | None) -> str:
+    if knee is None:
+        return "no rate that was tried keeps every promise"
+    if bad is None:
+        return f"{knee:.4g}/s keeps every promise, and no higher rate that counts missed one: the knee lies beyond"
+    return f"{knee:.4g}/s keeps every promise, {bad:.4g}/s does not"
+
+
+def _law(levels: Sequence[Level]) -> tuple[Usl | None, str]:
+    usable = [one for one in levels if one.throughput_rps > 0 and one.concurrency > 0]
+    try:
+        law = usl.fit(np.array([one.concurrency for one in usable]), np.array([one.throughput_rps for one in usable]))
+    except ValueError as error:
+        return None, f"no scalability law: {error}"
+    return law, law.peak_note

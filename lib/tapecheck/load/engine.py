@@ -1,0 +1,257 @@
+"""Sends a scenario's requests and records every one. It runs in a worker process, and knows no configuration and no files.
+
+All executors share one path: `submit` a request with its intended start; it takes an idle connection, or waits for
+one (connections grow on demand up to `max_connections`); when it has ended, the executor is told and decides what is next.
+A row is written when its request has ended, however it ended; none is ever dropped.
+"""
+
+import array
+import asyncio
+import gc
+import time
+from collections.abc import MutableSequence
+from time import monotonic_ns
+from typing import Any, cast
+
+import numpy as np
+import uvloop
+
+from tapecheck.errors import MeasurementError
+from tapecheck.load import descriptors
+from tapecheck.load.fresh import FreshPool
+from tapecheck.load.pacing import Dispatcher
+from tapecheck.load.pool import Pool
+from tapecheck.load.recorder import Recorder, scratch, written
+from tapecheck.load.samples import Measured, Outcome, merged
+from tapecheck.load.schedule import share
+from tapecheck.load.work import MAX_DURATION_S, MAX_REQUESTS, Work
+
+HEARTBEAT_S = 0.01
+LISTEN_S = 0.05  # after the last request, for answers that nobody asked for
+LEAD_NS = 5_000_000  # from being ready to the start of a schedule
+DONE, STOP = 0, 1  # the counters that a worker shares with its parent
+
+
+class Stopped(Exception):
+    """The parent asked to stop."""
+
+
+def measure(work: Work, counters: MutableSequence[int] | None = None) -> Measured:
+    """Run one scenario in this process and return its samples; see `run`."""
+    with scratch(work.likely_rows) as file:
+        recorder = Recorder(file.fileno())
+        outcome = run(work, recorder, counters if counters is not None else [0, 0])
+        return merged(written(recorder.rows(MAX_REQUESTS)), [outcome])
+
+
+def run(work: Work, recorder: Recorder, counters: MutableSequence[int]) -> Outcome:
+    """Run one worker's share of a scenario; its rows go to the recorder.
+
+    Args:
+        work: what to send, where and when.
+        recorder: where its rows go, one as soon as its request has ended.
+        counters: [done, stop], shared with the parent: progress towards `work.progress_total`, and a wish to stop.
+
+    Raises:
+        MeasurementError: it cannot be measured: too many connections for this machine, or no room for the samples.
+        Stopped: the parent asked to stop.
+    """
+    descriptors.allow(work.max_connections)
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        gc.freeze()
+        gc.disable()  # a collection in mid-run would be measured as the target's
+        try:
+            return runner.run(Engine(work, recorder, counters).run())
+        finally:
+            gc.enable()
+            gc.unfreeze()
+
+
+class Engine:
+    """The executors of one scenario, its clock and its self-check."""
+
+    def __init__(self, work: Work, recorder: Recorder, counters: MutableSequence[int]) -> None:
+        self.work = work
+        self.recorder = recorder
+        self.counters = counters
+        self.lags = array.array("f")
+        self.cutoff_ns: int | None = None  # what is still in flight then is censored
+        self.dispatcher: Dispatcher | None = None
+        self.broken: BaseException | None = None
+        self.limit_reached = False
+        self.started = False
+        self.clock_start_ns = 0
+
+    # ---- the scenario ----
+
+    async def run(self) -> Outcome:
+        """Run the scenario to its end."""
+        self.loop = asyncio.get_running_loop()
+        self.loop.set_exception_handler(self._break)
+        self.task = cast("asyncio.Task[Outcome]", asyncio.current_task())
+        self.pool = (FreshPool if self.work.fresh_connections else Pool)(self.work, self.recorder)
+        self.expected_beat_ns = monotonic_ns()
+        self._beat()
+        self._sweep()
+        executor = {"burst": self._burst, "closed": self._closed}.get(self.work.executor, self._open_model)
+        try:
+            await executor()
+            ended_ns, cpu_s = monotonic_ns(), time.process_time() - self.cpu_start_s
+            if self.pool.idle:
+                await asyncio.sleep(LISTEN_S)
+        except asyncio.CancelledError:
+            if self.broken is not None:
+                raise MeasurementError(f"the load worker failed: {self.broken}") from self.broken
+            raise Stopped from None
+        finally:
+            self._close()
+        await asyncio.sleep(0)
+        return self._outcome(ended_ns, cpu_s)
+
+    async def _burst(self) -> None:
+        work = self.work
+        warm_until_ns = monotonic_ns() + int(work.warm_up_s * 1e9)
+        while work.warm_up_s and monotonic_ns() < warm_until_ns:
+            await self._round()
+        self._start()
+        for _ in range(work.rounds):
+            if monotonic_ns() - self.started_ns > MAX_DURATION_S * 1e9:
+                self.limit_reached = True
+                break
+            await self._round()
+
+    async def _round(self) -> None:
+        """Send `concurrency` requests with one intended start, on connections opened before it."""
+        pool = self.pool
+        await pool.prepare(self.work.concurrency)
+        pool.kept.start_round(pool.number)
+        self._expect(self.work.concurrency)
+        start_ns = monotonic_ns()
+        for _ in range(self.work.concurrency):
+            pool.submit(start_ns)
+        await self.finished
+        pool.round += 1
+
+    async def _closed(self) -> None:
+        """Let each of `concurrency` users send again as soon as it is answered."""
+        work, pool = self.work, self.pool
+        await pool.prepare(work.concurrency)
+        await asyncio.sleep((work.start_ns - monotonic_ns()) / 1e9)
+        self._expect(work.concurrency)
+        start_ns = self.clock_start_ns = monotonic_ns()
+        end_ns = start_ns + int((work.warm_up_s + work.duration_s) * 1e9)
+        self.cutoff_ns = end_ns + int(work.timeout_s * 1e9)
+        self._start_after(work.warm_up_s)
+        ended, limit = pool.on_done, MAX_REQUESTS // work.workers
+
+        def next_or_end(now: int) -> None:
+            if now < end_ns and pool.number < limit:
+                pool.submit(now)
+            else:
+                self.limit_reached |= now < end_ns
+                ended(now)
+
+        pool.on_done = next_or_end
+        for _ in range(work.concurrency):
+            pool.submit(start_ns)
+        await self.finished
+
+    async def _open_model(self) -> None:
+        """Send each request when the schedule says, whatever became of the ones before."""
+        work = self.work
+        assert work.schedule is not None, "an open model has a schedule"
+        start_ns = self.clock_start_ns = work.start_ns or monotonic_ns() + LEAD_NS
+        self.cutoff_ns = start_ns + int((work.schedule.duration_s + work.timeout_s) * 1e9)
+        self.dispatcher = Dispatcher(
+            work.schedule, start_ns=start_ns, worker=work.worker, workers=work.workers, submit=self.pool.submit, loop=self.loop
+        )
+        if not self.dispatcher.total:
+            self._start()
+            return
+        self._expect(self.dispatcher.total)
+        first_counted = int(work.schedule.count(int(work.warm_up_s * 1e9) - 1))
+        self.pool.count_from(share(first_counted, work.worker, work.workers), first_counted)
+        self._start_after(work.warm_up_s + (start_ns - monotonic_ns()) / 1e9)
+        self.dispatcher.start()
+        await self.finished
+        if not self.started:  # the last request ended within a timer's tick of the warm-up
+            self._start()
+
+    def _start_after(self, seconds: float) -> None:
+        self.loop.call_later(seconds, self._start) if seconds > 0 else self._start()
+
+    def _start(self) -> None:
+        """Begin what counts: everything before was warm-up."""
+        if self.work.schedule is None:
+            self.pool.count_from(self.pool.number, self.pool.number * self.work.workers)
+        self.started_ns = monotonic_ns()
+        self.started = True
+        self.cpu_start_s = time.process_time()
+        self.lags = array.array("f")
+
+    def _expect(self, ends: int) -> None:
+        """Let `finished` be set after `ends` calls of `on_done`."""
+        finished = self.finished = self.loop.create_future()
+        left = ends
+
+        def count(now: int) -> None:
+            nonlocal left
+            left -= 1
+            if not left and not finished.done():
+                finished.set_result(None)
+
+        self.pool.on_done = count
+
+    # ---- timers ----
+
+    def _beat(self) -> None:
+        """Record the loop's lag, tell progress, obey a stop."""
+        now = monotonic_ns()
+        self.lags.append(max(0, now - self.expected_beat_ns) / 1e6)
+        self.expected_beat_ns = now + int(HEARTBEAT_S * 1e9)
+        self._tell(now)
+        self.beat = self.loop.call_later(HEARTBEAT_S, self._beat)
+        if self.counters[STOP]:
+            self.task.cancel()
+
+    def _tell(self, now: int) -> None:
+        if self.work.executor == "burst":
+            self.counters[DONE] = self.pool.done - self.pool.origin if self.started else 0
+        elif self.clock_start_ns:
+            self.counters[DONE] = max(0, min((now - self.clock_start_ns) // 1_000_000, self.work.progress_total))
+
+    def _sweep(self) -> None:
+        """End what has taken too long: one timer for all, so a timeout is recorded up to one period late."""
+        self.pool.sweep(self.cutoff_ns)
+        self.sweep = self.loop.call_later(min(0.1, self.work.timeout_s / 20), self._sweep)
+
+    def _break(self, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+        """End the measurement if a callback of ours failed; failures of a connection are rows, and end in `connection_lost`."""
+        error = context.get("exception")
+        if error is not None and not isinstance(error, OSError):
+            self.broken = error
+            self.task.cancel()
+
+    def _close(self) -> None:
+        self.beat.cancel()
+        self.sweep.cancel()
+        if self.dispatcher is not None:
+            self.dispatcher.close()
+        self.pool.close()
+
+    # ---- the result ----
+
+    def _outcome(self, ended_ns: int, cpu_s: float) -> Outcome:
+        dispatcher = self.dispatcher
+        return Outcome(
+            started_ns=self.started_ns,
+            ended_ns=ended_ns,
+            checked=self.pool.check(),
+            connections=self.pool.opened_total,
+            unsolicited=self.pool.unsolicited,
+            cpu_s=cpu_s,
+            lag_ms=np.array(self.lags, np.float32),
+            limit_reached=self.limit_reached,
+            offered=dispatcher.total if dispatcher else 0,
+            on_time=dispatcher.on_time if dispatcher else 0,
+        )

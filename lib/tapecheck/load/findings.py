@@ -1,0 +1,141 @@
+"""Says what the figures of a load run mean: findings, each with the numbers that caused it and what to do."""
+
+from collections.abc import Callable, Iterator, Mapping
+
+from tapecheck.load.analysis import ScenarioSummary
+from tapecheck.runs import Finding
+
+BUSY_CORE = 0.85  # of one core: a process above it has no room left on that core
+DATABASE_SHARE = 0.6  # of the server time
+SERVER_SHARE = 0.2  # of the service time: below it the handler is not where the time goes
+SLOW_MS = 5.0  # of the median service time: below it nobody waits
+QUEUE_RATIO = 3.0  # median response time over median server time
+WAIT_SHARE = 0.5  # of the mean response time spent before the request was sent
+IDLE_CORE = 0.5  # of one core: below it a process is not what everything waits for
+SPREAD_RATIO = 3.0  # p95 over mean: the variance warning
+SLOW_VALUE_RATIO = 2.0  # median of the slowest over the fastest value of a parameter
+
+Rule = Callable[[str, ScenarioSummary, int], Iterator[Finding]]
+
+
+def find(summary: Mapping[str, ScenarioSummary], cores: int) -> list[Finding]:
+    """Return every finding of every scenario, the gravest kind first."""
+    return [finding for rule in RULES for name, scenario in summary.items() for finding in rule(name, scenario, cores)]
+
+
+def bottleneck(findings: list[Finding]) -> Finding | None:
+    """Return the finding that limits the target first, or None when no rule names one."""
+    return next((f for f in findings if f.name in LIMITING), None)
+
+
+def _generator(name: str, scenario: ScenarioSummary, cores: int) -> Iterator[Finding]:
+    if scenario.invalid:
+        yield Finding(
+            name="generator",
+            finding=f"{name}: the load generator was the bottleneck, so its figures say nothing about the target",
+            evidence={"reason": scenario.invalid, "cpu_ratio": scenario.generator.cpu_ratio},
+            action="lower the load, or run the generator on a machine of its own, then measure again",
+        )
+
+
+def _errors(name: str, scenario: ScenarioSummary, cores: int) -> Iterator[Finding]:
+    if scenario.failed:
+        kind, count = max(scenario.errors.items(), key=lambda item: item[1])
+        yield Finding(
+            name="target_errors",
+            finding=f"{name}: {scenario.failed:,} of {scenario.requests:,} requests failed, most by {kind}",
+            evidence={"failed": scenario.failed, "requests": scenario.requests, kind: count},
+            action="read failures.jsonl for the first of them, and the target's log at that time, before looking at speed",
+        )
+
+
+def _database(name: str, scenario: ScenarioSummary, cores: int) -> Iterator[Finding]:
+    server, database = scenario.server_time_ms, scenario.database_time_ms
+    service = scenario.service_time_ms
+    if not server or not database or not service or server.mean < SERVER_SHARE * service.mean:
+        return  # what the target does inside its handler is not what takes long
+    if database.mean > DATABASE_SHARE * server.mean:
+        yield Finding(
+            name="database",
+            finding=f"{name}: the target spends {database.mean / server.mean:.0%} of its time in the database",
+            evidence={"database_mean_ms": database.mean, "server_mean_ms": server.mean},
+            action="look at the slowest statement's plan, index what it filters by, or cache the answer",
+        )
+
+
+def _cpu(name: str, scenario: ScenarioSummary, cores: int) -> Iterator[Finding]:
+    for process, use in scenario.resources.items():
+        if use.samples >= 3 and use.cpu_ratio >= BUSY_CORE:
+            alone = use.cpu_ratio < 1 + (1 - BUSY_CORE)
+            what = "one full core: it is single-threaded" if alone and cores > 1 else f"{use.cpu_ratio:.1f} cores"
+            yield Finding(
+                name="target_single_threaded" if alone and cores > 1 else "target_cpu",
+                finding=f"{name}: {process} uses {what}",
+                evidence={"cpu_ratio": use.cpu_ratio, "cpu_peak_ratio": use.cpu_peak_ratio, "cores": cores, "samples": use.samples},
+                action="run more worker processes of it" if alone and cores > 1 else "profile it, or give it more cores",
+            )
+
+
+def _connections(name: str, scenario: ScenarioSummary, cores: int) -> Iterator[Finding]:
+    response, service = scenario.response_time_ms, scenario.service_time_ms
+    if response and service and response.mean > 0 and (wait_ms := response.mean - service.mean) > WAIT_SHARE * response.mean:
+        yield Finding(
+            name="connection_limit",
+            finding=f"{name}: requests wait {wait_ms:.3g} ms of {response.mean:.3g} ms for a free connection, before they are sent",
+            evidence={"wait_mean_ms": wait_ms, "response_mean_ms": response.mean, "connections_opened": scenario.connections_opened},
+            action="raise max_connections if the target may have more; if it refuses or stalls new ones, that is its limit",
+        )
+
+
+def _queue(name: str, scenario: ScenarioSummary, cores: int) -> Iterator[Finding]:
+    server, service = scenario.server_time_ms, scenario.service_time_ms
+    if scenario.executor == "burst" or not server or not service:
+        return  # a burst is a queue by construction
+    if service.p50.value < SLOW_MS or service.p50.value <= QUEUE_RATIO * server.p50.value:
+        return
+    busiest = max((use.cpu_ratio for use in scenario.resources.values()), default=None)
+    evidence: dict[str, int | float | str] = {"service_p50_ms": service.p50.value, "server_p50_ms": server.p50.value}
+    if busiest is not None:
+        evidence["busiest_process_cpu_ratio"] = busiest
+    idle = busiest is not None and busiest < IDLE_CORE
+    yield Finding(
+        name="network" if idle else "queue",
+        finding=f"{name}: of a median {service.p50.value:.3g} ms after the send, the target accounts for {server.p50.value:.2g} ms"
+        + (", and none of its processes is busy: the time is spent between" if idle else ""),
+        evidence=evidence,
+        action="measure from a machine nearer to the target, and look at proxies and bandwidth between"
+        if idle
+        else "the rest is spent before and after the handler: add worker processes rather than tune the handler",
+    )
+
+
+def _spread(name: str, scenario: ScenarioSummary, cores: int) -> Iterator[Finding]:
+    times = scenario.response_time_ms
+    if times and times.mean > 0 and times.p95.value / times.mean > SPREAD_RATIO:
+        yield Finding(
+            name="variance",
+            finding=f"{name}: response times vary; p95 is {times.p95.value / times.mean:.1f} times the mean",
+            evidence={"p95_ms": times.p95.value, "mean_ms": times.mean},
+            action="look at the response times over the run: a cold start, a pause, or one slow parameter value?",
+        )
+
+
+def _slow_value(name: str, scenario: ScenarioSummary, cores: int) -> Iterator[Finding]:
+    for dimension, values in scenario.by.items():
+        inside = all(group.server_time_ms for group in values.values())
+        medians = {v: (group.server_time_ms or group.response_time_ms).p50 for v, group in values.items()}
+        fast, slow = min(medians, key=lambda v: medians[v].value), max(medians, key=lambda v: medians[v].value)
+        high, low = medians[fast].high, medians[slow].low
+        a, b = medians[fast].value, medians[slow].value
+        if low is not None and high is not None and low > high and b > SLOW_VALUE_RATIO * a:
+            sizes = {f"{v}_bytes": values[v].bytes_mean for v in (slow, fast)}
+            yield Finding(
+                name="slow_parameter",
+                finding=f"{name}: {dimension} {slow} takes {b / a:.1f} times as long as {fast}{' inside the target' if inside else ''}",
+                evidence={f"{slow}_p50_ms": b, f"{fast}_p50_ms": a, **sizes},
+                action="compare the sizes of the answers first; if they do not explain it, look at how this value is queried",
+            )
+
+
+RULES: tuple[Rule, ...] = (_generator, _errors, _database, _cpu, _connections, _queue, _spread, _slow_value)
+LIMITING = ("generator", "target_errors", "database", "target_single_threaded", "target_cpu", "connection_limit", "network", "queue")

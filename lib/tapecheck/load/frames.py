@@ -1,0 +1,133 @@
+"""Tables of a load run for the notebook, as pandas frames. Every figure in them comes from the summary."""
+
+from collections.abc import Iterable, Mapping, Sequence
+
+import pandas as pd
+
+from tapecheck.load.analysis import ScenarioSummary
+from tapecheck.load.plan import LoadPlan
+from tapecheck.runs import Finding
+from tapecheck.stats import Distribution, Percentile
+from tapecheck.verdict import Check
+
+pd.set_option("display.max_colwidth", None)  # a reason that is cut off is no reason
+
+
+def plan(plan: LoadPlan) -> pd.DataFrame:
+    """Return one row a scenario: what will be sent."""
+    rows = [
+        {
+            "scenario": name,
+            "executor": scenario.executor,
+            **{key: getattr(scenario, key, "") for key in ("concurrency", "rate_rps", "rounds", "duration_s")},
+            "request": scenario.request,
+            "parameters": ", ".join(f"{k}: {'/'.join(map(str, v))}" for k, v in scenario.parameters.items()),
+        }
+        for name, scenario in plan.scenarios.items()
+    ]
+    frame = pd.DataFrame(rows).set_index("scenario")
+    return frame.loc[:, (frame != "").any()]
+
+
+def checks(checks: Iterable[Check]) -> pd.DataFrame:
+    """Return one row an objective and scenario, with the bound that decided."""
+    rows = [
+        {
+            "scenario": c.name,
+            "objective": c.objective,
+            "measured": number(c.value),
+            "95 % bound": "" if c.bound is None or c.bound == c.value else number(c.bound),
+            "n": f"{c.n:,}",
+            "verdict": str(c.verdict),
+            "why": c.reason,
+        }
+        for c in checks
+    ]
+    columns = ["scenario", "objective", "measured", "95 % bound", "n", "verdict", "why"]
+    return pd.DataFrame(rows, columns=columns).set_index(["scenario", "objective"])
+
+
+def scenarios(summary: Mapping[str, ScenarioSummary]) -> pd.DataFrame:
+    """Return one column a scenario: counts, rates, and the three kinds of time with their intervals."""
+    return pd.DataFrame({name: _scenario(s) for name, s in summary.items()}).fillna("")
+
+
+def _scenario(s: ScenarioSummary) -> dict[str, str]:
+    rows = {
+        "requests": f"{s.requests:,}",
+        "failed": f"{s.failed:,}",
+        "success ratio (95 % at least)": "" if s.success_ratio is None else f"{s.success_ratio:.4f} ({s.success_ratio_low:.4f})",
+        "measured for (s)": f"{s.duration_s:.2f}",
+        "throughput (succeeded/s)": number(s.throughput_rps),
+        "connections opened": f"{s.connections_opened:,}",
+    }
+    kinds = {"response": s.response_time_ms, "service": s.service_time_ms, "server": s.server_time_ms, "database": s.database_time_ms}
+    for kind, times in kinds.items():
+        if times is not None:
+            rows.update(_times(kind, times))
+    rows["generator CPU (of a core)"] = f"{s.generator.cpu_ratio:.0%}"
+    rows["generator lag p99 (ms)"] = number(s.generator.lag_p99_ms)
+    rows["answers whose content was checked"] = f"{s.generator.content_checked:,}"
+    return rows
+
+
+def _times(kind: str, times: Distribution) -> dict[str, str]:
+    rows = {f"{kind} time mean (ms)": number(times.mean)}
+    rows |= {f"{kind} time {p} (ms)": interval(getattr(times, p)) for p in ("p50", "p95", "p99")}
+    return rows
+
+
+def breakdown(summary: Mapping[str, ScenarioSummary]) -> pd.DataFrame:
+    """Return one row a scenario, parameter and value, for the parameters that were varied."""
+    rows = [
+        {
+            "scenario": name,
+            "parameter": dimension,
+            "value": value,
+            "requests": group.requests,
+            "failed": group.failed,
+            "median (ms)": interval(group.response_time_ms.p50),
+            "p95 (ms)": interval(group.response_time_ms.p95),
+            "median inside the target (ms)": "" if group.server_time_ms is None else interval(group.server_time_ms.p50),
+            "answer (bytes)": f"{group.bytes_mean:,.0f}",
+        }
+        for name, scenario in summary.items()
+        for dimension, values in scenario.by.items()
+        if len(values) > 1
+        for value, group in values.items()
+    ]
+    return pd.DataFrame(rows or [{"scenario": "none varies a parameter", "parameter": "", "value": ""}]).set_index(
+        ["scenario", "parameter", "value"]
+    )
+
+
+def errors(summary: Mapping[str, ScenarioSummary]) -> pd.DataFrame:
+    """Return how many requests failed, by scenario and kind of error."""
+    frame = pd.DataFrame({name: s.errors for name, s in summary.items() if s.errors}).T
+    return frame.fillna(0).astype(int) if len(frame) else pd.DataFrame({"failed": [0]}, index=["all scenarios"])
+
+
+def findings(findings: Sequence[Finding]) -> pd.DataFrame:
+    """Return one row a finding: what the figures say, the figures, and what to do."""
+    rows = [
+        {
+            "finding": f.finding,
+            "evidence": ", ".join(f"{k} = {v if isinstance(v, str) else number(v)}" for k, v in f.evidence.items()),
+            "next step": f.action,
+        }
+        for f in findings
+    ]
+    return pd.DataFrame(rows or [{"finding": "no rule found anything", "evidence": "", "next step": ""}])
+
+
+def number(value: float | None) -> str:
+    """Write a number with three significant digits, or more before the point."""
+    if value is None:
+        return ""
+    return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"
+
+
+def interval(p: Percentile) -> str:
+    """Write a percentile with its 95 % interval: 12.3 [11.0, 14.1]; a bound that n cannot support is a question mark."""
+    low, high = ("?" if bound is None else number(bound) for bound in (p.low, p.high))
+    return f"{number(p.value)} [{low}, {high}]"

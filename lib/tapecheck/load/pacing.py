@@ -1,0 +1,140 @@
+"""Sends the requests of an open model when they are due. When that is, is the schedule's business.
+
+An event loop's own timers tick in milliseconds, too coarse for latencies below one. On Linux a timer of the kernel
+(timerfd, nanoseconds, the clock of the samples) wakes the loop instead; elsewhere the loop turns for the last two milliseconds.
+"""
+
+import asyncio
+import ctypes
+import os
+import sys
+from collections.abc import Callable
+from time import monotonic_ns
+
+import numpy as np
+
+from tapecheck.load.schedule import Schedule, share
+
+BLOCK = 1024  # requests whose instants are computed together
+BATCH = 64  # requests sent before the loop may look at answers
+CLOCK_MONOTONIC, ABSOLUTE = 1, 1  # of timerfd_create and timerfd_settime
+TICK_NS = 2_000_000  # of an event loop's own timer, twice
+QUANTUM_NS = 50_000  # between two times of waking, at least: at high rates, some requests are sent together
+EARLY_NS = 100_000  # at most; a core that sleeps takes that long to wake
+EARLY_SHARE = 10  # that part of a wait, at most, is spent awake
+
+
+class Alarm:
+    """Calls back from shortly before an instant of the monotonic clock, each time the loop turns, until asked for another one."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, callback: Callable[[], None]) -> None:
+        self._loop = loop
+        self._callback = callback
+        self._handle: asyncio.Handle | None = None
+
+    def at(self, due_ns: int) -> None:
+        """Call back for `due_ns`, in place of what was asked before."""
+        self.close()
+        self._handle = self._loop.call_later(max(0, due_ns - monotonic_ns() - TICK_NS) / 1e9, self._turn)
+
+    def _turn(self) -> None:
+        self._handle = self._loop.call_soon(self._turn)
+        self._callback()
+
+    def close(self) -> None:
+        """Never call back again."""
+        if self._handle is not None:
+            self._handle.cancel()
+
+
+class KernelAlarm(Alarm):
+    """The same by a timer of the Linux kernel, whose descriptor stays readable until it is set anew."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, callback: Callable[[], None]) -> None:
+        super().__init__(loop, callback)
+        libc = ctypes.CDLL(None, use_errno=True)
+        self._settime = libc.timerfd_settime
+        self._fd: int = libc.timerfd_create(CLOCK_MONOTONIC, os.O_NONBLOCK | os.O_CLOEXEC)
+        if self._fd < 0:
+            raise OSError(ctypes.get_errno(), "timerfd_create")
+        self._spec = (ctypes.c_long * 4)()  # struct itimerspec: no interval, then seconds and nanoseconds
+        loop.add_reader(self._fd, callback)
+
+    def at(self, due_ns: int) -> None:
+        """Call back for `due_ns`, in place of what was asked before."""
+        early_ns = min(EARLY_NS, max(0, due_ns - monotonic_ns()) // EARLY_SHARE)
+        self._spec[2], self._spec[3] = divmod(due_ns - early_ns, 1_000_000_000)
+        self._settime(self._fd, ABSOLUTE, self._spec, None)
+
+    def close(self) -> None:
+        """Never call back again."""
+        if self._fd >= 0:
+            self._loop.remove_reader(self._fd)
+            os.close(self._fd)
+            self._fd = -1
+
+
+def alarm(loop: asyncio.AbstractEventLoop, callback: Callable[[], None]) -> Alarm:
+    """Return the most exact alarm that this system has."""
+    return (KernelAlarm if sys.platform == "linux" else Alarm)(loop, callback)
+
+
+class Dispatcher:
+    """Submits one worker's share of a schedule, each request at its instant; one that is late is submitted late, none is left out."""
+
+    def __init__(
+        self,
+        schedule: Schedule,
+        *,
+        start_ns: int,
+        worker: int,
+        workers: int,
+        submit: Callable[[int], None],
+        loop: asyncio.AbstractEventLoop,
+    ) -> None:
+        self.total = share(schedule.total, worker, workers)
+        self.submitted = 0
+        self.on_time = 0  # submitted before the schedule was over
+        self._schedule = schedule
+        self._start_ns = start_ns
+        self._end_ns = start_ns + int(schedule.duration_s * 1e9)
+        self._worker, self._workers = worker, workers
+        self._submit = submit
+        self._due_ns: list[int] = []
+        self._at = 0  # in that block
+        self._alarm = alarm(loop, self._send_due)
+
+    def start(self) -> None:
+        """Begin; it goes on by itself until all is submitted."""
+        if self._more():
+            self._alarm.at(self._due_ns[0])
+
+    def close(self) -> None:
+        """Submit no more."""
+        self._alarm.close()
+
+    def _more(self) -> bool:
+        """Compute the next block of instants; say whether there is any."""
+        count = min(BLOCK, self.total - self.submitted)
+        numbers = self._worker + self._workers * (self.submitted + np.arange(count))
+        self._due_ns = (self._schedule.due_ns(numbers) + self._start_ns).tolist()
+        self._at = 0
+        return count > 0
+
+    def _send_due(self) -> None:
+        now = monotonic_ns()
+        due_ns, first = self._due_ns, self._at
+        i, stop = first, min(first + BATCH, len(due_ns))
+        while i < stop and due_ns[i] <= now:
+            self._submit(due_ns[i])
+            i += 1
+        if i == first:
+            return  # awake a little early: the alarm goes on ringing
+        self._at = i
+        self.submitted += i - first
+        if now < self._end_ns:
+            self.on_time = self.submitted
+        if i < len(due_ns) or self._more():
+            self._alarm.at(max(self._due_ns[self._at], now + QUANTUM_NS))
+        else:
+            self._alarm.close()

@@ -1,0 +1,278 @@
+"""What to send and when, as the YAML says it. It sends nothing and knows no target."""
+
+import math
+import re
+from typing import Annotated, Any, ClassVar, Literal, Self
+
+from pydantic import AfterValidator, BeforeValidator, Field, model_validator
+
+from tapecheck.config import Model
+from tapecheck.load import schedule
+from tapecheck.load.samples import SAMPLE
+from tapecheck.load.schedule import Schedule
+from tapecheck.load.work import (
+    MAX_COMBINATIONS,
+    MAX_CONCURRENCY,
+    MAX_DURATION_S,
+    MAX_RATE_RPS,
+    MAX_REQUESTS,
+    MAX_ROUNDS,
+    MAX_STAGES,
+    MAX_TIMEOUT_S,
+    MAX_WORKERS,
+    Address,
+    PreparedRequest,
+    Value,
+    Work,
+)
+
+COLUMNS = frozenset([*(SAMPLE.names or ()), "scenario"])  # a parameter of such a name would hide a column
+
+
+def _scalar(value: Any) -> Value:
+    if isinstance(value, bool) or not isinstance(value, str | int | float):
+        raise ValueError("text or a number; put quotes around a date, yes, no, true or false")
+    if isinstance(value, float) and not math.isfinite(value):
+        raise ValueError("a finite number")
+    return value
+
+
+def _not_empty(values: tuple[Value, ...]) -> tuple[Value, ...]:
+    if not values:
+        raise ValueError("at least one value")
+    return values
+
+
+Parameter = Annotated[Any, BeforeValidator(_scalar)]
+Values = Annotated[tuple[Parameter, ...], AfterValidator(_not_empty)]
+Name = Annotated[str, Field(pattern=r"^[A-Za-z][A-Za-z0-9_]{0,63}$")]
+Duration = Annotated[float, Field(gt=0, le=MAX_DURATION_S)]
+Concurrency = Annotated[int, Field(gt=0, le=MAX_CONCURRENCY)]
+Rate = Annotated[float, Field(gt=0, le=MAX_RATE_RPS)]
+LEVELS_NEEDED = 6  # of a sweep, for the scalability law to be fitted
+LEVEL_REQUESTS = 320  # at the least in a level; the 95 % bound of a p99 needs 299
+CONNECTIONS = 1000  # of an open model, unless it says otherwise
+CLUSTER = re.compile(r"dask://(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+):[0-9]{1,5}")
+
+
+class ScenarioBase(Model):
+    """What every scenario has, whatever its executor."""
+
+    request: str
+    parameters: dict[Name, Values] = Field(default={})
+    warm_up_s: float = Field(default=0.0, ge=0, le=MAX_DURATION_S)
+    timeout_s: float = Field(default=10.0, gt=0, le=MAX_TIMEOUT_S)
+    max_connections: int | None = Field(default=None, gt=0, le=MAX_CONCURRENCY)
+    fresh_connections: bool = False
+
+    @model_validator(mode="after")
+    def _parameters_fit(self) -> Self:
+        if taken := sorted(COLUMNS & self.parameters.keys()):
+            raise ValueError(f"parameters not named as a column of the samples: {', '.join(taken)}")
+        if (count := self.combinations) > MAX_COMBINATIONS:
+            raise ValueError(f"at most {MAX_COMBINATIONS} combinations of parameters, these are {count}")
+        return self
+
+    @property
+    def combinations(self) -> int:
+        """Return how many combinations the parameters have."""
+        return math.prod(len(values) for values in self.parameters.values())
+
+    @property
+    def connections(self) -> int:
+        """Return how many connections may be open at once."""
+        return self.max_connections or CONNECTIONS
+
+    def _common(self, address: Address, requests: tuple[PreparedRequest, ...]) -> dict[str, Any]:
+        return {
+            "address": address,
+            "requests": requests,
+            "warm_up_s": self.warm_up_s,
+            "timeout_s": self.timeout_s,
+            "max_connections": self.connections,
+            "fresh_connections": self.fresh_connections,
+        }
+
+
+class Users(ScenarioBase):
+    """What the executors have in common that keep a number of requests in flight."""
+
+    concurrency: Concurrency
+
+    @property
+    def connections(self) -> int:
+        """Return how many connections may be open at once: `max_connections`, by default one for each request in flight."""
+        return min(self.max_connections or self.concurrency, self.concurrency)
+
+
+class Open(ScenarioBase):
+    """What the open models have in common: requests start when the schedule says, whatever became of the ones before."""
+
+    progress_unit: ClassVar[str] = "ms"
+
+    @property
+    def stages_of_rate(self) -> tuple[schedule.Stage, ...]:
+        """Return the measured stages, without the warm-up."""
+        raise NotImplementedError
+
+    @model_validator(mode="after")
+    def _bounded(self) -> Self:
+        measured = Schedule(stages=self.stages_of_rate)
+        if (duration_s := measured.duration_s) > MAX_DURATION_S:
+            raise ValueError(f"at most {MAX_DURATION_S:g} s, all stages together take {duration_s:g}")
+        if (count := self.schedule.total) > MAX_REQUESTS:
+            raise ValueError(f"at most {MAX_REQUESTS} requests, rate times duration with the warm-up is {count}")
+        return self
+
+    @property
+    def schedule(self) -> Schedule:
+        """Return when requests are due: a warm-up at the first rate, then the stages."""
+        stages = self.stages_of_rate
+        rate_rps = stages[0].start_rps
+        warm_up = [schedule.Stage(start_rps=rate_rps, end_rps=rate_rps, duration_s=self.warm_up_s)] if self.warm_up_s else []
+        return Schedule(stages=(*warm_up, *stages))
+
+
+class Burst(Users):
+    """Rounds of `concurrency` requests that start at one instant; the next round starts when all have ended."""
+
+    progress_unit: ClassVar[str] = "requests"
+
+    executor: Literal["burst"]
+    rounds: int = Field(default=1, gt=0, le=MAX_ROUNDS)
+
+    @model_validator(mode="after")
+    def _not_too_many(self) -> Self:
+        if (count := self.concurrency * self.rounds) > MAX_REQUESTS:
+            raise ValueError(f"at most {MAX_REQUESTS} requests, concurrency times rounds is {count}")
+        return self
+
+    def work(self, address: Address, requests: tuple[PreparedRequest, ...]) -> Work:
+        """Return what a worker is given to do."""
+        return Work(executor=self.executor, concurrency=self.concurrency, rounds=self.rounds, **self._common(address, requests))
+
+
+class Closed(Users):
+    """`concurrency` users for `duration_s`; each sends again as soon as it is answered."""
+
+    progress_unit: ClassVar[str] = "ms"
+
+    executor: Literal["closed"]
+    duration_s: Duration
+
+    def work(self, address: Address, requests: tuple[PreparedRequest, ...]) -> Work:
+        """Return what a worker is given to do."""
+        return Work(executor=self.executor, concurrency=self.concurrency, duration_s=self.duration_s, **self._common(address, requests))
+
+
+class ConstantRate(Open):
+    """`rate_rps` requests a second for `duration_s`."""
+
+    executor: Literal["constant_rate"]
+    rate_rps: Rate
+    duration_s: Duration
+
+    @property
+    def stages_of_rate(self) -> tuple[schedule.Stage, ...]:
+        """Return the one stage."""
+        return (schedule.Stage(start_rps=self.rate_rps, end_rps=self.rate_rps, duration_s=self.duration_s),)
+
+    def work(self, address: Address, requests: tuple[PreparedRequest, ...]) -> Work:
+        """Return what a worker is given to do."""
+        return Work(executor=self.executor, schedule=self.schedule, duration_s=self.duration_s, **self._common(address, requests))
+
+
+class Ramp(Model):
+    """A stage of a ramp: in `duration_s`, the rate goes in a straight line from where it is to `rate_rps`."""
+
+    rate_rps: Rate
+    duration_s: Duration
+
+
+class RampingRate(Open):
+    """Rates that change in straight lines: from `start_rate_rps`, by default the first stage's own, to that of each stage."""
+
+    executor: Literal["ramping_rate"]
+    stages: Annotated[tuple[Ramp, ...], Field(min_length=1, max_length=MAX_STAGES)]
+    start_rate_rps: float | None = Field(default=None, ge=0, le=MAX_RATE_RPS)
+
+    @property
+    def stages_of_rate(self) -> tuple[schedule.Stage, ...]:
+        """Return the stages, each from where the one before has ended."""
+        first_rps = self.stages[0].rate_rps if self.start_rate_rps is None else self.start_rate_rps
+        starts = [first_rps, *(stage.rate_rps for stage in self.stages)]
+        return tuple(
+            schedule.Stage(start_rps=start, end_rps=stage.rate_rps, duration_s=stage.duration_s)
+            for start, stage in zip(starts, self.stages, strict=False)
+        )
+
+    @property
+    def duration_s(self) -> float:
+        """Return how long all stages take."""
+        return math.fsum(stage.duration_s for stage in self.stages)
+
+    def work(self, address: Address, requests: tuple[PreparedRequest, ...]) -> Work:
+        """Return what a worker is given to do."""
+        return Work(executor=self.executor, schedule=self.schedule, duration_s=self.duration_s, **self._common(address, requests))
+
+
+class Capacity(ScenarioBase):
+    """A sweep of arrival rates, each a level of its own with its own warm-up, until the highest that keeps every promise is known."""
+
+    progress_unit: ClassVar[str] = "ms"
+
+    executor: Literal["capacity"]
+    start_rate_rps: Rate
+    max_rate_rps: Rate
+    level_s: Duration = 3.0
+    factor: float = Field(default=2.0, ge=1.1, le=10)
+    levels_min: int = Field(default=LEVELS_NEEDED, ge=LEVELS_NEEDED, le=50)
+    levels_max: int = Field(default=12, ge=LEVELS_NEEDED, le=50)
+    precision_ratio: float = Field(default=0.15, gt=0, le=1)
+    sustained_ratio: float = Field(default=0.95, gt=0, le=1)
+
+    @model_validator(mode="after")
+    def _bounded(self) -> Self:
+        if self.start_rate_rps > self.max_rate_rps or self.levels_min > self.levels_max:
+            raise ValueError("start_rate_rps at most max_rate_rps, and levels_min at most levels_max")
+        if (longest_s := self.levels_max * (self.level_s + self.warm_up_s)) > MAX_DURATION_S:
+            raise ValueError(f"at most {MAX_DURATION_S:g} s, levels_max levels with their warm-up take {longest_s:g}")
+        if (count := self.max_rate_rps * self.level_s) > MAX_REQUESTS:
+            raise ValueError(f"at most {MAX_REQUESTS} requests in a level, max_rate_rps times level_s is {count:g}")
+        return self
+
+    def level(self, rate_rps: float) -> ConstantRate:
+        """Return one level, long enough for a 95 % bound of its p99."""
+        common = {name: getattr(self, name) for name in ScenarioBase.model_fields}
+        duration_s = max(self.level_s, LEVEL_REQUESTS / rate_rps)
+        return ConstantRate(executor="constant_rate", rate_rps=rate_rps, duration_s=duration_s, **common)
+
+
+Scenario = Annotated[Burst | Closed | ConstantRate | RampingRate | Capacity, Field(discriminator="executor")]
+
+
+class GeneratorLimits(Model):
+    """Beyond these limits the load generator itself was the bottleneck, and a scenario is invalid."""
+
+    lag_p99_ms: float = Field(default=20.0, gt=0)
+    cpu_ratio: float = Field(default=0.9, gt=0, le=1)
+    dispatch_lag_p99_ms: float = Field(default=10.0, gt=0)
+    achieved_ratio: float = Field(default=0.95, gt=0, le=1)
+
+
+def _workers(value: Any) -> int | str:
+    if isinstance(value, int) and not isinstance(value, bool) and 1 <= value <= MAX_WORKERS:
+        return value
+    if isinstance(value, str) and CLUSTER.fullmatch(value) and int(value.rpartition(":")[2]) < 65536:
+        return value
+    raise ValueError(f"1 to {MAX_WORKERS} processes of this machine, or a Dask scheduler, such as: dask://127.0.0.1:8786")
+
+
+class LoadPlan(Model):
+    """The scenarios, what is promised of each, and when a measurement does not count."""
+
+    scenarios: dict[Name, Scenario] = Field(min_length=1)
+    objectives: tuple[str, ...] = ()
+    generator: GeneratorLimits = GeneratorLimits()
+    workers: Annotated[Any, BeforeValidator(_workers)] = 1
+    seed: int = 0

@@ -1,0 +1,277 @@
+"""The connections of one scenario, the queue for them, and the rows. When to submit is the executor's business."""
+
+import asyncio
+import errno
+import ssl
+from collections import deque
+from collections.abc import Callable
+from time import monotonic_ns
+
+import numpy as np
+
+from tapecheck.load.content import Kept, is_wrong
+from tapecheck.load.protocol import Connection, Fresh
+from tapecheck.load.recorder import CHUNK_ROWS, CHUNK_ROWS_LOG2, Recorder
+from tapecheck.load.samples import ROW, ErrorKind
+from tapecheck.load.timing import server_times_ms
+from tapecheck.load.work import Work
+
+NAN = float("nan")
+IN_CHUNK = CHUNK_ROWS - 1
+NEVER = 2**62  # more requests than there can be
+TIMEOUT, NO_CONNECTION, CENSORED, PROTOCOL, CONTENT = (
+    int(kind) for kind in (ErrorKind.timeout, ErrorKind.no_connection, ErrorKind.censored, ErrorKind.protocol, ErrorKind.content)
+)
+LOCAL_ERRNO = {errno.EMFILE, errno.ENFILE, errno.EADDRNOTAVAIL, errno.ENOBUFS, errno.ENOMEM}
+IDLE_TIMEOUTS = (b"HTTP/1.1 408", b"HTTP/1.0 408")  # some servers say this before they close an idle connection
+
+
+def connect_error(error: BaseException) -> ErrorKind:
+    """Name why a connection could not be made."""
+    match error:
+        case TimeoutError():
+            return ErrorKind.connect_timeout
+        case ssl.SSLError():
+            return ErrorKind.tls
+        case ConnectionRefusedError():
+            return ErrorKind.connect_refused
+        case ConnectionError():
+            return ErrorKind.reset
+        case OSError() if error.errno in LOCAL_ERRNO:
+            return ErrorKind.local
+        case _:
+            return ErrorKind.unreachable
+
+
+class Pool:
+    """Takes requests with their intended start, gives each a connection, and writes its row when it has ended.
+
+    `on_done` is called with the instant at which a request ended, however it ended. Requests before `origin` are
+    warm-up; which combination a request uses is counted from `first_counted`, over all workers.
+    """
+
+    def __init__(self, work: Work, recorder: Recorder) -> None:
+        self.work = work
+        self.recorder = recorder
+        self.loop = asyncio.get_running_loop()
+        self.context = work.address.tls.context() if work.address.tls else None
+        self.raw = [request.raw for request in work.requests]
+        self.expected_status = [request.expected_status for request in work.requests]
+        self.bodiless = [request.method == "HEAD" for request in work.requests]
+        self.kinds = len(self.raw)
+        self.kept = Kept(self.kinds)
+        self.idle: list[Connection] = []
+        self.connections: set[Connection] = set()
+        self.suspect: set[int] = set()  # names of connections on which more was said than asked
+        self.waiting: deque[tuple[int, int]] = deque()  # (number, intended start)
+        self.tasks: set[asyncio.Task[None]] = set()
+        self.number = 0  # of the next request, in this worker
+        self.round = 0
+        self.origin = NEVER
+        self.workers = work.workers
+        self.first_combination = work.worker
+        self.done = 0
+        self.opening = 0
+        self.begun_total = 0
+        self.opened_total = 0
+        self.opened_when_refused = -1
+        self.unsolicited = 0
+        self.settled: asyncio.Future[None] | None = None
+        self.on_done: Callable[[int], None] = lambda now: None
+
+    def count_from(self, origin: int, first_counted: int) -> None:
+        """Let this worker's request `origin` be the first after the warm-up, and `first_counted` that of all workers."""
+        self.origin = origin
+        self.first_combination = self.work.worker - first_counted
+        self.kept.start_round(origin)
+
+    # ---- requests ----
+
+    def submit(self, intended_ns: int) -> None:
+        """Send a request now, or as soon as a connection is free."""
+        number = self.new_number()
+        if self.idle:
+            self._send(self.idle.pop(), number, intended_ns, waited=False)
+        else:
+            self.waiting.append((number, intended_ns))
+            self._open_for_waiting()
+
+    def new_number(self) -> int:
+        """Return the number of the next request, with room for its row."""
+        number = self.number
+        self.number = number + 1
+        if not number & IN_CHUNK:
+            self.recorder.grow()
+        return number
+
+    def _send(self, connection: Connection, number: int, intended_ns: int, *, waited: bool) -> None:
+        i = (number * self.workers + self.first_combination) % self.kinds
+        kept = self.kept.advance(number) if number >= self.kept.next else None
+        connection.send(self.raw[i], number, i, intended_ns, waited, self.expected_status[i], self.bodiless[i], kept)
+
+    def _send_waiting(self, connection: Connection) -> None:
+        self._send(connection, *self.waiting.popleft(), waited=True)
+
+    def ended(self, connection: Connection, done_ns: int, error: int) -> None:
+        """Write the row of a request that has ended on a connection, use that for the next one, tell the executor."""
+        number = connection.number
+        server_ms = db_ms = NAN
+        if connection.timing is not None:
+            server_ms, db_ms = server_times_ms(connection.timing)
+        recorder = self.recorder
+        ROW.pack_into(
+            recorder.views[number >> CHUNK_ROWS_LOG2],
+            (number & IN_CHUNK) * recorder.stride + recorder.shift,
+            connection.intended_ns,
+            connection.sent_ns,
+            connection.first_byte_ns,
+            done_ns,
+            server_ms,
+            db_ms,
+            connection.bytes,
+            connection.combination,
+            connection.name,
+            self.round,
+            connection.status,
+            error,
+            connection.used,
+            number < self.origin,
+            connection.waited,
+        )
+        if connection.kept is not None and not error:
+            self.kept.add(number, connection.combination, connection.kept)
+        if connection.keep_alive:
+            if self.waiting:
+                self._send_waiting(connection)
+            else:
+                self.idle.append(connection)
+        self.done += 1
+        self.on_done(done_ns)
+
+    def never_sent(self, number: int, intended_ns: int, error: int) -> None:
+        """Write the row of a request that never got a connection."""
+        now, recorder = monotonic_ns(), self.recorder
+        view, offset = recorder.views[number >> CHUNK_ROWS_LOG2], (number & IN_CHUNK) * recorder.stride + recorder.shift
+        i = (number * self.workers + self.first_combination) % self.kinds
+        warm_up = number < self.origin
+        ROW.pack_into(view, offset, intended_ns, 0, 0, now, NAN, NAN, 0, i, 0, self.round, 0, error, False, warm_up, True)
+        self.done += 1
+        self.on_done(now)
+
+    # ---- connections ----
+
+    async def prepare(self, count: int) -> None:
+        """Open connections, untimed, until `count` are idle; not again if none was possible since the last try."""
+        if self.opened_total == self.opened_when_refused:
+            return
+        for _ in range(min(count, self.work.max_connections) - len(self.connections) - self.opening):
+            self._open()
+        if self.opening:
+            self.settled = self.loop.create_future()
+            await self.settled
+        if not self.connections:
+            self.opened_when_refused = self.opened_total
+
+    def _open_for_waiting(self) -> None:
+        if self.opening < len(self.waiting) and len(self.connections) + self.opening < self.work.max_connections:
+            self._open()
+
+    def _open(self, fresh: Fresh | None = None) -> None:
+        self.opening += 1
+        self.begun_total += 1
+        name = (self.begun_total - 1) * self.workers + self.work.worker + 1  # no two workers use one
+        task = self.loop.create_task(self._connect(Connection(self, name, fresh)))
+        self.tasks.add(task)
+        task.add_done_callback(self.tasks.discard)
+
+    async def _connect(self, connection: Connection) -> None:
+        address = self.work.address
+        try:
+            async with asyncio.timeout(self.work.timeout_s):
+                await self.loop.create_connection(
+                    lambda: connection,
+                    address.host,
+                    address.port,
+                    ssl=self.context,
+                    server_hostname=address.tls.server_name if address.tls else None,
+                    ssl_handshake_timeout=self.work.timeout_s + 1 if address.tls else None,  # ours comes first
+                )
+        except (OSError, TimeoutError) as error:
+            if connection in self.connections:  # opened in the last moment
+                return
+            self._settle()
+            self._not_opened(connection, connect_error(error))
+
+    def _not_opened(self, connection: Connection, error: int) -> None:
+        if self.waiting:
+            self.never_sent(*self.waiting.popleft(), error)
+            self._open_for_waiting()
+
+    def _settle(self) -> None:
+        self.opening -= 1
+        if not self.opening and self.settled is not None and not self.settled.done():
+            self.settled.set_result(None)
+
+    def opened(self, connection: Connection) -> None:
+        """Give a new connection to the request that has waited longest, or keep it for later."""
+        self.connections.add(connection)
+        self.opened_total += 1
+        if self.waiting:
+            self._send_waiting(connection)
+        else:
+            self.idle.append(connection)
+        self._settle()
+
+    def lost(self, connection: Connection) -> None:
+        """Forget a closed connection, and open another if a request waits."""
+        self.connections.discard(connection)
+        if connection in self.idle:
+            self.idle.remove(connection)
+        if self.waiting:
+            self._open_for_waiting()
+
+    def said_too_much(self, connection: Connection) -> None:
+        """Remember that answers on this connection may have been taken for those to other requests."""
+        self.suspect.add(connection.name)
+
+    def spoke_unasked(self, connection: Connection, data: bytes) -> None:
+        """Close an idle connection on which data came: what it says next would be taken for another answer."""
+        self.unsolicited += 1
+        if not data.startswith(IDLE_TIMEOUTS):
+            self.said_too_much(connection)
+        connection.abort()
+        self.lost(connection)
+
+    def sweep(self, cutoff_ns: int | None) -> None:
+        """End what has taken longer than timeout_s, and after `cutoff_ns` everything."""
+        now = monotonic_ns()
+        cut = cutoff_ns is not None and now >= cutoff_ns
+        limit_ns = now if cut else now - int(self.work.timeout_s * 1e9)
+        for connection in [c for c in self.connections if c.busy and c.sent_ns <= limit_ns]:
+            connection.abort()
+            self.connections.discard(connection)
+            self.ended(connection, now, CENSORED if cut else TIMEOUT)
+        while self.waiting and self.waiting[0][1] <= limit_ns:
+            self.never_sent(*self.waiting.popleft(), CENSORED if cut else NO_CONNECTION)
+
+    def close(self) -> None:
+        """Forget what waits and close everything."""
+        self.on_done = lambda now: None
+        self.waiting.clear()
+        for task in self.tasks:
+            task.cancel()
+        for connection in list(self.connections):
+            connection.abort()
+
+    # ---- afterwards ----
+
+    def check(self) -> int:
+        """Turn answers that prove wrong into errors; return how many bodies were compared."""
+        samples, kept = self.recorder.rows(self.number), self.kept.take()
+        for number, i, raw in kept:
+            if is_wrong(raw, self.work.requests[i].expected_json, bodiless=self.bodiless[i]):
+                samples["error"][number] = CONTENT
+        if self.suspect:  # the first answer on a connection is to its first request; each later one may be a surplus one
+            late = np.isin(samples["connection"], list(self.suspect)) & (samples["connection_reused"] == 1)
+            samples["error"][late & (samples["error"] == 0)] = PROTOCOL
+        return len(kept)

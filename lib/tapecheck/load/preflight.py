@@ -1,0 +1,237 @@
+"""Checks that the target is what the configuration says, one plain request at a time, before any load."""
+
+import contextlib
+import ipaddress
+import logging
+import math
+import socket
+import ssl
+import time
+from collections.abc import Mapping, Sequence
+
+import certifi
+import httpx
+
+from tapecheck import config
+from tapecheck.config import Secret, Target
+from tapecheck.errors import ConfigError, Problem, TargetDown, TargetError
+from tapecheck.load import content
+from tapecheck.load.protocol import BODY_LIMIT
+from tapecheck.load.work import Address, PreparedRequest, Tls
+
+REQUESTS_LIMIT = 32  # of all combinations, spread evenly over each scenario's
+TIME_LIMIT_S = 20.0  # after that, what has been checked is enough
+TIMEOUT_S = 10.0  # for one answer
+CONNECT_S = 5.0  # for a connection
+
+
+def check(target: Target, prepared: Mapping[str, Sequence[PreparedRequest]], *, timeout_s: float = TIMEOUT_S) -> Address:
+    """Ask the target for some of what the plan will ask, and return the numeric address that answered.
+
+    Args:
+        target: opened, so that it has a `base_url`.
+        prepared: the requests of each scenario; at least one of each is sent, at most `REQUESTS_LIMIT` of all.
+        timeout_s: how long one answer may take.
+
+    Raises:
+        ConfigError: the target lies beyond this machine without `allow_remote`, or `ca_file` cannot be read; nothing was sent.
+        TargetError: it answers, but not as configured.
+        TargetDown: it does not answer.
+    """
+    assert target.base_url is not None, "an opened target has a URL"
+    logging.getLogger("httpx").setLevel(logging.WARNING)  # its INFO line holds the whole URL
+    url = httpx.URL(target.base_url)
+    tls, context = _tls(target, url)
+    found = _resolve(url)
+    _refuse_remote(target, url, found)
+    address = Address(host=_connectable(url, found), port=_port(url), tls=tls)
+    deadline = time.monotonic() + TIME_LIMIT_S
+    with httpx.Client(verify=context or False, trust_env=False, follow_redirects=False, timeout=timeout_s) as client:
+        for i, request in enumerate(_spread(prepared)):
+            if i >= len(prepared) and time.monotonic() > deadline:
+                break
+            try:
+                _check_one(client, target, request, address, timeout_s)
+            except TargetError as error:
+                raise type(error)(_redacted(str(error), target)) from None
+    return address
+
+
+def _redacted(text: str, target: Target) -> str:
+    """Blank out every secret in what is shown, since a target may send back what it was sent."""
+    for value in target.headers.values():
+        if isinstance(value, Secret):
+            text = text.replace(value.reveal(), "***")
+    return text
+
+
+def _exchange(client: httpx.Client, sent: httpx.Request, target: Target, timeout_s: float) -> tuple[httpx.Response, bytes]:
+    """Return the answer and its body, read within `timeout_s` in all and `BODY_LIMIT` bytes, its secrets blanked out."""
+    deadline, parts, size = time.monotonic() + timeout_s, [], 0
+    with contextlib.closing(client.send(sent, stream=True)) as answer:
+        for part in answer.iter_bytes():
+            parts.append(part)
+            size += len(part)
+            if size > BODY_LIMIT:
+                raise TargetError(f"{sent.method} {sent.url}: the body is larger than {BODY_LIMIT} bytes: is this the right path?")
+            if time.monotonic() > deadline:
+                raise httpx.ReadTimeout("the answer drips")
+    body = b"".join(parts)
+    for value in target.headers.values():
+        if isinstance(value, Secret):
+            body = body.replace(value.reveal().encode(), b"***")
+    return answer, body
+
+
+def _spread(prepared: Mapping[str, Sequence[PreparedRequest]]) -> list[PreparedRequest]:
+    """Return the first request of each scenario, then more of each, evenly, each distinct one once."""
+    each = max(1, REQUESTS_LIMIT // max(1, len(prepared)))
+    strides = {name: math.ceil(len(requests) / each) for name, requests in prepared.items()}
+    first = [requests[0] for requests in prepared.values()]
+    more = [request for name, requests in prepared.items() for request in requests[:: strides[name]]]
+    return list({request.raw: request for request in first + more}.values())
+
+
+# ---- where it is ----
+
+
+def _port(url: httpx.URL) -> int:
+    return url.port or (443 if url.scheme == "https" else 80)
+
+
+def _tls(target: Target, url: httpx.URL) -> tuple[Tls | None, ssl.SSLContext | None]:
+    if url.scheme != "https":
+        return None, None
+    file = str(config.find(target.ca_file)) if target.ca_file else certifi.where()
+    tls = Tls(server_name=url.host, ca_file=file)
+    try:
+        return tls, tls.context()
+    except (OSError, ssl.SSLError) as error:
+        got = f"{target.ca_file!r}: {error}"
+        raise ConfigError([Problem(file=f"target {target.name}", key="ca_file", got=got, allowed="a file of PEM certificates")]) from None
+
+
+def _resolve(url: httpx.URL) -> list[str]:
+    try:
+        found = socket.getaddrinfo(url.host, _port(url), type=socket.SOCK_STREAM)
+    except (OSError, UnicodeError) as error:
+        why = getattr(error, "strerror", None) or str(error)
+        raise TargetError(f"{url}: the host name {url.host!r} cannot be resolved ({why}): correct base_url, or the name service") from None
+    return list(dict.fromkeys(str(entry[4][0]) for entry in found))
+
+
+def _refuse_remote(target: Target, url: httpx.URL, found: Sequence[str]) -> None:
+    remote = [ip for ip in found if not ipaddress.ip_address(ip.partition("%")[0]).is_loopback]
+    if remote and not target.allow_remote:
+        raise ConfigError(
+            [
+                Problem(
+                    file=f"target {target.name}",
+                    key="allow_remote",
+                    got=f"false, while {url} is at {remote[0]}, beyond this machine",
+                    allowed="a loopback address; or allow_remote: true, if you may send load there",
+                )
+            ]
+        )
+
+
+def _connectable(url: httpx.URL, found: Sequence[str]) -> str:
+    """Return the first of a host's addresses that accepts a connection, so that the load goes there without a detour."""
+    reasons = []
+    for ip in found:
+        try:
+            socket.create_connection((ip, _port(url)), timeout=CONNECT_S).close()
+        except TimeoutError:
+            reasons.append(f"no connection to {ip} within {CONNECT_S:.0f} s")
+        except OSError as error:
+            reasons.append(f"{ip}: {error.strerror or error}")
+        else:
+            return ip
+    raise TargetDown(f"{url}: nothing answers at port {_port(url)} ({'; '.join(reasons)}): start the target, or correct base_url")
+
+
+# ---- what it answers ----
+
+
+def _check_one(client: httpx.Client, target: Target, request: PreparedRequest, address: Address, timeout_s: float) -> None:
+    url = httpx.URL(request.url)
+    what = f"{request.method} {request.url}"
+    sent = httpx.Request(
+        request.method,
+        url.copy_with(host=address.host),  # the address that was checked; Host and TLS keep the name
+        headers=list(request.headers),
+        content=request.body or None,
+        extensions={"sni_hostname": url.host, "timeout": httpx.Timeout(timeout_s).as_dict()},
+    )
+    try:
+        answer, body = _exchange(client, sent, target, timeout_s)
+    except httpx.DecodingError as error:
+        raise TargetError(f"{what}: the body cannot be decoded as its Content-Encoding says ({error})") from None
+    except httpx.ConnectTimeout:
+        kind = "TLS: no handshake" if address.tls else "no connection"
+        hint = "is this port https?" if address.tls else "the target is too busy to accept one"
+        raise TargetDown(f"{what}: {kind} within {timeout_s:g} s: {hint}") from None
+    except httpx.TimeoutException:
+        raise TargetDown(f"{what}: no whole answer within {timeout_s:g} s: the target is too slow for any load, or hangs") from None
+    except httpx.RemoteProtocolError as error:
+        raise _not_http(what, error) from None
+    except httpx.TransportError as error:
+        raise _transport(what, error) from None
+    _check_status(what, target, request, answer, body)
+    if request.method != "HEAD":
+        says_json = content.is_json(answer.headers.get("content-type", ""))
+        if problem := content.wrong(body, request.expected_json, says_json=says_json):
+            raise TargetError(f"{what}: {problem}: correct the request's `expect`, or base_url if this is another service")
+
+
+def _not_http(what: str, error: httpx.RemoteProtocolError) -> TargetError:
+    if "disconnected" in str(error) or "peer closed" in str(error):
+        return TargetDown(f"{what}: the connection was closed before the answer was whole: the target failed, or is something else")
+    return TargetError(f"{what}: the answer is not HTTP ({error}): the port is of something else")
+
+
+def _transport(what: str, error: httpx.TransportError) -> TargetError:
+    cause = next((e for e in _causes(error) if isinstance(e, ssl.SSLError)), None)
+    if isinstance(cause, ssl.SSLCertVerificationError):
+        return TargetError(f"{what}: TLS: the certificate is refused ({cause.verify_message}): name its authority with ca_file")
+    if cause is not None:
+        return TargetError(f"{what}: TLS: {(cause.reason or str(cause)).replace('_', ' ').lower()}: is this port https?")
+    return TargetDown(f"{what}: {str(error) or type(error).__name__}: the target closed or reset the connection")
+
+
+def _causes(error: BaseException) -> list[BaseException]:
+    chain: list[BaseException] = []
+    here: BaseException | None = error
+    while here is not None and here not in chain:
+        chain.append(here)
+        here = here.__cause__ or here.__context__
+    return chain
+
+
+def _check_status(what: str, target: Target, request: PreparedRequest, answer: httpx.Response, body: bytes) -> None:
+    status = answer.status_code
+    if status == request.expected_status:
+        return
+    says = f"{what}: answered {status}, expected {request.expected_status}"
+    if status in (401, 403):
+        raise TargetError(f"{says}: the key is missing or wrong; headers sent: {_header_names(target)}")
+    if status == 404:
+        raise TargetError(f"{says}: no such path; correct the request in the target file, or base_url")
+    if answer.is_redirect:
+        raise TargetError(f"{says}: redirected to {_location(answer)}, and redirects are not followed: name that URL instead")
+    if status == 429 or status >= 500:
+        raise TargetDown(f"{says}: the target does not work, even without load: {content.shown(body)}")
+    raise TargetError(f"{says}: {content.shown(body)}")
+
+
+def _header_names(target: Target) -> str:
+    names = [f"{name} (from {value.env})" if isinstance(value, Secret) else name for name, value in target.headers.items()]
+    return ", ".join(names) or "none; name the key under `headers`"
+
+
+def _location(answer: httpx.Response) -> str:
+    try:
+        there = answer.url.join(answer.headers["location"])
+    except (httpx.InvalidURL, KeyError):
+        return "somewhere unreadable"
+    return str(there.copy_with(query=None, fragment=None, userinfo=None))

@@ -1,0 +1,227 @@
+"""One HTTP/1.1 connection: sends a request, parses its one answer, says how that ended. When to send is not its business.
+
+This is the hot path: one callback per TCP segment and per header, no allocation of its own.
+"""
+
+import asyncio
+from time import monotonic_ns
+from typing import Protocol, cast
+
+from httptools import HttpParserError, HttpParserUpgrade, HttpResponseParser
+
+from tapecheck.load.samples import ErrorKind
+
+BODY_LIMIT = 64 * 2**20  # bytes of one answer
+HEAD_LIMIT = 64 * 2**10  # bytes of status line and headers
+KEEP_LIMIT = 4 * 2**20  # bytes of an answer that is kept for checking
+
+NONE, STATUS, PROTOCOL, TOO_LARGE, RESET, CLOSED_EARLY = (
+    int(kind)
+    for kind in (ErrorKind.none, ErrorKind.status, ErrorKind.protocol, ErrorKind.too_large, ErrorKind.reset, ErrorKind.closed_early)
+)
+
+Fresh = tuple[int, int, int, bool]  # (request, intended start, when the connection was begun, waited for leave to)
+
+
+class Owner(Protocol):
+    """Who owns connections and is told what happens on them."""
+
+    def opened(self, connection: "Connection") -> None:
+        """Take a connection that can be used."""
+
+    def ended(self, connection: "Connection", done_ns: int, error: int) -> None:
+        """Take the end of its request, and the connection again if `keep_alive`."""
+
+    def lost(self, connection: "Connection") -> None:
+        """Forget a connection that is closed."""
+
+    def spoke_unasked(self, connection: "Connection", data: bytes) -> None:
+        """Hear that data came while no request was in flight."""
+
+    def said_too_much(self, connection: "Connection") -> None:
+        """Hear that more than one answer came to a request; its end is told next."""
+
+
+class Connection(asyncio.Protocol):
+    """A keep-alive connection that carries one request at a time."""
+
+    __slots__ = (
+        "bodiless",
+        "busy",
+        "bytes",
+        "combination",
+        "complete",
+        "expected_status",
+        "extra",
+        "first_byte_ns",
+        "framed",
+        "fresh",
+        "head_done",
+        "intended_ns",
+        "keep_alive",
+        "kept",
+        "name",
+        "number",
+        "owner",
+        "parser",
+        "sent_ns",
+        "status",
+        "timing",
+        "transport",
+        "used",
+        "waited",
+    )
+
+    def __init__(self, owner: Owner, name: int = 0, fresh: Fresh | None = None) -> None:
+        self.owner = owner
+        self.name = name  # a number
+        self.fresh = fresh  # the only request it is for
+        self.busy = False
+        self.used = False
+        self.number = -1
+        self.keep_alive = True
+        self.kept: list[bytes] | None = None
+
+    # ---- towards the target ----
+
+    def send(
+        self,
+        raw: bytes,
+        number: int,
+        combination: int,
+        intended_ns: int,
+        waited: bool,
+        expected_status: int,
+        bodiless: bool,
+        kept: list[bytes] | None,
+    ) -> None:
+        """Send a request; its end is told to the owner."""
+        self.number = number
+        self.combination = combination
+        self.intended_ns = intended_ns
+        self.waited = waited
+        self.expected_status = expected_status
+        self.bodiless = bodiless
+        self.kept = kept
+        self.bytes = self.first_byte_ns = self.status = 0
+        self.complete = self.extra = self.head_done = self.framed = False
+        self.timing: bytes | None = None
+        self.busy = True
+        self.sent_ns = monotonic_ns()
+        self.transport.write(raw)
+
+    def abort(self) -> None:
+        """Close at once; a request in flight is forgotten, so record it first."""
+        self.busy = self.keep_alive = False
+        self.transport.abort()
+
+    def _end(self, now: int, error: int) -> None:
+        self.busy = False
+        if not self.keep_alive:
+            self.transport.abort()
+        elif self.bodiless:
+            self.parser = HttpResponseParser(self)  # this one still waits for the body that HEAD does not have
+        self.owner.ended(self, now, error)
+        self.used = True
+
+    def _fail(self, now: int, error: int) -> None:
+        self.keep_alive = False
+        self._end(now, error)
+
+    # ---- asyncio calls ----
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Begin with a parser that serves every answer on this connection."""
+        self.transport = cast(asyncio.Transport, transport)
+        self.parser = HttpResponseParser(self)
+        self.owner.opened(self)
+
+    def data_received(self, data: bytes) -> None:
+        """Parse what came, and end the request when its answer is whole or wrong."""
+        now = monotonic_ns()
+        if not self.busy:
+            self.owner.spoke_unasked(self, data)
+            return
+        before = self.bytes
+        if not before:
+            self.first_byte_ns = now
+        self.bytes = size = before + len(data)
+        if self.kept is not None:
+            self._keep(data)
+        had_head = self.head_done
+        try:
+            self.parser.feed_data(data)
+        except (HttpParserError, HttpParserUpgrade):
+            self._fail(now, PROTOCOL)
+            return
+        if size > HEAD_LIMIT and not had_head and self._head_bytes(before, data) > HEAD_LIMIT:
+            self._fail(now, PROTOCOL)
+        elif self.complete:
+            if self.extra or (self.bodiless and not b"\r\n\r\n".endswith(data[-4:])):
+                self.owner.said_too_much(self)
+                self._fail(now, PROTOCOL)
+            else:
+                self._end(now, NONE if self.status == self.expected_status else STATUS)
+        elif size > BODY_LIMIT:
+            self._fail(now, TOO_LARGE)
+
+    def _keep(self, data: bytes) -> None:
+        if self.bytes > KEEP_LIMIT:
+            self.kept = None
+        elif self.kept is not None:
+            self.kept.append(data)
+
+    def _head_bytes(self, before: int, data: bytes) -> int:
+        """Return at least how long the head is, when this segment ended it or it has not ended yet."""
+        return before + (max(0, data.find(b"\r\n\r\n")) if self.head_done else len(data))
+
+    def connection_lost(self, error: Exception | None) -> None:
+        """End the request in flight: with an error, or with success if its body lasts until the close."""
+        now = monotonic_ns()
+        self.keep_alive = False
+        if self.busy:
+            if error is not None:
+                self._fail(now, RESET)
+            elif self.head_done and not self.framed and not self.complete:  # a body that ends where the connection does
+                self.status = self.parser.get_status_code()
+                self._fail(now, NONE if self.status == self.expected_status else STATUS)
+            else:
+                self._fail(now, CLOSED_EARLY)
+        self.owner.lost(self)
+        del self.parser  # breaks the cycle of parser and protocol: the collector is off while measuring
+
+    # ---- httptools calls ----
+
+    def on_message_begin(self) -> None:
+        """Notice a second answer behind the first."""
+        if self.complete:
+            self.extra = True
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """Remember Server-Timing, and whether the body's length is known."""
+        size = len(name)  # compare lengths first: most headers are of no interest
+        if size == 13:
+            if name.lower() == b"server-timing":
+                self.timing = value if self.timing is None else self.timing + b"," + value
+        elif (size == 14 and name.lower() == b"content-length") or (size == 17 and name.lower() == b"transfer-encoding"):
+            self.framed = True
+
+    def on_headers_complete(self) -> None:
+        """Notice the end of the head, which is all that HEAD gets."""
+        self.head_done = True
+        if self.bodiless:
+            self._final()
+
+    def on_message_complete(self) -> None:
+        """Notice the end of the answer."""
+        if not self.bodiless or not self.complete:
+            self._final()
+
+    def _final(self) -> None:
+        status = self.parser.get_status_code()
+        if status < 200:  # an interim answer; the final one follows
+            self.head_done = self.framed = False
+        else:
+            self.status = status
+            self.keep_alive = self.parser.should_keep_alive()
+            self.complete = True

@@ -1,0 +1,97 @@
+"""What a load run leaves behind: samples, resources, and what is needed to read them without a target."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from pydantic import TypeAdapter
+
+from tapecheck import runs
+from tapecheck.errors import ConfigError, Problem
+from tapecheck.runs import Environment, TargetInfo
+
+_METADATA_KEY = b"tapecheck"
+_COLUMNS = frozenset({"scenario", "round", "intended_ns", "sent_ns", "done_ns", "status", "error", "warm_up", "server_ms", "connection"})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GeneratorStats:
+    """How the load generator itself fared in one scenario; it must not be the bottleneck.
+
+    `lag_p99_ms` is of its event loops, `dispatch_lag_p99_ms` from intended start to send while a connection was free,
+    `cpu_ratio` of its busiest worker, `achieved_ratio` sent in time over offered (open models only). `workers_lost` names
+    each worker that died in mid-run; `clock_error_ms` is how far the clocks of other machines may be off.
+    """
+
+    lag_p99_ms: float | None
+    cpu_ratio: float
+    achieved_ratio: float | None
+    content_checked: int
+    dispatch_lag_p99_ms: float | None = None
+    workers: int = 1
+    workers_lost: tuple[str, ...] = ()
+    clock_error_ms: float = 0.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Context:
+    """What the samples do not say: when, from where, against what, and how the generator fared, by scenario.
+
+    Each level of a capacity sweep is a scenario of its own, with its rate in `rates_rps`.
+    """
+
+    run_id: str
+    started_at: datetime
+    target: TargetInfo
+    environment: Environment
+    executors: dict[str, str]
+    generator: dict[str, GeneratorStats]
+    rates_rps: dict[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Recording:
+    """Raw samples (columns: docs/METHOD.md), resources (`resources.SCHEMA`) and their context."""
+
+    samples: pa.Table
+    resources: pa.Table
+    context: Context
+    source: str | None = None
+
+    def tables(self) -> Mapping[str, pa.Table]:
+        """Return the tables to store; the samples carry the context in their metadata."""
+        context = TypeAdapter(Context).dump_json(self.context)
+        samples = self.samples.replace_schema_metadata({**(self.samples.schema.metadata or {}), _METADATA_KEY: context})
+        return {"samples": samples, "resources": self.resources}
+
+
+def read(path: str | Path) -> Recording:
+    """Read the recording of a run folder.
+
+    Raises:
+        ConfigError: the folder is no complete load run.
+    """
+    return read_files(runs.read(path, "load").folder, source=str(path))
+
+
+def read_files(folder: Path, *, source: str) -> Recording:
+    """Read the files of a recording, whatever else the folder holds.
+
+    Raises:
+        ConfigError: one is missing, broken or incomplete.
+    """
+    try:  # reading ahead would hold the whole file beside the table
+        samples, watched = (pq.read_table(folder / f"{name}.parquet", pre_buffer=False) for name in ("samples", "resources"))
+        context = TypeAdapter(Context).validate_python(json.loads(samples.schema.metadata[_METADATA_KEY]))
+        missing = sorted(_COLUMNS.difference(samples.column_names))
+        if missing:
+            raise KeyError(", ".join(missing))
+    except (OSError, ValueError, KeyError, TypeError, pa.ArrowInvalid) as error:
+        got = f"samples that cannot be read ({type(error).__name__}: {str(error)[:80]})"
+        raise ConfigError([Problem(file=source, key="run", got=got, allowed="a complete load run")]) from error
+    pa.default_memory_pool().release_unused()  # what decoding took beside the table
+    return Recording(samples=samples, resources=watched, context=context, source=source)

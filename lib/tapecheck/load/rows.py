@@ -1,0 +1,111 @@
+"""The samples of one scenario as arrays, decoded column by column when asked for. It computes no statistics.
+
+Ten million samples fill a table of 0.7 GB; so nothing is decoded twice at a time, and no array is kept here.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from tapecheck.load.plan import COLUMNS
+
+Mask = NDArray[np.bool_]
+Numbers = NDArray[np.float64] | NDArray[np.int64]
+Codes = NDArray[np.integer]
+
+
+def counted(samples: pa.Table, scenario: str) -> "Rows":
+    """Select the samples of a scenario, without its warm-up; none when nothing was sent."""
+    return measured(sent(samples, scenario).table)
+
+
+def sent(samples: pa.Table, scenario: str) -> "Rows":
+    """Select the samples of a scenario, its warm-up included; none when nothing was sent."""
+    names, codes = _codes(samples.column("scenario"))
+    chosen = codes == names.index(scenario) if scenario in names else np.zeros(len(codes), bool)
+    first, last = _reach(chosen)
+    together = np.count_nonzero(chosen) == last - first  # as a load run leaves them: no copy
+    return Rows(samples.slice(first, last - first) if together else samples.filter(pa.array(chosen)))
+
+
+def measured(samples: pa.Table) -> "Rows":
+    """Select the samples without the warm-up."""
+    chosen = ~samples.column("warm_up").to_numpy()
+    first, last = _reach(chosen)
+    chosen = chosen[first:last]
+    return Rows(samples.slice(first, last - first), None if chosen.all() else chosen)
+
+
+def _reach(mask: Mask) -> tuple[int, int]:
+    """Return where the first chosen row is, and the one after the last."""
+    return (int(np.argmax(mask)), len(mask) - int(np.argmax(mask[::-1]))) if mask.any() else (0, 0)
+
+
+def _codes(column: pa.ChunkedArray) -> tuple[list[str], Codes]:
+    """Return the words of a column and, per row, the index into them; an absent one is the last word, which is empty."""
+    column = column if pa.types.is_dictionary(column.type) else column.dictionary_encode()
+    chunks = column.unify_dictionaries().chunks
+    words = chunks[0].dictionary.to_pylist() if chunks else []
+    codes, at = np.empty(len(column), np.min_scalar_type(len(words))), 0
+    for chunk in chunks:
+        codes[at : at + len(chunk)] = chunk.indices.fill_null(len(words)).to_numpy(zero_copy_only=False)
+        at += len(chunk)
+    return [*map(str, words), ""], codes
+
+
+def tally(codes: Codes, words: Sequence[str]) -> dict[str, int]:
+    """Count how often each word occurs, those that do not left out."""
+    parts = np.array_split(codes, len(codes) // 2**20 + 1)  # counting widens its argument eightfold
+    counts = np.sum([np.bincount(part, minlength=len(words)) for part in parts], axis=0).tolist()
+    return {word: count for word, count in zip(words, counts, strict=True) if count}
+
+
+class Rows:
+    """Some samples of a recording. Methods decode and return a new array each time they are called."""
+
+    def __init__(self, table: pa.Table, keep: Mask | None = None) -> None:
+        self.table = table
+        self._keep = keep
+
+    def __len__(self) -> int:
+        return self.table.num_rows if self._keep is None else int(np.count_nonzero(self._keep))
+
+    def numbers(self, name: str) -> Numbers:
+        """Return a column of numbers; an absent one is NaN."""
+        values: Numbers = self.table.column(name).to_numpy()
+        return values if self._keep is None else values[self._keep]
+
+    def codes(self, name: str) -> tuple[list[str], Codes]:
+        """Return the words of a column and, per sample, the index into them; an absent word is empty."""
+        names, codes = _codes(self.table.column(name))
+        return names, codes if self._keep is None else codes[self._keep]
+
+    def failed(self) -> Mask:
+        """Tell for each sample whether it failed."""
+        names, codes = self.codes("error")
+        failed: Mask = np.array([name != "none" for name in names], dtype=bool)[codes]
+        return failed
+
+    def dimensions(self) -> list[str]:
+        """Return the names of the parameters."""
+        return [name for name in self.table.column_names if name not in COLUMNS]
+
+    def response_ms(self) -> NDArray[np.float64]:
+        """Completion minus intended start."""
+        return self._since("intended_ns")
+
+    def service_ms(self) -> NDArray[np.float64]:
+        """Completion minus actual send; NaN where nothing was sent."""
+        service_ms = self._since("sent_ns")
+        service_ms[self.numbers("sent_ns") == 0] = np.nan
+        return service_ms
+
+    def _since(self, name: str) -> NDArray[np.float64]:
+        taken, at = np.empty(self.table.num_rows), 0
+        for batch in self.table.select([name, "done_ns"]).to_batches():  # part by part, so that no whole column is copied
+            began, done = (column.to_numpy() for column in batch.columns)
+            taken[at : at + len(done)] = (done - began) / 1e6
+            at += len(done)
+        return taken if self._keep is None else taken[self._keep]

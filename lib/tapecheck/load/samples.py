@@ -1,0 +1,150 @@
+"""Samples: one flat row a request, in arrays. It knows nothing of files or tables."""
+
+import struct
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from enum import IntEnum
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+class ErrorKind(IntEnum):
+    """Why a request failed; `none` is a right answer. The order is stored: append only."""
+
+    none = 0
+    connect_refused = 1  # the target refused the connection
+    connect_timeout = 2  # no connection within timeout_s
+    unreachable = 3  # no route, or another failure of the network to connect
+    tls = 4  # handshake or certificate
+    no_connection = 5  # waited timeout_s for a free connection; never sent
+    timeout = 6  # sent, and no whole answer within timeout_s
+    reset = 7  # the connection was reset before the answer was whole
+    closed_early = 8  # the connection was closed before the answer was whole
+    protocol = 9  # not HTTP/1.1, a head beyond HEAD_LIMIT, or more than was asked
+    status = 10  # another status than expected; redirects too, they are not followed
+    content = 11  # the right status, but the body is not what was expected
+    too_large = 12  # a body beyond BODY_LIMIT
+    censored = 13  # still in flight when the scenario was cut off: took at least that long
+    local = 14  # this machine ran out of ports or file descriptors: the generator's fault
+
+
+SAMPLE = np.dtype(
+    [
+        ("intended_ns", "<i8"),
+        ("sent_ns", "<i8"),
+        ("first_byte_ns", "<i8"),
+        ("done_ns", "<i8"),
+        ("server_ms", "<f4"),
+        ("db_ms", "<f4"),
+        ("bytes", "<u4"),
+        ("request", "<u4"),
+        ("connection", "<u4"),
+        ("round", "<u2"),
+        ("status", "<u2"),
+        ("error", "u1"),
+        ("connection_reused", "u1"),
+        ("warm_up", "u1"),
+        ("waited", "u1"),
+    ],
+    align=True,
+)
+ROW = struct.Struct("<qqqqffIIIHHBBBB4x")  # the same layout as SAMPLE, so that one call writes a row
+
+Samples = NDArray[np.void]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Outcome:
+    """What one worker says of its share, beside its rows; times are of its own clock.
+
+    `started_ns` and `ended_ns` bound the part after the warm-up. `offered` and `on_time` count an open model's requests:
+    those of the share, and those that were submitted before the schedule was over.
+    """
+
+    started_ns: int
+    ended_ns: int
+    checked: int
+    connections: int
+    unsolicited: int
+    cpu_s: float
+    lag_ms: NDArray[np.float32]
+    limit_reached: bool
+    offered: int
+    on_time: int
+
+    @property
+    def cpu_ratio(self) -> float:
+        """Return the worker's CPU seconds per second of the measurement: 1.0 is one busy core."""
+        return self.cpu_s * 1e9 / (self.ended_ns - self.started_ns) if self.ended_ns > self.started_ns else 0.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Measured:
+    """What the workers saw of one scenario.
+
+    `samples` are in the order of their requests as they were dealt out to the workers, the warm-up flagged. `started_ns`
+    and `ended_ns` bound the part after the warm-up on the monotonic clock that the samples use; `started_at` is the same
+    instant in UTC. `lag_ms` are delays of a 10 ms heartbeat in the workers' event loops.
+    """
+
+    samples: Samples
+    started_at: datetime
+    started_ns: int
+    ended_ns: int
+    checked: int  # bodies decoded and compared
+    connections: int  # opened in all, warm-up included
+    unsolicited: int  # idle connections on which the target spoke without being asked
+    cpu_ratio: float  # of the busiest worker: 1.0 is one busy core
+    lag_ms: NDArray[np.float32]
+    limit_reached: bool  # stopped at MAX_REQUESTS, before its duration was over
+    achieved_ratio: float | None = None  # of an open model: how much of the schedule was submitted before it was over
+    workers: int = 1
+    lost: tuple[str, ...] = ()  # for each worker that died in mid-run, which and how
+    clock_error_ms: float = 0.0  # how far the clocks of workers on other machines may be off
+
+    @property
+    def wall_s(self) -> float:
+        """Return how long the part after the warm-up took."""
+        return (self.ended_ns - self.started_ns) / 1e9
+
+    @property
+    def dispatch_lag_ms(self) -> NDArray[np.float64]:
+        """Return how late each request was sent though a connection was free: the generator's own delay."""
+        rows = self.samples
+        own = (rows["waited"] == 0) & (rows["sent_ns"] > 0) & (rows["warm_up"] == 0)
+        lag_ms: NDArray[np.float64] = (rows["sent_ns"][own] - rows["intended_ns"][own]) / 1e6
+        return lag_ms
+
+
+def merged(
+    samples: Samples, outcomes: Sequence[Outcome], *, workers: int = 1, lost: tuple[str, ...] = (), clock_error_ms: float = 0.0
+) -> Measured:
+    """Put together what several workers saw; their samples are already one array on one clock, this process's."""
+    counted = samples[samples["warm_up"] == 0] if not outcomes else samples[:0]  # all workers died: the rows must do
+    started_ns = min((o.started_ns for o in outcomes), default=int(counted["intended_ns"].min(initial=time.monotonic_ns())))
+    offered = sum(o.offered for o in outcomes)
+    return Measured(
+        samples=samples,
+        started_at=utc_of(started_ns),
+        started_ns=started_ns,
+        ended_ns=max((o.ended_ns for o in outcomes), default=int(counted["done_ns"].max(initial=started_ns))),
+        checked=sum(o.checked for o in outcomes),
+        connections=sum(o.connections for o in outcomes),
+        unsolicited=sum(o.unsolicited for o in outcomes),
+        cpu_ratio=max((o.cpu_ratio for o in outcomes), default=0.0),
+        lag_ms=np.concatenate([o.lag_ms for o in outcomes]) if outcomes else np.zeros(0, np.float32),
+        limit_reached=any(o.limit_reached for o in outcomes),
+        achieved_ratio=sum(o.on_time for o in outcomes) / offered if offered else None,
+        workers=workers,
+        lost=lost,
+        clock_error_ms=clock_error_ms,
+    )
+
+
+def utc_of(monotonic_ns: int) -> datetime:
+    """Return the instant in UTC at which this process's monotonic clock stood so."""
+    instant, elapsed = datetime.now(UTC), timedelta(seconds=(time.monotonic_ns() - monotonic_ns) / 1e9)
+    return instant - elapsed

@@ -1,0 +1,35 @@
+"""Says when a load run measured its own generator rather than the target. What was measured is another module's business."""
+
+from dataclasses import dataclass
+
+from tapecheck.load.recording import GeneratorStats
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Limits:
+    """Beyond which figures of the generator a scenario says nothing about the target."""
+
+    lag_p99_ms: float
+    cpu_ratio: float
+    achieved_ratio: float
+    dispatch_lag_p99_ms: float = 10.0
+
+
+def invalid(generator: GeneratorStats, limits: Limits, *, local: int = 0) -> str | None:
+    """Say why a scenario measured its own generator, or None when it did not; `local` requests failed for want of ports or files here."""
+    reasons = []
+    if local:
+        reasons.append(f"{local:,} requests failed because this machine ran out of ports or file descriptors")
+    if generator.lag_p99_ms is not None and generator.lag_p99_ms > limits.lag_p99_ms:
+        reasons.append(f"the generator's event loop lagged {generator.lag_p99_ms:.1f} ms (p99; limit {limits.lag_p99_ms:g})")
+    if generator.cpu_ratio > limits.cpu_ratio:
+        reasons.append(f"the generator used {generator.cpu_ratio:.0%} of its core (limit {limits.cpu_ratio:.0%})")
+    if generator.achieved_ratio is not None and generator.achieved_ratio < limits.achieved_ratio:
+        reasons.append(f"only {generator.achieved_ratio:.1%} of the offered rate was sent (limit {limits.achieved_ratio:.0%})")
+    if generator.dispatch_lag_p99_ms is not None and generator.dispatch_lag_p99_ms > limits.dispatch_lag_p99_ms:
+        lag_ms, limit_ms = generator.dispatch_lag_p99_ms, limits.dispatch_lag_p99_ms
+        reasons.append(f"the generator sent {lag_ms:.1f} ms late while a connection was free (p99; limit {limit_ms:g})")
+    if generator.workers_lost:
+        lost = f"{len(generator.workers_lost)} of {generator.workers} load workers died in mid-run: {', '.join(generator.workers_lost)}"
+        reasons.append(f"{lost}; what is recorded of its share is counted, the rest is missing")
+    return "; ".join(reasons) or None

@@ -1,0 +1,150 @@
+"""The load validation as the notebook tells it: settings, plan, run or read, summarize, judge, record."""
+
+import dataclasses
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from pydantic import ConfigDict, Field
+
+from tapecheck import config, runs
+from tapecheck.config import Model
+from tapecheck.errors import ConfigError, Problem
+from tapecheck.load import analysis, findings
+from tapecheck.load.analysis import METRICS, ScenarioSummary
+from tapecheck.load.capacity import CapacityResult, conclude, levels
+from tapecheck.load.plan import LoadPlan
+from tapecheck.load.recording import Recording, read
+from tapecheck.load.selfcheck import Limits
+from tapecheck.load.sending import run
+from tapecheck.runs import Finding, Picture, Recorded, Result
+from tapecheck.verdict import Check, Objective, overall, parse_all
+
+__all__ = ["LoadResult", "Settings", "find_capacity", "judge", "objectives", "read", "read_plan", "record", "run", "settings", "summarize"]
+
+
+class Settings(Model):
+    """The notebook's parameters, checked: a wrong type or an empty path stops before anything is sent."""
+
+    model_config = ConfigDict(strict=True)
+
+    target: str = Field(min_length=1)
+    plan: str = Field(min_length=1)
+    run: str = Field(min_length=1)
+    out: str
+    scenarios: str = Field(min_length=1)
+    rounds: int = Field(ge=0, le=1000)
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class LoadResult(Result):
+    """result.json of a load run."""
+
+    scenarios: dict[str, ScenarioSummary]
+    capacity: CapacityResult | None = None
+
+
+def settings(**given: object) -> Settings:
+    """Check the notebook's parameters, and that the output folder can be written.
+
+    Raises:
+        ConfigError: every wrong parameter at once.
+        OutputError: the output folder cannot be written.
+    """
+    checked = config.validate(Settings, given, file="parameters")
+    runs.check_writable(checked.out)
+    return checked
+
+
+def read_plan(path: str | Path, *, scenarios: str = "all", rounds: int = 0) -> LoadPlan:
+    """Read a load plan, keep the named scenarios (comma-separated), and set the rounds of its bursts (0: as planned).
+
+    Raises:
+        ConfigError: the file, an objective or a scenario's name is wrong.
+    """
+    plan = config.read(LoadPlan, path)
+    parse_all(plan.objectives, METRICS, plan.scenarios, file=str(path))
+    chosen = [name.strip() for name in scenarios.split(",")] if scenarios != "all" else list(plan.scenarios)
+    unknown = [name for name in chosen if name not in plan.scenarios]
+    if unknown:
+        raise ConfigError(
+            [Problem(file="parameters", key="scenarios", got=", ".join(unknown), allowed="all, or some of " + ", ".join(plan.scenarios))]
+        )
+    kept = {name: plan.scenarios[name] for name in plan.scenarios if name in chosen}
+    if rounds:
+        kept = {name: s.model_copy(update={"rounds": rounds}) if s.executor == "burst" else s for name, s in kept.items()}
+    applicable = [text for text in plan.objectives if (scope := text.partition(".")[0].strip()) in chosen or scope not in plan.scenarios]
+    return plan.model_copy(update={"scenarios": kept, "objectives": applicable})
+
+
+def objectives(plan: LoadPlan) -> tuple[Objective, ...]:
+    """Return a plan's objectives, parsed."""
+    return parse_all(plan.objectives, METRICS, plan.scenarios, file="plan")
+
+
+def summarize(recording: Recording, plan: LoadPlan) -> dict[str, ScenarioSummary]:
+    """Summarize the scenarios of a recording, without the levels of a sweep; the plan says when the generator was the bottleneck."""
+    everything = analysis.summarize(recording, Limits(**plan.generator.model_dump()))
+    return {name: one for name, one in everything.items() if name not in recording.context.rates_rps}
+
+
+def find_capacity(recording: Recording, plan: LoadPlan) -> CapacityResult | None:
+    """Say what a recording's capacity sweep proves; None when it has none."""
+    return conclude(levels(recording, plan, objectives(plan))) if recording.context.rates_rps else None
+
+
+def judge(summary: Mapping[str, ScenarioSummary], plan: LoadPlan) -> list[Check]:
+    """Judge every objective of the plan in every scenario that was run."""
+    return analysis.check(summary, objectives(plan))
+
+
+def find(recording: Recording, summary: Mapping[str, ScenarioSummary]) -> list[Finding]:
+    """Return what the figures say of the target, each with its evidence."""
+    return findings.find(summary, recording.context.environment.cores)
+
+
+def headline(recording: Recording, checks: list[Check], found: list[Finding]) -> str:
+    """Return the verdict in one line of Markdown."""
+    verdict, missed = overall(c.verdict for c in checks), [c for c in checks if c.verdict != "pass"]
+    limit = findings.bottleneck(found)
+    first = f" First: {missed[0].name}, {missed[0].objective}: {missed[0].reason}." if missed else ""
+    limited = f" What limits it: {limit.finding}." if limit else ""
+    met = f"{len(checks) - len(missed)} of {len(checks)} checks met"
+    return f"**{verdict.replace('_', ' ').upper()}** for {recording.context.target.name}: {met}.{first}{limited}"
+
+
+def record(
+    recording: Recording,
+    summary: Mapping[str, ScenarioSummary],
+    checks: list[Check],
+    *,
+    settings: Settings,
+    figures: Mapping[str, Picture],
+    capacity: CapacityResult | None = None,
+) -> Recorded:
+    """Write the run folder and return where it is; see `runs.record`."""
+    found, context = find(recording, summary), recording.context
+    result = LoadResult(
+        validation="load",
+        run_id=context.run_id if recording.source is None else runs.new_id(),
+        verdict=overall(c.verdict for c in checks),
+        started_at=context.started_at,
+        target=context.target,
+        environment=context.environment,
+        parameters=settings.model_dump(),
+        checks=checks,
+        bottleneck=findings.bottleneck(found),
+        recommendations=found,
+        reanalysis_of=recording.source,
+        scenarios=dict(summary),
+        capacity=capacity,
+    )
+    return runs.record(result, out=settings.out, tables=recording.tables(), figures=figures, lines={"failures": failures(recording)})
+
+
+def failures(recording: Recording) -> Iterator[dict[str, Any]]:
+    """Yield one plain record a failed request, in the order of their intended starts."""
+    samples = recording.samples
+    failed = samples.filter([name != "none" for name in samples.column("error").to_pylist()])
+    for row in failed.sort_by("intended_ns").to_pylist():
+        yield {name: value for name, value in row.items() if value is not None and value == value}

@@ -1,0 +1,94 @@
+"""What is called inside a worker, wherever its process runs. Who calls is another module's business.
+
+It imports the engine only when asked, so that the process that asks for load need not import an event loop of its own.
+"""
+
+import contextlib
+import os
+import platform
+import time
+from collections.abc import MutableSequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from tapecheck.errors import MeasurementError
+from tapecheck.load.recorder import Recorder, scratch, written
+from tapecheck.load.samples import Outcome, Samples
+from tapecheck.load.work import MAX_REQUESTS, Work
+
+BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
+
+_stops: dict[str, MutableSequence[int]] = {}  # in a worker of a cluster: the counters of what runs, by token
+
+
+class Descriptor(Protocol):
+    """An open file that was handed to this process."""
+
+    def detach(self) -> int:
+        """Return its descriptor here."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Identity:
+    """Which process a worker is. Processes with one `clock` read the same monotonic clock."""
+
+    pid: int
+    clock: str
+
+
+def identify() -> Identity:
+    """Import what measuring needs, and say who this is."""
+    import tapecheck.load.engine  # noqa: F401  # so that the first measurement does not wait for it
+
+    return whoami()
+
+
+def whoami() -> Identity:
+    """Say who this process is."""
+    try:
+        clock = BOOT_ID.read_text().strip()
+    except OSError:
+        clock = platform.node()
+    return Identity(pid=os.getpid(), clock=clock)
+
+
+def read_clock() -> int:
+    """Return this process's monotonic clock."""
+    return time.monotonic_ns()
+
+
+def measure_into(file: Descriptor, work: Work, counters: MutableSequence[int]) -> Outcome:
+    """Run a share and write its rows to a file that all workers on this machine share."""
+    descriptor = file.detach()
+    try:
+        return _run(work, Recorder(descriptor, work.worker, work.workers), counters)
+    finally:
+        os.close(descriptor)
+
+
+def measure_apart(work: Work, token: str) -> tuple[Outcome, Samples]:
+    """Run a share and return its rows, from a worker that shares nothing with the asker."""
+    counters = _stops[token] = [0, 0]
+    try:
+        with scratch(work.likely_rows // work.workers) as file:
+            recorder = Recorder(file.fileno())
+            outcome = _run(work, recorder, counters)
+            return outcome, written(recorder.rows(MAX_REQUESTS))
+    finally:
+        del _stops[token]
+
+
+def stop(token: str) -> None:
+    """End what runs under a token, if anything does."""
+    with contextlib.suppress(KeyError):
+        _stops[token][1] = 1
+
+
+def _run(work: Work, recorder: Recorder, counters: MutableSequence[int]) -> Outcome:
+    from tapecheck.load.engine import Stopped, run
+
+    try:
+        return run(work, recorder, counters)
+    except Stopped:
+        raise MeasurementError("the measurement was stopped") from None
