@@ -1,0 +1,162 @@
+"""The shape of the api's answers, and what the age of data means. It asks nobody."""
+
+import datetime as dt
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, Field
+
+FRESH_S, AGING_S, STALE_S = 3600, 6 * 3600, 24 * 3600  # half-open: an age of exactly 1 h is aging
+Freshness = Literal["fresh", "aging", "stale", "missing"]
+
+
+def freshness_of(age_s: float | None) -> Freshness:
+    """Return the class of an age in seconds; None is the age of what never was there."""
+    if age_s is None or age_s >= STALE_S:
+        return "missing"
+    return "fresh" if age_s < FRESH_S else "aging" if age_s < AGING_S else "stale"
+
+
+class Bar(BaseModel):
+    """One bar; `time` is its start, prices are in dollars, `volume` in shares or coins."""
+
+    time: dt.datetime
+    open: float
+    high: float
+    low: float
+    close: float
+    volume: float
+    vwap: float | None
+    trades: int | None
+
+
+class FeatureBar(Bar):
+    """A bar with its features; null in the warm-up of each (formulas: tapecheck.backfill.features)."""
+
+    return_simple: float | None
+    return_log: float | None
+    volatility_20: float | None
+    momentum_10: float | None
+    rsi_14: float | None = Field(default=None, ge=0, le=100)
+    sma_20: float | None
+    sma_50: float | None
+    volume_z_20: float | None
+    drawdown_100: float | None
+
+
+class Envelope(BaseModel):
+    """What every series comes in; `age_s` is the time since upstream confirmed that nothing is missing."""
+
+    symbol: str
+    timeframe: str
+    count: int
+    age_s: float
+    freshness: Freshness
+    warning: str | None
+    source: Literal["database", "cache"]
+
+
+class Historical(Envelope):
+    """Bars, oldest first."""
+
+    rows: list[Bar]
+
+
+class Features(Envelope):
+    """Bars with features, oldest first."""
+
+    rows: list[FeatureBar]
+
+
+class Missing(BaseModel):
+    """Why there is no data yet, and whether the scheduler was told to get it."""
+
+    message: str
+    symbol: str
+    timeframe: str
+    triggered: bool
+
+
+class NotFound(BaseModel):
+    """The body of a 404."""
+
+    detail: Missing
+
+
+class Unavailable(BaseModel):
+    """The body of a 503; `Retry-After` says when to come back."""
+
+    detail: str
+
+
+class Series(BaseModel):
+    """How far one symbol and timeframe is."""
+
+    symbol: str
+    timeframe: str
+    tier: int
+    freshness: Freshness
+    age_s: float | None
+    refreshed_at: dt.datetime | None
+    newest: dt.datetime | None
+    rows: int
+    state: str
+    error: str | None
+
+
+class Alert(BaseModel):
+    """Something a person should know."""
+
+    at: dt.datetime
+    symbol: str
+    timeframe: str
+    message: str
+
+
+class Status(BaseModel):
+    """Freshness of everything the sandbox holds or should hold."""
+
+    generated_at: dt.datetime
+    database: Literal["up", "down"]
+    warning: str | None
+    jobs: int
+    done: int
+    series: list[Series]
+    alerts: list[Alert]
+
+
+class Health(BaseModel):
+    """Whether the api serves; `degraded` without its database."""
+
+    status: Literal["ok", "degraded"]
+    database: Literal["up", "down"]
+
+
+class Trigger(BaseModel):
+    """Which symbols to refresh now; none for all."""
+
+    symbols: list[Annotated[str, Field(pattern=r"^[A-Z][A-Z.]{0,9}$")]] = Field(default=[], max_length=100)
+
+
+class Triggered(BaseModel):
+    """What a trigger did with each symbol."""
+
+    accepted: list[str]
+    unknown: list[str]
+
+
+class SchedulerHealth(BaseModel):
+    """The scheduler's own view; `resumed` and `skipped` tell how it came back after its last start."""
+
+    status: Literal["ok", "degraded"]
+    database: Literal["up", "down"]
+    jobs: int
+    done: int
+    failed: dict[str, str]
+    in_flight: list[str]
+    due: int
+    resumed: int
+    skipped: int
+    rate_limited: int
+    runs: int
+    last_success_at: dt.datetime | None
+    uptime_s: float

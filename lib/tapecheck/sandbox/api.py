@@ -1,0 +1,224 @@
+"""The sandbox's public API: features, history and freshness, honest about age, alive without its database. It ingests nothing."""
+
+import asyncio
+import contextlib
+import datetime as dt
+import json
+import logging
+import time
+from collections import deque
+from collections.abc import AsyncIterator
+from typing import Annotated
+
+import httpx
+from fastapi import FastAPI, HTTPException, Path, Query, Response
+
+from tapecheck.backfill import checkpoints
+from tapecheck.backfill.checkpoints import Checkpoint
+from tapecheck.sandbox import store as sql
+from tapecheck.sandbox.answers import (
+    STALE_S,
+    Alert,
+    Features,
+    Health,
+    Historical,
+    Missing,
+    NotFound,
+    SchedulerHealth,
+    Series,
+    Status,
+    Trigger,
+    Triggered,
+    Unavailable,
+    freshness_of,
+)  # fmt: skip
+from tapecheck.sandbox.profile import Frame, Home, Ports, Profile, tier_of
+from tapecheck.sandbox.store import Entry, Store, Unreachable
+
+log = logging.getLogger("uvicorn.error")
+TRIGGER_EVERY_S = 5.0
+
+Symbol = Annotated[str, Path(pattern=r"^[A-Z][A-Z.]{0,9}$", examples=["AAPL"])]
+Limit = Annotated[int, Query(ge=1, le=5000, description="rows, the newest ones")]
+Moment = Annotated[dt.datetime | None, Query(description="ISO 8601; UTC where no offset is given")]
+
+
+class Service:
+    """What the endpoints share: the store, the way to the scheduler, and alerts."""
+
+    def __init__(self, home: Home) -> None:
+        self.store = Store(home.database_url)
+        self.profile = Profile.model_validate_json(home.profile.read_bytes())
+        ports = Ports.model_validate_json(home.ports.read_bytes())
+        self.scheduler = httpx.AsyncClient(base_url=f"http://127.0.0.1:{ports.scheduler}", timeout=1.0, trust_env=False)
+        self.alerts: dict[tuple[str, str], Alert] = {}
+        self.raised: deque[Alert] = deque(maxlen=100)
+        self.triggered: dict[str, tuple[float, bool, str]] = {}
+        self.known: dict[tuple[str, str], Checkpoint] = {}
+
+    async def answer(self, query: sql.Query) -> Response:
+        """Answer a query from the cache, else the database, else whatever the cache still has."""
+        begun_s = time.perf_counter()
+        entry, trouble, db_ms = self.store.current(query), None, 0.0
+        is_hit = entry is not None
+        if entry is None:
+            try:
+                entry = await self.store.read(query)
+                db_ms = (time.perf_counter() - begun_s) * 1000
+            except Unreachable as error:
+                entry, trouble, is_hit = self.store.cached(query), str(error), True
+        elif not self.store.up:
+            trouble = "the database is unavailable"
+        if entry is None:
+            raise HTTPException(503, trouble, {"Retry-After": "1"})
+        if entry.freshness() == "missing" or (entry.count == 0 and query.start is None):
+            raise HTTPException(404, (await self._missing(query)).model_dump())
+        body = self._spliced(query, entry, trouble, "cache" if is_hit else "database")
+        timing = f"app;dur={(time.perf_counter() - begun_s) * 1000:.3f}, db;dur={db_ms:.3f}, cache;desc={'hit' if is_hit else 'miss'}"
+        return Response(body, media_type="application/json", headers={"Server-Timing": timing})
+
+    def _spliced(self, query: sql.Query, entry: Entry, trouble: str | None, source: str) -> bytes:
+        age_s, freshness = entry.age_s() or 0.0, entry.freshness()
+        warnings = [f"{trouble}: cached {time.monotonic() - entry.read_s:.0f} s ago, staleness unknown"] if trouble else []
+        if freshness != "fresh":
+            warnings.append(f"data is {freshness}: {age_s / 3600:.1f} h old")
+        if freshness == "stale":
+            self._alert(query, warnings[-1])
+        else:
+            self.alerts.pop((query.symbol, query.timeframe), None)
+        warning = json.dumps("; ".join(warnings)) if warnings else "null"
+        head = (
+            f'{{"symbol":"{query.symbol}","timeframe":"{query.timeframe}","count":{entry.count},"age_s":{age_s:.3f},'
+            f'"freshness":"{freshness}","warning":{warning},"source":"{source}","rows":'
+        )
+        return b"".join((head.encode(), entry.rows, b"}"))
+
+    def _alert(self, query: sql.Query, message: str) -> None:
+        key = (query.symbol, query.timeframe)
+        if key not in self.alerts:
+            alert = self.alerts[key] = Alert(at=dt.datetime.now(dt.UTC), symbol=key[0], timeframe=key[1], message=message)
+            self.raised.append(alert)
+            log.error("alert: %s %s: %s", *key, message)
+
+    async def _missing(self, query: sql.Query) -> Missing:
+        """Tell the scheduler that someone wants this symbol, at most once in a few seconds."""
+        at, triggered, message = self.triggered.get(query.symbol, (float("-inf"), False, ""))
+        if time.monotonic() > at + TRIGGER_EVERY_S:
+            triggered, message = await self._trigger(query.symbol)
+            if len(self.triggered) > 1000:
+                self.triggered.clear()
+            self.triggered[query.symbol] = (time.monotonic(), triggered, message)
+        return Missing(message=message, symbol=query.symbol, timeframe=query.timeframe, triggered=triggered)
+
+    async def _trigger(self, symbol: str) -> tuple[bool, str]:
+        try:
+            said = Triggered.model_validate_json((await self.scheduler.post("/trigger", json={"symbols": [symbol]})).content)
+        except (httpx.HTTPError, ValueError):
+            return False, "no data, and the scheduler cannot be reached to get it"
+        if symbol in said.unknown:
+            return False, "no data, and upstream does not know this symbol"
+        return True, f"no data younger than {STALE_S // 3600} h; enrichment was triggered"
+
+    async def status(self) -> Status:
+        """Return the freshness of everything; from memory where the database does not answer."""
+        warning = None
+        try:
+            self.known = await self.store.ask(checkpoints.read_with)
+        except Unreachable as error:
+            warning = f"{error}: ages are computed from what was known before"
+        wanted = {(symbol, frame) for symbol in self.profile.symbols for frame in self.profile.timeframes} | set(self.known)
+        now = dt.datetime.now(dt.UTC)
+        series = [_series(*key, self.known.get(key), now) for key in sorted(wanted)]
+        return Status(
+            generated_at=now,
+            database="up" if self.store.up else "down",
+            warning=warning,
+            jobs=len(series),
+            done=sum(one.refreshed_at is not None for one in series),
+            series=series,
+            alerts=list(self.raised),
+        )
+
+
+def _series(symbol: str, timeframe: str, checkpoint: Checkpoint | None, now: dt.datetime) -> Series:
+    refreshed_at = checkpoint.refreshed_at if checkpoint else None
+    age_s = (now - refreshed_at).total_seconds() if refreshed_at else None
+    return Series(
+        symbol=symbol,
+        timeframe=timeframe,
+        tier=tier_of(symbol),
+        freshness=freshness_of(age_s),
+        age_s=age_s,
+        refreshed_at=refreshed_at,
+        newest=checkpoint.watermark if checkpoint else None,
+        rows=checkpoint.rows if checkpoint else 0,
+        state=checkpoint.state if checkpoint else "missing",
+        error=checkpoint.error if checkpoint else None,
+    )
+
+
+def _utc(moment: dt.datetime | None) -> dt.datetime | None:
+    return moment.replace(tzinfo=dt.UTC) if moment and moment.tzinfo is None else moment
+
+
+def application(home: Home) -> FastAPI:
+    """Return the api as an ASGI application."""
+    service = Service(home)
+
+    @contextlib.asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        watch = asyncio.create_task(service.store.watch())
+        yield
+        watch.cancel()
+        await service.scheduler.aclose()
+
+    app = FastAPI(title="Market data", version="1", lifespan=lifespan)
+    errors: dict[int | str, dict[str, object]] = {
+        404: {"model": NotFound, "description": "No data yet; the scheduler was told to get it"},
+        503: {"model": Unavailable, "description": "The database is gone and nothing is cached"},
+    }
+
+    @app.get("/api/v1/features/quant/{symbol}", response_model=Features, responses=errors)
+    async def features(symbol: Symbol, timeframe: Frame = "1d", limit: Limit = 100) -> Response:
+        """Return the newest bars of a symbol with their features, oldest first."""
+        return await service.answer(sql.Query(sql=sql.NEWEST_FEATURES, symbol=symbol, timeframe=timeframe, limit=limit))
+
+    @app.get("/api/v1/historical/{symbol}", response_model=Historical, responses=errors)
+    async def historical(
+        symbol: Symbol, timeframe: Frame = "1d", start: Moment = None, end: Moment = None, limit: Limit = 1000
+    ) -> Response:
+        """Return bars from `start` on, or without it the newest ones until `end`; oldest first."""
+        begin, last = _utc(start), _utc(end) or dt.datetime(9999, 1, 1, tzinfo=dt.UTC)
+        if begin and begin > last:
+            raise HTTPException(422, [{"type": "value_error", "loc": ["query", "end"], "msg": "end is before start"}])
+        statement = sql.OLDEST_BARS if begin else sql.NEWEST_BARS
+        return await service.answer(sql.Query(sql=statement, symbol=symbol, timeframe=timeframe, limit=limit, start=begin, end=last))
+
+    @app.get("/api/v1/status")
+    async def status() -> Status:
+        """Return the freshness of every symbol and timeframe, and the alerts raised."""
+        return await service.status()
+
+    @app.get("/health")
+    async def health() -> Health:
+        """Say that the api serves, and whether it has its database."""
+        return Health(status="ok" if service.store.up else "degraded", database="up" if service.store.up else "down")
+
+    @app.get("/api/v1/admin/scheduler-health", responses={503: {"model": Unavailable}})
+    async def scheduler_health() -> SchedulerHealth:
+        """Return what the scheduler says of itself."""
+        try:
+            return SchedulerHealth.model_validate_json((await service.scheduler.get("/health")).content)
+        except (httpx.HTTPError, ValueError):
+            raise HTTPException(503, "the scheduler does not answer", {"Retry-After": "1"}) from None
+
+    @app.post("/api/v1/admin/backfill/trigger", status_code=202, responses={503: {"model": Unavailable}})
+    async def trigger(asked: Trigger) -> Triggered:
+        """Have the scheduler refresh symbols now, all of them if none is named."""
+        try:
+            said = await service.scheduler.post("/trigger", json=asked.model_dump())
+            return Triggered.model_validate_json(said.content)
+        except (httpx.HTTPError, ValueError):
+            raise HTTPException(503, "the scheduler does not answer", {"Retry-After": "1"}) from None
+
+    return app

@@ -1,0 +1,115 @@
+"""What the sandbox serves and where its files are: symbols, tiers, ports, home. It starts nothing."""
+
+import os
+import re
+import secrets
+import stat
+from pathlib import Path
+from typing import Annotated, Literal
+from urllib.parse import quote
+
+from pydantic import AfterValidator, Field
+
+from tapecheck.config import Model, sandbox_home
+from tapecheck.errors import SandboxError
+
+SYMBOLS = (
+    "AAPL", "MSFT", "GOOGL", "AMZN", "TSLA", "NVDA", "META", "NFLX", "AVGO", "ASML", "BRK.B", "JPM", "V", "WMT", "JNJ",
+    "BTC", "ETH", "XRP", "SOL", "ADA", "SPY", "QQQ", "DIA", "IWM", "EEM",
+)  # fmt: skip
+Frame = Literal["5m", "15m", "1h", "4h", "1d"]
+
+CRITICAL, STANDARD, LOW = 0, 1, 2
+REFRESH_S = {CRITICAL: 15 * 60, STANDARD: 60 * 60, LOW: 1440 * 60}
+_TIERS = dict.fromkeys(("SPY", "QQQ", "BTC", "ETH"), CRITICAL) | dict.fromkeys(SYMBOLS[:10], STANDARD)
+PROCESSES = ("database", "upstream", "scheduler", "api")
+
+
+def tier_of(symbol: str) -> int:
+    """Return the symbol's tier; whatever is in no list is of low priority."""
+    return _TIERS.get(symbol, LOW)
+
+
+def _listed(symbol: str) -> str:
+    if symbol not in SYMBOLS:
+        raise ValueError("one of " + ", ".join(SYMBOLS))
+    return symbol
+
+
+class Profile(Model):
+    """How much the sandbox holds; another profile means another history, so the data is filled anew."""
+
+    symbols: tuple[Annotated[str, AfterValidator(_listed)], ...] = Field(default=SYMBOLS, min_length=1)
+    timeframes: tuple[Frame, ...] = Field(default=("5m", "15m", "1h", "4h", "1d"), min_length=1)
+    days: int = Field(default=365, ge=2, le=3650)
+    requests_per_minute: float | None = Field(default=None, gt=0)
+    burst: int = Field(default=10, ge=1)
+
+
+class Ports(Model):
+    """Where each process listens on loopback; `database` is the embedded server's."""
+
+    database: int
+    upstream: int
+    scheduler: int
+    api: int
+
+
+class Home:
+    """The sandbox's folder and the files in it."""
+
+    def __init__(self, folder: Path | None = None) -> None:
+        self.folder = folder or sandbox_home()
+        self.data = self.folder / "data"
+        self.logs = self.folder / "logs"
+        self.conf = self.folder / "supervisord.conf"
+        self.socket = self.folder / "ctl.sock"
+        self.profile = self.folder / "profile.json"
+        self.ports = self.folder / "ports.json"
+        self.state = self.folder / "state.json"
+        self.passfile = self.folder / "passfile"
+        self.key = self.folder / "upstream.key"
+
+    def create(self) -> None:
+        """Make the folder, ours alone; as root others may pass through, because the database runs as another user.
+
+        Raises:
+            SandboxError: it belongs to someone else, is no folder, or its path cannot be used.
+        """
+        path = str(self.folder)
+        if re.search(r"[;\n\r]", path):
+            raise SandboxError(f"{path!r} holds a semicolon or a line break; set TAPECHECK_SANDBOX_HOME to a plainer folder")
+        if len(os.fsencode(self.socket)) > 94:  # supervisord adds its pid; macOS allows 103 bytes in all
+            raise SandboxError(f"{self.socket} is too long for a socket; set TAPECHECK_SANDBOX_HOME to a shorter folder (at most 85 bytes)")
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            found = self.folder.lstat()
+            if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid():
+                raise SandboxError(f"{path} belongs to another user; remove it or set TAPECHECK_SANDBOX_HOME")
+            self.folder.chmod(0o711 if os.getuid() == 0 else 0o700)
+            self.logs.mkdir(mode=0o700, exist_ok=True)
+        except OSError as error:
+            raise SandboxError(f"{path} cannot be used ({error}); set TAPECHECK_SANDBOX_HOME to another folder") from None
+
+    def secret(self) -> str:
+        """Return the key of the sandbox's upstream, made at random once a home."""
+        if not self.key.exists():
+            write_private(self.key, secrets.token_urlsafe(24))
+        return self.key.read_text()
+
+    def database_url(self) -> str:
+        """Return where the database is; the password is in a file that the URL names, or in the environment alone."""
+        asked = os.environ.get("DATABASE_URL")
+        if asked:
+            return asked
+        port = Ports.model_validate_json(self.ports.read_bytes()).database
+        return f"postgresql://tapecheck@127.0.0.1:{port}/postgres?passfile={quote(str(self.passfile), safe='')}"
+
+
+def write_private(path: Path, text: str) -> None:
+    """Write a file that only its owner reads, whole or not at all."""
+    partial = path.with_name(f".{path.name}.{os.getpid()}")
+    partial.unlink(missing_ok=True)
+    with os.fdopen(os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
+        file.write(text)
+    partial.rename(path)

@@ -1,0 +1,211 @@
+"""The sandbox's scheduler: keeps every symbol and timeframe up to date, most critical first. It serves no market data."""
+
+import asyncio
+import contextlib
+import datetime as dt
+import logging
+import os
+import time
+from collections import Counter
+from collections.abc import AsyncIterator
+
+from fastapi import FastAPI
+
+from tapecheck.backfill import checkpoints
+from tapecheck.backfill.bars import TIMEFRAMES
+from tapecheck.backfill.checkpoints import Checkpoint
+from tapecheck.backfill.pipeline import refresh
+from tapecheck.backfill.sink import Sink, SinkError
+from tapecheck.backfill.source import Retry, Source
+from tapecheck.backfill.wire import RateLimited, SourceError, UnknownTicker
+from tapecheck.sandbox.answers import SchedulerHealth, Trigger, Triggered
+from tapecheck.sandbox.profile import REFRESH_S, Home, Ports, Profile, tier_of
+
+log = logging.getLogger("uvicorn.error")
+Key = tuple[str, str]
+IN_FLIGHT = 3
+FORGET_UNKNOWN_S = 300.0
+
+
+class Scheduler:
+    """Jobs with their checkpoints and when each is due, on the monotonic clock."""
+
+    def __init__(self, home: Home) -> None:
+        self.home, self.profile = home, Profile.model_validate_json(home.profile.read_bytes())
+        self.checkpoints: dict[Key, Checkpoint] = {}
+        self.due_s: dict[Key, float] = {}
+        self.in_flight: set[Key] = set()
+        self.unknown: dict[str, float] = {}
+        self.counts: Counter[str] = Counter()
+        self.database_up = False
+        self.last_success_at: dt.datetime | None = None
+        self.begun_s = time.monotonic()
+        self.changed = asyncio.Event()
+
+    def add(self, symbols: list[str]) -> list[str]:
+        """Make every timeframe of symbols due now; return the symbols that upstream is known not to have."""
+        now_s = time.monotonic()
+        self.unknown = {symbol: at for symbol, at in self.unknown.items() if now_s < at + FORGET_UNKNOWN_S}
+        for symbol in symbols:
+            if symbol not in self.unknown:
+                self.due_s |= {(symbol, frame): now_s for frame in self.profile.timeframes}
+        self.changed.set()
+        return [symbol for symbol in symbols if symbol in self.unknown]
+
+    def take(self) -> Key | None:
+        """Return the due job of the highest tier, and mark it as in flight."""
+        now_s, order = time.monotonic(), list(TIMEFRAMES)
+        due = [key for key, at in self.due_s.items() if at <= now_s and key not in self.in_flight]
+        if not due:
+            return None
+        key = min(due, key=lambda k: (tier_of(k[0]), k[0], order.index(k[1])))
+        self.in_flight.add(key)
+        return key
+
+    async def run(self) -> None:
+        """Resume from the checkpoints, then refresh until cancelled, whatever upstream and database do."""
+        while not self.database_up:
+            try:
+                await asyncio.to_thread(checkpoints.prepare, self.home.database_url())
+                self.checkpoints = await asyncio.to_thread(checkpoints.read, self.home.database_url())
+                self.database_up = True
+            except SinkError as error:
+                log.warning("waiting for the database: %s", _line(error))
+                await asyncio.sleep(0.2)
+        self._resume()
+        ports = Ports.model_validate_json(self.home.ports.read_bytes())
+        retry = Retry(first_s=0.5, cap_s=10, budget_s=60)
+        source = Source(f"http://127.0.0.1:{ports.upstream}", self.home.secret(), retry=retry, timeout_s=10)
+        async with source, asyncio.TaskGroup() as group:
+            for _ in range(IN_FLIGHT):
+                group.create_task(self._work(source))
+
+    def _resume(self) -> None:
+        known = dict.fromkeys([*self.profile.symbols, *(symbol for symbol, _ in self.checkpoints)])
+        self.add(list(known))
+        now_s, now = time.monotonic(), dt.datetime.now(dt.UTC)
+        for key, checkpoint in self.checkpoints.items():
+            if checkpoint.state == "done" and checkpoint.refreshed_at and key in self.due_s:
+                self.due_s[key] = now_s + REFRESH_S[tier_of(key[0])] - (now - checkpoint.refreshed_at).total_seconds()
+        self.last_success_at = max((c.refreshed_at for c in self.checkpoints.values() if c.refreshed_at), default=None)
+        self.counts["resumed"] = len(self.checkpoints)
+        self.counts["skipped"] = sum(at > now_s for at in self.due_s.values())
+        log.info("resumed from %d checkpoints, %d jobs need nothing yet", self.counts["resumed"], self.counts["skipped"])
+
+    async def _work(self, source: Source) -> None:
+        sink: Sink | None = None
+        while True:
+            key = self.take()
+            if key is None:
+                await self._pause()
+                continue
+            try:
+                if sink is None:
+                    sink = await asyncio.to_thread(Sink, self.home.database_url())
+                await self._refresh(source, sink, key)
+            except SinkError as error:
+                log.warning("database lost at %s %s: %s", *key, _line(error))
+                self.database_up = False
+                if sink is not None:
+                    await asyncio.to_thread(sink.close)
+                sink = None
+                await asyncio.sleep(0.3)
+            finally:
+                self.in_flight.discard(key)
+
+    async def _pause(self) -> None:
+        self.changed.clear()
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self.changed.wait(), 1.0)
+
+    async def _refresh(self, source: Source, sink: Sink, key: Key) -> None:
+        symbol, frame = key
+        now, begun_s = dt.datetime.now(dt.UTC), time.monotonic()
+        start = (now - dt.timedelta(days=self.profile.days)).replace(hour=0, minute=0, second=0, microsecond=0)
+        self.counts["runs"] += 1
+        try:
+            outcome = await refresh(source, sink, symbol, frame, start=start, end=now)
+        except UnknownTicker:
+            self._forget(symbol)
+            return
+        except (SourceError, ValueError) as error:
+            await self._failed(sink, key, error)
+            return
+        self.database_up, self.last_success_at = True, outcome.checkpoint.refreshed_at
+        self.checkpoints[key] = outcome.checkpoint
+        self.due_s[key] = begun_s + REFRESH_S[tier_of(symbol)]
+        self.counts["rows"] += outcome.counts.inserted + outcome.counts.changed
+
+    def _forget(self, symbol: str) -> None:
+        log.warning("%s: upstream does not know it", symbol)
+        self.unknown[symbol] = time.monotonic()
+        self.due_s = {key: at for key, at in self.due_s.items() if key[0] != symbol}
+
+    async def _failed(self, sink: Sink, key: Key, error: Exception) -> None:
+        """Log and record a failed job and go on with the others; it is tried again later, each time after a longer pause."""
+        log.error("%s %s failed and is skipped: %s", *key, error)
+        self.counts["rate_limited"] += isinstance(error, RateLimited)
+        await asyncio.to_thread(sink.fail, *key, str(error))
+        current = await asyncio.to_thread(sink.checkpoint, *key)
+        if current is not None:
+            self.checkpoints[key] = current
+            self.due_s[key] = time.monotonic() + min(300, 2 ** min(current.failures, 8))
+
+    def health(self) -> SchedulerHealth:
+        """Return the scheduler's state now."""
+        failed = {" ".join(key): c.error or "" for key, c in self.checkpoints.items() if c.state == "failed"}
+        now_s = time.monotonic()
+        return SchedulerHealth(
+            status="ok" if self.database_up and not failed else "degraded",
+            database="up" if self.database_up else "down",
+            jobs=len(self.due_s),
+            done=sum(self.checkpoints[key].refreshed_at is not None for key in self.due_s if key in self.checkpoints),
+            failed=failed,
+            in_flight=sorted(" ".join(key) for key in self.in_flight),
+            due=sum(at <= now_s for at in self.due_s.values()),
+            resumed=self.counts["resumed"],
+            skipped=self.counts["skipped"],
+            rate_limited=self.counts["rate_limited"],
+            runs=self.counts["runs"],
+            last_success_at=self.last_success_at,
+            uptime_s=now_s - self.begun_s,
+        )
+
+
+def _line(error: BaseException) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
+
+
+def _crash(task: asyncio.Task[None]) -> None:
+    """End the process when its work ended by a mistake of ours; the supervisor starts it anew."""
+    if not task.cancelled():
+        log.critical("the scheduler's work ended", exc_info=task.exception())
+        os._exit(70)
+
+
+def application(home: Home) -> FastAPI:
+    """Return the scheduler as an ASGI application that works in the background."""
+    scheduler = Scheduler(home)
+
+    @contextlib.asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        task = asyncio.create_task(scheduler.run())
+        task.add_done_callback(_crash)
+        yield
+        task.cancel()
+
+    app = FastAPI(title="Sandbox scheduler", lifespan=lifespan, docs_url=None, redoc_url=None)
+
+    @app.get("/health")
+    async def health() -> SchedulerHealth:
+        """Return the scheduler's state."""
+        return scheduler.health()
+
+    @app.post("/trigger")
+    async def trigger(asked: Trigger) -> Triggered:
+        """Refresh symbols now, new ones included; those that upstream does not know are refused for a while."""
+        symbols = asked.symbols or sorted({symbol for symbol, _ in scheduler.due_s})
+        unknown = scheduler.add(symbols)
+        return Triggered(accepted=[symbol for symbol in symbols if symbol not in unknown], unknown=unknown)
+
+    return app

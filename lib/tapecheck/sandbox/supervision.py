@@ -1,0 +1,290 @@
+"""Starts, finds and stops the sandbox: `up`, `status`, `down`, `wait_filled`. It serves nothing itself."""
+
+import contextlib
+import fcntl
+import os
+import shlex
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Collection, Iterator
+from dataclasses import dataclass
+
+from tapecheck.config import ProcessSelector, SandboxState
+from tapecheck.errors import SandboxError
+from tapecheck.sandbox import database
+from tapecheck.sandbox.processes import ask, is_healthy, is_running, stop, supervised
+from tapecheck.sandbox.profile import PROCESSES, Home, Ports, Profile, write_private
+
+START_S = 45.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ProcessStatus:
+    """One process; `pid` is None while it is down, or where DATABASE_URL's server is not ours."""
+
+    name: str
+    pid: int | None
+    port: int
+    healthy: bool
+    uptime_s: float | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Status:
+    """A running sandbox: its processes, and how many of its jobs hold their whole history."""
+
+    state: SandboxState
+    processes: tuple[ProcessStatus, ...]
+    jobs_done: int
+    jobs_total: int
+    folder: str
+
+
+def up(*, profile: Profile | None = None, on_progress: Callable[[str], None] = lambda _: None) -> SandboxState:
+    """Start the sandbox, or find the running one; return once every process answers its health check.
+
+    Args:
+        profile: what to hold; None for what the home already holds, else the default. Another profile than
+            before wipes the data and fills it anew.
+        on_progress: is told each step in a few words.
+
+    Raises:
+        SandboxError: it does not start (with the end of the failing process's log), or runs with another profile.
+    """
+    home = Home()
+    home.create()
+    database.external_url()
+    with _locked(home):
+        before = Profile.model_validate_json(home.profile.read_bytes()) if home.profile.exists() else None
+        wanted = profile or before or Profile()
+        running = _state(home)
+        if running is not None and wanted != before:
+            raise SandboxError("the sandbox runs with another profile; stop it first: python -m tapecheck sandbox down")
+        if running is not None:
+            return running
+        try:
+            return _started(home, wanted, is_other=before not in (None, wanted), on_progress=on_progress)
+        except BaseException:
+            stop(home)
+            raise
+
+
+def status() -> Status | None:
+    """Return what runs, or None."""
+    home = Home()
+    state = _state(home)
+    if state is None:
+        return None
+    ports = {name: state.processes[name].port or 0 for name in PROCESSES}
+    held = ask(ports["api"], "/api/v1/status") or {}
+    processes = tuple(_process(home, name, port) for name, port in ports.items())
+    return Status(state=state, processes=processes, jobs_done=held.get("done", 0), jobs_total=held.get("jobs", 0), folder=str(home.folder))
+
+
+def down() -> bool:
+    """Stop the sandbox and whatever a killed supervisor left; the data stays. Return whether anything ran.
+
+    Raises:
+        SandboxError: a process did not stop.
+    """
+    home = Home()
+    if not home.folder.is_dir():
+        return False
+    home.create()
+    with _locked(home):
+        return stop(home)
+
+
+def wait_filled(
+    symbols: Collection[str] | None = None, *, timeout_s: float = 180.0, on_progress: Callable[[int, int], None] = lambda *_: None
+) -> None:
+    """Wait until symbols hold every timeframe of the profile and the scheduler rests, so that it disturbs no measurement.
+
+    Args:
+        symbols: None for all.
+        timeout_s: the longest wait.
+        on_progress: is told how many series are done, and of how many.
+
+    Raises:
+        SandboxError: nothing runs, or it takes longer than `timeout_s`; names what is missing.
+    """
+    state = _state(Home())
+    if state is None:
+        raise SandboxError("the sandbox does not run; start it: python -m tapecheck sandbox up")
+    until_s, missing = time.monotonic() + timeout_s, ["everything, the api does not answer"]
+    while time.monotonic() < until_s:
+        held = ask(state.processes["api"].port or 0, "/api/v1/status")
+        if held is not None:
+            series = [one for one in held["series"] if symbols is None or one["symbol"] in symbols]
+            missing = [f"{one['symbol']} {one['timeframe']} {one['error'] or ''}".strip() for one in series if one["refreshed_at"] is None]
+            on_progress(len(series) - len(missing), len(series))
+            missing += [f"{symbol}, which the profile lacks" for symbol in set(symbols or ()) - {one["symbol"] for one in series}]
+            if not missing and _rests(state):
+                return
+            missing = missing or ["the scheduler is still refreshing"]
+        time.sleep(0.2)
+    raise SandboxError(f"not filled within {timeout_s:g} s: {', '.join(missing[:10])}{' …' if len(missing) > 10 else ''}")
+
+
+def _rests(state: SandboxState) -> bool:
+    health = ask(state.processes["api"].port or 0, "/api/v1/admin/scheduler-health")
+    return health is not None and health["due"] == 0 and not health["in_flight"]
+
+
+@contextlib.contextmanager
+def _locked(home: Home) -> Iterator[None]:
+    """Let one `up` or `down` at a time touch the home; the lock ends with the process that holds it."""
+    with (home.folder / "lock").open("a") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+def _state(home: Home) -> SandboxState | None:
+    if not home.state.exists() or not is_running(home):
+        return None
+    return SandboxState.model_validate_json(home.state.read_bytes())
+
+
+def _process(home: Home, name: str, port: int) -> ProcessStatus:
+    is_ours = name != "database" or database.external_url() is None
+    pid, uptime_s = (supervised(home, name) if is_ours else None) or (None, None)
+    return ProcessStatus(name=name, pid=pid, port=port, healthy=is_healthy(home, name, port), uptime_s=uptime_s)
+
+
+# ---- starting ----
+
+
+def _started(home: Home, profile: Profile, *, is_other: bool, on_progress: Callable[[str], None]) -> SandboxState:
+    stop(home)
+    if is_other:
+        on_progress("another profile: removing the old data")
+        database.wipe(home)
+    if database.external_url() is None:
+        on_progress("preparing the database")
+        database.initialize(home)
+    write_private(home.profile, profile.model_dump_json())
+    home.secret()
+    for attempt in range(3):
+        ports = _chosen_ports(home, is_retry=attempt > 0)
+        on_progress("starting " + ", ".join(PROCESSES))
+        _launch(home, ports)
+        if _all_healthy(home, ports):
+            return _written(home, ports)
+        if not _port_was_taken(home):
+            break
+        stop(home)
+    raise SandboxError(_diagnosis(home, ports))
+
+
+def _free_port(preferred: int) -> int:
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", preferred))
+        except OSError:
+            probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def _chosen_ports(home: Home, *, is_retry: bool) -> Ports:
+    """Choose free ports, those of the last time where they still are, never one twice."""
+    before: dict[str, int] = {}
+    if home.ports.exists() and not is_retry:
+        before = Ports.model_validate_json(home.ports.read_bytes()).model_dump()
+    chosen: dict[str, int] = {}
+    for name in PROCESSES:
+        port = _free_port(before.get(name, 0))
+        while port in chosen.values():
+            port = _free_port(0)
+        chosen[name] = port
+    ports = Ports(**chosen)
+    write_private(home.ports, ports.model_dump_json())
+    return ports
+
+
+def _ports_by_name(ports: Ports) -> dict[str, int]:
+    external = {} if database.external_url() is None else {"database": database.external_port()}
+    return {name: getattr(ports, name) for name in PROCESSES} | external
+
+
+def _program(home: Home, name: str, command: list[str], *more: str) -> list[str]:
+    """Return one program of supervisord's configuration: restarted whenever it ends, however often.
+
+    Its log is named relative to supervisord's folder, the home: supervisord expands % twice in this one value.
+    """
+    lines = [f"[program:{name}]", f"command={shlex.join(command)}", f"directory={home.folder}"]
+    lines += ["autorestart=true", "startsecs=1", "startretries=1000000", "redirect_stderr=true"]
+    return [*lines, f"stdout_logfile=logs/{name}.log", "stdout_logfile_maxbytes=5MB", "stdout_logfile_backups=1", *more]
+
+
+def _conf(home: Home, ports: Ports) -> str:
+    lines = ["[supervisord]", "identifier=tapecheck", f"logfile={home.logs / 'supervisord.log'}", "logfile_maxbytes=2MB"]
+    lines += ["logfile_backups=1", f"pidfile={home.folder / 'supervisord.pid'}", f"childlogdir={home.logs}"]
+    lines += ["user=root"] if os.getuid() == 0 else []
+    lines += ["[unix_http_server]", f"file={home.socket}", "chmod=0700"]
+    lines += ["[rpcinterface:supervisor]", "supervisor.rpcinterface_factory=supervisor.rpcinterface:make_main_rpcinterface"]
+    if database.external_url() is None:
+        user = [f"user={database.SERVER_USER}"] if database.SERVER_USER else []
+        command = database.command(home, ports.database)
+        lines += _program(home, "database", command, "stopsignal=INT", "stopwaitsecs=20", "priority=1", *user)
+    for name in PROCESSES[1:]:
+        command = [sys.executable, "-P", "-m", "tapecheck.sandbox.service", name, str(home.folder)]
+        lines += _program(home, name, command, "stopsignal=TERM", "stopwaitsecs=5", "killasgroup=true")
+    lines += ["[group:services]", f"programs={','.join(PROCESSES[1:])}", "priority=2"]  # stopped together, before the database
+    return "\n".join(line.replace("%", "%%") for line in lines) + "\n"
+
+
+def _launch(home: Home, ports: Ports) -> None:
+    """Start supervisord, which leaves our session and so outlives us, terminal and Ctrl-C included."""
+    write_private(home.conf, _conf(home, ports))
+    for log in home.logs.glob("*.log"):
+        log.unlink()
+    command = [sys.executable, "-P", "-m", "supervisor.supervisord", "-c", str(home.conf)]
+    try:
+        done = subprocess.run(command, cwd=home.folder, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=START_S)
+    except (OSError, subprocess.SubprocessError) as error:
+        raise SandboxError(f"supervisord did not start: {error}") from None
+    if done.returncode:
+        raise SandboxError(f"supervisord did not start: {(done.stderr or done.stdout).strip()[-500:]}")
+
+
+def _all_healthy(home: Home, ports: Ports) -> bool:
+    until_s, waiting = time.monotonic() + START_S, _ports_by_name(ports)
+    while time.monotonic() < until_s and not _port_was_taken(home):
+        waiting = {name: port for name, port in waiting.items() if not is_healthy(home, name, port)}
+        if not waiting:
+            return is_running(home)
+        time.sleep(0.1)
+    return False
+
+
+def _tail(home: Home, name: str, lines: int = 12) -> str:
+    try:
+        text = (home.logs / f"{name}.log").read_text(errors="replace")
+    except OSError:
+        return ""
+    return "\n".join(text.splitlines()[-lines:])
+
+
+def _port_was_taken(home: Home) -> bool:
+    return any("address already in use" in _tail(home, name).lower() for name in PROCESSES)
+
+
+def _diagnosis(home: Home, ports: Ports) -> str:
+    failing = [name for name, port in _ports_by_name(ports).items() if not is_healthy(home, name, port)] or ["supervisord"]
+    return f"the sandbox did not start: no health from {', '.join(failing)}; the end of {failing[0]}.log:\n{_tail(home, failing[0])}"
+
+
+def _written(home: Home, ports: Ports) -> SandboxState:
+    state = SandboxState(
+        base_url=f"http://127.0.0.1:{ports.api}",
+        upstream_url=f"http://127.0.0.1:{ports.upstream}",
+        scheduler_url=f"http://127.0.0.1:{ports.scheduler}",
+        database_url=None if database.external_url() else home.database_url(),
+        supervisor_pid=int((home.folder / "supervisord.pid").read_text()),
+        processes={name: ProcessSelector(port=port) for name, port in _ports_by_name(ports).items()},
+    )
+    write_private(home.state, state.model_dump_json())
+    return state
