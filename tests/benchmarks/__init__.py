@@ -1,0 +1,1 @@
+"""Benchmarks of the workbook: `make bench`. Not tests: they say how fast, beside others, on this machine."""

@@ -1,0 +1,137 @@
+"""Whether the engine reports the latency that is there: at half its rate, and across freezes of the server."""
+
+import contextlib
+import itertools
+import json
+import signal
+import subprocess
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+from . import machine, planted
+from .paced import PACED
+
+FLOOR_MS, SPREAD_MS = 2.0, 2.0
+USERS = 256  # in flight, to find the highest rate
+RATE_RPS, BASE_MS, FREEZE_S, PERIOD_S = 200, 5.0, 1.0, 5.0
+FREEZE_QUANTILES = {"p90": 0.90, "p95": 0.95, "p99": 0.99}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Known:
+    """One quantile: what it truly is, what was measured, in ms."""
+
+    generator: str
+    quantile: str
+    planted_ms: float | None  # what the server was told to take
+    true_ms: float
+    measured_ms: float
+    n: int
+
+    @property
+    def error_ratio(self) -> float:
+        """Return the relative error."""
+        return self.measured_ms / self.true_ms - 1
+
+
+@contextlib.contextmanager
+def server(where: frozenset[int], floor_ms: float, spread_ms: float) -> Iterator[tuple[str, subprocess.Popen[str]]]:
+    """Run a server of known latency; yield its URL and its process."""
+    with machine.process(machine.module("planted", floor_ms, spread_ms), where, stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        port = process.stdout.readline().strip()
+        if not port:
+            raise RuntimeError("the server of known latency did not start")
+        yield f"http://127.0.0.1:{port}/planted", process
+
+
+def at_half_rate(cores: machine.Cores, *, duration_s: float, say: Callable[[str], None]) -> tuple[list[Known], dict[str, float]]:
+    """Send at half the highest rate to a server that says when it let each answer go, and compare.
+
+    The highest rate is what the engine reaches against that same server, with so many users that it is never idle.
+
+    Returns:
+        The quantiles, and how the engine fared.
+    """
+    with server(cores.server, FLOOR_MS, SPREAD_MS) as (url, _):
+        found = json.loads(machine.output(machine.module("engine", "throughput", url, USERS, 3.0), cores.generator, timeout_s=60))
+        highest_rps = found["requests"] / found["duration_s"]
+        scenario = {"executor": "constant_rate", "rate_rps": float(round(highest_rps / 2)), "duration_s": duration_s, "warm_up_s": 2.0}
+        command = machine.module("engine", "quantiles", url, json.dumps(scenario))
+        found = {**json.loads(machine.output(command, cores.generator, timeout_s=duration_s + 60)), "highest_rps": highest_rps}
+    rows = [
+        Known(
+            generator="tapecheck",
+            quantile=name,
+            planted_ms=planted.delay_ms(q, FLOOR_MS, SPREAD_MS),
+            true_ms=found["true_ms"][name],
+            measured_ms=found["response_ms"][name],
+            n=found["n"],
+        )
+        for name, q in {"p50": 0.5, "p99": 0.99}.items()
+    ]
+    say(
+        "accuracy at {:,.0f}/s: ".format(found["rate_rps"])
+        + ", ".join(f"{k.quantile} {k.measured_ms:.3f} of {k.true_ms:.3f} ms" for k in rows)
+    )
+    return rows, {key: found[key] for key in ("highest_rps", "rate_rps", "failed", "cpu_ratio", "achieved_ratio")}
+
+
+def frozen_quantile_ms(q: float) -> float:
+    """Return the q-quantile when requests come evenly and the server stands still for FREEZE_S of every PERIOD_S."""
+    share = FREEZE_S / PERIOD_S
+    return FREEZE_S * 1000 * (1 - (1 - q) / share) + BASE_MS
+
+
+def across_freezes(cores: machine.Cores, *, duration_s: float, say: Callable[[str], None]) -> tuple[list[Known], list[str]]:
+    """Let every generator send 200 requests a second, all at the same time, to one server that is frozen 1 s of every 5.
+
+    Returns:
+        The quantiles that each reports, and which peers were skipped and why.
+    """
+    present, missing = [one for one in PACED if one.missing() is None], [why for one in PACED if (why := one.missing())]
+    found: dict[str, dict[str, float]] = {}
+    over = threading.Event()
+    with server(cores.server, BASE_MS, 0.0) as (url, process), ThreadPoolExecutor() as threads:
+        freezing = threads.submit(_freeze, process, over)
+        running = {one.name: threads.submit(one.run, url, RATE_RPS, duration_s, cores.generator) for one in present}
+        for name, future in running.items():
+            try:
+                found[name] = future.result()
+            except (RuntimeError, ValueError, KeyError, subprocess.TimeoutExpired) as error:
+                missing.append(f"{name}: failed in the freeze check ({error})")
+        over.set()
+        freezing.result()
+    rows = [
+        Known(
+            generator=g.name,
+            quantile=name,
+            planted_ms=None,
+            true_ms=frozen_quantile_ms(q),
+            measured_ms=found[g.name][name],
+            n=int(found[g.name]["n"]),
+        )
+        for g in present
+        if g.name in found
+        for name, q in FREEZE_QUANTILES.items()
+    ]
+    say("freeze check: " + ", ".join(f"{k.generator} {k.quantile} {k.measured_ms:,.0f} of {k.true_ms:,.0f} ms" for k in rows))
+    return rows, missing
+
+
+def _freeze(process: subprocess.Popen[str], over: threading.Event) -> None:
+    """Stop the server for FREEZE_S of every PERIOD_S until it is over.
+
+    It goes on before and after every generator's run, so a run that lasts whole periods sees the same freezes wherever it begins.
+    """
+    start = time.monotonic()
+    for number in itertools.count():
+        freeze_at = start + number * PERIOD_S
+        if over.wait(max(0.0, freeze_at - time.monotonic())):
+            return
+        process.send_signal(signal.SIGSTOP)
+        time.sleep(max(0.0, freeze_at + FREEZE_S - time.monotonic()))
+        process.send_signal(signal.SIGCONT)

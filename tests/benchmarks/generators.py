@@ -1,0 +1,164 @@
+"""The engine and its peers, each as a command line and what its output means. They are started by others."""
+
+import json
+import re
+import tempfile
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from . import machine
+
+K6 = """
+import http from "k6/http";
+export const options = { vus: %d, duration: "%ss", discardResponseBodies: true, summaryTrendStats: ["med"] };
+export default function () { http.get("%s"); }
+export function handleSummary(data) { return { stdout: JSON.stringify(data) }; }
+"""
+LOCUST = """
+from locust import FastHttpUser, task
+class User(FastHttpUser):
+    @task
+    def get(self):
+        self.client.get("%s")
+"""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Count:
+    """How many right answers a generator counted, in what time."""
+
+    requests: int
+    failed: int
+    duration_s: float
+
+    @property
+    def rps(self) -> float:
+        """Return right answers a second."""
+        return self.requests / self.duration_s if self.duration_s > 0 else 0.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Generator:
+    """A load generator that keeps `connections` requests in flight."""
+
+    name: str
+    program: str | None  # None: our own
+    install: str
+    version: Sequence[str]
+    command: Callable[[str, str, int, float, Path], Sequence[str | Path]]  # (program, url, connections, duration_s, folder)
+    parse: Callable[[str], Count]
+
+    def missing(self) -> str | None:
+        """Say that it is not installed, and how to install it; None when it is."""
+        found = self.program is None or machine.program(self.program)
+        return None if found else f"{self.name}: not installed ({self.install})"
+
+    def run(self, url: str, connections: int, duration_s: float, where: frozenset[int]) -> Count:
+        """Run it once, on some cores."""
+        program = "" if self.program is None else machine.program(self.program) or self.program
+        with tempfile.TemporaryDirectory(prefix="tapecheck-bench-") as folder:
+            command = self.command(program, url, connections, duration_s, Path(folder))
+            return self.parse(machine.output(command, where, timeout_s=duration_s + 30))
+
+    def says_version(self, where: frozenset[int]) -> str:
+        """Return its version, as it says it itself."""
+        if self.program is None or not self.version:
+            return ""
+        program = machine.program(self.program) or self.program
+        found = re.search(r"v?\d+\.\d+(\.\d+)?", machine.output([program, *self.version], where, timeout_s=20))
+        return found.group().lstrip("v") if found else ""
+
+
+def _number(pattern: str, text: str, otherwise: float | None = None) -> float:
+    found = re.search(pattern, text)
+    if found is None and otherwise is None:
+        raise RuntimeError(f"no {pattern!r} in {text[-300:]!r}")
+    return float(found.group(1)) if found else float(otherwise or 0)
+
+
+def parse_engine(text: str) -> Count:
+    """Read what the module `engine` prints."""
+    found = json.loads(text)
+    return Count(requests=found["requests"], failed=found["failed"], duration_s=found["duration_s"])
+
+
+def parse_wrk(text: str) -> Count:
+    """Read wrk's report; a failure is a status of 400 or more, or an error of a socket."""
+    failed = _number(r"Non-2xx or 3xx responses: (\d+)", text, 0)
+    failed += sum(map(int, re.findall(r"(?:connect|read|write|timeout) (\d+)", text)))
+    total, unit = _number(r"(\d+) requests in", text), re.search(r"requests in ([\d.]+)(ms|s|m)", text)
+    assert unit is not None
+    return Count(requests=int(total), failed=int(failed), duration_s=float(unit[1]) * {"ms": 0.001, "s": 1, "m": 60}[unit[2]])
+
+
+def parse_hey(text: str) -> Count:
+    """Read hey's report."""
+    good = sum(int(n) for status, n in re.findall(r"\[(\d+)\]\s+(\d+) responses", text) if status == "200")
+    other = sum(int(n) for status, n in re.findall(r"\[(\d+)\]\s+(\d+) responses", text) if status != "200")
+    errors = text.partition("Error distribution:")[2]
+    other += sum(map(int, re.findall(r"\[(\d+)\]", errors)))
+    return Count(requests=good, failed=other, duration_s=_number(r"Total:\s+([\d.]+) secs", text))
+
+
+def parse_k6(text: str) -> Count:
+    """Read the summary that the script above prints; k6 says itself how long it ran."""
+    metrics = json.loads(text[text.index('{"') :])["metrics"]
+    total, per_s = metrics["http_reqs"]["values"]["count"], metrics["http_reqs"]["values"]["rate"]
+    failed = metrics["http_req_failed"]["values"]["passes"]  # k6 counts as passed what is true: "it failed"
+    return Count(requests=int(total - failed), failed=int(failed), duration_s=total / per_s)
+
+
+def parse_locust(text: str) -> Count:
+    """Read locust's JSON, in which its times are those of the first and the last request."""
+    one = json.loads(text[text.index("[") :])[0]
+    failed = one["num_failures"]
+    return Count(requests=one["num_requests"] - failed, failed=failed, duration_s=one["last_request_timestamp"] - one["start_time"])
+
+
+def _k6(program: str, url: str, connections: int, duration_s: float, folder: Path) -> Sequence[str | Path]:
+    script = folder / "script.js"
+    script.write_text(K6 % (connections, f"{duration_s:g}", url))
+    return [program, "run", "--quiet", "--no-color", "--no-usage-report", "--address", "", script]
+
+
+def _locust(program: str, url: str, connections: int, duration_s: float, folder: Path) -> Sequence[str | Path]:
+    script = folder / "user.py"
+    script.write_text(LOCUST % url)
+    seconds, users = f"{max(1, round(duration_s))}s", str(connections)
+    host = url.rpartition("/")[0]
+    return [program, "-f", script, "--headless", "--json", "--only-summary", "--loglevel", "ERROR",
+            "-H", host, "-u", users, "-r", users, "-t", seconds, "--stop-timeout", "0"]  # fmt: skip
+
+
+ENGINE = Generator(
+    name="tapecheck",
+    program=None,
+    install="",
+    version=(),
+    command=lambda program, url, connections, duration_s, folder: machine.module("engine", "throughput", url, connections, duration_s),
+    parse=parse_engine,
+)
+WRK = Generator(
+    name="wrk",
+    program="wrk",
+    install="apt install wrk",
+    version=(),  # it says it with a failing exit code only
+    command=lambda program, url, connections, duration_s, folder: [
+        program, "-t1", f"-c{connections}", f"-d{max(1, round(duration_s))}s", url,
+    ],
+    parse=parse_wrk,
+)  # fmt: skip
+HEY = Generator(
+    name="hey",
+    program="hey",
+    install="apt install hey",
+    version=(),
+    command=lambda program, url, connections, duration_s, folder: [program, "-z", f"{duration_s:g}s", "-c", str(connections), url],
+    parse=parse_hey,
+)
+K6_PEER = Generator(name="k6", program="k6", install="make bench PEERS=1", version=("version",), command=_k6, parse=parse_k6)
+LOCUST_PEER = Generator(
+    name="locust", program="locust", install="make bench PEERS=1", version=("--version",), command=_locust, parse=parse_locust
+)
+PEERS = (WRK, HEY, K6_PEER, LOCUST_PEER)

@@ -1,0 +1,80 @@
+"""Makes anew what is committed but generated: `python tests/regenerate.py schemas | recording | golden | notebooks`.
+
+- schemas: the JSON Schemas in the package, from the result types.
+- recording: tests/data/load, a small recorded run of the sandbox (it must be filled).
+- golden: tests/notebooks/*.ipynb, the shipped notebooks re-analysing the recorded runs.
+- notebooks: notebooks/*.ipynb, executed against the sandbox.
+"""
+
+import shutil
+import sys
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+
+import nbformat
+from nbclient import NotebookClient
+
+from tapecheck import config, runs
+from tapecheck.load.validation import LoadResult
+
+TESTS = Path(__file__).resolve().parent
+RESULTS: Mapping[str, type[runs.Result]] = {"load": LoadResult}
+
+
+def golden_cell(validation: str, source: str) -> str:
+    """Return the parameters cell of a golden notebook: a recorded run, and nothing written."""
+    changed = []
+    for line in source.splitlines():
+        name, _, rest = line.partition(": str = ")
+        value = {"run": f'"tests/data/{validation}"', "out": '""'}.get(name)
+        changed.append(line if value is None else f"{name}: str = {value}  # {rest.partition('  # ')[2]}")
+    return "\n".join(changed)
+
+
+def execute(notebook: nbformat.NotebookNode, folder: Path) -> nbformat.NotebookNode:
+    """Run a notebook in a new kernel, and keep of its metadata only what does not change from run to run."""
+    NotebookClient(notebook, kernel_name="python3", timeout=600, resources={"metadata": {"path": str(folder)}}).execute()
+    for cell in notebook.cells:
+        cell.metadata.pop("execution", None)
+    notebook.metadata = {
+        "kernelspec": {"display_name": "Python 3 (ipykernel)", "language": "python", "name": "python3"},
+        "language_info": {"name": "python"},
+    }
+    return notebook
+
+
+def golden() -> None:
+    for validation in RESULTS:
+        notebook = nbformat.read(config.NOTEBOOKS / f"{validation}.ipynb", as_version=4)
+        parameters = next(c for c in notebook.cells if "parameters" in c.metadata.get("tags", []))
+        parameters.source = golden_cell(validation, parameters.source)
+        nbformat.write(execute(notebook, TESTS / "notebooks"), TESTS / "notebooks" / f"{validation}.ipynb")
+
+
+def notebooks() -> None:
+    for validation in RESULTS:
+        file = config.NOTEBOOKS / f"{validation}.ipynb"
+        nbformat.write(execute(nbformat.read(file, as_version=4), config.NOTEBOOKS), file)
+
+
+def recording() -> None:
+    from tapecheck import batch
+
+    with tempfile.TemporaryDirectory() as out:
+        outcome = batch.run("load", {}, Path(out))
+        assert outcome.folder is not None, outcome.message
+        shutil.rmtree(TESTS / "data" / "load", ignore_errors=True)
+        keep = ("result.json", "samples.parquet", "resources.parquet", "failures.jsonl")
+        (TESTS / "data" / "load").mkdir(parents=True)
+        for name in keep:
+            shutil.copy(outcome.folder / name, TESTS / "data" / "load" / name)
+
+
+def schemas() -> None:
+    runs.write_schemas(RESULTS)
+
+
+if __name__ == "__main__":
+    for word in sys.argv[1:]:
+        {"golden": golden, "notebooks": notebooks, "recording": recording, "schemas": schemas}[word]()

@@ -1,0 +1,101 @@
+"""Features against independent calculations: plain loops, pandas, and values known by hand."""
+
+import itertools
+import math
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from tapecheck.backfill import features
+
+RNG = np.random.default_rng(7)
+CLOSE = 100 * np.exp(np.cumsum(RNG.normal(0, 0.01, 900)))
+VOLUME = RNG.integers(1, 10_000, 900).astype(float)
+A_YEAR = 252.0
+
+
+def _loop_rsi(close: list[float], window: int) -> list[float]:
+    out = [math.nan] * len(close)
+    changes = [b - a for a, b in itertools.pairwise(close)]
+    gain = sum(max(x, 0) for x in changes[:window]) / window
+    loss = sum(max(-x, 0) for x in changes[:window]) / window
+    for i in range(window, len(close)):
+        if i > window:
+            gain = (gain * (window - 1) + max(changes[i - 1], 0)) / window
+            loss = (loss * (window - 1) + max(-changes[i - 1], 0)) / window
+        out[i] = 50.0 if gain + loss == 0 else 100 - 100 / (1 + gain / loss) if loss else 100.0
+    return out
+
+
+def _pandas(close: np.ndarray, volume: np.ndarray) -> dict[str, pd.Series]:
+    c, v = pd.Series(close), pd.Series(volume)
+    log = np.log(c).diff()
+    return {
+        "return_simple": c.pct_change(),
+        "return_log": log,
+        "volatility_20": np.sqrt((log**2).rolling(20).mean() * A_YEAR),
+        "momentum_10": c.pct_change(10),
+        "rsi_14": pd.Series(_loop_rsi(close.tolist(), 14)),
+        "sma_20": c.rolling(20).mean(),
+        "sma_50": c.rolling(50).mean(),
+        "volume_z_20": (v - v.rolling(20).mean()) / v.rolling(20).std(ddof=0),
+        "drawdown_100": c / c.rolling(100).max() - 1,
+    }
+
+
+@pytest.mark.parametrize("name", features.NAMES)
+def test_agrees_with_pandas_and_loops(name: str) -> None:
+    """Every feature equals an independent calculation to the stored decimals, warm-up included."""
+    ours = features.compute(CLOSE, VOLUME, A_YEAR)[name]
+    theirs = _pandas(CLOSE, VOLUME)[name].to_numpy()
+    np.testing.assert_allclose(ours, theirs, rtol=0, atol=2e-8)
+
+
+def test_known_rsi() -> None:
+    """The published example of Wilder's index begins at 70.46, with its first values in the textbook's order."""
+    close = [44.34, 44.09, 44.15, 43.61, 44.33, 44.83, 45.10, 45.42, 45.84, 46.08, 45.89, 46.03, 45.61, 46.28, 46.28, 46.00, 46.03]
+    found = features.rsi(np.array(close), 14)
+    assert np.isnan(found[:14]).all()
+    assert found[14:].round(2).tolist() == [70.46, 66.25, 66.48]
+
+
+@pytest.mark.parametrize(
+    ("close", "last"),
+    [(np.arange(1.0, 40.0), 100.0), (np.arange(40.0, 1.0, -1.0), 0.0), (np.full(40, 5.0), 50.0)],
+    ids=["only rises", "only falls", "never moves"],
+)
+def test_rsi_at_its_ends(close: np.ndarray, last: float) -> None:
+    """An index without falls is 100, without rises 0, without moves 50."""
+    assert features.rsi(close, 14)[-1] == last
+
+
+def test_equal_volumes_score_zero() -> None:
+    """A window without spread has no score to divide by, so it is 0, not NaN."""
+    assert features.z_score(np.full(30, 3.0), 20)[-1] == 0.0
+
+
+@pytest.mark.parametrize("begin", [1, 100, 250])
+def test_lead_in_gives_the_same_as_the_whole_history(begin: int) -> None:
+    """A refresh that begins LEAD_IN bars early stores exactly what the whole history would have."""
+    whole = features.compute(CLOSE, VOLUME, A_YEAR)
+    part = features.compute(CLOSE[begin:], VOLUME[begin:], A_YEAR)
+    for name in features.NAMES:
+        np.testing.assert_array_equal(part[name][features.LEAD_IN :], whole[name][begin + features.LEAD_IN :])
+
+
+@pytest.mark.parametrize("length", [0, 1, 2, 14, 15, 20, 51, 100])
+def test_short_series(length: int) -> None:
+    """A series shorter than a window has NaN there, and every column is as long as the series."""
+    found = features.compute(CLOSE[:length], VOLUME[:length], A_YEAR)
+    assert {len(column) for column in found.values()} == {length}
+    assert np.isnan(found["drawdown_100"][:99]).all()
+
+
+@pytest.mark.parametrize("bad", [0.0, -1.0, math.nan, math.inf])
+def test_bad_price_is_refused(bad: float) -> None:
+    """A price that is not positive and finite is an error that names it, never a silent NaN."""
+    close = CLOSE[:50].copy()
+    close[30] = bad
+    with pytest.raises(ValueError, match="at row 30 of 50"):
+        features.compute(close, VOLUME[:50], A_YEAR)

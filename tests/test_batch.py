@@ -1,0 +1,244 @@
+"""Headless runs: parameters are checked first, every ending has its exit code, and nothing is left half done."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import nbformat
+import psutil
+import pytest
+
+from tapecheck import batch, config
+from tapecheck.errors import ConfigError
+from tapecheck.runs import Recorded
+
+PARAMETERS = """\
+target: str = "t"  # what
+run: str = "new"  # which
+out: str = "outputs"  # where
+rounds: int = 0  # how many
+rate: float = 1.5  # how fast
+"""
+RECORD = f"""
+from IPython.display import display
+display({{"text/plain": "", "{Recorded.MIME}": {{"folder": out, "verdict": VERDICT, "checks": {{"pass": 1}}, "missed": []}}}}, raw=True)
+"""
+
+
+@pytest.fixture
+def tiny(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder of notebooks of our own in place of the shipped ones."""
+    monkeypatch.setattr(config, "NOTEBOOKS", tmp_path / "notebooks")
+    (tmp_path / "notebooks").mkdir()
+    return tmp_path
+
+
+def write(folder: Path, *cells: str) -> None:
+    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(text) for text in (PARAMETERS, *cells)])
+    notebook.cells[0].metadata["tags"] = ["parameters"]
+    notebook.metadata["kernelspec"] = {"name": "python3", "display_name": "Python 3", "language": "python"}
+    nbformat.write(notebook, folder / "notebooks" / "load.ipynb")
+
+
+@pytest.mark.parametrize(("verdict", "code"), [("pass", 0), ("fail", 1), ("not_proven", 2), ("invalid", 2), ("no_data", 2)])
+def test_the_verdict_is_the_exit_code(tiny: Path, verdict: str, code: int) -> None:
+    """A met, missed or undecided run each have their code, and the executed notebook and a report lie with the run."""
+    write(tiny, RECORD.replace("VERDICT", repr(verdict)))
+    outcome = batch.run("load", {}, tiny / "out")
+    assert (outcome.exit_code, outcome.verdict) == (code, verdict)
+    assert {"notebook.ipynb", "report.html"} <= {p.name for p in (tiny / "out").iterdir()}
+
+
+@pytest.mark.parametrize(
+    ("cell", "message", "code"),
+    [
+        ("1 / 0", "cell 3 raised ZeroDivisionError: division by zero", 3),
+        ("from tapecheck.errors import TargetDown\nraise TargetDown('http://x is down')", "http://x is down", 2),
+        ("from tapecheck.errors import ConfigError\nraise ConfigError('wrong key')", "wrong key", 4),
+        ("import os, signal\nos.kill(os.getpid(), signal.SIGKILL)", "kernel died", 3),
+        ("import sys\nsys.exit(0)", "", 3),
+        ("pass", "ended without recording a run", 3),
+    ],
+    ids=["exception", "target down", "configuration", "killed kernel", "sys.exit(0)", "nothing recorded"],
+)
+def test_an_ending_without_a_run_is_never_a_pass(tiny: Path, cell: str, message: str, code: int) -> None:
+    """However a notebook ends early, the code says so, the message is one sentence, and the notebook is kept."""
+    write(tiny, cell, "1")
+    outcome = batch.run("load", {}, tiny / "out")
+    assert (outcome.exit_code, outcome.verdict) == (code, None)
+    assert message in outcome.message
+    assert outcome.folder is not None
+    assert outcome.folder.parent == tiny / "out" / "unfinished"
+    assert (outcome.folder / "notebook.ipynb").exists()
+
+
+def test_wrong_parameters_are_all_listed_and_nothing_starts(tiny: Path) -> None:
+    """papermill only warns of an unknown parameter; here every unknown name and wrong type stops the run."""
+    write(tiny, "raise SystemError('must not run')")
+    with pytest.raises(ConfigError) as caught:
+        batch.run("load", {"raunds": 3, "rounds": "3", "rate": True, "run": 5, "out": "x"}, tiny / "out")
+    text = str(caught.value)
+    assert "raunds: got an unknown parameter; allowed: one of target, run, out, rounds, rate" in text
+    assert "rounds: got '3' (str); allowed: int, as in 0" in text
+    assert "rate: got True (bool); allowed: float" in text
+    assert "run: got 5 (int); allowed: str" in text
+    assert not (tiny / "out").exists()
+
+
+def test_an_int_is_a_float(tiny: Path) -> None:
+    """`-p rate 2` is fine for a float."""
+    write(tiny, "assert rate == 2\n" + RECORD.replace("VERDICT", "'pass'"))
+    assert batch.run("load", {"rate": 2}, tiny / "out").exit_code == 0
+
+
+def test_the_report_is_self_contained_and_has_no_code(tiny: Path) -> None:
+    """report.html loads nothing from anywhere and shows outputs only."""
+    write(tiny, "print('an answer')", RECORD.replace("VERDICT", "'pass'"))
+    batch.run("load", {}, tiny / "out")
+    html = (tiny / "out" / "report.html").read_text()
+    assert "an answer" in html
+    assert "print(" not in html
+    assert not [part[:60] for part in html.split("src=")[1:] if part.lstrip("\"'").startswith("http")]
+    assert "<link" not in html or 'rel="stylesheet" href="http' not in html
+
+
+@pytest.mark.parametrize(("codes", "code"), [([], 0), ([0, 0], 0), ([0, 2], 2), ([1, 2], 1), ([1, 3], 3), ([3, 4, 0], 4)])
+def test_a_batch_ends_with_its_gravest_code(codes: list[int], code: int) -> None:
+    """A crash outweighs a miss, a miss outweighs no verdict."""
+    outcomes = [batch.Outcome(validation="load", exit_code=c, duration_s=0, message="") for c in codes]
+    assert batch.worst(outcomes) == code
+
+
+# ---- the command line ----
+
+
+def tapecheck(*words: str, **options: object) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([sys.executable, "-m", "tapecheck", *words], capture_output=True, text=True, timeout=100, **options)  # type: ignore[call-overload]
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["runn"], "invalid choice: 'runn'"),
+        (["run", "lod"], "one of load"),
+        (["run", "load", "-p", "raunds", "3"], "raunds: got an unknown parameter"),
+        (["run", "load", "-p", "rounds", "many"], "rounds: got 'many' (str); allowed: int"),
+        (["run", "load", "--target", "none.yaml"], "none.yaml: path: got no such file"),
+        (["run", "load", "-p", "plan", "none.yaml"], "none.yaml: path: got no such file"),
+        (["run", "load", "-p", "run", "none"], "none: path: got no such file"),
+        (["check", "README.md"], "README.md"),
+        (["params", "none"], "one of load"),
+        (["sandbox", "up", "--symbols", "NOPE"], "NOPE"),
+    ],
+)
+def test_wrong_usage_is_exit_4_with_one_clear_error(words: list[str], message: str) -> None:
+    """Every mistake on the command line says what is allowed, without a traceback."""
+    done = tapecheck(*words, cwd=config.PROJECT)
+    assert done.returncode == 4, done.stderr
+    assert message in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_check_lists_every_problem_with_its_line(tmp_path: Path) -> None:
+    """`check` reads every file and reports all that is wrong, each with file, line, key, got and allowed."""
+    (tmp_path / "a.yaml").write_text("name: a\nkind: external\nbase_url: http://127.0.0.1:1\nrequests: {h: GET /}\nextra: 1\n")
+    (tmp_path / "b.yaml").write_text(
+        "scenarios:\n  s: {executor: burst, concurrency: many, request: h}\n  t: {executor: burts, request: h}\nobjectives: [p95 < 3]\n"
+    )
+    done = tapecheck("check", str(tmp_path / "a.yaml"), str(tmp_path / "b.yaml"))
+    assert done.returncode == 4
+    assert "a.yaml:5: extra: got an unknown key 'extra'; allowed: one of name," in done.stderr
+    assert "b.yaml:2: scenarios.s.concurrency: got 'many'" in done.stderr
+    assert "b.yaml:3: scenarios.t" in done.stderr
+    assert "2 files, 3 problems" in done.stdout
+    (tmp_path / "b.yaml").write_text("scenarios: {s: {executor: burst, concurrency: 5, rounds: 1, request: h}}\nobjectives: [p95 < 3]\n")
+    done = tapecheck("check", str(tmp_path / "b.yaml"))
+    assert "objectives.0: got 'p95 < 3'; allowed: no metric 'p95'; the metrics are" in done.stderr
+
+
+def test_everything_we_ship_passes_the_check() -> None:
+    """`python -m tapecheck check` accepts config/."""
+    done = tapecheck("check")
+    assert done.returncode == 0, done.stderr
+    assert ", 0 problems" in done.stdout
+
+
+def test_all_configuration_is_checked_before_anything_starts(tmp_path: Path) -> None:
+    """A wrong target file and a wrong plan are reported together, and no sandbox is started for them."""
+    (tmp_path / "t.yaml").write_text("name: t\nkind: external\nbase_url: http://host:abc\nrequests: {h: GET /}\n")
+    (tmp_path / "p.yaml").write_text("scenarios: {s: {executor: burst, concurrency: 5, request: h, parameters: {d: [2024-13-45]}}}\n")
+    done = tapecheck("run", "load", "--target", str(tmp_path / "t.yaml"), "-p", "plan", str(tmp_path / "p.yaml"))
+    assert done.returncode == 4
+    assert "t.yaml:3: base_url: got 'http://host:abc'; allowed: http:// or https://, a host" in done.stderr
+    assert "p.yaml: (file): got" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_an_empty_out_writes_nothing_anywhere(tmp_path: Path) -> None:
+    """`-p out ""` analyses a recorded run and leaves no file, in the project or elsewhere."""
+    before = set(config.PROJECT.iterdir())
+    done = tapecheck("run", "load", "-p", "run", str(config.PROJECT / "tests/data/load"), "-p", "out", '""', cwd=tmp_path)
+    assert "not recorded" in done.stdout
+    assert list(tmp_path.iterdir()) == []
+    assert set(config.PROJECT.iterdir()) == before
+
+
+def test_params_lists_what_a_notebook_takes() -> None:
+    """`params load` shows each parameter with type, default and help."""
+    done = tapecheck("params", "load")
+    assert done.returncode == 0
+    for name in ("target", "plan", "run", "out", "scenarios", "rounds"):
+        assert f"\n{name} " in "\n" + done.stdout
+
+
+def test_help_names_every_command() -> None:
+    """`--help` is where a new user begins."""
+    done = tapecheck("--help")
+    assert done.returncode == 0
+    for command in ("run", "sandbox", "lab", "params", "check", "runs", "index"):
+        assert f"\n    {command} " in done.stdout
+
+
+def kernels_below(process: psutil.Process) -> list[psutil.Process]:
+    return [p for p in process.children(recursive=True) if "ipykernel" in " ".join(p.cmdline())]
+
+
+@pytest.fixture
+def slow_target(tmp_path: Path) -> Iterator[Path]:
+    """A target file of a server that accepts and never answers within a test."""
+    import socket
+
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        file = tmp_path / "slow.yaml"
+        file.write_text(
+            f"name: slow\nkind: external\nbase_url: http://127.0.0.1:{server.getsockname()[1]}\nrequests: {{features: GET /}}\n"
+        )
+        yield file
+
+
+@pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupted_run_ends_its_kernel_and_says_so(slow_target: Path, tmp_path: Path, sent: signal.Signals) -> None:
+    """Ctrl-C and SIGTERM end with code 3, leave no process, and keep what the notebook had."""
+    plan = tmp_path / "plan.yaml"
+    plan.write_text("scenarios: {s: {executor: burst, concurrency: 1, rounds: 1, request: features}}\n")
+    words = ["run", "load", "--target", str(slow_target), "-p", "plan", str(plan), "--out", str(tmp_path / "out")]
+    command = [sys.executable, "-m", "tapecheck", *words]
+    process = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    until = time.monotonic() + 30
+    while not (kernels := kernels_below(psutil.Process(process.pid))) and time.monotonic() < until:
+        time.sleep(0.1)
+    time.sleep(1)
+    os.kill(process.pid, sent)
+    _, err = process.communicate(timeout=30)
+    assert process.returncode == 3
+    assert "interrupted" in err
+    assert "Traceback" not in err
+    assert list((tmp_path / "out" / "unfinished").glob("load-*/notebook.ipynb")), "what the notebook had is kept"
+    assert {p.name for p in tmp_path.iterdir()} == {"slow.yaml", "plan.yaml", "out"}, "no socket is left in the caller's folder"
+    _, alive = psutil.wait_procs(kernels, timeout=10)
+    assert kernels
+    assert not alive

@@ -1,0 +1,94 @@
+"""Configuration is validated as a whole, and every message says file, line, key, what was got and what is allowed."""
+
+from pathlib import Path
+
+import pytest
+
+from tapecheck import config
+from tapecheck.config import Secret, Target
+from tapecheck.errors import ConfigError, Problem
+
+GOOD = """\
+name: staging
+kind: external
+base_url: http://127.0.0.1:8000
+requests:
+  health: GET /health
+"""
+
+
+def problems_of(tmp_path: Path, text: str) -> list[Problem]:
+    file = tmp_path / "target.yaml"
+    file.write_text(text)
+    with pytest.raises(ConfigError) as caught:
+        config.read(Target, file)
+    return list(caught.value.problems)
+
+
+def test_a_good_target_is_frozen(tmp_path: Path) -> None:
+    """A target is read whole and cannot be changed afterwards."""
+    file = tmp_path / "target.yaml"
+    file.write_text(GOOD)
+    target = config.read(Target, file)
+    assert target.requests["health"].method == "GET"
+    with pytest.raises(Exception, match="frozen"):
+        target.name = "other"  # type: ignore[misc]
+
+
+@pytest.mark.parametrize(
+    ("change", "line", "key", "got", "allowed"),
+    [
+        (("kind: external", "kind: mock"), 2, "kind", "'mock'", "'sandbox' or 'external'"),
+        (("name: staging", "name: staging\nallow_remot: true"), 2, "allow_remot", "unknown key 'allow_remot'", "allow_remote"),
+        (("GET /health", "GET health"), 5, "requests.health", "'GET health'", "GET, HEAD or POST and a path"),
+        (("base_url: http://127.0.0.1:8000\n", ""), 1, "(file)", "dict", "an external target needs base_url"),
+        (("http://127", "ftp://127"), 3, "base_url", "ftp://", "http:// or https://"),
+        (("name: staging", "name: staging\nname: again"), 2, "name", "the key twice", "each key once"),
+        (("name: staging\n", ""), 1, "name", "nothing", "required"),
+        (("name: staging", "name: staging\nprocesses: {api: {port: 8, pid: 9}}"), 2, "processes.api", "dict", "exactly one of"),
+        (("name: staging", "name: staging\nheaders: {X: {file: a}}"), 2, "headers.X", "file", ""),
+        (("name: staging", "name: [staging"), 2, "(file)", "", "YAML"),
+    ],
+)
+def test_each_mistake_is_named(tmp_path: Path, change: tuple[str, str], line: int, key: str, got: str, allowed: str) -> None:
+    """A mistake is reported with its line, its key, what was got and what is allowed."""
+    found = problems_of(tmp_path, GOOD.replace(*change))
+    match = [p for p in found if p.key.startswith(key) and got in p.got + p.key and allowed in p.allowed]
+    assert match, f"nothing like that among: {list(map(str, found))}"
+    assert match[0].line == line, str(match[0])
+
+
+def test_all_mistakes_are_listed_at_once(tmp_path: Path) -> None:
+    """One run of the check shows everything that has to be mended."""
+    found = problems_of(tmp_path, "name: ''\nkind: mock\nrequests: {}\nextra: 1\n")
+    assert {p.key for p in found} == {"name", "kind", "requests", "extra"}
+
+
+def test_a_missing_file_says_where_it_was_looked_for() -> None:
+    """A path is looked up from the current folder and from the project."""
+    with pytest.raises(ConfigError, match="no such file"):
+        config.find("config/none.yaml")
+
+
+@pytest.mark.parametrize("file", sorted((config.CONFIG / "targets").glob("*.yaml")), ids=lambda f: f.name)
+def test_every_target_we_ship_is_valid_and_harmless(file: Path) -> None:
+    """Traffic beyond this machine and faults are off in every example."""
+    target = config.read(Target, file)
+    assert not target.allow_remote
+    assert not target.allow_drills
+
+
+def test_a_secret_is_read_late_and_never_shown(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Only the name of a secret is in the configuration; its value is read when it is needed."""
+    secret = Secret(env="TAPECHECK_TEST_KEY")
+    with pytest.raises(ConfigError, match="export TAPECHECK_TEST_KEY="):
+        secret.reveal()
+    monkeypatch.setenv("TAPECHECK_TEST_KEY", "s3cr3t")
+    assert secret.reveal() == "s3cr3t"
+    assert "s3cr3t" not in repr(secret)
+
+
+def test_relative_outputs_lie_below_the_project_and_absolute_ones_stay(tmp_path: Path) -> None:
+    """Where a run is written does not depend on the folder that a kernel happens to start in."""
+    assert config.outputs("outputs") == config.OUTPUTS
+    assert config.outputs(tmp_path) == tmp_path

@@ -1,0 +1,210 @@
+"""The whole path of `make run`, for real: command line, papermill, engine, target, run folder, page; and no secret in any of it."""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import nbformat
+import pyarrow.parquet as pq
+import pytest
+import servers
+from servers import Server
+
+from tapecheck import config, runs
+from tapecheck.config import SandboxState
+from tapecheck.load import validation
+from tapecheck.sandbox import supervision
+
+SECRET = "s3cr3t-Zx81"
+SMALL = """
+scenarios:
+  burst: {executor: burst, concurrency: 20, rounds: 16, request: features, parameters: {symbol: [AAPL, MSFT], limit: [10]}}
+  closed: {executor: closed, concurrency: 2, duration_s: 1, warm_up_s: 0.2, request: features, parameters: {symbol: [AAPL], limit: [10]}}
+objectives: [burst.p99_ms < 5000, success_ratio > 0.95]
+generator: {lag_p99_ms: 2000, cpu_ratio: 1}  # how busy this machine is, is not what these tests are about
+"""
+SANDBOX = """
+scenarios:
+  symbols: {executor: burst, concurrency: 50, rounds: 8, request: features,
+            parameters: {symbol: [AAPL, MSFT, GOOGL], timeframe: [1d], limit: [500]}}
+  timeframes: {executor: burst, concurrency: 50, rounds: 8, request: features,
+               parameters: {symbol: [AAPL], timeframe: [5m, 15m, 1h, 4h, 1d], limit: [500]}}
+  steady: {executor: closed, concurrency: 5, duration_s: 3, request: features, parameters: {symbol: [AAPL], timeframe: [1h], limit: [100]}}
+objectives: [p99_ms < 20000, success_ratio > 0.99]
+generator: {lag_p99_ms: 2000, cpu_ratio: 1}
+"""
+
+
+def tapecheck(*words: object, cwd: Path | None = None, **environment: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "tapecheck", *map(str, words)]
+    return subprocess.run(command, cwd=cwd, env={**os.environ, **environment}, capture_output=True, text=True, timeout=110)
+
+
+def target_file(folder: Path, url: str, path: str = "GET /features/{symbol}?limit={limit}") -> Path:
+    file = folder / "target.yaml"
+    file.write_text(
+        f"name: planted\nkind: external\nbase_url: {url}\nrequests: {{features: '{path}'}}\nheaders: {{X-API-Key: {{env: PLANTED_KEY}}}}\n"
+    )
+    (folder / "plan.yaml").write_text(SMALL)
+    return file
+
+
+def run(folder: Path, url: str, *words: object) -> subprocess.CompletedProcess[str]:
+    file = target_file(folder, url)
+    plan = ("-p", "plan", folder / "plan.yaml")
+    return tapecheck("run", "load", "--target", file, *plan, "--out", folder / "out", *words, PLANTED_KEY=SECRET)
+
+
+def artefacts(folder: Path) -> Iterator[tuple[Path, bytes]]:
+    for file in folder.rglob("*"):
+        if file.is_file() and not file.is_symlink():
+            yield file, file.read_bytes()
+            if file.suffix == ".parquet":
+                table = pq.read_table(file)
+                yield file, repr(table.schema.metadata).encode() + table.to_pandas().to_csv().encode()
+
+
+def test_the_path_of_make_run_on_the_sandbox(sandbox: SandboxState, tmp_path: Path) -> None:
+    """`tapecheck run all` measures the running sandbox, leaves a whole run, a page and a verdict line, and the sandbox running."""
+    (tmp_path / "plan.yaml").write_text(SANDBOX)
+    done = tapecheck("run", "all", "-p", "plan", "plan.yaml", "--out", "results", cwd=tmp_path)
+    assert done.returncode == 0, done.stdout + done.stderr
+    folder = (tmp_path / "results" / "load" / "latest").resolve()
+    assert {"result.json", "samples.parquet", "resources.parquet", "failures.jsonl", "notebook.ipynb", "report.html"} <= {
+        p.name for p in folder.iterdir()
+    }
+    result = runs.read(folder, "load").result
+    assert result["verdict"] == "pass"
+    assert result["target"]["base_url"] == sandbox.base_url
+    assert result["scenarios"]["symbols"]["requests"] == 400
+    assert set(result["scenarios"]["timeframes"]["by"]["timeframe"]) == {"5m", "15m", "1h", "4h", "1d"}
+    assert set(result["scenarios"]["steady"]["resources"]) == {"api", "database", "scheduler", "upstream"}
+    assert result["scenarios"]["steady"]["server_time_ms"] is not None
+    assert "load       PASS" in done.stdout
+    assert str(tmp_path / "results" / "index.html") in done.stdout
+    assert folder.name in (tmp_path / "results" / "index.html").read_text()
+    assert tapecheck("sandbox", "status").returncode == 0, "a sandbox that was running before stays"
+
+
+def test_plain_papermill_from_another_folder(sandbox: SandboxState, tmp_path: Path) -> None:
+    """papermill alone, from anywhere, leaves the same result files."""
+    words = ["-p", "rounds", "3", "-p", "scenarios", "cached_symbol", "-p", "out", str(tmp_path / "results")]
+    command = [sys.executable, "-m", "papermill", str(config.NOTEBOOKS / "load.ipynb"), "out.ipynb", *words]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=110)
+    assert done.returncode == 0, done.stderr
+    assert runs.read(tmp_path / "results" / "load" / "latest").result["scenarios"].keys() == {"cached_symbol"}
+    assert all(c.execution_count for c in nbformat.read(tmp_path / "out.ipynb", 4).cells if c.cell_type == "code")
+
+
+def test_an_api_that_is_not_the_sandbox_and_no_secret_in_any_artefact(tmp_path: Path) -> None:
+    """Any HTTP API can be measured; its key is sent with every request and found in no file that is left."""
+    with Server(servers.fast) as server:
+        done = run(tmp_path, server.url)
+        assert done.returncode == 0, done.stdout + done.stderr
+        assert all(SECRET.encode() in head for head in server.seen.heads)
+        assert server.seen.requests > 320
+    found = [file for file, content in artefacts(tmp_path / "out") if SECRET.encode() in content]
+    assert found == []
+    assert SECRET not in done.stdout + done.stderr
+    assert len(list(artefacts(tmp_path / "out"))) >= 12
+
+
+@pytest.mark.parametrize(("status", "code"), [(401, 4), (418, 4), (500, 2)])
+def test_a_secret_stays_out_of_a_failure_too(tmp_path: Path, status: int, code: int) -> None:
+    """A refused key is named by its header, never by its value, even where the target sends back what it was sent."""
+
+    async def echo(exchange: servers.Exchange) -> None:
+        exchange.send(exchange.head, status=status)
+
+    with Server(echo) as server:
+        done = run(tmp_path, server.url)
+    assert done.returncode == code
+    assert str(status) in done.stdout
+    assert SECRET not in done.stdout + done.stderr
+    assert [file for file, content in artefacts(tmp_path / "out") if SECRET.encode() in content] == []
+
+
+def test_a_static_file_server(tmp_path: Path) -> None:
+    """A target need not be an API: files served by http.server are measured alike."""
+    (tmp_path / "site").mkdir()
+    (tmp_path / "site" / "page.txt").write_text("hello\n" * 100)
+    port = servers.free_port()
+    command = [sys.executable, "-m", "http.server", str(port), "--bind", "127.0.0.1", "--directory", str(tmp_path / "site")]
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as server:
+        try:
+            servers.wait_for_port(port)
+            file = target_file(tmp_path, f"http://127.0.0.1:{port}", "GET /page.txt")
+            (tmp_path / "plan.yaml").write_text(
+                "scenarios: {s: {executor: burst, concurrency: 5, rounds: 64, request: features}}\n"
+                "objectives: [p99_ms < 5000]\ngenerator: {lag_p99_ms: 2000, cpu_ratio: 1}\n"
+            )
+            done = tapecheck(
+                "run", "load", "--target", file, "-p", "plan", tmp_path / "plan.yaml", "--out", tmp_path / "out", PLANTED_KEY="x"
+            )
+        finally:
+            server.terminate()
+    assert done.returncode == 0, done.stdout + done.stderr
+    scenario = runs.read(tmp_path / "out" / "load" / "latest").result["scenarios"]["s"]
+    assert (scenario["requests"], scenario["failed"]) == (320, 0)
+
+
+def test_a_target_that_dies_in_mid_run_gives_a_whole_result(tmp_path: Path) -> None:
+    """Its errors are counted, the verdict is fail, every failed request has its line, and the run ends."""
+    with Server(servers.dies_after(100)) as server:
+        done = run(tmp_path, server.url)
+    assert done.returncode == 1, done.stdout + done.stderr
+    folder = tmp_path / "out" / "load" / "latest"
+    burst = runs.read(folder).result["scenarios"]["burst"]
+    assert burst["requests"] == 320
+    assert 200 < burst["failed"] < 320
+    assert sum(burst["errors"].values()) == burst["failed"]
+    lines = [json.loads(line) for line in (folder / "failures.jsonl").read_text().splitlines()]
+    assert sum(line["scenario"] == "burst" for line in lines) == burst["failed"]
+    assert "burst: success_ratio > 0.95: fail" in done.stdout
+
+
+def test_a_recorded_run_is_analysed_again_without_a_target(tmp_path: Path) -> None:
+    """The same samples under a stricter plan give another verdict, and a run of their own that names its source."""
+    with Server(servers.slow(0.01)) as server:
+        assert run(tmp_path, server.url).returncode == 0
+    first = (tmp_path / "out" / "load" / "latest").resolve()
+    (tmp_path / "strict.yaml").write_text(SMALL.replace("p99_ms < 5000", "p99_ms < 1"))
+    done = tapecheck("run", "load", "-p", "run", first, "-p", "plan", tmp_path / "strict.yaml", "--out", tmp_path / "out")
+    assert done.returncode == 1, done.stdout + done.stderr
+    again = runs.read(tmp_path / "out" / "load" / "latest").result
+    assert (again["reanalysis_of"], again["run_id"] != first.name) == (str(first), True)
+    assert again["scenarios"] == runs.read(first).result["scenarios"]
+    assert validation.read(tmp_path / "out" / "load" / "latest").samples.equals(validation.read(first).samples)
+
+
+@pytest.mark.parametrize(
+    ("url", "code", "message"),
+    [
+        ("http://127.0.0.1:{free}", 2, "nothing answers at port"),
+        ("http://no-such-host.invalid", 4, "no-such-host.invalid"),
+        ("http://192.0.2.1", 4, "allow_remote: true"),
+    ],
+    ids=["down", "no such host", "remote"],
+)
+def test_a_wrong_target_is_one_clear_error(tmp_path: Path, url: str, code: int, message: str) -> None:
+    """No load is sent, nothing is recorded, and what is printed names the URL and the reason; a missing API is never mocked."""
+    done = run(tmp_path, url.format(free=servers.free_port()))
+    assert done.returncode == code, done.stdout + done.stderr
+    assert message in done.stdout
+    assert "Traceback" not in done.stdout + done.stderr
+    assert not (tmp_path / "out" / "load").exists()
+
+
+def test_filled_means_that_the_scheduler_rests(sandbox: SandboxState) -> None:
+    """A measurement begins only when no refresh runs beside it: what was triggered is done when the wait ends."""
+    asked = httpx.get(f"{sandbox.base_url}/api/v1/status").json()["generated_at"]
+    httpx.post(f"{sandbox.base_url}/api/v1/admin/backfill/trigger", json={"symbols": ["AAPL", "SPY"]}).raise_for_status()
+    supervision.wait_filled()
+    health = httpx.get(f"{sandbox.base_url}/api/v1/admin/scheduler-health").json()
+    assert (health["due"], health["in_flight"]) == (0, [])
+    series = httpx.get(f"{sandbox.base_url}/api/v1/status").json()["series"]
+    assert all(one["refreshed_at"] > asked for one in series if one["symbol"] in ("AAPL", "SPY"))

@@ -1,0 +1,241 @@
+"""Summaries, checks and findings of load runs with known answers, the mistakes of earlier scripts among them."""
+
+import ast
+import dataclasses
+import json
+
+import numpy as np
+import pytest
+from samples import GENERATOR, START_NS, burst, recording, requests, watched
+
+from tapecheck.config import PROJECT
+from tapecheck.load import analysis, findings, frames, validation
+from tapecheck.load.analysis import METRICS, Limits, ScenarioSummary
+from tapecheck.load.recording import GeneratorStats, Recording
+from tapecheck.load.samples import ErrorKind
+from tapecheck.verdict import Verdict, overall, parse
+
+LIMITS = Limits(lag_p99_ms=20, cpu_ratio=0.9, achieved_ratio=0.95)
+OBJECTIVES = ("mean_ms < 500", "p95_ms < 1000", "p99_ms < 2000", "success_ratio > 0.99", "throughput_rps > 20")
+
+
+def summary_of(rec: Recording) -> ScenarioSummary:
+    return next(iter(analysis.summarize(rec, LIMITS).values()))
+
+
+def verdicts(rec: Recording) -> dict[str, Verdict]:
+    checks = analysis.check(analysis.summarize(rec, LIMITS), [parse(text, METRICS) for text in OBJECTIVES])
+    return {c.objective.split(" ")[0]: c.verdict for c in checks}
+
+
+def test_a_good_run_meets_everything() -> None:
+    """500 fast answers prove all five objectives."""
+    assert set(verdicts(recording({"s": burst(np.full(500, 20.0), per_round=100)})).values()) == {Verdict.PASS}
+
+
+def test_a_p99_of_100_samples_is_not_proven() -> None:
+    """One round of 100 can fail a p99, but not prove it; the p95 it can."""
+    found = verdicts(recording({"s": burst(np.full(100, 20.0))}))
+    assert (found["p99_ms"], found["p95_ms"], found["success_ratio"]) == (Verdict.NOT_PROVEN, Verdict.PASS, Verdict.NOT_PROVEN)
+
+
+def test_an_all_error_run_never_passes() -> None:
+    """How fast a target fails is no answer: nothing passes when nothing succeeded, and nothing is divided by zero."""
+    failed = dict.fromkeys(range(500), ErrorKind.status)
+    rec = recording({"s": burst(np.full(500, 1.0), failed=failed)})
+    summary = summary_of(rec)
+    assert (summary.succeeded, summary.success_ratio, summary.throughput_rps) == (0, 0.0, 0.0)
+    assert Verdict.PASS not in verdicts(rec).values()
+    assert overall(verdicts(rec).values()) == Verdict.FAIL
+
+
+def test_a_scenario_without_samples_has_no_data() -> None:
+    """A scenario in which nothing was sent is no data, with null where a figure would have to be invented."""
+    rec = recording({"s": burst([])})
+    summary = summary_of(rec)
+    assert (summary.requests, summary.success_ratio, summary.throughput_rps, summary.response_time_ms) == (0, None, None, None)
+    assert set(verdicts(rec).values()) == {Verdict.NO_DATA}
+
+
+def test_failed_requests_stay_in_the_distribution() -> None:
+    """Ten timeouts of 10 s among 100 requests are the p95; a script that drops failures reports 20 ms."""
+    times = np.full(100, 20.0)
+    times[90:] = 10_000
+    summary = summary_of(recording({"s": burst(times, failed=dict.fromkeys(range(90, 100), ErrorKind.timeout))}))
+    assert summary.response_time_ms is not None
+    assert summary.response_time_ms.p95.value == pytest.approx(10_000)
+    assert summary.errors == {"timeout": 10}
+
+
+def test_throughput_counts_answers_not_attempts() -> None:
+    """100 requests of which half fail, in 2 s, are 25 good answers a second, not 50."""
+    times = np.linspace(20, 2000, 100)
+    summary = summary_of(recording({"s": burst(times, failed=dict.fromkeys(range(50), ErrorKind.reset))}))
+    assert summary.throughput_rps == pytest.approx(25)
+
+
+def test_the_time_between_rounds_does_not_count() -> None:
+    """Five rounds of 100 ms are half a second of measurement, whatever lies between them."""
+    assert summary_of(recording({"s": burst(np.full(500, 100.0), per_round=100)})).duration_s == pytest.approx(0.5)
+
+
+def test_response_time_counts_from_the_intended_start() -> None:
+    """A request that was sent 300 ms late took 300 ms longer than its service time."""
+    rows = burst(np.full(100, 320.0))
+    rows["sent_ns"] += 300_000_000
+    summary = summary_of(recording({"s": rows}))
+    assert summary.response_time_ms is not None
+    assert summary.service_time_ms is not None
+    assert summary.response_time_ms.mean == pytest.approx(320)
+    assert summary.service_time_ms.mean == pytest.approx(20)
+
+
+def test_warm_up_is_stored_and_not_counted() -> None:
+    """Warm-up samples are in the file and in no figure."""
+    rows = burst(np.concatenate([np.full(50, 5000.0), np.full(100, 20.0)]))
+    rows["warm_up"][:50] = 1
+    rec = recording({"s": rows})
+    assert rec.samples.num_rows == 150
+    assert (summary_of(rec).requests, summary_of(rec).response_time_ms.max) == (100, 20.0)
+
+
+def test_every_value_of_a_parameter_has_its_own_figures() -> None:
+    """Which limit a sample belongs to is stored with it, and limits sort as numbers."""
+    times = np.tile([10.0, 50.0, 200.0], 100)
+    rows = burst(times)
+    rows["request"] = np.tile([0, 1, 2], 100)
+    prepared = requests(*({"limit": limit} for limit in (100, 500, 1000)))
+    by = summary_of(recording({"s": rows}, {"s": prepared})).by["limit"]
+    assert list(by) == ["100", "500", "1000"]
+    assert [g.response_time_ms.p50.value for g in by.values()] == [10.0, 50.0, 200.0]
+    assert [g.requests for g in by.values()] == [100, 100, 100]
+
+
+def test_a_parameter_of_one_scenario_is_none_of_another() -> None:
+    """A scenario has a breakdown only by its own parameters."""
+    rec = recording(
+        {"a": burst(np.full(10, 1.0)), "b": burst(np.full(10, 1.0))},
+        {"a": requests({"symbol": "AAPL"}), "b": requests({"limit": 5})},
+    )
+    summaries = analysis.summarize(rec, LIMITS)
+    assert (list(summaries["a"].by), list(summaries["b"].by)) == (["symbol"], ["limit"])
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ({"lag_p99_ms": 35.0}, "event loop lagged 35.0 ms"),
+        ({"cpu_ratio": 0.97}, "used 97% of its core"),
+        ({"achieved_ratio": 0.6}, "only 60.0% of the offered rate"),
+    ],
+)
+def test_a_busy_generator_makes_everything_invalid(change: dict[str, float], reason: str) -> None:
+    """When the generator was the bottleneck there is a reason and no other verdict."""
+    generator = dataclasses.replace(GENERATOR, **change)
+    rec = recording({"s": burst(np.full(500, 20.0))}, generator=generator)
+    assert reason in (summary_of(rec).invalid or "")
+    assert set(verdicts(rec).values()) == {Verdict.INVALID}
+
+
+def names(rec: Recording, cores: int = 2) -> list[str]:
+    return [f.name for f in findings.find(analysis.summarize(rec, LIMITS), cores)]
+
+
+def server(rows: np.ndarray, server_ms: float, db_ms: float = np.nan) -> np.ndarray:
+    rows["server_ms"], rows["db_ms"] = server_ms, db_ms
+    return rows
+
+
+def late(rows: np.ndarray, wait_ms: float) -> np.ndarray:
+    rows["sent_ns"] += int(wait_ms * 1e6)
+    return rows
+
+
+IDLE = [(s / 10, "api", 0.05, 120.0) for s in range(1, 20)]
+BUSY = [(s / 10, "api", 0.97, 120.0) for s in range(1, 20)]
+
+
+@pytest.mark.parametrize(
+    ("rec", "name"),
+    [
+        (recording({"s": burst(np.full(100, 20.0), failed={3: ErrorKind.reset})}), "target_errors"),
+        (recording({"s": server(burst(np.full(100, 20.0)), 18, 15)}), "database"),
+        (recording({"s": server(burst(np.full(100, 2000.0)), 1900)}, watched=watched(*BUSY)), "target_single_threaded"),
+        (recording({"s": server(burst(np.full(100, 200.0)), 5)}, executor="closed"), "queue"),
+        (recording({"s": server(burst(np.full(100, 2000.0)), 5)}, executor="closed", watched=watched(*IDLE)), "network"),
+        (recording({"s": late(burst(np.full(100, 200.0)), 150)}), "connection_limit"),
+        (recording({"s": server(burst(np.r_[np.full(90, 1.0), np.full(10, 50.0)]), 1)}), "variance"),
+        (
+            recording({"s": burst(np.full(100, 20.0))}, generator=GeneratorStats(**{**dataclasses.asdict(GENERATOR), "cpu_ratio": 1.0})),
+            "generator",
+        ),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_findings_name_what_was_planted(rec: Recording, name: str) -> None:
+    """Each planted cause is found by its rule, with numbers as evidence."""
+    found = [f for f in findings.find(analysis.summarize(rec, LIMITS), 2) if f.name == name]
+    assert found
+    assert found[0].evidence
+    assert found[0].action
+
+
+def test_a_quiet_run_has_no_findings() -> None:
+    """Rules that fire on anything say nothing: a steady, fast run has none."""
+    assert names(recording({"s": server(burst(np.full(100, 20.0)), 18, 2)})) == []
+
+
+def test_a_slow_value_is_found_only_when_its_interval_is_apart() -> None:
+    """Ten times slower is a finding with 300 samples, and none with 6."""
+    for n, expected in ((300, ["slow_parameter"]), (6, [])):
+        rows = burst(np.tile([110.0, 120.0], n // 2))
+        rows["server_ms"], rows["request"] = np.tile([10.0, 100.0], n // 2), np.tile([0, 1], n // 2)
+        rec = recording({"s": rows}, {"s": requests({"symbol": "AAPL"}, {"symbol": "MSFT"})})
+        assert [x for x in names(rec) if x == "slow_parameter"] == expected
+
+
+def test_resources_are_those_of_the_scenario() -> None:
+    """CPU before and after a scenario is not the scenario's."""
+    rows = [(-5.0, "api", 9.0, 50.0), (0.5, "api", 0.4, 100.0), (1.0, "api", 0.6, 110.0), (60.0, "api", 9.0, 999.0)]
+    use = summary_of(recording({"s": burst(np.full(100, 2000.0))}, watched=watched(*rows))).resources["api"]
+    assert (use.cpu_ratio, use.rss_mb, use.samples) == (pytest.approx(0.5), 110.0, 2)
+
+
+def test_failures_are_one_plain_record_each() -> None:
+    """A failed request can be read as JSON with its kind, its parameters and its times."""
+    rows = burst(np.full(10, 20.0), failed={2: ErrorKind.status, 5: ErrorKind.timeout})
+    found = list(validation.failures(recording({"s": rows}, {"s": requests({"symbol": "BRK.B"})})))
+    assert [f["error"] for f in found] == ["status", "timeout"]
+    assert found[0]["symbol"] == "BRK.B"
+    assert found[0]["intended_ns"] == START_NS
+    json.dumps(found, allow_nan=False)
+
+
+def test_durations_never_come_from_the_wall_clock() -> None:
+    """No module of the load validation calls time.time or subtracts wall-clock instants."""
+    for file in (PROJECT / "lib/tapecheck/load").glob("*.py"):
+        for node in ast.walk(ast.parse(file.read_text())):
+            if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name):
+                assert (node.value.id, node.attr) not in {("time", "time"), ("time", "time_ns")}, file.name
+            if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Sub):
+                clocks = [ast.unparse(side).count("now(") + ast.unparse(side).count("started_at") for side in (node.left, node.right)]
+                assert not all(clocks), f"{file.name}: {ast.unparse(node)}"
+
+
+def test_wrong_bodies_count_by_the_share_of_those_looked_at() -> None:
+    """37 wrong answers of 37 looked at, among 10,000, are a target that answers wrong, not a ratio of 0.9963."""
+    rows = burst(np.full(10_000, 5.0), per_round=100, failed=dict.fromkeys(range(37), ErrorKind.content))
+    rec = recording({"s": rows}, generator=dataclasses.replace(GENERATOR, content_checked=37))
+    assert (summary_of(rec).success_ratio, summary_of(rec).success_ratio_low) == (0.0, 0.0)
+    assert verdicts(rec)["success_ratio"] == Verdict.FAIL
+
+
+def test_requests_that_this_machine_could_not_send_make_it_invalid() -> None:
+    """Running out of ports or descriptors is the generator's fault, and no error of the target."""
+    rec = recording({"s": burst(np.full(500, 5.0), failed={3: ErrorKind.local})})
+    assert "ran out of ports or file descriptors" in (summary_of(rec).invalid or "")
+
+
+def test_checks_of_a_plan_without_objectives_are_an_empty_table() -> None:
+    """A plan may promise nothing; its run is recorded all the same."""
+    assert len(frames.checks([])) == 0

@@ -1,0 +1,187 @@
+"""Preflight: whatever is wrong with a target is one error that names URL and reason, before any load."""
+
+import ssl
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import servers
+import trustme
+from servers import Behaviour, Server
+
+from tapecheck.config import Target
+from tapecheck.errors import ConfigError, TargetDown, TargetError
+from tapecheck.load import preflight
+from tapecheck.load.plan import LoadPlan
+from tapecheck.load.requests import prepare_all
+from tapecheck.load.work import Address
+
+SECRET = "hunter2hunter2"
+
+
+def check(url: str, *, timeout_s: float = 2.0, symbols: int = 1, **more: object) -> Address:
+    """Run preflight against a URL with a secret header and an expected symbol."""
+    request = {"request": "GET /features/{symbol}?symbol={symbol}", "expect": {"json": {"symbol": "{symbol}"}}}
+    target = Target.model_validate(
+        {
+            "name": "planted",
+            "kind": "external",
+            "base_url": url,
+            "requests": {"features": request},
+            "headers": {"X-Key": {"env": "PLANTED_KEY"}},
+        }
+        | more
+    )
+    parameters = {"symbol": [f"S{i}" for i in range(symbols)]}
+    scenario = {"executor": "burst", "concurrency": 1, "request": "features", "parameters": parameters}
+    return preflight.check(target, prepare_all(LoadPlan.model_validate({"scenarios": {"s": scenario}}), target), timeout_s=timeout_s)
+
+
+@pytest.fixture(autouse=True)
+def key(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PLANTED_KEY", SECRET)
+
+
+def test_a_right_target_gives_its_address() -> None:
+    """The address is numeric, and the request carried the key."""
+    with Server(servers.fast) as server:
+        assert check(server.url) == Address(host="127.0.0.1", port=server.port)
+        assert check(server.url.replace("127.0.0.1", "localhost")).port == server.port
+    assert f"X-Key: {SECRET}".encode() in server.seen.heads[0]
+
+
+def test_many_combinations_are_checked_by_a_bounded_number_on_one_connection() -> None:
+    """Of 1,000 combinations at most 32 are asked for, and the connection is reused."""
+    with Server(servers.fast) as server:
+        check(server.url, symbols=1000)
+    assert 10 <= server.seen.requests <= preflight.REQUESTS_LIMIT
+    assert server.seen.connections == 2  # one to see that it connects, one for all requests
+    assert len(set(server.seen.paths)) == server.seen.requests
+
+
+ANSWERS: dict[str, tuple[Behaviour, type[TargetError], int, str]] = {
+    "wrong path": (servers.status(404), TargetError, 4, "answered 404, expected 200: no such path"),
+    "wrong key": (servers.status(401), TargetError, 4, "key is missing or wrong; headers sent: X-Key (from PLANTED_KEY)"),
+    "forbidden": (servers.status(403), TargetError, 4, "key is missing or wrong"),
+    "redirect": (servers.status(301, "Location: /there?token=abc\r\n"), TargetError, 4, "redirected to http://127.0.0.1"),
+    "broken": (servers.status(500), TargetDown, 2, "answered 500"),
+    "rate limited": (servers.status(429), TargetDown, 2, "answered 429"),
+    "teapot": (servers.status(418), TargetError, 4, "answered 418"),
+    "too slow": (servers.slow(5), TargetDown, 2, "no whole answer within 0.3 s"),
+    "half": (servers.half_then_silence, TargetDown, 2, "no whole answer within 0.3 s"),
+    "cut": (servers.cuts_body, TargetDown, 2, "closed before the answer was whole"),
+    "silent close": (servers.raw(b"", close=True), TargetDown, 2, "closed before the answer was whole"),
+    "reset": (servers.resets_in_mid_body, TargetDown, 2, "reset"),
+    "ssh": (servers.raw(b"Invalid SSH identification string.\r\n", close=True), TargetDown, 2, "or is something else"),
+    "garbage": (servers.raw(b"\x00\x01\x02\r\n\r\n"), TargetError, 4, "not HTTP"),
+    "another body": (servers.wrong_symbol, TargetError, 4, "'symbol' is 'ZZZZ', expected 'S0'"),
+    "not JSON": (servers.body(b"<html>hello</html>"), TargetError, 4, "not JSON"),
+    "not an object": (servers.body(b"[1]"), TargetError, 4, "JSON list"),
+    "web page": (servers.body(b"<html>hello</html>", "Content-Type: text/html\r\n"), TargetError, 4, "not JSON"),
+    "bad gzip": (servers.body(b"plain", "Content-Encoding: gzip\r\n"), TargetError, 4, "cannot be decoded"),
+}
+
+
+@pytest.mark.parametrize("name", ANSWERS)
+def test_a_wrong_answer_stops_before_any_load(name: str) -> None:
+    """One error names the URL and the reason, without the secret; one request was sent."""
+    behaviour, kind, exit_code, text = ANSWERS[name]
+    with Server(behaviour) as server, pytest.raises(kind) as caught:
+        check(server.url, timeout_s=0.3)
+    message = str(caught.value)
+    assert caught.value.exit_code == exit_code
+    assert message.startswith(f"GET {server.url}/features/S0?symbol=S0: ")
+    assert text in message
+    assert "\n" not in message
+    assert SECRET not in message
+    assert "token" not in message
+    assert server.seen.requests == 1
+
+
+def test_nothing_listening_is_no_data() -> None:
+    """A refused connection is TargetDown, with the port."""
+    port = servers.free_port()
+    with pytest.raises(TargetDown, match=rf"nothing answers at port {port}.*refused"):
+        check(f"http://127.0.0.1:{port}")
+
+
+def test_a_port_that_never_speaks_is_no_data() -> None:
+    """A connection into a backlog that nobody serves ends by the timeout."""
+    began = time.monotonic()
+    with servers.silent_port() as url, pytest.raises(TargetDown, match=r"no whole answer within 0\.3 s"):
+        check(url, timeout_s=0.3)
+    assert time.monotonic() - began < 2
+
+
+def test_an_unknown_host_is_named() -> None:
+    """A name that cannot be resolved is a TargetError that names it."""
+    with pytest.raises(TargetError, match=r"host name 'no-such-host\.invalid' cannot be resolved"):
+        check("http://no-such-host.invalid:8000")
+
+
+@pytest.mark.parametrize("url", ["http://192.0.2.1:80", "http://0.0.0.0:80", "http://[2001:db8::1]:80"])
+def test_traffic_beyond_this_machine_needs_permission(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without allow_remote nothing is sent to another machine, not even a connection."""
+    monkeypatch.setattr(preflight.socket, "create_connection", lambda *_, **__: pytest.fail("it connected"))
+    with pytest.raises(ConfigError, match="allow_remote"):
+        check(url)
+
+
+def test_a_name_that_resolves_elsewhere_needs_permission(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What counts is the address, not the name."""
+    monkeypatch.setattr(preflight.socket, "getaddrinfo", lambda *_, **__: [(2, 1, 6, "", ("192.0.2.7", 80))])
+    with pytest.raises(ConfigError, match=r"192\.0\.2\.7"):
+        check("http://localhost:80")
+
+
+# ---- TLS ----
+
+
+@pytest.fixture(scope="module")
+def authority() -> trustme.CA:
+    return trustme.CA()
+
+
+@pytest.fixture
+def tls_server(authority: trustme.CA) -> Iterator[Server]:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    authority.issue_cert("localhost").configure_cert(context)
+    with Server(servers.fast, tls=context) as server:
+        yield server
+
+
+def test_a_trusted_certificate_is_accepted(tls_server: Server, authority: trustme.CA, tmp_path: Path) -> None:
+    """With its authority named, TLS is verified against the host's name and handed on to the engine."""
+    authority.cert_pem.write_to_path(str(tmp_path / "ca.pem"))
+    address = check(f"https://localhost:{tls_server.port}", ca_file=str(tmp_path / "ca.pem"))
+    assert address.tls is not None
+    assert address.tls.server_name == "localhost"
+
+
+def test_an_untrusted_certificate_is_refused(tls_server: Server) -> None:
+    """A certificate of an unknown authority is a TargetError that says how to name it."""
+    with pytest.raises(TargetError, match=r"certificate is refused.*ca_file"):
+        check(f"https://localhost:{tls_server.port}")
+
+
+def test_a_certificate_for_another_name_is_refused(tls_server: Server, authority: trustme.CA, tmp_path: Path) -> None:
+    """The name in the URL must be in the certificate."""
+    authority.cert_pem.write_to_path(str(tmp_path / "ca.pem"))
+    with pytest.raises(TargetError, match="certificate is refused"):
+        check(f"https://127.0.0.1:{tls_server.port}", ca_file=str(tmp_path / "ca.pem"))
+
+
+def test_https_to_a_plain_port_and_http_to_a_tls_port_are_named(tls_server: Server) -> None:
+    """Either mix-up ends with one clear error, also if the plain port waits for the end of what it cannot read."""
+    with Server(servers.fast) as plain, pytest.raises(TargetDown, match=r"TLS: no handshake within 0.3 s.*is this port https"):
+        check(plain.url.replace("http:", "https:"), timeout_s=0.3)
+    with pytest.raises(TargetError, match=r"not HTTP|closed"):
+        check(f"http://localhost:{tls_server.port}")
+
+
+def test_a_bad_ca_file_is_a_configuration_error(tmp_path: Path) -> None:
+    """A file that holds no certificates is named before anything is sent."""
+    (tmp_path / "ca.pem").write_text("nonsense")
+    with pytest.raises(ConfigError, match="ca_file"):
+        check("https://localhost:1", ca_file=str(tmp_path / "ca.pem"))

@@ -1,0 +1,94 @@
+"""The self-check end to end: a generator that is its own bottleneck gives no verdict, an honest one does."""
+
+from collections.abc import Iterator
+
+import pytest
+import servers
+from servers import Server
+
+from tapecheck.config import Target
+from tapecheck.errors import ConfigError
+from tapecheck.load import descriptors, sending, validation
+from tapecheck.load.plan import LoadPlan
+from tapecheck.load.recording import GeneratorStats
+from tapecheck.load.selfcheck import Limits, invalid
+from tapecheck.load.workers import Generator
+from tapecheck.verdict import overall
+
+BUSY = "import threading\ndef spin():\n    while True: pass\nthreading.Thread(target=spin, daemon=True).start()"
+HONEST = {"lag_p99_ms": 1.0, "cpu_ratio": 0.3, "achieved_ratio": 1.0, "content_checked": 1, "dispatch_lag_p99_ms": 0.1}
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[Server]:
+    with Server(servers.fast) as server:
+        yield server
+
+
+def target(server: Server) -> Target:
+    return Target.model_validate({"name": "planted", "kind": "external", "base_url": server.url, "requests": {"one": "GET /"}})
+
+
+def plan(**more: object) -> LoadPlan:
+    scenario = {"executor": "constant_rate", "rate_rps": 100, "duration_s": 1.5, "request": "one"}
+    limits = {"lag_p99_ms": 100, "dispatch_lag_p99_ms": 100}  # this machine may be busy with other tests
+    return LoadPlan.model_validate({"scenarios": {"steady": scenario}, "objectives": ["success_ratio > 0.5"], "generator": limits, **more})
+
+
+def verdict(server: Server, plan: LoadPlan) -> tuple[str, str | None, GeneratorStats]:
+    summary = validation.summarize(validation.run(plan, target(server)), plan)
+    checks = validation.judge(summary, plan)
+    return str(overall(c.verdict for c in checks)), summary["steady"].invalid, summary["steady"].generator
+
+
+def test_an_honest_run_gives_a_verdict(server: Server) -> None:
+    """At a modest rate no limit is reached, and every figure of the generator is there."""
+    said, reason, generator = verdict(server, plan())
+    assert (said, reason) == ("pass", None)
+    assert generator.achieved_ratio == pytest.approx(1, abs=0.05)
+    assert 0 < generator.cpu_ratio < 0.5
+    assert generator.dispatch_lag_p99_ms is not None
+    assert generator.lag_p99_ms is not None
+
+
+def test_a_busy_thread_in_the_worker_flips_the_verdict(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same plan with a thread that really takes the worker's time is invalid, and says why."""
+
+    class Sabotaged(Generator):
+        def __enter__(self) -> "Sabotaged":
+            super().__enter__()
+            self.workers[0].executor.submit(exec, BUSY, {}).result()
+            return self
+
+    monkeypatch.setattr(sending, "Generator", Sabotaged)
+    strict = plan(generator={})  # the limits that a plan has by default
+    said, reason, generator = verdict(server, strict)
+    assert said == "invalid"
+    assert reason is not None
+    assert "generator" in reason
+    assert generator.dispatch_lag_p99_ms > 2
+
+
+@pytest.mark.parametrize(
+    ("bad", "text"),
+    [
+        ({"dispatch_lag_p99_ms": 12.0}, "sent 12.0 ms late while a connection was free"),
+        ({"achieved_ratio": 0.9}, "only 90.0% of the offered rate"),
+        ({"workers": 2, "workers_lost": ("process 7 (killed)",)}, "1 of 2 load workers died in mid-run: process 7 (killed)"),
+        ({}, None),
+    ],
+)
+def test_each_limit_has_its_reason(bad: dict[str, object], text: str | None) -> None:
+    """Beyond a limit the scenario is invalid and the reason says value and limit; within all of them it is not."""
+    limits = Limits(lag_p99_ms=20, cpu_ratio=0.9, achieved_ratio=0.95, dispatch_lag_p99_ms=10)
+    reason = invalid(GeneratorStats(**{**HONEST, **bad}), limits)  # type: ignore[arg-type]
+    assert (reason is None) if text is None else (text in str(reason))
+
+
+def test_more_connections_than_files_are_a_mistake_in_the_plan(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing is sent, not even a preflight request; the message says how many are possible."""
+    monkeypatch.setattr(descriptors, "possible", lambda: 236)
+    before = server.seen.connections
+    with pytest.raises(ConfigError, match=r"scenarios\.steady\.max_connections: got 1000; allowed: at most 472"):
+        validation.run(plan(workers=2), target(server))
+    assert server.seen.connections == before

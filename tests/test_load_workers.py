@@ -1,0 +1,316 @@
+"""The worker process: starts quickly, says how far it is, ends with its parent, and never leaves a process."""
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import threading
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import psutil
+import pytest
+import servers
+from clusters import DaskCluster, cluster
+from engines import schedule
+from servers import Server
+
+from tapecheck.errors import ConfigError, MeasurementError
+from tapecheck.load import cluster as load_cluster
+from tapecheck.load import worker as load_worker
+from tapecheck.load.samples import SAMPLE
+from tapecheck.load.work import Address, PreparedRequest, Work
+from tapecheck.load.workers import Generator
+
+RAW = b"GET /?symbol=A HTTP/1.1\r\nHost: x\r\n\r\n"
+
+REQUEST = PreparedRequest(values={}, method="GET", url="http://x/", raw=RAW, headers=())
+
+
+def work(port: int, **how: object) -> Work:
+    if "schedule" in how:
+        return Work(**{"address": Address(host="127.0.0.1", port=port), "requests": (REQUEST,), "executor": "constant_rate", **how})  # type: ignore[arg-type]
+    shape = {"executor": "closed"} if "duration_s" in how else {"executor": "burst", "rounds": 2}
+    return Work(**{"address": Address(host="127.0.0.1", port=port), "requests": (REQUEST,), "concurrency": 5, **shape, **how})  # type: ignore[arg-type]
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[Server]:
+    with Server(servers.slow(0.005)) as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def generator() -> Iterator[Generator]:
+    with Generator() as generator:
+        yield generator
+
+
+@pytest.fixture(scope="module")
+def pair() -> Iterator[Generator]:
+    with Generator(2) as generator:
+        yield generator
+
+
+def test_one_worker_measures_again_and_again(generator: Generator, server: Server) -> None:
+    """Scenarios run one after the other in the same process, which is not this one."""
+    seen: list[tuple[int, int]] = []
+    assert len(generator.measure(work(server.port)).samples) == 10
+    closed = generator.measure(work(server.port, duration_s=0.7), lambda done, total: seen.append((done, total)))
+    assert len(closed.samples) > 100
+    assert generator.workers[0].pid != os.getpid()
+    assert seen[-1] == (700, 700)
+    assert len(seen) >= 3
+    assert [done for done, _ in seen] == sorted(done for done, _ in seen)
+
+
+def test_samples_share_the_clock_of_this_process(generator: Generator, server: Server) -> None:
+    """The worker's monotonic times can be laid beside what this process saw at the same time."""
+    before = time.monotonic_ns()
+    samples = generator.measure(work(server.port)).samples
+    assert before < samples["intended_ns"].min() < samples["done_ns"].max() < time.monotonic_ns()
+
+
+def test_what_a_killed_worker_had_done_is_counted(server: Server) -> None:
+    """Its rows survive it, the result names it, and the next scenario has a new worker."""
+    with Generator() as generator:
+        pid = generator.workers[0].pid
+        threading.Timer(0.5, os.kill, (pid, signal.SIGKILL)).start()
+        began = time.monotonic()
+        measured = generator.measure(work(server.port, duration_s=20.0))
+        assert time.monotonic() - began < 3
+        assert measured.lost == (f"process {pid} (killed, or out of memory)",)
+        assert 20 < len(measured.samples) < 1000
+        assert (measured.samples["done_ns"] > measured.samples["intended_ns"]).all()
+        assert generator.measure(work(server.port)).lost == ()
+
+
+def test_the_shares_of_two_workers_make_up_the_whole_schedule(pair: Generator, server: Server) -> None:
+    """Every request of the schedule is there once, at its instant, in order, with its combination; each worker sent half."""
+    whole = schedule(200, 0.4, warm_up_s=0.2)
+    measured = pair.measure(work(server.port, schedule=whole, duration_s=0.4, warm_up_s=0.2, requests=(REQUEST,) * 7))
+    samples = measured.samples
+    assert (measured.workers, len(samples)) == (2, 120)
+    assert (samples["intended_ns"] - samples["intended_ns"][0] == whole.due_ns(np.arange(120))).all()
+    assert list(samples["warm_up"]) == [1] * 40 + [0] * 80
+    assert (samples["request"][40:] == np.arange(80) % 7).all()
+    assert not set(samples["connection"][::2]) & set(samples["connection"][1::2])
+    assert (samples["error"] == 0).all()
+    assert measured.achieved_ratio == pytest.approx(1, abs=0.05)
+
+
+def test_users_are_shared_out_and_a_burst_stays_whole(pair: Generator, server: Server) -> None:
+    """Of 5 users one worker has 3 and the other 2, at the same time; a burst is one instant, sent by one worker."""
+    samples = pair.measure(work(server.port, duration_s=0.5)).samples
+    first, second = (samples[samples["connection"] % 2 == k] for k in (1, 0))
+    assert [len(np.unique(part["connection"])) for part in (first, second)] == [3, 2]
+    assert abs(first["intended_ns"].min() - second["intended_ns"].min()) < 50e6
+    burst = pair.measure(work(server.port))
+    assert (burst.workers, len(burst.samples)) == (1, 10)
+    assert pair.measure(work(server.port, duration_s=0.1, concurrency=1)).workers == 1
+
+
+def test_one_of_two_workers_dies_and_the_other_goes_on(server: Server) -> None:
+    """The share of the living is whole, that of the dead as far as it came; both are in order, and nothing is made up."""
+    whole = schedule(200, 1.0)
+    with Generator(2) as generator:
+        pid = generator.workers[1].pid
+        threading.Timer(0.7, os.kill, (pid, signal.SIGKILL)).start()
+        measured = generator.measure(work(server.port, schedule=whole, duration_s=1.0, requests=(REQUEST,) * 2))
+    assert len(measured.lost) == 1
+    assert (measured.samples["request"] == 0).sum() == 100
+    assert 10 < (measured.samples["request"] == 1).sum() < 90
+    assert (np.diff(measured.samples["intended_ns"]) >= 0).all()
+
+
+# ---- a Dask cluster ----
+
+
+@pytest.fixture(scope="module")
+def dask(tmp_path_factory: pytest.TempPathFactory) -> Iterator[DaskCluster]:
+    with cluster(tmp_path_factory.mktemp("dask")) as running:
+        deadline, joined = time.monotonic() + 30, 0
+        while joined < 2:
+            assert time.monotonic() < deadline, "the workers did not join"
+            with contextlib.suppress(MeasurementError), Generator(running.url) as generator:
+                joined = len(generator.workers)
+        yield running
+
+
+def test_a_cluster_measures_like_processes_do(dask: DaskCluster, server: Server) -> None:
+    """Two workers of a real scheduler send the two halves of a schedule, from one start, on the clock of this process; users too."""
+    whole = schedule(100, 0.6)
+    before = time.monotonic_ns()
+    with Generator(dask.url) as generator:
+        seen: list[int] = []
+        measured = generator.measure(
+            work(server.port, schedule=whole, duration_s=0.6, requests=(REQUEST,) * 7), lambda done, total: seen.append(done)
+        )
+        closed = generator.measure(work(server.port, duration_s=0.3))
+    samples = measured.samples
+    assert (measured.workers, measured.lost, measured.clock_error_ms) == (2, (), 0.0)
+    assert (samples["intended_ns"] - samples["intended_ns"][0] == whole.due_ns(np.arange(60))).all()
+    assert (samples["request"] == np.arange(60) % 7).all()
+    assert (samples["error"] == 0).all()
+    assert before < samples["intended_ns"].min() < samples["done_ns"].max() < time.monotonic_ns()
+    assert len(seen) > 3
+    assert seen == sorted(seen)
+    assert (closed.workers, len(np.unique(closed.samples["connection"]))) == (2, 5)
+
+
+def test_an_exception_stops_what_the_cluster_measures(dask: DaskCluster, server: Server) -> None:
+    """The workers stop soon, so that the next scenario does not wait for them."""
+
+    def interrupt(done: int, total: int) -> None:
+        if done > 1500:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt), Generator(dask.url) as generator:
+        generator.measure(work(server.port, duration_s=30.0), interrupt)
+    began = time.monotonic()
+    with Generator(dask.url) as generator:
+        assert len(generator.measure(work(server.port, duration_s=0.2)).samples) > 10
+    assert time.monotonic() - began < 8
+
+
+def test_a_worker_of_the_cluster_that_dies_is_named_and_the_others_are_counted(dask: DaskCluster, server: Server) -> None:
+    """Its rows die with it, which is said; the other's are whole, and the next scenario makes do with that one."""
+    with Generator(dask.url) as generator:
+        threading.Timer(1.8, dask.workers[0].kill).start()
+        measured = generator.measure(work(server.port, schedule=schedule(100, 2.0), duration_s=2.0))
+        assert len(measured.lost) == 1
+        assert "its rows are lost with it" in measured.lost[0]
+        assert len(measured.samples) == 100
+        assert generator.measure(work(server.port, duration_s=0.2)).workers == 1
+
+
+def test_no_scheduler_and_no_worker_are_said_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each is a MeasurementError that says what to start; Dask that is not installed is a mistake in the plan."""
+    monkeypatch.setattr(load_cluster, "CONNECT_S", 0.5)
+    with pytest.raises(MeasurementError, match="no Dask scheduler answers"), Generator(f"dask://127.0.0.1:{servers.free_port()}"):
+        pass
+    with cluster(tmp_path, workers=0) as dask, pytest.raises(MeasurementError, match="has no worker"), Generator(dask.url):
+        pass
+    monkeypatch.setitem(sys.modules, "distributed", None)
+    with pytest.raises(ConfigError, match=r"tapecheck\[dask\]"), Generator("dask://127.0.0.1:1"):
+        pass
+
+
+def test_clocks_are_compared_by_exchange(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A clock that is an hour ahead is found to be, within the stated error; times that never were stay so."""
+    ahead_ns = 3_600 * 10**9
+    real = time.monotonic_ns
+    monkeypatch.setattr(load_worker, "read_clock", lambda: real() + ahead_ns)
+    with ThreadPoolExecutor(1) as executor:
+        offset_ns, error_ns = load_cluster.exchange_clocks(executor)
+    assert abs(offset_ns - ahead_ns) <= error_ns < 5_000_000
+    rows = np.zeros(1, SAMPLE)
+    rows["intended_ns"], rows["done_ns"] = ahead_ns + 5, ahead_ns + 7
+    moved = load_cluster.on_clock(rows, ahead_ns)
+    assert [int(moved[name][0]) for name in ("intended_ns", "sent_ns", "done_ns")] == [5, 0, 7]
+
+
+def test_an_exception_in_mid_measurement_leaves_no_process(server: Server) -> None:
+    """Leaving the context while it measures ends the worker quickly."""
+
+    def interrupt(done: int, total: int) -> None:
+        raise KeyboardInterrupt
+
+    began = time.monotonic()
+    generator = Generator()
+    with pytest.raises(KeyboardInterrupt), generator:
+        generator.measure(work(server.port, duration_s=20.0), interrupt)
+    assert time.monotonic() - began < 3
+    assert generator.workers[0].pid is not None
+    assert not psutil.pid_exists(generator.workers[0].pid)
+
+
+SCRIPT = """
+    import asyncio, signal
+    from tapecheck.load.work import Address, PreparedRequest, Work
+    from tapecheck.load.workers import Generator
+    print("main", flush=True)   # a worker that ran this file again would print it twice
+    request = PreparedRequest(values={}, method="GET", url="http://x/", raw=RAW, headers=())
+    work = Work(address=Address(host="127.0.0.1", port=PORT), requests=(request,), executor="closed", concurrency=5, duration_s=DURATION)
+    async def main():   # as in a Jupyter kernel: an event loop already runs in the main thread
+        signal.signal(signal.SIGINT, signal.default_int_handler)   # as ipykernel does while a cell runs
+        with Generator() as generator:
+            print("pid", generator.workers[0].pid, flush=True)
+            print("n", len(generator.measure(work, lambda done, total: print("at", done, flush=True)).samples) > 10, flush=True)
+    try:
+        asyncio.run(main())
+    except KeyboardInterrupt:
+        print("interrupted", flush=True)
+"""
+
+
+def script(tmp_path: Path, server: Server, duration_s: float) -> subprocess.Popen[str]:
+    """Start a script without `if __name__ == "__main__"` in a process group of its own."""
+    file = tmp_path / "script.py"
+    file.write_text(
+        textwrap.dedent(SCRIPT).replace("RAW", repr(RAW)).replace("PORT", str(server.port)).replace("DURATION", str(duration_s))
+    )
+    return subprocess.Popen([sys.executable, str(file)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True)
+
+
+def test_it_works_from_a_script_with_a_running_event_loop(tmp_path: Path, server: Server) -> None:
+    """Neither a running loop nor a main module without a guard hinders it, and stderr stays empty."""
+    out, err = script(tmp_path, server, 0.3).communicate(timeout=20)
+    assert err == ""
+    assert out.count("main") == 1
+    assert "n True" in out
+
+
+def wait_for_progress(process: "subprocess.Popen[str]") -> int:
+    """Return the worker's pid once it measures."""
+    pid = 0
+    assert process.stdout is not None
+    for line in process.stdout:
+        if line.startswith("pid"):
+            pid = int(line.split()[1])
+        if line.startswith("at"):
+            return pid
+    raise AssertionError("it never measured")
+
+
+def gone(pid: int, within_s: float = 3.0) -> bool:
+    deadline = time.monotonic() + within_s
+    while time.monotonic() < deadline:
+        if not psutil.pid_exists(pid) or psutil.Process(pid).status() == psutil.STATUS_ZOMBIE:
+            return True
+        time.sleep(0.02)
+    return False
+
+
+def test_ctrl_c_in_a_terminal_ends_both_without_a_traceback(tmp_path: Path, server: Server) -> None:
+    """SIGINT to the whole group, as a terminal sends it, ends in KeyboardInterrupt in the parent and nowhere else."""
+    process = script(tmp_path, server, 30.0)
+    pid = wait_for_progress(process)
+    began = time.monotonic()
+    os.killpg(process.pid, signal.SIGINT)
+    out, err = process.communicate(timeout=10)
+    assert "interrupted" in out
+    assert err == ""
+    assert time.monotonic() - began < 3
+    assert gone(pid)
+
+
+def test_a_worker_does_not_outlive_a_killed_parent(tmp_path: Path, server: Server) -> None:
+    """A kernel that is killed takes its worker along, in mid-measurement too."""
+    process = script(tmp_path, server, 30.0)
+    pid = wait_for_progress(process)
+    process.kill()
+    process.communicate(timeout=10)
+    assert gone(pid)
+
+
+def test_the_worker_imports_nothing_slow() -> None:
+    """What a worker needs loads without pandas, pyarrow, httpx or pydantic, so that it starts quickly."""
+    slow = {"pandas", "pyarrow", "httpx", "pydantic", "yaml"}
+    code = f"import sys, tapecheck.load.engine, tapecheck.load.workers; print(*{slow} & set(sys.modules))"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == ""

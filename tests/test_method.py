@@ -1,0 +1,19 @@
+"""docs/METHOD.md says what the code says."""
+
+import re
+from pathlib import Path
+
+from tapecheck.load.tables import UNITS
+
+PAGE = (Path(__file__).parents[1] / "docs" / "METHOD.md").read_text(encoding="utf-8")
+
+
+def test_every_column_of_the_samples_is_explained() -> None:
+    """The table of the page is the table of the code, word for word."""
+    table = re.findall(r"^\| `(\w+)` \| (.+) \|$", PAGE.partition("## The columns")[2].partition("\n## ")[0], re.MULTILINE)
+    assert dict(table) == UNITS
+
+
+def test_figures_of_the_bench_stand_between_marks() -> None:
+    """One block, so that a run can replace it."""
+    assert PAGE.count("<!-- bench: begin -->") == PAGE.count("<!-- bench: end -->") == 1

@@ -1,0 +1,105 @@
+"""The notebooks keep the house rules, are committed executed, and equal their goldens."""
+
+import ast
+import re
+import statistics
+from pathlib import Path
+
+import nbformat
+import papermill
+import pytest
+from regenerate import RESULTS, golden_cell
+
+from tapecheck import charts, config
+
+NOTEBOOKS = sorted(config.NOTEBOOKS.glob("*.ipynb"))
+FORBIDDEN = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef, ast.Try, ast.Lambda)
+
+
+def read(path: Path) -> nbformat.NotebookNode:
+    return nbformat.read(path, as_version=4)
+
+
+def code(path: Path) -> list[nbformat.NotebookNode]:
+    return [cell for cell in read(path).cells if cell.cell_type == "code"]
+
+
+@pytest.fixture(params=NOTEBOOKS, ids=lambda p: p.name)
+def notebook(request: pytest.FixtureRequest) -> Path:
+    return request.param
+
+
+def test_the_size_of_a_notebook(notebook: Path) -> None:
+    """12 to 25 cells, code cells of at most 12 lines with a median of 4, and about as much prose as code."""
+    cells, lines = read(notebook).cells, [len(c.source.splitlines()) for c in code(notebook)]
+    words = {kind: sum(len(c.source.split()) for c in cells if c.cell_type == kind) for kind in ("markdown", "code")}
+    assert 12 <= len(cells) <= 25
+    assert max(lines) <= 12
+    assert statistics.median(lines) <= 4
+    assert words["markdown"] >= words["code"]
+
+
+def test_no_machinery_in_cells(notebook: Path) -> None:
+    """A notebook tells; functions, classes, exception handling, path tricks and installs belong in lib/."""
+    for cell in code(notebook):
+        assert not [node for node in ast.walk(ast.parse(cell.source)) if isinstance(node, FORBIDDEN)], cell.source
+        assert not re.search(r"sys\.path|\bpip\b|^[%!]", cell.source, re.MULTILINE), cell.source
+
+
+def test_the_order_begins_with_title_and_parameters(notebook: Path) -> None:
+    """A title with the question, then one parameters cell of typed literals, each with help."""
+    first, second, *rest = read(notebook).cells
+    assert re.match(r"# .+\?", first.source)
+    assert second.metadata.tags == ["parameters"]
+    assert not any("parameters" in cell.metadata.get("tags", []) for cell in rest)
+    for statement, line in zip(ast.parse(second.source).body, second.source.splitlines(), strict=True):
+        assert isinstance(statement, ast.AnnAssign)
+        ast.literal_eval(statement.value)
+        assert re.search(r"  # .{10,}", line), line
+    declared = papermill.inspect_notebook(str(notebook))
+    assert {"target", "plan", "run", "out"} <= set(declared)
+
+
+def test_it_is_committed_executed_in_order_without_errors(notebook: Path) -> None:
+    """What is committed was run from top to bottom, and printed no error and no warning."""
+    assert [cell.execution_count for cell in code(notebook)] == list(range(1, len(code(notebook)) + 1))
+    outputs = [output for cell in code(notebook) for output in cell.outputs]
+    assert not [o for o in outputs if o.output_type == "error" or o.get("name") == "stderr"]
+    assert str(config.PROJECT) not in notebook.read_text(), "a path of one machine"
+
+
+def test_a_pass_of_the_committed_run_is_shown(notebook: Path) -> None:
+    """The committed notebook is a real run of the sandbox with its verdict in bold."""
+    text = str([o.get("data", {}).get("text/markdown") for c in code(notebook) for o in c.outputs])
+    assert re.search(r"\*\*(PASS|FAIL|NOT PROVEN|INVALID)\*\* for sandbox", text)
+
+
+@pytest.mark.parametrize("validation", RESULTS)
+def test_golden_and_notebook_have_the_same_cells(validation: str) -> None:
+    """The golden is the shipped notebook with another parameters cell, and nothing else."""
+    shipped, golden = (read(folder / f"{validation}.ipynb").cells for folder in (config.NOTEBOOKS, Path(__file__).parent / "notebooks"))
+    expected = [golden_cell(validation, c.source) if "parameters" in c.metadata.get("tags", []) else c.source for c in shipped]
+    assert [c.source for c in golden] == expected
+    assert [c.metadata.get("tags") for c in golden] == [c.metadata.get("tags") for c in shipped]
+
+
+@pytest.mark.parametrize("validation", RESULTS)
+def test_the_golden_compares_what_it_shows(validation: str) -> None:
+    """nbval compares only executed cells: every code cell of the golden has a count, and at most the record is ignored."""
+    cells = code(Path(__file__).parent / "notebooks" / f"{validation}.ipynb")
+    assert all(cell.execution_count for cell in cells)
+    assert [c.source.splitlines()[-1][:12] for c in cells if "nbval-ignore-output" in c.metadata.get("tags", [])] in ([], ["load.record("])
+    assert sum(bool(cell.outputs) for cell in cells) >= 10
+
+
+def test_every_chart_is_in_a_notebook() -> None:
+    """A chart that no notebook draws is dead: an earlier report function was never called."""
+    drawn = "".join(cell.source for path in NOTEBOOKS for cell in code(path))
+    tree = ast.parse(Path(charts.__file__).read_text())
+    public = [
+        f.name
+        for f in tree.body
+        if isinstance(f, ast.FunctionDef) and ast.unparse(f.returns or ast.Name("")) == "Chart" and f.name[0] != "_"
+    ]
+    assert len(public) >= 5
+    assert [name for name in public if f"charts.{name}(" not in drawn] == []

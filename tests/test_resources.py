@@ -1,0 +1,42 @@
+"""CPU and memory are those of the named processes, each name by itself."""
+
+import os
+import subprocess
+import sys
+import time
+
+import pytest
+
+from tapecheck.config import ProcessSelector
+from tapecheck.resources import Watch, locate
+
+BUSY = "import time; end = time.monotonic() + 20\nwhile time.monotonic() < end: pass"
+
+
+def test_two_names_of_one_busy_process_see_the_same() -> None:
+    """What a process used is not split between the names that watch it, and is what the system says it used."""
+    with subprocess.Popen([sys.executable, "-c", BUSY]) as process:
+        try:
+            selector = ProcessSelector(pid=process.pid)
+            with Watch({"a": selector, "b": selector}, period_s=0.1) as watch:
+                time.sleep(1.5)
+            frame = watch.table().to_pandas()
+        finally:
+            process.kill()
+    used = frame.groupby("process", observed=True).cpu_ratio.mean()
+    assert used["a"] > 0.1, "a busy loop, even on a crowded machine"
+    assert used["b"] == pytest.approx(used["a"], rel=0.3)
+    assert (frame.rss_mb > 1).all()
+
+
+def test_a_process_that_is_not_there_leaves_no_rows() -> None:
+    """A name that stands for nothing has no figures, rather than zeros."""
+    with Watch({"gone": ProcessSelector(command="no-such-command-7f3a")}, period_s=0.05) as watch:
+        time.sleep(0.3)
+    assert watch.table().num_rows == 0
+    assert watch.found == {"gone": 0}
+
+
+def test_this_process_is_found_by_its_pid() -> None:
+    """A pid stands for one process."""
+    assert [p.pid for p in locate(ProcessSelector(pid=os.getpid()))] == [os.getpid()]

@@ -1,0 +1,176 @@
+"""Starting and stopping the sandbox, also after anything was killed, in a folder whose name needs quoting."""
+
+import contextlib
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+
+from tapecheck.config import SandboxState
+from tapecheck.errors import SandboxError
+from tapecheck.sandbox import database, supervision
+from tapecheck.sandbox.profile import Home, Profile, tier_of
+
+SMALL = Profile(symbols=("SPY",), timeframes=("1d",), days=10)
+START = "from tapecheck.sandbox import supervision as s; from tapecheck.sandbox.profile import Profile as P; s.up(profile=P({}))"
+COMMAND = [sys.executable, "-c", START.format("symbols=('SPY',), timeframes=('1d',), days=10")]
+
+
+def _mentioning(folder: Path) -> list[int]:
+    """Return the pids whose command line names the folder."""
+    found = []
+    for process in psutil.process_iter(["cmdline", "status"]):
+        if str(folder) in " ".join(process.info["cmdline"] or []) and process.info["status"] != psutil.STATUS_ZOMBIE:
+            found.append(process.pid)
+    return found
+
+
+@pytest.fixture(scope="module")
+def folder() -> Iterator[Path]:
+    """A folder with a space and a percent sign in its name, for all tests here, so that its database is made once."""
+    base = Path("/var/tmp") if Path("/var/tmp").is_dir() else Path(tempfile.gettempdir())
+    made = Path(tempfile.mkdtemp(prefix="tc 5% ", dir=base)).resolve()
+    yield made
+    shutil.rmtree(made, ignore_errors=True)
+
+
+@pytest.fixture
+def home(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Home]:
+    """A home of its own for the sandbox, stopped afterwards without a trace."""
+    monkeypatch.setenv("TAPECHECK_SANDBOX_HOME", str(folder))
+    monkeypatch.delenv("DATABASE_URL", raising=False)
+    yield Home()
+    supervision.down()
+    assert _mentioning(folder) == []
+
+
+def test_up_twice_and_down_twice(home: Home) -> None:
+    """Of two ups at once one starts and the other finds it; another profile is refused; down leaves no process, socket or state."""
+    processes = [subprocess.Popen(COMMAND, stderr=subprocess.PIPE) for _ in range(2)]
+    assert [process.communicate(timeout=60)[1] for process in processes] == [b"", b""]
+    assert len([pid for pid in _mentioning(home.folder) if "supervisor.supervisord" in psutil.Process(pid).cmdline()]) == 1
+    state = supervision.up(profile=SMALL)
+    assert supervision.up() == state
+    assert state.database_url and "passfile" in state.database_url
+    with pytest.raises(SandboxError, match="down"):
+        supervision.up(profile=Profile(symbols=("AAPL",)))
+    status = supervision.status()
+    assert status and all(process.healthy and process.pid for process in status.processes)
+    supervision.wait_filled(timeout_s=20)
+    with pytest.raises(SandboxError, match="NVDA"):
+        supervision.wait_filled(["NVDA"], timeout_s=0.5)
+    assert supervision.down() is True
+    assert (_mentioning(home.folder), home.socket.exists(), home.state.exists()) == ([], False, False)
+    assert (supervision.down(), supervision.status()) == (False, None)
+
+
+def test_a_killed_supervisor_leaves_nothing_in_the_way(home: Home) -> None:
+    """After SIGKILL of supervisord the next up takes the data over, and down ends what is left, frozen or not."""
+    first = supervision.up(profile=SMALL)
+    supervision.wait_filled(timeout_s=20)
+    os.kill(first.supervisor_pid, signal.SIGKILL)
+    assert supervision.status() is None
+    second = supervision.up()
+    assert second.supervisor_pid != first.supervisor_pid
+    status = supervision.status()
+    assert status and (status.jobs_done, status.jobs_total) == (1, 1)
+    os.kill(second.supervisor_pid, signal.SIGKILL)
+    for process in status.processes:
+        if process.name in ("api", "database") and process.pid:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(process.pid, signal.SIGSTOP)
+    supervision.down()
+    assert _mentioning(home.folder) == []
+
+
+def test_an_interrupted_up_can_be_repeated(home: Home) -> None:
+    """Whenever up is killed or interrupted, the next up works; Ctrl-C cleans up by itself."""
+    for after_s, how in ((0.9, signal.SIGKILL), (1.8, signal.SIGKILL), (1.6, signal.SIGINT)):
+        with subprocess.Popen(COMMAND, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
+            time.sleep(after_s)  # the moment of the kill is what is tested
+            process.send_signal(how)
+            process.wait(30)
+        assert how != signal.SIGINT or _mentioning(home.folder) == []
+    begun_s = time.monotonic()
+    assert supervision.up(profile=SMALL).base_url
+    assert time.monotonic() - begun_s < 20
+
+
+def test_ports_and_profiles_change_between_runs(home: Home) -> None:
+    """Up keeps the ports of the last time but for one that someone took; another profile wipes the data and fills it again."""
+    before = supervision.up(profile=SMALL)
+    supervision.down()
+    with socket.socket() as other:
+        other.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        other.bind(("127.0.0.1", before.processes["api"].port or 0))
+        other.listen()
+        after = supervision.up(profile=SMALL.model_copy(update={"symbols": ("EEM",)}))
+    assert after.base_url != before.base_url and after.upstream_url == before.upstream_url
+    supervision.wait_filled(["EEM"], timeout_s=20)
+    status = supervision.status()
+    assert status and status.jobs_total == 1
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "postgresql://user:hunter2@db.example.com/x",
+        "postgresql://user:hunter2@127.0.0.1,10.0.0.1/x",
+        "host=127.0.0.1 hostaddr=10.0.0.1 password=hunter2",
+        "service=production",
+        "postgresql://[hunter2",
+    ],
+)
+def test_a_database_elsewhere_is_refused(monkeypatch: pytest.MonkeyPatch, url: str) -> None:
+    """A DATABASE_URL that may lead to another machine is refused, and the message does not repeat it."""
+    monkeypatch.setenv("DATABASE_URL", url)
+    with pytest.raises(SandboxError, match="DATABASE_URL") as caught:
+        database.external_url()
+    assert "hunter2" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "url", ["postgresql://u@127.0.0.1:5433/x", "postgresql://u@[::1]/x", "host=/run/postgresql", "postgresql://localhost"]
+)
+def test_a_local_database_is_accepted(monkeypatch: pytest.MonkeyPatch, url: str) -> None:
+    """Loopback and socket files are this machine."""
+    for name in ("PGHOST", "PGHOSTADDR", "PGSERVICE"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("DATABASE_URL", url)
+    assert database.external_url() == url
+
+
+def test_homes_that_cannot_be_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A folder that is too long, a file, or with a semicolon is refused with a word about the variable to set."""
+    (tmp_path / "file").touch()
+    for bad in (tmp_path / ("x" * 100), tmp_path / "file", tmp_path / "a;b"):
+        with pytest.raises(SandboxError, match="TAPECHECK_SANDBOX_HOME"):
+            Home(bad).create()
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="only root can give a folder away")
+def test_another_users_home_is_refused(tmp_path: Path) -> None:
+    """A folder that belongs to someone else is not touched."""
+    os.chown(tmp_path, 12345, 12345)
+    with pytest.raises(SandboxError, match="another user"):
+        Home(tmp_path).create()
+
+
+@pytest.mark.parametrize(("symbol", "tier"), [("SPY", 0), ("ETH", 0), ("AAPL", 1), ("ASML", 1), ("JPM", 2), ("XRP", 2), ("NEW", 2)])
+def test_tiers(symbol: str, tier: int) -> None:
+    """Critical, standard, and low for all others."""
+    assert tier_of(symbol) == tier
+
+
+def test_the_state_is_where_readers_look(home: Home) -> None:
+    """The state file is the one that a target of kind sandbox reads."""
+    assert SandboxState.file() == home.state

@@ -1,0 +1,91 @@
+"""Objectives are parsed strictly and judged honestly."""
+
+import pytest
+
+from tapecheck.errors import ConfigError
+from tapecheck.verdict import Measured, Objective, Verdict, exit_code, judge, overall, parse, parse_all
+
+METRICS = ("p95_ms", "p99_ms", "success_ratio", "throughput_rps")
+
+
+@pytest.mark.parametrize(
+    ("text", "objective"),
+    [
+        ("p95_ms < 1000", Objective(metric="p95_ms", op="<", limit=1000)),
+        ("  success_ratio>=0.99 ", Objective(metric="success_ratio", op=">=", limit=0.99)),
+        ("steady.p99_ms <= 2e3", Objective(metric="p99_ms", op="<=", limit=2000, scope="steady")),
+    ],
+)
+def test_parse(text: str, objective: Objective) -> None:
+    """An objective is a metric with its unit, a comparison and a number, for all scenarios or one."""
+    assert parse(text, METRICS, ["steady"]) == objective
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("p95 < 1000", "no metric 'p95'; the metrics are p95_ms"),
+        ("p95_s < 1", "no metric 'p95_s'"),
+        ("p95_ms == 3", "is not an objective; write METRIC < NUMBER"),
+        ("p95_ms < fast", "is not an objective"),
+        ("p95_ms < 1-2", "'1-2' is not a number"),
+        ("stedy.p95_ms < 1", "no scenario 'stedy'; the scenarios are steady"),
+    ],
+)
+def test_parse_says_what_is_allowed(text: str, message: str) -> None:
+    """A wrong objective names what was got and what exists."""
+    with pytest.raises(ValueError, match=message.replace(".", r"\.")):
+        parse(text, METRICS, ["steady"])
+
+
+def test_parse_all_lists_every_problem() -> None:
+    """All wrong objectives are reported together, each with its place."""
+    with pytest.raises(ConfigError) as caught:
+        parse_all(["p95 < 1", "p95_ms < 1", "x"], METRICS, [], file="load.yaml")
+    assert [p.key for p in caught.value.problems] == ["objectives.0", "objectives.2"]
+
+
+LESS = Objective(metric="p95_ms", op="<", limit=100)
+MORE = Objective(metric="success_ratio", op=">", limit=0.99)
+
+
+@pytest.mark.parametrize(
+    ("objective", "measured", "verdict", "reason"),
+    [
+        (LESS, Measured(value=50, bound=60, n=500), Verdict.PASS, "met, with 95 % confidence"),
+        (LESS, Measured(value=50, bound=120, n=500), Verdict.NOT_PROVEN, "its 95 % bound 120 does not"),
+        (LESS, Measured(value=50, bound=None, n=20, needed_n=59), Verdict.NOT_PROVEN, "n = 20 cannot bound it; n >= 59 would"),
+        (LESS, Measured(value=100, bound=90, n=500), Verdict.FAIL, "100 misses < 100"),
+        (LESS, Measured(value=None, bound=None, n=0), Verdict.NO_DATA, "nothing was measured"),
+        (MORE, Measured(value=1.0, bound=0.9705, n=100, needed_n=299), Verdict.NOT_PROVEN, "n >= 299 would prove it"),
+        (MORE, Measured(value=0.99, bound=0.97, n=100), Verdict.FAIL, "0.99 misses > 0.99"),
+    ],
+)
+def test_judge(objective: Objective, measured: Measured, verdict: Verdict, reason: str) -> None:
+    """A pass needs the bound, a miss needs only the value, and no data is never a pass."""
+    check = judge(objective, measured, name="steady")
+    assert check.verdict == verdict
+    assert reason in check.reason
+
+
+def test_an_invalid_measurement_gives_no_other_verdict() -> None:
+    """Where the generator was the bottleneck, even a met objective is invalid."""
+    check = judge(LESS, Measured(value=1, bound=1, n=500), name="steady", invalid="the generator was busy")
+    assert (check.verdict, check.reason) == (Verdict.INVALID, "the generator was busy")
+
+
+@pytest.mark.parametrize(
+    ("verdicts", "whole", "code"),
+    [
+        ([], Verdict.NO_DATA, 2),
+        (["pass", "pass"], Verdict.PASS, 0),
+        (["pass", "not_proven"], Verdict.NOT_PROVEN, 2),
+        (["not_proven", "no_data"], Verdict.NO_DATA, 2),
+        (["invalid", "pass"], Verdict.INVALID, 2),
+        (["invalid", "fail", "pass"], Verdict.FAIL, 1),
+    ],
+)
+def test_overall(verdicts: list[str], whole: Verdict, code: int) -> None:
+    """The gravest check decides, and a run without checks has no data."""
+    assert overall(map(Verdict, verdicts)) == whole
+    assert exit_code(whole) == code
