@@ -70,6 +70,7 @@ class Server:
         self.behaviour, self.host, self.tls = behaviour, host, tls
         self.seen = Seen()
         self.writers: set[asyncio.StreamWriter] = set()
+        self.serving: set[asyncio.Task[None]] = set()
         self.started = threading.Event()
 
     def __enter__(self) -> "Server":
@@ -93,6 +94,9 @@ class Server:
         self.port: int = self.listener.sockets[0].getsockname()[1]
         self.started.set()
         await self.ending.wait()
+        self.listener.close()
+        for _ in range(10):  # connections accepted just now take a few turns of the loop to appear among the writers
+            await asyncio.sleep(0)
         self.die()
         tasks = asyncio.all_tasks() - {asyncio.current_task()}
         for task in tasks:
@@ -105,10 +109,16 @@ class Server:
         for writer in list(self.writers):
             writer.transport.abort()
 
-    async def _connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    def _connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """Note the connection at once: a task that is cancelled before its first step would never abort it."""
         self.seen.connections += 1
         self.seen.open += 1
         self.writers.add(writer)
+        task = asyncio.create_task(self._serve(reader, writer))
+        self.serving.add(task)
+        task.add_done_callback(self.serving.discard)
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         with contextlib.suppress(asyncio.IncompleteReadError, asyncio.CancelledError, ConnectionError, ssl.SSLError):
             while not writer.transport.is_closing():
                 await self._exchange(reader, writer)
