@@ -239,3 +239,46 @@ def test_requests_that_this_machine_could_not_send_make_it_invalid() -> None:
 def test_checks_of_a_plan_without_objectives_are_an_empty_table() -> None:
     """A plan may promise nothing; its run is recorded all the same."""
     assert len(frames.checks([])) == 0
+
+
+def test_rounds_of_a_burst_are_its_batches() -> None:
+    """Five rounds, one of them slow: its requests are not a hundred independent slow ones, so no p90 is proven."""
+    times = np.repeat([20.0, 20.0, 20.0, 900.0, 20.0], 100) + np.tile(np.linspace(0, 5, 100), 5)
+    p90 = summary_of(recording({"s": burst(times, per_round=100)})).response_time_ms.p90
+    assert (p90.n, p90.n_effective < 10, p90.upper) == (500, True, None)
+
+
+def test_stretches_of_time_are_the_batches_of_a_steady_scenario() -> None:
+    """A stall of a quarter of the time is one event, not 500 slow requests."""
+    times = np.r_[np.full(1000, 20.0), np.full(500, 900.0), np.full(500, 20.0)] + np.arange(2000) % 7
+    p90 = summary_of(recording({"s": burst(times)}, executor="closed")).response_time_ms.p90
+    assert (p90.n, p90.n_effective < 100) == (2000, True)
+
+
+def test_rounds_out_of_order_change_no_figure() -> None:
+    """Workers that were not equally fast leave the rows of rounds mixed; the summary is that of the same rows in order."""
+    rows = burst(np.random.default_rng(1).exponential(20, 500), per_round=100)
+    mixed = rows[np.random.default_rng(2).permutation(500)]
+    one, other = summary_of(recording({"s": rows})), summary_of(recording({"s": mixed}))
+    assert dataclasses.replace(one, response_time_ms=None, service_time_ms=None, server_time_ms=None, by={}) == dataclasses.replace(
+        other, response_time_ms=None, service_time_ms=None, server_time_ms=None, by={}
+    )
+    assert one.response_time_ms.p95 == other.response_time_ms.p95
+
+
+def test_failures_that_come_together_prove_less() -> None:
+    """Ten failures in one round of 50 are one event; the lower bound says so, the ratio does not change."""
+    spread = {i * 500: ErrorKind.reset for i in range(10)}
+    together = dict.fromkeys(range(10), ErrorKind.reset)
+    a, b = (summary_of(recording({"s": burst(np.full(5000, 5.0), per_round=100, failed=f)})) for f in (spread, together))
+    assert a.success_ratio == b.success_ratio == 0.998
+    assert b.success_ratio_low < a.success_ratio_low
+
+
+def test_what_would_prove_an_objective_counts_batches() -> None:
+    """The n that is said to be needed is of requests like these, not of independent ones."""
+    times = np.repeat([20.0, 20.0, 20.0, 900.0, 20.0], 100) + np.tile(np.linspace(0, 5, 100), 5)
+    summary = analysis.summarize(recording({"s": burst(times, per_round=100)}), LIMITS)
+    (check,) = analysis.check(summary, [parse("p95_ms < 1000", METRICS)])
+    assert check.verdict == Verdict.NOT_PROVEN
+    assert int(check.reason.split(">= ")[1].split(" ")[0]) > 1000

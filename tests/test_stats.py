@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from scipy.stats import binom
+from scipy.stats import binom, norm, t
 
 from tapecheck import stats
 
@@ -104,3 +104,82 @@ def test_a_distribution_selects_what_sorting_would_find(x: list[float]) -> None:
     assert (found.min, found.max) == (s[0], s[-1])
     for p, one in ((0.5, found.p50), (0.9, found.p90), (0.95, found.p95), (0.99, found.p99)):
         assert one == stats.percentile_of_sorted(s, p)
+
+
+# ---- samples that come in batches ----
+
+
+def test_equal_batches_are_worth_all_their_samples() -> None:
+    """Where every batch has the same share, or there is only one, nothing says that its samples are alike."""
+    assert stats.effective_n(np.array([95, 95, 95]), np.array([100, 100, 100])) == 300
+    assert stats.effective_n(np.array([95]), np.array([100])) == 100
+    assert stats.effective_n(np.array([0, 0]), np.array([100, 100])) == 200
+
+
+def test_batches_that_are_all_or_nothing_are_worth_no_more_than_their_number() -> None:
+    """20 batches of 100 whose samples agree to the last are 20 pieces of information, less what estimating that costs."""
+    batches = np.full(20, 100)
+    hits = np.where(np.arange(20) % 2, 100, 0)
+    by_hand = 19 * (t.ppf(0.975, 1999) / t.ppf(0.975, 19)) ** 2
+    assert stats.effective_n(hits, batches) == pytest.approx(by_hand)
+
+
+def test_a_batch_without_samples_is_none() -> None:
+    """A value of a parameter that a round did not ask for is no evidence on that round."""
+    assert stats.effective_n(np.array([5, 0, 9]), np.array([10, 0, 10])) == stats.effective_n(np.array([5, 9]), np.array([10, 10]))
+
+
+def _in_batches(rng: np.random.Generator, batches: int, size: int) -> np.ndarray:
+    """Each batch has a level of its own, as the rounds of a burst have; levels and noise are normal with variance 1."""
+    return (rng.normal(size=(batches, 1)) + rng.normal(size=(batches, size))).ravel()
+
+
+@pytest.mark.parametrize(("batches", "size", "p"), [(50, 100, 0.5), (50, 100, 0.9), (100, 20, 0.95)])
+def test_intervals_of_batches_cover_the_truth_where_independent_ones_do_not(batches: int, size: int, p: float) -> None:
+    """Of 500 intervals 91 % and more hold the truth; taken as independent, fewer than 70 % do (one standard error: 1 to 2 %)."""
+    rng, truth, sizes = np.random.default_rng(3), norm.ppf(p) * np.sqrt(2), np.full(batches, size)
+    covered = {"batches": 0, "independent": 0}
+    for _ in range(500):
+        x = _in_batches(rng, batches, size)
+        for name, given_batches in (("batches", sizes), ("independent", None)):
+            found = stats.distribution(x, given_batches)
+            assert found is not None
+            one = {0.5: found.p50, 0.9: found.p90, 0.95: found.p95}[p]
+            covered[name] += (one.low is None or one.low <= truth) and (one.high is None or truth <= one.high)
+    assert covered["batches"] >= 0.91 * 500
+    assert covered["independent"] < 0.7 * 500
+
+
+def test_an_upper_bound_of_batches_is_exceeded_in_one_of_twenty() -> None:
+    """A verdict that trusts `upper` is wrong at most about 5 % of the time; the value itself would be wrong half of the time."""
+    rng, truth, sizes = np.random.default_rng(4), norm.ppf(0.9) * np.sqrt(2), np.full(50, 40)
+    found = [stats.distribution(_in_batches(rng, 50, 40), sizes) for _ in range(500)]
+    wrong = sum(f is not None and f.p90.upper is not None and f.p90.upper < truth for f in found)
+    assert wrong <= 0.08 * 500
+    assert sum(f is not None and f.p90.value < truth for f in found) > 0.3 * 500
+
+
+def test_rounds_that_differ_cannot_bound_what_their_number_of_samples_could() -> None:
+    """500 samples of 5 rounds of which one is slow say nothing sure of a p99, though 299 independent ones would."""
+    x = np.repeat([1.0, 1.0, 1.0, 9.0, 1.0], 100)
+    found = stats.distribution(x + np.linspace(0, 0.1, 500), np.full(5, 100))
+    assert found is not None
+    assert (found.p90.n, found.p90.upper) == (500, None)
+    assert found.p90.n_effective < 10
+
+
+def test_a_chart_shows_the_intervals_of_the_table() -> None:
+    """The spectrum's band is as wide as the percentiles' intervals: batches count in both."""
+    x, sizes = _in_batches(np.random.default_rng(5), 50, 100), np.full(50, 100)
+    line, found = stats.spectrum(x, sizes), stats.distribution(x, sizes)
+    assert found is not None
+    at = int(np.argmin(np.abs(line["p"] - 0.9)))
+    width, wanted = line["high"][at] - line["low"][at], (found.p90.high or 0) - (found.p90.low or 0)
+    assert 0.7 < width / wanted < 1.4
+
+
+@given(successes=st.integers(0, 500), more=st.integers(0, 500), worth=st.floats(0.01, 1))
+def test_fewer_effective_samples_prove_less(successes: int, more: int, worth: float) -> None:
+    """The lower bound of a ratio never rises when the same counts are worth fewer independent ones."""
+    n = successes + more
+    assert stats.ratio_lower_bound(successes, n, n * worth) <= stats.ratio_lower_bound(successes, n) + 1e-12

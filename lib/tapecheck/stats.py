@@ -7,6 +7,10 @@ Methods (x sorted ascending, n samples, p in [0, 1], ranks count from 1):
   quantile is Binomial(n, p), so [x(l), x(u)] covers it with >= 95 % when P(B < l) <= 2.5 % and P(B >= u) <= 2.5 %
   (David and Nagaraja, Order Statistics, 3rd ed., section 7.1). There is no upper end when u would be n + 1.
 - One-sided upper bound: the same with 5 % on one side; it exists from n >= log(0.05) / log(p).
+- Samples that came in batches (the rounds of a burst, stretches of time) are alike within a batch. So ranks are taken as
+  for n_effective samples and stretched to n: n_effective = min(n, p(1-p)/v * (t(n-1) / t(b-1))^2), where t are 97.5 % quantiles
+  of Student's t, and v is the variance of the share of samples below the quantile, estimated between the b batches,
+  v = b/(b-1) * sum((hits_i - p size_i)^2) / n^2 (Korn and Graubard, Survey Methodology 24, 1998, pp. 193-201).
 - Lower bound of a ratio: Clopper and Pearson (1934), one-sided 95 %: BetaInv(0.05; k, n-k+1).
 """
 
@@ -16,10 +20,13 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import bdtr, bdtrik, betaincinv  # scipy.stats has the same, and takes two seconds to import
+from scipy.special import bdtr, bdtrik, betaincinv, stdtrit  # scipy.stats has the same, and takes two seconds to import
 
 CONFIDENCE = 0.95
+KNOTS = 16  # of a spectrum's points, at which its batches are compared
+ESTIMATE_FROM = 100_000  # samples are enough to find where to ask how alike the samples of a batch are
 Values = NDArray[np.floating] | NDArray[np.integer]
+Counts = NDArray[np.int64]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -27,6 +34,7 @@ class Percentile:
     """A percentile in the unit of its samples, with its 95 % interval [`low`, `high`] and one-sided bound `upper`.
 
     A bound is None where n cannot support it; a verdict is given by `upper`, which needs fewer samples than `high`.
+    `n_effective` is how many independent samples would say as much; bounds are taken from it.
     """
 
     value: float
@@ -34,6 +42,7 @@ class Percentile:
     high: float | None
     upper: float | None
     n: int
+    n_effective: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,7 +63,7 @@ def needed_n(p: float, confidence: float = CONFIDENCE) -> int:
     return math.ceil(math.log(1 - confidence) / math.log(p))
 
 
-def binomial_quantile(q: float, n: int, p: NDArray[np.float64] | float) -> NDArray[np.int64]:
+def binomial_quantile(q: float, n: int | Counts, p: NDArray[np.float64] | float) -> NDArray[np.int64]:
     """Return the smallest k with P(Binomial(n, p) <= k) >= q, for each p."""
     p = np.asarray(p, dtype=np.float64)
     above = np.where(p <= 0, 0.0, np.where(p >= 1, n, np.ceil(bdtrik(q, n, np.clip(p, 1e-12, 1 - 1e-12)))))
@@ -74,43 +83,98 @@ def lower_rank(n: int, p: float, tail: float) -> int | None:
     return low if low >= 1 else None
 
 
-def percentile_of_sorted(x: Values, p: float) -> Percentile:
+def counts_within(chosen: NDArray[np.bool_], batches: Counts) -> Counts:
+    """Return how many samples of each batch are chosen; `batches` are the sizes of consecutive batches."""
+    ends = np.cumsum(batches).tolist()
+    return np.array([np.count_nonzero(chosen[a:b]) for a, b in zip([0, *ends], ends, strict=False)], dtype=np.int64)
+
+
+def effective_n(hits: Counts, batches: Counts) -> float:
+    """Return how many independent samples would say as much about a ratio as these.
+
+    Args:
+        hits: how many samples of each batch count for the ratio.
+        batches: how many samples each batch has. One batch alone tells nothing of how batches differ; its samples count as they are.
+    """
+    hits, batches = hits[batches > 0], batches[batches > 0]
+    n, b = int(batches.sum()), len(batches)
+    p = float(hits.sum()) / n
+    variance = b / (b - 1) * float(np.square(hits - p * batches).sum()) / n**2 if b > 1 else 0.0
+    if variance == 0:
+        return float(n)
+    tail = (1 + CONFIDENCE) / 2
+    return float(min(n, max(1.0, p * (1 - p) / variance * (stdtrit(n - 1, tail) / stdtrit(b - 1, tail)) ** 2)))
+
+
+@dataclass(frozen=True, slots=True)
+class _Ranks:
+    """Which order statistics bound a quantile, counted from 1; None where n cannot support one."""
+
+    low: int | None
+    high: int | None
+    upper: int | None
+
+    @classmethod
+    def of(cls, n: int, p: float, effective: int) -> "_Ranks":
+        tail, stretch = (1 - CONFIDENCE) / 2, n / effective
+        low, high, upper = lower_rank(effective, p, tail), upper_rank(effective, p, tail), upper_rank(effective, p, 1 - CONFIDENCE)
+        return cls(
+            None if low is None else max(1, math.floor(low * stretch)),
+            None if high is None else min(n, math.ceil(high * stretch)),
+            None if upper is None else min(n, math.ceil(upper * stretch)),
+        )
+
+    def places(self) -> set[int]:
+        return {rank - 1 for rank in (self.low, self.high, self.upper) if rank is not None}
+
+
+def percentile_of_sorted(x: Values, p: float, effective: float | None = None) -> Percentile:
     """Return the p-quantile of `x`, sorted ascending and not empty, with its interval and upper bound.
 
-    Only the ranks that `_ranks` names are looked at, so that these being in their places is enough.
+    Only the places that are needed are looked at, so that these being in order is enough. `effective` samples are as good as
+    all of `x`; None: all are independent.
     """
-    n, tail = len(x), (1 - CONFIDENCE) / 2
+    n = len(x)
+    n_effective = n if effective is None else max(1, int(effective))
     at = p * (n - 1)
     below = int(at)
     above = min(below + 1, n - 1)
     value = float(x[below]) + (at - below) * (float(x[above]) - float(x[below]))
-    ranks = lower_rank(n, p, tail), upper_rank(n, p, tail), upper_rank(n, p, 1 - CONFIDENCE)
-    low, high, upper = (None if rank is None else float(x[rank - 1]) for rank in ranks)
+    ranks = _Ranks.of(n, p, n_effective)
+    low, high, upper = (None if rank is None else float(x[rank - 1]) for rank in (ranks.low, ranks.high, ranks.upper))
     if low is not None:
         low = min(low, value)  # in a tiny sample an order statistic can lie beyond the interpolated value; wider still covers
-    return Percentile(value=value, low=low, high=high, upper=upper, n=n)
+    return Percentile(value=value, low=low, high=high, upper=upper, n=n, n_effective=n_effective)
 
 
-def _ranks(n: int, p: float) -> set[int]:
-    """Return the places, from 0, at which `percentile_of_sorted` looks."""
-    tail, below = (1 - CONFIDENCE) / 2, int(p * (n - 1))
-    found = lower_rank(n, p, tail), upper_rank(n, p, tail), upper_rank(n, p, 1 - CONFIDENCE)
-    return {below, min(below + 1, n - 1), *(rank - 1 for rank in found if rank is not None)}
-
-
-def distribution(x: Values) -> Distribution | None:
-    """Summarize a sample (any order, any unit); None when it is empty.
+def distribution(x: Values, batches: Counts | None = None) -> Distribution | None:
+    """Summarize a sample (any unit); None when it is empty.
 
     Only the order statistics that are needed are put in their places, which is several times faster than to sort.
+
+    Args:
+        x: in the order of its batches, or in any order without them.
+        batches: sizes of the consecutive batches whose samples are alike, such as the rounds of a burst; None: all are independent.
     """
-    n, percentiles = len(x), (0.50, 0.90, 0.95, 0.99)
+    n, levels = len(x), (0.50, 0.90, 0.95, 0.99)
     if n == 0:
         return None
-    needed = {0, n - 1}.union(*(_ranks(n, p) for p in percentiles))
+    effective = [_effective_at(x, p, batches) for p in levels]
+    needed = {0, n - 1}
+    for p, samples in zip(levels, effective, strict=True):
+        needed |= {int(p * (n - 1)), min(int(p * (n - 1)) + 1, n - 1)} | _Ranks.of(n, p, max(1, int(samples))).places()
     s = np.array(x, dtype=np.float64)
     s.partition(sorted(needed))
-    p50, p90, p95, p99 = (percentile_of_sorted(s, p) for p in percentiles)
+    p50, p90, p95, p99 = (percentile_of_sorted(s, p, samples) for p, samples in zip(levels, effective, strict=True))
     return Distribution(mean=float(s.mean()), min=float(s[0]), max=float(s[-1]), p50=p50, p90=p90, p95=p95, p99=p99)
+
+
+def _effective_at(x: Values, p: float, batches: Counts | None) -> float:
+    """Return the effective n at the p-quantile, which need not be known exactly for that."""
+    if batches is None:
+        return float(len(x))
+    near = np.quantile(x[:: -(-len(x) // ESTIMATE_FROM)], p)
+    return effective_n(counts_within(x <= near, batches), batches)
 
 
 def _interpolated(s: NDArray[np.float64], p: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -122,11 +186,17 @@ def _interpolated(s: NDArray[np.float64], p: NDArray[np.float64]) -> NDArray[np.
     return values
 
 
-def ratio_lower_bound(successes: int, n: int) -> float:
-    """Return the one-sided 95 % lower bound of a success ratio; 0 of nothing proves nothing and gives 0."""
+def ratio_lower_bound(successes: int, n: int, effective: float | None = None) -> float:
+    """Return the one-sided 95 % lower bound of a success ratio; 0 of nothing proves nothing and gives 0.
+
+    `effective` independent samples say as much as these n; None: all are independent.
+    """
     if not 0 <= successes <= n:
         raise ValueError(f"{successes} successes of {n} is not a ratio")
-    return 0.0 if successes == 0 else float(betaincinv(successes, n - successes + 1, 1 - CONFIDENCE))
+    if successes == 0:
+        return 0.0
+    worth = 1.0 if effective is None else effective / n
+    return float(betaincinv(successes * worth, (n - successes) * worth + 1, 1 - CONFIDENCE))
 
 
 def needed_n_for_ratio(ratio: float, confidence: float = CONFIDENCE) -> int:
@@ -134,19 +204,25 @@ def needed_n_for_ratio(ratio: float, confidence: float = CONFIDENCE) -> int:
     return math.ceil(math.log(1 - confidence) / math.log(ratio))
 
 
-def spectrum(x: Values, points: int = 200) -> Mapping[str, NDArray[np.float64]]:
+def spectrum(x: Values, batches: Counts | None = None, points: int = 200) -> Mapping[str, NDArray[np.float64]]:
     """Return the percentile spectrum of a sample for a chart: arrays `p`, `value`, `low`, `high` (NaN: no bound).
 
     Quantiles are spaced evenly in log(1 / (1 - p)), the axis of an HDR plot, and end at the last one that n resolves.
+    `batches` are as in `distribution`; how alike they are is found at some of the points, and interpolated between.
     """
     s = np.sort(np.asarray(x, dtype=np.float64))
-    n = len(s)
+    n, tail = len(s), (1 - CONFIDENCE) / 2
     p = 1 - np.logspace(0, -math.log10(max(n, 2)), min(points, max(n, 2)))
-    tail = (1 - CONFIDENCE) / 2
-    low, high = binomial_quantile(tail, n, p), binomial_quantile(1 - tail, n, p) + 1
+    value, effective = _interpolated(s, p), np.full(len(p), n)
+    if batches is not None:
+        knots = np.unique(np.linspace(0, len(p) - 1, KNOTS).astype(np.int64))
+        found = [effective_n(counts_within(x <= value[i], batches), batches) for i in knots]
+        effective = np.maximum(1, np.interp(np.arange(len(p)), knots, found)).astype(np.int64)
+    low, high = binomial_quantile(tail, effective, p), binomial_quantile(1 - tail, effective, p) + 1
+    first, last = np.floor(low * (n / effective)).astype(np.int64), np.ceil(high * (n / effective)).astype(np.int64)
     return {
         "p": p,
-        "value": _interpolated(s, p),
-        "low": np.where(low >= 1, s[np.clip(low - 1, 0, n - 1)], np.nan),
-        "high": np.where(high <= n, s[np.clip(high - 1, 0, n - 1)], np.nan),
+        "value": value,
+        "low": np.where(low >= 1, s[np.clip(first - 1, 0, n - 1)], np.nan),
+        "high": np.where(high <= effective, s[np.clip(last - 1, 0, n - 1)], np.nan),
     }

@@ -1,5 +1,6 @@
 """Turns the samples of a load run into a summary, and the summary into checks. Pure: no target, no files, no clock."""
 
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
@@ -11,7 +12,7 @@ from tapecheck.load import rows, selfcheck
 from tapecheck.load.recording import GeneratorStats, Recording
 from tapecheck.load.rows import Mask, Numbers, Rows
 from tapecheck.load.selfcheck import Limits
-from tapecheck.stats import Distribution
+from tapecheck.stats import Counts, Distribution
 from tapecheck.verdict import Check, Measured, Objective, judge
 
 METRICS = (
@@ -79,9 +80,9 @@ def summarize(recording: Recording, limits: Limits) -> dict[str, ScenarioSummary
 def _scenario(recording: Recording, name: str, executor: str, generator: GeneratorStats, limits: Limits) -> ScenarioSummary:
     sent = rows.sent(recording.samples, name)
     part = rows.measured(sent.table)
-    n, errors = len(part), _errors(part)
+    n, errors, batches = len(part), _errors(part), part.batches()
     failed = sum(errors.values())
-    ratio, ratio_low = _success(n, errors, generator.content_checked)
+    ratio, ratio_low = _success(n, errors, generator.content_checked, _worth(part, batches) if failed else n)
     duration_s = _duration_s(part)
     return ScenarioSummary(
         executor=executor,
@@ -92,32 +93,38 @@ def _scenario(recording: Recording, name: str, executor: str, generator: Generat
         success_ratio_low=ratio_low,
         duration_s=duration_s,
         throughput_rps=(n - failed) / duration_s if duration_s > 0 else None,
-        response_time_ms=stats.distribution(part.response_ms()),
-        service_time_ms=stats.distribution(_known(part.service_ms())),
-        server_time_ms=stats.distribution(_known(part.numbers("server_ms"))),
-        database_time_ms=stats.distribution(_known(part.numbers("db_ms"))),
+        response_time_ms=stats.distribution(part.response_ms(), batches),
+        service_time_ms=_known(part.service_ms(), batches),
+        server_time_ms=_known(part.numbers("server_ms"), batches),
+        database_time_ms=_known(part.numbers("db_ms"), batches),
         connections_opened=int(np.count_nonzero(~sent.numbers("connection_reused").astype(bool) & (sent.numbers("connection") > 0))),
         errors=errors,
-        by=_by(part),
+        by=_by(part, batches),
         generator=generator,
         invalid=selfcheck.invalid(generator, limits, local=errors.get("local", 0)),
         resources=_resources(recording.resources, part),
     )
 
 
-def _success(n: int, errors: Mapping[str, int], checked: int) -> tuple[float | None, float]:
+def _success(n: int, errors: Mapping[str, int], checked: int, effective: float) -> tuple[float | None, float]:
     """Return the success ratio and its lower bound; wrong bodies count by the share of those that were looked at, not of all requests."""
     wrong, failed = errors.get("content", 0), sum(errors.values())
-    ratio, low = ((n - failed) / n if n else None), stats.ratio_lower_bound(n - failed, n)
+    ratio, low = ((n - failed) / n if n else None), stats.ratio_lower_bound(n - failed, n, effective)
     if ratio is None or not wrong or not checked:
         return ratio, low
     right = max(checked - wrong, 0)
     return min(ratio, right / checked), min(low, stats.ratio_lower_bound(right, checked))
 
 
-def _known(values: Numbers) -> Numbers:
+def _worth(part: Rows, batches: Counts) -> float:
+    """Return how many independent requests would say as much about the success ratio: failures come in batches too."""
+    return stats.effective_n(stats.counts_within(~part.failed(), batches), batches)
+
+
+def _known(values: Numbers, batches: Counts) -> Distribution | None:
+    """Summarize what is known of a kind of time; NaN where the target or the request did not get that far."""
     known = ~np.isnan(values)
-    return values if known.all() else values[known]
+    return stats.distribution(values, batches) if known.all() else stats.distribution(values[known], stats.counts_within(known, batches))
 
 
 def _errors(part: Rows) -> dict[str, int]:
@@ -130,18 +137,21 @@ def _duration_s(part: Rows) -> float:
     if not len(part):
         return 0.0
     number, intended_ns, done_ns = part.numbers("round"), part.numbers("intended_ns"), part.numbers("done_ns")
-    if (number[1:] < number[:-1]).any():
-        order = np.argsort(number, kind="stable")
-        number, intended_ns, done_ns = number[order], intended_ns[order], done_ns[order]
     starts = np.concatenate(([0], np.flatnonzero(number[1:] != number[:-1]) + 1))
     first, last = np.minimum.reduceat(intended_ns, starts), np.maximum.reduceat(done_ns, starts)
     return float((last - first).sum() / 1e9)
 
 
-def _by(part: Rows) -> dict[str, dict[str, GroupSummary]]:
+def _by(part: Rows, batches: Counts) -> dict[str, dict[str, GroupSummary]]:
     if not len(part):
         return {}
-    times = _Times(response_ms=part.response_ms(), server_ms=part.numbers("server_ms"), bytes=part.numbers("bytes"), failed=part.failed())
+    times = _Times(
+        response_ms=part.response_ms(),
+        server_ms=part.numbers("server_ms"),
+        bytes=part.numbers("bytes"),
+        failed=part.failed(),
+        batches=batches,
+    )
     result = {}
     for dimension in part.dimensions():
         names, codes = part.codes(dimension)
@@ -166,11 +176,13 @@ class _Times:
     server_ms: Numbers
     bytes: Numbers
     failed: Mask
+    batches: Counts
 
 
 def _group(times: _Times, chosen: Mask) -> GroupSummary:
     n, failed = int(np.count_nonzero(chosen)), int(np.count_nonzero(times.failed & chosen))
-    response_ms = stats.distribution(times.response_ms[chosen])
+    batches = stats.counts_within(chosen, times.batches)
+    response_ms = stats.distribution(times.response_ms[chosen], batches)
     assert response_ms is not None, "a group has at least one sample"
     return GroupSummary(
         requests=n,
@@ -178,7 +190,7 @@ def _group(times: _Times, chosen: Mask) -> GroupSummary:
         failed=failed,
         success_ratio=(n - failed) / n,
         response_time_ms=response_ms,
-        server_time_ms=stats.distribution(_known(times.server_ms[chosen])),
+        server_time_ms=_known(times.server_ms[chosen], batches),
         bytes_mean=float(times.bytes[chosen].mean()),
     )
 
@@ -230,7 +242,8 @@ def measured(scenario: ScenarioSummary, objective: Objective) -> Measured:
         return Measured(value=value, bound=value, n=n)
     percentile = getattr(times, metric)
     bound = percentile.low if objective.upward else percentile.upper
-    return Measured(value=percentile.value, bound=bound, n=percentile.n, needed_n=stats.needed_n(int(metric[1:]) / 100))
+    needed = stats.needed_n(int(metric[1:]) / 100) * percentile.n / percentile.n_effective
+    return Measured(value=percentile.value, bound=bound, n=percentile.n, needed_n=math.ceil(needed))
 
 
 def _times(scenario: ScenarioSummary, metric: str) -> tuple[Distribution | None, str]:

@@ -122,16 +122,18 @@ def levels(recording: Recording, plan: LoadPlan, objectives: Sequence[Objective]
 def conclude(levels: Sequence[Level]) -> CapacityResult:
     """Say what the levels prove: the knee with its interval, and the scalability law where it can be fitted.
 
-    A level whose measurement was invalid, because the generator was the limit, bounds nothing.
+    A level whose measurement was invalid, because the generator was the limit, bounds nothing. A level is short, so what it
+    measured may meet an objective without proving it; the note says so of the knee.
     """
     ordered = sorted(levels, key=lambda one: one.rate_rps)
     missed = [one.rate_rps for one in ordered if one.verdict == Verdict.FAIL]
     bad = missed[0] if missed else None
-    held = [one.rate_rps for one in ordered if one.verdict == Verdict.PASS and (bad is None or one.rate_rps < bad)]
-    knee = held[-1] if held else None
+    held = [one for one in ordered if one.verdict in (Verdict.PASS, Verdict.NOT_PROVEN) and (bad is None or one.rate_rps < bad)]
+    knee = held[-1].rate_rps if held else None
+    unproven = f" (not proven there: {held[-1].reason})" if held and held[-1].verdict == Verdict.NOT_PROVEN else ""
     law, law_note = _law([one for one in ordered if one.steady])
     return CapacityResult(
-        levels=ordered, knee_rps=knee, knee_low_rps=knee, knee_high_rps=bad, usl=law, note=f"{_knee_note(knee, bad)}; {law_note}"
+        levels=ordered, knee_rps=knee, knee_low_rps=knee, knee_high_rps=bad, usl=law, note=f"{_knee_note(knee, bad)}{unproven}; {law_note}"
     )
 
 

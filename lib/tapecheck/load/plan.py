@@ -50,7 +50,7 @@ Duration = Annotated[float, Field(gt=0, le=MAX_DURATION_S)]
 Concurrency = Annotated[int, Field(gt=0, le=MAX_CONCURRENCY)]
 Rate = Annotated[float, Field(gt=0, le=MAX_RATE_RPS)]
 LEVELS_NEEDED = 6  # of a sweep, for the scalability law to be fitted
-LEVEL_REQUESTS = 320  # at the least in a level; the 95 % bound of a p99 needs 299
+LEVEL_REQUESTS = 500  # at the least in a level; the 95 % bound of a p99 needs 299 that are independent
 CONNECTIONS = 1000  # of an open model, unless it says otherwise
 CLUSTER = re.compile(r"dask://(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+):[0-9]{1,5}")
 

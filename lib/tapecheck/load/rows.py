@@ -10,7 +10,9 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from tapecheck.load.plan import COLUMNS
+from tapecheck.stats import Counts
 
+BLOCKS = 20  # stretches of a scenario without rounds, as the batches whose samples are alike
 Mask = NDArray[np.bool_]
 Numbers = NDArray[np.float64] | NDArray[np.int64]
 Codes = NDArray[np.integer]
@@ -34,8 +36,12 @@ def measured(samples: pa.Table) -> "Rows":
     """Select the samples without the warm-up."""
     chosen = ~samples.column("warm_up").to_numpy()
     first, last = _reach(chosen)
-    chosen = chosen[first:last]
-    return Rows(samples.slice(first, last - first), None if chosen.all() else chosen)
+    chosen, samples = chosen[first:last], samples.slice(first, last - first)
+    number = samples.column("round").to_numpy()
+    if (number[1:] < number[:-1]).any():  # workers that were not equally fast leave the rounds of a burst mixed
+        samples = samples.filter(pa.array(chosen)).sort_by("round")
+        return Rows(samples)
+    return Rows(samples, None if chosen.all() else chosen)
 
 
 def _reach(mask: Mask) -> tuple[int, int]:
@@ -91,6 +97,15 @@ class Rows:
     def dimensions(self) -> list[str]:
         """Return the names of the parameters."""
         return [name for name in self.table.column_names if name not in COLUMNS]
+
+    def batches(self) -> Counts:
+        """Return the sizes of the consecutive batches whose samples are alike: a burst's rounds, or equal stretches of another scenario."""
+        number = self.numbers("round")
+        edges = np.flatnonzero(np.diff(number)) + 1
+        if not len(edges):
+            edges = np.unique(np.linspace(0, len(number), BLOCKS + 1).astype(np.int64))[1:-1]
+        sizes: Counts = np.diff(np.r_[0, edges, len(number)])
+        return sizes
 
     def response_ms(self) -> NDArray[np.float64]:
         """Completion minus intended start."""
