@@ -281,6 +281,26 @@ async def timed(exchange: Exchange) -> None:
     exchange.send(exchange.answer(), headers="Server-Timing: db;dur=2.5, app;dur=7.25\r\n")
 
 
+def drips(start: bytes) -> Behaviour:
+    """Begin an answer and go on with a byte at a time, for ever: no single read ever takes long."""
+
+    async def behave(exchange: Exchange) -> None:
+        exchange.writer.write(start)
+        while not exchange.writer.transport.is_closing():
+            exchange.writer.write(b"x")
+            await asyncio.sleep(0.02)
+
+    return behave
+
+
+async def floods(exchange: Exchange) -> None:
+    """Answer with a body that has no end."""
+    exchange.writer.write(b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\n\r\n")
+    while not exchange.writer.transport.is_closing():
+        exchange.writer.write(bytes(2**20))
+        await exchange.writer.drain()
+
+
 def together(count: int) -> Behaviour:
     """Answer only when `count` requests are in flight at once; a client that sends one by one waits for ever."""
 

@@ -70,6 +70,8 @@ ANSWERS: dict[str, tuple[Behaviour, type[TargetError], int, str]] = {
     "teapot": (servers.status(418), TargetError, 4, "answered 418"),
     "too slow": (servers.slow(5), TargetDown, 2, "no whole answer within 0.3 s"),
     "half": (servers.half_then_silence, TargetDown, 2, "no whole answer within 0.3 s"),
+    "drips its head": (servers.drips(b"HTTP/1.1 200 OK\r\nX-Slow: "), TargetDown, 2, "no whole answer within 0.3 s"),
+    "drips its body": (servers.drips(b"HTTP/1.1 200 OK\r\n\r\n"), TargetDown, 2, "no whole answer within 0.3 s"),
     "cut": (servers.cuts_body, TargetDown, 2, "closed before the answer was whole"),
     "silent close": (servers.raw(b"", close=True), TargetDown, 2, "closed before the answer was whole"),
     "reset": (servers.resets_in_mid_body, TargetDown, 2, "reset"),
@@ -97,6 +99,12 @@ def test_a_wrong_answer_stops_before_any_load(name: str) -> None:
     assert SECRET not in message
     assert "token" not in message
     assert server.seen.requests == 1
+
+
+def test_a_body_without_end_is_not_read_for_ever() -> None:
+    """A stream that floods ends at the limit of a body, with the path to correct."""
+    with Server(servers.floods) as server, pytest.raises(TargetError, match=r"larger than .* bytes: is this the right path"):
+        check(server.url, timeout_s=20)
 
 
 def test_nothing_listening_is_no_data() -> None:

@@ -3,6 +3,7 @@
 import datetime as dt
 import json
 import os
+import re
 import signal
 import time
 from collections.abc import Callable, Iterator
@@ -17,6 +18,7 @@ import pytest
 from tapecheck.backfill import features
 from tapecheck.backfill.bars import periods_per_year
 from tapecheck.config import SandboxState
+from tapecheck.load.timing import server_times_ms
 from tapecheck.sandbox import supervision
 from tapecheck.sandbox.answers import freshness_of
 
@@ -197,7 +199,21 @@ def test_openapi_describes_the_real_answers(api: httpx.Client) -> None:
     for path, method, answer in [(*key, answer) for key, answer in cases.items()] + bad:
         schema = page["paths"][path][method]["responses"][str(answer.status_code)]["content"]["application/json"]["schema"]
         jsonschema.validate(answer.json(), schema | {"components": page["components"]})
-    assert api.get("/docs").status_code == 200
+
+
+def test_the_openapi_page_needs_no_internet(api: httpx.Client) -> None:
+    """Every script and style that /docs names is served by the api itself."""
+    named = re.findall(r'(?:src|href)="([^"]+)"', api.get("/docs").text)
+    assert len(named) >= 3
+    assert all(name.startswith("/") and api.get(name).status_code == 200 for name in named)
+
+
+def test_server_time_covers_the_whole_request(api: httpx.Client) -> None:
+    """Every answer says how long it took inside the api, errors and small endpoints too, and never longer than it took in all."""
+    for path in ("/health", "/api/v1/status", "/api/v1/features/quant/AAPL?limit=5000", "/api/v1/features/quant/NOSUCH"):
+        answer = api.get(path)
+        inside_ms, _ = server_times_ms(answer.headers["Server-Timing"].encode())
+        assert 0 < inside_ms <= answer.elapsed.total_seconds() * 1000
 
 
 def _in_time(api: httpx.Client, **query: Any) -> httpx.Response:

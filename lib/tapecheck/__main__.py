@@ -192,7 +192,7 @@ def _sandbox_status(arguments: argparse.Namespace) -> int:
     if status is None:
         print("the sandbox is not running; start it with: python -m tapecheck sandbox up")
         return 2
-    print(f"api        {status.state.base_url}  (try {status.state.base_url}/docs)")
+    print(f"api        {status.state.base_url}  (its API: {status.state.base_url}/docs)")
     for p in status.processes:
         pid = f"pid {p.pid}" if p.pid else "not ours" if p.healthy else "down"
         print(f"{p.name:<10} port {p.port:<6} {pid:<12} {'healthy' if p.healthy else 'NOT HEALTHY'}")

@@ -9,8 +9,10 @@ import ssl
 import time
 from collections.abc import Mapping, Sequence
 
+import anyio
 import certifi
 import httpx
+from anyio.from_thread import start_blocking_portal
 
 from tapecheck import config
 from tapecheck.config import Secret, Target
@@ -23,6 +25,7 @@ REQUESTS_LIMIT = 32  # of all combinations, spread evenly over each scenario's
 TIME_LIMIT_S = 20.0  # after that, what has been checked is enough
 TIMEOUT_S = 10.0  # for one answer
 CONNECT_S = 5.0  # for a connection
+CONNECT_SHARE = 0.9  # of the time for one answer, after which a connection or handshake that hangs is named as such
 
 
 def check(target: Target, prepared: Mapping[str, Sequence[PreparedRequest]], *, timeout_s: float = TIMEOUT_S) -> Address:
@@ -45,16 +48,23 @@ def check(target: Target, prepared: Mapping[str, Sequence[PreparedRequest]], *, 
     found = _resolve(url)
     _refuse_remote(target, url, found)
     address = Address(host=_connectable(url, found), port=_port(url), tls=tls)
+    with start_blocking_portal() as portal:  # a notebook's kernel runs an event loop of its own
+        portal.call(_check_all, target, prepared, address, context, timeout_s)
+    return address
+
+
+async def _check_all(
+    target: Target, prepared: Mapping[str, Sequence[PreparedRequest]], address: Address, context: ssl.SSLContext | None, timeout_s: float
+) -> None:
     deadline = time.monotonic() + TIME_LIMIT_S
-    with httpx.Client(verify=context or False, trust_env=False, follow_redirects=False, timeout=timeout_s) as client:
+    async with httpx.AsyncClient(verify=context or False, trust_env=False, follow_redirects=False) as client:
         for i, request in enumerate(_spread(prepared)):
             if i >= len(prepared) and time.monotonic() > deadline:
                 break
             try:
-                _check_one(client, target, request, address, timeout_s)
+                await _check_one(client, target, request, address, timeout_s)
             except TargetError as error:
                 raise type(error)(_redacted(str(error), target)) from None
-    return address
 
 
 def _redacted(text: str, target: Target) -> str:
@@ -65,17 +75,15 @@ def _redacted(text: str, target: Target) -> str:
     return text
 
 
-def _exchange(client: httpx.Client, sent: httpx.Request, target: Target, timeout_s: float) -> tuple[httpx.Response, bytes]:
-    """Return the answer and its body, read within `timeout_s` in all and `BODY_LIMIT` bytes, its secrets blanked out."""
-    deadline, parts, size = time.monotonic() + timeout_s, [], 0
-    with contextlib.closing(client.send(sent, stream=True)) as answer:
-        for part in answer.iter_bytes():
+async def _exchange(client: httpx.AsyncClient, sent: httpx.Request, target: Target) -> tuple[httpx.Response, bytes]:
+    """Return the answer and its body of at most `BODY_LIMIT` bytes, its secrets blanked out."""
+    parts, size = [], 0
+    async with contextlib.aclosing(await client.send(sent, stream=True)) as answer:
+        async for part in answer.aiter_bytes():
             parts.append(part)
             size += len(part)
             if size > BODY_LIMIT:
                 raise TargetError(f"{sent.method} {sent.url}: the body is larger than {BODY_LIMIT} bytes: is this the right path?")
-            if time.monotonic() > deadline:
-                raise httpx.ReadTimeout("the answer drips")
     body = b"".join(parts)
     for value in target.headers.values():
         if isinstance(value, Secret):
@@ -153,7 +161,7 @@ def _connectable(url: httpx.URL, found: Sequence[str]) -> str:
 # ---- what it answers ----
 
 
-def _check_one(client: httpx.Client, target: Target, request: PreparedRequest, address: Address, timeout_s: float) -> None:
+async def _check_one(client: httpx.AsyncClient, target: Target, request: PreparedRequest, address: Address, timeout_s: float) -> None:
     url = httpx.URL(request.url)
     what = f"{request.method} {request.url}"
     sent = httpx.Request(
@@ -161,17 +169,18 @@ def _check_one(client: httpx.Client, target: Target, request: PreparedRequest, a
         url.copy_with(host=address.host),  # the address that was checked; Host and TLS keep the name
         headers=list(request.headers),
         content=request.body or None,
-        extensions={"sni_hostname": url.host, "timeout": httpx.Timeout(timeout_s).as_dict()},
+        extensions={"sni_hostname": url.host, "timeout": httpx.Timeout(None, connect=CONNECT_SHARE * timeout_s).as_dict()},
     )
     try:
-        answer, body = _exchange(client, sent, target, timeout_s)
+        with anyio.fail_after(timeout_s):  # in all: a limit on each read would let an answer drip for ever
+            answer, body = await _exchange(client, sent, target)
     except httpx.DecodingError as error:
         raise TargetError(f"{what}: the body cannot be decoded as its Content-Encoding says ({error})") from None
     except httpx.ConnectTimeout:
         kind = "TLS: no handshake" if address.tls else "no connection"
         hint = "is this port https?" if address.tls else "the target is too busy to accept one"
         raise TargetDown(f"{what}: {kind} within {timeout_s:g} s: {hint}") from None
-    except httpx.TimeoutException:
+    except TimeoutError:
         raise TargetDown(f"{what}: no whole answer within {timeout_s:g} s: the target is too slow for any load, or hangs") from None
     except httpx.RemoteProtocolError as error:
         raise _not_http(what, error) from None
