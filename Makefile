@@ -30,7 +30,7 @@ setup: $(STAMP)
 .venv/.stamp: requirements.lock pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(None if (3, 11) <= sys.version_info[:2] <= (3, 13) else "tapecheck needs Python 3.11 to 3.13; $(PYTHON) is " + sys.version.split()[0] + ". Name another: make setup PYTHON=python3.12")'
 	@$(PYTHON) -c 'import ensurepip' || { echo "$(PYTHON) has no ensurepip; on Debian and Ubuntu: apt install python3-venv"; exit 1; }
-	@.venv/bin/python -c 'import sys' 2>/dev/null || $(PYTHON) -m venv --clear .venv
+	@.venv/bin/python -m pip --version >/dev/null 2>&1 && [ "$$(.venv/bin/python -V)" = "$$($(PYTHON) -V)" ] || $(PYTHON) -m venv --clear .venv
 	.venv/bin/python -m pip install --quiet --disable-pip-version-check uv==$(UV_VERSION)
 	.venv/bin/python -m uv pip sync --quiet --compile-bytecode --python .venv/bin/python --require-hashes requirements.lock
 	.venv/bin/python -m uv pip install --quiet --python .venv/bin/python --no-deps --no-build-isolation --editable .

@@ -220,9 +220,9 @@ def slow_target(tmp_path: Path) -> Iterator[Path]:
         yield file
 
 
-@pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_an_interrupted_run_ends_its_kernel_and_says_so(slow_target: Path, tmp_path: Path, sent: signal.Signals) -> None:
-    """Ctrl-C and SIGTERM end with code 3, leave no process, and keep what the notebook had."""
+    """Ctrl-C, SIGTERM and a closed terminal end with code 3, leave no process, and keep what the notebook had."""
     plan = tmp_path / "plan.yaml"
     plan.write_text("scenarios: {s: {executor: burst, concurrency: 1, rounds: 1, request: features}}\n")
     words = ["run", "load", "--target", str(slow_target), "-p", "plan", str(plan), "--out", str(tmp_path / "out")]

@@ -33,6 +33,8 @@ def main(words: Sequence[str] | None = None) -> int:
     arguments = _parser().parse_args(words)
     command: Callable[[argparse.Namespace], int] = arguments.command
     signal.signal(signal.SIGTERM, signal.default_int_handler)
+    if signal.getsignal(signal.SIGHUP) is signal.SIG_DFL:  # a terminal that is closed; nohup ignores it
+        signal.signal(signal.SIGHUP, signal.default_int_handler)
     signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs begin with it ignored
     try:
         return command(arguments)
@@ -152,7 +154,8 @@ def _line(outcome: "Outcome") -> str:
         return f"{begin}{kind:<11}{outcome.duration_s:6.1f} s  {outcome.message}{where}"
     counts = ", ".join(f"{count} {verdict}" for verdict, count in outcome.checks.items())
     missed = "".join(f"\n  {text}" for text in outcome.missed)
-    return f"{begin}{outcome.verdict.upper():<11}{outcome.duration_s:6.1f} s  {counts}{missed}\n  {outcome.folder or 'not recorded'}"
+    found = f"\n  {outcome.headline}" if outcome.headline else ""
+    return f"{begin}{outcome.verdict.upper():<11}{outcome.duration_s:6.1f} s  {counts}{missed}{found}\n  {outcome.folder or 'not recorded'}"
 
 
 # ---- sandbox ----

@@ -52,6 +52,7 @@ class Outcome:
     verdict: Verdict | None = None
     checks: Mapping[str, int] = field(default_factory=dict)
     missed: Sequence[str] = ()
+    headline: str = ""
     folder: Path | None = None
 
 
@@ -218,6 +219,7 @@ def _finish(validation: str, executed: Path, recorded: Mapping[str, Any], durati
         verdict=verdict,
         checks=recorded["checks"],
         missed=recorded["missed"],
+        headline=recorded["headline"],
         folder=folder,
     )
 

@@ -65,7 +65,10 @@ class Finding:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Result:
-    """What every validation's result.json begins with; each validation adds its own part."""
+    """What every validation's result.json begins with; each validation adds its own part.
+
+    `headline` says in a sentence or two what was found beyond the verdict.
+    """
 
     schema_version: int = SCHEMA_VERSION
     validation: str
@@ -78,6 +81,7 @@ class Result:
     checks: list[Check]
     bottleneck: Finding | None
     recommendations: list[Finding]
+    headline: str = ""
     reanalysis_of: str | None = None
 
 
@@ -102,6 +106,7 @@ class Recorded:
     run_id: str
     verdict: Verdict
     checks: list[Check] = field(default_factory=list)
+    headline: str = ""
 
     def _repr_mimebundle_(self, include: object = None, exclude: object = None) -> dict[str, Any]:
         where = "not recorded (out is empty)" if self.folder is None else f"recorded in {config.shown(self.folder)}"
@@ -112,6 +117,7 @@ class Recorded:
             "verdict": str(self.verdict),
             "checks": {v: sum(c.verdict == v for c in self.checks) for v in sorted({str(c.verdict) for c in self.checks})},
             "missed": [f"{c.name}: {c.objective}: {c.verdict}: {c.reason}" for c in self.checks if c.verdict != Verdict.PASS],
+            "headline": self.headline,
         }
         return {"text/plain": f"{self.validation}: {self.verdict}, {where}", self.MIME: brief}
 
@@ -200,7 +206,14 @@ def record(
         OutputError: the folder cannot be written or is full; earlier runs are untouched.
     """
     base = check_writable(out)
-    done = Recorded(folder=None, validation=result.validation, run_id=result.run_id, verdict=result.verdict, checks=result.checks)
+    done = Recorded(
+        folder=None,
+        validation=result.validation,
+        run_id=result.run_id,
+        verdict=result.verdict,
+        checks=result.checks,
+        headline=result.headline,
+    )
     if base is None:
         return done
     final = base / result.validation / result.run_id

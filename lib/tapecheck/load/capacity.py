@@ -141,8 +141,12 @@ def _knee_note(knee: float | None, bad: float | None) -> str:
     if knee is None:
         return "no rate that was tried keeps every promise"
     if bad is None:
-        return f"{knee:.4g}/s keeps every promise, and no higher rate that counts missed one: the knee lies beyond"
-    return f"{knee:.4g}/s keeps every promise, {bad:.4g}/s does not"
+        return f"{_rate(knee)} keeps every promise, and no higher rate that counts missed one: the knee lies beyond"
+    return f"{_rate(knee)} keeps every promise, {_rate(bad)} does not"
+
+
+def _rate(rate_rps: float) -> str:
+    return f"{rate_rps:,.0f}/s" if rate_rps >= 100 else f"{rate_rps:.3g}/s"
 
 
 def _law(levels: Sequence[Level]) -> tuple[Usl | None, str]:

@@ -103,14 +103,19 @@ def find(recording: Recording, summary: Mapping[str, ScenarioSummary]) -> list[F
     return findings.find(summary, recording.context.environment.cores)
 
 
-def headline(recording: Recording, checks: list[Check], found: list[Finding]) -> str:
-    """Return the verdict in one line of Markdown."""
+def headline(recording: Recording, checks: list[Check], found: list[Finding], capacity: CapacityResult | None) -> str:
+    """Return the verdict in one line of Markdown, with what the target carries and what limits it."""
     verdict, missed = overall(c.verdict for c in checks), [c for c in checks if c.verdict != "pass"]
-    limit = findings.bottleneck(found)
     first = f" First: {missed[0].name}, {missed[0].objective}: {missed[0].reason}." if missed else ""
-    limited = f" What limits it: {limit.finding}." if limit else ""
     met = f"{len(checks) - len(missed)} of {len(checks)} checks met"
-    return f"**{verdict.replace('_', ' ').upper()}** for {recording.context.target.name}: {met}.{first}{limited}"
+    said = _said(found, capacity)
+    return f"**{verdict.replace('_', ' ').upper()}** for {recording.context.target.name}: {met}.{first}{' ' if said else ''}{said}"
+
+
+def _said(found: list[Finding], capacity: CapacityResult | None) -> str:
+    limit = findings.bottleneck(found)
+    carries = [f"Capacity: {capacity.note.partition('; ')[0]}."] if capacity else []
+    return " ".join([*carries, *([f"What limits it: {limit.finding}."] if limit else [])])
 
 
 def record(
@@ -135,6 +140,7 @@ def record(
         checks=checks,
         bottleneck=findings.bottleneck(found),
         recommendations=found,
+        headline=_said(found, capacity),
         reanalysis_of=recording.source,
         scenarios=dict(summary),
         capacity=capacity,
