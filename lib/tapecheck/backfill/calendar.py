@@ -65,3 +65,11 @@ def sessions(year: int) -> Sessions:
         )
     columns = np.array(rows, np.int64).reshape(-1, 5).T
     return Sessions(midnight=columns[0], first=columns[1], opens=columns[2], closes=columns[3], last=columns[4])
+
+
+def midnights(t_s: IntArray) -> IntArray:
+    """Return 00:00 Eastern Time of the day of each of some ascending Unix seconds, in Unix seconds."""
+    first, last = (dt.datetime.fromtimestamp(int(t), EASTERN).date() for t in (t_s[0], t_s[-1]))
+    days = np.array([_eastern_s(first + dt.timedelta(days=i), 0) for i in range((last - first).days + 1)], np.int64)
+    found: IntArray = days[np.searchsorted(days, t_s, side="right") - 1]
+    return found

@@ -13,10 +13,11 @@ from functools import lru_cache
 import numpy as np
 import numpy.typing as npt
 
+from tapecheck.backfill.aggregate import DAY_S, aggregate
 from tapecheck.backfill.bars import CRYPTO, Bars, FloatArray, IntArray
 from tapecheck.backfill.calendar import EASTERN, sessions
 
-SLOT_S, DAY_S = 300, 86400
+SLOT_S = 300
 OCTAVES = range(0, 19, 2)  # noise of 5 minutes, 20 minutes, … up to 2.5 years
 STEP = 0.002  # spread of one 5-minute step
 _UNITS = {"minute": 60, "hour": 3600, "day": DAY_S}
@@ -103,27 +104,6 @@ def slots_between(symbol: str, from_ms: int, to_ms: int) -> tuple[Bars, IntArray
     return bars, day
 
 
-def aggregated(slots: Bars, day: IntArray, width: int) -> Bars:
-    """Aggregate 5-minute bars into bars of `width` seconds, counted from each day's start."""
-    if len(slots) == 0:
-        return slots
-    start = day + (slots.t // 1000 - day) // width * width
-    first = np.flatnonzero(np.diff(start, prepend=start[0] - 1))
-    last = np.append(first[1:], len(start)) - 1
-    volume = np.add.reduceat(slots.v, first)
-    weighted = np.add.reduceat(slots.vw * slots.v, first) / volume
-    return Bars(
-        t=start[first] * 1000,
-        o=slots.o[first],
-        h=np.maximum.reduceat(slots.h, first),
-        l=np.minimum.reduceat(slots.l, first),
-        c=slots.c[last],
-        v=volume,
-        vw=np.round(weighted, 4),
-        n=np.add.reduceat(slots.n, first),
-    )
-
-
 def page(
     symbol: str, width: int, from_ms: int, to_ms: int, now_ms: int, most_slots: int, *, newest_first: bool = False
 ) -> tuple[Bars, bool]:
@@ -145,5 +125,5 @@ def page(
         edge = max(np.searchsorted(start_ms, start_ms[low + most_slots]), np.searchsorted(start_ms, start_ms[low], side="right"))
         high = min(most, edge)
     has_more = bool(low > least or high < most)
-    bars = aggregated(slots[slice(low, high)], day[low:high], width)
+    bars = aggregate(slots[slice(low, high)], day[low:high], width)
     return (bars[::-1] if newest_first else bars), has_more

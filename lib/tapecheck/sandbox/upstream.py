@@ -12,6 +12,7 @@ from fastapi import FastAPI, Request, Response
 from pydantic import Field
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from tapecheck.backfill.aggregate import DAY_S
 from tapecheck.backfill.bars import COLUMNS, CRYPTO, symbol_of
 from tapecheck.backfill.bucket import TokenBucket
 from tapecheck.backfill.calendar import EASTERN
@@ -91,7 +92,7 @@ def _asked(request: Request) -> tuple[str, int, int, int, int, bool]:
 
 def _slots(limit: int, width: int) -> int:
     """Return how many 5-minute bars a page may use: a traded slot has five base minutes; for days the base is the day."""
-    return limit * (market.DAY_S // market.SLOT_S) if width == market.DAY_S else max(1, limit // 5)
+    return limit * (DAY_S // market.SLOT_S) if width == DAY_S else max(1, limit // 5)
 
 
 def _body(request: Request, request_id: str) -> dict[str, Any]:
@@ -99,7 +100,7 @@ def _body(request: Request, request_id: str) -> dict[str, Any]:
     bars, has_more = market.page(symbol, width, from_ms, to_ms, int(time.time() * 1000), _slots(limit, width), newest_first=newest_first)
     body: dict[str, Any] = {
         "ticker": request.path_params["ticker"],
-        "queryCount": len(bars) if width == market.DAY_S else len(bars) * width // 60,
+        "queryCount": len(bars) if width == DAY_S else len(bars) * width // 60,
         "resultsCount": len(bars),
         "adjusted": request.query_params.get("adjusted", "true") == "true",
         "status": "OK",

@@ -1,0 +1,48 @@
+"""Builds bars of a longer timeframe from 5-minute bars, as the vendor builds them. It fetches and stores nothing."""
+
+import numpy as np
+
+from tapecheck.backfill.bars import CRYPTO, TIMEFRAMES, Bars, IntArray
+from tapecheck.backfill.calendar import midnights
+
+BASE = "5m"  # the intraday series that the others are built from
+DAY_S = 86400
+PRICE_DECIMALS = 4  # of a volume-weighted price
+
+
+def derive(bars: Bars, symbol: str, timeframe: str) -> Bars:
+    """Build the bars of a timeframe from a symbol's 5-minute bars that begin at the start of a bar of that timeframe.
+
+    Bars are counted from the start of the day: 00:00 Eastern Time for stocks, 00:00 UTC for crypto. The open is the first
+    bar's, the close the last one's, volume and trades are sums, and the price is weighted by volume. A bar without any
+    5-minute bar does not exist, as with the vendor.
+    """
+    if timeframe == BASE:
+        return bars
+    return aggregate(bars, day_of(bars.t // 1000, symbol), TIMEFRAMES[timeframe].length_s)
+
+
+def day_of(t_s: IntArray, symbol: str) -> IntArray:
+    """Return the start of each time's day, all in Unix seconds."""
+    return t_s // DAY_S * DAY_S if symbol in CRYPTO or not len(t_s) else midnights(t_s)
+
+
+def aggregate(bars: Bars, day: IntArray, width_s: int) -> Bars:
+    """Aggregate ascending bars into bars of `width_s` seconds, counted from each one's `day` in Unix seconds."""
+    if len(bars) == 0:
+        return bars
+    start = day + (bars.t // 1000 - day) // width_s * width_s
+    first = np.flatnonzero(np.diff(start, prepend=start[0] - 1))
+    last = np.append(first[1:], len(start)) - 1
+    volume = np.add.reduceat(bars.v, first)
+    weighted = np.add.reduceat(bars.vw * bars.v, first) / volume
+    return Bars(
+        t=start[first] * 1000,
+        o=bars.o[first],
+        h=np.maximum.reduceat(bars.h, first),
+        l=np.minimum.reduceat(bars.l, first),
+        c=bars.c[last],
+        v=volume,
+        vw=np.round(weighted, PRICE_DECIMALS),
+        n=np.add.reduceat(bars.n, first),
+    )
