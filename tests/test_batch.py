@@ -76,6 +76,25 @@ def test_an_ending_without_a_run_is_never_a_pass(tiny: Path, cell: str, message:
     assert (outcome.folder / "notebook.ipynb").exists()
 
 
+@pytest.mark.parametrize("rest", [("import sys\nsys.exit(0)", "1"), ("import sys\nsys.exit(0)",)], ids=["in between", "last"])
+def test_a_recorded_pass_is_void_when_a_later_cell_ends_the_notebook(tiny: Path, rest: tuple[str, ...]) -> None:
+    """sys.exit(0) is a good end for papermill; what it left out might have shown a miss."""
+    write(tiny, RECORD.replace("VERDICT", "'pass'"), *rest)
+    outcome = batch.run("load", {}, tiny / "out")
+    assert (outcome.exit_code, outcome.verdict) == (3, None)
+
+
+def test_a_recorded_pass_is_void_when_a_cell_was_skipped(tiny: Path) -> None:
+    """A cell that papermill leaves out for its tag might have shown a miss too."""
+    write(tiny, RECORD.replace("VERDICT", "'pass'"), "1")
+    path = tiny / "notebooks" / "load.ipynb"
+    notebook = nbformat.read(path, as_version=4)
+    notebook.cells[-1].metadata["tags"] = ["skip-execution"]
+    nbformat.write(notebook, path)
+    outcome = batch.run("load", {}, tiny / "out")
+    assert (outcome.exit_code, outcome.verdict) == (3, None)
+
+
 def test_wrong_parameters_are_all_listed_and_nothing_starts(tiny: Path) -> None:
     """papermill only warns of an unknown parameter; here every unknown name and wrong type stops the run."""
     write(tiny, "raise SystemError('must not run')")

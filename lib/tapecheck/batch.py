@@ -201,8 +201,8 @@ def _recorded(executed: Path) -> dict[str, Any] | None:
     """Return what the notebook recorded; None when any code cell was not run to its end."""
     notebook = nbformat.read(executed, as_version=4)  # type: ignore[no-untyped-call]
     cells = [c for c in notebook.cells if c.cell_type == "code" and c.source.strip()]
-    if any(c.execution_count is None for c in cells):
-        return None
+    if any(c.execution_count is None or any(o.output_type == "error" for o in c.outputs) for c in cells):
+        return None  # papermill takes sys.exit(0) for a good end
     found = [o.data[Recorded.MIME] for c in cells for o in c.outputs if Recorded.MIME in o.get("data", {})]
     return dict(found[-1]) if found else None
 
