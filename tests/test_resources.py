@@ -5,6 +5,7 @@ import subprocess
 import sys
 import time
 
+import psutil
 import pytest
 
 from tapecheck.config import ProcessSelector
@@ -13,19 +14,23 @@ from tapecheck.resources import Watch, locate
 BUSY = "import time; end = time.monotonic() + 20\nwhile time.monotonic() < end: pass"
 
 
-def test_two_names_of_one_busy_process_see_the_same() -> None:
-    """What a process used is not split between the names that watch it, and is what the system says it used."""
+def test_a_busy_process_reads_what_the_system_says_it_used() -> None:
+    """Its busy cores are the CPU time that it gained over the wall time, and are not split between the names that watch it."""
     with subprocess.Popen([sys.executable, "-c", BUSY]) as process:
         try:
-            selector = ProcessSelector(pid=process.pid)
+            selector, child = ProcessSelector(pid=process.pid), psutil.Process(process.pid)
             with Watch({"a": selector, "b": selector}, period_s=0.1) as watch:
+                began_s, before = time.monotonic(), child.cpu_times()
                 time.sleep(1.5)
+                after, wall_s = child.cpu_times(), time.monotonic() - began_s
             frame = watch.table().to_pandas()
         finally:
             process.kill()
+    gained = (after.user + after.system - before.user - before.system) / wall_s
+    assert gained > 0.1, "a busy loop, even on a crowded machine"
     used = frame.groupby("process", observed=True).cpu_ratio.mean()
-    assert used["a"] > 0.1, "a busy loop, even on a crowded machine"
-    assert used["b"] == pytest.approx(used["a"], rel=0.3)
+    assert used["a"] == pytest.approx(gained, rel=0.3)
+    assert used["b"] == pytest.approx(gained, rel=0.3)
     assert (frame.rss_mb > 1).all()
 
 
