@@ -24,7 +24,7 @@ from tapecheck.load import pool, protocol, recorder
 from tapecheck.load.engine import Stopped, measure
 from tapecheck.load.samples import SAMPLE
 from tapecheck.load.tables import UNITS, columns, to_table
-from tapecheck.load.work import Address, Tls
+from tapecheck.load.work import MAX_ROUNDS, Address, Tls
 
 
 @pytest.fixture(params=["burst", "closed"])
@@ -113,6 +113,16 @@ def test_warm_up_is_stored_and_flagged_and_the_rest_starts_at_the_first_combinat
     assert counted["intended_ns"].min() >= measured.started_ns - 5_000_000
     in_order = counted["request"] == np.arange(len(counted)) % 6
     assert in_order.all()
+
+
+def test_the_rounds_of_a_warm_up_are_not_numbered() -> None:
+    """However many rounds a warm-up has, all are number 0, and every number that a plan may reach has room in a sample."""
+    samples = run(servers.fast, warm_up_s=0.1, rounds=3)[0].samples
+    warm = samples["warm_up"].astype(bool)
+    assert len(np.unique(samples["intended_ns"][warm])) > 3
+    assert set(samples["round"][warm]) == {0}
+    assert list(samples["round"][~warm]) == [0] * 10 + [1] * 10 + [2] * 10
+    assert np.iinfo(SAMPLE["round"]).max >= MAX_ROUNDS
 
 
 def test_a_closed_scenario_lasts_as_long_as_it_says() -> None:

@@ -119,6 +119,7 @@ class Engine:
                 self.limit_reached = True
                 break
             await self._round()
+            self.pool.round += 1
 
     async def _round(self) -> None:
         """Send `concurrency` requests with one intended start, on connections opened before it."""
@@ -130,7 +131,6 @@ class Engine:
         for _ in range(self.work.concurrency):
             pool.submit(start_ns)
         await self.finished
-        pool.round += 1
 
     async def _closed(self) -> None:
         """Let each of `concurrency` users send again as soon as it is answered."""

@@ -23,7 +23,7 @@ UNITS = {
     "bytes": "bytes: head and body of the answer as received, before decompression and inside TLS",
     "request": "index of the combination of parameters",
     "connection": "number of the connection in its scenario; 0 if it was never sent",
-    "round": "round of a burst, from 0, warm-up included",
+    "round": "round of a burst, from 0; 0 throughout its warm-up",
     "status": "HTTP status; 0 if none came",
     "error": "why the request failed; none if it did not",
     "connection_reused": "false for the first request on its connection",
