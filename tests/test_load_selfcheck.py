@@ -1,9 +1,12 @@
 """The self-check end to end: a generator that is its own bottleneck gives no verdict, an honest one does."""
 
+import dataclasses
 from collections.abc import Iterator
 
+import numpy as np
 import pytest
 import servers
+from samples import burst, measured
 from servers import Server
 
 from tapecheck.config import Target
@@ -67,6 +70,17 @@ def test_a_busy_thread_in_the_worker_flips_the_verdict(server: Server, monkeypat
     assert reason is not None
     assert "generator" in reason
     assert generator.dispatch_lag_p99_ms > 2
+
+
+def test_lags_are_judged_by_their_p99() -> None:
+    """Of 1, 2, ... 100 ms it is 99.01 ms, in the event loop and in sending; no lag at all is no figure."""
+    samples = burst(np.full(100, 200.0))
+    samples["sent_ns"] += np.arange(100, 0, -1) * 1_000_000
+    late = dataclasses.replace(measured(samples), lag_ms=np.arange(1, 101, dtype=np.float32))
+    generator = sending._generator(late)
+    assert (generator.lag_p99_ms, generator.dispatch_lag_p99_ms) == (pytest.approx(99.01), pytest.approx(99.01))
+    generator = sending._generator(measured(burst([])))
+    assert (generator.lag_p99_ms, generator.dispatch_lag_p99_ms) == (None, None)
 
 
 @pytest.mark.parametrize(

@@ -4,10 +4,9 @@ import dataclasses
 from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 
-import numpy as np
 import pyarrow as pa
 
-from tapecheck import progress, resources, runs
+from tapecheck import progress, resources, runs, stats
 from tapecheck.config import Target
 from tapecheck.errors import ConfigError, Problem
 from tapecheck.load import capacity, descriptors, preflight
@@ -118,13 +117,13 @@ def _check_generator(plan: LoadPlan) -> None:
 
 
 def _generator(measured: Measured) -> GeneratorStats:
-    lag_ms, dispatch_lag_ms = measured.lag_ms, measured.dispatch_lag_ms
+    lag_ms, dispatch_lag_ms = stats.distribution(measured.lag_ms), stats.distribution(measured.dispatch_lag_ms)
     return GeneratorStats(
-        lag_p99_ms=float(np.quantile(lag_ms, 0.99)) if len(lag_ms) else None,
+        lag_p99_ms=lag_ms.p99.value if lag_ms else None,
         cpu_ratio=measured.cpu_ratio,
         achieved_ratio=measured.achieved_ratio,
         content_checked=measured.checked,
-        dispatch_lag_p99_ms=float(np.quantile(dispatch_lag_ms, 0.99)) if len(dispatch_lag_ms) else None,
+        dispatch_lag_p99_ms=dispatch_lag_ms.p99.value if dispatch_lag_ms else None,
         workers=measured.workers,
         workers_lost=measured.lost,
         clock_error_ms=measured.clock_error_ms,
