@@ -8,6 +8,7 @@ import pandas as pd
 import pytest
 
 from tapecheck.backfill import features
+from tapecheck.backfill.bars import periods_per_year
 
 RNG = np.random.default_rng(7)
 CLOSE = 100 * np.exp(np.cumsum(RNG.normal(0, 0.01, 900)))
@@ -50,6 +51,15 @@ def test_agrees_with_pandas_and_loops(name: str) -> None:
     ours = features.compute(CLOSE, VOLUME, A_YEAR)[name]
     theirs = _pandas(CLOSE, VOLUME)[name].to_numpy()
     np.testing.assert_allclose(ours, theirs, rtol=0, atol=2e-8)
+
+
+@pytest.mark.parametrize(
+    ("symbol", "timeframe", "expected"),
+    [("AAPL", "1d", 252), ("AAPL", "1h", 252 * 16), ("EEM", "15m", 252 * 64), ("BTC", "1d", 365), ("ADA", "4h", 365 * 6)],
+)
+def test_a_year_has_the_bars_of_its_market(symbol: str, timeframe: str, expected: float) -> None:
+    """252 days of 16 hours for stocks, 365 days around the clock for crypto."""
+    assert periods_per_year(symbol, timeframe) == expected
 
 
 def test_known_rsi() -> None:

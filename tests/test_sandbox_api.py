@@ -76,6 +76,12 @@ def test_classes_are_half_open(age_s: float | None, expected: str) -> None:
     assert freshness_of(age_s) == expected
 
 
+def test_the_database_acknowledges_only_what_is_on_disk(database: psycopg.Connection[Any]) -> None:
+    """The running server syncs every commit, so that nothing acknowledged is lost with it."""
+    found = {name: database.execute(f"SHOW {name}").fetchone() for name in ("fsync", "synchronous_commit", "full_page_writes")}
+    assert found == {"fsync": ("on",), "synchronous_commit": ("on",), "full_page_writes": ("on",)}
+
+
 def test_features_are_the_tables_rows(api: httpx.Client) -> None:
     """The answer's features equal those computed from the bars that the api itself serves."""
     answer = _features(api, "ETH", timeframe="1h", limit=700).json()
@@ -93,6 +99,17 @@ def test_features_are_the_tables_rows(api: httpx.Client) -> None:
     )
     for name in features.NAMES:
         np.testing.assert_allclose([row[name] for row in rows[features.LEAD_IN :]], again[name][features.LEAD_IN :], atol=2e-8, rtol=0)
+
+
+@pytest.mark.parametrize(
+    ("symbol", "timeframe", "bars_a_year"),
+    [("AAPL", "5m", 252 * 16 * 12), ("AAPL", "4h", 252 * 4), ("BTC", "5m", 365 * 24 * 12), ("BTC", "1d", 365)],
+)
+def test_volatility_is_annualized_by_the_market_of_the_symbol(api: httpx.Client, symbol: str, timeframe: str, bars_a_year: int) -> None:
+    """Stocks trade 16 hours on 252 days, crypto around the clock: stored volatilities follow from the closes in the same rows."""
+    rows = _features(api, symbol, timeframe=timeframe, limit=21).json()["rows"]
+    returns = np.diff(np.log([row["close"] for row in rows]))
+    assert rows[-1]["volatility_20"] == pytest.approx(np.sqrt(bars_a_year * np.mean(returns**2)), abs=2e-8)
 
 
 def test_larger_bars_equal_their_5_minute_bars(api: httpx.Client) -> None:
