@@ -3,10 +3,11 @@
 import datetime as dt
 import json
 
+import numpy as np
 import pytest
 
 from tapecheck.backfill import wire
-from tapecheck.backfill.bars import symbol_of, ticker_of
+from tapecheck.backfill.bars import COLUMNS, symbol_of, ticker_of
 from tapecheck.backfill.bucket import TokenBucket
 from tapecheck.backfill.source import Retry
 
@@ -36,6 +37,15 @@ def test_good_pages(body: bytes) -> None:
     """A page that the vendor may send is read in ascending order."""
     bars, next_url, repeated = wire.decode(body, "AAPL")
     assert (bars.t.tolist(), next_url, repeated) == ([1, 2], None, 0)
+
+
+def test_every_column_is_the_vendors_field_of_its_name() -> None:
+    """Each value lands in its own column, and one that the vendor leaves out is NaN, never that of another bar."""
+    full = {"t": 1, "o": 3.0, "h": 5.0, "l": 2.0, "c": 4.0, "v": 10.5, "vw": 3.5, "n": 7.0}
+    bare = {name: value for name, value in full.items() if name not in ("vw", "n")} | {"t": 2}
+    bars = wire.decode(_body(results=[full, bare]), "AAPL")[0]
+    found = [{name: column[row] for name in COLUMNS if not np.isnan((column := getattr(bars, name))[row])} for row in (0, 1)]
+    assert found == [full, bare]
 
 
 def test_no_trade_is_legal() -> None:

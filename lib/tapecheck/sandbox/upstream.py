@@ -25,7 +25,7 @@ MOST = 50_000
 
 
 class Agg(msgspec.Struct, gc=False):
-    """One bar on the wire."""
+    """One bar on the wire; not the type that our own client reads: a name that is wrong there must not be wrong here too."""
 
     t: int
     o: float
