@@ -1,12 +1,16 @@
-"""The one fixture that starts real processes: a small sandbox for the whole session."""
+"""What tests of several files stand on: a small sandbox of real processes for the whole session, and a TLS server."""
 
 import os
 import shutil
+import ssl
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import servers
+import trustme
+from servers import Server
 
 from tapecheck.config import SandboxState
 
@@ -37,3 +41,26 @@ def sandbox() -> Iterator[SandboxState]:
         else:
             os.environ["TAPECHECK_SANDBOX_HOME"] = before
         assert (left, sockets) == ([], [])
+
+
+@pytest.fixture(scope="session")
+def authority() -> trustme.CA:
+    """A certificate authority that nothing else knows."""
+    return trustme.CA()
+
+
+@pytest.fixture
+def ca_file(authority: trustme.CA, tmp_path: Path) -> str:
+    """The authority's own certificate, in a file."""
+    path = str(tmp_path / "ca.pem")
+    authority.cert_pem.write_to_path(path)
+    return path
+
+
+@pytest.fixture
+def tls_server(authority: trustme.CA) -> Iterator[Server]:
+    """A fast server with the authority's certificate for localhost."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    authority.issue_cert("localhost").configure_cert(context)
+    with Server(servers.fast, tls=context) as server:
+        yield server

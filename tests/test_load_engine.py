@@ -8,8 +8,6 @@ import subprocess
 import sys
 import textwrap
 import time
-from collections.abc import Iterator
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -463,29 +461,14 @@ def test_a_thread_that_hogs_the_generator_shows_in_its_lag() -> None:
 # ---- TLS and IPv6 ----
 
 
-@pytest.fixture(scope="module")
-def authority() -> trustme.CA:
-    return trustme.CA()
-
-
-@pytest.fixture
-def tls_server(authority: trustme.CA) -> Iterator[Server]:
-    import ssl
-
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    authority.issue_cert("localhost").configure_cert(context)
-    with Server(servers.fast, tls=context) as server:
-        yield server
-
-
 @pytest.mark.parametrize(
     ("trusted", "name", "expected"), [(True, "localhost", "none"), (False, "localhost", "tls"), (True, "other", "tls")]
 )
-def test_tls_is_verified(tls_server: Server, authority: trustme.CA, tmp_path: Path, trusted: bool, name: str, expected: str) -> None:
+def test_tls_is_verified(tls_server: Server, ca_file: str, trusted: bool, name: str, expected: str) -> None:
     """A certificate must come from the named authority and be for the right name; else every request is a tls error."""
-    ca_file = tmp_path / "ca.pem"
-    (authority if trusted else trustme.CA()).cert_pem.write_to_path(str(ca_file))
-    address = Address(host="127.0.0.1", port=tls_server.port, tls=Tls(server_name=name, ca_file=str(ca_file)))
+    if not trusted:
+        trustme.CA().cert_pem.write_to_path(ca_file)
+    address = Address(host="127.0.0.1", port=tls_server.port, tls=Tls(server_name=name, ca_file=ca_file))
     samples = measure(work_for(tls_server, requests_for(f"https://localhost:{tls_server.port}"), address=address, rounds=3)).samples
     assert errors(samples) == {expected: 30}
     if expected == "none":

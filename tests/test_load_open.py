@@ -1,14 +1,11 @@
 """The open model and fresh connections against real sockets: nothing waits for the target but the record of it."""
 
-import ssl
 import threading
 import time
-from pathlib import Path
 
 import numpy as np
 import pytest
 import servers
-import trustme
 from engines import errors, requests_for, response_ms, run, schedule, service_ms, work_for
 from servers import Server
 
@@ -153,15 +150,11 @@ def test_fresh_connections_are_limited_too() -> None:
     assert errors(measured.samples) == {"none": 10}
 
 
-def test_the_time_to_connect_is_part_of_the_service_time(tmp_path: Path) -> None:
+def test_the_time_to_connect_is_part_of_the_service_time(tls_server: Server, ca_file: str) -> None:
     """Against TLS, whose handshake costs time, a fresh connection makes the service time at least twice as long."""
-    authority, context = trustme.CA(), ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    authority.issue_cert("localhost").configure_cert(context)
-    authority.cert_pem.write_to_path(str(tmp_path / "ca.pem"))
-    with Server(servers.fast, tls=context) as server:
-        address = Address(host="127.0.0.1", port=server.port, tls=Tls(server_name="localhost", ca_file=str(tmp_path / "ca.pem")))
-        how = {"address": address, "rate_rps": 50, "duration_s": 0.6, "requests": requests_for(f"https://localhost:{server.port}")}
-        warm, cold = (measure(work_for(server, fresh_connections=fresh, **how)).samples for fresh in (False, True))
+    address = Address(host="127.0.0.1", port=tls_server.port, tls=Tls(server_name="localhost", ca_file=ca_file))
+    how = {"address": address, "rate_rps": 50, "duration_s": 0.6, "requests": requests_for(f"https://localhost:{tls_server.port}")}
+    warm, cold = (measure(work_for(tls_server, fresh_connections=fresh, **how)).samples for fresh in (False, True))
     assert errors(cold) == {"none": 30}
     assert np.median(service_ms(cold)) > 2 * np.median(service_ms(warm[1:]))
     assert np.median(cold["sent_ns"] - cold["intended_ns"]) < 500_000  # it counts as sent before the handshake, not after

@@ -1,13 +1,10 @@
 """Preflight: whatever is wrong with a target is one error that names URL and reason, before any load."""
 
-import ssl
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import servers
-import trustme
 from servers import Behaviour, Server
 
 from tapecheck.config import Target
@@ -148,23 +145,9 @@ def test_a_name_that_resolves_elsewhere_needs_permission(monkeypatch: pytest.Mon
 # ---- TLS ----
 
 
-@pytest.fixture(scope="module")
-def authority() -> trustme.CA:
-    return trustme.CA()
-
-
-@pytest.fixture
-def tls_server(authority: trustme.CA) -> Iterator[Server]:
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    authority.issue_cert("localhost").configure_cert(context)
-    with Server(servers.fast, tls=context) as server:
-        yield server
-
-
-def test_a_trusted_certificate_is_accepted(tls_server: Server, authority: trustme.CA, tmp_path: Path) -> None:
+def test_a_trusted_certificate_is_accepted(tls_server: Server, ca_file: str) -> None:
     """With its authority named, TLS is verified against the host's name and handed on to the engine."""
-    authority.cert_pem.write_to_path(str(tmp_path / "ca.pem"))
-    address = check(f"https://localhost:{tls_server.port}", ca_file=str(tmp_path / "ca.pem"))
+    address = check(f"https://localhost:{tls_server.port}", ca_file=ca_file)
     assert address.tls is not None
     assert address.tls.server_name == "localhost"
 
@@ -175,11 +158,10 @@ def test_an_untrusted_certificate_is_refused(tls_server: Server) -> None:
         check(f"https://localhost:{tls_server.port}")
 
 
-def test_a_certificate_for_another_name_is_refused(tls_server: Server, authority: trustme.CA, tmp_path: Path) -> None:
+def test_a_certificate_for_another_name_is_refused(tls_server: Server, ca_file: str) -> None:
     """The name in the URL must be in the certificate."""
-    authority.cert_pem.write_to_path(str(tmp_path / "ca.pem"))
     with pytest.raises(TargetError, match="certificate is refused"):
-        check(f"https://127.0.0.1:{tls_server.port}", ca_file=str(tmp_path / "ca.pem"))
+        check(f"https://127.0.0.1:{tls_server.port}", ca_file=ca_file)
 
 
 def test_https_to_a_plain_port_and_http_to_a_tls_port_are_named(tls_server: Server) -> None:
