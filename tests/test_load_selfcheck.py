@@ -18,7 +18,7 @@ from tapecheck.load.selfcheck import Limits, invalid
 from tapecheck.load.workers import Generator
 from tapecheck.verdict import overall
 
-BUSY = "import threading\ndef spin():\n    while True: pass\nthreading.Thread(target=spin, daemon=True).start()"
+BUSY = "import threading\ndef spin():\n    while True: pass\nfor _ in range(4): threading.Thread(target=spin, daemon=True).start()"
 HONEST = {"lag_p99_ms": 1.0, "cpu_ratio": 0.3, "achieved_ratio": 1.0, "content_checked": 1, "dispatch_lag_p99_ms": 0.1}
 
 
@@ -54,8 +54,8 @@ def test_an_honest_run_gives_a_verdict(server: Server) -> None:
     assert generator.lag_p99_ms is not None
 
 
-def test_a_busy_thread_in_the_worker_flips_the_verdict(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The same plan with a thread that really takes the worker's time is invalid, and says why."""
+def test_busy_threads_in_the_worker_flip_the_verdict(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same plan with threads that really take the worker's time is invalid, and says why."""
 
     class Sabotaged(Generator):
         def __enter__(self) -> "Sabotaged":
