@@ -6,12 +6,12 @@ from collections.abc import Iterator
 import numpy as np
 import pytest
 import servers
-from samples import burst, measured
+from samples import burst, measured, recording
 from servers import Server
 
 from tapecheck.config import Target
 from tapecheck.errors import ConfigError
-from tapecheck.load import descriptors, sending, validation
+from tapecheck.load import analysis, descriptors, frames, sending, validation
 from tapecheck.load.plan import LoadPlan
 from tapecheck.load.recording import GeneratorStats
 from tapecheck.load.selfcheck import Limits, invalid
@@ -106,3 +106,13 @@ def test_more_connections_than_files_are_a_mistake_in_the_plan(server: Server, m
     with pytest.raises(ConfigError, match=r"scenarios\.steady\.max_connections: got 1000; allowed: at most 472"):
         validation.run(plan(workers=2), target(server))
     assert server.seen.connections == before
+
+
+def test_what_the_generator_saw_beside_the_samples_is_kept() -> None:
+    """Answers that nobody asked for, and an end before its time, stand in the result and in the table."""
+    rec = recording({"s": burst(np.full(50, 5.0))}, generator=GeneratorStats(**HONEST, unsolicited=3, stopped_early=True))  # type: ignore[arg-type]
+    odd = dataclasses.replace(measured(burst([])), unsolicited=3, limit_reached=True)
+    assert (sending._generator(odd).unsolicited, sending._generator(odd).stopped_early) == (3, True)
+    table = frames.scenarios(analysis.summarize(rec, Limits(lag_p99_ms=20, cpu_ratio=0.9, achieved_ratio=0.95)))
+    assert table.loc["connections on which the target spoke unasked", "s"] == "3"
+    assert "as many requests as one scenario may" in table.loc["ended early", "s"]

@@ -68,6 +68,10 @@ def _scenario(s: ScenarioSummary) -> dict[str, str]:
     rows["generator CPU (of a core)"] = f"{s.generator.cpu_ratio:.0%}"
     rows["generator lag p99 (ms)"] = number(s.generator.lag_p99_ms)
     rows["answers whose content was checked"] = f"{s.generator.content_checked:,}"
+    if s.generator.unsolicited:
+        rows["connections on which the target spoke unasked"] = f"{s.generator.unsolicited:,}"
+    if s.generator.stopped_early:
+        rows["ended early"] = "it had sent as many requests as one scenario may"
     return rows
 
 

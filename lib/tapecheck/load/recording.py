@@ -24,7 +24,8 @@ class GeneratorStats:
 
     `lag_p99_ms` is of its event loops, `dispatch_lag_p99_ms` from intended start to send while a connection was free,
     `cpu_ratio` of its busiest worker, `achieved_ratio` sent in time over offered (open models only). `workers_lost` names
-    each worker that died in mid-run; `clock_error_ms` is how far the clocks of other machines may be off.
+    each worker that died in mid-run; `clock_error_ms` is how far the clocks of other machines may be off. `unsolicited` counts
+    connections on which the target spoke without being asked; `stopped_early`: it had sent as many requests as one scenario may.
     """
 
     lag_p99_ms: float | None
@@ -35,6 +36,8 @@ class GeneratorStats:
     workers: int = 1
     workers_lost: tuple[str, ...] = ()
     clock_error_ms: float = 0.0
+    unsolicited: int = 0
+    stopped_early: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

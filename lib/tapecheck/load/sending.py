@@ -127,4 +127,6 @@ def _generator(measured: Measured) -> GeneratorStats:
         workers=measured.workers,
         workers_lost=measured.lost,
         clock_error_ms=measured.clock_error_ms,
+        unsolicited=measured.unsolicited,
+        stopped_early=measured.limit_reached,
     )
