@@ -5,13 +5,15 @@ from collections.abc import Callable, Iterator, Mapping
 from tapecheck.load.analysis import ScenarioSummary
 from tapecheck.runs import Finding
 
+ERROR_SHARE = 0.01  # of all requests: below it failures are told, but do not limit
 BUSY_CORE = 0.85  # of one core: a process above it has no room left on that core
 DATABASE_SHARE = 0.6  # of the server time
 SERVER_SHARE = 0.2  # of the service time: below it the handler is not where the time goes
-SLOW_MS = 5.0  # of the median service time: below it nobody waits
-QUEUE_RATIO = 3.0  # median response time over median server time
+SLOW_MS = 5.0  # of a wait or of the median service time: below it nobody waits
+QUEUE_RATIO = 3.0  # median service time over median server time
 WAIT_SHARE = 0.5  # of the mean response time spent before the request was sent
-IDLE_CORE = 0.5  # of one core: below it a process is not what everything waits for
+IDLE_CORE = 0.25  # of one core: below it a process is not what everything waits for
+FASTEST_SHARE = 0.5  # of the median service time: what even the fastest request takes when the way is long, and not the line
 SPREAD_RATIO = 3.0  # p95 over mean: the variance warning
 SLOW_VALUE_RATIO = 2.0  # median of the slowest over the fastest value of a parameter
 
@@ -19,21 +21,30 @@ Rule = Callable[[str, ScenarioSummary, int], Iterator[Finding]]
 
 
 def find(summary: Mapping[str, ScenarioSummary], cores: int) -> list[Finding]:
-    """Return every finding of every scenario, the gravest kind first."""
-    return [finding for rule in RULES for name, scenario in summary.items() for finding in rule(name, scenario, cores)]
+    """Return every finding of every scenario, the gravest kind first; an invalid scenario says nothing of the target."""
+    return [
+        finding
+        for rule in RULES
+        for name, scenario in summary.items()
+        if rule is _generator or not scenario.invalid
+        for finding in rule(name, scenario, cores)
+    ]
 
 
 def bottleneck(findings: list[Finding]) -> Finding | None:
-    """Return the finding that limits the target first, or None when no rule names one."""
-    return next((f for f in findings if f.name in LIMITING), None)
+    """Return the finding that limits first, by the order of `LIMITING`, or None when no rule names one."""
+    return min((f for f in findings if f.name in LIMITING), key=lambda f: LIMITING.index(f.name), default=None)
 
 
 def _generator(name: str, scenario: ScenarioSummary, cores: int) -> Iterator[Finding]:
     if scenario.invalid:
+        generator = scenario.generator
+        lags = {"lag_p99_ms": generator.lag_p99_ms, "dispatch_lag_p99_ms": generator.dispatch_lag_p99_ms}
+        known = {what: value for what, value in lags.items() if value is not None}
         yield Finding(
             name="generator",
             finding=f"{name}: the load generator was the bottleneck, so its figures say nothing about the target",
-            evidence={"reason": scenario.invalid, "cpu_ratio": scenario.generator.cpu_ratio},
+            evidence={"reason": scenario.invalid, "cpu_ratio": generator.cpu_ratio, **known},
             action="lower the load, or run the generator on a machine of its own, then measure again",
         )
 
@@ -42,7 +53,7 @@ def _errors(name: str, scenario: ScenarioSummary, cores: int) -> Iterator[Findin
     if scenario.failed:
         kind, count = max(scenario.errors.items(), key=lambda item: item[1])
         yield Finding(
-            name="target_errors",
+            name="target_errors" if scenario.failed >= ERROR_SHARE * scenario.requests else "few_errors",
             finding=f"{name}: {scenario.failed:,} of {scenario.requests:,} requests failed, most by {kind}",
             evidence={"failed": scenario.failed, "requests": scenario.requests, kind: count},
             action="read failures.jsonl for the first of them, and the target's log at that time, before looking at speed",
@@ -52,13 +63,13 @@ def _errors(name: str, scenario: ScenarioSummary, cores: int) -> Iterator[Findin
 def _database(name: str, scenario: ScenarioSummary, cores: int) -> Iterator[Finding]:
     server, database = scenario.server_time_ms, scenario.database_time_ms
     service = scenario.service_time_ms
-    if not server or not database or not service or server.mean < SERVER_SHARE * service.mean:
-        return  # what the target does inside its handler is not what takes long
+    if not server or not database or not service or service.p50.value < SLOW_MS or server.mean < SERVER_SHARE * service.mean:
+        return  # nothing takes long, or not what the target does inside its handler
     if database.mean > DATABASE_SHARE * server.mean:
         yield Finding(
             name="database",
             finding=f"{name}: the target spends {database.mean / server.mean:.0%} of its time in the database",
-            evidence={"database_mean_ms": database.mean, "server_mean_ms": server.mean},
+            evidence={"database_mean_ms": database.mean, "server_mean_ms": server.mean, "service_mean_ms": service.mean},
             action="look at the slowest statement's plan, index what it filters by, or cache the answer",
         )
 
@@ -66,19 +77,21 @@ def _database(name: str, scenario: ScenarioSummary, cores: int) -> Iterator[Find
 def _cpu(name: str, scenario: ScenarioSummary, cores: int) -> Iterator[Finding]:
     for process, use in scenario.resources.items():
         if use.samples >= 3 and use.cpu_ratio >= BUSY_CORE:
-            alone = use.cpu_ratio < 1 + (1 - BUSY_CORE)
-            what = "one full core: it is single-threaded" if alone and cores > 1 else f"{use.cpu_ratio:.1f} cores"
+            alone = cores > 1 and use.cpu_ratio < 1 + (1 - BUSY_CORE)
             yield Finding(
-                name="target_single_threaded" if alone and cores > 1 else "target_cpu",
-                finding=f"{name}: {process} uses {what}",
+                name="target_single_threaded" if alone else "target_cpu",
+                finding=f"{name}: {process} uses "
+                + (f"one full core of {cores}, as a single-threaded process would" if alone else f"{use.cpu_ratio:.1f} of {cores} cores"),
                 evidence={"cpu_ratio": use.cpu_ratio, "cpu_peak_ratio": use.cpu_peak_ratio, "cores": cores, "samples": use.samples},
-                action="run more worker processes of it" if alone and cores > 1 else "profile it, or give it more cores",
+                action="look whether one of its threads is always busy (top -H); if so, run more worker processes of it"
+                if alone
+                else "profile it, or give it more cores",
             )
 
 
 def _connections(name: str, scenario: ScenarioSummary, cores: int) -> Iterator[Finding]:
     response, service = scenario.response_time_ms, scenario.service_time_ms
-    if response and service and response.mean > 0 and (wait_ms := response.mean - service.mean) > WAIT_SHARE * response.mean:
+    if response and service and (wait_ms := response.mean - service.mean) > max(WAIT_SHARE * response.mean, SLOW_MS):
         yield Finding(
             name="connection_limit",
             finding=f"{name}: requests wait {wait_ms:.3g} ms of {response.mean:.3g} ms for a free connection, before they are sent",
@@ -94,18 +107,25 @@ def _queue(name: str, scenario: ScenarioSummary, cores: int) -> Iterator[Finding
     if service.p50.value < SLOW_MS or service.p50.value <= QUEUE_RATIO * server.p50.value:
         return
     busiest = max((use.cpu_ratio for use in scenario.resources.values()), default=None)
-    evidence: dict[str, int | float | str] = {"service_p50_ms": service.p50.value, "server_p50_ms": server.p50.value}
+    evidence: dict[str, int | float | str] = {
+        "service_p50_ms": service.p50.value,
+        "service_min_ms": service.min,
+        "server_p50_ms": server.p50.value,
+    }
     if busiest is not None:
         evidence["busiest_process_cpu_ratio"] = busiest
     idle = busiest is not None and busiest < IDLE_CORE
+    network = idle and service.min >= FASTEST_SHARE * service.p50.value  # where there is a line, somebody is the first in it
     yield Finding(
-        name="network" if idle else "queue",
+        name="network" if network else "queue",
         finding=f"{name}: of a median {service.p50.value:.3g} ms after the send, the target accounts for {server.p50.value:.2g} ms"
-        + (", and none of its processes is busy: the time is spent between" if idle else ""),
+        + (", no request is much faster, and no watched process is busy: the time is spent on the way" if network else ""),
         evidence=evidence,
-        action="measure from a machine nearer to the target, and look at proxies and bandwidth between"
-        if idle
-        else "the rest is spent before and after the handler: add worker processes rather than tune the handler",
+        action="send one request at a time: if it is as slow, look at proxies and bandwidth, or measure from nearer;"
+        " if not, it waits for the target to take it"
+        if network
+        else "the rest is spent before and after the handler, as in a line: let the target serve more at once,"
+        " by more worker processes or a higher limit, rather than tune the handler",
     )
 
 

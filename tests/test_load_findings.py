@@ -1,0 +1,279 @@
+"""The rules against real servers, each slow for one known reason: they name it, with its numbers, and no other."""
+
+import contextlib
+import json
+import os
+import random
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import psutil
+import pytest
+from samples import burst, recording, watched
+
+from tapecheck.config import Target
+from tapecheck.load import findings, sending, validation
+from tapecheck.load.analysis import ScenarioSummary, summarize
+from tapecheck.load.findings import LIMITING
+from tapecheck.load.plan import LoadPlan
+from tapecheck.load.samples import ErrorKind, Samples
+from tapecheck.load.selfcheck import Limits
+from tapecheck.load.workers import Generator
+from tapecheck.runs import Finding
+
+PLANTED = Path(__file__).with_name("planted_servers.py")
+BUSY = "import threading\ndef spin():\n    while True: pass\nthreading.Thread(target=spin, daemon=True).start()"
+WIDE = {"lag_p99_ms": 2000, "dispatch_lag_p99_ms": 2000, "cpu_ratio": 1, "achieved_ratio": 0.1}  # this machine may be busy
+STRICT: dict[str, float] = {}  # the limits that a plan has by default
+ATTEMPTS = 3  # to get the cores that a plant needs, on a machine that has other work
+QUIET = {"executor": "constant_rate", "rate_rps": 100, "duration_s": 1.0}
+
+
+def closed(concurrency: int, duration_s: float = 1.0, **more: object) -> dict[str, object]:
+    return {"executor": "closed", "concurrency": concurrency, "duration_s": duration_s, **more}
+
+
+@dataclass(frozen=True)
+class Case:
+    """A planted server, the load on it, and what the rules have to say."""
+
+    plant: dict[str, object]
+    scenario: dict[str, object]
+    named: str | None
+    evidence: dict[str, tuple[float, float]] = field(default_factory=dict)  # between which numbers
+    beside: frozenset[str] = frozenset()  # other kinds that are true as well, of less weight
+    limits: dict[str, float] = field(default_factory=lambda: WIDE)
+    needs_cores: float = 0.0
+    far_s: float = 0.0
+    sabotaged: bool = False
+
+
+BUSY_LOAD = closed(8, 2.0, warm_up_s=0.3)  # enough in line that the target has work while its generator waits for a core
+CASES = {
+    "quiet": Case({"database_s": 0.0005}, QUIET, None),
+    "generator": Case(
+        {"database_s": 0.02},  # which nobody can know from there
+        QUIET,
+        "generator",
+        {"cpu_ratio": (0.2, 1.2), "dispatch_lag_p99_ms": (2, 1e4), "lag_p99_ms": (0, 1e4)},
+        limits=STRICT,
+        sabotaged=True,
+    ),
+    "target CPU": Case(
+        {"cpu_s": 0.02, "threads": 6},
+        closed(16, 1.6, warm_up_s=0.4),
+        "target_cpu",
+        {"cpu_ratio": (1.15, 6.1), "samples": (3, 12)},
+        needs_cores=1.35,
+    ),
+    "target single-threaded": Case(
+        {"cpu_s": 0.02},
+        BUSY_LOAD,
+        "target_single_threaded",
+        {"cpu_ratio": (0.85, 1.15), "samples": (3, 16)},
+        beside=frozenset({"queue"}),
+        needs_cores=0.95,
+    ),
+    "single-threaded, behind few connections": Case(
+        {"cpu_s": 0.02},
+        {**BUSY_LOAD, "concurrency": 24, "max_connections": 8},
+        "target_single_threaded",
+        {"cpu_ratio": (0.85, 1.15)},
+        beside=frozenset({"connection_limit", "queue"}),
+        needs_cores=0.95,
+    ),
+    "database": Case(
+        {"database_s": 0.03, "wait_s": 0.003}, closed(4), "database", {"database_mean_ms": (30, 60), "server_mean_ms": (33, 70)}
+    ),
+    "connection limit of the plan": Case(
+        {"wait_s": 0.02},
+        closed(16, max_connections=2),
+        "connection_limit",
+        {"wait_mean_ms": (100, 400), "response_mean_ms": (120, 450), "connections_opened": (2, 2)},
+    ),
+    "few at once in the target": Case(
+        {"wait_s": 0.02, "slots": 2}, closed(16), "queue", {"service_p50_ms": (120, 400), "server_p50_ms": (20, 50)}
+    ),
+    "errors": Case({"wait_s": 0.01, "fail_every": 3}, closed(4), "target_errors", {"failed": (30, 150), "status": (30, 150)}),
+    "resets": Case({"wait_s": 0.01, "fail_every": 3, "resets": True}, closed(4), "target_errors", {"reset": (30, 150)}),
+    "errors of a database": Case(
+        {"database_s": 0.02, "fail_every": 3}, closed(4), "target_errors", {"failed": (20, 100)}, beside=frozenset({"database"})
+    ),
+    "a few errors of a database": Case({"database_s": 0.02, "fail_every": 150}, closed(8), "database", {"database_mean_ms": (20, 60)}),
+    "network": Case(
+        {},
+        closed(4),
+        "network",
+        {"service_p50_ms": (60, 150), "service_min_ms": (60, 150), "server_p50_ms": (0, 5), "busiest_process_cpu_ratio": (0, 0.25)},
+        far_s=0.03,
+    ),
+}
+
+
+class Sabotaged(Generator):
+    """A generator whose worker has a busy thread."""
+
+    def __enter__(self) -> "Sabotaged":
+        super().__enter__()
+        self.workers[0].executor.submit(exec, BUSY, {}).result()
+        return self
+
+
+@contextlib.contextmanager
+def planted(**plant: object) -> Iterator[tuple[int, int]]:
+    """Start a planted server, and give its pid and its port."""
+    command = [sys.executable, str(PLANTED), json.dumps(plant)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        yield process.pid, int(process.stdout.readline())
+
+
+@dataclass(frozen=True)
+class Said:
+    """What a measurement said, and how many cores the target was given, by the system's own account."""
+
+    summary: ScenarioSummary
+    found: list[Finding]
+    cores_given: float
+
+
+def measure(case: Case, monkeypatch: pytest.MonkeyPatch) -> Said:
+    """Measure a planted server as the notebook does."""
+    plan = LoadPlan.model_validate({"scenarios": {"s": {**case.scenario, "request": "one"}}, "generator": case.limits})
+    if case.sabotaged:
+        monkeypatch.setattr(sending, "Generator", Sabotaged)
+    with contextlib.ExitStack() as stack:
+        pid, port = stack.enter_context(planted(**case.plant))
+        asked = stack.enter_context(planted(way_s=case.far_s, to_port=port))[1] if case.far_s else port
+        target = Target.model_validate(
+            {
+                "name": "planted",
+                "kind": "external",
+                "base_url": f"http://127.0.0.1:{asked}",
+                "requests": {"one": "GET /"},
+                "processes": {"api": {"port": port}},
+            }
+        )
+        before = psutil.Process(pid).cpu_times()
+        rec = validation.run(plan, target)
+        after = psutil.Process(pid).cpu_times()
+    summary = validation.summarize(rec, plan)
+    busy_s = after.user + after.system - before.user - before.system
+    cores_given = busy_s / (summary["s"].duration_s + plan.scenarios["s"].warm_up_s)
+    return Said(summary=summary["s"], found=validation.find(rec, summary), cores_given=cores_given)
+
+
+def measure_with_cores(case: Case, monkeypatch: pytest.MonkeyPatch) -> Said:
+    """Measure until this machine gave the target the cores that it asked for: a starved target is not the one planted."""
+    for _ in range(ATTEMPTS):
+        said = measure(case, monkeypatch)
+        if said.cores_given >= case.needs_cores:
+            return said
+    pytest.skip(f"this machine gave {said.cores_given:.2f} cores to a target that asked for {case.needs_cores:g}")
+
+
+@pytest.mark.parametrize("kind", CASES)
+def test_the_planted_cause_is_named_and_no_other(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A server that is slow for one reason has that as its bottleneck, with its numbers; a quiet one has none."""
+    case = CASES[kind]
+    if case.needs_cores and (os.cpu_count() or 1) < 2:
+        pytest.skip("one core cannot be shared between a busy target and its generator")
+    said = measure_with_cores(case, monkeypatch)
+    named = findings.bottleneck(said.found)
+    assert (named and named.name) == case.named, said
+    assert {f.name for f in said.found if f.name in LIMITING} - case.beside == ({case.named} if case.named else set()), said
+    if named is not None:
+        for name, (low, high) in case.evidence.items():
+            assert low <= float(named.evidence[name]) <= high, (name, named)
+        assert named.finding.startswith("s: ")
+        assert named.action
+
+
+def limiting(*names: str) -> list[Finding]:
+    return [Finding(name=name, finding="", evidence={}, action="") for name in names]
+
+
+def test_the_gravest_kind_is_the_bottleneck_whatever_was_found_first() -> None:
+    """A generator that lags spoils every other figure, and a queue is only what is left when nothing explains it."""
+    order = ["generator", "target_errors", "database", "target_single_threaded", "target_cpu", "connection_limit", "network", "queue"]
+    found = limiting("variance", *order, "slow_parameter", "few_errors")
+    chance = random.Random(7)
+    while order:
+        chance.shuffle(found)
+        named = findings.bottleneck(found)
+        assert named is not None
+        assert named.name == order.pop(0)
+        found.remove(named)
+    assert findings.bottleneck(found) is None
+
+
+def told(rows: Samples, *, cores: int = 2, executor: str = "closed", busy: Mapping[str, float] | None = None) -> list[Finding]:
+    """Return what is found in a recording whose processes were so busy all the time."""
+    seconds = np.arange(1, 10) / 10
+    use = [(float(s), name, ratio, 100.0) for s in seconds for name, ratio in (busy or {}).items()]
+    rec = recording({"s": rows}, watched=watched(*use) if use else None, executor=executor)
+    limits = Limits(lag_p99_ms=20, cpu_ratio=0.9, achieved_ratio=0.95)
+    return findings.find(summarize(rec, limits), cores)
+
+
+def rows_of(
+    service_ms: float, *, server_ms: float = 1.0, db_ms: float = 0.0, wait_ms: float = 0.0, n: int = 1000, failed: int = 0
+) -> Samples:
+    """Make requests that all took as long, and of which the first some failed."""
+    rows = burst(np.full(n, service_ms + wait_ms), failed=dict.fromkeys(range(failed), ErrorKind.status))
+    rows["sent_ns"] += int(wait_ms * 1e6)
+    rows["server_ms"], rows["db_ms"] = server_ms, db_ms
+    return rows
+
+
+@pytest.mark.parametrize(
+    ("rows", "busy", "cores", "names"),
+    [
+        pytest.param(rows_of(20, server_ms=19, failed=9), {}, 2, ["few_errors"], id="9 of 1000 fail"),
+        pytest.param(rows_of(20, server_ms=19, failed=10), {}, 2, ["target_errors"], id="10 of 1000 fail"),
+        pytest.param(rows_of(20, server_ms=19, db_ms=12), {}, 2, ["database"], id="63 % database"),
+        pytest.param(rows_of(20, server_ms=19, db_ms=11), {}, 2, [], id="58 % database"),
+        pytest.param(rows_of(4.9, server_ms=4.8, db_ms=4.7), {}, 2, [], id="database, but fast"),
+        pytest.param(rows_of(20, server_ms=3.9, db_ms=3.8), {}, 2, ["queue"], id="database, but little of the whole"),
+        pytest.param(rows_of(800, server_ms=790), {"api": 0.84}, 2, [], id="0.84 cores"),
+        pytest.param(rows_of(800, server_ms=790), {"api": 0.86}, 2, ["target_single_threaded"], id="0.86 cores"),
+        pytest.param(rows_of(800, server_ms=790), {"api": 1.14}, 2, ["target_single_threaded"], id="1.14 cores"),
+        pytest.param(rows_of(800, server_ms=790), {"api": 1.16}, 2, ["target_cpu"], id="1.16 cores"),
+        pytest.param(rows_of(800, server_ms=790), {"api": 0.98}, 1, ["target_cpu"], id="0.98 of one core"),
+        pytest.param(rows_of(0.2, server_ms=0.1, wait_ms=0.3), {}, 2, [], id="waits, but not long"),
+        pytest.param(rows_of(10, server_ms=9, wait_ms=9), {}, 2, [], id="waits less than half"),
+        pytest.param(rows_of(10, server_ms=9, wait_ms=11), {}, 2, ["connection_limit"], id="waits more than half"),
+        pytest.param(rows_of(4.9, server_ms=0.1), {"api": 0.05}, 2, [], id="elsewhere, but fast"),
+        pytest.param(rows_of(800, server_ms=270), {"api": 0.05}, 2, [], id="a third inside"),
+        pytest.param(rows_of(800, server_ms=260), {"api": 0.05}, 2, ["network"], id="less than a third inside"),
+        pytest.param(rows_of(800, server_ms=1), {"api": 0.24}, 2, ["network"], id="idle"),
+        pytest.param(rows_of(800, server_ms=1), {"api": 0.05, "database": 0.44}, 2, ["queue"], id="not all idle"),
+        pytest.param(rows_of(800, server_ms=1), {}, 2, ["queue"], id="not watched"),
+    ],
+)
+def test_a_rule_speaks_from_its_threshold_on(rows: Samples, busy: dict[str, float], cores: int, names: list[str]) -> None:
+    """On one side of a threshold the finding is there, on the other it is not; what cannot be known is not named."""
+    assert [f.name for f in told(rows, cores=cores, busy=busy)] == names
+
+
+def test_one_busy_core_is_told_as_what_was_seen() -> None:
+    """Four processes that use a quarter of a core each look the same, so the finding does not say that it is one thread."""
+    (found,) = told(rows_of(800, server_ms=790), busy={"api": 1.0}, cores=4)
+    assert found.finding == "s: api uses one full core of 4, as a single-threaded process would"
+    assert (found.evidence["cpu_ratio"], found.evidence["cores"], found.evidence["samples"]) == (pytest.approx(1), 4, 9)
+
+
+def test_a_line_has_a_first() -> None:
+    """An idle target whose fastest answers are fast keeps requests in a line; a long way delays every one."""
+    rows = rows_of(800, server_ms=1)
+    rows["done_ns"][:10] -= 500_000_000
+    assert [f.name for f in told(rows, busy={"api": 0.05})] == ["queue"]
+
+
+def test_a_burst_is_a_line_by_construction() -> None:
+    """That the last of a hundred waits for the others is what a burst asks for, and no finding."""
+    assert told(rows_of(800, server_ms=1), executor="burst", busy={"api": 0.05}) == []
