@@ -2,7 +2,6 @@
 
 import contextlib
 import json
-import os
 import random
 import subprocess
 import sys
@@ -26,7 +25,7 @@ from tapecheck.load.workers import Generator
 from tapecheck.runs import Finding
 
 PLANTED = Path(__file__).with_name("planted_servers.py")
-BUSY = "import threading\ndef spin():\n    while True: pass\nthreading.Thread(target=spin, daemon=True).start()"
+BUSY = "import threading\ndef spin():\n    while True: pass\nfor _ in range(4): threading.Thread(target=spin, daemon=True).start()"
 WIDE = {"lag_p99_ms": 2000, "dispatch_lag_p99_ms": 2000, "cpu_ratio": 1, "achieved_ratio": 0.1}  # this machine may be busy
 STRICT: dict[str, float] = {}  # the limits that a plan has by default
 ATTEMPTS = 3  # to get the cores that a plant needs, on a machine that has other work
@@ -168,21 +167,23 @@ def measure(case: Case, monkeypatch: pytest.MonkeyPatch) -> Said:
 
 
 def measure_with_cores(case: Case, monkeypatch: pytest.MonkeyPatch) -> Said:
-    """Measure until this machine gave the target the cores that it asked for: a starved target is not the one planted."""
+    """Measure until this machine gave the target the cores that it asked for, at most a few times."""
     for _ in range(ATTEMPTS):
         said = measure(case, monkeypatch)
         if said.cores_given >= case.needs_cores:
-            return said
-    pytest.skip(f"this machine gave {said.cores_given:.2f} cores to a target that asked for {case.needs_cores:g}")
+            break
+    return said
 
 
 @pytest.mark.parametrize("kind", CASES)
 def test_the_planted_cause_is_named_and_no_other(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """A server that is slow for one reason has that as its bottleneck, with its numbers; a quiet one has none."""
     case = CASES[kind]
-    if case.needs_cores and (os.cpu_count() or 1) < 2:
-        pytest.skip("one core cannot be shared between a busy target and its generator")
     said = measure_with_cores(case, monkeypatch)
+    if said.cores_given < case.needs_cores:  # a starved target is not the one planted: then no more may be said than was seen
+        busy = said.summary.resources["api"].cpu_ratio >= findings.BUSY_CORE
+        assert any(f.name in ("target_single_threaded", "target_cpu") for f in said.found) == busy, said
+        return
     named = findings.bottleneck(said.found)
     assert (named and named.name) == case.named, said
     assert {f.name for f in said.found if f.name in LIMITING} - case.beside == ({case.named} if case.named else set()), said
