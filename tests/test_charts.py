@@ -1,13 +1,27 @@
-"""Charts show fewer points than there are samples, and hide none that matters."""
+"""Charts hide nothing that matters, draw each promise where it holds, and leave every word legible."""
 
+import functools
+import hashlib
 import itertools
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
+import pytest
+import samples
+from charted import CASES, Case, case, times_ms
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as nps
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg, RendererAgg
+from matplotlib.lines import Line2D
+from matplotlib.text import Text
 
-from tapecheck.charts import thin
+from tapecheck.charts.figure import Chart, shorten, style, thin
+from tapecheck.charts.spans import AXES_PT, lanes
+from tapecheck.load.samples import ErrorKind
 
 VALUES = nps.arrays(np.float64, st.integers(1, 3000), elements=st.floats(-1e6, 1e6))
 
@@ -39,3 +53,176 @@ def test_one_spike_in_a_million_is_drawn() -> None:
     y[123_457] = 5000.0
     at, kept = thin(np.arange(len(y)), y)
     assert at[kept == 5000.0].tolist() == [123_457]
+
+
+@functools.cache
+def built(name: str) -> Case:
+    return CASES[name]()
+
+
+def draw(name: str, chart: str) -> Chart:
+    return built(name).figures()[chart]()
+
+
+def promises(ax: Axes) -> dict[str, Line2D]:
+    """Return the objective lines of an axes by what their legend says."""
+    return {str(line.get_label()).removeprefix("objective "): line for line in ax.lines if str(line.get_label()).startswith("objective")}
+
+
+def test_an_objective_is_drawn_at_its_limit_in_every_scenario_without_a_scope() -> None:
+    """Each panel of the timeline has the line at 1,000 ms, and the triangle points down to where values are good."""
+    for ax in draw("short bursts beside a long rate", "timeline").axes:
+        ((label, line),) = promises(ax).items()
+        assert label == "p95_ms < 1000 (good: below)"
+        assert set(line.get_ydata()) == {1000}
+        assert line.get_marker() == "v"
+
+
+def test_an_objective_of_one_scenario_is_drawn_in_no_other() -> None:
+    """`steady.p95_ms` belongs to the panel of steady, and to its column beside the percentiles."""
+    other, steady = draw("objectives of one scenario", "timeline").axes
+    assert list(promises(other)) == []
+    assert list(promises(steady)) == ["steady.p95_ms < 1000 (good: below)"]
+    spectrum, kinds = draw("objectives of one scenario", "percentiles").axes
+    assert {label: set(line.get_ydata()) for label, line in promises(spectrum).items()} == {
+        "steady.p95_ms < 1000 (good: below)": {1000}, "cached_symbol.p50_ms < 50 (good: below)": {50},
+    }  # fmt: skip
+    (line,) = promises(kinds).values()
+    assert [round(float(x)) for x in line.get_xdata()] == [1, 1, 1], "the column of steady"
+
+
+def test_a_lower_bound_points_up_and_spans_only_its_scenario() -> None:
+    """`steady.throughput_rps > 20` is drawn while steady ran; more is better."""
+    ax = draw("objectives of one scenario", "throughput").axes[0]
+    ((label, line),) = promises(ax).items()
+    assert label == "steady.throughput_rps > 20 (good: above)"
+    assert set(line.get_ydata()) == {20}
+    assert line.get_marker() == "^"
+    intended_ns, done_ns = (built("objectives of one scenario").recording.samples.column(c).to_numpy() for c in ("intended_ns", "done_ns"))
+    assert line.get_xdata()[0] == pytest.approx((intended_ns[300] - intended_ns[0]) / 1e9)
+    assert line.get_xdata()[-1] == pytest.approx((done_ns.max() - intended_ns[0]) / 1e9)
+
+
+def test_the_knee_is_judged_by_objectives_of_all_scenarios_only() -> None:
+    """A level of a sweep has no scope, so that a promise of one scenario is no line of the capacity chart."""
+    assert list(promises(draw("a sweep", "capacity").axes[0])) == ["p95_ms < 1000 (good: below)"]
+
+
+def test_the_timeline_shows_the_slowest_and_each_failed_request() -> None:
+    """Of 20,000 requests 6,000 failed: all of these are drawn, and the one that took longest."""
+    random = np.random.default_rng(0)
+    failed = sorted(random.choice(20_000, 6_000, replace=False).tolist())
+    slow = next(i for i in range(12_345, 20_000) if i not in set(failed))
+    response_ms = times_ms(20_000)
+    response_ms[slow] = 9_000
+    rows = samples.burst(response_ms, per_round=1, failed=dict.fromkeys(failed, ErrorKind.status))
+    (ax,) = case({"steady": rows}, watched=False).figures()["timeline"]().axes
+    good, bad = (next(line for line in ax.lines if line.get_label() == label) for label in ("succeeded", "failed"))
+    assert len(good.get_ydata()) <= 4_000
+    assert good.get_ydata().max() == pytest.approx(9_000)
+    assert sorted(bad.get_xdata()) == pytest.approx(sorted((rows["intended_ns"][failed] - samples.START_NS) / 1e9))
+
+
+def test_what_is_invalid_is_shaded_and_nothing_else() -> None:
+    """Its panel, its column and its stretch of the clock are hatched."""
+    assert [ax.patch.get_hatch() for ax in draw("an invalid scenario", "timeline").axes] == [None, "//", None]
+    for chart, hatched in (("percentiles", [0, 1]), ("throughput", [1, 1]), ("resources", [1, 1])):
+        figure = draw("an invalid scenario", chart)
+        assert [sum(patch.get_hatch() == "//" for patch in ax.patches) for ax in figure.axes] == hatched
+    assert not any(patch.get_hatch() for ax in draw("one scenario", "throughput").axes for patch in ax.patches)
+
+
+@pytest.mark.parametrize(("name", "first_rps"), [("a sweep whose generator gave up", 1600), ("a sweep that was never valid", 100)])
+def test_a_sweep_says_where_the_generator_gave_up_and_why(name: str, first_rps: float) -> None:
+    """The band begins at the first invalid rate, and the legend gives the reason; levels stay visible."""
+    figure = draw(name, "capacity")
+    (band,) = [patch for patch in figure.axes[0].patches if patch.get_hatch()]
+    assert first_rps / 1.1 < band.get_x() < first_rps
+    assert band.get_label() == "invalid: the generator used 99% of its core (limit 90%)"
+    assert band.get_label() in [text.get_text() for text in figure.legends[0].get_texts()]
+    assert any(line.get_label() == "level: invalid" for line in figure.axes[0].lines)
+
+
+def drawn(figure: Chart) -> tuple[RendererAgg, list[Text]]:
+    """Draw a figure as its picture is drawn; return each text that can be seen in it."""
+    with style():
+        figure.set_dpi(110)
+        canvas = FigureCanvasAgg(figure)
+        canvas.draw()
+    found = [*figure.texts, *(text for legend in figure.legends for text in legend.get_texts())]
+    for ax in figure.axes:
+        found += [ax.title, ax._left_title, *ax.texts]
+        for axis, low, high in ((ax.xaxis, *sorted(ax.get_xlim())), (ax.yaxis, *sorted(ax.get_ylim()))):
+            if ax.axison:
+                ticks = [tick for tick in axis.get_major_ticks() if low <= tick.get_loc() <= high]
+                found += [axis.label, *(tick.label1 for tick in ticks if tick.label1.get_visible())]
+    return canvas.get_renderer(), [text for text in found if text.get_visible() and text.get_text().strip()]
+
+
+def ink(renderer: RendererAgg, text: Text) -> np.ndarray:
+    renderer.clear()
+    text.draw(renderer)
+    return np.asarray(renderer.buffer_rgba())[..., 3] > 0
+
+
+ILLEGIBLE = [
+    *(("twelve long names", chart) for chart in ("percentiles", "timeline", "throughput", "resources")),
+    *(("short bursts beside a long rate", chart) for chart in ("percentiles", "timeline", "throughput", "resources")),
+    *(("nothing but failures", chart) for chart in ("percentiles", "timeline", "throughput", "dimensions", "capacity")),
+    *(("an invalid scenario", chart) for chart in ("percentiles", "timeline", "throughput")),
+    *(("objectives of one scenario", chart) for chart in ("percentiles", "throughput")),
+    *((name, "capacity") for name in ("a sweep", "a sweep whose generator gave up", "a sweep that was never valid")),
+    *(("no requests", chart) for chart in ("percentiles", "timeline", "throughput", "resources")),
+    ("25 symbols", "dimensions"),
+    ("one scenario", "timeline"),
+    ("one that failed whole", "percentiles"),
+    ("one that failed whole", "timeline"),
+    ("no objectives", "percentiles"),
+    ("nothing watched", "resources"),
+]
+
+
+@pytest.mark.parametrize(("name", "chart"), ILLEGIBLE)
+def test_every_word_can_be_read(name: str, chart: str) -> None:
+    """No title, label, name or legend covers another or leaves the picture."""
+    figure = draw(name, chart)
+    renderer, texts = drawn(figure)
+    width, height = figure.bbox.size
+    boxes = {text: text.get_window_extent(renderer) for text in texts}
+    outside = [text.get_text() for text, box in boxes.items() if box.x0 < -1 or box.y0 < -1 or box.x1 > width + 1 or box.y1 > height + 1]
+    assert outside == []
+    near = [(a, b) for a, b in itertools.combinations(texts, 2) if boxes[a].overlaps(boxes[b])]
+    covered = [(a.get_text(), b.get_text()) for a, b in near if (ink(renderer, a) & ink(renderer, b)).any()]
+    assert covered == []
+
+
+@given(st.lists(st.tuples(st.floats(0, AXES_PT), st.floats(0, 200), st.floats(10, 250)), max_size=15))
+def test_names_in_one_lane_do_not_meet(spans: list[tuple[float, float, float]]) -> None:
+    """However the spans lie, names share a lane only where there is room for both."""
+    ordered = sorted((first, min(first + long, AXES_PT), width) for first, long, width in spans)
+    placed = lanes([(first, last) for first, last, _ in ordered], [width for *_, width in ordered])
+    reach: dict[int, list[tuple[float, float]]] = {}
+    for (first, last, width), (lane, to_left) in zip(ordered, placed, strict=True):
+        reach.setdefault(lane, []).append((last - width, last) if to_left else (first, first + width))
+    for names in reach.values():
+        assert all(a[1] <= b[0] for a, b in itertools.pairwise(sorted(names)))
+
+
+def test_a_shortened_name_keeps_its_end() -> None:
+    """Names often differ in their last characters only."""
+    assert shorten("every_timeframe_of_the_features_07", 20) == "every_timefra…res_07"
+    assert shorten("steady", 20) == "steady"
+
+
+def digests() -> dict[str, str]:
+    pairs = [("a sweep", "capacity"), ("an invalid scenario", "timeline"), ("25 symbols", "dimensions"), ("one scenario", "throughput")]
+    return {f"{name}, {chart}": hashlib.sha256(draw(name, chart).png()).hexdigest() for name, chart in pairs}
+
+
+def test_the_same_samples_give_the_same_picture() -> None:
+    """Byte for byte, in another process with other hashes too."""
+    there = subprocess.run(
+        [sys.executable, "-c", "import test_charts; print(test_charts.digests())"],
+        cwd=Path(__file__).parent, check=True, capture_output=True, text=True,
+    ).stdout  # fmt: skip
+    assert there.strip() == str(digests())

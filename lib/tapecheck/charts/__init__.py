@@ -1,0 +1,22 @@
+"""Every figure of the workbook, one function each. They draw what they are given and compute nothing that is reported.
+
+A notebook says `from tapecheck import charts` and `charts.load_percentiles(...)`; only the module of that figure is imported.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from tapecheck.charts.capacity import load_capacity
+    from tapecheck.charts.clock import load_resources, load_throughput
+    from tapecheck.charts.load import load_dimensions, load_percentiles, load_timeline
+
+__all__ = ["load_capacity", "load_dimensions", "load_percentiles", "load_resources", "load_throughput", "load_timeline"]
+
+_ELSEWHERE = {"load_capacity": "capacity", "load_resources": "clock", "load_throughput": "clock"}  # others: by their first word
+
+
+def __getattr__(name: str) -> Any:
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_ELSEWHERE.get(name, name.partition('_')[0])}"), name)

@@ -1,0 +1,110 @@
+"""The figures of a load run on its clock: what was answered each second, and what the target's processes used meanwhile."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from tapecheck.charts.figure import (
+    BAD,
+    LINES,
+    PALETTE,
+    Chart,
+    applying,
+    empty,
+    figure,
+    footer,
+    invalid_patch,
+    legend,
+    limit_line,
+    note,
+    plain,
+    style,
+)
+from tapecheck.charts.spans import Span, mark
+from tapecheck.load import rows
+from tapecheck.load.analysis import ScenarioSummary
+from tapecheck.load.recording import Recording
+from tapecheck.verdict import Objective
+
+Summary = Mapping[str, ScenarioSummary]
+
+
+def _clock(recording: Recording) -> float:
+    return float(recording.samples.column("intended_ns").to_numpy().min()) if recording.samples.num_rows else 0.0
+
+
+def _spans(recording: Recording, summary: Summary, start_ns: float) -> list[Span]:
+    """Return when each scenario ran; a sweep counts as one."""
+    levels = list(recording.context.rates_rps)
+    groups = {name: [name] for name in summary} | ({levels[0].partition(" at ")[0]: levels} if levels else {})
+    spans = []
+    for name, members in groups.items():
+        parts = [part for member in members if len(part := rows.counted(recording.samples, member))]
+        if parts:
+            first = (min(part.numbers("intended_ns").min() for part in parts) - start_ns) / 1e9
+            last = (max(part.numbers("done_ns").max() for part in parts) - start_ns) / 1e9
+            spans.append(Span(name=name, first_s=first, last_s=last, invalid=name in summary and summary[name].invalid is not None))
+    return spans
+
+
+def load_throughput(*, recording: Recording, summary: Summary, objectives: Sequence[Objective]) -> Chart:
+    """Draw answers and failures per second over the whole run, counted at their completion."""
+    title = "Throughput and errors over time"
+    if not recording.samples.num_rows:
+        return empty(title, "no requests", recording.context, 0)
+    with style():
+        chart, (ax, below) = figure(title, 2, 1, height=5.2, sharex=True, height_ratios=(2, 1.2))
+        start = _clock(recording)
+        part = rows.measured(recording.samples)
+        done_s, failed = (part.numbers("done_ns") - start) / 1e9, part.failed()
+        longest_s = done_s.max(initial=0.0)
+        width_s = max(0.1, float(f"{longest_s / 120:.1g}"))
+        steps = int(longest_s / width_s) + 1
+        edges = np.arange(steps + 1) * width_s
+        step = np.minimum(done_s / width_s, steps - 1).astype(np.int64)
+        every, bad = np.bincount(step, minlength=steps), np.bincount(step[failed], minlength=steps)
+        for axis, counts, colour, label in ((ax, every - bad, PALETTE[0], "succeeded"), (below, bad, BAD, "failed")):
+            axis.stairs(counts / width_s, edges, fill=True, color=colour)
+            axis.set_ylabel(f"{label}\n(requests/s)")
+            axis.yaxis.set_major_formatter(plain())
+        spans = _spans(recording, summary, start)
+        for span in spans:
+            for one in applying(objectives, ("throughput_rps",), span.name) if span.name in summary else ():
+                limit_line(ax, one, span.first_s, span.last_s)
+        mark(chart, (ax, below), spans)
+        ax.set_ylim(0, max(ax.get_ylim()[1], 1))
+        below.set_ylim(0, max(below.get_ylim()[1], 1))
+        if not bad.any():
+            below.set_yticks([0])
+            note(below, "no failed requests")
+        below.set_xlabel(f"time since the first request (s), counted in steps of {width_s:g} s")
+        legend(chart, (ax,), *([invalid_patch()] if any(span.invalid for span in spans) else []))
+        footer(chart, recording.context, len(part))
+    return chart
+
+
+def load_resources(*, recording: Recording, summary: Summary) -> Chart:
+    """Draw CPU and memory of the watched processes on the clock of the requests."""
+    frame = recording.resources.to_pandas()
+    if frame.empty:
+        why = "the target file names no local process, or none could be seen"
+        return empty("CPU and memory of the target", why, recording.context, recording.samples.num_rows)
+    with style():
+        start = _clock(recording)
+        chart, (ax, below) = figure("CPU and memory of the target's processes", 2, 1, height=5.2, sharex=True)
+        for i, (name, part) in enumerate(frame.groupby("process", observed=True)):
+            seconds = (part.time_ns - start) / 1e9
+            look: dict[str, Any] = {"color": PALETTE[i % len(PALETTE)], "linestyle": LINES[i % len(LINES)], "linewidth": 1.8}
+            ax.plot(seconds, part.cpu_ratio, label=str(name), **look)
+            below.plot(seconds, part.rss_mb, **look)
+        ax.set_ylabel("CPU (busy cores)")
+        below.set_ylabel("resident memory (MB)")
+        below.set_xlabel("time since the first request (s)")
+        mark(chart, (ax, below), _spans(recording, summary, start))
+        for axis in (ax, below):
+            axis.set_ylim(bottom=0)
+            axis.yaxis.set_major_formatter(plain())
+        legend(chart, (ax,))
+        footer(chart, recording.context, len(rows.measured(recording.samples)))
+    return chart

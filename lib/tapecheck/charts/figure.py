@@ -1,0 +1,209 @@
+"""What all charts share: the figure itself, its look, title, legend and footer, and axes on which labels have room.
+
+It knows no validation.
+"""
+
+import io
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any, Protocol
+
+import matplotlib as mpl
+import numpy as np
+from matplotlib.artist import Artist
+from matplotlib.axes import Axes
+from matplotlib.axis import Axis
+from matplotlib.figure import Figure
+from matplotlib.patches import Patch
+from matplotlib.textpath import TextPath
+from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+from numpy.typing import NDArray
+
+from tapecheck.runs import TargetInfo
+from tapecheck.verdict import Objective
+
+Numbers = NDArray[np.float64] | NDArray[np.int64]
+
+# Okabe and Ito's colour-blind-safe palette, in an order whose neighbours also differ in grey.
+PALETTE = ("#0072B2", "#E69F00", "#009E73", "#D55E00", "#56B4E9", "#CC79A7", "#000000")
+LINES = ("-", "--", "-.", ":", (0, (5, 1, 1, 1, 1, 1)), (0, (1, 1)))
+BAD = "#D55E00"
+LIMIT = "#555555"
+INVALID: Mapping[str, Any] = {"facecolor": "#f3e6e0", "edgecolor": "#c9a999", "hatch": "//", "linewidth": 0}
+STYLE: dict[Any, Any] = {
+    "font.size": 11,
+    "axes.titlesize": 13,
+    "axes.titlelocation": "left",
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "grid.color": "#dddddd",
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "hatch.linewidth": 0.6,
+    "legend.frameon": False,
+    "svg.hashsalt": "tapecheck",
+}
+WIDTH_PT = 720  # of a figure
+LEGEND_PT = 9
+TITLE_IN = 0.24  # how much of a figure's height its title takes
+MAX_POINTS = 4_000  # a scatter chart shows at most so many that succeeded, extremes always among them
+
+
+class Chart(Figure):
+    """A figure that no global state holds on to, and that Jupyter shows as a PNG because it is a cell's value."""
+
+    _png: bytes | None = None
+
+    def png(self) -> bytes:
+        """Return the picture, drawn once, 1,100 pixels wide."""
+        if self._png is None:
+            buffer = io.BytesIO()
+            with style():  # some of it counts when a picture is drawn
+                self.savefig(buffer, format="png", dpi=110)
+            self._png = buffer.getvalue()
+        return self._png
+
+    def _repr_png_(self) -> bytes:
+        return self.png()
+
+    def __repr__(self) -> str:
+        titles = [ax.get_title(loc="left") for ax in self.axes]
+        return f"Chart: {self.get_suptitle() or titles[0]}"
+
+
+@contextmanager
+def style() -> Iterator[None]:
+    """Draw in the workbook's look."""
+    with mpl.rc_context(STYLE):
+        yield
+
+
+def figure(title: str, rows: int = 1, columns: int = 1, *, height: float = 4.6, **grid: Any) -> tuple[Chart, list[Axes]]:
+    """Begin a chart with a title and a grid of axes; `height` in inches, without what the legend will take."""
+    chart = Chart(figsize=(WIDTH_PT / 72, height), dpi=100, layout="constrained")
+    chart.suptitle(title, x=0.01, ha="left", fontsize=13)
+    return chart, list(chart.subplots(rows, columns, squeeze=False, **grid).flat)
+
+
+class Source(Protocol):
+    """What was measured, and when."""
+
+    @property
+    def run_id(self) -> str:
+        """Which run."""
+
+    @property
+    def target(self) -> TargetInfo:
+        """Which target."""
+
+
+def footer(chart: Chart, source: Source, n: int) -> None:
+    """Say below what was measured, and from how many requests."""
+    text = f"target {source.target.name} ({source.target.base_url}), run {source.run_id}, n = {n:,} requests"
+    chart.supxlabel(text, x=0.99, ha="right", fontsize=8.5, color="#555555")
+
+
+def empty(title: str, why: str, source: Source, n: int) -> Chart:
+    """Return a chart that says why there is nothing to draw."""
+    with style():
+        chart, (ax,) = figure(title, height=2)
+        ax.axis("off")
+        note(ax, why)
+        footer(chart, source, n)
+    return chart
+
+
+def legend(chart: Chart, axes: Sequence[Axes], *more: Artist) -> None:
+    """Explain every label of the axes once, and `more`, between title and axes, for which the figure grows; called last."""
+    handles = [handle for ax in axes for handle in ax.get_legend_handles_labels()[0]]
+    found: dict[str, Artist] = {}
+    for handle in (*handles, *more):
+        found.setdefault(str(handle.get_label()), handle)
+    if not found:
+        return
+    columns = max(1, min(4, int(WIDTH_PT // (max(width_pt(label, LEGEND_PT) for label in found) + 5 * LEGEND_PT))))
+    taken_in = 0.08 + 0.2 * math.ceil(len(found) / columns)
+    height_in = chart.get_figheight() + taken_in
+    chart.set_figheight(height_in)
+    chart.set_layout_engine("constrained", rect=(0, 0, 1, 1 - taken_in / height_in))
+    corner = (0.002, 1 - TITLE_IN / height_in)
+    chart.legend(list(found.values()), list(found), loc="upper left", ncols=columns, fontsize=LEGEND_PT, bbox_to_anchor=corner)
+
+
+def applying(objectives: Sequence[Objective], metrics: Sequence[str], scenario: str) -> list[Objective]:
+    """Return the objectives about these metrics that this scenario must meet."""
+    return [one for one in objectives if one.metric in metrics and one.scope in (None, scenario)]
+
+
+def limit_line(ax: Axes, objective: Objective, first: float, last: float, *, colour: str = LIMIT) -> None:
+    """Draw an objective from `first` to `last`, with a triangle in the middle that points to where values are good."""
+    log = ax.get_xscale() == "log"
+    middle = math.sqrt(first * last) if log else (first + last) / 2
+    line: dict[str, Any] = {"color": colour, "linestyle": (0, (4, 2)), "linewidth": 1.4, "zorder": 3, "clip_on": False}
+    look: dict[str, Any] = {"marker": "^" if objective.upward else "v", "markevery": [1], "markersize": 9, "markeredgecolor": "white"}
+    label = f"objective {objective} (good: {'above' if objective.upward else 'below'})"
+    ax.plot([first, middle, last], [objective.limit] * 3, label=label, **line, **look)
+
+
+def note(ax: Axes, text: str) -> None:
+    """Say in the middle of an axes why it is empty."""
+    ax.text(0.5, 0.5, text, transform=ax.transAxes, ha="center", va="center", color=LIMIT, backgroundcolor="white")
+
+
+def shade_invalid(ax: Axes) -> None:
+    """Shade all of an axes: what it shows is no result."""
+    ax.patch.set(**INVALID)
+
+
+def invalid_patch() -> Patch:
+    """Return the legend's entry for what is shaded so."""
+    return Patch(**INVALID, label="invalid: says nothing about the target")
+
+
+def plain() -> FuncFormatter:
+    """Format a tick without exponents, with thousands separated."""
+    return FuncFormatter(lambda value, _: f"{value:,.0f}" if value >= 10 or value == 0 else f"{value:.2g}")
+
+
+def log_axis(ax: Axes, which: str) -> None:
+    """Make the x or y axis logarithmic; after plotting, so that it spans a decade at least and has three labels or more."""
+    axis: Axis = getattr(ax, f"{which}axis")
+    getattr(ax, f"set_{which}scale")("log")
+    low, high = getattr(ax, f"get_{which}lim")()
+    if (wider := math.sqrt(10 * low / high)) > 1:
+        low, high = low / wider, high * wider
+        getattr(ax, f"set_{which}lim")(low, high)
+    axis.set_major_locator(LogLocator(subs=(1, 2, 5) if high / low < 200 else (1,)))
+    axis.set_major_formatter(plain())
+    axis.set_minor_formatter(NullFormatter())
+
+
+def width_pt(text: str, size: float) -> float:
+    """Return how wide a text is, in points."""
+    return float(TextPath((0, 0), text, size=size).get_extents().width) if text.strip() else 0.0
+
+
+def shorten(text: str, characters: int) -> str:
+    """Leave out the middle of a text that is too long; names often differ in their ends."""
+    if len(text) <= characters:
+        return text
+    tail = (characters - 1) // 3
+    return f"{text[: characters - 1 - tail]}…{text[-tail:]}"
+
+
+def thin(x: Numbers, y: Numbers, points: int = MAX_POINTS) -> tuple[Numbers, Numbers]:
+    """Return at most `points` samples, in the order of x, in which every stretch of x keeps its smallest and largest y.
+
+    The stretches hold equally many samples. So no spike can vanish, however many samples surround it.
+    """
+    if len(x) <= points:
+        return x, y
+    if (x[1:] < x[:-1]).any():
+        order = np.argsort(x, kind="stable")
+        x, y = x[order], y[order]
+    edges = np.linspace(0, len(x), points // 2 + 1).astype(np.int64)
+    stretches = list(zip(edges[:-1].tolist(), edges[1:].tolist(), strict=True))
+    keep = np.array([(a + int(y[a:b].argmin()), a + int(y[a:b].argmax())) for a, b in stretches])
+    chosen = np.unique(keep)
+    return x[chosen], y[chosen]
