@@ -38,7 +38,7 @@ from tapecheck.charts.figure import (
 from tapecheck.load import rows
 from tapecheck.load.analysis import GroupSummary, ScenarioSummary
 from tapecheck.load.recording import Recording
-from tapecheck.load.rows import Numbers, Rows
+from tapecheck.load.rows import Mask, Numbers, Rows
 from tapecheck.stats import Percentile
 from tapecheck.verdict import Objective
 
@@ -170,11 +170,10 @@ def _course(ax: Axes, part: Rows, objectives: Sequence[Objective]) -> None:
         note(ax, "no requests")
         return
     failed = part.failed()
-    at_s, response_ms = _points(part)
-    ax.plot(*thin(at_s[~failed], response_ms[~failed]), ".", color=PALETTE[0], markersize=3, alpha=0.5, label="succeeded")
+    ax.plot(*_points(part, ~failed, thinned=True), ".", color=PALETTE[0], markersize=3, alpha=0.5, label="succeeded")
     if failed.any():
-        ax.plot(at_s[failed], response_ms[failed], "x", color=BAD, markersize=5, label="failed")
-    end_s = max(float(at_s.max()), 0.01)
+        ax.plot(*_points(part, failed, thinned=False), "x", color=BAD, markersize=5, label="failed")
+    end_s = max(float(np.ptp(part.numbers("intended_ns"))) / 1e9, 0.01)
     for one in objectives:
         limit_line(ax, one, -0.05 * end_s, 1.05 * end_s)
     ax.set_xlim(-0.05 * end_s, 1.05 * end_s)
@@ -183,10 +182,12 @@ def _course(ax: Axes, part: Rows, objectives: Sequence[Objective]) -> None:
     ax.set_xlabel("intended start (s)", fontsize=9.5)
 
 
-def _points(part: Rows) -> tuple[Numbers, Numbers]:
-    """Return intended start (s, since the first) and response time (ms)."""
+def _points(part: Rows, chosen: Mask, *, thinned: bool) -> tuple[Numbers, Numbers]:
+    """Return intended start (s, since the first) and response time (ms) of the chosen samples."""
+    response_ms = part.response_ms()[chosen]
     intended_ns = part.numbers("intended_ns")
-    return np.asarray((intended_ns - intended_ns.min()) / 1e9, dtype=np.float64), part.response_ms()
+    at_ns, ms = thin(intended_ns[chosen], response_ms) if thinned else (intended_ns[chosen], response_ms)
+    return np.asarray((at_ns - intended_ns.min()) / 1e9, dtype=np.float64), ms
 
 
 def _broken(name: str, room_pt: float) -> str:
