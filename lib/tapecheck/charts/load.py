@@ -84,7 +84,8 @@ def load_percentiles(*, recording: Recording, summary: Summary, objectives: Sequ
         for i, (name, scenario) in enumerate(summary.items()):
             if not scenario.requests:
                 continue
-            line = stats.spectrum(rows.counted(recording.samples, name).response_ms())
+            part = rows.counted(recording.samples, name)
+            line = stats.spectrum(part.response_ms(), part.batches())
             nines = 1 / (1 - line["p"])
             look: dict[str, Any] = {"color": PALETTE[i % len(PALETTE)], "linestyle": LINES[i % len(LINES)], "linewidth": 2}
             ax.plot(nines, line["value"], label=_described(name, scenario), **look)
