@@ -69,7 +69,7 @@ def test_the_knee_has_the_gap_as_its_interval() -> None:
     """The knee is the highest rate that held, and below the lowest that did not."""
     found = conclude([level(r, Verdict.PASS if r <= 400 else Verdict.FAIL) for r in (50, 100, 200, 400, 500, 800)])
     assert (found.knee_rps, found.knee_low_rps, found.knee_high_rps) == (400, 400, 500)
-    assert "400/s keeps every promise, 500/s does not" in found.note
+    assert "400/s keeps every promise, 500/s does not" in found.knee_note
 
 
 def test_a_pass_above_a_miss_is_luck() -> None:
@@ -82,17 +82,17 @@ def test_without_a_miss_there_is_no_upper_end() -> None:
     """When every rate held, or the generator gave up first, nothing is claimed beyond."""
     found = conclude([level(100, Verdict.PASS), level(200, Verdict.PASS), level(400, Verdict.INVALID)])
     assert (found.knee_rps, found.knee_high_rps) == (200, None)
-    assert "the knee lies beyond" in found.note
+    assert "the knee lies beyond" in found.knee_note
 
 
 def test_no_law_without_six_levels_that_count() -> None:
     """Five levels and an invalid one fit nothing."""
     found = conclude([level(r, Verdict.PASS) for r in (1, 2, 4, 8, 16)] + [level(32, Verdict.INVALID)])
     assert found.usl is None
-    assert "at least 6 levels, these are 5" in found.note
+    assert "at least 6 levels, these are 5" in found.law_note
 
 
 def test_no_knee_when_nothing_held() -> None:
     """When every rate missed a promise there is no knee, and the note says so."""
     assert conclude([level(10, Verdict.FAIL)]).knee_rps is None
-    assert "no rate that was tried keeps every promise" in conclude([level(10, Verdict.FAIL)]).note
+    assert "no rate that was tried keeps every promise" in conclude([level(10, Verdict.FAIL)]).knee_note

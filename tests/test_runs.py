@@ -9,7 +9,6 @@ import sys
 from datetime import UTC, datetime
 from pathlib import Path
 
-import jsonschema
 import numpy as np
 import pyarrow as pa
 import pytest
@@ -81,7 +80,7 @@ def test_a_result_that_breaks_the_schema_is_not_written(tmp_path: Path, monkeypa
     wrong = runs.json_schema(RESULTS["load"])
     wrong["properties"]["verdict"] = {"const": "other"}
     monkeypatch.setattr(runs, "schema", lambda name: wrong)
-    with pytest.raises(jsonschema.ValidationError):
+    with pytest.raises(ValueError, match="breaks its own schema at "):
         record(tmp_path)
     assert list((tmp_path / "load").iterdir()) == []
 

@@ -19,8 +19,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
+import scipy  # imports scipy.special when it is first used; scipy.stats has the same functions, and takes two seconds
 from numpy.typing import NDArray
-from scipy.special import bdtr, bdtrik, betaincinv, stdtrit  # scipy.stats has the same, and takes two seconds to import
 
 CONFIDENCE = 0.95
 KNOTS = 16  # of a spectrum's points, at which its batches are compared
@@ -66,9 +66,9 @@ def needed_n(p: float, confidence: float = CONFIDENCE) -> int:
 def binomial_quantile(q: float, n: int | Counts, p: NDArray[np.float64] | float) -> NDArray[np.int64]:
     """Return the smallest k with P(Binomial(n, p) <= k) >= q, for each p."""
     p = np.asarray(p, dtype=np.float64)
-    above = np.where(p <= 0, 0.0, np.where(p >= 1, n, np.ceil(bdtrik(q, n, np.clip(p, 1e-12, 1 - 1e-12)))))
+    above = np.where(p <= 0, 0.0, np.where(p >= 1, n, np.ceil(scipy.special.bdtrik(q, n, np.clip(p, 1e-12, 1 - 1e-12)))))
     below = np.maximum(above - 1, 0)
-    return np.where(bdtr(below, n, p) >= q, below, above).astype(np.int64)
+    return np.where(scipy.special.bdtr(below, n, p) >= q, below, above).astype(np.int64)
 
 
 def upper_rank(n: int, p: float, tail: float) -> int | None:
@@ -103,7 +103,7 @@ def effective_n(hits: Counts, batches: Counts) -> float:
     if variance == 0:
         return float(n)
     tail = (1 + CONFIDENCE) / 2
-    return float(min(n, max(1.0, p * (1 - p) / variance * (stdtrit(n - 1, tail) / stdtrit(b - 1, tail)) ** 2)))
+    return float(min(n, max(1.0, p * (1 - p) / variance * (scipy.special.stdtrit(n - 1, tail) / scipy.special.stdtrit(b - 1, tail)) ** 2)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -196,7 +196,7 @@ def ratio_lower_bound(successes: int, n: int, effective: float | None = None) ->
     if successes == 0:
         return 0.0
     worth = 1.0 if effective is None else effective / n
-    return float(betaincinv(successes * worth, (n - successes) * worth + 1, 1 - CONFIDENCE))
+    return float(scipy.special.betaincinv(successes * worth, (n - successes) * worth + 1, 1 - CONFIDENCE))
 
 
 def needed_n_for_ratio(ratio: float, confidence: float = CONFIDENCE) -> int:

@@ -12,8 +12,8 @@ import math
 from dataclasses import dataclass
 
 import numpy as np
+import scipy  # imports scipy.optimize when it is first used
 from numpy.typing import NDArray
-from scipy.optimize import least_squares
 
 LEVELS_NEEDED = 6
 RESAMPLES = 200
@@ -105,7 +105,7 @@ def fit(concurrency: Array, throughput_rps: Array, *, seed: int = 0) -> Usl:
 def _least_squares(n: Array, x: Array, start: Array | None = None) -> Array:
     begin = np.array([np.max(x / n), 0.05, 1e-4]) if start is None else np.clip(start, [1e-9, 1e-9, 1e-12], [np.inf, 0.999, 9.99])
     scale = np.array([begin[0], 0.1, 1e-3])
-    found = least_squares(
+    found = scipy.optimize.least_squares(
         lambda p: np.log(law(n, *p) / x), begin, bounds=([1e-12, 0, 0], [np.inf, 1, 10]), x_scale=scale, method="trf", max_nfev=200
     )
     return np.asarray(found.x, dtype=np.float64)

@@ -49,7 +49,7 @@ def load_capacity(*, recording: Recording, capacity: CapacityResult | None, obje
         chart, (left, right) = figure("Capacity: how much before promises break", 1, 2, height=4.6)
         _knee(left, capacity, [one for one in objectives if one.metric == "p95_ms" and one.scope is None])
         _law(right, capacity)
-        knee, _, law = capacity.note.partition("; ")
+        knee, law = capacity.knee_note, capacity.law_note
         left.set_title(textwrap.fill(knee, 56), fontsize=9.5)
         right.set_title(textwrap.fill(f"peak of the law: {law}" if capacity.usl else law, 56), fontsize=9.5)
         legend(chart, (left, right))

@@ -44,14 +44,15 @@ class Level:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CapacityResult:
-    """What a sweep found; the knee lies in [`knee_low_rps`, `knee_high_rps`), and `note` says what was not found."""
+    """What a sweep found; the knee lies in [`knee_low_rps`, `knee_high_rps`), and the notes say what was not found."""
 
     levels: list[Level]
     knee_rps: float | None
     knee_low_rps: float | None
     knee_high_rps: float | None
     usl: Usl | None
-    note: str
+    knee_note: str
+    law_note: str
 
 
 def next_rate(plan: Capacity, tried: Mapping[float, bool]) -> float | None:
@@ -133,7 +134,13 @@ def conclude(levels: Sequence[Level]) -> CapacityResult:
     unproven = f" (not proven there: {held[-1].reason})" if held and held[-1].verdict == Verdict.NOT_PROVEN else ""
     law, law_note = _law([one for one in ordered if one.steady])
     return CapacityResult(
-        levels=ordered, knee_rps=knee, knee_low_rps=knee, knee_high_rps=bad, usl=law, note=f"{_knee_note(knee, bad)}{unproven}; {law_note}"
+        levels=ordered,
+        knee_rps=knee,
+        knee_low_rps=knee,
+        knee_high_rps=bad,
+        usl=law,
+        knee_note=f"{_knee_note(knee, bad)}{unproven}",
+        law_note=law_note,
     )
 
 

@@ -114,7 +114,7 @@ def headline(recording: Recording, checks: list[Check], found: list[Finding], ca
 
 def _said(found: list[Finding], capacity: CapacityResult | None) -> str:
     limit = findings.bottleneck(found)
-    carries = [f"Capacity: {capacity.note.partition('; ')[0]}."] if capacity else []
+    carries = [f"Capacity: {capacity.knee_note}."] if capacity else []
     return " ".join([*carries, *([f"What limits it: {limit.finding}."] if limit else [])])
 
 
