@@ -46,7 +46,14 @@ class DaskWorker:
         self.address = address
         self.executor: Executor = cluster.client.get_executor(workers=[address], allow_other_workers=False, pure=False, retries=0)
         self.offset_ns = self.error_ns = 0
-        self._token = ""
+        self._token, self._rows = "", 0
+
+    def _hear(self, event: tuple[float, int]) -> None:
+        self._rows = event[1]
+
+    def _lost(self) -> str:
+        """Say what is lost with it: its rows cannot be reached, but it had told their number."""
+        return f"it had ended {self._rows:,} requests, whose rows are lost with it"
 
     def meet(self, identity: worker.Identity) -> None:
         """Agree on the clock: the same one on this machine, else by exchange."""
@@ -59,7 +66,8 @@ class DaskWorker:
             raise MeasurementError(
                 f"{self.name} is on another machine, where {work.address.host} is not this target: name an address for all"
             )
-        self._token = uuid.uuid4().hex
+        self._token, self._rows = uuid.uuid4().hex, 0
+        self.cluster.client.subscribe_topic(self._token, self._hear)
         return self.executor.submit(worker.measure_apart, work, self._token)
 
     def take(self, future: "Future[tuple[Outcome, Samples]]", work: Work, file: int) -> Outcome:
@@ -73,12 +81,17 @@ class DaskWorker:
         try:
             outcome, rows = future.result()
         except (KilledWorker, CancelledError, OSError) as error:
-            raise ChildProcessError(f"{type(error).__name__}; its rows are lost with it") from None
+            raise ChildProcessError(f"{type(error).__name__}; {self._lost()}") from None
+        finally:
+            self.cluster.client.unsubscribe_topic(self._token)
         place(file, on_clock(rows, self.offset_ns), worker=work.worker, workers=work.workers)
         return dataclasses.replace(outcome, started_ns=outcome.started_ns - self.offset_ns, ended_ns=outcome.ended_ns - self.offset_ns)
 
-    def alive(self) -> bool:
-        """Tell whether the scheduler still knows it."""
+    def gone(self) -> str | None:
+        """Say that the scheduler knows it no more, and what is lost with it."""
+        return None if self._is_known() else f"it left; {self._lost()}"
+
+    def _is_known(self) -> bool:
         return self.address in self.cluster.addresses()
 
     def progress(self, elapsed_ms: int) -> int:
@@ -87,7 +100,7 @@ class DaskWorker:
 
     def stop(self) -> None:
         """End what it measures."""
-        if self._token and self.alive():
+        if self._token and self._is_known():
             self.cluster.client.run(worker.stop, self._token, workers=[self.address])
 
 

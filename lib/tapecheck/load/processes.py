@@ -74,9 +74,9 @@ class LocalWorker:
         except BrokenProcessPool:
             raise ChildProcessError("killed, or out of memory") from None
 
-    def alive(self) -> bool:
-        """Tell whether its future will come to an end; that of a dead process does."""
-        return True
+    def gone(self) -> str | None:
+        """Return None: the future of a dead process comes to an end too."""
+        return None
 
     def progress(self, elapsed_ms: int) -> int:
         """Return how far it is."""

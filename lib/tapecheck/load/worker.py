@@ -4,19 +4,24 @@ It imports the engine only when asked, so that the process that asks for load ne
 """
 
 import contextlib
+import functools
 import os
 import platform
+import threading
 import time
-from collections.abc import MutableSequence
+from collections.abc import Callable, MutableSequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
+import numpy as np
+
 from tapecheck.errors import MeasurementError
-from tapecheck.load.recorder import Recorder, scratch, written
+from tapecheck.load.recorder import Recorder, map_rows, scratch, written
 from tapecheck.load.samples import Outcome, Samples
 from tapecheck.load.work import MAX_REQUESTS, Work
 
+TELL_S = 0.5  # between two messages of a worker that shares nothing
 BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 
 _stops: dict[str, MutableSequence[int]] = {}  # in a worker of a cluster: the counters of what runs, by token
@@ -68,15 +73,33 @@ def measure_into(file: Descriptor, work: Work, counters: MutableSequence[int]) -
 
 
 def measure_apart(work: Work, token: str) -> tuple[Outcome, Samples]:
-    """Run a share and return its rows, from a worker that shares nothing with the asker."""
+    """Run a share and return its rows, from a worker that shares nothing with the asker; meanwhile tell how many there are."""
+    from distributed import get_worker
+
     counters = _stops[token] = [0, 0]
+    ended, tell = threading.Event(), functools.partial(get_worker().log_event, token)
     try:
         with scratch(work.likely_rows // work.workers) as file:
-            recorder = Recorder(file.fileno())
-            outcome = _run(work, recorder, counters)
-            return outcome, written(recorder.rows(MAX_REQUESTS))
+            telling = threading.Thread(target=_tell, args=(file.fileno(), tell, ended))
+            telling.start()
+            try:
+                recorder = Recorder(file.fileno())
+                outcome = _run(work, recorder, counters)
+                return outcome, written(recorder.rows(MAX_REQUESTS))
+            finally:
+                ended.set()
+                telling.join()
     finally:
         del _stops[token]
+
+
+def _tell(file: int, tell: Callable[[int], object], ended: threading.Event) -> None:
+    """Tell the asker now and then how many rows are written, so that this much is known if the worker dies."""
+    whole = 0  # so many from the first on: they need not be looked at again
+    while not ended.wait(TELL_S):
+        there = map_rows(file)["done_ns"][whole:] > 0
+        tell(whole + int(np.count_nonzero(there)))
+        whole += len(there) if there.all() else int(np.argmin(there))
 
 
 def stop(token: str) -> None:

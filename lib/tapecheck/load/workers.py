@@ -34,8 +34,8 @@ class Worker(Protocol):
     def take(self, future: Future[Any], work: Work, file: int) -> Outcome:
         """Return what it says when it has ended, its rows in the file; ChildProcessError: it died."""
 
-    def alive(self) -> bool:
-        """Tell whether its future will come to an end."""
+    def gone(self) -> str | None:
+        """Say why its future will never come to an end; None: it will."""
 
     def progress(self, elapsed_ms: int) -> int:
         """Return how far it is, in the unit of `Work.progress_total`."""
@@ -144,9 +144,9 @@ def _collect(running: Running, file: int, work: Work, on_progress: Callable[[int
                     outcomes.append(worker.take(future, share, file))
                 except ChildProcessError as error:
                     dead.append((worker, str(error)))
-            elif not worker.alive():
+            elif (why := worker.gone()) is not None:
                 future.cancel()
-                dead.append((worker, "it left; its rows are lost with it"))
+                dead.append((worker, why))
             else:
                 continue
             del running[future]
