@@ -25,7 +25,8 @@ rate: float = 1.5  # how fast
 """
 RECORD = f"""
 from IPython.display import display
-display({{"text/plain": "", "{Recorded.MIME}": {{"folder": out, "verdict": VERDICT, "checks": {{"pass": 1}}, "missed": []}}}}, raw=True)
+brief = {{"folder": out, "verdict": VERDICT, "checks": {{"pass": 1}}, "missed": [], "headline": "It carries 7/s."}}
+display({{"text/plain": "", "{Recorded.MIME}": brief}}, raw=True)
 """
 
 
@@ -49,7 +50,7 @@ def test_the_verdict_is_the_exit_code(tiny: Path, verdict: str, code: int) -> No
     """A met, missed or undecided run each have their code, and the executed notebook and a report lie with the run."""
     write(tiny, RECORD.replace("VERDICT", repr(verdict)))
     outcome = batch.run("load", {}, tiny / "out")
-    assert (outcome.exit_code, outcome.verdict) == (code, verdict)
+    assert (outcome.exit_code, outcome.verdict, outcome.headline) == (code, verdict, "It carries 7/s.")
     assert {"notebook.ipynb", "report.html"} <= {p.name for p in (tiny / "out").iterdir()}
 
 

@@ -24,7 +24,7 @@ SMALL = """
 scenarios:
   burst: {executor: burst, concurrency: 20, rounds: 16, request: features, parameters: {symbol: [AAPL, MSFT], limit: [10]}}
   closed: {executor: closed, concurrency: 2, duration_s: 1, warm_up_s: 0.2, request: features, parameters: {symbol: [AAPL], limit: [10]}}
-objectives: [burst.p90_ms < 5000, success_ratio > 0.95]
+objectives: [burst.p50_ms < 5000, success_ratio > 0.95]
 generator: {lag_p99_ms: 2000, cpu_ratio: 1}  # how busy this machine is, is not what these tests are about
 """
 SANDBOX = """
@@ -34,7 +34,7 @@ scenarios:
   timeframes: {executor: burst, concurrency: 50, rounds: 8, request: features,
                parameters: {symbol: [AAPL], timeframe: [5m, 15m, 1h, 4h, 1d], limit: [500]}}
   steady: {executor: closed, concurrency: 5, duration_s: 3, request: features, parameters: {symbol: [AAPL], timeframe: [1h], limit: [100]}}
-objectives: [p90_ms < 20000, success_ratio > 0.99]
+objectives: [p50_ms < 20000, success_ratio > 0.99]
 generator: {lag_p99_ms: 2000, cpu_ratio: 1}
 """
 
@@ -140,7 +140,7 @@ def test_a_static_file_server(tmp_path: Path) -> None:
             file = target_file(tmp_path, f"http://127.0.0.1:{port}", "GET /page.txt")
             (tmp_path / "plan.yaml").write_text(
                 "scenarios: {s: {executor: burst, concurrency: 5, rounds: 64, request: features}}\n"
-                "objectives: [p90_ms < 5000]\ngenerator: {lag_p99_ms: 2000, cpu_ratio: 1}\n"
+                "objectives: [p50_ms < 5000]\ngenerator: {lag_p99_ms: 2000, cpu_ratio: 1}\n"
             )
             done = tapecheck(
                 "run", "load", "--target", file, "-p", "plan", tmp_path / "plan.yaml", "--out", tmp_path / "out", PLANTED_KEY="x"
@@ -172,7 +172,7 @@ def test_a_recorded_run_is_analysed_again_without_a_target(tmp_path: Path) -> No
     with Server(servers.slow(0.01)) as server:
         assert run(tmp_path, server.url).returncode == 0
     first = (tmp_path / "out" / "load" / "latest").resolve()
-    (tmp_path / "strict.yaml").write_text(SMALL.replace("p90_ms < 5000", "p90_ms < 1"))
+    (tmp_path / "strict.yaml").write_text(SMALL.replace("p50_ms < 5000", "p50_ms < 1"))
     done = tapecheck("run", "load", "-p", "run", first, "-p", "plan", tmp_path / "strict.yaml", "--out", tmp_path / "out")
     assert done.returncode == 1, done.stdout + done.stderr
     again = runs.read(tmp_path / "out" / "load" / "latest").result

@@ -132,7 +132,7 @@ def test_a_parameter_of_one_scenario_is_none_of_another() -> None:
 def test_a_busy_generator_makes_everything_invalid(change: dict[str, float], reason: str) -> None:
     """When the generator was the bottleneck there is a reason and no other verdict."""
     generator = dataclasses.replace(GENERATOR, **change)
-    rec = recording({"s": burst(np.full(500, 20.0))}, generator=generator)
+    rec = recording({"s": burst(np.full(500, 2000.0))}, generator=generator)
     assert reason in (summary_of(rec).invalid or "")
     assert set(verdicts(rec).values()) == {Verdict.INVALID}
 
@@ -166,7 +166,7 @@ BUSY = [(s / 10, "api", 0.97, 120.0) for s in range(1, 20)]
         (recording({"s": late(burst(np.full(100, 200.0)), 150)}), "connection_limit"),
         (recording({"s": server(burst(np.r_[np.full(90, 1.0), np.full(10, 50.0)]), 1)}), "variance"),
         (
-            recording({"s": burst(np.full(100, 20.0))}, generator=GeneratorStats(**{**dataclasses.asdict(GENERATOR), "cpu_ratio": 1.0})),
+            recording({"s": burst(np.full(100, 2000.0))}, generator=GeneratorStats(**{**dataclasses.asdict(GENERATOR), "cpu_ratio": 1.0})),
             "generator",
         ),
     ],

@@ -95,7 +95,7 @@ def test_lags_are_judged_by_their_p99() -> None:
 def test_each_limit_has_its_reason(bad: dict[str, object], text: str | None) -> None:
     """Beyond a limit the scenario is invalid and the reason says value and limit; within all of them it is not."""
     limits = Limits(lag_p99_ms=20, cpu_ratio=0.9, achieved_ratio=0.95, dispatch_lag_p99_ms=10)
-    reason = invalid(GeneratorStats(**{**HONEST, **bad}), limits)  # type: ignore[arg-type]
+    reason = invalid(GeneratorStats(**{**HONEST, **bad}), limits, duration_s=1.0)  # type: ignore[arg-type]
     assert (reason is None) if text is None else (text in str(reason))
 
 
@@ -116,3 +116,10 @@ def test_what_the_generator_saw_beside_the_samples_is_kept() -> None:
     table = frames.scenarios(analysis.summarize(rec, Limits(lag_p99_ms=20, cpu_ratio=0.9, achieved_ratio=0.95)))
     assert table.loc["connections on which the target spoke unasked", "s"] == "3"
     assert "as many requests as one scenario may" in table.loc["ended early", "s"]
+
+
+def test_a_tick_of_the_system_clock_is_no_busy_generator() -> None:
+    """CPU time that is counted in ticks can exceed a short measurement; over a second the same ratio is beyond the limit."""
+    limits, busy = Limits(lag_p99_ms=20, cpu_ratio=0.9, achieved_ratio=0.95), GeneratorStats(**{**HONEST, "cpu_ratio": 1.2})  # type: ignore[arg-type]
+    assert invalid(busy, limits, duration_s=0.05) is None
+    assert "used 120% of its core" in str(invalid(busy, limits, duration_s=1.0))

@@ -132,6 +132,7 @@ def run(validation: str, given: Mapping[str, Any], out: Path | None) -> Outcome:
             log = executed.with_name(KERNEL_LOG).read_text(encoding="utf-8", errors="replace").strip().splitlines()
             failure = "the notebook's kernel died" + (f"; its last words: {log[-1]}" if log else "")
         except KeyboardInterrupt:
+            logging.getLogger("asyncio").setLevel(logging.CRITICAL)  # the kernel's end is no news of nbclient's tasks
             _keep(executed, unfinished)
             raise
         duration_s = time.monotonic() - started

@@ -101,7 +101,7 @@ def _scenario(recording: Recording, name: str, executor: str, generator: Generat
         errors=errors,
         by=_by(part, batches),
         generator=generator,
-        invalid=selfcheck.invalid(generator, limits, local=errors.get("local", 0)),
+        invalid=selfcheck.invalid(generator, limits, duration_s=duration_s, local=errors.get("local", 0)),
         resources=_resources(recording.resources, part),
     )
 
