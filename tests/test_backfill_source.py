@@ -13,6 +13,7 @@ import pytest
 from tapecheck.backfill import wire
 from tapecheck.backfill.bars import Bars
 from tapecheck.backfill.source import Page, Retry, Source
+from tapecheck.backfill.spans import Trace
 from tapecheck.config import SandboxState
 from tapecheck.sandbox.profile import Home
 
@@ -57,8 +58,10 @@ async def _with_source(client: httpx.Client, work: Callable[[Source], Awaitable[
         return await work(source)
 
 
-async def _read(source: Source, symbol: str = TICKER, timeframe: str = "5m", start: dt.datetime = START) -> list[Page]:
-    return [page async for page in source.pages(symbol, timeframe, start, END)]
+async def _read(
+    source: Source, symbol: str = TICKER, timeframe: str = "5m", start: dt.datetime = START, trace: Trace | None = None
+) -> list[Page]:
+    return [page async for page in source.pages(symbol, timeframe, start, END, trace)]
 
 
 def _joined(pages: list[Page]) -> Bars:
@@ -166,8 +169,10 @@ def test_a_fault_that_stays_fails_within_the_budget(upstream: httpx.Client, kind
 def test_retry_after_is_waited_for(upstream: httpx.Client) -> None:
     """A server that names a pause gets it, even where backoff would be shorter; beyond the budget we stop at once."""
     _fault(upstream, "rate_limited", count=1, retry_after="0.5")
-    pages = asyncio.run(_with_source(upstream, _read))
-    assert pages[0].waited_s >= 0.5
+    trace = Trace(TICKER, "5m")
+    asyncio.run(_with_source(upstream, lambda source: _read(source, trace=trace)))
+    assert [span.stage for span in trace.spans[:4]] == ["fetch", "wait", "fetch", "decode"]
+    assert trace.spans[1].duration_s >= 0.5
     _fault(upstream, "rate_limited", count=1, retry_after="120")
     begun_s = time.monotonic()
     with pytest.raises(wire.RateLimited):

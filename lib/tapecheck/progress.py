@@ -17,9 +17,9 @@ FILE_VARIABLE = "TAPECHECK_PROGRESS"  # a batch names the file here that its not
 
 
 class Report(Protocol):
-    """Called with how much is done, of how much, as often as there is news."""
+    """Called with how much is done, of how much, and maybe what else there is to say, as often as there is news."""
 
-    def __call__(self, done: int, total: int) -> None:
+    def __call__(self, done: int, total: int, note: str = "") -> None:
         """Take the news."""
 
 
@@ -34,7 +34,7 @@ def show(label: str, unit: str = "requests") -> Iterator[Report]:
             yield report
     else:
         with _in_terminal() as reports:
-            yield lambda done, total: reports(label, unit, done, total)
+            yield lambda done, total, note="": reports(label, unit, done, total, note)
 
 
 def _in_kernel() -> bool:
@@ -44,9 +44,9 @@ def _in_kernel() -> bool:
 
 
 def _to_file(file: Path, label: str, unit: str) -> Report:
-    def report(done: int, total: int) -> None:
+    def report(done: int, total: int, note: str = "") -> None:
         with file.open("a", encoding="utf-8") as lines:
-            lines.write(json.dumps([label, unit, done, total]) + "\n")
+            lines.write(json.dumps([label, unit, done, total, note]) + "\n")
 
     return report
 
@@ -66,9 +66,9 @@ def _in_notebook(label: str, unit: str) -> Iterator[Report]:
         bar = f'<progress max="{max(total, 1)}" value="{done}" style="width: 20em"></progress>' if done < total else ""
         handle.update(html(f"{bar} {escape(label)}: {text}"))
 
-    def report(done: int, total: int) -> None:
+    def report(done: int, total: int, note: str = "") -> None:
         last[:] = [done, total]
-        draw(done, total, f"{done:,} of {total:,} {unit}, {time.monotonic() - started:.0f} s")
+        draw(done, total, f"{done:,} of {total:,} {unit}, {time.monotonic() - started:.0f} s" + (f", {note}" if note else ""))
 
     yield report
     draw(1, 1, f"{last[0]:,} {unit} in {time.monotonic() - started:.1f} s")
@@ -90,13 +90,14 @@ class _Bars:
         self.label: str | None = None
         self.bar: tqdm[Any] | None = None
 
-    def __call__(self, label: str, unit: str, done: int, total: int) -> None:
+    def __call__(self, label: str, unit: str, done: int, total: int, note: str = "") -> None:
         bar = self.bar
         if bar is None or label != self.label:
             self.close()
             bar = self.bar = tqdm(desc=label, unit=f" {unit}", total=total, disable=None, leave=True, dynamic_ncols=True)
             self.label = label
         bar.total = total
+        bar.set_postfix_str(note, refresh=False)
         bar.update(done - bar.n)
 
     def close(self) -> None:
@@ -117,8 +118,7 @@ def follow(file: Path) -> Iterator[None]:
                 ending = stop.wait(0.2)
                 *whole, rest = (rest + lines.read()).split("\n")
                 for line in whole:
-                    label, unit, done, total = json.loads(line)
-                    bars(label, unit, done, total)
+                    bars(*json.loads(line))
                 if ending:
                     return
 

@@ -10,19 +10,21 @@ import psycopg
 
 from tapecheck.backfill.features import NAMES
 
+LIVE = "tapecheck"  # the schema of what a service serves; a measured backfill has one of its own
 FIELDS = "symbol, timeframe, state, watermark, refreshed_at, rows, failures, error"
 
-_TABLES = f"""
-CREATE SCHEMA IF NOT EXISTS tapecheck;
-CREATE TABLE IF NOT EXISTS tapecheck.bars (
+_NOTE = "history from "
+_TABLES = """
+CREATE SCHEMA IF NOT EXISTS {schema};
+CREATE TABLE IF NOT EXISTS {schema}.bars (
     symbol text NOT NULL, timeframe text NOT NULL, time timestamptz NOT NULL,
     o float8 NOT NULL, h float8 NOT NULL, l float8 NOT NULL, c float8 NOT NULL, v float8 NOT NULL, vw float8, n int8,
     PRIMARY KEY (symbol, timeframe, time));
-CREATE TABLE IF NOT EXISTS tapecheck.features (
+CREATE TABLE IF NOT EXISTS {schema}.features (
     symbol text NOT NULL, timeframe text NOT NULL, time timestamptz NOT NULL,
-    {", ".join(f"{name} float8" for name in NAMES)},
+    {features},
     PRIMARY KEY (symbol, timeframe, time));
-CREATE TABLE IF NOT EXISTS tapecheck.checkpoints (
+CREATE TABLE IF NOT EXISTS {schema}.checkpoints (
     symbol text NOT NULL, timeframe text NOT NULL, state text NOT NULL, watermark timestamptz, refreshed_at timestamptz,
     rows int8 NOT NULL DEFAULT 0, failures int4 NOT NULL DEFAULT 0, error text, updated_at timestamptz NOT NULL DEFAULT now(),
     PRIMARY KEY (symbol, timeframe));
@@ -43,22 +45,43 @@ class Checkpoint:
     error: str | None = None
 
 
-def prepare(database_url: str) -> None:
-    """Create the schema and its tables where they are missing; safe to call from several processes at once."""
+def prepare(database_url: str, schema: str = LIVE, *, empty: bool = False) -> None:
+    """Create a schema and its tables where they are missing; safe to call from several processes at once.
+
+    Args:
+        empty: drop the tables and what they hold first.
+    """
+    features = ", ".join(f"{name} float8" for name in NAMES)
     with psycopg.connect(database_url, connect_timeout=5) as connection:
         connection.execute("SELECT pg_advisory_xact_lock(8245117)")
-        connection.execute(_TABLES)
+        if empty:
+            connection.execute(f"DROP TABLE IF EXISTS {schema}.bars, {schema}.features, {schema}.checkpoints")
+        connection.execute(_TABLES.format(schema=schema, features=features))
 
 
-def read(database_url: str) -> dict[tuple[str, str], Checkpoint]:
+def note_start(database_url: str, schema: str, first: dt.date) -> None:
+    """Note on a schema on which day the history in it begins."""
+    with psycopg.connect(database_url, connect_timeout=5) as connection:
+        connection.execute(f"COMMENT ON SCHEMA {schema} IS '{_NOTE}{first.isoformat()}'")
+
+
+def noted_start(database_url: str, schema: str) -> dt.date | None:
+    """Return the noted day, or None where none is."""
+    with psycopg.connect(database_url, connect_timeout=5) as connection:
+        row = connection.execute("SELECT obj_description(to_regnamespace(%s), 'pg_namespace')", (schema,)).fetchone()
+    text = str(row[0]) if row and row[0] else ""
+    return dt.date.fromisoformat(text.removeprefix(_NOTE)) if text.startswith(_NOTE) else None
+
+
+def read(database_url: str, schema: str = LIVE) -> dict[tuple[str, str], Checkpoint]:
     """Return the checkpoint of every job, by symbol and timeframe."""
     with psycopg.connect(database_url, connect_timeout=5) as connection:
-        return read_with(connection)
+        return read_with(connection, schema)
 
 
-def read_with(connection: psycopg.Connection) -> dict[tuple[str, str], Checkpoint]:
+def read_with(connection: psycopg.Connection, schema: str = LIVE) -> dict[tuple[str, str], Checkpoint]:
     """Return the checkpoint of every job over an open connection."""
-    found = connection.execute(f"SELECT {FIELDS} FROM tapecheck.checkpoints").fetchall()
+    found = connection.execute(f"SELECT {FIELDS} FROM {schema}.checkpoints").fetchall()
     return {(row[0], row[1]): checkpoint_of(row) for row in found}
 
 

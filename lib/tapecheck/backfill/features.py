@@ -5,6 +5,8 @@ early gives the same values as the whole history. Values are rounded to `DECIMAL
 in which two such computations may differ. NaN stands in the warm-up of each feature.
 """
 
+from collections.abc import Callable
+
 import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 
@@ -25,6 +27,9 @@ NAMES = (
     "volume_z_20",
     "drawdown_100",
 )
+
+
+Compute = Callable[[FloatArray, FloatArray, float], dict[str, FloatArray]]  # as `compute`
 
 
 def compute(close: FloatArray, volume: FloatArray, periods_per_year: float) -> dict[str, FloatArray]:
@@ -59,6 +64,17 @@ def compute(close: FloatArray, volume: FloatArray, periods_per_year: float) -> d
         drawdown(close, DRAWDOWN_BARS),
     )
     return {name: np.round(column, DECIMALS) for name, column in zip(NAMES, columns, strict=True)}
+
+
+def compute_per_row(close: FloatArray, volume: FloatArray, periods_per_year: float) -> dict[str, FloatArray]:
+    """Compute as `compute` does, one bar at a time from the bars it looks back on: the baseline that vectorizing is compared with."""
+    rows = [_last(close[: i + 1][-LEAD_IN - 1 :], volume[: i + 1][-LEAD_IN - 1 :], periods_per_year) for i in range(len(close))]
+    table = np.array(rows, np.float64).reshape(-1, len(NAMES))
+    return {name: table[:, i] for i, name in enumerate(NAMES)}
+
+
+def _last(close: FloatArray, volume: FloatArray, periods_per_year: float) -> list[float]:
+    return [float(column[-1]) for column in compute(close, volume, periods_per_year).values()]
 
 
 def _padded(values: FloatArray, length: int) -> FloatArray:

@@ -1,19 +1,28 @@
-"""Brings one job, a symbol and timeframe, up to date: source -> features -> sink, page by page. It schedules nothing."""
+"""Brings jobs, each a symbol and timeframe, up to date: source -> features -> sink, page by page. It schedules nothing."""
 
 import asyncio
 import datetime as dt
 import logging
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
+from typing import TypeVar
+
+import numpy as np
+from anyio.to_thread import run_sync  # unlike asyncio's, it outlasts a cancelled scope: a sink is never closed while it writes
 
 from tapecheck.backfill import features
-from tapecheck.backfill.bars import Bars, FloatArray, periods_per_year, to_datetime
+from tapecheck.backfill.aggregate import BASE, day_of, derive
+from tapecheck.backfill.bars import Bars, FloatArray, periods_per_year, to_datetime, to_ms
 from tapecheck.backfill.checkpoints import Checkpoint
+from tapecheck.backfill.features import Compute
 from tapecheck.backfill.sink import Counts, Sink
 from tapecheck.backfill.source import Page, Source
+from tapecheck.backfill.spans import Trace
 
 log = logging.getLogger(__name__)
+BEFORE_PAGES = -1  # the page number of what a job does before its first page
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -26,46 +35,148 @@ class Outcome:
     checkpoint: Checkpoint
 
 
-async def refresh(source: Source, sink: Sink, symbol: str, timeframe: str, *, start: dt.datetime, end: dt.datetime) -> Outcome:
+async def refresh(
+    source: Source,
+    sink: Sink,
+    symbol: str,
+    timeframe: str,
+    *,
+    start: dt.datetime,
+    end: dt.datetime,
+    compute: Compute | None = features.compute,
+    trace: Trace | None = None,
+) -> Outcome:
     """Fetch what is missing of a job since its checkpoint, the newest bar again, and store it with its features.
 
-    `start` is where history begins for a job that has no watermark yet; the newest bar wanted begins by `end`.
+    Args:
+        start: where history begins for a job that has no watermark yet.
+        end: the newest bar wanted begins by then.
+        compute: computes the features of a series; None for none.
 
     Raises:
         SourceError: upstream does not give it; what was stored before stays.
         ValueError: the features of a page cannot be computed; nothing of that page is stored.
     """
-    before = await asyncio.to_thread(sink.checkpoint, symbol, timeframe)
-    now = before or Checkpoint(symbol=symbol, timeframe=timeframe, state="filling")
-    mark = now.watermark
-    lead = await asyncio.to_thread(sink.tail, symbol, timeframe, mark, features.LEAD_IN) if mark else Bars.empty()
-    counts, requests, repeated = Counts(), 0, 0
-    async with aclosing(_ahead(source.pages(symbol, timeframe, mark or start, end))) as pages:
+    job = await _Job.opened(sink, trace or Trace(symbol, timeframe), compute)
+    begin = job.now.watermark or start
+    await job.read_lead(begin)
+    requests, repeated = 0, 0
+    async with aclosing(_ahead(source.pages(symbol, timeframe, begin, end, job.trace))) as pages:
         async for page in pages:
-            lead, columns = await asyncio.to_thread(_computed, lead, page.bars, symbol, timeframe)
-            now = _advanced(now, page)
-            counts += await asyncio.to_thread(sink.write, page.bars, columns, now)
+            await job.store(page.bars, page)
             requests, repeated = requests + page.requests, repeated + page.repeated
-    if repeated:
-        log.warning("%s %s: upstream repeated %d bars", symbol, timeframe, repeated)
-    return Outcome(counts=counts, requests=requests, repeated=repeated, checkpoint=now)
+    return job.outcome(requests, repeated)
 
 
-def _advanced(before: Checkpoint, page: Page) -> Checkpoint:
-    return Checkpoint(
-        symbol=before.symbol,
-        timeframe=before.timeframe,
-        state="done" if page.last else "filling",
-        watermark=to_datetime(page.bars.t[-1]) if len(page.bars) else before.watermark,
-        refreshed_at=page.asked_at if page.last else before.refreshed_at,
-    )
+async def refresh_derived(
+    source: Source,
+    sink: Sink,
+    symbol: str,
+    timeframes: Sequence[str],
+    *,
+    start: dt.datetime,
+    end: dt.datetime,
+    compute: Compute | None = features.compute,
+    trace: Trace | None = None,
+) -> dict[str, Outcome]:
+    """Fetch a symbol's 5-minute bars once, and store them and the longer bars that are built from them; see `refresh`.
+
+    A longer bar is built when its day is complete or the source has no more, so that it is what the source would have sent.
+    `start` must be the start of one of the symbol's days. A symbol that was interrupted begins again at the day that its
+    job which is furthest behind was in.
+    """
+    trace = trace or Trace(symbol, BASE)
+    jobs = [await _Job.opened(sink, trace.of(timeframe), compute) for timeframe in timeframes]
+    marks = [job.now.watermark for job in jobs]
+    begin = min((_day_start(mark, symbol) for mark in marks if mark), default=start) if all(marks) else start
+    for job in jobs:
+        await job.read_lead(begin)
+    requests, repeated, rest = 0, 0, Bars.empty()
+    async with aclosing(_ahead(source.pages(symbol, BASE, begin, end, trace.of(BASE)))) as pages:
+        async for page in pages:
+            series = Bars.joined(rest, page.bars)
+            whole = series if page.last else series[: _last_day(series, symbol)]
+            rest = series[len(whole) :]
+            for job in jobs:
+                bars = page.bars if job.timeframe == BASE else await run_sync(job.derived, whole, page.number)
+                await job.store(bars, page)
+            requests, repeated = requests + page.requests, repeated + page.repeated
+    return {job.timeframe: job.outcome(*((requests, repeated) if job is jobs[0] else (0, 0))) for job in jobs}
 
 
-def _computed(lead: Bars, bars: Bars, symbol: str, timeframe: str) -> tuple[Bars, dict[str, FloatArray]]:
-    """Compute the features of `bars` after its lead-in; return the next page's lead-in with them."""
-    series = Bars.joined(lead, bars)
-    columns = features.compute(series.c, series.v, periods_per_year(symbol, timeframe))
-    return series[-features.LEAD_IN :], {name: column[len(lead) :] for name, column in columns.items()}
+def _day_start(moment: dt.datetime, symbol: str) -> dt.datetime:
+    return to_datetime(int(day_of(np.array([to_ms(moment) // 1000]), symbol)[0]) * 1000)
+
+
+def _last_day(bars: Bars, symbol: str) -> int:
+    """Return the row at which the last day of some bars begins."""
+    days = day_of(bars.t // 1000, symbol)
+    return int(np.searchsorted(days, days[-1])) if len(days) else 0
+
+
+class _Job:
+    """One series that is being brought up to date: where it stands, and the bars that its next features look back on."""
+
+    def __init__(self, sink: Sink, trace: Trace, compute: Compute | None, before: Checkpoint | None) -> None:
+        self.symbol, self.timeframe, self.trace = trace.symbol, trace.timeframe, trace
+        self.now = before or Checkpoint(symbol=self.symbol, timeframe=self.timeframe, state="filling")
+        self._sink, self._compute, self._lead, self._counts = sink, compute, Bars.empty(), Counts()
+
+    @classmethod
+    async def opened(cls, sink: Sink, trace: Trace, compute: Compute | None) -> "_Job":
+        """Return the job as its checkpoint left it."""
+        before = await run_sync(_other, trace, lambda: sink.checkpoint(trace.symbol, trace.timeframe))
+        return cls(sink, trace, compute, before)
+
+    async def read_lead(self, begin: dt.datetime) -> None:
+        """Read what lies before the first bar that will come."""
+        if self.now.watermark and self._compute:
+            self._lead = await run_sync(
+                _other, self.trace, lambda: self._sink.tail(self.symbol, self.timeframe, begin, features.LEAD_IN)
+            )  # fmt: skip
+
+    def derived(self, whole: Bars, page: int) -> Bars:
+        """Build this job's bars from 5-minute bars."""
+        with self.trace.span("other", page):
+            return derive(whole, self.symbol, self.timeframe)
+
+    async def store(self, bars: Bars, page: Page) -> None:
+        """Compute the features of a page's bars and write both with the checkpoint; after the last page the job is done."""
+        self.now = Checkpoint(
+            symbol=self.symbol,
+            timeframe=self.timeframe,
+            state="done" if page.last else "filling",
+            watermark=to_datetime(bars.t[-1]) if len(bars) else self.now.watermark,
+            refreshed_at=page.asked_at if page.last else self.now.refreshed_at,
+        )
+        columns = await run_sync(self._computed, bars, page.number) if self._compute else {}
+        self._counts += await run_sync(self._written, bars, columns, page.number)
+
+    def _computed(self, bars: Bars, page: int) -> dict[str, FloatArray]:
+        assert self._compute
+        with self.trace.span("features", page) as cost:
+            cost.rows = len(bars)
+            series = Bars.joined(self._lead, bars)
+            columns = self._compute(series.c, series.v, periods_per_year(self.symbol, self.timeframe))
+            found = {name: column[len(self._lead) :] for name, column in columns.items()}
+            self._lead = series[-features.LEAD_IN :]
+        return found
+
+    def _written(self, bars: Bars, columns: dict[str, FloatArray], page: int) -> Counts:
+        with self.trace.span("insert", page) as cost:
+            cost.rows = len(bars)
+            return self._sink.write(bars, columns, self.now)
+
+    def outcome(self, requests: int, repeated: int) -> Outcome:
+        """Return what was done."""
+        if repeated:
+            log.warning("%s %s: upstream repeated %d bars", self.symbol, self.timeframe, repeated)
+        return Outcome(counts=self._counts, requests=requests, repeated=repeated, checkpoint=self.now)
+
+
+def _other(trace: Trace, work: Callable[[], T]) -> T:
+    with trace.span("other", BEFORE_PAGES):
+        return work()
 
 
 async def _ahead(pages: AsyncIterator[Page]) -> AsyncGenerator[Page, None]:

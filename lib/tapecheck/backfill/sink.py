@@ -17,7 +17,7 @@ import psycopg
 import pyarrow as pa
 
 from tapecheck.backfill.bars import COLUMNS, Bars, FloatArray, to_datetime
-from tapecheck.backfill.checkpoints import FIELDS, Checkpoint, checkpoint_of
+from tapecheck.backfill.checkpoints import FIELDS, LIVE, Checkpoint, checkpoint_of
 from tapecheck.backfill.features import NAMES
 
 _VALUES = {"bars": COLUMNS[1:], "features": NAMES}
@@ -41,13 +41,14 @@ class Counts:
 class Sink:
     """One connection that writes; not for two threads at once. Use it as a context manager."""
 
-    def __init__(self, database_url: str) -> None:
+    def __init__(self, database_url: str, schema: str = LIVE) -> None:
         from adbc_driver_postgresql import dbapi  # type: ignore[import-untyped]  # over a second, pandas included: paid by who writes
 
+        self._schema = schema
         self._connection = dbapi.connect(database_url)  # a transaction is always open
         self._cursor = self._connection.cursor()
         for table in _VALUES:
-            self._cursor.execute(f"CREATE TEMP TABLE staging_{table} (LIKE tapecheck.{table}) ON COMMIT DELETE ROWS")
+            self._cursor.execute(f"CREATE TEMP TABLE staging_{table} (LIKE {self._schema}.{table}) ON COMMIT DELETE ROWS")
         self._connection.commit()
 
     def __enter__(self) -> Self:
@@ -67,6 +68,7 @@ class Sink:
     def write(self, bars: Bars, features: Mapping[str, FloatArray], checkpoint: Checkpoint) -> Counts:
         """Write a page of bars with its features and checkpoint, all or nothing; durable when this returns.
 
+        Without any features only bars are stored.
         The checkpoint's `rows` grow by what was inserted; its other fields are stored as they are.
         """
         try:
@@ -82,7 +84,7 @@ class Sink:
     def tail(self, symbol: str, timeframe: str, before: dt.datetime, count: int) -> Bars:
         """Return the newest `count` bars that start before a time, oldest first."""
         self._cursor.execute(
-            "SELECT (extract(epoch FROM time) * 1000)::int8 AS t, o, h, l, c, v, vw, n::float8 AS n FROM tapecheck.bars"
+            f"SELECT (extract(epoch FROM time) * 1000)::int8 AS t, o, h, l, c, v, vw, n::float8 AS n FROM {self._schema}.bars"
             " WHERE symbol = $1 AND timeframe = $2 AND time < $3 ORDER BY time DESC LIMIT $4",
             (symbol, timeframe, before, count),
         )
@@ -93,7 +95,7 @@ class Sink:
 
     def checkpoint(self, symbol: str, timeframe: str) -> Checkpoint | None:
         """Return where a job stands, or None for one that never began."""
-        self._cursor.execute(f"SELECT {FIELDS} FROM tapecheck.checkpoints WHERE symbol = $1 AND timeframe = $2", (symbol, timeframe))
+        self._cursor.execute(f"SELECT {FIELDS} FROM {self._schema}.checkpoints WHERE symbol = $1 AND timeframe = $2", (symbol, timeframe))
         row = self._cursor.fetchone()
         self._connection.rollback()
         return checkpoint_of(row) if row else None
@@ -101,7 +103,7 @@ class Sink:
     def fail(self, symbol: str, timeframe: str, error: str) -> None:
         """Record that a job failed, and why; what it stored before stays."""
         self._cursor.execute(
-            "INSERT INTO tapecheck.checkpoints AS old (symbol, timeframe, state, failures, error) VALUES ($1, $2, 'failed', 1, $3)"
+            f"INSERT INTO {self._schema}.checkpoints AS old (symbol, timeframe, state, failures, error) VALUES ($1, $2, 'failed', 1, $3)"
             " ON CONFLICT (symbol, timeframe) DO UPDATE SET state = 'failed', failures = old.failures + 1,"
             " error = excluded.error, updated_at = now()",
             (symbol, timeframe, error[:500]),
@@ -113,21 +115,22 @@ class Sink:
         if len(bars):
             key = _key_columns(bars, checkpoint.symbol, checkpoint.timeframe)
             nullable = {name: getattr(bars, name) for name in _VALUES["bars"]}
-            tables = {"bars": _table(key, nullable), "features": _table(key, features)}
+            tables = {"bars": _table(key, nullable)} | ({"features": _table(key, features)} if features else {})
             if direct and self._is_new(bars, checkpoint):
                 counts = Counts(inserted=len(bars))
                 for name, table in tables.items():
-                    self._cursor.adbc_ingest(name, table, mode="append", db_schema_name="tapecheck")
+                    self._cursor.adbc_ingest(name, table, mode="append", db_schema_name=self._schema)
             else:
                 counts = self._upserted("bars", tables["bars"])
-                self._upserted("features", tables["features"])
+                if features:
+                    self._upserted("features", tables["features"])
         self._save(checkpoint, counts.inserted)
         self._connection.commit()
         return counts
 
     def _is_new(self, bars: Bars, checkpoint: Checkpoint) -> bool:
         self._cursor.execute(
-            "SELECT NOT EXISTS (SELECT FROM tapecheck.bars WHERE symbol = $1 AND timeframe = $2 AND time BETWEEN $3 AND $4)",
+            f"SELECT NOT EXISTS (SELECT FROM {self._schema}.bars WHERE symbol = $1 AND timeframe = $2 AND time BETWEEN $3 AND $4)",
             (checkpoint.symbol, checkpoint.timeframe, to_datetime(bars.t[0]), to_datetime(bars.t[-1])),
         )
         row = self._cursor.fetchone()
@@ -138,7 +141,7 @@ class Sink:
         values = _VALUES[name]
         self._cursor.adbc_ingest(f"staging_{name}", table, mode="append", temporary=True)
         self._cursor.execute(
-            f"WITH written AS (INSERT INTO tapecheck.{name} AS old SELECT * FROM staging_{name}"
+            f"WITH written AS (INSERT INTO {self._schema}.{name} AS old SELECT * FROM staging_{name}"
             f" ON CONFLICT (symbol, timeframe, time) DO UPDATE SET {', '.join(f'{v} = excluded.{v}' for v in values)}"
             f" WHERE ({', '.join(f'old.{v}' for v in values)}) IS DISTINCT FROM ({', '.join(f'excluded.{v}' for v in values)})"
             " RETURNING xmax = 0 AS is_new)"  # a row version that nobody has locked or replaced was inserted by us
@@ -151,7 +154,7 @@ class Sink:
 
     def _save(self, checkpoint: Checkpoint, inserted: int) -> None:
         self._cursor.execute(
-            "INSERT INTO tapecheck.checkpoints AS old (symbol, timeframe, state, watermark, refreshed_at, rows)"
+            f"INSERT INTO {self._schema}.checkpoints AS old (symbol, timeframe, state, watermark, refreshed_at, rows)"
             " VALUES ($1, $2, $3, $4, $5, $6)"
             " ON CONFLICT (symbol, timeframe) DO UPDATE SET state = excluded.state, watermark = excluded.watermark,"
             " refreshed_at = excluded.refreshed_at, rows = old.rows + excluded.rows, failures = 0, error = NULL, updated_at = now()",

@@ -9,10 +9,12 @@ from collections.abc import AsyncIterator
 from dataclasses import dataclass, replace
 from typing import Self
 
+import anyio.to_thread
 import httpx
 
 from tapecheck.backfill.bars import TIMEFRAMES, Bars, ticker_of, to_ms
 from tapecheck.backfill.bucket import TokenBucket
+from tapecheck.backfill.spans import Trace
 from tapecheck.backfill.wire import BadPage, Refused, SourceError, Unreachable, decode, failure, retry_after_s
 
 PAGE_LIMIT = 50_000  # base aggregates a page, the most that the vendor allows
@@ -39,16 +41,13 @@ class Retry:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Page:
-    """One page and what it cost; `waited_s` is for tokens and backoff, `fetched_s` for the answers themselves."""
+    """One page, numbered from 0, and how many requests it took; its times are in the trace."""
 
+    number: int
     bars: Bars
     last: bool
     repeated: int
     requests: int
-    size_bytes: int
-    waited_s: float
-    fetched_s: float
-    decoded_s: float
     asked_at: dt.datetime
 
 
@@ -59,6 +58,7 @@ class Source:
         base_url: scheme and host, such as `https://api.massive.com`.
         key: the API key; sent only as a header.
         timeout_s: the longest one request may take, however slowly its body drips.
+        connections: the most requests in flight at once.
         bucket: shared by all who use the same key.
     """
 
@@ -75,11 +75,12 @@ class Source:
     ) -> None:
         self._retry, self._timeout_s, self._bucket, self._random = retry or Retry(), timeout_s, bucket, rng or random.Random()
         self._base = httpx.URL(base_url)
+        self._slots = asyncio.Semaphore(connections)
         self._client = httpx.AsyncClient(
             base_url=base_url,
             headers={"Authorization": f"Bearer {key}", "Accept": "application/json"},
             timeout=timeout_s,
-            limits=httpx.Limits(max_connections=connections, max_keepalive_connections=connections),
+            limits=httpx.Limits(max_connections=None, max_keepalive_connections=connections),  # the slots are the limit
             follow_redirects=False,
             trust_env=self._base.host not in ("127.0.0.1", "localhost", "::1"),  # no proxy on the way to ourselves
         )
@@ -90,67 +91,69 @@ class Source:
     async def __aexit__(self, *_: object) -> None:
         await self._client.aclose()
 
-    async def pages(self, symbol: str, timeframe: str, start: dt.datetime, end: dt.datetime) -> AsyncIterator[Page]:
+    async def pages(
+        self, symbol: str, timeframe: str, start: dt.datetime, end: dt.datetime, trace: Trace | None = None
+    ) -> AsyncIterator[Page]:
         """Yield every page of bars whose start lies in [start, end], oldest first, each bar once.
+
+        Args:
+            trace: takes the spans of waiting (for a token, or between two attempts), fetching and decoding.
 
         Raises:
             SourceError: one of its kinds, after the retries that make sense for it.
         """
-        ticker, frame = ticker_of(symbol), TIMEFRAMES[timeframe]
+        ticker, frame, trace = ticker_of(symbol), TIMEFRAMES[timeframe], trace or Trace(symbol, timeframe)
         url: str | None = (
             f"/v2/aggs/ticker/{ticker}/range/{frame.multiplier}/{frame.timespan}/{to_ms(start)}/{to_ms(end)}"
             f"?adjusted=true&sort=asc&limit={PAGE_LIMIT}"
         )
-        newest_ms, stuck = -1, 0
+        newest_ms, stuck, number = -1, 0, 0
         while url is not None:
-            page, url = await self._page(url, ticker)
+            page, url = await self._page(url, ticker, number, trace)
             bars = page.bars[page.bars.t > newest_ms]
             stuck = stuck + 1 if len(bars) == 0 and url else 0
             if stuck > REPEATED_PAGES_ALLOWED:
                 raise BadPage(f"{ticker}: next_url leads to the same bars again and again")
             newest_ms = int(bars.t[-1]) if len(bars) else newest_ms
+            number += 1
             yield replace(page, bars=bars, repeated=page.repeated + len(page.bars) - len(bars))
 
-    async def _page(self, url: str, ticker: str) -> tuple[Page, str | None]:
-        begun_s, waited_s, fetched_s = time.monotonic(), 0.0, 0.0
+    async def _page(self, url: str, ticker: str, number: int, trace: Trace) -> tuple[Page, str | None]:
+        begun_s = time.monotonic()
         for attempt in range(1, 1000):
-            waited_s += await self._token()
-            sent_s, asked_at = time.monotonic(), dt.datetime.now(dt.UTC)
+            await self._token(number, trace)
+            asked_at = dt.datetime.now(dt.UTC)
             asked_s: float | None = None
             try:
-                response = await self._answer(url, ticker)
-                fetched_s += time.monotonic() - sent_s
+                async with self._slots:
+                    with trace.span("fetch", number) as cost:
+                        cost.requests = 1
+                        response = await self._answer(url, ticker)
+                        cost.bytes = len(response.content)
                 if response.status_code != 200:
                     asked_s = retry_after_s(response.headers.get("retry-after"), asked_at)
                     raise failure(response.status_code, response.content, ticker)
-                decode_s = time.perf_counter()
-                bars, next_url, repeated = await asyncio.to_thread(decode, response.content, ticker)
+                bars, next_url, repeated = await anyio.to_thread.run_sync(_decoded, response.content, ticker, number, trace)
                 page = Page(
-                    bars=bars,
-                    last=next_url is None,
-                    repeated=repeated,
-                    requests=attempt,
-                    size_bytes=len(response.content),
-                    waited_s=waited_s,
-                    fetched_s=fetched_s,
-                    decoded_s=time.perf_counter() - decode_s,
-                    asked_at=asked_at,
-                )
+                    number=number, bars=bars, last=next_url is None, repeated=repeated, requests=attempt, asked_at=asked_at
+                )  # fmt: skip
                 return page, self._followed(next_url, ticker)
             except SourceError as error:
                 delay_s = self._retry.delay_s(attempt, asked_s, self._random.random())
                 if not error.retryable or time.monotonic() - begun_s + delay_s > self._retry.budget_s:
                     raise
-            waited_s += delay_s
-            await asyncio.sleep(delay_s)
+            with trace.span("wait", number):
+                await asyncio.sleep(delay_s)
         raise Unreachable(f"{ticker}: gave up")
 
-    async def _token(self) -> float:
-        waited_s = 0.0
-        while self._bucket is not None and (delay_s := self._bucket.take()) > 0:
-            waited_s += delay_s
-            await asyncio.sleep(delay_s)
-        return waited_s
+    async def _token(self, number: int, trace: Trace) -> None:
+        """Wait for a token; what is let through at once leaves no span."""
+        if self._bucket is None or (delay_s := self._bucket.take()) == 0:
+            return
+        with trace.span("wait", number):
+            while delay_s > 0:
+                await asyncio.sleep(delay_s)
+                delay_s = self._bucket.take()
 
     async def _answer(self, url: str, ticker: str) -> httpx.Response:
         """Send one request; httpx bounds each read, so the whole answer is bounded here."""
@@ -171,3 +174,10 @@ class Source:
         if link.host not in known or (link.scheme, link.port) != (self._base.scheme, self._base.port):
             raise Refused(f"{ticker}: next_url leads to another host, {link.host!r}")
         return next_url
+
+
+def _decoded(body: bytes, ticker: str, number: int, trace: Trace) -> tuple[Bars, str | None, int]:
+    with trace.span("decode", number) as cost:
+        bars, next_url, repeated = decode(body, ticker)
+        cost.rows = len(bars)
+    return bars, next_url, repeated

@@ -1,0 +1,201 @@
+"""What to backfill and how, as the YAML says it. It fetches nothing."""
+
+import datetime as dt
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import AfterValidator, Field, model_validator
+
+from tapecheck import config
+from tapecheck.backfill.bars import CRYPTO, TIMEFRAMES
+from tapecheck.backfill.bucket import TokenBucket
+from tapecheck.backfill.calendar import EASTERN
+from tapecheck.backfill.source import Retry
+from tapecheck.config import Location, Model
+from tapecheck.errors import ConfigError, Problem
+from tapecheck.verdict import parse_all
+
+METRICS = ("duration_s", "records_per_s", "job_success_ratio", "failed", "floor_ratio")
+MAX_DAYS = 3650
+
+Symbol = Annotated[str, Field(pattern=r"^[A-Z][A-Z0-9.]{0,11}$")]
+
+
+def _known(timeframe: str) -> str:
+    if timeframe not in TIMEFRAMES:
+        raise ValueError("one of " + ", ".join(TIMEFRAMES))
+    return timeframe
+
+
+def _each_once(values: tuple[str, ...]) -> tuple[str, ...]:
+    if twice := sorted({value for value in values if values.count(value) > 1}):
+        raise ValueError(f"each once; more than once: {', '.join(twice)}")
+    return values
+
+
+def _not_future(day: dt.date) -> dt.date:
+    if day > today():
+        raise ValueError(f"not after today, {today()} in New York")
+    return day
+
+
+def today() -> dt.date:
+    """Return the date in New York; the last day that is over everywhere is the one before it."""
+    return dt.datetime.now(EASTERN).date()
+
+
+Past = Annotated[dt.date, AfterValidator(_not_future)]
+
+
+class History(Model):
+    """Which days: the last `days` before `end`, or from `start` on; `end` itself is not included, and is today by default."""
+
+    days: int | None = Field(default=None, ge=1, le=MAX_DAYS)
+    start: Past | None = None
+    end: Past | None = None
+
+    @model_validator(mode="after")
+    def _one_beginning(self) -> Self:
+        if (self.days is None) == (self.start is None):
+            raise ValueError("exactly one of days and start")
+        first, last = self.bounds()
+        if not 1 <= (last - first).days <= MAX_DAYS:
+            raise ValueError(f"a start that is 1 to {MAX_DAYS} days before end; these are {first} to {last}")
+        return self
+
+    def bounds(self) -> tuple[dt.date, dt.date]:
+        """Return the first day, and the day after the last."""
+        last = self.end or today()
+        return self.start or last - dt.timedelta(days=self.days or 0), last
+
+    def range(self, symbol: str) -> tuple[dt.datetime, dt.datetime]:
+        """Return the first and last moment of the history, by the days of the symbol's market, so that no bar of any length is cut."""
+        zone = dt.UTC if symbol in CRYPTO else EASTERN
+        first, last = (dt.datetime(day.year, day.month, day.day, tzinfo=zone).astimezone(dt.UTC) for day in self.bounds())
+        return first, last - dt.timedelta(milliseconds=1)
+
+
+class RetryPlan(Model):
+    """How long a page is tried; see `source.Retry`."""
+
+    first_s: float = Field(default=0.5, gt=0, le=60)
+    cap_s: float = Field(default=30.0, gt=0, le=300)
+    budget_s: float = Field(default=120.0, gt=0, le=3600)
+
+    def policy(self) -> Retry:
+        """Return it as the source takes it."""
+        return Retry(**self.model_dump())
+
+
+class SourcePlan(Model):
+    """How the source may be asked; without `requests_per_minute` as fast as it answers."""
+
+    requests_per_minute: float | None = Field(default=None, gt=0, le=1e6)
+    burst: int = Field(default=10, ge=1, le=10_000)
+    timeout_s: float = Field(default=15.0, gt=0, le=300)
+    retry: RetryPlan = RetryPlan()
+
+    @property
+    def rate_per_s(self) -> float | None:
+        """Return the rate of the token bucket."""
+        return self.requests_per_minute / 60 if self.requests_per_minute else None
+
+    def bucket(self) -> TokenBucket | None:
+        """Return a full bucket that all jobs share, or None without a limit."""
+        return TokenBucket(self.rate_per_s, self.burst) if self.rate_per_s else None
+
+
+class Concurrency(Model):
+    """How many jobs run at once, each with a connection to the database, and how many requests are in flight in all."""
+
+    jobs: int = Field(default=5, ge=1, le=32)
+    requests: int = Field(default=3, ge=1, le=100)
+
+
+class BackfillPlan(Model):
+    """Jobs, how they are done, and what is promised of them.
+
+    `begin`: fresh empties this backfill's own tables first; resume finishes what an earlier run has left, and only_failed
+    redoes of that what failed. `database_schema` holds those tables, beside the live ones.
+    """
+
+    symbols: Annotated[tuple[Symbol, ...], AfterValidator(_each_once)] = Field(min_length=1)
+    timeframes: Annotated[tuple[Annotated[str, AfterValidator(_known)], ...], AfterValidator(_each_once)] = Field(min_length=1)
+    history: History
+    source: SourcePlan = SourcePlan()
+    concurrency: Concurrency = Concurrency()
+    insert: Literal["copy", "executemany", "row_by_row"] = "copy"
+    derive: bool = False
+    features: Literal["vectorized", "per_row", "off"] = "vectorized"
+    begin: Literal["fresh", "resume", "only_failed"] = "fresh"
+    database_schema: str = Field(default="tapecheck_backfill", pattern=r"^tapecheck_[a-z0-9_]{1,40}$")
+    objectives: tuple[str, ...] = ()
+
+    @property
+    def jobs(self) -> list[tuple[str, str]]:
+        """Return every job, a symbol and timeframe."""
+        return [(symbol, timeframe) for symbol in self.symbols for timeframe in self.timeframes]
+
+
+def read_plan(path: str | Path, *, profile: str = "full", symbols: str = "all", timeframes: str = "all", days: int = 0) -> BackfillPlan:
+    """Read a backfill plan with a profile's changes, and keep the named symbols and timeframes (comma-separated) and days (0: as planned).
+
+    Raises:
+        ConfigError: the file, any of its profiles, an objective, or a name is wrong.
+    """
+    plans = read_profiles(path)
+    if profile not in plans:
+        raise ConfigError([Problem(file="parameters", key="profile", got=profile, allowed=f"one of {', '.join(plans)}")])
+    plan, problems = plans[profile], []
+    kept: dict[str, Any] = {}
+    for key, asked in (("symbols", symbols), ("timeframes", timeframes)):
+        known: tuple[str, ...] = getattr(plan, key)
+        names = known if asked == "all" else tuple(name.strip() for name in asked.split(","))
+        unknown = [name for name in names if name not in known]
+        if unknown:
+            allowed = f"all, or some of {', '.join(known)}"
+            problems.append(Problem(file="parameters", key=key, got=", ".join(unknown), allowed=allowed))
+        kept[key] = tuple(name for name in known if name in names)
+    if not 0 <= days <= MAX_DAYS:
+        problems.append(Problem(file="parameters", key="days", got=str(days), allowed=f"0 for what is planned, or up to {MAX_DAYS}"))
+    if problems:
+        raise ConfigError(problems)
+    if days:
+        kept["history"] = History(days=days, end=plan.history.end)
+    return plan.model_copy(update=kept)
+
+
+def read_profiles(path: str | Path) -> dict[str, BackfillPlan]:
+    """Read a plan once for each of its profiles; `full` is the file as it stands, unless it says otherwise.
+
+    Raises:
+        ConfigError: every problem of the file and its profiles at once.
+    """
+    data, lines = config.read_yaml(config.find(path))
+    whole = dict(data) if isinstance(data, dict) else data
+    profiles = whole.pop("profiles", None) or {} if isinstance(whole, dict) else {}
+    if not isinstance(profiles, dict) or not all(isinstance(changes, dict | None) for changes in profiles.values()):
+        raise ConfigError([Problem(file=str(path), key="profiles", got="something else", allowed="{NAME: {KEY: VALUE}}")])
+    plans, problems = {}, []
+    for name, changes in {"full": {}, **profiles}.items():
+        at = {**lines, **{place[2:]: line for place, line in lines.items() if place[:2] == ("profiles", name) and place[2:]}}
+        try:
+            plans[name] = _checked(_merged(whole, changes or {}) if isinstance(whole, dict) else whole, str(path), at)
+        except ConfigError as error:
+            problems += [problem for problem in error.problems if problem not in problems]
+    if problems:
+        raise ConfigError(problems)
+    return plans
+
+
+def _checked(data: Any, path: str, lines: Mapping[Location, int]) -> BackfillPlan:
+    plan = config.validate(BackfillPlan, data, file=path, lines=lines)
+    parse_all(plan.objectives, METRICS, (), file=path)
+    return plan
+
+
+def _merged(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a mapping with changes, key by key where both are mappings; a history is replaced as a whole."""
+    both = {key: _merged(base[key], value) for key, value in changes.items() if isinstance(value, dict) and isinstance(base.get(key), dict)}
+    return {**base, **changes, **{key: value for key, value in both.items() if key != "history"}}

@@ -1,0 +1,105 @@
+"""What a backfill leaves behind: spans, jobs, and what is needed to read them without a target."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from datetime import datetime
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from pydantic import TypeAdapter
+
+from tapecheck import runs
+from tapecheck.backfill import spans
+from tapecheck.backfill.plan import BackfillPlan
+from tapecheck.backfill.spans import Span
+from tapecheck.errors import ConfigError, Problem
+from tapecheck.runs import Environment, TargetInfo
+
+_METADATA_KEY = b"tapecheck"
+COMPLETED, FAILED, SKIPPED = "completed", "failed", "skipped"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Job:
+    """What became of one job; one that was skipped began and ended nothing.
+
+    `requests` and `repeated` of a symbol whose series are derived stand at the job that they were fetched for.
+    """
+
+    symbol: str
+    timeframe: str
+    state: str
+    error: str = ""
+    inserted: int = 0
+    changed: int = 0
+    unchanged: int = 0
+    repeated: int = 0
+
+    @property
+    def records(self) -> int:
+        """Return how many bars were written or found to be there already."""
+        return self.inserted + self.changed + self.unchanged
+
+
+JOBS = pa.schema(
+    [
+        *(pa.field(name, pa.string()) for name in ("symbol", "timeframe", "state", "error")),
+        *(pa.field(name, pa.int64(), metadata={"unit": "bars"}) for name in ("inserted", "changed", "unchanged", "repeated")),
+    ]
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Context:
+    """What the spans do not say: when (monotonic and UTC), from where, against what, and by which plan."""
+
+    run_id: str
+    started_at: datetime
+    began_ns: int
+    ended_ns: int
+    target: TargetInfo
+    environment: Environment
+    plan: BackfillPlan
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Recording:
+    """Spans in the order in which they began, jobs in the order of the plan, and their context."""
+
+    spans: list[Span]
+    jobs: list[Job]
+    context: Context
+    source: str | None = None
+
+    def tables(self) -> Mapping[str, pa.Table]:
+        """Return the tables to store; the spans carry the context in their metadata."""
+        context = TypeAdapter(Context).dump_json(self.context)
+        table = spans.to_table(self.spans).replace_schema_metadata({_METADATA_KEY: context})
+        return {"spans": table, "jobs": pa.Table.from_pylist([asdict(job) for job in self.jobs], JOBS)}
+
+
+def read(path: str | Path) -> Recording:
+    """Read the recording of a run folder.
+
+    Raises:
+        ConfigError: the folder is no complete backfill run.
+    """
+    return read_files(runs.read(path, "backfill").folder, source=str(path))
+
+
+def read_files(folder: Path, *, source: str) -> Recording:
+    """Read the files of a recording, whatever else the folder holds.
+
+    Raises:
+        ConfigError: one is missing, broken or incomplete.
+    """
+    try:
+        table, jobs = (pq.read_table(folder / f"{name}.parquet") for name in ("spans", "jobs"))
+        context = TypeAdapter(Context).validate_python(json.loads(table.schema.metadata[_METADATA_KEY]))
+        found = [Job(**row) for row in jobs.to_pylist()]
+        return Recording(spans=spans.from_table(table), jobs=found, context=context, source=source)
+    except (OSError, ValueError, KeyError, TypeError, pa.ArrowInvalid) as error:
+        got = f"spans that cannot be read ({type(error).__name__}: {str(error)[:80]})"
+        raise ConfigError([Problem(file=source, key="run", got=got, allowed="a complete backfill run")]) from error

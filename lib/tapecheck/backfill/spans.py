@@ -1,0 +1,156 @@
+"""What took how long: one span a stage of a page of a job, as rows, Parquet and a Chrome trace. It measures no stage itself."""
+
+import json
+import time
+from collections import defaultdict
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+STAGES = ("wait", "fetch", "decode", "features", "insert", "other")
+"""In the order in which a page passes them; `wait` is for a token or between two attempts, `other` is checkpoints and aggregation."""
+
+SCHEMA = pa.schema(
+    [
+        pa.field("worker", pa.int32(), metadata={"unit": "number of the job worker, from 0"}),
+        pa.field("symbol", pa.dictionary(pa.int32(), pa.string())),
+        pa.field("timeframe", pa.dictionary(pa.int32(), pa.string())),
+        pa.field("page", pa.int32(), metadata={"unit": "number of the page in its job, from 0; -1 before the first"}),
+        pa.field("stage", pa.dictionary(pa.int32(), pa.string())),
+        pa.field("began_ns", pa.int64(), metadata={"unit": "ns, monotonic"}),
+        pa.field("ended_ns", pa.int64(), metadata={"unit": "ns, monotonic"}),
+        pa.field("rows", pa.int64(), metadata={"unit": "bars"}),
+        pa.field("bytes", pa.int64(), metadata={"unit": "bytes of the answer's body, decompressed"}),
+        pa.field("requests", pa.int32(), metadata={"unit": "requests sent"}),
+    ]
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Span:
+    """One stage of one page of one job."""
+
+    worker: int = 0
+    symbol: str
+    timeframe: str
+    page: int
+    stage: str
+    began_ns: int
+    ended_ns: int
+    rows: int = 0
+    bytes: int = 0
+    requests: int = 0
+
+    @property
+    def duration_s(self) -> float:
+        """Return how long it took."""
+        return (self.ended_ns - self.began_ns) / 1e9
+
+
+@dataclass(slots=True)
+class Cost:
+    """What a stage moved; whoever runs the stage fills it in."""
+
+    rows: int = 0
+    bytes: int = 0
+    requests: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Trace:
+    """Takes the spans of one job, from any thread, a failed stage's too."""
+
+    symbol: str
+    timeframe: str
+    worker: int = 0
+    spans: list[Span] = field(default_factory=list)
+
+    @contextmanager
+    def span(self, stage: str, page: int) -> Iterator[Cost]:
+        """Record how long the context lasts."""
+        cost, began_ns = Cost(), time.monotonic_ns()
+        try:
+            yield cost
+        finally:
+            span = Span(
+                worker=self.worker,
+                symbol=self.symbol,
+                timeframe=self.timeframe,
+                page=page,
+                stage=stage,
+                began_ns=began_ns,
+                ended_ns=time.monotonic_ns(),
+                rows=cost.rows,
+                bytes=cost.bytes,
+                requests=cost.requests,
+            )
+            self.spans.append(span)
+
+    def of(self, timeframe: str) -> "Trace":
+        """Return a trace of another job of the same symbol and worker, into the same list."""
+        return Trace(self.symbol, timeframe, self.worker, self.spans)
+
+
+def to_table(spans: Iterable[Span]) -> pa.Table:
+    """Return spans as columns, in the order in which they began."""
+    ordered = sorted(spans, key=lambda span: (span.began_ns, span.ended_ns))
+    return pa.table({name: pa.array([getattr(span, name) for span in ordered], SCHEMA.field(name).type) for name in SCHEMA.names}, SCHEMA)
+
+
+def from_table(table: pa.Table) -> list[Span]:
+    """Return the spans of a table."""
+    return [Span(**row) for row in table.select(SCHEMA.names).to_pylist()]
+
+
+def chrome_trace(spans: Iterable[Span]) -> dict[str, Any]:
+    """Return spans as a Chrome trace, which Perfetto opens: a worker is a process, its jobs are slices, their stages nest below.
+
+    Slices of one track must nest, and a page is fetched while the one before is stored; so a job takes as many tracks
+    of its worker as it has stages at once.
+    """
+    jobs: dict[tuple[int, str, str], list[Span]] = defaultdict(list)
+    for span in sorted(spans, key=lambda span: (span.began_ns, -span.ended_ns)):
+        jobs[span.worker, span.symbol, span.timeframe].append(span)
+    zero_ns = min((job[0].began_ns for job in jobs.values()), default=0)
+    free_ns: dict[int, list[int]] = defaultdict(list)  # by worker: when each of its tracks is free again
+    events: list[dict[str, Any]] = []
+    for (worker, symbol, timeframe), job in sorted(jobs.items(), key=lambda item: item[1][0].began_ns):
+        first_ns, last_ns = job[0].began_ns, max(span.ended_ns for span in job)
+        title = {"name": f"{symbol} {timeframe}", "cat": "job"}
+        inner_ns: dict[int, int] = {}
+        for span in job:
+            track = next((track for track, free in inner_ns.items() if free <= span.began_ns), None)
+            if track is None:
+                track = _track(free_ns[worker], first_ns, last_ns)
+                events.append(title | _slice(worker, track, first_ns, last_ns, zero_ns))
+            inner_ns[track] = span.ended_ns
+            cost = {"page": span.page, "rows": span.rows, "bytes": span.bytes, "requests": span.requests}
+            place = _slice(worker, track, span.began_ns, span.ended_ns, zero_ns)
+            events.append({"name": span.stage, "cat": "stage", "args": cost} | place)
+    names = [
+        {"ph": "M", "name": "process_name", "pid": worker, "tid": 0, "args": {"name": f"worker {worker}"}} for worker in sorted(free_ns)
+    ]
+    return {"displayTimeUnit": "ms", "traceEvents": [*names, *events]}
+
+
+def _track(free_ns: list[int], first_ns: int, last_ns: int) -> int:
+    """Return a track that is free from first to last, a new one where none is."""
+    for track, free in enumerate(free_ns):
+        if free <= first_ns:
+            free_ns[track] = last_ns
+            return track
+    free_ns.append(last_ns)
+    return len(free_ns) - 1
+
+
+def _slice(worker: int, track: int, began_ns: int, ended_ns: int, zero_ns: int) -> dict[str, Any]:
+    return {"ph": "X", "pid": worker, "tid": track, "ts": (began_ns - zero_ns) / 1e3, "dur": (ended_ns - began_ns) / 1e3}
+
+
+def write_chrome_trace(spans: Iterable[Span], file: Path) -> None:
+    """Write a Chrome trace."""
+    file.write_text(json.dumps(chrome_trace(spans)), encoding="utf-8")
