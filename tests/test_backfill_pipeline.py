@@ -71,12 +71,8 @@ def states(recording: Recording) -> dict[str, list[str]]:
 
 def checksum(connection: psycopg.Connection[Any], schema: str = SCHEMA) -> list[Any]:
     """Return count and checksum of every row of bars and features, by symbol and timeframe."""
-    return [
-        connection.execute(
-            f"SELECT symbol, timeframe, count(*), md5(string_agg(t::text, '|' ORDER BY time)) FROM {schema}.{table} t GROUP BY 1, 2 ORDER BY 1, 2"
-        ).fetchall()
-        for table in ("bars", "features")
-    ]
+    rows = "SELECT symbol, timeframe, count(*), md5(string_agg(t::text, '|' ORDER BY time)) FROM {} t GROUP BY 1, 2 ORDER BY 1, 2"
+    return [connection.execute(rows.format(f"{schema}.{table}")).fetchall() for table in ("bars", "features")]
 
 
 def test_every_job_is_stored_with_its_spans(endpoints: Endpoints, connection: psycopg.Connection[Any]) -> None:
@@ -174,15 +170,15 @@ def test_a_lost_connection_costs_nothing(endpoints: Endpoints, connection: psyco
                 row = other.execute(f"SELECT count(*) FROM {SCHEMA}.checkpoints WHERE rows > 0").fetchone()
                 if row and row[0] >= 2:
                     found = other.execute(
-                        "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE query LIKE %s AND pid <> pg_backend_pid() AND pid <> %s",
-                        (f"%{SCHEMA}.%", connection.info.backend_pid),
+                        "SELECT pg_terminate_backend(pid) FROM pg_stat_activity, (SELECT backend_start AS began FROM pg_stat_activity"
+                        " WHERE pid = pg_backend_pid()) me WHERE backend_start > began AND backend_type = 'client backend'"
                     ).fetchall()
                     cut.append(len(found))
                     return
                 time.sleep(0.002)
 
     connection.execute(f"TRUNCATE {SCHEMA}.checkpoints, {SCHEMA}.bars, {SCHEMA}.features")
-    thread = threading.Thread(target=cut_off)
+    thread = threading.Thread(target=cut_off)  # its connection is older than those of the run
     thread.start()
     recording = run(plan(), endpoints)
     thread.join()
