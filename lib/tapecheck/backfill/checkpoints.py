@@ -8,6 +8,7 @@ from typing import Any
 
 import psycopg
 
+from tapecheck.backfill import shape
 from tapecheck.backfill.features import NAMES
 
 LIVE = "tapecheck"  # the schema of what a service serves; a measured backfill has one of its own
@@ -50,13 +51,18 @@ def prepare(database_url: str, schema: str = LIVE, *, empty: bool = False) -> No
 
     Args:
         empty: drop the tables and what they hold first.
+
+    Raises:
+        WrongTables: a table of another shape is there; nothing was written.
     """
     features = ", ".join(f"{name} float8" for name in NAMES)
     with psycopg.connect(database_url, connect_timeout=5) as connection:
         connection.execute("SELECT pg_advisory_xact_lock(8245117)")
+        shape.check(connection, schema, _TABLES.format(schema=shape.SCRATCH, features=features))
         if empty:
             connection.execute(f"DROP TABLE IF EXISTS {schema}.bars, {schema}.features, {schema}.checkpoints")
         connection.execute(_TABLES.format(schema=schema, features=features))
+        shape.partition(connection, schema, ("bars", "features"))
 
 
 def note_start(database_url: str, schema: str, first: dt.date) -> None:

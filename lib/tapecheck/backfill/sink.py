@@ -88,10 +88,9 @@ class Sink:
             " WHERE symbol = $1 AND timeframe = $2 AND time < $3 ORDER BY time DESC LIMIT $4",
             (symbol, timeframe, before, count),
         )
-        table = self._cursor.fetch_arrow_table()
+        bars = self._fetched_bars()
         self._connection.rollback()
-        arrays: dict[str, Any] = {name: table.column(name).to_numpy() for name in COLUMNS}
-        return Bars(**arrays)[::-1]
+        return bars[::-1]
 
     def checkpoint(self, symbol: str, timeframe: str) -> Checkpoint | None:
         """Return where a job stands, or None for one that never began."""
@@ -99,6 +98,13 @@ class Sink:
         row = self._cursor.fetchone()
         self._connection.rollback()
         return checkpoint_of(row) if row else None
+
+    def synchronous_commit(self) -> str:
+        """Return this connection's setting; with `off`, what `write` acknowledged may be gone after the server crashes."""
+        self._cursor.execute("SELECT current_setting('synchronous_commit')")
+        row = self._cursor.fetchone()
+        self._connection.rollback()
+        return str(row[0])
 
     def fail(self, symbol: str, timeframe: str, error: str) -> None:
         """Record that a job failed, and why; what it stored before stays."""
@@ -138,19 +144,30 @@ class Sink:
 
     def _upserted(self, name: str, table: pa.Table) -> Counts:
         """Upsert through staging; a row whose values are equal is left alone, so that its page is not written again."""
-        values = _VALUES[name]
         self._cursor.adbc_ingest(f"staging_{name}", table, mode="append", temporary=True)
         self._cursor.execute(
-            f"WITH written AS (INSERT INTO {self._schema}.{name} AS old SELECT * FROM staging_{name}"
-            f" ON CONFLICT (symbol, timeframe, time) DO UPDATE SET {', '.join(f'{v} = excluded.{v}' for v in values)}"
-            f" WHERE ({', '.join(f'old.{v}' for v in values)}) IS DISTINCT FROM ({', '.join(f'excluded.{v}' for v in values)})"
-            " RETURNING xmax = 0 AS is_new)"  # a row version that nobody has locked or replaced was inserted by us
+            f"WITH written AS ({self._upsert(name, f'SELECT * FROM staging_{name}')})"
             " SELECT count(*) FILTER (WHERE is_new), count(*) FILTER (WHERE NOT is_new) FROM written"
         )
         row = self._cursor.fetchone()
         inserted, changed = (int(row[0]), int(row[1])) if row else (0, 0)
         self._cursor.execute(f"DELETE FROM staging_{name}")
         return Counts(inserted=inserted, changed=changed, unchanged=table.num_rows - inserted - changed)
+
+    def _upsert(self, name: str, rows: str) -> str:
+        """Return the statement that upserts rows, a query or VALUES, and says of each one it wrote whether it is new."""
+        values = _VALUES[name]
+        return (
+            f"INSERT INTO {self._schema}.{name} AS old {rows}"
+            f" ON CONFLICT (symbol, timeframe, time) DO UPDATE SET {', '.join(f'{v} = excluded.{v}' for v in values)}"
+            f" WHERE ({', '.join(f'old.{v}' for v in values)}) IS DISTINCT FROM ({', '.join(f'excluded.{v}' for v in values)})"
+            " RETURNING xmax = 0 AS is_new"  # a row version that nobody has locked or replaced was inserted by us
+        )
+
+    def _fetched_bars(self) -> Bars:
+        table = self._cursor.fetch_arrow_table()
+        arrays: dict[str, Any] = {name: table.column(name).to_numpy() for name in COLUMNS}
+        return Bars(**arrays)
 
     def _save(self, checkpoint: Checkpoint, inserted: int) -> None:
         self._cursor.execute(

@@ -1,0 +1,128 @@
+"""Every way to write a page, against a real database: the same counts, the same tables, all or nothing."""
+
+import datetime as dt
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+import psycopg
+import pytest
+
+from tapecheck.backfill import checkpoints, checksum, features
+from tapecheck.backfill.bars import COLUMNS, Bars, to_datetime
+from tapecheck.backfill.checkpoints import Checkpoint
+from tapecheck.backfill.sink import Counts, Sink
+from tapecheck.backfill.strategies import STRATEGIES
+from tapecheck.config import SandboxState
+
+SCHEMA = "test_strategies"
+each = pytest.mark.parametrize("name", STRATEGIES)
+
+
+@pytest.fixture
+def url(sandbox: SandboxState) -> str:
+    """The sandbox's database."""
+    assert sandbox.database_url
+    return sandbox.database_url
+
+
+@pytest.fixture
+def connection(url: str) -> Iterator[psycopg.Connection[Any]]:
+    """A plain connection; the tables of a schema of its own are there, and gone afterwards."""
+    with psycopg.connect(url, autocommit=True) as connection:
+        connection.execute(f"DROP SCHEMA IF EXISTS {SCHEMA} CASCADE")
+        checkpoints.prepare(url, SCHEMA)
+        yield connection
+        connection.execute(f"DROP SCHEMA {SCHEMA} CASCADE")
+
+
+def bars_of(first: int, count: int) -> Bars:
+    """Bars in which every tenth has no weighted price and no trades, as the vendor may leave them out."""
+    index = np.arange(count)
+    c = 100 + np.sin(index) / 3
+    absent = np.where(index % 10 == 0, np.nan, 1.0)
+    return Bars(t=(first + index) * 300_000, o=c, h=c + 1, l=c - 1, c=c, v=c * 7, vw=c * absent, n=np.round(c) * absent)
+
+
+def write(sink: Sink, bars: Bars, timeframe: str = "5m", state: str = "done") -> Counts:
+    """Write a page with its features and checkpoint."""
+    moment = dt.datetime(2026, 1, 1, tzinfo=dt.UTC)
+    at = Checkpoint(symbol="T", timeframe=timeframe, state=state, watermark=to_datetime(bars.t[-1]), refreshed_at=moment)
+    return sink.write(bars, features.compute(bars.c, bars.v, 1e5), at)
+
+
+def _history(make: Callable[..., Sink], url: str) -> list[Counts]:
+    """Write a page, again, an overlap, a correction, and a second series."""
+    with make(url, schema=SCHEMA) as sink:
+        counts = [write(sink, bars_of(0, 300)), write(sink, bars_of(0, 300)), write(sink, bars_of(0, 310))]
+        corrected = bars_of(0, 310)
+        corrected.h[5:8] += 1
+        corrected.vw[20] = 1.0
+        return [*counts, write(sink, corrected), write(sink, bars_of(50, 20), "15m")]
+
+
+def _tables(connection: psycopg.Connection[Any]) -> list[Any]:
+    tables = [connection.execute(f"SELECT * FROM {SCHEMA}.{t} ORDER BY symbol, timeframe, time").fetchall() for t in checksum.VALUES]
+    return [*tables, connection.execute(f"SELECT {checkpoints.FIELDS} FROM {SCHEMA}.checkpoints ORDER BY timeframe").fetchall()]
+
+
+@each
+def test_every_way_counts_alike_and_ends_in_the_same_tables(url: str, connection: psycopg.Connection[Any], name: str) -> None:
+    """Counts, rows, checkpoints and checksum are those of COPY, absent values included."""
+    expected = [Counts(inserted=300), Counts(unchanged=300), Counts(inserted=10, unchanged=300)]
+    expected += [Counts(changed=4, unchanged=306), Counts(inserted=20)]
+    assert _history(Sink, url) == expected
+    by_copy, sum_by_copy = _tables(connection), checksum.by_series(connection, SCHEMA)
+    for table in ("bars", "features", "checkpoints"):
+        connection.execute(f"TRUNCATE {SCHEMA}.{table}")
+    assert _history(STRATEGIES[name], url) == expected
+    assert _tables(connection) == by_copy
+    assert checksum.by_series(connection, SCHEMA) == sum_by_copy and str(sum_by_copy["T", "5m"]).startswith("620-")
+
+
+@each
+def test_every_way_is_all_or_nothing(url: str, connection: psycopg.Connection[Any], name: str) -> None:
+    """When the features of a page cannot be stored, neither its bars nor its checkpoint are, and the sink goes on."""
+    bars = bars_of(0, 20)
+    at = Checkpoint(symbol="T", timeframe="5m", state="done", watermark=to_datetime(bars.t[-1]))
+    with STRATEGIES[name](url, schema=SCHEMA) as sink:
+        with pytest.raises(Exception, match="no_such_column"):
+            sink.write(bars, features.compute(bars.c, bars.v, 1e5) | {"no_such_column": bars.c}, at)
+        assert _tables(connection) == [[], [], []]
+        assert write(sink, bars) == Counts(inserted=20)
+    assert [len(rows) for rows in _tables(connection)] == [20, 20, 1]
+
+
+@each
+def test_every_way_is_durable_when_it_returns(url: str, connection: psycopg.Connection[Any], name: str) -> None:
+    """Another connection sees a page as soon as it was acknowledged, in the sink's own schema only."""
+    with STRATEGIES[name](url, schema=SCHEMA) as sink:
+        write(sink, bars_of(0, 20), state="filling")
+        assert [len(rows) for rows in _tables(connection)] == [20, 20, 1]
+        assert connection.execute("SELECT count(*) FROM tapecheck.bars WHERE symbol = 'T'").fetchone() == (0,)
+
+
+@each
+def test_every_way_reads_back(url: str, connection: psycopg.Connection[Any], name: str) -> None:
+    """The tail, the checkpoint and a failure are read the same way whatever wrote them."""
+    bars = bars_of(0, 50)
+    with STRATEGIES[name](url, schema=SCHEMA) as sink:
+        assert len(sink.tail("T", "5m", to_datetime(0), 10)) == 0 and sink.checkpoint("T", "5m") is None
+        write(sink, bars)
+        tail = sink.tail("T", "5m", to_datetime(bars.t[40]), 15)
+        for column in COLUMNS:
+            np.testing.assert_array_equal(getattr(tail, column), getattr(bars, column)[25:40])
+            assert getattr(tail, column).dtype == getattr(bars, column).dtype
+        sink.fail("T", "5m", "poisoned")
+        found = sink.checkpoint("T", "5m")
+        assert found and (found.state, found.error, found.rows, found.failures) == ("failed", "poisoned", 50, 1)
+        assert found == checkpoints.read(url, SCHEMA)["T", "5m"]
+
+
+@each
+@pytest.mark.parametrize("setting", ["on", "off", "local"])
+def test_durability_is_that_of_the_sinks_own_connection(url: str, connection: psycopg.Connection[Any], name: str, setting: str) -> None:
+    """What the URL says of synchronous_commit is what the sink reports, not the server's default."""
+    with STRATEGIES[name](f"{url}&options=-c%20synchronous_commit%3D{setting}", schema=SCHEMA) as sink:
+        assert sink.synchronous_commit() == setting
+        assert write(sink, bars_of(0, 5)) == Counts(inserted=5)
