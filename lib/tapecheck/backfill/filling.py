@@ -10,6 +10,7 @@ import anyio
 import httpx
 from anyio.from_thread import start_blocking_portal
 from anyio.to_thread import run_sync
+from psycopg.conninfo import conninfo_to_dict
 
 from tapecheck import progress, runs
 from tapecheck.backfill import checkpoints, features
@@ -27,6 +28,7 @@ from tapecheck.progress import Report
 from tapecheck.runs import TargetInfo
 
 Key = tuple[str, str]
+LOOPBACK = ("127.0.0.1", "localhost", "::1")
 REPORT_EVERY_S = 0.5
 DATABASE_PAUSE_S = 0.3  # between two attempts to reach a lost database
 COMPUTE = {"vectorized": features.compute, "per_row": features.compute_per_row, "off": None}
@@ -93,15 +95,26 @@ def run(plan: BackfillPlan, endpoints: Endpoints) -> Recording:
             target=endpoints.target,
             environment=runs.environment(),
             plan=plan,
+            remote=_remote(endpoints),
         ),
     )
+
+
+def _remote(endpoints: Endpoints) -> tuple[str, ...]:
+    """Return the stages that do not use this machine's cores."""
+    database = str(conninfo_to_dict(endpoints.database_url).get("host") or "")
+    far = {
+        "fetch": httpx.URL(endpoints.source_url).host not in LOOPBACK,
+        "insert": database not in LOOPBACK and database[:1] not in ("", "/"),
+    }
+    return tuple(stage for stage, is_far in far.items() if is_far)
 
 
 def _check_source(url: str, timeout_s: float) -> None:
     """Ask for the root, without a key and so at no cost, to tell a source that is not there at once."""
     host = httpx.URL(url).host
     try:
-        httpx.get(url, timeout=min(timeout_s, 10), trust_env=host not in ("127.0.0.1", "localhost", "::1"))
+        httpx.get(url, timeout=min(timeout_s, 10), trust_env=host not in LOOPBACK)
     except httpx.RequestError as error:
         raise TargetDown(f"the source {host} does not answer ({type(error).__name__}); nothing was fetched") from None
 

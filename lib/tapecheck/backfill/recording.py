@@ -53,7 +53,10 @@ JOBS = pa.schema(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Context:
-    """What the spans do not say: when (monotonic and UTC), from where, against what, and by which plan."""
+    """What the spans do not say: when (monotonic and UTC), from where, against what, and by which plan.
+
+    `remote` are the stages that did not use this machine's cores.
+    """
 
     run_id: str
     started_at: datetime
@@ -62,6 +65,7 @@ class Context:
     target: TargetInfo
     environment: Environment
     plan: BackfillPlan
+    remote: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
