@@ -22,6 +22,7 @@ from tapecheck.backfill.recording import COMPLETED, FAILED, SKIPPED, Context, Jo
 from tapecheck.backfill.sink import Sink, SinkError
 from tapecheck.backfill.source import Source
 from tapecheck.backfill.spans import Span, Trace
+from tapecheck.backfill.strategies import STRATEGIES
 from tapecheck.backfill.wire import SourceError
 from tapecheck.errors import ConfigError, Problem, TargetDown
 from tapecheck.progress import Report
@@ -68,6 +69,7 @@ def run(plan: BackfillPlan, endpoints: Endpoints) -> Recording:
     Raises:
         ConfigError: an earlier run, which is to be resumed, began its history on another day.
         TargetDown: source or database do not answer; nothing was fetched.
+        WrongTables: the schema holds tables of another shape; nothing was written.
         KeyboardInterrupt: it was asked for; what is stored is whole, and `begin: resume` goes on from there.
     """
     first, end = plan.history.bounds()
@@ -231,7 +233,8 @@ class _Worker:
         for pause_s in self._pauses():
             try:
                 if self._sink is None:
-                    self._sink = await run_sync(Sink, self._filling.endpoints.database_url, self._plan.database_schema)
+                    strategy = STRATEGIES[self._plan.insert]
+                    self._sink = await run_sync(strategy, self._filling.endpoints.database_url, self._plan.database_schema)
                 return await self._refreshed(self._sink, group)
             except SinkError as error:
                 said = f"the database was lost: {_line(error)}"

@@ -1,0 +1,144 @@
+"""The backfill validation as the notebook tells it: settings, plan, run or read, summarize, judge, record."""
+
+import dataclasses
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from pydantic import ConfigDict, Field
+
+from tapecheck import config, runs
+from tapecheck.backfill import analysis, findings, whatif
+from tapecheck.backfill.analysis import BackfillSummary, JobSummary, Slowest, StageSummary, Totals, summarize
+from tapecheck.backfill.filling import Endpoints, run
+from tapecheck.backfill.plan import METRICS, BackfillPlan, read_plan
+from tapecheck.backfill.recording import FAILED, Recording, read
+from tapecheck.backfill.whatif import WhatIf
+from tapecheck.config import Model
+from tapecheck.runs import Finding, Picture, Recorded, Result
+from tapecheck.verdict import Check, Objective, overall, parse_all
+
+__all__ = [
+    "BackfillResult", "Endpoints", "Settings", "find", "headline", "judge", "objectives", "predict", "read", "read_plan", "record",
+    "run", "settings", "summarize",
+]  # fmt: skip
+
+
+class Settings(Model):
+    """The notebook's parameters, checked: a wrong type or an empty path stops before anything is fetched."""
+
+    model_config = ConfigDict(strict=True)
+
+    target: str = Field(min_length=1)
+    plan: str = Field(min_length=1)
+    run: str = Field(min_length=1)
+    out: str
+    profile: str = Field(min_length=1)
+    symbols: str = Field(default="all", min_length=1)
+    timeframes: str = Field(default="all", min_length=1)
+    days: int = Field(default=0, ge=0)
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class BackfillResult(Result):
+    """result.json of a backfill run."""
+
+    totals: Totals
+    stages: dict[str, StageSummary]
+    slowest_job: Slowest | None
+    slowest_timeframe: Slowest | None
+    slowest_symbol: Slowest | None
+    jobs: dict[str, dict[str, JobSummary]]
+    rate_limit_floor_s: float
+    what_if: list[WhatIf]
+
+
+def settings(**given: object) -> Settings:
+    """Check the notebook's parameters, and that the output folder can be written.
+
+    Raises:
+        ConfigError: every wrong parameter at once.
+        OutputError: the output folder cannot be written.
+    """
+    checked = config.validate(Settings, given, file="parameters")
+    runs.check_writable(checked.out)
+    return checked
+
+
+def objectives(plan: BackfillPlan) -> tuple[Objective, ...]:
+    """Return a plan's objectives, parsed."""
+    return parse_all(plan.objectives, METRICS, (), file="plan")
+
+
+def judge(summary: BackfillSummary, plan: BackfillPlan) -> list[Check]:
+    """Judge every objective of the plan."""
+    return analysis.check(summary, objectives(plan))
+
+
+def predict(recording: Recording) -> list[WhatIf]:
+    """Predict what the usual changes would save; the first one is no change, which shows how true the replay is."""
+    return whatif.predict_all(recording)
+
+
+def find(recording: Recording, summary: BackfillSummary) -> list[Finding]:
+    """Return what the figures say, each with its evidence."""
+    return findings.find(summary, recording.context.plan)
+
+
+def headline(recording: Recording, checks: list[Check], found: list[Finding]) -> str:
+    """Return the verdict in one line of Markdown, with where the time goes."""
+    verdict, missed = overall(c.verdict for c in checks), [c for c in checks if c.verdict != "pass"]
+    first = f" First: {missed[0].objective}: {missed[0].reason}." if missed else ""
+    met = f"{len(checks) - len(missed)} of {len(checks)} checks met"
+    said = _said(found)
+    return f"**{verdict.replace('_', ' ').upper()}** for {recording.context.target.name}: {met}.{first}{' ' if said else ''}{said}"
+
+
+def _said(found: list[Finding]) -> str:
+    failed = next((f for f in found if f.name == "failed_jobs"), None)
+    limit = findings.bottleneck(found)
+    return " ".join(
+        f"{text}." for text in (failed and failed.finding.capitalize(), limit and f"Where the time goes: {limit.finding}") if text
+    )
+
+
+def record(
+    recording: Recording,
+    summary: BackfillSummary,
+    checks: list[Check],
+    *,
+    settings: Settings,
+    figures: Mapping[str, Picture],
+    what_if: list[WhatIf],
+) -> Recorded:
+    """Write the run folder and return where it is; see `runs.record`."""
+    found, context = find(recording, summary), recording.context
+    result = BackfillResult(
+        validation="backfill",
+        run_id=context.run_id if recording.source is None else runs.new_id(),
+        verdict=overall(c.verdict for c in checks),
+        started_at=context.started_at,
+        target=context.target,
+        environment=context.environment,
+        parameters=settings.model_dump(),
+        checks=checks,
+        bottleneck=findings.bottleneck(found),
+        recommendations=found,
+        headline=_said(found),
+        reanalysis_of=recording.source,
+        totals=summary.totals,
+        stages=summary.stages,
+        slowest_job=summary.slowest_job,
+        slowest_timeframe=summary.slowest_timeframe,
+        slowest_symbol=summary.slowest_symbol,
+        jobs=summary.jobs,
+        rate_limit_floor_s=summary.rate_limit_floor_s,
+        what_if=what_if,
+    )
+    return runs.record(result, out=settings.out, tables=recording.tables(), figures=figures, lines={"failures": failures(recording)})
+
+
+def failures(recording: Recording) -> Iterator[dict[str, Any]]:
+    """Yield one plain record a failed job."""
+    for job in recording.jobs:
+        if job.state == FAILED:
+            yield {"symbol": job.symbol, "timeframe": job.timeframe, "error": job.error}

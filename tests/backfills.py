@@ -1,0 +1,55 @@
+"""Recordings of backfills that never ran, for the tests of what is pure: spans of known schedules."""
+
+import datetime as dt
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from tapecheck.backfill.plan import BackfillPlan
+from tapecheck.backfill.recording import COMPLETED, Context, Job, Recording
+from tapecheck.backfill.spans import Span
+from tapecheck.runs import Environment, TargetInfo
+
+ENVIRONMENT = Environment(
+    host="h", system="s", cores=2, memory_mb=1, python="3", versions={"tapecheck": "0"}, git_commit=None, git_dirty=None
+)
+
+
+def span(stage: str, began_s: float, ended_s: float, job: str = "AAPL 1d", page: int = 0, **more: Any) -> Span:
+    symbol, timeframe = job.split()
+    return Span(
+        stage=stage, began_ns=round(began_s * 1e9), ended_ns=round(ended_s * 1e9), symbol=symbol, timeframe=timeframe, page=page, **more
+    )
+
+
+def recording(
+    spans: Sequence[Span],
+    *,
+    wall_s: float | None = None,
+    jobs: Iterable[Job] | None = None,
+    cores: int = 2,
+    remote: tuple[str, ...] = (),
+    **plan: Any,
+) -> Recording:
+    """Return a recording of spans; jobs are those of the spans, all completed, unless they are given."""
+    names = list(dict.fromkeys((s.symbol, s.timeframe) for s in spans))
+    found = list(jobs) if jobs is not None else [Job(symbol=symbol, timeframe=frame, state=COMPLETED) for symbol, frame in names]
+    base = {
+        "symbols": list(dict.fromkeys(job.symbol for job in found)) or ["AAPL"],
+        "timeframes": list(dict.fromkeys(job.timeframe for job in found)) or ["1d"],
+        "history": {"start": dt.date(2026, 1, 1), "end": dt.date(2026, 2, 1)},
+    }
+    last_ns = max((s.ended_ns for s in spans), default=0)
+    return Recording(
+        spans=sorted(spans, key=lambda s: s.began_ns),
+        jobs=found,
+        context=Context(
+            run_id="20260101T000000Z-0000",
+            started_at=dt.datetime(2026, 1, 1, tzinfo=dt.UTC),
+            began_ns=0,
+            ended_ns=last_ns if wall_s is None else round(wall_s * 1e9),
+            target=TargetInfo(name="sandbox", kind="sandbox", base_url="http://127.0.0.1:1"),
+            environment=Environment(**{name: getattr(ENVIRONMENT, name) for name in Environment.__slots__} | {"cores": cores}),
+            plan=BackfillPlan.model_validate(base | plan),
+            remote=remote,
+        ),
+    )

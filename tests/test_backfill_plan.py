@@ -1,0 +1,114 @@
+"""The backfill's YAML: what it means, and that every mistake in it is named before anything is fetched."""
+
+import datetime as dt
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from tapecheck.backfill.plan import BackfillPlan, History, read_plan, read_profiles, today
+from tapecheck.errors import ConfigError
+
+GOOD: dict[str, Any] = {"symbols": ["AAPL", "BTC"], "timeframes": ["5m", "1d"], "history": {"days": 30}}
+
+
+def write(folder: Path, **changes: Any) -> Path:
+    file = folder / "plan.yaml"
+    file.write_text(yaml.safe_dump(GOOD | changes))
+    return file
+
+
+def test_the_shipped_plan_is_the_objectives_one() -> None:
+    """25 symbols by 5 timeframes by 365 days are 125 jobs; every profile is valid and smaller."""
+    plans = read_profiles("config/backfill.yaml")
+    assert list(plans) == ["full", "small", "rate_limited"]
+    assert len(plans["full"].jobs) == 125 and plans["full"].history.days == 365
+    assert all(len(plan.jobs) < 125 for name, plan in plans.items() if name != "full")
+    assert [plan.source.rate_per_s for plan in plans.values()] == [None, None, 2.0]
+    assert (plans["rate_limited"].source.timeout_s, plans["rate_limited"].source.bucket() is None) == (15, False)
+
+
+WRONG = [
+    ({"symbols": []}, "symbols", "at least 1 item"),
+    ({"symbols": ["aapl"]}, "symbols.0", "pattern"),
+    ({"symbols": ["AAPL", "AAPL"]}, "symbols", "each once; more than once: AAPL"),
+    ({"timeframes": ["5m", "2h"]}, "timeframes.1", "one of 5m, 15m, 1h, 4h, 1d"),
+    ({"history": {}}, "history", "exactly one of days and start"),
+    ({"history": {"days": 3, "start": "2026-01-01"}}, "history", "exactly one of days and start"),
+    ({"history": {"start": dt.date(2026, 3, 1), "end": dt.date(2026, 2, 1)}}, "history", "before end; these are 2026-03-01 to 2026-02-01"),
+    ({"history": {"start": dt.date(2026, 3, 1), "end": dt.date(2026, 3, 1)}}, "history", "1 to 3650 days before end"),
+    ({"history": {"start": dt.date(2999, 1, 1)}}, "history.start", "not after today"),
+    ({"history": {"days": 5, "end": dt.date(2999, 1, 1)}}, "history.end", "not after today"),
+    ({"insert": "fast"}, "insert", "'copy', 'executemany' or 'row_by_row'"),
+    ({"features": True}, "features", "'vectorized', 'per_row' or 'off'"),
+    ({"source": {"requests_per_minute": 0}}, "source.requests_per_minute", "greater than 0"),
+    ({"concurrency": {"jobs": 0}}, "concurrency.jobs", "greater than or equal to 1"),
+    ({"concurency": {}}, "concurency", "one of symbols"),
+    ({"database_schema": "tapecheck"}, "database_schema", "pattern"),
+    ({"objectives": ["p95_ms < 5"]}, "objectives.0", "no metric 'p95_ms'"),
+    ({"profiles": {"small": {"timeframes": ["9m"]}}}, "timeframes.0", "one of 5m"),
+]
+
+
+@pytest.mark.parametrize(("changes", "key", "allowed"), WRONG, ids=[f"{key}: {changes}"[:60] for changes, key, _ in WRONG])
+def test_a_mistake_is_named(tmp_path: Path, changes: dict[str, Any], key: str, allowed: str) -> None:
+    """The key and what is allowed there are said, whichever profile is asked for."""
+    with pytest.raises(ConfigError) as caught:
+        read_plan(write(tmp_path, **changes))
+    (problem,) = caught.value.problems
+    assert problem.key == key and allowed in problem.allowed
+
+
+def test_all_mistakes_are_named_at_once(tmp_path: Path) -> None:
+    """Each with its line, those of a profile too."""
+    file = tmp_path / "plan.yaml"
+    history = "{start: 2026-02-01, end: 2026-01-01}"
+    lines = ["symbols: [AAPL, nope]", "timeframes: [7m]", f"history: {history}", "insert: x", "profiles:", "  small: {derive: maybe}"]
+    file.write_text("\n".join(lines))
+    with pytest.raises(ConfigError) as caught:
+        read_plan(file)
+    found = [(problem.key, problem.line) for problem in caught.value.problems]
+    assert found == [("symbols.1", 1), ("timeframes.0", 2), ("history", 3), ("insert", 4), ("derive", 6)]
+
+
+def test_a_profile_changes_what_it_names(tmp_path: Path) -> None:
+    """Nested keys one by one, a history as a whole; everything else stands as it is."""
+    profiles = {"slow": {"source": {"requests_per_minute": 5}, "history": {"start": dt.date(2026, 1, 1)}, "derive": True}}
+    file = write(tmp_path, profiles=profiles, source={"timeout_s": 3, "burst": 2})
+    plan = read_plan(file, profile="slow")
+    assert (plan.source.requests_per_minute, plan.source.timeout_s, plan.source.burst) == (5, 3, 2)
+    assert (plan.history.days, plan.history.start, plan.derive) == (None, dt.date(2026, 1, 1), True)
+    assert read_plan(file).source.requests_per_minute is None
+
+
+def test_parameters_choose_from_the_plan(tmp_path: Path) -> None:
+    """In the plan's order; unknown names, profiles and days are refused together."""
+    file = write(tmp_path)
+    plan = read_plan(file, symbols="BTC, AAPL", timeframes="1d", days=7)
+    assert (plan.jobs, plan.history.days) == ([("AAPL", "1d"), ("BTC", "1d")], 7)
+    with pytest.raises(ConfigError) as caught:
+        read_plan(file, symbols="AAPL,NOSUCH", timeframes="3h", days=-1)
+    assert [problem.key for problem in caught.value.problems] == ["symbols", "timeframes", "days"]
+    with pytest.raises(ConfigError, match="profile: got huge; allowed: one of full"):
+        read_plan(file, profile="huge")
+
+
+@pytest.mark.parametrize(
+    ("symbol", "first", "last"),
+    [
+        ("BTC", "2026-03-01T00:00:00+00:00", "2026-03-31T23:59:59.999000+00:00"),
+        ("AAPL", "2026-03-01T05:00:00+00:00", "2026-04-01T03:59:59.999000+00:00"),  # daylight saving begins in between
+    ],
+)
+def test_a_history_is_whole_days_of_the_market(symbol: str, first: str, last: str) -> None:
+    """Days begin at midnight in New York for stocks and in UTC for crypto, so that no bar of any length is cut."""
+    history = History(start=dt.date(2026, 3, 1), end=dt.date(2026, 4, 1))
+    assert [moment.isoformat() for moment in history.range(symbol)] == [first, last]
+
+
+def test_days_count_back_from_today() -> None:
+    """The last day is over, so that a run on the next morning has the same bars."""
+    first, end = History(days=30).bounds()
+    assert (end, end - first) == (today(), dt.timedelta(days=30))
+    assert BackfillPlan.model_validate(GOOD).history.range("BTC")[1] <= dt.datetime.now(dt.UTC)
