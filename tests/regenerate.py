@@ -16,10 +16,12 @@ import nbformat
 from nbclient import NotebookClient
 
 from tapecheck import config, runs
+from tapecheck.backfill.validation import BackfillResult
 from tapecheck.load.validation import LoadResult
 
 TESTS = Path(__file__).resolve().parent
-RESULTS: Mapping[str, type[runs.Result]] = {"load": LoadResult}
+RESULTS: Mapping[str, type[runs.Result]] = {"load": LoadResult, "backfill": BackfillResult}
+WITH_NOTEBOOK = [name for name in RESULTS if (config.NOTEBOOKS / f"{name}.ipynb").exists()]
 
 
 def golden_cell(validation: str, source: str) -> str:
@@ -45,7 +47,7 @@ def execute(notebook: nbformat.NotebookNode, folder: Path) -> nbformat.NotebookN
 
 
 def golden() -> None:
-    for validation in RESULTS:
+    for validation in WITH_NOTEBOOK:
         notebook = nbformat.read(config.NOTEBOOKS / f"{validation}.ipynb", as_version=4)
         parameters = next(c for c in notebook.cells if "parameters" in c.metadata.get("tags", []))
         parameters.source = golden_cell(validation, parameters.source)
@@ -53,7 +55,7 @@ def golden() -> None:
 
 
 def notebooks() -> None:
-    for validation in RESULTS:
+    for validation in WITH_NOTEBOOK:
         file = config.NOTEBOOKS / f"{validation}.ipynb"
         nbformat.write(execute(nbformat.read(file, as_version=4), config.NOTEBOOKS), file)
 

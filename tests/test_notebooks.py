@@ -8,7 +8,7 @@ from pathlib import Path
 import nbformat
 import papermill
 import pytest
-from regenerate import RESULTS, golden_cell
+from regenerate import WITH_NOTEBOOK, golden_cell
 
 from tapecheck import charts, config
 
@@ -74,7 +74,7 @@ def test_a_pass_of_the_committed_run_is_shown(notebook: Path) -> None:
     assert re.findall(r"\*\*([A-Z ]+)\*\* for sandbox", text) == ["PASS"]
 
 
-@pytest.mark.parametrize("validation", RESULTS)
+@pytest.mark.parametrize("validation", WITH_NOTEBOOK)
 def test_golden_and_notebook_have_the_same_cells(validation: str) -> None:
     """The golden is the shipped notebook with another parameters cell, and nothing else."""
     shipped, golden = (read(folder / f"{validation}.ipynb").cells for folder in (config.NOTEBOOKS, Path(__file__).parent / "notebooks"))
@@ -83,7 +83,7 @@ def test_golden_and_notebook_have_the_same_cells(validation: str) -> None:
     assert [c.metadata.get("tags") for c in golden] == [c.metadata.get("tags") for c in shipped]
 
 
-@pytest.mark.parametrize("validation", RESULTS)
+@pytest.mark.parametrize("validation", WITH_NOTEBOOK)
 def test_the_golden_compares_what_it_shows(validation: str) -> None:
     """nbval compares only executed cells: every code cell of the golden has a count, and at most the record is ignored."""
     cells = code(Path(__file__).parent / "notebooks" / f"{validation}.ipynb")

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from tapecheck import config
+from tapecheck.backfill.plan import read_profiles
 from tapecheck.config import Target
 from tapecheck.errors import ConfigError, Problem
 from tapecheck.load import validation as load
@@ -15,7 +16,9 @@ def problems(file: Path) -> list[Problem]:
     try:
         data, _ = config.read_yaml(config.find(file))
         keys = set(data) if isinstance(data, dict) else set()
-        if keys & {"scenarios", "objectives"}:
+        if keys & {"symbols", "timeframes", "history"}:
+            read_profiles(file)
+        elif keys & {"scenarios", "objectives"}:
             load.read_plan(file)
         elif keys & {"kind", "requests", "base_url"}:
             config.read(Target, file)
@@ -23,7 +26,10 @@ def problems(file: Path) -> list[Problem]:
             raise ConfigError(
                 [
                     Problem(
-                        file=str(file), key="(file)", got=f"keys {sorted(map(str, keys))}", allowed="a target or a load plan; see config/"
+                        file=str(file),
+                        key="(file)",
+                        got=f"keys {sorted(map(str, keys))}",
+                        allowed="a target, a load plan or a backfill plan; see config/",
                     )
                 ]
             )

@@ -96,9 +96,7 @@ def headline(recording: Recording, checks: list[Check], found: list[Finding]) ->
 def _said(found: list[Finding]) -> str:
     failed = next((f for f in found if f.name == "failed_jobs"), None)
     limit = findings.bottleneck(found)
-    return " ".join(
-        f"{text}." for text in (failed and failed.finding.capitalize(), limit and f"Where the time goes: {limit.finding}") if text
-    )
+    return " ".join(f"{text}." for text in (failed and failed.finding, limit and f"Where the time goes: {limit.finding}") if text)
 
 
 def record(

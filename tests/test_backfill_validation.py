@@ -1,0 +1,96 @@
+"""The facade: a recording becomes a run folder that keeps its schema and can be analysed again without a target."""
+
+import json
+from pathlib import Path
+
+import pytest
+from backfills import recording, span
+
+from tapecheck import lint
+from tapecheck.backfill import validation
+from tapecheck.backfill.recording import COMPLETED, FAILED, Job, Recording
+from tapecheck.backfill.validation import BackfillResult
+from tapecheck.errors import ConfigError
+from tapecheck.runs import Recorded
+from tapecheck.verdict import Verdict
+
+PARAMETERS = {"target": "t", "plan": "config/backfill.yaml", "run": "new", "profile": "small"}
+
+
+def recorded(found: Recording, out: Path) -> Recorded:
+    summary = validation.summarize(found)
+    return validation.record(
+        found,
+        summary,
+        validation.judge(summary, found.context.plan),
+        settings=validation.settings(**PARAMETERS, out=str(out)),
+        figures={},
+        what_if=validation.predict(found),
+    )
+
+
+def two_jobs() -> Recording:
+    jobs = [
+        Job(symbol="AAPL", timeframe="5m", state=COMPLETED, inserted=90),
+        Job(symbol="AAPL", timeframe="1d", state=FAILED, error="AAPL: HTTP 403: no plan"),
+    ]
+    spans = [span("fetch", 0, 1, job="AAPL 5m", requests=1), span("insert", 1, 9, job="AAPL 5m", rows=90), span("fetch", 9, 10, requests=1)]
+    return recording(spans, jobs=jobs, objectives=["job_success_ratio >= 1", "duration_s < 90"])
+
+
+def test_a_run_is_written_and_analysed_again_to_the_same_figures(tmp_path: Path) -> None:
+    """The same code on the recorded spans gives the same summary, and the result says of which run it is."""
+    first = recorded(two_jobs(), tmp_path)
+    assert first.folder and {p.name for p in first.folder.iterdir()} == {"result.json", "spans.parquet", "jobs.parquet", "failures.jsonl"}
+    again = validation.read(first.folder)
+    assert validation.summarize(again) == validation.summarize(two_jobs())
+    second = recorded(again, tmp_path)
+    one, two = (json.loads((run.folder / "result.json").read_text()) for run in (first, second) if run.folder)
+    own = [name for name in BackfillResult.__dataclass_fields__ if name not in ("run_id", "reanalysis_of")]
+    assert {name: one[name] for name in own} == {name: two[name] for name in own}
+    assert two["reanalysis_of"] == str(first.folder)
+
+
+def test_the_result_has_what_the_design_names(tmp_path: Path) -> None:
+    """Totals, stages, the slowest, jobs, the floor and what-if, with the failed job in a file of its own."""
+    folder = recorded(two_jobs(), tmp_path).folder
+    assert folder
+    result = json.loads((folder / "result.json").read_text())
+    assert (result["verdict"], result["bottleneck"]["name"]) == ("fail", "bottleneck_insert")
+    totals = {"jobs": 2, "completed": 1, "failed": 1, "skipped": 0, "requests": 2, "bytes": 0}
+    assert result["totals"] == totals | {"duration_s": 10, "records": 90, "records_per_s": 9}
+    assert result["stages"]["insert"] == {"busy_s": 8, "busy_share": 0.8, "wall_share": 0.8, "spans": 1}
+    assert (result["slowest_job"]["name"], result["slowest_timeframe"]["name"]) == ("AAPL 5m", "5m")
+    assert result["jobs"]["AAPL"]["1d"]["error"] == "AAPL: HTTP 403: no plan" and result["what_if"][0]["change"] == "as recorded"
+    assert json.loads((folder / "failures.jsonl").read_text()) == {"symbol": "AAPL", "timeframe": "1d", "error": "AAPL: HTTP 403: no plan"}
+
+
+def test_the_headline_says_what_failed_and_where_the_time_goes() -> None:
+    """One line, the worst first."""
+    found = two_jobs()
+    summary = validation.summarize(found)
+    said = validation.headline(found, validation.judge(summary, found.context.plan), validation.find(found, summary))
+    assert said.startswith("**FAIL** for sandbox: 1 of 2 checks met. First: job_success_ratio >= 1: 0.5 misses >= 1.")
+    assert "1 of 2 jobs failed: AAPL 1d. Where the time goes: insert takes 80% of busy time" in said
+
+
+def test_without_objectives_there_is_no_verdict() -> None:
+    """A run that promises nothing passes nothing."""
+    found = recording([span("fetch", 0, 1)])
+    summary = validation.summarize(found)
+    assert validation.judge(summary, found.context.plan) == []
+    assert validation.headline(found, [], []).startswith(f"**{Verdict.NO_DATA.value.replace('_', ' ').upper()}**")
+
+
+def test_wrong_parameters_are_named_together() -> None:
+    """A wrong type is not converted."""
+    with pytest.raises(ConfigError) as caught:
+        validation.settings(**PARAMETERS | {"profile": 3}, out="", days="7")
+    assert {problem.key for problem in caught.value.problems} == {"profile", "days"}
+
+
+def test_a_wrong_plan_is_found_by_the_check(tmp_path: Path) -> None:
+    """`tapecheck check` knows a backfill plan by its keys."""
+    assert lint.problems(Path("config/backfill.yaml")) == []
+    (tmp_path / "plan.yaml").write_text("symbols: [AAPL]\ntimeframes: [9m]\nhistory: {days: 3}\n")
+    assert [(problem.key, problem.line) for problem in lint.problems(tmp_path / "plan.yaml")] == [("timeframes.0", 2)]
