@@ -1,11 +1,19 @@
 """The whole backfill against the sandbox's real upstream and database: complete, named, resumed, derived."""
 
+import contextlib
 import dataclasses
+import json
 import os
 import signal
+import socket
+import socketserver
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
+from random import Random
 from typing import Any
 
 import httpx
@@ -13,16 +21,18 @@ import psycopg
 import pytest
 
 from tapecheck.backfill import filling
+from tapecheck.backfill.analysis import summarize
 from tapecheck.backfill.filling import Endpoints, run
 from tapecheck.backfill.plan import BackfillPlan
 from tapecheck.backfill.recording import Recording
+from tapecheck.backfill.whatif import predict_all
 from tapecheck.config import SandboxState
 from tapecheck.errors import ConfigError, TargetDown
 from tapecheck.runs import TargetInfo
 from tapecheck.sandbox.profile import Home
 
 SCHEMA = "tapecheck_test"
-BASE = {
+BASE: dict[str, Any] = {
     "symbols": ["TSLA", "SOL"],  # not in the fixture's profile, so that the scheduler does not take these faults
     "timeframes": ["5m", "15m", "1h", "4h", "1d"],
     "history": {"days": 120},
@@ -154,8 +164,10 @@ def test_an_interrupted_run_resumes_to_the_same_tables(endpoints: Endpoints, con
 def test_another_history_is_not_resumed(endpoints: Endpoints, connection: psycopg.Connection[Any]) -> None:
     """Resuming with an earlier first day would leave a hole before the checkpoints, so it is refused."""
     run(plan(timeframes=["1d"], history={"days": 10}), endpoints)
-    with pytest.raises(ConfigError, match="the same first day"):
+    with pytest.raises(ConfigError, match="the same first day and features"):
         run(plan(timeframes=["1d"], history={"days": 20}, begin="resume"), endpoints)
+    with pytest.raises(ConfigError, match=r"features: False, to resume one with history from .* features: True"):
+        run(plan(timeframes=["1d"], history={"days": 10}, features="off", begin="resume"), endpoints)
 
 
 def test_a_lost_connection_costs_nothing(endpoints: Endpoints, connection: psycopg.Connection[Any]) -> None:
@@ -222,3 +234,119 @@ def test_the_longest_jobs_begin_first() -> None:
     order = [group.keys[0] for group in filling._groups(plan(), {})]
     assert order[:3] == [("SOL", "5m"), ("TSLA", "5m"), ("SOL", "15m")] and order[-1] == ("TSLA", "1d")
     assert [(group.symbol, len(group.timeframes)) for group in filling._groups(plan(derive=True), {})] == [("SOL", 5), ("TSLA", 5)]
+
+
+@contextmanager
+def delayed(url: str, delay_s: float) -> Iterator[str]:
+    """Yield the address of a relay to a server, on which every answer takes longer on its way."""
+    there = httpx.URL(url)
+
+    class Relay(socketserver.BaseRequestHandler):
+        def handle(self) -> None:
+            with socket.create_connection((there.host, there.port or 80)) as far:
+                while asked := self.request.recv(65536):
+                    far.sendall(asked)
+                    time.sleep(delay_s)
+                    far.settimeout(delay_s)
+                    try:
+                        while answer := far.recv(1 << 20):
+                            self.request.sendall(answer)
+                    except TimeoutError:
+                        pass
+
+    class Server(socketserver.ThreadingTCPServer):
+        daemon_threads = True
+
+    with Server(("127.0.0.1", 0), Relay) as server:
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
+        thread.start()
+        try:
+            yield f"http://127.0.0.1:{server.server_address[1]}"
+        finally:
+            server.shutdown()
+            thread.join()
+
+
+PLANTED = [
+    ("fetch", {}, 0.3),
+    ("insert", {"insert": "row_by_row"}, 0.0),
+    ("features", {"features": "per_row"}, 0.0),
+    ("wait", {"source": BASE["source"] | {"requests_per_minute": 120, "burst": 1}}, 0.0),
+]
+
+
+@pytest.mark.parametrize(("stage", "changes", "delay_s"), PLANTED, ids=[stage for stage, _, _ in PLANTED])
+def test_a_planted_slow_stage_is_named(
+    endpoints: Endpoints, connection: psycopg.Connection[Any], stage: str, changes: dict[str, Any], delay_s: float
+) -> None:
+    """Latency on the way to upstream, an insert a row, features a row and a rate limit are each found for what they are."""
+    small = plan(timeframes=["1h", "4h"], history={"days": 60}, **changes)
+    if delay_s:
+        with delayed(endpoints.source_url, delay_s) as url:
+            recording = run(small, dataclasses.replace(endpoints, source_url=url))
+    else:
+        recording = run(small, endpoints)
+    summary = summarize(recording)
+    assert states(recording)["failed"] == [] and summary.bottleneck == stage
+    slow = checksum(connection)
+    run(plan(timeframes=["1h", "4h"], history={"days": 60}), endpoints)
+    assert checksum(connection) == slow
+
+
+def test_our_own_limit_keeps_the_servers(endpoints: Endpoints, connection: psycopg.Connection[Any], upstream: httpx.Client) -> None:
+    """With the same rate and burst on both sides no request is refused, and the run takes its floor and little more."""
+    limit = {"requests_per_minute": 900, "burst": 5}
+    upstream.post("/limit", json=limit).raise_for_status()
+    recording = run(plan(source=BASE["source"] | limit), endpoints)
+    summary = summarize(recording)
+    assert summary.totals.requests == sum(span.stage == "decode" for span in recording.spans) > 12
+    assert summary.rate_limit_floor_s <= summary.totals.duration_s < 1.1 * summary.rate_limit_floor_s + 1.0
+
+
+def test_the_replay_of_a_real_run_takes_its_time(endpoints: Endpoints, connection: psycopg.Connection[Any]) -> None:
+    """Replayed without a change, the recorded spans give the measured wall time within 5 %, fetched or derived."""
+    for derive in (False, True):
+        unchanged = predict_all(run(plan(derive=derive), endpoints))[0]
+        assert abs(unchanged.saving_ratio) < 0.05
+
+
+KILLED = """
+import json, sys
+from tapecheck.backfill.filling import Endpoints, run
+from tapecheck.backfill.plan import BackfillPlan
+from tapecheck.runs import TargetInfo
+given = json.load(sys.stdin)
+target = TargetInfo(name="sandbox", kind="sandbox", base_url="http://127.0.0.1")
+run(BackfillPlan.model_validate(given["plan"]), Endpoints(target=target, **given["endpoints"]))
+"""
+
+
+@pytest.mark.parametrize("derive", [False, True], ids=["fetched", "derived"])
+def test_a_killed_run_resumes_to_the_same_tables(endpoints: Endpoints, connection: psycopg.Connection[Any], derive: bool) -> None:
+    """SIGKILL at some moment of the run, more than once; the last resumption ends with the tables of an uninterrupted run."""
+    run(plan(derive=derive), endpoints)
+    whole = checksum(connection)
+    random = Random(4)
+    addresses = {name: getattr(endpoints, name) for name in ("source_url", "key", "database_url")}
+    for begin in ("fresh", "resume", "resume"):
+        given = json.dumps({"plan": BASE | {"derive": derive, "begin": begin}, "endpoints": addresses})
+        with subprocess.Popen([sys.executable, "-c", KILLED], stdin=subprocess.PIPE, text=True) as process:
+            assert process.stdin
+            process.stdin.write(given)
+            process.stdin.close()
+            until_s, rows_before = time.monotonic() + 20, stored(connection) if begin == "resume" else 0
+            while process.poll() is None and time.monotonic() < until_s and stored(connection) in (rows_before, None):
+                time.sleep(0.005)
+            time.sleep(random.uniform(0, 0.2))
+            process.kill()
+    assert stored(connection) != sum(row[2] for row in whole[0]), "it ended before it was killed, which proves nothing"
+    run(plan(derive=derive, begin="resume"), endpoints)
+    assert checksum(connection) == whole
+
+
+def stored(connection: psycopg.Connection[Any]) -> int | None:
+    """Return how many rows the checkpoints say are stored; None while there are no tables."""
+    with contextlib.suppress(psycopg.errors.UndefinedTable):
+        row = connection.execute(f"SELECT coalesce(sum(rows), 0)::int8 FROM {SCHEMA}.checkpoints").fetchone()
+        return int(row[0]) if row else 0
+    return None

@@ -136,3 +136,23 @@ def test_token_bucket_keeps_its_rate() -> None:
     assert bucket.take() == pytest.approx(1.0)
     now[0] = 2.0
     assert bucket.take() == 0.0
+
+
+@pytest.mark.parametrize(
+    ("rate_per_s", "burst", "slack_s", "times_s"),
+    [
+        (10, 3, 0.05, [0, 0, 0.05, 0.15, 0.25]),
+        (10, 3, 0.0, [0, 0, 0, 0.1, 0.2]),
+        (10, 1, 0.05, [0, 0.1, 0.2, 0.3, 0.4]),
+    ],
+)
+def test_slack_is_paid_once(rate_per_s: float, burst: int, slack_s: float, times_s: list[float]) -> None:
+    """What is kept back of a burst delays everything after it by the slack, and a burst of one has nothing to keep back."""
+    now = [0.0]
+    bucket = TokenBucket(rate_per_s, burst, lambda: now[0], slack_s=slack_s)
+    sent_s = []
+    for _ in times_s:
+        while (delay_s := bucket.take()) > 0:
+            now[0] += delay_s
+        sent_s.append(now[0])
+    assert sent_s == pytest.approx(times_s)

@@ -5,18 +5,23 @@ from collections.abc import Callable
 
 
 class TokenBucket:
-    """Lets `rate_per_s` requests through on average, and `burst` at once after a pause."""
+    """Lets `rate_per_s` requests through on average, and `burst` at once after a pause.
 
-    def __init__(self, rate_per_s: float, burst: int, clock: Callable[[], float] = time.monotonic) -> None:
+    Requests that were sent apart may arrive closer together, by up to `slack_s`, at a server that counts them by the same rule.
+    So the tokens of that time are kept back from the burst, as long as it has one: it costs `slack_s` once, and no refusal.
+    """
+
+    def __init__(self, rate_per_s: float, burst: int, clock: Callable[[], float] = time.monotonic, *, slack_s: float = 0.0) -> None:
         if rate_per_s <= 0 or burst < 1:
             raise ValueError(f"rate {rate_per_s}/s with burst {burst}; allowed: a positive rate, a burst of at least 1")
-        self.rate_per_s, self.burst, self._clock = rate_per_s, burst, clock
-        self._tokens, self._at_s = float(burst), clock()
+        self.rate_per_s, self._clock = rate_per_s, clock
+        self._most = max(1.0, burst - rate_per_s * slack_s)
+        self._tokens, self._at_s = self._most, clock()
 
     def take(self) -> float:
         """Take a token and return 0, or take none and return the seconds until there will be one."""
         now_s = self._clock()
-        self._tokens = min(self.burst, self._tokens + (now_s - self._at_s) * self.rate_per_s)
+        self._tokens = min(self._most, self._tokens + (now_s - self._at_s) * self.rate_per_s)
         self._at_s = now_s
         if self._tokens >= 1 - 1e-9:
             self._tokens -= 1

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import psycopg
+from psycopg import sql
 
 from tapecheck.backfill import shape
 from tapecheck.backfill.features import NAMES
@@ -14,7 +15,6 @@ from tapecheck.backfill.features import NAMES
 LIVE = "tapecheck"  # the schema of what a service serves; a measured backfill has one of its own
 FIELDS = "symbol, timeframe, state, watermark, refreshed_at, rows, failures, error"
 
-_NOTE = "history from "
 _TABLES = """
 CREATE SCHEMA IF NOT EXISTS {schema};
 CREATE TABLE IF NOT EXISTS {schema}.bars (
@@ -65,18 +65,17 @@ def prepare(database_url: str, schema: str = LIVE, *, empty: bool = False) -> No
         shape.partition(connection, schema, ("bars", "features"))
 
 
-def note_start(database_url: str, schema: str, first: dt.date) -> None:
-    """Note on a schema on which day the history in it begins."""
+def write_note(database_url: str, schema: str, note: str) -> None:
+    """Note on a schema how what it holds was made."""
     with psycopg.connect(database_url, connect_timeout=5) as connection:
-        connection.execute(f"COMMENT ON SCHEMA {schema} IS '{_NOTE}{first.isoformat()}'")
+        connection.execute(f"COMMENT ON SCHEMA {schema} IS {sql.quote(note)}")
 
 
-def noted_start(database_url: str, schema: str) -> dt.date | None:
-    """Return the noted day, or None where none is."""
+def read_note(database_url: str, schema: str) -> str | None:
+    """Return the note, or None where none is."""
     with psycopg.connect(database_url, connect_timeout=5) as connection:
         row = connection.execute("SELECT obj_description(to_regnamespace(%s), 'pg_namespace')", (schema,)).fetchone()
-    text = str(row[0]) if row and row[0] else ""
-    return dt.date.fromisoformat(text.removeprefix(_NOTE)) if text.startswith(_NOTE) else None
+    return str(row[0]) if row and row[0] else None
 
 
 def read(database_url: str, schema: str = LIVE) -> dict[tuple[str, str], Checkpoint]:

@@ -67,7 +67,7 @@ def run(plan: BackfillPlan, endpoints: Endpoints) -> Recording:
     """Run the jobs that are to be done and return the recording; a job that fails is named there, and the others go on.
 
     Raises:
-        ConfigError: an earlier run, which is to be resumed, began its history on another day.
+        ConfigError: the run that is to be resumed began on another day, or had no features where this one has.
         TargetDown: source or database do not answer; nothing was fetched.
         WrongTables: the schema holds tables of another shape; nothing was written.
         KeyboardInterrupt: it was asked for; what is stored is whole, and `begin: resume` goes on from there.
@@ -123,14 +123,14 @@ def _check_source(url: str, timeout_s: float) -> None:
 
 def _prepared(plan: BackfillPlan, database_url: str) -> dict[Key, Checkpoint]:
     """Make the tables ready and return where each job stands."""
-    schema, first = plan.database_schema, plan.history.bounds()[0]
+    schema, note = plan.database_schema, f"history from {plan.history.bounds()[0]}, features: {plan.features != 'off'}"
     checkpoints.prepare(database_url, schema, empty=plan.begin == "fresh")
     before = checkpoints.read(database_url, schema)
     if plan.begin == "fresh":
-        checkpoints.note_start(database_url, schema, first)
-    elif (noted := checkpoints.noted_start(database_url, schema)) != first:
-        got = f"a history from {first}, while the run to resume began its own {'nowhere' if noted is None else f'on {noted}'}"
-        raise ConfigError([Problem(file="plan", key="history", got=got, allowed="the same first day, or begin: fresh")])
+        checkpoints.write_note(database_url, schema, note)
+    elif (noted := checkpoints.read_note(database_url, schema)) != note:
+        got = f"a run with {note}, to resume {f'one with {noted}' if noted else 'one that never began'}"
+        raise ConfigError([Problem(file="plan", key="begin", got=got, allowed="the same first day and features, or begin: fresh")])
     return before
 
 

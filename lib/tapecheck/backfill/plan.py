@@ -18,6 +18,7 @@ from tapecheck.verdict import parse_all
 
 METRICS = ("duration_s", "records_per_s", "job_success_ratio", "failed", "floor_ratio")
 MAX_DAYS = 3650
+SLACK_S = 0.1  # by which the way of one request may be longer than that of another
 
 Symbol = Annotated[str, Field(pattern=r"^[A-Z][A-Z0-9.]{0,11}$")]
 
@@ -103,7 +104,7 @@ class SourcePlan(Model):
 
     def bucket(self) -> TokenBucket | None:
         """Return a full bucket that all jobs share, or None without a limit."""
-        return TokenBucket(self.rate_per_s, self.burst) if self.rate_per_s else None
+        return TokenBucket(self.rate_per_s, self.burst, slack_s=SLACK_S) if self.rate_per_s else None
 
 
 class Concurrency(Model):

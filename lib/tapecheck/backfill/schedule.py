@@ -5,6 +5,7 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
+from tapecheck.backfill.plan import SLACK_S
 from tapecheck.backfill.recording import Recording
 from tapecheck.backfill.spans import Span
 
@@ -50,6 +51,7 @@ class Schedule:
     burst: int
     cores: float
     alone: frozenset[str]
+    slack_s: float = 0.0
     open_s: float = 0.0
     close_s: float = 0.0
 
@@ -79,6 +81,7 @@ def schedule_of(recording: Recording, cores: float | None = None) -> Schedule:
         burst=plan.source.burst,
         cores=shared,
         alone=alone,
+        slack_s=SLACK_S,
         open_s=sum(opens_s) / len(opens_s) if opens_s else 0.0,
         close_s=(context.ended_ns - max(free_ns.values())) / 1e9 if free_ns else 0.0,
     )

@@ -131,7 +131,7 @@ class _Replay:
         self._machine = machine = Machine(schedule.cores)
         self._slots = Slots(machine, schedule.requests)
         rate_per_s = schedule.rate_per_s
-        self._bucket = TokenBucket(rate_per_s, schedule.burst, lambda: machine.now_s) if rate_per_s else None
+        self._bucket = TokenBucket(rate_per_s, schedule.burst, lambda: machine.now_s, slack_s=schedule.slack_s) if rate_per_s else None
 
     def wall_s(self) -> float:
         for _ in range(min(self._schedule.workers, len(self._queue))):
