@@ -326,6 +326,7 @@ def test_a_killed_run_resumes_to_the_same_tables(endpoints: Endpoints, connectio
     """SIGKILL at some moment of the run, more than once; the last resumption ends with the tables of an uninterrupted run."""
     run(plan(derive=derive), endpoints)
     whole = checksum(connection)
+    connection.execute(f"DROP SCHEMA {SCHEMA} CASCADE")
     random = Random(4)
     addresses = {name: getattr(endpoints, name) for name in ("source_url", "key", "database_url")}
     for begin in ("fresh", "resume", "resume"):

@@ -44,7 +44,7 @@ WRONG = [
     ({"features": True}, "features", "'vectorized', 'per_row' or 'off'"),
     ({"source": {"requests_per_minute": 0}}, "source.requests_per_minute", "greater than 0"),
     ({"concurrency": {"jobs": 0}}, "concurrency.jobs", "greater than or equal to 1"),
-    ({"concurency": {}}, "concurency", "one of symbols"),
+    ({"concurrencies": {}}, "concurrencies", "one of symbols"),
     ({"database_schema": "tapecheck"}, "database_schema", "pattern"),
     ({"objectives": ["p95_ms < 5"]}, "objectives.0", "no metric 'p95_ms'"),
     ({"profiles": {"small": {"timeframes": ["9m"]}}}, "timeframes.0", "one of 5m"),
