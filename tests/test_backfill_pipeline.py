@@ -20,7 +20,6 @@ import httpx
 import psycopg
 import pytest
 
-from tapecheck.backfill import filling
 from tapecheck.backfill.analysis import summarize
 from tapecheck.backfill.filling import Endpoints, run
 from tapecheck.backfill.plan import BackfillPlan
@@ -227,13 +226,6 @@ def test_what_does_not_answer_is_told_at_once(endpoints: Endpoints) -> None:
         with pytest.raises(TargetDown, match="does not answer") as caught:
             run(plan(), dataclasses.replace(endpoints, **changes))
         assert time.monotonic() - begun_s < 3 and "hunter2" not in str(caught.value)
-
-
-def test_the_longest_jobs_begin_first() -> None:
-    """So that no long job is alone at the end; with derived series a symbol is one group."""
-    order = [group.keys[0] for group in filling._groups(plan(), {})]
-    assert order[:3] == [("SOL", "5m"), ("TSLA", "5m"), ("SOL", "15m")] and order[-1] == ("TSLA", "1d")
-    assert [(group.symbol, len(group.timeframes)) for group in filling._groups(plan(derive=True), {})] == [("SOL", 5), ("TSLA", 5)]
 
 
 @contextmanager

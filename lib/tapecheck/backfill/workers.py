@@ -1,0 +1,162 @@
+"""Does the jobs of a backfill in an event loop of its own, a bounded number at once. It chooses no job and prepares no table."""
+
+import time
+from collections import deque
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+
+import anyio
+from anyio.from_thread import start_blocking_portal
+from anyio.to_thread import run_sync
+
+from tapecheck.backfill import features
+from tapecheck.backfill.groups import Group, Key
+from tapecheck.backfill.pipeline import Outcome, refresh, refresh_derived
+from tapecheck.backfill.plan import BackfillPlan
+from tapecheck.backfill.sink import Sink, SinkError
+from tapecheck.backfill.source import Source
+from tapecheck.backfill.spans import Span, Trace
+from tapecheck.backfill.strategies import STRATEGIES
+from tapecheck.backfill.wire import SourceError
+from tapecheck.progress import Report
+from tapecheck.runs import TargetInfo
+
+REPORT_EVERY_S = 0.5
+DATABASE_PAUSE_S = 0.3  # between two attempts to reach a lost database
+COMPUTE = {"vectorized": features.compute, "per_row": features.compute_per_row, "off": None}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Endpoints:
+    """Where bars come from and go to; key and database URL are in no representation of it."""
+
+    source_url: str
+    key: str = field(repr=False)
+    database_url: str = field(repr=False)
+    target: TargetInfo
+
+
+def work(filling: "Filling", report: Report) -> None:
+    """Run in a loop of its own thread, because a kernel's thread has one already; an interrupt waits for what is being written."""
+    with start_blocking_portal() as portal:
+        future = portal.start_task_soon(filling.run, report)
+        try:
+            future.result()
+        except BaseException:
+            future.cancel()
+            raise
+
+
+class Filling:
+    """Jobs to do, spans and outcomes so far."""
+
+    def __init__(self, plan: BackfillPlan, endpoints: Endpoints, groups: Sequence[Group]) -> None:
+        self.plan, self.endpoints = plan, endpoints
+        self.queue = deque(groups)
+        self.spans: list[Span] = []
+        self.done: dict[Key, Outcome | str] = {}
+        self._total_weight = sum(group.weight for group in groups)
+        self._done_weight, self._total = 0.0, sum(len(group.keys) for group in groups)
+
+    async def run(self, report: Report) -> None:
+        """Work until the queue is empty."""
+        source = self.plan.source
+        client = Source(
+            self.endpoints.source_url,
+            self.endpoints.key,
+            retry=source.retry.policy(),
+            timeout_s=source.timeout_s,
+            connections=self.plan.concurrency.requests,
+            bucket=source.bucket(),
+        )
+        async with client, anyio.create_task_group() as reporting:
+            reporting.start_soon(self._report, report)
+            async with anyio.create_task_group() as group:
+                for number in range(min(self.plan.concurrency.jobs, len(self.queue))):
+                    group.start_soon(_Worker(self, client, number).run)
+            reporting.cancel_scope.cancel()
+        self._tell(report, time.monotonic())
+
+    def finished(self, group: Group, outcomes: dict[Key, Outcome | str]) -> None:
+        """Take what became of a group's jobs."""
+        self.done |= outcomes
+        self._done_weight += group.weight
+
+    async def _report(self, report: Report) -> None:
+        begun_s = time.monotonic()
+        while True:
+            self._tell(report, begun_s)
+            await anyio.sleep(REPORT_EVERY_S)
+
+    def _tell(self, report: Report, begun_s: float) -> None:
+        elapsed_s, rows = time.monotonic() - begun_s, sum(span.rows for span in tuple(self.spans) if span.stage == "insert")
+        note = f"{rows / elapsed_s:,.0f} rows/s" if elapsed_s > 1 else ""
+        if 0 < self._done_weight < self._total_weight:
+            note += f", {elapsed_s * (self._total_weight / self._done_weight - 1):.0f} s left"
+        report(len(self.done), self._total, note)
+
+
+class _Worker:
+    """Does one group after another over a database connection of its own, which it opens anew when it is lost."""
+
+    def __init__(self, filling: Filling, source: Source, number: int) -> None:
+        self._filling, self._plan, self._source, self._number = filling, filling.plan, source, number
+        self._sink: Sink | None = None
+
+    async def run(self) -> None:
+        """Work until no group is left."""
+        try:
+            while self._filling.queue:
+                group = self._filling.queue.popleft()
+                self._filling.finished(group, await self._done(group))
+        finally:
+            self._close()
+
+    async def _done(self, group: Group) -> dict[Key, Outcome | str]:
+        """Do a group's jobs, from their checkpoints again when the database was lost; return each one's outcome or error."""
+        said = ""
+        for pause_s in self._pauses():
+            try:
+                if self._sink is None:
+                    strategy = STRATEGIES[self._plan.insert]
+                    self._sink = await run_sync(strategy, self._filling.endpoints.database_url, self._plan.database_schema)
+                return await self._refreshed(self._sink, group)
+            except SinkError as error:
+                said = f"the database was lost: {line(error)}"
+                self._close()
+                await anyio.sleep(pause_s)
+        return dict.fromkeys(group.keys, said)
+
+    async def _refreshed(self, sink: Sink, group: Group) -> dict[Key, Outcome | str]:
+        start, end = self._plan.history.range(group.symbol)
+        compute = COMPUTE[self._plan.features]
+        trace = Trace(group.symbol, group.timeframes[0], self._number, self._filling.spans)
+        try:
+            if self._plan.derive:
+                found = await refresh_derived(
+                    self._source, sink, group.symbol, group.timeframes, start=start, end=end, compute=compute, trace=trace
+                )
+                return {(group.symbol, timeframe): outcome for timeframe, outcome in found.items()}
+            outcome = await refresh(self._source, sink, *group.keys[0], start=start, end=end, compute=compute, trace=trace)
+            return {group.keys[0]: outcome}
+        except (SourceError, ValueError) as error:
+            for key in group.keys:
+                await run_sync(sink.fail, *key, str(error))
+            return dict.fromkeys(group.keys, str(error))
+
+    def _pauses(self) -> Iterator[float]:
+        """Yield pauses until the time that a page may be tried is over."""
+        until_s = time.monotonic() + self._plan.source.retry.budget_s
+        yield DATABASE_PAUSE_S
+        while time.monotonic() < until_s:
+            yield DATABASE_PAUSE_S
+
+    def _close(self) -> None:
+        if self._sink is not None:
+            self._sink.close()
+        self._sink = None
+
+
+def line(error: BaseException) -> str:
+    """Return the first line of an error, which names the cause; the others quote statements."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]

@@ -1,0 +1,73 @@
+"""Which jobs a run does, from where the checkpoints say that each stands."""
+
+import datetime as dt
+from typing import Any
+
+import pytest
+
+from tapecheck.backfill import groups
+from tapecheck.backfill.checkpoints import Checkpoint
+from tapecheck.backfill.pipeline import Outcome
+from tapecheck.backfill.plan import BackfillPlan
+from tapecheck.backfill.recording import Job
+from tapecheck.backfill.sink import Counts
+
+BASE: dict[str, Any] = {
+    "symbols": ["TSLA", "SOL"],
+    "timeframes": ["5m", "15m", "1h", "4h", "1d"],
+    "history": {"start": dt.date(2026, 1, 1), "end": dt.date(2026, 2, 1)},
+}
+
+
+def plan(**changes: Any) -> BackfillPlan:
+    return BackfillPlan.model_validate(BASE | changes)
+
+
+def checkpoint(state: str, *, refreshed: str | None = None, rows: int = 0, timeframe: str = "1d") -> Checkpoint:
+    at = dt.datetime.fromisoformat(refreshed + "T00:00:00+00:00") if refreshed else None
+    return Checkpoint(symbol="TSLA", timeframe=timeframe, state=state, refreshed_at=at, rows=rows)
+
+
+def test_the_longest_jobs_begin_first() -> None:
+    """So that no long job is alone at the end; with derived series a symbol is one group."""
+    order = [group.keys[0] for group in groups.due(plan(), {})]
+    assert order[:3] == [("SOL", "5m"), ("TSLA", "5m"), ("SOL", "15m")] and order[-1] == ("TSLA", "1d")
+    assert [(group.symbol, len(group.timeframes)) for group in groups.due(plan(derive=True), {})] == [("SOL", 5), ("TSLA", 5)]
+
+
+DUE = [
+    ("resume", None, True),
+    ("resume", checkpoint("filling"), True),
+    ("resume", checkpoint("failed", refreshed="2026-02-02"), True),
+    ("resume", checkpoint("done", refreshed="2026-02-02"), False),
+    ("resume", checkpoint("done", refreshed="2026-01-31"), True),  # done for a history that ended earlier
+    ("only_failed", None, False),
+    ("only_failed", checkpoint("filling"), False),
+    ("only_failed", checkpoint("done", refreshed="2026-01-31"), False),
+    ("only_failed", checkpoint("failed"), True),
+]
+
+
+@pytest.mark.parametrize(("begin", "before", "is_due"), DUE, ids=[f"{begin} {before and before.state}" for begin, before, _ in DUE])
+def test_what_is_to_be_done(begin: str, before: Checkpoint | None, is_due: bool) -> None:
+    """Resuming does what is not complete to the end of the history; only_failed does nothing else than what failed."""
+    one = plan(symbols=["TSLA"], timeframes=["1d"], begin=begin)
+    assert bool(groups.due(one, {("TSLA", "1d"): before} if before else {})) == is_due
+
+
+def test_a_derived_group_has_only_what_is_due() -> None:
+    """A symbol of which one series is missing is fetched for that one alone."""
+    done = {("TSLA", frame): checkpoint("done", refreshed="2026-02-02", timeframe=frame) for frame in BASE["timeframes"] if frame != "4h"}
+    (group,) = groups.due(plan(symbols=["TSLA"], derive=True, begin="resume"), done)
+    assert group.timeframes == ("4h",)
+
+
+def test_new_bars_are_counted_by_the_checkpoints() -> None:
+    """So that what was stored before a failure, or before the database was lost in between, counts, and what was only claimed does not."""
+    key, before, after = ("TSLA", "1d"), checkpoint("filling", rows=5), checkpoint("done", rows=12)
+    claimed = Outcome(counts=Counts(inserted=99, changed=1, unchanged=2), requests=1, repeated=3, checkpoint=after)
+    assert groups.result(key, claimed, before, after) == Job(
+        symbol="TSLA", timeframe="1d", state="completed", inserted=7, changed=1, unchanged=2, repeated=3
+    )
+    assert groups.result(key, "HTTP 404", before, after) == Job(symbol="TSLA", timeframe="1d", state="failed", error="HTTP 404", inserted=7)
+    assert groups.result(key, None, before, before) == Job(symbol="TSLA", timeframe="1d", state="skipped")
