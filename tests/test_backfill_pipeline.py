@@ -13,6 +13,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from random import Random
 from typing import Any
 
@@ -20,6 +21,7 @@ import httpx
 import psycopg
 import pytest
 
+from tapecheck import progress
 from tapecheck.backfill.analysis import summarize
 from tapecheck.backfill.filling import Endpoints, run
 from tapecheck.backfill.plan import BackfillPlan
@@ -84,9 +86,14 @@ def checksum(connection: psycopg.Connection[Any], schema: str = SCHEMA) -> list[
     return [connection.execute(rows.format(f"{schema}.{table}")).fetchall() for table in ("bars", "features")]
 
 
-def test_every_job_is_stored_with_its_spans(endpoints: Endpoints, connection: psycopg.Connection[Any]) -> None:
+def test_every_job_is_stored_with_its_spans(
+    endpoints: Endpoints, connection: psycopg.Connection[Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """All jobs complete, what they say they inserted is in the tables, the live tables have none of it, and every page has its spans."""
+    monkeypatch.setenv(progress.FILE_VARIABLE, str(tmp_path / "progress"))
     recording = run(plan(), endpoints)
+    told = [json.loads(line) for line in (tmp_path / "progress").read_text().splitlines()]
+    assert told[-1][:4] == ["backfill", "jobs", 10, 10] and "rows/s" in told[-1][4] and "s left" in "".join(line[4] for line in told)
     assert [len(names) for names in states(recording).values()] == [10, 0, 0]
     bars, features = checksum(connection)
     assert [row[:3] for row in bars] == [row[:3] for row in features]

@@ -3,6 +3,7 @@
 import time
 from collections import deque
 from collections.abc import Iterator, Sequence
+from concurrent.futures import wait
 from dataclasses import dataclass, field
 
 import anyio
@@ -37,14 +38,20 @@ class Endpoints:
 
 
 def work(filling: "Filling", report: Report) -> None:
-    """Run in a loop of its own thread, because a kernel's thread has one already; an interrupt waits for what is being written."""
+    """Run in a loop of its own thread, because a kernel's thread has one already, and report from this one.
+
+    An interrupt waits for what is being written.
+    """
     with start_blocking_portal() as portal:
-        future = portal.start_task_soon(filling.run, report)
+        future = portal.start_task_soon(filling.run)
         try:
+            while not wait([future], REPORT_EVERY_S).done:
+                filling.tell(report)
             future.result()
         except BaseException:
             future.cancel()
             raise
+    filling.tell(report)
 
 
 class Filling:
@@ -54,11 +61,12 @@ class Filling:
         self.plan, self.endpoints = plan, endpoints
         self.queue = deque(groups)
         self.spans: list[Span] = []
+        self._begun_s = time.monotonic()
         self.done: dict[Key, Outcome | str] = {}
         self._total_weight = sum(group.weight for group in groups)
         self._done_weight, self._total = 0.0, sum(len(group.keys) for group in groups)
 
-    async def run(self, report: Report) -> None:
+    async def run(self) -> None:
         """Work until the queue is empty."""
         source = self.plan.source
         client = Source(
@@ -69,31 +77,22 @@ class Filling:
             connections=self.plan.concurrency.requests,
             bucket=source.bucket(),
         )
-        async with client, anyio.create_task_group() as reporting:
-            reporting.start_soon(self._report, report)
-            async with anyio.create_task_group() as group:
-                for number in range(min(self.plan.concurrency.jobs, len(self.queue))):
-                    group.start_soon(_Worker(self, client, number).run)
-            reporting.cancel_scope.cancel()
-        self._tell(report, time.monotonic())
+        async with client, anyio.create_task_group() as group:
+            for number in range(min(self.plan.concurrency.jobs, len(self.queue))):
+                group.start_soon(_Worker(self, client, number).run)
 
     def finished(self, group: Group, outcomes: dict[Key, Outcome | str]) -> None:
         """Take what became of a group's jobs."""
         self.done |= outcomes
         self._done_weight += group.weight
 
-    async def _report(self, report: Report) -> None:
-        begun_s = time.monotonic()
-        while True:
-            self._tell(report, begun_s)
-            await anyio.sleep(REPORT_EVERY_S)
-
-    def _tell(self, report: Report, begun_s: float) -> None:
-        elapsed_s, rows = time.monotonic() - begun_s, sum(span.rows for span in tuple(self.spans) if span.stage == "insert")
-        note = f"{rows / elapsed_s:,.0f} rows/s" if elapsed_s > 1 else ""
+    def tell(self, report: Report) -> None:
+        """Report how many jobs are done, the rows a second, and by the weight of what is done how long the rest takes."""
+        elapsed_s, rows = time.monotonic() - self._begun_s, sum(span.rows for span in tuple(self.spans) if span.stage == "insert")
+        notes = [f"{rows / elapsed_s:,.0f} rows/s"] if elapsed_s > REPORT_EVERY_S else []
         if 0 < self._done_weight < self._total_weight:
-            note += f", {elapsed_s * (self._total_weight / self._done_weight - 1):.0f} s left"
-        report(len(self.done), self._total, note)
+            notes.append(f"{elapsed_s * (self._total_weight / self._done_weight - 1):.0f} s left")
+        report(len(self.done), self._total, ", ".join(notes))
 
 
 class _Worker:
