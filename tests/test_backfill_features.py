@@ -109,3 +109,24 @@ def test_bad_price_is_refused(bad: float) -> None:
     close[30] = bad
     with pytest.raises(ValueError, match="at row 30 of 50"):
         features.compute(close, VOLUME[:50], A_YEAR)
+
+
+@pytest.mark.parametrize("skip", [0, 1, 650, 900])
+def test_a_row_at_a_time_gives_the_same(skip: int) -> None:
+    """The slow baseline computes the same values, beyond the lead-in too, and neither computes what is skipped."""
+    slow, fast = (how(CLOSE, VOLUME, A_YEAR, skip=skip) for how in (features.compute_per_row, features.compute))
+    whole = features.compute(CLOSE, VOLUME, A_YEAR)
+    for name in features.NAMES:
+        np.testing.assert_array_equal(fast[name], whole[name][skip:])
+        np.testing.assert_allclose(slow[name], fast[name], atol=1.1e-8)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_where_a_page_begins_shows_in_no_bit(seed: int) -> None:
+    """Rounding would hide a difference in the last bits most times; in millions of values it would not, so there is none."""
+    rng = np.random.default_rng(seed)
+    close = 100 * np.exp(np.cumsum(rng.normal(0, 0.001, 20_000)))
+    whole = features.rsi(close, 14)
+    for begin in rng.integers(features.LEAD_IN, 19_000, 20).tolist():
+        part = features.rsi(close[begin - features.LEAD_IN :], 14)[features.LEAD_IN :]
+        assert part.tobytes() == whole[begin:].tobytes()

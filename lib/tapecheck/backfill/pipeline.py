@@ -157,10 +157,9 @@ class _Job:
         with self.trace.span("features", page) as cost:
             cost.rows = len(bars)
             series = Bars.joined(self._lead, bars)
-            columns = self._compute(series.c, series.v, periods_per_year(self.symbol, self.timeframe))
-            found = {name: column[len(self._lead) :] for name, column in columns.items()}
+            columns = self._compute(series.c, series.v, periods_per_year(self.symbol, self.timeframe), skip=len(self._lead))
             self._lead = series[-features.LEAD_IN :]
-        return found
+        return columns
 
     def _written(self, bars: Bars, columns: dict[str, FloatArray], page: int) -> Counts:
         with self.trace.span("insert", page) as cost:
