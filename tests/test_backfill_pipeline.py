@@ -104,6 +104,9 @@ def test_every_job_is_stored_with_its_spans(
     assert set(rows.values()) == {sum(stored.values())}
     pages = {(s.symbol, s.timeframe, s.page) for s in recording.spans if s.stage == "fetch"}
     assert pages == {(s.symbol, s.timeframe, s.page) for s in recording.spans if s.stage == "insert"} and len(pages) > 12
+    fetches = [s for s in recording.spans if s.stage == "fetch"]
+    at_once = [sum(other.began_ns <= s.began_ns < other.ended_ns for other in fetches) for s in fetches]
+    assert max(at_once) == recording.context.plan.concurrency.requests == 3
     context = recording.context
     assert all(context.began_ns <= span.began_ns <= span.ended_ns <= context.ended_ns for span in recording.spans)
     assert endpoints.key not in repr(endpoints) and "passfile" not in repr(endpoints)
@@ -303,10 +306,11 @@ def test_our_own_limit_keeps_the_servers(endpoints: Endpoints, connection: psyco
 
 
 def test_the_replay_of_a_real_run_takes_its_time(endpoints: Endpoints, connection: psycopg.Connection[Any]) -> None:
-    """Replayed without a change, the recorded spans give the measured wall time within 5 %, fetched or derived."""
+    """Replayed without a change, the recorded spans of 30 jobs give the measured wall time within 8 %, fetched or derived."""
+    symbols = ["TSLA", "AMZN", "NVDA", "SOL", "ADA", "XRP"]
     for derive in (False, True):
-        unchanged = predict_all(run(plan(derive=derive), endpoints))[0]
-        assert abs(unchanged.saving_ratio) < 0.05
+        unchanged = predict_all(run(plan(symbols=symbols, derive=derive), endpoints))[0]
+        assert abs(unchanged.saving_ratio) < 0.08
 
 
 KILLED = """
