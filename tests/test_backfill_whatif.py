@@ -27,7 +27,7 @@ def job(name: str, began_s: float, fetch_s: float, insert_s: float, pages: int, 
 
 
 def schedule(spans: list[Span], *, cores: int = 8, jobs: int = 1, requests: int = 1, **plan: object) -> Schedule:
-    return schedule_of(recording(spans, cores=cores, concurrency={"jobs": jobs, "requests": requests}, **plan))
+    return schedule_of(recording(spans, concurrency={"jobs": jobs, "requests": requests}, **plan), cores)
 
 
 # fetch and insert of each page in s; pages; wall as recorded; with insert twice as fast, at no cost; with fetch twice as fast, at no cost
@@ -75,9 +75,7 @@ def test_stages_share_the_cores() -> None:
 def test_a_remote_stage_does_not_use_our_cores() -> None:
     """Fetches from another machine last as long beside others as alone."""
     spans = [*job("AAPL 1d", 0, 2, 0, 1, 0), *job("BTC 1d", 0, 2, 0, 1, 1)]
-    near, far = (
-        schedule_of(recording(spans, cores=1, remote=remote, concurrency={"jobs": 2, "requests": 2})) for remote in ((), ("fetch",))
-    )
+    near, far = (schedule_of(recording(spans, remote=remote, concurrency={"jobs": 2, "requests": 2}), 1) for remote in ((), ("fetch",)))
     assert [wall_s(replace(one, workers=1)) for one in (near, far)] == pytest.approx([2, 4])
 
 
@@ -87,6 +85,12 @@ def test_work_alone_is_the_integral_over_who_ran_beside() -> None:
     found = works_s([one, other], 1)
     assert [found[id(one)], found[id(other)]] == pytest.approx([3, 1])
     assert works_s([one, other], 2)[id(one)] == pytest.approx(4)
+
+
+@pytest.mark.parametrize(("cores", "at_once"), [(1, 1), (2, 2 / 1.5), (8, 8 / 1.5)])
+def test_a_machine_runs_fewer_spans_at_once_than_it_has_cores(cores: int, at_once: float) -> None:
+    """Both this process and the server that it talks to work during a span; a single core still does one."""
+    assert schedule_of(recording([], cores=cores)).cores == pytest.approx(at_once)
 
 
 def limited() -> list[Span]:

@@ -10,6 +10,7 @@ from tapecheck.backfill.recording import Recording
 from tapecheck.backfill.spans import Span
 
 PRODUCING = ("wait", "fetch", "decode")
+CORES_A_SPAN = 1.5  # measured: one job at a time keeps as many busy, since this process works beside the server that it talks to
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,11 +58,15 @@ class Schedule:
 
 
 def schedule_of(recording: Recording, cores: float | None = None) -> Schedule:
-    """Return what a recording did, without the waits that come about anew."""
+    """Return what a recording did, without the waits that come about anew.
+
+    Args:
+        cores: how many spans can run at once without slowing each other down; None for what the recording's machine allows.
+    """
     context, spans = recording.context, sorted(recording.spans, key=lambda span: span.began_ns)
     plan = context.plan
     rate_per_s, alone = plan.source.rate_per_s, frozenset({"wait"}) | frozenset(context.remote)
-    shared = cores or float(context.environment.cores)
+    shared = cores or max(1.0, context.environment.cores / CORES_A_SPAN)
     work_s = works_s([span for span in spans if span.stage not in alone], shared)
     members: dict[tuple[int, str, str], list[Span]] = defaultdict(list)
     for span in spans:

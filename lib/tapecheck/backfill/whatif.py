@@ -34,7 +34,7 @@ def predict_all(recording: Recording, cores: float | None = None) -> list[WhatIf
     """Predict the usual changes, first of all none: how far its wall time is from the measured one is the replay's own error.
 
     Args:
-        cores: that the stages share; None for those of the recording's machine.
+        cores: see `schedule_of`.
     """
     schedule = schedule_of(recording, cores)
     measured_s = (recording.context.ended_ns - recording.context.began_ns) / 1e9
