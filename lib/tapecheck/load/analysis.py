@@ -80,7 +80,7 @@ def summarize(recording: Recording, limits: Limits) -> dict[str, ScenarioSummary
 def _scenario(recording: Recording, name: str, executor: str, generator: GeneratorStats, limits: Limits) -> ScenarioSummary:
     sent = rows.sent(recording.samples, name)
     part = rows.measured(sent.table)
-    n, errors, batches = len(part), _errors(part), part.batches()
+    n, errors, batches = len(part), _errors(part), part.batches(executor)
     failed = sum(errors.values())
     ratio, ratio_low = _success(n, errors, generator.content_checked, _worth(part, batches) if failed else n)
     duration_s = _duration_s(part)

@@ -228,7 +228,7 @@ class Capacity(ScenarioBase):
     factor: float = Field(default=2.0, ge=1.1, le=10)
     levels_min: int = Field(default=LEVELS_NEEDED, ge=LEVELS_NEEDED, le=50)
     levels_max: int = Field(default=12, ge=LEVELS_NEEDED, le=50)
-    precision_ratio: float = Field(default=0.15, gt=0, le=1)
+    precision_ratio: float = Field(default=0.15, ge=0.001, le=1)
     sustained_ratio: float = Field(default=0.95, gt=0, le=1)
 
     @model_validator(mode="after")
