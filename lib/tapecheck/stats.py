@@ -14,8 +14,9 @@ Methods (x sorted ascending, n samples, p in [0, 1], ranks count from 1):
 - Lower bound of a ratio: Clopper and Pearson (1934), one-sided 95 %: BetaInv(0.05; k, n-k+1).
 """
 
+import itertools
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -155,13 +156,21 @@ def distribution(x: Values, batches: Counts | None = None) -> Distribution | Non
     n, levels = len(x), (0.50, 0.90, 0.95, 0.99)
     if n == 0:
         return None
-    s = np.array(x, dtype=np.float64)
-    s.partition(sorted({0, n - 1}.union(*(_places(n, p) for p in levels))))
+    s: NDArray[np.floating] = np.array(x, dtype=x.dtype if x.dtype.kind == "f" else np.float64)  # half the width is half the time
+    known = sorted({0, n - 1}.union(*(_places(n, p) for p in levels)))
+    s.partition(known)
     effective = [float(n) if batches is None else effective_n(counts_within(x <= _value(s, p), batches), batches) for p in levels]
-    bounds = (_Ranks.of(n, p, max(1, int(samples))).places() for p, samples in zip(levels, effective, strict=True))
-    s.partition(sorted({0, n - 1}.union(*bounds, *(_places(n, p) for p in levels))))
+    _place(s, known, set().union(*(_Ranks.of(n, p, max(1, int(samples))).places() for p, samples in zip(levels, effective, strict=True))))
     p50, p90, p95, p99 = (percentile_of_sorted(s, p, samples) for p, samples in zip(levels, effective, strict=True))
-    return Distribution(mean=float(s.mean()), min=float(s[0]), max=float(s[-1]), p50=p50, p90=p90, p95=p95, p99=p99)
+    return Distribution(mean=float(s.mean(dtype=np.float64)), min=float(s[0]), max=float(s[-1]), p50=p50, p90=p90, p95=p95, p99=p99)
+
+
+def _place(s: Values, known: Sequence[int], wanted: set[int]) -> None:
+    """Put more order statistics in their places; those at `known` places are, so that only what lies between them is moved."""
+    for a, b in itertools.pairwise(known):
+        inside = sorted(place - a - 1 for place in wanted if a < place < b)
+        if inside:
+            s[a + 1 : b].partition(inside)
 
 
 def _places(n: int, p: float) -> set[int]:

@@ -15,11 +15,6 @@ from tapecheck.load.selfcheck import Limits
 from tapecheck.stats import Counts, Distribution
 from tapecheck.verdict import Check, Measured, Objective, judge
 
-METRICS = (
-    "mean_ms", "min_ms", "max_ms", "p50_ms", "p90_ms", "p95_ms", "p99_ms",
-    "success_ratio", "throughput_rps", "failed", "service_p95_ms", "service_p99_ms", "server_p95_ms", "server_p99_ms",
-)  # fmt: skip
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GroupSummary:

@@ -10,9 +10,8 @@ from tapecheck import progress, resources, runs, stats
 from tapecheck.config import Target
 from tapecheck.errors import ConfigError, Problem
 from tapecheck.load import capacity, descriptors, preflight
-from tapecheck.load.analysis import METRICS
 from tapecheck.load.cluster import require_dask
-from tapecheck.load.plan import Capacity, LoadPlan
+from tapecheck.load.plan import METRICS, Capacity, LoadPlan
 from tapecheck.load.recording import Context, GeneratorStats, Recording
 from tapecheck.load.requests import prepare_all
 from tapecheck.load.samples import Measured

@@ -12,9 +12,9 @@ from tapecheck import config, runs
 from tapecheck.config import Model
 from tapecheck.errors import ConfigError, Problem
 from tapecheck.load import analysis, findings, rows
-from tapecheck.load.analysis import METRICS, ScenarioSummary
+from tapecheck.load.analysis import ScenarioSummary
 from tapecheck.load.capacity import CapacityResult, conclude, levels
-from tapecheck.load.plan import LoadPlan
+from tapecheck.load.plan import METRICS, LoadPlan
 from tapecheck.load.recording import Recording, read
 from tapecheck.load.selfcheck import Limits
 from tapecheck.load.sending import run
@@ -118,7 +118,7 @@ def headline(recording: Recording, checks: list[Check], found: list[Finding], ca
 def _said(found: list[Finding], capacity: CapacityResult | None) -> str:
     limit = findings.bottleneck(found)
     carries = [f"Capacity: {capacity.knee_note}."] if capacity else []
-    return " ".join([*carries, *([f"What limits it: {limit.finding}."] if limit else [])])
+    return " ".join([*([f"What limits it: {limit.finding}."] if limit else []), *carries])
 
 
 def record(
