@@ -9,7 +9,7 @@ import samples
 
 from tapecheck import charts
 from tapecheck.load import analysis, capacity
-from tapecheck.load.plan import LoadPlan
+from tapecheck.load.plan import METRICS, LoadPlan
 from tapecheck.load.recording import GeneratorStats, Recording
 from tapecheck.load.samples import ErrorKind, Samples
 from tapecheck.load.selfcheck import Limits
@@ -85,7 +85,7 @@ def case(
     )
     return Case(
         recording=dataclasses.replace(recording, context=context),
-        objectives=tuple(parse(text, analysis.METRICS, parts) for text in objectives),
+        objectives=tuple(parse(text, METRICS, parts) for text in objectives),
     )
 
 

@@ -174,10 +174,13 @@ def test_check_lists_every_problem_with_its_line(tmp_path: Path) -> None:
     assert "a.yaml:5: extra: got an unknown key 'extra'; allowed: one of name," in done.stderr
     assert "b.yaml:2: scenarios.s.concurrency: got 'many'" in done.stderr
     assert "b.yaml:3: scenarios.t" in done.stderr
-    assert "2 files, 3 problems" in done.stdout
-    (tmp_path / "b.yaml").write_text("scenarios: {s: {executor: burst, concurrency: 5, rounds: 1, request: h}}\nobjectives: [p95 < 3]\n")
+    assert "b.yaml:4: objectives.0: got 'p95 < 3'; allowed: no metric 'p95'; the metrics are" in done.stderr
+    assert "2 files, 4 problems" in done.stdout
+    (tmp_path / "b.yaml").write_text(
+        "scenarios: {s: {executor: burst, concurrency: 5, rounds: 1, request: h}}\nobjectives: [t.p95_ms < 3]\n"
+    )
     done = tapecheck("check", str(tmp_path / "b.yaml"))
-    assert "objectives.0: got 'p95 < 3'; allowed: no metric 'p95'; the metrics are" in done.stderr
+    assert "no scenario 't'; the scenarios are s" in done.stderr
 
 
 def test_everything_we_ship_passes_the_check() -> None:

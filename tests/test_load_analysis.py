@@ -10,7 +10,8 @@ from samples import GENERATOR, START_NS, burst, recording, requests, watched
 
 from tapecheck.config import PROJECT
 from tapecheck.load import analysis, findings, frames, validation
-from tapecheck.load.analysis import METRICS, Limits, ScenarioSummary
+from tapecheck.load.analysis import Limits, ScenarioSummary
+from tapecheck.load.plan import METRICS
 from tapecheck.load.recording import GeneratorStats, Recording
 from tapecheck.load.samples import ErrorKind
 from tapecheck.verdict import Verdict, overall, parse
@@ -282,3 +283,52 @@ def test_what_would_prove_an_objective_counts_batches() -> None:
     (check,) = analysis.check(summary, [parse("p95_ms < 1000", METRICS)])
     assert check.verdict == Verdict.NOT_PROVEN
     assert int(check.reason.split(">= ")[1].split(" ")[0]) > 1000
+
+
+def test_the_requests_of_a_single_round_are_taken_as_they_are() -> None:
+    """With one round nothing tells how rounds differ; its queue is no order in time."""
+    p50 = summary_of(recording({"s": burst(np.linspace(1, 100, 500))})).response_time_ms.p50
+    assert (p50.n, p50.n_effective) == (500, 500)
+
+
+def test_each_kind_of_time_is_judged_by_itself() -> None:
+    """An objective on service or server time looks at that, and a promise of at least so much at the lower bound."""
+    rows = late(server(burst(np.tile(np.linspace(900, 1000, 100), 5), per_round=100), 5.0), 800)
+    summary = analysis.summarize(recording({"s": rows}), LIMITS)
+
+    def judged(text: str) -> Verdict:
+        return analysis.check(summary, [parse(text, METRICS)])[0].verdict
+
+    assert judged("p95_ms < 300") == Verdict.FAIL
+    assert judged("service_p95_ms < 300") == Verdict.PASS
+    assert judged("server_p95_ms < 10") == Verdict.PASS
+    p50 = summary["s"].response_time_ms.p50
+    between = ((p50.low or 0) + p50.value) / 2
+    assert (judged(f"p50_ms > {(p50.low or 0) - 1}"), judged(f"p50_ms > {between}")) == (Verdict.PASS, Verdict.NOT_PROVEN)
+
+
+def test_wrong_bodies_are_no_few_errors() -> None:
+    """Every body that was looked at was wrong: that limits the target, however few were looked at."""
+    rows = burst(np.full(15_000, 5.0), per_round=100, failed=dict.fromkeys(range(60), ErrorKind.content))
+    rec = recording({"s": rows}, generator=dataclasses.replace(GENERATOR, content_checked=60))
+    named = findings.bottleneck(findings.find(analysis.summarize(rec, LIMITS), 2))
+    assert named is not None
+    assert (named.name, named.evidence["success_ratio"]) == ("target_errors", 0.0)
+
+
+def test_the_target_s_own_time_is_not_compared_with_response_times() -> None:
+    """Where only some values of a parameter have Server-Timing, all are compared by response time."""
+    rows = burst(np.full(600, 100.0), per_round=100)
+    rows["request"] = np.tile([0, 1], 300)
+    rows["server_ms"] = np.where(rows["request"] == 0, 10.0, np.nan)
+    rec = recording({"s": rows}, {"s": requests({"symbol": "AAPL"}, {"symbol": "MSFT"})})
+    assert "slow_parameter" not in names(rec)
+
+
+def test_failures_are_written_part_by_part(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each failed request has its line, in order, however few fit in memory at a time."""
+    monkeypatch.setattr(validation, "FAILURES_AT_ONCE", 3)
+    rec = recording({"s": burst(np.full(100, 5.0), per_round=10, failed=dict.fromkeys(range(0, 100, 7), ErrorKind.reset))})
+    found = list(validation.failures(rec))
+    assert len(found) == 15
+    assert [f["intended_ns"] for f in found] == sorted(f["intended_ns"] for f in found)

@@ -1,12 +1,17 @@
 """The search for the knee brackets it, stops, and claims no more than was measured."""
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from samples import burst, recording
 
+from tapecheck.load.analysis import summarize
 from tapecheck.load.capacity import Level, conclude, next_rate
-from tapecheck.load.plan import Capacity
-from tapecheck.verdict import Verdict
+from tapecheck.load.capacity import level as level_of
+from tapecheck.load.plan import METRICS, Capacity
+from tapecheck.load.selfcheck import Limits
+from tapecheck.verdict import Verdict, parse
 
 SEARCH = Capacity(executor="capacity", request="features", start_rate_rps=50, max_rate_rps=10_000)
 
@@ -18,6 +23,19 @@ def sweep(search: Capacity, knee_rps: float) -> dict[float, bool]:
         tried[rate] = rate <= knee_rps
         assert len(tried) <= search.levels_max
     return tried
+
+
+@given(st.lists(st.booleans(), min_size=60, max_size=60))
+def test_a_target_of_moods_ends_a_sweep_too(met: list[bool]) -> None:
+    """Whatever holds and misses in whatever order, no rate is asked twice and the sweep ends."""
+    tried: dict[float, bool] = {}
+    for held in met:
+        rate = next_rate(SEARCH, tried)
+        if rate is None:
+            break
+        assert rate not in tried
+        tried[rate] = held
+    assert len(tried) <= SEARCH.levels_max
 
 
 def level(rate: float, verdict: Verdict, throughput: float | None = None) -> Level:
@@ -69,7 +87,7 @@ def test_the_knee_has_the_gap_as_its_interval() -> None:
     """The knee is the highest rate that held, and below the lowest that did not."""
     found = conclude([level(r, Verdict.PASS if r <= 400 else Verdict.FAIL) for r in (50, 100, 200, 400, 500, 800)])
     assert (found.knee_rps, found.knee_low_rps, found.knee_high_rps) == (400, 400, 500)
-    assert "400/s keeps every promise, 500/s does not" in found.knee_note
+    assert found.knee_note == "every promise is kept up to 400/s, and one missed at 500/s"
 
 
 def test_a_pass_above_a_miss_is_luck() -> None:
@@ -96,3 +114,31 @@ def test_no_knee_when_nothing_held() -> None:
     """When every rate missed a promise there is no knee, and the note says so."""
     assert conclude([level(10, Verdict.FAIL)]).knee_rps is None
     assert "no rate that was tried keeps every promise" in conclude([level(10, Verdict.FAIL)]).knee_note
+
+
+def test_a_level_measured_again_counts_once_and_by_its_last_attempt() -> None:
+    """The attempt in which the generator was the limit bounds nothing; the repeated one may hold."""
+    found = conclude([level(100, Verdict.PASS), level(200, Verdict.INVALID), level(200, Verdict.NOT_PROVEN), level(400, Verdict.FAIL)])
+    assert [one.verdict for one in found.levels] == [Verdict.PASS, Verdict.NOT_PROVEN, Verdict.FAIL]
+    assert (found.knee_rps, found.proven_rps, found.knee_high_rps) == (200, 100, 400)
+    assert found.knee_note == "every promise is kept up to 200/s (proven up to 100/s), and one missed at 400/s"
+
+
+def test_a_knee_that_nothing_proves_says_so() -> None:
+    """Levels too short to bound a percentile hold by their values only."""
+    found = conclude([level(100, Verdict.NOT_PROVEN), level(200, Verdict.FAIL)])
+    assert (found.knee_rps, found.proven_rps) == (100, None)
+    assert "(none of them proven)" in found.knee_note
+
+
+def test_a_queue_that_grows_is_a_miss_though_answers_come_in_time() -> None:
+    """Half as many answers as requests in each second break no promise of a level that is short; the shortfall does."""
+    rows = burst(np.linspace(10, 1010, 500))
+    rows["intended_ns"] += np.linspace(0, 5e8, 500).astype(np.int64)  # asked within half a second, answered within one
+    rec = recording({"c at 1000/s": rows}, executor="capacity")
+    summary = summarize(rec, Limits(lag_p99_ms=20, cpu_ratio=0.9, achieved_ratio=0.95))["c at 1000/s"]
+    objectives = [parse("p95_ms < 5000", METRICS)]
+    growing, steady = (level_of("c", rate, summary, objectives, 0.95) for rate in (1000.0, 400.0))
+    assert (growing.verdict, growing.steady) == (Verdict.FAIL, False)
+    assert "a queue grows" in growing.reason
+    assert (steady.verdict != Verdict.FAIL, steady.steady) == (True, True)

@@ -1,5 +1,6 @@
 """Preflight: whatever is wrong with a target is one error that names URL and reason, before any load."""
 
+import socket
 import time
 from pathlib import Path
 
@@ -46,6 +47,37 @@ def test_a_right_target_gives_its_address() -> None:
         assert check(server.url) == Address(host="127.0.0.1", port=server.port)
         assert check(server.url.replace("127.0.0.1", "localhost")).port == server.port
     assert f"X-Key: {SECRET}".encode() in server.seen.heads[0]
+
+
+def test_the_address_that_was_found_is_the_one_that_is_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A name that leads elsewhere when it is looked up again cannot take the request there: what was allowed is what is asked."""
+    real, asked = socket.getaddrinfo, []
+
+    def changing(host: str, *args: object, **more: object) -> object:
+        if host == "planted.test":
+            asked.append(host)
+            host = "127.0.0.1" if len(asked) == 1 else "192.0.2.1"
+        return real(host, *args, **more)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(socket, "getaddrinfo", changing)
+    with Server(servers.fast) as server:
+        assert check(f"http://planted.test:{server.port}").host == "127.0.0.1"
+    assert asked == ["planted.test"]
+    assert f"Host: planted.test:{server.port}".encode().lower() in server.seen.heads[0].lower()
+
+
+def test_a_post_is_checked_with_its_body() -> None:
+    """What the load will send is what is asked once before it."""
+    target = {
+        "name": "planted",
+        "kind": "external",
+        "requests": {"one": {"request": "POST /x", "body": '{"symbols": ["AAPL"]}'}},
+    }
+    with Server(servers.fast) as server:
+        opened = Target.model_validate({**target, "base_url": server.url})
+        plan = LoadPlan.model_validate({"scenarios": {"s": {"executor": "burst", "concurrency": 1, "request": "one"}}})
+        preflight.check(opened, prepare_all(plan, opened))
+    assert server.seen.bodies == [b'{"symbols": ["AAPL"]}']
 
 
 def test_many_combinations_are_checked_by_a_bounded_number_on_one_connection() -> None:

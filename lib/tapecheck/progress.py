@@ -13,6 +13,7 @@ from typing import Any, Protocol
 
 from tqdm import tqdm
 
+CLOCK = "{desc}: {percentage:3.0f}%|{bar}| {n:.1f} of {total:.1f} s"  # of work whose length is known
 FILE_VARIABLE = "TAPECHECK_PROGRESS"  # a batch names the file here that its notebook's kernel reports to
 
 
@@ -68,10 +69,12 @@ def _in_notebook(label: str, unit: str) -> Iterator[Report]:
 
     def report(done: int, total: int, note: str = "") -> None:
         last[:] = [done, total]
-        draw(done, total, f"{done:,} of {total:,} {unit}, {time.monotonic() - started:.0f} s" + (f", {note}" if note else ""))
+        so_far = f"{done / 1000:.1f} of {total / 1000:.1f} s" if unit == "ms" else f"{done:,} of {total:,} {unit}"
+        draw(done, total, ", ".join(filter(None, (so_far, "" if unit == "ms" else f"{time.monotonic() - started:.0f} s", note))))
 
     yield report
-    draw(1, 1, f"{last[0]:,} {unit} in {time.monotonic() - started:.1f} s")
+    did = "" if unit == "ms" else f"{last[0]:,} {unit} in "
+    draw(1, 1, f"{did}{time.monotonic() - started:.1f} s")
 
 
 @contextmanager
@@ -84,7 +87,7 @@ def _in_terminal() -> Iterator["_Bars"]:
 
 
 class _Bars:
-    """One tqdm bar at a time on stderr; nothing when that is not a terminal."""
+    """One tqdm bar at a time on stderr; where that is no terminal, a line when each piece of work begins."""
 
     def __init__(self) -> None:
         self.label: str | None = None
@@ -94,11 +97,15 @@ class _Bars:
         bar = self.bar
         if bar is None or label != self.label:
             self.close()
-            bar = self.bar = tqdm(desc=label, unit=f" {unit}", total=total, disable=None, leave=True, dynamic_ncols=True)
+            look = CLOCK if unit == "ms" else None
+            bar = self.bar = tqdm(desc=label, unit=f" {unit}", total=total, bar_format=look, disable=None, leave=True, dynamic_ncols=True)
+            if bar.disable:
+                print(label, file=sys.stderr, flush=True)
             self.label = label
-        bar.total = total
-        bar.set_postfix_str(note, refresh=False)
-        bar.update(done - bar.n)
+        bar.total, scale = (total / 1000, 1000) if unit == "ms" else (total, 1)
+        if note:
+            bar.set_postfix_str(note, refresh=False)
+        bar.update(done / scale - bar.n)
 
     def close(self) -> None:
         if self.bar is not None:

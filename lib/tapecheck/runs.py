@@ -238,7 +238,8 @@ def record(
         for name, figure in (figures or {}).items():
             (temporary / f"{name}.png").write_bytes(figure.png())
         for name, rows in (lines or {}).items():
-            (temporary / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+            with (temporary / f"{name}.jsonl").open("w", encoding="utf-8") as file:
+                file.writelines(json.dumps(row) + "\n" for row in rows)
         write_json(temporary / RESULT, to_json(result))
         temporary.rename(final)
         point_latest(final)

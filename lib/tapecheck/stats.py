@@ -14,8 +14,9 @@ Methods (x sorted ascending, n samples, p in [0, 1], ranks count from 1):
 - Lower bound of a ratio: Clopper and Pearson (1934), one-sided 95 %: BetaInv(0.05; k, n-k+1).
 """
 
+import itertools
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -24,7 +25,6 @@ from numpy.typing import NDArray
 
 CONFIDENCE = 0.95
 KNOTS = 16  # of a spectrum's points, at which its batches are compared
-ESTIMATE_FROM = 100_000  # samples are enough to find where to ask how alike the samples of a batch are
 Values = NDArray[np.floating] | NDArray[np.integer]
 Counts = NDArray[np.int64]
 
@@ -136,10 +136,7 @@ def percentile_of_sorted(x: Values, p: float, effective: float | None = None) ->
     """
     n = len(x)
     n_effective = n if effective is None else max(1, int(effective))
-    at = p * (n - 1)
-    below = int(at)
-    above = min(below + 1, n - 1)
-    value = float(x[below]) + (at - below) * (float(x[above]) - float(x[below]))
+    value = _value(x, p)
     ranks = _Ranks.of(n, p, n_effective)
     low, high, upper = (None if rank is None else float(x[rank - 1]) for rank in (ranks.low, ranks.high, ranks.upper))
     if low is not None:
@@ -159,22 +156,34 @@ def distribution(x: Values, batches: Counts | None = None) -> Distribution | Non
     n, levels = len(x), (0.50, 0.90, 0.95, 0.99)
     if n == 0:
         return None
-    effective = [_effective_at(x, p, batches) for p in levels]
-    needed = {0, n - 1}
-    for p, samples in zip(levels, effective, strict=True):
-        needed |= {int(p * (n - 1)), min(int(p * (n - 1)) + 1, n - 1)} | _Ranks.of(n, p, max(1, int(samples))).places()
-    s = np.array(x, dtype=np.float64)
-    s.partition(sorted(needed))
+    s: NDArray[np.floating] = np.array(x, dtype=x.dtype if x.dtype.kind == "f" else np.float64)  # half the width is half the time
+    known = sorted({0, n - 1}.union(*(_places(n, p) for p in levels)))
+    s.partition(known)
+    effective = [float(n) if batches is None else effective_n(counts_within(x <= _value(s, p), batches), batches) for p in levels]
+    _place(s, known, set().union(*(_Ranks.of(n, p, max(1, int(samples))).places() for p, samples in zip(levels, effective, strict=True))))
     p50, p90, p95, p99 = (percentile_of_sorted(s, p, samples) for p, samples in zip(levels, effective, strict=True))
-    return Distribution(mean=float(s.mean()), min=float(s[0]), max=float(s[-1]), p50=p50, p90=p90, p95=p95, p99=p99)
+    return Distribution(mean=float(s.mean(dtype=np.float64)), min=float(s[0]), max=float(s[-1]), p50=p50, p90=p90, p95=p95, p99=p99)
 
 
-def _effective_at(x: Values, p: float, batches: Counts | None) -> float:
-    """Return the effective n at the p-quantile, which need not be known exactly for that."""
-    if batches is None:
-        return float(len(x))
-    near = np.quantile(x[:: -(-len(x) // ESTIMATE_FROM)], p)
-    return effective_n(counts_within(x <= near, batches), batches)
+def _place(s: Values, known: Sequence[int], wanted: set[int]) -> None:
+    """Put more order statistics in their places; those at `known` places are, so that only what lies between them is moved."""
+    for a, b in itertools.pairwise(known):
+        inside = sorted(place - a - 1 for place in wanted if a < place < b)
+        if inside:
+            s[a + 1 : b].partition(inside)
+
+
+def _places(n: int, p: float) -> set[int]:
+    """Return the places, from 0, between which a quantile is interpolated."""
+    below = int(p * (n - 1))
+    return {below, min(below + 1, n - 1)}
+
+
+def _value(s: Values, p: float) -> float:
+    """Return the p-quantile of a sample in which the places around it are in order."""
+    at = p * (len(s) - 1)
+    below = int(at)
+    return float(s[below]) + (at - below) * (float(s[min(below + 1, len(s) - 1)]) - float(s[below]))
 
 
 def _interpolated(s: NDArray[np.float64], p: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -85,7 +85,7 @@ def load_percentiles(*, recording: Recording, summary: Summary, objectives: Sequ
             if not scenario.requests:
                 continue
             part = rows.counted(recording.samples, name)
-            line = stats.spectrum(part.response_ms(), part.batches())
+            line = stats.spectrum(part.response_ms(), part.batches(scenario.executor))
             nines = 1 / (1 - line["p"])
             look: dict[str, Any] = {"color": PALETTE[i % len(PALETTE)], "linestyle": LINES[i % len(LINES)], "linewidth": 2}
             ax.plot(nines, line["value"], label=_described(name, scenario), **look)

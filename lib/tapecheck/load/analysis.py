@@ -15,11 +15,6 @@ from tapecheck.load.selfcheck import Limits
 from tapecheck.stats import Counts, Distribution
 from tapecheck.verdict import Check, Measured, Objective, judge
 
-METRICS = (
-    "mean_ms", "min_ms", "max_ms", "p50_ms", "p90_ms", "p95_ms", "p99_ms",
-    "success_ratio", "throughput_rps", "failed", "service_p95_ms", "service_p99_ms", "server_p95_ms", "server_p99_ms",
-)  # fmt: skip
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GroupSummary:
@@ -80,7 +75,7 @@ def summarize(recording: Recording, limits: Limits) -> dict[str, ScenarioSummary
 def _scenario(recording: Recording, name: str, executor: str, generator: GeneratorStats, limits: Limits) -> ScenarioSummary:
     sent = rows.sent(recording.samples, name)
     part = rows.measured(sent.table)
-    n, errors, batches = len(part), _errors(part), part.batches()
+    n, errors, batches = len(part), _errors(part), part.batches(executor)
     failed = sum(errors.values())
     ratio, ratio_low = _success(n, errors, generator.content_checked, _worth(part, batches) if failed else n)
     duration_s = _duration_s(part)

@@ -44,10 +44,15 @@ class Level:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CapacityResult:
-    """What a sweep found; the knee lies in [`knee_low_rps`, `knee_high_rps`), and the notes say what was not found."""
+    """What a sweep found; of a rate that was measured again, because the generator was the limit, `levels` has the last attempt.
+
+    At `knee_rps` every objective was met by its value, at `proven_rps` by its 95 % bound too. The knee lies in
+    [`knee_low_rps`, `knee_high_rps`), and the notes say what was not found.
+    """
 
     levels: list[Level]
     knee_rps: float | None
+    proven_rps: float | None
     knee_low_rps: float | None
     knee_high_rps: float | None
     usl: Usl | None
@@ -59,23 +64,26 @@ def next_rate(plan: Capacity, tried: Mapping[float, bool]) -> float | None:
     """Return the rate to try after those in `tried` (rate -> whether every objective was met), or None to stop."""
     if not tried:
         return plan.start_rate_rps
-    if len(tried) >= plan.levels_max:
-        return None
+    wanted = _wanted(plan, tried) if len(tried) < plan.levels_max else None
+    return None if wanted in tried else wanted
+
+
+def _wanted(plan: Capacity, tried: Mapping[float, bool]) -> float | None:
     bad = min((rate for rate, met in tried.items() if not met), default=None)
     good = max((rate for rate, met in tried.items() if met and (bad is None or rate < bad)), default=None)
     if bad is None:
         assert good is not None, "a rate that was tried was met or not"
-        return _filling(plan, tried) if good >= plan.max_rate_rps else min(good * plan.factor, plan.max_rate_rps)
+        return _filling(plan, tried, math.inf) if good >= plan.max_rate_rps else min(good * plan.factor, plan.max_rate_rps)
     if good is None:
         return bad / plan.factor if len(tried) < plan.levels_min else None
     if bad / good - 1 > plan.precision_ratio:
         return math.sqrt(good * bad)
-    return _filling(plan, tried)
+    return _filling(plan, tried, bad)
 
 
-def _filling(plan: Capacity, tried: Mapping[float, bool]) -> float | None:
-    """Return a rate in the widest gap between those that held, until there are enough of them for a fit."""
-    held = sorted(rate for rate, met in tried.items() if met)
+def _filling(plan: Capacity, tried: Mapping[float, bool], below: float) -> float | None:
+    """Return a rate in the widest gap between those that held below the lowest that did not, until there are enough for a fit."""
+    held = sorted(rate for rate, met in tried.items() if met and rate < below)
     if len(held) >= plan.levels_min:
         return None
     if len(held) == 1:
@@ -126,30 +134,32 @@ def conclude(levels: Sequence[Level]) -> CapacityResult:
     A level whose measurement was invalid, because the generator was the limit, bounds nothing. A level is short, so what it
     measured may meet an objective without proving it; the note says so of the knee.
     """
-    ordered = sorted(levels, key=lambda one: one.rate_rps)
+    ordered = sorted({one.rate_rps: one for one in levels}.values(), key=lambda one: one.rate_rps)
     missed = [one.rate_rps for one in ordered if one.verdict == Verdict.FAIL]
     bad = missed[0] if missed else None
     held = [one for one in ordered if one.verdict in (Verdict.PASS, Verdict.NOT_PROVEN) and (bad is None or one.rate_rps < bad)]
     knee = held[-1].rate_rps if held else None
-    unproven = f" (not proven there: {held[-1].reason})" if held and held[-1].verdict == Verdict.NOT_PROVEN else ""
+    proven = max((one.rate_rps for one in held if one.verdict == Verdict.PASS), default=None)
     law, law_note = _law([one for one in ordered if one.steady])
     return CapacityResult(
         levels=ordered,
         knee_rps=knee,
+        proven_rps=proven,
         knee_low_rps=knee,
         knee_high_rps=bad,
         usl=law,
-        knee_note=f"{_knee_note(knee, bad)}{unproven}",
+        knee_note=_knee_note(knee, proven, bad),
         law_note=law_note,
     )
 
 
-def _knee_note(knee: float | None, bad: float | None) -> str:
+def _knee_note(knee: float | None, proven: float | None, bad: float | None) -> str:
     if knee is None:
         return "no rate that was tried keeps every promise"
+    sure = "" if proven == knee else " (none of them proven)" if proven is None else f" (proven up to {_rate(proven)})"
     if bad is None:
-        return f"{_rate(knee)} keeps every promise, and no higher rate that counts missed one: the knee lies beyond"
-    return f"{_rate(knee)} keeps every promise, {_rate(bad)} does not"
+        return f"every promise is kept up to {_rate(knee)}{sure}, and no higher rate that counts missed one: the knee lies beyond"
+    return f"every promise is kept up to {_rate(knee)}{sure}, and one missed at {_rate(bad)}"
 
 
 def _rate(rate_rps: float) -> str:

@@ -89,7 +89,10 @@ class DaskWorker:
 
     def gone(self) -> str | None:
         """Say that the scheduler knows it no more, and what is lost with it."""
-        return None if self._is_known() else f"it left; {self._lost()}"
+        if self._is_known():
+            return None
+        self.cluster.client.unsubscribe_topic(self._token)
+        return f"it left; {self._lost()}"
 
     def _is_known(self) -> bool:
         return self.address in self.cluster.addresses()

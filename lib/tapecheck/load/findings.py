@@ -53,9 +53,14 @@ def _errors(name: str, scenario: ScenarioSummary, cores: int) -> Iterator[Findin
     if scenario.failed:
         kind, count = max(scenario.errors.items(), key=lambda item: item[1])
         yield Finding(
-            name="target_errors" if scenario.failed >= ERROR_SHARE * scenario.requests else "few_errors",
+            name="target_errors" if 1 - (scenario.success_ratio or 0.0) >= ERROR_SHARE else "few_errors",
             finding=f"{name}: {scenario.failed:,} of {scenario.requests:,} requests failed, most by {kind}",
-            evidence={"failed": scenario.failed, "requests": scenario.requests, kind: count},
+            evidence={
+                "failed": scenario.failed,
+                "requests": scenario.requests,
+                "success_ratio": scenario.success_ratio or 0.0,
+                kind: count,
+            },
             action="read failures.jsonl for the first of them, and the target's log at that time, before looking at speed",
         )
 
@@ -143,7 +148,8 @@ def _spread(name: str, scenario: ScenarioSummary, cores: int) -> Iterator[Findin
 def _slow_value(name: str, scenario: ScenarioSummary, cores: int) -> Iterator[Finding]:
     for dimension, values in scenario.by.items():
         inside = all(group.server_time_ms for group in values.values())
-        medians = {v: (group.server_time_ms or group.response_time_ms).p50 for v, group in values.items()}
+        times = {v: group.server_time_ms if inside else group.response_time_ms for v, group in values.items()}
+        medians = {v: one.p50 for v, one in times.items() if one is not None}
         fast, slow = min(medians, key=lambda v: medians[v].value), max(medians, key=lambda v: medians[v].value)
         high, low = medians[fast].high, medians[slow].low
         a, b = medians[fast].value, medians[slow].value

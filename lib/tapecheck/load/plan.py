@@ -25,6 +25,7 @@ from tapecheck.load.work import (
     Value,
     Work,
 )
+from tapecheck.verdict import parse
 
 COLUMNS = frozenset([*(SAMPLE.names or ()), "scenario"])  # a parameter of such a name would hide a column
 
@@ -51,6 +52,10 @@ Concurrency = Annotated[int, Field(gt=0, le=MAX_CONCURRENCY)]
 Rate = Annotated[float, Field(gt=0, le=MAX_RATE_RPS)]
 LEVELS_NEEDED = 6  # of a sweep, for the scalability law to be fitted
 LEVEL_REQUESTS = 500  # at the least in a level; the 95 % bound of a p99 needs 299 that are independent
+METRICS = (
+    "mean_ms", "min_ms", "max_ms", "p50_ms", "p90_ms", "p95_ms", "p99_ms",
+    "success_ratio", "throughput_rps", "failed", "service_p95_ms", "service_p99_ms", "server_p95_ms", "server_p99_ms",
+)  # fmt: skip
 CONNECTIONS = 1000  # of an open model, unless it says otherwise
 CLUSTER = re.compile(r"dask://(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+):[0-9]{1,5}")
 
@@ -228,7 +233,7 @@ class Capacity(ScenarioBase):
     factor: float = Field(default=2.0, ge=1.1, le=10)
     levels_min: int = Field(default=LEVELS_NEEDED, ge=LEVELS_NEEDED, le=50)
     levels_max: int = Field(default=12, ge=LEVELS_NEEDED, le=50)
-    precision_ratio: float = Field(default=0.15, gt=0, le=1)
+    precision_ratio: float = Field(default=0.15, ge=0.001, le=1)
     sustained_ratio: float = Field(default=0.95, gt=0, le=1)
 
     @model_validator(mode="after")
@@ -268,11 +273,18 @@ def _workers(value: Any) -> int | str:
     raise ValueError(f"1 to {MAX_WORKERS} processes of this machine, or a Dask scheduler, such as: dask://127.0.0.1:8786")
 
 
+def _objective(text: str) -> str:
+    """Check an objective but for its scenario, which may be wrong itself."""
+    scope = text.partition(".")[0].strip()
+    parse(text, METRICS, [scope])
+    return text
+
+
 class LoadPlan(Model):
     """The scenarios, what is promised of each, and when a measurement does not count."""
 
     scenarios: dict[Name, Scenario] = Field(min_length=1)
-    objectives: tuple[str, ...] = ()
+    objectives: tuple[Annotated[str, AfterValidator(_objective)], ...] = ()
     generator: GeneratorLimits = GeneratorLimits()
     workers: Annotated[Any, BeforeValidator(_workers)] = 1
     seed: int = 0

@@ -29,19 +29,18 @@ def sent(samples: pa.Table, scenario: str) -> "Rows":
     chosen = codes == names.index(scenario) if scenario in names else np.zeros(len(codes), bool)
     first, last = _reach(chosen)
     together = np.count_nonzero(chosen) == last - first  # as a load run leaves them: no copy
-    return Rows(samples.slice(first, last - first) if together else samples.filter(pa.array(chosen)))
+    found = samples.slice(first, last - first) if together else samples.filter(pa.array(chosen))
+    number = found.column("round").to_numpy()
+    mixed = (number[1:] < number[:-1]).any()  # workers that were not equally fast leave the rounds of a burst so
+    return Rows(found.sort_by("round") if mixed else found)
 
 
 def measured(samples: pa.Table) -> "Rows":
     """Select the samples without the warm-up."""
     chosen = ~samples.column("warm_up").to_numpy()
     first, last = _reach(chosen)
-    chosen, samples = chosen[first:last], samples.slice(first, last - first)
-    number = samples.column("round").to_numpy()
-    if (number[1:] < number[:-1]).any():  # workers that were not equally fast leave the rounds of a burst mixed
-        samples = samples.filter(pa.array(chosen)).sort_by("round")
-        return Rows(samples)
-    return Rows(samples, None if chosen.all() else chosen)
+    chosen = chosen[first:last]
+    return Rows(samples.slice(first, last - first), None if chosen.all() else chosen)
 
 
 def _reach(mask: Mask) -> tuple[int, int]:
@@ -98,11 +97,12 @@ class Rows:
         """Return the names of the parameters."""
         return [name for name in self.table.column_names if name not in COLUMNS]
 
-    def batches(self) -> Counts:
+    def batches(self, executor: str) -> Counts:
         """Return the sizes of the consecutive batches whose samples are alike: a burst's rounds, or equal stretches of another scenario."""
         number = self.numbers("round")
-        edges = np.flatnonzero(np.diff(number)) + 1
-        if not len(edges):
+        if executor == "burst":
+            edges = np.flatnonzero(np.diff(number)) + 1
+        else:
             edges = np.unique(np.linspace(0, len(number), BLOCKS + 1).astype(np.int64))[1:-1]
         sizes: Counts = np.diff(np.r_[0, edges, len(number)])
         return sizes

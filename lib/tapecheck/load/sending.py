@@ -10,9 +10,8 @@ from tapecheck import progress, resources, runs, stats
 from tapecheck.config import Target
 from tapecheck.errors import ConfigError, Problem
 from tapecheck.load import capacity, descriptors, preflight
-from tapecheck.load.analysis import METRICS
 from tapecheck.load.cluster import require_dask
-from tapecheck.load.plan import Capacity, LoadPlan
+from tapecheck.load.plan import METRICS, Capacity, LoadPlan
 from tapecheck.load.recording import Context, GeneratorStats, Recording
 from tapecheck.load.requests import prepare_all
 from tapecheck.load.samples import Measured
@@ -76,7 +75,7 @@ def _send(
     tried: dict[float, bool] = {}
     while (rate_rps := capacity.next_rate(scenario, tried)) is not None:
         for attempt in range(1, LEVEL_ATTEMPTS + 1):
-            level, label = scenario.level(rate_rps), f"{name} at {rate_rps:.4g}/s" + (f", again ({attempt})" if attempt > 1 else "")
+            level, label = scenario.level(rate_rps), f"{name} at {rate_rps:.6g}/s" + (f", again ({attempt})" if attempt > 1 else "")
             with progress.show(f"load: {label}", level.progress_unit) as report:
                 measured = generator.measure(level.work(address, requests), on_progress=report)
             sent = Sent(name=label, executor=scenario.executor, requests=requests, measured=measured, rate_rps=rate_rps)

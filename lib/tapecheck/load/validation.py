@@ -5,20 +5,23 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 from pydantic import ConfigDict, Field
 
 from tapecheck import config, runs
 from tapecheck.config import Model
 from tapecheck.errors import ConfigError, Problem
-from tapecheck.load import analysis, findings
-from tapecheck.load.analysis import METRICS, ScenarioSummary
+from tapecheck.load import analysis, findings, rows
+from tapecheck.load.analysis import ScenarioSummary
 from tapecheck.load.capacity import CapacityResult, conclude, levels
-from tapecheck.load.plan import LoadPlan
+from tapecheck.load.plan import METRICS, LoadPlan
 from tapecheck.load.recording import Recording, read
 from tapecheck.load.selfcheck import Limits
 from tapecheck.load.sending import run
 from tapecheck.runs import Finding, Picture, Recorded, Result
 from tapecheck.verdict import Check, Objective, overall, parse_all
+
+FAILURES_AT_ONCE = 10_000  # as Python objects: a target that refuses everything can fail millions
 
 __all__ = ["LoadResult", "Settings", "find_capacity", "judge", "objectives", "read", "read_plan", "record", "run", "settings", "summarize"]
 
@@ -115,7 +118,7 @@ def headline(recording: Recording, checks: list[Check], found: list[Finding], ca
 def _said(found: list[Finding], capacity: CapacityResult | None) -> str:
     limit = findings.bottleneck(found)
     carries = [f"Capacity: {capacity.knee_note}."] if capacity else []
-    return " ".join([*carries, *([f"What limits it: {limit.finding}."] if limit else [])])
+    return " ".join([*([f"What limits it: {limit.finding}."] if limit else []), *carries])
 
 
 def record(
@@ -150,7 +153,7 @@ def record(
 
 def failures(recording: Recording) -> Iterator[dict[str, Any]]:
     """Yield one plain record a failed request, in the order of their intended starts."""
-    samples = recording.samples
-    failed = samples.filter([name != "none" for name in samples.column("error").to_pylist()])
-    for row in failed.sort_by("intended_ns").to_pylist():
-        yield {name: value for name, value in row.items() if value is not None and value == value}
+    failed = pa.array(rows.Rows(recording.samples).failed())
+    for batch in recording.samples.filter(failed).sort_by("intended_ns").to_batches(max_chunksize=FAILURES_AT_ONCE):
+        for row in batch.to_pylist():
+            yield {name: value for name, value in row.items() if value is not None and value == value}

@@ -56,12 +56,16 @@ class Query:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Entry:
-    """An answer's rows, validated and encoded; `refreshed_at` is Unix seconds, None for what never was complete."""
+    """An answer's rows, validated and encoded; `refreshed_at` is Unix seconds, None for what never was complete.
+
+    `db_ms` is how long the database took, without the wait for a thread.
+    """
 
     rows: bytes
     count: int
     refreshed_at: float | None
     read_s: float
+    db_ms: float
 
     def age_s(self) -> float | None:
         """Return the age of the data now."""
@@ -181,11 +185,14 @@ class Store:
 def _entry(connection: psycopg.Connection, query: Query) -> Entry:
     """Read, validate and encode rows; the age is read first, so that it is never younger than the rows."""
     sql = "SELECT extract(epoch FROM refreshed_at)::float8 FROM tapecheck.checkpoints WHERE symbol = %s AND timeframe = %s"
+    asked_s = time.perf_counter()
     found = connection.execute(sql, (query.symbol, query.timeframe)).fetchone()
     cursor = connection.cursor(binary=True, row_factory=dict_row)
     rows = cursor.execute(query.sql, query.values()).fetchall()
+    db_ms = (time.perf_counter() - asked_s) * 1000
     if query.sql is not OLDEST_BARS:
         rows.reverse()
     adapter: TypeAdapter[Any] = _feature_bars if query.sql is NEWEST_FEATURES else _bars
     valid = adapter.validate_python(rows)
-    return Entry(rows=adapter.dump_json(valid), count=len(rows), refreshed_at=found[0] if found else None, read_s=time.monotonic())
+    refreshed_at = found[0] if found else None
+    return Entry(rows=adapter.dump_json(valid), count=len(rows), refreshed_at=refreshed_at, read_s=time.monotonic(), db_ms=db_ms)
