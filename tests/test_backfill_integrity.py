@@ -1,0 +1,280 @@
+"""Holes and defects planted into a made-up market: each is found, counted and blamed on who made it, and nothing else is."""
+
+import datetime as dt
+from collections.abc import Callable, Iterable
+from dataclasses import replace
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tapecheck.backfill.aggregate import derive
+from tapecheck.backfill.bars import TIMEFRAMES, Bars, IntArray, to_ms
+from tapecheck.backfill.integrity import Integrity, Series, examine, judge
+from tapecheck.backfill.slots import slots
+from tapecheck.sandbox import market
+
+START, END = dt.datetime(2025, 10, 27, 4, tzinfo=dt.UTC), dt.datetime(2025, 12, 1, 5, tzinfo=dt.UTC)  # winter time, a half day
+NOW_MS = to_ms(dt.datetime(2026, 11, 20, 15, 2, tzinfo=dt.UTC))
+Market = dict[str, Bars]
+
+
+@lru_cache(maxsize=64)
+def _five(symbol: str, start: dt.datetime, end: dt.datetime) -> Bars:
+    return market.page(symbol, 300, to_ms(start), to_ms(end) - 1, NOW_MS, 10**7)[0]
+
+
+def market_of(symbol: str, start: dt.datetime = START, end: dt.datetime = END) -> Market:
+    """Return every timeframe of a symbol."""
+    return {name: derive(_five(symbol, start, end), symbol, name) for name in TIMEFRAMES}
+
+
+def times_of(stored: Market) -> dict[str, IntArray]:
+    """Return the record of a run in which all that is stored was received."""
+    return {name: bars.t for name, bars in stored.items()}
+
+
+def checked(*parts: Iterable[Series], several: int = 3) -> Integrity:
+    """Judge some symbols."""
+    return judge([series for part in parts for series in part], "sum", several=several)
+
+
+def of(symbol: str, stored: Market, received: dict[str, IntArray] | None = None, **window: dt.datetime) -> list[Series]:
+    """Examine one symbol in the usual window."""
+    return examine(symbol, stored, times_of(stored) if received is None else received, **({"start": START, "end": END} | window))
+
+
+def kinds(found: Integrity) -> dict[str, int]:
+    """Return how many bars of each kind of finding there are."""
+    counts: dict[str, int] = {}
+    for finding in found.findings:
+        counts[finding.kind] = counts.get(finding.kind, 0) + finding.bars
+    return counts
+
+
+def without(bars: Bars, rows: Any) -> Bars:
+    """Return the bars without some rows."""
+    return bars[np.setdiff1d(np.arange(len(bars)), rows)]
+
+
+@pytest.mark.parametrize("known", [True, False], ids=["times known", "times unknown"])
+def test_a_year_has_no_false_alarms(known: bool) -> None:
+    """Two symbols, a year, five timeframes: every hole is want of trade, and nothing is wrong."""
+    start, end = dt.datetime(2025, 11, 20, 5, tzinfo=dt.UTC), dt.datetime(2026, 11, 20, 5, tzinfo=dt.UTC)
+    stored = {symbol: market_of(symbol, start, end) for symbol in ("AAPL", "BTC")}
+    found = checked(*(of(s, bars, times_of(bars) if known else {}, start=start, end=end) for s, bars in stored.items()))
+    assert (found.findings, found.shared_holes, found.lost, found.upstream_holes, found.duplicates) == ((), (), 0, 0, 0)
+    assert found.expected == sum(len(slots(symbol, name, start, end)) for symbol in stored for name in TIMEFRAMES)
+    assert 0 < found.present < found.expected == found.present + found.no_trade and found.checksum == "sum"
+    assert found.no_trade > 500
+
+
+def test_a_month_of_every_symbol_has_no_false_alarms() -> None:
+    """Twenty-five symbols miss some minutes together by chance outside the regular session; that is no finding."""
+    found = checked(*(of(symbol, market_of(symbol)) for symbol in market.LISTED))
+    assert (found.findings, found.shared_holes) == ((), ())
+    assert found.expected == found.present + found.no_trade
+
+
+timeframes = st.sampled_from(list(TIMEFRAMES))
+symbols = st.sampled_from(["AAPL", "ASML", "BTC"])
+
+
+def rows_of(bars: Bars, name: str) -> st.SearchStrategy[list[int]]:
+    """Draw rows of bars that lie whole in the usual window."""
+    length_ms = TIMEFRAMES[name].length_s * 1000
+    first, end = np.searchsorted(bars.t, to_ms(START)), np.searchsorted(bars.t, to_ms(END) - length_ms, side="right")
+    return st.lists(st.integers(int(first), int(end) - 1), min_size=1, max_size=20, unique=True)
+
+
+@settings(max_examples=30, deadline=None)
+@given(symbol=symbols, name=timeframes, data=st.data())
+def test_a_bar_that_was_received_and_is_not_stored_is_lost(symbol: str, name: str, data: st.DataObject) -> None:
+    """Exactly the removed bars are lost, in their own series, and no other hole changes its class."""
+    whole = market_of(symbol)
+    rows = data.draw(rows_of(whole[name], name))
+    series = {part.timeframe: part for part in of(symbol, whole | {name: without(whole[name], rows)}, times_of(whole))}
+    assert series[name].lost.tolist() == sorted(whole[name].t[rows].tolist())
+    for before in of(symbol, whole):
+        assert series[before.timeframe].no_trade.tolist() == before.no_trade.tolist()
+        assert len(series[before.timeframe].upstream_holes) == 0
+        assert len(series[before.timeframe].lost) == (len(rows) if before.timeframe == name else 0)
+
+
+@settings(max_examples=30, deadline=None)
+@given(symbol=symbols, name=timeframes, data=st.data())
+def test_a_bar_that_upstream_never_sent_is_its_hole(symbol: str, name: str, data: st.DataObject) -> None:
+    """The removed bars are upstream's, proven by bars of other timeframes; beside them only holes in the same longer bar."""
+    whole = market_of(symbol)
+    rows = data.draw(rows_of(whole[name], name))
+    removed = whole[name].t[rows]
+    parts = of(symbol, whole | {name: without(whole[name], rows)})
+    part = next(part for part in parts if part.timeframe == name)
+    before = next(part for part in of(symbol, whole) if part.timeframe == name)
+    assert set(removed.tolist()) <= set(part.upstream_holes.tolist())
+    assert sorted([*part.no_trade, *part.upstream_holes]) == sorted([*before.no_trade, *removed])
+    near = before.no_trade // 900_000 if name == "5m" else np.empty(0, np.int64)  # cannot be told from a removed one
+    assert len(part.upstream_holes) - len(rows) == np.isin(near, removed // 900_000).sum()
+    found = checked(parts)
+    assert kinds(found) == {"upstream_hole": len(part.upstream_holes)} and found.lost == 0
+    assert found.expected == found.present + found.no_trade + found.upstream_holes
+
+
+def test_the_shortest_longer_bar_decides_and_wider_ones_only_where_it_is_missing() -> None:
+    """With three minutes and their quarter-hour gone the hour still proves them; no other hole of the hour's or the day's is blamed."""
+    whole = market_of("ASML")
+    at = int(np.flatnonzero(whole["15m"].t == to_ms(dt.datetime(2025, 11, 5, 15, tzinfo=dt.UTC)))[0])
+    quarter = whole["15m"].t[at]
+    rows = np.flatnonzero(whole["5m"].t // 900_000 == quarter // 900_000)
+    stored = whole | {"5m": without(whole["5m"], rows), "15m": without(whole["15m"], [at])}
+    parts = {part.timeframe: part for part in of("ASML", stored)}
+    assert parts["5m"].upstream_holes.tolist() == [quarter, quarter + 300_000, quarter + 600_000]
+    assert parts["15m"].upstream_holes.tolist() == [quarter]
+    assert [len(parts[name].upstream_holes) for name in ("1h", "4h", "1d")] == [0, 0, 0]
+
+
+def test_trades_alone_prove_a_hole() -> None:
+    """Where volumes are rounded away, a longer bar with more trades than its parts still proves that one is missing."""
+    whole = market_of("AAPL")
+    five = whole["5m"]
+    five = replace(five, v=np.where(np.arange(len(five)) == 500, 0.0, five.v))
+    longer = {name: derive(replace(five, v=np.maximum(five.v, 1e-300)), "AAPL", name) for name in ("15m", "1h", "4h", "1d")}
+    parts = of("AAPL", {"5m": without(five, [500])} | longer)
+    assert five.t[500] in parts[0].upstream_holes
+
+
+def test_without_a_longer_bar_nothing_is_proven() -> None:
+    """One series alone, and upstream did not send the bar: nothing says that there was trade."""
+    whole = market_of("AAPL")
+    found = checked(of("AAPL", {"5m": without(whole["5m"], [500])}))
+    assert (found.upstream_holes, found.lost, found.findings) == (0, 0, ())
+
+
+def test_a_longer_bar_that_began_before_the_range_proves_nothing() -> None:
+    """The day's volume before the range is no volume of a hole inside it, nor is what came after its end."""
+    whole = market_of("AAPL")
+    start, end = dt.datetime(2025, 11, 5, 17, 2, tzinfo=dt.UTC), dt.datetime(2025, 11, 12, 18, 7, tzinfo=dt.UTC)
+    stored = {name: bars[(bars.t >= to_ms(start)) & (bars.t <= to_ms(end)) | (name == "1d")] for name, bars in whole.items()}
+    stored["5m"] = stored["5m"][stored["5m"].t <= to_ms(end) - 300_000]
+    found = checked(of("AAPL", stored, start=start, end=end))
+    assert (found.findings, found.lost, found.upstream_holes) == ((), 0, 0)
+
+
+def _swapped(bars: Bars, i: int) -> Bars:
+    rows = np.arange(len(bars))
+    rows[[i, i + 1]] = rows[[i + 1, i]]
+    return bars[rows]
+
+
+def _with(name: str, value: float) -> Callable[[Bars, int], Bars]:
+    def change(bars: Bars, i: int) -> Bars:
+        column = getattr(bars, name).copy()
+        column[i] = value
+        return replace(bars, **{name: column})
+
+    return change
+
+
+DEFECTS: dict[str, tuple[Callable[[Bars, int], Bars], str]] = {
+    "a bar twice": (lambda bars, i: bars[np.insert(np.arange(len(bars)), i, i)], "duplicate"),
+    "two bars swapped": (_swapped, "out_of_order"),
+    "negative volume": (_with("v", -1.0), "negative_volume"),
+    "high below low": (lambda bars, i: _with("h", bars.l[i] - 1)(_with("l", bars.h[i] + 1)(bars, i), i), "high_below_low"),
+    "open above high": (lambda bars, i: _with("o", bars.h[i] + 0.01)(bars, i), "outside_range"),
+    "close below low": (lambda bars, i: _with("c", bars.l[i] - 0.01)(bars, i), "outside_range"),
+    "close above high": (lambda bars, i: _with("c", bars.h[i] + 0.01)(bars, i), "outside_range"),
+    "open below low": (lambda bars, i: _with("o", bars.l[i] - 0.01)(bars, i), "outside_range"),
+    "no open": (_with("o", np.nan), "not_finite"),
+    "endless close": (lambda bars, i: _with("h", np.inf)(_with("c", np.inf)(bars, i), i), "not_finite"),
+    "no volume": (_with("v", np.nan), "not_finite"),
+}
+
+
+@settings(max_examples=12, deadline=None)
+@given(i=st.integers(0, 2000))
+@pytest.mark.parametrize("plant", DEFECTS)
+def test_each_planted_defect_is_found_once(plant: str, i: int) -> None:
+    """One wrong bar is one finding of its kind at its time, and not of another kind."""
+    change, kind = DEFECTS[plant]
+    bars = market_of("AAPL")["5m"]
+    found = checked(of("AAPL", {"5m": change(bars, i)}))
+    assert [(f.symbol, f.timeframe, f.kind, f.bars, f.first_ms) for f in found.findings] == [("AAPL", "5m", kind, 1, bars.t[i])]
+    assert found.duplicates == (kind == "duplicate") and found.lost == 0
+
+
+@pytest.mark.parametrize("move_s", [60, 86400 * 5], ids=["off the grid", "a closed day"])
+def test_a_start_that_no_session_has_is_found(move_s: int) -> None:
+    """Its own slot is a hole, and the moved bar is off the calendar: expected where upstream sent it so, else extra."""
+    bars = market_of("AAPL")["5m"]
+    monday = np.searchsorted(bars.t, to_ms(dt.datetime(2025, 11, 3, 15, tzinfo=dt.UTC)))
+    t = bars.t.copy()
+    t[monday] += move_s * 1000
+    order = np.argsort(t)
+    moved = replace(bars, t=t)[order]
+    assert kinds(checked(of("AAPL", {"5m": moved}))) == {"off_calendar": 1}
+    unknown = checked(of("AAPL", {"5m": moved}, {}))
+    assert kinds(unknown) == {"off_calendar": 1} and unknown.expected == unknown.present + unknown.no_trade
+
+
+def test_bars_of_another_symbol_are_found_and_both_are_named() -> None:
+    """A page of MSFT stored as AAPL is what MSFT has at the same times; the data cannot say whose it is."""
+    aapl, msft = market_of("AAPL")["5m"], market_of("MSFT")["5m"]
+    shared = np.isin(msft.t, aapl.t[1000:1100])
+    mixed = replace(aapl, **{n: getattr(aapl, n).copy() for n in ("o", "h", "l", "c", "v", "vw", "n")})
+    for column in ("o", "h", "l", "c", "v", "vw", "n"):
+        getattr(mixed, column)[np.isin(aapl.t, msft.t[shared])] = getattr(msft, column)[shared]
+    found = checked(of("AAPL", {"5m": mixed}), of("MSFT", {"5m": msft}))
+    moving = int((msft[shared].h > msft[shared].l).sum())
+    assert moving > 90
+    assert [(f.symbol, f.kind, f.bars) for f in found.findings] == [("AAPL", "wrong_symbol", moving), ("MSFT", "wrong_symbol", moving)]
+
+
+@pytest.mark.parametrize(
+    ("hour_utc", "symbols", "holes"),
+    [(15, ("AAPL", "MSFT", "SPY"), 3), (15, ("AAPL", "MSFT"), 0), (10, ("AAPL", "MSFT", "SPY"), 0), (15, ("AAPL", "BTC", "SPY"), 3)],
+    ids=["three", "two", "before the session", "with crypto"],
+)
+def test_a_minute_missing_in_several_symbols_is_upstreams(hour_utc: int, symbols: tuple[str, ...], holes: int) -> None:
+    """Three symbols without trade in the same regular minute are flagged and blamed on upstream, with no other bar to prove it."""
+    minute = to_ms(dt.datetime(2025, 11, 5, hour_utc, 5, tzinfo=dt.UTC))
+    stored = {symbol: {"5m": market_of(symbol)["5m"]} for symbol in ("AAPL", "MSFT", "SPY", "BTC", "QQQ")}
+    for symbol in symbols:
+        stored[symbol]["5m"] = without(stored[symbol]["5m"], np.flatnonzero(stored[symbol]["5m"].t == minute))
+    found = checked(*(of(symbol, bars) for symbol, bars in stored.items()))
+    assert found.upstream_holes == holes == sum(kinds(found).values())
+    assert [(h.timeframe, h.t_ms, set(h.symbols)) for h in found.shared_holes] == ([("5m", minute, set(symbols))] if holes else [])
+
+
+def test_what_we_lost_is_never_blamed_on_upstream() -> None:
+    """The same minute of several symbols, received and not stored, is lost three times and flagged on nobody else."""
+    minute = to_ms(dt.datetime(2025, 11, 5, 15, 5, tzinfo=dt.UTC))
+    parts = []
+    for symbol in ("AAPL", "MSFT", "SPY"):
+        whole = market_of(symbol)
+        parts.append(of(symbol, whole | {"5m": without(whole["5m"], np.flatnonzero(whole["5m"].t == minute))}, times_of(whole)))
+    found = checked(*parts)
+    assert (found.lost, found.upstream_holes, found.shared_holes) == (3, 0, ())
+    assert {f.kind for f in found.findings} == {"lost"} and {f.first_ms for f in found.findings} == {minute}
+
+
+def test_older_days_of_crypto_begin_at_four() -> None:
+    """The vendor's older samples begin a crypto day at 04:00 UTC; stored or received so, it is the day's bar."""
+    days = market_of("BTC", START.replace(hour=0), END.replace(hour=0))["1d"]
+    window = {"start": START.replace(hour=0), "end": END.replace(hour=0)}
+    older = replace(days, t=days.t + 4 * 3600 * 1000)
+    for stored, sent in ((older, days), (days, older)):
+        found = checked(of("BTC", {"1d": stored}, {"1d": sent.t}, **window))
+        assert (found.findings, found.expected, found.present) == ((), 35, 35)
+
+
+def test_nothing_stored_of_what_was_received_is_all_lost() -> None:
+    """An empty series beside its record is lost as a whole, and an empty range expects nothing."""
+    whole = market_of("AAPL")
+    found = checked(of("AAPL", {"5m": Bars.empty()}, times_of(whole)))
+    assert (found.lost, found.present) == (len(whole["5m"]), 0) and found.expected == found.lost + found.no_trade
+    nothing = checked(of("AAPL", {"5m": Bars.empty()}, {}, start=END, end=END))
+    assert (nothing.expected, nothing.findings) == (0, ())
+    assert judge([], "none").expected == 0

@@ -1,0 +1,91 @@
+"""The slots of a year against pandas and the exchange's published holidays, and days known by hand."""
+
+import datetime as dt
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from tapecheck.backfill.bars import TIMEFRAMES, to_ms
+from tapecheck.backfill.slots import slots
+
+# As the exchange published them (2025-01-09: a national day of mourning).
+CLOSED = {
+    2025: "01-01 01-09 01-20 02-17 04-18 05-26 06-19 07-04 09-01 11-27 12-25",
+    2026: "01-01 01-19 02-16 04-03 05-25 06-19 07-03 09-07 11-26 12-25",
+}
+HALF_DAYS = {2025: "07-03 11-28 12-24", 2026: "11-27 12-24"}
+
+
+def day_of(text: str) -> dt.datetime:
+    return dt.datetime.fromisoformat(text).replace(tzinfo=dt.UTC)
+
+
+def _by_pandas(year: int, timeframe: str) -> tuple[list[int], list[bool]]:
+    """Walk the year day by day on New York's wall clock."""
+    length = pd.Timedelta(seconds=TIMEFRAMES[timeframe].length_s)
+    starts, regular = [], []
+    for day in pd.date_range(f"{year}-01-01", f"{year}-12-31", freq="B", tz="America/New_York"):
+        if f"{day:%m-%d}" in CLOSED[year].split():
+            continue
+        is_half = f"{day:%m-%d}" in HALF_DAYS[year].split()
+        first, last = (day.replace(hour=4), day.replace(hour=17 if is_half else 20)) if timeframe != "1d" else (day, day.replace(hour=1))
+        opens, closes = day.replace(hour=9, minute=30), day.replace(hour=13 if is_half else 16)
+        for start in pd.date_range(first, last, freq=length, inclusive="left"):
+            starts.append(int(start.timestamp() * 1000))
+            regular.append(bool(start < closes and start + length > opens))
+    return starts, regular
+
+
+@pytest.mark.parametrize("timeframe", TIMEFRAMES)
+@pytest.mark.parametrize("year", CLOSED)
+def test_a_year_of_stocks_is_that_of_pandas(year: int, timeframe: str) -> None:
+    """Every start and every regular session of a year with two changes of daylight saving, holidays and half days."""
+    found = slots("AAPL", timeframe, day_of(f"{year}-01-01T05:00"), day_of(f"{year + 1}-01-01T05:00"))
+    starts, regular = _by_pandas(year, timeframe)
+    assert found.t.tolist() == starts
+    assert found.is_regular.tolist() == regular
+
+
+@pytest.mark.parametrize("timeframe", TIMEFRAMES)
+def test_a_year_of_crypto_has_every_slot(timeframe: str) -> None:
+    """Crypto knows neither weekends nor daylight saving."""
+    found = slots("BTC", timeframe, day_of("2026-01-01"), day_of("2027-01-01"))
+    length = pd.Timedelta(seconds=TIMEFRAMES[timeframe].length_s)
+    every = pd.date_range("2026-01-01", "2027-01-01", freq=length, tz="UTC", inclusive="left")
+    assert found.t.tolist() == [int(t.timestamp() * 1000) for t in every] and found.is_regular.all()
+
+
+@pytest.mark.parametrize(
+    ("symbol", "day", "counts", "first_utc"),
+    [
+        ("AAPL", "2026-03-06", (192, 64, 16, 4, 1), 9),  # the last Friday of winter time
+        ("AAPL", "2026-03-08", (0, 0, 0, 0, 0), None),  # the Sunday of 23 hours
+        ("AAPL", "2026-03-09", (192, 64, 16, 4, 1), 8),
+        ("AAPL", "2026-11-02", (192, 64, 16, 4, 1), 9),
+        ("AAPL", "2026-11-26", (0, 0, 0, 0, 0), None),  # Thanksgiving
+        ("AAPL", "2026-11-27", (156, 52, 13, 4, 1), 9),  # its half day, extended hours to 17:00
+        ("BTC", "2026-03-08", (288, 96, 24, 6, 1), 0),
+        ("BTC", "2026-11-01", (288, 96, 24, 6, 1), 0),
+    ],
+)
+def test_days_known_by_hand(symbol: str, day: str, counts: tuple[int, ...], first_utc: int | None) -> None:
+    """A full day has 16 hours of slots, a half day 13, a closed day none, a day of crypto 24 whatever the clocks do."""
+    zone = "UTC" if symbol == "BTC" else "America/New_York"
+    start = pd.Timestamp(day, tz=zone).to_pydatetime()
+    end = (pd.Timestamp(day, tz=zone) + pd.DateOffset(days=1)).to_pydatetime()
+    found = [slots(symbol, timeframe, start, end) for timeframe in TIMEFRAMES]
+    assert tuple(map(len, found)) == counts
+    if first_utc is not None:
+        assert dt.datetime.fromtimestamp(found[0].t[0] / 1000, dt.UTC).hour == first_utc
+
+
+@pytest.mark.parametrize("symbol", ["AAPL", "BTC"])
+def test_only_whole_bars_inside_the_range_are_expected(symbol: str) -> None:
+    """A bar that begins before the range or is not over at its end is not expected; nor is anything in an empty range."""
+    start, end = day_of("2026-11-20T15:02"), day_of("2026-11-20T16:59")
+    found = slots(symbol, "15m", start, end)
+    assert found.t.tolist() == [to_ms(day_of("2026-11-20T15:15")) + i * 900_000 for i in range(6)]
+    assert len(slots(symbol, "5m", end, start)) == 0
+    assert len(slots(symbol, "4h", start, end)) == 0
+    assert slots(symbol, "5m", start, end).t.dtype == np.int64
