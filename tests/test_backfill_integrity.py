@@ -7,14 +7,18 @@ from functools import lru_cache
 from typing import Any
 
 import numpy as np
+import psycopg
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tapecheck.backfill import checkpoints, checksum
 from tapecheck.backfill.aggregate import derive
 from tapecheck.backfill.bars import TIMEFRAMES, Bars, IntArray, to_ms
 from tapecheck.backfill.integrity import Integrity, Series, examine, judge
+from tapecheck.backfill.sink import Sink
 from tapecheck.backfill.slots import slots
+from tapecheck.config import SandboxState
 from tapecheck.sandbox import market
 
 START, END = dt.datetime(2025, 10, 27, 4, tzinfo=dt.UTC), dt.datetime(2025, 12, 1, 5, tzinfo=dt.UTC)  # winter time, a half day
@@ -273,8 +277,27 @@ def test_older_days_of_crypto_begin_at_four() -> None:
 def test_nothing_stored_of_what_was_received_is_all_lost() -> None:
     """An empty series beside its record is lost as a whole, and an empty range expects nothing."""
     whole = market_of("AAPL")
-    found = checked(of("AAPL", {"5m": Bars.empty()}, times_of(whole)))
-    assert (found.lost, found.present) == (len(whole["5m"]), 0) and found.expected == found.lost + found.no_trade
+    for stored in ({"5m": Bars.empty()}, {}):
+        found = checked(of("AAPL", stored, {"5m": whole["5m"].t}))
+        assert (found.lost, found.present) == (len(whole["5m"]), 0) and found.expected == found.lost + found.no_trade
     nothing = checked(of("AAPL", {"5m": Bars.empty()}, {}, start=END, end=END))
     assert (nothing.expected, nothing.findings) == (0, ())
     assert judge([], "none").expected == 0
+
+
+def test_what_the_sandbox_stored_has_no_false_alarms(sandbox: SandboxState) -> None:
+    """The real tables of a filled sandbox, read through the sink: all that upstream has is there, and nothing is wrong."""
+    assert sandbox.database_url
+    jobs = checkpoints.read(sandbox.database_url)
+    known = {symbol for symbol, _ in jobs if symbol in ("AAPL", "MSFT", "GOOGL", "SPY", "BTC", "ETH")}
+    done = {key: job.refreshed_at for key, job in jobs.items() if key[0] in known and job.refreshed_at}
+    end = min(done.values())
+    start = (end - dt.timedelta(days=29)).replace(hour=0, minute=0, second=0, microsecond=0)
+    with Sink(sandbox.database_url) as sink:
+        stored = {key: sink.tail(*key, end, 10**6) for key in done}
+        parts = [examine(s, {name: stored[s, name] for name in TIMEFRAMES}, {}, start=start, end=end) for s in sorted(known)]
+    with psycopg.connect(sandbox.database_url) as connection:
+        whole = checksum.whole(connection)
+    found = judge([series for part in parts for series in part], str(whole))
+    assert (len(known), found.findings, found.shared_holes) == (6, (), ())
+    assert found.present > 20_000 and found.expected == found.present + found.no_trade and found.checksum == str(whole)

@@ -123,6 +123,7 @@ def test_every_way_reads_back(url: str, connection: psycopg.Connection[Any], nam
 @pytest.mark.parametrize("setting", ["on", "off", "local"])
 def test_durability_is_that_of_the_sinks_own_connection(url: str, connection: psycopg.Connection[Any], name: str, setting: str) -> None:
     """What the URL says of synchronous_commit is what the sink reports, not the server's default."""
-    with STRATEGIES[name](f"{url}&options=-c%20synchronous_commit%3D{setting}", schema=SCHEMA) as sink:
+    asked = f"{url}{'&' if '?' in url else '?'}options=-c%20synchronous_commit%3D{setting}"
+    with STRATEGIES[name](asked, schema=SCHEMA) as sink:
         assert sink.synchronous_commit() == setting
         assert write(sink, bars_of(0, 5)) == Counts(inserted=5)

@@ -19,7 +19,7 @@ from tapecheck.backfill.slots import BoolArray, Slots, slots
 
 DAY_MS = 86_400_000
 NONE = np.empty(0, np.int64)
-SEVERAL = 3  # symbols that miss the same minute: by chance less than once in a century of 25 liquid symbols
+SEVERAL = 3  # symbols that miss the same slot: if each of 25 missed one of 2,000 by itself, three would together once in 180 years
 OLD_CRYPTO_DAY_MS = 4 * 3600 * 1000  # the vendor's older samples begin a crypto day at 04:00 UTC
 
 
@@ -117,10 +117,12 @@ def examine(
     Args:
         stored: the bars of each timeframe, as stored, in the order in which they came. Leave out a timeframe whose job did not
             end: of what was never asked for nothing can be said.
-        received: the starts (Unix ms) that upstream sent, by timeframe; where a timeframe is absent nothing can be lost.
+        received: the starts (Unix ms) that upstream sent, by timeframe; of one that is absent nothing can be lost, and one
+            that is absent from `stored` is lost as a whole.
     """
-    inside = {name: _judged(bars, symbol, name, start, end) for name, bars in stored.items()}
-    sent = {name: _judged_times(received.get(name, NONE), symbol, name, start, end) for name in stored}
+    names = dict.fromkeys((*stored, *received))
+    inside = {name: _judged(stored.get(name, Bars.empty()), symbol, name, start, end) for name in names}
+    sent = {name: _judged_times(received.get(name, NONE), symbol, name, start, end) for name in names}
     tidy = {name: bars[np.unique(bars.t, return_index=True)[1]] for name, bars in inside.items()}  # ascending, each start once
     return [_series(symbol, name, bars, tidy, sent[name], slots(symbol, name, start, end)) for name, bars in inside.items()]
 
