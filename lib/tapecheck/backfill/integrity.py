@@ -115,8 +115,8 @@ def examine(
     """Examine every timeframe of one symbol; only bars that begin at or after `start` and are over by `end` are judged.
 
     Args:
-        stored: the bars of each timeframe, as stored, in the order in which they came. Leave out a timeframe whose job did not
-            end: of what was never asked for nothing can be said.
+        stored: the bars of each timeframe, as stored, in the order in which they came. Leave out of both a timeframe whose
+            job did not end: of what was never asked for nothing can be said.
         received: the starts (Unix ms) that upstream sent, by timeframe; of one that is absent nothing can be lost, and one
             that is absent from `stored` is lost as a whole.
     """
