@@ -140,6 +140,26 @@ def test_the_shortest_longer_bar_decides_and_wider_ones_only_where_it_is_missing
     assert [len(parts[name].upstream_holes) for name in ("1h", "4h", "1d")] == [0, 0, 0]
 
 
+def test_what_a_shorter_bar_explains_a_longer_one_proves_not_again() -> None:
+    """A quarter without any trade stays so, although the hour has more volume than its parts: another quarter explains it."""
+    five = market_of("AAPL")["5m"]
+    quarter = to_ms(dt.datetime(2025, 11, 5, 15, tzinfo=dt.UTC))
+    five = without(five, np.flatnonzero(five.t // 900_000 == quarter // 900_000))
+    longer = {name: derive(five, "AAPL", name) for name in TIMEFRAMES if name != "5m"}
+    row = int(np.searchsorted(five.t, quarter + 900_000))
+    part = of("AAPL", {"5m": without(five, [row])} | longer)[0]
+    assert part.upstream_holes.tolist() == [five.t[row]] and quarter in part.no_trade
+
+
+def test_the_last_bits_of_a_sum_prove_nothing() -> None:
+    """Volumes in fractions add up to the longer bar's only but for rounding; that is no trade."""
+    five = market_of("ASML")["5m"]
+    five = replace(five, v=five.v * 0.1)
+    longer = {name: derive(five, "ASML", name) for name in TIMEFRAMES if name != "5m"}
+    longer = {name: replace(bars, v=np.nextafter(bars.v, np.inf)) for name, bars in longer.items()}
+    assert of("ASML", {"5m": five} | longer)[0].upstream_holes.tolist() == []
+
+
 def test_trades_alone_prove_a_hole() -> None:
     """Where volumes are rounded away, a longer bar with more trades than its parts still proves that one is missing."""
     whole = market_of("AAPL")
@@ -219,6 +239,8 @@ def test_a_start_that_no_session_has_is_found(move_s: int) -> None:
     order = np.argsort(t)
     moved = replace(bars, t=t)[order]
     assert kinds(checked(of("AAPL", {"5m": moved}))) == {"off_calendar": 1}
+    lost = checked(of("AAPL", {"5m": bars}, {"5m": moved.t}))
+    assert (lost.lost, lost.expected) == (1, lost.present + lost.no_trade + 1)
     unknown = checked(of("AAPL", {"5m": moved}, {}))
     assert kinds(unknown) == {"off_calendar": 1} and unknown.expected == unknown.present + unknown.no_trade
 
@@ -262,6 +284,16 @@ def test_what_we_lost_is_never_blamed_on_upstream() -> None:
     found = checked(*parts)
     assert (found.lost, found.upstream_holes, found.shared_holes) == (3, 0, ())
     assert {f.kind for f in found.findings} == {"lost"} and {f.first_ms for f in found.findings} == {minute}
+
+
+def test_a_lost_bar_is_no_proof_against_upstream() -> None:
+    """In a quarter of an hour with one hole and one bar that we lost, the missing volume is the lost bar's: the hole stays no trade."""
+    whole = market_of("ASML")
+    five, holes = whole["5m"], of("ASML", whole)[0].no_trade
+    beside = np.flatnonzero(np.isin(five.t // 900_000, holes // 900_000))[:50]
+    part = of("ASML", whole | {"5m": without(five, beside)}, times_of(whole))[0]
+    assert len(beside) == 50 and part.lost.tolist() == five.t[beside].tolist()
+    assert (part.no_trade.tolist(), len(part.upstream_holes)) == (holes.tolist(), 0)
 
 
 def test_older_days_of_crypto_begin_at_four() -> None:
