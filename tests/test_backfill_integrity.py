@@ -255,6 +255,8 @@ def test_bars_of_another_symbol_are_found_and_both_are_named() -> None:
     found = checked(of("AAPL", {"5m": mixed}), of("MSFT", {"5m": msft}))
     moving = int((msft[shared].h > msft[shared].l).sum())
     assert moving > 90
+    days = replace(aapl, t=aapl.t + 7 * 86_400_000)  # the same prices a week later are no other symbol's
+    assert "wrong_symbol" not in kinds(checked(of("AAPL", {"5m": aapl}), of("MSFT", {"5m": days})))
     assert [(f.symbol, f.kind, f.bars) for f in found.findings] == [("AAPL", "wrong_symbol", moving), ("MSFT", "wrong_symbol", moving)]
 
 
