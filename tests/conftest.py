@@ -64,3 +64,10 @@ def tls_server(authority: trustme.CA) -> Iterator[Server]:
     authority.issue_cert("localhost").configure_cert(context)
     with Server(servers.fast, tls=context) as server:
         yield server
+
+
+@pytest.fixture
+def database_url(sandbox: SandboxState) -> str:
+    """The sandbox's database."""
+    assert sandbox.database_url
+    return sandbox.database_url

@@ -8,23 +8,15 @@ import pytest
 
 from tapecheck.backfill import checkpoints, shape
 from tapecheck.backfill.shape import Shape, WrongTables
-from tapecheck.config import SandboxState
 
 SCHEMA = "test_shape"
 BARS = f"{SCHEMA}.bars"
 
 
 @pytest.fixture
-def url(sandbox: SandboxState) -> str:
-    """The sandbox's database."""
-    assert sandbox.database_url
-    return sandbox.database_url
-
-
-@pytest.fixture
-def connection(url: str) -> Iterator[psycopg.Connection[Any]]:
+def connection(database_url: str) -> Iterator[psycopg.Connection[Any]]:
     """A plain connection; the test's schema is not there before and after."""
-    with psycopg.connect(url, autocommit=True) as connection:
+    with psycopg.connect(database_url, autocommit=True) as connection:
         connection.execute(f"DROP SCHEMA IF EXISTS {SCHEMA} CASCADE")
         yield connection
         connection.execute(f"DROP SCHEMA IF EXISTS {SCHEMA} CASCADE")
@@ -70,32 +62,34 @@ WRONG = {
 
 
 @pytest.mark.parametrize(("change", "said"), WRONG.values(), ids=WRONG)
-def test_another_shape_is_refused_and_nothing_is_written(url: str, connection: psycopg.Connection[Any], change: str, said: str) -> None:
+def test_another_shape_is_refused_and_nothing_is_written(
+    database_url: str, connection: psycopg.Connection[Any], change: str, said: str
+) -> None:
     """The difference is named, and not even a missing table beside it is created."""
-    checkpoints.prepare(url, SCHEMA)
+    checkpoints.prepare(database_url, SCHEMA)
     connection.execute(f"DROP TABLE {SCHEMA}.checkpoints; {change}")
     before = _tables(connection)
     with pytest.raises(WrongTables) as error:
-        checkpoints.prepare(url, SCHEMA)
+        checkpoints.prepare(database_url, SCHEMA)
     assert said in str(error.value) and error.value.exit_code == 4
     assert _tables(connection) == before
 
 
-def test_all_differences_are_named_at_once(url: str, connection: psycopg.Connection[Any]) -> None:
+def test_all_differences_are_named_at_once(database_url: str, connection: psycopg.Connection[Any]) -> None:
     """A table of another program has many differences; one message lists them, tables apart."""
     connection.execute(f"CREATE SCHEMA {SCHEMA}; CREATE TABLE {BARS} (symbol text, time timestamptz, price numeric(10, 2))")
     connection.execute(f"CREATE TABLE {SCHEMA}.checkpoints (id int PRIMARY KEY)")
     with pytest.raises(WrongTables) as error:
-        checkpoints.prepare(url, SCHEMA)
+        checkpoints.prepare(database_url, SCHEMA)
     for said in (f"{BARS}: column o ", "column price numeric(10,2) is not ours", f"{SCHEMA}.checkpoints: column id integer NOT NULL"):
         assert said in str(error.value)
 
 
-def test_our_own_tables_are_accepted_again(url: str, connection: psycopg.Connection[Any]) -> None:
+def test_our_own_tables_are_accepted_again(database_url: str, connection: psycopg.Connection[Any]) -> None:
     """Preparing twice changes nothing, whatever the order of the columns, and other tables beside ours do not matter."""
-    checkpoints.prepare(url, SCHEMA)
+    checkpoints.prepare(database_url, SCHEMA)
     connection.execute(f"CREATE TABLE {SCHEMA}.others (id int); ALTER TABLE {BARS} DROP COLUMN n, ADD n int8")
-    checkpoints.prepare(url, SCHEMA)
+    checkpoints.prepare(database_url, SCHEMA)
     assert _tables(connection) == [("bars",), ("checkpoints",), ("features",), ("others",)]
 
 
@@ -120,9 +114,9 @@ def test_an_extension_is_seen_where_it_is_installed(connection: psycopg.Connecti
         assert not shape.has_extension(connection, row[0])
 
 
-def test_tables_are_partitioned_exactly_where_timescaledb_is_installed(url: str, connection: psycopg.Connection[Any]) -> None:
+def test_tables_are_partitioned_exactly_where_timescaledb_is_installed(database_url: str, connection: psycopg.Connection[Any]) -> None:
     """Without the extension nothing is called; once the catalogue lists it, both tables are handed to it by name and time."""
-    checkpoints.prepare(url, SCHEMA)
+    checkpoints.prepare(database_url, SCHEMA)
     is_there = shape.has_extension(connection, "timescaledb")
     assert (connection.execute("SELECT 1 FROM pg_proc WHERE proname = 'create_hypertable'").fetchone() is not None) is is_there
     if is_there:

@@ -22,16 +22,9 @@ SYMBOL = "TESTONLY"
 
 
 @pytest.fixture
-def url(sandbox: SandboxState) -> str:
-    """The sandbox's database."""
-    assert sandbox.database_url
-    return sandbox.database_url
-
-
-@pytest.fixture
-def connection(url: str) -> Iterator[psycopg.Connection[Any]]:
+def connection(database_url: str) -> Iterator[psycopg.Connection[Any]]:
     """A plain connection; rows of the test's own symbols are gone before and after."""
-    with psycopg.connect(url, autocommit=True) as connection:
+    with psycopg.connect(database_url, autocommit=True) as connection:
         for _ in range(2):
             for table in ("bars", "features", "checkpoints"):
                 connection.execute(f"DELETE FROM tapecheck.{table} WHERE symbol IN (%s, 'XRP')", (SYMBOL,))
@@ -58,24 +51,24 @@ def _rows(connection: psycopg.Connection[Any], table: str, symbol: str = SYMBOL)
     return connection.execute(f"SELECT * FROM tapecheck.{table} WHERE symbol = %s ORDER BY timeframe, time", (symbol,)).fetchall()
 
 
-def test_counts_of_inserted_changed_and_unchanged(url: str, connection: psycopg.Connection[Any]) -> None:
+def test_counts_of_inserted_changed_and_unchanged(database_url: str, connection: psycopg.Connection[Any]) -> None:
     """Writing again changes nothing, an overlap inserts only what is new, and a changed price is counted as such."""
-    with Sink(url) as sink:
+    with Sink(database_url) as sink:
         first = _bars(0, 100)
         assert _write(sink, first) == Counts(inserted=100)
         assert _write(sink, first) == Counts(unchanged=100)
         assert _write(sink, _bars(0, 110)) == Counts(inserted=10, unchanged=100)
         first.c[5] += 1
         assert _write(sink, first) == Counts(changed=1, unchanged=99)
-        assert sink.checkpoint(SYMBOL, "5m") == checkpoints.read(url)[SYMBOL, "5m"]
+        assert sink.checkpoint(SYMBOL, "5m") == checkpoints.read(database_url)[SYMBOL, "5m"]
     assert (len(_rows(connection, "bars")), len(_rows(connection, "features"))) == (110, 110)
-    assert checkpoints.read(url)[SYMBOL, "5m"].rows == 110
+    assert checkpoints.read(database_url)[SYMBOL, "5m"].rows == 110
 
 
-def test_what_was_written_reads_back(url: str, connection: psycopg.Connection[Any]) -> None:
+def test_what_was_written_reads_back(database_url: str, connection: psycopg.Connection[Any]) -> None:
     """The tail of a series is what was stored, ascending, with absent values as NaN."""
     bars = _bars(0, 50)
-    with Sink(url) as sink:
+    with Sink(database_url) as sink:
         _write(sink, bars)
         tail = sink.tail(SYMBOL, "5m", to_datetime(bars.t[40]), 15)
         whole = sink.tail(SYMBOL, "5m", to_datetime(bars.t[-1] + 1), 500)
@@ -84,28 +77,30 @@ def test_what_was_written_reads_back(url: str, connection: psycopg.Connection[An
         np.testing.assert_array_equal(getattr(whole, name), getattr(bars, name))
 
 
-def test_a_page_is_all_or_nothing(url: str, connection: psycopg.Connection[Any]) -> None:
+def test_a_page_is_all_or_nothing(database_url: str, connection: psycopg.Connection[Any]) -> None:
     """When the features of a page cannot be stored, neither its bars nor its checkpoint are."""
     bars = _bars(0, 20)
     columns = features.compute(bars.c, bars.v, 1e5)
-    with Sink(url) as sink:
+    with Sink(database_url) as sink:
         with pytest.raises(Exception, match="no_such_column"):
             sink.write(bars, columns | {"no_such_column": bars.c}, _checkpoint(bars))
         assert (_rows(connection, "bars"), sink.checkpoint(SYMBOL, "5m")) == ([], None)
         assert _write(sink, bars) == Counts(inserted=20)
 
 
-def test_a_lost_race_falls_back_to_the_upsert(url: str, connection: psycopg.Connection[Any], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_lost_race_falls_back_to_the_upsert(
+    database_url: str, connection: psycopg.Connection[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """When rows appear although the range looked empty, the page is upserted instead."""
-    with Sink(url) as sink:
+    with Sink(database_url) as sink:
         _write(sink, _bars(0, 10))
         monkeypatch.setattr(Sink, "_is_new", lambda *_: True)
         assert _write(sink, _bars(0, 20)) == Counts(inserted=10, unchanged=10)
 
 
-def test_a_failed_job_keeps_its_rows(url: str, connection: psycopg.Connection[Any]) -> None:
+def test_a_failed_job_keeps_its_rows(database_url: str, connection: psycopg.Connection[Any]) -> None:
     """A failure is recorded with its reason and count, beside what was stored before; success clears it."""
-    with Sink(url) as sink:
+    with Sink(database_url) as sink:
         _write(sink, _bars(0, 10))
         sink.fail(SYMBOL, "5m", "poisoned")
         sink.fail(SYMBOL, "5m", "poisoned")
@@ -117,7 +112,7 @@ def test_a_failed_job_keeps_its_rows(url: str, connection: psycopg.Connection[An
 
 
 def test_an_interrupted_job_ends_as_an_uninterrupted_one(
-    sandbox: SandboxState, url: str, connection: psycopg.Connection[Any], monkeypatch: pytest.MonkeyPatch
+    sandbox: SandboxState, database_url: str, connection: psycopg.Connection[Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A job that is killed after two pages resumes at its checkpoint, and the tables are those of a job that never stopped."""
     end = dt.datetime.now(dt.UTC).replace(minute=0, second=0, microsecond=0)
@@ -133,7 +128,7 @@ def test_an_interrupted_job_ends_as_an_uninterrupted_one(
 
         monkeypatch.setattr(Sink, "write", write)
         async with Source(sandbox.upstream_url, Home().secret()) as source:
-            with Sink(url) as sink:
+            with Sink(database_url) as sink:
                 return (await refresh(source, sink, "XRP", "5m", start=start, end=end)).counts.inserted
 
     whole_count = asyncio.run(run(100))
@@ -142,7 +137,7 @@ def test_an_interrupted_job_ends_as_an_uninterrupted_one(
         connection.execute(f"DELETE FROM tapecheck.{table} WHERE symbol = 'XRP'")
     with pytest.raises(InterruptedError):
         asyncio.run(run(2))
-    half = checkpoints.read(url)["XRP", "5m"]
+    half = checkpoints.read(database_url)["XRP", "5m"]
     assert (half.state, half.refreshed_at) == ("filling", None) and 0 < half.rows < whole_count
     assert half.rows == len(_rows(connection, "bars", "XRP")) == len(_rows(connection, "features", "XRP"))
     assert asyncio.run(run(100)) == whole_count - half.rows

@@ -13,25 +13,17 @@ from tapecheck.backfill.bars import COLUMNS, Bars, to_datetime
 from tapecheck.backfill.checkpoints import Checkpoint
 from tapecheck.backfill.sink import Counts, Sink
 from tapecheck.backfill.strategies import STRATEGIES
-from tapecheck.config import SandboxState
 
 SCHEMA = "test_strategies"
 each = pytest.mark.parametrize("name", STRATEGIES)
 
 
 @pytest.fixture
-def url(sandbox: SandboxState) -> str:
-    """The sandbox's database."""
-    assert sandbox.database_url
-    return sandbox.database_url
-
-
-@pytest.fixture
-def connection(url: str) -> Iterator[psycopg.Connection[Any]]:
+def connection(database_url: str) -> Iterator[psycopg.Connection[Any]]:
     """A plain connection; the tables of a schema of its own are there, and gone afterwards."""
-    with psycopg.connect(url, autocommit=True) as connection:
+    with psycopg.connect(database_url, autocommit=True) as connection:
         connection.execute(f"DROP SCHEMA IF EXISTS {SCHEMA} CASCADE")
-        checkpoints.prepare(url, SCHEMA)
+        checkpoints.prepare(database_url, SCHEMA)
         yield connection
         connection.execute(f"DROP SCHEMA {SCHEMA} CASCADE")
 
@@ -51,9 +43,9 @@ def write(sink: Sink, bars: Bars, timeframe: str = "5m", state: str = "done") ->
     return sink.write(bars, features.compute(bars.c, bars.v, 1e5), at)
 
 
-def _history(make: Callable[..., Sink], url: str) -> list[Counts]:
+def _history(make: Callable[..., Sink], database_url: str) -> list[Counts]:
     """Write a page, again, an overlap, a correction, and a second series."""
-    with make(url, schema=SCHEMA) as sink:
+    with make(database_url, schema=SCHEMA) as sink:
         counts = [write(sink, bars_of(0, 300)), write(sink, bars_of(0, 300)), write(sink, bars_of(0, 310))]
         corrected = bars_of(0, 310)
         corrected.h[5:8] += 1
@@ -67,25 +59,25 @@ def _tables(connection: psycopg.Connection[Any]) -> list[Any]:
 
 
 @each
-def test_every_way_counts_alike_and_ends_in_the_same_tables(url: str, connection: psycopg.Connection[Any], name: str) -> None:
+def test_every_way_counts_alike_and_ends_in_the_same_tables(database_url: str, connection: psycopg.Connection[Any], name: str) -> None:
     """Counts, rows, checkpoints and checksum are those of COPY, absent values included."""
     expected = [Counts(inserted=300), Counts(unchanged=300), Counts(inserted=10, unchanged=300)]
     expected += [Counts(changed=4, unchanged=306), Counts(inserted=20)]
-    assert _history(Sink, url) == expected
+    assert _history(Sink, database_url) == expected
     by_copy, sum_by_copy = _tables(connection), checksum.by_series(connection, SCHEMA)
     for table in ("bars", "features", "checkpoints"):
         connection.execute(f"TRUNCATE {SCHEMA}.{table}")
-    assert _history(STRATEGIES[name], url) == expected
+    assert _history(STRATEGIES[name], database_url) == expected
     assert _tables(connection) == by_copy
     assert checksum.by_series(connection, SCHEMA) == sum_by_copy and str(sum_by_copy["T", "5m"]).startswith("620-")
 
 
 @each
-def test_every_way_is_all_or_nothing(url: str, connection: psycopg.Connection[Any], name: str) -> None:
+def test_every_way_is_all_or_nothing(database_url: str, connection: psycopg.Connection[Any], name: str) -> None:
     """When the features of a page cannot be stored, neither its bars nor its checkpoint are, and the sink goes on."""
     bars = bars_of(0, 20)
     at = Checkpoint(symbol="T", timeframe="5m", state="done", watermark=to_datetime(bars.t[-1]))
-    with STRATEGIES[name](url, schema=SCHEMA) as sink:
+    with STRATEGIES[name](database_url, schema=SCHEMA) as sink:
         with pytest.raises(Exception, match="no_such_column"):
             sink.write(bars, features.compute(bars.c, bars.v, 1e5) | {"no_such_column": bars.c}, at)
         assert _tables(connection) == [[], [], []]
@@ -94,19 +86,19 @@ def test_every_way_is_all_or_nothing(url: str, connection: psycopg.Connection[An
 
 
 @each
-def test_every_way_is_durable_when_it_returns(url: str, connection: psycopg.Connection[Any], name: str) -> None:
+def test_every_way_is_durable_when_it_returns(database_url: str, connection: psycopg.Connection[Any], name: str) -> None:
     """Another connection sees a page as soon as it was acknowledged, in the sink's own schema only."""
-    with STRATEGIES[name](url, schema=SCHEMA) as sink:
+    with STRATEGIES[name](database_url, schema=SCHEMA) as sink:
         write(sink, bars_of(0, 20), state="filling")
         assert [len(rows) for rows in _tables(connection)] == [20, 20, 1]
         assert connection.execute("SELECT count(*) FROM tapecheck.bars WHERE symbol = 'T'").fetchone() == (0,)
 
 
 @each
-def test_every_way_reads_back(url: str, connection: psycopg.Connection[Any], name: str) -> None:
+def test_every_way_reads_back(database_url: str, connection: psycopg.Connection[Any], name: str) -> None:
     """The tail, the checkpoint and a failure are read the same way whatever wrote them."""
     bars = bars_of(0, 50)
-    with STRATEGIES[name](url, schema=SCHEMA) as sink:
+    with STRATEGIES[name](database_url, schema=SCHEMA) as sink:
         assert len(sink.tail("T", "5m", to_datetime(0), 10)) == 0 and sink.checkpoint("T", "5m") is None
         write(sink, bars)
         tail = sink.tail("T", "5m", to_datetime(bars.t[40]), 15)
@@ -116,14 +108,16 @@ def test_every_way_reads_back(url: str, connection: psycopg.Connection[Any], nam
         sink.fail("T", "5m", "poisoned")
         found = sink.checkpoint("T", "5m")
         assert found and (found.state, found.error, found.rows, found.failures) == ("failed", "poisoned", 50, 1)
-        assert found == checkpoints.read(url, SCHEMA)["T", "5m"]
+        assert found == checkpoints.read(database_url, SCHEMA)["T", "5m"]
 
 
 @each
 @pytest.mark.parametrize("setting", ["on", "off", "local"])
-def test_durability_is_that_of_the_sinks_own_connection(url: str, connection: psycopg.Connection[Any], name: str, setting: str) -> None:
+def test_durability_is_that_of_the_sinks_own_connection(
+    database_url: str, connection: psycopg.Connection[Any], name: str, setting: str
+) -> None:
     """What the URL says of synchronous_commit is what the sink reports, not the server's default."""
-    asked = f"{url}{'&' if '?' in url else '?'}options=-c%20synchronous_commit%3D{setting}"
+    asked = f"{database_url}{'&' if '?' in database_url else '?'}options=-c%20synchronous_commit%3D{setting}"
     with STRATEGIES[name](asked, schema=SCHEMA) as sink:
         assert sink.synchronous_commit() == setting
         assert write(sink, bars_of(0, 5)) == Counts(inserted=5)

@@ -9,7 +9,7 @@ Rules:
 
 import operator
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -166,6 +166,15 @@ def overall(verdicts: Iterable[Verdict]) -> Verdict:
     """Return the verdict of a run from those of its checks; a run without checks has no data."""
     present = set(verdicts)
     return next((v for v in _SEVERITY if v in present), Verdict.NO_DATA)
+
+
+def headline(target: str, checks: Sequence[Check], said: str) -> str:
+    """Return the verdict on a target in one line of Markdown, the first missed check with its reason, and what else is to be said."""
+    missed = [c for c in checks if c.verdict != Verdict.PASS]
+    verdict = overall(c.verdict for c in checks).replace("_", " ").upper()
+    what = f"{missed[0].name}, " if missed and len({c.name for c in checks}) > 1 else ""
+    first = f" First: {what}{missed[0].objective}: {missed[0].reason}." if missed else ""
+    return f"**{verdict}** for {target}: {len(checks) - len(missed)} of {len(checks)} checks met.{first}{' ' if said else ''}{said}"
 
 
 def exit_code(verdict: Verdict) -> int:

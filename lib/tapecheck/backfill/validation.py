@@ -6,7 +6,7 @@ from typing import Any
 
 from pydantic import ConfigDict, Field
 
-from tapecheck import config, runs
+from tapecheck import config, runs, verdict
 from tapecheck.backfill import analysis, findings, whatif
 from tapecheck.backfill.analysis import BackfillSummary, JobSummary, Slowest, StageSummary, Totals, summarize
 from tapecheck.backfill.filling import Endpoints, run
@@ -86,11 +86,7 @@ def find(recording: Recording, summary: BackfillSummary) -> list[Finding]:
 
 def headline(recording: Recording, checks: list[Check], found: list[Finding]) -> str:
     """Return the verdict in one line of Markdown, with where the time goes."""
-    verdict, missed = overall(c.verdict for c in checks), [c for c in checks if c.verdict != "pass"]
-    first = f" First: {missed[0].objective}: {missed[0].reason}." if missed else ""
-    met = f"{len(checks) - len(missed)} of {len(checks)} checks met"
-    said = _said(found)
-    return f"**{verdict.replace('_', ' ').upper()}** for {recording.context.target.name}: {met}.{first}{' ' if said else ''}{said}"
+    return verdict.headline(recording.context.target.name, checks, _said(found))
 
 
 def _said(found: list[Finding]) -> str:

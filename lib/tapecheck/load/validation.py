@@ -8,7 +8,7 @@ from typing import Any
 import pyarrow as pa
 from pydantic import ConfigDict, Field
 
-from tapecheck import config, runs
+from tapecheck import config, runs, verdict
 from tapecheck.config import Model
 from tapecheck.errors import ConfigError, Problem
 from tapecheck.load import analysis, findings, rows
@@ -108,11 +108,7 @@ def find(recording: Recording, summary: Mapping[str, ScenarioSummary]) -> list[F
 
 def headline(recording: Recording, checks: list[Check], found: list[Finding], capacity: CapacityResult | None) -> str:
     """Return the verdict in one line of Markdown, with what the target carries and what limits it."""
-    verdict, missed = overall(c.verdict for c in checks), [c for c in checks if c.verdict != "pass"]
-    first = f" First: {missed[0].name}, {missed[0].objective}: {missed[0].reason}." if missed else ""
-    met = f"{len(checks) - len(missed)} of {len(checks)} checks met"
-    said = _said(found, capacity)
-    return f"**{verdict.replace('_', ' ').upper()}** for {recording.context.target.name}: {met}.{first}{' ' if said else ''}{said}"
+    return verdict.headline(recording.context.target.name, checks, _said(found, capacity))
 
 
 def _said(found: list[Finding], capacity: CapacityResult | None) -> str:
