@@ -17,6 +17,7 @@ UNKNOWN = np.nan
         (b"auth;dur=1, sql;dur=3", 3, 3),
         (b'Total;DUR="6.5"', 6.5, UNKNOWN),
         (b'total;desc="all, of it;dur=1";dur=5, db;dur=9', 5, 9),
+        (b"total ; dur = 4 ,db;desc=x; dur=2", 4, 2),
         (b"cache;desc=hit", UNKNOWN, UNKNOWN),
         (b"app;dur=-1, db;dur=nan, total;dur=soon", UNKNOWN, UNKNOWN),
         (b"app;dur=1e99", UNKNOWN, UNKNOWN),

@@ -23,7 +23,7 @@ def main() -> int:
     waited_s, busy = machine.wait_quiet(arguments.wait_quiet)
     began, others = time.monotonic(), machine.Others()
     rows, skipped = throughput.run(cores, rounds=arguments.rounds, duration_s=arguments.seconds, say=_say)
-    half_rate, how = accuracy.at_half_rate(cores, duration_s=10.0, say=_say)
+    half_rate, how = accuracy.at_half_rate(cores, rounds=5, duration_s=5.0, say=_say)
     freezes, more = accuracy.across_freezes(cores, duration_s=30.0, say=_say)
     memory = _memory(cores)
     analysis = bulk.measure(arguments.rows)

@@ -53,7 +53,7 @@ def _half_rate(known: Sequence[Known]) -> Iterator[Target]:
             what=f"{one.quantile} at half the highest rate",
             target=f"within {ACCURACY_RATIO:.0%} or {ACCURACY_MS:g} ms of the truth",
             measured=f"{one.measured_ms:.3f} of {one.true_ms:.3f} ms ({error_ms:+.3f} ms, {one.error_ratio:+.1%})",
-            n=f"{one.n:,}",
+            n=f"{one.n:,}" + (f", median of {len(one.errors_ms)}" if one.errors_ms else ""),
             met=abs(error_ms) <= max(ACCURACY_MS, ACCURACY_RATIO * one.true_ms),
         )
 

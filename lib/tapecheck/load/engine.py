@@ -162,17 +162,25 @@ class Engine:
         assert work.schedule is not None, "an open model has a schedule"
         start_ns = self.clock_start_ns = work.start_ns or monotonic_ns() + LEAD_NS
         self.cutoff_ns = start_ns + int((work.schedule.duration_s + work.timeout_s) * 1e9)
-        self.dispatcher = Dispatcher(
+        self.dispatcher = dispatcher = Dispatcher(
             work.schedule, start_ns=start_ns, worker=work.worker, workers=work.workers, submit=self.pool.submit, loop=self.loop
         )
-        if not self.dispatcher.total:
+        if not dispatcher.total:
             self._start()
             return
-        self._expect(self.dispatcher.total)
+        self._expect(dispatcher.total)
+        count = self.pool.on_done
+
+        def count_and_send(now: int) -> None:
+            count(now)
+            if now >= dispatcher.next_ns:
+                dispatcher.send_due(now)
+
+        self.pool.on_done = count_and_send
         first_counted = int(work.schedule.count(int(work.warm_up_s * 1e9) - 1))
         self.pool.count_from(share(first_counted, work.worker, work.workers), first_counted)
         self._start_after(work.warm_up_s + (start_ns - monotonic_ns()) / 1e9)
-        self.dispatcher.start()
+        dispatcher.start()
         await self.finished
         if not self.started:  # the last request ended within a timer's tick of the warm-up
             self._start()

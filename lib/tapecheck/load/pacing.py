@@ -17,9 +17,10 @@ from tapecheck.load.schedule import Schedule, share
 
 BLOCK = 1024  # requests whose instants are computed together
 BATCH = 64  # requests sent before the loop may look at answers
+NEVER_NS = 2**63
 CLOCK_MONOTONIC, ABSOLUTE = 1, 1  # of timerfd_create and timerfd_settime
 TICK_NS = 2_000_000  # of an event loop's own timer, twice
-QUANTUM_NS = 50_000  # between two times of waking, at least: at high rates, some requests are sent together
+QUANTUM_NS = 100_000  # between two times of waking, at least: at higher rates, answers are what wakes the loop in between
 EARLY_NS = 100_000  # at most; a core that sleeps takes that long to wake
 EARLY_SHARE = 10  # that part of a wait, at most, is spent awake
 
@@ -102,12 +103,33 @@ class Dispatcher:
         self._submit = submit
         self._due_ns: list[int] = []
         self._at = 0  # in that block
-        self._alarm = alarm(loop, self._send_due)
+        self.next_ns = NEVER_NS  # when the next one is due
+        self._alarm_ns = 0  # for which instant the alarm is set
+        self._alarm = alarm(loop, self._ring)
 
     def start(self) -> None:
         """Begin; it goes on by itself until all is submitted."""
         if self._more():
-            self._alarm.at(self._due_ns[0])
+            self._alarm_ns = self.next_ns
+            self._alarm.at(self._alarm_ns)
+
+    def send_due(self, now: int, most: int = 1) -> None:
+        """Submit what is due at `now` on the clock; for whoever is awake anyway, which costs less than to be woken for it."""
+        due_ns, first = self._due_ns, self._at
+        i, stop = first, min(first + most, len(due_ns))
+        while i < stop and due_ns[i] <= now:
+            self._submit(due_ns[i])
+            i += 1
+        if i == first:
+            return
+        self._at = i
+        self.submitted += i - first
+        if now < self._end_ns:
+            self.on_time = self.submitted
+        if i < len(due_ns):
+            self.next_ns = due_ns[i]
+        else:
+            self._more()
 
     def close(self) -> None:
         """Submit no more."""
@@ -119,22 +141,16 @@ class Dispatcher:
         numbers = self._worker + self._workers * (self.submitted + np.arange(count))
         self._due_ns = (self._schedule.due_ns(numbers) + self._start_ns).tolist()
         self._at = 0
+        self.next_ns = self._due_ns[0] if count else NEVER_NS
         return count > 0
 
-    def _send_due(self) -> None:
+    def _ring(self) -> None:
         now = monotonic_ns()
-        due_ns, first = self._due_ns, self._at
-        i, stop = first, min(first + BATCH, len(due_ns))
-        while i < stop and due_ns[i] <= now:
-            self._submit(due_ns[i])
-            i += 1
-        if i == first:
+        if now < self.next_ns == self._alarm_ns:
             return  # awake a little early: the alarm goes on ringing
-        self._at = i
-        self.submitted += i - first
-        if now < self._end_ns:
-            self.on_time = self.submitted
-        if i < len(due_ns) or self._more():
-            self._alarm.at(max(self._due_ns[self._at], now + QUANTUM_NS))
-        else:
+        self.send_due(now, BATCH)
+        if self.next_ns == NEVER_NS:
             self._alarm.close()
+            return
+        self._alarm_ns = max(self.next_ns, now + QUANTUM_NS)
+        self._alarm.at(self._alarm_ns)

@@ -6,6 +6,7 @@ import re
 WHOLE = (b"total", b"app", b"server")  # metrics that mean the whole request, best first
 DATABASE = (b"db", b"database", b"sql")
 _QUOTED = re.compile(rb'"[^"]*"')
+_DURATION = re.compile(rb"(?:^|,)\s*([^\s;,]+)\s*(?:;[^;,]*)*?;\s*[dD][uU][rR]\s*=\s*([^\s;,]+)")  # of a metric, and its name
 
 
 def server_times_ms(header: bytes) -> tuple[float, float]:
@@ -16,21 +17,19 @@ def server_times_ms(header: bytes) -> tuple[float, float]:
     if b'"' in header:  # what separates elsewhere is text between quotes
         header = _QUOTED.sub(lambda quoted: quoted[0].translate(None, b'",;='), header)
     metrics: dict[bytes, float] = {}
-    for part in header.split(b","):
-        name, *parameters = part.split(b";")
-        for parameter in parameters:
-            key, _, value = parameter.partition(b"=")
-            if key.strip().lower() == b"dur":
-                duration_ms = _number(value.strip())
-                if duration_ms is not None:
-                    metrics[name.strip().lower()] = duration_ms
-    whole = next((metrics[name] for name in WHOLE if name in metrics), max(metrics.values(), default=math.nan))
-    return whole, next((metrics[name] for name in DATABASE if name in metrics), math.nan)
+    for name, text in _DURATION.findall(header):
+        try:
+            duration_ms = float(text)
+        except ValueError:
+            continue
+        if 0 <= duration_ms < 1e9:
+            metrics[name.lower()] = duration_ms
+    server_ms, db_ms = _first(metrics, WHOLE), _first(metrics, DATABASE)
+    return (server_ms if server_ms == server_ms else max(metrics.values(), default=math.nan)), db_ms
 
 
-def _number(text: bytes) -> float | None:
-    try:
-        value = float(text)
-    except ValueError:
-        return None
-    return value if 0 <= value < 1e9 else None
+def _first(metrics: dict[bytes, float], names: tuple[bytes, ...]) -> float:
+    for name in names:
+        if name in metrics:
+            return metrics[name]
+    return math.nan
