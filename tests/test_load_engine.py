@@ -162,6 +162,25 @@ def test_server_timing_is_recorded() -> None:
     assert np.isnan(run(servers.fast)[0].samples["server_ms"]).all()
 
 
+@pytest.mark.parametrize(
+    ("head", "db_ms"),
+    [
+        (b"SERVER-TIMING: db;dur=2.5\r\nContent-Length: 2", 2.5),
+        (b"Content-Length: 2\r\nserver-timing:db;dur=2.5\r\nServer-Timing: app;dur=3", 2.5),
+        (b"X: " + b"x" * 8000 + b"\r\nServer-Timing: db;dur=2.5\r\nContent-Length: 2", 2.5),
+        (b"Content-Length: 2\r\nX-Server-Timing: db;dur=2.5", np.nan),
+        (b"Content-Length: 30\r\nX: a=b\r\n\r\nok\r\nServer-Timing: db;dur=2.50", np.nan),  # in the body
+    ],
+)
+def test_server_timing_is_a_header_of_the_final_answer(head: bytes, db_ms: float) -> None:
+    """However it is spelled and wherever it stands in the head, also behind an interim answer; a body says nothing of it."""
+    tail = b"" if b"\r\n\r\n" in head else b"\r\n\r\nok"
+    for before in (b"", b"HTTP/1.1 103 Early Hints\r\nServer-Timing: db;dur=9\r\n\r\n"):
+        samples = run(servers.raw(before + b"HTTP/1.1 200 OK\r\n" + head + tail))[0].samples
+        assert errors(samples) == {"none": len(samples)}
+        np.testing.assert_array_equal(samples["db_ms"], np.float32(db_ms))
+
+
 def test_the_generator_watches_itself() -> None:
     """Lag of the event loop and CPU are measured, and small against an idle server."""
     measured, _ = run(servers.slow(0.05), duration_s=0.4, concurrency=2)
