@@ -46,7 +46,7 @@ def test_a_good_target_is_frozen(tmp_path: Path) -> None:
         (("name: staging", "name: staging\nname: again"), 2, "name", "the key twice", "each key once"),
         (("name: staging\n", ""), 1, "name", "nothing", "required"),
         (("name: staging", "name: staging\nprocesses: {api: {port: 8, pid: 9}}"), 2, "processes.api", "dict", "exactly one of"),
-        (("name: staging", "name: staging\nheaders: {X: {file: a}}"), 2, "headers.X", "file", ""),
+        (("name: staging", "name: staging\nheaders: {X: {path: a}}"), 2, "headers.X", "path", ""),
         (("name: staging", "name: [staging"), 2, "(file)", "", "YAML"),
     ],
 )
@@ -86,6 +86,22 @@ def test_a_secret_is_read_late_and_never_shown(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setenv("TAPECHECK_TEST_KEY", "s3cr3t")
     assert secret.reveal() == "s3cr3t"
     assert "s3cr3t" not in repr(secret)
+
+
+def test_a_secret_may_have_several_names_or_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first variable that is set and not empty counts; a file's line end is no part of the secret."""
+    secret = Secret(env=("TAPECHECK_TEST_KEY", "TAPECHECK_TEST_OTHER"))
+    with pytest.raises(ConfigError, match="TAPECHECK_TEST_KEY or TAPECHECK_TEST_OTHER: got nothing"):
+        secret.reveal()
+    monkeypatch.setenv("TAPECHECK_TEST_OTHER", "second")
+    monkeypatch.setenv("TAPECHECK_TEST_KEY", "")
+    assert secret.reveal() == "second"
+    monkeypatch.setenv("TAPECHECK_TEST_KEY", "first")
+    assert secret.reveal() == "first"
+    (tmp_path / "key").write_text("third\n")
+    assert Secret(file=str(tmp_path / "key")).reveal() == "third"
+    with pytest.raises(ConfigError, match=r"nowhere: .*No such file or directory"):
+        Secret(file="nowhere").reveal()
 
 
 def test_relative_outputs_lie_below_the_project_and_absolute_ones_stay(tmp_path: Path) -> None:

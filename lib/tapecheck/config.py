@@ -10,7 +10,8 @@ from typing import Annotated, Any, Literal, Self, TypeVar
 from urllib.parse import urlsplit
 
 import yaml
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic_core import PydanticCustomError
 
 from tapecheck.errors import ConfigError, Problem
 
@@ -154,6 +155,8 @@ def _described(error: Any, data: Any, at: Location, model: type[BaseModel]) -> t
     kind, message = error["type"], error["msg"]
     if kind == "missing":
         return "nothing", "this key is required"
+    if kind == "secret":
+        return "a secret in plain text", message
     if kind == "extra_forbidden":
         return f"an unknown key {at[-1]!r}", message_of_allowed_keys(data, at, model)
     if kind == "union_tag_not_found":
@@ -250,22 +253,51 @@ def _matching(pattern: str, wanted: str) -> Callable[[str], str]:
     return check
 
 
-class Secret(Model):
-    """The name of an environment variable that holds a secret; the value is read only when it is sent."""
+EnvironmentName = Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")]
 
-    env: str = Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")
+
+class Secret(Model):
+    """Where a secret is: in an environment variable, of several the first that is set, or in a file; it is read only when it is sent."""
+
+    env: Annotated[tuple[EnvironmentName, ...], BeforeValidator(lambda names: (names,) if isinstance(names, str) else names)] = ()
+    file: str | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _not_itself(cls, data: Any) -> Any:
+        if not isinstance(data, Mapping | cls):
+            raise PydanticCustomError("secret", "the name of an environment variable, as in {env: NAME}")
+        return data
+
+    @model_validator(mode="after")
+    def _one(self) -> Self:
+        if bool(self.env) == bool(self.file):
+            raise ValueError("exactly one of env and file")
+        return self
+
+    @property
+    def place(self) -> str:
+        """Where it is read from."""
+        return self.file or " or ".join(self.env)
 
     def reveal(self) -> str:
         """Return the secret.
 
         Raises:
-            ConfigError: the variable is not set.
+            ConfigError: no variable is set, or the file cannot be read.
         """
-        value = os.environ.get(self.env)
-        if not value:
-            raise ConfigError(
-                [Problem(file="environment", key=self.env, got="nothing", allowed=f"the secret, as in: export {self.env}=...")]
-            )
+        if self.file:
+            try:
+                return Path(self.file).read_text(encoding="utf-8").strip()
+            except (OSError, ValueError) as error:
+                got = getattr(error, "strerror", None) or type(error).__name__
+                raise ConfigError(
+                    [Problem(file=self.file, key="(file)", got=got, allowed="a readable file that holds the secret")]
+                ) from None
+        value = next(filter(None, map(os.environ.get, self.env)), None)
+        if value is None:
+            allowed = f"the secret, as in: export {self.env[0]}=..."
+            raise ConfigError([Problem(file="environment", key=self.place, got="nothing", allowed=allowed)])
         return value
 
 
@@ -327,6 +359,25 @@ def _url(text: str) -> str:
 Url = Annotated[str, AfterValidator(_url)]
 
 
+def _database_url(text: str) -> str:
+    try:
+        parts = urlsplit(text)
+        is_good = parts.scheme in ("postgresql", "postgres") and parts.password is None and "password=" not in parts.query
+    except ValueError:
+        is_good = False
+    if not is_good:
+        raise PydanticCustomError("secret", "{env: NAME}, or postgresql://user@host/database without a password")
+    return text
+
+
+class BackfillTarget(Model):
+    """Where history comes from, and the database that it goes to; a URL without a password may be written as it is."""
+
+    source_url: Url
+    api_key: Secret = Secret(env=("MASSIVE_API_KEY", "POLYGON_API_KEY"))
+    database_url: Secret | Annotated[str, AfterValidator(_database_url)] = Secret(env=("DATABASE_URL",))
+
+
 class Target(Model):
     """The system under test, and what may be done to it."""
 
@@ -336,6 +387,7 @@ class Target(Model):
     requests: dict[str, RequestTemplate] = Field(min_length=1)
     headers: dict[str, str | Secret] = {}
     processes: dict[str, ProcessSelector] = {}
+    backfill: BackfillTarget | None = None
     ca_file: str | None = None
     allow_remote: bool = False
     allow_drills: bool = False
@@ -352,6 +404,7 @@ class SandboxState(Model):
 
     base_url: Url
     upstream_url: Url
+    upstream_key_file: str
     scheduler_url: Url
     database_url: str | None  # without a password: libpq reads it from the passfile that the URL names
     supervisor_pid: int

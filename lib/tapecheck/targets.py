@@ -10,14 +10,14 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from tapecheck import config
-from tapecheck.config import SandboxState, Target
+from tapecheck.config import BackfillTarget, SandboxState, Secret, Target
 from tapecheck.errors import SandboxError
 
 _SANDBOX = (sys.executable, "-m", "tapecheck", "sandbox")
 
 
 def open_target(path: str | Path) -> Target:
-    """Return the target of a file, with `base_url` and `processes` filled in.
+    """Return the target of a file; a sandbox's with `base_url`, `processes` and `backfill` filled in.
 
     A sandbox that is not running is started, filled, and stopped again when this process ends; one that runs already
     is used and left running.
@@ -32,7 +32,15 @@ def open_target(path: str | Path) -> Target:
     state, started = start_sandbox()
     if started:
         _stop_sandbox_after_this_process()
-    return target.model_copy(update={"base_url": target.base_url or state.base_url, "processes": {**state.processes, **target.processes}})
+    found = {"base_url": state.base_url, "backfill": _backfill(state)}
+    absent = {key: value for key, value in found.items() if getattr(target, key) is None}
+    return target.model_copy(update={**absent, "processes": {**state.processes, **target.processes}})
+
+
+def _backfill(state: SandboxState) -> BackfillTarget:
+    """Return the sandbox's upstream and database; without a URL of its own the sandbox uses DATABASE_URL, as is the default."""
+    database = {"database_url": state.database_url} if state.database_url else {}
+    return BackfillTarget(source_url=state.upstream_url, api_key=Secret(file=state.upstream_key_file), **database)
 
 
 def start_sandbox() -> tuple[SandboxState, bool]:

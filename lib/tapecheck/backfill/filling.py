@@ -4,22 +4,19 @@ import datetime as dt
 import time
 
 import httpx
-from psycopg.conninfo import conninfo_to_dict
 
 from tapecheck import progress, runs
 from tapecheck.backfill import checkpoints, groups
 from tapecheck.backfill.checkpoints import Checkpoint
+from tapecheck.backfill.endpoints import Endpoints
 from tapecheck.backfill.groups import Key
 from tapecheck.backfill.plan import BackfillPlan, History
 from tapecheck.backfill.recording import Context, Recording
 from tapecheck.backfill.sink import SinkError
 from tapecheck.backfill.strategies import STRATEGIES
-from tapecheck.backfill.workers import Endpoints, Filling, line, work
+from tapecheck.backfill.workers import Filling, line, work
 from tapecheck.errors import ConfigError, Problem, TargetDown
-
-__all__ = ["Endpoints", "run"]
-
-LOOPBACK = ("127.0.0.1", "localhost", "::1")
+from tapecheck.loopback import is_local_database, is_loopback
 
 
 def run(plan: BackfillPlan, endpoints: Endpoints) -> Recording:
@@ -64,10 +61,9 @@ def run(plan: BackfillPlan, endpoints: Endpoints) -> Recording:
 
 def _remote(endpoints: Endpoints) -> tuple[str, ...]:
     """Return the stages that do not use this machine's cores."""
-    database = str(conninfo_to_dict(endpoints.database_url).get("host") or "")
     far = {
-        "fetch": httpx.URL(endpoints.source_url).host not in LOOPBACK,
-        "insert": database not in LOOPBACK and database[:1] not in ("", "/"),
+        "fetch": not is_loopback(httpx.URL(endpoints.source_url).host),
+        "insert": not is_local_database(endpoints.database_url),
     }
     return tuple(stage for stage, is_far in far.items() if is_far)
 
@@ -76,9 +72,10 @@ def _check_source(url: str, timeout_s: float) -> None:
     """Ask for the root, without a key and so at no cost, to tell a source that is not there at once."""
     host = httpx.URL(url).host
     try:
-        httpx.get(url, timeout=min(timeout_s, 10), trust_env=host not in LOOPBACK)
+        httpx.get(url, timeout=min(timeout_s, 10), trust_env=not is_loopback(host))
     except httpx.RequestError as error:
-        raise TargetDown(f"the source {host} does not answer ({type(error).__name__}); nothing was fetched") from None
+        why = line(error) or type(error).__name__
+        raise TargetDown(f"the source {host} does not answer ({why}); nothing was fetched: is it running, and the network there?") from None
 
 
 def _prepared(plan: BackfillPlan, database_url: str) -> dict[Key, Checkpoint]:

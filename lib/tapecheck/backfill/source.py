@@ -16,6 +16,7 @@ from tapecheck.backfill.bars import TIMEFRAMES, Bars, ticker_of, to_ms
 from tapecheck.backfill.bucket import TokenBucket
 from tapecheck.backfill.spans import Trace
 from tapecheck.backfill.wire import BadPage, Refused, SourceError, Unreachable, decode, failure, retry_after_s
+from tapecheck.loopback import is_loopback
 
 PAGE_LIMIT = 50_000  # base aggregates a page, the most that the vendor allows
 VENDOR_HOSTS = {"api.massive.com", "api.polygon.io"}  # one service under two names
@@ -82,7 +83,7 @@ class Source:
             timeout=timeout_s,
             limits=httpx.Limits(max_connections=None, max_keepalive_connections=connections),  # the slots are the limit
             follow_redirects=False,
-            trust_env=self._base.host not in ("127.0.0.1", "localhost", "::1"),  # no proxy on the way to ourselves
+            trust_env=not is_loopback(self._base.host),  # no proxy on the way to ourselves
         )
 
     async def __aenter__(self) -> Self:

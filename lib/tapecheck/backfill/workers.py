@@ -4,13 +4,13 @@ import time
 from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import wait
-from dataclasses import dataclass, field
 
 import anyio
 from anyio.from_thread import start_blocking_portal
 from anyio.to_thread import run_sync
 
 from tapecheck.backfill import features
+from tapecheck.backfill.endpoints import Endpoints
 from tapecheck.backfill.groups import Group, Key
 from tapecheck.backfill.pipeline import Outcome, refresh, refresh_derived
 from tapecheck.backfill.plan import BackfillPlan
@@ -20,21 +20,10 @@ from tapecheck.backfill.spans import Span, Trace
 from tapecheck.backfill.strategies import STRATEGIES
 from tapecheck.backfill.wire import SourceError
 from tapecheck.progress import Report
-from tapecheck.runs import TargetInfo
 
 REPORT_EVERY_S = 0.5
 DATABASE_PAUSE_S = 0.3  # between two attempts to reach a lost database
 COMPUTE = {"vectorized": features.compute, "per_row": features.compute_per_row, "off": None}
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Endpoints:
-    """Where bars come from and go to; key and database URL are in no representation of it."""
-
-    source_url: str
-    key: str = field(repr=False)
-    database_url: str = field(repr=False)
-    target: TargetInfo
 
 
 def work(filling: "Filling", report: Report) -> None:

@@ -1,7 +1,6 @@
 """Checks that the target is what the configuration says, one plain request at a time, before any load."""
 
 import contextlib
-import ipaddress
 import logging
 import math
 import socket
@@ -20,6 +19,7 @@ from tapecheck.errors import ConfigError, Problem, TargetDown, TargetError
 from tapecheck.load import content
 from tapecheck.load.protocol import BODY_LIMIT
 from tapecheck.load.work import Address, PreparedRequest, Tls
+from tapecheck.loopback import beyond, is_loopback
 
 REQUESTS_LIMIT = 32  # of all combinations, spread evenly over each scenario's
 TIME_LIMIT_S = 20.0  # after that, what has been checked is enough
@@ -129,18 +129,9 @@ def _resolve(url: httpx.URL) -> list[str]:
 
 
 def _refuse_remote(target: Target, url: httpx.URL, found: Sequence[str]) -> None:
-    remote = [ip for ip in found if not ipaddress.ip_address(ip.partition("%")[0]).is_loopback]
+    remote = [ip for ip in found if not is_loopback(ip)]
     if remote and not target.allow_remote:
-        raise ConfigError(
-            [
-                Problem(
-                    file=f"target {target.name}",
-                    key="allow_remote",
-                    got=f"false, while {url} is at {remote[0]}, beyond this machine",
-                    allowed="a loopback address; or allow_remote: true, if you may send load there",
-                )
-            ]
-        )
+        raise ConfigError([beyond(target, f"{url} is at {remote[0]}, beyond this machine")])
 
 
 def _connectable(url: httpx.URL, found: Sequence[str]) -> str:
@@ -234,7 +225,7 @@ def _check_status(what: str, target: Target, request: PreparedRequest, answer: h
 
 
 def _header_names(target: Target) -> str:
-    names = [f"{name} (from {value.env})" if isinstance(value, Secret) else name for name, value in target.headers.items()]
+    names = [f"{name} (from {value.place})" if isinstance(value, Secret) else name for name, value in target.headers.items()]
     return ", ".join(names) or "none; name the key under `headers`"
 
 

@@ -1,7 +1,6 @@
 """The embedded PostgreSQL server: its files, its command line, its orphans. Supervision starts it."""
 
 import contextlib
-import ipaddress
 import os
 import secrets
 import shutil
@@ -15,6 +14,7 @@ import psycopg
 from psycopg.conninfo import conninfo_to_dict
 
 from tapecheck.errors import SandboxError
+from tapecheck.loopback import is_local_database
 from tapecheck.sandbox.profile import Home, write_private
 
 SERVER_USER = "nobody" if os.getuid() == 0 else None  # postgres refuses to run as root
@@ -41,22 +41,12 @@ def external_url() -> str | None:
     if not url:
         return None
     try:
-        parts = conninfo_to_dict(url)
+        is_local = is_local_database(url)
     except psycopg.ProgrammingError:
         raise SandboxError("DATABASE_URL cannot be read; allowed: postgresql://user@127.0.0.1:5432/database") from None
-    hosts = f"{parts.get('host') or os.environ.get('PGHOST', '')},{parts.get('hostaddr') or os.environ.get('PGHOSTADDR', '')}"
-    if parts.get("service") or os.environ.get("PGSERVICE") or not all(map(_is_local, hosts.split(","))):
+    if not is_local:
         raise SandboxError("DATABASE_URL leads to another machine; the sandbox fills only a database on loopback")
     return url
-
-
-def _is_local(host: str) -> bool:
-    if host in ("", "localhost") or host.startswith(("/", "@")):
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
 
 
 def external_port() -> int:
