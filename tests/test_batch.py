@@ -12,7 +12,7 @@ import nbformat
 import psutil
 import pytest
 
-from tapecheck import batch, config
+from tapecheck import __main__, batch, config
 from tapecheck.errors import ConfigError
 from tapecheck.runs import Recorded
 
@@ -109,6 +109,23 @@ def test_wrong_parameters_are_all_listed_and_nothing_starts(tiny: Path) -> None:
     assert not (tiny / "out").exists()
 
 
+def test_each_notebook_gets_the_parameters_that_it_declares(tiny: Path) -> None:
+    """In a batch of several; what none of them declares stops all."""
+    write(tiny, "1")
+    other = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell('target: str = "t"  # what\nprofile: str = "full"  # which')])
+    other.cells[0].metadata["tags"] = ["parameters"]
+    other.metadata["kernelspec"] = {"name": "python3", "display_name": "Python 3", "language": "python"}
+    nbformat.write(other, tiny / "notebooks" / "backfill.ipynb")
+    given = {"rounds": 3, "profile": "small", "target": "x"}
+    assert batch.shared(["load", "backfill"], given) == {
+        "load": {"rounds": 3, "target": "x"}, "backfill": {"profile": "small", "target": "x"},
+    }  # fmt: skip
+    with pytest.raises(ConfigError, match="raunds: got an unknown parameter"):
+        batch.shared(["load", "backfill"], given | {"raunds": 3})
+    with pytest.raises(ConfigError, match=r"backfill\.ipynb: profile: got 3 \(int\)"):
+        batch.shared(["load", "backfill"], given | {"profile": 3})
+
+
 def test_an_int_is_a_float(tiny: Path) -> None:
     """`-p rate 2` is fine for a float."""
     write(tiny, "assert rate == 2\n" + RECORD.replace("VERDICT", "'pass'"))
@@ -150,6 +167,8 @@ def tapecheck(*words: str, **options: object) -> subprocess.CompletedProcess[str
         (["run", "load", "--target", "none.yaml"], "none.yaml: path: got no such file"),
         (["run", "load", "-p", "plan", "none.yaml"], "none.yaml: path: got no such file"),
         (["run", "load", "-p", "run", "none"], "none: path: got no such file"),
+        (["run", "all", "-p", "run", "tests/data/load"], "run: got a recorded run for load, backfill; allowed: one validation by name"),
+        (["run", "backfill", "-p", "plan", "config/load.yaml", "-p", "symbols", "AAPL"], "scenarios: got an unknown key 'scenarios'"),
         (["check", "README.md"], "README.md"),
         (["params", "none"], "one of load"),
         (["sandbox", "up", "--symbols", "NOPE"], "NOPE"),
@@ -210,12 +229,24 @@ def test_an_empty_out_writes_nothing_anywhere(tmp_path: Path) -> None:
     assert set(config.PROJECT.iterdir()) == before
 
 
-def test_params_lists_what_a_notebook_takes() -> None:
-    """`params load` shows each parameter with type, default and help."""
-    done = tapecheck("params", "load")
+@pytest.mark.parametrize(
+    ("notebook", "own"), [("load", ["scenarios", "rounds"]), ("backfill", ["profile", "symbols", "timeframes", "days"])]
+)
+def test_params_lists_what_a_notebook_takes(notebook: str, own: list[str]) -> None:
+    """`params NAME` shows each parameter with type, default and help."""
+    done = tapecheck("params", notebook)
     assert done.returncode == 0
-    for name in ("target", "plan", "run", "out", "scenarios", "rounds"):
-        assert f"\n{name} " in "\n" + done.stdout
+    assert [line.split()[0] for line in done.stdout.splitlines()] == ["target", "plan", "run", "out", *own]
+    assert all(len(line.split()) > 4 for line in done.stdout.splitlines())
+
+
+def test_a_plan_goes_to_the_notebook_whose_plan_it_is() -> None:
+    """Of several; the others run as they are planned."""
+    for kind, plan in (("load", "config/load.yaml"), ("backfill", "config/backfill.yaml")):
+        shares = __main__._shares(["load", "backfill"], {"plan": plan, "target": "config/targets/sandbox.yaml"})
+        assert [name for name, own in shares.items() if "plan" in own] == [kind]
+        assert all("target" in own for own in shares.values())
+    assert __main__._shares(["backfill"], {"plan": "config/load.yaml"}) == {"backfill": {"plan": "config/load.yaml"}}
 
 
 def test_help_names_every_command() -> None:

@@ -101,17 +101,16 @@ def _run(arguments: argparse.Namespace) -> int:
 
     chosen = batch.available() if arguments.validation == "all" else [arguments.validation]
     given = _given(arguments)
-    for validation in chosen:
-        batch.check_parameters(batch.notebook(validation), given)
+    shares = _shares(chosen, given)
     out: Path | None = _out(arguments)
     if arguments.out is None and "out" in given:
         out = config.outputs(given["out"]) if given["out"] else None
-    target = lint.before_traffic(given)
+    target = lint.before_traffic(shares)
     outcomes: list[Outcome] = []
 
     def measure() -> None:
         for validation in chosen:
-            outcome = batch.run(validation, given, out)
+            outcome = batch.run(validation, shares[validation], out)
             outcomes.append(outcome)
             print(_line(outcome), flush=True)
 
@@ -123,6 +122,19 @@ def _run(arguments: argparse.Namespace) -> int:
     if out is not None:
         print(f"\nall runs: {index.write(out)}")
     return batch.worst(outcomes)
+
+
+def _shares(chosen: Sequence[str], given: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """Return what each notebook is given; of several, a plan goes to the one whose plan it is, and a recorded run to none."""
+    from tapecheck import batch, lint
+
+    if len(chosen) > 1 and given.get("run", "new") != "new":
+        allowed = "one validation by name, as in: run load -p run FOLDER"
+        raise ConfigError([Problem(file="command line", key="run", got=f"a recorded run for {', '.join(chosen)}", allowed=allowed)])
+    shares = batch.shared(chosen, given)
+    if len(chosen) > 1 and "plan" in given and (kind := lint.plan_kind(given["plan"])) in shares:
+        shares = {name: own if name == kind else {k: v for k, v in own.items() if k != "plan"} for name, own in shares.items()}
+    return shares
 
 
 def _given(arguments: argparse.Namespace) -> dict[str, Any]:

@@ -102,6 +102,20 @@ def check_parameters(path: Path, given: Mapping[str, object]) -> None:
         raise ConfigError(problems)
 
 
+def shared(validations: Sequence[str], given: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """Return by validation the parameters that its notebook takes; one that no notebook takes is an error in each.
+
+    Raises:
+        ConfigError: an unknown name, or a wrong type.
+    """
+    declared = {validation: {p.name for p in parameters(notebook(validation))} for validation in validations}
+    known = set().union(*declared.values())
+    shares = {v: {name: value for name, value in given.items() if name in names or name not in known} for v, names in declared.items()}
+    for validation, own in shares.items():
+        check_parameters(notebook(validation), own)
+    return shares
+
+
 def _fits(value: object, kind: str) -> bool:
     types = _TYPES.get(kind)
     return types is None or (isinstance(value, types) and (kind == "bool" or not isinstance(value, bool)))

@@ -1,60 +1,95 @@
 """Validates every configuration file without traffic: `python -m tapecheck check`."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from tapecheck import config
-from tapecheck.backfill.plan import read_profiles
+from tapecheck.backfill import plan as backfill
+from tapecheck.backfill.endpoints import endpoints
 from tapecheck.config import Target
 from tapecheck.errors import ConfigError, Problem
 from tapecheck.load import validation as load
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Kind:
+    """A kind of plan: the keys that tell it, what reads it, which of a notebook's parameters choose from it, and where it is."""
+
+    keys: frozenset[str]
+    read: Callable[..., object]
+    choices: tuple[str, ...]
+    file: str
+
+
+_PLANS = {
+    "backfill": _Kind(
+        keys=frozenset({"symbols", "timeframes", "history", "profiles"}),
+        read=backfill.read_plan,
+        choices=("profile", "symbols", "timeframes", "days"),
+        file="config/backfill.yaml",
+    ),
+    "load": _Kind(
+        keys=frozenset({"scenarios", "objectives"}), read=load.read_plan, choices=("scenarios", "rounds"), file="config/load.yaml"
+    ),
+}
+
+
+def plan_kind(file: str | Path) -> str | None:
+    """Return of which validation a YAML file is the plan, by its keys, or None.
+
+    Raises:
+        ConfigError: it cannot be read.
+    """
+    keys = _keys(file)
+    return next((name for name, kind in _PLANS.items() if keys & kind.keys), None)
+
+
+def _keys(file: str | Path) -> set[str]:
+    data, _ = config.read_yaml(config.find(file))
+    return set(map(str, data)) if isinstance(data, dict) else set()
+
+
 def problems(file: Path) -> list[Problem]:
     """Return every problem of one YAML file, whose kind its keys tell; an empty list when there is none."""
     try:
-        data, _ = config.read_yaml(config.find(file))
-        keys = set(data) if isinstance(data, dict) else set()
-        if keys & {"symbols", "timeframes", "history"}:
-            read_profiles(file)
-        elif keys & {"scenarios", "objectives"}:
-            load.read_plan(file)
-        elif keys & {"kind", "requests", "base_url"}:
+        if kind := plan_kind(file):
+            _PLANS[kind].read(file)
+        elif _keys(file) & {"kind", "requests", "base_url"}:
             config.read(Target, file)
         else:
-            raise ConfigError(
-                [
-                    Problem(
-                        file=str(file),
-                        key="(file)",
-                        got=f"keys {sorted(map(str, keys))}",
-                        allowed="a target, a load plan or a backfill plan; see config/",
-                    )
-                ]
-            )
+            allowed = "a target, a load plan or a backfill plan; see config/"
+            raise ConfigError([Problem(file=str(file), key="(file)", got=f"keys {sorted(_keys(file))}", allowed=allowed)])
     except ConfigError as error:
         return list(error.problems) or [Problem(file=str(file), key="(file)", got=str(error), allowed="a valid file")]
     return []
 
 
-def before_traffic(given: Mapping[str, Any]) -> Target:
-    """Return the target of a run after its plan has been checked too, so that nothing starts before all configuration is valid.
+def before_traffic(given: Mapping[str, Mapping[str, Any]]) -> Target:
+    """Return the target of a run after its plans have been checked too, so that nothing starts before all configuration is valid.
+
+    Args:
+        given: by validation, the parameters that its notebook will get.
 
     Raises:
-        ConfigError: every problem of both files.
+        ConfigError: every problem of all files.
     """
     found: list[Problem] = []
     target = None
     try:
-        target = config.read(Target, given.get("target", "config/targets/sandbox.yaml"))
+        target = config.read(Target, next(iter(given.values())).get("target", "config/targets/sandbox.yaml"))
+        if "backfill" in given and target.kind == "external" and given["backfill"].get("run", "new") == "new":
+            endpoints(target)
     except ConfigError as error:
         found += error.problems
-    try:
-        chosen = {name: given[name] for name in ("scenarios", "rounds") if name in given}
-        load.read_plan(given.get("plan", "config/load.yaml"), **chosen)
-    except ConfigError as error:
-        found += error.problems
+    for validation, kind in _PLANS.items():
+        try:
+            if validation in given:
+                own = given[validation]
+                kind.read(own.get("plan", kind.file), **{name: own[name] for name in kind.choices if name in own})
+        except ConfigError as error:
+            found += error.problems
     if found or target is None:
         raise ConfigError(found)
     return target

@@ -12,9 +12,9 @@ from tapecheck.backfill.bars import CRYPTO, TIMEFRAMES
 from tapecheck.backfill.bucket import TokenBucket
 from tapecheck.backfill.calendar import EASTERN
 from tapecheck.backfill.source import Retry
-from tapecheck.config import Location, Model
+from tapecheck.config import Model
 from tapecheck.errors import ConfigError, Problem
-from tapecheck.verdict import parse_all
+from tapecheck.verdict import parse
 
 METRICS = ("duration_s", "records_per_s", "job_success_ratio", "failed", "floor_ratio")
 MAX_DAYS = 3650
@@ -33,6 +33,11 @@ def _each_once(values: tuple[str, ...]) -> tuple[str, ...]:
     if twice := sorted({value for value in values if values.count(value) > 1}):
         raise ValueError(f"each once; more than once: {', '.join(twice)}")
     return values
+
+
+def _objective(text: str) -> str:
+    parse(text, METRICS)
+    return text
 
 
 def _not_future(day: dt.date) -> dt.date:
@@ -131,7 +136,7 @@ class BackfillPlan(Model):
     features: Literal["vectorized", "per_row", "off"] = "vectorized"
     begin: Literal["fresh", "resume", "only_failed"] = "fresh"
     database_schema: str = Field(default="tapecheck_backfill", pattern=r"^tapecheck_[a-z0-9_]{1,40}$")
-    objectives: tuple[str, ...] = ()
+    objectives: tuple[Annotated[str, AfterValidator(_objective)], ...] = ()
 
     @property
     def jobs(self) -> list[tuple[str, str]]:
@@ -181,19 +186,14 @@ def read_profiles(path: str | Path) -> dict[str, BackfillPlan]:
     plans, problems = {}, []
     for name, changes in {"full": {}, **profiles}.items():
         at = {**lines, **{place[2:]: line for place, line in lines.items() if place[:2] == ("profiles", name) and place[2:]}}
+        changed = _merged(whole, changes or {}) if isinstance(whole, dict) else whole
         try:
-            plans[name] = _checked(_merged(whole, changes or {}) if isinstance(whole, dict) else whole, str(path), at)
+            plans[name] = config.validate(BackfillPlan, changed, file=str(path), lines=at)
         except ConfigError as error:
             problems += [problem for problem in error.problems if problem not in problems]
     if problems:
         raise ConfigError(problems)
     return plans
-
-
-def _checked(data: Any, path: str, lines: Mapping[Location, int]) -> BackfillPlan:
-    plan = config.validate(BackfillPlan, data, file=path, lines=lines)
-    parse_all(plan.objectives, METRICS, (), file=path)
-    return plan
 
 
 def _merged(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
