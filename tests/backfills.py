@@ -5,7 +5,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from tapecheck.backfill.plan import BackfillPlan
-from tapecheck.backfill.recording import COMPLETED, Context, Job, Recording
+from tapecheck.backfill.recording import COMPLETED, FAILED, SKIPPED, Context, Job, Recording
 from tapecheck.backfill.spans import Span
 from tapecheck.runs import Environment, TargetInfo
 
@@ -53,3 +53,33 @@ def recording(
             remote=remote,
         ),
     )
+
+
+SYMBOLS = (
+    "AAPL", "MSFT", "GOOGL", "AMZN", "TSLA", "NVDA", "META", "NFLX", "AVGO", "ASML", "BRK.B", "JPM", "V", "WMT", "JNJ",
+    "BTC", "ETH", "XRP", "SOL", "ADA", "SPY", "QQQ", "DIA", "IWM", "EEM",
+)  # fmt: skip
+FRAMES_S = {"5m": 2.0, "15m": 0.8, "1h": 0.5, "4h": 0.4, "1d": 0.1}  # how long a job of each takes
+
+
+def refill(
+    symbols: Sequence[str] = SYMBOLS, *, workers: int = 5, failed: Sequence[str] = (), skipped: Sequence[str] = (), **plan: Any
+) -> Recording:
+    """Return a recording of every symbol and timeframe; each job waits, and fetches two pages, one of them while the other is stored."""
+    spans: list[Span] = []
+    free_s = [0.3] * workers
+    jobs = [f"{symbol} {frame}" for frame in FRAMES_S for symbol in symbols]
+    for name in (job for job in jobs if job not in skipped):
+        worker = free_s.index(min(free_s))
+        at_s, step_s = free_s[worker], FRAMES_S[name.split()[1]] / 10
+        ends = [("other", 0, 0.2), ("wait", 0.2, 1), ("fetch", 1, 3), ("decode", 3, 4), ("features", 4, 5), ("insert", 5, 8)]
+        ahead = [("fetch", 4, 6), ("decode", 6, 7), ("insert", 8, 10)]
+        for page, stages in enumerate((ends[:3], ()) if name in failed else (ends, ahead)):
+            for stage, began, ended in stages:
+                cost = {"requests": 1} if stage == "fetch" else {"rows": 5000} if stage == "insert" else {}
+                spans.append(span(stage, at_s + began * step_s, at_s + ended * step_s, name, page, worker=worker, **cost))
+        free_s[worker] += 10 * step_s
+    states = dict.fromkeys(failed, FAILED) | dict.fromkeys(skipped, SKIPPED)
+    found = [(*name.split(), states.get(name, COMPLETED)) for name in jobs]
+    errors = {FAILED: "AAPL: HTTP 404: Ticker not found."}
+    return recording(spans, jobs=[Job(symbol=s, timeframe=f, state=state, error=errors.get(state, "")) for s, f, state in found], **plan)

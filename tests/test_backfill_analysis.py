@@ -169,8 +169,8 @@ def test_a_promise_beyond_the_stage_is_called_impossible() -> None:
 
 
 def test_failed_jobs_are_named_first() -> None:
-    """Five by name, and how many more."""
+    """Five by name, and how many more, with the first one's error."""
     jobs = [Job(symbol=f"S{i}", timeframe="1d", state=FAILED, error="x") for i in range(7)]
     found = recording([span("fetch", 0, 1, job="S0 1d")], jobs=jobs)
     said = findings.find(summarize(found), found.context.plan)
-    assert said[0].finding == "7 of 7 jobs failed: S0 1d, S1 1d, S2 1d, S3 1d, S4 1d and 2 more"
+    assert said[0].finding == "7 of 7 jobs failed: S0 1d, S1 1d, S2 1d, S3 1d, S4 1d and 2 more; the first says: x"

@@ -6,7 +6,6 @@ from pathlib import Path
 import pytest
 from backfills import recording, span
 
-from tapecheck import lint
 from tapecheck.backfill import validation
 from tapecheck.backfill.recording import COMPLETED, FAILED, Job, Recording
 from tapecheck.backfill.validation import BackfillResult
@@ -41,7 +40,8 @@ def two_jobs() -> Recording:
 def test_a_run_is_written_and_analysed_again_to_the_same_figures(tmp_path: Path) -> None:
     """The same code on the recorded spans gives the same summary, and the result says of which run it is."""
     first = recorded(two_jobs(), tmp_path)
-    assert first.folder and {p.name for p in first.folder.iterdir()} == {"result.json", "spans.parquet", "jobs.parquet", "failures.jsonl"}
+    files = {"result.json", "spans.parquet", "jobs.parquet", "failures.jsonl", "trace.json"}
+    assert first.folder and {p.name for p in first.folder.iterdir()} == files
     again = validation.read(first.folder)
     assert validation.summarize(again) == validation.summarize(two_jobs())
     second = recorded(again, tmp_path)
@@ -71,7 +71,9 @@ def test_the_headline_says_what_failed_and_where_the_time_goes() -> None:
     summary = validation.summarize(found)
     said = validation.headline(found, validation.judge(summary, found.context.plan), validation.find(found, summary))
     assert said.startswith("**FAIL** for sandbox: 1 of 2 checks met. First: job_success_ratio >= 1: 0.5 misses >= 1.")
-    assert "1 of 2 jobs failed: AAPL 1d. Where the time goes: insert takes 80% of busy time" in said
+    assert (
+        "1 of 2 jobs failed: AAPL 1d; the first says: AAPL: HTTP 403: no plan. Where the time goes: insert takes 80% of busy time" in said
+    )
 
 
 def test_without_objectives_there_is_no_verdict() -> None:
@@ -87,10 +89,3 @@ def test_wrong_parameters_are_named_together() -> None:
     with pytest.raises(ConfigError) as caught:
         validation.settings(**PARAMETERS | {"profile": 3}, out="", days="7")
     assert {problem.key for problem in caught.value.problems} == {"profile", "days"}
-
-
-def test_a_wrong_plan_is_found_by_the_check(tmp_path: Path) -> None:
-    """`tapecheck check` knows a backfill plan by its keys."""
-    assert lint.problems(Path("config/backfill.yaml")) == []
-    (tmp_path / "plan.yaml").write_text("symbols: [AAPL]\ntimeframes: [9m]\nhistory: {days: 3}\n")
-    assert [(problem.key, problem.line) for problem in lint.problems(tmp_path / "plan.yaml")] == [("timeframes.0", 2)]

@@ -208,8 +208,11 @@ def record(
     tables: Mapping[str, pa.Table] | None = None,
     figures: Mapping[str, Picture] | None = None,
     lines: Mapping[str, Iterable[Mapping[str, Any]]] | None = None,
+    documents: Mapping[str, Any] | None = None,
 ) -> Recorded:
-    """Write a run folder: result.json, one Parquet file a table, one PNG a figure, one JSON-lines file each of `lines`.
+    """Write a run folder: result.json, one Parquet file a table, one PNG a figure, one JSON-lines file each of `lines`, and documents.
+
+    A document is JSON of another's format, such as a Chrome trace.
 
     It is written under a temporary name and renamed when it is whole, then `latest` points at it.
 
@@ -240,6 +243,8 @@ def record(
         for name, rows in (lines or {}).items():
             with (temporary / f"{name}.jsonl").open("w", encoding="utf-8") as file:
                 file.writelines(json.dumps(row) + "\n" for row in rows)
+        for name, document in (documents or {}).items():
+            (temporary / f"{name}.json").write_text(json.dumps(document), encoding="utf-8")
         write_json(temporary / RESULT, to_json(result))
         temporary.rename(final)
         point_latest(final)

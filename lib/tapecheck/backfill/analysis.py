@@ -118,7 +118,7 @@ def rate_limit_floor_s(requests: int, rate_per_s: float | None, burst: int) -> f
 
 
 def _totals(recording: Recording, requests: int) -> Totals:
-    duration_s = (recording.context.ended_ns - recording.context.began_ns) / 1e9
+    duration_s = recording.context.wall_s
     records, states = sum(job.records for job in recording.jobs), [job.state for job in recording.jobs]
     return Totals(
         duration_s=duration_s,

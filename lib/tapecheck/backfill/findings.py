@@ -27,13 +27,14 @@ def ceiling_ratio(wall_share: float) -> float | None:
 
 
 def _failed(summary: BackfillSummary) -> Iterator[Finding]:
-    failed = [f"{symbol} {frame}" for symbol, jobs in summary.jobs.items() for frame, job in jobs.items() if job.state == "failed"]
-    if failed:
-        more = f" and {len(failed) - NAMED_JOBS} more" if len(failed) > NAMED_JOBS else ""
+    every = {f"{symbol} {frame}": job for symbol, jobs in summary.jobs.items() for frame, job in jobs.items()}
+    errors = {name: job.error for name, job in every.items() if job.state == "failed"}
+    if errors:
+        names = ", ".join([*errors][:NAMED_JOBS]) + (f" and {len(errors) - NAMED_JOBS} more" if len(errors) > NAMED_JOBS else "")
         yield Finding(
             name="failed_jobs",
-            finding=f"{len(failed)} of {summary.totals.jobs} jobs failed: {', '.join(failed[:NAMED_JOBS])}{more}",
-            evidence={"failed": len(failed), "jobs": summary.totals.jobs},
+            finding=f"{len(errors)} of {summary.totals.jobs} jobs failed: {names}; the first says: {next(iter(errors.values()))}",
+            evidence={"failed": len(errors), "jobs": summary.totals.jobs},
             action="read their errors in the table of jobs; when the cause is gone, run again with begin: only_failed",
         )
 

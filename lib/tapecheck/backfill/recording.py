@@ -3,19 +3,18 @@
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from datetime import datetime
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 from pydantic import TypeAdapter
 
-from tapecheck import runs
+from tapecheck import runs, validation
 from tapecheck.backfill import spans
+from tapecheck.backfill.integrity import Integrity
 from tapecheck.backfill.plan import BackfillPlan
 from tapecheck.backfill.spans import Span
 from tapecheck.errors import ConfigError, Problem
-from tapecheck.runs import Environment, TargetInfo
 
 _METADATA_KEY = b"tapecheck"
 COMPLETED, FAILED, SKIPPED = "completed", "failed", "skipped"
@@ -52,20 +51,22 @@ JOBS = pa.schema(
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Context:
-    """What the spans do not say: when (monotonic and UTC), from where, against what, and by which plan.
+class Context(validation.Context):
+    """What the spans do not say: when by their clock, by which plan, and what is stored.
 
     `remote` are the stages that did not use this machine's cores.
     """
 
-    run_id: str
-    started_at: datetime
     began_ns: int
     ended_ns: int
-    target: TargetInfo
-    environment: Environment
     plan: BackfillPlan
     remote: tuple[str, ...] = ()
+    integrity: Integrity | None = None
+
+    @property
+    def wall_s(self) -> float:
+        """How long the run took."""
+        return (self.ended_ns - self.began_ns) / 1e9
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

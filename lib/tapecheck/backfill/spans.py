@@ -1,12 +1,10 @@
 """What took how long: one span a stage of a page of a job, as rows, Parquet and a Chrome trace. It measures no stage itself."""
 
-import json
 import time
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
@@ -149,8 +147,3 @@ def _track(free_ns: list[int], first_ns: int, last_ns: int) -> int:
 
 def _slice(worker: int, track: int, began_ns: int, ended_ns: int, zero_ns: int) -> dict[str, Any]:
     return {"ph": "X", "pid": worker, "tid": track, "ts": (began_ns - zero_ns) / 1e3, "dur": (ended_ns - began_ns) / 1e3}
-
-
-def write_chrome_trace(spans: Iterable[Span], file: Path) -> None:
-    """Write a Chrome trace."""
-    file.write_text(json.dumps(chrome_trace(spans)), encoding="utf-8")

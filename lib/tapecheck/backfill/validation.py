@@ -4,34 +4,31 @@ import dataclasses
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from pydantic import ConfigDict, Field
+from pydantic import Field
 
-from tapecheck import config, runs, verdict
+from tapecheck import runs, verdict
+from tapecheck import validation as shared
 from tapecheck.backfill import analysis, findings, whatif
 from tapecheck.backfill.analysis import BackfillSummary, JobSummary, Slowest, StageSummary, Totals, summarize
-from tapecheck.backfill.filling import Endpoints, run
+from tapecheck.backfill.endpoints import endpoints
+from tapecheck.backfill.filling import run
+from tapecheck.backfill.integrity import Integrity
 from tapecheck.backfill.plan import METRICS, BackfillPlan, read_plan
 from tapecheck.backfill.recording import FAILED, Recording, read
+from tapecheck.backfill.spans import chrome_trace
 from tapecheck.backfill.whatif import WhatIf
-from tapecheck.config import Model
 from tapecheck.runs import Finding, Picture, Recorded, Result
-from tapecheck.verdict import Check, Objective, overall, parse_all
+from tapecheck.verdict import Check, Objective, parse_all
 
 __all__ = [
-    "BackfillResult", "Endpoints", "Settings", "find", "headline", "judge", "objectives", "predict", "read", "read_plan", "record",
+    "BackfillResult", "Settings", "endpoints", "find", "headline", "judge", "objectives", "predict", "read", "read_plan", "record",
     "run", "settings", "summarize",
 ]  # fmt: skip
 
 
-class Settings(Model):
-    """The notebook's parameters, checked: a wrong type or an empty path stops before anything is fetched."""
+class Settings(shared.Settings):
+    """The backfill notebook's parameters."""
 
-    model_config = ConfigDict(strict=True)
-
-    target: str = Field(min_length=1)
-    plan: str = Field(min_length=1)
-    run: str = Field(min_length=1)
-    out: str
     profile: str = Field(min_length=1)
     symbols: str = Field(default="all", min_length=1)
     timeframes: str = Field(default="all", min_length=1)
@@ -50,6 +47,7 @@ class BackfillResult(Result):
     jobs: dict[str, dict[str, JobSummary]]
     rate_limit_floor_s: float
     what_if: list[WhatIf]
+    integrity: Integrity | None = None
 
 
 def settings(**given: object) -> Settings:
@@ -59,9 +57,7 @@ def settings(**given: object) -> Settings:
         ConfigError: every wrong parameter at once.
         OutputError: the output folder cannot be written.
     """
-    checked = config.validate(Settings, given, file="parameters")
-    runs.check_writable(checked.out)
-    return checked
+    return shared.checked(Settings, given)
 
 
 def objectives(plan: BackfillPlan) -> tuple[Objective, ...]:
@@ -105,20 +101,12 @@ def record(
     what_if: list[WhatIf],
 ) -> Recorded:
     """Write the run folder and return where it is; see `runs.record`."""
-    found, context = find(recording, summary), recording.context
+    found = find(recording, summary)
     result = BackfillResult(
+        **shared.head(recording.context, recording.source, settings, checks, found),
         validation="backfill",
-        run_id=context.run_id if recording.source is None else runs.new_id(),
-        verdict=overall(c.verdict for c in checks),
-        started_at=context.started_at,
-        target=context.target,
-        environment=context.environment,
-        parameters=settings.model_dump(),
-        checks=checks,
         bottleneck=findings.bottleneck(found),
-        recommendations=found,
         headline=_said(found),
-        reanalysis_of=recording.source,
         totals=summary.totals,
         stages=summary.stages,
         slowest_job=summary.slowest_job,
@@ -127,8 +115,16 @@ def record(
         jobs=summary.jobs,
         rate_limit_floor_s=summary.rate_limit_floor_s,
         what_if=what_if,
+        integrity=recording.context.integrity,
     )
-    return runs.record(result, out=settings.out, tables=recording.tables(), figures=figures, lines={"failures": failures(recording)})
+    return runs.record(
+        result,
+        out=settings.out,
+        tables=recording.tables(),
+        figures=figures,
+        lines={"failures": failures(recording)},
+        documents={"trace": chrome_trace(recording.spans)},
+    )
 
 
 def failures(recording: Recording) -> Iterator[dict[str, Any]]:

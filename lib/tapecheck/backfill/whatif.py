@@ -37,7 +37,7 @@ def predict_all(recording: Recording, cores: float | None = None) -> list[WhatIf
         cores: see `schedule_of`.
     """
     schedule = schedule_of(recording, cores)
-    measured_s = (recording.context.ended_ns - recording.context.began_ns) / 1e9
+    measured_s = recording.context.wall_s
     if not schedule.groups or measured_s <= 0:
         return []
     replayed_s = wall_s(schedule)

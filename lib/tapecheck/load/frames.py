@@ -1,16 +1,15 @@
 """Tables of a load run for the notebook, as pandas frames. Every figure in them comes from the summary."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping
 
 import pandas as pd
 
+from tapecheck.frames import checks, findings, number
 from tapecheck.load.analysis import ScenarioSummary
 from tapecheck.load.plan import LoadPlan
-from tapecheck.runs import Finding
 from tapecheck.stats import Distribution, Percentile
-from tapecheck.verdict import Check
 
-pd.set_option("display.max_colwidth", None)  # a reason that is cut off is no reason
+__all__ = ["breakdown", "checks", "errors", "findings", "plan", "scenarios"]
 
 
 def plan(plan: LoadPlan) -> pd.DataFrame:
@@ -27,24 +26,6 @@ def plan(plan: LoadPlan) -> pd.DataFrame:
     ]
     frame = pd.DataFrame(rows).set_index("scenario")
     return frame.loc[:, (frame != "").any()]
-
-
-def checks(checks: Iterable[Check]) -> pd.DataFrame:
-    """Return one row an objective and scenario, with the bound that decided."""
-    rows = [
-        {
-            "scenario": c.name,
-            "objective": c.objective,
-            "measured": number(c.value),
-            "95 % bound": "" if c.bound is None or c.bound == c.value else number(c.bound),
-            "n": f"{c.n:,}",
-            "verdict": str(c.verdict),
-            "why": c.reason,
-        }
-        for c in checks
-    ]
-    columns = ["scenario", "objective", "measured", "95 % bound", "n", "verdict", "why"]
-    return pd.DataFrame(rows, columns=columns).set_index(["scenario", "objective"])
 
 
 def scenarios(summary: Mapping[str, ScenarioSummary]) -> pd.DataFrame:
@@ -109,26 +90,6 @@ def errors(summary: Mapping[str, ScenarioSummary]) -> pd.DataFrame:
     """Return how many requests failed, by scenario and kind of error."""
     frame = pd.DataFrame({name: s.errors for name, s in summary.items() if s.errors}).T
     return frame.fillna(0).astype(int) if len(frame) else pd.DataFrame({"failed": [0]}, index=["all scenarios"])
-
-
-def findings(findings: Sequence[Finding]) -> pd.DataFrame:
-    """Return one row a finding: what the figures say, the figures, and what to do."""
-    rows = [
-        {
-            "finding": f.finding,
-            "evidence": ", ".join(f"{k} = {v if isinstance(v, str) else number(v)}" for k, v in f.evidence.items()),
-            "next step": f.action,
-        }
-        for f in findings
-    ]
-    return pd.DataFrame(rows or [{"finding": "no rule found anything", "evidence": "", "next step": ""}])
-
-
-def number(value: float | None) -> str:
-    """Write a number with three significant digits, or more before the point."""
-    if value is None:
-        return ""
-    return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"
 
 
 def interval(p: Percentile) -> str:

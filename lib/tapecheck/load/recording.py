@@ -3,16 +3,14 @@
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from datetime import datetime
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 from pydantic import TypeAdapter
 
-from tapecheck import runs
+from tapecheck import runs, validation
 from tapecheck.errors import ConfigError, Problem
-from tapecheck.runs import Environment, TargetInfo
 
 _METADATA_KEY = b"tapecheck"
 _COLUMNS = frozenset({"scenario", "round", "intended_ns", "sent_ns", "done_ns", "status", "error", "warm_up", "server_ms", "connection"})
@@ -41,16 +39,12 @@ class GeneratorStats:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Context:
-    """What the samples do not say: when, from where, against what, and how the generator fared, by scenario.
+class Context(validation.Context):
+    """What the samples do not say: how the generator fared, by scenario.
 
     Each level of a capacity sweep is a scenario of its own, with its rate in `rates_rps`.
     """
 
-    run_id: str
-    started_at: datetime
-    target: TargetInfo
-    environment: Environment
     executors: dict[str, str]
     generator: dict[str, GeneratorStats]
     rates_rps: dict[str, float] = field(default_factory=dict)

@@ -6,10 +6,10 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-from pydantic import ConfigDict, Field
+from pydantic import Field
 
 from tapecheck import config, runs, verdict
-from tapecheck.config import Model
+from tapecheck import validation as shared
 from tapecheck.errors import ConfigError, Problem
 from tapecheck.load import analysis, findings, rows
 from tapecheck.load.analysis import ScenarioSummary
@@ -19,22 +19,16 @@ from tapecheck.load.recording import Recording, read
 from tapecheck.load.selfcheck import Limits
 from tapecheck.load.sending import run
 from tapecheck.runs import Finding, Picture, Recorded, Result
-from tapecheck.verdict import Check, Objective, overall, parse_all
+from tapecheck.verdict import Check, Objective, parse_all
 
 FAILURES_AT_ONCE = 10_000  # as Python objects: a target that refuses everything can fail millions
 
 __all__ = ["LoadResult", "Settings", "find_capacity", "judge", "objectives", "read", "read_plan", "record", "run", "settings", "summarize"]
 
 
-class Settings(Model):
-    """The notebook's parameters, checked: a wrong type or an empty path stops before anything is sent."""
+class Settings(shared.Settings):
+    """The load notebook's parameters."""
 
-    model_config = ConfigDict(strict=True)
-
-    target: str = Field(min_length=1)
-    plan: str = Field(min_length=1)
-    run: str = Field(min_length=1)
-    out: str
     scenarios: str = Field(min_length=1)
     rounds: int = Field(ge=0, le=1000)
 
@@ -54,9 +48,7 @@ def settings(**given: object) -> Settings:
         ConfigError: every wrong parameter at once.
         OutputError: the output folder cannot be written.
     """
-    checked = config.validate(Settings, given, file="parameters")
-    runs.check_writable(checked.out)
-    return checked
+    return shared.checked(Settings, given)
 
 
 def read_plan(path: str | Path, *, scenarios: str = "all", rounds: int = 0) -> LoadPlan:
@@ -127,20 +119,12 @@ def record(
     capacity: CapacityResult | None = None,
 ) -> Recorded:
     """Write the run folder and return where it is; see `runs.record`."""
-    found, context = find(recording, summary), recording.context
+    found = find(recording, summary)
     result = LoadResult(
+        **shared.head(recording.context, recording.source, settings, checks, found),
         validation="load",
-        run_id=context.run_id if recording.source is None else runs.new_id(),
-        verdict=overall(c.verdict for c in checks),
-        started_at=context.started_at,
-        target=context.target,
-        environment=context.environment,
-        parameters=settings.model_dump(),
-        checks=checks,
         bottleneck=findings.bottleneck(found),
-        recommendations=found,
         headline=_said(found, capacity),
-        reanalysis_of=recording.source,
         scenarios=dict(summary),
         capacity=capacity,
     )

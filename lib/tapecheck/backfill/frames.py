@@ -1,0 +1,160 @@
+"""Tables of a backfill for the notebook, as pandas frames. Every figure in them comes from the summary."""
+
+import datetime as dt
+from collections.abc import Iterable, Sequence
+
+import pandas as pd
+
+from tapecheck import frames
+from tapecheck.backfill.analysis import BackfillSummary, JobSummary, StageSummary
+from tapecheck.backfill.findings import ceiling_ratio
+from tapecheck.backfill.integrity import Integrity
+from tapecheck.backfill.plan import BackfillPlan, History
+from tapecheck.backfill.recording import COMPLETED, FAILED
+from tapecheck.backfill.whatif import AS_RECORDED, WhatIf
+from tapecheck.frames import findings, number
+from tapecheck.verdict import Check
+
+__all__ = ["checks", "failed", "findings", "integrity", "plan", "slowest", "slowest_jobs", "stages", "totals", "what_if"]
+
+JOBS_SHOWN = 10
+
+
+def plan(plan: BackfillPlan) -> pd.DataFrame:
+    """Return what will be fetched and how, one row each."""
+    source, concurrency = plan.source, plan.concurrency
+    limit = f"{source.requests_per_minute:g} a minute, {source.burst} at once after a pause" if source.requests_per_minute else "none"
+    rows = {
+        "symbols": f"{len(plan.symbols)}: {' '.join(plan.symbols)}",
+        "timeframes": f"{len(plan.timeframes)}: {' '.join(plan.timeframes)}",
+        "jobs": f"{len(plan.jobs)}",
+        "history": _history(plan.history),
+        "rate limit (requests)": limit,
+        "at once": f"{concurrency.jobs} jobs, {concurrency.requests} requests",
+        "a page is tried for (s)": number(source.retry.budget_s),
+        "longer timeframes": "derived from 5-minute bars" if plan.derive else "fetched each",
+        "features": plan.features,
+        "insert": plan.insert,
+        "begin": plan.begin,
+    }
+    return pd.DataFrame({"planned": rows})
+
+
+def _history(history: History) -> str:
+    """Say which days; those that count back from today without dates, which are others tomorrow."""
+    end = f"{history.end}" if history.end else "today"
+    return f"{history.days} days before {end}" if history.days else f"{history.start} to {end}, without that day"
+
+
+def checks(checks: Iterable[Check]) -> pd.DataFrame:
+    """Return one row an objective."""
+    return frames.checks(checks).droplevel("scenario")
+
+
+def totals(summary: BackfillSummary) -> pd.DataFrame:
+    """Return the run in figures."""
+    totals = summary.totals
+    rows = {
+        "duration (s)": number(totals.duration_s),
+        "rate-limit floor (s)": number(summary.rate_limit_floor_s),
+        "jobs": f"{totals.jobs:,}: {totals.completed:,} completed, {totals.failed:,} failed, {totals.skipped:,} skipped",
+        "bars": f"{totals.records:,}",
+        "bars/s": number(totals.records_per_s),
+        "requests": f"{totals.requests:,}",
+        "answers, decompressed (MB)": number(totals.bytes / 1e6),
+    }
+    return pd.DataFrame({"measured": rows})
+
+
+def stages(summary: BackfillSummary) -> pd.DataFrame:
+    """Return one row a stage: its two shares, and what a fix of it alone can buy at the most."""
+    return pd.DataFrame.from_dict({name: _stage(stage) for name, stage in summary.stages.items()}, orient="index").rename_axis("stage")
+
+
+def _stage(stage: StageSummary) -> dict[str, str]:
+    ceiling = ceiling_ratio(stage.wall_share)
+    return {
+        "spans": f"{stage.spans:,}",
+        "busy (s)": number(stage.busy_s),
+        "of busy time": f"{stage.busy_share:.1%}",
+        "of wall time": f"{stage.wall_share:.1%}",
+        "mean of a span (ms)": number(1e3 * stage.busy_s / stage.spans) if stage.spans else "",
+        "at no cost, at most": "" if ceiling is None else f"{ceiling:.2f} x as fast",
+    }
+
+
+def slowest(summary: BackfillSummary) -> pd.DataFrame:
+    """Return the slowest job, and the timeframe and the symbol whose jobs took longest on average."""
+    found = {"job": summary.slowest_job, "timeframe": summary.slowest_timeframe, "symbol": summary.slowest_symbol}
+    rows = {what: {"slowest": one.name, "mean (s)": number(one.mean_s), "jobs": one.jobs} for what, one in found.items() if one}
+    return pd.DataFrame.from_dict(rows, orient="index", columns=["slowest", "mean (s)", "jobs"])
+
+
+def slowest_jobs(summary: BackfillSummary, most: int = JOBS_SHOWN) -> pd.DataFrame:
+    """Return the jobs that took longest, the longest first, with what each stage took of them."""
+    ran = sorted(_jobs(summary, COMPLETED, FAILED), key=lambda item: -item[1].duration_s)[:most]
+    rows = [
+        {
+            "job": name,
+            "duration (s)": number(job.duration_s),
+            "bars": f"{job.records:,}",
+            "pages": job.pages,
+            "requests": job.requests,
+            **{f"{stage} (s)": number(job.busy_s.get(stage, 0.0)) for stage in summary.stages},
+        }
+        for name, job in ran
+    ]
+    return pd.DataFrame(rows or [{"job": "none ran"}]).set_index("job")
+
+
+def failed(summary: BackfillSummary) -> pd.DataFrame:
+    """Return one row a failed job with its error, and what of it was stored before."""
+    rows = [{"job": name, "error": job.error, "bars stored": f"{job.records:,}"} for name, job in _jobs(summary, FAILED)]
+    return pd.DataFrame(rows or [{"job": "none failed", "error": "", "bars stored": ""}]).set_index("job")
+
+
+def _jobs(summary: BackfillSummary, *states: str) -> list[tuple[str, JobSummary]]:
+    every = [(f"{symbol} {frame}", job) for symbol, jobs in summary.jobs.items() for frame, job in jobs.items()]
+    return [(name, job) for name, job in every if job.state in states]
+
+
+def what_if(found: Sequence[WhatIf]) -> pd.DataFrame:
+    """Return one row a change: the wall time predicted, and what it saves of the measured one."""
+    rows = [
+        {
+            "change": "none: how far off the replay is" if one.change == AS_RECORDED else one.change,
+            "wall time (s)": number(one.wall_s),
+            "saves": f"{one.saving_ratio:+.1%}",
+        }
+        for one in found
+    ]
+    return pd.DataFrame(rows or [{"change": "nothing ran that could be replayed"}]).set_index("change")
+
+
+def integrity(integrity: Integrity | None) -> pd.DataFrame:
+    """Return what is stored beside what ought to be: every expected bar in one class, and every kind of wrong bar."""
+    if integrity is None:
+        return pd.DataFrame({"bars": {"not audited": ""}, "where": {"not audited": ""}})
+    classes = {
+        "expected": integrity.expected,
+        "present": integrity.present,
+        "absent: no trade": integrity.no_trade,
+        "absent: a hole of upstream's": integrity.upstream_holes,
+        "absent: lost by us": integrity.lost,
+        "duplicates": integrity.duplicates,
+    }
+    rows = [{"what": what, "bars": f"{bars:,}", "where": ""} for what, bars in classes.items()]
+    for kind in dict.fromkeys(one.kind for one in integrity.findings):
+        ones = [one for one in integrity.findings if one.kind == kind]
+        first = min(ones, key=lambda one: one.first_ms)
+        where = f"{len(ones):,} series, first {first.symbol} {first.timeframe} {_moment(first.first_ms)}"
+        rows.append({"what": f"found: {kind.replace('_', ' ')}", "bars": f"{sum(one.bars for one in ones):,}", "where": where})
+    if shared := integrity.shared_holes:
+        where = f"{len(shared):,} moments, first {shared[0].timeframe} {_moment(shared[0].t_ms)}: {' '.join(shared[0].symbols)}"
+        rows.append({"what": "found: absent in several symbols", "bars": f"{sum(len(one.symbols) for one in shared):,}", "where": where})
+    rows.append({"what": "checksum of all that is stored", "bars": "", "where": integrity.checksum})
+    return pd.DataFrame(rows).set_index("what")
+
+
+def _moment(ms: int) -> str:
+    return dt.datetime.fromtimestamp(ms / 1000, dt.UTC).strftime("%Y-%m-%d %H:%M UTC")

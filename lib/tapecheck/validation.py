@@ -1,0 +1,78 @@
+"""What the validations' facades share: the parameters that every notebook has, and how every result begins. It measures nothing."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import TypedDict, TypeVar
+
+from pydantic import ConfigDict, Field
+
+from tapecheck import config, runs
+from tapecheck.config import Model
+from tapecheck.runs import Environment, Finding, TargetInfo
+from tapecheck.verdict import Check, Verdict, overall
+
+
+class Settings(Model):
+    """The parameters of every notebook, checked: a wrong type or an empty path stops before anything is sent."""
+
+    model_config = ConfigDict(strict=True)
+
+    target: str = Field(min_length=1)
+    plan: str = Field(min_length=1)
+    run: str = Field(min_length=1)
+    out: str
+
+
+SettingsT = TypeVar("SettingsT", bound=Settings)
+
+
+def checked(kind: type[SettingsT], given: dict[str, object]) -> SettingsT:
+    """Check a notebook's parameters, and that the output folder can be written.
+
+    Raises:
+        ConfigError: every wrong parameter at once.
+        OutputError: the output folder cannot be written.
+    """
+    settings = config.validate(kind, given, file="parameters")
+    runs.check_writable(settings.out)
+    return settings
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Context:
+    """Which run a recording is of: when (UTC), against what, and from where; each validation adds what its samples do not say."""
+
+    run_id: str
+    started_at: datetime
+    target: TargetInfo
+    environment: Environment
+
+
+class Head(TypedDict):
+    """The fields of `runs.Result` that every validation fills in alike."""
+
+    run_id: str
+    verdict: Verdict
+    started_at: datetime
+    target: TargetInfo
+    environment: Environment
+    parameters: dict[str, str | int | float | bool]
+    checks: list[Check]
+    recommendations: list[Finding]
+    reanalysis_of: str | None
+
+
+def head(context: Context, source: str | None, settings: Settings, checks: list[Check], found: Sequence[Finding]) -> Head:
+    """Return how a result begins; `source` is the recorded run that was analysed again, which makes it a run of its own."""
+    return Head(
+        run_id=context.run_id if source is None else runs.new_id(),
+        verdict=overall(c.verdict for c in checks),
+        started_at=context.started_at,
+        target=context.target,
+        environment=context.environment,
+        parameters=settings.model_dump(),
+        checks=checks,
+        recommendations=list(found),
+        reanalysis_of=source,
+    )

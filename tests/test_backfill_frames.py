@@ -1,0 +1,119 @@
+"""The tables of the backfill notebook show every figure that they are named after."""
+
+import dataclasses
+import datetime as dt
+
+import pandas as pd
+import pytest
+from backfills import SYMBOLS, recording, refill
+
+from tapecheck.backfill import frames, validation
+from tapecheck.backfill.integrity import Finding, Integrity, SharedHole
+from tapecheck.backfill.plan import BackfillPlan
+
+FOUND = refill(SYMBOLS[:4], failed=("AAPL 15m",), skipped=("GOOGL 4h",), objectives=["job_success_ratio >= 1", "duration_s < 90"])
+SUMMARY = validation.summarize(FOUND)
+PLAN = {"symbols": ["AAPL", "BTC"], "timeframes": ["5m", "1d"], "history": {"days": 30}}
+
+
+def cells(frame: pd.DataFrame) -> str:
+    return frame.reset_index().to_csv(index=False)
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        (
+            {},
+            [
+                "2: AAPL BTC",
+                "2: 5m 1d",
+                "30 days before today",
+                "none",
+                "5 jobs, 3 requests",
+                "fetched each",
+                "vectorized",
+                "copy",
+                "fresh",
+            ],
+        ),
+        ({"history": {"days": 30, "end": dt.date(2026, 3, 1)}}, ["30 days before 2026-03-01"]),
+        ({"history": {"start": dt.date(2026, 1, 1), "end": dt.date(2026, 3, 1)}}, ["2026-01-01 to 2026-03-01, without that day"]),
+        ({"source": {"requests_per_minute": 5, "burst": 10}, "derive": True}, ["5 a minute, 10 at once", "derived from 5-minute bars"]),
+    ],
+)
+def test_the_plan_is_echoed_without_dates_that_change(changes: dict[str, object], said: list[str]) -> None:
+    """What counts back from today says so, so that the echo is the same tomorrow."""
+    shown = cells(frames.plan(BackfillPlan.model_validate(PLAN | changes)))
+    assert all(text in shown for text in said), shown
+
+
+def test_every_check_has_a_row() -> None:
+    """By its objective alone, since there is only one thing that is checked."""
+    shown = frames.checks(validation.judge(SUMMARY, FOUND.context.plan))
+    assert list(shown.index) == ["job_success_ratio >= 1", "duration_s < 90"]
+    assert list(shown.verdict) == ["fail", "pass"]
+
+
+def test_the_run_in_figures() -> None:
+    """Jobs by their state, and the slowest by what they are."""
+    shown = cells(frames.totals(SUMMARY))
+    assert "20: 18 completed, 1 failed, 1 skipped" in shown and "180,000" not in shown
+    slowest = frames.slowest(SUMMARY)
+    assert list(slowest.index) == ["job", "timeframe", "symbol"] and slowest.loc["timeframe", "slowest"] == "5m"
+    assert frames.slowest(validation.summarize(recording([], jobs=[]))).empty
+
+
+def test_every_stage_has_its_shares_and_ceiling() -> None:
+    """The ceiling is 1 / (1 - share of wall time)."""
+    shown = frames.stages(SUMMARY)
+    assert list(shown.index) == list(SUMMARY.stages)
+    insert = SUMMARY.stages["insert"]
+    assert shown.loc["insert", "of busy time"] == f"{insert.busy_share:.1%}"
+    assert shown.loc["insert", "at no cost, at most"] == f"{1 / (1 - insert.wall_share):.2f} x as fast"
+
+
+def test_the_slowest_jobs_come_first_and_the_failed_with_their_error() -> None:
+    """A skipped job ran not at all; a failed one is among the slow, and in a table of its own."""
+    shown = frames.slowest_jobs(SUMMARY, most=19)
+    assert list(shown.index[:4]) == [f"{symbol} 5m" for symbol in SYMBOLS[:4]] and len(shown) == 19 and "GOOGL 4h" not in shown.index
+    assert len(frames.slowest_jobs(SUMMARY)) == 10
+    assert frames.failed(SUMMARY).to_dict("index") == {"AAPL 15m": {"error": "AAPL: HTTP 404: Ticker not found.", "bars stored": "0"}}
+    assert list(frames.failed(validation.summarize(refill(SYMBOLS[:1]))).index) == ["none failed"]
+
+
+def test_what_a_change_buys_is_signed() -> None:
+    """The first row is the replay itself."""
+    predicted = validation.predict(FOUND)
+    shown = frames.what_if(predicted)
+    assert shown.index[0] == "none: how far off the replay is" and list(shown.index[1:]) == [one.change for one in predicted[1:]]
+    assert list(shown.saves) == [f"{one.saving_ratio:+.1%}" for one in predicted]
+    assert list(frames.what_if([]).index) == ["nothing ran that could be replayed"]
+
+
+WHOLE = Integrity(
+    expected=100, present=90, no_trade=5, upstream_holes=3, lost=2, duplicates=1, checksum="c0ffee",
+    findings=(
+        Finding(symbol="AAPL", timeframe="5m", kind="lost", bars=2, first_ms=1_767_312_000_000),
+        Finding(symbol="BTC", timeframe="1h", kind="upstream_hole", bars=2, first_ms=1_767_312_000_000),
+        Finding(symbol="SPY", timeframe="1h", kind="upstream_hole", bars=1, first_ms=1_767_225_600_000),
+    ),
+    shared_holes=(SharedHole(timeframe="5m", t_ms=1_767_312_000_000, symbols=("AAPL", "SPY", "QQQ")),),
+)  # fmt: skip
+
+
+def test_integrity_shows_every_class_and_kind() -> None:
+    """Each class with its bars, each kind of finding with how many series have it and the first of them, and the checksum."""
+    shown = frames.integrity(WHOLE)
+    counts = {what: bars for what, bars in shown.bars.items() if bars}
+    assert counts == {
+        "expected": "100", "present": "90", "absent: no trade": "5", "absent: a hole of upstream's": "3", "absent: lost by us": "2",
+        "duplicates": "1", "found: lost": "2", "found: upstream hole": "3", "found: absent in several symbols": "3",
+    }  # fmt: skip
+    assert shown.loc["found: upstream hole", "where"] == "2 series, first SPY 1h 2026-01-01 00:00 UTC"
+    assert shown.loc["found: absent in several symbols", "where"] == "1 moments, first 5m 2026-01-02 00:00 UTC: AAPL SPY QQQ"
+    assert shown.loc["checksum of all that is stored", "where"] == "c0ffee"
+    assert list(frames.integrity(dataclasses.replace(WHOLE, findings=(), shared_holes=())).index)[-2:] == [
+        "duplicates", "checksum of all that is stored",
+    ]  # fmt: skip
+    assert "not audited" in cells(frames.integrity(None))
