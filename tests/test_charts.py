@@ -14,12 +14,9 @@ from charted import CASES, Case, case, times_ms
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as nps
-from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg, RendererAgg
-from matplotlib.lines import Line2D
-from matplotlib.text import Text
+from legible import illegible, promises
 
-from tapecheck.charts.figure import Chart, shorten, style, thin
+from tapecheck.charts.figure import Chart, shorten, thin
 from tapecheck.charts.spans import AXES_PT, lanes
 from tapecheck.load.samples import ErrorKind
 
@@ -62,11 +59,6 @@ def built(name: str) -> Case:
 
 def draw(name: str, chart: str) -> Chart:
     return built(name).figures()[chart]()
-
-
-def promises(ax: Axes) -> dict[str, Line2D]:
-    """Return the objective lines of an axes by what their legend says."""
-    return {str(line.get_label()).removeprefix("objective "): line for line in ax.lines if str(line.get_label()).startswith("objective")}
 
 
 def test_an_objective_is_drawn_at_its_limit_in_every_scenario_without_a_scope() -> None:
@@ -143,28 +135,6 @@ def test_a_sweep_says_where_the_generator_gave_up_and_why(name: str, first_rps: 
     assert any(line.get_label() == "level: invalid" for line in figure.axes[0].lines)
 
 
-def drawn(figure: Chart) -> tuple[RendererAgg, list[Text]]:
-    """Draw a figure as its picture is drawn; return each text that can be seen in it."""
-    with style():
-        figure.set_dpi(110)
-        canvas = FigureCanvasAgg(figure)
-        canvas.draw()
-    found = [*figure.texts, *(text for legend in figure.legends for text in legend.get_texts())]
-    for ax in figure.axes:
-        found += [ax.title, ax._left_title, *ax.texts]
-        for axis, low, high in ((ax.xaxis, *sorted(ax.get_xlim())), (ax.yaxis, *sorted(ax.get_ylim()))):
-            if ax.axison:
-                ticks = [tick for tick in axis.get_major_ticks() if low <= tick.get_loc() <= high]
-                found += [axis.label, *(tick.label1 for tick in ticks if tick.label1.get_visible())]
-    return canvas.get_renderer(), [text for text in found if text.get_visible() and text.get_text().strip()]
-
-
-def ink(renderer: RendererAgg, text: Text) -> np.ndarray:
-    renderer.clear()
-    text.draw(renderer)
-    return np.asarray(renderer.buffer_rgba())[..., 3] > 0
-
-
 ILLEGIBLE = [
     *(("twelve long names", chart) for chart in ("percentiles", "timeline", "throughput", "resources")),
     *(("short bursts beside a long rate", chart) for chart in ("percentiles", "timeline", "throughput", "resources")),
@@ -185,15 +155,7 @@ ILLEGIBLE = [
 @pytest.mark.parametrize(("name", "chart"), ILLEGIBLE)
 def test_every_word_can_be_read(name: str, chart: str) -> None:
     """No title, label, name or legend covers another or leaves the picture."""
-    figure = draw(name, chart)
-    renderer, texts = drawn(figure)
-    width, height = figure.bbox.size
-    boxes = {text: text.get_window_extent(renderer) for text in texts}
-    outside = [text.get_text() for text, box in boxes.items() if box.x0 < -1 or box.y0 < -1 or box.x1 > width + 1 or box.y1 > height + 1]
-    assert outside == []
-    near = [(a, b) for a, b in itertools.combinations(texts, 2) if boxes[a].overlaps(boxes[b])]
-    covered = [(a.get_text(), b.get_text()) for a, b in near if (ink(renderer, a) & ink(renderer, b)).any()]
-    assert covered == []
+    assert illegible(draw(name, chart)) == ([], [])
 
 
 @given(st.lists(st.tuples(st.floats(0, AXES_PT), st.floats(0, 200), st.floats(10, 250)), max_size=15))

@@ -7,11 +7,15 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from tapecheck.charts.backfill import backfill_jobs, backfill_stages, backfill_throughput, backfill_timeline, backfill_what_if
     from tapecheck.charts.capacity import load_capacity
     from tapecheck.charts.clock import load_resources, load_throughput
     from tapecheck.charts.load import load_dimensions, load_percentiles, load_timeline
 
-__all__ = ["load_capacity", "load_dimensions", "load_percentiles", "load_resources", "load_throughput", "load_timeline"]
+__all__ = [
+    "backfill_jobs", "backfill_stages", "backfill_throughput", "backfill_timeline", "backfill_what_if",
+    "load_capacity", "load_dimensions", "load_percentiles", "load_resources", "load_throughput", "load_timeline",
+]  # fmt: skip
 
 _ELSEWHERE = {"load_capacity": "capacity", "load_resources": "clock", "load_throughput": "clock"}  # others: by their first word
 

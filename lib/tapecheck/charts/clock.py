@@ -3,13 +3,12 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import numpy as np
-
 from tapecheck.charts.figure import (
     BAD,
     LINES,
     PALETTE,
     Chart,
+    Steps,
     applying,
     empty,
     figure,
@@ -58,16 +57,10 @@ def load_throughput(*, recording: Recording, summary: Summary, objectives: Seque
         start = _clock(recording)
         part = rows.measured(recording.samples)
         done_s, failed = (part.numbers("done_ns") - start) / 1e9, part.failed()
-        longest_s = done_s.max(initial=0.0)
-        width_s = max(0.1, float(f"{longest_s / 120:.1g}"))
-        steps = int(longest_s / width_s) + 1
-        edges = np.arange(steps + 1) * width_s
-        step = np.minimum(done_s / width_s, steps - 1).astype(np.int64)
-        every, bad = np.bincount(step, minlength=steps), np.bincount(step[failed], minlength=steps)
-        for axis, counts, colour, label in ((ax, every - bad, PALETTE[0], "succeeded"), (below, bad, BAD, "failed")):
-            axis.stairs(counts / width_s, edges, fill=True, color=colour)
+        steps = Steps(done_s.max(initial=0.0))
+        for axis, chosen, colour, label in ((ax, ~failed, PALETTE[0], "succeeded"), (below, failed, BAD, "failed")):
+            steps.draw(axis, done_s[chosen], color=colour)
             axis.set_ylabel(f"{label}\n(requests/s)")
-            axis.yaxis.set_major_formatter(plain())
         spans = _spans(recording, summary, start)
         for span in spans:
             for one in applying(objectives, ("throughput_rps",), span.name) if span.name in summary else ():
@@ -75,10 +68,10 @@ def load_throughput(*, recording: Recording, summary: Summary, objectives: Seque
         mark(chart, (ax, below), spans)
         ax.set_ylim(0, max(ax.get_ylim()[1], 1))
         below.set_ylim(0, max(below.get_ylim()[1], 1))
-        if not bad.any():
+        if not failed.any():
             below.set_yticks([0])
             note(below, "no failed requests")
-        below.set_xlabel(f"time since the first request (s), counted in steps of {width_s:g} s")
+        below.set_xlabel(f"time since the first request (s), counted in steps of {steps.width_s:g} s")
         legend(chart, (ax,), *([invalid_patch()] if any(span.invalid for span in spans) else []))
         footer(chart, recording.context, len(part))
     return chart

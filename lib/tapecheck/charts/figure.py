@@ -7,7 +7,8 @@ import io
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any, Protocol
+from dataclasses import dataclass
+from typing import Any
 
 import matplotlib as mpl
 import numpy as np
@@ -20,7 +21,7 @@ from matplotlib.textpath import TextPath
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 from numpy.typing import NDArray
 
-from tapecheck.runs import TargetInfo
+from tapecheck.validation import Context
 from tapecheck.verdict import Objective
 
 Numbers = NDArray[np.float64] | NDArray[np.int64]
@@ -86,31 +87,19 @@ def figure(title: str, rows: int = 1, columns: int = 1, *, height: float = 4.6, 
     return chart, list(chart.subplots(rows, columns, squeeze=False, **grid).flat)
 
 
-class Source(Protocol):
-    """What was measured, and when."""
-
-    @property
-    def run_id(self) -> str:
-        """Which run."""
-
-    @property
-    def target(self) -> TargetInfo:
-        """Which target."""
-
-
-def footer(chart: Chart, source: Source, n: int) -> None:
-    """Say below what was measured, and from how many requests."""
-    text = f"target {source.target.name} ({source.target.base_url}), run {source.run_id}, n = {n:,} requests"
+def footer(chart: Chart, context: Context, n: int, of: str = "requests") -> None:
+    """Say below what was measured, and from how many requests, or whatever else there were."""
+    text = f"target {context.target.name} ({context.target.base_url}), run {context.run_id}, n = {n:,} {of}"
     chart.supxlabel(text, x=0.99, ha="right", fontsize=8.5, color="#555555")
 
 
-def empty(title: str, why: str, source: Source, n: int) -> Chart:
+def empty(title: str, why: str, context: Context, n: int, of: str = "requests") -> Chart:
     """Return a chart that says why there is nothing to draw."""
     with style():
         chart, (ax,) = figure(title, height=2)
         ax.axis("off")
         note(ax, why)
-        footer(chart, source, n)
+        footer(chart, context, n, of)
     return chart
 
 
@@ -136,14 +125,40 @@ def applying(objectives: Sequence[Objective], metrics: Sequence[str], scenario: 
     return [one for one in objectives if one.metric in metrics and one.scope in (None, scenario)]
 
 
-def limit_line(ax: Axes, objective: Objective, first: float, last: float, *, colour: str = LIMIT) -> None:
-    """Draw an objective from `first` to `last`, with a triangle in the middle that points to where values are good."""
-    log = ax.get_xscale() == "log"
-    middle = math.sqrt(first * last) if log else (first + last) / 2
+def limit_line(ax: Axes, objective: Objective, first: float, last: float, *, colour: str = LIMIT, upright: bool = False) -> None:
+    """Draw an objective from `first` to `last`, with a triangle in the middle that points to where values are good.
+
+    `upright`: its metric is on the x axis.
+    """
+    along, good = (ax.get_yscale(), "left right") if upright else (ax.get_xscale(), "below above")
+    middle = math.sqrt(first * last) if along == "log" else (first + last) / 2
     line: dict[str, Any] = {"color": colour, "linestyle": (0, (4, 2)), "linewidth": 1.4, "zorder": 3, "clip_on": False}
-    look: dict[str, Any] = {"marker": "^" if objective.upward else "v", "markevery": [1], "markersize": 9, "markeredgecolor": "white"}
-    label = f"objective {objective} (good: {'above' if objective.upward else 'below'})"
-    ax.plot([first, middle, last], [objective.limit] * 3, label=label, **line, **look)
+    marker = ("<>" if upright else "v^")[objective.upward]
+    look: dict[str, Any] = {"marker": marker, "markevery": [1], "markersize": 9, "markeredgecolor": "white"}
+    label = f"objective {objective} (good: {good.split()[objective.upward]})"
+    ends = [first, middle, last], [objective.limit] * 3
+    ax.plot(*(ends[::-1] if upright else ends), label=label, **line, **look)
+
+
+@dataclass(frozen=True, slots=True)
+class Steps:
+    """Equal steps of a clock, about 120 of them, in which events are counted."""
+
+    longest_s: float
+
+    @property
+    def width_s(self) -> float:
+        """How long a step is, a round number."""
+        return max(0.1, float(f"{self.longest_s / 120:.1g}"))
+
+    def draw(self, ax: Axes, at_s: NDArray[np.floating[Any]], weights: Numbers | None = None, **look: Any) -> None:
+        """Draw how many events there were a second, or the sum of their weights."""
+        steps = int(self.longest_s / self.width_s) + 1
+        step = (at_s / self.width_s).astype(np.int32)
+        np.minimum(step, steps - 1, out=step)
+        counts = np.bincount(step, weights, minlength=steps)
+        ax.stairs(counts / self.width_s, np.arange(steps + 1) * self.width_s, fill=True, **look)
+        ax.yaxis.set_major_formatter(plain())
 
 
 def note(ax: Axes, text: str) -> None:
