@@ -1,7 +1,7 @@
-"""Makes anew what is committed but generated: `python tests/regenerate.py schemas | recording | golden | notebooks`.
+"""Makes anew what is committed but generated: `python tests/regenerate.py schemas | recording | golden | notebooks [load | backfill]`.
 
 - schemas: the JSON Schemas in the package, from the result types.
-- recording: tests/data/load, a small recorded run of the sandbox (it must be filled).
+- recording: tests/data/*, a small recorded run of each validation on the sandbox (it must be filled).
 - golden: tests/notebooks/*.ipynb, the shipped notebooks re-analysing the recorded runs.
 - notebooks: notebooks/*.ipynb, executed against the sandbox.
 """
@@ -9,7 +9,7 @@
 import shutil
 import sys
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import nbformat
@@ -21,6 +21,7 @@ from tapecheck.load.validation import LoadResult
 
 TESTS = Path(__file__).resolve().parent
 RESULTS: Mapping[str, type[runs.Result]] = {"load": LoadResult, "backfill": BackfillResult}
+SMALL_ENOUGH_TO_COMMIT: Mapping[str, dict[str, str | int]] = {"load": {"rounds": 150}, "backfill": {"symbols": "AAPL,BRK.B,WMT,BTC,SPY"}}
 WITH_NOTEBOOK = [name for name in RESULTS if (config.NOTEBOOKS / f"{name}.ipynb").exists()]
 
 
@@ -48,37 +49,42 @@ def execute(notebook: nbformat.NotebookNode, folder: Path) -> nbformat.NotebookN
     return notebook
 
 
-def golden() -> None:
-    for validation in WITH_NOTEBOOK:
+def golden(chosen: Sequence[str]) -> None:
+    for validation in chosen:
         notebook = nbformat.read(config.NOTEBOOKS / f"{validation}.ipynb", as_version=4)
         parameters = next(c for c in notebook.cells if "parameters" in c.metadata.get("tags", []))
         parameters.source = golden_cell(validation, parameters.source)
         nbformat.write(execute(notebook, TESTS / "notebooks"), TESTS / "notebooks" / f"{validation}.ipynb")
 
 
-def notebooks() -> None:
-    for validation in WITH_NOTEBOOK:
+def notebooks(chosen: Sequence[str]) -> None:
+    for validation in chosen:
         file = config.NOTEBOOKS / f"{validation}.ipynb"
         nbformat.write(execute(nbformat.read(file, as_version=4), config.NOTEBOOKS), file)
 
 
-def recording() -> None:
+def recording(chosen: Sequence[str]) -> None:
     from tapecheck import batch
 
-    with tempfile.TemporaryDirectory() as out:
-        outcome = batch.run("load", {"rounds": 150}, Path(out))  # half of what is planned: small enough to commit
-        assert outcome.folder is not None, outcome.message
-        shutil.rmtree(TESTS / "data" / "load", ignore_errors=True)
-        keep = ("result.json", "samples.parquet", "resources.parquet", "failures.jsonl")
-        (TESTS / "data" / "load").mkdir(parents=True)
-        for name in keep:
-            shutil.copy(outcome.folder / name, TESTS / "data" / "load" / name)
+    for validation in chosen:
+        with tempfile.TemporaryDirectory() as out:
+            outcome = batch.run(validation, SMALL_ENOUGH_TO_COMMIT[validation], Path(out))
+            assert outcome.folder is not None, outcome.message
+            shutil.rmtree(TESTS / "data" / validation, ignore_errors=True)
+            (TESTS / "data" / validation).mkdir(parents=True)
+            for file in outcome.folder.iterdir():
+                if file.name == runs.RESULT or file.suffix in (".parquet", ".jsonl"):
+                    shutil.copy(file, TESTS / "data" / validation / file.name)
 
 
-def schemas() -> None:
-    runs.write_schemas(RESULTS)
+def schemas(chosen: Sequence[str]) -> None:
+    runs.write_schemas({validation: RESULTS[validation] for validation in chosen})
 
 
 if __name__ == "__main__":
-    for word in sys.argv[1:]:
-        {"golden": golden, "notebooks": notebooks, "recording": recording, "schemas": schemas}[word]()
+    words = sys.argv[1:]
+    for word in words:
+        if word not in RESULTS:
+            {"golden": golden, "notebooks": notebooks, "recording": recording, "schemas": schemas}[word](
+                [name for name in WITH_NOTEBOOK if name in words] or WITH_NOTEBOOK
+            )

@@ -14,10 +14,12 @@ import pytest
 import servers
 from servers import Server
 
-from tapecheck import config, runs
+from tapecheck import batch, config, runs
+from tapecheck.backfill import validation as backfill
 from tapecheck.config import SandboxState
 from tapecheck.load import validation
 from tapecheck.sandbox import supervision
+from tapecheck.sandbox.profile import Home
 
 SECRET = "s3cr3t-Zx81"
 SMALL = """
@@ -69,9 +71,9 @@ def artefacts(folder: Path) -> Iterator[tuple[Path, bytes]]:
 
 
 def test_the_path_of_make_run_on_the_sandbox(sandbox: SandboxState, tmp_path: Path) -> None:
-    """`tapecheck run all` measures the running sandbox, leaves a whole run, a page and a verdict line, and the sandbox running."""
+    """`tapecheck run all` measures the running sandbox, leaves whole runs, a page and verdict lines, and the sandbox running."""
     (tmp_path / "plan.yaml").write_text(SANDBOX)
-    done = tapecheck("run", "all", "-p", "plan", "plan.yaml", "--out", "results", cwd=tmp_path)
+    done = tapecheck("run", "all", "-p", "plan", "plan.yaml", "-p", "profile", "small", "--out", "results", cwd=tmp_path)
     assert done.returncode == 0, done.stdout + done.stderr
     folder = (tmp_path / "results" / "load" / "latest").resolve()
     assert {"result.json", "samples.parquet", "resources.parquet", "failures.jsonl", "notebook.ipynb", "report.html"} <= {
@@ -84,7 +86,10 @@ def test_the_path_of_make_run_on_the_sandbox(sandbox: SandboxState, tmp_path: Pa
     assert set(result["scenarios"]["timeframes"]["by"]["timeframe"]) == {"5m", "15m", "1h", "4h", "1d"}
     assert set(result["scenarios"]["steady"]["resources"]) == {"api", "database", "scheduler", "upstream"}
     assert result["scenarios"]["steady"]["server_time_ms"] is not None
-    assert "load       PASS" in done.stdout
+    refill = runs.read(tmp_path / "results" / "backfill" / "latest", "backfill").result
+    assert (refill["verdict"], refill["totals"]["completed"], refill["parameters"]["profile"]) == ("pass", 15, "small")
+    assert refill["target"]["base_url"] == sandbox.upstream_url
+    assert "load       PASS" in done.stdout and "backfill   PASS" in done.stdout
     assert str(tmp_path / "results" / "index.html") in done.stdout
     assert folder.name in (tmp_path / "results" / "index.html").read_text()
     assert tapecheck("sandbox", "status").returncode == 0, "a sandbox that was running before stays"
@@ -179,6 +184,40 @@ def test_a_recorded_run_is_analysed_again_without_a_target(tmp_path: Path) -> No
     assert (again["reanalysis_of"], again["run_id"] != first.name) == (str(first), True)
     assert again["scenarios"] == runs.read(first).result["scenarios"]
     assert validation.read(tmp_path / "out" / "load" / "latest").samples.equals(validation.read(first).samples)
+
+
+def test_a_backfill_with_an_unknown_ticker_and_no_secret_in_any_artefact(sandbox: SandboxState, tmp_path: Path) -> None:
+    """Its jobs are named with their error and all others complete; every file is there, and gives the same figures again."""
+    plan = tmp_path / "plan.yaml"
+    plan.write_text("symbols: [AAPL, NOSUCH, BTC]\ntimeframes: [1h, 1d]\nhistory: {days: 20}\nobjectives: [job_success_ratio >= 1]\n")
+    outcome = batch.run("backfill", {"plan": str(plan)}, tmp_path / "out")
+    assert (outcome.exit_code, outcome.verdict) == (1, "fail"), outcome.message
+    assert "2 of 6 jobs failed: NOSUCH 1h, NOSUCH 1d; the first says: NOSUCH: HTTP 404" in outcome.headline
+    folder = outcome.folder
+    assert folder is not None
+    assert {file.name for file in folder.iterdir()} == {
+        "result.json", "spans.parquet", "jobs.parquet", "failures.jsonl", "trace.json", "notebook.ipynb", "report.html",
+        "stages.png", "timeline.png", "jobs.png", "throughput.png", "what_if.png",
+    }  # fmt: skip
+    result = runs.read(folder, "backfill").result
+    assert [result["totals"][state] for state in ("completed", "failed", "skipped")] == [4, 2, 0]
+    failures = [json.loads(line) for line in (folder / "failures.jsonl").read_text().splitlines()]
+    assert [(one["symbol"], one["timeframe"], "404" in one["error"]) for one in failures] == [
+        ("NOSUCH", "1h", True),
+        ("NOSUCH", "1d", True),
+    ]
+    trace = json.loads((folder / "trace.json").read_text())["traceEvents"]
+    assert sum(event.get("cat") == "stage" for event in trace) == pq.read_metadata(folder / "spans.parquet").num_rows > 20
+    found = backfill.read(folder)
+    summary, own = backfill.summarize(found), {key: result[key] for key in result if key not in ("run_id", "reanalysis_of", "parameters")}
+    checks = backfill.judge(summary, found.context.plan)
+    settings = backfill.settings(**result["parameters"] | {"out": str(tmp_path / "again")})
+    second = backfill.record(found, summary, checks, settings=settings, figures={}, what_if=backfill.predict(found))
+    again = runs.read(str(second.folder)).result
+    assert {key: again[key] for key in own} == own and again["reanalysis_of"] == str(folder)
+    secrets = [Home().secret().encode(), Home().passfile.read_text().strip().rpartition(":")[2].encode()]
+    assert all(len(secret) > 20 for secret in secrets)
+    assert [file for file, content in artefacts(tmp_path / "out") if any(secret in content for secret in secrets)] == []
 
 
 @pytest.mark.parametrize(

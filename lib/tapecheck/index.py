@@ -35,7 +35,7 @@ def write(out: Path) -> Path:
 
 def _row(run: Run, out: Path) -> dict[str, object]:
     link = quote(os.path.relpath(run.folder, out))
-    files = [name for name in ("report.html", "notebook.ipynb", "result.json") if (run.folder / name).exists()]
+    files = [name for name in ("report.html", "notebook.ipynb", "result.json", "trace.json") if (run.folder / name).exists()]
     charts = sorted(p.name for p in run.folder.glob("*.png"))
     return {"folder": run.folder.name, "result": run.result, "problem": run.problem, "link": link, "files": files, "charts": charts}
 
