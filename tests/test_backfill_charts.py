@@ -167,12 +167,13 @@ def test_throughput_counts_every_bar_and_request() -> None:
     assert list(promises(draw("125 jobs", "throughput").axes[0])) == ["records_per_s > 20000 (good: above)"]
 
 
-def test_the_last_step_holds_what_ends_with_the_run() -> None:
-    """An event at the very end is in a step, not beyond it."""
+def test_every_event_is_in_a_step() -> None:
+    """What ends with the run is in the last one, and so is what the clock of another machine puts a little beyond it."""
     chart, (ax,) = charts.figure.figure("x")
-    Steps(2.0).draw(ax, np.array([0.0, 2.0, 2.0]), np.array([1, 2, 3]))
+    Steps(2.0).draw(ax, np.array([-0.3, 0.0, 2.0, 2.3]), np.array([1, 2, 3, 4]))
     (stairs,) = ax.patches
-    assert stairs.get_data().values[-1] == pytest.approx(5 / 0.1) and chart.axes == [ax]
+    assert stairs.get_data().values[[0, -1]] == pytest.approx([3 / 0.1, 7 / 0.1]) and len(stairs.get_data().values) == 21
+    assert chart.axes == [ax]
 
 
 def test_predictions_stand_beside_what_was_measured() -> None:

@@ -37,6 +37,7 @@ COLOURS = dict(zip(STAGES, (PALETTE[5], PALETTE[0], PALETTE[4], PALETTE[2], PALE
 GETTING = ("wait", "fetch", "decode")  # while another page is stored
 AXES_PT = 640  # about how wide a single column of axes is
 NAME_PT = 7  # of a job in the timeline
+THROUGHPUT_STEPS = 60  # so few that most hold several pages
 OBJECTIVE_WITHIN = 2  # times the longest bar; farther off it would squeeze all bars, and is met anyhow
 
 
@@ -196,7 +197,7 @@ def backfill_throughput(*, recording: Recording, objectives: Sequence[Objective]
         return empty(title, "nothing was stored", context, len(recording.jobs), "jobs")
     with style():
         chart, (ax, below) = figure(title, 2, 1, height=4.8, sharex=True, height_ratios=(1.6, 1))
-        steps = Steps(context.wall_s)
+        steps = Steps(context.wall_s, THROUGHPUT_STEPS)
         done_s, sent_s = (
             (np.array(ns, np.float64) - context.began_ns) / 1e9 for ns in ([s.ended_ns for s in stored], [s.began_ns for s in sent])
         )

@@ -142,20 +142,21 @@ def limit_line(ax: Axes, objective: Objective, first: float, last: float, *, col
 
 @dataclass(frozen=True, slots=True)
 class Steps:
-    """Equal steps of a clock, about 120 of them, in which events are counted."""
+    """Equal steps of a clock, about so many of them, in which events are counted."""
 
     longest_s: float
+    about: int = 120
 
     @property
     def width_s(self) -> float:
         """How long a step is, a round number."""
-        return max(0.1, float(f"{self.longest_s / 120:.1g}"))
+        return max(0.1, float(f"{self.longest_s / self.about:.1g}"))
 
     def draw(self, ax: Axes, at_s: NDArray[np.floating[Any]], weights: Numbers | None = None, **look: Any) -> None:
         """Draw how many events there were a second, or the sum of their weights."""
         steps = int(self.longest_s / self.width_s) + 1
         step = (at_s / self.width_s).astype(np.int32)
-        np.minimum(step, steps - 1, out=step)
+        np.clip(step, 0, steps - 1, out=step)  # the clocks of other machines may be off by a little
         counts = np.bincount(step, weights, minlength=steps)
         ax.stairs(counts / self.width_s, np.arange(steps + 1) * self.width_s, fill=True, **look)
         ax.yaxis.set_major_formatter(plain())
