@@ -9,6 +9,7 @@ from tapecheck.backfill.recording import COMPLETED, FAILED, SKIPPED, Context, Jo
 from tapecheck.backfill.spans import Span
 from tapecheck.runs import Environment, TargetInfo
 
+SCHEMA = "tapecheck_test"  # of backfills that really run
 ENVIRONMENT = Environment(
     host="h", system="s", cores=2, memory_mb=1, python="3", versions={"tapecheck": "0"}, git_commit=None, git_dirty=None
 )

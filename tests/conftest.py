@@ -2,17 +2,28 @@
 
 import os
 import shutil
+import signal
 import ssl
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
+import httpx
+import psycopg
 import pytest
 import servers
 import trustme
+from backfills import SCHEMA
 from servers import Server
 
+from tapecheck.backfill.endpoints import Endpoints
 from tapecheck.config import SandboxState
+from tapecheck.runs import TargetInfo
+from tapecheck.sandbox.profile import Home
+
+
+signal.signal(signal.SIGINT, signal.default_int_handler)  # the background jobs of a shell begin with it ignored
 
 
 @pytest.fixture(scope="session")
@@ -71,3 +82,30 @@ def database_url(sandbox: SandboxState) -> str:
     """The sandbox's database."""
     assert sandbox.database_url
     return sandbox.database_url
+
+
+@pytest.fixture
+def endpoints(sandbox: SandboxState) -> Endpoints:
+    """The sandbox's upstream and database."""
+    assert sandbox.database_url
+    target = TargetInfo(name="sandbox", kind="sandbox", base_url=sandbox.upstream_url)
+    return Endpoints(source_url=sandbox.upstream_url, key=Home().secret(), database_url=sandbox.database_url, target=target)
+
+
+@pytest.fixture
+def connection(endpoints: Endpoints) -> Iterator[psycopg.Connection[Any]]:
+    """A plain connection; the schemas of these tests are gone afterwards."""
+    with psycopg.connect(endpoints.database_url, autocommit=True) as connection:
+        yield connection
+        for schema in (SCHEMA, f"{SCHEMA}_other"):
+            connection.execute(f"DROP SCHEMA IF EXISTS {schema} CASCADE")
+
+
+@pytest.fixture
+def upstream(endpoints: Endpoints) -> Iterator[httpx.Client]:
+    """A plain client of the upstream's faults; all are off afterwards."""
+    headers = {"Authorization": f"Bearer {endpoints.key}"}
+    with httpx.Client(base_url=endpoints.source_url, headers=headers, timeout=5, trust_env=False) as client:
+        yield client
+        client.delete("/faults")
+        client.post("/limit", json={})

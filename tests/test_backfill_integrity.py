@@ -36,9 +36,9 @@ def market_of(symbol: str, start: dt.datetime = START, end: dt.datetime = END) -
     return {name: derive(_five(symbol, start, end), symbol, name) for name in TIMEFRAMES}
 
 
-def times_of(stored: Market) -> dict[str, IntArray]:
+def times_of(stored: Market) -> dict[str, list[IntArray]]:
     """Return the record of a run in which all that is stored was received."""
-    return {name: bars.t for name, bars in stored.items()}
+    return {name: [bars.t] for name, bars in stored.items()}
 
 
 def checked(*parts: Iterable[Series], several: int = 3) -> Integrity:
@@ -46,7 +46,7 @@ def checked(*parts: Iterable[Series], several: int = 3) -> Integrity:
     return judge([series for part in parts for series in part], "sum", several=several)
 
 
-def of(symbol: str, stored: Market, received: dict[str, IntArray] | None = None, **window: dt.datetime) -> list[Series]:
+def of(symbol: str, stored: Market, received: dict[str, list[IntArray]] | None = None, **window: dt.datetime) -> list[Series]:
     """Examine one symbol in the usual window."""
     return examine(symbol, stored, times_of(stored) if received is None else received, **({"start": START, "end": END} | window))
 
@@ -239,7 +239,7 @@ def test_a_start_that_no_session_has_is_found(move_s: int) -> None:
     order = np.argsort(t)
     moved = replace(bars, t=t)[order]
     assert kinds(checked(of("AAPL", {"5m": moved}))) == {"off_calendar": 1}
-    lost = checked(of("AAPL", {"5m": bars}, {"5m": moved.t}))
+    lost = checked(of("AAPL", {"5m": bars}, {"5m": [moved.t]}))
     assert (lost.lost, lost.expected) == (1, lost.present + lost.no_trade + 1)
     unknown = checked(of("AAPL", {"5m": moved}, {}))
     assert kinds(unknown) == {"off_calendar": 1} and unknown.expected == unknown.present + unknown.no_trade
@@ -304,7 +304,7 @@ def test_older_days_of_crypto_begin_at_four() -> None:
     window = {"start": START.replace(hour=0), "end": END.replace(hour=0)}
     older = replace(days, t=days.t + 4 * 3600 * 1000)
     for stored, sent in ((older, days), (days, older)):
-        found = checked(of("BTC", {"1d": stored}, {"1d": sent.t}, **window))
+        found = checked(of("BTC", {"1d": stored}, {"1d": [sent.t]}, **window))
         assert (found.findings, found.expected, found.present) == ((), 35, 35)
 
 
@@ -312,7 +312,7 @@ def test_nothing_stored_of_what_was_received_is_all_lost() -> None:
     """An empty series beside its record is lost as a whole, and an empty range expects nothing."""
     whole = market_of("AAPL")
     for stored in ({"5m": Bars.empty()}, {}):
-        found = checked(of("AAPL", stored, {"5m": whole["5m"].t}))
+        found = checked(of("AAPL", stored, {"5m": [whole["5m"].t]}))
         assert (found.lost, found.present) == (len(whole["5m"]), 0) and found.expected == found.lost + found.no_trade
     nothing = checked(of("AAPL", {"5m": Bars.empty()}, {}, start=END, end=END))
     assert (nothing.expected, nothing.findings) == (0, ())

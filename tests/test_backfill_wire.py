@@ -35,8 +35,9 @@ def _body(**other: object) -> bytes:
 )
 def test_good_pages(body: bytes) -> None:
     """A page that the vendor may send is read in ascending order."""
-    bars, next_url, repeated = wire.decode(body, "AAPL")
-    assert (bars.t.tolist(), next_url, repeated) == ([1, 2], None, 0)
+    bars, next_url, sent = wire.decode(body, "AAPL")
+    assert (bars.t.tolist(), next_url) == ([1, 2], None)
+    assert sent.tolist() == [bar["t"] for bar in json.loads(body)["results"]]
 
 
 def test_every_column_is_the_vendors_field_of_its_name() -> None:
@@ -76,10 +77,10 @@ def test_bad_pages(body: bytes, words: str) -> None:
     assert caught.value.retryable
 
 
-def test_repeated_bars_are_counted() -> None:
-    """A bar that comes twice is kept once, the later one, and reported."""
-    bars, _, repeated = wire.decode(_body(results=[_bar(1), _bar(1, c=9.0), _bar(2)], resultsCount=3), "AAPL")
-    assert (bars.t.tolist(), bars.c.tolist(), repeated) == ([1, 2], [9.0, 1.5], 1)
+def test_repeated_bars_are_kept_once() -> None:
+    """A bar that comes twice is kept once, the later one, and that it came twice is told."""
+    bars, _, sent = wire.decode(_body(results=[_bar(1), _bar(1, c=9.0), _bar(2)], resultsCount=3), "AAPL")
+    assert (bars.t.tolist(), bars.c.tolist(), sent.tolist()) == ([1, 2], [9.0, 1.5], [1, 1, 2])
 
 
 @pytest.mark.parametrize(

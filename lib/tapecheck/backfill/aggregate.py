@@ -22,16 +22,26 @@ def derive(bars: Bars, symbol: str, timeframe: str) -> Bars:
     return aggregate(bars, day_of(bars.t // 1000, symbol), TIMEFRAMES[timeframe].length_s)
 
 
+def start_of(t: IntArray, symbol: str, timeframe: str) -> IntArray:
+    """Return the start of the bar of a timeframe in which each time lies, all in Unix milliseconds."""
+    t_s = t // 1000
+    return _starts(t_s, day_of(t_s, symbol), TIMEFRAMES[timeframe].length_s) * 1000
+
+
 def day_of(t_s: IntArray, symbol: str) -> IntArray:
     """Return the start of each time's day, all in Unix seconds."""
     return t_s // DAY_S * DAY_S if symbol in CRYPTO or not len(t_s) else midnights(t_s)
+
+
+def _starts(t_s: IntArray, day: IntArray, width_s: int) -> IntArray:
+    return day + (t_s - day) // width_s * width_s
 
 
 def aggregate(bars: Bars, day: IntArray, width_s: int) -> Bars:
     """Aggregate ascending bars into bars of `width_s` seconds, counted from each one's `day` in Unix seconds."""
     if len(bars) == 0:
         return bars
-    start = day + (bars.t // 1000 - day) // width_s * width_s
+    start = _starts(bars.t // 1000, day, width_s)
     first = np.flatnonzero(np.diff(start, prepend=start[0] - 1))
     last = np.append(first[1:], len(start)) - 1
     volume = np.add.reduceat(bars.v, first)

@@ -5,12 +5,14 @@ from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+from tapecheck.backfill.integrity import WRONG, Integrity
 from tapecheck.backfill.recording import COMPLETED, FAILED, SKIPPED, Job, Recording
 from tapecheck.backfill.spans import STAGES, Span
 from tapecheck.verdict import Check, Measured, Objective, judge
 
 PRIMARY_SHARE = 0.6  # of busy time: a stage above it is the bottleneck
 LEADING_SHARE = 0.2  # of busy time: without a primary stage, those above it are named
+INTEGRITY = ("lost", "duplicates", "upstream_holes", "wrong_bars")  # metrics that only an audit gives, in bars
 Key = tuple[str, str]
 
 
@@ -83,6 +85,7 @@ class BackfillSummary:
     slowest_symbol: Slowest | None
     jobs: dict[str, dict[str, JobSummary]]
     rate_limit_floor_s: float
+    integrity: Integrity | None
 
 
 def summarize(recording: Recording) -> BackfillSummary:
@@ -109,6 +112,7 @@ def summarize(recording: Recording) -> BackfillSummary:
             symbol: {frame: job for (other, frame), job in jobs.items() if other == symbol} for symbol in dict.fromkeys(k[0] for k in jobs)
         },
         rate_limit_floor_s=rate_limit_floor_s(requests, source.rate_per_s, source.burst),
+        integrity=context.integrity,
     )
 
 
@@ -224,6 +228,8 @@ def check(summary: BackfillSummary, objectives: Iterable[Objective]) -> list[Che
 
 def measured(summary: BackfillSummary, metric: str) -> Measured:
     """Return the value of a metric; each is exact, of the run that was measured. Speed counts only where a job was completed."""
+    if metric in INTEGRITY:
+        return _measured_bars(summary.integrity, metric)
     totals, floor_s = summary.totals, summary.rate_limit_floor_s
     ran = totals.completed + totals.failed
     values = {
@@ -234,3 +240,16 @@ def measured(summary: BackfillSummary, metric: str) -> Measured:
         "floor_ratio": totals.duration_s / floor_s if totals.completed and floor_s else None,
     }
     return Measured(value=values[metric], bound=values[metric], n=ran)
+
+
+def _measured_bars(integrity: Integrity | None, metric: str) -> Measured:
+    """Return how many bars have a fault; nothing where no audit was made or no bar was expected."""
+    if integrity is None:
+        return Measured(value=None, bound=None, n=0)
+    counts = {
+        "lost": integrity.lost + integrity.vanished,
+        "duplicates": integrity.duplicates,
+        "upstream_holes": integrity.upstream_holes,
+        "wrong_bars": sum(finding.bars for finding in integrity.findings if finding.kind in WRONG),
+    }
+    return Measured(value=float(counts[metric]), bound=float(counts[metric]), n=integrity.expected)

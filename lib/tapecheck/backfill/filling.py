@@ -1,22 +1,28 @@
-"""Fills the history that a plan asks for: readies tables, has the jobs done, and returns the recording."""
+"""Fills the history that a plan asks for: readies tables, has the jobs done and audited, and returns the recording."""
 
 import datetime as dt
+import logging
 import time
 
 import httpx
 
 from tapecheck import progress, runs
 from tapecheck.backfill import checkpoints, groups
+from tapecheck.backfill.audit import audit
 from tapecheck.backfill.checkpoints import Checkpoint
 from tapecheck.backfill.endpoints import Endpoints
 from tapecheck.backfill.groups import Key
+from tapecheck.backfill.integrity import Integrity
 from tapecheck.backfill.plan import BackfillPlan, History
-from tapecheck.backfill.recording import Context, Recording
+from tapecheck.backfill.recording import Context, Job, Recording
 from tapecheck.backfill.sink import SinkError
+from tapecheck.backfill.spans import Received
 from tapecheck.backfill.strategies import STRATEGIES
 from tapecheck.backfill.workers import Filling, line, work
 from tapecheck.errors import ConfigError, Problem, TargetDown
 from tapecheck.loopback import is_local_database, is_loopback
+
+log = logging.getLogger(__name__)
 
 
 def run(plan: BackfillPlan, endpoints: Endpoints) -> Recording:
@@ -43,9 +49,10 @@ def run(plan: BackfillPlan, endpoints: Endpoints) -> Recording:
         after = checkpoints.read(endpoints.database_url, plan.database_schema)
     except SinkError as error:
         raise TargetDown(f"the database does not answer: {line(error)}") from None
+    jobs = [groups.result(key, filling.done.get(key), before.get(key), after.get(key)) for key in plan.jobs]
     return Recording(
         spans=sorted(filling.spans, key=lambda span: span.began_ns),
-        jobs=[groups.result(key, filling.done.get(key), before.get(key), after.get(key)) for key in plan.jobs],
+        jobs=jobs,
         context=Context(
             run_id=runs.new_id(started_at),
             started_at=started_at,
@@ -55,8 +62,18 @@ def run(plan: BackfillPlan, endpoints: Endpoints) -> Recording:
             environment=runs.environment(),
             plan=plan,
             remote=_remote(endpoints),
+            integrity=_audited(plan, endpoints.database_url, jobs, filling.received),
         ),
     )
+
+
+def _audited(plan: BackfillPlan, database_url: str, jobs: list[Job], received: Received) -> Integrity | None:
+    """Audit what was stored; a database that is lost now costs the audit, not what was measured."""
+    try:
+        return audit(plan, database_url, jobs, received)
+    except SinkError as error:
+        log.warning("what was stored was not audited: %s", line(error))
+        return None
 
 
 def _remote(endpoints: Endpoints) -> tuple[str, ...]:

@@ -1,19 +1,44 @@
 """Says what the figures of a backfill mean: findings, each with the numbers that caused it, what to do, and what that can buy."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from tapecheck.backfill.analysis import PRIMARY_SHARE, BackfillSummary, StageSummary
+from tapecheck.backfill.bars import to_datetime
+from tapecheck.backfill.integrity import WRONG, Integrity
 from tapecheck.backfill.plan import BackfillPlan
+from tapecheck.backfill.recording import FAILED
 from tapecheck.runs import Finding
 
 PROMISED = {"api": (0.30, 0.40), "database": (0.25, 0.35), "balanced": (0.20, 0.30)}  # shorter wall time, as the objectives have it
 KIND = {"wait": "api", "fetch": "api", "insert": "database"}
-NAMED_JOBS = 5
+NAMED = 5  # jobs or series in one finding; the tables have them all
+GRAVE = ("lost_bars", "vanished_bars", "failed_jobs")  # what the headline must say
+BARS = {  # kind of bars: what they are, and what to do about them
+    "lost": ("lost bars, which upstream sent and we have not stored", "a defect of ours: run again with begin: fresh, and report it"),
+    "vanished": ("bars that an earlier run had stored and that are gone", "find who deletes from the table, then run with begin: fresh"),
+    "duplicate": ("bars stored more than once", "the table has lost its primary key: begin: fresh makes it anew"),
+    "wrong_symbol": ("bars that equal another symbol's of the same time", "ask the vendor whose they are: the data cannot say it"),
+    "out_of_order": ("bars sent after a later one", "none is lost by it, they are stored by their time; tell the vendor"),
+    "not_finite": ("bars with a price or volume that is no number", "fetch them again; if they stay so, tell the vendor"),
+    "negative_volume": ("bars with a negative volume", "fetch them again; if they stay so, tell the vendor"),
+    "high_below_low": ("bars whose high is below their low", "fetch them again; if they stay so, tell the vendor"),
+    "outside_range": ("bars that open or close beyond their high or low", "fetch them again; if they stay so, tell the vendor"),
+    "off_calendar": ("bars that begin when no session has one", "look whether the session was a special one; else tell the vendor"),
+    "upstream_hole": ("holes upstream, where other bars prove trade", "ask the vendor for them; a later run with begin: fresh takes them"),
+}
 
 
 def find(summary: BackfillSummary, plan: BackfillPlan) -> list[Finding]:
-    """Return every finding: failed jobs, the bottleneck or that there is none, then one for each other stage that leads."""
-    return [*_failed(summary), *_bottleneck(summary, plan), *_limited(summary)]
+    """Return every finding, the gravest first: lost bars, failed jobs, what else the data lacks or has wrong, what takes the time."""
+    return [
+        *_bars(summary.integrity, "lost", "vanished"),
+        *_failed(summary),
+        *_bars(summary.integrity, "duplicate", *WRONG, "upstream_hole"),
+        *_shared(summary.integrity),
+        *_repeated(summary),
+        *_bottleneck(summary, plan),
+        *_limited(summary),
+    ]
 
 
 def bottleneck(findings: list[Finding]) -> Finding | None:
@@ -27,16 +52,64 @@ def ceiling_ratio(wall_share: float) -> float | None:
 
 
 def _failed(summary: BackfillSummary) -> Iterator[Finding]:
-    every = {f"{symbol} {frame}": job for symbol, jobs in summary.jobs.items() for frame, job in jobs.items()}
-    errors = {name: job.error for name, job in every.items() if job.state == "failed"}
-    if errors:
-        names = ", ".join([*errors][:NAMED_JOBS]) + (f" and {len(errors) - NAMED_JOBS} more" if len(errors) > NAMED_JOBS else "")
+    failed = {f"{symbol} {frame}": job.error for symbol, jobs in summary.jobs.items() for frame, job in jobs.items() if job.state == FAILED}
+    if failed:
+        names = _named(list(failed))
         yield Finding(
             name="failed_jobs",
-            finding=f"{len(errors)} of {summary.totals.jobs} jobs failed: {names}; the first says: {next(iter(errors.values()))}",
-            evidence={"failed": len(errors), "jobs": summary.totals.jobs},
+            finding=f"{len(failed)} of {summary.totals.jobs} jobs failed: {names}; the first says: {next(iter(failed.values()))}",
+            evidence={"failed": len(failed), "jobs": summary.totals.jobs},
             action="read their errors in the table of jobs; when the cause is gone, run again with begin: only_failed",
         )
+
+
+def _named(names: Sequence[str]) -> str:
+    return ", ".join(names[:NAMED]) + (f" and {len(names) - NAMED} more" if len(names) > NAMED else "")
+
+
+def _bars(integrity: Integrity | None, *kinds: str) -> Iterator[Finding]:
+    for kind in kinds:
+        found = [finding for finding in integrity.findings if finding.kind == kind] if integrity else []
+        if found:
+            bars, names = sum(finding.bars for finding in found), [f"{finding.symbol} {finding.timeframe}" for finding in found]
+            evidence: dict[str, int | float | str] = {"bars": bars, "series": len(found)}
+            known = [(finding.first_ms, name) for finding, name in zip(found, names, strict=True) if finding.first_ms is not None]
+            if known:
+                evidence["first"] = f"{min(known)[1]} {_utc(min(known)[0])}"
+            what, action = BARS[kind]
+            yield Finding(
+                name=f"{kind}_bars",
+                finding=f"{what}: {bars:,} in {_named(names)}",
+                evidence=evidence,
+                action=action,
+            )
+
+
+def _shared(integrity: Integrity | None) -> Iterator[Finding]:
+    if integrity and integrity.shared_slots:
+        first = integrity.shared_holes[0]
+        yield Finding(
+            name="shared_holes",
+            finding=f"slots of the regular session that several symbols lack: {integrity.shared_slots:,}",
+            evidence={"slots": integrity.shared_slots, "first": f"{first.timeframe} {_utc(first.t_ms)} {', '.join(first.symbols)}"},
+            action="hardly for want of trade: ask the vendor what happened then",
+        )
+
+
+def _repeated(summary: BackfillSummary) -> Iterator[Finding]:
+    repeated = {f"{symbol} {frame}": job.repeated for symbol, jobs in summary.jobs.items() for frame, job in jobs.items() if job.repeated}
+    if repeated:
+        bars = sum(repeated.values())
+        yield Finding(
+            name="repeated_bars",
+            finding=f"bars that upstream sent again, each stored once: {bars:,} in {_named(list(repeated))}",
+            evidence={"bars": bars, "series": len(repeated)},
+            action="nothing is wrong in the tables; tell the vendor that pages overlap",
+        )
+
+
+def _utc(t_ms: int) -> str:
+    return f"{to_datetime(t_ms):%Y-%m-%dT%H:%M:%SZ}"
 
 
 def _bottleneck(summary: BackfillSummary, plan: BackfillPlan) -> Iterator[Finding]:

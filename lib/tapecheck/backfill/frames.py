@@ -141,17 +141,18 @@ def integrity(integrity: Integrity | None) -> pd.DataFrame:
         "absent: no trade": integrity.no_trade,
         "absent: a hole of upstream's": integrity.upstream_holes,
         "absent: lost by us": integrity.lost,
+        "vanished since an earlier run": integrity.vanished,
         "duplicates": integrity.duplicates,
     }
     rows = [{"what": what, "bars": f"{bars:,}", "where": ""} for what, bars in classes.items()]
     for kind in dict.fromkeys(one.kind for one in integrity.findings):
         ones = [one for one in integrity.findings if one.kind == kind]
-        first = min(ones, key=lambda one: one.first_ms)
-        where = f"{len(ones):,} series, first {first.symbol} {first.timeframe} {_moment(first.first_ms)}"
+        known = [(one.first_ms, f"{one.symbol} {one.timeframe}") for one in ones if one.first_ms is not None]
+        where = f"{len(ones):,} series" + (f", first {min(known)[1]} {_moment(min(known)[0])}" if known else "")
         rows.append({"what": f"found: {kind.replace('_', ' ')}", "bars": f"{sum(one.bars for one in ones):,}", "where": where})
     if shared := integrity.shared_holes:
-        where = f"{len(shared):,} moments, first {shared[0].timeframe} {_moment(shared[0].t_ms)}: {' '.join(shared[0].symbols)}"
-        rows.append({"what": "found: absent in several symbols", "bars": f"{sum(len(one.symbols) for one in shared):,}", "where": where})
+        where = f"first {shared[0].timeframe} {_moment(shared[0].t_ms)}: {' '.join(shared[0].symbols)}"
+        rows.append({"what": "found: moments absent in several symbols", "bars": f"{integrity.shared_slots:,}", "where": where})
     rows.append({"what": "checksum of all that is stored", "bars": "", "where": integrity.checksum})
     return pd.DataFrame(rows).set_index("what")
 

@@ -43,8 +43,14 @@ def due(plan: BackfillPlan, before: Mapping[Key, Checkpoint]) -> list[Group]:
 def _is_due(plan: BackfillPlan, key: Key, before: Checkpoint | None) -> bool:
     if plan.begin == "only_failed":
         return before is not None and before.state == "failed"
-    _, end = plan.history.range(key[0])
-    return before is None or before.state != "done" or before.refreshed_at is None or before.refreshed_at < end
+    return not is_done(plan, key, before)
+
+
+def is_done(plan: BackfillPlan, key: Key, checkpoint: Checkpoint | None) -> bool:
+    """Tell whether upstream has confirmed, after the end of the plan's history, that a job holds all of it."""
+    if checkpoint is None or checkpoint.state != "done" or checkpoint.refreshed_at is None:
+        return False
+    return checkpoint.refreshed_at >= plan.history.range(key[0])[1]
 
 
 def result(key: Key, found: Outcome | str | None, before: Checkpoint | None, after: Checkpoint | None) -> Job:

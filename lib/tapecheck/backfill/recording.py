@@ -54,7 +54,7 @@ JOBS = pa.schema(
 class Context(validation.Context):
     """What the spans do not say: when by their clock, by which plan, and what is stored.
 
-    `remote` are the stages that did not use this machine's cores.
+    `remote` are the stages that did not use this machine's cores; `integrity` is None where nobody audited what was stored.
     """
 
     began_ns: int

@@ -12,7 +12,7 @@ from typing import Self
 import anyio.to_thread
 import httpx
 
-from tapecheck.backfill.bars import TIMEFRAMES, Bars, ticker_of, to_ms
+from tapecheck.backfill.bars import TIMEFRAMES, Bars, IntArray, ticker_of, to_ms
 from tapecheck.backfill.bucket import TokenBucket
 from tapecheck.backfill.spans import Trace
 from tapecheck.backfill.wire import BadPage, Refused, SourceError, Unreachable, decode, failure, retry_after_s
@@ -98,7 +98,7 @@ class Source:
         """Yield every page of bars whose start lies in [start, end], oldest first, each bar once.
 
         Args:
-            trace: takes the spans of waiting (for a token, or between two attempts), fetching and decoding.
+            trace: takes the spans of waiting (for a token, or between two attempts), fetching and decoding, and every start sent.
 
         Raises:
             SourceError: one of its kinds, after the retries that make sense for it.
@@ -134,7 +134,9 @@ class Source:
                 if response.status_code != 200:
                     asked_s = retry_after_s(response.headers.get("retry-after"), asked_at)
                     raise failure(response.status_code, response.content, ticker)
-                bars, next_url, repeated = await anyio.to_thread.run_sync(_decoded, response.content, ticker, number, trace)
+                bars, next_url, sent = await anyio.to_thread.run_sync(_decoded, response.content, ticker, number, trace)
+                trace.sent(sent)
+                repeated = len(sent) - len(bars)
                 page = Page(
                     number=number, bars=bars, last=next_url is None, repeated=repeated, requests=attempt, asked_at=asked_at
                 )  # fmt: skip
@@ -177,8 +179,8 @@ class Source:
         return next_url
 
 
-def _decoded(body: bytes, ticker: str, number: int, trace: Trace) -> tuple[Bars, str | None, int]:
+def _decoded(body: bytes, ticker: str, number: int, trace: Trace) -> tuple[Bars, str | None, IntArray]:
     with trace.span("decode", number) as cost:
-        bars, next_url, repeated = decode(body, ticker)
+        bars, next_url, sent = decode(body, ticker)
         cost.rows = len(bars)
-    return bars, next_url, repeated
+    return bars, next_url, sent

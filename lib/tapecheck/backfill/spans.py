@@ -9,6 +9,11 @@ from typing import Any
 
 import pyarrow as pa
 
+from tapecheck.backfill.bars import IntArray
+
+Received = dict[tuple[str, str], list[IntArray]]
+"""By symbol and timeframe the starts (Unix ms) that the source sent, an array a page, in its order."""
+
 STAGES = ("wait", "fetch", "decode", "features", "insert", "other")
 """In the order in which a page passes them; `wait` is for a token or between two attempts, `other` is checkpoints and aggregation."""
 
@@ -60,12 +65,13 @@ class Cost:
 
 @dataclass(frozen=True, slots=True)
 class Trace:
-    """Takes the spans of one job, from any thread, a failed stage's too."""
+    """Takes the spans of one job, from any thread, a failed stage's too, and the starts that the source sent for it."""
 
     symbol: str
     timeframe: str
     worker: int = 0
     spans: list[Span] = field(default_factory=list)
+    received: Received = field(default_factory=dict)
 
     @contextmanager
     def span(self, stage: str, page: int) -> Iterator[Cost]:
@@ -88,9 +94,13 @@ class Trace:
             )
             self.spans.append(span)
 
+    def sent(self, t: IntArray) -> None:
+        """Note the starts (Unix ms) of a page, as they were sent."""
+        self.received.setdefault((self.symbol, self.timeframe), []).append(t)
+
     def of(self, timeframe: str) -> "Trace":
-        """Return a trace of another job of the same symbol and worker, into the same list."""
-        return Trace(self.symbol, timeframe, self.worker, self.spans)
+        """Return a trace of another job of the same symbol and worker, into the same collections."""
+        return Trace(self.symbol, timeframe, self.worker, self.spans, self.received)
 
 
 def to_table(spans: Iterable[Span]) -> pa.Table:

@@ -47,7 +47,7 @@ class BackfillResult(Result):
     jobs: dict[str, dict[str, JobSummary]]
     rate_limit_floor_s: float
     what_if: list[WhatIf]
-    integrity: Integrity | None = None
+    integrity: Integrity | None
 
 
 def settings(**given: object) -> Settings:
@@ -86,9 +86,9 @@ def headline(recording: Recording, checks: list[Check], found: list[Finding]) ->
 
 
 def _said(found: list[Finding]) -> str:
-    failed = next((f for f in found if f.name == "failed_jobs"), None)
     limit = findings.bottleneck(found)
-    return " ".join(f"{text}." for text in (failed and failed.finding, limit and f"Where the time goes: {limit.finding}") if text)
+    grave = [finding.finding for finding in found if finding.name in findings.GRAVE]
+    return " ".join(f"{text}." for text in (*grave, limit and f"Where the time goes: {limit.finding}") if text)
 
 
 def record(
@@ -115,7 +115,7 @@ def record(
         jobs=summary.jobs,
         rate_limit_floor_s=summary.rate_limit_floor_s,
         what_if=what_if,
-        integrity=recording.context.integrity,
+        integrity=summary.integrity,
     )
     return runs.record(
         result,

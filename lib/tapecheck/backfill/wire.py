@@ -8,7 +8,7 @@ from typing import Any
 import msgspec
 import numpy as np
 
-from tapecheck.backfill.bars import COLUMNS, Bars
+from tapecheck.backfill.bars import COLUMNS, Bars, IntArray
 from tapecheck.errors import TapecheckError
 
 RETRY_AFTER_CAP_S = 300.0  # the longest wait that a server may ask of us
@@ -83,11 +83,11 @@ _bodies = msgspec.json.Decoder(_Body)
 _failures = msgspec.json.Decoder(_Failure)
 
 
-def decode(body: bytes, ticker: str) -> tuple[Bars, str | None, int]:
+def decode(body: bytes, ticker: str) -> tuple[Bars, str | None, IntArray]:
     """Decode the body of a 200.
 
     Returns:
-        The bars in ascending order, `next_url` where more follow, and how many repeated bars were dropped.
+        The bars in ascending order, each start once; `next_url` where more follow; and every start as it was sent.
 
     Raises:
         BadPage: the JSON is broken; the ticker is another; `results` is missing or null although the page does
@@ -101,8 +101,8 @@ def decode(body: bytes, ticker: str) -> tuple[Bars, str | None, int]:
         raise BadPage(f"{ticker}: status {page.status!r}; allowed: OK, DELAYED")
     if page.ticker not in (None, ticker):
         raise BadPage(f"{ticker}: the page is of {page.ticker!r}")
-    bars, repeated = _columns(_results(page, ticker))
-    return bars, page.next_url or None, repeated
+    bars, sent = _columns(_results(page, ticker))
+    return bars, page.next_url or None, sent
 
 
 def _results(page: _Body, ticker: str) -> list[_Bar]:
@@ -120,15 +120,16 @@ def _results(page: _Body, ticker: str) -> list[_Bar]:
     return page.results
 
 
-def _columns(results: list[_Bar]) -> tuple[Bars, int]:
-    """Turn results into columns, ascending, the last of equal times kept."""
+def _columns(results: list[_Bar]) -> tuple[Bars, IntArray]:
+    """Turn results into columns, ascending, the last of equal times kept; return the times as they came, too."""
     prices = {name: np.array([getattr(bar, name) for bar in results], np.float64) for name in COLUMNS[1:]}
-    bars = Bars(t=np.array([bar.t for bar in results], np.int64), **prices)
+    sent = np.array([bar.t for bar in results], np.int64)
+    bars = Bars(t=sent, **prices)
     if len(bars) > 1 and not (np.diff(bars.t) > 0).all():
         bars = bars[np.argsort(bars.t, kind="stable")]
         last_of_equal = np.append(np.diff(bars.t) > 0, True)
         bars = bars[last_of_equal]
-    return bars, len(results) - len(bars)
+    return bars, sent
 
 
 def failure(status: int, body: bytes, ticker: str) -> SourceError:

@@ -16,7 +16,7 @@ from tapecheck.backfill.pipeline import Outcome, refresh, refresh_derived
 from tapecheck.backfill.plan import BackfillPlan
 from tapecheck.backfill.sink import Sink, SinkError
 from tapecheck.backfill.source import Source
-from tapecheck.backfill.spans import Span, Trace
+from tapecheck.backfill.spans import Received, Span, Trace
 from tapecheck.backfill.strategies import STRATEGIES
 from tapecheck.backfill.wire import SourceError
 from tapecheck.progress import Report
@@ -44,12 +44,13 @@ def work(filling: "Filling", report: Report) -> None:
 
 
 class Filling:
-    """Jobs to do, spans and outcomes so far."""
+    """Jobs to do; spans, outcomes and what was received so far."""
 
     def __init__(self, plan: BackfillPlan, endpoints: Endpoints, groups: Sequence[Group]) -> None:
         self.plan, self.endpoints = plan, endpoints
         self.queue = deque(groups)
         self.spans: list[Span] = []
+        self.received: Received = {}
         self._begun_s = time.monotonic()
         self.done: dict[Key, Outcome | str] = {}
         self._total_weight = sum(group.weight for group in groups)
@@ -118,7 +119,7 @@ class _Worker:
     async def _refreshed(self, sink: Sink, group: Group) -> dict[Key, Outcome | str]:
         start, end = self._plan.history.range(group.symbol)
         compute = COMPUTE[self._plan.features]
-        trace = Trace(group.symbol, group.timeframes[0], self._number, self._filling.spans)
+        trace = Trace(group.symbol, group.timeframes[0], self._number, self._filling.spans, self._filling.received)
         try:
             if self._plan.derive:
                 found = await refresh_derived(

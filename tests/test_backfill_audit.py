@@ -1,0 +1,127 @@
+"""What a real run has stored, held against what upstream sent: nothing is wrong until somebody makes it wrong."""
+
+from typing import Any
+
+import httpx
+import psycopg
+import pytest
+from backfills import SCHEMA
+
+from tapecheck.backfill import filling
+from tapecheck.backfill.audit import audit
+from tapecheck.backfill.endpoints import Endpoints
+from tapecheck.backfill.integrity import Integrity
+from tapecheck.backfill.plan import BackfillPlan
+from tapecheck.backfill.recording import Recording
+
+BASE: dict[str, Any] = {
+    "symbols": ["TSLA", "SOL"],
+    "timeframes": ["5m", "1h", "1d"],
+    "history": {"start": "2026-03-02", "end": "2026-03-07"},
+    "database_schema": SCHEMA,
+    "source": {"timeout_s": 5, "retry": {"first_s": 0.02, "cap_s": 0.1, "budget_s": 1}},
+}
+
+
+def plan(**changes: Any) -> BackfillPlan:
+    return BackfillPlan.model_validate(BASE | changes)
+
+
+def audited(recording: Recording) -> Integrity:
+    assert recording.context.integrity is not None
+    return recording.context.integrity
+
+
+def kinds(integrity: Integrity) -> dict[str, int]:
+    """Return how many bars have each kind of fault, without the holes that the sandbox's market has by design."""
+    return {
+        kind: sum(one.bars for one in integrity.findings if one.kind == kind)
+        for kind in dict.fromkeys(one.kind for one in integrity.findings)
+        if kind != "upstream_hole"
+    }
+
+
+@pytest.mark.parametrize("derive", [False, True], ids=["fetched", "derived"])
+def test_a_run_that_nothing_disturbs_loses_nothing(endpoints: Endpoints, connection: psycopg.Connection[Any], derive: bool) -> None:
+    """Every expected bar is in one class, none is lost, doubled or wrong; and resuming finds the same without fetching anything."""
+    whole = audited(filling.run(plan(derive=derive), endpoints))
+    assert whole.series == 6 and kinds(whole) == {} and whole.duplicates == 0
+    assert 0 < whole.present <= whole.expected == whole.present + whole.no_trade + whole.upstream_holes
+    again = filling.run(plan(derive=derive, begin="resume"), endpoints)
+    assert not again.spans and audited(again) == whole
+
+
+def test_a_bar_that_is_gone_is_lost_and_named(
+    endpoints: Endpoints, connection: psycopg.Connection[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A bar that upstream sent and that somebody deletes before the audit is lost, with its series and time; the next run counts it too."""
+    time = "2026-03-03 15:30+00"
+
+    def deleting(*given: Any) -> Integrity:
+        gone = connection.execute(f"DELETE FROM {SCHEMA}.bars WHERE symbol = 'TSLA' AND timeframe = '5m' AND time = %s", (time,))
+        assert gone.rowcount == 1
+        return audit(*given)
+
+    monkeypatch.setattr(filling, "audit", deleting)
+    integrity = audited(filling.run(plan(), endpoints))
+    assert integrity.lost == 1 and kinds(integrity) == {"lost": 1}
+    (lost,) = (one for one in integrity.findings if one.kind == "lost")
+    assert (lost.symbol, lost.timeframe, lost.first_ms) == ("TSLA", "5m", 1_772_551_800_000)
+    monkeypatch.undo()
+    later = audited(filling.run(plan(begin="resume"), endpoints))
+    assert (later.lost, later.vanished) == (0, 1) and kinds(later) == {"vanished": 1}
+
+
+def test_bars_that_cannot_be_right_are_found(
+    endpoints: Endpoints, connection: psycopg.Connection[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Rows spoiled in the table: a negative volume, a high below the low, a close beyond the high, a start without a session."""
+    spoil = {
+        "'2026-03-03 15:30+00'": "v = -1",
+        "'2026-03-03 15:35+00'": "h = l - 1, o = l - 1, c = l - 1",
+        "'2026-03-03 15:40+00'": "c = h + 1",
+    }
+
+    def spoiling(*given: Any) -> Integrity:
+        for time, change in spoil.items():
+            done = connection.execute(f"UPDATE {SCHEMA}.bars SET {change} WHERE symbol = 'TSLA' AND timeframe = '5m' AND time = {time}")
+            assert done.rowcount == 1
+        connection.execute(
+            f"INSERT INTO {SCHEMA}.bars SELECT symbol, timeframe, time - interval '12 hours', o, h, l, c, v, vw, n FROM {SCHEMA}.bars"
+            " WHERE symbol = 'TSLA' AND timeframe = '5m' AND time = '2026-03-03 16:00+00'"
+        )
+        return audit(*given)
+
+    monkeypatch.setattr(filling, "audit", spoiling)
+    found = kinds(audited(filling.run(plan(symbols=["TSLA"]), endpoints)))
+    assert found == {"negative_volume": 1, "high_below_low": 1, "outside_range": 1, "off_calendar": 1}
+
+
+def test_bars_of_another_symbol_are_found(
+    endpoints: Endpoints, connection: psycopg.Connection[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Under a symbol's name the bars of another one are stored: both series have them, and it cannot be told whose they are."""
+
+    def copying(*given: Any) -> Integrity:
+        connection.execute(
+            f"UPDATE {SCHEMA}.bars b SET (o, h, l, c, v) = (a.o, a.h, a.l, a.c, a.v) FROM {SCHEMA}.bars a WHERE b.symbol = 'TSLA'"
+            " AND a.symbol = 'AAPL' AND (a.timeframe, a.time) = (b.timeframe, b.time) AND a.timeframe = '1d'"
+        )
+        return audit(*given)
+
+    monkeypatch.setattr(filling, "audit", copying)
+    assert kinds(audited(filling.run(plan(symbols=["TSLA", "AAPL"], timeframes=["1d", "1h"]), endpoints))) == {"wrong_symbol": 10}
+
+
+def test_a_page_of_another_symbol_is_refused(endpoints: Endpoints, connection: psycopg.Connection[Any], upstream: httpx.Client) -> None:
+    """A page that says itself that it is of another symbol fails the job, and nothing of it is judged."""
+    upstream.post("/faults", json={"kind": "wrong_symbol", "ticker": "TSLA"}).raise_for_status()
+    recording = filling.run(plan(symbols=["TSLA", "AAPL"], timeframes=["1d"]), endpoints)
+    assert [job.error for job in recording.jobs] == ["TSLA: the page is of 'WRONG'", ""]
+    assert audited(recording).series == 1
+
+
+def test_a_failed_job_is_not_judged(endpoints: Endpoints, connection: psycopg.Connection[Any]) -> None:
+    """Of a series that upstream does not have nothing is said; the others are judged."""
+    integrity = audited(filling.run(plan(symbols=["TSLA", "NOSUCH"], timeframes=["1d"]), endpoints))
+    assert integrity.series == 1 and integrity.lost == 0
