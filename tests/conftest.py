@@ -22,7 +22,6 @@ from tapecheck.config import SandboxState
 from tapecheck.runs import TargetInfo
 from tapecheck.sandbox.profile import Home
 
-
 signal.signal(signal.SIGINT, signal.default_int_handler)  # the background jobs of a shell begin with it ignored
 
 
