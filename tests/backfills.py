@@ -1,4 +1,4 @@
-"""Recordings of backfills that never ran, for the tests of what is pure: spans of known schedules."""
+"""Plans of small backfills against the sandbox, and recordings of some that never ran, for the tests of what is pure."""
 
 import datetime as dt
 from collections.abc import Iterable, Sequence
@@ -9,10 +9,29 @@ from tapecheck.backfill.recording import COMPLETED, FAILED, SKIPPED, Context, Jo
 from tapecheck.backfill.spans import Span
 from tapecheck.runs import Environment, TargetInfo
 
-SCHEMA = "tapecheck_test"  # of backfills that really run
 ENVIRONMENT = Environment(
     host="h", system="s", cores=2, memory_mb=1, python="3", versions={"tapecheck": "0"}, git_commit=None, git_dirty=None
 )
+
+SCHEMA = "tapecheck_test"
+BASE: dict[str, Any] = {
+    "symbols": ["TSLA", "SOL"],  # not in the fixture's profile, so that the scheduler does not take these faults
+    "timeframes": ["5m", "15m", "1h", "4h", "1d"],
+    "history": {"days": 120},
+    "database_schema": SCHEMA,
+    "source": {"timeout_s": 5, "retry": {"first_s": 0.02, "cap_s": 0.1, "budget_s": 3}},
+}
+
+
+def plan(**changes: Any) -> BackfillPlan:
+    return BackfillPlan.model_validate(BASE | changes)
+
+
+def states(recording: Recording) -> dict[str, list[str]]:
+    return {
+        state: [f"{job.symbol} {job.timeframe}" for job in recording.jobs if job.state == state]
+        for state in ("completed", "failed", "skipped")
+    }
 
 
 def span(stage: str, began_s: float, ended_s: float, job: str = "AAPL 1d", page: int = 0, **more: Any) -> Span:

@@ -83,7 +83,7 @@ def database_url(sandbox: SandboxState) -> str:
     return sandbox.database_url
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def endpoints(sandbox: SandboxState) -> Endpoints:
     """The sandbox's upstream and database."""
     assert sandbox.database_url
@@ -93,7 +93,7 @@ def endpoints(sandbox: SandboxState) -> Endpoints:
 
 @pytest.fixture
 def connection(endpoints: Endpoints) -> Iterator[psycopg.Connection[Any]]:
-    """A plain connection; the schemas of these tests are gone afterwards."""
+    """A plain connection; the schemas of the tests of backfills are gone afterwards."""
     with psycopg.connect(endpoints.database_url, autocommit=True) as connection:
         yield connection
         for schema in (SCHEMA, f"{SCHEMA}_other"):

@@ -117,7 +117,7 @@ def test_a_page_of_another_symbol_is_refused(endpoints: Endpoints, connection: p
     """A page that says itself that it is of another symbol fails the job, and nothing of it is judged."""
     upstream.post("/faults", json={"kind": "wrong_symbol", "ticker": "TSLA"}).raise_for_status()
     recording = filling.run(plan(symbols=["TSLA", "AAPL"], timeframes=["1d"]), endpoints)
-    assert [job.error for job in recording.jobs] == ["TSLA: the page is of 'WRONG'", ""]
+    assert [job.error for job in recording.jobs] == ["TSLA: the page is of 'MSFT'", ""]
     assert audited(recording).series == 1
 
 

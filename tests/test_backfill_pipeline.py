@@ -7,47 +7,24 @@ import os
 import signal
 import socket
 import socketserver
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from random import Random
 from typing import Any
 
 import httpx
 import psycopg
 import pytest
-from backfills import SCHEMA
+from backfills import BASE, SCHEMA, plan, states
 
 from tapecheck import progress
 from tapecheck.backfill.analysis import summarize
-from tapecheck.backfill.filling import Endpoints, run
-from tapecheck.backfill.plan import BackfillPlan
-from tapecheck.backfill.recording import Recording
+from tapecheck.backfill.endpoints import Endpoints
+from tapecheck.backfill.filling import run
 from tapecheck.backfill.whatif import predict_all
 from tapecheck.errors import ConfigError, TargetDown
-
-BASE: dict[str, Any] = {
-    "symbols": ["TSLA", "SOL"],  # not in the fixture's profile, so that the scheduler does not take these faults
-    "timeframes": ["5m", "15m", "1h", "4h", "1d"],
-    "history": {"days": 120},
-    "database_schema": SCHEMA,
-    "source": {"timeout_s": 5, "retry": {"first_s": 0.02, "cap_s": 0.1, "budget_s": 3}},
-}
-
-
-def plan(**changes: Any) -> BackfillPlan:
-    return BackfillPlan.model_validate(BASE | changes)
-
-
-def states(recording: Recording) -> dict[str, list[str]]:
-    return {
-        state: [f"{job.symbol} {job.timeframe}" for job in recording.jobs if job.state == state]
-        for state in ("completed", "failed", "skipped")
-    }
 
 
 def checksum(connection: psycopg.Connection[Any], schema: str = SCHEMA) -> list[Any]:
@@ -288,46 +265,3 @@ def test_the_replay_of_a_real_run_takes_its_time(endpoints: Endpoints, connectio
     for derive in (False, True):
         unchanged = predict_all(run(plan(symbols=symbols, derive=derive), endpoints))[0]
         assert abs(unchanged.saving_ratio) < 0.08
-
-
-KILLED = """
-import json, sys
-from tapecheck.backfill.filling import Endpoints, run
-from tapecheck.backfill.plan import BackfillPlan
-from tapecheck.runs import TargetInfo
-given = json.load(sys.stdin)
-target = TargetInfo(name="sandbox", kind="sandbox", base_url="http://127.0.0.1")
-run(BackfillPlan.model_validate(given["plan"]), Endpoints(target=target, **given["endpoints"]))
-"""
-
-
-@pytest.mark.parametrize("derive", [False, True], ids=["fetched", "derived"])
-def test_a_killed_run_resumes_to_the_same_tables(endpoints: Endpoints, connection: psycopg.Connection[Any], derive: bool) -> None:
-    """SIGKILL at some moment of the run, more than once; the last resumption ends with the tables of an uninterrupted run."""
-    run(plan(derive=derive), endpoints)
-    whole = checksum(connection)
-    connection.execute(f"DROP SCHEMA {SCHEMA} CASCADE")
-    random = Random(4)
-    addresses = {name: getattr(endpoints, name) for name in ("source_url", "key", "database_url")}
-    for begin in ("fresh", "resume", "resume"):
-        given = json.dumps({"plan": BASE | {"derive": derive, "begin": begin}, "endpoints": addresses})
-        with subprocess.Popen([sys.executable, "-c", KILLED], stdin=subprocess.PIPE, text=True) as process:
-            assert process.stdin
-            process.stdin.write(given)
-            process.stdin.close()
-            until_s, rows_before = time.monotonic() + 20, stored(connection) if begin == "resume" else 0
-            while process.poll() is None and time.monotonic() < until_s and stored(connection) in (rows_before, None):
-                time.sleep(0.005)
-            time.sleep(random.uniform(0, 0.2))
-            process.kill()
-    assert stored(connection) != sum(row[2] for row in whole[0]), "it ended before it was killed, which proves nothing"
-    run(plan(derive=derive, begin="resume"), endpoints)
-    assert checksum(connection) == whole
-
-
-def stored(connection: psycopg.Connection[Any]) -> int | None:
-    """Return how many rows the checkpoints say are stored; None while there are no tables."""
-    with contextlib.suppress(psycopg.errors.UndefinedTable):
-        row = connection.execute(f"SELECT coalesce(sum(rows), 0)::int8 FROM {SCHEMA}.checkpoints").fetchone()
-        return int(row[0]) if row else 0
-    return None

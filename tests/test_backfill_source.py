@@ -108,8 +108,9 @@ def test_a_fault_that_passes_costs_no_bar(upstream: httpx.Client, kind: str, mor
 def test_wrong_symbol_fools_a_naive_client(upstream: httpx.Client) -> None:
     """The page says another ticker; who does not look stores another symbol's prices."""
     _fault(upstream, "wrong_symbol", count=1)
-    page = upstream.get(f"/v2/aggs/ticker/{TICKER}/range/1/day/{START:%Y-%m-%d}/{END:%Y-%m-%d}").json()
-    assert page["status"] == "OK" and page["ticker"] == "WRONG"
+    other, own = (upstream.get(f"/v2/aggs/ticker/{TICKER}/range/1/day/{START:%Y-%m-%d}/{END:%Y-%m-%d}").json() for _ in range(2))
+    assert (other["status"], other["ticker"], own["ticker"]) == ("OK", "MSFT", TICKER)
+    assert [bar["t"] for bar in other["results"]] == [bar["t"] for bar in own["results"]] and other["results"] != own["results"]
 
 
 def test_a_drip_outlasts_every_read_timeout(upstream: httpx.Client) -> None:

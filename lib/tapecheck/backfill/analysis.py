@@ -188,8 +188,9 @@ def critical_path(spans: Sequence[Span], began_ns: int, ended_ns: int) -> dict[s
 
     The path is followed backwards. It begins with the span that ended last of all. Before each span comes that span of the same
     worker which ended last before it began: a worker does its jobs one after another and a job its pages, so this is what it
-    waited for. A gap before a fetch is a wait for one of the request slots, which other fetches hold, and counts as `fetch`; any
-    other gap, and what lies before the first span and after the last, counts as `other`: connections, checkpoints, hand-over.
+    waited for. A gap before a fetch, or before its wait for a token, is a wait for one of the request slots, which others hold
+    that fetch or wait, and counts as theirs; any other gap, and what lies before the first span and after the last, counts as
+    `other`: connections, checkpoints, hand-over.
     """
     path_ns = dict.fromkeys(STAGES, 0)
     if not spans:
@@ -206,7 +207,7 @@ def critical_path(spans: Sequence[Span], began_ns: int, ended_ns: int) -> dict[s
         if at < 0:
             path_ns["other"] += span.began_ns - began_ns
             return path_ns
-        path_ns["fetch" if span.stage == "fetch" else "other"] += span.began_ns - lane[at].ended_ns
+        path_ns[span.stage if span.stage in ("wait", "fetch") else "other"] += span.began_ns - lane[at].ended_ns
 
 
 def slowest(names: dict[Key, str], durations_s: dict[Key, float]) -> Slowest | None:

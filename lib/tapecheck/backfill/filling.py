@@ -3,6 +3,7 @@
 import datetime as dt
 import logging
 import time
+from collections.abc import Mapping
 
 import httpx
 
@@ -13,12 +14,13 @@ from tapecheck.backfill.checkpoints import Checkpoint
 from tapecheck.backfill.endpoints import Endpoints
 from tapecheck.backfill.groups import Key
 from tapecheck.backfill.integrity import Integrity
+from tapecheck.backfill.pipeline import Outcome
 from tapecheck.backfill.plan import BackfillPlan, History
 from tapecheck.backfill.recording import Context, Job, Recording
 from tapecheck.backfill.sink import SinkError
 from tapecheck.backfill.spans import Received
 from tapecheck.backfill.strategies import STRATEGIES
-from tapecheck.backfill.workers import Filling, line, work
+from tapecheck.backfill.workers import DATABASE_PAUSE_S, Filling, line, work
 from tapecheck.errors import ConfigError, Problem, TargetDown
 from tapecheck.loopback import is_local_database, is_loopback
 
@@ -30,7 +32,7 @@ def run(plan: BackfillPlan, endpoints: Endpoints) -> Recording:
 
     Raises:
         ConfigError: the run that is to be resumed began on another day, or had no features where this one has.
-        TargetDown: source or database do not answer; nothing was fetched.
+        TargetDown: source or database do not answer, and nothing was fetched; or the database is still lost at the end.
         WrongTables: the schema holds tables of another shape; nothing was written.
         KeyboardInterrupt: it was asked for; what is stored is whole, and `begin: resume` goes on from there.
     """
@@ -46,7 +48,7 @@ def run(plan: BackfillPlan, endpoints: Endpoints) -> Recording:
         with progress.show("backfill", "jobs") as report:
             work(filling, report)
         ended_ns = time.monotonic_ns()
-        after = checkpoints.read(endpoints.database_url, plan.database_schema)
+        after = _settled(plan, endpoints.database_url, filling.done)
     except SinkError as error:
         raise TargetDown(f"the database does not answer: {line(error)}") from None
     jobs = [groups.result(key, filling.done.get(key), before.get(key), after.get(key)) for key in plan.jobs]
@@ -100,9 +102,27 @@ def _prepared(plan: BackfillPlan, database_url: str) -> dict[Key, Checkpoint]:
     schema, note = plan.database_schema, f"history from {plan.history.bounds()[0]}, features: {plan.features != 'off'}"
     checkpoints.prepare(database_url, schema, empty=plan.begin == "fresh")
     before = checkpoints.read(database_url, schema)
-    if plan.begin == "fresh":
+    if not before and plan.begin != "only_failed":  # nothing that could differ from this run
         checkpoints.write_note(database_url, schema, note)
     elif (noted := checkpoints.read_note(database_url, schema)) != note:
         got = f"a run with {note}, to resume {f'one with {noted}' if noted else 'one that never began'}"
         raise ConfigError([Problem(file="plan", key="begin", got=got, allowed="the same first day and features, or begin: fresh")])
     return before
+
+
+def _settled(plan: BackfillPlan, database_url: str, done: Mapping[Key, Outcome | str]) -> dict[Key, Checkpoint]:
+    """Return where each job stands, once the database is there to note the failures that it was not there to note."""
+    until_s = time.monotonic() + plan.source.retry.budget_s
+    while True:
+        try:
+            after = checkpoints.read(database_url, plan.database_schema)
+            unnoted = [key for key, found in done.items() if isinstance(found, str) and (key not in after or after[key].state != "failed")]
+            if unnoted:
+                with STRATEGIES[plan.insert](database_url, plan.database_schema) as sink:
+                    for key in unnoted:
+                        sink.fail(*key, str(done[key]))
+            return after
+        except SinkError:
+            if time.monotonic() > until_s:
+                raise
+            time.sleep(DATABASE_PAUSE_S)

@@ -39,7 +39,12 @@ class Counts:
 
 
 class Sink:
-    """One connection that writes; not for two threads at once. Use it as a context manager."""
+    """One connection that writes; not for two threads at once. Use it as a context manager.
+
+    `inserted` counts the bars that it has added.
+    """
+
+    inserted = 0
 
     def __init__(self, database_url: str, schema: str = LIVE) -> None:
         from adbc_driver_postgresql import dbapi  # type: ignore[import-untyped]  # over a second, pandas included: paid by who writes
@@ -79,6 +84,7 @@ class Sink:
         except BaseException:
             self._connection.rollback()
             raise
+        self.inserted += counts.inserted
         return counts
 
     def tail(self, symbol: str, timeframe: str, before: dt.datetime, count: int) -> Bars:

@@ -27,7 +27,7 @@ logging.getLogger("httpx").setLevel(logging.WARNING)  # its INFO lines hold whol
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Retry:
-    """How long to go on: exponential backoff with jitter, within a time budget a page."""
+    """How long to go on: exponential backoff with jitter, within a budget a page of time spent on requests and the pauses between them."""
 
     first_s: float = 0.5
     cap_s: float = 30.0
@@ -57,7 +57,7 @@ class Source:
 
     Args:
         base_url: scheme and host, such as `https://api.massive.com`.
-        key: the API key; sent only as a header.
+        key: the API key; sent only as a header, and without one nothing is.
         timeout_s: the longest one request may take, however slowly its body drips.
         connections: the most requests in flight at once.
         bucket: shared by all who use the same key.
@@ -79,7 +79,7 @@ class Source:
         self._slots = asyncio.Semaphore(connections)
         self._client = httpx.AsyncClient(
             base_url=base_url,
-            headers={"Authorization": f"Bearer {key}", "Accept": "application/json"},
+            headers={"Accept": "application/json"} | ({"Authorization": f"Bearer {key}"} if key else {}),
             timeout=timeout_s,
             limits=httpx.Limits(max_connections=None, max_keepalive_connections=connections),  # the slots are the limit
             follow_redirects=False,
@@ -120,13 +120,13 @@ class Source:
             yield replace(page, bars=bars, repeated=page.repeated + len(page.bars) - len(bars))
 
     async def _page(self, url: str, ticker: str, number: int, trace: Trace) -> tuple[Page, str | None]:
-        begun_s = time.monotonic()
+        spent_s = 0.0
         for attempt in range(1, 1000):
-            await self._token(number, trace)
-            asked_at = dt.datetime.now(dt.UTC)
             asked_s: float | None = None
             try:
                 async with self._slots:
+                    await self._token(number, trace)  # last: tokens kept while waiting for a slot would all be used at once
+                    begun_s, asked_at = time.monotonic(), dt.datetime.now(dt.UTC)
                     with trace.span("fetch", number) as cost:
                         cost.requests = 1
                         response = await self._answer(url, ticker)
@@ -143,7 +143,8 @@ class Source:
                 return page, self._followed(next_url, ticker)
             except SourceError as error:
                 delay_s = self._retry.delay_s(attempt, asked_s, self._random.random())
-                if not error.retryable or time.monotonic() - begun_s + delay_s > self._retry.budget_s:
+                spent_s += time.monotonic() - begun_s + delay_s
+                if not error.retryable or spent_s > self._retry.budget_s:
                     raise
             with trace.span("wait", number):
                 await asyncio.sleep(delay_s)
@@ -165,6 +166,8 @@ class Source:
                 return await self._client.get(url)
         except TimeoutError:
             raise Unreachable(f"{ticker}: no whole answer within {self._timeout_s:g} s") from None
+        except httpx.LocalProtocolError:
+            raise Refused(f"{ticker}: the request cannot be sent: is there a space or a line break in the key?") from None
         except httpx.RequestError as error:
             raise Unreachable(f"{ticker}: {type(error).__name__} from {self._base.host}") from None
 

@@ -162,9 +162,9 @@ class _Replay:
             if step.stage != "fetch":
                 yield from self._step(step)
                 continue
+            yield from self._slots.take()
             while self._bucket and (delay_s := self._bucket.take()) > 0:
                 yield from self._machine.sleep(delay_s)
-            yield from self._slots.take()
             yield from self._step(step)
             self._slots.release()
         ready.set()

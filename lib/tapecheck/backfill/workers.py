@@ -2,7 +2,7 @@
 
 import time
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from concurrent.futures import wait
 
 import anyio
@@ -102,19 +102,24 @@ class _Worker:
             self._close()
 
     async def _done(self, group: Group) -> dict[Key, Outcome | str]:
-        """Do a group's jobs, from their checkpoints again when the database was lost; return each one's outcome or error."""
-        said = ""
-        for pause_s in self._pauses():
+        """Do a group's jobs, from their checkpoints again when the database was lost; return each one's outcome or error.
+
+        A loss may last as long as a page may be tried; the next one counts anew if rows were stored in between.
+        """
+        until_s: float | None = None
+        while True:
             try:
                 if self._sink is None:
                     strategy = STRATEGIES[self._plan.insert]
                     self._sink = await run_sync(strategy, self._filling.endpoints.database_url, self._plan.database_schema)
                 return await self._refreshed(self._sink, group)
             except SinkError as error:
-                said = f"the database was lost: {line(error)}"
+                if until_s is None or (self._sink and self._sink.inserted):
+                    until_s = time.monotonic() + self._plan.source.retry.budget_s
                 self._close()
-                await anyio.sleep(pause_s)
-        return dict.fromkeys(group.keys, said)
+                if time.monotonic() > until_s:
+                    return dict.fromkeys(group.keys, f"the database was lost: {line(error)}")
+                await anyio.sleep(DATABASE_PAUSE_S)
 
     async def _refreshed(self, sink: Sink, group: Group) -> dict[Key, Outcome | str]:
         start, end = self._plan.history.range(group.symbol)
@@ -132,13 +137,6 @@ class _Worker:
             for key in group.keys:
                 await run_sync(sink.fail, *key, str(error))
             return dict.fromkeys(group.keys, str(error))
-
-    def _pauses(self) -> Iterator[float]:
-        """Yield pauses until the time that a page may be tried is over."""
-        until_s = time.monotonic() + self._plan.source.retry.budget_s
-        yield DATABASE_PAUSE_S
-        while time.monotonic() < until_s:
-            yield DATABASE_PAUSE_S
 
     def _close(self) -> None:
         if self._sink is not None:

@@ -15,10 +15,11 @@ from starlette.types import Receive, Scope, Send
 from tapecheck.config import Model
 
 Kind = Literal[
-    "rate_limited", "rate_limited_empty", "server_error", "fail_twice", "reset", "black_hole",
+    "rate_limited", "rate_limited_empty", "forbidden", "server_error", "fail_twice", "reset", "black_hole",
     "results_missing", "results_null", "truncated", "duplicate_page", "wrong_symbol", "poisoned", "slow_drip",
 ]  # fmt: skip
 RATE_LIMITED = "You've exceeded the maximum requests per minute, please wait or upgrade your subscription to continue."
+NOT_ENTITLED = "You are not entitled to this data. Please upgrade your plan."
 
 
 class Fault(Model):
@@ -72,13 +73,15 @@ class Faults:
 
 
 def spoiled(fault: Fault, body: dict[str, Any], url: str, request_id: str) -> Response:
-    """Return the answer that a fault makes of a good body."""
+    """Return the answer that a fault makes of a good body, which for `wrong_symbol` is another ticker's."""
     headers = {"Retry-After": fault.retry_after} if fault.retry_after is not None else {}
     match fault.kind:
         case "rate_limited":
             return json_response({"status": "ERROR", "request_id": request_id, "error": RATE_LIMITED}, 429, headers)
         case "rate_limited_empty":
             return Response(status_code=429, headers=headers)
+        case "forbidden":
+            return json_response({"status": "NOT_AUTHORIZED", "request_id": request_id, "message": NOT_ENTITLED}, 403)
         case "server_error" | "fail_twice":
             return Response("<html>Bad Gateway</html>", fault.status, headers, "text/html")
         case "reset":
@@ -91,8 +94,6 @@ def spoiled(fault: Fault, body: dict[str, Any], url: str, request_id: str) -> Re
             body["results"] = None
         case "duplicate_page":
             body["next_url"] = url
-        case "wrong_symbol":
-            body["ticker"] = "WRONG"
         case "poisoned":
             newest = body["results"][-1]
             newest.o = newest.h = newest.l = newest.c = -newest.c

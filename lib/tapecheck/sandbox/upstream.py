@@ -18,7 +18,7 @@ from tapecheck.backfill.bucket import TokenBucket
 from tapecheck.backfill.calendar import EASTERN
 from tapecheck.config import Model
 from tapecheck.sandbox import market
-from tapecheck.sandbox.faults import RATE_LIMITED, Fault, Faults, json_response, spoiled
+from tapecheck.sandbox.faults import NOT_ENTITLED, RATE_LIMITED, Fault, Faults, json_response, spoiled
 from tapecheck.sandbox.profile import Home, Profile
 
 MOST = 50_000
@@ -140,8 +140,7 @@ def application(home: Home) -> ASGIApp:
         if bucket is not None and bucket.take() > 0:
             return json_response({"status": "ERROR", "request_id": request_id, "error": RATE_LIMITED}, 429)
         if request.path_params["timespan"] == "second":
-            message = "You are not entitled to this data. Please upgrade your plan."
-            return json_response({"status": "NOT_AUTHORIZED", "request_id": request_id, "message": message}, 403)
+            return json_response({"status": "NOT_AUTHORIZED", "request_id": request_id, "message": NOT_ENTITLED}, 403)
         if symbol_of(request.path_params["ticker"]) not in market.LISTED:
             return json_response({"status": "NOT_FOUND", "request_id": request_id, "message": "Ticker not found."}, 404)
         return None
@@ -159,7 +158,12 @@ def application(home: Home) -> ASGIApp:
             return json_response({"status": "ERROR", "request_id": request_id, "error": str(error)}, 400)
         ticker, url = request.path_params["ticker"], str(request.url)
         fault = faults.take(ticker, url, has_next="next_url" in body, has_results="results" in body)
-        return spoiled(fault, body, url, request_id) if fault else json_response(body, 200)
+        if fault is None:
+            return json_response(body, 200)
+        if fault.kind == "wrong_symbol":
+            request.path_params["ticker"] = "AAPL" if ticker == "MSFT" else "MSFT"
+            body = _body(request, request_id)
+        return spoiled(fault, body, url, request_id)
 
     @app.get("/health")
     async def health() -> dict[str, str]:

@@ -1,0 +1,382 @@
+"""Whole backfills while upstream, database, key or tables are wrong: nothing is lost, what fails has a name, the rest goes on."""
+
+import asyncio
+import dataclasses
+import os
+import signal
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from itertools import count
+from typing import Any
+
+import httpx
+import psycopg
+import pytest
+from backfills import BASE, SCHEMA, plan, states
+
+from tapecheck.backfill import checkpoints, checksum, source
+from tapecheck.backfill.bars import ticker_of
+from tapecheck.backfill.checkpoints import Checkpoint
+from tapecheck.backfill.checksum import Checksum
+from tapecheck.backfill.endpoints import Endpoints
+from tapecheck.backfill.filling import run
+from tapecheck.backfill.recording import Job, Recording
+from tapecheck.backfill.shape import WrongTables
+from tapecheck.backfill.sink import Counts, Sink
+from tapecheck.sandbox.profile import Home
+
+Key = tuple[str, str]
+
+# Each fault strikes one symbol of one backfill (none is in the fixture's profile, so that the scheduler meets none of them);
+# beside it stands what it does to a naive client.
+PASSING: dict[str, tuple[dict[str, Any], str]] = {
+    "TSLA": ({"kind": "rate_limited", "count": 2}, "bars are missing"),
+    "AMZN": ({"kind": "rate_limited", "count": 1, "retry_after": "0.2"}, "bars are missing"),
+    "NVDA": ({"kind": "rate_limited_empty", "count": 2}, "JSONDecodeError"),
+    "META": ({"kind": "server_error", "count": 2, "status": 500}, "JSONDecodeError"),
+    "NFLX": ({"kind": "server_error", "count": 2, "status": 502}, "JSONDecodeError"),
+    "AVGO": ({"kind": "server_error", "count": 2, "status": 503}, "JSONDecodeError"),
+    "ASML": ({"kind": "results_missing", "count": 1}, "bars are missing"),
+    "BRK.B": ({"kind": "results_null", "count": 1}, "TypeError"),
+    "JPM": ({"kind": "truncated", "count": 1}, "JSONDecodeError"),
+    "V": ({"kind": "duplicate_page", "count": 1}, "bars are there twice"),
+    "WMT": ({"kind": "wrong_symbol", "count": 1}, "prices are wrong"),
+    "JNJ": ({"kind": "slow_drip", "count": 1}, "TimeoutError"),
+    "QQQ": ({"kind": "reset", "count": 1}, "ReadError"),
+    "DIA": ({"kind": "black_hole", "count": 1}, "TimeoutError"),
+    "IWM": ({"kind": "fail_twice"}, "JSONDecodeError"),
+}
+LASTING: dict[str, tuple[dict[str, Any], str]] = {
+    "TSLA": ({"kind": "rate_limited"}, "HTTP 429: You've exceeded"),
+    "AMZN": ({"kind": "rate_limited", "retry_after": "60"}, "HTTP 429: You've exceeded"),
+    "NVDA": ({"kind": "rate_limited_empty"}, "HTTP 429: no reason given"),
+    "META": ({"kind": "server_error", "status": 500}, "HTTP 500"),
+    "NFLX": ({"kind": "server_error", "status": 502}, "HTTP 502"),
+    "AVGO": ({"kind": "server_error", "status": 503}, "HTTP 503"),
+    "ASML": ({"kind": "results_missing"}, "results is missing"),
+    "BRK.B": ({"kind": "results_null"}, "results is null"),
+    "JPM": ({"kind": "truncated"}, "not the vendor's JSON"),
+    "V": ({"kind": "duplicate_page"}, "same bars again and again"),
+    "WMT": ({"kind": "wrong_symbol"}, "the page is of 'MSFT'"),
+    "JNJ": ({"kind": "slow_drip"}, "no whole answer within"),
+    "QQQ": ({"kind": "reset"}, "ReadError"),
+    "DIA": ({"kind": "black_hole"}, "no whole answer within"),
+    "IWM": ({"kind": "forbidden"}, "HTTP 403: You are not entitled"),
+    "NOSUCH": ({}, "HTTP 404: Ticker not found"),
+}
+SOUND = ["SOL", "EEM"]  # no fault strikes them
+
+FAULTLESS = f"{SCHEMA}_faultless"
+FRAME, HISTORY = "5m", {"days": 10}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Filled:
+    """A backfill, what it left in the database, and which symbols have a bar there that they have not without faults."""
+
+    recording: Recording
+    sums: dict[Key, Checksum]
+    failures: dict[Key, str | None]
+    made_up: set[str]
+
+    def job(self, symbol: str) -> Job:
+        return next(job for job in self.recording.jobs if job.symbol == symbol)
+
+    def requests(self, symbol: str) -> int:
+        return sum(span.requests for span in self.recording.spans if span.symbol == symbol)
+
+    def kept(self, symbols: Iterable[str]) -> dict[Key, Checksum | None]:
+        return {(symbol, FRAME): self.sums.get((symbol, FRAME)) for symbol in symbols}
+
+
+def filled(endpoints: Endpoints, schema: str = SCHEMA, **changes: Any) -> Filled:
+    """Run a backfill of 5-minute bars."""
+    recording = run(plan(**{"timeframes": [FRAME], "history": HISTORY, "database_schema": schema} | changes), endpoints)
+    with psycopg.connect(endpoints.database_url) as connection:
+        failures = {key: found.error for key, found in checkpoints.read_with(connection, schema).items() if found.state == "failed"}
+        extra = f"SELECT * FROM {schema}.bars EXCEPT SELECT * FROM {FAULTLESS}.bars"
+        made_up = {str(symbol) for (symbol,) in connection.execute(f"SELECT DISTINCT symbol FROM ({extra}) bars")}
+        return Filled(recording=recording, sums=checksum.by_series(connection, schema), failures=failures, made_up=made_up)
+
+
+def crowd(symbols: Iterable[str], timeout_s: float, budget_s: float) -> dict[str, Any]:
+    """Return the changes of a plan that does all symbols at once, and waits and retries for so long."""
+    retry = {"first_s": 0.02, "cap_s": 0.1, "budget_s": budget_s}
+    return {"symbols": [*symbols], "concurrency": {"jobs": 20, "requests": 20}, "source": {"timeout_s": timeout_s, "retry": retry}}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def small_pages() -> Iterator[None]:
+    """Pages of a few hundred bars, so that the jobs here have several."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(source, "PAGE_LIMIT", 2500)
+        yield
+
+
+@pytest.fixture(scope="module")
+def switch(endpoints: Endpoints) -> Iterator[Callable[[dict[str, dict[str, Any]]], None]]:
+    """Switches the faults of symbols on, and all others off; none is on afterwards."""
+    with httpx.Client(base_url=endpoints.source_url, trust_env=False) as client:
+
+        def switched(faults: dict[str, dict[str, Any]]) -> None:
+            client.delete("/faults").raise_for_status()
+            for symbol, fault in faults.items():
+                client.post("/faults", json=fault | {"ticker": ticker_of(symbol)}).raise_for_status()
+
+        yield switched
+        switched({})
+
+
+@pytest.fixture(scope="module")
+def faultless(endpoints: Endpoints) -> Iterator[Filled]:
+    """The backfill of all these symbols without a fault."""
+    try:
+        yield filled(endpoints, FAULTLESS, **crowd([*PASSING, *SOUND], 5, 5))
+    finally:
+        with psycopg.connect(endpoints.database_url) as connection:
+            for schema in (SCHEMA, FAULTLESS):
+                connection.execute(f"DROP SCHEMA IF EXISTS {schema} CASCADE")
+
+
+# ---- upstream ----
+
+
+async def naive(endpoints: Endpoints, symbol: str) -> list[dict[str, Any]]:
+    """Read bars as earlier scripts did: no look at the status, nothing is tried again, and the end is where no next_url is."""
+    start, end = plan(history=HISTORY).history.bounds()
+    url = f"/v2/aggs/ticker/{ticker_of(symbol)}/range/5/minute/{start}/{end}?limit=2500"
+    bars: list[dict[str, Any]] = []
+    headers = {"Authorization": f"Bearer {endpoints.key}"}
+    async with httpx.AsyncClient(base_url=endpoints.source_url, headers=headers, timeout=None, trust_env=False) as client:
+        while url:
+            page = (await client.get(url)).json()
+            bars += page.get("results", [])
+            url = page.get("next_url")
+    return bars
+
+
+async def naively(endpoints: Endpoints, symbols: Iterable[str], patience_s: float) -> dict[str, list[dict[str, Any]] | str]:
+    """Return what a naive client reads of each symbol, or the name of its error."""
+    reads = [asyncio.wait_for(naive(endpoints, symbol), patience_s) for symbol in symbols]
+    found = await asyncio.gather(*reads, return_exceptions=True)
+    return {symbol: type(one).__name__ if isinstance(one, BaseException) else one for symbol, one in zip(symbols, found, strict=True)}
+
+
+def verdict(bars: list[dict[str, Any]] | str, true: list[dict[str, Any]] | str) -> str:
+    assert not isinstance(true, str)
+    if isinstance(bars, str):
+        return bars
+    found, prices = {bar["t"]: bar["c"] for bar in bars}, {bar["t"]: bar["c"] for bar in true}
+    if len(found) < len(bars):
+        return "bars are there twice"
+    if any(found[t] != prices[t] for t in found.keys() & prices.keys()):
+        return "prices are wrong"
+    return "bars are missing" if found.keys() < prices.keys() else "nothing is wrong"
+
+
+@pytest.fixture(scope="module")
+def fooled(endpoints: Endpoints, switch: Callable[..., None], faultless: Filled) -> dict[str, str]:
+    """What each passing fault does to a naive client."""
+    switch({})
+    true = asyncio.run(naively(endpoints, PASSING, 30))
+    switch({symbol: fault for symbol, (fault, _) in PASSING.items()})
+    found = asyncio.run(naively(endpoints, PASSING, 1.5))
+    return {symbol: verdict(found[symbol], true[symbol]) for symbol in PASSING}
+
+
+@pytest.fixture(scope="module")
+def passed(endpoints: Endpoints, switch: Callable[..., None], faultless: Filled) -> Filled:
+    """The same backfill, with a passing fault for each symbol but the sound ones."""
+    switch({symbol: fault for symbol, (fault, _) in PASSING.items()})
+    return filled(endpoints, **crowd([*PASSING, *SOUND], 0.5, 5))
+
+
+@pytest.mark.parametrize("symbol", PASSING, ids=[f"{symbol}: {fault}" for symbol, (fault, _) in PASSING.items()])
+def test_a_fault_that_passes_costs_no_bar(passed: Filled, faultless: Filled, fooled: dict[str, str], symbol: str) -> None:
+    """The fault struck a naive client and us; we asked again, and what is stored is what would be stored without it."""
+    assert fooled[symbol] == PASSING[symbol][1]
+    assert passed.requests(symbol) > faultless.requests(symbol) > 2
+    assert (passed.job(symbol).state, passed.job(symbol).error) == ("completed", "")
+    assert passed.kept([symbol]) == faultless.kept([symbol]) and passed.sums[symbol, FRAME].rows > 2000
+
+
+def test_other_jobs_do_not_notice(passed: Filled, faultless: Filled) -> None:
+    """Jobs beside fifteen faults complete with not one request more."""
+    assert [passed.requests(symbol) for symbol in SOUND] == [faultless.requests(symbol) for symbol in SOUND]
+    assert passed.kept(SOUND) == faultless.kept(SOUND) and passed.sums == faultless.sums
+
+
+@pytest.fixture(scope="module")
+def failed(endpoints: Endpoints, switch: Callable[..., None], faultless: Filled) -> Filled:
+    """The same backfill, with a fault for each symbol that does not pass."""
+    switch({symbol: fault for symbol, (fault, _) in LASTING.items() if fault})
+    return filled(endpoints, **crowd([*LASTING, *SOUND], 0.4, 1.2))
+
+
+@pytest.mark.parametrize("symbol", LASTING, ids=[f"{symbol}: {fault}" for symbol, (fault, _) in LASTING.items()])
+def test_a_fault_that_lasts_fails_its_job_by_name(failed: Filled, symbol: str) -> None:
+    """Recording and checkpoint say why, and not one bar that is not the symbol's was stored on the way."""
+    job = failed.job(symbol)
+    assert job.state == "failed" and LASTING[symbol][1] in job.error and job.error.startswith(ticker_of(symbol))
+    assert failed.failures[symbol, FRAME] == job.error
+    assert symbol not in failed.made_up
+
+
+def test_the_others_go_on(failed: Filled, faultless: Filled) -> None:
+    """Sixteen failed jobs beside them leave the others whole."""
+    assert states(failed.recording)["completed"] == [f"{symbol} {FRAME}" for symbol in SOUND]
+    assert failed.kept(SOUND) == faultless.kept(SOUND)
+    assert {symbol for symbol, _ in failed.failures} == set(LASTING)
+
+
+def test_only_failed_redoes_exactly_what_failed(
+    endpoints: Endpoints, switch: Callable[..., None], failed: Filled, faultless: Filled
+) -> None:
+    """With the causes gone, the failed jobs are done to the last bar; neither what is done nor what was interrupted is touched."""
+    switch({})
+    interrupted, done = SOUND
+    with psycopg.connect(endpoints.database_url) as connection:
+        connection.execute(f"UPDATE {SCHEMA}.checkpoints SET state = 'filling' WHERE symbol = %s", (interrupted,))
+    again = filled(endpoints, begin="only_failed", **crowd([*LASTING, *SOUND], 5, 5))
+    redone = [symbol for symbol in LASTING if symbol != "NOSUCH"]
+    assert states(again.recording) == {
+        "completed": [f"{symbol} {FRAME}" for symbol in redone],
+        "failed": [f"NOSUCH {FRAME}"],
+        "skipped": [f"{interrupted} {FRAME}", f"{done} {FRAME}"],
+    }
+    assert {span.symbol for span in again.recording.spans} == set(LASTING)
+    assert again.sums == {key: one for key, one in faultless.sums.items() if key[0] in (*redone, *SOUND)}
+
+
+@pytest.mark.parametrize(
+    ("key", "said"),
+    [("", "HTTP 401: Unknown API Key"), ("hunter2", "HTTP 401: Unknown API Key"), ("hunter2\n", "a line break in the key")],
+    ids=["none", "wrong", "with a line break"],
+)
+def test_without_a_good_key_every_job_fails_at_once(endpoints: Endpoints, faultless: Filled, key: str, said: str) -> None:
+    """Each is named with what upstream says, after one request, and no message holds the key."""
+    found = filled(dataclasses.replace(endpoints, key=key), symbols=SOUND, source=BASE["source"] | {"retry": {"budget_s": 60}})
+    assert states(found.recording)["failed"] == [f"{symbol} {FRAME}" for symbol in SOUND]
+    assert all(said in job.error and "hunter2" not in job.error for job in found.recording.jobs)
+    assert [found.requests(symbol) for symbol in SOUND] == [1, 1] and not found.sums
+
+
+@pytest.mark.parametrize("begin", ["fresh", "resume", "only_failed"])
+def test_tables_of_another_shape_are_left_alone(endpoints: Endpoints, connection: psycopg.Connection[Any], begin: str) -> None:
+    """The difference is named before anything is asked or written, and even a fresh start drops nothing."""
+    connection.execute(f"DROP SCHEMA IF EXISTS {SCHEMA} CASCADE; CREATE SCHEMA {SCHEMA}")
+    connection.execute(f"CREATE TABLE {SCHEMA}.bars AS SELECT 'TSLA' AS symbol, 7 AS price")
+    with pytest.raises(WrongTables, match=rf"{SCHEMA}.bars: column price integer is not ours.*Nothing was written"):
+        run(plan(begin=begin), dataclasses.replace(endpoints, key="never sent"))
+    tables = connection.execute("SELECT tablename FROM pg_tables WHERE schemaname = %s", (SCHEMA,)).fetchall()
+    assert tables == [("bars",)]
+    assert connection.execute(f"SELECT * FROM {SCHEMA}.bars").fetchall() == [("TSLA", 7)]
+
+
+# ---- our own rate ----
+
+
+def test_no_window_holds_more_requests_than_the_limit(
+    endpoints: Endpoints, connection: psycopg.Connection[Any], upstream: httpx.Client
+) -> None:
+    """An answer that never comes holds the only slot; the jobs behind it do not leave all at once then, and upstream refuses none."""
+    limit = {"requests_per_minute": 3000, "burst": 8}
+    upstream.post("/limit", json=limit).raise_for_status()
+    upstream.post("/faults", json={"kind": "black_hole", "count": 1, "ticker": "TSLA"}).raise_for_status()
+    many = {"symbols": ["TSLA", "NVDA", "AMZN", "META"], "timeframes": ["15m", "1h", "4h", "1d"], "history": {"days": 5}}
+    recording = run(
+        plan(**many, source=BASE["source"] | limit | {"timeout_s": 0.5}, concurrency={"jobs": 16, "requests": 1}, features="off"), endpoints
+    )
+    fetches = [span for span in recording.spans if span.stage == "fetch"]
+    answered, pages = sum(span.bytes > 0 for span in fetches), sum(span.stage == "decode" for span in recording.spans)
+    assert len(states(recording)["completed"]) == 16 and len(fetches) > answered == pages
+    sent_s = sorted(span.began_ns / 1e9 for span in fetches)
+    for i, first_s in enumerate(sent_s):
+        assert all(n <= limit["burst"] + (last_s - first_s) * 50 + 0.01 for n, last_s in enumerate(sent_s[i:], 1))
+
+
+def test_waiting_for_tokens_takes_no_time_from_retries(
+    endpoints: Endpoints, connection: psycopg.Connection[Any], upstream: httpx.Client
+) -> None:
+    """A page that waited for its turn longer than it may be tried is tried again all the same."""
+    source = {"requests_per_minute": 300, "burst": 1, "timeout_s": 5, "retry": {"first_s": 0.01, "cap_s": 0.02, "budget_s": 0.25}}
+    upstream.post("/faults", json={"kind": "server_error", "count": 1, "ticker": "TSLA"}).raise_for_status()
+    recording = run(plan(symbols=["SOL", "XRP", "TSLA"], timeframes=["1d"], source=source), endpoints)
+    waits_s = [span.duration_s for span in recording.spans if span.symbol == "TSLA" and span.stage == "wait"]
+    assert waits_s[0] > 0.25 and not states(recording)["failed"]
+
+
+# ---- the database ----
+
+
+def whenever_stored(monkeypatch: pytest.MonkeyPatch, act: Callable[[int, Checkpoint], None]) -> list[Counts]:
+    """Call `act` with the number of each page, from 1, and its checkpoint when it was acknowledged; return what was."""
+    write, acknowledged, number = Sink.write, list[Counts](), count(1)
+
+    def written(self: Sink, bars: Any, features: Any, checkpoint: Checkpoint) -> Counts:
+        counts = write(self, bars, features, checkpoint)
+        acknowledged.append(counts)
+        act(next(number), checkpoint)
+        return counts
+
+    monkeypatch.setattr(Sink, "write", written)
+    return acknowledged
+
+
+def test_losing_the_database_often_is_survived(endpoints: Endpoints, faultless: Filled, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Connections are cut after each of several pages, in all longer than one loss may last; no page is stored twice or never."""
+    cut: list[int] = []
+
+    def cut_off(page: int, _: Checkpoint) -> None:
+        if page <= 3:
+            cut.append(len(watching.execute(CUT, (began,)).fetchall()))
+
+    acknowledged = whenever_stored(monkeypatch, cut_off)
+    with psycopg.connect(endpoints.database_url, autocommit=True) as watching:
+        began = watching.execute("SELECT backend_start FROM pg_stat_activity WHERE pid = pg_backend_pid()").fetchone()[0]
+        found = filled(endpoints, symbols=["SOL"], source=BASE["source"] | {"retry": {"first_s": 0.02, "budget_s": 0.4}})
+    assert len(cut) == 3 and min(cut) >= 1
+    assert not states(found.recording)["failed"] and found.kept(["SOL"]) == faultless.kept(["SOL"])
+    assert sum(counts.inserted for counts in acknowledged) == found.job("SOL").inserted
+
+
+CUT = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE backend_start > %s AND backend_type = 'client backend'"
+
+
+def test_a_restarted_database_loses_nothing_acknowledged(endpoints: Endpoints, faultless: Filled, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The server is stopped without a shutdown amid the pages, and again after the last one; supervision starts it anew."""
+    restarted: list[int] = []
+
+    def restart() -> None:
+        pid = int((Home().data / "postmaster.pid").read_text().split()[0])
+        restarted.append(pid)
+        os.kill(pid, signal.SIGQUIT)
+
+    def maybe_restart(page: int, checkpoint: Checkpoint) -> None:
+        done.update([checkpoint.symbol] if checkpoint.state == "done" else [])
+        if page == 4 or (len(restarted) == 1 and done == {*SOUND}):
+            restart()
+
+    done: set[str] = set()
+    acknowledged = whenever_stored(monkeypatch, maybe_restart)
+    found = filled(endpoints, symbols=SOUND, source=BASE["source"] | {"retry": {"first_s": 0.02, "budget_s": 30}})
+    assert len(set(restarted)) == 2
+    assert len(states(found.recording)["completed"]) == 2 and found.kept(SOUND) == faultless.kept(SOUND)
+    total = sum(job.inserted for job in found.recording.jobs)
+    assert 0 < sum(counts.inserted for counts in acknowledged) <= total == sum(one.rows for one in found.kept(SOUND).values() if one) // 2
+
+
+def test_rows_that_the_database_refuses_fail_their_job_alone(
+    endpoints: Endpoints, connection: psycopg.Connection[Any], faultless: Filled
+) -> None:
+    """The job is named with the database's reason and noted as failed, though it stored nothing; only_failed does it afterwards."""
+    connection.execute(f"DROP SCHEMA IF EXISTS {SCHEMA} CASCADE")
+    checkpoints.prepare(endpoints.database_url, SCHEMA)
+    connection.execute(f"ALTER TABLE {SCHEMA}.bars ADD CONSTRAINT no_tesla CHECK (symbol <> 'TSLA')")
+    source = BASE["source"] | {"retry": {"first_s": 0.02, "budget_s": 0.2}}
+    found = filled(endpoints, symbols=["TSLA", *SOUND], source=source, begin="resume")
+    assert states(found.recording)["failed"] == ["TSLA 5m"] and "no_tesla" in found.job("TSLA").error
+    assert found.failures == {("TSLA", FRAME): found.job("TSLA").error} and found.sums == faultless.kept(SOUND)
+    connection.execute(f"ALTER TABLE {SCHEMA}.bars DROP CONSTRAINT no_tesla")
+    again = filled(endpoints, symbols=["TSLA", *SOUND], begin="only_failed")
+    assert states(again.recording)["completed"] == ["TSLA 5m"] and again.sums == faultless.kept(["TSLA", *SOUND])

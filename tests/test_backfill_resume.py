@@ -1,0 +1,118 @@
+"""Backfills that are killed at random moments, in processes of their own: each resumes to the tables of one that never was."""
+
+import multiprocessing
+import time
+from random import Random
+from typing import Any
+
+import psycopg
+import pytest
+from backfills import SCHEMA, plan, states
+
+from tapecheck.backfill import checkpoints, checksum, source
+from tapecheck.backfill.checkpoints import Checkpoint
+from tapecheck.backfill.endpoints import Endpoints
+from tapecheck.backfill.filling import run
+from tapecheck.backfill.plan import BackfillPlan
+from tapecheck.errors import ConfigError
+
+SEED, KILLS = 4, 10  # of each way
+SMALL: dict[str, Any] = {"timeframes": ["5m", "1h"], "history": {"days": 8}}
+PAGE_LIMIT = 2500  # base aggregates: 500 bars of five minutes, so that a job has several pages
+PROCESSES = multiprocessing.get_context("forkserver")  # forked from one in which all is imported: they start in no time
+PROCESSES.set_forkserver_preload(["pytest", "tapecheck.backfill.filling", "adbc_driver_postgresql.dbapi"])
+Database = psycopg.Connection[Any]
+Key = tuple[str, str]
+
+
+def fill(plan: BackfillPlan, endpoints: Endpoints) -> None:
+    """Run a backfill in small pages, in whatever process."""
+    source.PAGE_LIMIT = PAGE_LIMIT
+    run(plan, endpoints)
+
+
+@pytest.fixture(autouse=True)
+def small_pages(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same small pages in this process."""
+    monkeypatch.setattr(source, "PAGE_LIMIT", PAGE_LIMIT)
+
+
+def is_killed(endpoints: Endpoints, after_s: float, **changes: Any) -> bool:
+    """Run a backfill in another process and kill it after some time; return whether it still ran."""
+    process = PROCESSES.Process(target=fill, args=(plan(**SMALL, **changes), endpoints))
+    process.start()
+    process.join(after_s)
+    process.kill()
+    process.join()
+    assert process.exitcode in (0, -9)
+    return process.exitcode != 0
+
+
+def stored(connection: Database) -> dict[Key, Checkpoint]:
+    """Return where each job stands, after checking that what is stored are whole pages, each with its checkpoint and features."""
+    if connection.execute("SELECT to_regclass(%s)", (f"{SCHEMA}.checkpoints",)).fetchone() == (None,):
+        return {}
+    with connection.transaction():
+        connection.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ")
+        found = checkpoints.read_with(connection, SCHEMA)
+        for table in ("bars", "features"):
+            rows = connection.execute(f"SELECT symbol, timeframe, count(*), max(time) FROM {SCHEMA}.{table} GROUP BY 1, 2").fetchall()
+            in_tables = {(symbol, timeframe): (count, last) for symbol, timeframe, count, last in rows}
+            assert in_tables == {key: (one.rows, one.watermark) for key, one in found.items() if one.rows}
+    return found
+
+
+@pytest.mark.parametrize("derive", [False, True], ids=["fetched", "derived"])
+def test_a_killed_run_resumes_to_the_same_tables(endpoints: Endpoints, connection: Database, derive: bool) -> None:
+    """SIGKILL at ten random moments of the first or a resumed run leaves whole pages, and the last run does only what is missing."""
+    whole = run(plan(**SMALL, derive=derive), endpoints)
+    expected, total = checksum.whole(connection, SCHEMA), stored(connection)
+    began_s = time.monotonic()
+    assert not is_killed(endpoints, 60, derive=derive)
+    length_s = time.monotonic() - began_s
+    random, kills, halfway = Random(SEED), 0, 0
+    while kills < KILLS:
+        connection.execute(f"DROP SCHEMA {SCHEMA} CASCADE")
+        moments_s, begin, before = [], "fresh", dict[Key, Checkpoint]()
+        while kills < KILLS and (not moments_s or random.random() < 0.7):
+            moments_s.append(random.uniform(0, length_s))
+            was_killed = is_killed(endpoints, moments_s[-1], derive=derive, begin=begin)
+            kills, begin, before = kills + was_killed, "resume", stored(connection)
+            halfway += was_killed and any(0 < one.rows < total[key].rows for key, one in before.items())
+        said = f"seed {SEED}, run of {length_s:.3f} s killed after {', '.join(f'{at:.3f}' for at in moments_s)} s"
+        last = run(plan(**SMALL, derive=derive, begin="resume"), endpoints)
+        assert checksum.whole(connection, SCHEMA) == expected, said
+        done = {key for key, one in before.items() if one.state == "done"}
+        assert {f"{symbol} {frame}" for symbol, frame in done} <= set(states(last)["skipped"]), said
+        spans = [span for span in last.spans if span.stage == "decode"]
+        if derive:
+            assert all(any((span.symbol, frame) not in done for frame in SMALL["timeframes"]) for span in spans), said
+            continue
+        missing = sum(one.rows for one in total.values()) - sum(one.rows for one in before.values())
+        assert sum(span.rows for span in spans) <= missing + len(before.keys() - done), said  # the newest bar of each again
+        assert not done or sum(span.requests for span in last.spans) < sum(span.requests for span in whole.spans), said
+    assert halfway
+
+
+NEVER_BEGAN = {
+    "before there was anything": f"DROP SCHEMA {SCHEMA} CASCADE",
+    "before it was noted": f"COMMENT ON SCHEMA {SCHEMA} IS NULL; TRUNCATE {SCHEMA}.bars, {SCHEMA}.features, {SCHEMA}.checkpoints",
+    "after another run was emptied": f"TRUNCATE {SCHEMA}.bars, {SCHEMA}.features, {SCHEMA}.checkpoints",
+}
+
+
+@pytest.mark.parametrize("left", NEVER_BEGAN.values(), ids=NEVER_BEGAN)
+def test_a_run_that_was_killed_before_its_first_page_resumes(endpoints: Endpoints, connection: Database, left: str) -> None:
+    """Without a single checkpoint there is nothing that could differ, so resuming begins, and can be resumed in turn."""
+    small = {"timeframes": ["1d"], "history": {"days": 5}}
+    run(plan(timeframes=["1d"], history={"days": 9}), endpoints)
+    connection.execute(left)
+    assert len(states(run(plan(**small, begin="resume"), endpoints))["completed"]) == 2
+    assert len(states(run(plan(**small, begin="resume"), endpoints))["skipped"]) == 2
+
+
+def test_what_never_began_has_nothing_failed(endpoints: Endpoints, connection: Database) -> None:
+    """To redo the failed jobs of a run that is not there is a mistake, and is called one."""
+    connection.execute(f"DROP SCHEMA IF EXISTS {SCHEMA} CASCADE")
+    with pytest.raises(ConfigError, match="one that never began"):
+        run(plan(**SMALL, begin="only_failed"), endpoints)
