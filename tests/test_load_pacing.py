@@ -1,6 +1,8 @@
 """Who sends the requests of an open model: an alarm, and whoever is awake before it rings."""
 
 import asyncio
+import time
+from collections.abc import Callable
 
 import pytest
 
@@ -50,3 +52,30 @@ def test_nothing_is_due_after_the_last_request() -> None:
     sent, next_ns = sent_by_calls([9000] * 7)
     assert sent == [0, 1000, 2000, 3000, 4000]
     assert next_ns > 10**17
+
+
+def idle_s(submit: Callable[[int], None]) -> float:
+    """Return how long a dispatcher waited awake in 0.3 s with 12,000 requests a second."""
+    schedule = Schedule(stages=(Stage(start_rps=12_000, end_rps=12_000, duration_s=0.3),))
+
+    async def send() -> int:
+        dispatcher = Dispatcher(schedule, start_ns=time.monotonic_ns(), worker=0, workers=1, submit=submit, loop=asyncio.get_running_loop())
+        dispatcher.start()
+        while dispatcher.submitted < dispatcher.total:
+            await asyncio.sleep(0.01)
+        dispatcher.close()
+        return dispatcher.idle_ns
+
+    return asyncio.run(send()) / 1e9
+
+
+def test_waiting_awake_is_not_work() -> None:
+    """Between two requests that take no time the dispatcher is idle, and between two that take all of it hardly ever."""
+
+    def slow(due_ns: int) -> None:
+        until_ns = time.monotonic_ns() + 80_000  # of 83,333
+        while time.monotonic_ns() < until_ns:
+            pass
+
+    idle, busy = idle_s(lambda due_ns: None), idle_s(slow)
+    assert 0.3 >= idle > 3 * busy

@@ -96,7 +96,7 @@ class Engine:
         executor = {"burst": self._burst, "closed": self._closed}.get(self.work.executor, self._open_model)
         try:
             await executor()
-            ended_ns, cpu_s = monotonic_ns(), time.process_time() - self.cpu_start_s
+            ended_ns, cpu_s = monotonic_ns(), self._worked_s() - self.worked_start_s
             if self.pool.idle:
                 await asyncio.sleep(LISTEN_S)
         except asyncio.CancelledError:
@@ -194,8 +194,12 @@ class Engine:
             self.pool.count_from(self.pool.number, self.pool.number * self.work.workers)
         self.started_ns = monotonic_ns()
         self.started = True
-        self.cpu_start_s = time.process_time()
+        self.worked_start_s = self._worked_s()
         self.lags = array.array("f")
+
+    def _worked_s(self) -> float:
+        """Return the CPU time of this process, but for what it only waited awake."""
+        return time.process_time() - (self.dispatcher.idle_ns / 1e9 if self.dispatcher else 0.0)
 
     def _expect(self, ends: int) -> None:
         """Let `finished` be set after `ends` calls of `on_done`."""

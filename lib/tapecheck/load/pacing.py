@@ -2,6 +2,7 @@
 
 An event loop's own timers tick in milliseconds, too coarse for latencies below one. On Linux a timer of the kernel
 (timerfd, nanoseconds, the clock of the samples) wakes the loop instead; elsewhere the loop turns for the last two milliseconds.
+A core that fell asleep is late for the next request and for every answer before it, so short waits are spent awake.
 """
 
 import asyncio
@@ -20,9 +21,9 @@ BATCH = 64  # requests sent before the loop may look at answers
 NEVER_NS = 2**63
 CLOCK_MONOTONIC, ABSOLUTE = 1, 1  # of timerfd_create and timerfd_settime
 TICK_NS = 2_000_000  # of an event loop's own timer, twice
-QUANTUM_NS = 100_000  # between two times of waking, at least: at higher rates, answers are what wakes the loop in between
-EARLY_NS = 100_000  # at most; a core that sleeps takes that long to wake
-EARLY_SHARE = 10  # that part of a wait, at most, is spent awake
+AWAKE_NS = 100_000  # as long as a core may take to wake: a shorter wait is spent awake, and so is the end of a longer one
+EARLY_SHARE = 10  # that part of a longer wait, at most
+IDLE_TURNS = 2  # a turn of the loop that took less than that many of the fastest found nothing to do
 
 
 class Alarm:
@@ -63,7 +64,7 @@ class KernelAlarm(Alarm):
 
     def at(self, due_ns: int) -> None:
         """Call back for `due_ns`, in place of what was asked before."""
-        early_ns = min(EARLY_NS, max(0, due_ns - monotonic_ns()) // EARLY_SHARE)
+        early_ns = min(AWAKE_NS, max(0, due_ns - monotonic_ns()) // EARLY_SHARE)
         self._spec[2], self._spec[3] = divmod(due_ns - early_ns, 1_000_000_000)
         self._settime(self._fd, ABSOLUTE, self._spec, None)
 
@@ -105,6 +106,8 @@ class Dispatcher:
         self._at = 0  # in that block
         self.next_ns = NEVER_NS  # when the next one is due
         self._alarm_ns = 0  # for which instant the alarm is set
+        self.idle_ns = 0  # spent awake, with nothing to do
+        self._rung_ns, self._fastest_ns = 0, AWAKE_NS
         self._alarm = alarm(loop, self._ring)
 
     def start(self) -> None:
@@ -145,12 +148,21 @@ class Dispatcher:
         return count > 0
 
     def _ring(self) -> None:
+        """Send what is due; the alarm goes on ringing, once a turn of the loop, until it is set for another instant."""
         now = monotonic_ns()
-        if now < self.next_ns == self._alarm_ns:
-            return  # awake a little early: the alarm goes on ringing
-        self.send_due(now, BATCH)
+        if now >= self.next_ns:
+            self.send_due(now, BATCH)
+        else:
+            self._count_idle(now - self._rung_ns)
+        self._rung_ns = now
         if self.next_ns == NEVER_NS:
             self._alarm.close()
-            return
-        self._alarm_ns = max(self.next_ns, now + QUANTUM_NS)
-        self._alarm.at(self._alarm_ns)
+        elif self.next_ns - now > AWAKE_NS and self.next_ns != self._alarm_ns:
+            self._alarm_ns = self.next_ns
+            self._alarm.at(self.next_ns)
+
+    def _count_idle(self, turn_ns: int) -> None:
+        """Count a turn of the loop that sent nothing, unless it was so long that answers came in it."""
+        self._fastest_ns = min(self._fastest_ns, turn_ns)
+        if turn_ns < IDLE_TURNS * self._fastest_ns:
+            self.idle_ns += turn_ns

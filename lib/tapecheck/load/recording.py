@@ -21,9 +21,10 @@ class GeneratorStats:
     """How the load generator itself fared in one scenario; it must not be the bottleneck.
 
     `lag_p99_ms` is of its event loops, `dispatch_lag_p99_ms` from intended start to send while a connection was free,
-    `cpu_ratio` of its busiest worker, `achieved_ratio` sent in time over offered (open models only). `workers_lost` names
-    each worker that died in mid-run; `clock_error_ms` is how far the clocks of other machines may be off. `unsolicited` counts
-    connections on which the target spoke without being asked; `stopped_early`: it had sent as many requests as one scenario may.
+    `cpu_ratio` of its busiest worker without what it waited awake, `achieved_ratio` sent in time over offered (open models
+    only). `workers_lost` names each worker that died in mid-run; `clock_error_ms` is how far the clocks of other machines
+    may be off. `unsolicited` counts connections on which the target spoke without being asked; `stopped_early`: it had sent
+    as many requests as one scenario may.
     """
 
     lag_p99_ms: float | None

@@ -77,7 +77,7 @@ class Outcome:
 
     @property
     def cpu_ratio(self) -> float:
-        """Return the worker's CPU seconds per second of the measurement: 1.0 is one busy core."""
+        """Return the CPU seconds that the worker worked per second of the measurement: 1.0 is one busy core."""
         return self.cpu_s * 1e9 / (self.ended_ns - self.started_ns) if self.ended_ns > self.started_ns else 0.0
 
 
