@@ -31,27 +31,25 @@ class ErrorKind(IntEnum):
     local = 14  # this machine ran out of ports or file descriptors: the generator's fault
 
 
-SAMPLE = np.dtype(
-    [
-        ("intended_ns", "<i8"),
-        ("sent_ns", "<i8"),
-        ("first_byte_ns", "<i8"),
-        ("done_ns", "<i8"),
-        ("server_ms", "<f4"),
-        ("db_ms", "<f4"),
-        ("bytes", "<u4"),
-        ("request", "<u4"),
-        ("connection", "<u4"),
-        ("round", "<u2"),
-        ("status", "<u2"),
-        ("error", "u1"),
-        ("connection_reused", "u1"),
-        ("warm_up", "u1"),
-        ("waited", "u1"),
-    ],
-    align=True,
-)
-ROW = struct.Struct("<qqqqffIIIHHBBBB4x")  # the same layout as SAMPLE, so that one call writes a row
+_FIELDS = {
+    "intended_ns": "<i8",
+    "sent_ns": "<i8",
+    "first_byte_ns": "<i8",
+    "done_ns": "<i8",
+    "server_ms": "<f4",
+    "db_ms": "<f4",
+    "bytes": "<u4",
+    "request": "<u4",
+    "connection": "<u4",
+    "round": "<u2",
+    "status": "<u2",
+    "error": "u1",
+    "connection_reused": "u1",
+    "warm_up": "u1",
+    "waited": "u1",
+}
+ROW = struct.Struct("<qqqqffIIIHHBBBB2x")  # its last byte is padding; and a chunk of rows is whole pages, of 4 or of 16 KiB
+SAMPLE = np.dtype({"names": list(_FIELDS), "formats": list(_FIELDS.values()), "itemsize": ROW.size})
 
 Samples = NDArray[np.void]
 
