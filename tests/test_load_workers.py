@@ -21,9 +21,10 @@ from clusters import DaskCluster, cluster
 from engines import schedule
 from servers import Server
 
+from tapecheck import clocks
+from tapecheck import cluster as shared_cluster
 from tapecheck.errors import ConfigError, MeasurementError
 from tapecheck.load import cluster as load_cluster
-from tapecheck.load import worker as load_worker
 from tapecheck.load.samples import SAMPLE
 from tapecheck.load.work import Address, PreparedRequest, Work
 from tapecheck.load.workers import Generator
@@ -194,7 +195,7 @@ def test_a_worker_of_the_cluster_that_dies_is_named_and_the_others_are_counted(d
 
 def test_no_scheduler_and_no_worker_are_said_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each is a MeasurementError that says what to start; Dask that is not installed is a mistake in the plan."""
-    monkeypatch.setattr(load_cluster, "CONNECT_S", 0.5)
+    monkeypatch.setattr(shared_cluster, "CONNECT_S", 0.5)
     with pytest.raises(MeasurementError, match="no Dask scheduler answers"), Generator(f"dask://127.0.0.1:{servers.free_port()}"):
         pass
     with cluster(tmp_path, workers=0) as dask, pytest.raises(MeasurementError, match="has no worker"), Generator(dask.url):
@@ -208,9 +209,9 @@ def test_clocks_are_compared_by_exchange(monkeypatch: pytest.MonkeyPatch) -> Non
     """A clock that is an hour ahead is found to be, within the stated error; times that never were stay so."""
     ahead_ns = 3_600 * 10**9
     real = time.monotonic_ns
-    monkeypatch.setattr(load_worker, "read_clock", lambda: real() + ahead_ns)
+    monkeypatch.setattr(clocks, "read_clock", lambda: real() + ahead_ns)
     with ThreadPoolExecutor(1) as executor:
-        offset_ns, error_ns = load_cluster.exchange_clocks(executor)
+        offset_ns, error_ns = clocks.exchange(executor)
     assert abs(offset_ns - ahead_ns) <= error_ns < 5_000_000
     rows = np.zeros(1, SAMPLE)
     rows["intended_ns"], rows["done_ns"] = ahead_ns + 5, ahead_ns + 7

@@ -1,50 +1,28 @@
-"""Load workers on a running Dask cluster: one share a worker, its rows sent back when it has ended.
-
-Whoever may use the scheduler may run code on its workers, and what a target wants as a secret travels there: a cluster
-belongs on a trusted network, or behind TLS.
-"""
+"""Load workers on a running Dask cluster: one share a worker, its rows sent back when it has ended."""
 
 import dataclasses
 import ipaddress
-import time
 import uuid
-from concurrent.futures import CancelledError, Executor, Future
-from types import ModuleType
-from typing import Any
+from concurrent.futures import Executor, Future
 
-from tapecheck.errors import ConfigError, MeasurementError, Problem
+from tapecheck import clocks
+from tapecheck.clocks import Identity
+from tapecheck.cluster import READY_S, Scheduler
+from tapecheck.errors import MeasurementError
 from tapecheck.load import worker
 from tapecheck.load.recorder import place
 from tapecheck.load.samples import Outcome, Samples
 from tapecheck.load.work import Work
 
-CONNECT_S = 10.0
-READY_S = 60.0  # for all workers to import what they need
-EXCHANGES = 20  # of clocks with each worker
-
-
-def require_dask() -> ModuleType:
-    """Import Dask, which is an optional part of the installation.
-
-    Raises:
-        ConfigError: it is not installed.
-    """
-    try:
-        import distributed
-    except ImportError:
-        got, allowed = "a Dask cluster, but Dask is not installed", "pip install 'tapecheck[dask]'; or a number of processes"
-        raise ConfigError([Problem(file="plan", key="workers", got=got, allowed=allowed)]) from None
-    return distributed
-
 
 class DaskWorker:
     """One worker of a cluster, behind an executor that sends work to no other."""
 
-    def __init__(self, cluster: "Cluster", address: str) -> None:
-        self.cluster = cluster
+    def __init__(self, scheduler: Scheduler, address: str) -> None:
+        self._scheduler = scheduler
         self.name = f"worker {address}"
         self.address = address
-        self.executor: Executor = cluster.client.get_executor(workers=[address], allow_other_workers=False, pure=False, retries=0)
+        self.executor: Executor = scheduler.executor(address)
         self.offset_ns = self.error_ns = 0
         self._token, self._rows = "", 0
 
@@ -55,10 +33,10 @@ class DaskWorker:
         """Say what is lost with it: its rows cannot be reached, but it had told their number."""
         return f"it had ended {self._rows:,} requests, whose rows are lost with it"
 
-    def meet(self, identity: worker.Identity) -> None:
+    def meet(self, identity: Identity) -> None:
         """Agree on the clock: the same one on this machine, else by exchange."""
-        if identity.clock != worker.whoami().clock:
-            self.offset_ns, self.error_ns = exchange_clocks(self.executor)
+        if identity.clock != clocks.whoami().clock:
+            self.offset_ns, self.error_ns = clocks.exchange(self.executor)
 
     def begin(self, work: Work, file: int) -> "Future[tuple[Outcome, Samples]]":
         """Measure a share there."""
@@ -67,7 +45,7 @@ class DaskWorker:
                 f"{self.name} is on another machine, where {work.address.host} is not this target: name an address for all"
             )
         self._token, self._rows = uuid.uuid4().hex, 0
-        self.cluster.client.subscribe_topic(self._token, self._hear)
+        self._scheduler.client.subscribe_topic(self._token, self._hear)
         return self.executor.submit(worker.measure_apart, work, self._token)
 
     def take(self, future: "Future[tuple[Outcome, Samples]]", work: Work, file: int) -> Outcome:
@@ -76,14 +54,12 @@ class DaskWorker:
         Raises:
             ChildProcessError: it died, and its rows with it.
         """
-        from distributed import KilledWorker
-
         try:
             outcome, rows = future.result()
-        except (KilledWorker, CancelledError, OSError) as error:
+        except self._scheduler.lost as error:
             raise ChildProcessError(f"{type(error).__name__}; {self._lost()}") from None
         finally:
-            self.cluster.client.unsubscribe_topic(self._token)
+            self._scheduler.client.unsubscribe_topic(self._token)
         place(file, on_clock(rows, self.offset_ns), worker=work.worker, workers=work.workers)
         return dataclasses.replace(outcome, started_ns=outcome.started_ns - self.offset_ns, ended_ns=outcome.ended_ns - self.offset_ns)
 
@@ -91,11 +67,11 @@ class DaskWorker:
         """Say that the scheduler knows it no more, and what is lost with it."""
         if self._is_known():
             return None
-        self.cluster.client.unsubscribe_topic(self._token)
+        self._scheduler.client.unsubscribe_topic(self._token)
         return f"it left; {self._lost()}"
 
     def _is_known(self) -> bool:
-        return self.address in self.cluster.addresses()
+        return self.address in self._scheduler.addresses()
 
     def progress(self, elapsed_ms: int) -> int:
         """Return how far it should be, by the clock."""
@@ -104,7 +80,7 @@ class DaskWorker:
     def stop(self) -> None:
         """End what it measures."""
         if self._token and self._is_known():
-            self.cluster.client.run(worker.stop, self._token, workers=[self.address])
+            self._scheduler.client.run(worker.stop, self._token, workers=[self.address])
 
 
 class Cluster:
@@ -113,8 +89,8 @@ class Cluster:
     lead_s = 1.0  # from handing out work to its common start: longer than any message takes
 
     def __init__(self, address: str) -> None:
-        self.url = address.replace("dask://", "tcp://", 1)
-        self.client: Any = None
+        self._address = address
+        self._scheduler: Scheduler | None = None
         self._workers: dict[str, DaskWorker] = {}
 
     def start(self) -> None:
@@ -124,16 +100,8 @@ class Cluster:
             ConfigError: Dask is not installed.
             MeasurementError: there is no scheduler, or it has no worker.
         """
-        distributed = require_dask()
-        try:
-            self.client = distributed.Client(self.url, timeout=CONNECT_S, set_as_default=False)
-        except (OSError, TimeoutError):
-            raise MeasurementError(f"no Dask scheduler answers at {self.url}: start one (dask scheduler), or correct `workers`") from None
+        self._scheduler = Scheduler(self._address)
         self.workers()
-
-    def addresses(self) -> set[str]:
-        """Return the addresses of the workers that the scheduler has now."""
-        return set(self.client.scheduler_info(n_workers=-1)["workers"])
 
     def workers(self) -> list[DaskWorker]:
         """Return the workers that there are now, in a fixed order, ready to measure.
@@ -141,10 +109,9 @@ class Cluster:
         Raises:
             MeasurementError: there is none, or they cannot import what they need.
         """
-        known = self.addresses()
-        if not known:
-            raise MeasurementError(f"the Dask scheduler at {self.url} has no worker: start some (dask worker {self.url})")
-        new = [DaskWorker(self, address) for address in sorted(known - self._workers.keys())]
+        assert self._scheduler, "started"
+        known = self._scheduler.known()
+        new = [DaskWorker(self._scheduler, address) for address in known if address not in self._workers]
         asked = [one.executor.submit(worker.identify) for one in new]
         for one, future in zip(new, asked, strict=True):
             try:
@@ -154,7 +121,7 @@ class Cluster:
                     f"{one.name} cannot measure ({type(error).__name__}: {error}): is tapecheck installed there?"
                 ) from None
             self._workers[one.address] = one
-        return [self._workers[address] for address in sorted(known)]
+        return [self._workers[address] for address in known]
 
     def lose(self, dead: DaskWorker) -> None:
         """Forget a dead worker."""
@@ -162,10 +129,10 @@ class Cluster:
 
     def close(self) -> None:
         """Stop what still runs and leave; the cluster stays."""
-        if self.client is not None:
+        if self._scheduler is not None:
             for one in self._workers.values():
                 one.stop()
-            self.client.close()
+            self._scheduler.close()
 
 
 def on_clock(rows: Samples, offset_ns: int) -> Samples:
@@ -175,19 +142,3 @@ def on_clock(rows: Samples, offset_ns: int) -> Samples:
         for name in ("intended_ns", "sent_ns", "first_byte_ns", "done_ns"):
             rows[name][rows[name] > 0] -= offset_ns
     return rows
-
-
-def exchange_clocks(executor: Executor) -> tuple[int, int]:
-    """Return how far a worker's monotonic clock is ahead of this one, and by how much that may be wrong, in ns.
-
-    The worker read its clock at some instant between asking and hearing; the quickest exchange says it best.
-    """
-    best = (0, 2**62)
-    for _ in range(EXCHANGES):
-        asked_ns = time.monotonic_ns()
-        there_ns = executor.submit(worker.read_clock).result()
-        heard_ns = time.monotonic_ns()
-        half_ns = (heard_ns - asked_ns) // 2
-        if half_ns < best[1]:
-            best = (there_ns - asked_ns - half_ns, half_ns)
-    return best

@@ -1,11 +1,11 @@
 """What to send and when, as the YAML says it. It sends nothing and knows no target."""
 
 import math
-import re
 from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
+from tapecheck.cluster import Workers
 from tapecheck.config import Model
 from tapecheck.load import schedule
 from tapecheck.load.samples import SAMPLE
@@ -19,7 +19,6 @@ from tapecheck.load.work import (
     MAX_ROUNDS,
     MAX_STAGES,
     MAX_TIMEOUT_S,
-    MAX_WORKERS,
     Address,
     PreparedRequest,
     Value,
@@ -57,7 +56,6 @@ METRICS = (
     "success_ratio", "throughput_rps", "failed", "service_p95_ms", "service_p99_ms", "server_p95_ms", "server_p99_ms",
 )  # fmt: skip
 CONNECTIONS = 1000  # of an open model, unless it says otherwise
-CLUSTER = re.compile(r"dask://(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+):[0-9]{1,5}")
 
 
 class ScenarioBase(Model):
@@ -265,14 +263,6 @@ class GeneratorLimits(Model):
     achieved_ratio: float = Field(default=0.95, gt=0, le=1)
 
 
-def _workers(value: Any) -> int | str:
-    if isinstance(value, int) and not isinstance(value, bool) and 1 <= value <= MAX_WORKERS:
-        return value
-    if isinstance(value, str) and CLUSTER.fullmatch(value) and int(value.rpartition(":")[2]) < 65536:
-        return value
-    raise ValueError(f"1 to {MAX_WORKERS} processes of this machine, or a Dask scheduler, such as: dask://127.0.0.1:8786")
-
-
 def _objective(text: str) -> str:
     """Check an objective but for its scenario, which may be wrong itself."""
     scope = text.partition(".")[0].strip()
@@ -286,5 +276,5 @@ class LoadPlan(Model):
     scenarios: dict[Name, Scenario] = Field(min_length=1)
     objectives: tuple[Annotated[str, AfterValidator(_objective)], ...] = ()
     generator: GeneratorLimits = GeneratorLimits()
-    workers: Annotated[Any, BeforeValidator(_workers)] = 1
+    workers: Workers = 1
     seed: int = 0

@@ -7,10 +7,10 @@ from datetime import UTC, datetime
 import pyarrow as pa
 
 from tapecheck import progress, resources, runs, stats
+from tapecheck.cluster import require_dask
 from tapecheck.config import Target
 from tapecheck.errors import ConfigError, Problem
 from tapecheck.load import capacity, descriptors, preflight
-from tapecheck.load.cluster import require_dask
 from tapecheck.load.plan import METRICS, Capacity, LoadPlan
 from tapecheck.load.recording import Context, GeneratorStats, Recording
 from tapecheck.load.requests import prepare_all

@@ -6,23 +6,19 @@ It imports the engine only when asked, so that the process that asks for load ne
 import contextlib
 import functools
 import os
-import platform
 import threading
-import time
 from collections.abc import Callable, MutableSequence
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Protocol
 
 import numpy as np
 
+from tapecheck.clocks import Identity, whoami
 from tapecheck.errors import MeasurementError
 from tapecheck.load.recorder import Recorder, map_rows, scratch, written
 from tapecheck.load.samples import Outcome, Samples
 from tapecheck.load.work import MAX_REQUESTS, Work
 
 TELL_S = 0.5  # between two messages of a worker that shares nothing
-BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 
 _stops: dict[str, MutableSequence[int]] = {}  # in a worker of a cluster: the counters of what runs, by token
 
@@ -34,33 +30,11 @@ class Descriptor(Protocol):
         """Return its descriptor here."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Identity:
-    """Which process a worker is. Processes with one `clock` read the same monotonic clock."""
-
-    pid: int
-    clock: str
-
-
 def identify() -> Identity:
     """Import what measuring needs, and say who this is."""
     import tapecheck.load.engine  # noqa: F401  # so that the first measurement does not wait for it
 
     return whoami()
-
-
-def whoami() -> Identity:
-    """Say who this process is."""
-    try:
-        clock = BOOT_ID.read_text().strip()
-    except OSError:
-        clock = platform.node()
-    return Identity(pid=os.getpid(), clock=clock)
-
-
-def read_clock() -> int:
-    """Return this process's monotonic clock."""
-    return time.monotonic_ns()
 
 
 def measure_into(file: Descriptor, work: Work, counters: MutableSequence[int]) -> Outcome:

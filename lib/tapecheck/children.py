@@ -1,0 +1,116 @@
+"""Processes of this machine that work for this one, each behind an executor of its own. What they do is their caller's business."""
+
+import contextlib
+import multiprocessing
+import os
+import signal
+import sys
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from multiprocessing.connection import wait
+from typing import Any, Self
+
+from tapecheck.clocks import Identity
+from tapecheck.errors import MeasurementError
+
+READY_S = 30.0  # for a child to start
+
+
+class Child:
+    """A worker process that does one task after the other, and ends with this one.
+
+    It works from a script, a test and a Jupyter kernel alike: it never runs the parent's main module, and Ctrl-C is the parent's to handle.
+
+    Args:
+        identify: called in it first; imports what its tasks need and says who it is.
+        set_up: called in it before that, with `arguments`, which may be memory that it shares with this process.
+        core: the only one that it may use, where the system allows to say so.
+    """
+
+    def __init__(
+        self, identify: Callable[[], Identity], *, set_up: Callable[..., None] | None = None, arguments: tuple[Any, ...] = (),
+        core: int | None = None,
+    ) -> None:  # fmt: skip
+        self.executor = ProcessPoolExecutor(1, multiprocessing.get_context("spawn"), _initialize, (core, set_up, arguments))
+        with _child_signals_and_main():
+            self._ready = self.executor.submit(identify)
+        self.pid: int | None = None
+
+    @property
+    def name(self) -> str:
+        """Name it in a message."""
+        return f"process {self.pid}"
+
+    def wait_ready(self) -> Self:
+        """Wait until it can work.
+
+        Raises:
+            MeasurementError: it does not start.
+        """
+        try:
+            self.pid = self._ready.result(READY_S).pid
+        except TimeoutError:
+            raise MeasurementError(f"a worker process did not start within {READY_S:.0f} s") from None
+        except BrokenProcessPool:
+            raise MeasurementError("a worker process died when it was to start: killed, or out of memory") from None
+        return self
+
+    def close(self, grace_s: float = 0.0) -> None:
+        """Leave no process: one that is still at work after a grace is killed."""
+        killer = threading.Timer(grace_s, self._kill)
+        killer.daemon = True
+        killer.start()
+        try:
+            self.executor.shutdown(wait=True, cancel_futures=True)
+        finally:
+            killer.cancel()
+
+    def _kill(self) -> None:
+        if self.pid is not None:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(self.pid, signal.SIGKILL)
+
+
+def close_all(children: Sequence[Child], grace_s: float = 0.0) -> None:
+    """End several at once."""
+    closers = [threading.Thread(target=one.close, args=(grace_s,)) for one in children]
+    for thread in closers:
+        thread.start()
+    for thread in closers:
+        thread.join()
+
+
+@contextlib.contextmanager
+def _child_signals_and_main() -> Iterator[None]:
+    """Start children that never see Ctrl-C and that do not run this process's main module again."""
+    main = sys.modules["__main__"]
+    hidden: dict[str, Any] = {name: main.__dict__.pop(name) for name in ("__file__", "__spec__") if name in main.__dict__}
+    main.__spec__ = None
+    blocked = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
+        main.__dict__.update(hidden)
+
+
+# ---- in the child ----
+
+
+def _initialize(core: int | None, set_up: Callable[..., None] | None, arguments: tuple[Any, ...]) -> None:
+    if set_up is not None:
+        set_up(*arguments)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    if core is not None:
+        with contextlib.suppress(OSError):
+            os.sched_setaffinity(0, {core})
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        wait([parent.sentinel])
+        os._exit(1)
