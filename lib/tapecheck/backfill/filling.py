@@ -11,6 +11,7 @@ from tapecheck import progress, runs
 from tapecheck.backfill import checkpoints, groups
 from tapecheck.backfill.audit import audit
 from tapecheck.backfill.checkpoints import Checkpoint
+from tapecheck.backfill.crew import gathered, work_together
 from tapecheck.backfill.endpoints import Endpoints
 from tapecheck.backfill.groups import Key
 from tapecheck.backfill.integrity import Integrity
@@ -31,7 +32,9 @@ def run(plan: BackfillPlan, endpoints: Endpoints) -> Recording:
     """Run the jobs that are to be done and return the recording; a job that fails is named there, and the others go on.
 
     Raises:
-        ConfigError: the run that is to be resumed began on another day, or had no features where this one has.
+        ConfigError: the run that is to be resumed began on another day, or had no features where this one has; or workers are on
+            another machine, from which an endpoint on this one cannot be reached.
+        MeasurementError: the workers do not start, or there are none.
         TargetDown: source or database do not answer, and nothing was fetched; or the database is still lost at the end.
         WrongTables: the schema holds tables of another shape; nothing was written.
         KeyboardInterrupt: it was asked for; what is stored is whole, and `begin: resume` goes on from there.
@@ -43,11 +46,14 @@ def run(plan: BackfillPlan, endpoints: Endpoints) -> Recording:
         before = _prepared(plan, endpoints.database_url)
         STRATEGIES[plan.insert](endpoints.database_url, plan.database_schema).close()  # loads the driver: not what is measured
         started_at = dt.datetime.now(dt.UTC)
-        filling = Filling(plan, endpoints, groups.due(plan, before))
-        began_ns = time.monotonic_ns()
-        with progress.show("backfill", "jobs") as report:
-            work(filling, report)
-        ended_ns = time.monotonic_ns()
+        filling = Filling(plan, endpoints, groups.due(plan, before), bucket=plan.source.bucket())
+        with gathered(plan.workers) as members, progress.show("backfill", "jobs") as report:
+            began_ns = time.monotonic_ns()
+            if members:
+                work_together(members, filling, before, report)
+            else:
+                work(filling, report)
+            ended_ns = time.monotonic_ns()
         after = _settled(plan, endpoints.database_url, filling.done)
     except SinkError as error:
         raise TargetDown(f"the database does not answer: {line(error)}") from None
@@ -63,6 +69,7 @@ def run(plan: BackfillPlan, endpoints: Endpoints) -> Recording:
             target=endpoints.target,
             environment=runs.environment(),
             plan=plan,
+            processes=max(1, len(members)),
             remote=_remote(endpoints),
             integrity=_audited(plan, endpoints.database_url, jobs, filling.received),
         ),

@@ -30,7 +30,7 @@ def plan(plan: BackfillPlan) -> pd.DataFrame:
         "jobs": f"{len(plan.jobs)}",
         "history": _history(plan.history),
         "rate limit (requests)": limit,
-        "at once": f"{concurrency.jobs} jobs, {concurrency.requests} requests",
+        "at once": f"{concurrency.jobs} jobs, {concurrency.requests} requests" + _workers(plan),
         "a page is tried for (s)": number(source.retry.budget_s),
         "longer timeframes": "derived from 5-minute bars" if plan.derive else "fetched each",
         "features": plan.features,
@@ -38,6 +38,12 @@ def plan(plan: BackfillPlan) -> pd.DataFrame:
         "begin": plan.begin,
     }
     return pd.DataFrame({"planned": rows})
+
+
+def _workers(plan: BackfillPlan) -> str:
+    if isinstance(plan.workers, int):
+        return "" if plan.workers == 1 else f", in each of {plan.workers} processes"
+    return f", in each worker of {plan.workers}"
 
 
 def _history(history: History) -> str:

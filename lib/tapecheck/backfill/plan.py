@@ -12,6 +12,7 @@ from tapecheck.backfill.bars import CRYPTO, TIMEFRAMES
 from tapecheck.backfill.bucket import TokenBucket
 from tapecheck.backfill.calendar import EASTERN
 from tapecheck.backfill.source import Retry
+from tapecheck.cluster import Workers
 from tapecheck.config import Model
 from tapecheck.errors import ConfigError, Problem
 from tapecheck.verdict import parse
@@ -115,7 +116,7 @@ class SourcePlan(Model):
 
 
 class Concurrency(Model):
-    """How many jobs run at once, each with a connection to the database, and how many requests are in flight in all."""
+    """How many jobs run at once in a process, each with a connection to the database, and how many requests it has in flight."""
 
     jobs: int = Field(default=5, ge=1, le=32)
     requests: int = Field(default=3, ge=1, le=100)
@@ -125,7 +126,8 @@ class BackfillPlan(Model):
     """Jobs, how they are done, and what is promised of them.
 
     `begin`: fresh empties this backfill's own tables first; resume finishes what an earlier run has left, and only_failed
-    redoes of that what failed. `database_schema` holds those tables, beside the live ones.
+    redoes of that what failed. `database_schema` holds those tables, beside the live ones. `workers` are processes of this
+    machine, 1 being this one itself, or those of a Dask cluster; the rate limit is one for all of them.
     """
 
     symbols: Annotated[tuple[Symbol, ...], AfterValidator(_each_once)] = Field(min_length=1)
@@ -133,6 +135,7 @@ class BackfillPlan(Model):
     history: History
     source: SourcePlan = SourcePlan()
     concurrency: Concurrency = Concurrency()
+    workers: Workers = 1
     insert: Literal["copy", "executemany", "row_by_row"] = "copy"
     derive: bool = False
     features: Literal["vectorized", "per_row", "off"] = "vectorized"

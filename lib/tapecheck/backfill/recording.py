@@ -54,12 +54,14 @@ JOBS = pa.schema(
 class Context(validation.Context):
     """What the spans do not say: when by their clock, by which plan, and what is stored.
 
-    `remote` are the stages that did not use this machine's cores; `integrity` is None where nobody audited what was stored.
+    `processes` is how many did the jobs, each with as many at once as the plan says; `remote` are the stages that did not use
+    this machine's cores; `integrity` is None where nobody audited what was stored.
     """
 
     began_ns: int
     ended_ns: int
     plan: BackfillPlan
+    processes: int = 1
     remote: tuple[str, ...] = ()
     integrity: Integrity | None = None
 

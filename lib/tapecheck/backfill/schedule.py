@@ -80,8 +80,8 @@ def schedule_of(recording: Recording, cores: float | None = None) -> Schedule:
         free_ns[worker] = max(span.ended_ns for span in own)
     return Schedule(
         groups=groups,
-        workers=plan.concurrency.jobs,
-        requests=plan.concurrency.requests,
+        workers=plan.concurrency.jobs * context.processes,
+        requests=plan.concurrency.requests * context.processes,
         rate_per_s=rate_per_s,
         burst=plan.source.burst,
         cores=shared,

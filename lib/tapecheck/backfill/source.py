@@ -13,7 +13,7 @@ import anyio.to_thread
 import httpx
 
 from tapecheck.backfill.bars import TIMEFRAMES, Bars, IntArray, ticker_of, to_ms
-from tapecheck.backfill.bucket import TokenBucket
+from tapecheck.backfill.bucket import Bucket
 from tapecheck.backfill.spans import Trace
 from tapecheck.backfill.wire import BadPage, Refused, SourceError, Unreachable, decode, failure, retry_after_s
 from tapecheck.loopback import is_loopback
@@ -71,7 +71,7 @@ class Source:
         retry: Retry | None = None,
         timeout_s: float = 15.0,
         connections: int = 4,
-        bucket: TokenBucket | None = None,
+        bucket: Bucket | None = None,
         rng: random.Random | None = None,
     ) -> None:
         self._retry, self._timeout_s, self._bucket, self._random = retry or Retry(), timeout_s, bucket, rng or random.Random()
@@ -152,12 +152,12 @@ class Source:
 
     async def _token(self, number: int, trace: Trace) -> None:
         """Wait for a token; what is let through at once leaves no span."""
-        if self._bucket is None or (delay_s := self._bucket.take()) == 0:
+        if self._bucket is None or (delay_s := await self._bucket.ask()) == 0:
             return
         with trace.span("wait", number):
             while delay_s > 0:
                 await asyncio.sleep(delay_s)
-                delay_s = self._bucket.take()
+                delay_s = await self._bucket.ask()
 
     async def _answer(self, url: str, ticker: str) -> httpx.Response:
         """Send one request; httpx bounds each read, so the whole answer is bounded here."""

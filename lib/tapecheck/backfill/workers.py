@@ -2,7 +2,7 @@
 
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from concurrent.futures import wait
 
 import anyio
@@ -10,6 +10,8 @@ from anyio.from_thread import start_blocking_portal
 from anyio.to_thread import run_sync
 
 from tapecheck.backfill import features
+from tapecheck.backfill.bars import periods_per_year
+from tapecheck.backfill.bucket import Bucket
 from tapecheck.backfill.endpoints import Endpoints
 from tapecheck.backfill.groups import Group, Key
 from tapecheck.backfill.pipeline import Outcome, refresh, refresh_derived
@@ -35,26 +37,28 @@ def work(filling: "Filling", report: Report) -> None:
         future = portal.start_task_soon(filling.run)
         try:
             while not wait([future], REPORT_EVERY_S).done:
-                filling.tell(report)
+                filling.tell(report, filling.done, filling.rows)
             future.result()
         except BaseException:
             future.cancel()
             raise
-    filling.tell(report)
+    filling.tell(report, filling.done, filling.rows)
 
 
 class Filling:
-    """Jobs to do; spans, outcomes and what was received so far."""
+    """Jobs to do; spans, outcomes and what was received so far. Its job workers are numbered from `first_worker`."""
 
-    def __init__(self, plan: BackfillPlan, endpoints: Endpoints, groups: Sequence[Group]) -> None:
-        self.plan, self.endpoints = plan, endpoints
+    def __init__(
+        self, plan: BackfillPlan, endpoints: Endpoints, groups: Sequence[Group], *, bucket: Bucket | None = None, first_worker: int = 0
+    ) -> None:
+        self.plan, self.endpoints, self.bucket = plan, endpoints, bucket
+        self._first_worker = first_worker
         self.queue = deque(groups)
         self.spans: list[Span] = []
         self.received: Received = {}
         self._begun_s = time.monotonic()
         self.done: dict[Key, Outcome | str] = {}
-        self._total_weight = sum(group.weight for group in groups)
-        self._done_weight, self._total = 0.0, sum(len(group.keys) for group in groups)
+        self._weights = {key: periods_per_year(*key) for group in groups for key in group.keys}
 
     async def run(self) -> None:
         """Work until the queue is empty."""
@@ -65,24 +69,24 @@ class Filling:
             retry=source.retry.policy(),
             timeout_s=source.timeout_s,
             connections=self.plan.concurrency.requests,
-            bucket=source.bucket(),
+            bucket=self.bucket,
         )
         async with client, anyio.create_task_group() as group:
             for number in range(min(self.plan.concurrency.jobs, len(self.queue))):
-                group.start_soon(_Worker(self, client, number).run)
+                group.start_soon(_Worker(self, client, self._first_worker + number).run)
 
-    def finished(self, group: Group, outcomes: dict[Key, Outcome | str]) -> None:
-        """Take what became of a group's jobs."""
-        self.done |= outcomes
-        self._done_weight += group.weight
+    @property
+    def rows(self) -> int:
+        """Return how many bars were written so far."""
+        return sum(span.rows for span in tuple(self.spans) if span.stage == "insert")
 
-    def tell(self, report: Report) -> None:
+    def tell(self, report: Report, done: Collection[Key], rows: int) -> None:
         """Report how many jobs are done, the rows a second, and by the weight of what is done how long the rest takes."""
-        elapsed_s, rows = time.monotonic() - self._begun_s, sum(span.rows for span in tuple(self.spans) if span.stage == "insert")
+        elapsed_s = time.monotonic() - self._begun_s
         notes = [f"{rows / elapsed_s:,.0f} rows/s"] if elapsed_s > REPORT_EVERY_S else []
-        if 0 < self._done_weight < self._total_weight:
-            notes.append(f"{elapsed_s * (self._total_weight / self._done_weight - 1):.0f} s left")
-        report(len(self.done), self._total, ", ".join(notes))
+        if (left := sum(weight for key, weight in self._weights.items() if key not in done)) and done:
+            notes.append(f"{elapsed_s * left / (sum(self._weights.values()) - left):.0f} s left")
+        report(len(done), len(self._weights), ", ".join(notes))
 
 
 class _Worker:
@@ -97,7 +101,7 @@ class _Worker:
         try:
             while self._filling.queue:
                 group = self._filling.queue.popleft()
-                self._filling.finished(group, await self._done(group))
+                self._filling.done |= await self._done(group)
         finally:
             self._close()
 

@@ -1,0 +1,326 @@
+"""Backfills dealt out to real processes and to the real workers of a Dask cluster: the same tables, one rate limit, no one left behind."""
+
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import httpx
+import psutil
+import psycopg
+import pytest
+import servers
+from backfills import BASE, SCHEMA, plan, refill, states
+from clusters import DaskCluster, cluster
+
+from tapecheck import clocks
+from tapecheck.backfill import checksum, crew
+from tapecheck.backfill.analysis import summarize
+from tapecheck.backfill.crew import Member, Stopped, dealt
+from tapecheck.backfill.endpoints import Endpoints
+from tapecheck.backfill.filling import run
+from tapecheck.backfill.groups import Group
+from tapecheck.backfill.schedule import schedule_of
+from tapecheck.backfill.shared_bucket import SharedBucket
+from tapecheck.backfill.workers import Filling
+from tapecheck.errors import ConfigError, MeasurementError
+
+Database = psycopg.Connection[Any]
+LIMIT = {"requests_per_minute": 900, "burst": 5}
+FAST = {"features": "off", "history": {"days": 40}}
+
+
+def whole(connection: Database) -> str:
+    return str(checksum.whole(connection, SCHEMA))
+
+
+@pytest.fixture(scope="module")
+def dask(tmp_path_factory: pytest.TempPathFactory) -> Iterator[DaskCluster]:
+    with cluster(tmp_path_factory.mktemp("dask")) as running:
+        yield running
+
+
+def joined(url: str) -> int:
+    """Return how many workers have joined a cluster."""
+    try:
+        with crew.gathered(url) as members:
+            return len(members)
+    except MeasurementError:
+        return 0
+
+
+@pytest.fixture
+def workers(request: pytest.FixtureRequest) -> int | str:
+    """Two processes, or a cluster of two workers."""
+    if request.param != "dask":
+        return 2
+    url: str = request.getfixturevalue("dask").url
+    deadline = time.monotonic() + 30
+    while joined(url) < 2:
+        assert time.monotonic() < deadline, "the workers did not join"
+    return url
+
+
+each_kind = pytest.mark.parametrize("workers", ["processes", "dask"], indirect=True)
+
+
+# ---- what they do together ----
+
+
+@each_kind
+def test_two_workers_store_what_one_process_does(endpoints: Endpoints, connection: Database, workers: int | str) -> None:
+    """Bars, features and audit are those of one process; both did jobs, within the run, and who resumes has nothing left to do."""
+    run(plan(), endpoints)
+    alone = whole(connection)
+    recording = run(plan(workers=workers), endpoints)
+    assert whole(connection) == alone
+    context = recording.context
+    assert len(states(recording)["completed"]) == 10 and context.processes == 2
+    assert {span.worker // context.plan.concurrency.jobs for span in recording.spans} == {0, 1}
+    assert all(context.began_ns <= span.began_ns <= span.ended_ns <= context.ended_ns for span in recording.spans)
+    found = context.integrity
+    assert found and (found.lost, found.checksum) == (0, alone)
+    summary = summarize(recording)
+    assert summary.totals.records == sum(job.inserted for job in recording.jobs) > 10_000
+    again = run(plan(workers=workers, begin="resume"), endpoints)
+    assert len(states(again)["skipped"]) == 10 and whole(connection) == alone
+
+
+@each_kind
+def test_they_keep_one_rate_limit(endpoints: Endpoints, connection: Database, upstream: httpx.Client, workers: int | str) -> None:
+    """With the same rate and burst on both sides no request is refused, as no request is sent twice, and the run takes its floor."""
+    upstream.post("/limit", json=LIMIT).raise_for_status()
+    recording = run(plan(source=BASE["source"] | LIMIT, workers=workers, **FAST), endpoints)
+    assert len(states(recording)["completed"]) == 10
+    summary = summarize(recording)
+    pages = sum(span.stage == "decode" for span in recording.spans)
+    assert summary.totals.requests == pages >= 10
+    assert summary.totals.duration_s >= (pages - LIMIT["burst"]) / 15
+    assert connection.execute("SELECT to_regclass(%s)", (f"{SCHEMA}.tokens",)).fetchone() == (None,)
+
+
+@each_kind
+def test_what_fails_is_named_and_the_others_go_on(endpoints: Endpoints, connection: Database, workers: int | str) -> None:
+    """A ticker that upstream does not know fails in whichever worker has it."""
+    recording = run(plan(symbols=["TSLA", "NOSUCH"], workers=workers, **FAST), endpoints)
+    assert len(states(recording)["completed"]) == 5
+    assert {job.error for job in recording.jobs if job.symbol == "NOSUCH"} == {"NOSUCH: HTTP 404: Ticker not found."}
+
+
+# ---- when one dies, or all are to stop ----
+
+
+def when_stored(connection: Database, act: Callable[[], object]) -> threading.Thread:
+    """Call something once the first page of a run is stored."""
+
+    def watch() -> None:
+        with psycopg.connect(connection.info.dsn, password=connection.info.password, autocommit=True) as mine:
+            deadline = time.monotonic() + 30
+            while time.monotonic() < deadline:
+                try:
+                    row = mine.execute(f"SELECT count(*) FROM {SCHEMA}.checkpoints WHERE rows > 0").fetchone()
+                except psycopg.Error:
+                    row = None
+                if row and row[0]:
+                    break
+                time.sleep(0.02)
+            act()
+
+    thread = threading.Thread(target=watch)
+    thread.start()
+    return thread
+
+
+def of_this_process(run_of: str) -> list[psutil.Process]:
+    """Return the worker processes that this one has."""
+    return [child for child in psutil.Process().children() if run_of in " ".join(child.cmdline())]
+
+
+def is_soon_left(connection: Database) -> bool:
+    """Tell whether nobody else is connected to work on the schema within 4 s."""
+    others = "SELECT count(*) FROM pg_stat_activity WHERE query LIKE %s AND pid <> pg_backend_pid()"
+    until_s = time.monotonic() + 4
+    while (left := connection.execute(others, (f"%{SCHEMA}.%",)).fetchone() != (0,)) and time.monotonic() < until_s:
+        time.sleep(0.05)
+    return not left
+
+
+SLOW = {"source": BASE["source"] | {"requests_per_minute": 240, "burst": 2}}
+
+
+def test_a_process_that_dies_leaves_its_jobs_to_be_resumed(endpoints: Endpoints, connection: Database) -> None:
+    """Its jobs are failed and say why, the other's are completed; a resumed run makes the tables those of a whole one."""
+    run(plan(), endpoints)
+    alone = whole(connection)
+    connection.execute(f"DROP SCHEMA {SCHEMA} CASCADE")
+    before = {child.pid for child in of_this_process("spawn_main")}
+
+    def kill() -> None:
+        os.kill(next(child.pid for child in of_this_process("spawn_main") if child.pid not in before), signal.SIGKILL)
+
+    killer = when_stored(connection, kill)
+    recording = run(plan(workers=2, **SLOW), endpoints)
+    killer.join()
+    found = states(recording)
+    assert found["failed"] and found["completed"]
+    errors = {job.error for job in recording.jobs if job.state == "failed"}
+    assert len(errors) == 1 and "died" in (error := errors.pop()) and error.startswith("process ") and "begin: resume" in error
+    run(plan(workers=2, begin="resume"), endpoints)
+    assert whole(connection) == alone
+
+
+def test_a_worker_of_a_cluster_that_dies_does_too(endpoints: Endpoints, connection: Database, tmp_path: Any) -> None:
+    """The scheduler knows it no more: its jobs are failed ones, and the run ends."""
+    with cluster(tmp_path) as own:
+        deadline = time.monotonic() + 30
+        while joined(own.url) < 2:
+            assert time.monotonic() < deadline, "the workers did not join"
+        killer = when_stored(connection, own.workers[0].kill)
+        recording = run(plan(workers=own.url, **SLOW), endpoints)
+        killer.join()
+    found = states(recording)
+    assert found["failed"] and found["completed"]
+    assert all("died" in job.error and job.error.startswith("worker tcp://") for job in recording.jobs if job.state == "failed")
+
+
+@each_kind
+def test_an_interrupt_ends_them_and_what_is_stored_is_whole(endpoints: Endpoints, connection: Database, workers: int | str) -> None:
+    """Ctrl-C leaves no process of ours and no job running in a cluster, and the run can be resumed."""
+    before = {child.pid for child in of_this_process("spawn_main")}
+    interrupt = when_stored(connection, lambda: os.kill(os.getpid(), signal.SIGINT))
+    slower = BASE["source"] | {"requests_per_minute": 60, "burst": 2}  # it would go on for ten seconds and more
+    with pytest.raises(KeyboardInterrupt):
+        run(plan(workers=workers, source=slower), endpoints)
+    interrupt.join()
+    assert {child.pid for child in of_this_process("spawn_main")} <= before
+    assert is_soon_left(connection)
+    recording = run(plan(workers=workers, begin="resume"), endpoints)
+    assert not states(recording)["failed"] and recording.context.integrity and recording.context.integrity.lost == 0
+
+
+def test_a_stop_is_obeyed_by_name(endpoints: Endpoints, connection: Database) -> None:
+    """A share ends soon after its name is stopped, and another name's is not touched."""
+    run(plan(**FAST), endpoints)
+    groups = [Group(symbol="TSLA", timeframes=("1d",))]
+    slow = plan(source=BASE["source"] | {"requests_per_minute": 1, "burst": 1}, **FAST)
+    bucket = SharedBucket.of(slow, endpoints.database_url)
+    assert bucket
+    bucket.fill()
+    assert bucket._asked() == 0  # so that the share waits for the next token for a minute
+    bucket.close()
+    crew.stop("another")
+    share = crew.Share(name="this", plan=slow, endpoints=endpoints, groups=groups, first_worker=0)
+    with ThreadPoolExecutor(1) as executor:
+        future = executor.submit(crew.fill, share)
+        time.sleep(1.2)
+        assert not future.done()
+        crew.stop("this")
+        with pytest.raises(Stopped):
+            future.result(10)
+    crew._stopped.discard("another")
+
+
+# ---- their parts ----
+
+
+def test_every_group_is_dealt_once_and_evenly() -> None:
+    """Whatever the number of members, no group is lost or doubled, and no two shares differ by more than the longest group."""
+    groups = [Group(symbol=symbol, timeframes=(frame,)) for frame in ("5m", "15m", "1h", "1d") for symbol in ("AAPL", "MSFT", "BTC")]
+    for count in (1, 2, 3, 5, 20):
+        shares = dealt(groups, count)
+        assert len(shares) == count and sorted(repr(group) for share in shares for group in share) == sorted(map(repr, groups))
+        weights = [sum(group.weight for group in share) for share in shares]
+        assert max(weights) - min(weights) <= max(group.weight for group in groups)
+
+
+def test_a_shared_bucket_gives_its_burst_and_then_its_rate(endpoints: Endpoints, connection: Database) -> None:
+    """Two connections that ask at once get together what one bucket holds, and then are told to wait for one interval."""
+    limited = plan(source=BASE["source"] | {"requests_per_minute": 60, "burst": 4})
+    connection.execute(f"CREATE SCHEMA {SCHEMA}")
+    first, second = (SharedBucket.of(limited, endpoints.database_url) for _ in range(2))
+    assert first and second and SharedBucket.of(plan(), endpoints.database_url) is None
+    first.fill()
+    answers = [bucket._asked() for bucket in (first, second) * 4]
+    assert [answer == 0 for answer in answers] == [True] * 3 + [False] * 5  # a burst of 4 less the slack of 0.1 s is 3 whole tokens
+    assert all(0 < answer <= 0.2 for answer in answers[3:])  # 3.9 were there: the fourth is almost whole
+    connection.execute(f"UPDATE {SCHEMA}.tokens SET tokens = 0, at = clock_timestamp()")
+    assert 0.5 < first._asked() <= 1.0
+    connection.execute("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE query LIKE '%tokens%' AND pid <> pg_backend_pid()")
+    with pytest.raises(psycopg.Error):
+        first._asked()
+    assert first._asked() > 0  # it has connected anew
+    first.close()
+    second.close()
+    first.drop()
+    assert connection.execute("SELECT to_regclass(%s)", (f"{SCHEMA}.tokens",)).fetchone() == (None,)
+
+
+def test_spans_of_another_clock_are_moved_to_ours(endpoints: Endpoints, connection: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A member whose clock is an hour ahead seems to have worked when it did."""
+    ahead_ns = 3_600 * 10**9
+    run(plan(**FAST), endpoints)
+    filling = Filling(plan(**FAST), endpoints, [Group(symbol="TSLA", timeframes=("1d",))])
+
+    def ahead(share: crew.Share) -> crew.Done:
+        done = real(share)
+        spans = [crew.replace(span, began_ns=span.began_ns + ahead_ns, ended_ns=span.ended_ns + ahead_ns) for span in done.spans]
+        return crew.Done(spans=spans, outcomes=done.outcomes, received=done.received)
+
+    real = crew.fill
+    monkeypatch.setattr(crew, "fill", ahead)
+    before_ns = time.monotonic_ns()
+    with ThreadPoolExecutor(1) as executor:
+        member = Member(name="far", executor=executor, offset_ns=ahead_ns)
+        crew.work_together([member], filling, {}, lambda done, total, note="": None)
+    assert set(filling.received) == {("TSLA", "1d")} and set(filling.done) == {("TSLA", "1d")}
+    assert filling.spans and all(before_ns < span.began_ns <= span.ended_ns < time.monotonic_ns() for span in filling.spans)
+
+
+def test_a_replay_has_as_many_job_workers_as_all_processes_together() -> None:
+    """Two processes with five jobs and three requests each are ten and six."""
+    recording = refill(workers=10)
+    both = schedule_of(crew.replace(recording, context=crew.replace(recording.context, processes=2)))
+    assert (both.workers, both.requests) == (10, 6)
+
+
+# ---- what cannot be done ----
+
+
+def test_a_worker_elsewhere_cannot_reach_a_loopback_address(endpoints: Endpoints) -> None:
+    """Its own loopback is another one: refused before anything is sent, and the message holds no URL of the database."""
+    with ThreadPoolExecutor(1) as executor:
+        member = Member(name="worker tcp://10.0.0.7:4000", executor=executor, is_here=False)
+        with pytest.raises(ConfigError) as caught:
+            crew.work_together([member], Filling(plan(), endpoints, []), {}, lambda done, total, note="": None)
+    assert "worker tcp://10.0.0.7:4000 is on another machine" in str(caught.value) and "the source 127.0.0.1" in str(caught.value)
+    assert "the database cannot be reached" in str(caught.value) and "postgres" not in str(caught.value)
+
+
+def test_no_scheduler_no_worker_and_no_dask_are_said_so(
+    endpoints: Endpoints, connection: Database, tmp_path: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each says what to start; Dask that is not installed is a mistake in the plan."""
+    monkeypatch.setattr("tapecheck.cluster.CONNECT_S", 0.5)
+    with pytest.raises(MeasurementError, match="no Dask scheduler answers"):
+        run(plan(workers=f"dask://127.0.0.1:{servers.free_port()}", **FAST), endpoints)
+    with cluster(tmp_path, workers=0) as empty, pytest.raises(MeasurementError, match="has no worker"):
+        run(plan(workers=empty.url, **FAST), endpoints)
+    monkeypatch.setitem(sys.modules, "distributed", None)
+    with pytest.raises(ConfigError, match=r"tapecheck\[dask\]"):
+        run(plan(workers="dask://127.0.0.1:1", **FAST), endpoints)
+
+
+@pytest.mark.parametrize("wrong", [0, 65, True, "two", "tcp://127.0.0.1:8786", "dask://127.0.0.1"])
+def test_workers_are_a_number_or_a_scheduler(wrong: object) -> None:
+    """Anything else is refused, with what is allowed."""
+    with pytest.raises(ValueError, match="1 to 64 processes of this machine, or a Dask scheduler"):
+        plan(workers=wrong)
+
+
+def test_this_process_is_where_it_is() -> None:
+    """A worker of this machine reads the same clock."""
+    assert crew.identify() == clocks.whoami()
