@@ -7,7 +7,7 @@ import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor, Future, wait
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 
 import httpx
@@ -153,8 +153,9 @@ def work_together(members: Sequence[Member], filling: Filling, before: Mapping[K
     finally:
         for member, _ in running.values():
             member.stop(name)
-    if bucket:
-        bucket.drop()
+        if bucket:
+            with suppress(psycopg.Error):  # a lost database keeps it until the next run fills another one
+                bucket.drop()
 
 
 def _collect(running: "dict[Future[Done], tuple[Member, Share]]", filling: Filling, stand: "_Stand", report: Report) -> None:
