@@ -70,7 +70,7 @@ class Member:
 
 @contextmanager
 def gathered(workers: int | str) -> Iterator[list[Member]]:
-    """Yield members that are ready: as many processes, or all workers of the scheduler; for one process none, since this one will do.
+    """Yield members that are ready: as many processes, or all workers of the scheduler.
 
     Whatever they still do afterwards is ended: a page that is being written is whole or not there.
 
@@ -78,9 +78,7 @@ def gathered(workers: int | str) -> Iterator[list[Member]]:
         ConfigError: Dask is asked for and not installed.
         MeasurementError: they do not start, there is no scheduler, or it has no workers.
     """
-    if workers == 1:
-        yield []
-    elif isinstance(workers, int):
+    if isinstance(workers, int):
         children = [Child(identify) for _ in range(workers)]
         try:
             yield [Member(name=one.wait_ready().name, executor=one.executor) for one in children]

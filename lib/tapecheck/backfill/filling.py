@@ -3,7 +3,9 @@
 import datetime as dt
 import logging
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from functools import partial
 
 import httpx
 
@@ -11,7 +13,6 @@ from tapecheck import progress, runs
 from tapecheck.backfill import checkpoints, groups
 from tapecheck.backfill.audit import audit
 from tapecheck.backfill.checkpoints import Checkpoint
-from tapecheck.backfill.crew import gathered, work_together
 from tapecheck.backfill.endpoints import Endpoints
 from tapecheck.backfill.groups import Key
 from tapecheck.backfill.integrity import Integrity
@@ -24,6 +25,7 @@ from tapecheck.backfill.strategies import STRATEGIES
 from tapecheck.backfill.workers import DATABASE_PAUSE_S, Filling, line, work
 from tapecheck.errors import ConfigError, Problem, TargetDown
 from tapecheck.loopback import is_local_database, is_loopback
+from tapecheck.progress import Report
 
 log = logging.getLogger(__name__)
 
@@ -47,12 +49,9 @@ def run(plan: BackfillPlan, endpoints: Endpoints) -> Recording:
         STRATEGIES[plan.insert](endpoints.database_url, plan.database_schema).close()  # loads the driver: not what is measured
         started_at = dt.datetime.now(dt.UTC)
         filling = Filling(plan, endpoints, groups.due(plan, before), bucket=plan.source.bucket())
-        with gathered(plan.workers) as members, progress.show("backfill", "jobs") as report:
+        with _ready(filling, before) as (processes, do), progress.show("backfill", "jobs") as report:
             began_ns = time.monotonic_ns()
-            if members:
-                work_together(members, filling, before, report)
-            else:
-                work(filling, report)
+            do(report)
             ended_ns = time.monotonic_ns()
         after = _settled(plan, endpoints.database_url, filling.done)
     except SinkError as error:
@@ -69,11 +68,23 @@ def run(plan: BackfillPlan, endpoints: Endpoints) -> Recording:
             target=endpoints.target,
             environment=runs.environment(),
             plan=plan,
-            processes=max(1, len(members)),
+            processes=processes,
             remote=_remote(endpoints),
             integrity=_audited(plan, endpoints.database_url, jobs, filling.received),
         ),
     )
+
+
+@contextmanager
+def _ready(filling: Filling, before: Mapping[Key, Checkpoint]) -> Iterator[tuple[int, Callable[[Report], None]]]:
+    """Yield how many processes there are, ready to work, and what has them do the jobs."""
+    if filling.plan.workers == 1:
+        yield 1, partial(work, filling)
+        return
+    from tapecheck.backfill import crew  # processes and Dask: paid by who asks for them
+
+    with crew.gathered(filling.plan.workers) as members:
+        yield len(members), partial(crew.work_together, members, filling, before)
 
 
 def _audited(plan: BackfillPlan, database_url: str, jobs: list[Job], received: Received) -> Integrity | None:
