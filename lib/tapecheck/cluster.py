@@ -7,9 +7,7 @@ belongs on a trusted network, or behind TLS.
 import re
 from concurrent.futures import CancelledError, Executor
 from types import ModuleType
-from typing import Annotated, Any
-
-from pydantic import BeforeValidator
+from typing import Any
 
 from tapecheck.errors import ConfigError, MeasurementError, Problem
 
@@ -19,16 +17,17 @@ MAX_PROCESSES = 64
 ADDRESS = re.compile(r"dask://(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+):[0-9]{1,5}")
 
 
-def _workers(value: Any) -> int | str:
+def checked_workers(value: Any) -> int | str:
+    """Return what a plan's `workers` says: a number of processes, or the address of a scheduler.
+
+    Raises:
+        ValueError: it is neither; the message is what is allowed.
+    """
     if isinstance(value, int) and not isinstance(value, bool) and 1 <= value <= MAX_PROCESSES:
         return value
     if isinstance(value, str) and ADDRESS.fullmatch(value) and int(value.rpartition(":")[2]) < 65536:
         return value
     raise ValueError(f"1 to {MAX_PROCESSES} processes of this machine, or a Dask scheduler, such as: dask://127.0.0.1:8786")
-
-
-Workers = Annotated[Any, BeforeValidator(_workers)]
-"""In a plan: a number of processes, or the address of a scheduler."""
 
 
 def require_dask() -> ModuleType:

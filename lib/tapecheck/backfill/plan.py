@@ -5,14 +5,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import AfterValidator, Field, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
 from tapecheck import config
 from tapecheck.backfill.bars import CRYPTO, TIMEFRAMES
 from tapecheck.backfill.bucket import TokenBucket
 from tapecheck.backfill.calendar import EASTERN
 from tapecheck.backfill.source import Retry
-from tapecheck.cluster import Workers
+from tapecheck.cluster import checked_workers
 from tapecheck.config import Model
 from tapecheck.errors import ConfigError, Problem
 from tapecheck.verdict import parse
@@ -135,7 +135,7 @@ class BackfillPlan(Model):
     history: History
     source: SourcePlan = SourcePlan()
     concurrency: Concurrency = Concurrency()
-    workers: Workers = 1
+    workers: Annotated[Any, BeforeValidator(checked_workers)] = 1
     insert: Literal["copy", "executemany", "row_by_row"] = "copy"
     derive: bool = False
     features: Literal["vectorized", "per_row", "off"] = "vectorized"

@@ -5,7 +5,7 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
-from tapecheck.cluster import Workers
+from tapecheck.cluster import checked_workers
 from tapecheck.config import Model
 from tapecheck.load import schedule
 from tapecheck.load.samples import SAMPLE
@@ -276,5 +276,5 @@ class LoadPlan(Model):
     scenarios: dict[Name, Scenario] = Field(min_length=1)
     objectives: tuple[Annotated[str, AfterValidator(_objective)], ...] = ()
     generator: GeneratorLimits = GeneratorLimits()
-    workers: Workers = 1
+    workers: Annotated[Any, BeforeValidator(checked_workers)] = 1
     seed: int = 0
