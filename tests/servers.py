@@ -94,9 +94,8 @@ class Server:
         self.port: int = self.listener.sockets[0].getsockname()[1]
         self.started.set()
         await self.ending.wait()
-        self.listener.close()
-        for _ in range(10):  # connections accepted just now take a few turns of the loop to appear among the writers
-            await asyncio.sleep(0)
+        for _ in range(10):  # connections accepted just now take a few turns of the loop to appear among the writers;
+            await asyncio.sleep(0)  # and they would never be closed if the listener were closed before
         self.die()
         tasks = asyncio.all_tasks() - {asyncio.current_task()}
         for task in tasks:
