@@ -49,8 +49,8 @@ class Case:
             "percentiles": lambda: charts.load_percentiles(**both, objectives=self.objectives),
             "timeline": lambda: charts.load_timeline(**both, objectives=self.objectives),
             "dimensions": lambda: charts.load_dimensions(**both),
-            "throughput": lambda: charts.load_throughput(**both, objectives=self.objectives),
-            "resources": lambda: charts.load_resources(**both),
+            "throughput": lambda: charts.load_throughput(**both, capacity=found, objectives=self.objectives),
+            "resources": lambda: charts.load_resources(**both, capacity=found),
             "capacity": lambda: charts.load_capacity(recording=recording, capacity=found, objectives=self.objectives),
         }
 
@@ -99,15 +99,20 @@ def open_model(rate_rps: float, seconds: float, median_ms: float, seed: int = 0)
     return rows
 
 
-def sweep(*, busy_from_rps: float = np.inf) -> Case:
-    """Make a capacity sweep that ends in a knee near 3,000/s; from `busy_from_rps` on the generator was the limit."""
-    rates = (100, 200, 400, 800, 1600, 2263, 2691, 2934, 3200, 3805)
-    parts = {f"capacity at {rate}/s": open_model(rate, 1, 5 + 4000 * (rate > 3000) + rate / 400, rate) for rate in rates}
+def sweep(*, busy_from_rps: float = np.inf, again_rps: float = 0) -> Case:
+    """Make a capacity sweep that ends in a knee near 3,000/s.
+
+    From `busy_from_rps` on the generator was the limit; `again_rps` was measured again, because it was the limit there once.
+    """
+    rates = {f"capacity at {rate}/s": rate for rate in (100, 200, 400, 800, 1600, 2263, 2691, 2934, 3200, 3805)}
+    busy = {name: BUSY for name, rate in rates.items() if rate >= busy_from_rps or rate == again_rps}
+    attempts = [[name, f"{name}, again (2)"] if rate == again_rps else [name] for name, rate in rates.items()]
+    rates = {attempt: rates[names[0]] for names in attempts for attempt in names}
+    parts = {name: open_model(rate, 1, 5 + 4000 * (rate > 3000) + rate / 400, rate) for name, rate in rates.items()}
     parts["cached_symbol"] = samples.burst(times_ms(100))
-    busy = {f"capacity at {rate}/s": BUSY for rate in rates if rate >= busy_from_rps}
     return case(
         parts,
-        rates={f"capacity at {rate}/s": float(rate) for rate in rates},
+        rates={name: float(rate) for name, rate in rates.items()},
         generators=busy,
         objectives=(*OBJECTIVES, "cached_symbol.p95_ms < 500"),
     )
@@ -150,5 +155,6 @@ CASES: Mapping[str, Callable[[], Case]] = {
     "a sweep": sweep,
     "a sweep whose generator gave up": lambda: sweep(busy_from_rps=1600),
     "a sweep that was never valid": lambda: sweep(busy_from_rps=0),
+    "a sweep of which a level was measured again": lambda: sweep(again_rps=400),
     "no requests": lambda: case({"cached_symbol": samples.burst([])}),
 }

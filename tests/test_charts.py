@@ -124,6 +124,49 @@ def test_what_is_invalid_is_shaded_and_nothing_else() -> None:
     assert not any(patch.get_hatch() for ax in draw("one scenario", "throughput").axes for patch in ax.patches)
 
 
+def hatched_s(figure: Chart) -> list[list[tuple[float, float]]]:
+    """Return for each axes from when to when it is hatched."""
+    found = [[patch for patch in ax.patches if patch.get_hatch()] for ax in figure.axes]
+    return [[(patch.get_x(), patch.get_x() + patch.get_width()) for patch in patches] for patches in found]
+
+
+def ran_s(name: str, scenario: str) -> tuple[float, float]:
+    """Return from when to when a scenario, or a level of a sweep, ran on the clock of the charts."""
+    frame = built(name).recording.samples.to_pandas()
+    part, start_ns = frame[frame.scenario == scenario], frame.intended_ns.min()
+    return (part.intended_ns.min() - start_ns) / 1e9, (part.done_ns.max() - start_ns) / 1e9
+
+
+@pytest.mark.parametrize("chart", ["throughput", "resources"])
+@pytest.mark.parametrize(
+    ("name", "levels", "title"),
+    [
+        ("a sweep", [], "capacity"),
+        (
+            "a sweep whose generator gave up",
+            [f"capacity at {rate}/s" for rate in (1600, 2263, 2691, 2934, 3200, 3805)],
+            "capacity (INVALID in part)",
+        ),
+        ("a sweep of which a level was measured again", ["capacity at 400/s"], "capacity (INVALID in part)"),
+    ],
+)
+def test_on_the_clock_the_invalid_levels_of_a_sweep_are_hatched(name: str, chart: str, levels: list[str], title: str) -> None:
+    """Each for as long as it ran, one that was measured again too, and no valid one; name and legend say so."""
+    figure = draw(name, chart)
+    expected = [pytest.approx(ran_s(name, level)) for level in levels]
+    assert hatched_s(figure) == [expected, expected]
+    assert title in [text.get_text() for text in figure.axes[0].texts]
+    assert [text.get_text().startswith("invalid: ") for text in figure.legends[0].get_texts()].count(True) == bool(levels)
+
+
+def test_on_the_clock_a_sweep_that_was_never_valid_is_hatched_whole() -> None:
+    """From its first level to its last, and it is named invalid."""
+    figure = draw("a sweep that was never valid", "throughput")
+    whole = ran_s("a sweep that was never valid", "capacity at 100/s")[0], ran_s("a sweep that was never valid", "capacity at 3805/s")[1]
+    assert hatched_s(figure) == [[pytest.approx(whole)]] * 2
+    assert "capacity (INVALID)" in [text.get_text() for text in figure.axes[0].texts]
+
+
 @pytest.mark.parametrize(("name", "first_rps"), [("a sweep whose generator gave up", 1600), ("a sweep that was never valid", 100)])
 def test_a_sweep_says_where_the_generator_gave_up_and_why(name: str, first_rps: float) -> None:
     """The band begins at the first invalid rate, and the legend gives the reason; levels stay visible."""
@@ -141,6 +184,7 @@ ILLEGIBLE = [
     *(("nothing but failures", chart) for chart in ("percentiles", "timeline", "throughput", "dimensions", "capacity")),
     *(("an invalid scenario", chart) for chart in ("percentiles", "timeline", "throughput")),
     *(("objectives of one scenario", chart) for chart in ("percentiles", "throughput")),
+    *(("a sweep whose generator gave up", chart) for chart in ("throughput", "resources")),
     *((name, "capacity") for name in ("a sweep", "a sweep whose generator gave up", "a sweep that was never valid")),
     *(("no requests", chart) for chart in ("percentiles", "timeline", "throughput", "resources")),
     ("25 symbols", "dimensions"),

@@ -91,8 +91,8 @@ def analyse(folder: Path) -> dict[str, dict[str, float]]:
         "percentiles": lambda: charts.load_percentiles(**both, objectives=objectives),
         "timeline": lambda: charts.load_timeline(**both, objectives=objectives),
         "dimensions": lambda: charts.load_dimensions(**both),
-        "throughput": lambda: charts.load_throughput(**both, objectives=objectives),
-        "resources": lambda: charts.load_resources(**both),
+        "throughput": lambda: charts.load_throughput(**both, capacity=None, objectives=objectives),
+        "resources": lambda: charts.load_resources(**both, capacity=None),
     }.items():
         draw().png()
         step(name)

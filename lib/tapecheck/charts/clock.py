@@ -3,6 +3,8 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from matplotlib.patches import Patch
+
 from tapecheck.charts.figure import (
     BAD,
     LINES,
@@ -23,8 +25,10 @@ from tapecheck.charts.figure import (
 from tapecheck.charts.spans import Span, mark
 from tapecheck.load import rows
 from tapecheck.load.analysis import ScenarioSummary
+from tapecheck.load.capacity import CapacityResult
 from tapecheck.load.recording import Recording
-from tapecheck.verdict import Objective
+from tapecheck.load.rows import Rows
+from tapecheck.verdict import Objective, Verdict
 
 Summary = Mapping[str, ScenarioSummary]
 
@@ -33,21 +37,38 @@ def _clock(recording: Recording) -> float:
     return float(recording.samples.column("intended_ns").to_numpy().min()) if recording.samples.num_rows else 0.0
 
 
-def _spans(recording: Recording, summary: Summary, start_ns: float) -> list[Span]:
-    """Return when each scenario ran; a sweep counts as one."""
+def _spans(recording: Recording, summary: Summary, capacity: CapacityResult | None, start_ns: float) -> list[Span]:
+    """Return when each scenario ran; a sweep counts as one, of which some levels may be invalid."""
     levels = list(recording.context.rates_rps)
     groups = {name: [name] for name in summary} | ({levels[0].partition(" at ")[0]: levels} if levels else {})
+    invalid = _invalid(summary, levels, capacity)
     spans = []
     for name, members in groups.items():
-        parts = [part for member in members if len(part := rows.counted(recording.samples, member))]
-        if parts:
-            first = (min(part.numbers("intended_ns").min() for part in parts) - start_ns) / 1e9
-            last = (max(part.numbers("done_ns").max() for part in parts) - start_ns) / 1e9
-            spans.append(Span(name=name, first_s=first, last_s=last, invalid=name in summary and summary[name].invalid is not None))
+        found = [(member, rows.counted(recording.samples, member)) for member in members]
+        reaches = {member: _reach_s(part, start_ns) for member, part in found if len(part)}
+        if reaches:
+            whole = min(first for first, _ in reaches.values()), max(last for _, last in reaches.values())
+            bad = tuple(reach for member, reach in reaches.items() if member in invalid)
+            spans.append(Span(name=name, first_s=whole[0], last_s=whole[1], invalid_s=bad if len(bad) < len(reaches) else (whole,)))
     return spans
 
 
-def load_throughput(*, recording: Recording, summary: Summary, objectives: Sequence[Objective]) -> Chart:
+def _reach_s(part: Rows, start_ns: float) -> tuple[float, float]:
+    """Return the first intended start and the last completion."""
+    return float(part.numbers("intended_ns").min() - start_ns) / 1e9, float(part.numbers("done_ns").max() - start_ns) / 1e9
+
+
+def _invalid(summary: Summary, levels: Sequence[str], capacity: CapacityResult | None) -> set[str]:
+    """Return the scenarios and levels that are invalid; of a level that was measured again, `capacity` has the attempt that counts."""
+    counted = {one.scenario for one in capacity.levels if one.verdict != Verdict.INVALID} if capacity else set(levels)
+    return {name for name, one in summary.items() if one.invalid is not None} | (set(levels) - counted)
+
+
+def _key(spans: Sequence[Span]) -> list[Patch]:
+    return [invalid_patch()] if any(span.invalid_s for span in spans) else []
+
+
+def load_throughput(*, recording: Recording, summary: Summary, capacity: CapacityResult | None, objectives: Sequence[Objective]) -> Chart:
     """Draw answers and failures per second over the whole run, counted at their completion."""
     title = "Throughput and errors over time"
     if not recording.samples.num_rows:
@@ -61,7 +82,7 @@ def load_throughput(*, recording: Recording, summary: Summary, objectives: Seque
         for axis, chosen, colour, label in ((ax, ~failed, PALETTE[0], "succeeded"), (below, failed, BAD, "failed")):
             steps.draw(axis, done_s[chosen], color=colour)
             axis.set_ylabel(f"{label}\n(requests/s)")
-        spans = _spans(recording, summary, start)
+        spans = _spans(recording, summary, capacity, start)
         for span in spans:
             for one in applying(objectives, ("throughput_rps",), span.name) if span.name in summary else ():
                 limit_line(ax, one, span.first_s, span.last_s)
@@ -72,12 +93,12 @@ def load_throughput(*, recording: Recording, summary: Summary, objectives: Seque
             below.set_yticks([0])
             note(below, "no failed requests")
         below.set_xlabel(f"time since the first request (s), counted in steps of {steps.width_s:g} s")
-        legend(chart, (ax,), *([invalid_patch()] if any(span.invalid for span in spans) else []))
+        legend(chart, (ax,), *_key(spans))
         footer(chart, recording.context, len(part))
     return chart
 
 
-def load_resources(*, recording: Recording, summary: Summary) -> Chart:
+def load_resources(*, recording: Recording, summary: Summary, capacity: CapacityResult | None) -> Chart:
     """Draw CPU and memory of the watched processes on the clock of the requests."""
     frame = recording.resources.to_pandas()
     if frame.empty:
@@ -94,10 +115,11 @@ def load_resources(*, recording: Recording, summary: Summary) -> Chart:
         ax.set_ylabel("CPU (busy cores)")
         below.set_ylabel("resident memory (MB)")
         below.set_xlabel("time since the first request (s)")
-        mark(chart, (ax, below), _spans(recording, summary, start))
+        spans = _spans(recording, summary, capacity, start)
+        mark(chart, (ax, below), spans)
         for axis in (ax, below):
             axis.set_ylim(bottom=0)
             axis.yaxis.set_major_formatter(plain())
-        legend(chart, (ax,))
+        legend(chart, (ax,), *_key(spans))
         footer(chart, recording.context, len(rows.measured(recording.samples)))
     return chart

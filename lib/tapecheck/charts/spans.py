@@ -15,24 +15,31 @@ GAP_PT = 14
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Span:
-    """What ran from `first_s` to `last_s`."""
+    """What ran from `first_s` to `last_s`, and the stretches of it, if any, that say nothing about the target."""
 
     name: str
     first_s: float
     last_s: float
-    invalid: bool
+    invalid_s: tuple[tuple[float, float], ...] = ()
+
+    @property
+    def title(self) -> str:
+        """Name it, and say what of it is invalid."""
+        how = "" if not self.invalid_s else " (INVALID)" if self.invalid_s == ((self.first_s, self.last_s),) else " (INVALID in part)"
+        return shorten(self.name, 40) + how
 
 
 def mark(chart: Chart, axes: Sequence[Axes], spans: Sequence[Span]) -> None:
-    """Shade every other span and hatch the invalid ones, and name them all above the first axes."""
+    """Shade every other span, hatch what of them is invalid, and name them all above the first axes."""
     end_s = max((span.last_s for span in spans), default=0.0) or 1.0
     for i, span in enumerate(spans):
-        look = INVALID if span.invalid else {"facecolor": "#e6e6e6" if i % 2 == 0 else "#f6f6f6", "linewidth": 0}
         for ax in axes:
-            ax.axvspan(span.first_s, span.last_s, zorder=0, **look)
+            ax.axvspan(span.first_s, span.last_s, zorder=0, facecolor="#e6e6e6" if i % 2 == 0 else "#f6f6f6", linewidth=0)
+            for first_s, last_s in span.invalid_s:
+                ax.axvspan(first_s, last_s, zorder=0, **INVALID)
             ax.set_xlim(-0.01 * end_s, 1.01 * end_s)
     named = sorted(spans, key=lambda span: span.first_s)
-    names = [shorten(span.name, 40) + (" (INVALID)" if span.invalid else "") for span in named]
+    names = [span.title for span in named]
     reaches_pt = [(span.first_s / end_s * AXES_PT, span.last_s / end_s * AXES_PT) for span in named]
     placed = lanes(reaches_pt, [width_pt(name, SIZE_PT) for name in names])
     for name, span, (lane, to_left) in zip(names, named, placed, strict=True):
