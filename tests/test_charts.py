@@ -15,6 +15,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as nps
 from legible import illegible, promises
+from matplotlib.axes import Axes
+from matplotlib.patches import StepPatch
 
 from tapecheck.charts.figure import Chart, shorten, thin
 from tapecheck.charts.spans import AXES_PT, lanes
@@ -93,6 +95,23 @@ def test_a_lower_bound_points_up_and_spans_only_its_scenario() -> None:
     intended_ns, done_ns = (built("objectives of one scenario").recording.samples.column(c).to_numpy() for c in ("intended_ns", "done_ns"))
     assert line.get_xdata()[0] == pytest.approx((intended_ns[300] - intended_ns[0]) / 1e9)
     assert line.get_xdata()[-1] == pytest.approx((done_ns.max() - intended_ns[0]) / 1e9)
+
+
+def steps_of(ax: Axes) -> tuple[np.ndarray, np.ndarray]:
+    """Return what an axes counts in each step of the clock, and the instants between which the steps lie."""
+    (drawn,) = [patch for patch in ax.patches if isinstance(patch, StepPatch)]
+    return drawn.get_data().values, drawn.get_data().edges
+
+
+def test_throughput_counts_a_request_when_it_ends() -> None:
+    """60 requests are meant to start within the first second and end in the sixth, 20 of them failed: nothing is counted before."""
+    rows = samples.burst([5000] * 60, failed=dict.fromkeys(range(0, 60, 3), ErrorKind.status))
+    for column in ("intended_ns", "sent_ns", "first_byte_ns", "done_ns"):
+        rows[column] += np.linspace(0, 0.9e9, 60).astype(np.int64)
+    for ax, count in zip(case({"steady": rows}).figures()["throughput"]().axes, (40, 20), strict=True):
+        rps, edges = steps_of(ax)
+        assert (rps * np.diff(edges)).sum() == pytest.approx(count)
+        assert not rps[edges[1:] <= 5].any()
 
 
 def test_the_knee_is_judged_by_objectives_of_all_scenarios_only() -> None:

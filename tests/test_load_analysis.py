@@ -75,6 +75,15 @@ def test_throughput_counts_answers_not_attempts() -> None:
     assert summary.throughput_rps == pytest.approx(25)
 
 
+def test_throughput_lasts_until_the_last_answer_has_come() -> None:
+    """100 requests that were meant to start within a second, each answered 9 s later, are 10 answers a second, not 100."""
+    rows = burst(np.full(100, 9_000.0))
+    for column in ("intended_ns", "sent_ns", "first_byte_ns", "done_ns"):
+        rows[column] += np.linspace(0, 1e9, 100).astype(np.int64)
+    summary = summary_of(recording({"s": rows}, executor="constant_rate"))
+    assert (summary.duration_s, summary.throughput_rps) == (pytest.approx(10), pytest.approx(10))
+
+
 def test_the_time_between_rounds_does_not_count() -> None:
     """Five rounds of 100 ms are half a second of measurement, whatever lies between them."""
     assert summary_of(recording({"s": burst(np.full(500, 100.0), per_round=100)})).duration_s == pytest.approx(0.5)
