@@ -1,5 +1,6 @@
 """Charts hide nothing that matters, draw each promise where it holds, and leave every word legible."""
 
+import dataclasses
 import functools
 import hashlib
 import itertools
@@ -112,6 +113,38 @@ def test_throughput_counts_a_request_when_it_ends() -> None:
         rps, edges = steps_of(ax)
         assert (rps * np.diff(edges)).sum() == pytest.approx(count)
         assert not rps[edges[1:] <= 5].any()
+
+
+def test_cpu_and_memory_are_drawn_each_in_its_panel() -> None:
+    """Each line is what the table has of its process: busy cores above, resident memory below, on the clock of the requests."""
+    one = built("one scenario")
+    late = dataclasses.replace(one.recording, resources=one.recording.resources.slice(2))  # the watch began after the first request
+    figure = dataclasses.replace(one, recording=late).figures()["resources"]()
+    start_ns = late.samples.column("intended_ns").to_numpy().min()
+    for ax, column, label in zip(figure.axes, ("cpu_ratio", "rss_mb"), ("CPU (busy cores)", "resident memory (MB)"), strict=True):
+        assert ax.get_ylabel() == label
+        for line, (process, table) in zip(ax.lines, late.resources.to_pandas().groupby("process", observed=True), strict=True):
+            assert line.get_color() == next(above.get_color() for above in figure.axes[0].lines if above.get_label() == process)
+            assert line.get_ydata() == pytest.approx(table[column].to_numpy())
+            assert line.get_xdata() == pytest.approx((table.time_ns.to_numpy() - start_ns) / 1e9)
+
+
+def test_percentiles_are_of_response_times_and_each_kind_stands_in_its_column() -> None:
+    """Of requests that were sent 500 ms late, the curve is what they took with that, and the points are the p95 of each kind."""
+    rows = samples.burst(600 + times_ms(300), per_round=100)
+    rows["sent_ns"] += 500_000_000
+    late = case({"steady": rows}, watched=False)
+    spectrum, kinds = late.figures()["percentiles"]().axes
+    (curve,) = [line for line in spectrum.lines if str(line.get_label()).startswith("steady")]
+    response_ms = np.sort((rows["done_ns"] - rows["intended_ns"]) / 1e6)
+    assert curve.get_ydata() == pytest.approx(np.quantile(response_ms, 1 - 1 / curve.get_xdata()))
+    told = late.everything["steady"]
+    p95_ms = {line.get_label(): line.get_ydata() for line in kinds.lines if str(line.get_label()).endswith("time p95")}
+    assert p95_ms == {
+        "response time p95": [told.response_time_ms.p95.value], "service time p95": [told.service_time_ms.p95.value],
+        "server time p95": [told.server_time_ms.p95.value],
+    }  # fmt: skip
+    assert told.response_time_ms.p95.value - told.service_time_ms.p95.value == pytest.approx(500)
 
 
 def test_the_knee_is_judged_by_objectives_of_all_scenarios_only() -> None:
