@@ -1,6 +1,7 @@
 """The worker process: starts quickly, says how far it is, ends with its parent, and never leaves a process."""
 
 import contextlib
+import dataclasses
 import os
 import re
 import signal
@@ -12,6 +13,8 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import psutil
@@ -25,7 +28,7 @@ from tapecheck import clocks
 from tapecheck import cluster as shared_cluster
 from tapecheck.errors import ConfigError, MeasurementError
 from tapecheck.load import cluster as load_cluster
-from tapecheck.load.samples import SAMPLE
+from tapecheck.load.samples import SAMPLE, Outcome, Samples
 from tapecheck.load.work import Address, PreparedRequest, Work
 from tapecheck.load.workers import Generator
 
@@ -217,6 +220,73 @@ def test_clocks_are_compared_by_exchange(monkeypatch: pytest.MonkeyPatch) -> Non
     rows["intended_ns"], rows["done_ns"] = ahead_ns + 5, ahead_ns + 7
     moved = load_cluster.on_clock(rows, ahead_ns)
     assert [int(moved[name][0]) for name in ("intended_ns", "sent_ns", "done_ns")] == [5, 0, 7]
+
+
+AHEAD_NS = (3_600 * 10**9, 7_200 * 10**9)  # by worker: their machines have been up for an hour and two hours longer than this one
+FAR = Address(host="192.0.2.1", port=80)  # nothing is sent there
+
+
+class FarTeam:
+    """Two workers of a cluster that are threads of this process, each on a clock of its own; what they are told is kept."""
+
+    lead_s = 0.5
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        topics = SimpleNamespace(subscribe_topic=lambda *given: None, unsubscribe_topic=lambda *given: None)
+        self._there = threading.local()
+        scheduler: Any = SimpleNamespace(client=topics, executor=self._executor, lost=())
+        self._workers = [load_cluster.DaskWorker(scheduler, str(number)) for number in range(len(AHEAD_NS))]
+        self.told: dict[int, Work] = {}
+        monkeypatch.setattr(clocks, "read_clock", lambda: time.monotonic_ns() + self._there.ahead_ns)
+        monkeypatch.setattr(load_cluster.worker, "measure_apart", self.answer)
+        for worker in self._workers:
+            worker.meet(dataclasses.replace(clocks.whoami(), clock=f"of machine {worker.address}"))
+
+    def _executor(self, address: str) -> ThreadPoolExecutor:
+        return ThreadPoolExecutor(1, initializer=setattr, initargs=(self._there, "ahead_ns", AHEAD_NS[int(address)]))
+
+    def workers(self) -> list[load_cluster.DaskWorker]:
+        return self._workers
+
+    def answer(self, work: Work, token: str) -> tuple[Outcome, Samples]:
+        """Say of 10 requests, the first at the start that was told, a second apart, what this worker's clock shows; none was answered."""
+        self.told[work.worker] = work
+        rows = np.zeros(10, SAMPLE)
+        rows["intended_ns"] = work.start_ns + np.arange(10) * 10**9
+        rows["sent_ns"], rows["done_ns"] = rows["intended_ns"] + 1, rows["intended_ns"] + 2
+        outcome = Outcome(
+            started_ns=work.start_ns, ended_ns=work.start_ns + 10**10, checked=0, connections=0, unsolicited=0, cpu_s=5.0,
+            lag_ms=np.zeros(0, np.float32), limit_reached=False, offered=10, on_time=10,
+        )  # fmt: skip
+        return outcome, rows
+
+
+def test_workers_whose_clocks_are_ahead_start_together_and_are_counted_on_this_clock(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each is told the common start on its own, and what it tells is moved back to this one, but for what never was."""
+    generator, team = Generator(), FarTeam(monkeypatch)
+    monkeypatch.setattr(generator, "_team", team)
+    before_ns = time.monotonic_ns()
+    measured = generator.measure(work(0, address=FAR, schedule=schedule(2, 10), duration_s=10.0))
+    after_ns = time.monotonic_ns()
+    for worker, told in team.told.items():
+        assert before_ns < told.start_ns - AHEAD_NS[worker] < after_ns + 10**9, "the start, on this clock"
+    start_ns, rows = measured.started_ns, measured.samples
+    assert before_ns < start_ns < after_ns + 10**9
+    assert rows["intended_ns"].tolist() == [start_ns + second * 10**9 for second in range(10) for _ in AHEAD_NS]
+    assert (rows["sent_ns"] == rows["intended_ns"] + 1).all()
+    assert (rows["done_ns"] == rows["intended_ns"] + 2).all()
+    assert not rows["first_byte_ns"].any()
+    assert (measured.ended_ns, measured.cpu_ratio) == (start_ns + 10**10, 0.5)
+    assert 0 < measured.clock_error_ms < 5
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "::1"])
+def test_a_worker_on_another_machine_is_not_sent_to_its_own_loopback(host: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What listens there is not the target; the message says to name an address that holds for all."""
+    generator, team = Generator(), FarTeam(monkeypatch)
+    monkeypatch.setattr(generator, "_team", team)
+    with pytest.raises(MeasurementError, match=r"worker 0 is on another machine, .* name an address for all"):
+        generator.measure(work(0, address=Address(host=host, port=80), duration_s=1.0))
 
 
 def test_an_exception_in_mid_measurement_leaves_no_process(server: Server) -> None:
