@@ -10,11 +10,11 @@ import sys
 import textwrap
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import psutil
@@ -28,6 +28,8 @@ from tapecheck import clocks
 from tapecheck import cluster as shared_cluster
 from tapecheck.errors import ConfigError, MeasurementError
 from tapecheck.load import cluster as load_cluster
+from tapecheck.load import worker
+from tapecheck.load.recorder import CHUNK_ROWS, Recorder, map_rows, scratch
 from tapecheck.load.samples import SAMPLE, Outcome, Samples
 from tapecheck.load.work import Address, PreparedRequest, Work
 from tapecheck.load.workers import Generator
@@ -238,9 +240,9 @@ class FarTeam:
         self._workers = [load_cluster.DaskWorker(scheduler, str(number)) for number in range(len(AHEAD_NS))]
         self.told: dict[int, Work] = {}
         monkeypatch.setattr(clocks, "read_clock", lambda: time.monotonic_ns() + self._there.ahead_ns)
-        monkeypatch.setattr(load_cluster.worker, "measure_apart", self.answer)
-        for worker in self._workers:
-            worker.meet(dataclasses.replace(clocks.whoami(), clock=f"of machine {worker.address}"))
+        monkeypatch.setattr(worker, "measure_apart", self.answer)
+        for one in self._workers:
+            one.meet(dataclasses.replace(clocks.whoami(), clock=f"of machine {one.address}"))
 
     def _executor(self, address: str) -> ThreadPoolExecutor:
         return ThreadPoolExecutor(1, initializer=setattr, initargs=(self._there, "ahead_ns", AHEAD_NS[int(address)]))
@@ -268,8 +270,8 @@ def test_workers_whose_clocks_are_ahead_start_together_and_are_counted_on_this_c
     before_ns = time.monotonic_ns()
     measured = generator.measure(work(0, address=FAR, schedule=schedule(2, 10), duration_s=10.0))
     after_ns = time.monotonic_ns()
-    for worker, told in team.told.items():
-        assert before_ns < told.start_ns - AHEAD_NS[worker] < after_ns + 10**9, "the start, on this clock"
+    for number, told in team.told.items():
+        assert before_ns < told.start_ns - AHEAD_NS[number] < after_ns + 10**9, "the start, on this clock"
     start_ns, rows = measured.started_ns, measured.samples
     assert before_ns < start_ns < after_ns + 10**9
     assert rows["intended_ns"].tolist() == [start_ns + second * 10**9 for second in range(10) for _ in AHEAD_NS]
@@ -287,6 +289,38 @@ def test_a_worker_on_another_machine_is_not_sent_to_its_own_loopback(host: str, 
     monkeypatch.setattr(generator, "_team", team)
     with pytest.raises(MeasurementError, match=r"worker 0 is on another machine, .* name an address for all"):
         generator.measure(work(0, address=Address(host=host, port=80), duration_s=1.0))
+
+
+class Rounds:
+    """Stands for the event that a measurement has ended: instead of each wait, rows are written; after the last it has."""
+
+    def __init__(self, file: int, rounds: Iterable[Iterable[int]]) -> None:
+        self._file, self._rounds, self._recorder = file, iter(rounds), Recorder(file)
+
+    def wait(self, timeout: float) -> bool:
+        written = next(self._rounds, None)
+        for number in written or ():
+            while number >= len(self._recorder.views) * CHUNK_ROWS:
+                self._recorder.grow()
+            map_rows(self._file)["done_ns"][number] = 1
+        return written is None
+
+
+@pytest.mark.parametrize(
+    ("rounds", "told"),
+    [
+        ([[], [0, 1], [], [2]], [0, 2, 2, 3]),
+        ([[0, 1, 2, 4], [], [3], [6, 7]], [4, 4, 5, 7]),
+        ([[5], range(5), range(6, CHUNK_ROWS), [CHUNK_ROWS, CHUNK_ROWS + 1]], [1, 6, CHUNK_ROWS, CHUNK_ROWS + 2]),
+    ],
+    ids=["one after the other", "out of order", "beyond a chunk"],
+)
+def test_a_worker_tells_how_many_rows_there_are_in_all(rounds: list[Iterable[int]], told: list[int]) -> None:
+    """Those that were there when it looked before are counted too, and each once, whatever the order in which requests ended."""
+    heard: list[int] = []
+    with scratch(1) as file:
+        worker._tell(file.fileno(), heard.append, cast(threading.Event, Rounds(file.fileno(), rounds)))
+    assert heard == told
 
 
 def test_an_exception_in_mid_measurement_leaves_no_process(server: Server) -> None:
