@@ -1,5 +1,8 @@
 """Percentiles and intervals against known answers."""
 
+import ast
+from pathlib import Path
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -104,6 +107,26 @@ def test_a_distribution_selects_what_sorting_would_find(x: list[float]) -> None:
     assert (found.min, found.max) == (s[0], s[-1])
     for p, one in ((0.5, found.p50), (0.9, found.p90), (0.95, found.p95), (0.99, found.p99)):
         assert one == stats.percentile_of_sorted(s, p)
+
+
+def test_a_bootstrap_interval_leaves_out_2_5_percent_at_either_end() -> None:
+    """Each parameter has its own column, and the order of its estimates does not matter."""
+    estimates = np.random.default_rng(0).permuted(np.column_stack([np.arange(201.0), 1000 - 2 * np.arange(201.0)]), axis=0)
+    low, high = stats.bootstrap_interval(estimates)
+    assert low.tolist() == [5, 610]
+    assert high.tolist() == [195, 990]
+
+
+def test_percentiles_are_computed_here_and_nowhere_else() -> None:
+    """One definition: no other module calls numpy's, pandas' or Python's own."""
+    asked = {"percentile", "quantile", "quantiles", "nanpercentile", "nanquantile", "median", "nanmedian"}
+    called = {
+        f"{file.name}: {ast.unparse(node.func)}"
+        for file in Path(stats.__file__).parent.rglob("*.py")
+        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8")))
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr in asked
+    }
+    assert called == {"stats.py: np.percentile", "load.py: one.percentile"}, "the last is a field of a chart's series"
 
 
 # ---- samples that come in batches ----

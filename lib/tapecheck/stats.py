@@ -12,6 +12,8 @@ Methods (x sorted ascending, n samples, p in [0, 1], ranks count from 1):
   of Student's t, and v is the variance of the share of samples below the quantile, estimated between the b batches,
   v = b/(b-1) * sum((hits_i - p size_i)^2) / n^2 (Korn and Graubard, Survey Methodology 24, 1998, pp. 193-201).
 - Lower bound of a ratio: Clopper and Pearson (1934), one-sided 95 %: BetaInv(0.05; k, n-k+1).
+- Interval of a fitted parameter: the 2.5th to the 97.5th percentile of its estimates from resampled data (Efron and
+  Tibshirani, An Introduction to the Bootstrap, 1993, section 13.3).
 """
 
 import itertools
@@ -206,6 +208,12 @@ def ratio_lower_bound(successes: int, n: int, effective: float | None = None) ->
         return 0.0
     worth = 1.0 if effective is None else effective / n
     return float(scipy.special.betaincinv(successes * worth, (n - successes) * worth + 1, 1 - CONFIDENCE))
+
+
+def bootstrap_interval(estimates: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Return the ends of the 95 % interval of each parameter, a column of `estimates`, whose rows are of resampled data."""
+    low, high = np.percentile(estimates, [2.5, 97.5], axis=0)
+    return low, high
 
 
 def needed_n_for_ratio(ratio: float, confidence: float = CONFIDENCE) -> int:

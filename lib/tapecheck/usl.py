@@ -4,8 +4,8 @@ X(N) = g N / (1 + a (N - 1) + b N (N - 1)): throughput X (1/s) at concurrency N,
 a the contention (the share that is serial) and b the coherency (the cost of agreeing), after Gunther, Guerrilla
 Capacity Planning, 2007, chapter 4. Its peak lies at N = sqrt((1 - a) / b).
 
-The fit minimizes squared residuals of log X, so that each level counts by its relative error. Intervals are
-percentiles of a bootstrap that resamples those residuals, scaled by sqrt(n / (n - 3)) for the three parameters fitted.
+The fit minimizes squared residuals of log X, so that each level counts by its relative error. Intervals are those
+of a bootstrap that resamples those residuals, scaled by sqrt(n / (n - 3)) for the three parameters fitted.
 """
 
 import math
@@ -14,6 +14,8 @@ from dataclasses import dataclass
 import numpy as np
 import scipy  # imports scipy.optimize when it is first used
 from numpy.typing import NDArray
+
+from tapecheck import stats
 
 LEVELS_NEEDED = 6
 RESAMPLES = 200
@@ -82,8 +84,8 @@ def fit(concurrency: Array, throughput_rps: Array, *, seed: int = 0) -> Usl:
     residuals = np.log(x / fitted)
     scaled = (residuals - residuals.mean()) * math.sqrt(len(n) / (len(n) - 3))
     rng = np.random.default_rng(seed)
-    resampled = [_least_squares(n, fitted * np.exp(rng.choice(scaled, len(n))), best) for _ in range(RESAMPLES)]
-    low, high = np.percentile(resampled, [2.5, 97.5], axis=0)
+    resampled = np.array([_least_squares(n, fitted * np.exp(rng.choice(scaled, len(n))), best) for _ in range(RESAMPLES)])
+    low, high = stats.bootstrap_interval(resampled)
     gamma, alpha, beta = (
         Estimate(value=float(v), low=float(min(v, a)), high=float(max(v, b))) for v, a, b in zip(best, low, high, strict=True)
     )
