@@ -18,9 +18,9 @@ from backfills import SCHEMA
 from servers import Server
 
 from tapecheck.backfill.endpoints import Endpoints
-from tapecheck.config import SandboxState
 from tapecheck.runs import TargetInfo
 from tapecheck.sandbox.profile import Home
+from tapecheck.targets import SandboxState
 
 signal.signal(signal.SIGINT, signal.default_int_handler)  # the background jobs of a shell begin with it ignored
 

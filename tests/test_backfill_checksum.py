@@ -10,7 +10,7 @@ from test_backfill_strategies import bars_of, write
 from tapecheck.backfill import checkpoints, checksum
 from tapecheck.backfill.checksum import Checksum
 from tapecheck.backfill.sink import Sink
-from tapecheck.config import SandboxState
+from tapecheck.targets import SandboxState
 
 SCHEMA = "test_checksum"
 

@@ -9,10 +9,11 @@ from tapecheck import config, lint, targets
 from tapecheck.backfill import filling
 from tapecheck.backfill.endpoints import Endpoints, endpoints
 from tapecheck.backfill.plan import BackfillPlan
-from tapecheck.config import SandboxState, Target
 from tapecheck.errors import ConfigError, TargetDown
 from tapecheck.runs import TargetInfo
 from tapecheck.sandbox.profile import Home
+from tapecheck.target_file import Target
+from tapecheck.targets import SandboxState
 
 KEY, PASSWORD = "k3y-Zx81", "hunter2-Zx81"
 LOCAL = {"source_url": "http://127.0.0.1:8080"}

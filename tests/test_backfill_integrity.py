@@ -18,8 +18,8 @@ from tapecheck.backfill.bars import TIMEFRAMES, Bars, IntArray, to_ms
 from tapecheck.backfill.integrity import Integrity, Series, examine, judge
 from tapecheck.backfill.sink import Sink
 from tapecheck.backfill.slots import slots
-from tapecheck.config import SandboxState
 from tapecheck.sandbox import market
+from tapecheck.targets import SandboxState
 
 START, END = dt.datetime(2025, 10, 27, 4, tzinfo=dt.UTC), dt.datetime(2025, 12, 1, 5, tzinfo=dt.UTC)  # winter time, a half day
 NOW_MS = to_ms(dt.datetime(2026, 11, 20, 15, 2, tzinfo=dt.UTC))

@@ -14,8 +14,8 @@ from massive import RESTClient
 from tapecheck.backfill import wire
 from tapecheck.backfill.bars import COLUMNS, TIMEFRAMES, Bars, ticker_of, to_ms
 from tapecheck.backfill.source import PAGE_LIMIT, Retry, Source
-from tapecheck.config import SandboxState
 from tapecheck.sandbox.profile import Home
+from tapecheck.targets import SandboxState
 
 END = dt.datetime.now(dt.UTC).replace(minute=0, second=0, microsecond=0)
 START = END - dt.timedelta(days=365)

@@ -15,8 +15,8 @@ from tapecheck.backfill.checkpoints import Checkpoint
 from tapecheck.backfill.pipeline import refresh
 from tapecheck.backfill.sink import Counts, Sink
 from tapecheck.backfill.source import Source
-from tapecheck.config import SandboxState
 from tapecheck.sandbox.profile import Home
+from tapecheck.targets import SandboxState
 
 SYMBOL = "TESTONLY"
 

@@ -14,8 +14,8 @@ from tapecheck.backfill import wire
 from tapecheck.backfill.bars import Bars
 from tapecheck.backfill.source import Page, Retry, Source
 from tapecheck.backfill.spans import Trace
-from tapecheck.config import SandboxState
 from tapecheck.sandbox.profile import Home
+from tapecheck.targets import SandboxState
 
 END = dt.datetime.now(dt.UTC).replace(minute=0, second=0, microsecond=0)
 START = END - dt.timedelta(days=60)

@@ -16,10 +16,10 @@ from servers import Server
 
 from tapecheck import batch, config, runs
 from tapecheck.backfill import validation as backfill
-from tapecheck.config import SandboxState
 from tapecheck.load import validation
 from tapecheck.sandbox import supervision
 from tapecheck.sandbox.profile import Home
+from tapecheck.targets import SandboxState
 
 SECRET = "s3cr3t-Zx81"
 SMALL = """

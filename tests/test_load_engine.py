@@ -16,13 +16,13 @@ import trustme
 from engines import GET, PARAMETERS, errors, requests_for, run, work_for
 from servers import Behaviour, Server
 
-from tapecheck.config import RequestTemplate
 from tapecheck.errors import MeasurementError
 from tapecheck.load import pool, protocol, recorder
 from tapecheck.load.engine import Stopped, measure
 from tapecheck.load.samples import SAMPLE
 from tapecheck.load.tables import UNITS, columns, to_table
 from tapecheck.load.work import MAX_ROUNDS, Address, Tls
+from tapecheck.target_file import RequestTemplate
 
 
 @pytest.fixture(params=["burst", "closed"])

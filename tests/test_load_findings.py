@@ -14,7 +14,6 @@ import psutil
 import pytest
 from samples import burst, recording, watched
 
-from tapecheck.config import Target
 from tapecheck.load import findings, sending, validation
 from tapecheck.load.analysis import ScenarioSummary, summarize
 from tapecheck.load.findings import LIMITING
@@ -23,6 +22,7 @@ from tapecheck.load.samples import ErrorKind, Samples
 from tapecheck.load.selfcheck import Limits
 from tapecheck.load.workers import Generator
 from tapecheck.runs import Finding
+from tapecheck.target_file import Target
 
 PLANTED = Path(__file__).with_name("planted_servers.py")
 BUSY = "import threading\ndef spin():\n    while True: pass\nfor _ in range(4): threading.Thread(target=spin, daemon=True).start()"

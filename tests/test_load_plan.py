@@ -5,11 +5,11 @@ from pathlib import Path
 import pytest
 
 from tapecheck import config
-from tapecheck.config import Target
 from tapecheck.errors import ConfigError, Problem
 from tapecheck.load.plan import Burst, Closed, LoadPlan
 from tapecheck.load.requests import prepare_all
 from tapecheck.load.work import Address
+from tapecheck.target_file import Target
 
 PLAN = """\
 scenarios:

@@ -8,12 +8,12 @@ import pytest
 import servers
 from servers import Behaviour, Server
 
-from tapecheck.config import Target
 from tapecheck.errors import ConfigError, TargetDown, TargetError
 from tapecheck.load import preflight
 from tapecheck.load.plan import LoadPlan
 from tapecheck.load.requests import prepare_all
 from tapecheck.load.work import Address
+from tapecheck.target_file import Target
 
 SECRET = "hunter2hunter2"
 

@@ -9,13 +9,13 @@ import servers
 from samples import burst, measured, recording
 from servers import Server
 
-from tapecheck.config import Target
 from tapecheck.errors import ConfigError
 from tapecheck.load import analysis, descriptors, frames, sending, validation
 from tapecheck.load.plan import LoadPlan
 from tapecheck.load.recording import GeneratorStats
 from tapecheck.load.selfcheck import Limits, invalid
 from tapecheck.load.workers import Generator
+from tapecheck.target_file import Target
 from tapecheck.verdict import overall
 
 BUSY = "import threading\ndef spin():\n    while True: pass\nfor _ in range(4): threading.Thread(target=spin, daemon=True).start()"

@@ -6,11 +6,11 @@ import pytest
 import servers
 from servers import Behaviour, Server
 
-from tapecheck.config import Target
 from tapecheck.load import validation
 from tapecheck.load.capacity import CapacityResult
 from tapecheck.load.plan import LoadPlan
 from tapecheck.load.recording import Recording
+from tapecheck.target_file import Target
 from tapecheck.verdict import Verdict
 
 GENERATOR = {"lag_p99_ms": 2000, "dispatch_lag_p99_ms": 2000, "cpu_ratio": 1, "achieved_ratio": 0.5}  # this machine may be busy

@@ -8,8 +8,8 @@ import time
 import psutil
 import pytest
 
-from tapecheck.config import ProcessSelector
 from tapecheck.resources import Watch, locate
+from tapecheck.target_file import ProcessSelector
 
 BUSY = "import time; end = time.monotonic() + 20\nwhile time.monotonic() < end: pass"
 

@@ -17,10 +17,10 @@ import pytest
 
 from tapecheck.backfill import features
 from tapecheck.backfill.bars import periods_per_year
-from tapecheck.config import SandboxState
 from tapecheck.load.timing import server_times_ms
 from tapecheck.sandbox import supervision
 from tapecheck.sandbox.answers import freshness_of
+from tapecheck.targets import SandboxState
 
 HOUR = 3600.0
 

@@ -15,10 +15,10 @@ from pathlib import Path
 import psutil
 import pytest
 
-from tapecheck.config import SandboxState
 from tapecheck.errors import SandboxError
 from tapecheck.sandbox import database, supervision
 from tapecheck.sandbox.profile import Home, Profile, tier_of
+from tapecheck.targets import SandboxState
 
 SMALL = Profile(symbols=("SPY",), timeframes=("1d",), days=10)
 START = "from tapecheck.sandbox import supervision as s; from tapecheck.sandbox.profile import Profile as P; s.up(profile=P({}))"

@@ -8,9 +8,9 @@ from typing import Any
 from tapecheck import config
 from tapecheck.backfill import plan as backfill
 from tapecheck.backfill.endpoints import endpoints
-from tapecheck.config import Target
 from tapecheck.errors import ConfigError, Problem
 from tapecheck.load import validation as load
+from tapecheck.target_file import Target
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

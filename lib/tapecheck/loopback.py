@@ -3,8 +3,8 @@
 import ipaddress
 import os
 
-from tapecheck.config import Target
 from tapecheck.errors import Problem
+from tapecheck.target_file import Target
 
 
 def is_loopback(host: str) -> bool:

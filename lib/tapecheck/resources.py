@@ -9,7 +9,7 @@ from typing import Self
 import psutil
 import pyarrow as pa
 
-from tapecheck.config import ProcessSelector
+from tapecheck.target_file import ProcessSelector
 
 SCHEMA = pa.schema(
     [

@@ -10,10 +10,28 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from tapecheck import config
-from tapecheck.config import BackfillTarget, SandboxState, Secret, Target
+from tapecheck.config import Model
 from tapecheck.errors import SandboxError
+from tapecheck.target_file import BackfillTarget, ProcessSelector, Secret, Target, Url
 
 _SANDBOX = (sys.executable, "-m", "tapecheck", "sandbox")
+
+
+class SandboxState(Model):
+    """Where a running sandbox can be reached; `sandbox up` writes it, `open_target` reads it."""
+
+    base_url: Url
+    upstream_url: Url
+    upstream_key_file: str
+    scheduler_url: Url
+    database_url: str | None  # without a password: libpq reads it from the passfile that the URL names
+    supervisor_pid: int
+    processes: dict[str, ProcessSelector]
+
+    @staticmethod
+    def file() -> Path:
+        """Return where the state of the running sandbox is written."""
+        return config.sandbox_home() / "state.json"
 
 
 def open_target(path: str | Path) -> Target:

@@ -5,10 +5,10 @@ from urllib.parse import urlsplit
 
 import psycopg
 
-from tapecheck.config import BackfillTarget, Secret, Target
 from tapecheck.errors import ConfigError, Problem
 from tapecheck.loopback import beyond, is_local_database, is_loopback
 from tapecheck.runs import TargetInfo
+from tapecheck.target_file import BackfillTarget, Secret, Target
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

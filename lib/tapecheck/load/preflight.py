@@ -14,12 +14,12 @@ import httpx
 from anyio.from_thread import start_blocking_portal
 
 from tapecheck import config
-from tapecheck.config import Secret, Target
 from tapecheck.errors import ConfigError, Problem, TargetDown, TargetError
 from tapecheck.load import content
 from tapecheck.load.protocol import BODY_LIMIT
 from tapecheck.load.work import Address, PreparedRequest, Tls
 from tapecheck.loopback import beyond, is_loopback
+from tapecheck.target_file import Secret, Target
 
 REQUESTS_LIMIT = 32  # of all combinations, spread evenly over each scenario's
 TIME_LIMIT_S = 20.0  # after that, what has been checked is enough

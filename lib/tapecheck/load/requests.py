@@ -11,10 +11,10 @@ from urllib.parse import parse_qsl, quote
 
 import httpx
 
-from tapecheck.config import RequestTemplate, Secret, Target
 from tapecheck.errors import ConfigError, Problem
 from tapecheck.load.plan import LoadPlan, Scenario
 from tapecheck.load.work import PreparedRequest, Value
+from tapecheck.target_file import RequestTemplate, Secret, Target
 
 PLACEHOLDER = re.compile(r"\{([A-Za-z_][A-Za-z0-9_]*)\}")
 HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")

@@ -8,7 +8,6 @@ import pyarrow as pa
 
 from tapecheck import progress, resources, runs, stats
 from tapecheck.cluster import require_dask
-from tapecheck.config import Target
 from tapecheck.errors import ConfigError, Problem
 from tapecheck.load import capacity, descriptors, preflight
 from tapecheck.load.plan import METRICS, Capacity, LoadPlan
@@ -20,6 +19,7 @@ from tapecheck.load.work import Address, PreparedRequest
 from tapecheck.load.workers import Generator
 from tapecheck.resources import Watch
 from tapecheck.runs import TargetInfo
+from tapecheck.target_file import Target
 from tapecheck.verdict import Verdict, parse_all
 
 LEVEL_ATTEMPTS = 2  # at a level of a sweep in which the generator was the bottleneck: a busy moment should not end the search

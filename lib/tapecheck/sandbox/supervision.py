@@ -11,11 +11,12 @@ import time
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 
-from tapecheck.config import ProcessSelector, SandboxState
 from tapecheck.errors import SandboxError
 from tapecheck.sandbox import database
 from tapecheck.sandbox.processes import ask, is_healthy, is_running, stop, supervised
 from tapecheck.sandbox.profile import PROCESSES, Home, Ports, Profile, write_private
+from tapecheck.target_file import ProcessSelector
+from tapecheck.targets import SandboxState
 
 START_S = 45.0
 

@@ -1,0 +1,169 @@
+"""What a target file says: requests, secrets, processes to watch, where history comes from, and what is allowed. It reaches no target."""
+
+import os
+import re
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+from urllib.parse import urlsplit
+
+from pydantic import AfterValidator, BeforeValidator, Field, model_validator
+from pydantic_core import PydanticCustomError
+
+from tapecheck.config import Model
+from tapecheck.errors import ConfigError, Problem
+
+
+def _matching(pattern: str, wanted: str) -> Callable[[str], str]:
+    def check(text: str) -> str:
+        if re.fullmatch(pattern, text) is None:
+            raise ValueError(wanted)
+        return text
+
+    return check
+
+
+EnvironmentName = Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")]
+
+
+class Secret(Model):
+    """Where a secret is: in an environment variable, of several the first that is set, or in a file; it is read only when it is sent."""
+
+    env: Annotated[tuple[EnvironmentName, ...], BeforeValidator(lambda names: (names,) if isinstance(names, str) else names)] = ()
+    file: str | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _not_itself(cls, data: Any) -> Any:
+        if not isinstance(data, Mapping | cls):
+            raise PydanticCustomError("secret", "the name of an environment variable, as in {env: NAME}")
+        return data
+
+    @model_validator(mode="after")
+    def _one(self) -> Self:
+        if bool(self.env) == bool(self.file):
+            raise ValueError("exactly one of env and file")
+        return self
+
+    @property
+    def place(self) -> str:
+        """Where it is read from."""
+        return self.file or " or ".join(self.env)
+
+    def reveal(self) -> str:
+        """Return the secret.
+
+        Raises:
+            ConfigError: no variable is set, or the file cannot be read.
+        """
+        if self.file:
+            try:
+                return Path(self.file).read_text(encoding="utf-8").strip()
+            except (OSError, ValueError) as error:
+                got = getattr(error, "strerror", None) or type(error).__name__
+                raise ConfigError(
+                    [Problem(file=self.file, key="(file)", got=got, allowed="a readable file that holds the secret")]
+                ) from None
+        value = next(filter(None, map(os.environ.get, self.env)), None)
+        if value is None:
+            allowed = f"the secret, as in: export {self.env[0]}=..."
+            raise ConfigError([Problem(file="environment", key=self.place, got="nothing", allowed=allowed)])
+        return value
+
+
+class ProcessSelector(Model):
+    """Which local process to watch: by its pid, the port it listens on, or a part of its command line."""
+
+    pid: int | None = Field(default=None, gt=0)
+    port: int | None = Field(default=None, gt=0, lt=65536)
+    command: str | None = Field(default=None, min_length=1)
+
+    @model_validator(mode="after")
+    def _one(self) -> Self:
+        if sum(x is not None for x in (self.pid, self.port, self.command)) != 1:
+            raise ValueError("exactly one of pid, port, command")
+        return self
+
+
+class Expectation(Model):
+    """What a right answer looks like; `json` maps a top-level key to its expected value (templates allowed)."""
+
+    status: int = Field(default=200, ge=100, le=599)
+    json_: dict[str, str | int | float | bool] = Field(default={}, alias="json")
+
+
+class RequestTemplate(Model):
+    """A named request, `METHOD /path?query`, whose `{names}` a scenario's parameters fill."""
+
+    request: Annotated[str, AfterValidator(_matching(r"(GET|HEAD|POST) /\S*", "GET, HEAD or POST and a path, such as: GET /health"))]
+    body: str | None = None
+    expect: Expectation = Expectation()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _short_form(cls, data: Any) -> Any:
+        return {"request": data} if isinstance(data, str) else data
+
+    @property
+    def method(self) -> str:
+        """The HTTP method."""
+        return self.request.split(" ", 1)[0]
+
+    @property
+    def path(self) -> str:
+        """The path and query, with their `{names}`."""
+        return self.request.split(" ", 1)[1]
+
+
+def _url(text: str) -> str:
+    try:
+        parts = urlsplit(text)
+        is_good = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        is_good = False
+    if not is_good or re.fullmatch(r"https?://[^\s?#@]+", text) is None:
+        raise ValueError("http:// or https://, a host and maybe a port and path, no user or query, such as: http://127.0.0.1:8000")
+    return text
+
+
+Url = Annotated[str, AfterValidator(_url)]
+
+
+def _database_url(text: str) -> str:
+    try:
+        parts = urlsplit(text)
+        is_good = parts.scheme in ("postgresql", "postgres") and parts.password is None and "password=" not in parts.query
+    except ValueError:
+        is_good = False
+    if not is_good:
+        raise PydanticCustomError("secret", "{env: NAME}, or postgresql://user@host/database without a password")
+    return text
+
+
+class BackfillTarget(Model):
+    """Where history comes from, and the database that it goes to; a URL without a password may be written as it is."""
+
+    source_url: Url
+    api_key: Secret = Secret(env=("MASSIVE_API_KEY", "POLYGON_API_KEY"))
+    database_url: Secret | Annotated[str, AfterValidator(_database_url)] = Secret(env=("DATABASE_URL",))
+
+
+class Target(Model):
+    """The system under test, and what may be done to it."""
+
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")
+    kind: Literal["sandbox", "external"]
+    base_url: Url | None = None
+    requests: dict[str, RequestTemplate] = Field(min_length=1)
+    headers: dict[str, str | Secret] = Field(default={})
+    processes: dict[str, ProcessSelector] = Field(default={})
+    backfill: BackfillTarget | None = None
+    ca_file: str | None = None
+    allow_remote: bool = False
+    allow_drills: bool = False
+
+    @model_validator(mode="after")
+    def _external_has_url(self) -> Self:
+        if self.kind == "external" and self.base_url is None:
+            raise ValueError("an external target needs base_url")
+        return self
