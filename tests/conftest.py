@@ -18,7 +18,7 @@ from backfills import SCHEMA
 from servers import Server
 
 from tapecheck.backfill.endpoints import Endpoints
-from tapecheck.runs import TargetInfo
+from tapecheck.results import TargetInfo
 from tapecheck.sandbox.profile import Home
 from tapecheck.targets import SandboxState
 

@@ -15,12 +15,12 @@ from pathlib import Path
 import nbformat
 from nbclient import NotebookClient
 
-from tapecheck import config, runs
+from tapecheck import config, results, runs
 from tapecheck.backfill.validation import BackfillResult
 from tapecheck.load.validation import LoadResult
 
 TESTS = Path(__file__).resolve().parent
-RESULTS: Mapping[str, type[runs.Result]] = {"load": LoadResult, "backfill": BackfillResult}
+RESULTS: Mapping[str, type[results.Result]] = {"load": LoadResult, "backfill": BackfillResult}
 SMALL_ENOUGH_TO_COMMIT: Mapping[str, dict[str, str | int]] = {"load": {"rounds": 150}, "backfill": {"symbols": "AAPL,BRK.B,WMT,BTC,SPY"}}
 WITH_NOTEBOOK = [name for name in RESULTS if (config.NOTEBOOKS / f"{name}.ipynb").exists()]
 
@@ -78,7 +78,8 @@ def recording(chosen: Sequence[str]) -> None:
 
 
 def schemas(chosen: Sequence[str]) -> None:
-    runs.write_schemas({validation: RESULTS[validation] for validation in chosen})
+    for validation in chosen:
+        runs.write_json(Path(results.__file__).parent / "schemas" / f"{validation}.json", results.json_schema(RESULTS[validation]))
 
 
 if __name__ == "__main__":

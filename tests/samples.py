@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 import numpy as np
 import pyarrow as pa
 
-from tapecheck import resources, runs
+from tapecheck import resources, results
 from tapecheck.load.recording import Context, GeneratorStats, Recording
 from tapecheck.load.samples import SAMPLE, ErrorKind, Measured, Samples
 from tapecheck.load.tables import to_table
@@ -69,8 +69,8 @@ def recording(
     context = Context(
         run_id="20261102T101500Z-0001",
         started_at=datetime(2026, 11, 2, 10, 15, tzinfo=UTC),
-        target=runs.TargetInfo(name="planted", kind="external", base_url="http://127.0.0.1:8000"),
-        environment=runs.environment(),
+        target=results.TargetInfo(name="planted", kind="external", base_url="http://127.0.0.1:8000"),
+        environment=results.environment(),
         executors=dict.fromkeys(samples, executor),
         generator=dict.fromkeys(samples, generator),
     )

@@ -10,7 +10,7 @@ from tapecheck.backfill import filling
 from tapecheck.backfill.endpoints import Endpoints, endpoints
 from tapecheck.backfill.plan import BackfillPlan
 from tapecheck.errors import ConfigError, TargetDown
-from tapecheck.runs import TargetInfo
+from tapecheck.results import TargetInfo
 from tapecheck.sandbox.profile import Home
 from tapecheck.target_file import Target
 from tapecheck.targets import SandboxState

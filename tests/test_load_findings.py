@@ -21,7 +21,7 @@ from tapecheck.load.plan import LoadPlan
 from tapecheck.load.samples import ErrorKind, Samples
 from tapecheck.load.selfcheck import Limits
 from tapecheck.load.workers import Generator
-from tapecheck.runs import Finding
+from tapecheck.results import Finding
 from tapecheck.target_file import Target
 
 PLANTED = Path(__file__).with_name("planted_servers.py")

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Sequence
 
 import pandas as pd
 
-from tapecheck.runs import Finding
+from tapecheck.results import Finding
 from tapecheck.verdict import Check
 
 pd.set_option("display.max_colwidth", None)  # a reason that is cut off is no reason

@@ -1,87 +1,25 @@
 """Run folders: writes each as a whole or not at all, reads and lists them. It does not judge."""
 
 import errno
-import functools
 import json
-import os
-import platform
 import secrets
 import shutil
-import subprocess
 import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
-from importlib import metadata, resources
 from pathlib import Path
 from typing import Any, ClassVar, Protocol
 
-import psutil
 import pyarrow as pa
 import pyarrow.parquet as pq
-from pydantic import TypeAdapter
 
-from tapecheck import config
+from tapecheck import config, results
 from tapecheck.errors import ConfigError, OutputError, Problem
+from tapecheck.results import Result
 from tapecheck.verdict import Check, Verdict
 
-SCHEMA_VERSION = 1
 RESULT = "result.json"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TargetInfo:
-    """What was measured."""
-
-    name: str
-    kind: str
-    base_url: str
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Environment:
-    """Where it was measured from."""
-
-    host: str
-    system: str
-    cores: int
-    memory_mb: float
-    python: str
-    versions: dict[str, str]
-    git_commit: str | None
-    git_dirty: bool | None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Finding:
-    """Something that the numbers say, the numbers, and what to do about it."""
-
-    name: str
-    finding: str
-    evidence: dict[str, int | float | str]
-    action: str
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Result:
-    """What every validation's result.json begins with; each validation adds its own part.
-
-    `headline` says in a sentence or two what was found beyond the verdict.
-    """
-
-    schema_version: int = SCHEMA_VERSION
-    validation: str
-    run_id: str
-    verdict: Verdict
-    started_at: datetime
-    target: TargetInfo
-    environment: Environment
-    parameters: dict[str, str | int | float | bool]
-    checks: list[Check]
-    bottleneck: Finding | None
-    recommendations: list[Finding]
-    headline: str = ""
-    reanalysis_of: str | None = None
 
 
 class Picture(Protocol):
@@ -126,30 +64,6 @@ def new_id(now: datetime | None = None) -> str:
     return (now or datetime.now(UTC)).strftime("%Y%m%dT%H%M%SZ") + "-" + secrets.token_hex(2)
 
 
-@functools.cache
-def environment() -> Environment:
-    """Describe this machine and the versions that the figures depend on."""
-    names = ("tapecheck", "httpx", "httptools", "uvloop", "numpy", "pandas", "pyarrow", "papermill", "jupyterlab")
-    return Environment(
-        host=platform.node(),
-        system=f"{platform.system()} {platform.release()} {platform.machine()}",
-        cores=len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1,
-        memory_mb=round(psutil.virtual_memory().total / 1e6),
-        python=platform.python_version(),
-        versions={name: metadata.version(name) for name in names},
-        git_commit=_git("rev-parse", "HEAD"),
-        git_dirty=None if (status := _git("status", "--porcelain")) is None else bool(status),
-    )
-
-
-def _git(*words: str) -> str | None:
-    try:
-        done = subprocess.run(["git", "-C", str(config.PROJECT), *words], capture_output=True, text=True, timeout=10, check=True)
-    except (OSError, subprocess.SubprocessError):
-        return None
-    return done.stdout.strip()
-
-
 def check_writable(out: str | Path) -> Path | None:
     """Return the output folder, made if need be; None for "", which means: do not record.
 
@@ -167,38 +81,6 @@ def check_writable(out: str | Path) -> Path | None:
     except OSError as error:
         raise OutputError(f"the output folder {folder} cannot be written: {error.strerror}; name another with out") from error
     return folder
-
-
-def to_json(result: Result) -> dict[str, Any]:
-    """Return a result as plain JSON data, NaN and infinity as null, checked against the schema that ships with the package."""
-    data: dict[str, Any] = json.loads(TypeAdapter(type(result)).dump_json(result))
-    if problem := _breaks_schema(data):
-        raise ValueError(f"a result that breaks its own schema {problem}")
-    return data
-
-
-def _breaks_schema(data: Mapping[str, Any]) -> str | None:
-    """Say where a result breaks the schema of its validation, or None where it does not."""
-    import jsonschema  # 70 ms that only who writes or reads a run has to pay
-
-    try:
-        jsonschema.validate(data, schema(data["validation"]))
-    except jsonschema.ValidationError as error:
-        return f"at {config.dotted(tuple(error.absolute_path))}: {error.message[:80]}"
-    return None
-
-
-def json_schema(kind: type[Result]) -> dict[str, Any]:
-    """Generate the JSON Schema of a validation's result; the committed one must equal it."""
-    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **TypeAdapter(kind).json_schema(mode="serialization")}
-
-
-@functools.cache
-def schema(validation: str) -> dict[str, Any]:
-    """Return the JSON Schema of a validation's result.json, as shipped."""
-    text = resources.files("tapecheck").joinpath("schemas", f"{validation}.json").read_text(encoding="utf-8")
-    data: dict[str, Any] = json.loads(text)
-    return data
 
 
 def record(
@@ -245,7 +127,7 @@ def record(
                 file.writelines(json.dumps(row) + "\n" for row in rows)
         for name, document in (documents or {}).items():
             (temporary / f"{name}.json").write_text(json.dumps(document), encoding="utf-8")
-        write_json(temporary / RESULT, to_json(result))
+        write_json(temporary / RESULT, results.to_json(result))
         temporary.rename(final)
         point_latest(final)
     except OSError as error:
@@ -303,7 +185,7 @@ def _read(folder: Path) -> Run:
         result = json.loads((folder / RESULT).read_text(encoding="utf-8"))
         if result["validation"] not in config.VALIDATIONS:
             raise ValueError(result["validation"])
-        problem = _breaks_schema(result)
+        problem = results.breaks_schema(result)
     except FileNotFoundError:
         return Run(folder=folder, result={}, problem=f"no {RESULT}")
     except (OSError, ValueError, KeyError, TypeError) as error:
@@ -318,14 +200,6 @@ def listed(out: str | Path) -> list[Run]:
     base = config.outputs(out)
     folders = [f for v in config.VALIDATIONS for f in base.glob(f"{v}/[!.]*") if f.is_dir() and not f.is_symlink()]
     return [_read(f) for f in sorted(folders, key=lambda f: f.name, reverse=True)]
-
-
-def write_schemas(kinds: Mapping[str, type[Result]]) -> None:
-    """Write the shipped schemas anew, after a result type has changed."""
-    folder = Path(str(resources.files("tapecheck"))) / "schemas"
-    folder.mkdir(exist_ok=True)
-    for validation, kind in kinds.items():
-        write_json(folder / f"{validation}.json", json_schema(kind))
 
 
 if sys.platform == "win32":  # pragma: no cover

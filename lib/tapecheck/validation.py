@@ -9,7 +9,7 @@ from pydantic import ConfigDict, Field
 
 from tapecheck import config, runs
 from tapecheck.config import Model
-from tapecheck.runs import Environment, Finding, TargetInfo
+from tapecheck.results import Environment, Finding, TargetInfo
 from tapecheck.verdict import Check, Verdict, overall
 
 
@@ -50,7 +50,7 @@ class Context:
 
 
 class Head(TypedDict):
-    """The fields of `runs.Result` that every validation fills in alike."""
+    """The fields of `Result` that every validation fills in alike."""
 
     run_id: str
     verdict: Verdict

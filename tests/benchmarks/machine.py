@@ -16,7 +16,7 @@ from typing import Any
 
 import psutil
 
-from tapecheck import runs
+from tapecheck import results
 
 ROOT = Path(__file__).resolve().parents[2]
 OUT = ROOT / "outputs" / "benchmarks"
@@ -138,7 +138,7 @@ def wait_quiet(minutes: float, limit: float = 0.15) -> tuple[float, float]:
 def description() -> dict[str, Any]:
     """Describe the machine."""
     model = next((line.split(":", 1)[1].strip() for line in _cpuinfo() if line.startswith("model name")), platform.processor())
-    return {"cpu": model, "cores": runs.environment().cores, "memory_gb": round(psutil.virtual_memory().total / 2**30, 1),
+    return {"cpu": model, "cores": results.environment().cores, "memory_gb": round(psutil.virtual_memory().total / 2**30, 1),
             "system": f"{platform.system()} {platform.release()}", "python": platform.python_version()}  # fmt: skip
 
 

@@ -7,7 +7,7 @@ import psycopg
 
 from tapecheck.errors import ConfigError, Problem
 from tapecheck.loopback import beyond, is_local_database, is_loopback
-from tapecheck.runs import TargetInfo
+from tapecheck.results import TargetInfo
 from tapecheck.target_file import BackfillTarget, Secret, Target
 
 

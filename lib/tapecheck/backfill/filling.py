@@ -9,7 +9,7 @@ from functools import partial
 
 import httpx
 
-from tapecheck import progress, runs
+from tapecheck import progress, results, runs
 from tapecheck.backfill import checkpoints, groups
 from tapecheck.backfill.audit import audit
 from tapecheck.backfill.checkpoints import Checkpoint
@@ -66,7 +66,7 @@ def run(plan: BackfillPlan, endpoints: Endpoints) -> Recording:
             began_ns=began_ns,
             ended_ns=ended_ns,
             target=endpoints.target,
-            environment=runs.environment(),
+            environment=results.environment(),
             plan=plan,
             processes=processes,
             remote=_remote(endpoints),

@@ -7,7 +7,7 @@ from tapecheck.backfill.bars import to_datetime
 from tapecheck.backfill.integrity import WRONG, Integrity
 from tapecheck.backfill.plan import BackfillPlan
 from tapecheck.backfill.recording import FAILED
-from tapecheck.runs import Finding
+from tapecheck.results import Finding
 
 PROMISED = {"api": (0.30, 0.40), "database": (0.25, 0.35), "balanced": (0.20, 0.30)}  # shorter wall time, as the objectives have it
 KIND = {"wait": "api", "fetch": "api", "insert": "database"}

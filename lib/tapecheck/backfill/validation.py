@@ -17,7 +17,8 @@ from tapecheck.backfill.plan import METRICS, BackfillPlan, read_plan
 from tapecheck.backfill.recording import FAILED, Recording, read
 from tapecheck.backfill.spans import chrome_trace
 from tapecheck.backfill.whatif import WhatIf
-from tapecheck.runs import Finding, Picture, Recorded, Result
+from tapecheck.results import Finding, Result
+from tapecheck.runs import Picture, Recorded
 from tapecheck.verdict import Check, Objective, parse_all
 
 __all__ = [

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterator, Mapping
 
 from tapecheck.load.analysis import ScenarioSummary
-from tapecheck.runs import Finding
+from tapecheck.results import Finding
 
 ERROR_SHARE = 0.01  # of all requests: below it failures are told, but do not limit
 BUSY_CORE = 0.85  # of one core: a process above it has no room left on that core

@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 
 import pyarrow as pa
 
-from tapecheck import progress, resources, runs, stats
+from tapecheck import progress, resources, results, runs, stats
 from tapecheck.cluster import require_dask
 from tapecheck.errors import ConfigError, Problem
 from tapecheck.load import capacity, descriptors, preflight
@@ -18,7 +18,7 @@ from tapecheck.load.tables import to_table
 from tapecheck.load.work import Address, PreparedRequest
 from tapecheck.load.workers import Generator
 from tapecheck.resources import Watch
-from tapecheck.runs import TargetInfo
+from tapecheck.results import TargetInfo
 from tapecheck.target_file import Target
 from tapecheck.verdict import Verdict, parse_all
 
@@ -41,7 +41,7 @@ def run(plan: LoadPlan, target: Target) -> Recording:
         run_id=runs.new_id(started_at),
         started_at=started_at,
         target=TargetInfo(name=target.name, kind=target.kind, base_url=target.base_url),
-        environment=runs.environment(),
+        environment=results.environment(),
         executors={},
         generator={},
     )

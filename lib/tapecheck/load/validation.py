@@ -18,7 +18,8 @@ from tapecheck.load.plan import METRICS, LoadPlan
 from tapecheck.load.recording import Recording, read
 from tapecheck.load.selfcheck import Limits
 from tapecheck.load.sending import run
-from tapecheck.runs import Finding, Picture, Recorded, Result
+from tapecheck.results import Finding, Result
+from tapecheck.runs import Picture, Recorded
 from tapecheck.verdict import Check, Objective, parse_all
 
 FAILURES_AT_ONCE = 10_000  # as Python objects: a target that refuses everything can fail millions

@@ -1,0 +1,131 @@
+"""What every result.json begins with, and the schema that it keeps. It writes no file."""
+
+import functools
+import json
+import os
+import platform
+import subprocess
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from importlib import metadata, resources
+from typing import Any
+
+import psutil
+from pydantic import TypeAdapter
+
+from tapecheck import config
+from tapecheck.verdict import Check, Verdict
+
+SCHEMA_VERSION = 1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TargetInfo:
+    """What was measured."""
+
+    name: str
+    kind: str
+    base_url: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Environment:
+    """Where it was measured from."""
+
+    host: str
+    system: str
+    cores: int
+    memory_mb: float
+    python: str
+    versions: dict[str, str]
+    git_commit: str | None
+    git_dirty: bool | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Finding:
+    """Something that the numbers say, the numbers, and what to do about it."""
+
+    name: str
+    finding: str
+    evidence: dict[str, int | float | str]
+    action: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Result:
+    """What every validation's result.json begins with; each validation adds its own part.
+
+    `headline` says in a sentence or two what was found beyond the verdict.
+    """
+
+    schema_version: int = SCHEMA_VERSION
+    validation: str
+    run_id: str
+    verdict: Verdict
+    started_at: datetime
+    target: TargetInfo
+    environment: Environment
+    parameters: dict[str, str | int | float | bool]
+    checks: list[Check]
+    bottleneck: Finding | None
+    recommendations: list[Finding]
+    headline: str = ""
+    reanalysis_of: str | None = None
+
+
+@functools.cache
+def environment() -> Environment:
+    """Describe this machine and the versions that the figures depend on."""
+    names = ("tapecheck", "httpx", "httptools", "uvloop", "numpy", "pandas", "pyarrow", "papermill", "jupyterlab")
+    return Environment(
+        host=platform.node(),
+        system=f"{platform.system()} {platform.release()} {platform.machine()}",
+        cores=len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1,
+        memory_mb=round(psutil.virtual_memory().total / 1e6),
+        python=platform.python_version(),
+        versions={name: metadata.version(name) for name in names},
+        git_commit=_git("rev-parse", "HEAD"),
+        git_dirty=None if (status := _git("status", "--porcelain")) is None else bool(status),
+    )
+
+
+def _git(*words: str) -> str | None:
+    try:
+        done = subprocess.run(["git", "-C", str(config.PROJECT), *words], capture_output=True, text=True, timeout=10, check=True)
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return done.stdout.strip()
+
+
+def to_json(result: Result) -> dict[str, Any]:
+    """Return a result as plain JSON data, NaN and infinity as null, checked against the schema that ships with the package."""
+    data: dict[str, Any] = json.loads(TypeAdapter(type(result)).dump_json(result))
+    if problem := breaks_schema(data):
+        raise ValueError(f"a result that breaks its own schema {problem}")
+    return data
+
+
+def breaks_schema(data: Mapping[str, Any]) -> str | None:
+    """Say where a result breaks the schema of its validation, or None where it does not."""
+    import jsonschema  # 70 ms that only who writes or reads a run has to pay
+
+    try:
+        jsonschema.validate(data, schema(data["validation"]))
+    except jsonschema.ValidationError as error:
+        return f"at {config.dotted(tuple(error.absolute_path))}: {error.message[:80]}"
+    return None
+
+
+def json_schema(kind: type[Result]) -> dict[str, Any]:
+    """Generate the JSON Schema of a validation's result; the committed one must equal it."""
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **TypeAdapter(kind).json_schema(mode="serialization")}
+
+
+@functools.cache
+def schema(validation: str) -> dict[str, Any]:
+    """Return the JSON Schema of a validation's result.json, as shipped."""
+    text = resources.files("tapecheck").joinpath("schemas", f"{validation}.json").read_text(encoding="utf-8")
+    data: dict[str, Any] = json.loads(text)
+    return data
