@@ -27,6 +27,7 @@ from tapecheck.backfill.groups import Group
 from tapecheck.backfill.schedule import schedule_of
 from tapecheck.backfill.shared_bucket import SharedBucket
 from tapecheck.backfill.workers import Filling
+from tapecheck.children import Child
 from tapecheck.errors import ConfigError, MeasurementError
 
 Database = psycopg.Connection[Any]
@@ -222,6 +223,65 @@ def test_a_stop_is_obeyed_by_name(endpoints: Endpoints, connection: Database) ->
         with pytest.raises(Stopped):
             future.result(10)
     crew._stopped.discard("another")
+
+
+def test_a_member_that_cannot_be_stopped_neither_hides_why_nor_keeps_the_others_running(
+    endpoints: Endpoints, connection: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The interrupt is what is raised, every member was told to stop, and no tokens are left behind."""
+    connection.execute(f"CREATE SCHEMA {SCHEMA}")
+    told: list[str] = []
+
+    def unreachable(name: str) -> None:
+        told.append(name)
+        raise OSError("closed")
+
+    def interrupt(done: int, total: int, note: str = "") -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(crew, "fill", lambda share: time.sleep(1))
+    groups = [Group(symbol=symbol, timeframes=("1d",)) for symbol in ("TSLA", "SOL")]
+    with ThreadPoolExecutor(2) as executor:
+        members = [Member(name=name, executor=executor, stop=unreachable) for name in ("one", "two")]
+        with pytest.raises(KeyboardInterrupt):
+            crew.work_together(members, Filling(plan(**SLOW), endpoints, groups), {}, interrupt)
+    assert len(told) == 2
+    assert connection.execute("SELECT to_regclass(%s)", (f"{SCHEMA}.tokens",)).fetchone() == (None,)
+
+
+def test_an_error_of_a_living_member_is_not_its_death(endpoints: Endpoints, connection: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What it says is raised, rather than that it died; one that the scheduler knows no more did die."""
+    connection.execute(f"CREATE SCHEMA {SCHEMA}")
+
+    def full(share: crew.Share) -> crew.Done:
+        raise OSError("no space left")
+
+    monkeypatch.setattr(crew, "fill", full)
+    filling = Filling(plan(**FAST), endpoints, [Group(symbol="TSLA", timeframes=("1d",))])
+    with ThreadPoolExecutor(1) as executor:
+        alive = Member(name="worker one", executor=executor, lost=(OSError,))
+        with pytest.raises(MeasurementError, match="worker one failed: OSError: no space left"):
+            crew.work_together([alive], filling, {}, lambda done, total, note="": None)
+        filling.queue.append(Group(symbol="TSLA", timeframes=("1d",)))
+        crew.work_together([crew.replace(alive, is_gone=lambda: True)], filling, {}, lambda done, total, note="": None)
+    assert "worker one, which did it, died" in str(filling.done["TSLA", "1d"])
+
+
+def test_a_child_that_never_says_who_it_is_is_ended(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One that hangs while it starts is an error after a time, and no process is left."""
+    monkeypatch.setattr("tapecheck.children.READY_S", 0.5)
+    before = {child.pid for child in of_this_process("spawn_main")}
+    child = Child(hanging)
+    with pytest.raises(MeasurementError, match="did not start within"):
+        child.wait_ready()
+    child.close()
+    assert {one.pid for one in of_this_process("spawn_main")} <= before
+
+
+def hanging() -> clocks.Identity:
+    """Never say who this is."""
+    time.sleep(60)
+    raise AssertionError
 
 
 # ---- their parts ----

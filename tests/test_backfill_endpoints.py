@@ -51,6 +51,8 @@ REFUSED = [
     (LOCAL | {"api_key": {"file": "/no/such"}}, {}, ["/no/such: (file): got No such file or directory"]),
     (VENDOR, {}, ["allow_remote: got false, while backfill.source_url leads to api.massive.com, beyond this machine"]),
     (LOCAL, {"DATABASE_URL": f"postgresql://me:{PASSWORD}@db.example.com/d"}, ["the database of DATABASE_URL may be on another machine"]),
+    (LOCAL, {"POLYGON_API_KEY": "schlüssel"}, ["MASSIVE_API_KEY or POLYGON_API_KEY: got a key that no header can carry"]),
+    (LOCAL, {"POLYGON_API_KEY": "two words"}, ["got a key that no header can carry; allowed: printable ASCII without spaces"]),
     (LOCAL, {"DATABASE_URL": f"postgresql://me:{PASSWORD}@["}, ["DATABASE_URL: got a URL that cannot be read"]),
 ]
 

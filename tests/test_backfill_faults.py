@@ -14,7 +14,7 @@ import psycopg
 import pytest
 from backfills import BASE, SCHEMA, plan, states
 
-from tapecheck.backfill import checkpoints, checksum, source
+from tapecheck.backfill import checkpoints, checksum, source, workers
 from tapecheck.backfill.bars import ticker_of
 from tapecheck.backfill.checkpoints import Checkpoint
 from tapecheck.backfill.checksum import Checksum
@@ -307,6 +307,23 @@ def test_waiting_for_tokens_takes_no_time_from_retries(
     first_waits_s = {span.symbol: span.duration_s for span in reversed(recording.spans) if span.stage == "wait"}
     assert max(first_waits_s.values()) > 0.25 and not states(recording)["failed"]
     assert sum(span.requests for span in recording.spans) == 2 * len(symbols)
+
+
+def test_what_nobody_thought_of_fails_its_job_alone(
+    endpoints: Endpoints, connection: psycopg.Connection[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An error of a kind that no code of ours names fails the job in which it came up, by its type, and the others go on."""
+
+    async def broken(source: Any, sink: Any, symbol: str, *more: Any, **options: Any) -> Any:
+        if symbol == "TSLA":
+            raise RuntimeError("out of luck")
+        return await real(source, sink, symbol, *more, **options)
+
+    real = workers.refresh
+    monkeypatch.setattr(workers, "refresh", broken)
+    recording = run(plan(timeframes=["1d"]), endpoints)
+    assert states(recording) == {"completed": ["SOL 1d"], "failed": ["TSLA 1d"], "skipped": []}
+    assert [job.error for job in recording.jobs if job.error] == ["RuntimeError: out of luck"]
 
 
 # ---- the database ----

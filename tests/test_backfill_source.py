@@ -168,17 +168,29 @@ def test_a_fault_that_stays_fails_within_the_budget(upstream: httpx.Client, kind
 
 
 def test_retry_after_is_waited_for(upstream: httpx.Client) -> None:
-    """A server that names a pause gets it, even where backoff would be shorter; beyond the budget we stop at once."""
+    """A server that names a pause gets it, even where backoff would be shorter; one longer than the budget is not believed."""
     _fault(upstream, "rate_limited", count=1, retry_after="0.5")
     trace = Trace(TICKER, "5m")
     asyncio.run(_with_source(upstream, lambda source: _read(source, trace=trace)))
     assert [span.stage for span in trace.spans[:4]] == ["fetch", "wait", "fetch", "decode"]
     assert trace.spans[1].duration_s >= 0.5
-    _fault(upstream, "rate_limited", count=1, retry_after="120")
-    begun_s = time.monotonic()
+    _fault(upstream, "rate_limited", count=1, retry_after="86400")
+    pages = asyncio.run(_with_source(upstream, _read))
+    assert pages[0].requests == 2
+    _fault(upstream, "rate_limited", retry_after="86400")
     with pytest.raises(wire.RateLimited):
-        asyncio.run(_with_source(upstream, _read))
-    assert time.monotonic() - begun_s < 1
+        asyncio.run(_with_source(upstream, _read, retry=Retry(first_s=0.02, cap_s=0.1, budget_s=0.3)))
+
+
+@pytest.mark.parametrize("link", ["http://127.0.0.1:abc/x", "http://[::1/x"])
+def test_a_link_that_is_none_is_a_bad_page(upstream: httpx.Client, link: str) -> None:
+    """A next_url that cannot be read fails its page with a typed error, like any other nonsense in it."""
+
+    async def follow(source: Source) -> None:
+        source._followed(link, TICKER)
+
+    with pytest.raises(wire.BadPage, match="next_url is no URL"):
+        asyncio.run(_with_source(upstream, follow))
 
 
 def test_poisoned_bars_are_on_the_wire(upstream: httpx.Client) -> None:

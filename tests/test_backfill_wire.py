@@ -157,3 +157,18 @@ def test_slack_is_paid_once(rate_per_s: float, burst: int, slack_s: float, times
             now[0] += delay_s
         sent_s.append(now[0])
     assert sent_s == pytest.approx(times_s)
+
+
+@pytest.mark.parametrize("t", [10**17, 10**19, -1])
+def test_a_time_that_no_clock_holds_is_a_bad_page(t: int) -> None:
+    """A bar of the year 5 million, or of before 1970, is an error of its page and not a crash later on."""
+    body = f'{{"status":"OK","ticker":"AAPL","resultsCount":1,"results":[{{"t":{t},"o":1,"h":1,"l":1,"c":1,"v":1}}]}}'
+    with pytest.raises(wire.BadPage):
+        wire.decode(body.encode(), "AAPL")
+
+
+@pytest.mark.parametrize("said", ["hunter2/secret", "hunter2%2Fsecret"])
+def test_a_server_that_repeats_the_key_does_not_get_it_into_a_message(said: str) -> None:
+    """A failed answer's text is kept, but for the key, as it is or as a URL holds it."""
+    error = wire.failure(401, f'{{"error":"Unknown API Key: {said}"}}'.encode(), "AAPL", "hunter2/secret")
+    assert str(error) == "AAPL: HTTP 401: Unknown API Key: ***"

@@ -68,9 +68,8 @@ class Child:
             killer.cancel()
 
     def _kill(self) -> None:
-        if self.pid is not None:
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(self.pid, signal.SIGKILL)
+        for process in list((self.executor._processes or {}).values()):  # it may never have said its pid
+            process.kill()
 
 
 def close_all(children: Sequence[Child], grace_s: float = 0.0) -> None:
@@ -104,7 +103,7 @@ def _initialize(core: int | None, set_up: Callable[..., None] | None, arguments:
         set_up(*arguments)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     if core is not None:
-        with contextlib.suppress(OSError):
+        with contextlib.suppress(OSError, AttributeError):  # macOS has no such call
             os.sched_setaffinity(0, {core})
     threading.Thread(target=_end_with_parent, daemon=True).start()
 

@@ -9,6 +9,8 @@ from concurrent.futures import Executor, Future, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
+from functools import partial
+from threading import Thread
 
 import httpx
 import psycopg
@@ -29,6 +31,8 @@ from tapecheck.cluster import READY_S, Scheduler
 from tapecheck.errors import ConfigError, MeasurementError, Problem
 from tapecheck.loopback import is_local_database, is_loopback
 from tapecheck.progress import Report
+
+STOP_S = 5.0  # for a member to hear that it is to stop
 
 
 class Stopped(Exception):
@@ -79,8 +83,9 @@ def gathered(workers: int | str) -> Iterator[list[Member]]:
         MeasurementError: they do not start, there is no scheduler, or it has no workers.
     """
     if isinstance(workers, int):
-        children = [Child(identify) for _ in range(workers)]
+        children: list[Child] = []
         try:
+            children += [Child(identify) for _ in range(workers)]
             yield [Member(name=one.wait_ready().name, executor=one.executor) for one in children]
         finally:
             close_all(children)
@@ -142,6 +147,7 @@ def work_together(members: Sequence[Member], filling: Filling, before: Mapping[K
         bucket.fill()
     name = uuid.uuid4().hex
     running: dict[Future[Done], tuple[Member, Share]] = {}
+    stops = [partial(member.stop, name) for member in members]
     try:
         for k, (member, part) in enumerate(zip(members, dealt(list(filling.queue), len(members)), strict=True)):
             share = Share(name=name, plan=plan, endpoints=endpoints, groups=part, first_worker=k * plan.concurrency.jobs)
@@ -149,11 +155,25 @@ def work_together(members: Sequence[Member], filling: Filling, before: Mapping[K
         filling.queue.clear()
         _collect(running, filling, _Stand(plan, endpoints.database_url, before), report)
     finally:
-        for member, _ in running.values():
-            member.stop(name)
+        if running:
+            _all_at_once(stops)
         if bucket:
             with suppress(psycopg.Error):  # a lost database keeps it until the next run fills another one
                 bucket.drop()
+
+
+def _all_at_once(stops: Sequence[Callable[[], object]]) -> None:
+    """Tell every member to stop; one that cannot hear it must neither keep the others from it, nor hide why."""
+    threads = [Thread(target=_quietly, args=(stop,), daemon=True) for stop in stops]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(STOP_S)
+
+
+def _quietly(stop: Callable[[], object]) -> None:
+    with suppress(Exception):
+        stop()
 
 
 def _collect(running: "dict[Future[Done], tuple[Member, Share]]", filling: Filling, stand: "_Stand", report: Report) -> None:
@@ -175,7 +195,9 @@ def _collect(running: "dict[Future[Done], tuple[Member, Share]]", filling: Filli
 def _take(future: "Future[Done]", member: Member, share: Share, filling: Filling) -> None:
     try:
         done = future.result()
-    except member.lost:
+    except member.lost as error:
+        if isinstance(error, OSError) and not member.is_gone():
+            raise MeasurementError(f"{member.name} failed: {type(error).__name__}: {error}") from None
         _lose(member, share, filling)
         return
     filling.spans += [
@@ -216,9 +238,13 @@ class _Stand:
             now = checkpoints.read(self._url, self._plan.database_schema)
         except psycopg.Error:
             return self._last
-        new = {key for key in self._plan.jobs if self._is_done(key, now) and not self._is_done(key, self._before)}
+        new = {key for key in self._plan.jobs if self._has_ended(key, now) and not self._is_done(key, self._before)}
         self._last = new, sum(one.rows for one in now.values()) - sum(one.rows for one in self._before.values())
         return self._last
+
+    def _has_ended(self, key: Key, now: Mapping[Key, Checkpoint]) -> bool:
+        failures = [stand[key].failures if key in stand else 0 for stand in (self._before, now)]
+        return self._is_done(key, now) or failures[0] < failures[1]
 
     def _is_done(self, key: Key, stand: Mapping[Key, Checkpoint]) -> bool:
         return groups.is_done(self._plan, key, stand.get(key))

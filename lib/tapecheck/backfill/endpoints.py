@@ -34,6 +34,11 @@ def endpoints(target: Target) -> Endpoints:
         raise ConfigError([Problem(file=f"target {target.name}", key="backfill", got="nothing", allowed=allowed)])
     problems: list[Problem] = []
     key, database_url = _revealed(ends.api_key, problems), _revealed(ends.database_url, problems)
+    if not (key.isascii() and key.isprintable()) or " " in key:
+        place = ends.api_key.place if isinstance(ends.api_key, Secret) else "api_key"
+        problems.append(
+            Problem(file=f"target {target.name}", key=place, got="a key that no header can carry", allowed="printable ASCII without spaces")
+        )
     if not problems:
         problems = _remote(target, ends, database_url)
     if problems:

@@ -75,7 +75,7 @@ class Source:
         rng: random.Random | None = None,
     ) -> None:
         self._retry, self._timeout_s, self._bucket, self._random = retry or Retry(), timeout_s, bucket, rng or random.Random()
-        self._base = httpx.URL(base_url)
+        self._base, self._key = httpx.URL(base_url), key
         self._slots = asyncio.Semaphore(connections)
         self._client = httpx.AsyncClient(
             base_url=base_url,
@@ -133,7 +133,7 @@ class Source:
                         cost.bytes = len(response.content)
                 if response.status_code != 200:
                     asked_s = retry_after_s(response.headers.get("retry-after"), asked_at)
-                    raise failure(response.status_code, response.content, ticker)
+                    raise failure(response.status_code, response.content, ticker, self._key)
                 bars, next_url, sent = await anyio.to_thread.run_sync(_decoded, response.content, ticker, number, trace)
                 trace.sent(sent)
                 repeated = len(sent) - len(bars)
@@ -142,8 +142,11 @@ class Source:
                 )  # fmt: skip
                 return page, self._followed(next_url, ticker)
             except SourceError as error:
+                spent_s += time.monotonic() - begun_s
+                if asked_s is not None and spent_s + asked_s > self._retry.budget_s:
+                    asked_s = None  # more than there is time for: our own pauses find out whether it is meant
                 delay_s = self._retry.delay_s(attempt, asked_s, self._random.random())
-                spent_s += time.monotonic() - begun_s + delay_s
+                spent_s += delay_s
                 if not error.retryable or spent_s > self._retry.budget_s:
                     raise
             with trace.span("wait", number):
@@ -175,7 +178,10 @@ class Source:
         """Return where the next page is; a link to another host would hand it our key."""
         if next_url is None:
             return None
-        link = httpx.URL(next_url)
+        try:
+            link = httpx.URL(next_url)
+        except httpx.InvalidURL:
+            raise BadPage(f"{ticker}: next_url is no URL") from None
         known = VENDOR_HOSTS if self._base.host in VENDOR_HOSTS else {self._base.host}
         if link.host not in known or (link.scheme, link.port) != (self._base.scheme, self._base.port):
             raise Refused(f"{ticker}: next_url leads to another host, {link.host!r}")

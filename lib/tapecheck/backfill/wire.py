@@ -3,7 +3,8 @@
 import datetime as dt
 import email.utils
 import math
-from typing import Any
+from typing import Annotated, Any
+from urllib.parse import quote
 
 import msgspec
 import numpy as np
@@ -12,6 +13,7 @@ from tapecheck.backfill.bars import COLUMNS, Bars, IntArray
 from tapecheck.errors import TapecheckError
 
 RETRY_AFTER_CAP_S = 300.0  # the longest wait that a server may ask of us
+LATEST_MS = 253_402_300_800_000  # the year 10,000, which no clock of ours can hold
 
 
 class SourceError(TapecheckError):
@@ -55,7 +57,7 @@ class BadPage(SourceError):
 
 
 class _Bar(msgspec.Struct, gc=False):
-    t: int
+    t: Annotated[int, msgspec.Meta(ge=0, lt=LATEST_MS)]
     o: float
     h: float
     l: float  # noqa: E741 - the vendor's name
@@ -132,8 +134,8 @@ def _columns(results: list[_Bar]) -> tuple[Bars, IntArray]:
     return bars, sent
 
 
-def failure(status: int, body: bytes, ticker: str) -> SourceError:
-    """Return the typed error of an answer that is not a 200; the body may be empty or anything."""
+def failure(status: int, body: bytes, ticker: str, key: str = "") -> SourceError:
+    """Return the typed error of an answer that is not a 200; the body may be empty or anything, but its message never holds the key."""
     try:
         said = _failures.decode(body)
         text = str(said.error or said.message or "no reason given")
@@ -141,6 +143,8 @@ def failure(status: int, body: bytes, ticker: str) -> SourceError:
         text = "no reason given"
     kinds = {401: Unauthorized, 403: Forbidden, 404: UnknownTicker, 429: RateLimited}
     kind = kinds.get(status, Unreachable if status >= 500 else Refused)
+    for secret in {key, quote(key, safe="")} - {""}:
+        text = text.replace(secret, "***")
     return kind(f"{ticker}: HTTP {status}: {text[:200]}")
 
 

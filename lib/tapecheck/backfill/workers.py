@@ -1,5 +1,6 @@
 """Does the jobs of a backfill in an event loop of its own, a bounded number at once. It chooses no job and prepares no table."""
 
+import logging
 import time
 from collections import deque
 from collections.abc import Collection, Sequence
@@ -23,6 +24,7 @@ from tapecheck.backfill.strategies import STRATEGIES
 from tapecheck.backfill.wire import SourceError
 from tapecheck.progress import Report
 
+log = logging.getLogger(__name__)
 REPORT_EVERY_S = 0.5
 DATABASE_PAUSE_S = 0.3  # between two attempts to reach a lost database
 COMPUTE = {"vectorized": features.compute, "per_row": features.compute_per_row, "off": None}
@@ -137,10 +139,14 @@ class _Worker:
                 return {(group.symbol, timeframe): outcome for timeframe, outcome in found.items()}
             outcome = await refresh(self._source, sink, *group.keys[0], start=start, end=end, compute=compute, trace=trace)
             return {group.keys[0]: outcome}
-        except (SourceError, ValueError) as error:
+        except SinkError:
+            raise
+        except Exception as error:
+            why = str(error) if isinstance(error, SourceError | ValueError) else f"{type(error).__name__}: {line(error)}"
+            log.warning("%s: %s", group.symbol, why, exc_info=not isinstance(error, SourceError))
             for key in group.keys:
-                await run_sync(sink.fail, *key, str(error))
-            return dict.fromkeys(group.keys, str(error))
+                await run_sync(sink.fail, *key, why)
+            return dict.fromkeys(group.keys, why)
 
     def _close(self) -> None:
         if self._sink is not None:
