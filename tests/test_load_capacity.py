@@ -1,10 +1,12 @@
 """The search for the knee brackets it, stops, and claims no more than was measured."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from samples import burst, recording
+from samples import GENERATOR, burst, recording
 
 from tapecheck.load.analysis import summarize
 from tapecheck.load.capacity import Level, conclude, next_rate
@@ -142,3 +144,15 @@ def test_a_queue_that_grows_is_a_miss_though_answers_come_in_time() -> None:
     assert (growing.verdict, growing.steady) == (Verdict.FAIL, False)
     assert "a queue grows" in growing.reason
     assert (steady.verdict != Verdict.FAIL, steady.steady) == (True, True)
+
+
+@pytest.mark.parametrize("promised", [[], ["p95_ms < 5000"]])
+def test_a_level_whose_generator_was_the_limit_is_invalid_whatever_was_promised(promised: list[str]) -> None:
+    """Without an objective for all scenarios too: it is not steady, so no law is fitted to it, and the reason is the generator's."""
+    rec = recording(
+        {"c at 100/s": burst(np.full(500, 4000.0))}, executor="capacity", generator=dataclasses.replace(GENERATOR, cpu_ratio=0.99)
+    )
+    summary = summarize(rec, Limits(lag_p99_ms=20, cpu_ratio=0.9, achieved_ratio=0.95))["c at 100/s"]
+    found = level_of("c at 100/s", 100.0, summary, [parse(text, METRICS) for text in promised], 0.95)
+    assert (found.verdict, found.steady) == (Verdict.INVALID, False)
+    assert "the generator used 99% of its core" in found.reason

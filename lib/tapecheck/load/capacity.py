@@ -100,8 +100,8 @@ def level(name: str, rate_rps: float, summary: ScenarioSummary, objectives: Sequ
     """
     times, throughput = summary.response_time_ms, summary.throughput_rps or 0.0
     checks = check({name: summary}, [o for o in objectives if o.scope is None and o.metric != "throughput_rps"])
-    verdict = overall(c.verdict for c in checks)
-    reason = next((f"{c.objective}: {c.reason}" for c in checks if c.verdict == verdict != Verdict.PASS), "")
+    verdict = Verdict.INVALID if summary.invalid else overall(c.verdict for c in checks)
+    reason = next((f"{c.objective}: {c.reason}" for c in checks if c.verdict == verdict != Verdict.PASS), summary.invalid or "")
     sustained, is_valid = throughput / rate_rps, verdict != Verdict.INVALID
     if is_valid and sustained < sustained_ratio:
         verdict, reason = Verdict.FAIL, f"answered {sustained:.0%} of the rate asked (at least {sustained_ratio:.0%}): a queue grows"
