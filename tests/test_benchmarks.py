@@ -1,10 +1,12 @@
 """The benchmarks read their peers' reports right; they themselves run with `make bench`."""
 
 import json
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
+from benchmarks import __main__ as bench
 from benchmarks import accuracy, generators, machine, nginx, paced, planted, report, targets
 from benchmarks.accuracy import Known
 
@@ -99,15 +101,41 @@ def test_a_peer_that_is_missing_is_not_a_target_that_is_met() -> None:
     assert {"wrk", "k6", "locust"} == {one.what.split()[-1] for one in judged}
 
 
-def test_tables_replace_the_block_of_a_page(tmp_path: Path) -> None:
-    """And only that; a page without one is an error."""
+def test_tables_replace_the_block_of_their_part_of_a_page(tmp_path: Path) -> None:
+    """And only that, whatever the tables hold; a page without one is an error, and stays as it is."""
+    page, load = tmp_path / "page.md", f"{report.BEGIN.format('load')}\nold\n{report.END.format('load')}\n"
+    backfill = load.replace("load", "backfill")
+    page.write_text(f"before\n{load}{backfill}after\n")
+    report.paste({"backfill": [r"| \1 |"]}, page)
+    backfill = backfill.replace("old", r"| \1 |")
+    assert page.read_text() == f"before\n{load}{backfill}after\n"
+    page.write_text(load)
+    with pytest.raises(ValueError, match="exactly one block between <!-- bench backfill: begin -->"):
+        report.paste({"load": ["new"], "backfill": ["new"]}, page)
+    assert page.read_text() == load
+
+
+@pytest.mark.parametrize(
+    ("only", "ran"), [([], ["load", "backfill"]), (["--only", "load"], ["load"]), (["--only", "backfill"], ["backfill"])]
+)
+def test_a_part_runs_alone_where_it_is_asked_for(
+    only: list[str], ran: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Results and page hold what was run; the other part's block stays."""
     page = tmp_path / "page.md"
-    page.write_text(f"before\n{report.BEGIN}\nold\n{report.END}\nafter\n")
-    report.paste(["| 1 |"], page)
-    assert page.read_text() == f"before\n{report.BEGIN}\n| 1 |\n{report.END}\nafter\n"
-    page.write_text("nothing\n")
-    with pytest.raises(ValueError, match="exactly one block"):
-        report.paste([], page)
+    page.write_text("".join(f"{report.BEGIN.format(part)}\nold\n{report.END.format(part)}\n" for part in bench.PARTS))
+    missed = targets.Target(what="speed", target="more", measured="less", n="1", met=False)
+    one = bench.Part(run=lambda asked: {"throughput": [], "freezes": []}, judge=lambda found: [missed], tables=lambda found: ["a table"])
+    monkeypatch.setattr(bench, "PARTS", dict.fromkeys(bench.PARTS, one))
+    monkeypatch.setattr(machine, "OUT", tmp_path / "out")
+    monkeypatch.setattr(machine, "wait_quiet", lambda minutes: (0.0, 0.0))
+    monkeypatch.setattr(report, "chart", lambda *_: None)
+    monkeypatch.setattr(sys, "argv", ["bench", *only, "--paste", str(page)])
+    assert bench.main() == 0
+    (file,) = (tmp_path / "out").glob("*.json")
+    assert [part for part in json.loads(file.read_text()) if part in bench.PARTS] == ran
+    assert page.read_text().count("a table") == len(ran) == 2 - page.read_text().count("old")
+    assert capsys.readouterr().out.count("**missed**") == len(ran)
 
 
 def test_generator_and_server_have_cores_of_their_own() -> None:

@@ -3,6 +3,10 @@
 import re
 from pathlib import Path
 
+import pytest
+from benchmarks import report
+from benchmarks.__main__ import PARTS
+
 from tapecheck.load.tables import UNITS
 
 PAGE = (Path(__file__).parents[1] / "docs" / "METHOD.md").read_text(encoding="utf-8")
@@ -14,6 +18,7 @@ def test_every_column_of_the_samples_is_explained() -> None:
     assert dict(table) == UNITS
 
 
-def test_figures_of_the_bench_stand_between_marks() -> None:
-    """One block, so that a run can replace it."""
-    assert PAGE.count("<!-- bench: begin -->") == PAGE.count("<!-- bench: end -->") == 1
+@pytest.mark.parametrize("part", PARTS)
+def test_figures_of_the_bench_stand_between_marks(part: str) -> None:
+    """One block for each part, so that a run can replace it."""
+    assert PAGE.count(report.BEGIN.format(part)) == PAGE.count(report.END.format(part)) == 1

@@ -103,9 +103,13 @@ class Others:
     def __init__(self) -> None:
         self._at, self._busy_s, self._own_s = time.monotonic(), _busy_s(), _own_s()
 
-    def cores(self) -> float:
-        """Return the mean; ask when every process of ours has ended, for only then its time is known."""
-        others_s = (_busy_s() - self._busy_s) - (_own_s() - self._own_s)
+    def cores(self, more_s: float = 0.0) -> float:
+        """Return the mean; ask when every process of ours has ended, for only then its time is known.
+
+        Args:
+            more_s: CPU time of processes that are ours, but no children of this one.
+        """
+        others_s = (_busy_s() - self._busy_s) - (_own_s() - self._own_s) - more_s
         return max(0.0, others_s / (time.monotonic() - self._at))
 
 

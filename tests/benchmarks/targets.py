@@ -2,9 +2,12 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from statistics import median
 from typing import Any
 
 from .accuracy import Known
+from .backfill import END_TO_END, LIMIT, READY, Way
+from .predictions import Prediction
 from .throughput import Row
 
 RATIOS = {"wrk": 0.85, "k6": 4.0, "locust": 8.0}  # our engine over the peer, 1 KB body, one core
@@ -12,6 +15,10 @@ ACCURACY_RATIO, ACCURACY_MS = 0.05, 0.2
 FREEZE_RATIO = 0.03
 ANALYSIS_S, ANALYSIS_BYTES = 10.0, 1.5 * 2**30
 SAMPLE_BYTES = 64
+COPY_RATIO = 0.6  # the backfill's rows a second over those of raw COPY
+FLOOR_RATIO = 1.03
+PREDICTION_RATIO = 0.1
+REFILL_BYTES, FEATURES_S, WHOLE_S = 400e6, 10.0, 90.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -25,11 +32,17 @@ class Target:
     met: bool | None
 
 
-def judge(
-    rows: Sequence[Row], half_rate: Sequence[Known], freezes: Sequence[Known], bulk: dict[str, Any], memory: dict[str, Any]
-) -> list[Target]:
-    """Judge every target."""
-    return [*_ratios(rows), *_half_rate(half_rate), *_freezes(freezes), *_analysis(bulk), *_memory(memory)]
+def judge_load(found: dict[str, Any]) -> list[Target]:
+    """Judge every target of the load test, by what `load.run` returned."""
+    return [
+        *_ratios(found["throughput"]), *_half_rate(found["accuracy"]), *_freezes(found["freezes"]), *_analysis(found["analysis"]),
+        *_memory(found["memory"]),
+    ]  # fmt: skip
+
+
+def judge_backfill(found: dict[str, Any]) -> list[Target]:
+    """Judge every target of the backfill, by what `backfill.run` returned."""
+    return [*_beside_copy(found["ways"], found["beside"]), *_limited(found["limited"]), *_refills(found), *_predicted(found["predictions"])]
 
 
 def _ratios(rows: Sequence[Row]) -> Iterator[Target]:
@@ -87,4 +100,68 @@ def _memory(memory: dict[str, Any]) -> Iterator[Target]:
         measured=f"{each:.1f} bytes (the row itself: {memory['row_bytes']})",
         n=f"{memory['samples']:,} samples",
         met=round(each) <= SAMPLE_BYTES,  # resident memory comes in pages
+    )
+
+
+def _beside_copy(ways: Sequence[Way], beside: dict[str, Any]) -> Iterator[Target]:
+    of_name = {way.name: way for way in ways}
+    base = f"beside raw COPY over as many connections ({beside['connections']})"
+    for name, what in {END_TO_END: f"{END_TO_END} {base}", READY: f"the same, from a vendor whose answers are ready, {base}"}.items():
+        ratios = of_name[name].ratios
+        yield Target(
+            what=what,
+            target=f"at least {COPY_RATIO:g} x",
+            measured=f"{median(ratios):.2f} x ({min(ratios):.2f} - {max(ratios):.2f})",
+            n=f"{len(ratios)} rounds of {beside['rows']:,} bars",
+            met=median(ratios) >= COPY_RATIO,
+        )
+
+
+def _limited(limited: dict[str, Any]) -> Iterator[Target]:
+    rate = f"{LIMIT['requests_per_minute'] / 60:g} requests/s"
+    wall_s, floor_s = limited["wall_s"], limited["floor_s"]
+    yield Target(
+        what=f"wall time with {rate}",
+        target=f"at most {FLOOR_RATIO:g} x the floor of its pages",
+        measured=f"{wall_s / floor_s:.3f} x ({wall_s:.2f} of {floor_s:.2f} s)",
+        n=f"{limited['pages']} pages",
+        met=wall_s <= FLOOR_RATIO * floor_s,
+    )
+    refused = limited["refused"]
+    yield Target(
+        what=f"requests refused with {rate}", target="none", measured=str(refused), n=f"{limited['requests']} requests", met=not refused
+    )
+
+
+def _predicted(predictions: Sequence[Prediction]) -> Iterator[Target]:
+    for one in predictions:
+        yield Target(
+            what=f"what-if: {one.change} ({one.base}: {one.before_s:.1f} s)",
+            target=f"within {PREDICTION_RATIO:.0%} of a run of it",
+            measured=f"{one.predicted_s:.1f} of {one.measured_s:.1f} s ({one.error_ratio:+.1%})",
+            n="1 run each",
+            met=abs(one.error_ratio) <= PREDICTION_RATIO,
+        )
+
+
+def _refills(found: dict[str, Any]) -> Iterator[Target]:
+    memory, features, whole = found["memory"], found["features"], found["whole"]
+    peak, seconds, whole_s = memory["peak_bytes"], features["seconds"], whole["call_s"]
+    yield Target(
+        what="memory at its peak of a process that refills, audit included",
+        target=f"at most {REFILL_BYTES / 1e6:.0f} MB",
+        measured=f"{peak / 1e6:.0f} MB",
+        n=f"{memory['rows']:,} bars with features",
+        met=peak <= REFILL_BYTES,
+    )
+    n = f"{features['rows']:,} bars"
+    yield Target(
+        what="features, in one thread", target=f"at most {FEATURES_S:g} s", measured=f"{seconds:.2f} s", n=n, met=seconds <= FEATURES_S
+    )
+    yield Target(
+        what=f"all {whole['jobs']} jobs on the sandbox, with features and audit",
+        target=f"at most {WHOLE_S:g} s",
+        measured=f"{whole_s:.1f} s",
+        n=f"{whole['rows']:,} bars",
+        met=whole_s <= WHOLE_S,
     )
