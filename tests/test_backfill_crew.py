@@ -18,13 +18,14 @@ from backfills import BASE, SCHEMA, plan, refill, states
 from clusters import DaskCluster, cluster
 
 from tapecheck import clocks
-from tapecheck.backfill import checksum, crew
+from tapecheck.backfill import checkpoints, checksum, crew
 from tapecheck.backfill.analysis import summarize
 from tapecheck.backfill.crew import Member, Stopped, dealt
 from tapecheck.backfill.endpoints import Endpoints
 from tapecheck.backfill.filling import run
 from tapecheck.backfill.groups import Group
 from tapecheck.backfill.schedule import schedule_of
+from tapecheck.backfill.shape import WrongTables
 from tapecheck.backfill.shared_bucket import SharedBucket
 from tapecheck.backfill.workers import Filling
 from tapecheck.children import Child
@@ -319,6 +320,20 @@ def test_a_shared_bucket_gives_its_burst_and_then_its_rate(endpoints: Endpoints,
     assert connection.execute("SELECT to_regclass(%s)", (f"{SCHEMA}.tokens",)).fetchone() == (None,)
 
 
+def test_a_table_of_another_shape_is_no_bucket(endpoints: Endpoints, connection: Database) -> None:
+    """Somebody's `tokens` is refused like other tables, before a fresh run empties any, and still holds what it held."""
+    limited = plan(workers=2, source=BASE["source"] | LIMIT, **FAST)
+    run(plan(timeframes=["1d"], **FAST), endpoints)
+    before = whole(connection)
+    connection.execute(f"CREATE TABLE {SCHEMA}.tokens AS SELECT 'mine' AS secret")
+    bucket = SharedBucket.of(limited, endpoints.database_url)
+    assert bucket
+    for refused in (bucket.fill, lambda: run(limited, endpoints)):
+        with pytest.raises(WrongTables, match=rf"{SCHEMA}.tokens: column secret text is not ours.*Nothing was written"):
+            refused()
+    assert connection.execute(f"SELECT * FROM {SCHEMA}.tokens").fetchall() == [("mine",)] and whole(connection) == before
+
+
 def test_spans_of_another_clock_are_moved_to_ours(endpoints: Endpoints, connection: Database, monkeypatch: pytest.MonkeyPatch) -> None:
     """A member whose clock is an hour ahead seems to have worked when it did."""
     ahead_ns = 3_600 * 10**9
@@ -363,8 +378,10 @@ def test_a_worker_elsewhere_cannot_reach_a_loopback_address(endpoints: Endpoints
 def test_no_scheduler_no_worker_and_no_dask_are_said_so(
     endpoints: Endpoints, connection: Database, tmp_path: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Each says what to start; Dask that is not installed is a mistake in the plan."""
+    """Each says what to start, and empties no table; Dask that is not installed is a mistake in the plan."""
     monkeypatch.setattr("tapecheck.cluster.CONNECT_S", 0.5)
+    earlier = run(plan(timeframes=["1d"], history={"days": 9}), endpoints)
+    before, note = whole(connection), checkpoints.read_note(endpoints.database_url, SCHEMA)
     with pytest.raises(MeasurementError, match="no Dask scheduler answers"):
         run(plan(workers=f"dask://127.0.0.1:{servers.free_port()}", **FAST), endpoints)
     with cluster(tmp_path, workers=0) as empty, pytest.raises(MeasurementError, match="has no worker"):
@@ -372,6 +389,8 @@ def test_no_scheduler_no_worker_and_no_dask_are_said_so(
     monkeypatch.setitem(sys.modules, "distributed", None)
     with pytest.raises(ConfigError, match=r"tapecheck\[dask\]"):
         run(plan(workers="dask://127.0.0.1:1", **FAST), endpoints)
+    assert sum(job.inserted for job in earlier.jobs) and whole(connection) == before
+    assert checkpoints.read_note(endpoints.database_url, SCHEMA) == note
 
 
 @pytest.mark.parametrize("wrong", [0, 65, True, "two", "tcp://127.0.0.1:8786", "dask://127.0.0.1"])

@@ -389,13 +389,20 @@ def test_a_restarted_database_loses_nothing_acknowledged(endpoints: Endpoints, f
 def test_rows_that_the_database_refuses_fail_their_job_alone(
     endpoints: Endpoints, connection: psycopg.Connection[Any], faultless: Filled
 ) -> None:
-    """The job is named with the database's reason and noted as failed, though it stored nothing; only_failed does it afterwards."""
+    """The job is named with the database's reason and noted as failed, though it stored nothing; only_failed does it afterwards.
+
+    What was refused is not tried again, and its rows are in no count.
+    """
     connection.execute(f"DROP SCHEMA IF EXISTS {SCHEMA} CASCADE")
     checkpoints.prepare(endpoints.database_url, SCHEMA)
     connection.execute(f"ALTER TABLE {SCHEMA}.bars ADD CONSTRAINT no_tesla CHECK (symbol <> 'TSLA')")
-    source = BASE["source"] | {"retry": {"first_s": 0.02, "budget_s": 0.2}}
-    found = filled(endpoints, symbols=["TSLA", *SOUND], source=source, begin="resume")
-    assert states(found.recording)["failed"] == ["TSLA 5m"] and "no_tesla" in found.job("TSLA").error
+    found = filled(endpoints, symbols=["TSLA", *SOUND], source=BASE["source"] | {"retry": {"budget_s": 30}}, begin="resume")
+    assert states(found.recording)["failed"] == ["TSLA 5m"]
+    assert found.job("TSLA").error.startswith("the database refuses: ") and "no_tesla" in found.job("TSLA").error
+    assert found.requests("TSLA") <= 2  # the page, and the one that was fetched ahead
+    inserts = [span for span in found.recording.spans if span.stage == "insert"]
+    assert [span.rows for span in inserts if span.symbol == "TSLA"] == [0]
+    assert sum(span.rows for span in inserts) == sum(job.inserted for job in found.recording.jobs)
     assert found.failures == {("TSLA", FRAME): found.job("TSLA").error} and found.sums == faultless.kept(SOUND)
     connection.execute(f"ALTER TABLE {SCHEMA}.bars DROP CONSTRAINT no_tesla")
     again = filled(endpoints, symbols=["TSLA", *SOUND], begin="only_failed")

@@ -7,6 +7,8 @@ from typing import Any
 import pytest
 import yaml
 
+from tapecheck.backfill import calendar
+from tapecheck.backfill.calendar import FIRST_DAY
 from tapecheck.backfill.plan import BackfillPlan, History, read_plan, read_profiles, today
 from tapecheck.errors import ConfigError
 
@@ -29,6 +31,12 @@ def test_the_shipped_plan_is_the_objectives_one() -> None:
     assert (plans["rate_limited"].source.timeout_s, plans["rate_limited"].source.bucket() is None) == (15, False)
 
 
+def test_the_calendar_begins_with_the_first_day_of_any_history() -> None:
+    """Whatever is today: the first session of 2007, after New Year and a day of mourning, is its first one."""
+    assert History(start=FIRST_DAY, end=dt.date(2008, 1, 1)).bounds()[0] == FIRST_DAY
+    assert calendar._calendar().schedule.index[0].date() == dt.date(2007, 1, 3)
+
+
 WRONG = [
     ({"symbols": []}, "symbols", "at least 1 item"),
     ({"symbols": ["aapl"]}, "symbols.0", "pattern"),
@@ -38,6 +46,12 @@ WRONG = [
     ({"history": {"days": 3, "start": "2026-01-01"}}, "history", "exactly one of days and start"),
     ({"history": {"start": dt.date(2026, 3, 1), "end": dt.date(2026, 2, 1)}}, "history", "before end; these are 2026-03-01 to 2026-02-01"),
     ({"history": {"start": dt.date(2026, 3, 1), "end": dt.date(2026, 3, 1)}}, "history", "1 to 3650 days before end"),
+    (
+        {"history": {"start": dt.date(2006, 12, 31), "end": dt.date(2008, 1, 1)}},
+        "history",
+        "2007-01-01 on, where the calendar of sessions begins; this one is 2006-12-31",
+    ),
+    ({"history": {"days": 100, "end": dt.date(2007, 4, 1)}}, "history", "where the calendar of sessions begins; this one is 2006-12-22"),
     ({"history": {"start": dt.date(2999, 1, 1)}}, "history.start", "not after today"),
     ({"history": {"days": 5, "end": dt.date(2999, 1, 1)}}, "history.end", "not after today"),
     ({"insert": "fast"}, "insert", "'copy', 'executemany' or 'row_by_row'"),

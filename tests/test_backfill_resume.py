@@ -1,5 +1,6 @@
 """Backfills that are killed at random moments, in processes of their own: each resumes to the tables of one that never was."""
 
+import datetime as dt
 import multiprocessing
 import time
 from random import Random
@@ -10,6 +11,7 @@ import pytest
 from backfills import SCHEMA, plan, states
 
 from tapecheck.backfill import checkpoints, checksum, source
+from tapecheck.backfill import plan as plans
 from tapecheck.backfill.checkpoints import Checkpoint
 from tapecheck.backfill.endpoints import Endpoints
 from tapecheck.backfill.filling import run
@@ -116,3 +118,24 @@ def test_what_never_began_has_nothing_failed(endpoints: Endpoints, connection: D
     connection.execute(f"DROP SCHEMA IF EXISTS {SCHEMA} CASCADE")
     with pytest.raises(ConfigError, match="one that never began"):
         run(plan(**SMALL, begin="only_failed"), endpoints)
+
+
+@pytest.mark.parametrize("begin", ["resume", "only_failed"])
+def test_a_run_of_the_last_days_is_resumed_the_next_day(
+    endpoints: Endpoints, connection: Database, monkeypatch: pytest.MonkeyPatch, begin: str
+) -> None:
+    """It keeps the first day that it began with and ends with the new day, and can be resumed once more; other days are refused."""
+    today = plans.today()
+    small: dict[str, Any] = {"timeframes": ["1d"], "symbols": ["SOL"]}
+    monkeypatch.setattr(plans, "today", lambda: today - dt.timedelta(days=2))
+    first = run(plan(**small, history={"days": 9}), endpoints).context.plan.history
+    for back in (1, 0):
+        monkeypatch.setattr(plans, "today", lambda back=back: today - dt.timedelta(days=back))
+        connection.execute(f"UPDATE {SCHEMA}.checkpoints SET state = 'failed', error = 'none'")
+        again = run(plan(**small, history={"days": 9}, begin=begin), endpoints)
+        assert again.context.plan.history == plans.History(start=first.start, end=today - dt.timedelta(days=back))
+        assert states(again)["completed"] == ["SOL 1d"] and again.context.integrity and again.context.integrity.lost == 0
+    assert connection.execute(f"SELECT count(*) FROM {SCHEMA}.bars").fetchone() == (11,)
+    with pytest.raises(ConfigError, match="the same first day"):
+        run(plan(**small, history={"days": 10}, begin=begin), endpoints)
+    run(plan(**small, history={"start": first.start}, begin=begin), endpoints)

@@ -85,6 +85,24 @@ def test_all_differences_are_named_at_once(database_url: str, connection: psycop
         assert said in str(error.value)
 
 
+def test_each_table_is_dropped_by_itself(database_url: str, connection: psycopg.Connection[Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    """TimescaleDB refuses to drop a hypertable together with anything else; what the tables held is gone."""
+    said: list[str] = []
+    execute = psycopg.Connection.execute
+
+    def listen(self: Any, query: Any, *given: Any, **more: Any) -> Any:
+        said.append(str(query))
+        return execute(self, query, *given, **more)
+
+    checkpoints.prepare(database_url, SCHEMA)
+    connection.execute(f"INSERT INTO {SCHEMA}.checkpoints (symbol, timeframe, state) VALUES ('A', '1d', 'done')")
+    monkeypatch.setattr(psycopg.Connection, "execute", listen)
+    checkpoints.prepare(database_url, SCHEMA, empty=True)
+    dropped = [statement for statement in said if "DROP TABLE" in statement]
+    assert len(dropped) == 3 and not any("," in statement for statement in dropped)
+    assert checkpoints.read(database_url, SCHEMA) == {} and _tables(connection) == [("bars",), ("checkpoints",), ("features",)]
+
+
 def test_our_own_tables_are_accepted_again(database_url: str, connection: psycopg.Connection[Any]) -> None:
     """Preparing twice changes nothing, whatever the order of the columns, and other tables beside ours do not matter."""
     checkpoints.prepare(database_url, SCHEMA)

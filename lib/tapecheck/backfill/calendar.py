@@ -13,6 +13,7 @@ import numpy as np
 from tapecheck.backfill.bars import IntArray
 
 EASTERN = ZoneInfo("America/New_York")
+FIRST_DAY = dt.date(2007, 1, 1)  # of a calendar that would begin twenty years before whatever is today
 _import_lock = threading.Lock()  # warnings' filters are global: one thread at a time may change them
 
 
@@ -39,7 +40,7 @@ def _calendar() -> Any:
         warnings.filterwarnings("ignore", message=".*(Timestamp|utcnow|deprecated).*")
         import exchange_calendars  # half a second and pandas: paid only by who asks for sessions
 
-        return exchange_calendars.get_calendar("XNYS")
+        return exchange_calendars.get_calendar("XNYS", start=str(FIRST_DAY))
 
 
 def _eastern_s(day: dt.date, hour: int) -> int:

@@ -9,10 +9,11 @@ from typing import Any
 import psycopg
 from psycopg import sql
 
-from tapecheck.backfill import shape
+from tapecheck.backfill import database, shape
 from tapecheck.backfill.features import NAMES
 
 LIVE = "tapecheck"  # the schema of what a service serves; a measured backfill has one of its own
+LOCK_TIMEOUT = "SET LOCAL lock_timeout = '10s'"  # for somebody's open transaction nobody waits for ever
 FIELDS = "symbol, timeframe, state, watermark, refreshed_at, rows, failures, error"
 
 _TABLES = """
@@ -54,33 +55,36 @@ def prepare(database_url: str, schema: str = LIVE, *, empty: bool = False) -> No
 
     Raises:
         WrongTables: a table of another shape is there; nothing was written.
+        psycopg.errors.LockNotAvailable: another session holds a lock on the tables.
     """
     features = ", ".join(f"{name} float8" for name in NAMES)
-    with psycopg.connect(database_url, connect_timeout=5) as connection:
+    with database.connect(database_url) as connection:
+        connection.execute(LOCK_TIMEOUT)
         connection.execute("SELECT pg_advisory_xact_lock(8245117)")
         shape.check(connection, schema, _TABLES.format(schema=shape.SCRATCH, features=features))
         if empty:
-            connection.execute(f"DROP TABLE IF EXISTS {schema}.bars, {schema}.features, {schema}.checkpoints")
+            for table in ("bars", "features", "checkpoints"):  # TimescaleDB drops no hypertable together with other tables
+                connection.execute(f"DROP TABLE IF EXISTS {schema}.{table}")
         connection.execute(_TABLES.format(schema=schema, features=features))
         shape.partition(connection, schema, ("bars", "features"))
 
 
 def write_note(database_url: str, schema: str, note: str) -> None:
     """Note on a schema how what it holds was made."""
-    with psycopg.connect(database_url, connect_timeout=5) as connection:
+    with database.connect(database_url) as connection:
         connection.execute(f"COMMENT ON SCHEMA {schema} IS {sql.quote(note)}")
 
 
 def read_note(database_url: str, schema: str) -> str | None:
     """Return the note, or None where none is."""
-    with psycopg.connect(database_url, connect_timeout=5) as connection:
+    with database.connect(database_url) as connection:
         row = connection.execute("SELECT obj_description(to_regnamespace(%s), 'pg_namespace')", (schema,)).fetchone()
     return str(row[0]) if row and row[0] else None
 
 
 def read(database_url: str, schema: str = LIVE) -> dict[tuple[str, str], Checkpoint]:
     """Return the checkpoint of every job, by symbol and timeframe."""
-    with psycopg.connect(database_url, connect_timeout=5) as connection:
+    with database.connect(database_url) as connection:
         return read_with(connection, schema)
 
 

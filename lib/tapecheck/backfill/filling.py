@@ -2,28 +2,30 @@
 
 import datetime as dt
 import logging
+import re
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
 
 import httpx
+import psycopg
 
 from tapecheck import progress, results, runs
-from tapecheck.backfill import checkpoints, groups
+from tapecheck.backfill import checkpoints, database, groups, lock
 from tapecheck.backfill.audit import audit
 from tapecheck.backfill.checkpoints import Checkpoint
 from tapecheck.backfill.endpoints import Endpoints
 from tapecheck.backfill.groups import Key
 from tapecheck.backfill.integrity import Integrity
 from tapecheck.backfill.pipeline import Outcome
-from tapecheck.backfill.plan import BackfillPlan, History
+from tapecheck.backfill.plan import MAX_DAYS, BackfillPlan, History
 from tapecheck.backfill.recording import Context, Job, Recording
 from tapecheck.backfill.sink import SinkError
 from tapecheck.backfill.spans import Received
 from tapecheck.backfill.strategies import STRATEGIES
 from tapecheck.backfill.workers import DATABASE_PAUSE_S, Filling, line, work
-from tapecheck.errors import ConfigError, Problem, TargetDown
+from tapecheck.errors import ConfigError, Problem, TargetDown, TargetError
 from tapecheck.loopback import is_local_database, is_loopback
 from tapecheck.progress import Report
 
@@ -38,24 +40,30 @@ def run(plan: BackfillPlan, endpoints: Endpoints) -> Recording:
             another machine, from which an endpoint on this one cannot be reached.
         MeasurementError: the workers do not start, or there are none.
         TargetDown: source or database do not answer, and nothing was fetched; or the database is still lost at the end.
+        TargetError: the database refuses, for want of a permission or because another session holds a lock on the tables.
+        Busy: another backfill writes to the same schema; nothing was written.
         WrongTables: the schema holds tables of another shape; nothing was written.
         KeyboardInterrupt: it was asked for; what is stored is whole, and `begin: resume` goes on from there.
     """
-    first, end = plan.history.bounds()
-    plan = plan.model_copy(update={"history": History(start=first, end=end)})
     _check_source(endpoints.source_url, plan.source.timeout_s)
     try:
-        before = _prepared(plan, endpoints.database_url)
-        STRATEGIES[plan.insert](endpoints.database_url, plan.database_schema).close()  # loads the driver: not what is measured
-        started_at = dt.datetime.now(dt.UTC)
-        filling = Filling(plan, endpoints, groups.due(plan, before), bucket=plan.source.bucket())
-        with _ready(filling, before) as (processes, do), progress.show("backfill", "jobs") as report:
-            began_ns = time.monotonic_ns()
-            do(report)
-            ended_ns = time.monotonic_ns()
-        after = _settled(plan, endpoints.database_url, filling.done)
+        with lock.run(endpoints.database_url, plan.database_schema):
+            return _filled(*_prepared(plan, endpoints.database_url), endpoints)
     except SinkError as error:
-        raise TargetDown(f"the database does not answer: {line(error)}") from None
+        raise _named(error, plan.database_schema) from None
+
+
+def _filled(plan: BackfillPlan, before: Mapping[Key, Checkpoint], note: str | None, endpoints: Endpoints) -> Recording:
+    """Have done what the checkpoints leave to do; a fresh run's tables are emptied last, when all that does the jobs is there."""
+    STRATEGIES[plan.insert](endpoints.database_url, plan.database_schema).close()  # loads the driver: not what is measured
+    started_at = dt.datetime.now(dt.UTC)
+    filling = Filling(plan, endpoints, groups.due(plan, before), bucket=plan.source.bucket())
+    with _ready(filling, before) as (processes, do), progress.show("backfill", "jobs") as report:
+        _begin(plan, endpoints.database_url, note)
+        began_ns = time.monotonic_ns()
+        do(report)
+        ended_ns = time.monotonic_ns()
+    after = _settled(plan, endpoints.database_url, filling.done)
     jobs = [groups.result(key, filling.done.get(key), before.get(key), after.get(key)) for key in plan.jobs]
     return Recording(
         spans=sorted(filling.spans, key=lambda span: span.began_ns),
@@ -90,7 +98,7 @@ def _ready(filling: Filling, before: Mapping[Key, Checkpoint]) -> Iterator[tuple
 def _audited(plan: BackfillPlan, database_url: str, jobs: list[Job], received: Received) -> Integrity | None:
     """Audit what was stored; a database that is lost now costs the audit, not what was measured."""
     try:
-        return audit(plan, database_url, jobs, received)
+        return audit(plan, database.conninfo(database_url), jobs, received)
     except SinkError as error:
         log.warning("what was stored was not audited: %s", line(error))
         return None
@@ -115,17 +123,53 @@ def _check_source(url: str, timeout_s: float) -> None:
         raise TargetDown(f"the source {host} does not answer ({why}); nothing was fetched: is it running, and the network there?") from None
 
 
-def _prepared(plan: BackfillPlan, database_url: str) -> dict[Key, Checkpoint]:
-    """Make the tables ready and return where each job stands."""
-    schema, note = plan.database_schema, f"history from {plan.history.bounds()[0]}, features: {plan.features != 'off'}"
-    checkpoints.prepare(database_url, schema, empty=plan.begin == "fresh")
-    before = checkpoints.read(database_url, schema)
+def _named(error: BaseException, schema: str) -> TargetError:
+    """Say what an error of the database means for a run."""
+    if isinstance(error, psycopg.errors.LockNotAvailable):
+        what_to_do = "end its transaction (see pg_stat_activity), and begin again"
+        return TargetError(f"another session holds a lock on the tables of {schema}: {what_to_do}")
+    if database.is_lost(error):
+        return TargetDown(f"the database does not answer: {line(error)}")
+    return TargetError(f"the database refuses: {line(error)}")
+
+
+def _prepared(plan: BackfillPlan, database_url: str) -> tuple[BackfillPlan, dict[Key, Checkpoint], str | None]:
+    """Make the tables ready without emptying them; return the plan by its dates, where each job stands for it, and a note of its own."""
+    schema = plan.database_schema
+    checkpoints.prepare(database_url, schema)
+    if plan.workers != 1:
+        from tapecheck.backfill.shared_bucket import SharedBucket  # paid by who asks for several
+
+        if bucket := SharedBucket.of(plan, database_url):
+            bucket.check()
+    before = {} if plan.begin == "fresh" else checkpoints.read(database_url, schema)
+    noted = checkpoints.read_note(database_url, schema)
+    dated = plan.model_copy(update={"history": _dated(plan.history, noted if before else None)})
+    note = f"history from {dated.history.start}, features: {plan.features != 'off'}"
     if not before and plan.begin != "only_failed":  # nothing that could differ from this run
-        checkpoints.write_note(database_url, schema, note)
-    elif (noted := checkpoints.read_note(database_url, schema)) != note:
+        days = plan.history.days if plan.history.end is None else None
+        return dated, before, f"{note}, days: {days}" if days else note
+    if (noted or "").partition(", days")[0] != note:
         got = f"a run with {note}, to resume {f'one with {noted}' if noted else 'one that never began'}"
         raise ConfigError([Problem(file="plan", key="begin", got=got, allowed="the same first day and features, or begin: fresh")])
-    return before
+    return dated, before, None
+
+
+def _begin(plan: BackfillPlan, database_url: str, note: str | None) -> None:
+    """Empty the tables where nothing is to be resumed, and note on them how the run that begins fills them."""
+    if plan.begin == "fresh":
+        checkpoints.prepare(database_url, plan.database_schema, empty=True)
+    if note:
+        checkpoints.write_note(database_url, plan.database_schema, note)
+
+
+def _dated(history: History, noted: str | None) -> History:
+    """Return a history by its dates; one of the last days keeps the first day of the run that it resumes, and ends today."""
+    first, end = history.bounds()
+    found = re.match(rf"history from ([\d-]+), .*, days: {history.days}$", noted or "") if history.end is None else None
+    if found and (end - (began := dt.date.fromisoformat(found[1]))).days <= MAX_DAYS:
+        first = began
+    return History(start=first, end=end)
 
 
 def _settled(plan: BackfillPlan, database_url: str, done: Mapping[Key, Outcome | str]) -> dict[Key, Checkpoint]:
@@ -140,7 +184,7 @@ def _settled(plan: BackfillPlan, database_url: str, done: Mapping[Key, Outcome |
                     for key in unnoted:
                         sink.fail(*key, str(done[key]))
             return after
-        except SinkError:
-            if time.monotonic() > until_s:
+        except SinkError as error:
+            if not database.is_lost(error) or time.monotonic() > until_s:
                 raise
             time.sleep(DATABASE_PAUSE_S)

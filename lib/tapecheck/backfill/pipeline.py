@@ -163,8 +163,9 @@ class _Job:
 
     def _written(self, bars: Bars, columns: dict[str, FloatArray], page: int) -> Counts:
         with self.trace.span("insert", page) as cost:
-            cost.rows = len(bars)
-            return self._sink.write(bars, columns, self.now)
+            counts = self._sink.write(bars, columns, self.now)
+            cost.rows = len(bars)  # those of a page that was refused or lost are not stored
+        return counts
 
     def outcome(self, requests: int, repeated: int) -> Outcome:
         """Return what was done."""

@@ -10,7 +10,7 @@ from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 from tapecheck import config
 from tapecheck.backfill.bars import CRYPTO, TIMEFRAMES
 from tapecheck.backfill.bucket import TokenBucket
-from tapecheck.backfill.calendar import EASTERN
+from tapecheck.backfill.calendar import EASTERN, FIRST_DAY
 from tapecheck.backfill.source import Retry
 from tapecheck.cluster import checked_workers
 from tapecheck.config import Model
@@ -71,6 +71,8 @@ class History(Model):
         first, last = self.bounds()
         if not 1 <= (last - first).days <= MAX_DAYS:
             raise ValueError(f"a start that is 1 to {MAX_DAYS} days before end; these are {first} to {last}")
+        if first < FIRST_DAY:
+            raise ValueError(f"a first day from {FIRST_DAY} on, where the calendar of sessions begins; this one is {first}")
         return self
 
     def bounds(self) -> tuple[dt.date, dt.date]:

@@ -7,9 +7,11 @@ from contextlib import closing
 import psycopg
 from anyio.to_thread import run_sync
 
+from tapecheck.backfill import checkpoints, database, shape
 from tapecheck.backfill.bucket import most_tokens
 from tapecheck.backfill.plan import SLACK_S, BackfillPlan
 
+_TOKENS = "CREATE TABLE {schema}.tokens (tokens float8 NOT NULL, at timestamptz NOT NULL)"
 LEAST_WAIT_S = 0.001  # between two questions
 
 
@@ -20,7 +22,8 @@ class SharedBucket:
     """
 
     def __init__(self, database_url: str, schema: str, rate_per_s: float, most: float) -> None:
-        self._url, self._table, self._rate_per_s, self._most = database_url, f"{schema}.tokens", rate_per_s, most
+        self._url, self._schema, self._rate_per_s, self._most = database_url, schema, rate_per_s, most
+        self._table = f"{schema}.tokens"
         self._connection: psycopg.Connection | None = None
         self._one_at_a_time = threading.Lock()
 
@@ -32,16 +35,31 @@ class SharedBucket:
             return None
         return cls(database_url, plan.database_schema, rate_per_s, most_tokens(rate_per_s, plan.source.burst, SLACK_S))
 
+    def check(self) -> None:
+        """Look whether it can be put there.
+
+        Raises:
+            WrongTables: a table of its name has another shape; nothing was written.
+        """
+        with database.connect(self._url) as connection:
+            self._check(connection)
+
     def fill(self) -> None:
-        """Put it there, full, in place of an older one."""
-        with psycopg.connect(self._url, connect_timeout=5) as connection:
+        """Put it there, full, in place of an older one.
+
+        Raises:
+            WrongTables: a table of its name has another shape; nothing was written.
+        """
+        with database.connect(self._url) as connection:
+            connection.execute(checkpoints.LOCK_TIMEOUT)
+            self._check(connection)
             connection.execute(f"DROP TABLE IF EXISTS {self._table}")
-            connection.execute(f"CREATE TABLE {self._table} (tokens float8 NOT NULL, at timestamptz NOT NULL)")
+            connection.execute(_TOKENS.format(schema=self._schema))
             connection.execute(f"INSERT INTO {self._table} VALUES (%s, clock_timestamp())", (self._most,))
 
     def drop(self) -> None:
         """Take it away."""
-        with psycopg.connect(self._url, connect_timeout=5) as connection:
+        with database.connect(self._url) as connection:
             connection.execute(f"DROP TABLE IF EXISTS {self._table}")
 
     async def ask(self) -> float:
@@ -59,11 +77,14 @@ class SharedBucket:
                 self._connection.close()
             self._connection = None
 
+    def _check(self, connection: psycopg.Connection) -> None:
+        shape.check(connection, self._schema, f"CREATE SCHEMA {shape.SCRATCH}; {_TOKENS.format(schema=shape.SCRATCH)}")
+
     def _asked(self) -> float:
         with self._one_at_a_time:
             try:
                 if self._connection is None:
-                    self._connection = psycopg.connect(self._url, connect_timeout=5, autocommit=True)
+                    self._connection = database.connect(self._url, autocommit=True)
                 return self._taken(self._connection)
             except psycopg.Error:
                 if self._connection is not None:

@@ -13,15 +13,15 @@ from typing import Any, Self
 
 import adbc_driver_manager
 import numpy as np
-import psycopg
 import pyarrow as pa
 
+from tapecheck.backfill import database
 from tapecheck.backfill.bars import COLUMNS, Bars, FloatArray, to_datetime
 from tapecheck.backfill.checkpoints import FIELDS, LIVE, Checkpoint, checkpoint_of
 from tapecheck.backfill.features import NAMES
 
 _VALUES = {"bars": COLUMNS[1:], "features": NAMES}
-SinkError = (adbc_driver_manager.Error, psycopg.Error)  # what a lost or refusing database raises here
+SinkError = database.Error
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,7 +50,7 @@ class Sink:
         from adbc_driver_postgresql import dbapi  # type: ignore[import-untyped]  # over a second, pandas included: paid by who writes
 
         self._schema = schema
-        self._connection = dbapi.connect(database_url)  # a transaction is always open
+        self._connection = dbapi.connect(database.conninfo(database_url))  # a transaction is always open
         self._cursor = self._connection.cursor()
         for table in _VALUES:
             self._cursor.execute(f"CREATE TEMP TABLE staging_{table} (LIKE {self._schema}.{table}) ON COMMIT DELETE ROWS")

@@ -11,6 +11,7 @@ import numpy as np
 import psycopg
 import pyarrow as pa
 
+from tapecheck.backfill import database
 from tapecheck.backfill.bars import COLUMNS, Bars
 from tapecheck.backfill.checkpoints import LIVE, Checkpoint
 from tapecheck.backfill.sink import Counts, Sink
@@ -23,7 +24,7 @@ class _InsertSink(Sink, ABC):
 
     def __init__(self, database_url: str, schema: str = LIVE) -> None:
         self._schema = schema
-        self._connection = psycopg.connect(database_url, cursor_factory=psycopg.RawCursor)  # $1, as ADBC writes it
+        self._connection = database.connect(database_url, cursor_factory=psycopg.RawCursor)  # $1, as ADBC writes it
         self._cursor = self._connection.cursor()
 
     def _is_new(self, bars: Bars, checkpoint: Checkpoint) -> bool:

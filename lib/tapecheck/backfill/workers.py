@@ -10,7 +10,7 @@ import anyio
 from anyio.from_thread import start_blocking_portal
 from anyio.to_thread import run_sync
 
-from tapecheck.backfill import features
+from tapecheck.backfill import database, features
 from tapecheck.backfill.bars import periods_per_year
 from tapecheck.backfill.bucket import Bucket
 from tapecheck.backfill.endpoints import Endpoints
@@ -111,6 +111,7 @@ class _Worker:
         """Do a group's jobs, from their checkpoints again when the database was lost; return each one's outcome or error.
 
         A loss may last as long as a page may be tried; the next one counts anew if rows were stored in between.
+        What the database refuses it would refuse again, so that is not tried again.
         """
         until_s: float | None = None
         while True:
@@ -123,6 +124,8 @@ class _Worker:
                 if until_s is None or (self._sink and self._sink.inserted):
                     until_s = time.monotonic() + self._plan.source.retry.budget_s
                 self._close()
+                if not database.is_lost(error):
+                    return dict.fromkeys(group.keys, f"the database refuses: {line(error)}")
                 if time.monotonic() > until_s:
                     return dict.fromkeys(group.keys, f"the database was lost: {line(error)}")
                 await anyio.sleep(DATABASE_PAUSE_S)

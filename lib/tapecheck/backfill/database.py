@@ -1,0 +1,57 @@
+"""How the database is reached, and what its errors mean. It reads and writes nothing."""
+
+import re
+from typing import Any
+
+import adbc_driver_manager
+import psycopg
+
+PATIENCE: dict[str, Any] = {  # a network that goes silent is noticed within about half a minute
+    "connect_timeout": 10,
+    "keepalives": 1,
+    "keepalives_idle": 10,
+    "keepalives_interval": 5,
+    "keepalives_count": 3,
+    "tcp_user_timeout": 30_000,
+}
+Error = (adbc_driver_manager.Error, psycopg.Error)  # what a lost or refusing database raises
+
+_LOSSES = ("08", "57P", "53", "40", "25P03")  # SQLSTATEs of lost connections and full or stopping servers; what was asked may succeed later
+_UNSTATED = (  # libpq tells no SQLSTATE of a connection that cannot be made or is gone
+    psycopg.OperationalError,
+    psycopg.InterfaceError,
+    adbc_driver_manager.OperationalError,
+    adbc_driver_manager.InterfaceError,
+    adbc_driver_manager.InternalError,
+)
+_UNWELCOME = re.compile(
+    "authentication failed|no password supplied|no pg_hba.conf entry|permission denied|not permitted|FATAL: .* does not exist"
+)
+
+
+def conninfo(url: str) -> str:
+    """Return how to connect to a URL's database; what the URL itself says of times stays.
+
+    Raises:
+        psycopg.ProgrammingError: the URL cannot be read; the message does not hold it.
+    """
+    from psycopg.conninfo import conninfo_to_dict, make_conninfo
+
+    try:
+        said = conninfo_to_dict(url)
+    except psycopg.ProgrammingError:
+        raise psycopg.ProgrammingError("its URL cannot be read") from None
+    return make_conninfo(**{**PATIENCE, **said})
+
+
+def connect(url: str, **options: Any) -> psycopg.Connection:
+    """Return a connection of psycopg's to a URL's database."""
+    return psycopg.connect(conninfo(url), **options)
+
+
+def is_lost(error: BaseException) -> bool:
+    """Tell an error of a database that is away, and may come back, from that of one that refuses, and would again."""
+    state = getattr(error, "sqlstate", None)
+    if state:
+        return str(state).startswith(_LOSSES)
+    return isinstance(error, _UNSTATED) and not _UNWELCOME.search(str(error))
