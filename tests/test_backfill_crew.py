@@ -370,7 +370,7 @@ def test_a_worker_elsewhere_cannot_reach_a_loopback_address(endpoints: Endpoints
     with ThreadPoolExecutor(1) as executor:
         member = Member(name="worker tcp://10.0.0.7:4000", executor=executor, is_here=False)
         with pytest.raises(ConfigError) as caught:
-            crew.work_together([member], Filling(plan(), endpoints, []), {}, lambda done, total, note="": None)
+            crew.check_reach([member], endpoints)
     assert "worker tcp://10.0.0.7:4000 is on another machine" in str(caught.value) and "the source 127.0.0.1" in str(caught.value)
     assert "the database cannot be reached" in str(caught.value) and "postgres" not in str(caught.value)
 

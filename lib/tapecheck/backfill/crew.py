@@ -16,7 +16,7 @@ import httpx
 import psycopg
 
 from tapecheck import clocks
-from tapecheck.backfill import checkpoints, groups
+from tapecheck.backfill import checkpoints, groups, lock
 from tapecheck.backfill.checkpoints import Checkpoint
 from tapecheck.backfill.endpoints import Endpoints
 from tapecheck.backfill.groups import Group, Key
@@ -137,11 +137,9 @@ def work_together(members: Sequence[Member], filling: Filling, before: Mapping[K
     The jobs of one that dies are failed ones, whose checkpoints hold what it had stored.
 
     Raises:
-        ConfigError: a member is on another machine, from which source or database cannot be reached.
         psycopg.Error: the bucket cannot be put into the database.
     """
     plan, endpoints = filling.plan, filling.endpoints
-    _check_reach(members, endpoints)
     bucket = SharedBucket.of(plan, endpoints.database_url)
     if bucket:
         bucket.fill()
@@ -212,8 +210,12 @@ def _lose(member: Member, share: Share, filling: Filling) -> None:
     filling.done |= {key: why for group in share.groups for key in group.keys}
 
 
-def _check_reach(members: Sequence[Member], endpoints: Endpoints) -> None:
-    """Refuse members on other machines where an endpoint is a loopback address, which is another one there."""
+def check_reach(members: Sequence[Member], endpoints: Endpoints) -> None:
+    """Refuse members on other machines where an endpoint is a loopback address, which is another one there.
+
+    Raises:
+        ConfigError: which member cannot reach what.
+    """
     host = httpx.URL(endpoints.source_url).host
     near = [f"the source {host}"] if is_loopback(host) else []
     near += ["the database"] if is_local_database(endpoints.database_url) else []
@@ -272,7 +274,8 @@ def fill(share: Share) -> Done:
     bucket = SharedBucket.of(share.plan, share.endpoints.database_url)
     filling = Filling(share.plan, share.endpoints, share.groups, bucket=bucket, first_worker=share.first_worker)
     try:
-        work(filling, obey)
+        with lock.share(share.endpoints.database_url, share.plan.database_schema):
+            work(filling, obey)
     finally:
         _stopped.discard(share.name)
         if bucket:

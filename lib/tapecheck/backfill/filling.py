@@ -92,6 +92,7 @@ def _ready(filling: Filling, before: Mapping[Key, Checkpoint]) -> Iterator[tuple
     from tapecheck.backfill import crew  # processes and Dask: paid by who asks for them
 
     with crew.gathered(filling.plan.workers) as members:
+        crew.check_reach(members, filling.endpoints)
         yield len(members), partial(crew.work_together, members, filling, before)
 
 
