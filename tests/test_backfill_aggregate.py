@@ -30,20 +30,33 @@ def test_derived_bars_are_those_that_upstream_sends(symbol: str, timeframe: str)
 
 
 @pytest.mark.parametrize(("symbol", "zone"), [("SPY", "America/New_York"), ("ETH", "UTC")])
-@pytest.mark.parametrize(("timeframe", "rule"), [("15m", "15min"), ("1h", "1h"), ("1d", "1D")])
+@pytest.mark.parametrize(("timeframe", "rule"), [("15m", "15min"), ("1h", "1h"), ("4h", "4h"), ("1d", "1D")])
 def test_derived_bars_agree_with_pandas(symbol: str, zone: str, timeframe: str, rule: str) -> None:
     """An independent aggregation by wall clock gives the same bars, across daylight saving."""
     bars = year(symbol)
     frame = pd.DataFrame({name: getattr(bars, name) for name in COLUMNS})
-    frame["wall"] = pd.to_datetime(frame.t, unit="ms", utc=True).dt.tz_convert(zone)
+    wall = pd.to_datetime(frame.t, unit="ms", utc=True).dt.tz_convert(zone).dt.tz_localize(None)  # no bar is in a doubled hour
     frame["money"] = frame.vw * frame.v
-    begins = frame.wall.dt.normalize() if timeframe == "1d" else frame.wall.dt.tz_convert("UTC").dt.floor(rule)
-    groups = frame.groupby(begins)
+    groups = frame.groupby(wall.dt.floor(rule).dt.tz_localize(zone))
     derived = derive(bars, symbol, timeframe)
     assert derived.t.tolist() == [int(t.timestamp() * 1000) for t in groups.t.first().index]
     for name, how in (("o", "first"), ("h", "max"), ("l", "min"), ("c", "last"), ("v", "sum"), ("n", "sum")):
         assert np.allclose(getattr(derived, name), groups[name].agg(how).to_numpy(), rtol=1e-12), name
-    assert np.allclose(derived.vw, (groups.money.sum() / groups.v.sum()).to_numpy(), atol=5.1e-5)
+    assert np.allclose(derived.vw, (groups.money.sum() / groups.v.sum()).to_numpy(), rtol=1e-12)
+
+
+def test_a_price_is_weighted_over_the_bars_that_have_one() -> None:
+    """A bar without a price or without volume weighs nothing, where none is left there is no price, and none is rounded."""
+    nan = float("nan")
+    prices, volumes = [[1.1e-6, 1.3e-6, nan, nan, nan, 2.0, nan, 2.0], [1, 3, 9, 2, 4, 0, 0, 0]]
+    t = 1_767_312_000_000 + 300_000 * np.array([0, 1, 2, 3, 4, 12, 13, 24])  # an hour with prices, then two without volume
+    t[4] += 3 * 3_600_000
+    order = np.argsort(t)
+    ones = np.ones(8)
+    bars = Bars(t=t[order], o=ones, h=ones, l=ones, c=ones, v=np.array(volumes, float)[order], vw=np.array(prices)[order], n=ones)
+    derived = derive(bars, "BTC", "1h")
+    assert derived.v.tolist() == [15, 0, 0, 4]
+    assert derived.vw.tolist() == pytest.approx([1.25e-6, nan, nan, nan], rel=1e-12, nan_ok=True)
 
 
 def test_nothing_is_made_of_nothing() -> None:

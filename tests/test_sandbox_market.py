@@ -5,7 +5,7 @@ import datetime as dt
 import numpy as np
 import pytest
 
-from tapecheck.backfill.bars import COLUMNS, Bars
+from tapecheck.backfill.bars import COLUMNS, Bars, to_ms
 from tapecheck.backfill.calendar import EASTERN, sessions
 from tapecheck.sandbox import market
 
@@ -135,3 +135,10 @@ def test_some_slots_do_not_trade() -> None:
     """Holes are legal: rare in the regular session, common outside it, more so for what trades little."""
     counts = {symbol: len(_all(symbol, 300, _ms(2026, 3, 2), _ms(2026, 3, 7))) for symbol in ("AAPL", "ASML")}
     assert 5 * 192 * 0.85 < counts["ASML"] < counts["AAPL"] < 5 * 192
+
+
+def test_bars_of_5_minutes_are_sent_as_they_were_made() -> None:
+    """A weighted mean of one price would be off by its last bit now and then."""
+    end_ms = to_ms(dt.datetime(2026, 3, 2, tzinfo=dt.UTC))
+    bars = market.page("BTC", 300, end_ms - 30 * 86_400_000, end_ms, end_ms, 10**7)[0]
+    assert len(bars) > 8000 and np.array_equal(bars.vw, np.round(bars.vw, 4))

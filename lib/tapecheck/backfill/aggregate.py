@@ -2,20 +2,19 @@
 
 import numpy as np
 
-from tapecheck.backfill.bars import CRYPTO, TIMEFRAMES, Bars, IntArray
+from tapecheck.backfill.bars import CRYPTO, TIMEFRAMES, Bars, FloatArray, IntArray
 from tapecheck.backfill.calendar import midnights
 
 BASE = "5m"  # the intraday series that the others are built from
 DAY_S = 86400
-PRICE_DECIMALS = 4  # of a volume-weighted price
 
 
 def derive(bars: Bars, symbol: str, timeframe: str) -> Bars:
     """Build the bars of a timeframe from a symbol's 5-minute bars that begin at the start of a bar of that timeframe.
 
-    Bars are counted from the start of the day: 00:00 Eastern Time for stocks, 00:00 UTC for crypto. The open is the first
-    bar's, the close the last one's, volume and trades are sums, and the price is weighted by volume. A bar without any
-    5-minute bar does not exist, as with the vendor.
+    Bars are counted from the start of the day: 00:00 Eastern Time for stocks, 00:00 UTC for crypto, which for 4 hours is our
+    assumption about the vendor. The open is the first bar's, the close the last one's, volume and trades are sums, and the
+    price is weighted by volume over the bars that have one. A bar without any 5-minute bar does not exist, as with the vendor.
     """
     if timeframe == BASE:
         return bars
@@ -44,15 +43,22 @@ def aggregate(bars: Bars, day: IntArray, width_s: int) -> Bars:
     start = _starts(bars.t // 1000, day, width_s)
     first = np.flatnonzero(np.diff(start, prepend=start[0] - 1))
     last = np.append(first[1:], len(start)) - 1
-    volume = np.add.reduceat(bars.v, first)
-    weighted = np.add.reduceat(bars.vw * bars.v, first) / volume
     return Bars(
         t=start[first] * 1000,
         o=bars.o[first],
         h=np.maximum.reduceat(bars.h, first),
         l=np.minimum.reduceat(bars.l, first),
         c=bars.c[last],
-        v=volume,
-        vw=np.round(weighted, PRICE_DECIMALS),
+        v=np.add.reduceat(bars.v, first),
+        vw=_weighted(bars, first),
         n=np.add.reduceat(bars.n, first),
     )
+
+
+def _weighted(bars: Bars, first: IntArray) -> FloatArray:
+    """Return the volume-weighted price of each run of bars; NaN where no bar of a run has both a price and a volume."""
+    weight = np.where(np.isnan(bars.vw), 0.0, bars.v)
+    volume = np.add.reduceat(weight, first)
+    money = np.add.reduceat(np.where(weight > 0, bars.vw * weight, 0.0), first)
+    price: FloatArray = np.divide(money, volume, out=np.full(len(first), np.nan), where=volume > 0)
+    return price

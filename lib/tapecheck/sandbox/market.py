@@ -125,5 +125,7 @@ def page(
         edge = max(np.searchsorted(start_ms, start_ms[low + most_slots]), np.searchsorted(start_ms, start_ms[low], side="right"))
         high = min(most, edge)
     has_more = bool(low > least or high < most)
-    bars = aggregate(slots[slice(low, high)], day[low:high], width)
+    bars = slots[slice(low, high)]
+    if width > SLOT_S:
+        bars = aggregate(bars, day[low:high], width)
     return (bars[::-1] if newest_first else bars), has_more
