@@ -121,6 +121,19 @@ def test_a_page_of_another_symbol_is_refused(endpoints: Endpoints, connection: p
     assert audited(recording).series == 1
 
 
+@pytest.mark.parametrize("symbol", ["TSLA", "MSFT"])
+def test_bars_of_another_symbol_under_our_ticker_are_found(
+    endpoints: Endpoints, connection: psycopg.Connection[Any], upstream: httpx.Client, symbol: str
+) -> None:
+    """Upstream sends another symbol's bars as this one's: the job completes, and both series are named, since the data cannot say whose."""
+    upstream.post("/faults", json={"kind": "wrong_bars", "ticker": symbol}).raise_for_status()
+    recording = filling.run(plan(symbols=["TSLA", "MSFT", "AAPL"], timeframes=["1d"]), endpoints)
+    assert [job.error for job in recording.jobs] == ["", "", ""]
+    wrong = [one for one in audited(recording).findings if one.kind == "wrong_symbol"]
+    other = "MSFT" if symbol == "TSLA" else "AAPL"
+    assert {one.symbol for one in wrong} == {symbol, other} and {one.bars for one in wrong} == {5}
+
+
 def test_a_failed_job_is_not_judged(endpoints: Endpoints, connection: psycopg.Connection[Any]) -> None:
     """Of a series that upstream does not have nothing is said; the others are judged."""
     integrity = audited(filling.run(plan(symbols=["TSLA", "NOSUCH"], timeframes=["1d"]), endpoints))

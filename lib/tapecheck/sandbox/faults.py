@@ -16,7 +16,8 @@ from tapecheck.config import Model
 
 Kind = Literal[
     "rate_limited", "rate_limited_empty", "forbidden", "server_error", "fail_twice", "reset", "black_hole",
-    "results_missing", "results_null", "truncated", "duplicate_page", "wrong_symbol", "poisoned", "slow_drip",
+    "results_missing", "results_null", "truncated", "duplicate_page", "wrong_symbol", "wrong_bars",
+    "poisoned", "slow_drip",
 ]  # fmt: skip
 RATE_LIMITED = "You've exceeded the maximum requests per minute, please wait or upgrade your subscription to continue."
 NOT_ENTITLED = "You are not entitled to this data. Please upgrade your plan."
@@ -73,7 +74,7 @@ class Faults:
 
 
 def spoiled(fault: Fault, body: dict[str, Any], url: str, request_id: str) -> Response:
-    """Return the answer that a fault makes of a good body, which for `wrong_symbol` is another ticker's."""
+    """Return the answer that a fault makes of a good body, which for `wrong_symbol` and `wrong_bars` is another ticker's."""
     headers = {"Retry-After": fault.retry_after} if fault.retry_after is not None else {}
     match fault.kind:
         case "rate_limited":

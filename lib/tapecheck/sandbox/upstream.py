@@ -160,9 +160,11 @@ def application(home: Home) -> ASGIApp:
         fault = faults.take(ticker, url, has_next="next_url" in body, has_results="results" in body)
         if fault is None:
             return json_response(body, 200)
-        if fault.kind == "wrong_symbol":
+        if fault.kind in ("wrong_symbol", "wrong_bars"):
             request.path_params["ticker"] = "AAPL" if ticker == "MSFT" else "MSFT"
             body = _body(request, request_id)
+        if fault.kind == "wrong_bars":  # under the ticker that was asked for: nothing on the wire tells
+            body["ticker"] = ticker
         return spoiled(fault, body, url, request_id)
 
     @app.get("/health")
