@@ -83,6 +83,30 @@ def test_the_slowest_timeframe_is_by_its_mean() -> None:
     ]  # fmt: skip
 
 
+def test_what_failed_is_in_no_mean() -> None:
+    """A job that failed at once does not make its symbol or timeframe look fast, nor its bars a high rate."""
+    spans = [span("fetch", 0, 6, job="AAPL 5m"), span("fetch", 0, 5, job="BTC 1h", worker=1)]
+    jobs = [
+        Job(symbol="AAPL", timeframe="5m", state=COMPLETED, inserted=12),
+        Job(symbol="BTC", timeframe="5m", state=FAILED, error="gone", inserted=600),
+        Job(symbol="BTC", timeframe="1h", state=COMPLETED, unchanged=6),
+        Job(symbol="AAPL", timeframe="1h", state=FAILED, error="HTTP 404"),
+    ]
+    summary = summarize(recording(spans, jobs=jobs))
+    assert [(found.name, found.mean_s, found.jobs) for found in (summary.slowest_timeframe, summary.slowest_symbol) if found] == [
+        ("5m", 6, 1), ("AAPL", 6, 1),
+    ]  # fmt: skip
+    assert (summary.totals.records, summary.totals.records_per_s) == (618, 3)
+
+
+def test_bars_that_upstream_repeats_can_be_an_objective() -> None:
+    """They are counted over all jobs, as each job counts its own; where nothing ran there is nothing to count."""
+    jobs = [Job(symbol="AAPL", timeframe="1d", state=COMPLETED, repeated=2), Job(symbol="AAPL", timeframe="1h", state=FAILED, repeated=3)]
+    value = analysis.measured(summarize(recording([span("fetch", 0, 1)], jobs=jobs)), "repeated").value
+    skipped = [Job(symbol="AAPL", timeframe="1d", state=SKIPPED)]
+    assert (value, analysis.measured(summarize(recording([], jobs=skipped)), "repeated").value) == (5, None)
+
+
 def test_a_job_lasts_while_any_of_its_stages_runs() -> None:
     """Stages at once count once, and pauses in which other jobs had their turn do not count."""
     job = summarize(recording(OVERLAPPED)).jobs["AAPL"]["1d"]
@@ -100,7 +124,7 @@ def test_totals_count_every_job() -> None:
     spans = [span("fetch", 0, 1, requests=1, bytes=10), span("fetch", 1, 2, job="AAPL 1h", requests=1, bytes=20)]
     totals = summarize(recording(spans, jobs=jobs, wall_s=4)).totals
     assert (totals.jobs, totals.completed, totals.failed, totals.skipped) == (3, 1, 1, 1)
-    assert (totals.records, totals.records_per_s, totals.requests, totals.bytes, totals.duration_s) == (11, 2.75, 2, 30, 4)
+    assert (totals.records, totals.records_per_s, totals.requests, totals.bytes, totals.duration_s) == (11, 2.5, 2, 30, 4)
 
 
 def test_nothing_done_divides_by_nothing() -> None:

@@ -7,12 +7,13 @@ import psycopg
 import pytest
 from backfills import SCHEMA
 
-from tapecheck.backfill import filling
+from tapecheck.backfill import filling, validation
 from tapecheck.backfill.audit import audit
 from tapecheck.backfill.endpoints import Endpoints
 from tapecheck.backfill.integrity import Integrity
 from tapecheck.backfill.plan import BackfillPlan
 from tapecheck.backfill.recording import Recording
+from tapecheck.verdict import Verdict
 
 BASE: dict[str, Any] = {
     "symbols": ["TSLA", "SOL"],
@@ -132,6 +133,20 @@ def test_bars_of_another_symbol_under_our_ticker_are_found(
     wrong = [one for one in audited(recording).findings if one.kind == "wrong_symbol"]
     other = "MSFT" if symbol == "TSLA" else "AAPL"
     assert {one.symbol for one in wrong} == {symbol, other} and {one.bars for one in wrong} == {5}
+
+
+def test_a_history_without_a_bar_passes_nothing(endpoints: Endpoints, connection: psycopg.Connection[Any], upstream: httpx.Client) -> None:
+    """Upstream has no bar of one symbol, and says so without an error: its jobs are named and an objective is missed, resumed too."""
+    upstream.post("/faults", json={"kind": "no_results", "ticker": "TSLA"}).raise_for_status()
+    objectives = ["job_success_ratio >= 1", "lost <= 0", "empty <= 0"]
+    for begin in ("fresh", "resume"):
+        recording = filling.run(plan(begin=begin, objectives=objectives), endpoints)
+        summary = validation.summarize(recording)
+        checks = {check.objective: check for check in validation.judge(summary, recording.context.plan)}
+        assert (checks["empty <= 0"].value, checks["empty <= 0"].verdict) == (3, Verdict.FAIL)
+        found = validation.find(recording, summary)[0]
+        assert found.name == "no_bars" and "3 of 6 jobs" in found.finding and "TSLA 5m, TSLA 1h, TSLA 1d" in found.finding
+        assert found.finding in validation.headline(recording, [*checks.values()], [found])
 
 
 def test_a_failed_job_is_not_judged(endpoints: Endpoints, connection: psycopg.Connection[Any]) -> None:

@@ -5,20 +5,23 @@ from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from tapecheck.backfill.integrity import WRONG, Integrity
+from tapecheck.backfill.integrity import NO_BARS, WRONG, Integrity
 from tapecheck.backfill.recording import COMPLETED, FAILED, SKIPPED, Job, Recording
 from tapecheck.backfill.spans import STAGES, Span
 from tapecheck.verdict import Check, Measured, Objective, judge
 
 PRIMARY_SHARE = 0.6  # of busy time: a stage above it is the bottleneck
 LEADING_SHARE = 0.2  # of busy time: without a primary stage, those above it are named
-INTEGRITY = ("lost", "duplicates", "upstream_holes", "wrong_bars")  # metrics that only an audit gives, in bars
+INTEGRITY = ("lost", "empty", "duplicates", "upstream_holes", "wrong_bars")  # metrics that only an audit gives: bars; `empty`: jobs
 Key = tuple[str, str]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Totals:
-    """The run in figures; `records` were written or found to be there already, `bytes` are of answers, decompressed."""
+    """The run in figures; `records` were written or found to be there already, `bytes` are of answers, decompressed.
+
+    `records_per_s` is of completed jobs alone: what a failed one stored may have been noted while its time was not.
+    """
 
     duration_s: float
     records: int
@@ -61,7 +64,7 @@ class JobSummary:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Slowest:
-    """What took longest: a job, or the timeframe or symbol whose jobs took longest on average."""
+    """What took longest: a job, or the timeframe or symbol whose completed jobs took longest on average."""
 
     name: str
     mean_s: float
@@ -100,14 +103,15 @@ def summarize(recording: Recording) -> BackfillSummary:
     stages = summarize_stages(spans, context.began_ns, context.ended_ns)
     longest = sorted(stages, key=lambda name: -stages[name].busy_s)
     ran = {key: job.duration_s for key, job in jobs.items() if job.state != SKIPPED}
+    completed = {key: job.duration_s for key, job in jobs.items() if job.state == COMPLETED}
     return BackfillSummary(
         totals=_totals(recording, requests),
         stages=stages,
         bottleneck=longest[0] if stages[longest[0]].busy_share > PRIMARY_SHARE else None,
         leading=[name for i, name in enumerate(longest) if stages[name].busy_s and (i == 0 or stages[name].busy_share > LEADING_SHARE)],
         slowest_job=slowest({key: f"{key[0]} {key[1]}" for key in ran}, ran),
-        slowest_timeframe=slowest({key: key[1] for key in ran}, ran),
-        slowest_symbol=slowest({key: key[0] for key in ran}, ran),
+        slowest_timeframe=slowest({key: key[1] for key in completed}, completed),
+        slowest_symbol=slowest({key: key[0] for key in completed}, completed),
         jobs={
             symbol: {frame: job for (other, frame), job in jobs.items() if other == symbol} for symbol in dict.fromkeys(k[0] for k in jobs)
         },
@@ -123,11 +127,12 @@ def rate_limit_floor_s(requests: int, rate_per_s: float | None, burst: int) -> f
 
 def _totals(recording: Recording, requests: int) -> Totals:
     duration_s = recording.context.wall_s
-    records, states = sum(job.records for job in recording.jobs), [job.state for job in recording.jobs]
+    states = [job.state for job in recording.jobs]
+    finished = sum(job.records for job in recording.jobs if job.state == COMPLETED)
     return Totals(
         duration_s=duration_s,
-        records=records,
-        records_per_s=records / duration_s if duration_s > 0 else None,
+        records=sum(job.records for job in recording.jobs),
+        records_per_s=finished / duration_s if duration_s > 0 else None,
         jobs=len(states),
         completed=states.count(COMPLETED),
         failed=states.count(FAILED),
@@ -238,17 +243,19 @@ def measured(summary: BackfillSummary, metric: str) -> Measured:
         "records_per_s": totals.records_per_s if totals.completed else None,
         "job_success_ratio": totals.completed / ran if ran else None,
         "failed": float(totals.failed) if ran else None,
+        "repeated": float(sum(job.repeated for jobs in summary.jobs.values() for job in jobs.values())) if ran else None,
         "floor_ratio": totals.duration_s / floor_s if totals.completed and floor_s else None,
     }
     return Measured(value=values[metric], bound=values[metric], n=ran)
 
 
 def _measured_bars(integrity: Integrity | None, metric: str) -> Measured:
-    """Return how many bars have a fault; nothing where no audit was made or no bar was expected."""
+    """Return how many bars have a fault, or how many jobs ended without any; nothing where no audit was made or no bar was expected."""
     if integrity is None:
         return Measured(value=None, bound=None, n=0)
     counts = {
         "lost": integrity.lost + integrity.vanished,
+        "empty": sum(finding.kind == NO_BARS for finding in integrity.findings),
         "duplicates": integrity.duplicates,
         "upstream_holes": integrity.upstream_holes,
         "wrong_bars": sum(finding.bars for finding in integrity.findings if finding.kind in WRONG),

@@ -4,7 +4,7 @@ from collections.abc import Iterator, Sequence
 
 from tapecheck.backfill.analysis import PRIMARY_SHARE, BackfillSummary, StageSummary
 from tapecheck.backfill.bars import to_datetime
-from tapecheck.backfill.integrity import WRONG, Integrity
+from tapecheck.backfill.integrity import NO_BARS, WRONG, Integrity
 from tapecheck.backfill.plan import BackfillPlan
 from tapecheck.backfill.recording import FAILED
 from tapecheck.results import Finding
@@ -12,7 +12,7 @@ from tapecheck.results import Finding
 PROMISED = {"api": (0.30, 0.40), "database": (0.25, 0.35), "balanced": (0.20, 0.30)}  # shorter wall time, as the objectives have it
 KIND = {"wait": "api", "fetch": "api", "insert": "database"}
 NAMED = 5  # jobs or series in one finding; the tables have them all
-GRAVE = ("lost_bars", "vanished_bars", "failed_jobs")  # what the headline must say
+GRAVE = ("lost_bars", "vanished_bars", "failed_jobs", "no_bars")  # what the headline must say
 BARS = {  # kind of bars: what they are, and what to do about them
     "lost": ("lost bars, which upstream sent and we have not stored", "a defect of ours: run again with begin: fresh, and report it"),
     "vanished": ("bars that an earlier run had stored and that are gone", "find who deletes from the table, then run with begin: fresh"),
@@ -29,10 +29,11 @@ BARS = {  # kind of bars: what they are, and what to do about them
 
 
 def find(summary: BackfillSummary, plan: BackfillPlan) -> list[Finding]:
-    """Return every finding, the gravest first: lost bars, failed jobs, what else the data lacks or has wrong, what takes the time."""
+    """Return every finding, the gravest first: lost bars, failed and empty jobs, other faults of the data, what takes the time."""
     return [
         *_bars(summary.integrity, "lost", "vanished"),
         *_failed(summary),
+        *_empty(summary.integrity),
         *_bars(summary.integrity, "duplicate", *WRONG, "upstream_hole"),
         *_shared(summary.integrity),
         *_repeated(summary),
@@ -60,6 +61,19 @@ def _failed(summary: BackfillSummary) -> Iterator[Finding]:
             finding=f"{len(failed)} of {summary.totals.jobs} jobs failed: {names}; the first says: {next(iter(failed.values()))}",
             evidence={"failed": len(failed), "jobs": summary.totals.jobs},
             action="read their errors in the table of jobs; when the cause is gone, run again with begin: only_failed",
+        )
+
+
+def _empty(integrity: Integrity | None) -> Iterator[Finding]:
+    found = [finding for finding in integrity.findings if finding.kind == NO_BARS] if integrity else []
+    if integrity and found:
+        bars = sum(finding.bars for finding in found)
+        names = _named([f"{finding.symbol} {finding.timeframe}" for finding in found])
+        yield Finding(
+            name="no_bars",
+            finding=f"{len(found)} of {integrity.series} jobs ended without a single bar, of {bars:,} that the calendar expects: {names}",
+            evidence={"empty": len(found), "jobs": integrity.series, "expected": bars},
+            action="ask upstream for one of them by hand: has the key access to that history, is the ticker right, was it traded then?",
         )
 
 

@@ -19,6 +19,7 @@ from tapecheck.backfill.slots import BoolArray, Slots, slots
 
 DAY_MS = 86_400_000
 NONE = np.empty(0, np.int64)
+NO_BARS = "no_bars"  # the kind of finding of a series that holds none of the bars that the calendar expects
 KEPT = 200  # shared holes that are named; all are counted
 SEVERAL = 3  # symbols that miss the same slot: if each of 25 missed one of 2,000 by itself, three would together once in 180 years
 OLD_CRYPTO_DAY_MS = 4 * 3600 * 1000  # the vendor's older samples begin a crypto day at 04:00 UTC
@@ -282,6 +283,8 @@ def _findings(part: Series, of_another: IntArray) -> list[Finding]:
     kinds = {"lost": part.lost, "upstream_hole": part.upstream_holes, "wrong_symbol": of_another}
     kinds |= {field.name: getattr(part.defects, field.name) for field in fields(Defects)}
     counts: dict[str, tuple[int, int | None]] = {kind: (len(times), int(times.min())) for kind, times in kinds.items() if len(times)}
+    if part.expected and not part.present:
+        counts[NO_BARS] = (part.expected, None)
     if part.vanished:
         counts["vanished"] = (part.vanished, None)
     return [

@@ -18,7 +18,8 @@ from tapecheck.errors import ConfigError, Problem
 from tapecheck.verdict import parse
 
 METRICS = (
-    "duration_s", "records_per_s", "job_success_ratio", "failed", "floor_ratio", "lost", "duplicates", "upstream_holes", "wrong_bars",
+    "duration_s", "records_per_s", "job_success_ratio", "failed", "floor_ratio", "lost", "empty", "duplicates", "repeated",
+    "upstream_holes", "wrong_bars",
 )  # fmt: skip
 MAX_DAYS = 3650
 SLACK_S = 0.1  # by which the way of one request may be longer than that of another

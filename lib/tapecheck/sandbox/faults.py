@@ -17,7 +17,7 @@ from tapecheck.config import Model
 Kind = Literal[
     "rate_limited", "rate_limited_empty", "forbidden", "server_error", "fail_twice", "reset", "black_hole",
     "results_missing", "results_null", "truncated", "duplicate_page", "wrong_symbol", "wrong_bars",
-    "poisoned", "slow_drip",
+    "poisoned", "slow_drip", "no_results",
 ]  # fmt: skip
 RATE_LIMITED = "You've exceeded the maximum requests per minute, please wait or upgrade your subscription to continue."
 NOT_ENTITLED = "You are not entitled to this data. Please upgrade your plan."
@@ -93,6 +93,10 @@ def spoiled(fault: Fault, body: dict[str, Any], url: str, request_id: str) -> Re
             del body["results"]
         case "results_null":
             body["results"] = None
+        case "no_results":
+            body.update(queryCount=0, resultsCount=0)
+            for name in ("results", "count", "next_url"):
+                body.pop(name, None)
         case "duplicate_page":
             body["next_url"] = url
         case "poisoned":
