@@ -122,6 +122,27 @@ def test_a_page_of_another_symbol_is_refused(endpoints: Endpoints, connection: p
     assert audited(recording).series == 1
 
 
+def test_requests_for_bars_to_build_from_are_of_a_job_of_the_plan(endpoints: Endpoints, connection: psycopg.Connection[Any]) -> None:
+    """Without 5-minute bars in the plan the first job has asked for them, and what must come of them is known all the same."""
+    recording = filling.run(plan(symbols=["TSLA"], timeframes=["1h", "1d"], derive=True), endpoints)
+    jobs = validation.summarize(recording).jobs["TSLA"]
+    assert (jobs["1h"].requests, jobs["1h"].pages, jobs["1d"].requests) == (1, 1, 0)
+    assert {(span.symbol, span.timeframe) for span in recording.spans} == {*recording.context.plan.jobs}
+
+
+def test_a_built_bar_that_is_gone_is_lost(
+    endpoints: Endpoints, connection: psycopg.Connection[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Built from 5-minute bars of which the plan stores none: what was sent is found by its symbol."""
+
+    def deleting(*given: Any) -> Integrity:
+        assert connection.execute(f"DELETE FROM {SCHEMA}.bars WHERE timeframe = '1h' AND time = '2026-03-03 15:00+00'").rowcount == 1
+        return audit(*given)
+
+    monkeypatch.setattr(filling, "audit", deleting)
+    assert kinds(audited(filling.run(plan(symbols=["TSLA"], timeframes=["1h", "1d"], derive=True), endpoints))) == {"lost": 1}
+
+
 @pytest.mark.parametrize("symbol", ["TSLA", "MSFT"])
 def test_bars_of_another_symbol_under_our_ticker_are_found(
     endpoints: Endpoints, connection: psycopg.Connection[Any], upstream: httpx.Client, symbol: str

@@ -90,7 +90,9 @@ def _stored(cursor: Any, schema: str, symbol: str, timeframe: str) -> Bars:
 
 def _sent(plan: BackfillPlan, symbol: str, timeframe: str, received: Received) -> Sequence[IntArray]:
     """Return the starts that upstream sent for a series; for one that is built from 5-minute bars, those that must come of them."""
-    pages = received.get((symbol, BASE if plan.derive else timeframe), [])
-    if not pages or not plan.derive or timeframe == BASE:
+    if not plan.derive:
+        return received.get((symbol, timeframe), [])
+    pages = [page for (other, _), sent in received.items() if other == symbol for page in sent]  # 5-minute bars, whichever job asked
+    if not pages or timeframe == BASE:
         return pages
     return [distinct(start_of(distinct(np.concatenate(pages)), symbol, timeframe))]

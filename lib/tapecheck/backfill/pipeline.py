@@ -86,13 +86,14 @@ async def refresh_derived(
     job which is furthest behind was in.
     """
     trace = trace or Trace(symbol, BASE)
+    asking = BASE if BASE in timeframes else timeframes[0]  # the job that requests and their spans are booked on
     jobs = [await _Job.opened(sink, trace.of(timeframe), compute) for timeframe in timeframes]
     marks = [job.now.watermark for job in jobs]
     begin = min((_day_start(mark, symbol) for mark in marks if mark), default=start) if all(marks) else start
     for job in jobs:
         await job.read_lead(begin)
     requests, repeated, rest = 0, 0, Bars.empty()
-    async with aclosing(_ahead(source.pages(symbol, BASE, begin, end, trace.of(BASE)))) as pages:
+    async with aclosing(_ahead(source.pages(symbol, BASE, begin, end, trace.of(asking)))) as pages:
         async for page in pages:
             series = Bars.joined(rest, page.bars)
             whole = series if page.last else series[: _last_day(series, symbol)]
@@ -101,7 +102,7 @@ async def refresh_derived(
                 bars = page.bars if job.timeframe == BASE else await run_sync(job.derived, whole, page.number)
                 await job.store(bars, page)
             requests, repeated = requests + page.requests, repeated + page.repeated
-    return {job.timeframe: job.outcome(*((requests, repeated) if job is jobs[0] else (0, 0))) for job in jobs}
+    return {job.timeframe: job.outcome(*((requests, repeated) if job.timeframe == asking else (0, 0))) for job in jobs}
 
 
 def _day_start(moment: dt.datetime, symbol: str) -> dt.datetime:
