@@ -3,10 +3,11 @@
 import pytest
 from backfills import recording, span
 
-from tapecheck.backfill import analysis, findings
+from tapecheck.backfill import analysis, findings, frames
 from tapecheck.backfill.analysis import critical_path, rate_limit_floor_s, summarize
 from tapecheck.backfill.recording import COMPLETED, FAILED, SKIPPED, Job
 from tapecheck.backfill.spans import STAGES, Span
+from tapecheck.backfill.whatif import WhatIf
 from tapecheck.verdict import Objective, Verdict
 
 SECOND = 1_000_000_000
@@ -153,9 +154,10 @@ def test_the_rate_limit_floor(requests: int, rate_per_s: float | None, burst: in
 
 
 PLANTED = [
-    ("fetch", {}, "bottleneck_fetch", "derive: true"),
+    ("fetch", {}, "bottleneck_fetch", "concurrency.requests"),
     ("fetch", {"derive": True}, "bottleneck_fetch", "concurrency.requests"),
-    ("wait", {"derive": True}, "bottleneck_wait", "a larger rate"),
+    ("wait", {"derive": True, "source": {"requests_per_minute": 60}}, "bottleneck_wait", "a larger rate"),
+    ("wait", {}, "bottleneck_wait", "pauses before another attempt"),
     ("insert", {"insert": "row_by_row"}, "bottleneck_insert", "insert: copy"),
     ("insert", {}, "bottleneck_insert", "bulk already"),
     ("features", {"features": "per_row"}, "bottleneck_features", "vectorize"),
@@ -172,6 +174,39 @@ def test_a_planted_slow_stage_is_named_with_what_helps(stage: str, plan: dict[st
     assert limit.evidence["ceiling_ratio"] == pytest.approx(10)
 
 
+LIMITED = {"source": {"requests_per_minute": 60}}
+PAGES = [  # pages of each timeframe, and whether fetching 5-minute bars alone asks less
+    ({"5m": 2, "1h": 2, "1d": 1}, True),
+    ({"5m": 2}, False),
+    ({"1d": 2}, False),
+    ({"1h": 2, "1d": 2}, False),
+    ({"5m": 0, "1h": 2}, False),  # its 5-minute bars were there already, or failed
+]
+
+
+@pytest.mark.parametrize(("pages", "offered"), PAGES, ids=[str(case[0]) for case in PAGES])
+@pytest.mark.parametrize("stage", ["fetch", "wait"])
+def test_deriving_is_offered_only_where_it_asks_less(pages: dict[str, int], offered: bool, stage: str) -> None:
+    """For days alone it would ask more, for 5-minute bars alone the same."""
+    spans = [span(stage, 0, 9, job=f"AAPL {next(iter(pages))}")]
+    spans += [span("decode", 9, 10, job=f"AAPL {frame}", page=page) for frame, count in pages.items() for page in range(count)]
+    jobs = [Job(symbol="AAPL", timeframe=frame, state=COMPLETED) for frame in pages]
+    found = recording(spans, jobs=jobs, **LIMITED)
+    limit = next(one for one in findings.find(summarize(found), found.context.plan) if one.name.endswith(stage))
+    assert ("derive: true" in limit.action) == offered
+
+
+def test_the_replay_may_know_of_more_than_the_path() -> None:
+    """A stage off the path slows down those that share its cores: the larger of both savings is told, for the promise too."""
+    hidden = [span("insert", i, i + 1, page=i) for i in range(10)] + [span("fetch", 0.5, 9.5, page=p) for p in range(3)]
+    found = recording(hidden)
+    for saving, ceiling, promise in [(0.5, 2.0, "possible"), (-0.1, 1.0, "not possible: at no cost it saves about 0%")]:
+        predicted = [WhatIf(change="fetch at no cost", wall_s=1, saving_ratio=saving), WhatIf(change="x", wall_s=1, saving_ratio=0.9)]
+        limit = findings.bottleneck(findings.find(summarize(found), found.context.plan, predicted))
+        assert limit and (limit.evidence["ceiling_ratio"], limit.evidence["promise"]) == (ceiling, promise)
+        assert frames.stages(summarize(found), predicted).loc["fetch", "at no cost, about"] == f"{ceiling:.2f} x as fast"
+
+
 def test_balanced_names_what_leads_and_not_features() -> None:
     """Where nothing passes the rule, features are not the culprit by elimination: they lead only if they take the time."""
     found = recording([span("fetch", 0, 4), span("features", 4, 5), span("insert", 5, 10)])
@@ -186,7 +221,7 @@ def test_a_promise_beyond_the_stage_is_called_impossible() -> None:
     found = recording([*stored, *(span("fetch", 0.5, 9.5, page=p) for p in range(3))])
     limit = findings.bottleneck(findings.find(summarize(found), found.context.plan))
     assert limit and limit.name == "bottleneck_fetch"
-    assert (limit.evidence["promised_saving_low_ratio"], limit.evidence["promise"]) == (0.30, "not possible: a fix saves at most 0%")
+    assert (limit.evidence["promised_saving_low_ratio"], limit.evidence["promise"]) == (0.30, "not possible: at no cost it saves about 0%")
     visible = recording([span("fetch", 0, 9), span("insert", 9, 10)])
     kept = findings.bottleneck(findings.find(summarize(visible), visible.context.plan))
     assert kept and kept.evidence["promise"] == "possible"

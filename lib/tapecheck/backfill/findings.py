@@ -2,11 +2,13 @@
 
 from collections.abc import Iterator, Sequence
 
+from tapecheck.backfill.aggregate import BASE
 from tapecheck.backfill.analysis import PRIMARY_SHARE, BackfillSummary, StageSummary
 from tapecheck.backfill.bars import to_datetime
 from tapecheck.backfill.integrity import NO_BARS, WRONG, Integrity
 from tapecheck.backfill.plan import BackfillPlan
 from tapecheck.backfill.recording import FAILED
+from tapecheck.backfill.whatif import WhatIf
 from tapecheck.results import Finding
 
 PROMISED = {"api": (0.30, 0.40), "database": (0.25, 0.35), "balanced": (0.20, 0.30)}  # shorter wall time, as the objectives have it
@@ -28,7 +30,7 @@ BARS = {  # kind of bars: what they are, and what to do about them
 }
 
 
-def find(summary: BackfillSummary, plan: BackfillPlan) -> list[Finding]:
+def find(summary: BackfillSummary, plan: BackfillPlan, what_if: Sequence[WhatIf] = ()) -> list[Finding]:
     """Return every finding, the gravest first: lost bars, failed and empty jobs, other faults of the data, what takes the time."""
     return [
         *_bars(summary.integrity, "lost", "vanished"),
@@ -37,7 +39,7 @@ def find(summary: BackfillSummary, plan: BackfillPlan) -> list[Finding]:
         *_bars(summary.integrity, "duplicate", *WRONG, "upstream_hole"),
         *_shared(summary.integrity),
         *_repeated(summary),
-        *_bottleneck(summary, plan),
+        *_bottleneck(summary, plan, what_if),
         *_limited(summary),
     ]
 
@@ -47,9 +49,18 @@ def bottleneck(findings: list[Finding]) -> Finding | None:
     return next((f for f in findings if f.name.startswith("bottleneck_") or f.name == "balanced"), None)
 
 
-def ceiling_ratio(wall_share: float) -> float | None:
-    """Return how many times faster a run gets at the most when a stage costs nothing: 1 / (1 - share); None where that is without end."""
-    return 1 / (1 - wall_share) if wall_share < 1 else None
+def saving_ratio(name: str, stage: StageSummary, what_if: Sequence[WhatIf]) -> float:
+    """Return about how much of the wall time is saved when a stage costs nothing: its share of the critical path, or more by replay.
+
+    A stage that shares its cores with others slows them down even where it is not on the path: only the replay knows.
+    """
+    change = "no rate limit" if name == "wait" else f"{name} at no cost"
+    return max([stage.wall_share, *(one.saving_ratio for one in what_if if one.change == change)])
+
+
+def ceiling_ratio(saving_ratio: float) -> float | None:
+    """Return how many times faster a run gets that saves so much of its wall time: 1 / (1 - saving); None where that is without end."""
+    return 1 / (1 - saving_ratio) if saving_ratio < 1 else None
 
 
 def _failed(summary: BackfillSummary) -> Iterator[Finding]:
@@ -126,7 +137,7 @@ def _utc(t_ms: int) -> str:
     return f"{to_datetime(t_ms):%Y-%m-%dT%H:%M:%SZ}"
 
 
-def _bottleneck(summary: BackfillSummary, plan: BackfillPlan) -> Iterator[Finding]:
+def _bottleneck(summary: BackfillSummary, plan: BackfillPlan, what_if: Sequence[WhatIf]) -> Iterator[Finding]:
     if not summary.leading:
         return
     if summary.bottleneck:
@@ -134,8 +145,8 @@ def _bottleneck(summary: BackfillSummary, plan: BackfillPlan) -> Iterator[Findin
         yield Finding(
             name=f"bottleneck_{summary.bottleneck}",
             finding=f"{summary.bottleneck} takes {stage.busy_share:.0%} of busy time and {stage.wall_share:.0%} of wall time",
-            evidence=_evidence(stage, KIND.get(summary.bottleneck, "balanced")),
-            action=action(summary.bottleneck, plan),
+            evidence=_evidence(stage, KIND.get(summary.bottleneck, "balanced"), saving_ratio(summary.bottleneck, stage, what_if)),
+            action=action(summary.bottleneck, plan, summary),
         )
         return
     shares = ", ".join(f"{name} {summary.stages[name].busy_share:.0%}" for name in summary.leading)
@@ -150,29 +161,32 @@ def _bottleneck(summary: BackfillSummary, plan: BackfillPlan) -> Iterator[Findin
         yield Finding(
             name=f"leading_{name}",
             finding=f"{name} takes {stage.busy_share:.0%} of busy time and {stage.wall_share:.0%} of wall time",
-            evidence=_evidence(stage, "balanced"),
-            action=action(name, plan),
+            evidence=_evidence(stage, "balanced", saving_ratio(name, stage, what_if)),
+            action=action(name, plan, summary),
         )
 
 
-def _evidence(stage: StageSummary, kind: str) -> dict[str, int | float | str]:
-    """Return the figures of a stage beside what is promised of a fix; a promise beyond the stage's share of wall time cannot be kept."""
+def _evidence(stage: StageSummary, kind: str, saving: float) -> dict[str, int | float | str]:
+    """Return the figures of a stage beside what is promised of a fix; a promise beyond what it saves at no cost cannot be kept."""
     low, high = PROMISED[kind]
-    ceiling = ceiling_ratio(stage.wall_share)
+    ceiling = ceiling_ratio(saving)
     return {
         "busy_s": stage.busy_s,
         "busy_share": stage.busy_share,
         "wall_share": stage.wall_share,
+        "saving_at_no_cost_ratio": saving,
         **({"ceiling_ratio": ceiling} if ceiling is not None else {}),
         "promised_saving_low_ratio": low,
         "promised_saving_high_ratio": high,
-        "promise": "possible" if stage.wall_share >= low else f"not possible: a fix saves at most {stage.wall_share:.0%}",
+        "promise": "possible" if saving >= low else f"not possible: at no cost it saves about {saving:.0%}",
     }
 
 
-def action(stage: str, plan: BackfillPlan) -> str:
-    """Say what to do about a stage, given what the plan does already."""
-    if stage in ("wait", "fetch") and not plan.derive:
+def action(stage: str, plan: BackfillPlan, summary: BackfillSummary) -> str:
+    """Say what to do about a stage, given what the plan does already and what the run has asked for."""
+    if stage == "wait" and plan.source.rate_per_s is None:
+        return "no rate limit is set, these are pauses before another attempt: find why requests fail, and set the limit if it is one"
+    if stage in ("wait", "fetch") and not plan.derive and _asks_less_derived(plan, summary):
         return "ask less: derive: true fetches one intraday series a symbol and builds the rest, in whole pages"
     if stage == "wait":
         return "a larger rate from the vendor, or fewer symbols: every request is needed and the limit alone sets the time"
@@ -185,6 +199,14 @@ def action(stage: str, plan: BackfillPlan) -> str:
     if stage == "features" and plan.features == "per_row":
         return "vectorize: features: vectorized in place of per_row"
     return f"profile it: {stage} is our own code"
+
+
+def _asks_less_derived(plan: BackfillPlan, summary: BackfillSummary) -> bool:
+    """Tell whether a symbol was asked for more pages than those of its 5-minute bars, of which the rest could be built."""
+    if BASE not in plan.timeframes:
+        return False
+    symbols = [{name: job.pages for name, job in jobs.items()} for jobs in summary.jobs.values()]
+    return any(0 < pages.get(BASE, 0) < sum(pages.values()) for pages in symbols)
 
 
 def _limited(summary: BackfillSummary) -> Iterator[Finding]:

@@ -1,7 +1,7 @@
 """The backfill validation as the notebook tells it: settings, plan, run or read, summarize, judge, record."""
 
 import dataclasses
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from pydantic import Field
@@ -76,9 +76,9 @@ def predict(recording: Recording) -> list[WhatIf]:
     return whatif.predict_all(recording)
 
 
-def find(recording: Recording, summary: BackfillSummary) -> list[Finding]:
-    """Return what the figures say, each with its evidence."""
-    return findings.find(summary, recording.context.plan)
+def find(recording: Recording, summary: BackfillSummary, what_if: Sequence[WhatIf] = ()) -> list[Finding]:
+    """Return what the figures and predictions say, each with its evidence."""
+    return findings.find(summary, recording.context.plan, what_if)
 
 
 def headline(recording: Recording, checks: list[Check], found: list[Finding]) -> str:
@@ -102,7 +102,7 @@ def record(
     what_if: list[WhatIf],
 ) -> Recorded:
     """Write the run folder and return where it is; see `runs.record`."""
-    found = find(recording, summary)
+    found = find(recording, summary, what_if)
     result = BackfillResult(
         **shared.head(recording.context, recording.source, settings, checks, found),
         validation="backfill",
