@@ -164,7 +164,7 @@ def test_a_history_without_a_bar_passes_nothing(endpoints: Endpoints, connection
         recording = filling.run(plan(begin=begin, objectives=objectives), endpoints)
         summary = validation.summarize(recording)
         checks = {check.objective: check for check in validation.judge(summary, recording.context.plan)}
-        assert (checks["empty <= 0"].value, checks["empty <= 0"].verdict) == (3, Verdict.FAIL)
+        assert (checks["empty <= 0"].value, checks["empty <= 0"].n, checks["empty <= 0"].verdict) == (3, 6, Verdict.FAIL)
         found = validation.find(recording, summary)[0]
         assert found.name == "no_bars" and "3 of 6 jobs" in found.finding and "TSLA 5m, TSLA 1h, TSLA 1d" in found.finding
         assert found.finding in validation.headline(recording, [*checks.values()], [found])

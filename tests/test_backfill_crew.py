@@ -18,7 +18,7 @@ from backfills import BASE, SCHEMA, plan, refill, states
 from clusters import DaskCluster, cluster
 
 from tapecheck import clocks
-from tapecheck.backfill import checkpoints, checksum, crew
+from tapecheck.backfill import checkpoints, checksum, crew, lock
 from tapecheck.backfill.analysis import summarize
 from tapecheck.backfill.crew import Member, Stopped, dealt
 from tapecheck.backfill.endpoints import Endpoints
@@ -204,8 +204,9 @@ def test_an_interrupt_ends_them_and_what_is_stored_is_whole(endpoints: Endpoints
     assert not states(recording)["failed"] and recording.context.integrity and recording.context.integrity.lost == 0
 
 
-def test_a_stop_is_obeyed_by_name(endpoints: Endpoints, connection: Database) -> None:
-    """A share ends soon after its name is stopped, and another name's is not touched."""
+def test_a_stop_is_obeyed_by_name(endpoints: Endpoints, connection: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A share ends soon after its name is stopped, and another name's is not touched; until then no new run may begin."""
+    monkeypatch.setattr(lock, "GRACE_S", 0.1)
     run(plan(**FAST), endpoints)
     groups = [Group(symbol="TSLA", timeframes=("1d",))]
     slow = plan(source=BASE["source"] | {"requests_per_minute": 1, "burst": 1}, **FAST)
@@ -220,6 +221,8 @@ def test_a_stop_is_obeyed_by_name(endpoints: Endpoints, connection: Database) ->
         future = executor.submit(crew.fill, share)
         time.sleep(1.2)
         assert not future.done()
+        with pytest.raises(lock.Busy, match="another backfill, or a worker that one has left behind"):
+            run(plan(**FAST), endpoints)
         crew.stop("this")
         with pytest.raises(Stopped):
             future.result(10)

@@ -260,4 +260,6 @@ def _measured_bars(integrity: Integrity | None, metric: str) -> Measured:
         "upstream_holes": integrity.upstream_holes,
         "wrong_bars": sum(finding.bars for finding in integrity.findings if finding.kind in WRONG),
     }
-    return Measured(value=float(counts[metric]), bound=float(counts[metric]), n=integrity.expected)
+    return Measured(
+        value=float(counts[metric]), bound=float(counts[metric]), n=integrity.series if metric == "empty" else integrity.expected
+    )
