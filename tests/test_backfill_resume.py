@@ -51,6 +51,17 @@ def is_killed(endpoints: Endpoints, after_s: float, **changes: Any) -> bool:
 
 
 def stored(connection: Database) -> dict[Key, Checkpoint]:
+    """Do the same as `stored_now`, once the server has ended what a killed run had begun: it may be making the tables anew."""
+    until_s = time.monotonic() + 10
+    while True:
+        try:
+            return stored_now(connection)
+        except (psycopg.errors.UndefinedTable, psycopg.errors.InternalError):
+            assert time.monotonic() < until_s
+            time.sleep(0.05)
+
+
+def stored_now(connection: Database) -> dict[Key, Checkpoint]:
     """Return where each job stands, after checking that what is stored are whole pages, each with its checkpoint and features."""
     if connection.execute("SELECT to_regclass(%s)", (f"{SCHEMA}.checkpoints",)).fetchone() == (None,):
         return {}
