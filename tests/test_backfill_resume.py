@@ -19,7 +19,7 @@ from tapecheck.backfill.plan import BackfillPlan
 from tapecheck.errors import ConfigError
 
 SEED, KILLS = 4, 10  # of each way
-SMALL: dict[str, Any] = {"timeframes": ["5m", "1h"], "history": {"days": 8}}
+SMALL: dict[str, Any] = {"timeframes": ["5m", "1h"], "history": {"days": 8, "end": plans.today()}}  # the same days after midnight, too
 PAGE_LIMIT = 2500  # base aggregates: 500 bars of five minutes, so that a job has several pages
 PROCESSES = multiprocessing.get_context("forkserver")  # forked from one in which all is imported: they start in no time
 PROCESSES.set_forkserver_preload(["pytest", "tapecheck.backfill.filling", "adbc_driver_postgresql.dbapi"])
