@@ -104,10 +104,11 @@ def _memory(memory: dict[str, Any]) -> Iterator[Target]:
 
 
 def _beside_copy(ways: Sequence[Way], beside: dict[str, Any]) -> Iterator[Target]:
+    """Judge beside a COPY over one connection, as the target's own figures were taken; beside several is in the table of ways."""
     of_name = {way.name: way for way in ways}
-    base = f"beside raw COPY over as many connections ({beside['connections']})"
+    base = "beside raw COPY over one connection"
     for name, what in {END_TO_END: f"{END_TO_END} {base}", READY: f"the same, from a vendor whose answers are ready, {base}"}.items():
-        ratios = of_name[name].ratios
+        ratios = of_name[name].ratios_one
         yield Target(
             what=what,
             target=f"at least {COPY_RATIO:g} x",
