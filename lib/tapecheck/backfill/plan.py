@@ -1,13 +1,12 @@
 """What to backfill and how, as the YAML says it. It fetches nothing."""
 
 import datetime as dt
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
-from tapecheck import config
+from tapecheck import profiles
 from tapecheck.backfill.bars import CRYPTO, TIMEFRAMES
 from tapecheck.backfill.bucket import TokenBucket
 from tapecheck.backfill.calendar import EASTERN, FIRST_DAY
@@ -158,10 +157,8 @@ def read_plan(path: str | Path, *, profile: str = "full", symbols: str = "all", 
     Raises:
         ConfigError: the file, any of its profiles, an objective, or a name is wrong.
     """
-    plans = read_profiles(path)
-    if profile not in plans:
-        raise ConfigError([Problem(file="parameters", key="profile", got=profile, allowed=f"one of {', '.join(plans)}")])
-    plan, problems = plans[profile], []
+    plan: BackfillPlan = profiles.chosen(BackfillPlan, path, profile)
+    problems: list[Problem] = []
     kept: dict[str, Any] = {}
     for key, asked in (("symbols", symbols), ("timeframes", timeframes)):
         known: tuple[str, ...] = getattr(plan, key)
@@ -178,33 +175,3 @@ def read_plan(path: str | Path, *, profile: str = "full", symbols: str = "all", 
     if days:
         kept["history"] = History(days=days, end=plan.history.end)
     return plan.model_copy(update=kept)
-
-
-def read_profiles(path: str | Path) -> dict[str, BackfillPlan]:
-    """Read a plan once for each of its profiles; `full` is the file as it stands, unless it says otherwise.
-
-    Raises:
-        ConfigError: every problem of the file and its profiles at once.
-    """
-    data, lines = config.read_yaml(config.find(path))
-    whole = dict(data) if isinstance(data, dict) else data
-    profiles = whole.pop("profiles", None) or {} if isinstance(whole, dict) else {}
-    if not isinstance(profiles, dict) or not all(isinstance(changes, dict | None) for changes in profiles.values()):
-        raise ConfigError([Problem(file=str(path), key="profiles", got="something else", allowed="{NAME: {KEY: VALUE}}")])
-    plans, problems = {}, []
-    for name, changes in {"full": {}, **profiles}.items():
-        at = {**lines, **{place[2:]: line for place, line in lines.items() if place[:2] == ("profiles", name) and place[2:]}}
-        changed = _merged(whole, changes or {}) if isinstance(whole, dict) else whole
-        try:
-            plans[name] = config.validate(BackfillPlan, changed, file=str(path), lines=at)
-        except ConfigError as error:
-            problems += [problem for problem in error.problems if problem not in problems]
-    if problems:
-        raise ConfigError(problems)
-    return plans
-
-
-def _merged(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a mapping with changes, key by key where both are mappings; a history is replaced as a whole."""
-    both = {key: _merged(base[key], value) for key, value in changes.items() if isinstance(value, dict) and isinstance(base.get(key), dict)}
-    return {**base, **changes, **{key: value for key, value in both.items() if key != "history"}}

@@ -1,0 +1,1 @@
+"""How fast a target recovers, and what is stale or lost: objectives, freshness, drills and loss."""

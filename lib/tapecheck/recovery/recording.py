@@ -1,0 +1,192 @@
+"""What a recovery run leaves behind: probes, trials, ages and the fate of acknowledged bars, readable without a target."""
+
+import dataclasses
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from pydantic import TypeAdapter
+
+from tapecheck import runs, validation
+from tapecheck.errors import ConfigError, Problem
+from tapecheck.recovery.policy import RecoveryPlan
+
+_METADATA_KEY = b"tapecheck"
+BAD, DEGRADED, FULL = 0, 1, 2  # the state that a probe saw
+MEASURED, INVALID = "measured", "invalid"
+
+_NAME = pa.dictionary(pa.int32(), pa.string())
+PROBES = pa.schema(
+    [
+        pa.field("drill", _NAME),
+        pa.field("trial", pa.int32()),
+        pa.field("view", _NAME),
+        *(pa.field(f"{what}_ns", pa.int64(), metadata={"unit": "ns, monotonic"}) for what in ("intended", "sent", "done")),
+        pa.field("state", pa.int8(), metadata={"unit": "0 bad, 1 degraded, 2 full"}),
+        pa.field("reported", pa.bool_(), metadata={"unit": "whether the target itself told of the failure"}),
+        pa.field("status", pa.int16(), metadata={"unit": "HTTP status, 0 without an answer"}),
+        pa.field("error", _NAME),
+    ]
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Trial:
+    """One drill, done once; times on the monotonic clock of its probes.
+
+    Args:
+        drill: the name of its file, without `.yaml`.
+        failure: the key of `rto` whose objective it is about.
+        injected_ns: when the fault began; None where it never did.
+        released_ns: when the drill itself took the fault away, after which the target is on its own; None for faults that it must
+            overcome by itself, such as a kill.
+        state: `measured`, or `invalid` with a reason: what was measured says nothing about the target.
+        steady_before, steady_after, rolled_back: what Chaos Toolkit found of the steady state, and whether every rollback worked.
+        after: what the target said of how it came back, such as `resumed` and `skipped`.
+        repair: what to do by hand where the rollback did not work.
+    """
+
+    drill: str
+    failure: str
+    trial: int
+    began_ns: int
+    ended_ns: int
+    injected_ns: int | None = None
+    released_ns: int | None = None
+    state: str = MEASURED
+    reason: str = ""
+    steady_before: bool = False
+    steady_after: bool = False
+    rolled_back: bool = False
+    after: Mapping[str, float] = field(default_factory=dict)
+    repair: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SeriesAge:
+    """How old one symbol and timeframe is: what the API says, what its database says, and how it was answered.
+
+    `said_s` and `database_s` are None where there is no data, or no database to ask; `says` is the API's own class of it.
+    `expected` and `seen` are actions of the policy; `seen` is None where it was not tried.
+    """
+
+    symbol: str
+    timeframe: str
+    tier: str | None
+    said_s: float | None
+    says: str
+    database_s: float | None
+    state: str
+    expected: str
+    seen: str | None
+    planted: bool = False
+    false_age: str = ""
+    wrong_answer: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ages:
+    """The audit of all ages, with what the alert rules need: seconds since the last successful backfill, and shares."""
+
+    series: Sequence[SeriesAge] = ()
+    database_asked: bool = False
+    last_success_s: float | None = None
+    failed_symbols: Sequence[str] = ()
+    symbols_without_features: Sequence[str] = ()
+
+
+Fate = Literal["stable", "lost", "never_read", "unknown"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ack:
+    """What became of one bar that a recorder wrote during a drill.
+
+    `acked_ns` is None where the database never said whether it has it (`unknown`: no promise was broken). `refetchable`: whether
+    upstream still has a lost bar; None where nobody asked.
+    """
+
+    drill: str
+    trial: int
+    symbol: str
+    tier: str | None
+    time_ms: int
+    minutes: float
+    acked_ns: int | None
+    fate: Fate
+    refetchable: bool | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Context(validation.Context):
+    """What the tables do not say: by which plan, on what, and what earlier drills had found."""
+
+    plan: RecoveryPlan
+    drills: Sequence[str] = ()
+    trials: Sequence[Trial] = ()
+    ages: Ages | None = None
+    ledger: Sequence[Mapping[str, Any]] = ()
+    lag_p99_ms: float | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Recording:
+    """Probes in the order of their intended starts (`PROBES`), acknowledged bars, and their context.
+
+    `journals` are Chaos Toolkit's own, one a trial.
+    """
+
+    probes: pa.Table
+    acks: Sequence[Ack]
+    context: Context
+    journals: Sequence[Mapping[str, Any]] = ()
+    source: str | None = None
+
+    def tables(self) -> Mapping[str, pa.Table]:
+        """Return the tables to store; the probes carry the context in their metadata."""
+        context = TypeAdapter(Context).dump_json(self.context)
+        probes = self.probes.cast(PROBES).replace_schema_metadata({_METADATA_KEY: context})
+        return {"probes": probes, "acks": pa.Table.from_pylist([dataclasses.asdict(ack) for ack in self.acks], ACKS)}
+
+
+ACKS = pa.schema(
+    [
+        pa.field("drill", _NAME),
+        pa.field("trial", pa.int32()),
+        pa.field("symbol", _NAME),
+        pa.field("tier", _NAME),
+        pa.field("time_ms", pa.int64(), metadata={"unit": "Unix milliseconds, start of the bar"}),
+        pa.field("minutes", pa.float64()),
+        pa.field("acked_ns", pa.int64(), metadata={"unit": "ns, monotonic"}),
+        pa.field("fate", _NAME),
+        pa.field("refetchable", pa.bool_()),
+    ]
+)
+
+
+def read(path: str | Path) -> Recording:
+    """Read the recording of a run folder.
+
+    Raises:
+        ConfigError: the folder is no complete recovery run.
+    """
+    return read_files(runs.read(path, "rto_rpo").folder, source=str(path))
+
+
+def read_files(folder: Path, *, source: str) -> Recording:
+    """Read the files of a recording, whatever else the folder holds.
+
+    Raises:
+        ConfigError: one is missing, broken or incomplete.
+    """
+    try:
+        probes, acks = (pq.read_table(folder / f"{name}.parquet") for name in ("probes", "acks"))
+        context = TypeAdapter(Context).validate_python(json.loads(probes.schema.metadata[_METADATA_KEY]))
+        return Recording(probes=probes, acks=[Ack(**row) for row in acks.to_pylist()], context=context, source=source)
+    except (OSError, ValueError, KeyError, TypeError, pa.ArrowInvalid) as error:
+        got = f"probes that cannot be read ({type(error).__name__}: {str(error)[:80]})"
+        raise ConfigError([Problem(file=source, key="run", got=got, allowed="a complete recovery run")]) from error
