@@ -6,6 +6,7 @@ TapecheckError                exit code
 │   └── TargetDown            2  the target does not answer, so there is no data
 ├── OutputError               4  the output folder cannot hold the run
 ├── MeasurementError          2  nothing could be measured
+├── RollbackError             3  a drill's fault could not be taken away; says how to repair by hand
 └── SandboxError              3  the embedded target did not start, or did not stop
 """
 
@@ -75,5 +76,11 @@ class MeasurementError(TapecheckError):
 
 class SandboxError(TapecheckError):
     """The embedded target did not start, or did not stop."""
+
+    exit_code = 3
+
+
+class RollbackError(TapecheckError):
+    """A drill's fault could not be taken away."""
 
     exit_code = 3

@@ -35,7 +35,7 @@ CREATE TABLE IF NOT EXISTS {schema}.checkpoints (
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Checkpoint:
-    """How far a job is: `filling`, `done` or `failed`; `refreshed_at` is when upstream last confirmed that we hold everything."""
+    """How far a job is: `asked`, `filling`, `done` or `failed`; `refreshed_at` is when upstream last confirmed that we hold everything."""
 
     symbol: str
     timeframe: str
@@ -80,6 +80,12 @@ def read_note(database_url: str, schema: str) -> str | None:
     with database.connect(database_url) as connection:
         row = connection.execute("SELECT obj_description(to_regnamespace(%s), 'pg_namespace')", (schema,)).fetchone()
     return str(row[0]) if row and row[0] else None
+
+
+def ask(database_url: str, symbols: Sequence[str], schema: str = LIVE) -> None:
+    """Note that the finished jobs of symbols are to be done again."""
+    with database.connect(database_url) as connection:
+        connection.execute(f"UPDATE {schema}.checkpoints SET state = 'asked' WHERE state = 'done' AND symbol = ANY(%s)", (list(symbols),))
 
 
 def read(database_url: str, schema: str = LIVE) -> dict[tuple[str, str], Checkpoint]:

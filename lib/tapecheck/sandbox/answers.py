@@ -145,7 +145,10 @@ class Triggered(BaseModel):
 
 
 class SchedulerHealth(BaseModel):
-    """The scheduler's own view; `resumed` and `skipped` tell how it came back after its last start."""
+    """The scheduler's own view; `resumed` and `skipped` tell how it came back after its last start.
+
+    `due` counts jobs whose time has come; `pending` those and the ones in flight, without new attempts at what failed.
+    """
 
     status: Literal["ok", "degraded"]
     database: Literal["up", "down"]
@@ -154,6 +157,7 @@ class SchedulerHealth(BaseModel):
     failed: dict[str, str]
     in_flight: list[str]
     due: int
+    pending: int
     resumed: int
     skipped: int
     rate_limited: int

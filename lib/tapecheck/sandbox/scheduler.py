@@ -9,6 +9,7 @@ import time
 from collections import Counter
 from collections.abc import AsyncIterator
 
+import psycopg
 from fastapi import FastAPI
 
 from tapecheck.backfill import checkpoints
@@ -51,6 +52,11 @@ class Scheduler:
                 self.due_s |= {(symbol, frame): now_s for frame in self.profile.timeframes}
         self.changed.set()
         return [symbol for symbol in symbols if symbol in self.unknown]
+
+    async def note(self, symbols: list[str]) -> None:
+        """Note in the checkpoints that symbols are to be refreshed, so that a crash does not forget it."""
+        with contextlib.suppress(psycopg.Error):  # without its database nothing can be noted; they are due all the same
+            await asyncio.to_thread(checkpoints.ask, self.home.database_url(), symbols)
 
     def take(self) -> Key | None:
         """Return the due job of the highest tier, and mark it as in flight."""
@@ -151,6 +157,9 @@ class Scheduler:
             self.checkpoints[key] = current
             self.due_s[key] = time.monotonic() + min(300, 2 ** min(current.failures, 8))
 
+    def _has_failed(self, key: Key) -> bool:
+        return key in self.checkpoints and self.checkpoints[key].state == "failed"
+
     def health(self) -> SchedulerHealth:
         """Return the scheduler's state now."""
         failed = {" ".join(key): c.error or "" for key, c in self.checkpoints.items() if c.state == "failed"}
@@ -163,6 +172,7 @@ class Scheduler:
             failed=failed,
             in_flight=sorted(" ".join(key) for key in self.in_flight),
             due=sum(at <= now_s for at in self.due_s.values()),
+            pending=sum(at <= now_s or key in self.in_flight for key, at in self.due_s.items() if not self._has_failed(key)),
             resumed=self.counts["resumed"],
             skipped=self.counts["skipped"],
             rate_limited=self.counts["rate_limited"],
@@ -205,6 +215,7 @@ def application(home: Home) -> FastAPI:
     async def trigger(asked: Trigger) -> Triggered:
         """Refresh symbols now, new ones included; those that upstream does not know are refused for a while."""
         symbols = asked.symbols or sorted({symbol for symbol, _ in scheduler.due_s})
+        await scheduler.note(symbols)
         unknown = scheduler.add(symbols)
         return Triggered(accepted=[symbol for symbol in symbols if symbol not in unknown], unknown=unknown)
 

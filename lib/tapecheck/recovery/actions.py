@@ -1,0 +1,84 @@
+"""What our drills do, as functions that Chaos Toolkit's `python` provider calls. Each acts on one target's local processes.
+
+`configuration` is the experiment's: `processes` says which local processes the names stand for, as in a target file, and
+`database_url` where its database is. So the files also run under plain `chaos run`.
+"""
+
+import contextlib
+import signal
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import psutil
+import psycopg
+
+from tapecheck.resources import locate
+from tapecheck.target_file import ProcessSelector
+
+Configuration = Mapping[str, Any]
+Done = dict[str, Any]
+waiting: list[Callable[[float], bool]] = []  # the prober of the drill that runs, if it runs under ours
+
+
+def kill(process: str, configuration: Configuration) -> Done:
+    """Kill a process and its children with SIGKILL."""
+    return _signalled(process, configuration, signal.SIGKILL)
+
+
+def freeze(process: str, configuration: Configuration) -> Done:
+    """Stop a process and its children with SIGSTOP: it hangs, its connections stay open."""
+    return _signalled(process, configuration, signal.SIGSTOP)
+
+
+def thaw(process: str, configuration: Configuration) -> Done:
+    """Let a frozen process and its children go on; one that is not frozen is left alone."""
+    return _signalled(process, configuration, signal.SIGCONT)
+
+
+def alive(process: str, within_s: float, configuration: Configuration) -> Done:
+    """Wait until a process is there again.
+
+    Raises:
+        RuntimeError: it is not, in time.
+    """
+    until_s = time.monotonic() + within_s
+    while time.monotonic() < until_s:
+        if found := _running(process, configuration):
+            return {"pids": [p.pid for p in found]}
+        time.sleep(0.05)
+    raise RuntimeError(f"{process} is not there within {within_s:g} s")
+
+
+def terminate_connections(configuration: Configuration) -> Done:
+    """End every client's connection to the database, as an administrator would."""
+    others = "FROM pg_stat_activity WHERE backend_type = 'client backend' AND pid <> pg_backend_pid()"
+    with psycopg.connect(configuration["database_url"], autocommit=True, connect_timeout=5) as connection:
+        at_ns = time.monotonic_ns()
+        row = connection.execute(f"SELECT count(pg_terminate_backend(pid)) {others}").fetchone()
+    return {"at_ns": at_ns, "ended": row[0] if row else 0}
+
+
+def whole(within_s: float = 30.0) -> bool:
+    """Wait until the target is whole again; without our prober, which alone can tell, for nothing."""
+    return waiting[-1](within_s) if waiting else True
+
+
+def _running(process: str, configuration: Configuration) -> list[psutil.Process]:
+    return locate(ProcessSelector.model_validate(configuration["processes"][process]))
+
+
+def _signalled(process: str, configuration: Configuration, number: signal.Signals) -> Done:
+    """Send a signal to a process and its children, parents first, so that none is started meanwhile.
+
+    Raises:
+        RuntimeError: there is no such process.
+    """
+    found = [one for parent in _running(process, configuration) for one in (parent, *parent.children(recursive=True))]
+    if not found:
+        raise RuntimeError(f"no process {process} ({configuration['processes'][process]})")
+    at_ns = time.monotonic_ns()
+    for one in found:
+        with contextlib.suppress(psutil.NoSuchProcess):  # a child that ended with its parent
+            one.send_signal(number)
+    return {"at_ns": at_ns, "pids": [one.pid for one in found]}

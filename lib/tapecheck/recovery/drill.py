@@ -1,0 +1,196 @@
+"""Runs a drill once: watches, breaks, waits, rolls back, and notes when. What that means is said elsewhere."""
+
+import json
+import logging
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import httpx
+import pyarrow as pa
+from chaoslib.run import RunEventHandler, Runner
+from chaoslib.types import Strategy
+
+from tapecheck.errors import RollbackError
+from tapecheck.recovery import actions
+from tapecheck.recovery.experiment import Drill
+from tapecheck.recovery.ground import Ground
+from tapecheck.recovery.keeper import Keeper, roll_back
+from tapecheck.recovery.policy import Prober as Schedule
+from tapecheck.recovery.prober import Prober
+from tapecheck.recovery.recording import INVALID, MEASURED, Trial
+
+log = logging.getLogger(__name__)
+STEADY_S = 15.0  # for all to be well before a drill, and after it
+UNSEEN_S = 2.0  # after which a fault that no probe saw has had no effect that could be seen
+KEPT = ("title", "status", "deviated", "start", "end", "duration", "steady_states", "run", "rollbacks", "chaoslib-version")
+_SETTINGS = {"runtime": {"rollbacks": {"strategy": "always"}}}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Done:
+    """What one trial left: its probes (`recording.PROBES`) and Chaos Toolkit's journal, without the values of its configuration."""
+
+    trial: Trial
+    probes: pa.Table
+    journal: Mapping[str, Any]
+
+
+class _Moments(RunEventHandler):  # type: ignore[misc]
+    """Notes when each activity began, on the clock of the probes; one that says when it acted is believed."""
+
+    def __init__(self) -> None:
+        self.at_ns: dict[str, int] = {}
+
+    def start_activity(self, activity: Mapping[str, Any]) -> None:
+        self.at_ns.setdefault(activity.get("name", ""), time.monotonic_ns())
+
+    def activity_completed(self, activity: Mapping[str, Any], run: Mapping[str, Any]) -> None:
+        output = run.get("output")
+        if isinstance(output, dict) and isinstance(output.get("at_ns"), int):
+            self.at_ns[activity.get("name", "")] = output["at_ns"]
+
+
+def run(drill: Drill, ground: Ground, schedule: Schedule, keeper: Keeper, number: int) -> Done:
+    """Run a drill once, and roll it back whatever happens.
+
+    Args:
+        number: of this trial, from 1.
+
+    Raises:
+        RollbackError: a rollback did not work; the message says how to repair by hand.
+        KeyboardInterrupt: interrupted, and rolled back first.
+    """
+    views = {name: ground.asked(view) for name, view in drill.watching.views.items()}
+    experiment, moments, began_ns = drill.with_values(ground.values()), _Moments(), time.monotonic_ns()
+    with Prober(
+        ground.base_url, views, schedule, headers=ground.headers, database_url=ground.database_url, verify=ground.verify
+    ) as prober:  # fmt: skip
+        was_steady = prober.wait_whole(began_ns, within_s=STEADY_S, unseen_s=schedule.settle_s)
+        journal = _journal(experiment, drill, moments, prober, keeper) if was_steady else {"status": "failed", "steady_states": {}}
+        is_whole = prober.wait_whole(time.monotonic_ns(), within_s=STEADY_S, unseen_s=schedule.settle_s)
+    _check_rolled_back(drill, journal)
+    if journal["status"] == "interrupted":
+        raise KeyboardInterrupt
+    trial = _trial(drill, number, journal, moments, began_ns, is_whole, ground)
+    return Done(trial=trial, probes=prober.table(drill.name, number), journal={key: journal[key] for key in KEPT if key in journal})
+
+
+def _journal(experiment: dict[str, Any], drill: Drill, moments: _Moments, prober: Prober, keeper: Keeper) -> dict[str, Any]:
+    """Have Chaos Toolkit run an experiment, with the keeper armed while a fault may be on."""
+    with _watched_by(prober, moments, drill), _quiet(), Runner(Strategy.DEFAULT) as runner:
+        runner.register_event_handler(moments)
+        keeper.arm({**experiment, "configuration": {k: v for k, v in experiment["configuration"].items() if k != "database_url"}})
+        try:
+            journal: dict[str, Any] = runner.run(experiment, settings=_SETTINGS)
+        except Exception as error:  # of Chaos Toolkit's own, after which it plays no rollbacks
+            log.warning("the drill %s ended early: %s", drill.name, error)
+            journal = {**roll_back(experiment), "status": "aborted", "run": []}
+        if _rolled_back(drill, journal):
+            keeper.disarm()
+    return journal
+
+
+@contextmanager
+def _watched_by(prober: Prober, moments: _Moments, drill: Drill) -> Iterator[None]:
+    """Let the activity `whole` ask this prober."""
+
+    def is_whole(within_s: float) -> bool:
+        since_ns = moments.at_ns.get(drill.watching.release or "", moments.at_ns.get(drill.watching.inject, time.monotonic_ns()))
+        return prober.wait_whole(since_ns, within_s=within_s, unseen_s=UNSEEN_S)
+
+    actions.waiting.append(is_whole)
+    try:
+        yield
+    finally:
+        actions.waiting.remove(is_whole)
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep Chaos Toolkit's log out of notebooks: its journal says the same."""
+    logger = logging.getLogger("chaostoolkit")
+    level, propagate = logger.level, logger.propagate
+    logger.setLevel(logging.CRITICAL + 1)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
+        logger.propagate = propagate
+
+
+def _trial(
+    drill: Drill, number: int, journal: Mapping[str, Any], moments: _Moments, began_ns: int, is_whole: bool, ground: Ground
+) -> Trial:  # fmt: skip
+    states, watching = journal.get("steady_states") or {}, drill.watching
+    steady_before = bool((states.get("before") or {}).get("steady_state_met"))
+    injected_ns = moments.at_ns.get(watching.inject) if steady_before else None
+    reason = _why_invalid(journal, watching.inject, steady_before)
+    return Trial(
+        drill=drill.name,
+        failure=watching.failure,
+        trial=number,
+        began_ns=began_ns,
+        ended_ns=time.monotonic_ns(),
+        injected_ns=injected_ns,
+        released_ns=moments.at_ns.get(watching.release) if watching.release and injected_ns else None,
+        state=INVALID if reason else MEASURED,
+        reason=reason,
+        steady_before=steady_before,
+        steady_after=is_whole and bool((states.get("after") or {}).get("steady_state_met")),
+        rolled_back=_rolled_back(drill, journal),
+        after=_after(ground, watching.after, watching.keep),
+        repair=watching.repair,
+    )
+
+
+def _why_invalid(journal: Mapping[str, Any], inject: str, steady_before: bool) -> str:
+    if not steady_before:
+        return "the steady state did not hold before the fault, so that what came after says nothing about it"
+    failed = [run for run in journal.get("run", []) if run["activity"].get("name") == inject and not _worked(run)]
+    if failed:
+        return f"the fault could not be injected: {_said(failed[0])}"
+    return "" if journal["status"] == "completed" else f"the drill ended as {journal['status']}"
+
+
+def _worked(run: Mapping[str, Any]) -> bool:
+    """Tell whether an activity did what it should; Chaos Toolkit takes any exit code and HTTP status for a success."""
+    output = run.get("output")
+    status = output.get("status") if isinstance(output, dict) else None
+    is_http = run["activity"].get("provider", {}).get("type") == "http"
+    return run.get("status") == "succeeded" and (status is None or (200 <= status < 300 if is_http else status == 0))
+
+
+def _said(run: Mapping[str, Any]) -> str:
+    exception, output = run.get("exception"), run.get("output")
+    return str(exception[-1]).strip() if exception else json.dumps(output, default=str)[:200]
+
+
+def _rolled_back(drill: Drill, journal: Mapping[str, Any]) -> bool:
+    """Tell whether every rollback worked; where no fault was begun there was none to play."""
+    played = journal.get("rollbacks", [])
+    return all(map(_worked, played)) and (len(played) == len(drill.experiment["rollbacks"]) or "run" not in journal)
+
+
+def _check_rolled_back(drill: Drill, journal: Mapping[str, Any]) -> None:
+    if not _rolled_back(drill, journal):
+        failed = [f"{run['activity']['name']}: {_said(run)}" for run in journal.get("rollbacks", []) if not _worked(run)]
+        why = "; ".join(failed) or "it was interrupted"
+        raise RollbackError(f"THE DRILL {drill.name} COULD NOT BE ROLLED BACK ({why}). Repair by hand: {drill.watching.repair}")
+
+
+def _after(ground: Ground, request: str | None, keep: tuple[str, ...]) -> dict[str, float]:
+    """Ask the target how it came back; what it does not say is left out."""
+    if request is None:
+        return {}
+    method, _, path = ground.requests.get(request, request).partition(" ")
+    try:
+        with httpx.Client(
+            base_url=ground.base_url, headers=dict(ground.headers), timeout=5, trust_env=False, verify=ground.verify
+        ) as client:
+            said = client.request(method, path).json()
+    except (httpx.HTTPError, ValueError):
+        return {}
+    return {name: float(said[name]) for name in keep if isinstance(said, dict) and isinstance(said.get(name), int | float)}

@@ -1,0 +1,124 @@
+"""What a target offers drills: its URL, processes and database, and what may be done to it. It does nothing to it."""
+
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import httpx
+import psycopg
+
+from tapecheck.errors import ConfigError, Problem
+from tapecheck.loopback import beyond, is_local_database, is_loopback
+from tapecheck.recovery.experiment import Drill
+from tapecheck.recovery.views import View
+from tapecheck.results import TargetInfo
+from tapecheck.target_file import Secret, Target
+
+PLACES = ("base_url", "source_url", "processes", "database_url")  # configuration values that a target gives
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ground:
+    """An opened target as drills see it; its secrets are in no representation of it."""
+
+    target: TargetInfo
+    base_url: str
+    source_url: str | None
+    requests: Mapping[str, str]
+    processes: Mapping[str, Mapping[str, Any]]
+    headers: Mapping[str, str] = field(repr=False)
+    database_url: str | None = field(repr=False)
+    source_key: str = field(default="", repr=False)
+    verify: str | bool = True
+
+    def values(self) -> dict[str, Any]:
+        """Return what an experiment's configuration gets."""
+        found = {name: getattr(self, name) for name in PLACES}
+        return {name: value for name, value in found.items() if value is not None}
+
+    def asked(self, view: View) -> View:
+        """Return a view with its request written out, whether a template of the target or in full."""
+        text = self.requests.get(view.request, view.request)
+        return view.model_copy(update={"request": text.format(**view.parameters) if view.parameters else text})
+
+
+def ground(target: Target) -> Ground:
+    """Return what an opened target offers.
+
+    Raises:
+        ConfigError: it lies beyond this machine without `allow_remote`, or a secret is not there; nothing was sent.
+    """
+    assert target.base_url is not None, "an opened target has a URL"
+    logging.getLogger("httpx").setLevel(logging.WARNING)  # its INFO lines hold whole URLs
+    host = httpx.URL(target.base_url).host
+    if not target.allow_remote and not is_loopback(host):
+        raise ConfigError([beyond(target, f"base_url leads to {host}")])
+    ends = target.backfill
+    return Ground(
+        target=TargetInfo(name=target.name, kind=target.kind, base_url=target.base_url),
+        base_url=target.base_url,
+        source_url=ends.source_url if ends else None,
+        source_key=_optional(ends.api_key) or "" if ends else "",
+        requests={name: template.request for name, template in target.requests.items()},
+        processes={name: one.model_dump(exclude_none=True) for name, one in target.processes.items()},
+        headers={name: value.reveal() if isinstance(value, Secret) else value for name, value in target.headers.items()},
+        database_url=_database(target, ends.database_url) if ends else None,
+        verify=target.ca_file or True,
+    )
+
+
+def _optional(value: Secret | str) -> str | None:
+    """Return a secret that may be missing."""
+    try:
+        return value.reveal() if isinstance(value, Secret) else value
+    except ConfigError:
+        return None
+
+
+def _database(target: Target, value: Secret | str) -> str | None:
+    """Return the database's URL, or None where it is not set; it may lead to another machine only where that is allowed."""
+    url = _optional(value)
+    try:
+        if url and not target.allow_remote and not is_local_database(url):
+            raise ConfigError([beyond(target, "its database may be on another machine")])
+    except psycopg.ProgrammingError:
+        allowed = "postgresql://user@host:5432/database"
+        raise ConfigError(
+            [Problem(file=f"target {target.name}", key="database_url", got="a URL that cannot be read", allowed=allowed)]
+        ) from None
+    return url
+
+
+def check_allowed(target: Target, drills: Sequence[Drill]) -> None:
+    """Refuse faults on a target that does not allow them, and drills that need what it does not have; before anything is touched.
+
+    The sandbox is ours and may always be drilled.
+
+    Raises:
+        ConfigError: every problem at once.
+    """
+    if not drills:
+        return
+    found: list[Problem] = []
+    if target.kind != "sandbox" and not target.allow_drills:
+        allowed = "allow_drills: true, if you may break this target; or drills: freshness, or none"
+        got = f"false, while {len(drills)} drills are to break it"
+        found.append(Problem(file=f"target {target.name}", key="allow_drills", got=got, allowed=allowed))
+    given = {"base_url", *(["source_url", "database_url"] if target.backfill else [])}
+    for drill in drills:
+        found += _missing(target, drill, given)
+    if found:
+        raise ConfigError(found)
+
+
+def _missing(target: Target, drill: Drill, given: set[str]) -> list[Problem]:
+    file, found = str(drill.path), []
+    if absent := [name for name in drill.watching.processes if name not in target.processes]:
+        allowed = f"processes: {{{absent[0]}: {{port: …}}}} in the target file"
+        found.append(Problem(file=file, key="processes", got=f"target {target.name} without {', '.join(absent)}", allowed=allowed))
+    needed = (drill.places & set(PLACES)) | ({"database_url"} if drill.needs_database else set())
+    if wanting := sorted(needed - given - {"processes"}):
+        allowed = "backfill: {source_url: …, database_url: …} in the target file"
+        found.append(Problem(file=file, key="configuration", got=f"target {target.name} without {', '.join(wanting)}", allowed=allowed))
+    return found

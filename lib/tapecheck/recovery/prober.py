@@ -1,0 +1,154 @@
+"""Asks every view of a target at fixed times, whatever became of the probes before: an open schedule. It does not judge.
+
+Chaos Toolkit's own continuous probe asks again only when it was answered, so that a hang of two seconds is one probe long.
+"""
+
+import asyncio
+import json
+import threading
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Any, Self
+
+import httpx
+import numpy as np
+import psycopg
+import pyarrow as pa
+
+from tapecheck.recovery.policy import Prober as Schedule
+from tapecheck.recovery.recording import BAD, FULL, PROBES
+from tapecheck.recovery.timeline import Seen
+from tapecheck.recovery.views import View
+
+FIRST_S = 10.0  # for the first answer of every view
+
+
+@dataclass(frozen=True, slots=True)
+class Probe:
+    """One probe; times in ns on the monotonic clock."""
+
+    view: str
+    intended_ns: int
+    sent_ns: int
+    done_ns: int
+    state: int
+    reported: bool
+    status: int
+    error: str
+
+
+class Prober:
+    """Probes in a thread of its own with an event loop of its own, as a context manager.
+
+    Args:
+        base_url: of the target; its `headers` may hold secrets, which are sent and nowhere kept.
+        views: what to ask; their requests are `METHOD /path`, or a SELECT.
+        database_url: for those.
+        verify: as httpx takes it.
+    """
+
+    def __init__(
+        self, base_url: str, views: Mapping[str, View], schedule: Schedule, *,
+        headers: Mapping[str, str] | None = None, database_url: str | None = None, verify: Any = True,
+    ) -> None:  # fmt: skip
+        self.views, self._schedule, self._database_url = views, schedule, database_url
+        self._base_url, self._headers, self._verify = base_url, dict(headers or {}), verify
+        self.probes: list[Probe] = []
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=lambda: asyncio.run(self._run()), name="prober", daemon=True)
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self._stop.set()
+        self._thread.join()
+
+    def wait_whole(self, since_ns: int, *, within_s: float, unseen_s: float) -> bool:
+        """Wait until a failure was seen since a time and every view has been full for `settle_s`; return whether that came in time.
+
+        Where no probe sees a failure within `unseen_s`, there is none to wait for.
+        """
+        until_ns = time.monotonic_ns() + int(within_s * 1e9)
+        while time.monotonic_ns() < until_ns:
+            if self._is_whole(since_ns, unseen_s):
+                return True
+            time.sleep(self._schedule.period_s)
+        return False
+
+    def _is_whole(self, since_ns: int, unseen_s: float) -> bool:
+        now_ns, probes = time.monotonic_ns(), list(self.probes)
+        settling_ns = int(self._schedule.settle_s * 1e9)
+        recent = [p for p in probes if p.intended_ns >= now_ns - settling_ns - int(self._schedule.slow_s * 1e9)]
+        fine = {p.view for p in recent if p.state == FULL} == set(self.views) and all(self._is_full(p) for p in recent)
+        seen = any(p.done_ns >= since_ns and not self._is_full(p) for p in probes)
+        return fine and now_ns - since_ns > (settling_ns if seen else int(unseen_s * 1e9))
+
+    def _is_full(self, probe: Probe) -> bool:
+        return probe.state == FULL and probe.done_ns - probe.intended_ns <= self._schedule.slow_s * 1e9
+
+    def seen(self) -> dict[str, Seen]:
+        """Return the probes by view, as `timeline` takes them."""
+        return {name: _seen([p for p in self.probes if p.view == name], view) for name, view in self.views.items()}
+
+    def table(self, drill: str, trial: int) -> pa.Table:
+        """Return the probes in the order of their intended starts, by `recording.PROBES`."""
+        ordered = sorted(self.probes, key=lambda p: (p.intended_ns, p.view))
+        columns = {name: [getattr(p, name) for p in ordered] for name in Probe.__slots__}
+        return pa.table({**columns, "drill": [drill] * len(ordered), "trial": [trial] * len(ordered)}).select(PROBES.names).cast(PROBES)
+
+    async def _run(self) -> None:
+        trusted = {"trust_env": False, "verify": self._verify, "timeout": self._schedule.timeout_s}
+        limits = httpx.Limits(max_connections=None, max_keepalive_connections=20)
+        client = httpx.AsyncClient(base_url=self._base_url, headers=self._headers, limits=limits, **trusted)
+        async with client, asyncio.TaskGroup() as group:
+            begun_ns, number = time.monotonic_ns(), 0
+            while not self._stop.is_set():
+                intended_ns = begun_ns + int(number * self._schedule.period_s * 1e9)
+                await asyncio.sleep(max(0.0, (intended_ns - time.monotonic_ns()) / 1e9))
+                for name, view in self.views.items():
+                    group.create_task(self._probe(client, name, view, intended_ns))
+                number += 1
+
+    async def _probe(self, client: httpx.AsyncClient, name: str, view: View, intended_ns: int) -> None:
+        sent_ns, status, error, body = time.monotonic_ns(), 0, "", None
+        try:
+            async with asyncio.timeout(self._schedule.timeout_s):
+                status, body = await (self._select(view) if view.is_sql else _get(client, view))
+        except TimeoutError:
+            error = "timeout"
+        except (httpx.HTTPError, psycopg.Error, OSError) as failure:
+            error = type(failure).__name__
+        done_ns = time.monotonic_ns()
+        state = BAD if error else view.state(status, body)
+        told = not error and view.tells(status, body)
+        self.probes.append(Probe(name, intended_ns, sent_ns, done_ns, state, told, status, error))
+
+    async def _select(self, view: View) -> tuple[int, Any]:
+        """Ask the database over a connection of its own, since an old one may hang for reasons of its own."""
+        async with await psycopg.AsyncConnection.connect(self._database_url or "", autocommit=True) as connection:
+            await connection.execute(view.request.encode())
+        return 200, None
+
+
+async def _get(client: httpx.AsyncClient, view: View) -> tuple[int, Any]:
+    method, _, path = view.request.partition(" ")
+    answer = await client.request(method, path)
+    try:
+        return answer.status_code, json.loads(answer.content)
+    except ValueError:
+        return answer.status_code, None
+
+
+def _seen(probes: list[Probe], view: View) -> Seen:
+    ordered = sorted(probes, key=lambda p: p.intended_ns)
+    return Seen(
+        intended_ns=np.array([p.intended_ns for p in ordered], np.int64),
+        done_ns=np.array([p.done_ns for p in ordered], np.int64),
+        state=np.array([p.state for p in ordered], np.int64),
+        reported=np.array([p.reported for p in ordered], bool),
+        serves=view.serves,
+    )
