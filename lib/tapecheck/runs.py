@@ -91,10 +91,11 @@ def record(
     figures: Mapping[str, Picture] | None = None,
     lines: Mapping[str, Iterable[Mapping[str, Any]]] | None = None,
     documents: Mapping[str, Any] | None = None,
+    texts: Mapping[str, str] | None = None,
 ) -> Recorded:
     """Write a run folder: result.json, one Parquet file a table, one PNG a figure, one JSON-lines file each of `lines`, and documents.
 
-    A document is JSON of another's format, such as a Chrome trace.
+    A document is JSON of another's format, such as a Chrome trace; a text is whatever its name, which has an ending, says.
 
     It is written under a temporary name and renamed when it is whole, then `latest` points at it.
 
@@ -127,6 +128,8 @@ def record(
                 file.writelines(json.dumps(row) + "\n" for row in rows)
         for name, document in (documents or {}).items():
             (temporary / f"{name}.json").write_text(json.dumps(document), encoding="utf-8")
+        for name, text in (texts or {}).items():
+            (temporary / name).write_text(text, encoding="utf-8")
         write_json(temporary / RESULT, results.to_json(result))
         temporary.rename(final)
         point_latest(final)

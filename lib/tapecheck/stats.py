@@ -221,6 +221,14 @@ def needed_n_for_ratio(ratio: float, confidence: float = CONFIDENCE) -> int:
     return math.ceil(math.log(1 - confidence) / math.log(ratio))
 
 
+def share_below_maximum(n: int, confidence: float = CONFIDENCE) -> float:
+    """Return the share of all that lies below the maximum of n independent samples, with this confidence: 0.55 for 5, 0.95 for 59.
+
+    It is `needed_n` turned round: the largest p whose quantile the maximum bounds.
+    """
+    return float((1 - confidence) ** (1 / n)) if n else 0.0
+
+
 def spectrum(x: Values, batches: Counts | None = None, points: int = 200) -> Mapping[str, NDArray[np.float64]]:
     """Return the percentile spectrum of a sample for a chart: arrays `p`, `value`, `low`, `high` (NaN: no bound).
 

@@ -13,13 +13,11 @@ from types import TracebackType
 from typing import Any, Self
 
 import httpx
-import numpy as np
 import psycopg
 import pyarrow as pa
 
 from tapecheck.recovery.policy import Prober as Schedule
 from tapecheck.recovery.recording import BAD, FULL, PROBES
-from tapecheck.recovery.timeline import Seen
 from tapecheck.recovery.views import View
 
 FIRST_S = 10.0  # for the first answer of every view
@@ -90,14 +88,11 @@ class Prober:
     def _is_full(self, probe: Probe) -> bool:
         return probe.state == FULL and probe.done_ns - probe.intended_ns <= self._schedule.slow_s * 1e9
 
-    def seen(self) -> dict[str, Seen]:
-        """Return the probes by view, as `timeline` takes them."""
-        return {name: _seen([p for p in self.probes if p.view == name], view) for name, view in self.views.items()}
-
     def table(self, drill: str, trial: int) -> pa.Table:
         """Return the probes in the order of their intended starts, by `recording.PROBES`."""
         ordered = sorted(self.probes, key=lambda p: (p.intended_ns, p.view))
         columns = {name: [getattr(p, name) for p in ordered] for name in Probe.__slots__}
+        columns["serves"] = [self.views[p.view].serves for p in ordered]
         return pa.table({**columns, "drill": [drill] * len(ordered), "trial": [trial] * len(ordered)}).select(PROBES.names).cast(PROBES)
 
     async def _run(self) -> None:
@@ -141,14 +136,3 @@ async def _get(client: httpx.AsyncClient, view: View) -> tuple[int, Any]:
         return answer.status_code, json.loads(answer.content)
     except ValueError:
         return answer.status_code, None
-
-
-def _seen(probes: list[Probe], view: View) -> Seen:
-    ordered = sorted(probes, key=lambda p: p.intended_ns)
-    return Seen(
-        intended_ns=np.array([p.intended_ns for p in ordered], np.int64),
-        done_ns=np.array([p.done_ns for p in ordered], np.int64),
-        state=np.array([p.state for p in ordered], np.int64),
-        reported=np.array([p.reported for p in ordered], bool),
-        serves=view.serves,
-    )

@@ -25,6 +25,7 @@ PROBES = pa.schema(
         pa.field("drill", _NAME),
         pa.field("trial", pa.int32()),
         pa.field("view", _NAME),
+        pa.field("serves", pa.bool_(), metadata={"unit": "whether the target serves only when this view does"}),
         *(pa.field(f"{what}_ns", pa.int64(), metadata={"unit": "ns, monotonic"}) for what in ("intended", "sent", "done")),
         pa.field("state", pa.int8(), metadata={"unit": "0 bad, 1 degraded, 2 full"}),
         pa.field("reported", pa.bool_(), metadata={"unit": "whether the target itself told of the failure"}),

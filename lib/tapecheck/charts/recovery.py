@@ -1,0 +1,271 @@
+"""The figures of a recovery run: what each drill did to the target, how long recovery took, and how old or lost its data is."""
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from datetime import datetime
+from itertools import groupby
+from typing import Any
+
+import matplotlib as mpl
+import numpy as np
+import pyarrow.compute as pc
+from matplotlib.axes import Axes
+from matplotlib.patches import Patch
+from matplotlib.ticker import FuncFormatter
+
+from tapecheck.charts.figure import BAD, INVALID, LIMIT, PALETTE, Chart, empty, figure, footer, legend, log_axis, plain, style
+from tapecheck.recovery.analysis import FailureSummary, RecoverySummary, Timed, seen
+from tapecheck.recovery.policy import RecoveryPlan
+from tapecheck.recovery.recording import DEGRADED, FULL, Recording
+from tapecheck.recovery.timeline import Seen
+
+LOOKS: Mapping[int, Mapping[str, Any]] = {  # of the state of a target; told apart in grey too
+    0: {"facecolor": PALETTE[3], "label": "no service"},
+    1: {"facecolor": PALETTE[1], "hatch": "//", "edgecolor": "white", "label": "degraded: a fallback serves, or work is left to do"},
+    2: {"facecolor": "#cfe8df", "label": "full: all as before"},
+}
+CLASSES = {"fresh": "#e8f4ee", "aging": "#fdf3dc", "stale": "#f7e0d3", "missing": "#e4e4e4"}
+LEAST_S = 0.01  # shorter times are drawn so long on a logarithmic axis
+BEFORE_S = 0.5  # of a drill's timeline before the fault
+TRIALS = "trials"
+
+
+# ---- what each drill did ----
+
+
+def recovery_timeline(*, recording: Recording, summary: RecoverySummary) -> Chart:
+    """Draw the slowest trial of each drill on the clock since the fault: availability of each view, and when all was as before."""
+    title, shown = "Timeline of each drill: what could be seen of the target", _slowest(summary.timed)
+    if not shown:
+        return empty(title, "no drill was run, or none was valid", recording.context, len(summary.timed), TRIALS)
+    with style():
+        rows = [(one, name, view) for one in shown for name, view in _views(recording, one).items()]
+        chart, (ax,) = figure(title, height=1.3 + 0.19 * len(rows) + 0.16 * len(shown))
+        ends_s, at, ticks = [], 0.0, []
+        for one, group in groupby(rows, key=lambda row: row[0]):
+            begun = at
+            for _, name, view in group:
+                ends_s.append(_states(ax, at, view, one))
+                ticks.append((at + 0.4, name))
+                at += 1
+            _moments(ax, one, begun, at)
+            at += 0.9
+        ax.set_yticks([y for y, _ in ticks], [name for _, name in ticks], fontsize=8.5)
+        ax.set_ylim(at - 0.9, -0.75)
+        ax.set_xlim(-BEFORE_S, 1.01 * max(ends_s))
+        ax.grid(visible=False, axis="y")
+        ax.set_xlabel("time since the fault began (s)")
+        legend(chart, (ax,), *(Patch(**look) for look in LOOKS.values()))
+        footer(chart, recording.context, len(summary.timed), TRIALS)
+    return chart
+
+
+def _slowest(timed: Sequence[Timed]) -> list[Timed]:
+    """Return the slowest valid trial of each drill, in the order in which they were run."""
+    found: dict[str, Timed] = {}
+    for one in timed:
+        best = found.get(one.trial.drill)
+        if one.clocks and not one.invalid and (best is None or _recover_s(one) > _recover_s(best)):
+            found[one.trial.drill] = one
+    return list(found.values())
+
+
+def _recover_s(one: Timed) -> float:
+    value = one.clocks.recover_s if one.clocks else None
+    return math.inf if value is None else value
+
+
+def _views(recording: Recording, one: Timed) -> dict[str, Seen]:
+    probes = recording.probes
+    return seen(probes.filter(pc.and_(pc.equal(probes["drill"], one.trial.drill), pc.equal(probes["trial"], one.trial.trial))))
+
+
+def _states(ax: Axes, row: float, view: Seen, one: Timed) -> float:
+    """Draw stretches of one state in one row, and return where they end; a probe stands for the time until the next one."""
+    zero_ns, slow_ns = one.trial.injected_ns or 0, 500_000_000
+    starts_s = (view.intended_ns - zero_ns) / 1e9
+    states = np.where(view.done_ns - view.intended_ns > slow_ns, 0, view.state)
+    end_s = float(view.done_ns.max() - zero_ns) / 1e9
+    for state, first_s, last_s in _stretches(starts_s, states, end_s):
+        if last_s > -BEFORE_S:
+            look = {key: value for key, value in LOOKS[state].items() if key != "label"}
+            ax.broken_barh([(max(first_s, -BEFORE_S), last_s - max(first_s, -BEFORE_S))], (row, 0.8), linewidth=0, **look)
+    return end_s
+
+
+def _stretches(starts_s: np.ndarray[Any, Any], states: np.ndarray[Any, Any], end_s: float) -> Iterator[tuple[int, float, float]]:
+    changes = [0, *(np.flatnonzero(np.diff(states)) + 1).tolist()]
+    for a, b in zip(changes, [*changes[1:], len(states)], strict=True):
+        yield int(states[a]), float(starts_s[a]), float(starts_s[b]) if b < len(states) else end_s
+
+
+def _moments(ax: Axes, one: Timed, top: float, bottom: float) -> None:
+    """Mark the moments of one drill, and say its name above its rows."""
+    assert one.clocks
+    clocks = one.clocks
+    name = one.trial.drill + ("" if clocks.recover_s is not None else " (not back)")
+    ax.text(-BEFORE_S, top - 0.08, name, fontsize=9, weight="bold", va="bottom", clip_on=False)
+    ax.vlines(0, top, bottom - 0.2, color="black", linewidth=1.2, label="the fault begins")
+    if one.trial.released_ns and one.trial.injected_ns:
+        released_s = (one.trial.released_ns - one.trial.injected_ns) / 1e9
+        ax.vlines(released_s, top, bottom - 0.2, color="black", linewidth=1, linestyle=":", label="the drill takes it away")
+    if clocks.recover_s is not None:
+        ax.plot(clocks.recover_s, top - 0.25, "v", color=PALETTE[0], markersize=7, clip_on=False, label="all as before")
+    if clocks.degraded_s:
+        ax.plot(clocks.degraded_s, top - 0.25, "v", color=PALETTE[1], markersize=7, clip_on=False, label="serves again")
+    if clocks.detect_s is not None:
+        ax.plot(clocks.detect_s, top - 0.25, "d", color=PALETTE[5], markersize=6, clip_on=False, label="the target tells of it")
+
+
+# ---- how long recovery took ----
+
+
+def recovery_rto(*, recording: Recording, summary: RecoverySummary) -> Chart:
+    """Draw every trial of each failure beside its objective, by the clock that counts, on a logarithmic axis."""
+    title = "Recovery times beside their objectives"
+    if not summary.rto:
+        return empty(title, "no drill was run", recording.context, 0, TRIALS)
+    with style():
+        chart, (ax,) = figure(title, height=1.5 + 0.55 * len(summary.rto))
+        for row, failure in enumerate(summary.rto.values()):
+            _times(ax, row, failure)
+            ax.plot(failure.objective_s, row, "|", color=LIMIT, markersize=24, markeredgewidth=2.5, label="objective (good: left)")
+        names = [f"{name}\n({'serves again' if f.clock == 'degraded' else 'all as before'})" for name, f in summary.rto.items()]
+        ax.set_yticks(range(len(names)), names, fontsize=9.5)
+        ax.set_ylim(len(names) - 0.4, -0.6)
+        log_axis(ax, "x")
+        ax.set_xlabel("time since the fault began (s)")
+        legend(chart, (ax,))
+        footer(chart, recording.context, len(summary.timed), TRIALS)
+    return chart
+
+
+def _times(ax: Axes, row: int, failure: FailureSummary) -> None:
+    metric = "recover_s" if failure.clock == "full" else "degraded_s"
+    worst = failure.recover_s if failure.clock == "full" else failure.degraded_s
+    valid = [one.clocks for one in failure.trials if one.clocks and not one.invalid]
+    times_s = [max(LEAST_S, t) for t in (getattr(clocks, metric) for clocks in valid) if t is not None]
+    spread = np.linspace(-0.13, 0.13, len(times_s)) if len(times_s) > 1 else [0.0]
+    ax.plot(times_s, row + np.asarray(spread)[: len(times_s)], "o", color=PALETTE[0], markersize=6, alpha=0.75, label="a trial")
+    if unfinished := [clocks.watched_s for clocks in valid if getattr(clocks, metric) is None]:
+        ax.plot(unfinished, [row] * len(unfinished), ">", color=BAD, markersize=9, label="not over when watching ended")
+    if any(one.invalid for one in failure.trials):
+        ax.axhspan(row - 0.4, row + 0.4, zorder=0, label="a trial was invalid", **INVALID)
+    if worst.upper is not None and math.isfinite(worst.upper):
+        ax.plot(
+            max(LEAST_S, worst.upper), row + 0.27, "^", color=PALETTE[3], markersize=8, label="95 % upper bound of the share to be proven"
+        )
+
+
+# ---- how old data is, and what was lost ----
+
+
+def recovery_ages(*, recording: Recording, summary: RecoverySummary, plan: RecoveryPlan) -> Chart:
+    """Draw the oldest series of each symbol against the classes of age, with what its tier allows."""
+    title, ages = "Age of data: the oldest series of each symbol", recording.context.ages
+    if not summary.freshness or ages is None:
+        return empty(title, "ages were not audited", recording.context, 0, "series")
+    with style():
+        order = sorted(summary.freshness.items(), key=lambda item: (list(plan.rpo).index(item[1].tier or ""), item[0]))
+        chart, (ax,) = figure(title, height=1.5 + 0.2 * len(order))
+        limits_s = [plan.staleness.fresh.below_s, plan.staleness.aging.below_s, plan.staleness.stale.below_s]
+        least_s = min([60.0, *(one.age_s for _, one in order if one.age_s)])
+        edges_s = [0.7 * least_s, *limits_s, 2.5 * limits_s[-1]]
+        for (name, colour), first_s, last_s in zip(CLASSES.items(), edges_s, edges_s[1:], strict=False):
+            ax.axvspan(first_s, last_s, color=colour, zorder=0, linewidth=0)
+            ax.text(math.sqrt(first_s * last_s), -0.9, name, ha="center", fontsize=9.5)
+        for row, (_, one) in enumerate(order):
+            age_s = min(edges_s[-1] * 0.9, max(edges_s[0] * 1.05, one.age_s if one.age_s is not None else math.inf))
+            ax.plot(age_s, row, "o" if one.age_s is not None else "X", color=PALETTE[0] if one.state != "missing" else BAD, markersize=6)
+        _allowed(ax, [plan.rpo[one.tier or ""].max_age_s for _, one in order])
+        ax.set_yticks(range(len(order)), [f"{symbol} ({one.tier})" for symbol, one in order], fontsize=8.5)
+        ax.set_ylim(len(order) - 0.4, -1.6)
+        ax.set_xscale("log")
+        ax.set_xlim(edges_s[0], edges_s[-1])
+        ax.set_xticks([t for t in TICKS_S if edges_s[0] < t < edges_s[-1]], [TICKS_S[t] for t in TICKS_S if edges_s[0] < t < edges_s[-1]])
+        ax.xaxis.set_minor_formatter(mpl.ticker.NullFormatter())
+        ax.grid(visible=False, axis="y")
+        ax.set_xlabel("age: time since upstream confirmed that nothing is missing")
+        legend(chart, (ax,))
+        footer(chart, recording.context, len([one for one in ages.series if not one.planted]), "series")
+    return chart
+
+
+TICKS_S = {1: "1 s", 10: "10 s", 60: "1 min", 600: "10 min", 3600: "1 h", 21600: "6 h", 86400: "24 h"}
+
+
+def _allowed(ax: Axes, limits_s: Sequence[float]) -> None:
+    """Draw what each tier allows beside its symbols."""
+    first = 0
+    for limit_s, rows in groupby(limits_s):
+        last = first + len(list(rows))
+        ax.plot(
+            [limit_s] * 2,
+            [first - 0.4, last - 0.6],
+            color=LIMIT,
+            linestyle=(0, (4, 2)),
+            linewidth=1.6,
+            label="oldest that the tier allows (good: left)",
+        )
+        first = last
+
+
+def recovery_loss(*, recording: Recording, summary: RecoverySummary) -> Chart:
+    """Draw what became of the bars that the database acknowledged while it was broken, by tier."""
+    title, tiers = "What became of acknowledged bars", summary.rpo
+    total = sum(tier.acknowledged_bars for tier in tiers.values())
+    if not total:
+        return empty(title, "no drill recorded bars", recording.context, 0, "bars")
+    with style():
+        chart, (ax,) = figure(title, height=1.5 + 0.55 * len(tiers))
+        for row, tier in enumerate(tiers.values()):
+            left = 0
+            stable = tier.acknowledged_bars - tier.lost_bars - tier.never_read_bars
+            parts = {"stable": stable, "lost": tier.lost_bars, "never read": tier.never_read_bars}
+            for (name, count), look in zip(parts.items(), FATES, strict=True):
+                ax.barh(row, count, 0.6, left=left, label=name, **look)
+                left += count
+            text = f"{tier.lost_bars:,} lost: {tier.lost_minutes:g} min of {tier.max_lost_minutes:g} allowed"
+            ax.text(1.01, row, text, transform=ax.get_yaxis_transform(), va="center", fontsize=9)
+        ax.set_yticks(range(len(tiers)), list(tiers))
+        ax.set_ylim(len(tiers) - 0.4, -0.6)
+        ax.xaxis.set_major_formatter(plain())
+        ax.grid(visible=False, axis="y")
+        ax.set_xlabel("bars that the database acknowledged during drills")
+        legend(chart, (ax,))
+        footer(chart, recording.context, total, "bars")
+    return chart
+
+
+FATES: tuple[Mapping[str, Any], ...] = (
+    {"color": PALETTE[2]},
+    {"color": BAD},
+    {"facecolor": "white", "edgecolor": LIMIT, "hatch": "//"},
+)
+
+
+# ---- over the years ----
+
+
+def recovery_trend(*, recording: Recording) -> Chart:
+    """Draw every recovery in the ledger of this target, by failure, over time."""
+    title, context = "Every drill ever run on this target", recording.context
+    entries = [
+        e for e in context.ledger if e.get("target") == context.target.name and e.get("recover_s") is not None and not e.get("invalid")
+    ]
+    if not entries:
+        return empty(title, "the ledger of this output folder has no valid drill of this target", context, 0, TRIALS)
+    with style():
+        chart, (ax,) = figure(title, height=4.2)
+        first = min(datetime.fromisoformat(e["at"]) for e in entries)
+        for colour, marker, name in zip(PALETTE * 3, "os^Dv<>" * 3, dict.fromkeys(e["failure"] for e in entries), strict=False):
+            own = [e for e in entries if e["failure"] == name]
+            days = [(datetime.fromisoformat(e["at"]) - first).total_seconds() / 86400 for e in own]
+            ax.plot(days, [max(LEAST_S, e["recover_s"]) for e in own], marker, color=colour, alpha=0.75, markersize=5, label=name)
+        log_axis(ax, "y")
+        ax.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+        ax.set_ylabel("until all was as before (s)")
+        ax.set_xlabel(f"days since {first:%Y-%m-%d %H:%M} UTC")
+        legend(chart, (ax,))
+        footer(chart, context, len(entries), TRIALS)
+    return chart

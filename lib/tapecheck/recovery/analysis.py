@@ -1,0 +1,317 @@
+"""Turns a recording into what is reported: clocks of each trial, worst and bound of each failure, age and loss of each tier. Pure."""
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from tapecheck import stats
+from tapecheck.recovery import loss, timeline
+from tapecheck.recovery.alerts import Alert, evaluate
+from tapecheck.recovery.contradictions import Contradiction, find
+from tapecheck.recovery.loss import TierLoss
+from tapecheck.recovery.policy import RecoveryPlan
+from tapecheck.recovery.recording import MEASURED, Ages, Recording, SeriesAge, Trial
+from tapecheck.recovery.timeline import Clocks, Seen
+from tapecheck.verdict import Check, Measured, Objective, Verdict, judge, overall, parse_all
+
+LATE_MS = 100.0  # of the prober itself, at its 99th percentile: beyond it a trial says nothing
+AGE, LOSS = "age_s", "lost_minutes"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Timed:
+    """A trial with its clocks; None where nothing was injected."""
+
+    trial: Trial
+    clocks: Clocks | None
+    lag_p99_ms: float
+
+    @property
+    def invalid(self) -> str:
+        """Why it says nothing about the target, or nothing."""
+        late = f"the prober itself was {self.lag_p99_ms:.0f} ms late (99th percentile): the machine is too busy"
+        return self.trial.reason or (late if self.lag_p99_ms > LATE_MS else "") or ("" if self.clocks else "nothing was injected")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Worst:
+    """The longest of n times in seconds, and the 95 % upper bound of the share that must be proven; None where n cannot support it."""
+
+    max: float | None
+    upper: float | None
+    n: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FailureSummary:
+    """One failure over all its drills; `proven_share` of all recoveries are within `recover_s.max`, with 95 % confidence."""
+
+    objective_s: float
+    clock: str
+    drills: list[str]
+    trials: list[Timed]
+    recover_s: Worst
+    degraded_s: Worst
+    detect_s: Worst
+    resolution_s: float
+    proven_share: float
+    verdict: Verdict
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TierSummary:
+    """One tier: how old its data is at worst, and what of what the database had acknowledged was lost."""
+
+    objective_s: float
+    symbols: list[str]
+    worst_age_s: float | None
+    worst_series: str
+    missing: list[str]
+    acknowledged_bars: int
+    unknown_bars: int
+    never_read_bars: int
+    lost_bars: int
+    lost_minutes: float
+    refetchable_bars: int
+    unrecoverable_bars: int
+    max_lost_minutes: float
+    freshness_loss_minutes: float | None
+    verdict: Verdict
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SymbolAge:
+    """The oldest series of a symbol."""
+
+    age_s: float | None
+    state: str
+    timeframe: str
+    tier: str | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RecoverySummary:
+    """What a recovery run found; `freshness`, `alerts` and the counts below it are empty or None where ages were not audited."""
+
+    rto: dict[str, FailureSummary]
+    rpo: dict[str, TierSummary]
+    freshness: dict[str, SymbolAge]
+    alerts: list[Alert]
+    lint: list[Contradiction]
+    false_ages: int | None
+    wrong_answers: int | None
+    series: int
+    timed: list[Timed]
+
+
+def summarize(recording: Recording, plan: RecoveryPlan) -> RecoverySummary:
+    """Summarize a recording by a plan."""
+    context = recording.context
+    timed = [time_trial(recording.probes, trial, plan) for trial in context.trials]
+    ages = context.ages
+    series = list(ages.series) if ages else []
+    return RecoverySummary(
+        rto=_failures(timed, plan),
+        rpo=_tiers(recording, timed, plan),
+        freshness=_by_symbol([one for one in series if not one.planted]),
+        alerts=evaluate(plan, ages) if ages else [],
+        lint=find(plan),
+        false_ages=sum(bool(one.false_age) for one in series) if ages else None,
+        wrong_answers=sum(bool(one.wrong_answer) for one in series) if ages else None,
+        series=len(series),
+        timed=timed,
+    )
+
+
+# ---- recovery ----
+
+
+def time_trial(probes: pa.Table, trial: Trial, plan: RecoveryPlan) -> Timed:
+    """Return a trial with its clocks, from all probes of a recording."""
+    own = probes.filter(pc.and_(pc.equal(probes["drill"], trial.drill), pc.equal(probes["trial"], trial.trial)))
+    late_ms = (own["sent_ns"].to_numpy() - own["intended_ns"].to_numpy()) / 1e6
+    p99 = stats.distribution(late_ms)
+    clocks = None
+    if trial.injected_ns is not None:
+        clocks = timeline.clocks(seen(own), trial.injected_ns, slow_ns=int(plan.prober.slow_s * 1e9))
+    return Timed(trial=trial, clocks=clocks, lag_p99_ms=p99.p99.value if p99 else 0.0)
+
+
+def seen(probes: pa.Table) -> dict[str, Seen]:
+    """Return the probes of one trial by view."""
+    found = {}
+    for view in pc.unique(probes["view"]).to_pylist():
+        own = probes.filter(pc.equal(probes["view"], view))
+        column = {name: own[name].to_numpy() for name in ("intended_ns", "done_ns", "state", "reported", "serves")}
+        found[view] = Seen(**{**column, "serves": bool(column["serves"].any())})
+    return found
+
+
+def _failures(timed: Sequence[Timed], plan: RecoveryPlan) -> dict[str, FailureSummary]:
+    found = {}
+    for name in plan.rto:
+        own = [one for one in timed if one.trial.failure == name]
+        if own:
+            found[name] = _failure(name, own, plan)
+    return found
+
+
+def _failure(name: str, own: list[Timed], plan: RecoveryPlan) -> FailureSummary:
+    promise, valid = plan.rto[name], [one.clocks for one in own if not one.invalid and one.clocks]
+    recover, degraded = (_worst([_lasted(c, clock) for c in valid], plan) for clock in ("recover_s", "degraded_s"))
+    return FailureSummary(
+        objective_s=promise.objective_s,
+        clock=promise.clock,
+        drills=list(dict.fromkeys(one.trial.drill for one in own)),
+        trials=own,
+        recover_s=recover,
+        degraded_s=degraded,
+        detect_s=_worst([c.detect_s for c in valid if c.detect_s is not None], plan),
+        resolution_s=max((c.resolution_s for c in valid), default=0.0),
+        proven_share=stats.share_below_maximum(len(valid)),
+        verdict=_check_failure(name, own, plan).verdict,
+    )
+
+
+def _lasted(clocks: Clocks, clock: str) -> float:
+    """Return a clock; one that had not stopped when watching ended lasted for ever, as far as we know."""
+    value: float | None = getattr(clocks, clock)
+    return math.inf if value is None else value
+
+
+def _worst(times_s: Sequence[float], plan: RecoveryPlan) -> Worst:
+    share, n = plan.trials.proven_share, len(times_s)
+    if n == 0:
+        return Worst(max=None, upper=None, n=0)
+    upper = stats.percentile_of_sorted(np.sort(np.array(times_s)), share).upper if share else None
+    return Worst(max=max(times_s), upper=upper, n=n)
+
+
+def _check_failure(name: str, own: Sequence[Timed], plan: RecoveryPlan) -> Check:
+    """Judge a failure by the clock that counts: one invalid trial makes it invalid, a missed one fails it all the same."""
+    promise, share = plan.rto[name], plan.trials.proven_share
+    metric = "recover_s" if promise.clock == "full" else "degraded_s"
+    objective = Objective(metric=metric, op="<=", limit=promise.objective_s)
+    times_s = [_lasted(one.clocks, metric) for one in own if not one.invalid and one.clocks]
+    worst = _worst(times_s, plan)
+    measured = Measured(
+        value=worst.max, bound=worst.upper if share else worst.max, n=len(times_s), needed_n=share and stats.needed_n(share)
+    )
+    invalid = next((f"{one.trial.drill}, trial {one.trial.trial}: {one.invalid}" for one in own if one.invalid), None)
+    is_missed = worst.max is not None and not objective.met_by(worst.max)
+    return judge(objective, measured, name=name, invalid=None if is_missed else invalid)
+
+
+# ---- age and loss ----
+
+
+def _by_symbol(series: Iterable[SeriesAge]) -> dict[str, SymbolAge]:
+    worst: dict[str, SeriesAge] = {}
+    for one in series:
+        if one.symbol not in worst or _age(one) > _age(worst[one.symbol]):
+            worst[one.symbol] = one
+    return {symbol: SymbolAge(age_s=one.said_s, state=one.state, timeframe=one.timeframe, tier=one.tier) for symbol, one in worst.items()}
+
+
+def _age(one: SeriesAge) -> float:
+    """Return the age that counts: the database's where it was asked, since an API may be wrong; what never was there is infinitely old."""
+    known = one.database_s if one.database_s is not None else one.said_s
+    return math.inf if known is None else known
+
+
+def _tiers(recording: Recording, timed: Sequence[Timed], plan: RecoveryPlan) -> dict[str, TierSummary]:
+    ages, recorded = recording.context.ages, {one.trial.drill for one in timed} & {ack.drill for ack in recording.acks}
+    longest_s = max((_lasted(one.clocks, "recover_s") for one in timed if one.clocks and one.trial.drill in recorded), default=None)
+    losses = loss.summarize(recording.acks, freshness_loss_minutes=None if longest_s is None else longest_s / 60)
+    if not ages and not losses:
+        return {}
+    return {name: _tier(name, ages, losses.get(name), plan) for name in plan.rpo}
+
+
+def _tier(name: str, ages: Ages | None, lost: TierLoss | None, plan: RecoveryPlan) -> TierSummary:
+    series = [one for one in (ages.series if ages else ()) if one.tier == name and not one.planted]
+    worst = max(series, key=_age, default=None)
+    age_s = None if worst is None else _age(worst)
+    none = TierLoss()
+    return TierSummary(
+        objective_s=plan.rpo[name].max_age_s,
+        symbols=sorted({one.symbol for one in series}),
+        worst_age_s=age_s,
+        worst_series=f"{worst.symbol} {worst.timeframe}" if worst else "",
+        missing=[f"{one.symbol} {one.timeframe}" for one in series if one.state == "missing"],
+        acknowledged_bars=(lost or none).acknowledged_bars,
+        unknown_bars=(lost or none).unknown_bars,
+        never_read_bars=(lost or none).never_read_bars,
+        lost_bars=(lost or none).lost_bars,
+        lost_minutes=(lost or none).lost_minutes,
+        refetchable_bars=(lost or none).refetchable_bars,
+        unrecoverable_bars=(lost or none).unrecoverable_bars,
+        max_lost_minutes=plan.rpo[name].max_lost_minutes,
+        freshness_loss_minutes=lost.freshness_loss_minutes if lost else None,
+        verdict=overall(check.verdict for check in _tier_checks(name, series, lost, plan)),
+    )
+
+
+def _tier_checks(name: str, series: Sequence[SeriesAge], lost: TierLoss | None, plan: RecoveryPlan) -> list[Check]:
+    """Judge a tier's age where ages were audited, and its loss where bars were recorded."""
+    found = []
+    if series:
+        age_s = max(map(_age, series))
+        objective = Objective(metric=AGE, op="<=", limit=plan.rpo[name].max_age_s)
+        found.append(judge(objective, Measured(value=age_s, bound=age_s, n=len(series)), name=name))
+    if lost:
+        objective = Objective(metric=LOSS, op="<=", limit=plan.rpo[name].max_lost_minutes)
+        read = lost.acknowledged_bars - lost.never_read_bars
+        measured = Measured(value=lost.lost_minutes, bound=lost.lost_minutes, n=read)
+        unread = f"{lost.never_read_bars} acknowledged bars could not be read again" if lost.never_read_bars else None
+        found.append(judge(objective, measured, name=name, invalid=None if lost.lost_bars else unread))
+    return found
+
+
+# ---- verdicts ----
+
+
+def check(recording: Recording, summary: RecoverySummary, plan: RecoveryPlan) -> list[Check]:
+    """Judge every promise that was put to the test; a run of definitions alone is judged by its contradictions."""
+    ages = recording.context.ages
+    lost = loss.summarize(recording.acks, freshness_loss_minutes=None)
+    found = [_contradictions(summary.lint)]
+    found += [_check_failure(name, failure.trials, plan) for name, failure in summary.rto.items()]
+    for name in summary.rpo:
+        series = [one for one in (ages.series if ages else ()) if one.tier == name and not one.planted]
+        found += _tier_checks(name, series, lost.get(name), plan)
+    return found + _further(summary, plan)
+
+
+def _contradictions(lint: Sequence[Contradiction]) -> Check:
+    open_ones = sum(not one.settled for one in lint)
+    objective = Objective(metric="unsettled_contradictions", op="<=", limit=0)
+    return judge(objective, Measured(value=open_ones, bound=open_ones, n=len(lint) or 1), name="policy")
+
+
+def _further(summary: RecoverySummary, plan: RecoveryPlan) -> list[Check]:
+    """Judge the plan's own objectives, as far as what they are about was measured."""
+    values: dict[str, tuple[float | None, int]] = {
+        "false_ages": (summary.false_ages, summary.series),
+        "wrong_answers": (summary.wrong_answers, summary.series),
+        "alerts": (None if summary.false_ages is None else len(summary.alerts), summary.series),
+        "unrecoverable_bars": (
+            sum(t.unrecoverable_bars for t in summary.rpo.values()),
+            sum(t.acknowledged_bars for t in summary.rpo.values()),
+        ),
+    }
+    found = []
+    for objective in parse_all(plan.objectives, values, (), file="plan"):
+        value, n = values[objective.metric]
+        if value is not None:
+            found.append(judge(objective, Measured(value=value, bound=value, n=n), name="target"))
+    return found
+
+
+def measured(timed: Sequence[Timed]) -> list[Timed]:
+    """Return the trials that say something."""
+    return [one for one in timed if one.trial.state == MEASURED and not one.invalid]

@@ -1,0 +1,114 @@
+"""Says what the figures of a recovery run mean: findings, each with the numbers that caused it and what to do."""
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+
+from tapecheck.recovery.analysis import RecoverySummary
+from tapecheck.recovery.policy import RecoveryPlan
+from tapecheck.recovery.recording import Recording
+from tapecheck.results import Finding
+
+NEAR = 0.5  # of an objective: a recovery that takes more leaves little room
+
+Rule = Callable[[Recording, RecoverySummary, RecoveryPlan], Iterator[Finding]]
+
+
+def find(recording: Recording, summary: RecoverySummary, plan: RecoveryPlan) -> list[Finding]:
+    """Return every finding, the gravest kind first."""
+    return [finding for rule in RULES for finding in rule(recording, summary, plan)]
+
+
+def bottleneck(findings: Sequence[Finding]) -> Finding | None:
+    """Return the finding that limits first: what is lost or missed, then the recovery nearest to its objective."""
+    return next((finding for name in LIMITING for finding in findings if finding.name == name), None)
+
+
+def _lost(recording: Recording, summary: RecoverySummary, plan: RecoveryPlan) -> Iterator[Finding]:
+    for name, tier in summary.rpo.items():
+        if tier.lost_bars:
+            yield Finding(
+                name="lost_bars",
+                finding=f"{name}: {tier.lost_bars:,} bars that the database had acknowledged are gone",
+                evidence={
+                    "lost_bars": tier.lost_bars,
+                    "acknowledged_bars": tier.acknowledged_bars,
+                    "refetchable_bars": tier.refetchable_bars,
+                    "unrecoverable_bars": tier.unrecoverable_bars,
+                },
+                action="look at synchronous_commit, fsync and full_page_writes of the server, and at what its disk acknowledges",
+            )
+
+
+def _missed(recording: Recording, summary: RecoverySummary, plan: RecoveryPlan) -> Iterator[Finding]:
+    for name, failure in summary.rto.items():
+        judged = failure.recover_s if failure.clock == "full" else failure.degraded_s
+        if judged.max is None or judged.max < NEAR * failure.objective_s:
+            continue
+        is_missed = judged.max > failure.objective_s
+        took = "was not over when watching ended" if math.isinf(judged.max) else f"took {judged.max:.3g} s"
+        yield Finding(
+            name="rto_missed" if is_missed else "rto_near",
+            finding=f"{name}: recovery {took}, {'more than' if is_missed else 'near'} the {failure.objective_s:g} s promised",
+            evidence={"n": judged.n, "objective_s": failure.objective_s, **({} if math.isinf(judged.max) else {"worst_s": judged.max})},
+            action=f"look at the timeline of the slowest drill of {', '.join(failure.drills)}; the promise is: {plan.rto[name].procedure}",
+        )
+
+
+def _unsteady(recording: Recording, summary: RecoverySummary, plan: RecoveryPlan) -> Iterator[Finding]:
+    for one in summary.timed:
+        if one.clocks and not one.trial.steady_after:
+            yield Finding(
+                name="not_steady_after",
+                finding=f"{one.trial.drill}: the steady state did not come back",
+                evidence={"trial": one.trial.trial, "watched_s": one.clocks.watched_s},
+                action=f"repair it by hand before anything else: {one.trial.repair}",
+            )
+
+
+def _liars(recording: Recording, summary: RecoverySummary, plan: RecoveryPlan) -> Iterator[Finding]:
+    ages = recording.context.ages
+    for one in ages.series if ages else ():
+        for name, text in (("false_age", one.false_age), ("wrong_answer", one.wrong_answer)):
+            if text:
+                yield Finding(
+                    name=name,
+                    finding=f"{one.symbol} {one.timeframe}: {text}",
+                    evidence={"says": one.says, "state": one.state, **({} if one.said_s is None else {"said_s": one.said_s})},
+                    action="do not trust what this service says of its data until that is mended",
+                )
+
+
+def _alerting(recording: Recording, summary: RecoverySummary, plan: RecoveryPlan) -> Iterator[Finding]:
+    for alert in summary.alerts:
+        yield Finding(
+            name=f"alert_{alert.severity}",
+            finding=alert.message,
+            evidence={"rule": alert.rule, "limit": alert.limit, **({} if alert.value is None else {"value": alert.value})},
+            action="see which series are old or failed in the table of ages, and why in the scheduler's log",
+        )
+
+
+def _undetected(recording: Recording, summary: RecoverySummary, plan: RecoveryPlan) -> Iterator[Finding]:
+    for one in summary.timed:
+        clocks = one.clocks
+        if clocks and not one.invalid and clocks.first_bad_s is not None and clocks.detect_s is None:
+            yield Finding(
+                name="undetected",
+                finding=f"{one.trial.drill}: the target itself never told of the failure",
+                evidence={"trial": one.trial.trial, "recover_s": clocks.recover_s or math.nan},
+                action="give its health answer a sign of this failure, so that somebody is told before users tell",
+            )
+
+
+def _untested(recording: Recording, summary: RecoverySummary, plan: RecoveryPlan) -> Iterator[Finding]:
+    if recording.context.drills and (left := [name for name in plan.rto if name not in summary.rto]):
+        yield Finding(
+            name="untested",
+            finding=f"no drill of this run tests {', '.join(left)}",
+            evidence={"failures": len(plan.rto), "tested": len(summary.rto)},
+            action="run all drills, or write one for it in config/drills/",
+        )
+
+
+RULES: tuple[Rule, ...] = (_lost, _unsteady, _missed, _liars, _alerting, _untested, _undetected)
+LIMITING = ("lost_bars", "not_steady_after", "rto_missed", "false_age", "wrong_answer", "alert_critical", "rto_near")

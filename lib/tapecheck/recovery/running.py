@@ -1,0 +1,113 @@
+"""Runs the audit of ages and every drill the planned number of times, and returns the recording. It judges nothing."""
+
+import datetime as dt
+from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass, field
+from typing import Any
+
+import pyarrow as pa
+
+from tapecheck import progress, results, runs
+from tapecheck.progress import Report
+from tapecheck.recovery import analysis, drill, freshness, ledger, planting
+from tapecheck.recovery.drill import Done
+from tapecheck.recovery.experiment import Drill
+from tapecheck.recovery.ground import Ground, check_allowed, ground
+from tapecheck.recovery.keeper import Keeper
+from tapecheck.recovery.policy import RecoveryPlan
+from tapecheck.recovery.recorder import Recorder, ask_upstream
+from tapecheck.recovery.recording import PROBES, Ack, Ages, Context, Recording, Trial
+from tapecheck.results import TargetInfo
+from tapecheck.target_file import Target
+
+NOBODY = TargetInfo(name="definition", kind="none", base_url="")  # of a run that asks no target
+
+
+@dataclass(slots=True, kw_only=True)
+class _Found:
+    """What the drills have left so far."""
+
+    probes: list[pa.Table] = field(default_factory=list)
+    trials: list[Trial] = field(default_factory=list)
+    acks: list[Ack] = field(default_factory=list)
+    journals: list[Mapping[str, Any]] = field(default_factory=list)
+
+
+def define(plan: RecoveryPlan, *, out: str) -> Recording:
+    """Return the recording of a run that only says what is promised; no target is asked."""
+    return _recording(plan, NOBODY, (), None, _Found(), dt.datetime.now(dt.UTC), ledger.read(ledger.path(out)))
+
+
+def run(plan: RecoveryPlan, target: Target, drills: Sequence[Drill], *, out: str) -> Recording:
+    """Audit the ages of an opened target, and run each drill as often as planned, all of them once before any of them again.
+
+    Args:
+        out: the output folder, whose ledger gets a line a trial as soon as it is over.
+
+    Raises:
+        ConfigError: drills are not allowed, or need what the target does not have; nothing was touched.
+        TargetError: the target is not what its file says, or does not answer.
+        RollbackError: a fault could not be taken away.
+        KeyboardInterrupt: interrupted; the drill was rolled back first.
+    """
+    check_allowed(target, drills)
+    where, started_at, file = ground(target), dt.datetime.now(dt.UTC), ledger.path(out)
+    ages, found, run_id = _audited(plan, target, where, drills), _Found(), runs.new_id(started_at)
+    rounds = [(one, number) for number in range(1, plan.trials.each + 1) for one in drills]
+    with Keeper() as keeper, progress.show("drills", "trials") as report:
+        for at, (one, number) in enumerate(rounds):
+            report(at, len(rounds), one.name)
+            timed = _trial(one, number, where, plan, keeper, found)
+            if file is not None:
+                ledger.append(file, ledger.entry(timed, run_id=run_id, at=dt.datetime.now(dt.UTC), target=target.name))
+        report(len(rounds), len(rounds))
+    return _recording(plan, where.target, drills, ages, found, started_at, ledger.read(file), run_id=run_id)
+
+
+def _audited(plan: RecoveryPlan, target: Target, where: Ground, drills: Sequence[Drill]) -> Ages:
+    """Audit what is there, and where the target may be drilled, plant the ages that it does not have just now."""
+    with progress.show("freshness", "audits") as report:
+        report(0, 1)
+        ages = freshness.audit(plan, target, where.database_url)
+        if drills and where.database_url:
+            planted = planting.planted_ages(plan, target, where.database_url)
+            ages = Ages(**{name: getattr(ages, name) for name in Ages.__slots__} | {"series": [*ages.series, *planted]})
+        report(1, 1)
+    return ages
+
+
+def _trial(one: Drill, number: int, where: Ground, plan: RecoveryPlan, keeper: Keeper, found: _Found) -> analysis.Timed:
+    """Run a trial, with bars written meanwhile where the drill wants that, and add what it left."""
+    records = one.watching.records and where.database_url
+    recorder = Recorder(where.database_url or "", plan, drill=one.name, trial=number) if records else None
+    with recorder or nullcontext():
+        done: Done = drill.run(one, where, plan.prober, keeper, number)
+    if recorder:
+        found.acks += ask_upstream(recorder.fates(), where.source_url, where.source_key)
+    found.probes.append(done.probes)
+    found.trials.append(done.trial)
+    found.journals.append(done.journal)
+    return analysis.time_trial(done.probes, done.trial, plan)
+
+
+def _recording(
+    plan: RecoveryPlan, target: TargetInfo, drills: Sequence[Drill], ages: Ages | None, found: _Found, started_at: dt.datetime,
+    entries: Sequence[Mapping[str, Any]], *, run_id: str = "",
+) -> Recording:  # fmt: skip
+    return Recording(
+        probes=pa.concat_tables([PROBES.empty_table(), *found.probes]),
+        acks=found.acks,
+        journals=found.journals,
+        context=Context(
+            run_id=run_id or runs.new_id(started_at),
+            started_at=started_at,
+            target=target,
+            environment=results.environment(),
+            plan=plan,
+            drills=[one.name for one in drills],
+            trials=found.trials,
+            ages=ages,
+            ledger=entries,
+        ),
+    )

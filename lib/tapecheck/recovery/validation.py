@@ -1,0 +1,150 @@
+"""The recovery validation as the notebook tells it: settings, plan, run or read, summarize, judge, record."""
+
+import dataclasses
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from pydantic import Field
+
+from tapecheck import runs, verdict
+from tapecheck import validation as shared
+from tapecheck.recovery import analysis, findings, running
+from tapecheck.recovery.alerts import Alert
+from tapecheck.recovery.analysis import FailureSummary, RecoverySummary, SymbolAge, TierSummary
+from tapecheck.recovery.contradictions import Contradiction
+from tapecheck.recovery.definition import definition, document
+from tapecheck.recovery.experiment import NONE, Drill, chosen
+from tapecheck.recovery.policy import RecoveryPlan, read_plan
+from tapecheck.recovery.recording import Recording, read
+from tapecheck.results import Finding, Result
+from tapecheck.runs import Picture, Recorded
+from tapecheck.targets import open_target
+from tapecheck.verdict import Check
+
+__all__ = [
+    "RecoveryResult", "Settings", "chosen", "find", "headline", "judge", "read", "read_plan", "record", "run", "settings", "summarize",
+]  # fmt: skip
+
+
+class Settings(shared.Settings):
+    """The recovery notebook's parameters."""
+
+    profile: str = Field(min_length=1)
+    drills: str = Field(min_length=1)
+    trials: int = Field(default=0, ge=0, le=1000)
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class RecoveryResult(Result):
+    """result.json of a recovery run."""
+
+    definition: dict[str, Any]
+    rto: dict[str, FailureSummary]
+    freshness: dict[str, SymbolAge]
+    rpo: dict[str, TierSummary]
+    alerts: list[Alert]
+    lint: list[Contradiction]
+    false_ages: int | None
+    wrong_answers: int | None
+
+
+def settings(**given: object) -> Settings:
+    """Check the notebook's parameters, and that the output folder can be written.
+
+    Raises:
+        ConfigError: every wrong parameter at once.
+        OutputError: the output folder cannot be written.
+    """
+    return shared.checked(Settings, given)
+
+
+def run(plan: RecoveryPlan, drills: list[Drill], settings: Settings) -> Recording:
+    """Audit and drill the target of the settings; with `drills: none` only define, for which no target is opened.
+
+    Raises:
+        TapecheckError: see `running.run`.
+    """
+    if settings.drills == NONE:
+        return running.define(plan, out=settings.out)
+    return running.run(plan, open_target(settings.target), drills, out=settings.out)
+
+
+def summarize(recording: Recording, plan: RecoveryPlan) -> RecoverySummary:
+    """Summarize a recording by a plan."""
+    return analysis.summarize(recording, plan)
+
+
+def judge(recording: Recording, summary: RecoverySummary, plan: RecoveryPlan) -> list[Check]:
+    """Judge every promise of the plan that was put to the test."""
+    return analysis.check(recording, summary, plan)
+
+
+def find(recording: Recording, summary: RecoverySummary, plan: RecoveryPlan) -> list[Finding]:
+    """Return what the figures say, each with its evidence."""
+    return findings.find(recording, summary, plan)
+
+
+def headline(recording: Recording, summary: RecoverySummary, checks: list[Check], found: list[Finding]) -> str:
+    """Return the verdict in one line of Markdown, with the slowest recovery and what was lost."""
+    return verdict.headline(recording.context.target.name, checks, _said(summary, found))
+
+
+def _said(summary: RecoverySummary, found: list[Finding]) -> str:
+    limit = findings.bottleneck(found)
+    return " ".join(text for text in (f"{limit.finding}." if limit else "", _slowest(summary), _kept(summary)) if text)
+
+
+def _slowest(summary: RecoverySummary) -> str:
+    worst = {one.trial.drill: one.clocks.recover_s for one in summary.timed if one.clocks and not one.invalid and one.clocks.recover_s}
+    if not worst:
+        return ""
+    drill = max(worst, key=lambda name: worst[name] or 0.0)
+    return f"Slowest recovery: {worst[drill]:.3g} s ({drill})."
+
+
+def _kept(summary: RecoverySummary) -> str:
+    acknowledged = sum(tier.acknowledged_bars for tier in summary.rpo.values())
+    lost = sum(tier.lost_bars for tier in summary.rpo.values())
+    return f"Of {acknowledged:,} bars acknowledged during drills {lost or 'none'} {'were' if lost else 'was'} lost." if acknowledged else ""
+
+
+def record(
+    recording: Recording,
+    summary: RecoverySummary,
+    checks: list[Check],
+    plan: RecoveryPlan,
+    *,
+    settings: Settings,
+    figures: Mapping[str, Picture],
+) -> Recorded:
+    """Write the run folder and return where it is; see `runs.record`."""
+    found = find(recording, summary, plan)
+    result = RecoveryResult(
+        **shared.head(recording.context, recording.source, settings, checks, found),
+        validation="rto_rpo",
+        bottleneck=findings.bottleneck(found),
+        headline=_said(summary, found),
+        definition=definition(plan),
+        rto=summary.rto,
+        freshness=summary.freshness,
+        rpo=summary.rpo,
+        alerts=summary.alerts,
+        lint=summary.lint,
+        false_ages=summary.false_ages,
+        wrong_answers=summary.wrong_answers,
+    )
+    return runs.record(
+        result,
+        out=settings.out,
+        tables=recording.tables(),
+        figures=figures,
+        lines={"failures": failures(recording), "journals": recording.journals},
+        texts={"definition.md": document(plan, summary.lint)},
+    )
+
+
+def failures(recording: Recording) -> Iterator[dict[str, Any]]:
+    """Yield one plain record a bar that was lost."""
+    for ack in recording.acks:
+        if ack.fate == "lost":
+            yield {name: value for name, value in dataclasses.asdict(ack).items() if value is not None}
