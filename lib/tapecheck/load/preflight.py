@@ -20,6 +20,7 @@ from tapecheck.load.protocol import BODY_LIMIT
 from tapecheck.load.work import Address, PreparedRequest, Tls
 from tapecheck.loopback import beyond, is_loopback
 from tapecheck.target_file import Secret, Target
+from tapecheck.templating import redacted
 
 REQUESTS_LIMIT = 32  # of all combinations, spread evenly over each scenario's
 TIME_LIMIT_S = 20.0  # after that, what has been checked is enough
@@ -64,15 +65,7 @@ async def _check_all(
             try:
                 await _check_one(client, target, request, address, timeout_s)
             except TargetError as error:
-                raise type(error)(_redacted(str(error), target)) from None
-
-
-def _redacted(text: str, target: Target) -> str:
-    """Blank out every secret in what is shown, since a target may send back what it was sent."""
-    for value in target.headers.values():
-        if isinstance(value, Secret):
-            text = text.replace(value.reveal(), "***")
-    return text
+                raise type(error)(redacted(str(error), target)) from None
 
 
 async def _exchange(client: httpx.AsyncClient, sent: httpx.Request, target: Target) -> tuple[httpx.Response, bytes]:

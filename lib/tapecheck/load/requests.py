@@ -1,26 +1,20 @@
 """Makes ready-to-send requests of a target's templates and a scenario's parameters. It sends nothing.
 
-Secrets are revealed here, into fields that no `repr` shows.
+Secrets are in fields that no `repr` shows.
 """
 
 import itertools
 import json
-import re
 from collections.abc import Mapping
-from urllib.parse import parse_qsl, quote
 
 import httpx
 
+from tapecheck import templating
 from tapecheck.errors import ConfigError, Problem
 from tapecheck.load.plan import LoadPlan, Scenario
 from tapecheck.load.work import PreparedRequest, Value
-from tapecheck.target_file import RequestTemplate, Secret, Target
+from tapecheck.target_file import RequestTemplate, Target
 
-PLACEHOLDER = re.compile(r"\{([A-Za-z_][A-Za-z0-9_]*)\}")
-HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
-HEADER_VALUE = re.compile(r"([\x21-\x7e]([\x20-\x7e\t]*[\x21-\x7e])?)?")
-PATH_SAFE = ":@!$&'()*+,;=-._~"  # a value never adds a path segment
-NOT_YOURS = frozenset({"content-length", "transfer-encoding"})
 USER_AGENT = "tapecheck"
 
 
@@ -44,7 +38,7 @@ def prepare_all(plan: LoadPlan, target: Target, *, file: str = "plan") -> dict[s
     """
     assert target.base_url is not None, "an opened target has a URL"
     problems: list[Problem] = []
-    headers = _headers(target, problems)
+    headers = templating.headers(target, problems)
     prepared = {}
     for name, scenario in plan.scenarios.items():
         template = target.requests.get(scenario.request)
@@ -57,18 +51,12 @@ def prepare_all(plan: LoadPlan, target: Target, *, file: str = "plan") -> dict[s
     return prepared
 
 
-def placeholders(template: RequestTemplate) -> list[str]:
-    """Return the names in a template's request, body and expected values, each once."""
-    texts = [template.request, template.body or "", *(v for v in template.expect.json_.values() if isinstance(v, str))]
-    return list(dict.fromkeys(name for text in texts for name in PLACEHOLDER.findall(text)))
-
-
 def _problems(name: str, scenario: Scenario, template: RequestTemplate | None, target: Target, file: str) -> list[Problem]:
     at = f"scenarios.{name}"
     if template is None:
         known = f"a request of target {target.name}: {', '.join(target.requests)}"
         return [Problem(file=file, key=f"{at}.request", got=repr(scenario.request), allowed=known)]
-    needed, given = placeholders(template), list(scenario.parameters)
+    needed, given = templating.placeholders(template), list(scenario.parameters)
     names = ", ".join(needed) or "none"
     missing = [
         Problem(file=file, key=f"{at}.parameters", got=f"no {key!r}", allowed=f"every name in {template.request!r}: {names}")
@@ -83,35 +71,9 @@ def _problems(name: str, scenario: Scenario, template: RequestTemplate | None, t
     return missing + unused
 
 
-def _headers(target: Target, problems: list[Problem]) -> list[tuple[str, str]]:
-    """Return the target's headers with secrets revealed, and note what cannot be sent."""
-    headers = []
-    for name, value in target.headers.items():
-        try:
-            text = value.reveal() if isinstance(value, Secret) else value
-        except ConfigError as error:
-            problems += error.problems
-            continue
-        if wrong := _wrong_header(name, text):
-            got, allowed = wrong
-            problems.append(Problem(file=f"target {target.name}", key=f"headers.{name}", got=got, allowed=allowed))
-        else:
-            headers.append((name, text))
-    return headers
-
-
-def _wrong_header(name: str, text: str) -> tuple[str, str] | None:
-    """Return (got, allowed) if a header cannot be sent; never its value."""
-    if not HEADER_NAME.fullmatch(name) or name.lower() in NOT_YOURS:
-        return "this name", f"a header name, but not {' or '.join(sorted(NOT_YOURS))}"
-    if not HEADER_VALUE.fullmatch(text):
-        return "a value that no header can have", "one line of ASCII without spaces around it"
-    return None
-
-
 def _request(template: RequestTemplate, values: dict[str, Value], base_url: str, headers: list[tuple[str, str]]) -> PreparedRequest:
-    url = httpx.URL(base_url.rstrip("/") + _target(template.path, values))
-    body = _filled_body(template.body, values)
+    url = httpx.URL(base_url.rstrip("/") + templating.path(template, values))
+    body = templating.body(template, values)
     request = httpx.Request(template.method, url, headers=_all_headers(url, headers, template, body), content=body or None)
     lines = [f"{template.method} {url.raw_path.decode('ascii')} HTTP/1.1".encode("ascii")]
     lines += [name + b": " + value for name, value in request.headers.raw]
@@ -123,7 +85,7 @@ def _request(template: RequestTemplate, values: dict[str, Value], base_url: str,
         headers=tuple((name.decode("ascii"), value.decode("ascii")) for name, value in request.headers.raw),
         body=body,
         expected_status=template.expect.status,
-        expected_json={key: _filled(value, values) for key, value in template.expect.json_.items()},
+        expected_json=templating.expected_json(template, values),
     )
 
 
@@ -134,32 +96,6 @@ def _all_headers(url: httpx.URL, headers: list[tuple[str, str]], template: Reque
         defaults += [("Content-Length", str(len(body)))]
         defaults += [("Content-Type", "application/json")] if _is_json(body) else []
     return [(name, value) for name, value in defaults if name.lower() not in given] + headers
-
-
-def _target(path: str, values: Mapping[str, Value]) -> str:
-    """Fill a template's path and query; each value is encoded so that it stays one path segment or one query value."""
-    path, question, query = path.partition("?")
-    filled = PLACEHOLDER.sub(lambda match: quote(str(values[match[1]]), safe=PATH_SAFE), path)
-    pairs: list[tuple[str, str | int | float | bool | None]] = [
-        (_text(key, values), _text(value, values)) for key, value in parse_qsl(query, keep_blank_values=True)
-    ]
-    return f"{filled}{question}{httpx.QueryParams(pairs)}"
-
-
-def _text(template: str, values: Mapping[str, Value]) -> str:
-    return PLACEHOLDER.sub(lambda match: str(values[match[1]]), template)
-
-
-def _filled(value: str | int | float | bool, values: Mapping[str, Value]) -> str | int | float | bool:
-    if not isinstance(value, str):
-        return value
-    whole = PLACEHOLDER.fullmatch(value)
-    return values[whole[1]] if whole else _text(value, values)  # "{limit}" keeps its type
-
-
-def _filled_body(template: str | None, values: Mapping[str, Value]) -> bytes:
-    """Fill a body; text is escaped as JSON does inside a string."""
-    return PLACEHOLDER.sub(lambda match: json.dumps(str(values[match[1]]))[1:-1], template or "").encode()
 
 
 def _is_json(body: bytes) -> bool:
