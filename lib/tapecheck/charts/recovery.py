@@ -10,14 +10,14 @@ import matplotlib as mpl
 import numpy as np
 import pyarrow.compute as pc
 from matplotlib.axes import Axes
+from matplotlib.dates import ConciseDateFormatter
 from matplotlib.patches import Patch
-from matplotlib.ticker import FuncFormatter
 
 from tapecheck.charts.figure import BAD, INVALID, LIMIT, PALETTE, Chart, empty, figure, footer, legend, log_axis, plain, style
 from tapecheck.recovery.analysis import FailureSummary, RecoverySummary, Timed, seen
 from tapecheck.recovery.policy import RecoveryPlan
-from tapecheck.recovery.recording import DEGRADED, FULL, Recording
-from tapecheck.recovery.timeline import Seen
+from tapecheck.recovery.recording import Recording
+from tapecheck.recovery.timeline import Seen, states
 
 LOOKS: Mapping[int, Mapping[str, Any]] = {  # of the state of a target; told apart in grey too
     0: {"facecolor": PALETTE[3], "label": "no service"},
@@ -45,7 +45,7 @@ def recovery_timeline(*, recording: Recording, summary: RecoverySummary) -> Char
         for one, group in groupby(rows, key=lambda row: row[0]):
             begun = at
             for _, name, view in group:
-                ends_s.append(_states(ax, at, view, one))
+                ends_s.append(_states(ax, at, view, one, int(recording.context.plan.prober.slow_s * 1e9)))
                 ticks.append((at + 0.4, name))
                 at += 1
             _moments(ax, one, begun, at)
@@ -80,13 +80,12 @@ def _views(recording: Recording, one: Timed) -> dict[str, Seen]:
     return seen(probes.filter(pc.and_(pc.equal(probes["drill"], one.trial.drill), pc.equal(probes["trial"], one.trial.trial))))
 
 
-def _states(ax: Axes, row: float, view: Seen, one: Timed) -> float:
+def _states(ax: Axes, row: float, view: Seen, one: Timed, slow_ns: int) -> float:
     """Draw stretches of one state in one row, and return where they end; a probe stands for the time until the next one."""
-    zero_ns, slow_ns = one.trial.injected_ns or 0, 500_000_000
+    zero_ns = one.trial.injected_ns or 0
     starts_s = (view.intended_ns - zero_ns) / 1e9
-    states = np.where(view.done_ns - view.intended_ns > slow_ns, 0, view.state)
     end_s = float(view.done_ns.max() - zero_ns) / 1e9
-    for state, first_s, last_s in _stretches(starts_s, states, end_s):
+    for state, first_s, last_s in _stretches(starts_s, states(view, slow_ns), end_s):
         if last_s > -BEFORE_S:
             look = {key: value for key, value in LOOKS[state].items() if key != "label"}
             ax.broken_barh([(max(first_s, -BEFORE_S), last_s - max(first_s, -BEFORE_S))], (row, 0.8), linewidth=0, **look)
@@ -109,12 +108,13 @@ def _moments(ax: Axes, one: Timed, top: float, bottom: float) -> None:
     if one.trial.released_ns and one.trial.injected_ns:
         released_s = (one.trial.released_ns - one.trial.injected_ns) / 1e9
         ax.vlines(released_s, top, bottom - 0.2, color="black", linewidth=1, linestyle=":", label="the drill takes it away")
+    look: dict[str, Any] = {"markersize": 8, "markeredgecolor": "white", "clip_on": False, "zorder": 5}
+    if clocks.degraded_s and clocks.degraded_s != clocks.recover_s:
+        ax.plot(clocks.degraded_s, top + 0.4, "v", color="black", label="serves again", **look)
     if clocks.recover_s is not None:
-        ax.plot(clocks.recover_s, top - 0.25, "v", color=PALETTE[0], markersize=7, clip_on=False, label="all as before")
-    if clocks.degraded_s:
-        ax.plot(clocks.degraded_s, top - 0.25, "v", color=PALETTE[1], markersize=7, clip_on=False, label="serves again")
+        ax.plot(clocks.recover_s, top + 0.4, "v", color=PALETTE[0], label="all as before", **look)
     if clocks.detect_s is not None:
-        ax.plot(clocks.detect_s, top - 0.25, "d", color=PALETTE[5], markersize=6, clip_on=False, label="the target tells of it")
+        ax.plot(clocks.detect_s, top + 0.4, "d", color=PALETTE[5], label="the target tells of it", **look)
 
 
 # ---- how long recovery took ----
@@ -257,15 +257,21 @@ def recovery_trend(*, recording: Recording) -> Chart:
         return empty(title, "the ledger of this output folder has no valid drill of this target", context, 0, TRIALS)
     with style():
         chart, (ax,) = figure(title, height=4.2)
-        first = min(datetime.fromisoformat(e["at"]) for e in entries)
         for colour, marker, name in zip(PALETTE * 3, "os^Dv<>" * 3, dict.fromkeys(e["failure"] for e in entries), strict=False):
             own = [e for e in entries if e["failure"] == name]
-            days = [(datetime.fromisoformat(e["at"]) - first).total_seconds() / 86400 for e in own]
-            ax.plot(days, [max(LEAST_S, e["recover_s"]) for e in own], marker, color=colour, alpha=0.75, markersize=5, label=name)
+            ax.plot(
+                [datetime.fromisoformat(e["at"]) for e in own],
+                [max(LEAST_S, e["recover_s"]) for e in own],
+                marker,
+                color=colour,
+                alpha=0.75,
+                markersize=5,
+                label=name,
+            )
         log_axis(ax, "y")
-        ax.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+        ax.xaxis.set_major_formatter(ConciseDateFormatter(ax.xaxis.get_major_locator()))
         ax.set_ylabel("until all was as before (s)")
-        ax.set_xlabel(f"days since {first:%Y-%m-%d %H:%M} UTC")
+        ax.set_xlabel("when the drill was run (UTC)")
         legend(chart, (ax,))
         footer(chart, context, len(entries), TRIALS)
     return chart

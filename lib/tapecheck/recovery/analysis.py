@@ -39,7 +39,10 @@ class Timed:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Worst:
-    """The longest of n times in seconds, and the 95 % upper bound of the share that must be proven; None where n cannot support it."""
+    """The longest time in seconds, and the 95 % upper bound of the share that must be proven; None where n cannot support it.
+
+    `n` counts the trials of the drill that was tried least.
+    """
 
     max: float | None
     upper: float | None
@@ -48,7 +51,10 @@ class Worst:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FailureSummary:
-    """One failure over all its drills; `proven_share` of all recoveries are within `recover_s.max`, with 95 % confidence."""
+    """One failure over all its drills; `proven_share` of the recoveries of each are within `recover_s.max`, with 95 % confidence.
+
+    `undetected` counts the trials of which the target itself never told, `detect_s` is the longest of the others.
+    """
 
     objective_s: float
     clock: str
@@ -56,7 +62,8 @@ class FailureSummary:
     trials: list[Timed]
     recover_s: Worst
     degraded_s: Worst
-    detect_s: Worst
+    detect_s: float | None
+    undetected: int
     resolution_s: float
     proven_share: float
     verdict: Verdict
@@ -162,7 +169,8 @@ def _failures(timed: Sequence[Timed], plan: RecoveryPlan) -> dict[str, FailureSu
 
 def _failure(name: str, own: list[Timed], plan: RecoveryPlan) -> FailureSummary:
     promise, valid = plan.rto[name], [one.clocks for one in own if not one.invalid and one.clocks]
-    recover, degraded = (_worst([_lasted(c, clock) for c in valid], plan) for clock in ("recover_s", "degraded_s"))
+    recover, degraded = (_worst(own, clock, plan) for clock in ("recover_s", "degraded_s"))
+    told_s = [c.detect_s for c in valid if c.detect_s is not None]
     return FailureSummary(
         objective_s=promise.objective_s,
         clock=promise.clock,
@@ -170,9 +178,10 @@ def _failure(name: str, own: list[Timed], plan: RecoveryPlan) -> FailureSummary:
         trials=own,
         recover_s=recover,
         degraded_s=degraded,
-        detect_s=_worst([c.detect_s for c in valid if c.detect_s is not None], plan),
+        detect_s=max(told_s, default=None),
+        undetected=len(valid) - len(told_s),
         resolution_s=max((c.resolution_s for c in valid), default=0.0),
-        proven_share=stats.share_below_maximum(len(valid)),
+        proven_share=stats.share_below_maximum(recover.n),
         verdict=_check_failure(name, own, plan).verdict,
     )
 
@@ -183,12 +192,16 @@ def _lasted(clocks: Clocks, clock: str) -> float:
     return math.inf if value is None else value
 
 
-def _worst(times_s: Sequence[float], plan: RecoveryPlan) -> Worst:
-    share, n = plan.trials.proven_share, len(times_s)
-    if n == 0:
-        return Worst(max=None, upper=None, n=0)
-    upper = stats.percentile_of_sorted(np.sort(np.array(times_s)), share).upper if share else None
-    return Worst(max=max(times_s), upper=upper, n=n)
+def _worst(own: Sequence[Timed], clock: str, plan: RecoveryPlan) -> Worst:
+    """Return the worst of all drills; what is proven is proven of the drill that was tried least, since no drill stands for another."""
+    share, drills = plan.trials.proven_share, dict.fromkeys(one.trial.drill for one in own)
+    times_s = [
+        [_lasted(one.clocks, clock) for one in own if one.trial.drill == drill and one.clocks and not one.invalid] for drill in drills
+    ]
+    n = min(map(len, times_s), default=0)
+    uppers = [stats.percentile_of_sorted(np.sort(np.array(times)), share).upper for times in times_s] if share and n else []
+    upper = None if None in uppers else max((value for value in uppers if value is not None), default=None)
+    return Worst(max=max((value for times in times_s for value in times), default=None), upper=upper, n=n)
 
 
 def _check_failure(name: str, own: Sequence[Timed], plan: RecoveryPlan) -> Check:
@@ -196,10 +209,9 @@ def _check_failure(name: str, own: Sequence[Timed], plan: RecoveryPlan) -> Check
     promise, share = plan.rto[name], plan.trials.proven_share
     metric = "recover_s" if promise.clock == "full" else "degraded_s"
     objective = Objective(metric=metric, op="<=", limit=promise.objective_s)
-    times_s = [_lasted(one.clocks, metric) for one in own if not one.invalid and one.clocks]
-    worst = _worst(times_s, plan)
+    worst = _worst(own, metric, plan)
     measured = Measured(
-        value=worst.max, bound=worst.upper if share else worst.max, n=len(times_s), needed_n=share and stats.needed_n(share)
+        value=worst.max, bound=worst.upper if share else worst.max, n=worst.n, needed_n=stats.needed_n(share) if share else None
     )
     invalid = next((f"{one.trial.drill}, trial {one.trial.trial}: {one.invalid}" for one in own if one.invalid), None)
     is_missed = worst.max is not None and not objective.met_by(worst.max)

@@ -89,15 +89,15 @@ def _alerting(recording: Recording, summary: RecoverySummary, plan: RecoveryPlan
 
 
 def _undetected(recording: Recording, summary: RecoverySummary, plan: RecoveryPlan) -> Iterator[Finding]:
-    for one in summary.timed:
-        clocks = one.clocks
-        if clocks and not one.invalid and clocks.first_bad_s is not None and clocks.detect_s is None:
-            yield Finding(
-                name="undetected",
-                finding=f"{one.trial.drill}: the target itself never told of the failure",
-                evidence={"trial": one.trial.trial, "recover_s": clocks.recover_s or math.nan},
-                action="give its health answer a sign of this failure, so that somebody is told before users tell",
-            )
+    seen = [one for one in summary.timed if one.clocks and not one.invalid and one.clocks.first_bad_s is not None]
+    silent = [one.trial.drill for one in seen if one.clocks and one.clocks.detect_s is None]
+    if silent:
+        yield Finding(
+            name="undetected",
+            finding=f"the target itself never told of {', '.join(dict.fromkeys(silent))}, although probes saw it",
+            evidence={"silent_trials": len(silent), "seen_trials": len(seen)},
+            action="give its health answer a sign of these failures, so that somebody is told before users tell",
+        )
 
 
 def _untested(recording: Recording, summary: RecoverySummary, plan: RecoveryPlan) -> Iterator[Finding]:

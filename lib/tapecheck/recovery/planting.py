@@ -7,6 +7,7 @@ import signal
 import threading
 import time
 from collections.abc import Iterator
+from typing import Any
 
 import psycopg
 
@@ -168,7 +169,7 @@ def _undisturbed() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _handled(handlers: dict[signal.Signals, signal._HANDLER]) -> Iterator[None]:
+def _handled(handlers: dict[signal.Signals, Any]) -> Iterator[None]:
     """Handle signals otherwise while the context lasts; only the main thread may, and only it gets them."""
     if threading.current_thread() is not threading.main_thread():
         yield

@@ -9,7 +9,6 @@ from typing import Any
 import pyarrow as pa
 
 from tapecheck import progress, results, runs
-from tapecheck.progress import Report
 from tapecheck.recovery import analysis, drill, freshness, ledger, planting
 from tapecheck.recovery.drill import Done
 from tapecheck.recovery.experiment import Drill

@@ -1,7 +1,8 @@
 """Turns the probes of a trial into clocks: when service went, when it was noticed, when it was back. Pure functions.
 
 A probe tells of the target from its intended start i to its end d. One that is answered late was not served before d, so
-it counts as bad at i; one that got no answer says nothing after i. For a set of views, with t0 the injection:
+it counts as bad at i, and so do those that began while it waited and waited too; one that got no answer says nothing after i.
+For a set of views, with t0 the injection:
 
 - first bad: the smallest i of a probe that was not full, of those that ended after t0.
 - back: the smallest d of a good enough answer after the last i that met a worse state.
@@ -14,7 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from tapecheck.recovery.recording import DEGRADED, FULL
+from tapecheck.recovery.recording import BAD, DEGRADED, FULL
 
 Array = NDArray[np.int64]
 
@@ -84,9 +85,20 @@ def _since(seen: Seen, injected_ns: int) -> Seen:
     )
 
 
+def states(seen: Seen, slow_ns: int) -> Array:
+    """Return the state of the target at each probe's intended start; an answer that came late was none then."""
+    waited = seen.done_ns - seen.intended_ns
+    is_slow = waited > slow_ns
+    until_ns = np.maximum.accumulate(np.where(is_slow, seen.done_ns, 0)) if len(waited) else waited
+    period_ns = int(np.median(np.diff(seen.intended_ns))) if len(waited) > 1 else slow_ns
+    is_behind = (seen.intended_ns < until_ns) & (seen.done_ns > until_ns - period_ns) & (waited > period_ns)
+    found: Array = np.where(is_slow | is_behind, BAD, seen.state)
+    return found
+
+
 def _last_or_first(seen: Seen, least: int, slow_ns: int, *, first: bool = False) -> int | None:
     """Return the intended start of the last (or first) probe that met a worse state than `least`, or None where none did."""
-    worse = seen.intended_ns[(seen.state < least) | (seen.done_ns - seen.intended_ns > slow_ns)]
+    worse = seen.intended_ns[states(seen, slow_ns) < least]
     return None if len(worse) == 0 else int(worse.min() if first else worse.max())
 
 
