@@ -1,4 +1,4 @@
-"""Makes anew what is committed but generated: `python tests/regenerate.py schemas | recording | golden | notebooks [load | backfill]`.
+"""Makes anew what is committed but generated: `python tests/regenerate.py schemas | recording | golden | notebooks [VALIDATION…]`.
 
 - schemas: the JSON Schemas in the package, from the result types.
 - recording: tests/data/*, a small recorded run of each validation on the sandbox (it must be filled).
@@ -18,10 +18,15 @@ from nbclient import NotebookClient
 from tapecheck import config, results, runs
 from tapecheck.backfill.validation import BackfillResult
 from tapecheck.load.validation import LoadResult
+from tapecheck.recovery.validation import RecoveryResult
 
 TESTS = Path(__file__).resolve().parent
-RESULTS: Mapping[str, type[results.Result]] = {"load": LoadResult, "backfill": BackfillResult}
-SMALL_ENOUGH_TO_COMMIT: Mapping[str, dict[str, str | int]] = {"load": {"rounds": 150}, "backfill": {"symbols": "AAPL,BRK.B,WMT,BTC,SPY"}}
+RESULTS: Mapping[str, type[results.Result]] = {"load": LoadResult, "backfill": BackfillResult, "rto_rpo": RecoveryResult}
+SMALL_ENOUGH_TO_COMMIT: Mapping[str, dict[str, str | int]] = {
+    "load": {"rounds": 150},
+    "backfill": {"symbols": "AAPL,BRK.B,WMT,BTC,SPY"},
+    "rto_rpo": {},
+}
 WITH_NOTEBOOK = [name for name in RESULTS if (config.NOTEBOOKS / f"{name}.ipynb").exists()]
 
 

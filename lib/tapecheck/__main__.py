@@ -115,7 +115,7 @@ def _run(arguments: argparse.Namespace) -> int:
             outcomes.append(outcome)
             print(_line(outcome), flush=True)
 
-    if target.kind == "sandbox" and given.get("run", "new") == "new":
+    if target.kind == "sandbox" and given.get("run", "new") == "new" and _need_target(chosen, given):
         with targets.sandbox_running():
             measure()
     else:
@@ -123,6 +123,11 @@ def _run(arguments: argparse.Namespace) -> int:
     if out is not None:
         print(f"\nall runs: {index.write(out)}")
     return batch.worst(outcomes)
+
+
+def _need_target(chosen: Sequence[str], given: Mapping[str, Any]) -> bool:
+    """Tell whether any notebook will ask the target; definitions alone do not."""
+    return list(chosen) != ["rto_rpo"] or given.get("drills") != "none"
 
 
 def _shares(chosen: Sequence[str], given: Mapping[str, Any]) -> dict[str, dict[str, Any]]:

@@ -13,12 +13,13 @@ from typing import Any
 import psutil
 import psycopg
 
+from tapecheck.recovery.recording import DEGRADED, FULL
 from tapecheck.resources import locate
 from tapecheck.target_file import ProcessSelector
 
 Configuration = Mapping[str, Any]
 Done = dict[str, Any]
-waiting: list[Callable[[float], bool]] = []  # the prober of the drill that runs, if it runs under ours
+waiting: list[Callable[[int, float], bool]] = []  # the prober of the drill that runs, if it runs under ours
 
 
 def kill(process: str, configuration: Configuration) -> Done:
@@ -61,7 +62,12 @@ def terminate_connections(configuration: Configuration) -> Done:
 
 def whole(within_s: float = 30.0) -> bool:
     """Wait until the target is whole again; without our prober, which alone can tell, for nothing."""
-    return waiting[-1](within_s) if waiting else True
+    return waiting[-1](FULL, within_s) if waiting else True
+
+
+def served(within_s: float = 30.0) -> bool:
+    """Wait until the target serves again, if only from a fallback; see `whole`."""
+    return waiting[-1](DEGRADED, within_s) if waiting else True
 
 
 def _running(process: str, configuration: Configuration) -> list[psutil.Process]:

@@ -20,7 +20,7 @@ from tapecheck.recovery.ground import Ground
 from tapecheck.recovery.keeper import Keeper, roll_back
 from tapecheck.recovery.policy import Prober as Schedule
 from tapecheck.recovery.prober import Prober
-from tapecheck.recovery.recording import INVALID, MEASURED, Trial
+from tapecheck.recovery.recording import FULL, INVALID, MEASURED, Trial
 
 log = logging.getLogger(__name__)
 STEADY_S = 15.0  # for all to be well before a drill, and after it
@@ -68,9 +68,9 @@ def run(drill: Drill, ground: Ground, schedule: Schedule, keeper: Keeper, number
     with Prober(
         ground.base_url, views, schedule, headers=ground.headers, database_url=ground.database_url, verify=ground.verify
     ) as prober:  # fmt: skip
-        was_steady = prober.wait_whole(began_ns, within_s=STEADY_S, unseen_s=schedule.settle_s)
+        was_steady = prober.wait(FULL, began_ns, within_s=STEADY_S, unseen_s=schedule.settle_s)
         journal = _journal(experiment, drill, moments, prober, keeper) if was_steady else {"status": "failed", "steady_states": {}}
-        is_whole = prober.wait_whole(time.monotonic_ns(), within_s=STEADY_S, unseen_s=schedule.settle_s)
+        is_whole = prober.wait(FULL, time.monotonic_ns(), within_s=STEADY_S, unseen_s=schedule.settle_s)
     _check_rolled_back(drill, journal)
     if journal["status"] == "interrupted":
         raise KeyboardInterrupt
@@ -95,17 +95,18 @@ def _journal(experiment: dict[str, Any], drill: Drill, moments: _Moments, prober
 
 @contextmanager
 def _watched_by(prober: Prober, moments: _Moments, drill: Drill) -> Iterator[None]:
-    """Let the activity `whole` ask this prober."""
+    """Let the activities `whole` and `served` ask this prober."""
 
-    def is_whole(within_s: float) -> bool:
-        since_ns = moments.at_ns.get(drill.watching.release or "", moments.at_ns.get(drill.watching.inject, time.monotonic_ns()))
-        return prober.wait_whole(since_ns, within_s=within_s, unseen_s=UNSEEN_S)
+    def wait(least: int, within_s: float) -> bool:
+        since_ns = moments.at_ns.get(drill.watching.inject, time.monotonic_ns())
+        released_ns = moments.at_ns.get(drill.watching.release or "", since_ns) if least == FULL else since_ns
+        return prober.wait(least, released_ns, within_s=within_s, unseen_s=UNSEEN_S)
 
-    actions.waiting.append(is_whole)
+    actions.waiting.append(wait)
     try:
         yield
     finally:
-        actions.waiting.remove(is_whole)
+        actions.waiting.remove(wait)
 
 
 @contextmanager

@@ -65,28 +65,33 @@ class Prober:
         self._stop.set()
         self._thread.join()
 
-    def wait_whole(self, since_ns: int, *, within_s: float, unseen_s: float) -> bool:
-        """Wait until a failure was seen since a time and every view has been full for `settle_s`; return whether that came in time.
+    def wait(self, least: int, since_ns: int, *, within_s: float, unseen_s: float) -> bool:
+        """Wait until a failure was seen since a time and all has been well for `settle_s`; return whether that came in time.
 
         Where no probe sees a failure within `unseen_s`, there is none to wait for.
+
+        Args:
+            least: FULL, which every view must be, or DEGRADED, which those must be at least by which the target serves.
         """
         until_ns = time.monotonic_ns() + int(within_s * 1e9)
         while time.monotonic_ns() < until_ns:
-            if self._is_whole(since_ns, unseen_s):
+            if self._is_well(least, since_ns, unseen_s):
                 return True
             time.sleep(self._schedule.period_s)
         return False
 
-    def _is_whole(self, since_ns: int, unseen_s: float) -> bool:
+    def _is_well(self, least: int, since_ns: int, unseen_s: float) -> bool:
         now_ns, probes = time.monotonic_ns(), list(self.probes)
+        asked = {name for name, view in self.views.items() if view.serves or least == FULL}
         settling_ns = int(self._schedule.settle_s * 1e9)
-        recent = [p for p in probes if p.intended_ns >= now_ns - settling_ns - int(self._schedule.slow_s * 1e9)]
-        fine = {p.view for p in recent if p.state == FULL} == set(self.views) and all(self._is_full(p) for p in recent)
-        seen = any(p.done_ns >= since_ns and not self._is_full(p) for p in probes)
-        return fine and now_ns - since_ns > (settling_ns if seen else int(unseen_s * 1e9))
+        begin_ns = now_ns - settling_ns - int(self._schedule.slow_s * 1e9)
+        recent = [p for p in probes if p.view in asked and p.intended_ns >= begin_ns]
+        well = {p.view for p in recent if self._is(least, p)} == asked and all(self._is(least, p) for p in recent)
+        seen = any(p.done_ns >= since_ns and not self._is(FULL, p) for p in probes)
+        return well and now_ns - since_ns > (settling_ns if seen else int(unseen_s * 1e9))
 
-    def _is_full(self, probe: Probe) -> bool:
-        return probe.state == FULL and probe.done_ns - probe.intended_ns <= self._schedule.slow_s * 1e9
+    def _is(self, least: int, probe: Probe) -> bool:
+        return probe.state >= least and probe.done_ns - probe.intended_ns <= self._schedule.slow_s * 1e9
 
     def table(self, drill: str, trial: int) -> pa.Table:
         """Return the probes in the order of their intended starts, by `recording.PROBES`."""

@@ -1,0 +1,257 @@
+"""Drills on the real sandbox: what is broken comes back, and whatever happens to the drill, its fault is taken away."""
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import psutil
+import pytest
+import yaml
+
+from tapecheck.errors import ConfigError, RollbackError
+from tapecheck.recovery import analysis, drill, experiment, timeline
+from tapecheck.recovery.drill import Done
+from tapecheck.recovery.experiment import Drill
+from tapecheck.recovery.ground import Ground, check_allowed, ground
+from tapecheck.recovery.keeper import Keeper
+from tapecheck.recovery.policy import Prober as Schedule
+from tapecheck.recovery.recording import INVALID, MEASURED
+from tapecheck.target_file import Target
+from tapecheck.targets import SandboxState, open_target
+
+SCHEDULE = Schedule(settle_s=0.3)
+SANDBOX = "config/targets/sandbox.yaml"
+
+
+@pytest.fixture
+def api(sandbox: SandboxState) -> Iterator[httpx.Client]:
+    """A client of the sandbox's api, which serves after each test."""
+    with httpx.Client(base_url=sandbox.base_url, timeout=5, trust_env=False) as client:
+        until(lambda: client.get("/health").json()["status"] == "ok")
+        yield client
+        until(lambda: client.get("/health").json()["status"] == "ok")
+
+
+def until(condition: Callable[[], Any], timeout_s: float = 15.0) -> Any:
+    until_s = time.monotonic() + timeout_s
+    while time.monotonic() < until_s:
+        if found := condition():
+            return found
+        time.sleep(0.05)
+    raise AssertionError(f"not within {timeout_s} s")
+
+
+@pytest.fixture
+def where(sandbox: SandboxState, api: httpx.Client) -> Ground:
+    return ground(open_target(SANDBOX))
+
+
+def shipped(name: str) -> Drill:
+    (found,) = experiment.chosen(name)
+    return found
+
+
+def changed(folder: Path, name: str, change: Callable[[dict[str, Any]], None]) -> Drill:
+    """Return a shipped drill with a change."""
+    data = yaml.safe_load(shipped(name).path.read_text())
+    change(data)
+    path = folder / f"{name}_changed.yaml"
+    path.write_text(yaml.safe_dump(data))
+    return experiment.read(path)
+
+
+def run(one: Drill, where: Ground) -> Done:
+    with Keeper() as keeper:
+        return drill.run(one, where, SCHEDULE, keeper, 1)
+
+
+def clocks(done: Done) -> timeline.Clocks:
+    assert done.trial.injected_ns is not None
+    return timeline.clocks(analysis.seen(done.probes), done.trial.injected_ns, slow_ns=int(SCHEDULE.slow_s * 1e9))
+
+
+def frozen() -> list[int]:
+    """Return the pids of this sandbox's processes that are stopped."""
+    home = os.environ["TAPECHECK_SANDBOX_HOME"]
+    found = []
+    for process in psutil.process_iter(["cmdline", "status"]):
+        if home in " ".join(process.info["cmdline"] or []) and process.info["status"] == psutil.STATUS_STOPPED:
+            found.append(process.pid)
+    return found
+
+
+def test_a_killed_api_is_seen_to_be_gone_and_back(where: Ground) -> None:
+    """No service from the kill until the supervisor has it back; steady before and after, rolled back, and journaled."""
+    done = run(shipped("api_killed"), where)
+    found = clocks(done)
+    assert (done.trial.state, done.trial.steady_before, done.trial.steady_after, done.trial.rolled_back) == (MEASURED, True, True, True)
+    assert found.first_bad_s is not None and found.recover_s is not None
+    assert 0.2 < found.recover_s < 30
+    assert done.journal["status"] == "completed" and "experiment" not in done.journal
+
+
+def test_a_killed_scheduler_does_what_is_left_and_nothing_twice(where: Ground) -> None:
+    """After the restart it resumes from its checkpoints: what was done is skipped, what was asked for is done, the API serves all along."""
+    done = run(shipped("scheduler_killed"), where)
+    after, found = done.trial.after, clocks(done)
+    assert after["resumed"] == 30
+    assert after["skipped"] + after["runs"] >= 30
+    assert found.degraded_s == 0.0 and found.recover_s is not None and found.detect_s is not None
+
+
+def test_a_poisoned_symbol_is_skipped_and_the_others_go_on(where: Ground) -> None:
+    """Degraded is over long before full: the others are done while the symbol still fails."""
+    found = clocks(run(shipped("feature_failure"), where))
+    assert found.degraded_s is not None and found.recover_s is not None
+    assert found.degraded_s < found.recover_s
+    assert found.detect_s is not None
+
+
+def test_a_frozen_database_is_served_from_the_cache(where: Ground) -> None:
+    """The service degrades, never fails, and is full again only after the thaw."""
+    done = run(shipped("database_frozen"), where)
+    found = clocks(done)
+    assert done.trial.released_ns is not None and done.trial.injected_ns is not None
+    assert found.degraded_s is not None and found.recover_s is not None
+    assert found.recover_s >= (done.trial.released_ns - done.trial.injected_ns) / 1e9 - 0.2
+    assert found.detect_s is not None
+    assert frozen() == []
+
+
+@pytest.mark.parametrize("name", ["database_connections_terminated", "upstream_rate_limited_with_retry_after"])
+def test_other_drills_recover(where: Ground, name: str) -> None:
+    """They are steady before and after, and what they did is over."""
+    done = run(shipped(name), where)
+    assert (done.trial.state, done.trial.steady_after, done.trial.rolled_back) == (MEASURED, True, True)
+    assert clocks(done).recover_s is not None
+
+
+def test_without_a_steady_state_nothing_is_broken(where: Ground, upstream: httpx.Client, tmp_path: Path) -> None:
+    """A target that is not well before a drill makes it invalid, not failed, and is left alone."""
+
+    def unsteady(data: dict[str, Any]) -> None:
+        data["steady-state-hypothesis"]["probes"][0]["tolerance"] = 418
+
+    before = psutil.Process(find(where, "api")).create_time()
+    done = run(changed(tmp_path, "api_killed", unsteady), where)
+    assert done.trial.state == INVALID
+    assert done.trial.reason.startswith("the steady state did not hold before the fault")
+    assert done.trial.injected_ns is None
+    assert psutil.Process(find(where, "api")).create_time() == before
+
+
+def find(where: Ground, name: str) -> int:
+    port = where.processes[name]["port"]
+    return next(c.pid for c in psutil.net_connections("tcp") if c.status == psutil.CONN_LISTEN and c.laddr.port == port and c.pid)
+
+
+def test_a_fault_that_cannot_be_injected_is_invalid(where: Ground, tmp_path: Path) -> None:
+    """A drill that breaks nothing says nothing about recovery."""
+
+    def misses(data: dict[str, Any]) -> None:
+        data["method"][0]["provider"] = {"type": "process", "path": "false"}
+
+    done = run(changed(tmp_path, "api_killed", misses), where)
+    assert done.trial.state == INVALID
+    assert done.trial.reason.startswith("the fault could not be injected")
+
+
+def test_a_rollback_that_fails_is_loud_and_says_what_to_do(where: Ground, tmp_path: Path) -> None:
+    """Exit code 3, the drill's name in capitals, and the repair by hand."""
+
+    def cannot(data: dict[str, Any]) -> None:
+        data["rollbacks"] = [{"type": "action", "name": "never", "provider": {"type": "process", "path": "false"}}]
+        data["extensions"][0]["repair"] = "kill -CONT 4711"
+
+    with pytest.raises(
+        RollbackError, match=r"THE DRILL api_frozen_changed COULD NOT BE ROLLED BACK \(never: .*\). Repair by hand: kill -CONT 4711"
+    ):
+        run(changed(tmp_path, "api_frozen", cannot), where)
+    assert RollbackError.exit_code == 3
+
+
+def endless(data: dict[str, Any]) -> None:
+    """Freeze the API for much longer than a test lasts."""
+    data["method"][0]["pauses"] = {"after": 60}
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupt_rolls_back_first(where: Ground, tmp_path: Path, number: signal.Signals) -> None:
+    """Ctrl-C and SIGTERM in mid-drill end it at once, with the API thawed."""
+    one, begun_s = changed(tmp_path, "api_frozen", endless), time.monotonic()
+    killer = threading.Thread(target=lambda: (until(frozen), os.kill(os.getpid(), number)))
+    killer.start()
+    with pytest.raises(KeyboardInterrupt):
+        run(one, where)
+    killer.join()
+    assert frozen() == []
+    assert time.monotonic() - begun_s < 40
+
+
+RUNNER = """
+import sys
+from tapecheck.recovery import drill, experiment
+from tapecheck.recovery.ground import ground
+from tapecheck.recovery.keeper import Keeper
+from tapecheck.recovery.policy import Prober
+from tapecheck.targets import open_target
+with Keeper() as keeper:
+    drill.run(experiment.read(sys.argv[1]), ground(open_target("config/targets/sandbox.yaml")), Prober(), keeper, 1)
+"""
+
+
+def test_a_runner_that_is_killed_is_rolled_back_by_its_keeper(where: Ground, tmp_path: Path) -> None:
+    """SIGKILL leaves nobody to roll back but the dead man's switch."""
+    path = changed(tmp_path, "api_frozen", endless).path
+    with subprocess.Popen([sys.executable, "-c", RUNNER, str(path)]) as process:
+        until(frozen, 40)
+        process.kill()
+    until(lambda: frozen() == [])
+
+
+def external(state: SandboxState, **more: Any) -> Target:
+    processes = {name: one.model_dump(exclude_none=True) for name, one in state.processes.items()}
+    data = {
+        "name": "staging",
+        "kind": "external",
+        "base_url": state.base_url,
+        "requests": {"health": "GET /health"},
+        "processes": processes,
+    }
+    return Target.model_validate(data | more)
+
+
+def test_an_external_target_is_not_touched_without_leave(sandbox: SandboxState) -> None:
+    """Neither audit nor fault: the message says what to set, and what can be done without."""
+    with pytest.raises(
+        ConfigError, match=r"allow_drills: got false, while 1 drills are to break it; allowed: allow_drills: true, if you may break"
+    ):
+        check_allowed(external(sandbox), [shipped("api_killed")])
+    check_allowed(external(sandbox, allow_drills=True), [shipped("api_killed")])
+    check_allowed(external(sandbox), [])
+
+
+def test_a_target_that_lacks_what_a_drill_needs_is_refused(sandbox: SandboxState) -> None:
+    """Every lack at once, before any fault."""
+    target = external(sandbox, allow_drills=True, processes={})
+    with pytest.raises(ConfigError) as caught:
+        check_allowed(target, [shipped("api_killed"), shipped("upstream_rate_limited"), shipped("database_connections_terminated")])
+    said = str(caught.value)
+    assert "processes: got target staging without api; allowed: processes: {api: {port: …}} in the target file" in said
+    assert "configuration: got target staging without source_url" in said
+    assert "configuration: got target staging without database_url" in said
+
+
+def test_no_secret_is_in_what_a_drill_leaves(where: Ground) -> None:
+    """Neither key nor database URL is shown or journaled."""
+    done = run(shipped("api_frozen"), where)
+    assert where.database_url and where.source_key
+    for text in (repr(where), str(done.journal), str(done.trial)):
+        assert where.database_url not in text and where.source_key not in text

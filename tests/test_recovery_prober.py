@@ -1,0 +1,128 @@
+"""The prober keeps its schedule whatever the target does, and sees what an answer says."""
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+import servers
+from servers import Server
+
+from tapecheck.recovery import analysis, timeline
+from tapecheck.recovery.policy import Prober as Schedule
+from tapecheck.recovery.prober import Prober
+from tapecheck.recovery.recording import BAD, DEGRADED, FULL
+from tapecheck.recovery.views import View
+
+SCHEDULE = Schedule(period_s=0.05, timeout_s=1.0, slow_s=0.5, settle_s=0.3)
+SERVICE = {"service": View(request="GET /health", serves=True)}
+
+
+def watch(url: str, views: dict[str, View], seconds: float) -> Prober:
+    with Prober(url, views, SCHEDULE) as prober:
+        time.sleep(seconds)
+    return prober
+
+
+def test_a_silent_target_stops_no_probe() -> None:
+    """Each probe waits a second in vain, and the next one starts on time all the same: twenty a second, not one."""
+    with Server(servers.silent) as server:
+        prober = watch(server.url, SERVICE, 1.2)
+    starts = [probe.intended_ns for probe in prober.probes]
+    assert len(starts) >= 20
+    assert sorted(set(starts)) == [starts[0] + number * 50_000_000 for number in range(len(starts))]
+    assert {(probe.state, probe.error) for probe in prober.probes} == {(BAD, "timeout")}
+
+
+def test_an_answer_that_drips_is_none() -> None:
+    """The whole answer must be there in time, not each byte."""
+    with Server(servers.drips(b"HTTP/1.1 200 OK\r\nContent-Length: 100000\r\n\r\n")) as server:
+        prober = watch(server.url, SERVICE, 0.3)
+    assert {probe.error for probe in prober.probes} == {"timeout"}
+
+
+@pytest.mark.parametrize(
+    ("body", "state", "told"),
+    [
+        (b'{"warning": null, "status": "ok"}', FULL, False),
+        (b'{"warning": "cached", "status": "ok"}', DEGRADED, False),
+        (b'{"warning": "cached", "status": "degraded"}', DEGRADED, True),
+        (b"<html>fine</html>", DEGRADED, False),
+        (b"[1]", DEGRADED, False),
+    ],
+)
+def test_an_answer_is_what_its_body_says(body: bytes, state: int, told: bool) -> None:
+    """Full, degraded or reporting by status and top-level JSON; anything else than JSON fulfils no condition on it."""
+    view = View(
+        request="GET /x", full={"json": {"warning": None}}, degraded={"status": 200}, reports={"json": {"status": "degraded"}}, serves=True
+    )
+    with Server(servers.body(body)) as server:
+        prober = watch(server.url, {"service": view}, 0.2)
+    assert {(probe.state, probe.reported) for probe in prober.probes} == {(state, told)}
+
+
+def test_other_statuses_are_bad_unless_they_are_meant() -> None:
+    """503 is bad service, or a degraded one where the plan says so."""
+    views = {"strict": View(request="GET /x", serves=True), "lenient": View(request="GET /x", degraded={"status": [200, 503]})}
+    with Server(servers.status(503)) as server:
+        prober = watch(server.url, views, 0.2)
+    assert {(probe.view, probe.state) for probe in prober.probes} == {("strict", BAD), ("lenient", DEGRADED)}
+
+
+def test_a_dead_port_is_refused_at_once() -> None:
+    """No server: every probe says what happened, and takes no time."""
+    with Server(servers.fast) as server:
+        url = server.url
+    prober = watch(url, SERVICE, 0.2)
+    assert {probe.error for probe in prober.probes} == {"ConnectError"}
+
+
+@contextmanager
+def real_server(folder: Path) -> Iterator[tuple[str, int]]:
+    """Serve from a process of its own, which can be frozen."""
+    command = [sys.executable, "-u", "-m", "http.server", "0", "--bind", "127.0.0.1", "--directory", str(folder)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as process:
+        assert process.stdout is not None
+        port = process.stdout.readline().split("port ")[1].split()[0]
+        try:
+            yield f"http://127.0.0.1:{port}", process.pid
+        finally:
+            process.kill()
+
+
+def test_a_frozen_process_is_out_as_long_as_it_was_frozen(tmp_path: Path) -> None:
+    """SIGSTOP for 1.2 s is measured as 1.2 s, and a dependency that hangs all the while does not widen it."""
+    (tmp_path / "health").write_text("{}")
+    view = View(request="GET /health", serves=True)
+    with real_server(tmp_path) as (url, pid), Prober(url, {"service": view}, SCHEDULE) as prober:
+        assert prober.wait(FULL, time.monotonic_ns(), within_s=5, unseen_s=0.3)
+        frozen_ns = time.monotonic_ns()
+        os.kill(pid, signal.SIGSTOP)
+        threading.Event().wait(1.2)
+        os.kill(pid, signal.SIGCONT)
+        thawed_ns = time.monotonic_ns()
+        assert prober.wait(FULL, frozen_ns, within_s=5, unseen_s=0.3)
+        time.sleep(0.3)
+    found = timeline.clocks(analysis.seen(prober.table("frozen", 1)), frozen_ns, slow_ns=int(SCHEDULE.slow_s * 1e9))
+    assert found.recover_s == pytest.approx((thawed_ns - frozen_ns) / 1e9, abs=0.3)
+
+
+def test_it_waits_for_a_failure_before_it_believes_in_a_recovery() -> None:
+    """All well since the fault is no recovery before the time in which its effect would show."""
+    with Server(servers.fast) as server, Prober(server.url, SERVICE, SCHEDULE) as prober:
+        assert prober.wait(FULL, time.monotonic_ns(), within_s=5, unseen_s=0.3)
+        since_ns = time.monotonic_ns()
+        assert prober.wait(FULL, since_ns, within_s=5, unseen_s=0.8)
+        assert time.monotonic_ns() - since_ns > 0.8e9
+
+
+def test_it_never_waits_longer_than_it_is_told() -> None:
+    """A target that stays bad ends the wait with no."""
+    with Server(servers.status(500)) as server, Prober(server.url, SERVICE, SCHEDULE) as prober:
+        assert not prober.wait(FULL, time.monotonic_ns(), within_s=0.6, unseen_s=0.3)
