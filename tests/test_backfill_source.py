@@ -167,6 +167,20 @@ def test_a_fault_that_stays_fails_within_the_budget(upstream: httpx.Client, kind
     assert 0.3 < time.monotonic() - begun_s < 2.0
 
 
+def test_one_budget_is_for_all_pages_of_a_job(upstream: httpx.Client) -> None:
+    """Each of five pages fails twice, for less time than the budget but together for more: the job fails after its first pages."""
+    retry, got = Retry(first_s=0.3, cap_s=0.3, budget_s=1.1), []
+
+    async def read(source: Source) -> None:
+        async for page in source.pages(TICKER, "5m", END - dt.timedelta(days=365), END):
+            got.append(page.number)
+
+    _fault(upstream, "fail_twice")
+    with pytest.raises(wire.Unreachable):
+        asyncio.run(_with_source(upstream, read, retry=retry, timeout_s=10))
+    assert 1 <= len(got) < 4 and got[0] == 0
+
+
 def test_retry_after_is_waited_for(upstream: httpx.Client) -> None:
     """A server that names a pause gets it, even where backoff would be shorter; one longer than the budget is not believed."""
     _fault(upstream, "rate_limited", count=1, retry_after="0.5")

@@ -31,7 +31,7 @@ def plan(plan: BackfillPlan) -> pd.DataFrame:
         "history": _history(plan.history),
         "rate limit (requests)": limit,
         "at once": f"{concurrency.jobs} jobs, {concurrency.requests} requests" + _workers(plan),
-        "a page is tried for (s)": number(source.retry.budget_s),
+        "a job may retry for (s)": number(source.retry.budget_s),
         "longer timeframes": "derived from 5-minute bars" if plan.derive else "fetched each",
         "features": plan.features,
         "insert": plan.insert,

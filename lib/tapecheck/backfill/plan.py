@@ -88,7 +88,7 @@ class History(Model):
 
 
 class RetryPlan(Model):
-    """How long a page is tried; see `source.Retry`."""
+    """How long a job goes on when its requests fail; see `source.Retry`."""
 
     first_s: float = Field(default=0.5, gt=0, le=60)
     cap_s: float = Field(default=30.0, gt=0, le=300)

@@ -27,7 +27,10 @@ logging.getLogger("httpx").setLevel(logging.WARNING)  # its INFO lines hold whol
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Retry:
-    """How long to go on: exponential backoff with jitter, within a budget a page of time spent on requests and the pauses between them."""
+    """How long to go on: exponential backoff with jitter, within a budget of time.
+
+    A job, which is one call of `Source.pages`, spends it on attempts that failed and the pauses after them, all its pages together.
+    """
 
     first_s: float = 0.5
     cap_s: float = 30.0
@@ -38,6 +41,22 @@ class Retry:
         if asked_s is not None:
             return asked_s + 0.1 * jitter
         return min(self.cap_s, self.first_s * 2.0 ** min(attempt - 1, 30)) * (0.5 + 0.5 * jitter)
+
+
+class _Budget:
+    """What one job may still spend on attempts that fail, and the pauses after them."""
+
+    def __init__(self, retry: Retry) -> None:
+        self._retry, self._left_s = retry, retry.budget_s
+
+    def pause_s(self, attempt: int, took_s: float, asked_s: float | None, jitter: float) -> float | None:
+        """Book the attempt-th failure of a page and return the pause before the next attempt, None when there is no time for it."""
+        self._left_s -= took_s
+        if asked_s is not None and asked_s > self._left_s:
+            asked_s = None  # more than there is time for: our own pauses find out whether it is meant
+        delay_s = self._retry.delay_s(attempt, asked_s, jitter)
+        self._left_s -= delay_s
+        return delay_s if self._left_s >= 0 else None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -108,9 +127,9 @@ class Source:
             f"/v2/aggs/ticker/{ticker}/range/{frame.multiplier}/{frame.timespan}/{to_ms(start)}/{to_ms(end)}"
             f"?adjusted=true&sort=asc&limit={PAGE_LIMIT}"
         )
-        newest_ms, stuck, number = -1, 0, 0
+        newest_ms, stuck, number, budget = -1, 0, 0, _Budget(self._retry)
         while url is not None:
-            page, url = await self._page(url, ticker, number, trace)
+            page, url = await self._page(url, ticker, number, trace, budget)
             bars = page.bars[page.bars.t > newest_ms]
             stuck = stuck + 1 if len(bars) == 0 and url else 0
             if stuck > REPEATED_PAGES_ALLOWED:
@@ -119,8 +138,7 @@ class Source:
             number += 1
             yield replace(page, bars=bars, repeated=page.repeated + len(page.bars) - len(bars))
 
-    async def _page(self, url: str, ticker: str, number: int, trace: Trace) -> tuple[Page, str | None]:
-        spent_s = 0.0
+    async def _page(self, url: str, ticker: str, number: int, trace: Trace, budget: _Budget) -> tuple[Page, str | None]:
         for attempt in range(1, 1000):
             asked_s: float | None = None
             try:
@@ -142,12 +160,8 @@ class Source:
                 )  # fmt: skip
                 return page, self._followed(next_url, ticker)
             except SourceError as error:
-                spent_s += time.monotonic() - begun_s
-                if asked_s is not None and spent_s + asked_s > self._retry.budget_s:
-                    asked_s = None  # more than there is time for: our own pauses find out whether it is meant
-                delay_s = self._retry.delay_s(attempt, asked_s, self._random.random())
-                spent_s += delay_s
-                if not error.retryable or spent_s > self._retry.budget_s:
+                delay_s = budget.pause_s(attempt, time.monotonic() - begun_s, asked_s, self._random.random())
+                if not error.retryable or delay_s is None:
                     raise
             with trace.span("wait", number):
                 await asyncio.sleep(delay_s)

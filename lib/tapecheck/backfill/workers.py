@@ -110,7 +110,7 @@ class _Worker:
     async def _done(self, group: Group) -> dict[Key, Outcome | str]:
         """Do a group's jobs, from their checkpoints again when the database was lost; return each one's outcome or error.
 
-        A loss may last as long as a page may be tried; the next one counts anew if rows were stored in between.
+        A loss may last as long as a job may retry its requests; the next one counts anew if rows were stored in between.
         What the database refuses it would refuse again, so that is not tried again.
         """
         until_s: float | None = None
