@@ -9,6 +9,7 @@ from tapecheck import config, lint, targets
 from tapecheck.backfill import filling
 from tapecheck.backfill.endpoints import Endpoints, endpoints
 from tapecheck.backfill.plan import BackfillPlan
+from tapecheck.backfill.wire import Unauthorized
 from tapecheck.errors import ConfigError, TargetDown
 from tapecheck.results import TargetInfo
 from tapecheck.sandbox.profile import Home
@@ -47,7 +48,7 @@ def test_key_and_database_come_from_the_environment(monkeypatch: pytest.MonkeyPa
 
 REFUSED = [
     (None, {}, ["mine: backfill: got nothing; allowed: backfill: {source_url: https://"]),
-    (LOCAL, {"POLYGON_API_KEY": "", "DATABASE_URL": ""}, ["MASSIVE_API_KEY or POLYGON_API_KEY: got nothing", "export DATABASE_URL=..."]),
+    (LOCAL, {"POLYGON_API_KEY": "", "DATABASE_URL": ""}, ["DATABASE_URL: got nothing", "export DATABASE_URL=..."]),
     (LOCAL | {"api_key": {"file": "/no/such"}}, {}, ["/no/such: (file): got No such file or directory"]),
     (VENDOR, {}, ["allow_remote: got false, while backfill.source_url leads to api.massive.com, beyond this machine"]),
     (LOCAL, {"DATABASE_URL": f"postgresql://me:{PASSWORD}@db.example.com/d"}, ["the database of DATABASE_URL may be on another machine"]),
@@ -71,6 +72,16 @@ def test_what_cannot_be_used_is_refused_with_what_to_do(
     assert caught.value.exit_code == 4
 
 
+@pytest.mark.parametrize(("api_key", "remedy"), [({"env": ["A_KEY", "B_KEY"]}, "export A_KEY=... or B_KEY=..."), (None, "write it to {}")])
+def test_a_key_that_is_not_there_is_no_fault_of_the_configuration(tmp_path: Path, api_key: dict[str, Any] | None, remedy: str) -> None:
+    """An unset variable and an empty file fail each job, which says what to do; the rest of the target is good."""
+    (tmp_path / "key").touch()
+    found = endpoints(target(LOCAL | {"api_key": api_key or {"file": str(tmp_path / "key")}}))
+    with pytest.raises(Unauthorized) as caught:
+        found.check_key()
+    assert (found.key, str(caught.value)) == ("", f"no API key: {remedy.format(tmp_path / 'key')}")
+
+
 def test_another_machine_is_used_where_the_target_allows_it(monkeypatch: pytest.MonkeyPatch) -> None:
     """`allow_remote: true` is for source and database alike."""
     monkeypatch.setenv("DATABASE_URL", "postgresql://me@db.example.com/d")
@@ -79,15 +90,15 @@ def test_another_machine_is_used_where_the_target_allows_it(monkeypatch: pytest.
 
 
 def test_an_external_target_is_refused_before_a_notebook_starts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A missing key is found with the other problems of the configuration; to analyse a recorded run none is needed."""
-    monkeypatch.delenv("POLYGON_API_KEY")
+    """A missing database is found with the other problems of the configuration; to analyse a recorded run none is needed."""
+    monkeypatch.delenv("DATABASE_URL")
     file = tmp_path / "t.yaml"
     file.write_text(
         "name: mine\nkind: external\nbase_url: http://127.0.0.1:1\nrequests: {h: GET /}\nbackfill: {source_url: http://127.0.0.1:1}\n"
     )
     with pytest.raises(ConfigError) as caught:
         lint.before_traffic({"backfill": {"target": str(file), "profile": "huge"}})
-    assert [problem.key for problem in caught.value.problems] == ["MASSIVE_API_KEY or POLYGON_API_KEY", "profile"]
+    assert [problem.key for problem in caught.value.problems] == ["DATABASE_URL", "profile"]
     assert lint.before_traffic({"backfill": {"target": str(file), "run": "somewhere"}}).name == "mine"
 
 

@@ -249,16 +249,16 @@ def test_only_failed_redoes_exactly_what_failed(
 
 
 @pytest.mark.parametrize(
-    ("key", "said"),
-    [("", "HTTP 401: Unknown API Key"), ("hunter2", "HTTP 401: Unknown API Key"), ("hunter2\n", "a line break in the key")],
+    ("key", "said", "requests"),
+    [("", "no API key: ", 0), ("hunter2", "HTTP 401: Unknown API Key", 1), ("hunter2\n", "a line break in the key", 1)],
     ids=["none", "wrong", "with a line break"],
 )
-def test_without_a_good_key_every_job_fails_at_once(endpoints: Endpoints, faultless: Filled, key: str, said: str) -> None:
-    """Each is named with what upstream says, after one request, and no message holds the key."""
+def test_without_a_good_key_every_job_fails_at_once(endpoints: Endpoints, faultless: Filled, key: str, said: str, requests: int) -> None:
+    """Each is named with what upstream says after one request, or, where no key is there, with what to do; no message holds the key."""
     found = filled(dataclasses.replace(endpoints, key=key), symbols=SOUND, source=BASE["source"] | {"retry": {"budget_s": 60}})
     assert states(found.recording)["failed"] == [f"{symbol} {FRAME}" for symbol in SOUND]
     assert all(said in job.error and "hunter2" not in job.error for job in found.recording.jobs)
-    assert [found.requests(symbol) for symbol in SOUND] == [1, 1] and not found.sums
+    assert [found.requests(symbol) for symbol in SOUND] == [requests, requests] and not found.sums
 
 
 @pytest.mark.parametrize("begin", ["fresh", "resume", "only_failed"])

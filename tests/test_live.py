@@ -220,6 +220,17 @@ def test_a_backfill_with_an_unknown_ticker_and_no_secret_in_any_artefact(sandbox
     assert [file for file, content in artefacts(tmp_path / "out") if any(secret in content for secret in secrets)] == []
 
 
+def test_a_backfill_without_a_key_names_every_job(sandbox: SandboxState, tmp_path: Path) -> None:
+    """Exit code 1 with the list, each job with what to do, and a whole run folder."""
+    file = tmp_path / "target.yaml"
+    ends = f"{{source_url: '{sandbox.upstream_url}', api_key: {{env: [PLANTED_KEY, OTHER_KEY]}}, database_url: '{sandbox.database_url}'}}"
+    file.write_text(f"name: keyless\nkind: external\nbase_url: {sandbox.base_url}\nrequests: {{h: GET /health}}\nbackfill: {ends}\n")
+    done = tapecheck("run", "backfill", "--target", file, "-p", "profile", "small", "--out", tmp_path / "out", PLANTED_KEY="")
+    assert done.returncode == 1 and "15 of 15 jobs failed: AAPL 5m, " in done.stdout, done.stdout + done.stderr
+    lines = (tmp_path / "out" / "backfill" / "latest" / "failures.jsonl").read_text().splitlines()
+    assert [json.loads(line)["error"] for line in lines] == ["no API key: export PLANTED_KEY=... or OTHER_KEY=..."] * 15
+
+
 @pytest.mark.parametrize(
     ("url", "code", "message"),
     [

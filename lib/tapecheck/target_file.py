@@ -50,6 +50,16 @@ class Secret(Model):
         """Where it is read from."""
         return self.file or " or ".join(self.env)
 
+    @property
+    def is_set(self) -> bool:
+        """Whether one of the variables has a value; a file is asked only when it is read."""
+        return bool(self.file) or any(map(os.environ.get, self.env))
+
+    @property
+    def remedy(self) -> str:
+        """What to do when there is none."""
+        return f"write it to {self.file}" if self.file else f"export {' or '.join(f'{name}=...' for name in self.env)}"
+
     def reveal(self) -> str:
         """Return the secret.
 
@@ -66,7 +76,7 @@ class Secret(Model):
                 ) from None
         value = next(filter(None, map(os.environ.get, self.env)), None)
         if value is None:
-            allowed = f"the secret, as in: export {self.env[0]}=..."
+            allowed = f"the secret, as in: {self.remedy}"
             raise ConfigError([Problem(file="environment", key=self.place, got="nothing", allowed=allowed)])
         return value
 

@@ -5,6 +5,7 @@ from urllib.parse import urlsplit
 
 import psycopg
 
+from tapecheck.backfill.wire import Unauthorized
 from tapecheck.errors import ConfigError, Problem
 from tapecheck.loopback import beyond, is_local_database, is_loopback
 from tapecheck.results import TargetInfo
@@ -13,38 +14,50 @@ from tapecheck.target_file import BackfillTarget, Secret, Target
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Endpoints:
-    """Where bars come from and go to; key and database URL are in no representation of it."""
+    """Where bars come from and go to; key and database URL are in no representation of it.
+
+    Without a key nothing can be asked for: it is empty then, and `no_key` says what to do.
+    """
 
     source_url: str
     key: str = field(repr=False)
     database_url: str = field(repr=False)
     target: TargetInfo
+    no_key: str = "name it in the target's backfill.api_key"
+
+    def check_key(self) -> None:
+        """Refuse to go on without a key.
+
+        Raises:
+            Unauthorized: there is none.
+        """
+        if not self.key:
+            raise Unauthorized(f"no API key: {self.no_key}")
 
 
 def endpoints(target: Target) -> Endpoints:
-    """Return the endpoints of a target that is opened, with its secrets revealed.
+    """Return the endpoints of a target that is opened, with its secrets revealed; a key that is not set fails each job by itself.
 
     Raises:
-        ConfigError: the target names none, a secret is not there, the database's URL cannot be read, or one of them lies
-            beyond this machine without `allow_remote`; nothing was sent.
+        ConfigError: the target names none, the key's file or the database's URL is not there or cannot be read, or one of them
+            lies beyond this machine without `allow_remote`; nothing was sent.
     """
     ends = target.backfill
     if ends is None:
         allowed = "backfill: {source_url: https://…}, and maybe api_key and database_url; see config/targets/example.yaml"
         raise ConfigError([Problem(file=f"target {target.name}", key="backfill", got="nothing", allowed=allowed)])
     problems: list[Problem] = []
-    key, database_url = _revealed(ends.api_key, problems), _revealed(ends.database_url, problems)
+    key = _revealed(ends.api_key, problems) if ends.api_key.is_set else ""
+    database_url = _revealed(ends.database_url, problems)
     if not (key.isascii() and key.isprintable()) or " " in key:
-        place = ends.api_key.place if isinstance(ends.api_key, Secret) else "api_key"
-        problems.append(
-            Problem(file=f"target {target.name}", key=place, got="a key that no header can carry", allowed="printable ASCII without spaces")
-        )
+        got, allowed = "a key that no header can carry", "printable ASCII without spaces"
+        problems.append(Problem(file=f"target {target.name}", key=ends.api_key.place, got=got, allowed=allowed))
     if not problems:
         problems = _remote(target, ends, database_url)
     if problems:
         raise ConfigError(problems)
     info = TargetInfo(name=target.name, kind=target.kind, base_url=ends.source_url)
-    return Endpoints(source_url=ends.source_url, key=key, database_url=database_url, target=info)
+    return Endpoints(source_url=ends.source_url, key=key, database_url=database_url, target=info, no_key=ends.api_key.remedy)
 
 
 def _revealed(value: Secret | str, problems: list[Problem]) -> str:

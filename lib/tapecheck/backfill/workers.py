@@ -135,6 +135,7 @@ class _Worker:
         compute = COMPUTE[self._plan.features]
         trace = Trace(group.symbol, group.timeframes[0], self._number, self._filling.spans, self._filling.received)
         try:
+            self._filling.endpoints.check_key()
             if self._plan.derive:
                 found = await refresh_derived(
                     self._source, sink, group.symbol, group.timeframes, start=start, end=end, compute=compute, trace=trace
