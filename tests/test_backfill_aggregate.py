@@ -46,16 +46,16 @@ def test_derived_bars_agree_with_pandas(symbol: str, zone: str, timeframe: str, 
 
 
 def test_a_price_is_weighted_over_the_bars_that_have_one() -> None:
-    """A bar without a price or without volume weighs nothing, where none is left there is no price, and none is rounded."""
+    """A bar without a price, or without a volume above zero, weighs nothing, where none is left there is no price, and none is rounded."""
     nan = float("nan")
-    prices, volumes = [[1.1e-6, 1.3e-6, nan, nan, nan, 2.0, nan, 2.0], [1, 3, 9, 2, 4, 0, 0, 0]]
+    prices, volumes = [[1.1e-6, 1.3e-6, nan, 7.0, nan, 2.0, nan, 2.0], [1, 3, 9, -2, 4, 0, 0, 0]]
     t = 1_767_312_000_000 + 300_000 * np.array([0, 1, 2, 3, 4, 12, 13, 24])  # an hour with prices, then two without volume
     t[4] += 3 * 3_600_000
     order = np.argsort(t)
     ones = np.ones(8)
     bars = Bars(t=t[order], o=ones, h=ones, l=ones, c=ones, v=np.array(volumes, float)[order], vw=np.array(prices)[order], n=ones)
     derived = derive(bars, "BTC", "1h")
-    assert derived.v.tolist() == [15, 0, 0, 4]
+    assert derived.v.tolist() == [11, 0, 0, 4]
     assert derived.vw.tolist() == pytest.approx([1.25e-6, nan, nan, nan], rel=1e-12, nan_ok=True)
 
 

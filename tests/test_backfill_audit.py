@@ -114,6 +114,20 @@ def test_bars_of_another_symbol_are_found(
     assert kinds(audited(filling.run(plan(symbols=["TSLA", "AAPL"], timeframes=["1d", "1h"]), endpoints))) == {"wrong_symbol": 10}
 
 
+@pytest.mark.parametrize("features", ["vectorized", "per_row"])
+def test_bars_with_a_negative_volume_are_stored_and_reported(
+    endpoints: Endpoints, connection: psycopg.Connection[Any], upstream: httpx.Client, features: str
+) -> None:
+    """Upstream sends one in each series: every job completes, features included, and the audit counts the bars as wrong."""
+    upstream.post("/faults", json={"kind": "negative_volume", "ticker": "TSLA"}).raise_for_status()
+    recording = filling.run(plan(features=features, objectives=["job_success_ratio >= 1", "wrong_bars <= 0"]), endpoints)
+    assert kinds(audited(recording)) == {"negative_volume": 3}
+    checks = validation.judge(validation.summarize(recording), recording.context.plan)
+    assert [(check.value, check.verdict) for check in checks] == [(1.0, Verdict.PASS), (3, Verdict.FAIL)]
+    scored = f"SELECT count(*) FROM {SCHEMA}.bars JOIN {SCHEMA}.features USING (symbol, timeframe, time) WHERE v < 0"
+    assert connection.execute(scored).fetchone() == (3,)
+
+
 def test_a_page_of_another_symbol_is_refused(endpoints: Endpoints, connection: psycopg.Connection[Any], upstream: httpx.Client) -> None:
     """A page that says itself that it is of another symbol fails the job, and nothing of it is judged."""
     upstream.post("/faults", json={"kind": "wrong_symbol", "ticker": "TSLA"}).raise_for_status()

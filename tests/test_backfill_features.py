@@ -111,6 +111,17 @@ def test_bad_price_is_refused(bad: float) -> None:
         features.compute(close, VOLUME[:50], A_YEAR)
 
 
+@pytest.mark.parametrize("bad", [math.nan, math.inf])
+def test_a_volume_that_is_no_number_is_refused(bad: float) -> None:
+    """A negative one is wrong too, but the audit reports that: its score is computed like any other's."""
+    volume = np.arange(50.0)
+    volume[30] = -1000.0
+    assert np.isfinite(features.compute(CLOSE[:50], volume, A_YEAR)["volume_z_20"][19:]).all()
+    volume[30] = bad
+    with pytest.raises(ValueError, match="a volume is not finite"):
+        features.compute(CLOSE[:50], volume, A_YEAR)
+
+
 @pytest.mark.parametrize("skip", [0, 1, 650, 900])
 def test_a_row_at_a_time_gives_the_same(skip: int) -> None:
     """The slow baseline computes the same values, beyond the lead-in too, and neither computes what is skipped."""

@@ -14,7 +14,7 @@ def derive(bars: Bars, symbol: str, timeframe: str) -> Bars:
 
     Bars are counted from the start of the day: 00:00 Eastern Time for stocks, 00:00 UTC for crypto, which for 4 hours is our
     assumption about the vendor. The open is the first bar's, the close the last one's, volume and trades are sums, and the
-    price is weighted by volume over the bars that have one. A bar without any 5-minute bar does not exist, as with the vendor.
+    price is weighted by volume over the bars that have one above zero. A bar without any 5-minute bar does not exist, as with the vendor.
     """
     if timeframe == BASE:
         return bars
@@ -57,7 +57,7 @@ def aggregate(bars: Bars, day: IntArray, width_s: int) -> Bars:
 
 def _weighted(bars: Bars, first: IntArray) -> FloatArray:
     """Return the volume-weighted price of each run of bars; NaN where no bar of a run has both a price and a volume."""
-    weight = np.where(np.isnan(bars.vw), 0.0, bars.v)
+    weight = np.where(np.isnan(bars.vw), 0.0, np.maximum(bars.v, 0.0))
     volume = np.add.reduceat(weight, first)
     money = np.add.reduceat(np.where(weight > 0, bars.vw * weight, 0.0), first)
     price: FloatArray = np.divide(money, volume, out=np.full(len(first), np.nan), where=volume > 0)

@@ -42,7 +42,7 @@ def compute(close: FloatArray, volume: FloatArray, periods_per_year: float, skip
 
     Args:
         close: closing prices, all positive.
-        volume: traded volume, none negative.
+        volume: traded volume, all finite; a negative one is for the audit to report, a score can be computed of it.
         periods_per_year: bars a year, for the annualization of the volatility.
         skip: how many bars at the beginning are only there to be looked back on.
 
@@ -50,13 +50,13 @@ def compute(close: FloatArray, volume: FloatArray, periods_per_year: float, skip
         One array by each of `NAMES`, as long as the series without the skipped bars.
 
     Raises:
-        ValueError: a price is not positive and finite, or a volume is negative or not finite.
+        ValueError: a price is not positive and finite, or a volume is not finite.
     """
     if not (np.isfinite(close).all() and (close > 0).all()):
         at = int(np.argmin(np.isfinite(close) & (close > 0)))
         raise ValueError(f"price {close[at]} at row {at} of {len(close)}; allowed: positive and finite")
-    if not (np.isfinite(volume).all() and (volume >= 0).all()):
-        raise ValueError("a volume is negative or not finite")
+    if not np.isfinite(volume).all():
+        raise ValueError("a volume is not finite")
     simple, log = simple_return(close), log_return(close)
     columns = (
         simple,

@@ -17,7 +17,7 @@ from tapecheck.config import Model
 Kind = Literal[
     "rate_limited", "rate_limited_empty", "forbidden", "server_error", "fail_twice", "reset", "black_hole",
     "results_missing", "results_null", "truncated", "duplicate_page", "wrong_symbol", "wrong_bars",
-    "poisoned", "slow_drip", "no_results",
+    "poisoned", "negative_volume", "slow_drip", "no_results",
 ]  # fmt: skip
 RATE_LIMITED = "You've exceeded the maximum requests per minute, please wait or upgrade your subscription to continue."
 NOT_ENTITLED = "You are not entitled to this data. Please upgrade your plan."
@@ -63,7 +63,7 @@ class Faults:
         """Return the fault that this answer shall have, and count it."""
         for fault in self.active():
             pages_only = (fault.kind == "duplicate_page" and not has_next) or (
-                fault.kind in ("poisoned", "results_missing") and not has_results
+                fault.kind in ("poisoned", "negative_volume", "results_missing") and not has_results
             )
             passes = fault.kind == "fail_twice" and self._failed[url] >= 2
             if fault.ticker in (None, ticker) and not pages_only and not passes:
@@ -102,6 +102,8 @@ def spoiled(fault: Fault, body: dict[str, Any], url: str, request_id: str) -> Re
         case "poisoned":
             newest = body["results"][-1]
             newest.o = newest.h = newest.l = newest.c = -newest.c
+        case "negative_volume":
+            body["results"][-1].v *= -1
     encoded = msgspec.json.encode(body)
     if fault.kind == "truncated":
         return Response(encoded[: len(encoded) // 2], media_type="application/json")
