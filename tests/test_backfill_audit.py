@@ -1,5 +1,7 @@
 """What a real run has stored, held against what upstream sent: nothing is wrong until somebody makes it wrong."""
 
+import datetime as dt
+import tracemalloc
 from typing import Any
 
 import httpx
@@ -8,7 +10,9 @@ import pytest
 from backfills import SCHEMA
 
 from tapecheck.backfill import filling, validation
+from tapecheck.backfill import plan as plans
 from tapecheck.backfill.audit import audit
+from tapecheck.backfill.bars import COLUMNS
 from tapecheck.backfill.endpoints import Endpoints
 from tapecheck.backfill.integrity import Integrity
 from tapecheck.backfill.plan import BackfillPlan
@@ -42,6 +46,30 @@ def kinds(integrity: Integrity) -> dict[str, int]:
     }
 
 
+def test_memory_is_that_of_a_stretch_not_of_the_history(
+    endpoints: Endpoints, connection: psycopg.Connection[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A year is audited in less memory than the columns of its bars take, and with the verdict of a year in one piece."""
+    peak_bytes = []
+
+    def traced(*given: Any) -> Integrity:
+        tracemalloc.start()
+        try:
+            return audit(*given)
+        finally:
+            peak_bytes.append(tracemalloc.get_traced_memory()[1])
+            tracemalloc.stop()
+
+    monkeypatch.setattr(filling, "audit", traced)
+    year = plan(symbols=["SOL"], timeframes=["5m"], history={"days": 365}, features="off")
+    found = audited(filling.run(year, endpoints))
+    assert found.present > 100_000 and kinds(found) == {}
+    assert peak_bytes[0] < found.present * len(COLUMNS) * 8
+    monkeypatch.setattr(plans, "STRETCH", dt.timedelta(days=1000))
+    assert audited(filling.run(year.model_copy(update={"begin": "resume"}), endpoints)) == found
+    assert peak_bytes[1] > 2 * peak_bytes[0]
+
+
 @pytest.mark.parametrize("derive", [False, True], ids=["fetched", "derived"])
 def test_a_run_that_nothing_disturbs_loses_nothing(endpoints: Endpoints, connection: psycopg.Connection[Any], derive: bool) -> None:
     """Every expected bar is in one class, none is lost, doubled or wrong; and resuming finds the same without fetching anything."""
@@ -50,6 +78,27 @@ def test_a_run_that_nothing_disturbs_loses_nothing(endpoints: Endpoints, connect
     assert 0 < whole.present <= whole.expected == whole.present + whole.no_trade + whole.upstream_holes
     again = filling.run(plan(derive=derive, begin="resume"), endpoints)
     assert not again.spans and audited(again) == whole
+
+
+@pytest.mark.parametrize("derive", [False, True], ids=["fetched", "derived"])
+def test_where_a_stretch_ends_shows_in_no_figure(
+    endpoints: Endpoints, connection: psycopg.Connection[Any], monkeypatch: pytest.MonkeyPatch, derive: bool
+) -> None:
+    """Three weeks with a change of daylight saving, by weeks and in one piece; the bars beside a cut are gone, and lost in both."""
+    gone = {("5m", "2026-02-27 23:55+00"), ("5m", "2026-02-28 00:00+00"), ("1h", "2026-02-28 00:00+00"), ("1d", "2026-02-27 00:00+00")}
+
+    def deleting(*given: Any) -> Integrity:
+        for timeframe, time in gone:
+            connection.execute(f"DELETE FROM {SCHEMA}.bars WHERE symbol = 'SOL' AND timeframe = '{timeframe}' AND time = '{time}'")
+        return audit(*given)
+
+    monkeypatch.setattr(filling, "audit", deleting)
+    found = []
+    for stretch in (dt.timedelta(days=91), dt.timedelta(days=7)):
+        monkeypatch.setattr(plans, "STRETCH", stretch)
+        history = {"start": "2026-02-23", "end": "2026-03-15"}
+        found.append(audited(filling.run(plan(derive=derive, history=history, symbols=["TSLA", "SOL", "AAPL"]), endpoints)))
+    assert kinds(found[0]) == {"lost": 4} and found[0] == found[1]
 
 
 def test_a_bar_that_is_gone_is_lost_and_named(

@@ -4,18 +4,19 @@ import datetime as dt
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 from functools import lru_cache
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
-import psycopg
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tapecheck.backfill import checkpoints, checksum
+from tapecheck.backfill import checkpoints
 from tapecheck.backfill.aggregate import derive
 from tapecheck.backfill.bars import TIMEFRAMES, Bars, IntArray, to_ms
-from tapecheck.backfill.integrity import Integrity, Series, examine, judge
+from tapecheck.backfill.examination import Series, examine
+from tapecheck.backfill.integrity import Integrity, Tally
 from tapecheck.backfill.sink import Sink
 from tapecheck.backfill.slots import slots
 from tapecheck.sandbox import market
@@ -43,7 +44,9 @@ def times_of(stored: Market) -> dict[str, list[IntArray]]:
 
 def checked(*parts: Iterable[Series], several: int = 3) -> Integrity:
     """Judge some symbols."""
-    return judge([series for part in parts for series in part], "sum", several=several)
+    tally = Tally(several=several)
+    tally.add([series for part in parts for series in part])
+    return tally.integrity("sum")
 
 
 def of(symbol: str, stored: Market, received: dict[str, list[IntArray]] | None = None, **window: dt.datetime) -> list[Series]:
@@ -298,6 +301,39 @@ def test_a_lost_bar_is_no_proof_against_upstream() -> None:
     assert (part.no_trade.tolist(), len(part.upstream_holes)) == (holes.tolist(), 0)
 
 
+def test_stretch_after_stretch_gives_the_same_verdict() -> None:
+    """Holes, losses and defects of several series are counted and dated as they are in one piece, whichever stretch they lie in."""
+    minutes = [to_ms(dt.datetime(2025, 11, day, 15, 5, tzinfo=dt.UTC)) for day in (4, 14, 25)]
+    parts: dict[str, tuple[Market, dict[str, list[IntArray]]]] = {}
+    for i, symbol in enumerate(("AAPL", "MSFT", "SPY")):
+        whole = market_of(symbol)
+        bars = _with("v", -1.0)(_with("v", -2.0)(whole["5m"], 500), 4000)
+        kept = without(bars, np.flatnonzero(np.isin(bars.t, minutes)))
+        pages = [_swapped(kept, 1000).t, np.roll(whole["1h"].t, i)]
+        parts[symbol] = (whole | {"5m": without(kept, [2500, 4200])}, times_of(whole) | {"5m": pages[:1], "1h": pages[1:]})
+    cuts = [START, dt.datetime(2025, 11, 8, 5, tzinfo=dt.UTC), dt.datetime(2025, 11, 22, 5, tzinfo=dt.UTC), END]
+    tally = Tally()
+    for start, end in pairwise(cuts):
+        within = {s: {n: b[(b.t >= to_ms(start)) & (b.t < to_ms(end))] for n, b in stored.items()} for s, (stored, _) in parts.items()}
+        tally.add([series for s, (_, sent) in parts.items() for series in of(s, within[s], sent, start=start, end=end)])
+    once = checked(*(of(symbol, stored, sent) for symbol, (stored, sent) in parts.items()))
+    again = tally.integrity("sum")
+    assert replace(again, findings=()) == replace(once, findings=())
+    assert sorted(map(repr, again.findings)) == sorted(map(repr, once.findings))
+    assert {"lost", "upstream_hole", "negative_volume", "out_of_order"} <= set(kinds(once)) and once.shared_slots == 3
+
+
+def test_rows_that_are_gone_are_counted_over_all_stretches() -> None:
+    """Of the acknowledged rows those that are stored, or lost, are subtracted once each; the others have vanished."""
+    bars, middle = market_of("AAPL")["5m"], dt.datetime(2025, 11, 8, 5, tzinfo=dt.UTC)
+    first, second = bars[bars.t < to_ms(middle)], bars[bars.t >= to_ms(middle)]
+    tally = Tally()
+    tally.add(of("AAPL", {"5m": first[5:]}, {}, end=middle))
+    tally.add(of("AAPL", {"5m": second[:-3]}, {"5m": [second.t[-3:]]}, start=middle))
+    found = tally.integrity("", {("AAPL", "5m"): len(bars)})
+    assert (found.vanished, found.lost, kinds(found)) == (5, 3, {"lost": 3, "vanished": 5})
+
+
 def test_older_days_of_crypto_begin_at_four() -> None:
     """The vendor's older samples begin a crypto day at 04:00 UTC; stored or received so, it is the day's bar."""
     days = market_of("BTC", START.replace(hour=0), END.replace(hour=0))["1d"]
@@ -316,7 +352,7 @@ def test_nothing_stored_of_what_was_received_is_all_lost() -> None:
         assert (found.lost, found.present) == (len(whole["5m"]), 0) and found.expected == found.lost + found.no_trade
     nothing = checked(of("AAPL", {"5m": Bars.empty()}, {}, start=END, end=END))
     assert (nothing.expected, nothing.findings) == (0, ())
-    assert judge([], "none").expected == 0
+    assert Tally().integrity().expected == 0
 
 
 def test_what_the_sandbox_stored_has_no_false_alarms(sandbox: SandboxState) -> None:
@@ -330,8 +366,6 @@ def test_what_the_sandbox_stored_has_no_false_alarms(sandbox: SandboxState) -> N
     with Sink(sandbox.database_url) as sink:
         stored = {key: sink.tail(*key, end, 10**6) for key in done}
         parts = [examine(s, {name: stored[s, name] for name in TIMEFRAMES}, {}, start=start, end=end) for s in sorted(known)]
-    with psycopg.connect(sandbox.database_url) as connection:
-        whole = checksum.whole(connection)
-    found = judge([series for part in parts for series in part], str(whole))
+    found = checked(*parts)
     assert (len(known), found.findings, found.shared_holes) == (6, (), ())
-    assert found.present > 20_000 and found.expected == found.present + found.no_trade and found.checksum == str(whole)
+    assert found.present > 20_000 and found.expected == found.present + found.no_trade

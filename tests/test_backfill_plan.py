@@ -1,6 +1,7 @@
 """The backfill's YAML: what it means, and that every mistake in it is named before anything is fetched."""
 
 import datetime as dt
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +37,18 @@ def test_the_calendar_begins_with_the_first_day_of_any_history() -> None:
     """Whatever is today: the first session of 2007, after New Year and a day of mourning, is its first one."""
     assert History(start=FIRST_DAY, end=dt.date(2008, 1, 1)).bounds()[0] == FIRST_DAY
     assert calendar._calendar().schedule.index[0].date() == dt.date(2007, 1, 3)
+
+
+@pytest.mark.parametrize("days", [1, 5, 90, 91, 92, 365, 1500, 3650])
+@pytest.mark.parametrize("end", [dt.date(2026, 3, 9), dt.date(2026, 10, 31)], ids=["a Monday", "a Saturday"])
+def test_stretches_are_the_history_cut_on_saturdays(days: int, end: dt.date) -> None:
+    """No day is in two of them or in none, and none is longer than a quarter or empty."""
+    history = History(start=end - dt.timedelta(days=days), end=end)
+    bounds = [stretch.bounds() for stretch in history.stretches()]
+    assert (bounds[0][0], bounds[-1][1]) == history.bounds()
+    assert all(before[1] == after[0] for before, after in pairwise(bounds))
+    assert all(1 <= (last - first).days <= 91 for first, last in bounds)
+    assert {last.weekday() for _, last in bounds[:-1]} <= {5}
 
 
 WRONG = [

@@ -1,11 +1,16 @@
-"""Holds what a backfill has stored against what upstream sent, and returns the verdict. It writes nothing."""
+"""Holds what a backfill has stored against what upstream sent, and returns the verdict. It writes nothing.
+
+It goes through the history by stretches of days, all series of one before the next, and keeps counts: its memory does not grow
+with the history.
+"""
 # ruff: noqa: S608 - what is put into statements are the plan's checked names, quoted
 
 import datetime as dt
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, Self
 
 import numpy as np
 import psycopg
@@ -14,12 +19,12 @@ from psycopg import sql
 from tapecheck import progress
 from tapecheck.backfill import checkpoints, checksum, groups
 from tapecheck.backfill.aggregate import BASE, start_of
-from tapecheck.backfill.bars import COLUMNS, Bars, FloatArray, IntArray
-from tapecheck.backfill.checkpoints import Checkpoint
-from tapecheck.backfill.groups import Key
-from tapecheck.backfill.integrity import Integrity, Series, distinct, examine, judge
-from tapecheck.backfill.plan import BackfillPlan
+from tapecheck.backfill.bars import COLUMNS, Bars, FloatArray, IntArray, to_ms
+from tapecheck.backfill.examination import Series, distinct, examine
+from tapecheck.backfill.integrity import Integrity, Tally
+from tapecheck.backfill.plan import BackfillPlan, History
 from tapecheck.backfill.recording import FAILED, Job
+from tapecheck.backfill.slots import BoolArray
 from tapecheck.backfill.spans import Received
 
 READ_ONLY = "SET TRANSACTION ISOLATION LEVEL REPEATABLE READ READ ONLY"
@@ -36,30 +41,61 @@ def audit(plan: BackfillPlan, database_url: str, jobs: Iterable[Job], received: 
         psycopg.Error: the database cannot be read; as `adbc_driver_manager.Error` too, see `sink.SinkError`.
     """
     failed = {(job.symbol, job.timeframe) for job in jobs if job.state == FAILED}
-    series: list[Series] = []
-    steps = len(plan.symbols) + 1
+    stretches = plan.history.stretches()
+    steps, tally = len(stretches) * len(plan.symbols) + 1, Tally()
     with _snapshot(database_url) as (connection, cursor), ThreadPoolExecutor(1) as beside, progress.show("audit", "steps") as report:
         stand = checkpoints.read_with(connection, plan.database_schema)
         whole = beside.submit(checksum.whole, connection, plan.database_schema)  # the server's work: this process reads meanwhile
-        for number, symbol in enumerate(plan.symbols):
-            report(number, steps)
-            ended = [key for key in plan.jobs if key[0] == symbol and key not in failed and groups.is_done(plan, key, stand.get(key))]
-            series += _examined(plan, symbol, {key: stand[key] for key in ended}, cursor, received)
+        ended = [key for key in plan.jobs if key not in failed and groups.is_done(plan, key, stand.get(key))]
+        for number, stretch in enumerate(stretches):
+            series: list[Series] = []
+            for at, symbol in enumerate(plan.symbols, number * len(plan.symbols)):
+                report(at, steps)
+                timeframes = [timeframe for other, timeframe in ended if other == symbol]
+                series += _examined(plan, symbol, timeframes, _Window.of(plan.history, stretch, symbol), cursor, received)
+            tally.add(series)
         report(steps - 1, steps)
-        found = judge(series, str(whole.result()))
+        found = tally.integrity(str(whole.result()), {key: stand[key].rows for key in ended})
         report(steps, steps)
     return found
 
 
-def _examined(plan: BackfillPlan, symbol: str, ended: Mapping[Key, Checkpoint], cursor: Any, received: Received) -> list[Series]:
-    start, last = plan.history.range(symbol)
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Window:
+    """Which bars of a symbol begin in a stretch; rows before the first stretch and after the last one are counted with those."""
+
+    start: dt.datetime
+    end: dt.datetime
+    is_first: bool
+    is_last: bool
+
+    @classmethod
+    def of(cls, history: History, stretch: History, symbol: str) -> Self:
+        """Return the window of a stretch of a history."""
+        (start, last), (first, final) = stretch.range(symbol), history.range(symbol)
+        end = last + dt.timedelta(milliseconds=1)  # a bar that ends with the stretch is over by then
+        return cls(start=start, end=end, is_first=start == first, is_last=last == final)
+
+    def condition(self) -> str:
+        """Return it in SQL."""
+        low = "-infinity" if self.is_first else self.start.isoformat()
+        high = "infinity" if self.is_last else self.end.isoformat()
+        return f"time >= '{low}' AND time < '{high}'"
+
+    def has(self, t: IntArray) -> BoolArray:
+        """Tell of each start (Unix ms) whether it lies in it."""
+        return (t >= to_ms(self.start)) & (t < to_ms(self.end))
+
+
+def _examined(
+    plan: BackfillPlan, symbol: str, timeframes: Collection[str], window: _Window, cursor: Any, received: Received
+) -> list[Series]:
     return examine(
         symbol,
-        {key[1]: _stored(cursor, plan.database_schema, *key) for key in ended},
-        {key[1]: _sent(plan, *key, received) for key in ended},
-        start=start,
-        end=last + dt.timedelta(milliseconds=1),  # a bar that ends with the history is over by then
-        acknowledged={key[1]: checkpoint.rows for key, checkpoint in ended.items()},
+        {timeframe: _stored(cursor, plan.database_schema, symbol, timeframe, window) for timeframe in timeframes},
+        {timeframe: _sent(plan, symbol, timeframe, received, window) for timeframe in timeframes},
+        start=window.start,
+        end=window.end,
     )
 
 
@@ -77,22 +113,26 @@ def _snapshot(database_url: str) -> Iterator[tuple[psycopg.Connection, Any]]:
             yield connection, cursor
 
 
-def _stored(cursor: Any, schema: str, symbol: str, timeframe: str) -> Bars:
-    """Return all bars of a series, in no order: a query without one, and without parameters, is read fastest."""
+def _stored(cursor: Any, schema: str, symbol: str, timeframe: str, window: _Window) -> Bars:
+    """Return the bars of a series in a window, in no order: a query without one, and without parameters, is read fastest."""
     cursor.execute(
         f"SELECT time, {', '.join(COLUMNS[1:])} FROM {schema}.bars"
-        f" WHERE symbol = {sql.quote(symbol)} AND timeframe = {sql.quote(timeframe)}"
+        f" WHERE symbol = {sql.quote(symbol)} AND timeframe = {sql.quote(timeframe)} AND {window.condition()}"
     )
     table = cursor.fetch_arrow_table()
     values: dict[str, FloatArray] = {name: table.column(name).to_numpy().astype(np.float64, copy=False) for name in COLUMNS[1:]}
     return Bars(t=table.column("time").to_numpy().astype("datetime64[ms]").astype(np.int64), **values)
 
 
-def _sent(plan: BackfillPlan, symbol: str, timeframe: str, received: Received) -> Sequence[IntArray]:
-    """Return the starts that upstream sent for a series; for one that is built from 5-minute bars, those that must come of them."""
+def _sent(plan: BackfillPlan, symbol: str, timeframe: str, received: Received, window: _Window) -> Sequence[IntArray]:
+    """Return the starts that upstream sent for a series in a window, by whole pages, so that their order can be judged.
+
+    For a series that is built from 5-minute bars, return those that must come of them.
+    """
     if not plan.derive:
-        return received.get((symbol, timeframe), [])
+        return [page for page in received.get((symbol, timeframe), []) if window.has(page).any()]
     pages = [page for (other, _), sent in received.items() if other == symbol for page in sent]  # 5-minute bars, whichever job asked
+    pages = [page for page in pages if window.has(page).any()]
     if not pages or timeframe == BASE:
         return pages
-    return [distinct(start_of(distinct(np.concatenate(pages)), symbol, timeframe))]
+    return [distinct(start_of(distinct(np.concatenate([page[window.has(page)] for page in pages])), symbol, timeframe))]

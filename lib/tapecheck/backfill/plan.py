@@ -21,6 +21,7 @@ METRICS = (
     "upstream_holes", "wrong_bars",
 )  # fmt: skip
 MAX_DAYS = 3650
+STRETCH, SATURDAY = dt.timedelta(weeks=13), 5
 SLACK_S = 0.1  # by which the way of one request may be longer than that of another
 
 Symbol = Annotated[str, Field(pattern=r"^[A-Z][A-Z0-9.]{0,11}$")]
@@ -85,6 +86,20 @@ class History(Model):
         zone = dt.UTC if symbol in CRYPTO else EASTERN
         first, last = (dt.datetime(day.year, day.month, day.day, tzinfo=zone).astimezone(dt.UTC) for day in self.bounds())
         return first, last - dt.timedelta(milliseconds=1)
+
+    def stretches(self) -> "list[History]":
+        """Return it cut into stretches of about a quarter, so that one after another takes as little memory however long it is.
+
+        A stretch ends with a Friday: no day of 23 hours does, in which a bar of a day would end beyond it.
+        """
+        day, last = self.bounds()
+        found = []
+        while day < last:
+            end = day + STRETCH
+            end = min(last, end - dt.timedelta(days=(end.weekday() - SATURDAY) % 7))
+            found.append(History(start=day, end=end))
+            day = end
+        return found
 
 
 class RetryPlan(Model):
