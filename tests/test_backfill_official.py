@@ -13,7 +13,8 @@ from massive import RESTClient
 
 from tapecheck.backfill import wire
 from tapecheck.backfill.bars import COLUMNS, TIMEFRAMES, Bars, ticker_of, to_ms
-from tapecheck.backfill.source import PAGE_LIMIT, Retry, Source
+from tapecheck.backfill.retry import Retry
+from tapecheck.backfill.source import PAGE_LIMIT, Source
 from tapecheck.sandbox.profile import Home
 from tapecheck.targets import SandboxState
 

@@ -12,7 +12,8 @@ import pytest
 
 from tapecheck.backfill import wire
 from tapecheck.backfill.bars import Bars
-from tapecheck.backfill.source import Page, Retry, Source
+from tapecheck.backfill.retry import Retry
+from tapecheck.backfill.source import Page, Source
 from tapecheck.backfill.spans import Trace
 from tapecheck.sandbox.profile import Home
 from tapecheck.targets import SandboxState

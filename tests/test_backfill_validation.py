@@ -1,6 +1,8 @@
 """The facade: a recording becomes a run folder that keeps its schema and can be analysed again without a target."""
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -13,6 +15,14 @@ from tapecheck.errors import ConfigError
 from tapecheck.runs import Recorded
 from tapecheck.verdict import Verdict
 
+DRIVERS = {
+    "httpx",
+    "anyio",
+    "psycopg",
+    "adbc_driver_manager",
+    "exchange_calendars",
+    "tapecheck.backfill.filling",
+}  # half the time of an import
 PARAMETERS = {"target": "t", "plan": "config/backfill.yaml", "run": "new", "profile": "small"}
 
 
@@ -35,6 +45,13 @@ def two_jobs() -> Recording:
     ]
     spans = [span("fetch", 0, 1, job="AAPL 5m", requests=1), span("insert", 1, 9, job="AAPL 5m", rows=90), span("fetch", 9, 10, requests=1)]
     return recording(spans, jobs=jobs, objectives=["job_success_ratio >= 1", "duration_s < 90"])
+
+
+def test_a_notebook_that_only_reads_imports_no_client_and_no_driver() -> None:
+    """Who analyses a recorded run waits for none of what measuring needs."""
+    command = [sys.executable, "-c", "import sys, tapecheck.backfill.validation; print(*sys.modules)"]
+    imported = set(subprocess.run(command, capture_output=True, text=True, check=True).stdout.split())
+    assert "tapecheck.backfill.analysis" in imported and not DRIVERS & imported
 
 
 def test_a_run_is_written_and_analysed_again_to_the_same_figures(tmp_path: Path) -> None:

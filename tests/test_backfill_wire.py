@@ -9,7 +9,7 @@ import pytest
 from tapecheck.backfill import wire
 from tapecheck.backfill.bars import COLUMNS, symbol_of, ticker_of
 from tapecheck.backfill.bucket import TokenBucket
-from tapecheck.backfill.source import Retry
+from tapecheck.backfill.retry import Retry
 
 NOW = dt.datetime(2026, 11, 23, 12, 0, tzinfo=dt.UTC)
 

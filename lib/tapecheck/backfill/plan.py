@@ -10,7 +10,7 @@ from tapecheck import profiles
 from tapecheck.backfill.bars import CRYPTO, TIMEFRAMES
 from tapecheck.backfill.bucket import TokenBucket
 from tapecheck.backfill.calendar import EASTERN, FIRST_DAY
-from tapecheck.backfill.source import Retry
+from tapecheck.backfill.retry import Retry
 from tapecheck.cluster import checked_workers
 from tapecheck.config import Model
 from tapecheck.errors import ConfigError, Problem

@@ -14,6 +14,7 @@ import httpx
 
 from tapecheck.backfill.bars import TIMEFRAMES, Bars, IntArray, ticker_of, to_ms
 from tapecheck.backfill.bucket import Bucket
+from tapecheck.backfill.retry import Budget, Retry
 from tapecheck.backfill.spans import Trace
 from tapecheck.backfill.wire import BadPage, Refused, SourceError, Unreachable, decode, failure, retry_after_s
 from tapecheck.loopback import is_loopback
@@ -23,40 +24,6 @@ VENDOR_HOSTS = {"api.massive.com", "api.polygon.io"}  # one service under two na
 REPEATED_PAGES_ALLOWED = 3  # a cursor that does not move this often is broken, not slow
 
 logging.getLogger("httpx").setLevel(logging.WARNING)  # its INFO lines hold whole URLs
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Retry:
-    """How long to go on: exponential backoff with jitter, within a budget of time.
-
-    A job, which is one call of `Source.pages`, spends it on attempts that failed and the pauses after them, all its pages together.
-    """
-
-    first_s: float = 0.5
-    cap_s: float = 30.0
-    budget_s: float = 120.0
-
-    def delay_s(self, attempt: int, asked_s: float | None, jitter: float) -> float:
-        """Return the pause after the attempt-th failure (from 1); a server's own wish goes first; jitter is in [0, 1)."""
-        if asked_s is not None:
-            return asked_s + 0.1 * jitter
-        return min(self.cap_s, self.first_s * 2.0 ** min(attempt - 1, 30)) * (0.5 + 0.5 * jitter)
-
-
-class _Budget:
-    """What one job may still spend on attempts that fail, and the pauses after them."""
-
-    def __init__(self, retry: Retry) -> None:
-        self._retry, self._left_s = retry, retry.budget_s
-
-    def pause_s(self, attempt: int, took_s: float, asked_s: float | None, jitter: float) -> float | None:
-        """Book the attempt-th failure of a page and return the pause before the next attempt, None when there is no time for it."""
-        self._left_s -= took_s
-        if asked_s is not None and asked_s > self._left_s:
-            asked_s = None  # more than there is time for: our own pauses find out whether it is meant
-        delay_s = self._retry.delay_s(attempt, asked_s, jitter)
-        self._left_s -= delay_s
-        return delay_s if self._left_s >= 0 else None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -127,7 +94,7 @@ class Source:
             f"/v2/aggs/ticker/{ticker}/range/{frame.multiplier}/{frame.timespan}/{to_ms(start)}/{to_ms(end)}"
             f"?adjusted=true&sort=asc&limit={PAGE_LIMIT}"
         )
-        newest_ms, stuck, number, budget = -1, 0, 0, _Budget(self._retry)
+        newest_ms, stuck, number, budget = -1, 0, 0, Budget(self._retry)
         while url is not None:
             page, url = await self._page(url, ticker, number, trace, budget)
             bars = page.bars[page.bars.t > newest_ms]
@@ -138,7 +105,7 @@ class Source:
             number += 1
             yield replace(page, bars=bars, repeated=page.repeated + len(page.bars) - len(bars))
 
-    async def _page(self, url: str, ticker: str, number: int, trace: Trace, budget: _Budget) -> tuple[Page, str | None]:
+    async def _page(self, url: str, ticker: str, number: int, trace: Trace, budget: Budget) -> tuple[Page, str | None]:
         for attempt in range(1, 1000):
             asked_s: float | None = None
             try:

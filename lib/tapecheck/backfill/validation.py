@@ -10,8 +10,7 @@ from tapecheck import runs, verdict
 from tapecheck import validation as shared
 from tapecheck.backfill import analysis, findings, whatif
 from tapecheck.backfill.analysis import BackfillSummary, JobSummary, Slowest, StageSummary, Totals, summarize
-from tapecheck.backfill.endpoints import endpoints
-from tapecheck.backfill.filling import run
+from tapecheck.backfill.endpoints import Endpoints, endpoints
 from tapecheck.backfill.integrity import Integrity
 from tapecheck.backfill.plan import METRICS, BackfillPlan, read_plan
 from tapecheck.backfill.recording import FAILED, Recording, read
@@ -69,6 +68,13 @@ def objectives(plan: BackfillPlan) -> tuple[Objective, ...]:
 def judge(summary: BackfillSummary, plan: BackfillPlan) -> list[Check]:
     """Judge every objective of the plan."""
     return analysis.check(summary, objectives(plan))
+
+
+def run(plan: BackfillPlan, endpoints: Endpoints) -> Recording:
+    """Run the jobs that are to be done and return the recording; see `filling.run`, which says what it raises."""
+    from tapecheck.backfill import filling  # HTTP client and database drivers: paid by who measures
+
+    return filling.run(plan, endpoints)
 
 
 def predict(recording: Recording) -> list[WhatIf]:

@@ -16,8 +16,9 @@ from tapecheck.backfill import checkpoints
 from tapecheck.backfill.bars import TIMEFRAMES
 from tapecheck.backfill.checkpoints import Checkpoint
 from tapecheck.backfill.pipeline import refresh
+from tapecheck.backfill.retry import Retry
 from tapecheck.backfill.sink import Sink, SinkError
-from tapecheck.backfill.source import Retry, Source
+from tapecheck.backfill.source import Source
 from tapecheck.backfill.wire import RateLimited, SourceError, UnknownTicker
 from tapecheck.sandbox.answers import SchedulerHealth, Trigger, Triggered
 from tapecheck.sandbox.profile import REFRESH_S, Home, Ports, Profile, tier_of
