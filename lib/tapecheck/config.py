@@ -127,6 +127,15 @@ def dotted(at: Location) -> str:
     return ".".join(map(str, at)) or "(file)"
 
 
+def lines_by_key(path: str | Path) -> dict[str, int]:
+    """Return the line of every key of a YAML file, each written as `dotted` does.
+
+    Raises:
+        ConfigError: as `find` and `read_yaml` do.
+    """
+    return {dotted(at): line for at, line in read_yaml(find(path))[1].items()}
+
+
 def _line(at: Location, lines: Mapping[Location, int]) -> int | None:
     while at and at not in lines:
         at = at[:-1]

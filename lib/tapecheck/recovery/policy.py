@@ -3,11 +3,11 @@
 import datetime as dt
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import AfterValidator, Field
+from pydantic import AfterValidator, Field, StringConstraints, model_validator
 
-from tapecheck import profiles
+from tapecheck import config, profiles
 from tapecheck.config import Model
 from tapecheck.errors import ConfigError, Problem
 from tapecheck.verdict import parse
@@ -20,6 +20,8 @@ METRICS = ("false_ages", "wrong_answers", "unrecoverable_bars", "alerts")  # bes
 
 Seconds = Annotated[float, Field(gt=0, le=31_536_000)]
 Share = Annotated[float, Field(gt=0, lt=1)]
+Symbol = Annotated[str, Field(pattern=r"^[A-Z][A-Z0-9.]{0,11}$")]
+Text = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1)]
 
 
 def _objective(text: str) -> str:
@@ -72,14 +74,14 @@ class Recovery(Model):
 
     objective_s: Seconds
     clock: Clock = "full"
-    procedure: str = Field(min_length=1)
-    fallback: str = Field(min_length=1)
+    procedure: Text
+    fallback: Text
 
 
 class Tier(Model):
     """Symbols that share a promise: how old their data may be, how often it is refreshed, how many minutes of bars may be lost."""
 
-    symbols: tuple[str, ...] | Literal["others"]
+    symbols: Annotated[tuple[Symbol, ...], Field(min_length=1)] | Literal["others"]
     max_age_s: Seconds
     refresh_s: Seconds
     max_lost_minutes: float = Field(ge=0, le=525_600)
@@ -140,7 +142,11 @@ class Cache(Model):
 
 
 class Backfill(Model):
-    """How missing history is fetched. `balanced_blames`: the stage that "balanced" is said to mean, if anybody says so."""
+    """How missing history is fetched: `jobs`, each a symbol and one of so many `timeframes`.
+
+    Without `timeframes` nobody can say how many symbols there are. `balanced_blames`: the stage that "balanced" is said to mean, if
+    anybody says so.
+    """
 
     symbols_at_once: int = Field(ge=1)
     requests_at_once: int = Field(ge=1)
@@ -150,7 +156,14 @@ class Backfill(Model):
     burst: int = Field(ge=1)
     backoff_max_s: Seconds
     jobs: int = Field(ge=1)
+    timeframes: int | None = Field(default=None, ge=1)
     balanced_blames: Literal["fetch", "insert", "features"] | None = None
+
+    @model_validator(mode="after")
+    def _whole_symbols(self) -> Self:
+        if self.timeframes and self.jobs % self.timeframes:
+            raise ValueError(f"jobs that are symbols times timeframes; {self.jobs} is no multiple of {self.timeframes}")
+        return self
 
 
 class Prober(Model):
@@ -185,7 +198,7 @@ class RecoveryPlan(Model):
     prober: Prober = Prober()
     trials: Trials = Trials()
     objectives: tuple[Annotated[str, AfterValidator(_objective)], ...] = ()
-    settled: dict[str, str] = Field(default={})
+    settled: dict[str, Text] = Field(default={})
 
     def tier_of(self, symbol: str) -> str | None:
         """Return the tier that names a symbol, else the one of all others; None where there is neither."""
@@ -196,18 +209,28 @@ class RecoveryPlan(Model):
 def read_plan(path: str | Path, *, profile: str = profiles.WHOLE, trials: int = 0) -> RecoveryPlan:
     """Read a recovery plan with a profile's changes, and set how often each drill is run (0: as planned).
 
+    What is checked for contradictions is the file, in each of its profiles: so few trials that they prove nothing may be asked for, and
+    end as not proven.
+
     Raises:
         ConfigError: the file or any of its profiles is wrong, or contradicts itself without saying why.
     """
-    from tapecheck.recovery.contradictions import check
-
     plan: RecoveryPlan = profiles.chosen(RecoveryPlan, path, profile)
+    check(path)
     if not 0 <= trials <= 1000:
         raise ConfigError([Problem(file="parameters", key="trials", got=str(trials), allowed="0 for what is planned, or up to 1000")])
-    if trials:
-        plan = plan.model_copy(update={"trials": plan.trials.model_copy(update={"each": trials})})
-    check(plan, file=str(path))
-    return plan
+    return plan.model_copy(update={"trials": plan.trials.model_copy(update={"each": trials})}) if trials else plan
+
+
+def check(path: str | Path) -> None:
+    """Check that the plan in a file contradicts itself in none of its profiles without saying why.
+
+    Raises:
+        ConfigError: every problem of the file and its profiles at once.
+    """
+    from tapecheck.recovery.contradictions import check_profiles  # which is about the models of this module
+
+    check_profiles(profiles.read(RecoveryPlan, path), file=str(path), lines=config.lines_by_key(path))
 
 
 def tiers(plan: RecoveryPlan, symbols: Sequence[str]) -> dict[str, list[str]]:

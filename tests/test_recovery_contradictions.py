@@ -1,0 +1,387 @@
+"""Promises that contradict each other or cannot be proven are found, and the plan must say why both hold."""
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from tapecheck import config, stats
+from tapecheck.errors import ConfigError, Problem
+from tapecheck.recovery.contradictions import check, find
+from tapecheck.recovery.policy import RecoveryPlan, read_plan
+from tapecheck.recovery.rules import SETTLEABLE, STRUCTURAL, refill_floor_s, refresh_requests_per_h
+
+TEXT = (config.CONFIG / "rto_rpo.yaml").read_text()
+SHIPPED = read_plan("config/rto_rpo.yaml")
+# What must change in the shipped plan for no rule to find anything.
+SOUND = {
+    "rto.upstream_rate_limit.objective_s": 36,
+    "rto.scheduler_crash.objective_s": 1380,
+    "rpo.critical.refresh_s": 1380,
+    "rpo.critical.max_lost_minutes": 23,
+    "rpo.low.refresh_s": 43_200,
+    "rpo.low.max_age_s": 86_399,
+    "settled": {},
+}
+
+
+def plan(changes: Mapping[str, Any]) -> RecoveryPlan:
+    """Return the sound plan with changes, each by its key as in `rpo.low.max_age_s`."""
+    data = yaml.safe_load(TEXT)
+    del data["profiles"]
+    for key, value in {**SOUND, **changes}.items():
+        *above, last = key.split(".")
+        place = data
+        for step in above:
+            place = place[step]
+        place[last] = value
+    return RecoveryPlan.model_validate(data)
+
+
+def found(changes: Mapping[str, Any]) -> list[tuple[str, str]]:
+    return [(one.rule, one.where) for one in find(plan(changes))]
+
+
+def refused(act: Callable[[], object]) -> list[Problem]:
+    with pytest.raises(ConfigError) as caught:
+        act()
+    return list(caught.value.problems)
+
+
+TIER = {"symbols": "others", "max_age_s": 80_000, "refresh_s": 40_000, "max_lost_minutes": 1440}
+PLANTED: list[tuple[str, dict[str, Any], str, str, str, dict[str, Any]]] = [
+    # rule, what is planted, where it is found, the figures, what to change, and the neighbour that is no contradiction
+    (
+        "symbol_in_two_tiers",
+        {"rpo.standard.symbols": ["AAPL", "SPY"]},
+        "rpo.standard.symbols",
+        "SPY in critical and standard",
+        "each symbol in one tier",
+        {"rpo.standard.symbols": ["AAPL", "SPYG"]},
+    ),
+    (
+        "symbol_in_two_tiers",
+        {"rpo.standard.symbols": ["AAPL", "AAPL"]},
+        "rpo.standard.symbols",
+        "AAPL in standard and standard",
+        "once in it",
+        {"rpo.standard.symbols": ["AAPL"]},
+    ),
+    (
+        "no_tier_for_others",
+        {"rpo.low.symbols": ["XRP"]},
+        "rpo",
+        "no promise for a symbol that none of critical, standard, low names",
+        "one tier with symbols: others",
+        {},
+    ),
+    (
+        "several_tiers_for_others",
+        {"rpo.lower": TIER, "scheduler.order": ["critical", "standard", "low", "lower"]},
+        "rpo.lower.symbols",
+        "others in low and lower",
+        "in one tier only",
+        {"rpo.lower": {**TIER, "symbols": ["XRP"]}, "scheduler.order": ["critical", "standard", "low", "lower"]},
+    ),
+    (
+        "thresholds_out_of_order",
+        {"staleness.aging.below_s": 3600},
+        "staleness.aging.below_s",
+        "aging ends at 1 h, fresh at 1 h",
+        "more than staleness.fresh.below_s",
+        {"staleness.aging.below_s": 3601},
+    ),
+    (
+        "thresholds_out_of_order",
+        {"staleness.aging.below_s": 86_400},
+        "staleness.stale.below_s",
+        "stale ends at 24 h, aging at 24 h",
+        "more than staleness.aging.below_s",
+        {"staleness.aging.below_s": 86_399},
+    ),
+    (
+        "thresholds_out_of_order",
+        {"alerts.no_successful_backfill.after_s": 86_400},
+        "alerts.no_successful_backfill.after_s",
+        "an alert after 24 h, when data is missing from 24 h on",
+        "below staleness.stale.below_s",
+        {"alerts.no_successful_backfill.after_s": 86_399},
+    ),
+    (
+        "thresholds_out_of_order",
+        {"alerts.no_successful_backfill.after_s": 1380},
+        "alerts.no_successful_backfill.after_s",
+        "an alert after 23 min, when the most frequent refresh comes every 23 min",
+        "above the shortest refresh_s",
+        {"alerts.no_successful_backfill.after_s": 1381},
+    ),
+    (
+        "order_against_tiers",
+        {"scheduler.order": ["critical", "standard"]},
+        "scheduler.order",
+        "critical, standard",
+        "each tier of rpo once: critical, standard, low",
+        {"scheduler.order": ["low", "standard", "critical"]},
+    ),
+    (
+        "order_against_tiers",
+        {"scheduler.order": ["critical", "standard", "low", "low"]},
+        "scheduler.order",
+        "critical, standard, low, low",
+        "each tier of rpo once",
+        {},
+    ),
+    (
+        "backoff_beyond_rto",
+        {"rto.upstream_rate_limit.objective_s": 30},
+        "backfill.retries_s",
+        "pauses of 1 + 5 + 30 s = 36 s, beyond the 30 s of rto.upstream_rate_limit",
+        "a longer objective_s, or clock: degraded",
+        {"rto.upstream_rate_limit.objective_s": 30, "rto.upstream_rate_limit.clock": "degraded"},
+    ),
+    (
+        "retries_beyond_cap",
+        {"backfill.backoff_max_s": 29},
+        "backfill.retries_s",
+        "a pause of 30 s, beyond the 29 s of backoff_max_s",
+        "pauses up to backoff_max_s",
+        {"backfill.backoff_max_s": 30},
+    ),
+    (
+        "refill_beyond_rto",
+        {"rto.scheduler_crash.objective_s": 300},
+        "rto.scheduler_crash.objective_s",
+        "125 jobs at 5 requests a minute, 10 of them at once, take at least 23 min, beyond the 5 min of rto.scheduler_crash",
+        "fewer jobs, a higher rate, or a longer time",
+        {"rto.scheduler_crash.objective_s": 300, "backfill.requests_per_minute": 23},
+    ),
+    (
+        "refill_beyond_rto",
+        {"rpo.critical.refresh_s": 900},
+        "rpo.critical.refresh_s",
+        "take at least 23 min, beyond the 15 min after which critical is due again",
+        "fewer jobs, a higher rate, or a longer time",
+        {"rpo.critical.refresh_s": 900, "backfill.burst": 50},
+    ),
+    (
+        "refresh_against_loss",
+        {"rpo.critical.max_lost_minutes": 0},
+        "rpo.critical.max_lost_minutes",
+        "of critical none may be lost, but up to 23 min are not fetched yet when something dies",
+        "a refresh at least as often",
+        {"rpo.standard.max_lost_minutes": 60},
+    ),
+    (
+        "refresh_against_loss",
+        {"rpo.standard.max_lost_minutes": 59},
+        "rpo.standard.max_lost_minutes",
+        "of standard 59 min may be lost, but up to 1 h are not fetched yet",
+        "a refresh at least as often",
+        {"rpo.standard.max_lost_minutes": 60},
+    ),
+    (
+        "refresh_beyond_age",
+        {"rpo.standard.max_age_s": 3600},
+        "rpo.standard.refresh_s",
+        "standard is refreshed every 1 h, and may be 1 h old",
+        "begins and ends before max_age_s",
+        {"rpo.standard.max_age_s": 3601},
+    ),
+    (
+        "tier_beyond_class",
+        {"rpo.low.max_age_s": 86_400},
+        "rpo.low.max_age_s",
+        "low may be 24 h old, and from 24 h on, that included, data is missing",
+        "below staleness.stale.below_s",
+        {"rpo.low.max_age_s": 86_399.9},
+    ),
+    (
+        "refresh_beyond_rate",
+        {"rpo.standard.refresh_s": 1380},
+        "backfill.requests_per_minute",
+        "refreshing every tier takes at least 187 requests an hour, and 180 are allowed",
+        "longer refresh_s, fewer symbols, or a higher rate",
+        {"backfill.requests_per_minute": 3.2},
+    ),
+    (
+        "trials_prove_nothing",
+        {"trials.proven_share": 0.95, "trials.each": 58},
+        "trials.each",
+        "58 trials prove at best that 94.9 % of recoveries meet it, with 95 % confidence, not 95 %",
+        "at least 59 trials, or proven_share: null",
+        {"trials.proven_share": 0.95, "trials.each": 59},
+    ),
+    (
+        "trials_prove_nothing",
+        {"trials.proven_share": 0.95},
+        "trials.each",
+        "5 trials prove at best that 54.9 % of recoveries meet it, with 95 % confidence, not 95 %",
+        "at least 59 trials",
+        {"trials.proven_share": None},
+    ),
+    (
+        "clock_resolution",
+        {"rto.feature_failure.objective_s": 0.09},
+        "rto.feature_failure.objective_s",
+        "90 ms, with a probe every 50 ms",
+        "at least 2 periods",
+        {"rto.feature_failure.objective_s": 0.1},
+    ),
+    (
+        "clock_resolution",
+        {"prober.timeout_s": 0.4},
+        "prober.timeout_s",
+        "a probe ends after 400 ms, before the 500 ms after which it is slow",
+        "at least slow_s",
+        {"prober.timeout_s": 0.5},
+    ),
+    (
+        "balanced_blames",
+        {"backfill.balanced_blames": "features"},
+        "backfill.balanced_blames",
+        "features, which no stage's figure says",
+        "when its own time passes the rule",
+        {"backfill.balanced_blames": None},
+    ),
+]
+# What a planted change needs beside it, so that only one rule has something to say.
+BESIDE = {
+    "refresh_beyond_rate": {"backfill.requests_per_minute": 3, "backfill.burst": 56, "rpo.standard.refresh_s": 3600},
+}
+IDS = [f"{rule}-{where}" for rule, _, where, _, _, _ in PLANTED]
+
+
+def test_a_sound_plan_has_no_contradiction() -> None:
+    """So that what a test below finds is what it has planted."""
+    assert find(plan({})) == []
+    check(plan({}), file="x.yaml")
+
+
+@pytest.mark.parametrize(("rule", "planted", "where", "finding", "change", "neighbour"), PLANTED, ids=IDS)
+def test_a_planted_contradiction_is_found_and_its_neighbour_is_not(
+    rule: str, planted: dict[str, Any], where: str, finding: str, change: str, neighbour: dict[str, Any]
+) -> None:
+    """Alone, where it stands, with its figures and what to change; at the edge beside it there is none."""
+    beside = BESIDE.get(rule, {})
+    (one,) = find(plan({**beside, **planted}))
+    assert (one.rule, one.where, one.settled) == (rule, where, "")
+    assert finding in one.finding and change in one.change
+    assert find(plan({**beside, **neighbour})) == []
+
+
+def test_every_rule_has_a_planted_case() -> None:
+    """None is without a test, and no name stands for two rules."""
+    assert {rule for rule, *_ in PLANTED} == {*STRUCTURAL, *SETTLEABLE}
+    assert not set(STRUCTURAL) & set(SETTLEABLE)
+
+
+@pytest.mark.parametrize(("rule", "planted", "where", "finding", "change", "neighbour"), PLANTED, ids=IDS)
+def test_a_contradiction_is_refused_until_it_is_explained(
+    rule: str, planted: dict[str, Any], where: str, finding: str, change: str, neighbour: dict[str, Any]
+) -> None:
+    """One problem, which says how to settle it; an explanation settles it, but for what is wrong in the structure."""
+    beside = BESIDE.get(rule, {})
+    (problem,) = refused(lambda: check(plan({**beside, **planted}), file="x.yaml"))
+    assert (problem.file, problem.key) == ("x.yaml", where)
+    assert finding in problem.got and problem.got.endswith(f"({rule})") and change in problem.allowed
+    explained = plan({**beside, **planted, "settled": {rule: "it is meant so"}})
+    if rule in SETTLEABLE:
+        assert f"settled: {{{rule}: " in problem.allowed
+        check(explained, file="x.yaml")
+        assert [one.settled for one in find(explained)] == ["it is meant so"]
+    else:
+        assert "settled" not in problem.allowed
+        assert [p.key for p in refused(lambda: check(explained, file="x.yaml"))] == [where, f"settled.{rule}"]
+        assert [one.settled for one in find(explained)] == [""]
+
+
+def test_all_problems_are_told_at_once() -> None:
+    """Unsettled contradictions, stale explanations, and names of no rule."""
+    settled = {"refill_beyond_rto": "gone", "no_such_rule": "x", "order_against_tiers": "x"}
+    bad = plan({"rpo.low.max_age_s": 86_400, "backfill.balanced_blames": "insert", "settled": settled})
+    told = {problem.key: problem for problem in refused(lambda: check(bad, file="x.yaml"))}
+    assert list(told) == [
+        "rpo.low.max_age_s",
+        "backfill.balanced_blames",
+        "settled.no_such_rule",
+        "settled.order_against_tiers",
+        "settled.refill_beyond_rto",
+    ]
+    assert "one of backoff_beyond_rto, balanced_blames" in told["settled.no_such_rule"].allowed
+    assert "what none can settle" in told["settled.order_against_tiers"].got
+    assert "a contradiction that is not there" in told["settled.refill_beyond_rto"].got
+
+
+def test_what_is_wrong_in_a_file_is_told_with_its_line(tmp_path: Path) -> None:
+    """That of the profile whose own value it is; a key that is not written, by what holds it."""
+    file = tmp_path / "rto_rpo.yaml"
+    text = TEXT.replace("  timeout_s: 2.0\n", "").replace("  slow_s: 0.5 ", "  slow_s: 2.5 ")
+    text += "  sure: {trials: {each: 20, proven_share: 0.95}}\n  blamed: {settled: {balanced_blames: x}}\n"
+    file.write_text(text)
+    told = {problem.key: problem.line for problem in refused(lambda: read_plan(file))}
+    at = {key: text[: text.index(key)].count("\n") + 1 for key in ("prober:", "  sure:")}
+    assert told.pop("settled.balanced_blames") is not None
+    assert told == {"prober.timeout_s": at["prober:"], "profiles.sure.trials.each": at["  sure:"]}
+
+
+def test_a_profile_may_have_a_contradiction_less_than_the_file() -> None:
+    """What is explained for the file is no stale explanation then."""
+    once = read_plan("config/rto_rpo.yaml", profile="once")
+    assert once.settled == SHIPPED.settled
+
+
+def test_a_contradiction_of_a_profile_alone_may_be_explained_for_all(tmp_path: Path) -> None:
+    """And needs to be."""
+    file = tmp_path / "rto_rpo.yaml"
+    text = TEXT + "  sure: {trials: {each: 20, proven_share: 0.95}}\n"
+    file.write_text(text)
+    assert [problem.key for problem in refused(lambda: read_plan(file))] == ["profiles.sure.trials.each"]
+    file.write_text(text.replace("settled:\n", "settled:\n  trials_prove_nothing: not all of them on one day\n"))
+    assert read_plan(file, profile="sure").trials.each == 20
+
+
+def test_our_own_plan_contradicts_itself_where_the_objectives_do_and_says_why() -> None:
+    """The backoff's 36 s, the refill's 23 min, the refresh without loss, and the age of a day."""
+    told = {(one.rule, one.where) for one in find(SHIPPED)}
+    assert told == {
+        ("backoff_beyond_rto", "backfill.retries_s"),
+        ("refill_beyond_rto", "rto.scheduler_crash.objective_s"),
+        ("refill_beyond_rto", "rpo.critical.refresh_s"),
+        ("refresh_against_loss", "rpo.critical.max_lost_minutes"),
+        ("refresh_beyond_age", "rpo.low.refresh_s"),
+        ("tier_beyond_class", "rpo.low.max_age_s"),
+    }
+    assert all(len(one.settled.split()) > 20 for one in find(SHIPPED))
+    assert {one.rule for one in find(SHIPPED)} == set(SHIPPED.settled)
+
+
+def test_a_failure_that_nobody_promises_anything_of_contradicts_nothing() -> None:
+    """A plan for a target without such a part."""
+    data = plan({}).model_dump(mode="json")
+    data["rto"] = {"api_crash": data["rto"]["api_crash"]}
+    assert find(RecoveryPlan.model_validate(data)) == []
+
+
+def test_a_refill_takes_as_long_as_the_rate_makes_it() -> None:
+    """125 jobs, 10 of them at once, at 5 a minute: 23 min; no time where the burst is enough."""
+    assert refill_floor_s(SHIPPED) == 23 * 60
+    assert refill_floor_s(plan({"backfill.burst": 200})) == 0
+
+
+def test_what_the_refresh_needs_an_hour_follows_from_symbols_and_timeframes() -> None:
+    """4 symbols four times, 10 once and the other 11 once a day, of 5 timeframes each; unknown without timeframes."""
+    assert refresh_requests_per_h(SHIPPED) == pytest.approx(4 * 5 * 4 + 10 * 5 + 11 * 5 / 24)
+    assert refresh_requests_per_h(plan({"backfill.timeframes": None})) is None
+    assert (
+        found({"backfill.timeframes": None, "backfill.requests_per_minute": 3, "backfill.burst": 56, "rpo.standard.refresh_s": 1380}) == []
+    )
+
+
+def test_the_share_that_trials_support_is_that_of_the_exact_bound() -> None:
+    """0.05 to the power of 1/N: 54.9 % for 5 trials, and more than 95 % from 59 on."""
+    for n in (1, 5, 58, 59):
+        assert stats.ratio_lower_bound(n, n) == pytest.approx(0.05 ** (1 / n))
+        is_enough = not found({"trials.each": n, "trials.proven_share": 0.95})
+        assert is_enough == (stats.ratio_lower_bound(n, n) > 0.95)

@@ -1,0 +1,144 @@
+"""The recovery plan is read as it is written, leaves no age without a class, and names what is wrong in it."""
+
+import math
+from pathlib import Path
+
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from tapecheck import config
+from tapecheck.errors import ConfigError
+from tapecheck.recovery.durations import spelled
+from tapecheck.recovery.policy import RecoveryPlan, Staleness, read_plan, tiers
+
+TEXT = (config.CONFIG / "rto_rpo.yaml").read_text()
+SHIPPED = read_plan("config/rto_rpo.yaml")
+CLASSES = ("fresh", "aging", "stale", "missing")
+ends = st.lists(st.floats(0.001, 31_536_000), min_size=3, max_size=3, unique=True).map(sorted)
+ages = st.floats(min_value=0, allow_infinity=True, allow_nan=False)
+
+
+def staleness(fresh_s: float, aging_s: float, stale_s: float) -> Staleness:
+    below = {name: {"below_s": s, "action": "plain"} for name, s in zip(CLASSES, (fresh_s, aging_s, stale_s), strict=False)}
+    return Staleness.model_validate({**below, "missing": {"action": "plain"}})
+
+
+def changed(path: Path, right: str, wrong: str) -> Path:
+    assert TEXT.count(right) >= 1
+    (path / "rto_rpo.yaml").write_text(TEXT.replace(right, wrong, 1))
+    return path / "rto_rpo.yaml"
+
+
+@given(ends, ages)
+@example([3600.0, 21600.0, 86400.0], 0.0)
+def test_every_age_has_exactly_one_class(limits: list[float], age_s: float) -> None:
+    """The one whose half-open interval holds it; the four intervals leave nothing out and do not overlap."""
+    edges = [0.0, *limits, math.inf]
+    inside = [name for name, low, high in zip(CLASSES, edges, edges[1:], strict=False) if low <= age_s < high]
+    assert [staleness(*limits).classify(age_s)] == (inside or ["missing"])
+
+
+@given(ends)
+def test_a_class_ends_just_below_where_the_next_begins(limits: list[float]) -> None:
+    """The edge itself belongs to the older class, the last number below it to the younger one."""
+    classes = staleness(*limits)
+    assert [classes.classify(edge) for edge in limits] == ["aging", "stale", "missing"]
+    assert [classes.classify(math.nextafter(edge, 0)) for edge in limits] == ["fresh", "aging", "stale"]
+
+
+@given(ends, ages, ages)
+def test_an_older_age_is_never_of_a_younger_class(limits: list[float], one_s: float, other_s: float) -> None:
+    """Classes rise with age."""
+    younger, older = sorted((one_s, other_s))
+    classes = staleness(*limits)
+    assert CLASSES.index(classes.classify(younger)) <= CLASSES.index(classes.classify(older))
+
+
+@given(ends)
+def test_what_never_was_there_is_missing_and_so_is_the_hugest_age(limits: list[float]) -> None:
+    """None and infinity are of the oldest class."""
+    classes = staleness(*limits)
+    assert [classes.classify(age_s) for age_s in (None, math.inf, 1.7e308)] == ["missing"] * 3
+
+
+def test_the_shipped_classes_and_actions_are_those_of_the_objectives() -> None:
+    """Fresh below 1 h, aging below 6 h, stale below 24 h, missing from then on; each with its action."""
+    edges = (0, 3599.9, 3600, 21599.9, 21600, 86399.9, 86400)
+    found = [SHIPPED.staleness.classify(age_s) for age_s in edges]
+    assert found == ["fresh", "fresh", "aging", "aging", "stale", "stale", "missing"]
+    actions = [SHIPPED.staleness.action(name) for name in ("fresh", "aging", "stale", "missing")]
+    assert actions == ["plain", "warning", "warning_and_alert", "not_found_and_trigger"]
+
+
+def test_a_symbol_is_of_the_tier_that_names_it_else_of_the_others() -> None:
+    """And a tier without one of the symbols is there, empty."""
+    assert [SHIPPED.tier_of(symbol) for symbol in ("BTC", "ASML", "XRP")] == ["critical", "standard", "low"]
+    assert tiers(SHIPPED, ["XRP", "SPY", "BTC"]) == {"critical": ["SPY", "BTC"], "standard": [], "low": ["XRP"]}
+    alone = SHIPPED.model_copy(update={"rpo": {"critical": SHIPPED.rpo["critical"]}})
+    assert alone.tier_of("XRP") is None
+
+
+def test_the_profile_once_runs_every_drill_once_and_claims_no_share() -> None:
+    """A pass says that every trial met it, and no more."""
+    once = read_plan("config/rto_rpo.yaml", profile="once")
+    assert (once.trials.each, once.trials.proven_share) == (1, None)
+    assert (SHIPPED.trials.each, SHIPPED.trials.proven_share) == (5, 0.5)
+    assert once.model_copy(update={"trials": SHIPPED.trials}) == SHIPPED
+
+
+def test_trials_that_are_asked_for_prove_what_they_prove() -> None:
+    """Fewer than the plan's share needs are not refused: they end as not proven."""
+    assert read_plan("config/rto_rpo.yaml", trials=1).trials.each == 1
+    assert read_plan("config/rto_rpo.yaml", trials=20, profile="once").trials.each == 20
+
+
+@pytest.mark.parametrize(("chosen", "key", "allowed"), [({"trials": -1}, "trials", "0 for"), ({"profile": "x"}, "profile", "full, once")])
+def test_a_wrong_choice_is_named(chosen: dict[str, object], key: str, allowed: str) -> None:
+    """With what may be chosen."""
+    with pytest.raises(ConfigError) as caught:
+        read_plan("config/rto_rpo.yaml", **chosen)  # type: ignore[arg-type]
+    (problem,) = caught.value.problems
+    assert problem.key == key and allowed in problem.allowed
+
+
+@pytest.mark.parametrize(
+    ("right", "wrong", "key", "allowed"),
+    [
+        ("below_s: 3600, action: plain", "below_s: 0, action: plain", "staleness.fresh.below_s", "greater than 0"),
+        ("action: warning}", "action: warn}", "staleness.aging.action", "'warning'"),
+        ("objective_s: 300", "objective: 300", "rto.scheduler_crash.objective", "objective_s"),
+        ("fallback: none", "fallback: ' '", "rto.api_crash.fallback", "at least 1 character"),
+        ("[SPY, QQQ,", "[SPY, qqq,", "rpo.critical.symbols.1", "pattern"),
+        ("above_share: 0.2,", "above_share: 20,", "alerts.failed_symbols.above_share", "less than 1"),
+        ('"01:30"', '"25:30"', "scheduler.daily_at_utc", "time"),
+        ("  timeframes: 5", "  timeframes: 7", "backfill", "no multiple of 7"),
+        ("false_ages <= 0", "false_age <= 0", "objectives.0", "no metric 'false_age'"),
+        ("each: 1, proven", "each: 0, proven", "trials.each", "greater than or equal to 1"),
+    ],
+)
+def test_a_planted_mistake_in_the_plan_is_found(tmp_path: Path, right: str, wrong: str, key: str, allowed: str) -> None:
+    """At its line, with what is allowed; of a profile too."""
+    with pytest.raises(ConfigError) as caught:
+        read_plan(changed(tmp_path, right, wrong))
+    problem = next(problem for problem in caught.value.problems if allowed in problem.allowed)
+    assert problem.key == key
+    assert problem.line == TEXT[: TEXT.index(right)].count("\n") + 1 or key == "backfill"
+
+
+def test_a_plan_is_the_same_after_it_was_stored() -> None:
+    """A recording carries its plan as JSON."""
+    assert RecoveryPlan.model_validate_json(SHIPPED.model_dump_json()) == SHIPPED
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [
+        (0, "0 s"), (0.05, "50 ms"), (0.0005, "0.5 ms"), (1, "1 s"), (36, "36 s"), (59.5, "59.5 s"), (60, "1 min"), (90, "90 s"),
+        (900, "15 min"), (1380, "23 min"), (3600, "1 h"), (5400, "90 min"), (21600, "6 h"), (86400, "24 h"), (172800, "2 days"),
+        (3661, "3,661 s"), (90000, "25 h"),
+    ],
+)  # fmt: skip
+def test_a_length_of_time_is_written_as_a_person_reads_it(seconds: float, text: str) -> None:
+    """In the largest unit that needs no fraction."""
+    assert spelled(seconds) == text
