@@ -58,8 +58,8 @@ def audit(plan: RecoveryPlan, target: Target, database_url: str | None = None) -
         series=series,
         database_asked=bool(first.stored),
         last_success_s=_last_success_s(series, scheduler),
-        failed_symbols=_failed(second, scheduler[1]),
-        symbols_without_features=_without_features(keys, second, {key: answer for key, (answer, _) in answers.items()}),
+        failed_symbols=_failed(first, scheduler[1]),
+        symbols_without_features=_without_features(keys, first, {key: answer for key, (answer, _) in answers.items()}),
     )
 
 

@@ -6,8 +6,8 @@ import datetime as dt
 import signal
 import threading
 import time
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping
+from types import FrameType
 
 import psycopg
 
@@ -23,6 +23,7 @@ from tapecheck.target_file import Target
 
 ATTEMPTS = 3  # a refresh may come between planting and looking
 RESTORE_S = 30.0  # so long a database that went away is waited for
+Handler = Callable[[int, FrameType | None], object] | signal.Handlers
 PLANTED: tuple[AgeClass, ...] = ("aging", "stale", "missing")
 
 _LIMITS = unusual_limits(401, 1000)  # apart from those of an audit, whose answers the target may have kept
@@ -169,7 +170,7 @@ def _undisturbed() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _handled(handlers: dict[signal.Signals, Any]) -> Iterator[None]:
+def _handled(handlers: Mapping[signal.Signals, Handler]) -> Iterator[None]:
     """Handle signals otherwise while the context lasts; only the main thread may, and only it gets them."""
     if threading.current_thread() is not threading.main_thread():
         yield

@@ -1,0 +1,385 @@
+"""The audit of ages: an honest target is accused of nothing, and every planted lie and wrong answer is found, with its figures."""
+
+import asyncio
+import datetime as dt
+import logging
+from collections.abc import Iterator
+
+import psycopg
+import pytest
+from aged import HOUR, KEY, PLAN, Body, Lie, Market, figures, honest, in_features, in_series, plan_of, relay, target_at
+from servers import Exchange, Server, free_port
+
+from tapecheck.backfill import checkpoints
+from tapecheck.errors import ConfigError, TargetError
+from tapecheck.recovery import freshness, planting, stored
+from tapecheck.recovery.recording import Ages, SeriesAge
+from tapecheck.targets import SandboxState
+
+NAMED = ("AAPL", "MSFT", "GOOGL", "SPY", "BTC", "ETH")
+AGES = {"fresh": 60.0, "aging": 2 * HOUR, "stale": 7 * HOUR, "missing": 30 * HOUR}
+
+
+def audited(age_s: float | None, lie: Lie = honest) -> SeriesAge:
+    """Audit an API of one series of this age, without a database."""
+    with Server(Market({KEY: age_s}, lie)) as server:
+        (one,) = freshness.audit(plan_of("AAPL"), target_at(server.url)).series
+    return one
+
+
+def of(ages: Ages, key: tuple[str, str] = KEY) -> SeriesAge:
+    return next(one for one in ages.series if (one.symbol, one.timeframe) == key)
+
+
+# ---- the real thing ----
+
+
+def test_the_sandbox_is_accused_of_nothing(sandbox: SandboxState, database_url: str) -> None:
+    """Every series has the same age by API and database, and is answered as its class demands."""
+    ages = freshness.audit(plan_of(*NAMED), target_at(sandbox.base_url), database_url)
+    assert {one.symbol for one in ages.series} >= set(NAMED) and len(ages.series) >= 30
+    assert [one for one in ages.series if one.false_age or one.wrong_answer] == []
+    assert ages.database_asked and ages.last_success_s is not None and 0 <= ages.last_success_s < 2 * HOUR
+    fresh = [one for one in ages.series if one.symbol in NAMED]
+    assert {(one.says, one.state, one.expected, one.seen) for one in fresh} == {("fresh", "fresh", "plain", "plain")}
+    assert all(one.said_s == pytest.approx(one.database_s, abs=1) for one in fresh)
+    assert not {*ages.symbols_without_features, *ages.failed_symbols} & set(NAMED)
+
+
+def test_a_symbol_that_is_not_there_is_missing(sandbox: SandboxState, database_url: str) -> None:
+    """A symbol that the plan names and the API does not list has no age, and asking for it must have it fetched."""
+    ages = freshness.audit(plan_of("AAPL", "NOTHERE"), target_at(sandbox.base_url), database_url)
+    one = of(ages, ("NOTHERE", "1h"))
+    assert (one.said_s, one.says, one.state, one.expected, one.tier) == (None, "unlisted", "missing", "not_found_and_trigger", "critical")
+    assert one.seen in ("not_found_and_trigger", "not_found")  # the second when upstream is known not to have it
+    assert {other.timeframe for other in ages.series if other.symbol == "NOTHERE"} == {"5m", "15m", "1h", "4h", "1d"}
+    assert "NOTHERE" in ages.symbols_without_features
+
+
+def test_the_tables_are_those_of_the_backfill() -> None:
+    """The schema that is read is the one that a service fills."""
+    assert stored.SCHEMA == checkpoints.LIVE
+
+
+# ---- an API that lies to its database ----
+
+OLD = ("GOOGL", "1h")  # made two hours old in the database
+YOUNG = {"age_s": 5.0, "freshness": "fresh"}
+
+
+def _moved(text: str, **by: float) -> str:
+    return (dt.datetime.fromisoformat(text) + dt.timedelta(**by)).isoformat()
+
+
+def _refreshed_now(one: Body) -> Body:
+    return YOUNG | {"refreshed_at": (dt.datetime.now(dt.UTC) - dt.timedelta(seconds=5)).isoformat()}
+
+
+def _omitted(asked: str, status: int, body: Body) -> tuple[int, Body]:
+    if asked != "status":
+        return status, body
+    return status, body | {"series": [one for one in body["series"] if (one["symbol"], one["timeframe"]) != OLD]}
+
+
+LIES: dict[str, tuple[Lie, str]] = {
+    "younger": (in_series(OLD, _refreshed_now), "says an age of 5 s, while its database says 720"),
+    "a minute younger": (in_series(OLD, lambda one: {"age_s": one["age_s"] - 60, "refreshed_at": None}), "while its database says 720"),
+    "older": (in_series(OLD, lambda one: {"age_s": one["age_s"] + 60, "refreshed_at": None}), "while its database says 720"),
+    "no age": (in_series(OLD, lambda one: {"age_s": None, "freshness": "missing"}), "says no age, while its database says 720"),
+    "class": (in_series(OLD, lambda one: {"freshness": "fresh"}), "says 'fresh' at an age of 720"),
+    "newer bar": (in_series(OLD, lambda one: {"newest": _moved(one["newest"], hours=1)}), "says that its newest bar is"),
+    "older bar": (in_series(OLD, lambda one: {"newest": _moved(one["newest"], hours=-1)}), "while its database has 20"),
+    "no bar": (in_series(OLD, lambda one: {"newest": None}), "says that its newest bar is none, while its database has 20"),
+    "not listed": (_omitted, "not listed, while its database has it with an age of 720"),
+}
+TRUTHS: dict[str, Lie] = {
+    "honest": honest,
+    "whole seconds": in_series(OLD, lambda one: {"age_s": float(int(one["age_s"]))}),
+    "kept for two seconds": in_series(OLD, lambda one: {"age_s": one["age_s"] - 2}),
+    "tells no newest bar": in_series(OLD, lambda one: {}),
+}
+
+
+@pytest.fixture
+def two_hours_old(sandbox: SandboxState, database_url: str) -> Iterator[None]:
+    with planting.restored(database_url, OLD):
+        planting._plant(database_url, OLD, 2 * HOUR)
+        yield
+
+
+@pytest.mark.parametrize("name", LIES)
+@pytest.mark.usefixtures("two_hours_old")
+def test_a_lie_to_the_database_is_found(sandbox: SandboxState, database_url: str, name: str) -> None:
+    """Whatever the API says otherwise than its database is told in words with both figures, and of no other series."""
+    lie, expected = LIES[name]
+    with Server(relay(sandbox.base_url, lie)) as server:
+        ages = freshness.audit(plan_of("GOOGL"), target_at(server.url), database_url)
+    assert expected in of(ages, OLD).false_age
+    assert [one for one in ages.series if one.false_age and (one.symbol, one.timeframe) != OLD] == []
+    assert (of(ages, OLD).state, of(ages, OLD).expected, of(ages, OLD).seen) == ("aging", "warning", "warning")
+
+
+@pytest.mark.parametrize("name", TRUTHS)
+@pytest.mark.usefixtures("two_hours_old")
+def test_what_is_near_enough_is_no_lie(sandbox: SandboxState, database_url: str, name: str) -> None:
+    """Rounding, and an answer that was kept for a moment, accuse nobody."""
+    with Server(relay(sandbox.base_url, TRUTHS[name])) as server:
+        ages = freshness.audit(plan_of("GOOGL"), target_at(server.url), database_url)
+    assert [one for one in ages.series if one.false_age or one.wrong_answer] == []
+    assert of(ages, OLD).database_s == pytest.approx(2 * HOUR, abs=30)
+
+
+@pytest.mark.parametrize("moment", ["/status", "/GOOGL?timeframe=1h"])
+def test_a_refresh_between_two_reads_accuses_nobody(sandbox: SandboxState, database_url: str, moment: str) -> None:
+    """A series that becomes fresh just before the status, or just before its answer, was aging and is fresh: both are true."""
+    passed_on = relay(sandbox.base_url)
+    with planting.restored(database_url, OLD), psycopg.connect(database_url, autocommit=True) as connection:
+        planting._plant(database_url, OLD, 2 * HOUR)
+
+        async def refreshed_first(exchange: Exchange) -> None:
+            if moment in exchange.target:
+                connection.execute("UPDATE tapecheck.checkpoints SET refreshed_at = now() WHERE symbol = %s AND timeframe = %s", OLD)
+            await passed_on(exchange)
+
+        with Server(refreshed_first) as server:
+            one = of(freshness.audit(plan_of("GOOGL"), target_at(server.url), database_url), OLD)
+    assert (one.false_age, one.wrong_answer, one.seen, one.expected, one.state) == ("", "", "plain", "plain", "fresh")
+
+
+# ---- an API that contradicts itself or the plan ----
+
+
+@pytest.mark.parametrize(("name", "age_s"), AGES.items())
+def test_every_class_answered_as_it_must_be_is_right(name: str, age_s: float) -> None:
+    """Plain, warning, warning and alert, 404 that triggers: each for its class, and nothing to say about it."""
+    one = audited(age_s)
+    assert (one.state, one.says, one.seen, one.expected) == (name, name, PLAN.staleness.action(one.state), one.seen)  # type: ignore[arg-type]
+    assert (one.false_age, one.wrong_answer, one.database_s, one.said_s) == ("", "", None, age_s)
+
+
+def test_what_never_was_there_is_missing() -> None:
+    """A series without an age is missing, by the plan and by the API."""
+    one = audited(None)
+    assert (one.state, one.says, one.seen, one.false_age, one.wrong_answer) == ("missing", "missing", "not_found_and_trigger", "", "")
+
+
+@pytest.mark.parametrize("edge_s", [HOUR, 6 * HOUR, 24 * HOUR])
+@pytest.mark.parametrize("shift_s", [-3.0, -0.4, 0.0, 0.4, 3.0])
+def test_on_an_edge_nobody_is_accused(edge_s: float, shift_s: float) -> None:
+    """Within seconds of where two classes meet, the answer of either is right."""
+    one = audited(edge_s + shift_s)
+    assert (one.false_age, one.wrong_answer) == ("", "")
+
+
+@pytest.mark.parametrize(
+    ("age_s", "change", "expected"),
+    [
+        (2 * HOUR, {"freshness": "fresh"}, "says 'fresh' at an age of 7200 s, which is aging"),
+        (HOUR + 2, {"freshness": "fresh"}, "says 'fresh' at an age of 3602 s, which is aging"),
+        (60.0, {"freshness": "stale"}, "says 'stale' at an age of 60 s, which is fresh"),
+        (None, {"freshness": "fresh"}, "says 'fresh' without an age, which is missing"),
+        (2 * HOUR, {"age_s": 30.0, "freshness": "fresh"}, "says an age of 30 s, while its own time of refresh makes it 7200 s"),
+        (60.0, {"age_s": -600.0, "refreshed_at": None}, "says an age of -600 s, before the present"),
+    ],
+)
+def test_an_api_that_contradicts_itself_is_found_without_a_database(age_s: float | None, change: Body, expected: str) -> None:
+    """The class must be that of its age, and the age that of its time of refresh."""
+    assert audited(age_s, in_series(KEY, lambda _: change)).false_age == expected
+
+
+WRONG: dict[str, tuple[str, Lie, str, str]] = {
+    "aging without a warning": (
+        "aging", in_features(lambda status, body: (status, body | {"warning": None})), "plain",
+        "answered with data without a warning, while an age of 7200 s is aging and demands data with a warning",
+    ),
+    "stale without a warning": (
+        "stale", in_features(lambda status, body: (status, body | {"warning": None})), "plain",
+        "answered with data without a warning, while an age of 25200 s is stale and demands data with a warning, and an alert",
+    ),
+    "stale without an alert": (
+        "stale", lambda asked, status, body: (status, body | {"alerts": []} if asked == "status" else body), "warning",
+        "answered with data with a warning, while an age of 25200 s is stale and demands data with a warning, and an alert",
+    ),
+    "an alert of another series": (
+        "stale",
+        lambda asked, status, body: (
+            status, body | {"alerts": [{"symbol": "AAPL", "timeframe": "5m"}] * 3} if asked == "status" else body
+        ),
+        "warning", "demands data with a warning, and an alert",
+    ),
+    "a needless warning": (
+        "fresh", in_features(lambda status, body: (status, body | {"warning": "hm"})), "warning",
+        "answered with data with a warning, while an age of 60 s is fresh and demands data without a warning",
+    ),
+    "another label": (
+        "aging", in_features(lambda status, body: (status, body | {"freshness": "fresh"})), "warning",
+        "its data are labelled 'fresh', while they are aging",
+    ),
+    "another age": (
+        "aging", in_features(lambda status, body: (status, body | {"age_s": 3.0})), "warning",
+        "its data are said to be 3 s old, while they are 7200 s old",
+    ),
+    "missing but served": (
+        "missing", in_features(lambda status, body: (200, {"symbol": "AAPL", "timeframe": "1d", "count": 3, "warning": "old"})), "warning",
+        "answered with data with a warning, while an age of 108000 s is missing and demands 404 that triggers enrichment",
+    ),
+    "missing without a trigger": (
+        "missing", in_features(lambda status, body: (404, {"detail": body["detail"] | {"triggered": False}})), "not_found",
+        "answered with 404 that triggers nothing",
+    ),
+    "a plain 404": (
+        "missing", in_features(lambda status, body: (404, {"detail": "Not Found"})), "not_found", "answered with 404 that triggers nothing",
+    ),
+    "fresh but not found": (
+        "fresh", in_features(lambda status, body: (404, {"detail": {"triggered": True}})), "not_found_and_trigger",
+        "answered with 404 that triggers enrichment, while an age of 60 s is fresh",
+    ),
+    "another symbol": (
+        "fresh", in_features(lambda status, body: (status, body | {"symbol": "ZZZZ"})), "plain", "'symbol' is 'ZZZZ', expected 'AAPL'",
+    ),
+    "no row": ("fresh", in_features(lambda status, body: (status, body | {"count": 0, "rows": []})), "plain", "it has no row"),
+    "broken": ("fresh", in_features(lambda status, body: (500, {})), "status_500", "answered with status 500"),
+    "something else": ("fresh", in_features(lambda status, body: (200, {"warning": 5})), "unreadable", "200 with another body than data"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", WRONG)
+def test_a_wrong_answer_is_found(name: str) -> None:
+    """Whatever an answer does otherwise than its age demands is told in words, and what was seen is kept."""
+    state, lie, seen, expected = WRONG[name]
+    one = audited(AGES[state], lie)
+    assert (one.state, one.seen) == (state, seen)
+    assert expected in one.wrong_answer and one.false_age == ""
+
+
+def test_an_alert_that_is_over_is_no_mistake() -> None:
+    """Services list alerts of before: an aging series whose old alert is still there is right; a new one is not."""
+    old = {"symbol": "AAPL", "timeframe": "1d", "message": "of yesterday"}
+    kept: Lie = lambda asked, status, body: (status, body | {"alerts": [old]} if asked == "status" else body)  # noqa: E731
+    assert audited(2 * HOUR, kept).wrong_answer == ""
+    count = iter(range(10))
+    growing: Lie = lambda asked, status, body: (status, body | {"alerts": [old] * next(count)} if asked == "status" else body)  # noqa: E731
+    assert "answered with data with a warning, and an alert" in audited(2 * HOUR, growing).wrong_answer
+
+
+def test_every_series_is_asked_a_bounded_number_at_once() -> None:
+    """All of 60 series, each once, with one limit that nobody uses, and at most eight at a time."""
+    ages = {(f"S{number:02}", "1d"): 60.0 for number in range(60)}
+    market = Market(ages)
+
+    async def unhurried(exchange: Exchange) -> None:
+        await asyncio.sleep(0.01)
+        await market(exchange)
+
+    with Server(unhurried) as server:
+        first, second = (freshness.audit(plan_of(), target_at(server.url)) for _ in range(2))
+    asked = [path for path in server.seen.paths if "features" in path]
+    assert len(first.series) == len(second.series) == 60
+    assert len(set(asked)) == len(asked) == 120  # another limit the second time
+    limits = {figures(path.rsplit("=", 1)[-1])[0] for path in asked}
+    assert len(limits) == 2 and all(limit % 10 for limit in limits)
+    assert server.seen.peak == 8
+
+
+def test_without_a_template_for_data_no_answer_is_judged() -> None:
+    """A target that names no `features` has its ages audited, and no more."""
+    with Server(Market({KEY: 7 * HOUR})) as server:
+        target = target_at(server.url, requests={"status": "GET /api/v1/status"})
+        ages = freshness.audit(plan_of("AAPL"), target)
+    assert (of(ages).state, of(ages).seen, of(ages).wrong_answer) == ("stale", None, "")
+    assert ages.last_success_s == 7 * HOUR and not ages.symbols_without_features
+
+
+# ---- what the alert rules need ----
+
+
+def inputs(lie: Lie) -> Ages:
+    with Server(Market({KEY: 120.0, ("MSFT", "1d"): 600.0, ("MSFT", "1h"): 600.0}, lie)) as server:
+        return freshness.audit(plan_of(), target_at(server.url))
+
+
+def test_the_last_success_is_the_schedulers() -> None:
+    """As the scheduler says; where it does not answer, or never had one, as the youngest series shows."""
+    assert inputs(honest).last_success_s == pytest.approx(60, abs=5)
+    down = inputs(lambda asked, status, body: (503, {"detail": "down"}) if asked == "scheduler" else (status, body))
+    never = inputs(lambda asked, status, body: (200, {"last_success_at": None}) if asked == "scheduler" else (status, body))
+    assert (down.last_success_s, never.last_success_s) == (120.0, 120.0)
+
+
+def test_failed_symbols_are_those_of_status_and_scheduler() -> None:
+    """A symbol with any failed series counts once, whoever says it."""
+    by_status = inputs(in_series(("MSFT", "1h"), lambda _: {"state": "failed", "error": "poisoned"}))
+    by_scheduler = inputs(
+        lambda asked, status, body: (status, body | {"failed": {"AAPL 1d": "x", "MSFT 1h": "y"}} if asked == "scheduler" else body)
+    )
+    assert (by_status.failed_symbols, by_scheduler.failed_symbols) == (["MSFT"], ["AAPL", "MSFT"])
+
+
+def test_symbols_without_features_are_seen_in_the_answers() -> None:
+    """Without a database: rows whose features are all null, no rows, and 404 are none."""
+
+    def bare(status: int, body: Body) -> tuple[int, Body]:
+        rows = [row | {"rsi_14": None} for row in body.get("rows", [])]
+        return status, body | {"rows": rows} if (body["symbol"], body["timeframe"]) == ("MSFT", "1h") else body
+
+    assert inputs(honest).symbols_without_features == []
+    assert inputs(in_features(bare)).symbols_without_features == ["MSFT"]
+    assert inputs(in_features(lambda status, body: (404, {"detail": "none"}))).symbols_without_features == ["AAPL", "MSFT"]
+
+
+def test_symbols_without_features_are_seen_in_the_database(sandbox: SandboxState, database_url: str) -> None:
+    """A symbol that has a series without any row of features is one, whatever the API says."""
+    where = "WHERE symbol = 'MSFT' AND timeframe = '1d'"
+    with psycopg.connect(database_url, autocommit=True) as connection:
+        connection.execute(f"CREATE TABLE tapecheck_kept AS SELECT * FROM tapecheck.features {where}")
+        try:
+            connection.execute(f"DELETE FROM tapecheck.features {where}")
+            ages = freshness.audit(plan_of(*NAMED), target_at(sandbox.base_url), database_url)
+        finally:
+            connection.execute("INSERT INTO tapecheck.features SELECT * FROM tapecheck_kept ON CONFLICT DO NOTHING")
+            connection.execute("DROP TABLE tapecheck_kept")
+    assert [symbol for symbol in ages.symbols_without_features if symbol in NAMED] == ["MSFT"]
+
+
+# ---- what cannot be audited ----
+
+
+def test_a_database_that_is_away_is_said_to_be(caplog: pytest.LogCaptureFixture) -> None:
+    """The audit goes on without it, says so in its record, and says why in the log."""
+    url = f"postgresql://u@127.0.0.1:{free_port()}/d"
+    with caplog.at_level(logging.WARNING), Server(Market({KEY: 60.0})) as server:
+        ages = freshness.audit(plan_of("AAPL"), target_at(server.url), url)
+    assert (ages.database_asked, of(ages).database_s, of(ages).false_age) == (False, None, "")
+    assert "ages are not checked against the database: " in caplog.text and "refused" in caplog.text
+
+
+def test_a_database_without_the_tables_is_not_asked(sandbox: SandboxState, database_url: str, caplog: pytest.LogCaptureFixture) -> None:
+    """Another database than the target's is no proof of a lie."""
+    with caplog.at_level(logging.WARNING), Server(Market({KEY: 60.0})) as server:
+        ages = freshness.audit(plan_of("AAPL"), target_at(server.url), database_url.replace("/postgres?", "/template1?"))
+    assert not ages.database_asked and "does not exist" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("url", "expected"),
+    [("postgresql://u@db.example.com/d", "its database may be on another machine"), ("postgresql://k3y:pw@[", "a URL that cannot be read")],
+)
+def test_a_database_elsewhere_is_refused_before_anything_is_sent(url: str, expected: str) -> None:
+    """Without `allow_remote` nothing leaves this machine, and no message holds the URL."""
+    with Server(Market({KEY: 60.0})) as server, pytest.raises(ConfigError) as caught:
+        freshness.audit(PLAN, target_at(server.url), url)
+    assert expected in str(caught.value) and "k3y" not in str(caught.value) and server.seen.requests == 0
+
+
+def test_a_series_that_is_listed_twice_is_an_error() -> None:
+    """Which of two ages counts nobody knows."""
+    twice: Lie = lambda asked, status, body: (status, body | {"series": body["series"] * 2} if asked == "status" else body)  # noqa: E731
+    with pytest.raises(TargetError, match="lists 2 series, of which only 1 are distinct"):
+        audited(60.0, twice)
+
+
+def test_an_empty_status_has_every_named_symbol_missing() -> None:
+    """What the plan names is missed even where nothing at all is listed."""
+    with Server(Market({})) as server:
+        ages = freshness.audit(plan_of("AAPL", "BTC"), target_at(server.url))
+    assert [(one.symbol, one.state) for one in ages.series] == [("AAPL", "missing")] * 5 + [("BTC", "missing")] * 5
