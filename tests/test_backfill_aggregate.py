@@ -7,8 +7,9 @@ import pandas as pd
 import pytest
 
 from tapecheck.backfill.aggregate import derive
-from tapecheck.backfill.bars import COLUMNS, CRYPTO, Bars, to_ms
+from tapecheck.backfill.bars import COLUMNS, Bars, to_ms
 from tapecheck.sandbox import market
+from tapecheck.tickers import CRYPTO
 
 NOW_MS = to_ms(dt.datetime(2026, 11, 20, 15, 2, tzinfo=dt.UTC))
 WIDTHS = {"15m": 900, "1h": 3600, "4h": 14400, "1d": 86400}

@@ -15,7 +15,6 @@ import pytest
 from backfills import BASE, SCHEMA, plan, states
 
 from tapecheck.backfill import checkpoints, checksum, source, workers
-from tapecheck.backfill.bars import ticker_of
 from tapecheck.backfill.checkpoints import Checkpoint
 from tapecheck.backfill.checksum import Checksum
 from tapecheck.backfill.endpoints import Endpoints
@@ -24,6 +23,7 @@ from tapecheck.backfill.recording import Job, Recording
 from tapecheck.backfill.shape import WrongTables
 from tapecheck.backfill.sink import Counts, Sink
 from tapecheck.sandbox.profile import Home
+from tapecheck.tickers import ticker_of
 
 Key = tuple[str, str]
 

@@ -12,11 +12,12 @@ import pytest
 from massive import RESTClient
 
 from tapecheck.backfill import wire
-from tapecheck.backfill.bars import COLUMNS, TIMEFRAMES, Bars, ticker_of, to_ms
+from tapecheck.backfill.bars import COLUMNS, TIMEFRAMES, Bars, to_ms
 from tapecheck.backfill.retry import Retry
 from tapecheck.backfill.source import PAGE_LIMIT, Source
 from tapecheck.sandbox.profile import Home
 from tapecheck.targets import SandboxState
+from tapecheck.tickers import ticker_of
 
 END = dt.datetime.now(dt.UTC).replace(minute=0, second=0, microsecond=0)
 START = END - dt.timedelta(days=365)

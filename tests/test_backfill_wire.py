@@ -7,9 +7,10 @@ import numpy as np
 import pytest
 
 from tapecheck.backfill import wire
-from tapecheck.backfill.bars import COLUMNS, symbol_of, ticker_of
+from tapecheck.backfill.bars import COLUMNS
 from tapecheck.backfill.bucket import TokenBucket
 from tapecheck.backfill.retry import Retry
+from tapecheck.tickers import symbol_of, ticker_of
 
 NOW = dt.datetime(2026, 11, 23, 12, 0, tzinfo=dt.UTC)
 

@@ -2,8 +2,9 @@
 
 import numpy as np
 
-from tapecheck.backfill.bars import CRYPTO, TIMEFRAMES, Bars, FloatArray, IntArray
+from tapecheck.backfill.bars import TIMEFRAMES, Bars, FloatArray, IntArray
 from tapecheck.backfill.calendar import midnights
+from tapecheck.tickers import CRYPTO
 
 BASE = "5m"  # the intraday series that the others are built from
 DAY_S = 86400

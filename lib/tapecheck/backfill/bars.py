@@ -1,4 +1,4 @@
-"""What a series of bars is: columns, timeframes and tickers. It neither reads nor writes them."""
+"""What a series of bars is: columns and timeframes. It neither reads nor writes them."""
 
 import datetime as dt
 from dataclasses import dataclass, fields
@@ -7,10 +7,11 @@ from typing import Self
 import numpy as np
 import numpy.typing as npt
 
+from tapecheck.tickers import CRYPTO
+
 FloatArray = npt.NDArray[np.float64]
 IntArray = npt.NDArray[np.int64]
 
-CRYPTO = ("BTC", "ETH", "XRP", "SOL", "ADA")
 EPOCH = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
 
 
@@ -34,17 +35,6 @@ TIMEFRAMES = {
         ("1d", 1, "day", 86400),
     )
 }
-
-
-def ticker_of(symbol: str) -> str:
-    """Return the vendor's ticker of our symbol: `AAPL` -> `AAPL`, `BTC` -> `X:BTCUSD`."""
-    return f"X:{symbol}USD" if symbol in CRYPTO else symbol
-
-
-def symbol_of(ticker: str) -> str:
-    """Return our symbol of a vendor's ticker, the inverse of `ticker_of`."""
-    base = ticker.removeprefix("X:").removesuffix("USD")
-    return base if ticker == f"X:{base}USD" and base in CRYPTO else ticker
 
 
 def periods_per_year(symbol: str, timeframe: str) -> float:

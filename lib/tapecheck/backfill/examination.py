@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from tapecheck.backfill.bars import CRYPTO, Bars, IntArray, to_ms
+from tapecheck.backfill.bars import Bars, IntArray, to_ms
 from tapecheck.backfill.proof import has_trade, length_ms
 from tapecheck.backfill.slots import BoolArray, Slots, slots
 

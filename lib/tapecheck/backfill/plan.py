@@ -7,13 +7,14 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
 from tapecheck import profiles
-from tapecheck.backfill.bars import CRYPTO, TIMEFRAMES
+from tapecheck.backfill.bars import TIMEFRAMES
 from tapecheck.backfill.bucket import TokenBucket
 from tapecheck.backfill.calendar import EASTERN, FIRST_DAY
 from tapecheck.backfill.retry import Retry
 from tapecheck.cluster import checked_workers
 from tapecheck.config import Model
 from tapecheck.errors import ConfigError, Problem
+from tapecheck.tickers import CRYPTO
 from tapecheck.verdict import parse
 
 METRICS = (

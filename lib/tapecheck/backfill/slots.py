@@ -6,8 +6,9 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from tapecheck.backfill.bars import CRYPTO, TIMEFRAMES, IntArray, to_ms
+from tapecheck.backfill.bars import TIMEFRAMES, IntArray, to_ms
 from tapecheck.backfill.calendar import EASTERN, sessions
+from tapecheck.tickers import CRYPTO
 
 BoolArray = npt.NDArray[np.bool_]
 

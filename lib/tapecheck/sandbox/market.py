@@ -14,8 +14,9 @@ import numpy as np
 import numpy.typing as npt
 
 from tapecheck.backfill.aggregate import DAY_S, aggregate
-from tapecheck.backfill.bars import CRYPTO, Bars, FloatArray, IntArray
+from tapecheck.backfill.bars import Bars, FloatArray, IntArray
 from tapecheck.backfill.calendar import EASTERN, sessions
+from tapecheck.tickers import CRYPTO
 
 SLOT_S = 300
 OCTAVES = range(0, 19, 2)  # noise of 5 minutes, 20 minutes, … up to 2.5 years

@@ -13,13 +13,14 @@ from pydantic import Field
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from tapecheck.backfill.aggregate import DAY_S
-from tapecheck.backfill.bars import COLUMNS, CRYPTO, symbol_of
+from tapecheck.backfill.bars import COLUMNS
 from tapecheck.backfill.bucket import TokenBucket
 from tapecheck.backfill.calendar import EASTERN
 from tapecheck.config import Model
 from tapecheck.sandbox import market
 from tapecheck.sandbox.faults import NOT_ENTITLED, RATE_LIMITED, Fault, Faults, json_response, spoiled
 from tapecheck.sandbox.profile import Home, Profile
+from tapecheck.tickers import CRYPTO, symbol_of
 
 MOST = 50_000
 
