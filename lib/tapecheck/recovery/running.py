@@ -15,8 +15,9 @@ from tapecheck.recovery.experiment import Drill
 from tapecheck.recovery.ground import Ground, check_allowed, ground
 from tapecheck.recovery.keeper import Keeper
 from tapecheck.recovery.policy import RecoveryPlan
-from tapecheck.recovery.recorder import Recorder, ask_upstream
+from tapecheck.recovery.recorder import Recorder
 from tapecheck.recovery.recording import PROBES, Ack, Ages, Context, Recording, Trial
+from tapecheck.recovery.refetch import ask_upstream
 from tapecheck.results import TargetInfo
 from tapecheck.target_file import Target
 

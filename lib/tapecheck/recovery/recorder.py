@@ -1,0 +1,194 @@
+"""Writes real bars while a drill runs, one commit each, notes which were acknowledged, and reads in the end which are there.
+
+As Jepsen's set-full: a bar whose commit was acknowledged is `stable` when the final read finds it, and `lost` when not. One whose
+commit got no answer may be there or not (`unknown`), and is never written again, which would hide a loss. It counts no minutes.
+"""
+# ruff: noqa: S608 - what is put into statements is the names of our schemas
+
+import asyncio
+import contextlib
+import threading
+import time
+from collections import deque
+from collections.abc import Sequence
+from concurrent.futures import Future
+from dataclasses import replace
+from itertools import chain, zip_longest
+from types import TracebackType
+from typing import Self
+
+import psycopg
+from anyio.from_thread import start_blocking_portal
+
+from tapecheck.errors import MeasurementError
+from tapecheck.recovery import stored
+from tapecheck.recovery.database import PATIENCE_S, PAUSE_S, Connection, opened, wait_for, within
+from tapecheck.recovery.policy import RecoveryPlan, tiers
+from tapecheck.recovery.recording import Ack, Fate
+
+SCHEMA, LIVE = "tapecheck_drill", stored.SCHEMA
+TIMEFRAME, MINUTES = "5m", 5.0
+MOST_PER_S = 200.0  # commits; more would be a load test
+SYMBOLS = 3  # of each tier
+BARS = 10_000  # of each symbol, its newest; with three tiers and all symbols enough for 7 minutes
+READ_S = 10.0  # for the statements before and after the drill
+
+_BEGIN = (
+    f"CREATE SCHEMA IF NOT EXISTS {SCHEMA}",
+    f"DROP TABLE IF EXISTS {SCHEMA}.bars",
+    f"CREATE TABLE {SCHEMA}.bars (LIKE {LIVE}.bars, PRIMARY KEY (symbol, timeframe, time))",
+)
+_END = (f"SET lock_timeout = '{PATIENCE_S}s'", f"DROP TABLE IF EXISTS {SCHEMA}.bars", f"DROP SCHEMA IF EXISTS {SCHEMA}")
+_SYMBOLS = f"SELECT symbol FROM {LIVE}.checkpoints WHERE timeframe = '{TIMEFRAME}' AND rows > 0 ORDER BY symbol"
+_TIME_MS = "(extract(epoch FROM time) * 1000)::int8"
+_NEWEST = f"SELECT {_TIME_MS} FROM {LIVE}.bars WHERE symbol = %s AND timeframe = '{TIMEFRAME}' ORDER BY time DESC LIMIT {BARS}"
+_WRITE = (
+    f"INSERT INTO {SCHEMA}.bars SELECT * FROM {LIVE}.bars"
+    f" WHERE symbol = %s AND timeframe = '{TIMEFRAME}' AND time = to_timestamp(%s / 1000.0)"
+)
+_READ = f"SELECT symbol, {_TIME_MS} FROM {SCHEMA}.bars"
+
+Bar = tuple[str, int]  # symbol, and start in Unix milliseconds
+
+
+class Recorder:
+    """Writes while its block lasts, as a context manager; ask it for the `fates` of what it wrote afterwards.
+
+    The bars are copies of a few symbols' newest live ones, each symbol's in the order of time, in a table of its own that is
+    dropped in the end. It writes in a thread, no faster than `most_per_s`, and stops when it has written all of them.
+
+    Args:
+        drill: the name of the drill, and which `trial` of it this is.
+
+    Raises:
+        MeasurementError: on entering: the database cannot be written to, or there are no live bars to copy.
+    """
+
+    def __init__(self, database_url: str, plan: RecoveryPlan, *, drill: str, trial: int, most_per_s: float = MOST_PER_S) -> None:
+        self._database_url, self._plan, self._period_s = database_url, plan, 1 / most_per_s
+        self._drill, self._trial = drill, trial
+        self._left: deque[Bar] = deque()
+        self._noted: list[Ack] = []  # as if never read, or unknown
+        self._over = threading.Event()
+        self._thread = contextlib.ExitStack()
+        self._writing: Future[None] | None = None
+        self._judged: list[Ack] | None = None
+
+    def __enter__(self) -> Self:
+        try:
+            self._left.extend(wait_for(self._begin))
+        except psycopg.Error as error:
+            raise MeasurementError(f"no bars can be recorded during {self._drill}: {stored.reason(error)}") from None
+        if not self._left:
+            raise MeasurementError(f"no bars can be recorded during {self._drill}: {LIVE}.bars has none of {TIMEFRAME} in any tier")
+        self._writing = self._thread.enter_context(start_blocking_portal()).start_task_soon(self._write)
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self._stop()
+        if kind is not None:  # nobody will ask for fates
+            self._judged = self._noted
+            wait_for(self._drop)
+
+    def fates(self, *, within_s: float = 30.0) -> list[Ack]:
+        """Read what is there over a new connection, once the database answers, and return the fate of every bar; then drop the table.
+
+        Args:
+            within_s: how long to wait for the database; where it does not answer, acknowledged bars are `never_read`.
+        """
+        self._stop()
+        if self._judged is None:
+            found = wait_for(self._read, time.monotonic() + within_s)
+            self._judged = self._noted if found is None else [replace(ack, fate=_fate(ack, found)) for ack in self._noted]
+            wait_for(self._drop)
+        return self._judged
+
+    def _stop(self) -> None:
+        """Let the write that is on its way end, for which it has `PATIENCE_S`."""
+        self._over.set()
+        self._thread.close()
+        if self._writing is not None:
+            self._writing.result()
+
+    async def _begin(self) -> Sequence[Bar]:
+        """Make an empty table, and return what to write: one bar of every symbol in turn."""
+        async with opened(self._database_url) as connection:
+            with within(connection, READ_S):
+                for statement in _BEGIN:
+                    await connection.execute(statement)
+                symbols = [str(row[0]) for row in await (await connection.execute(_SYMBOLS)).fetchall()]
+                chosen = [symbol for own in tiers(self._plan, symbols).values() for symbol in own[:SYMBOLS]]
+                series = [await _newest(connection, symbol) for symbol in chosen]
+        return [bar for bar in chain.from_iterable(zip_longest(*series)) if bar is not None]
+
+    async def _write(self) -> None:
+        while self._left and not self._over.is_set():
+            try:
+                async with opened(self._database_url) as connection:
+                    await self._write_over(connection)
+            except psycopg.Error:  # noted by then, if anything was sent
+                await asyncio.sleep(PAUSE_S)
+
+    async def _write_over(self, connection: Connection) -> None:
+        """Write bar after bar, until there are no more or the connection fails."""
+        while self._left and not self._over.is_set():
+            began_s = time.monotonic()
+            await self._commit(connection, *self._left.popleft())
+            await asyncio.sleep(began_s + self._period_s - time.monotonic())
+
+    async def _commit(self, connection: Connection, symbol: str, time_ms: int) -> None:
+        """Write one bar and note whether it was acknowledged; an error is no answer, for a server that ends may have committed.
+
+        Raises:
+            psycopg.Error: it was not.
+        """
+        note = Ack(
+            drill=self._drill,
+            trial=self._trial,
+            symbol=symbol,
+            tier=self._plan.tier_of(symbol),
+            time_ms=time_ms,
+            minutes=MINUTES,
+            acked_ns=None,
+            fate="unknown",
+        )
+        try:
+            with within(connection, PATIENCE_S):
+                written = await connection.execute(_WRITE, (symbol, time_ms))
+            if written.rowcount:  # else the live bar is gone, and nothing was promised
+                note = replace(note, acked_ns=time.monotonic_ns(), fate="never_read")
+        finally:
+            self._noted.append(note)
+
+    async def _read(self, until_s: float) -> set[Bar] | None:
+        """Return the bars that are there, or None where the database does not say."""
+        while True:
+            try:
+                async with opened(self._database_url) as connection:
+                    with within(connection, READ_S):
+                        return {(str(row[0]), int(row[1])) for row in await (await connection.execute(_READ)).fetchall()}
+            except psycopg.errors.UndefinedTable:  # an answer: all of it is gone
+                return set()
+            except psycopg.Error:
+                if time.monotonic() >= until_s:
+                    return None
+            await asyncio.sleep(PAUSE_S)
+
+    async def _drop(self) -> None:
+        """Drop the table if that can be done now; a table that stays is dropped by the next recorder."""
+        with contextlib.suppress(psycopg.Error):
+            async with opened(self._database_url) as connection:
+                with within(connection, 2 * PATIENCE_S):
+                    for statement in _END:
+                        await connection.execute(statement)
+
+
+async def _newest(connection: Connection, symbol: str) -> list[Bar]:
+    rows = await (await connection.execute(_NEWEST, (symbol,))).fetchall()
+    return [(symbol, int(row[0])) for row in reversed(rows)]
+
+
+def _fate(ack: Ack, found: set[Bar]) -> Fate:
+    if ack.acked_ns is None:
+        return "unknown"
+    return "stable" if (ack.symbol, ack.time_ms) in found else "lost"

@@ -1,0 +1,232 @@
+"""The recorder beside a real PostgreSQL that is killed, frozen or damaged: exactly what was acknowledged and is gone is lost."""
+
+import contextlib
+import signal
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import httpx
+import psutil
+import psycopg
+import pytest
+from recorded_drills import PLAN
+
+from tapecheck.backfill.endpoints import Endpoints
+from tapecheck.errors import MeasurementError
+from tapecheck.recovery import recorder
+from tapecheck.recovery.loss import summarize
+from tapecheck.recovery.recorder import SCHEMA, Recorder
+from tapecheck.recovery.recording import Ack
+from tapecheck.recovery.refetch import ask_upstream
+from tapecheck.sandbox import supervision
+
+PRESENT = f"SELECT symbol, (extract(epoch FROM time) * 1000)::int8 FROM {SCHEMA}.bars"
+
+
+def tree() -> list[psutil.Process]:
+    """Return the processes of the sandbox's PostgreSQL, the postmaster first."""
+    status = supervision.status()
+    (pid,) = [one.pid for one in status.processes if one.name == "database"] if status else [None]
+    assert pid, "the database does not run"
+    postmaster = psutil.Process(pid)
+    return [postmaster, *postmaster.children(recursive=True)]
+
+
+def signalled(processes: list[psutil.Process], number: signal.Signals) -> None:
+    for process in processes:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            process.send_signal(number)
+
+
+def is_whole() -> bool:
+    status = supervision.status()
+    return status is not None and all(process.healthy for process in status.processes)
+
+
+@pytest.fixture(autouse=True)
+def whole(database_url: str) -> Iterator[None]:
+    """The sandbox is whole again after each test, and the recorder's schema is gone."""
+    yield
+    until_s = time.monotonic() + 30
+    while not is_whole():
+        assert time.monotonic() < until_s, "the sandbox did not come back"
+        time.sleep(0.1)
+    assert rows(database_url, "SELECT 1 FROM pg_namespace WHERE nspname = 'tapecheck_drill'") == set()
+
+
+def rows(database_url: str, query: str) -> set[tuple[Any, ...]]:
+    with psycopg.connect(database_url, connect_timeout=5) as connection:
+        return set(connection.execute(query).fetchall())
+
+
+def recording(database_url: str, **changes: Any) -> Recorder:
+    return Recorder(database_url, PLAN, drill="database_killed", **{"trial": 1} | changes)
+
+
+def unsafe(database_url: str) -> str:
+    """Return a URL whose sessions are acknowledged before their bars are on disk."""
+    return f"{database_url}{'&' if '?' in database_url else '?'}options=-c%20synchronous_commit%3Doff"
+
+
+def keys(acks: list[Ack], *fates: str) -> set[tuple[str, int]]:
+    return {(ack.symbol, ack.time_ms) for ack in acks if ack.fate in fates}
+
+
+def present(database_url: str) -> set[tuple[Any, ...]]:
+    """Return what a query of our own finds, as soon as the database answers."""
+    for _ in range(300):
+        with contextlib.suppress(psycopg.OperationalError):
+            return rows(database_url, PRESENT)
+        time.sleep(0.1)
+    raise AssertionError("the database did not come back")
+
+
+def killed(recorder: Recorder) -> None:
+    """Kill the whole server while bars are written, and let them be written again after it came back."""
+    with recorder:
+        time.sleep(1.2)
+        signalled(tree(), signal.SIGKILL)
+        time.sleep(2.5)
+
+
+@pytest.mark.parametrize("trial", [1, 2, 3])
+def test_nothing_acknowledged_is_lost_when_the_server_is_killed(database_url: str, trial: int) -> None:
+    """SIGKILL of all of PostgreSQL loses no bar whose commit was acknowledged; writing goes on when it is back."""
+    one = recording(database_url, trial=trial)
+    killed(one)
+    there = present(database_url)
+    acks = one.fates()
+    assert keys(acks, "stable") == keys(acks, "stable", "lost", "never_read") <= there
+    assert len(keys(acks, "stable")) > 100 and len(keys(acks, "unknown")) <= 1
+    acked_ns = [ack.acked_ns for ack in acks if ack.acked_ns is not None]
+    gap_s, at_ns = max((later - sooner, sooner) for sooner, later in zip(acked_ns, acked_ns[1:], strict=False))
+    assert acked_ns == sorted(acked_ns) and gap_s > 0.1e9 and acked_ns[-1] > at_ns + gap_s, "nothing was written after the kill"
+
+
+def test_the_exact_loss_is_found_where_the_server_acknowledges_too_soon(database_url: str) -> None:
+    """With synchronous_commit off a kill loses acknowledged bars: those, and no others, that a query of our own does not find."""
+    one = recording(unsafe(database_url))
+    killed(one)
+    there = present(database_url)
+    acks = one.fates()
+    acknowledged = {(ack.symbol, ack.time_ms) for ack in acks if ack.acked_ns is not None}
+    assert keys(acks, "lost") == acknowledged - there
+    assert 0 < len(keys(acks, "lost")) < len(acknowledged)
+    assert sum(tier.lost_bars for tier in summarize(acks).values()) == len(acknowledged - there)
+
+
+def test_a_frozen_server_loses_nothing(database_url: str) -> None:
+    """A write that hangs is acknowledged when the server goes on, or gets no answer in time; neither is a loss."""
+    frozen = tree()
+    with recording(database_url) as one:
+        time.sleep(0.5)
+        signalled(frozen, signal.SIGSTOP)
+        try:
+            time.sleep(2.0)
+        finally:
+            signalled(frozen, signal.SIGCONT)
+        time.sleep(1.0)
+    acks = one.fates()
+    assert keys(acks, "lost", "never_read") == set() and len(keys(acks, "unknown")) <= 1
+    assert len(keys(acks, "stable")) > 50
+
+
+def test_a_frozen_server_does_not_hold_up(database_url: str) -> None:
+    """While it stays frozen, the block ends within seconds, and the final read says that it could not be made."""
+    frozen = tree()
+    one = recording(database_url).__enter__()
+    time.sleep(0.5)
+    signalled(frozen, signal.SIGSTOP)
+    try:
+        time.sleep(0.1)
+        began_s = time.monotonic()
+        one.__exit__(None, None, None)
+        ended_s = time.monotonic()
+        acks = one.fates(within_s=0.5)
+        read_s = time.monotonic()
+    finally:
+        signalled(frozen, signal.SIGCONT)
+    assert ended_s - began_s < 3 and read_s - ended_s < 7
+    assert keys(acks, "never_read") and not keys(acks, "stable", "lost")
+    assert keys(acks, "never_read") <= present(database_url)
+    with recording(database_url) as again:  # the table that could not be dropped is in nobody's way
+        time.sleep(0.2)
+    assert keys(again.fates(), "stable")
+
+
+def test_a_connection_that_is_ended_costs_at_most_one_answer(database_url: str) -> None:
+    """The next bar is written over a new connection, and none is written twice."""
+    with recording(database_url) as one:
+        for _ in range(3):
+            time.sleep(0.3)
+            rows(database_url, "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE query LIKE 'INSERT INTO tapecheck_drill%'")
+        time.sleep(0.3)
+    acks = one.fates()
+    assert keys(acks, "lost", "never_read") == set() and len(keys(acks, "unknown")) <= 3
+    assert len({(ack.symbol, ack.time_ms) for ack in acks}) == len(acks) > 100
+
+
+def test_deleted_bars_are_lost_and_upstream_is_asked(database_url: str, endpoints: Endpoints, upstream: httpx.Client) -> None:
+    """Exactly the rows that were deleted are lost; what upstream serves can be fetched again, what it has not is gone for good."""
+    with recording(database_url) as one:
+        time.sleep(1.0)
+    query = f"DELETE FROM {SCHEMA}.bars WHERE symbol IN ('BTC', 'AAPL') AND extract(minute FROM time) = 5 RETURNING symbol, time"
+    deleted = {(symbol, round(at.timestamp() * 1000)) for symbol, at in rows(database_url, query)}
+    acks = one.fates()
+    assert keys(acks, "lost") == deleted and {symbol for symbol, _ in deleted} == {"BTC", "AAPL"}
+    asked = ask_upstream(acks, endpoints.source_url, endpoints.key)
+    assert [ack.refetchable for ack in asked if ack.fate == "lost"] == [True] * len(deleted)
+    upstream.post("/faults", json={"kind": "no_results", "ticker": "X:BTCUSD"}).raise_for_status()
+    found = summarize(ask_upstream(acks, endpoints.source_url, endpoints.key))
+    of_btc = sum(symbol == "BTC" for symbol, _ in deleted)
+    assert (found["critical"].unrecoverable_bars, found["critical"].refetchable_bars) == (of_btc, 0)
+    assert (found["standard"].unrecoverable_bars, found["standard"].refetchable_bars) == (0, len(deleted) - of_btc)
+    assert found["critical"].lost_minutes == 5 * of_btc
+    assert {ack.refetchable for ack in ask_upstream(acks, endpoints.source_url, "wrong key")} == {None}
+
+
+def test_a_table_that_is_gone_is_lost_as_a_whole(database_url: str) -> None:
+    """A database that answers, but without the table, has lost every bar that it acknowledged."""
+    with recording(database_url) as one:
+        time.sleep(0.3)
+    with psycopg.connect(database_url) as connection:
+        connection.execute(f"DROP SCHEMA {SCHEMA} CASCADE")
+    acks = one.fates()
+    assert keys(acks, "lost") == {(ack.symbol, ack.time_ms) for ack in acks} and acks
+    assert one.fates() == acks
+
+
+def test_bars_are_real_ones_of_every_tier_and_not_too_many(database_url: str) -> None:
+    """They are copies of live bars of some symbols of each tier, each symbol's in the order of time; the live tables do not change."""
+    live = "SELECT symbol, timeframe, time, o, h, l, c, v, vw, n FROM {}.bars WHERE timeframe = '5m'"
+    with recording(database_url) as one:
+        began_s = time.monotonic()
+        time.sleep(1.0)
+    took_s = time.monotonic() - began_s
+    written = rows(database_url, live.format(SCHEMA))
+    acks = one.fates()
+    assert written <= rows(database_url, live.format("tapecheck")) and len(written) == len(acks)
+    assert {(ack.tier, ack.symbol) for ack in acks} == {
+        *(("critical", symbol) for symbol in ("BTC", "ETH", "SPY")), *(("standard", symbol) for symbol in ("AAPL", "GOOGL", "MSFT")),
+    }  # fmt: skip
+    for symbol in ("BTC", "AAPL"):
+        times_ms = [ack.time_ms for ack in acks if ack.symbol == symbol]
+        assert times_ms == sorted(times_ms)
+    assert len(acks) <= recorder.MOST_PER_S * took_s + 1
+
+
+def test_a_drill_that_fails_leaves_no_table(database_url: str) -> None:
+    """When the block ends with an exception nobody asks for fates, so the table goes at once."""
+    with pytest.raises(KeyboardInterrupt), recording(database_url) as one:
+        time.sleep(0.2)
+        raise KeyboardInterrupt
+    assert not keys(one.fates(), "stable", "lost")
+
+
+@pytest.mark.parametrize("url", ["postgresql://127.0.0.1:1/x", "postgresql://[hunter2"])
+def test_a_database_that_is_away_before_the_drill_is_said_so(url: str) -> None:
+    """Nothing can be measured then; the sentence does not repeat a URL."""
+    with pytest.raises(MeasurementError, match="no bars can be recorded") as caught, recording(url):
+        pass
+    assert "hunter2" not in str(caught.value)
