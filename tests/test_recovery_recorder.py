@@ -1,6 +1,7 @@
 """The recorder beside a real PostgreSQL that is killed, frozen or damaged: exactly what was acknowledged and is gone is lost."""
 
 import contextlib
+import itertools
 import signal
 import time
 from collections.abc import Iterator
@@ -100,7 +101,7 @@ def test_nothing_acknowledged_is_lost_when_the_server_is_killed(database_url: st
     assert keys(acks, "stable") == keys(acks, "stable", "lost", "never_read") <= there
     assert len(keys(acks, "stable")) > 100 and len(keys(acks, "unknown")) <= 1
     acked_ns = [ack.acked_ns for ack in acks if ack.acked_ns is not None]
-    gap_s, at_ns = max((later - sooner, sooner) for sooner, later in zip(acked_ns, acked_ns[1:], strict=False))
+    gap_s, at_ns = max((later - sooner, sooner) for sooner, later in itertools.pairwise(acked_ns))
     assert acked_ns == sorted(acked_ns) and gap_s > 0.1e9 and acked_ns[-1] > at_ns + gap_s, "nothing was written after the kill"
 
 

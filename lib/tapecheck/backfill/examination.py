@@ -16,6 +16,7 @@ import numpy as np
 from tapecheck.backfill.bars import Bars, IntArray, to_ms
 from tapecheck.backfill.proof import has_trade, length_ms
 from tapecheck.backfill.slots import BoolArray, Slots, slots
+from tapecheck.tickers import CRYPTO
 
 DAY_MS = 86_400_000
 NONE = np.empty(0, np.int64)

@@ -10,7 +10,7 @@ import matplotlib as mpl
 import numpy as np
 import pyarrow.compute as pc
 from matplotlib.axes import Axes
-from matplotlib.dates import ConciseDateFormatter
+from matplotlib.dates import AutoDateLocator, ConciseDateFormatter, date2num
 from matplotlib.patches import Patch
 
 from tapecheck.charts.figure import BAD, INVALID, LIMIT, PALETTE, Chart, empty, figure, footer, legend, log_axis, plain, style
@@ -260,7 +260,7 @@ def recovery_trend(*, recording: Recording) -> Chart:
         for colour, marker, name in zip(PALETTE * 3, "os^Dv<>" * 3, dict.fromkeys(e["failure"] for e in entries), strict=False):
             own = [e for e in entries if e["failure"] == name]
             ax.plot(
-                [datetime.fromisoformat(e["at"]) for e in own],
+                date2num([datetime.fromisoformat(e["at"]) for e in own]),
                 [max(LEAST_S, e["recover_s"]) for e in own],
                 marker,
                 color=colour,
@@ -269,7 +269,10 @@ def recovery_trend(*, recording: Recording) -> Chart:
                 label=name,
             )
         log_axis(ax, "y")
-        ax.xaxis.set_major_formatter(ConciseDateFormatter(ax.xaxis.get_major_locator()))
+        ax.xaxis_date()
+        locator = AutoDateLocator(maxticks=8)  # type: ignore[no-untyped-call]
+        ax.xaxis.set_major_locator(locator)
+        ax.xaxis.set_major_formatter(ConciseDateFormatter(locator))  # type: ignore[no-untyped-call]
         ax.set_ylabel("until all was as before (s)")
         ax.set_xlabel("when the drill was run (UTC)")
         legend(chart, (ax,))

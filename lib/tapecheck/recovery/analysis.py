@@ -307,7 +307,9 @@ def _contradictions(lint: Sequence[Contradiction]) -> Check:
 
 def _further(summary: RecoverySummary, plan: RecoveryPlan) -> list[Check]:
     """Judge the plan's own objectives, as far as what they are about was measured."""
+    counted = [one.trial.gone_bars for one in summary.timed if one.trial.gone_bars is not None]
     values: dict[str, tuple[float | None, int]] = {
+        "gone_bars": (sum(counted) if counted else None, len(counted)),
         "false_ages": (summary.false_ages, summary.series),
         "wrong_answers": (summary.wrong_answers, summary.series),
         "alerts": (None if summary.false_ages is None else len(summary.alerts), summary.series),

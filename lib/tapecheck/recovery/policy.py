@@ -16,7 +16,7 @@ AgeClass = Literal["fresh", "aging", "stale", "missing"]
 Action = Literal["plain", "warning", "warning_and_alert", "not_found_and_trigger"]
 Clock = Literal["degraded", "full"]
 OTHERS = "others"  # in place of a tier's symbols: every symbol that no other tier names
-METRICS = ("false_ages", "wrong_answers", "unrecoverable_bars", "alerts")  # beside what `rto` and `rpo` imply
+METRICS = ("false_ages", "wrong_answers", "unrecoverable_bars", "gone_bars", "alerts")  # beside what `rto` and `rpo` imply
 
 Seconds = Annotated[float, Field(gt=0, le=31_536_000)]
 Share = Annotated[float, Field(gt=0, lt=1)]

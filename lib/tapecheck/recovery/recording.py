@@ -49,6 +49,7 @@ class Trial:
         steady_before, steady_after, rolled_back: what Chaos Toolkit found of the steady state, and whether every rollback worked.
         after: what the target said of how it came back, such as `resumed` and `skipped`.
         repair: what to do by hand where the rollback did not work.
+        gone_bars: how many bars the target's own tables had before and not after, where that was counted.
     """
 
     drill: str
@@ -65,6 +66,7 @@ class Trial:
     rolled_back: bool = False
     after: Mapping[str, float] = field(default_factory=dict)
     repair: str = ""
+    gone_bars: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

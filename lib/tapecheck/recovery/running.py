@@ -1,15 +1,15 @@
 """Runs the audit of ages and every drill the planned number of times, and returns the recording. It judges nothing."""
 
+import dataclasses
 import datetime as dt
 from collections.abc import Mapping, Sequence
-from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
 import pyarrow as pa
 
 from tapecheck import progress, results, runs
-from tapecheck.recovery import analysis, drill, freshness, ledger, planting
+from tapecheck.recovery import analysis, census, drill, freshness, ledger, planting
 from tapecheck.recovery.drill import Done
 from tapecheck.recovery.experiment import Drill
 from tapecheck.recovery.ground import Ground, check_allowed, ground
@@ -79,16 +79,28 @@ def _audited(plan: RecoveryPlan, target: Target, where: Ground, drills: Sequence
 
 def _trial(one: Drill, number: int, where: Ground, plan: RecoveryPlan, keeper: Keeper, found: _Found) -> analysis.Timed:
     """Run a trial, with bars written meanwhile where the drill wants that, and add what it left."""
-    records = one.watching.records and where.database_url
-    recorder = Recorder(where.database_url or "", plan, drill=one.name, trial=number) if records else None
-    with recorder or nullcontext():
-        done: Done = drill.run(one, where, plan.prober, keeper, number)
-    if recorder:
-        found.acks += ask_upstream(recorder.fates(), where.source_url, where.source_key)
+    if one.watching.records and where.database_url:
+        done = _recorded(one, number, where, where.database_url, plan, keeper, found)
+    else:
+        done = drill.run(one, where, plan.prober, keeper, number)
     found.probes.append(done.probes)
     found.trials.append(done.trial)
     found.journals.append(done.journal)
     return analysis.time_trial(done.probes, done.trial, plan)
+
+
+def _recorded(
+    one: Drill, number: int, where: Ground, database_url: str, plan: RecoveryPlan, keeper: Keeper, found: _Found
+) -> Done:  # fmt: skip
+    """Run a trial while bars are written, and note what became of those and of the live ones."""
+    recorder, before = Recorder(database_url, plan, drill=one.name, trial=number), census.snapshot(database_url)
+    with recorder:
+        done = drill.run(one, where, plan.prober, keeper, number)
+    written = recorder.fates()
+    gone = census.compare(before, census.snapshot(database_url))
+    live = census.as_acks(gone, plan, drill=one.name, trial=number, acked_ns=before.at_ns)
+    found.acks += ask_upstream([*written, *live], where.source_url, where.source_key)
+    return dataclasses.replace(done, trial=dataclasses.replace(done.trial, gone_bars=sum(each.bars for each in gone)))
 
 
 def _recording(
