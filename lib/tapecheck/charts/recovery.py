@@ -260,7 +260,7 @@ def recovery_trend(*, recording: Recording) -> Chart:
         for colour, marker, name in zip(PALETTE * 3, "os^Dv<>" * 3, dict.fromkeys(e["failure"] for e in entries), strict=False):
             own = [e for e in entries if e["failure"] == name]
             ax.plot(
-                date2num([datetime.fromisoformat(e["at"]) for e in own]),
+                date2num([datetime.fromisoformat(e["at"]) for e in own]),  # type: ignore[no-untyped-call]
                 [max(LEAST_S, e["recover_s"]) for e in own],
                 marker,
                 color=colour,

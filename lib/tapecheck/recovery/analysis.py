@@ -18,7 +18,8 @@ from tapecheck.recovery.recording import MEASURED, Ages, Recording, SeriesAge, T
 from tapecheck.recovery.timeline import Clocks, Seen
 from tapecheck.verdict import Check, Measured, Objective, Verdict, judge, overall, parse_all
 
-LATE_MS = 100.0  # of the prober itself, at its 99th percentile: beyond it a trial says nothing
+LATE_MS = (100.0, 2000.0)  # of the prober itself, at its 99th percentile: the least and the most that may be allowed
+LATE_SHARE = 0.1  # of the objective: a prober that is later may have missed what matters
 AGE, LOSS = "age_s", "lost_minutes"
 
 
@@ -29,12 +30,15 @@ class Timed:
     trial: Trial
     clocks: Clocks | None
     lag_p99_ms: float
+    allowed_lag_ms: float
 
     @property
     def invalid(self) -> str:
         """Why it says nothing about the target, or nothing."""
         late = f"the prober itself was {self.lag_p99_ms:.0f} ms late (99th percentile): the machine is too busy"
-        return self.trial.reason or (late if self.lag_p99_ms > LATE_MS else "") or ("" if self.clocks else "nothing was injected")
+        return (
+            self.trial.reason or (late if self.lag_p99_ms > self.allowed_lag_ms else "") or ("" if self.clocks else "nothing was injected")
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -145,7 +149,9 @@ def time_trial(probes: pa.Table, trial: Trial, plan: RecoveryPlan) -> Timed:
     clocks = None
     if trial.injected_ns is not None:
         clocks = timeline.clocks(seen(own), trial.injected_ns, slow_ns=int(plan.prober.slow_s * 1e9))
-    return Timed(trial=trial, clocks=clocks, lag_p99_ms=p99.p99.value if p99 else 0.0)
+    objective = plan.rto.get(trial.failure)
+    allowed_ms = min(max(LATE_MS[0], LATE_SHARE * 1000 * objective.objective_s if objective else 0.0), LATE_MS[1])
+    return Timed(trial=trial, clocks=clocks, lag_p99_ms=p99.p99.value if p99 else 0.0, allowed_lag_ms=allowed_ms)
 
 
 def seen(probes: pa.Table) -> dict[str, Seen]:

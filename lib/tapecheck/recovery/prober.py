@@ -16,6 +16,7 @@ import httpx
 import psycopg
 import pyarrow as pa
 
+from tapecheck.recovery.database import opened, within
 from tapecheck.recovery.policy import Prober as Schedule
 from tapecheck.recovery.recording import BAD, FULL, PROBES
 from tapecheck.recovery.views import View
@@ -116,8 +117,12 @@ class Prober:
     async def _probe(self, client: httpx.AsyncClient, name: str, view: View, intended_ns: int) -> None:
         sent_ns, status, error, body = time.monotonic_ns(), 0, "", None
         try:
-            async with asyncio.timeout(self._schedule.timeout_s):
-                status, body = await (self._select(view) if view.is_sql else _get(client, view))
+            if view.is_sql:
+                await self._select(view)
+                status = 200
+            else:
+                async with asyncio.timeout(self._schedule.timeout_s):
+                    status, body = await _get(client, view)
         except TimeoutError:
             error = "timeout"
         except (httpx.HTTPError, psycopg.Error, OSError) as failure:
@@ -127,11 +132,11 @@ class Prober:
         told = not error and view.tells(status, body)
         self.probes.append(Probe(name, intended_ns, sent_ns, done_ns, state, told, status, error))
 
-    async def _select(self, view: View) -> tuple[int, Any]:
+    async def _select(self, view: View) -> None:
         """Ask the database over a connection of its own, since an old one may hang for reasons of its own."""
-        async with await psycopg.AsyncConnection.connect(self._database_url or "", autocommit=True) as connection:
-            await connection.execute(view.request.encode())
-        return 200, None
+        async with opened(self._database_url or "") as connection:
+            with within(connection, self._schedule.timeout_s):
+                await connection.execute(view.request.encode())
 
 
 async def _get(client: httpx.AsyncClient, view: View) -> tuple[int, Any]:
