@@ -219,9 +219,23 @@ def _check_failure(name: str, own: Sequence[Timed], plan: RecoveryPlan) -> Check
     measured = Measured(
         value=worst.max, bound=worst.upper if share else worst.max, n=worst.n, needed_n=stats.needed_n(share) if share else None
     )
-    invalid = next((f"{one.trial.drill}, trial {one.trial.trial}: {one.invalid}" for one in own if one.invalid), None)
-    is_missed = worst.max is not None and not objective.met_by(worst.max)
+    reasons = {f"{one.trial.drill}, trial {one.trial.trial}": one.invalid or _unfinished(one, metric, objective) for one in own}
+    invalid = next((f"{where}: {reason}" for where, reason in reasons.items() if reason), None)
+    is_missed = any(not objective.met_by(_watched(one.clocks, metric)) for one in own if one.clocks and not one.invalid)
     return judge(objective, measured, name=name, invalid=None if is_missed else invalid)
+
+
+def _watched(clocks: Clocks, clock: str) -> float:
+    """Return a clock, or of one that did not stop, how long it was seen to run."""
+    value: float | None = getattr(clocks, clock)
+    return clocks.watched_s if value is None else value
+
+
+def _unfinished(one: Timed, clock: str, objective: Objective) -> str:
+    """Say of a clock that ran when watching ended, before the objective was over, that it tells nothing yet."""
+    if one.clocks is None or getattr(one.clocks, clock) is not None or not objective.met_by(one.clocks.watched_s):
+        return ""
+    return f"not over when watching ended after {one.clocks.watched_s:.0f} s, which is less than the objective"
 
 
 # ---- age and loss ----

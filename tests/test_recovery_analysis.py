@@ -1,0 +1,214 @@
+"""What a recovery run says: the worst of its trials, what they prove, and no verdict where there is nothing to judge by."""
+
+import datetime as dt
+import math
+from typing import Any
+
+import pytest
+from recorded_drills import ack
+from recoveries import BAD, FULL, ONCE, PLAN, age, ages, crash, probes, recording, steady, trial
+
+from tapecheck.recovery import analysis, findings, ledger
+from tapecheck.recovery.policy import RecoveryPlan
+from tapecheck.recovery.recording import INVALID, Recording
+from tapecheck.verdict import Check, Verdict
+
+
+def judged(made: Recording, plan: RecoveryPlan = ONCE) -> dict[str, Check]:
+    """Return the checks of a recording by name and metric."""
+    found = analysis.check(made, analysis.summarize(made, plan), plan)
+    return {f"{check.name} {check.objective.partition(' ')[0]}": check for check in found}
+
+
+def outages(*seconds: float, drill: str = "api_killed", **more: Any) -> Recording:
+    """Return a recording of one drill with outages of so many seconds."""
+    return recording([(trial(drill, n, **more), {"service": crash(1.0, 1.0 + s)}) for n, s in enumerate(seconds, 1)])
+
+
+def proving(share: float | None) -> RecoveryPlan:
+    return ONCE.model_copy(update={"trials": ONCE.trials.model_copy(update={"proven_share": share})})
+
+
+def test_a_recovery_within_its_objective_passes() -> None:
+    """One second of a minute."""
+    found = judged(outages(1.0))["api_crash recover_s"]
+    assert (found.verdict, found.n, found.objective) == (Verdict.PASS, 1, "recover_s <= 60")
+    assert found.value == pytest.approx(1.0, abs=0.06)
+
+
+def test_the_worst_trial_decides() -> None:
+    """Two that are quick do not excuse one that is not."""
+    made = outages(1.0, 70.0, 2.0)
+    assert judged(made)["api_crash recover_s"].verdict == Verdict.FAIL
+    assert analysis.summarize(made, ONCE).rto["api_crash"].recover_s.max == pytest.approx(70.0, abs=0.06)
+
+
+def test_what_was_not_over_never_passes() -> None:
+    """Watching that ended after five seconds proves nothing about a minute, and nothing good: neither a pass nor a miss."""
+    made = outages(99.0)
+    found = judged(made)["api_crash recover_s"]
+    assert (found.verdict, found.value) == (Verdict.INVALID, math.inf)
+    assert found.reason == "api_killed, trial 1: not over when watching ended after 5 s, which is less than the objective"
+
+
+def test_what_was_not_over_after_its_objective_is_missed() -> None:
+    """Five seconds of watching in vain are more than the one that was promised."""
+    rows = [(at, at + 0.002, BAD if at >= 1 else FULL) for at in steady(6)]
+    found = judged(recording([(trial("feature_failure"), {"scheduler": probes(rows)})]))["feature_failure degraded_s"]
+    assert (found.verdict, found.value) == (Verdict.FAIL, math.inf)
+
+
+@pytest.mark.parametrize(
+    ("share", "trials", "verdict"),
+    [
+        (None, 1, Verdict.PASS),
+        (0.5, 4, Verdict.NOT_PROVEN),
+        (0.5, 5, Verdict.PASS),
+        (0.95, 58, Verdict.NOT_PROVEN),
+        (0.95, 59, Verdict.PASS),
+    ],
+)
+def test_how_many_trials_prove_a_share(share: float | None, trials: int, verdict: Verdict) -> None:
+    """Five for half of all recoveries, 59 for 95 %, with 95 % confidence; without a share a pass says only what was tried."""
+    found = judged(outages(*[1.0] * trials), proving(share))["api_crash recover_s"]
+    assert found.verdict == verdict
+    if verdict == Verdict.NOT_PROVEN:
+        assert f"n >= {trials + 1} would" in found.reason
+
+
+def test_no_drill_stands_for_another() -> None:
+    """Five trials of one drill and one of another of the same failure prove what one trial does."""
+    rows = [(trial("api_killed", n), {"service": crash(1.0, 2.0)}) for n in range(1, 6)]
+    made = recording([*rows, (trial("api_frozen", 1, failure="api_crash"), {"service": crash(1.0, 2.0)})])
+    summary = analysis.summarize(made, proving(0.5)).rto["api_crash"]
+    assert (summary.recover_s.n, summary.recover_s.upper) == (1, None)
+    assert summary.proven_share == pytest.approx(0.05)
+    assert judged(made, proving(0.5))["api_crash recover_s"].verdict == Verdict.NOT_PROVEN
+
+
+def test_an_invalid_trial_makes_its_failure_invalid() -> None:
+    """Steady state before, or the prober's own lateness: what was measured says nothing, and the reason is given."""
+    unsteady = outages(1.0, state=INVALID, reason="the steady state did not hold before the fault")
+    assert (judged(unsteady)["api_crash recover_s"].verdict, judged(unsteady)["api_crash recover_s"].reason) == (
+        Verdict.INVALID,
+        "api_killed, trial 1: the steady state did not hold before the fault",
+    )
+    late = recording([(trial("api_killed"), {"service": crash(1.0, 2.0)})], late_s=7.0)
+    assert "the prober itself was 7000 ms late" in judged(late)["api_crash recover_s"].reason
+
+
+def test_a_missed_objective_fails_beside_an_invalid_trial() -> None:
+    """What was seen to be too long stays so."""
+    made = recording(
+        [
+            (trial("api_killed", 1), {"service": crash(1.0, 80.0)}),
+            (trial("api_killed", 2, state=INVALID, reason="x"), {"service": crash(1.0, 2.0)}),
+        ]
+    )
+    assert judged(made)["api_crash recover_s"].verdict == Verdict.FAIL
+
+
+def test_the_promised_clock_counts() -> None:
+    """A feature failure is judged by when the others went on, not by when the symbol itself was well again."""
+    rows = [(at, at + 0.002, BAD if 1 <= at < 1.5 else 1 if at < 20 and at >= 1.5 else FULL) for at in steady(25)]
+    made = recording([(trial("feature_failure"), {"scheduler": probes(rows)})])
+    found = judged(made)["feature_failure degraded_s"]
+    assert (found.verdict, found.value) == (Verdict.PASS, pytest.approx(0.5, abs=0.06))
+
+
+def test_ages_are_judged_by_tier_and_by_what_the_database_says() -> None:
+    """An API that says a minute does not hide an hour and a half, and what never was there is infinitely old."""
+    made = recording(audit=ages(age("SPY", database_s=5400.0), age("AAPL", said_s=7200.0), age("EEM", said_s=None)))
+    found = judged(made)
+    assert (found["critical age_s"].verdict, found["critical age_s"].value) == (Verdict.FAIL, 5400.0)
+    assert found["standard age_s"].verdict == Verdict.PASS
+    assert (found["low age_s"].verdict, found["low age_s"].value) == (Verdict.FAIL, math.inf)
+
+
+def test_planted_ages_are_no_ages() -> None:
+    """What was made old on purpose counts for how it was answered, and for nothing else."""
+    made = recording(audit=ages(age("SPY"), age("EEM", said_s=1e6, planted=True, wrong_answer="no warning"), age("EEM")))
+    found = judged(made)
+    assert found["low age_s"].verdict == Verdict.PASS
+    assert (found["target wrong_answers"].value, found["target wrong_answers"].verdict) == (1, Verdict.FAIL)
+    assert analysis.summarize(made, ONCE).freshness["EEM"].age_s == 60.0
+
+
+def test_lost_bars_are_judged_in_minutes_of_the_worst_symbol() -> None:
+    """One bar of SPY is five minutes too many; twelve of AAPL are an hour, which its tier allows, thirteen are not."""
+    kept = [ack("SPY", 0), *(ack("AAPL", 5 * n, "lost") for n in range(12))]
+    found = judged(recording(acks=kept))
+    assert (found["critical lost_minutes"].verdict, found["standard lost_minutes"].verdict) == (Verdict.PASS, Verdict.PASS)
+    assert found["standard lost_minutes"].value == 60.0
+    worse = judged(recording(acks=[ack("SPY", 0, "lost"), *(ack("AAPL", 5 * n, "lost") for n in range(13))]))
+    assert (worse["critical lost_minutes"].verdict, worse["standard lost_minutes"].verdict) == (Verdict.FAIL, Verdict.FAIL)
+
+
+def test_bars_that_nobody_could_read_prove_nothing() -> None:
+    """Acknowledged and never read again: neither kept nor lost."""
+    found = judged(recording(acks=[ack("SPY", 0), ack("SPY", 5, "never_read")]))
+    assert found["critical lost_minutes"].verdict == Verdict.INVALID
+    assert found["critical lost_minutes"].reason == "1 acknowledged bars could not be read again"
+
+
+def test_live_bars_that_are_gone_fail() -> None:
+    """Rows of the target's own tables that were there before a drill and not after it."""
+    made = recording([(trial("database_killed", gone_bars=3), {"service": crash(1.0, 2.0)})])
+    assert (judged(made)["target gone_bars"].value, judged(made)["target gone_bars"].verdict) == (3, Verdict.FAIL)
+
+
+def test_a_run_of_definitions_is_judged_by_its_contradictions() -> None:
+    """Nothing else was asked for."""
+    assert list(judged(recording())) == ["policy unsettled_contradictions"]
+
+
+def test_a_failure_that_nobody_tested_is_found() -> None:
+    """Not judged, but told."""
+    made = outages(1.0)
+    found = findings.find(made, analysis.summarize(made, ONCE), ONCE)
+    assert next(one for one in found if one.name == "untested").finding.startswith("no drill of this run tests scheduler_crash")
+
+
+@pytest.mark.parametrize(
+    ("made", "name", "said"),
+    [
+        (outages(99.0), "rto_missed", "api_crash: recovery was not over when watching ended, more than the 60 s promised"),
+        (outages(45.0), "rto_near", "api_crash: recovery took 45 s, near the 60 s promised"),
+        (outages(1.0), "undetected", "the target itself never told of api_killed, although probes saw it"),
+        (outages(1.0, steady_after=False), "not_steady_after", "api_killed: the steady state did not come back"),
+        (recording(acks=[ack("SPY", 0, "lost")]), "lost_bars", "critical: 1 bars that the database had acknowledged are gone"),
+        (recording(audit=ages(age("SPY", false_age="says 1 min, is 2 h"))), "false_age", "SPY 1d: says 1 min, is 2 h"),
+        (recording(audit=ages(age("SPY", said_s=None))), "alert_warning", "1 of 1 series are stale or missing"),
+    ],
+)
+def test_each_rule_tells_its_cause(made: Recording, name: str, said: str) -> None:
+    """A finding says what, with the figures."""
+    found = {one.name: one for one in findings.find(made, analysis.summarize(made, PLAN), PLAN)}
+    assert found[name].finding.startswith(said)
+    assert found[name].evidence
+
+
+def test_a_run_without_trouble_finds_nothing() -> None:
+    """Rules that always fire say nothing."""
+    made = recording(audit=ages(age("SPY")))
+    assert findings.find(made, analysis.summarize(made, ONCE), ONCE) == []
+
+
+def test_days_since_are_of_the_last_valid_drill() -> None:
+    """An invalid one measured nothing; what was never measured has no days."""
+    entries = [
+        {"at": "2026-01-01T00:00:00+00:00", "failure": "api_crash", "recover_s": 1.0, "invalid": ""},
+        {"at": "2026-01-05T00:00:00+00:00", "failure": "api_crash", "recover_s": 1.0, "invalid": "late"},
+    ]
+    found = ledger.days_since(entries, ["api_crash", "database_loss"], dt.datetime(2026, 1, 11, tzinfo=dt.UTC))
+    assert found == {"api_crash": 10.0, "database_loss": None}
+
+
+def test_the_ledger_keeps_what_it_has(tmp_path: Any) -> None:
+    """Lines are added one by one; one that was cut off is passed over and costs no other."""
+    file = tmp_path / "rto_rpo" / "ledger.jsonl"
+    for number in (1, 2):
+        ledger.append(file, {"at": "2026-01-01T00:00:00+00:00", "trial": number})
+    file.write_text(file.read_text() + '{"at": "2026-01-0')
+    assert [entry["trial"] for entry in ledger.read(file)] == [1, 2]
+    assert ledger.read(None) == [] and ledger.read(tmp_path / "none") == []
