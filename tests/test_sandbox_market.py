@@ -30,6 +30,16 @@ def _pages(symbol: str, width: int, start: int, end: int, slots: int) -> list[Ba
     return pages
 
 
+def test_a_history_of_every_symbol_is_made_up_once() -> None:
+    """Job after job of another timeframe asks for the same two years of every symbol; no later one pays for them again."""
+    market.year_of_slots.cache_clear()
+    for width in (300, 3600):
+        for symbol in market.LISTED:
+            market.page(symbol, width, LATER_MS - 365 * 86_400_000, LATER_MS, LATER_MS, 10)
+    made = market.year_of_slots.cache_info()
+    assert (made.misses, made.hits) == (2 * len(market.LISTED), 2 * len(market.LISTED))
+
+
 def test_bars_are_a_pure_function() -> None:
     """The same symbol and time give the same bar, in whatever range and page it is asked for."""
     day = _all("AAPL", 300, _ms(2026, 3, 9), _ms(2026, 3, 10))

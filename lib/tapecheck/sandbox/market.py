@@ -72,7 +72,7 @@ def _slots(symbol: str, year: int) -> tuple[IntArray, IntArray, npt.NDArray[np.b
     return t, np.repeat(days.midnight, lengths), is_regular
 
 
-@lru_cache(maxsize=32)
+@lru_cache(maxsize=2 * len(LISTED))  # the two years that a history of 365 days meets, of every symbol: 0.2 GB
 def year_of_slots(symbol: str, year: int) -> tuple[Bars, IntArray]:
     """Return a year of 5-minute bars (Eastern or, for crypto, UTC year), and each bar's start of day in Unix seconds."""
     base, traded_share, mean_volume = LISTED[symbol]
