@@ -371,6 +371,14 @@ def test_a_database_elsewhere_is_refused_before_anything_is_sent(url: str, expec
     assert expected in str(caught.value) and "k3y" not in str(caught.value) and server.seen.requests == 0
 
 
+@pytest.mark.parametrize("name", ["scheduler", "features"])
+def test_a_request_that_cannot_be_made_is_refused_before_anything_is_sent(name: str) -> None:
+    """A template that needs a name which no audit knows is a problem of the target file."""
+    with Server(Market({KEY: 60.0})) as server, pytest.raises(ConfigError, match=f"requests.{name}: got {{user}}; allowed: no other names"):
+        freshness.audit(PLAN, target_at(server.url, requests={"status": "GET /api/v1/status", name: "GET /{user}"}))
+    assert server.seen.requests == 0
+
+
 def test_a_series_that_is_listed_twice_is_an_error() -> None:
     """Which of two ages counts nobody knows."""
     twice: Lie = lambda asked, status, body: (status, body | {"series": body["series"] * 2} if asked == "status" else body)  # noqa: E731

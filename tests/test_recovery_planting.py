@@ -8,11 +8,11 @@ from typing import Any
 
 import psycopg
 import pytest
-from aged import PLAN, Lie, plan_of, relay, target_at
+from aged import PLAN, Lie, figures, plan_of, relay, target_at
 from servers import Exchange, Server, free_port
 
 from tapecheck.errors import ConfigError, MeasurementError, TapecheckError, TargetDown
-from tapecheck.recovery import planting, stored
+from tapecheck.recovery import freshness, planting, stored
 from tapecheck.recovery.client import Answer, Client
 from tapecheck.targets import SandboxState
 
@@ -56,6 +56,16 @@ def test_the_lowest_tier_that_is_there_is_taken(sandbox: SandboxState, database_
     """A series of a symbol that no tier names, before any of those that are named."""
     series = planting.planted_ages(plan_of("SPY", "BTC", "ETH", "AAPL", "GOOGL"), target_at(sandbox.base_url), database_url)
     assert {one.tier for one in series} == {"low"} and series[0].symbol not in ("SPY", "BTC", "ETH", "AAPL", "GOOGL")
+
+
+def test_no_answer_of_before_fits_a_planted_age(sandbox: SandboxState, database_url: str) -> None:
+    """Each time another limit is asked for, which nobody asks for and no audit did, so that nothing kept is served."""
+    with Server(relay(sandbox.base_url)) as server:
+        freshness.audit(plan_of("SPY"), target_at(server.url))
+        planting.planted_ages(plan_of("SPY"), target_at(server.url), database_url)
+    limits = [figures(path.rpartition("=")[2])[0] for path in server.seen.paths if "features" in path]
+    assert len({*limits[-3:]}) == 3 and not {*limits[-3:]} & {*limits[:-3]}
+    assert all(400 < limit < 1000 and limit % 10 for limit in limits[-3:])
 
 
 def test_planted_ages_lie_in_the_middle_of_their_class() -> None:

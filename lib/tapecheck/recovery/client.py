@@ -87,11 +87,19 @@ class Client:
         """Tell whether the target names such a request."""
         return name in self._target.requests
 
+    def check(self, name: str, values: Mapping[str, Value]) -> None:
+        """Refuse a request that cannot be made of these values; nothing is sent.
+
+        Raises:
+            ConfigError: the target names no such request, or it needs other values.
+        """
+        self._template(name, values)
+
     def ask(self, name: str, values: Mapping[str, Value] | None = None) -> Answer:
         """Send a named request with its template filled in.
 
         Raises:
-            ConfigError: the target names no such request, or it needs other values.
+            ConfigError: as `check`.
         """
         return self.ask_all(name, [values or {}])[0]
 
@@ -99,9 +107,9 @@ class Client:
         """Send a named request once for each set of values, at most `AT_ONCE` at a time; the answers are in the same order.
 
         Raises:
-            ConfigError: as `ask`.
+            ConfigError: as `check`.
         """
-        return self._portal.call(self._all, self._template(name, each[0] if each else None), each)
+        return self._portal.call(self._all, self._template(name, each[0]), each) if each else []
 
     def expected(self, name: str, values: Mapping[str, Value]) -> dict[str, Value]:
         """Return what the target file expects of the top-level keys of an answer."""
@@ -124,14 +132,14 @@ class Client:
         except ValidationError as error:
             raise self._of_another_form(name, answer, error) from None
 
-    def _template(self, name: str, values: Mapping[str, Value] | None) -> RequestTemplate:
+    def _template(self, name: str, values: Mapping[str, Value]) -> RequestTemplate:
         at = f"target {self._target.name}"
         template = self._target.requests.get(name)
         if template is None:
             raise ConfigError([Problem(file=at, key=f"requests.{name}", got="nothing", allowed="a request, such as: GET /api/v1/" + name)])
-        unknown = [] if values is None else [key for key in templating.placeholders(template) if key not in values]
+        unknown = [key for key in templating.placeholders(template) if key not in values]
         if unknown:
-            allowed = f"no other names than {', '.join(values or ()) or 'none'}"
+            allowed = f"no other names than {', '.join(values) or 'none'}"
             raise ConfigError([Problem(file=at, key=f"requests.{name}", got="{" + unknown[0] + "}", allowed=allowed)])
         return template
 

@@ -47,6 +47,7 @@ def audit(plan: RecoveryPlan, target: Target, database_url: str | None = None) -
     if database_url is not None:
         refuse_remote(target, database_url)
     with Client(target) as client:
+        check(client)
         first = look(client, database_url)
         keys = _keys(plan, first)
         answers = _asked(client, keys)
@@ -61,6 +62,18 @@ def audit(plan: RecoveryPlan, target: Target, database_url: str | None = None) -
         failed_symbols=_failed(first, scheduler[1]),
         symbols_without_features=_without_features(keys, first, {key: answer for key, (answer, _) in answers.items()}),
     )
+
+
+def check(client: Client) -> None:
+    """Refuse a target whose requests cannot be made, before anything is sent.
+
+    Raises:
+        ConfigError: it names no `status`, or a request needs names that an audit does not know.
+    """
+    client.check(STATUS, {})
+    for name, given in ((SCHEDULER, {}), (FEATURES, values(("", ""), 1))):
+        if client.knows(name):
+            client.check(name, given)
 
 
 def look(client: Client, database_url: str | None) -> Look:

@@ -15,7 +15,7 @@ from tapecheck.errors import MeasurementError, TapecheckError
 from tapecheck.recovery import stored
 from tapecheck.recovery.claims import Look
 from tapecheck.recovery.client import Client
-from tapecheck.recovery.freshness import FEATURES, look, reply, series_age, unusual_limits, values
+from tapecheck.recovery.freshness import FEATURES, check, look, reply, series_age, unusual_limits, values
 from tapecheck.recovery.policy import AgeClass, RecoveryPlan
 from tapecheck.recovery.recording import SeriesAge
 from tapecheck.recovery.stored import SCHEMA, Key
@@ -44,6 +44,8 @@ def planted_ages(plan: RecoveryPlan, target: Target, database_url: str) -> list[
     """
     stored.refuse_remote(target, database_url)
     with Client(target) as client:
+        check(client)
+        client.check(FEATURES, values(("", ""), 1))
         key = _lowest(plan, look(client, database_url))
         with _interruptible(), restored(database_url, key):
             return [_planted(plan, client, database_url, key, state) for state in PLANTED]
