@@ -55,14 +55,14 @@ class Embedded:
 
 
 @contextlib.contextmanager
-def running() -> Iterator[Embedded]:
-    """Run a sandbox that holds next to nothing, with its embedded database, and remove it whatever happens."""
+def running(profile: Profile = SMALL) -> Iterator[Embedded]:
+    """Run a sandbox with its embedded database, which holds next to nothing unless told otherwise, and remove it whatever happens."""
     base = "/var/tmp" if Path("/var/tmp").is_dir() else None  # on a disk, and where the database's user may enter
     folder = Path(tempfile.mkdtemp(prefix="tcb-", dir=base)).resolve()
     before = {name: os.environ.pop(name, None) for name in (HOME, "DATABASE_URL")}
     os.environ[HOME] = str(folder)
     try:
-        state = supervision.up(profile=SMALL)
+        state = supervision.up(profile=profile)
         supervision.wait_filled(timeout_s=90)
         found = supervision.status()
         assert state.database_url and found
