@@ -5,10 +5,14 @@ from pathlib import Path
 import pytest
 
 from tapecheck import config, lint
-from tapecheck.errors import ConfigError
+from tapecheck.__main__ import main
+from tapecheck.errors import ConfigError, Problem
 
 PLAN = (config.CONFIG / "backfill.yaml").read_text()
 TARGET = (config.CONFIG / "targets" / "sandbox.yaml").read_text()
+RECOVERY = (config.CONFIG / "rto_rpo.yaml").read_text()
+DRILL = (config.CONFIG / "drills" / "api_killed.yaml").read_text()
+BURST = "  s: {{executor: burst, concurrency: {concurrency}, rounds: {rounds}, request: features}}\n"
 PLANTED = [
     ("history: {days: 365}", "history: {start: 2026-03-01, end: 2026-02-01}", "history", "before end; these are 2026-03-01 to 2026-02-01"),
     ("history: {days: 365}", "history: {start: 2999-01-01}", "history.start", "not after today"),
@@ -58,12 +62,12 @@ def test_a_planted_mistake_in_a_target_is_found_and_no_secret_repeated(tmp_path:
 
 
 def test_a_file_is_of_the_kind_that_its_keys_say(tmp_path: Path) -> None:
-    """Plans of both validations, targets, and what is neither."""
-    kinds = {file.stem: lint.plan_kind(file) for file in config.CONFIG.rglob("*.yaml")}
-    assert kinds == {"backfill": "backfill", "load": "load", "sandbox": None, "example": None}
+    """Plans of all validations, targets, drills, and what is neither."""
+    kinds = {file.stem: kind for file in config.CONFIG.rglob("*.yaml") if (kind := lint.plan_kind(file))}
+    assert kinds == {"backfill": "backfill", "load": "load", "rto_rpo": "rto_rpo"}
     (tmp_path / "other.yaml").write_text("a: 1\n")
     (problem,) = lint.problems(tmp_path / "other.yaml")
-    assert "a target, a load plan or a backfill plan" in problem.allowed
+    assert "a target, a plan of load, backfill or recovery, or a drill" in problem.allowed
 
 
 def test_the_plans_of_all_notebooks_are_checked_before_one_starts(tmp_path: Path) -> None:
@@ -78,3 +82,151 @@ def test_the_plans_of_all_notebooks_are_checked_before_one_starts(tmp_path: Path
             lint.before_traffic({"backfill": chosen})
         assert [problem.key for problem in caught.value.problems] == [key]
     assert lint.before_traffic({"load": {}, "backfill": {"profile": "small", "symbols": "AAPL,BTC"}}).kind == "sandbox"
+
+
+# ---- the recovery plan and its drills ----
+
+
+@pytest.mark.parametrize(
+    ("right", "wrong", "key", "got"),
+    [
+        ("retries_s: [1, 5, 30]", "retries_s: [1, 5, 301]", "backfill.retries_s", "a pause of 301 s, beyond the 5 min"),
+        ("[critical, standard, low]", "[critical, low]", "scheduler.order", "critical, low"),
+        ("{below_s: 21600", "{below_s: 3600", "staleness.aging.below_s", "aging ends at 1 h, fresh at 1 h"),
+        ("[SPY, QQQ, BTC, ETH]", "[SPY, QQQ, BTC, ETH, AAPL]", "rpo.standard.symbols", "AAPL in critical and standard"),
+        ("symbols: others", "symbols: [XRP]", "rpo", "no promise for a symbol"),
+        ("proven_share: 0.5 ", "proven_share: 0.95 ", "trials.each", "5 trials prove at best that 54.9 %"),
+        ("  tier_beyond_class: >-\n", "  clock_resolution: x\n  tier_beyond_class: >-\n", "settled.clock_resolution", "not there"),
+        ("objective_s: 300", "objective_s: fast", "rto.scheduler_crash.objective_s", "'fast'"),
+    ],
+)
+def test_a_contradiction_planted_in_the_recovery_plan_is_found(tmp_path: Path, right: str, wrong: str, key: str, got: str) -> None:
+    """One problem, with the line of its key."""
+    text = RECOVERY.replace(right, wrong, 1)
+    (tmp_path / "rto_rpo.yaml").write_text(text)
+    (problem,) = lint.problems(tmp_path / "rto_rpo.yaml")
+    assert (problem.key, got in problem.got) == (key, True)
+    assert f"{key.rpartition('.')[2]}:" in text.splitlines()[(problem.line or 0) - 1]
+
+
+def test_what_is_settled_is_told_with_its_explanation(capsys: pytest.CaptureFixture[str]) -> None:
+    """On stdout, each rule once, and counted as no problem."""
+    assert main(["check", str(config.CONFIG / "rto_rpo.yaml")]) == 0
+    out, err = capsys.readouterr()
+    assert "config/rto_rpo.yaml: settled backoff_beyond_rto: backfill.retries_s: pauses of 1 + 5 + 30 s = 36 s, beyond the 30 s" in out
+    assert "\n  Two clocks run." in out and out.count("settled refill_beyond_rto") == 1
+    assert out.endswith("1 files, 0 problems\n") and err == ""
+
+
+def test_what_only_a_profile_needs_explained_is_told_too(tmp_path: Path) -> None:
+    """The notes are of all profiles together."""
+    file = tmp_path / "rto_rpo.yaml"
+    text = RECOVERY.replace("settled:\n", "settled:\n  trials_prove_nothing: not all on one day\n")
+    file.write_text(text + "  sure: {trials: {each: 20, proven_share: 0.95}}\n")
+    assert lint.problems(file) == []
+    assert [note.partition("settled ")[2].partition(":")[0] for note in lint.notes(file)][-1] == "trials_prove_nothing"
+
+
+def test_a_file_with_problems_has_no_notes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Nor has a plan of another kind."""
+    (tmp_path / "rto_rpo.yaml").write_text(RECOVERY.replace("objective_s: 300", "objective_s: 0"))
+    assert main(["check", str(tmp_path / "rto_rpo.yaml")]) == 4
+    assert capsys.readouterr().out == "1 files, 1 problems\n"
+    assert lint.notes(config.CONFIG / "load.yaml") == []
+
+
+def test_a_drill_is_read_as_one(tmp_path: Path) -> None:
+    """Its mistakes are found like those of any file; the shipped ones have none."""
+    assert [problem for file in (config.CONFIG / "drills").glob("*.yaml") for problem in lint.problems(file)] == []
+    (tmp_path / "drill.yaml").write_text(DRILL.replace("inject: ", "inject: never "))
+    (problem,) = lint.problems(tmp_path / "drill.yaml")
+    assert problem.key == "extensions.tapecheck.inject"
+    (tmp_path / "drill.yaml").write_text("title: half a drill\nmethod: []\n")
+    assert "chaos validate" in lint.problems(tmp_path / "drill.yaml")[0].allowed
+
+
+def test_the_recovery_plan_and_its_drills_are_checked_before_one_starts(tmp_path: Path) -> None:
+    """With the drills that were asked for; a recorded run does none."""
+    (tmp_path / "drill.yaml").write_text("title: half a drill\nmethod: []\n")
+    drills = str(tmp_path / "drill.yaml")
+    with pytest.raises(ConfigError) as caught:
+        lint.before_traffic({"rto_rpo": {"profile": "none_such", "drills": drills}})
+    assert {Path(problem.file).name for problem in caught.value.problems} == {"drill.yaml", "parameters"}
+    with pytest.raises(ConfigError) as caught:
+        lint.before_traffic({"rto_rpo": {"trials": -1, "drills": "no_such_drill"}})
+    assert [problem.key for problem in caught.value.problems] == ["drills", "trials"]
+    assert lint.before_traffic({"rto_rpo": {"run": "somewhere", "drills": drills}}).kind == "sandbox"
+    assert lint.before_traffic({"rto_rpo": {"drills": "none", "trials": 1, "profile": "once"}}).kind == "sandbox"
+
+
+# ---- objectives that a load plan cannot prove ----
+
+
+def load_problems(path: Path, scenario: str, objective: str) -> list[Problem]:
+    (path / "load.yaml").write_text(f"scenarios:\n{scenario}objectives: [{objective}]\n")
+    return lint.problems(path / "load.yaml")
+
+
+@pytest.mark.parametrize(
+    ("objective", "needed"),
+    [
+        ("p99_ms < 2000", 299),
+        ("p95_ms < 1000", 59),
+        ("p90_ms <= 900", 29),
+        ("p50_ms < 500", 5),
+        ("service_p99_ms < 2000", 299),
+        ("server_p95_ms < 2000", 59),
+        ("success_ratio > 0.99", 299),
+        ("success_ratio >= 0.95", 59),
+        ("s.p99_ms < 2000", 299),
+    ],
+)
+def test_too_few_requests_for_an_objective_are_found_with_the_number_that_would_do(tmp_path: Path, objective: str, needed: int) -> None:
+    """One fewer is too few, so many are enough."""
+    (problem,) = load_problems(tmp_path, BURST.format(concurrency=needed - 1, rounds=1), objective)
+    assert (problem.key, problem.line) == ("scenarios.s", 2)
+    assert problem.got.startswith(f"{needed - 1} requests for ") and objective in problem.got
+    assert problem.allowed.startswith(f"{needed} or more") and "not_proven" in problem.allowed
+    assert load_problems(tmp_path, BURST.format(concurrency=needed, rounds=1), objective) == []
+
+
+@pytest.mark.parametrize("objective", ["mean_ms < 5", "throughput_rps > 20", "failed <= 0", "p99_ms > 1", "success_ratio >= 1"])
+def test_objectives_that_no_number_of_requests_decides_are_let_be(tmp_path: Path, objective: str) -> None:
+    """They are exact, or never proven."""
+    assert load_problems(tmp_path, BURST.format(concurrency=1, rounds=1), objective) == []
+
+
+@pytest.mark.parametrize(
+    ("scenario", "sent"),
+    [
+        ("{executor: burst, concurrency: 100, rounds: 1, request: h}", 100),
+        ("{executor: burst, concurrency: 100, rounds: 3, request: h}", None),
+        ("{executor: constant_rate, rate_rps: 10, duration_s: 29, warm_up_s: 60, request: h}", 290),
+        ("{executor: constant_rate, rate_rps: 10, duration_s: 30, request: h}", None),
+        ("{executor: ramping_rate, start_rate_rps: 0, stages: [{rate_rps: 10, duration_s: 50}], request: h}", 250),
+        ("{executor: ramping_rate, start_rate_rps: 0, stages: [{rate_rps: 10, duration_s: 60}], request: h}", None),
+        ("{executor: closed, concurrency: 1, duration_s: 0.1, request: h}", None),
+        ("{executor: capacity, start_rate_rps: 1, max_rate_rps: 2, level_s: 1, request: h}", None),
+    ],
+)
+def test_what_a_scenario_sends_is_counted_without_its_warm_up(tmp_path: Path, scenario: str, sent: int | None) -> None:
+    """Rounds times concurrency, and rate times duration; what the target's speed decides is let be."""
+    found = load_problems(tmp_path, f"  s: {scenario}\n", "p99_ms < 2000")
+    assert [problem.got for problem in found] == ([] if sent is None else [f"{sent} requests for p99_ms < 2000"])
+
+
+def test_an_objective_of_one_scenario_is_no_matter_of_another(tmp_path: Path) -> None:
+    """Each scenario and objective that apply to each other are one problem."""
+    two = BURST.format(concurrency=1, rounds=1) + BURST.format(concurrency=2, rounds=1).replace("  s:", "  t:")
+    found = load_problems(tmp_path, two, "t.p99_ms < 2, p95_ms < 1")
+    assert [(problem.key, problem.line, problem.got.partition(" for ")[2]) for problem in found] == [
+        ("scenarios.t", 3, "t.p99_ms < 2"),
+        ("scenarios.s", 2, "p95_ms < 1"),
+        ("scenarios.t", 3, "p95_ms < 1"),
+    ]
+
+
+def test_a_run_with_too_few_requests_is_not_refused(tmp_path: Path) -> None:
+    """There it ends as not_proven."""
+    assert load_problems(tmp_path, BURST.format(concurrency=1, rounds=1), "p99_ms < 1")
+    assert lint.before_traffic({"load": {"plan": str(tmp_path / "load.yaml")}}).kind == "sandbox"

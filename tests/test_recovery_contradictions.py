@@ -175,9 +175,9 @@ PLANTED: list[tuple[str, dict[str, Any], str, str, str, dict[str, Any]]] = [
     ),
     (
         "refresh_against_loss",
-        {"rpo.standard.max_lost_minutes": 59},
+        {"rpo.standard.max_lost_minutes": 59.5},
         "rpo.standard.max_lost_minutes",
-        "of standard 59 min may be lost, but up to 1 h are not fetched yet",
+        "of standard 3,570 s may be lost, but up to 1 h are not fetched yet",
         "a refresh at least as often",
         {"rpo.standard.max_lost_minutes": 60},
     ),
@@ -377,6 +377,14 @@ def test_what_the_refresh_needs_an_hour_follows_from_symbols_and_timeframes() ->
     assert (
         found({"backfill.timeframes": None, "backfill.requests_per_minute": 3, "backfill.burst": 56, "rpo.standard.refresh_s": 1380}) == []
     )
+
+
+def test_a_refresh_that_takes_all_of_the_rate_fits() -> None:
+    """75 requests an hour where 75 are allowed."""
+    hourly = {"rpo.critical.refresh_s": 3600, "rpo.critical.max_age_s": 7200, "rpo.critical.max_lost_minutes": 60}
+    exact = {**hourly, "rpo.low.refresh_s": 39_600, "backfill.requests_per_minute": 1.25, "backfill.burst": 125}
+    assert refresh_requests_per_h(plan(exact)) == 75
+    assert found(exact) == []
 
 
 def test_the_share_that_trials_support_is_that_of_the_exact_bound() -> None:

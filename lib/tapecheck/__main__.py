@@ -260,7 +260,10 @@ def _check(arguments: argparse.Namespace) -> int:
     from tapecheck import lint
 
     files = [Path(f) for f in arguments.files] or sorted(config.CONFIG.rglob("*.yaml"))
-    problems = [problem for file in files for problem in lint.problems(file)]
+    found = {file: lint.problems(file) for file in files}
+    problems = [problem for of_file in found.values() for problem in of_file]
+    for note in (note for file, of_file in found.items() if not of_file for note in lint.notes(file)):
+        print(note)
     for problem in problems:
         print(problem, file=sys.stderr)
     print(f"{len(files)} files, {len(problems)} problems")

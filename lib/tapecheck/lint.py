@@ -1,16 +1,21 @@
-"""Validates every configuration file without traffic: `python -m tapecheck check`."""
+"""Validates every configuration file and finds promises that cannot hold, without traffic: `python -m tapecheck check`."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tapecheck import config
+from tapecheck import config, profiles
 from tapecheck.backfill import plan as backfill
 from tapecheck.backfill.endpoints import endpoints
 from tapecheck.errors import ConfigError, Problem
+from tapecheck.load import provable
 from tapecheck.load import validation as load
+from tapecheck.load.plan import LoadPlan
+from tapecheck.recovery import contradictions, experiment, policy
 from tapecheck.target_file import Target
+
+_EXPERIMENT = frozenset({"method", "rollbacks", "steady-state-hypothesis"})  # keys of a drill
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -23,7 +28,10 @@ class _Kind:
     file: str
 
 
-_PLANS = {
+_PLANS = {  # the first whose key a file has
+    "rto_rpo": _Kind(
+        keys=frozenset({"staleness", "rto", "rpo"}), read=policy.read_plan, choices=("profile", "trials"), file="config/rto_rpo.yaml"
+    ),
     "backfill": _Kind(
         keys=frozenset({"symbols", "timeframes", "history", "profiles"}),
         read=backfill.read_plan,
@@ -55,15 +63,29 @@ def problems(file: Path) -> list[Problem]:
     """Return every problem of one YAML file, whose kind its keys tell; an empty list when there is none."""
     try:
         if kind := plan_kind(file):
-            _PLANS[kind].read(file)
-        elif _keys(file) & {"kind", "requests", "base_url"}:
+            plan = _PLANS[kind].read(file)
+            return provable.problems(plan, file=str(file), lines=config.lines_by_key(file)) if isinstance(plan, LoadPlan) else []
+        if _keys(file) & _EXPERIMENT:
+            return experiment.problems(file)
+        if _keys(file) & {"kind", "requests", "base_url"}:
             config.read(Target, file)
         else:
-            allowed = "a target, a load plan or a backfill plan; see config/"
+            allowed = "a target, a plan of load, backfill or recovery, or a drill; see config/"
             raise ConfigError([Problem(file=str(file), key="(file)", got=f"keys {sorted(_keys(file))}", allowed=allowed)])
     except ConfigError as error:
         return list(error.problems) or [Problem(file=str(file), key="(file)", got=str(error), allowed="a valid file")]
     return []
+
+
+def notes(file: Path) -> list[str]:
+    """Return what a person should know of a valid file: each rule that its plan breaks, where, and the plan's explanation."""
+    if plan_kind(file) != "rto_rpo":
+        return []
+    plans = profiles.read(policy.RecoveryPlan, file).values()
+    places: dict[tuple[str, str], dict[str, None]] = {}
+    for one in (one for plan in plans for one in contradictions.find(plan)):
+        places.setdefault((one.rule, one.settled), {})[f"{one.where}: {one.finding}"] = None
+    return [f"{config.shown(file)}: settled {rule}: {'; '.join(where)}\n  {why}" for (rule, why), where in places.items()]
 
 
 def before_traffic(given: Mapping[str, Mapping[str, Any]]) -> Target:
@@ -83,6 +105,7 @@ def before_traffic(given: Mapping[str, Mapping[str, Any]]) -> Target:
             endpoints(target)
     except ConfigError as error:
         found += error.problems
+    found += _drill_problems(given.get("rto_rpo", {"drills": experiment.NONE}))
     for validation, kind in _PLANS.items():
         try:
             if validation in given:
@@ -93,3 +116,14 @@ def before_traffic(given: Mapping[str, Mapping[str, Any]]) -> Target:
     if found or target is None:
         raise ConfigError(found)
     return target
+
+
+def _drill_problems(given: Mapping[str, Any]) -> list[Problem]:
+    """Return what is wrong with the drills that a new recovery run would do."""
+    drills = given.get("drills", experiment.ALL)
+    try:
+        if isinstance(drills, str) and given.get("run", "new") == "new":
+            experiment.chosen(drills)
+    except ConfigError as error:
+        return list(error.problems)
+    return []
