@@ -14,9 +14,10 @@ PY := .venv/bin/python
 STAMP := .venv/.stamp
 endif
 
-.PHONY: help setup run test check lab bench lock clean
+.PHONY: help setup run rto test check lab bench lock clean
 help:
 	@echo "make run    measure the sandbox with every notebook, print the verdicts, write outputs/index.html"
+	@echo "make rto    define the recovery objectives as a document and lint them, without a drill and in seconds"
 	@echo "make lab    open JupyterLab with the sandbox running"
 	@echo "make test   run the whole test suite, golden notebooks included"
 	@echo "make check  lint, type-check and validate every YAML"
@@ -42,6 +43,9 @@ setup: $(STAMP)
 
 run: setup
 	@$(PY) -m tapecheck run all
+
+rto: setup
+	@$(PY) -m tapecheck run rto_rpo -p drills none
 
 test: setup
 	$(PY) -m pytest
