@@ -131,7 +131,7 @@ def _need_target(chosen: Sequence[str], given: Mapping[str, Any]) -> bool:
 
 
 def _shares(chosen: Sequence[str], given: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
-    """Return what each notebook is given; of several, a plan goes to the one whose plan it is, and a recorded run to none."""
+    """Return what each notebook is given; of several, a plan goes to the one whose plan it is, a profile to those whose plan has it."""
     from tapecheck import batch, lint
 
     if len(chosen) > 1 and given.get("run", "new") != "new":
@@ -139,8 +139,14 @@ def _shares(chosen: Sequence[str], given: Mapping[str, Any]) -> dict[str, dict[s
         raise ConfigError([Problem(file="command line", key="run", got=f"a recorded run for {', '.join(chosen)}", allowed=allowed)])
     shares = batch.shared(chosen, given)
     if len(chosen) > 1 and "plan" in given and (kind := lint.plan_kind(given["plan"])) in shares:
-        shares = {name: own if name == kind else {k: v for k, v in own.items() if k != "plan"} for name, own in shares.items()}
+        shares = {name: own if name == kind else _without(own, "plan") for name, own in shares.items()}
+    if len(chosen) > 1 and any((knowing := {name: lint.knows_profile(name, own) for name, own in shares.items()}).values()):
+        shares = {name: own if knowing[name] else _without(own, "profile") for name, own in shares.items()}
     return shares
+
+
+def _without(own: Mapping[str, Any], name: str) -> dict[str, Any]:
+    return {key: value for key, value in own.items() if key != name}
 
 
 def _given(arguments: argparse.Namespace) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from tapecheck.load import provable
 from tapecheck.load import validation as load
 from tapecheck.load.plan import LoadPlan
 from tapecheck.recovery import contradictions, experiment, policy
+from tapecheck.recovery.ground import check_allowed
 from tapecheck.target_file import Target
 
 _EXPERIMENT = frozenset({"method", "rollbacks", "steady-state-hypothesis"})  # keys of a drill
@@ -52,6 +53,18 @@ def plan_kind(file: str | Path) -> str | None:
     """
     keys = _keys(file)
     return next((name for name, kind in _PLANS.items() if keys & kind.keys), None)
+
+
+def knows_profile(validation: str, given: Mapping[str, Any]) -> bool:
+    """Tell whether the plan of a validation has the profile that it is given.
+
+    Raises:
+        ConfigError: the plan's file cannot be read.
+    """
+    if "profile" not in given or validation not in _PLANS:
+        return False
+    data, _ = config.read_yaml(config.find(given.get("plan", _PLANS[validation].file)))
+    return isinstance(data, dict) and given["profile"] in {profiles.WHOLE, *(data.get("profiles") or {})}
 
 
 def _keys(file: str | Path) -> set[str]:
@@ -105,7 +118,7 @@ def before_traffic(given: Mapping[str, Mapping[str, Any]]) -> Target:
             endpoints(target)
     except ConfigError as error:
         found += error.problems
-    found += _drill_problems(given.get("rto_rpo", {"drills": experiment.NONE}))
+    found += _drill_problems(given.get("rto_rpo", {"drills": experiment.NONE}), target)
     for validation, kind in _PLANS.items():
         try:
             if validation in given:
@@ -118,12 +131,14 @@ def before_traffic(given: Mapping[str, Mapping[str, Any]]) -> Target:
     return target
 
 
-def _drill_problems(given: Mapping[str, Any]) -> list[Problem]:
-    """Return what is wrong with the drills that a new recovery run would do."""
+def _drill_problems(given: Mapping[str, Any], target: Target | None) -> list[Problem]:
+    """Return what is wrong with the drills that a new recovery run would do, and whether the target allows them and has what they need."""
     drills = given.get("drills", experiment.ALL)
     try:
         if isinstance(drills, str) and given.get("run", "new") == "new":
-            experiment.chosen(drills)
+            chosen = experiment.chosen(drills)
+            if target is not None and target.kind == "external":  # what a sandbox has is known when it runs
+                check_allowed(target, chosen)
     except ConfigError as error:
         return list(error.problems)
     return []

@@ -70,7 +70,7 @@ class Client:
             problems.append(beyond(target, f"{target.base_url} may be on another machine"))
         if problems:
             raise ConfigError(problems)
-        self._verify = _tls(target)
+        self._verify = tls(target)
         self._stack = contextlib.ExitStack()
 
     def __enter__(self) -> Self:
@@ -226,7 +226,7 @@ class _TooLarge(Exception):
     """A body that is not read to its end."""
 
 
-def _tls(target: Target) -> ssl.SSLContext | bool:
+def tls(target: Target) -> ssl.SSLContext | bool:
     """Return what a certificate is checked by; False where nothing but plain HTTP to this machine is spoken."""
     url = urlsplit(target.base_url or "")
     if url.scheme == "http" and is_loopback(url.hostname or ""):

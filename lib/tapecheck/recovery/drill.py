@@ -186,7 +186,7 @@ def _after(ground: Ground, request: str | None, keep: tuple[str, ...]) -> dict[s
     """Ask the target how it came back; what it does not say is left out."""
     if request is None:
         return {}
-    method, _, path = ground.requests.get(request, request).partition(" ")
+    method, _, path = ground.request(request).partition(" ")
     try:
         with httpx.Client(
             base_url=ground.base_url, headers=dict(ground.headers), timeout=5, trust_env=False, verify=ground.verify

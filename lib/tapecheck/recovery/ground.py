@@ -1,6 +1,7 @@
 """What a target offers drills: its URL, processes and database, and what may be done to it. It does nothing to it."""
 
 import logging
+import ssl
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -8,12 +9,14 @@ from typing import Any
 import httpx
 import psycopg
 
+from tapecheck import templating
 from tapecheck.errors import ConfigError, Problem
 from tapecheck.loopback import beyond, is_local_database, is_loopback
+from tapecheck.recovery.client import tls
 from tapecheck.recovery.experiment import Drill
 from tapecheck.recovery.views import View
 from tapecheck.results import TargetInfo
-from tapecheck.target_file import Secret, Target
+from tapecheck.target_file import RequestTemplate, Secret, Target
 
 PLACES = ("base_url", "source_url", "processes", "database_url")  # configuration values that a target gives
 
@@ -25,12 +28,12 @@ class Ground:
     target: TargetInfo
     base_url: str
     source_url: str | None
-    requests: Mapping[str, str]
+    requests: Mapping[str, RequestTemplate]
     processes: Mapping[str, Mapping[str, Any]]
     headers: Mapping[str, str] = field(repr=False)
     database_url: str | None = field(repr=False)
     source_key: str = field(default="", repr=False)
-    verify: str | bool = True
+    verify: ssl.SSLContext | bool = True
 
     def values(self) -> dict[str, Any]:
         """Return what an experiment's configuration gets."""
@@ -39,8 +42,12 @@ class Ground:
 
     def asked(self, view: View) -> View:
         """Return a view with its request written out, whether a template of the target or in full."""
-        text = self.requests.get(view.request, view.request)
-        return view.model_copy(update={"request": text.format(**view.parameters) if view.parameters else text})
+        return view if view.is_sql else view.model_copy(update={"request": self.request(view.request, view.parameters)})
+
+    def request(self, text: str, values: Mapping[str, str | int] | None = None) -> str:
+        """Return `METHOD /path` of a request that is named in the target file, or written out."""
+        template = self.requests.get(text) or RequestTemplate(request=text)
+        return f"{template.method} {templating.path(template, values or {})}"
 
 
 def ground(target: Target) -> Ground:
@@ -60,12 +67,20 @@ def ground(target: Target) -> Ground:
         base_url=target.base_url,
         source_url=ends.source_url if ends else None,
         source_key=_optional(ends.api_key) or "" if ends else "",
-        requests={name: template.request for name, template in target.requests.items()},
+        requests=target.requests,
         processes={name: one.model_dump(exclude_none=True) for name, one in target.processes.items()},
-        headers={name: value.reveal() if isinstance(value, Secret) else value for name, value in target.headers.items()},
+        headers=dict(_headers(target)),
         database_url=_database(target, ends.database_url) if ends else None,
-        verify=target.ca_file or True,
+        verify=tls(target),
     )
+
+
+def _headers(target: Target) -> list[tuple[str, str]]:
+    problems: list[Problem] = []
+    found = templating.headers(target, problems)
+    if problems:
+        raise ConfigError(problems)
+    return found
 
 
 def _optional(value: Secret | str) -> str | None:
