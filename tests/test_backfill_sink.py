@@ -98,6 +98,32 @@ def test_a_lost_race_falls_back_to_the_upsert(
         assert _write(sink, _bars(0, 20)) == Counts(inserted=10, unchanged=10)
 
 
+def test_another_writer_between_two_pages_costs_nothing(database_url: str, connection: psycopg.Connection[Any]) -> None:
+    """What a second connection stores ahead of a job is found when the job comes to it, and counted as it is."""
+    with Sink(database_url) as sink, Sink(database_url) as other:
+        assert _write(sink, _bars(0, 10)) == Counts(inserted=10)
+        assert _write(other, _bars(10, 5)) == Counts(inserted=5)
+        assert _write(sink, _bars(10, 10)).inserted == 5
+        assert _write(other, _bars(20, 5)) == _write(sink, _bars(25, 5)) == Counts(inserted=5)
+    assert len(_rows(connection, "bars")) == 30
+
+
+def test_whether_a_range_is_new_is_asked_once_a_job(database_url: str, connection: psycopg.Connection[Any]) -> None:
+    """Pages that follow a new one are new; one that goes back is asked about again."""
+    asked = []
+
+    class Asking(Sink):
+        def _is_free(self, symbol: str, timeframe: str, begin: dt.datetime) -> bool:
+            asked.append(begin)
+            return super()._is_free(symbol, timeframe, begin)
+
+    with Asking(database_url) as sink:
+        assert [_write(sink, _bars(first, 10)).inserted for first in (0, 10, 20)] == [10, 10, 10]
+        assert asked == [to_datetime(0)]
+        assert [_write(sink, _bars(first, 10)).inserted for first in (25, 35)] == [5, 10]
+        assert len(asked) == 3
+
+
 def test_a_failed_job_keeps_its_rows(database_url: str, connection: psycopg.Connection[Any]) -> None:
     """A failure is recorded with its reason and count, beside what was stored before; success clears it."""
     with Sink(database_url) as sink:

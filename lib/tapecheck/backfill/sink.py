@@ -50,6 +50,7 @@ class Sink:
         from adbc_driver_postgresql import dbapi  # type: ignore[import-untyped]  # over a second, pandas included: paid by who writes
 
         self._schema = schema
+        self._ends: dict[tuple[str, str], int] = {}  # of a series: a start (ms) after which nothing was stored when we asked
         self._connection = dbapi.connect(database.conninfo(database_url))  # a transaction is always open
         self._cursor = self._connection.cursor()
         for table in _VALUES:
@@ -80,6 +81,7 @@ class Sink:
             counts = self._stored(bars, features, checkpoint, direct=True)
         except adbc_driver_manager.IntegrityError:  # another writer was first with some of the rows
             self._connection.rollback()
+            self._ends.clear()
             counts = self._stored(bars, features, checkpoint, direct=False)
         except BaseException:
             self._connection.rollback()
@@ -141,9 +143,18 @@ class Sink:
         return counts
 
     def _is_new(self, bars: Bars, checkpoint: Checkpoint) -> bool:
+        """Tell whether nothing is stored from a page's first bar on: asked once, and known of the pages that follow."""
+        key = (checkpoint.symbol, checkpoint.timeframe)
+        last_ms = self._ends.pop(key, None)
+        is_new = (last_ms is not None and last_ms < bars.t[0]) or self._is_free(*key, to_datetime(bars.t[0]))
+        if is_new:
+            self._ends[key] = int(bars.t[-1])
+        return is_new
+
+    def _is_free(self, symbol: str, timeframe: str, begin: dt.datetime) -> bool:
         self._cursor.execute(
-            f"SELECT NOT EXISTS (SELECT FROM {self._schema}.bars WHERE symbol = $1 AND timeframe = $2 AND time BETWEEN $3 AND $4)",
-            (checkpoint.symbol, checkpoint.timeframe, to_datetime(bars.t[0]), to_datetime(bars.t[-1])),
+            f"SELECT NOT EXISTS (SELECT FROM {self._schema}.bars WHERE symbol = $1 AND timeframe = $2 AND time >= $3)",
+            (symbol, timeframe, begin),
         )
         row = self._cursor.fetchone()
         return bool(row and row[0])
