@@ -1,6 +1,7 @@
 """What a target offers drills: its URL, processes and database, and what may be done to it. It does nothing to it."""
 
 import logging
+import re
 import ssl
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -18,6 +19,7 @@ from tapecheck.recovery.views import View
 from tapecheck.results import TargetInfo
 from tapecheck.target_file import RequestTemplate, Secret, Target
 
+_REQUEST = re.compile(r"(GET|HEAD|POST) /\S*")
 PLACES = ("base_url", "source_url", "processes", "database_url")  # configuration values that a target gives
 
 
@@ -132,6 +134,10 @@ def _missing(target: Target, drill: Drill, given: set[str]) -> list[Problem]:
     if absent := [name for name in drill.watching.processes if name not in target.processes]:
         allowed = f"processes: {{{absent[0]}: {{port: …}}}} in the target file"
         found.append(Problem(file=file, key="processes", got=f"target {target.name} without {', '.join(absent)}", allowed=allowed))
+    for name, view in drill.watching.views.items():
+        if not view.is_sql and view.request not in target.requests and not _REQUEST.fullmatch(view.request):
+            allowed = f"METHOD /path, a SELECT, or a request of the target file: {', '.join(target.requests)}"
+            found.append(Problem(file=file, key=f"views.{name}.request", got=repr(view.request), allowed=allowed))
     needed = (drill.places & set(PLACES)) | ({"database_url"} if drill.needs_database else set())
     if wanting := sorted(needed - given - {"processes"}):
         allowed = "backfill: {source_url: …, database_url: …} in the target file"
