@@ -1,6 +1,6 @@
 """`make bench`: runs the benchmarks in one go, prints the tables, writes outputs/benchmarks/<id>.{json,md,png}.
 
-There are two parts, the load test's and the backfill's; `--only` runs one of them.
+There are three parts, the load test's, the backfill's and the recovery's; `--only` runs one of them.
 """
 
 import argparse
@@ -16,7 +16,7 @@ from pydantic_core import to_jsonable_python
 
 from tapecheck import runs
 
-from . import backfill, bulk, load, machine, report, targets, throughput
+from . import backfill, bulk, load, machine, recovery, report, targets, throughput
 
 QUIET_CORES = 0.15  # more than that of others' work spoils a run; the kernel's own for our packets counts as theirs
 
@@ -37,6 +37,7 @@ PARTS: Mapping[str, Part] = {
         tables=report.load_tables,
     ),
     "backfill": Part(run=lambda asked: backfill.run(_say), judge=targets.judge_backfill, tables=report.backfill_tables),
+    "recovery": Part(run=lambda asked: recovery.run(_say), judge=targets.judge_recovery, tables=recovery.tables),
 }
 
 
@@ -88,7 +89,7 @@ def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="python -m tests.benchmarks", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--only", choices=tuple(PARTS), help="run this part alone, and --paste only its block; by default both run")
+    parser.add_argument("--only", choices=tuple(PARTS), help="run this part alone, and --paste only its block; by default all run")
     parser.add_argument("--rounds", type=int, default=4, help="load: of each generator and body; even, for ABBA")
     parser.add_argument("--seconds", type=float, default=3.0, help="load: of each round")
     parser.add_argument("--rows", type=int, default=bulk.ROWS, help="load: samples to analyse")

@@ -7,7 +7,9 @@ from typing import Any
 
 from .accuracy import Known
 from .backfill import END_TO_END, LIMIT, READY, Way
+from .loss import Row as Kill
 from .predictions import Prediction
+from .recovery import Outage
 from .throughput import Row
 
 RATIOS = {"wrk": 0.85, "k6": 4.0, "locust": 8.0}  # our engine over the peer, 1 KB body, one core
@@ -19,6 +21,8 @@ COPY_RATIO = 0.6  # the backfill's rows a second over those of raw COPY
 FLOOR_RATIO = 1.03
 PREDICTION_RATIO = 0.1
 REFILL_BYTES, FEATURES_S, WHOLE_S = 400e6, 10.0, 90.0
+
+CLOCK_S = 0.05  # of a known outage
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,6 +47,37 @@ def judge_load(found: dict[str, Any]) -> list[Target]:
 def judge_backfill(found: dict[str, Any]) -> list[Target]:
     """Judge every target of the backfill, by what `backfill.run` returned."""
     return [*_beside_copy(found["ways"], found["beside"]), *_limited(found["limited"]), *_refills(found), *_predicted(found["predictions"])]
+
+
+def judge_recovery(found: dict[str, Any]) -> list[Target]:
+    """Judge every target of the recovery validation, by what `recovery.run` returned."""
+    return [*_outages(found["outages"]), *_kills(found["kills"])]
+
+
+def _outages(outages: Sequence[Outage]) -> Iterator[Target]:
+    for one in outages:
+        worst_s = max(one.errors_s, key=abs)
+        yield Target(
+            what=f"outage of {one.planted_s:g} s" + (", beside a dependency that hangs" if one.hanging else ""),
+            target=f"within {CLOCK_S * 1000:g} ms",
+            measured=f"worst {worst_s * 1000:+.0f} ms",
+            n=f"{len(one.errors_s)} trials",
+            met=abs(worst_s) <= CLOCK_S,
+        )
+
+
+def _kills(kills: Sequence[Kill]) -> Iterator[Target]:
+    for variant in dict.fromkeys(kill.variant for kill in kills):
+        own = [kill for kill in kills if kill.variant == variant]
+        lost, exact = sum(kill.lost_bars for kill in own), all(kill.lost_bars == kill.missing_bars for kill in own)
+        is_planted = variant != kills[0].variant
+        yield Target(
+            what=f"acknowledged bars lost by kills of PostgreSQL, {variant}",
+            target="some, and exactly those that are missing" if is_planted else "none",
+            measured=f"{lost:,} of {sum(kill.acknowledged_bars for kill in own):,}",
+            n=f"{len(own)} kills",
+            met=exact and (lost > 0) == is_planted,
+        )
 
 
 def _ratios(rows: Sequence[Row]) -> Iterator[Target]:

@@ -12,6 +12,7 @@ import pyarrow.compute as pc
 from matplotlib.axes import Axes
 from matplotlib.dates import AutoDateLocator, ConciseDateFormatter, date2num
 from matplotlib.patches import Patch
+from matplotlib.ticker import MaxNLocator
 
 from tapecheck.charts.figure import BAD, INVALID, LIMIT, PALETTE, Chart, empty, figure, footer, legend, log_axis, plain, style
 from tapecheck.recovery.analysis import FailureSummary, RecoverySummary, Timed, seen
@@ -229,6 +230,7 @@ def recovery_loss(*, recording: Recording, summary: RecoverySummary) -> Chart:
             ax.text(1.01, row, text, transform=ax.get_yaxis_transform(), va="center", fontsize=9)
         ax.set_yticks(range(len(tiers)), list(tiers))
         ax.set_ylim(len(tiers) - 0.4, -0.6)
+        ax.xaxis.set_major_locator(MaxNLocator(integer=True))
         ax.xaxis.set_major_formatter(plain())
         ax.grid(visible=False, axis="y")
         ax.set_xlabel("bars that the database acknowledged during drills")
