@@ -190,7 +190,9 @@ def test_too_few_requests_for_an_objective_are_found_with_the_number_that_would_
     assert load_problems(tmp_path, BURST.format(concurrency=needed, rounds=1), objective) == []
 
 
-@pytest.mark.parametrize("objective", ["mean_ms < 5", "throughput_rps > 20", "failed <= 0", "p99_ms > 1", "success_ratio >= 1"])
+@pytest.mark.parametrize(
+    "objective", ["mean_ms < 5", "throughput_rps > 20", "failed <= 0", "p99_ms > 1", "success_ratio >= 1", "success_ratio > 0"]
+)
 def test_objectives_that_no_number_of_requests_decides_are_let_be(tmp_path: Path, objective: str) -> None:
     """They are exact, or never proven."""
     assert load_problems(tmp_path, BURST.format(concurrency=1, rounds=1), objective) == []

@@ -110,10 +110,16 @@ class Alerts(Model):
     stale_features: AboveShare
 
 
+def _without_zone(time: dt.time) -> dt.time:
+    if time.tzinfo is not None:
+        raise ValueError("a time of day in UTC, without a zone of its own")
+    return time
+
+
 class Scheduler(Model):
     """How the scheduler goes on: every day, after a crash, and after a long time down."""
 
-    daily_at_utc: dt.time
+    daily_at_utc: Annotated[dt.time, AfterValidator(_without_zone)]
     order: tuple[str, ...] = Field(min_length=1)
     after_crash: tuple[str, ...] = Field(min_length=1)
     forced_after_down_s: Seconds
