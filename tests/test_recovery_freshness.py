@@ -171,6 +171,13 @@ def test_on_an_edge_nobody_is_accused(edge_s: float, shift_s: float) -> None:
     assert (one.false_age, one.wrong_answer) == ("", "")
 
 
+@pytest.mark.parametrize(("said_s", "accused"), [(HOUR + 2, False), (HOUR + 60, True)])
+def test_an_answer_of_the_class_before_is_right_within_seconds_of_the_edge(said_s: float, accused: bool) -> None:
+    """Data that were fresh when they were read may be aging when the answer comes; a minute later they may not."""
+    younger = in_features(lambda status, body: (status, body | {"warning": None, "freshness": "fresh", "age_s": HOUR - 1}))
+    assert bool(audited(said_s, younger).wrong_answer) is accused
+
+
 @pytest.mark.parametrize(
     ("age_s", "change", "expected"),
     [
