@@ -12,6 +12,7 @@ from tapecheck.recovery import analysis, findings, running
 from tapecheck.recovery.alerts import Alert
 from tapecheck.recovery.analysis import FailureSummary, RecoverySummary, SymbolAge, TierSummary
 from tapecheck.recovery.contradictions import Contradiction
+from tapecheck.recovery.contradictions import find as lint
 from tapecheck.recovery.definition import definition, document
 from tapecheck.recovery.experiment import NONE, Drill, chosen
 from tapecheck.recovery.policy import RecoveryPlan, read_plan
@@ -22,7 +23,8 @@ from tapecheck.targets import open_target
 from tapecheck.verdict import Check
 
 __all__ = [
-    "RecoveryResult", "Settings", "chosen", "find", "headline", "judge", "read", "read_plan", "record", "run", "settings", "summarize",
+    "RecoveryResult", "Settings", "chosen", "find", "headline", "judge", "lint", "read", "read_plan", "record", "run", "settings",
+    "summarize",
 ]  # fmt: skip
 
 
