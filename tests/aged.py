@@ -11,7 +11,7 @@ import httpx
 from servers import Behaviour, Exchange
 
 from tapecheck import config
-from tapecheck.recovery.policy import RecoveryPlan
+from tapecheck.recovery.policy import RecoveryPlan, read_plan
 from tapecheck.target_file import Target
 
 HOUR = 3600.0
@@ -19,7 +19,7 @@ KEY = ("AAPL", "1d")
 Body = dict[str, Any]
 Lie = Callable[[str, int, Body], tuple[int, Body]]  # of what was asked (`status`, `scheduler`, `features`), and what is honest
 
-PLAN = config.read(RecoveryPlan, "config/rto_rpo.yaml")
+PLAN = read_plan("config/rto_rpo.yaml")
 SANDBOX = config.read(Target, "config/targets/sandbox.yaml")
 
 
