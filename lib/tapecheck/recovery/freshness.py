@@ -52,16 +52,11 @@ def audit(plan: RecoveryPlan, target: Target, database_url: str | None = None) -
         keys = _keys(plan, first)
         answers = _asked(client, keys)
         second = look(client, database_url)
-        replies = {key: reply(client, key, *asked, (first, second)) for key, asked in answers.items()}
+        looks = (first, second)
+        replies = {key: reply(client, key, *asked, looks) for key, asked in answers.items()}
         scheduler = _scheduler(client)
-    series = [series_age(plan, key, (first, second), replies.get(key)) for key in keys]
-    return Ages(
-        series=series,
-        database_asked=bool(first.stored),
-        last_success_s=_last_success_s(series, scheduler),
-        failed_symbols=_failed(first, scheduler[1]),
-        symbols_without_features=_without_features(keys, first, {key: answer for key, (answer, _) in answers.items()}),
-    )
+    series = [series_age(plan, key, looks, replies.get(key)) for key in keys]
+    return _ages(series, first, replies, scheduler)
 
 
 def check(client: Client) -> None:
@@ -166,6 +161,17 @@ def _asked(client: Client, keys: Sequence[Key]) -> dict[Key, tuple[Answer, int]]
 # ---- what the alert rules need ----
 
 
+def _ages(series: Sequence[SeriesAge], first: Look, replies: Mapping[Key, Reply], scheduler: tuple[Answer | None, SchedulerHealth]) -> Ages:
+    """Return the audit as it was before anything was asked for, since asking has a target get what is missing."""
+    return Ages(
+        series=series,
+        database_asked=bool(first.stored),
+        last_success_s=_last_success_s(series, scheduler),
+        failed_symbols=_failed(first, scheduler[1]),
+        symbols_without_features=_without_features(series, first, replies),
+    )
+
+
 def _scheduler(client: Client) -> tuple[Answer | None, SchedulerHealth]:
     """Return what the scheduler says of itself; nothing where nobody is to be asked, or it is down."""
     answer = client.ask(SCHEDULER) if client.knows(SCHEDULER) else None
@@ -187,12 +193,13 @@ def _failed(one: Look, scheduler: SchedulerHealth) -> list[str]:
     return sorted(symbols | {job.split()[0] for job in scheduler.failed if job.strip()})
 
 
-def _without_features(keys: Sequence[Key], one: Look, answers: Mapping[Key, Answer]) -> list[str]:
+def _without_features(series: Sequence[SeriesAge], one: Look, replies: Mapping[Key, Reply]) -> list[str]:
     """Return the symbols of which any series has no features: by the database, else by what was answered."""
     if one.stored:
         rows = one.stored[-1].rows
+        keys = ((age.symbol, age.timeframe) for age in series)
         return sorted({key[0] for key in keys if key not in rows or not rows[key].has_features})
-    return sorted({key[0] for key, answer in answers.items() if not _has_features(answer)})
+    return sorted({key[0] for key, given in replies.items() if not _has_features(given.answer)})
 
 
 def _has_features(answer: Answer) -> bool:
