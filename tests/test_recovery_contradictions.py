@@ -332,6 +332,12 @@ def test_a_profile_may_have_a_contradiction_less_than_the_file() -> None:
     assert once.settled == SHIPPED.settled
 
 
+def test_a_contradiction_that_every_profile_has_is_told_once(tmp_path: Path) -> None:
+    """Where the file has it."""
+    (tmp_path / "rto_rpo.yaml").write_text(TEXT.replace("backoff_max_s: 300", "backoff_max_s: 20"))
+    assert [problem.key for problem in refused(lambda: read_plan(tmp_path / "rto_rpo.yaml"))] == ["backfill.retries_s"]
+
+
 def test_a_contradiction_of_a_profile_alone_may_be_explained_for_all(tmp_path: Path) -> None:
     """And needs to be."""
     file = tmp_path / "rto_rpo.yaml"
