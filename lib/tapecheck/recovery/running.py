@@ -70,7 +70,7 @@ def _audited(plan: RecoveryPlan, target: Target, where: Ground, drills: Sequence
     with progress.show("freshness", "audits") as report:
         report(0, 1)
         ages = freshness.audit(plan, target, where.database_url)
-        if drills and where.database_url:
+        if drills and where.database_url and ages.database_asked:
             planted = planting.planted_ages(plan, target, where.database_url)
             ages = Ages(**{name: getattr(ages, name) for name in Ages.__slots__} | {"series": [*ages.series, *planted]})
         report(1, 1)
