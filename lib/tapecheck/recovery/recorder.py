@@ -30,7 +30,7 @@ SCHEMA, LIVE = "tapecheck_drill", stored.SCHEMA
 TIMEFRAME, MINUTES = "5m", 5.0
 MOST_PER_S = 100.0  # commits; more would be a load test, and slow the probes beside it
 SYMBOLS = 3  # of each tier
-BARS = 10_000  # of each symbol, its newest; with three tiers and all symbols enough for 7 minutes
+BARS = 10_000  # of each symbol, its newest; with three tiers and all symbols enough for a quarter of an hour
 READ_S = 10.0  # for the statements before and after the drill
 
 _BEGIN = (
