@@ -159,6 +159,7 @@ def snapshot(one: Held | None) -> Snapshot:
         (held(5, range(5)), held(3, range(3)), (2, (3, 4))),  # the checkpoint is gone with them
         (held(5, range(5)), held(8, range(5)), (3, ())),
         (held(5, range(5)), held(8, range(1, 8)), (1, (0,))),
+        (held(5, range(5)), held(8, range(1, 9)), (1, (0,))),  # the numbers alone would not tell
         (held(9, range(5, 9), found=9, since_ms=5), held(9, range(5, 9), found=7, since_ms=5), (2, ())),  # too old to be named
         (held(5, range(5)), None, (5, (0, 1, 2, 3, 4))),
     ],
