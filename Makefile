@@ -48,7 +48,8 @@ rto: setup
 	@$(PY) -m tapecheck run rto_rpo -p drills none
 
 test: setup
-	$(PY) -m pytest
+	$(PY) -m pytest -n 2 --dist loadfile -m "not alone"
+	$(PY) -m pytest -m alone
 
 check: setup
 	$(PY) -m ruff check .

@@ -73,7 +73,9 @@ def artefacts(folder: Path) -> Iterator[tuple[Path, bytes]]:
 def test_the_path_of_make_run_on_the_sandbox(sandbox: SandboxState, tmp_path: Path) -> None:
     """`tapecheck run all` measures the running sandbox, leaves whole runs, a page and verdict lines, and the sandbox running."""
     (tmp_path / "plan.yaml").write_text(SANDBOX)
-    done = tapecheck("run", "all", "-p", "plan", "plan.yaml", "-p", "profile", "small", "--out", "results", cwd=tmp_path)
+    done = tapecheck(
+        "run", "all", "-p", "plan", "plan.yaml", "-p", "profile", "small", "-p", "drills", "api_killed", "--out", "results", cwd=tmp_path
+    )
     assert done.returncode == 0, done.stdout + done.stderr
     folder = (tmp_path / "results" / "load" / "latest").resolve()
     assert {"result.json", "samples.parquet", "resources.parquet", "failures.jsonl", "notebook.ipynb", "report.html"} <= {
@@ -89,7 +91,9 @@ def test_the_path_of_make_run_on_the_sandbox(sandbox: SandboxState, tmp_path: Pa
     refill = runs.read(tmp_path / "results" / "backfill" / "latest", "backfill").result
     assert (refill["verdict"], refill["totals"]["completed"], refill["parameters"]["profile"]) == ("pass", 15, "small")
     assert refill["target"]["base_url"] == sandbox.upstream_url
-    assert "load       PASS" in done.stdout and "backfill   PASS" in done.stdout
+    drilled = runs.read(tmp_path / "results" / "rto_rpo" / "latest", "rto_rpo").result
+    assert (drilled["verdict"], list(drilled["rto"]), drilled["parameters"]["profile"]) == ("pass", ["api_crash"], "once")
+    assert all(f"{name:<10} PASS" in done.stdout for name in ("load", "backfill", "rto_rpo"))
     assert str(tmp_path / "results" / "index.html") in done.stdout
     assert folder.name in (tmp_path / "results" / "index.html").read_text()
     assert tapecheck("sandbox", "status").returncode == 0, "a sandbox that was running before stays"

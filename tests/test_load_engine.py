@@ -24,6 +24,8 @@ from tapecheck.load.tables import UNITS, columns, to_table
 from tapecheck.load.work import MAX_ROUNDS, Address, Tls
 from tapecheck.target_file import RequestTemplate
 
+pytestmark = pytest.mark.alone  # it needs the cores for itself
+
 
 @pytest.fixture(params=["burst", "closed"])
 def shape(request: pytest.FixtureRequest) -> dict[str, object]:

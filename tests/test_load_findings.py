@@ -24,6 +24,8 @@ from tapecheck.load.workers import Generator
 from tapecheck.results import Finding
 from tapecheck.target_file import Target
 
+pytestmark = pytest.mark.alone  # it needs the cores for itself
+
 PLANTED = Path(__file__).with_name("planted_servers.py")
 BUSY = "import threading\ndef spin():\n    while True: pass\nfor _ in range(4): threading.Thread(target=spin, daemon=True).start()"
 WIDE = {"lag_p99_ms": 2000, "dispatch_lag_p99_ms": 2000, "cpu_ratio": 1, "achieved_ratio": 0.1}  # this machine may be busy

@@ -13,6 +13,8 @@ from tapecheck.load.engine import Stopped, measure
 from tapecheck.load.samples import ErrorKind
 from tapecheck.load.work import Address, Tls
 
+pytestmark = pytest.mark.alone  # it needs the cores for itself
+
 
 def test_requests_are_meant_for_the_instants_of_the_schedule() -> None:
     """Intended starts are those of the schedule to the nanosecond, in order, each with its combination, and all reach the target."""

@@ -18,6 +18,8 @@ from tapecheck.load.workers import Generator
 from tapecheck.target_file import Target
 from tapecheck.verdict import overall
 
+pytestmark = pytest.mark.alone  # it needs the cores for itself
+
 BUSY = "import threading\ndef spin():\n    while True: pass\nfor _ in range(4): threading.Thread(target=spin, daemon=True).start()"
 HONEST = {"lag_p99_ms": 1.0, "cpu_ratio": 0.3, "achieved_ratio": 1.0, "content_checked": 1, "dispatch_lag_p99_ms": 0.1}
 

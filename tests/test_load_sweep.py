@@ -13,6 +13,8 @@ from tapecheck.load.recording import Recording
 from tapecheck.target_file import Target
 from tapecheck.verdict import Verdict
 
+pytestmark = pytest.mark.alone  # it needs the cores for itself
+
 GENERATOR = {"lag_p99_ms": 2000, "dispatch_lag_p99_ms": 2000, "cpu_ratio": 1, "achieved_ratio": 0.5}  # this machine may be busy
 
 

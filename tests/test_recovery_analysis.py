@@ -157,6 +157,14 @@ def test_live_bars_that_are_gone_fail() -> None:
     assert (judged(made)["target gone_bars"].value, judged(made)["target gone_bars"].verdict) == (3, Verdict.FAIL)
 
 
+def test_loss_that_could_not_be_counted_is_no_data() -> None:
+    """No bar written is no bar kept."""
+    made = recording([(trial("database_killed", unrecorded="no bars can be recorded"), {"service": crash(1.0, 2.0)})])
+    assert judged(made)["loss lost_minutes"].verdict == Verdict.NO_DATA
+    found = {one.name: one.finding for one in findings.find(made, analysis.summarize(made, ONCE), ONCE)}
+    assert found["unrecorded"] == "loss could not be counted during database_killed: no bars can be recorded"
+
+
 def test_a_run_of_definitions_is_judged_by_its_contradictions() -> None:
     """Nothing else was asked for."""
     assert list(judged(recording())) == ["policy unsettled_contradictions"]

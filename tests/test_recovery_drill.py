@@ -101,8 +101,8 @@ def test_a_killed_scheduler_does_what_is_left_and_nothing_twice(where: Ground) -
     """After the restart it resumes from its checkpoints: what was done is skipped, what was asked for is done, the API serves all along."""
     done = run(shipped("scheduler_killed"), where)
     after, found = done.trial.after, clocks(done)
-    assert after["resumed"] == 30
-    assert after["skipped"] + after["runs"] >= 30
+    assert after["resumed"] >= 30  # six symbols, and what other tests asked for
+    assert after["skipped"] + after["runs"] >= after["resumed"]
     assert found.degraded_s == 0.0 and found.recover_s is not None and found.detect_s is not None
 
 

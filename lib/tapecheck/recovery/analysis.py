@@ -316,7 +316,15 @@ def check(recording: Recording, summary: RecoverySummary, plan: RecoveryPlan) ->
     for name in summary.rpo:
         series = [one for one in (ages.series if ages else ()) if one.tier == name and not one.planted]
         found += _tier_checks(name, series, lost.get(name), plan)
-    return found + _further(summary, plan)
+    return [*found, *_unrecorded(summary), *_further(summary, plan)]
+
+
+def _unrecorded(summary: RecoverySummary) -> list[Check]:
+    """Return a check without data for loss that was to be counted and could not be: nothing lost is no result then."""
+    if not any(one.trial.unrecorded for one in summary.timed):
+        return []
+    objective = Objective(metric=LOSS, op="<=", limit=0)
+    return [judge(objective, Measured(value=None, bound=None, n=0), name="loss")]
 
 
 def _contradictions(lint: Sequence[Contradiction]) -> Check:

@@ -100,6 +100,16 @@ def _undetected(recording: Recording, summary: RecoverySummary, plan: RecoveryPl
         )
 
 
+def _unrecorded(recording: Recording, summary: RecoverySummary, plan: RecoveryPlan) -> Iterator[Finding]:
+    if failed := [one.trial for one in summary.timed if one.trial.unrecorded]:
+        yield Finding(
+            name="unrecorded",
+            finding=f"loss could not be counted during {', '.join(dict.fromkeys(one.drill for one in failed))}: {failed[0].unrecorded}",
+            evidence={"unrecorded_trials": len(failed)},
+            action="name the database of the target's own tables under `backfill` in the target file, and see that it answers",
+        )
+
+
 def _untested(recording: Recording, summary: RecoverySummary, plan: RecoveryPlan) -> Iterator[Finding]:
     if recording.context.drills and (left := [name for name in plan.rto if name not in summary.rto]):
         yield Finding(
@@ -110,5 +120,5 @@ def _untested(recording: Recording, summary: RecoverySummary, plan: RecoveryPlan
         )
 
 
-RULES: tuple[Rule, ...] = (_lost, _unsteady, _missed, _liars, _alerting, _untested, _undetected)
+RULES: tuple[Rule, ...] = (_lost, _unsteady, _missed, _liars, _alerting, _unrecorded, _untested, _undetected)
 LIMITING = ("lost_bars", "not_steady_after", "rto_missed", "false_age", "wrong_answer", "alert_critical", "rto_near")

@@ -50,6 +50,7 @@ class Trial:
         after: what the target said of how it came back, such as `resumed` and `skipped`.
         repair: what to do by hand where the rollback did not work.
         gone_bars: how many bars the target's own tables had before and not after, where that was counted.
+        unrecorded: why loss could not be counted, where it was to be.
     """
 
     drill: str
@@ -67,6 +68,7 @@ class Trial:
     after: Mapping[str, float] = field(default_factory=dict)
     repair: str = ""
     gone_bars: int | None = None
+    unrecorded: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

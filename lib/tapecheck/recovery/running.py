@@ -3,12 +3,14 @@
 import dataclasses
 import datetime as dt
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import Any
 
 import pyarrow as pa
 
 from tapecheck import progress, results, runs
+from tapecheck.errors import MeasurementError
 from tapecheck.recovery import analysis, census, drill, freshness, ledger, planting
 from tapecheck.recovery.drill import Done
 from tapecheck.recovery.experiment import Drill
@@ -92,15 +94,29 @@ def _trial(one: Drill, number: int, where: Ground, plan: RecoveryPlan, keeper: K
 def _recorded(
     one: Drill, number: int, where: Ground, database_url: str, plan: RecoveryPlan, keeper: Keeper, found: _Found
 ) -> Done:  # fmt: skip
-    """Run a trial while bars are written, and note what became of those and of the live ones."""
-    recorder, before = Recorder(database_url, plan, drill=one.name, trial=number), census.snapshot(database_url)
-    with recorder:
+    """Run a trial while bars are written, and note what became of those and of the live ones; without a database it is run all the same."""
+    recorder = Recorder(database_url, plan, drill=one.name, trial=number)
+    with ExitStack() as stack:
+        try:
+            before = census.snapshot(database_url)
+            stack.enter_context(recorder)
+        except MeasurementError as error:
+            done = drill.run(one, where, plan.prober, keeper, number)
+            return _noted(done, unrecorded=str(error))
         done = drill.run(one, where, plan.prober, keeper, number)
     written = recorder.fates()
-    gone = census.compare(before, census.snapshot(database_url))
+    try:
+        gone = census.compare(before, census.snapshot(database_url))
+    except MeasurementError as error:
+        found.acks += written
+        return _noted(done, unrecorded=str(error))
     live = census.as_acks(gone, plan, drill=one.name, trial=number, acked_ns=before.at_ns)
     found.acks += ask_upstream([*written, *live], where.source_url, where.source_key)
-    return dataclasses.replace(done, trial=dataclasses.replace(done.trial, gone_bars=sum(each.bars for each in gone)))
+    return _noted(done, gone_bars=sum(each.bars for each in gone))
+
+
+def _noted(done: Done, **more: Any) -> Done:
+    return dataclasses.replace(done, trial=dataclasses.replace(done.trial, **more))
 
 
 def _recording(

@@ -90,7 +90,7 @@ def states(seen: Seen, slow_ns: int) -> Array:
     waited = seen.done_ns - seen.intended_ns
     is_slow = waited > slow_ns
     until_ns = np.maximum.accumulate(np.where(is_slow, seen.done_ns, 0)) if len(waited) else waited
-    period_ns = int(np.median(np.diff(seen.intended_ns))) if len(waited) > 1 else slow_ns
+    period_ns = int(seen.intended_ns[-1] - seen.intended_ns[0]) // (len(waited) - 1) if len(waited) > 1 else slow_ns
     is_behind = (seen.intended_ns < until_ns) & (seen.done_ns > until_ns - period_ns) & (waited > period_ns)
     found: Array = np.where(is_slow | is_behind, BAD, seen.state)
     return found
