@@ -102,12 +102,13 @@ def test_the_trace_shows_stages_inside_jobs() -> None:
     tracks = slices_of(json.loads(json.dumps(chrome_trace(own))))
     assert all(map(is_nested, tracks.values()))
     names = {track: [(e["cat"], e["name"], e["ts"], e["dur"]) for e in slices] for track, slices in tracks.items()}
-    assert names[0, 0] == [
+    assert names[1, 1000] == [
         ("job", "AAPL 1d", 0, 4e6), ("stage", "fetch", 0, 1e6), ("stage", "insert", 1e6, 2e6), ("stage", "insert", 3e6, 1e6),
         ("job", "MSFT 1d", 4e6, 1e6), ("stage", "fetch", 4e6, 1e6),
     ]  # fmt: skip
-    assert names[0, 1] == [("job", "AAPL 1d", 0, 4e6), ("stage", "fetch", 1.5e6, 1e6)] and set(names) == {(0, 0), (0, 1), (1, 0)}
-    assert tracks[0, 1][1]["args"] == {"page": 1, "rows": 0, "bytes": 7, "requests": 1}
+    assert names[1, 1001] == [("job", "AAPL 1d", 0, 4e6), ("stage", "fetch", 1.5e6, 1e6)]
+    assert set(names) == {(1, 1000), (1, 1001), (2, 2000)}
+    assert tracks[1, 1001][1]["args"] == {"page": 1, "rows": 0, "bytes": 7, "requests": 1}
 
 
 def test_a_trace_whose_slices_cross_would_be_found() -> None:
@@ -128,13 +129,41 @@ def any_spans(draw: st.DrawFn) -> list[Span]:
 
 
 @given(any_spans())
+def test_every_trace_keeps_the_format(own: list[Span]) -> None:
+    """The JSON object form of the Chrome Trace Event Format: complete events, and a name for each process and thread they are on."""
+    trace = json.loads(json.dumps(chrome_trace(own), allow_nan=False))
+    assert set(trace) == {"displayTimeUnit", "traceEvents"} and trace["displayTimeUnit"] in ("ms", "ns")
+    names = [event for event in trace["traceEvents"] if event["ph"] == "M"]
+    slices = [event for event in trace["traceEvents"] if event["ph"] == "X"]
+    assert len(names) + len(slices) == len(trace["traceEvents"])
+    for event in names:
+        assert set(event) == {"ph", "name", "pid", "tid", "args"} and set(event["args"]) == {"name"} and event["args"]["name"]
+    for event in slices:
+        assert set(event) - {"args"} == {"ph", "name", "cat", "pid", "tid", "ts", "dur"} and event["name"]
+        assert event["cat"] in ("job", "stage") and set(map(type, event.get("args", {}).values())) <= {int}
+        assert all(isinstance(event[key], int | float) and event[key] >= 0 for key in ("ts", "dur"))
+    pids, threads = {e["pid"] for e in slices}, {(e["pid"], e["tid"]) for e in slices}
+    assert [e["pid"] for e in names if e["name"] == "process_name"] == sorted(pids)
+    assert [(e["pid"], e["tid"]) for e in names if e["name"] == "thread_name"] == sorted(threads)
+
+
+@given(any_spans())
+def test_no_two_tracks_are_one_to_perfetto(own: list[Span]) -> None:
+    """Its importer takes process 0 for the idle one, thread 0 for the main one, and a thread with its process's number for that too."""
+    slices = [event for event in chrome_trace(own)["traceEvents"] if event["ph"] == "X"]
+    threads = {(event["pid"], event["tid"]) for event in slices}
+    assert all(type(pid) is type(tid) is int and pid > 0 < tid != pid for pid, tid in threads)
+    assert len({tid for _, tid in threads}) == len(threads)
+
+
+@given(any_spans())
 def test_every_trace_nests_and_holds_every_span(own: list[Span]) -> None:
     """Whatever overlaps, slices nest on their tracks, each stage inside its job, and none is lost."""
     tracks = slices_of(json.loads(json.dumps(chrome_trace(own))))
     assert all(map(is_nested, tracks.values()))
     stages = [event for slices in tracks.values() for event in slices if event["cat"] == "stage"]
     assert sorted((e["pid"], e["name"], e["ts"], e["dur"]) for e in stages) == sorted(
-        (s.worker, s.stage, (s.began_ns - min(x.began_ns for x in own)) / 1e3, s.duration_s * 1e6) for s in own
+        (s.worker + 1, s.stage, (s.began_ns - min(x.began_ns for x in own)) / 1e3, s.duration_s * 1e6) for s in own
     )
     for slices in tracks.values():
         jobs = [event for event in slices if event["cat"] == "job"]

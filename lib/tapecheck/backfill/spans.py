@@ -17,6 +17,8 @@ Received = dict[tuple[str, str], list[IntArray]]
 STAGES = ("wait", "fetch", "decode", "features", "insert", "other")
 """In the order in which a page passes them; `wait` is for a token or between two attempts, `other` is checkpoints and aggregation."""
 
+MOST_TRACKS = 1000  # of a worker in a Chrome trace: far more than it does at once
+
 SCHEMA = pa.schema(
     [
         pa.field("worker", pa.int32(), metadata={"unit": "number of the job worker, from 0"}),
@@ -118,7 +120,8 @@ def chrome_trace(spans: Iterable[Span]) -> dict[str, Any]:
     """Return spans as a Chrome trace, which Perfetto opens: a worker is a process, its jobs are slices, their stages nest below.
 
     Slices of one track must nest, and a page is fetched while the one before is stored; so a job takes as many tracks
-    of its worker as it has stages at once.
+    of its worker as it has stages at once. Processes are numbered from 1, and no track has the number of its
+    process or of another track: Perfetto takes 0 and the process's own number for one thread, and drops what overlaps there.
     """
     jobs: dict[tuple[int, str, str], list[Span]] = defaultdict(list)
     for span in sorted(spans, key=lambda span: (span.began_ns, -span.ended_ns)):
@@ -139,9 +142,7 @@ def chrome_trace(spans: Iterable[Span]) -> dict[str, Any]:
             cost = {"page": span.page, "rows": span.rows, "bytes": span.bytes, "requests": span.requests}
             place = _slice(worker, track, span.began_ns, span.ended_ns, zero_ns)
             events.append({"name": span.stage, "cat": "stage", "args": cost} | place)
-    names = [
-        {"ph": "M", "name": "process_name", "pid": worker, "tid": 0, "args": {"name": f"worker {worker}"}} for worker in sorted(free_ns)
-    ]
+    names = [name for worker in sorted(free_ns) for name in _names(worker, len(free_ns[worker]))]
     return {"displayTimeUnit": "ms", "traceEvents": [*names, *events]}
 
 
@@ -155,5 +156,16 @@ def _track(free_ns: list[int], first_ns: int, last_ns: int) -> int:
     return len(free_ns) - 1
 
 
+def _names(worker: int, tracks: int) -> list[dict[str, Any]]:
+    """Return the events that name a worker and its tracks."""
+    process = {"ph": "M", "name": "process_name", **_place(worker, 0), "args": {"name": f"worker {worker}"}}
+    threads = [{"ph": "M", "name": "thread_name", **_place(worker, track), "args": {"name": f"track {track}"}} for track in range(tracks)]
+    return [process, *threads]
+
+
+def _place(worker: int, track: int) -> dict[str, int]:
+    return {"pid": worker + 1, "tid": (worker + 1) * MOST_TRACKS + track}
+
+
 def _slice(worker: int, track: int, began_ns: int, ended_ns: int, zero_ns: int) -> dict[str, Any]:
-    return {"ph": "X", "pid": worker, "tid": track, "ts": (began_ns - zero_ns) / 1e3, "dur": (ended_ns - began_ns) / 1e3}
+    return {"ph": "X", **_place(worker, track), "ts": (began_ns - zero_ns) / 1e3, "dur": (ended_ns - began_ns) / 1e3}
