@@ -12,6 +12,7 @@ import nbformat
 import pyarrow.parquet as pq
 import pytest
 import servers
+import yaml
 from servers import Server
 
 from tapecheck import batch, config, runs
@@ -74,7 +75,7 @@ def test_the_path_of_make_run_on_the_sandbox(sandbox: SandboxState, tmp_path: Pa
     """`tapecheck run all` measures the running sandbox, leaves whole runs, a page and verdict lines, and the sandbox running."""
     (tmp_path / "plan.yaml").write_text(SANDBOX)
     done = tapecheck(
-        "run", "all", "-p", "plan", "plan.yaml", "-p", "profile", "small", "-p", "drills", "api_killed", "--out", "results", cwd=tmp_path
+        "run", "all", "-p", "plan", "plan.yaml", "-p", "profile", "small", "-p", "drills", "none", "--out", "results", cwd=tmp_path
     )
     assert done.returncode == 0, done.stdout + done.stderr
     folder = (tmp_path / "results" / "load" / "latest").resolve()
@@ -91,12 +92,37 @@ def test_the_path_of_make_run_on_the_sandbox(sandbox: SandboxState, tmp_path: Pa
     refill = runs.read(tmp_path / "results" / "backfill" / "latest", "backfill").result
     assert (refill["verdict"], refill["totals"]["completed"], refill["parameters"]["profile"]) == ("pass", 15, "small")
     assert refill["target"]["base_url"] == sandbox.upstream_url
-    drilled = runs.read(tmp_path / "results" / "rto_rpo" / "latest", "rto_rpo").result
-    assert (drilled["verdict"], list(drilled["rto"]), drilled["parameters"]["profile"]) == ("pass", ["api_crash"], "once")
+    defined = runs.read(tmp_path / "results" / "rto_rpo" / "latest", "rto_rpo").result
+    assert (defined["verdict"], defined["rto"], defined["parameters"]["profile"]) == ("pass", {}, "once"), (
+        "no plan of it has a profile small"
+    )
     assert all(f"{name:<10} PASS" in done.stdout for name in ("load", "backfill", "rto_rpo"))
     assert str(tmp_path / "results" / "index.html") in done.stdout
     assert folder.name in (tmp_path / "results" / "index.html").read_text()
     assert tapecheck("sandbox", "status").returncode == 0, "a sandbox that was running before stays"
+
+
+def test_drills_from_the_command_line(sandbox: SandboxState, tmp_path: Path) -> None:
+    """A drill on the running sandbox leaves a whole run with its document, journal and ledger, no secret in any of it, and passes."""
+    plan = yaml.safe_load((config.CONFIG / "rto_rpo.yaml").read_text())
+    plan["rpo"]["critical"]["symbols"], plan["rpo"]["standard"]["symbols"] = ["SPY", "BTC", "ETH"], ["AAPL", "MSFT", "GOOGL"]
+    (tmp_path / "plan.yaml").write_text(yaml.safe_dump(plan, sort_keys=False))
+    words = ("-p", "plan", "plan.yaml", "-p", "drills", "database_killed", "--out", "results")
+    done = tapecheck("run", "rto_rpo", *words, cwd=tmp_path)
+    assert done.returncode == 0, done.stdout + done.stderr
+    folder = (tmp_path / "results" / "rto_rpo" / "latest").resolve()
+    files = {"result.json", "probes.parquet", "acks.parquet", "journals.jsonl", "definition.md", "notebook.ipynb", "report.html", "rto.png"}
+    assert files <= {p.name for p in folder.iterdir()}
+    result = runs.read(folder, "rto_rpo").result
+    assert result["rto"]["database_loss"]["trials"][0]["trial"]["drill"] == "database_killed"
+    assert sum(tier["acknowledged_bars"] for tier in result["rpo"].values()) > 50
+    assert sum(tier["lost_bars"] for tier in result["rpo"].values()) == 0
+    ledger = (tmp_path / "results" / "rto_rpo" / "ledger.jsonl").read_text().splitlines()
+    assert [json.loads(line)["run_id"] for line in ledger] == [result["run_id"]]
+    again = tapecheck("run", "rto_rpo", "-p", "run", folder, *words[:3], "--out", "again", cwd=tmp_path)
+    assert again.returncode == 0 and not (tmp_path / "again" / "rto_rpo" / "ledger.jsonl").exists(), again.stdout + again.stderr
+    secrets = [Home().secret(), Home().passfile.read_text().strip().rpartition(":")[2]]
+    assert [file for file, content in artefacts(tmp_path) if any(secret.encode() in content for secret in secrets)] == []
 
 
 def test_plain_papermill_from_another_folder(sandbox: SandboxState, tmp_path: Path) -> None:

@@ -123,6 +123,7 @@ def test_ages_are_judged_by_tier_and_by_what_the_database_says() -> None:
     assert (found["critical age_s"].verdict, found["critical age_s"].value) == (Verdict.FAIL, 5400.0)
     assert found["standard age_s"].verdict == Verdict.PASS
     assert (found["low age_s"].verdict, found["low age_s"].value) == (Verdict.FAIL, math.inf)
+    assert found["low age_s"].reason == "1 series are not there, such as EEM 1d"
 
 
 def test_planted_ages_are_no_ages() -> None:

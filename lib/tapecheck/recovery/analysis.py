@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pyarrow as pa
@@ -294,7 +294,9 @@ def _tier_checks(name: str, series: Sequence[SeriesAge], lost: TierLoss | None, 
     if series:
         age_s = max(map(_age, series))
         objective = Objective(metric=AGE, op="<=", limit=plan.rpo[name].max_age_s)
-        found.append(judge(objective, Measured(value=age_s, bound=age_s, n=len(series)), name=name))
+        check = judge(objective, Measured(value=age_s, bound=age_s, n=len(series)), name=name)
+        never = [f"{one.symbol} {one.timeframe}" for one in series if math.isinf(_age(one))]
+        found.append(replace(check, reason=f"{len(never)} series are not there, such as {never[0]}") if never else check)
     if lost:
         objective = Objective(metric=LOSS, op="<=", limit=plan.rpo[name].max_lost_minutes)
         read = lost.acknowledged_bars - lost.never_read_bars
