@@ -69,6 +69,16 @@ def test_every_job_is_stored_with_its_spans(
     assert endpoints.key not in repr(endpoints) and "passfile" not in repr(endpoints)
 
 
+def test_without_a_key_what_is_stored_stays(endpoints: Endpoints, connection: psycopg.Connection[Any]) -> None:
+    """A fresh run that can fetch nothing empties nothing: every job fails by name, and the bars of the run before are there."""
+    run(plan(history={"days": 5}), endpoints)
+    count = f"SELECT count(*) FROM {SCHEMA}.bars"
+    (before,) = connection.execute(count.encode()).fetchone() or (0,)
+    found = run(plan(history={"days": 5}), dataclasses.replace(endpoints, key=""))
+    assert len(states(found)["failed"]) == 10
+    assert (connection.execute(count.encode()).fetchone() or (0,)) == (before,) and before > 0
+
+
 def test_derived_series_are_the_fetched_ones(endpoints: Endpoints, connection: psycopg.Connection[Any]) -> None:
     """Bars and features built from 5-minute bars, page by page, equal those of five fetched series, for fewer requests."""
     fetched = run(plan(), endpoints)

@@ -59,7 +59,7 @@ def _filled(plan: BackfillPlan, before: Mapping[Key, Checkpoint], note: str | No
     started_at = dt.datetime.now(dt.UTC)
     filling = Filling(plan, endpoints, groups.due(plan, before), bucket=plan.source.bucket())
     with _ready(filling, before) as (processes, do), progress.show("backfill", "jobs") as report:
-        _begin(plan, endpoints.database_url, note)
+        _begin(plan, endpoints, note)
         began_ns = time.monotonic_ns()
         do(report)
         ended_ns = time.monotonic_ns()
@@ -156,12 +156,17 @@ def _prepared(plan: BackfillPlan, database_url: str) -> tuple[BackfillPlan, dict
     return dated, before, None
 
 
-def _begin(plan: BackfillPlan, database_url: str, note: str | None) -> None:
-    """Empty the tables where nothing is to be resumed, and note on them how the run that begins fills them."""
+def _begin(plan: BackfillPlan, endpoints: Endpoints, note: str | None) -> None:
+    """Empty the tables where nothing is to be resumed, and note on them how the run that begins fills them.
+
+    Without a key nothing will come to fill them, so they are left as they are.
+    """
+    if not endpoints.key:
+        return
     if plan.begin == "fresh":
-        checkpoints.prepare(database_url, plan.database_schema, empty=True)
+        checkpoints.prepare(endpoints.database_url, plan.database_schema, empty=True)
     if note:
-        checkpoints.write_note(database_url, plan.database_schema, note)
+        checkpoints.write_note(endpoints.database_url, plan.database_schema, note)
 
 
 def _dated(history: History, noted: str | None) -> History:
