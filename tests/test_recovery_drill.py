@@ -16,7 +16,7 @@ import pytest
 import yaml
 
 from tapecheck.errors import ConfigError, RollbackError
-from tapecheck.recovery import analysis, drill, experiment, timeline
+from tapecheck.recovery import drill, experiment, timeline, trials
 from tapecheck.recovery.drill import Done
 from tapecheck.recovery.experiment import Drill
 from tapecheck.recovery.ground import Ground, check_allowed, ground
@@ -74,7 +74,7 @@ def run(one: Drill, where: Ground) -> Done:
 
 def clocks(done: Done) -> timeline.Clocks:
     assert done.trial.injected_ns is not None
-    return timeline.clocks(analysis.seen(done.probes), done.trial.injected_ns, slow_ns=int(SCHEDULE.slow_s * 1e9))
+    return timeline.clocks(trials.seen(done.probes), done.trial.injected_ns, slow_ns=int(SCHEDULE.slow_s * 1e9))
 
 
 def frozen() -> list[int]:

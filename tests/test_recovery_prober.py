@@ -14,7 +14,7 @@ import pytest
 import servers
 from servers import Server
 
-from tapecheck.recovery import analysis, timeline
+from tapecheck.recovery import timeline, trials
 from tapecheck.recovery.policy import Prober as Schedule
 from tapecheck.recovery.prober import Prober
 from tapecheck.recovery.recording import BAD, DEGRADED, FULL
@@ -113,7 +113,7 @@ def test_a_frozen_process_is_out_as_long_as_it_was_frozen(tmp_path: Path) -> Non
         thawed_ns = time.monotonic_ns()
         assert prober.wait(FULL, frozen_ns, within_s=5, unseen_s=0.3)
         time.sleep(0.3)
-    found = timeline.clocks(analysis.seen(prober.table("frozen", 1)), frozen_ns, slow_ns=int(SCHEDULE.slow_s * 1e9))
+    found = timeline.clocks(trials.seen(prober.table("frozen", 1)), frozen_ns, slow_ns=int(SCHEDULE.slow_s * 1e9))
     assert found.recover_s == pytest.approx((thawed_ns - frozen_ns) / 1e9, abs=0.3)
 
 

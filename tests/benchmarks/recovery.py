@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tapecheck.recovery import analysis, timeline
+from tapecheck.recovery import timeline, trials
 from tapecheck.recovery.policy import Prober as Schedule
 from tapecheck.recovery.prober import Prober
 from tapecheck.recovery.recording import FULL
@@ -43,22 +43,22 @@ class Outage:
         return tuple(measured - true for measured, true in zip(self.measured_s, self.true_s, strict=True))
 
 
-def run(say: Callable[[str], None], *, trials: int = TRIALS, kills: int = loss.TRIALS) -> dict[str, Any]:
+def run(say: Callable[[str], None], *, count: int = TRIALS, kills: int = loss.TRIALS) -> dict[str, Any]:
     """Measure known outages, and kill PostgreSQL."""
     outages = []
     for hanging in (False, True):
         for planted_s in OUTAGES_S:
-            outages.append(one := _outage(planted_s, hanging, trials))
+            outages.append(one := _outage(planted_s, hanging, count))
             say(
                 f"outage of {planted_s:g} s{', beside a hang' if hanging else ''}: {', '.join(f'{e * 1000:+.0f} ms' for e in one.errors_s)}"
             )
     return {"outages": outages, "kills": loss.run(kills, say)}
 
 
-def _outage(planted_s: float, hanging: bool, trials: int) -> Outage:
+def _outage(planted_s: float, hanging: bool, count: int) -> Outage:
     with _server() as (url, pid), ExitStack() as stack:
         silent = stack.enter_context(_silent()) if hanging else None
-        pairs = [_trial(url, pid, planted_s, silent) for _ in range(trials)]
+        pairs = [_trial(url, pid, planted_s, silent) for _ in range(count)]
     true_s, measured_s = zip(*pairs, strict=True)
     return Outage(planted_s=planted_s, hanging=hanging, true_s=true_s, measured_s=measured_s)
 
@@ -78,7 +78,7 @@ def _trial(url: str, pid: int, planted_s: float, silent: str | None) -> tuple[fl
             os.kill(pid, signal.SIGCONT)
         thawed_ns = time.monotonic_ns()
         assert prober.wait(FULL, frozen_ns, within_s=10, unseen_s=0.5)
-    clocks = timeline.clocks(analysis.seen(prober.table("bench", 1)), frozen_ns, slow_ns=int(SCHEDULE.slow_s * 1e9))
+    clocks = timeline.clocks(trials.seen(prober.table("bench", 1)), frozen_ns, slow_ns=int(SCHEDULE.slow_s * 1e9))
     assert clocks.recover_s is not None
     return (thawed_ns - frozen_ns) / 1e9, clocks.recover_s
 

@@ -15,10 +15,11 @@ from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator
 
 from tapecheck.charts.figure import BAD, INVALID, LIMIT, PALETTE, Chart, empty, figure, footer, legend, log_axis, plain, style
-from tapecheck.recovery.analysis import FailureSummary, RecoverySummary, Timed, seen
+from tapecheck.recovery.analysis import FailureSummary, RecoverySummary
 from tapecheck.recovery.policy import RecoveryPlan
 from tapecheck.recovery.recording import Recording
 from tapecheck.recovery.timeline import Seen, states
+from tapecheck.recovery.trials import Timed, seen
 
 LOOKS: Mapping[int, Mapping[str, Any]] = {  # of the state of a target; told apart in grey too
     0: {"facecolor": PALETTE[3], "label": "no service"},

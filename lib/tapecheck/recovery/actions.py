@@ -71,7 +71,12 @@ def served(within_s: float = 30.0) -> bool:
 
 
 def _running(process: str, configuration: Configuration) -> list[psutil.Process]:
-    return locate(ProcessSelector.model_validate(configuration["processes"][process]))
+    named = configuration.get("processes", {})
+    if process not in named:
+        raise RuntimeError(
+            f"configuration.processes names {', '.join(named) or 'nothing'}, not {process}; write {{{process}: {{port: 8000}}}}"
+        )
+    return locate(ProcessSelector.model_validate(named[process]))
 
 
 def _signalled(process: str, configuration: Configuration, number: signal.Signals) -> Done:

@@ -4,53 +4,18 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
-import numpy as np
-import pyarrow as pa
-import pyarrow.compute as pc
-
 from tapecheck import stats
-from tapecheck.recovery import loss, timeline
+from tapecheck.recovery import loss
 from tapecheck.recovery.alerts import Alert, evaluate
 from tapecheck.recovery.contradictions import Contradiction, find
 from tapecheck.recovery.loss import TierLoss
 from tapecheck.recovery.policy import RecoveryPlan
-from tapecheck.recovery.recording import MEASURED, Ages, Recording, SeriesAge, Trial
-from tapecheck.recovery.timeline import Clocks, Seen
+from tapecheck.recovery.recording import Ages, Recording, SeriesAge
+from tapecheck.recovery.timeline import Clocks
+from tapecheck.recovery.trials import Timed, Worst, lasted, time_trial, worst
 from tapecheck.verdict import Check, Measured, Objective, Verdict, judge, overall, parse_all
 
-LATE_MS = (100.0, 2000.0)  # of the prober itself, at its 99th percentile: the least and the most that may be allowed
-LATE_SHARE = 0.1  # of the objective: a prober that is later may have missed what matters
 AGE, LOSS = "age_s", "lost_minutes"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Timed:
-    """A trial with its clocks; None where nothing was injected."""
-
-    trial: Trial
-    clocks: Clocks | None
-    lag_p99_ms: float
-    allowed_lag_ms: float
-
-    @property
-    def invalid(self) -> str:
-        """Why it says nothing about the target, or nothing."""
-        late = f"the prober itself was {self.lag_p99_ms:.0f} ms late (99th percentile): the machine is too busy"
-        return (
-            self.trial.reason or (late if self.lag_p99_ms > self.allowed_lag_ms else "") or ("" if self.clocks else "nothing was injected")
-        )
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Worst:
-    """The longest time in seconds, and the 95 % upper bound of the share that must be proven; None where n cannot support it.
-
-    `n` counts the trials of the drill that was tried least.
-    """
-
-    max: float | None
-    upper: float | None
-    n: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -141,29 +106,6 @@ def summarize(recording: Recording, plan: RecoveryPlan) -> RecoverySummary:
 # ---- recovery ----
 
 
-def time_trial(probes: pa.Table, trial: Trial, plan: RecoveryPlan) -> Timed:
-    """Return a trial with its clocks, from all probes of a recording."""
-    own = probes.filter(pc.and_(pc.equal(probes["drill"], trial.drill), pc.equal(probes["trial"], trial.trial)))
-    late_ms = (own["sent_ns"].to_numpy() - own["intended_ns"].to_numpy()) / 1e6
-    p99 = stats.distribution(late_ms)
-    clocks = None
-    if trial.injected_ns is not None:
-        clocks = timeline.clocks(seen(own), trial.injected_ns, slow_ns=int(plan.prober.slow_s * 1e9))
-    objective = plan.rto.get(trial.failure)
-    allowed_ms = min(max(LATE_MS[0], LATE_SHARE * 1000 * objective.objective_s if objective else 0.0), LATE_MS[1])
-    return Timed(trial=trial, clocks=clocks, lag_p99_ms=p99.p99.value if p99 else 0.0, allowed_lag_ms=allowed_ms)
-
-
-def seen(probes: pa.Table) -> dict[str, Seen]:
-    """Return the probes of one trial by view."""
-    found = {}
-    for view in pc.unique(probes["view"]).to_pylist():
-        own = probes.filter(pc.equal(probes["view"], view))
-        column = {name: own[name].to_numpy() for name in ("intended_ns", "done_ns", "state", "reported", "serves")}
-        found[view] = Seen(**{**column, "serves": bool(column["serves"].any())})
-    return found
-
-
 def _failures(timed: Sequence[Timed], plan: RecoveryPlan) -> dict[str, FailureSummary]:
     found = {}
     for name in plan.rto:
@@ -175,7 +117,7 @@ def _failures(timed: Sequence[Timed], plan: RecoveryPlan) -> dict[str, FailureSu
 
 def _failure(name: str, own: list[Timed], plan: RecoveryPlan) -> FailureSummary:
     promise, valid = plan.rto[name], [one.clocks for one in own if not one.invalid and one.clocks]
-    recover, degraded = (_worst(own, clock, plan) for clock in ("recover_s", "degraded_s"))
+    recover, degraded = (worst(own, clock, plan) for clock in ("recover_s", "degraded_s"))
     told_s = [c.detect_s for c in valid if c.detect_s is not None]
     return FailureSummary(
         objective_s=promise.objective_s,
@@ -192,32 +134,14 @@ def _failure(name: str, own: list[Timed], plan: RecoveryPlan) -> FailureSummary:
     )
 
 
-def _lasted(clocks: Clocks, clock: str) -> float:
-    """Return a clock; one that had not stopped when watching ended lasted for ever, as far as we know."""
-    value: float | None = getattr(clocks, clock)
-    return math.inf if value is None else value
-
-
-def _worst(own: Sequence[Timed], clock: str, plan: RecoveryPlan) -> Worst:
-    """Return the worst of all drills; what is proven is proven of the drill that was tried least, since no drill stands for another."""
-    share, drills = plan.trials.proven_share, dict.fromkeys(one.trial.drill for one in own)
-    times_s = [
-        [_lasted(one.clocks, clock) for one in own if one.trial.drill == drill and one.clocks and not one.invalid] for drill in drills
-    ]
-    n = min(map(len, times_s), default=0)
-    uppers = [stats.percentile_of_sorted(np.sort(np.array(times)), share).upper for times in times_s] if share and n else []
-    upper = None if None in uppers else max((value for value in uppers if value is not None), default=None)
-    return Worst(max=max((value for times in times_s for value in times), default=None), upper=upper, n=n)
-
-
 def _check_failure(name: str, own: Sequence[Timed], plan: RecoveryPlan) -> Check:
     """Judge a failure by the clock that counts: one invalid trial makes it invalid, a missed one fails it all the same."""
     promise, share = plan.rto[name], plan.trials.proven_share
     metric = "recover_s" if promise.clock == "full" else "degraded_s"
     objective = Objective(metric=metric, op="<=", limit=promise.objective_s)
-    worst = _worst(own, metric, plan)
+    longest = worst(own, metric, plan)
     measured = Measured(
-        value=worst.max, bound=worst.upper if share else worst.max, n=worst.n, needed_n=stats.needed_n(share) if share else None
+        value=longest.max, bound=longest.upper if share else longest.max, n=longest.n, needed_n=stats.needed_n(share) if share else None
     )
     reasons = {f"{one.trial.drill}, trial {one.trial.trial}": one.invalid or _unfinished(one, metric, objective) for one in own}
     invalid = next((f"{where}: {reason}" for where, reason in reasons.items() if reason), None)
@@ -242,11 +166,11 @@ def _unfinished(one: Timed, clock: str, objective: Objective) -> str:
 
 
 def _by_symbol(series: Iterable[SeriesAge]) -> dict[str, SymbolAge]:
-    worst: dict[str, SeriesAge] = {}
+    oldest: dict[str, SeriesAge] = {}
     for one in series:
-        if one.symbol not in worst or _age(one) > _age(worst[one.symbol]):
-            worst[one.symbol] = one
-    return {symbol: SymbolAge(age_s=one.said_s, state=one.state, timeframe=one.timeframe, tier=one.tier) for symbol, one in worst.items()}
+        if one.symbol not in oldest or _age(one) > _age(oldest[one.symbol]):
+            oldest[one.symbol] = one
+    return {symbol: SymbolAge(age_s=one.said_s, state=one.state, timeframe=one.timeframe, tier=one.tier) for symbol, one in oldest.items()}
 
 
 def _age(one: SeriesAge) -> float:
@@ -257,7 +181,7 @@ def _age(one: SeriesAge) -> float:
 
 def _tiers(recording: Recording, timed: Sequence[Timed], plan: RecoveryPlan) -> dict[str, TierSummary]:
     ages, recorded = recording.context.ages, {one.trial.drill for one in timed} & {ack.drill for ack in recording.acks}
-    longest_s = max((_lasted(one.clocks, "recover_s") for one in timed if one.clocks and one.trial.drill in recorded), default=None)
+    longest_s = max((lasted(one.clocks, "recover_s") for one in timed if one.clocks and one.trial.drill in recorded), default=None)
     losses = loss.summarize(recording.acks, freshness_loss_minutes=None if longest_s is None else longest_s / 60)
     if not ages and not losses:
         return {}
@@ -266,14 +190,14 @@ def _tiers(recording: Recording, timed: Sequence[Timed], plan: RecoveryPlan) -> 
 
 def _tier(name: str, ages: Ages | None, lost: TierLoss | None, plan: RecoveryPlan) -> TierSummary:
     series = [one for one in (ages.series if ages else ()) if one.tier == name and not one.planted]
-    worst = max(series, key=_age, default=None)
-    age_s = None if worst is None else _age(worst)
+    oldest = max(series, key=_age, default=None)
+    age_s = None if oldest is None else _age(oldest)
     none = TierLoss()
     return TierSummary(
         objective_s=plan.rpo[name].max_age_s,
         symbols=sorted({one.symbol for one in series}),
         worst_age_s=age_s,
-        worst_series=f"{worst.symbol} {worst.timeframe}" if worst else "",
+        worst_series=f"{oldest.symbol} {oldest.timeframe}" if oldest else "",
         missing=[f"{one.symbol} {one.timeframe}" for one in series if one.state == "missing"],
         acknowledged_bars=(lost or none).acknowledged_bars,
         unknown_bars=(lost or none).unknown_bars,
@@ -354,8 +278,3 @@ def _further(summary: RecoverySummary, plan: RecoveryPlan) -> list[Check]:
         if value is not None:
             found.append(judge(objective, Measured(value=value, bound=value, n=n), name="target"))
     return found
-
-
-def measured(timed: Sequence[Timed]) -> list[Timed]:
-    """Return the trials that say something."""
-    return [one for one in timed if one.trial.state == MEASURED and not one.invalid]

@@ -7,9 +7,10 @@ import pandas as pd
 
 from tapecheck.frames import checks, findings, number
 from tapecheck.recovery import ledger
-from tapecheck.recovery.analysis import RecoverySummary, Timed
+from tapecheck.recovery.analysis import RecoverySummary
 from tapecheck.recovery.experiment import Drill
 from tapecheck.recovery.recording import Ages, Recording
+from tapecheck.recovery.trials import Timed
 
 __all__ = ["ages", "answers", "checks", "drills", "findings", "history", "losses", "plan", "trials"]
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from tapecheck import config, results
 from tapecheck.errors import OutputError
-from tapecheck.recovery.analysis import Timed
+from tapecheck.recovery.trials import Timed
 
 FILE = Path("rto_rpo") / "ledger.jsonl"
 SHOWN = 500  # newest lines that a run keeps and a chart shows

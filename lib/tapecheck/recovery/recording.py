@@ -135,7 +135,6 @@ class Context(validation.Context):
     trials: Sequence[Trial] = ()
     ages: Ages | None = None
     ledger: Sequence[Mapping[str, Any]] = ()
-    lag_p99_ms: float | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

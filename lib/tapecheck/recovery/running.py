@@ -11,7 +11,7 @@ import pyarrow as pa
 
 from tapecheck import progress, results, runs
 from tapecheck.errors import MeasurementError
-from tapecheck.recovery import analysis, census, drill, freshness, ledger, planting
+from tapecheck.recovery import census, drill, freshness, ledger, planting, trials
 from tapecheck.recovery.drill import Done
 from tapecheck.recovery.experiment import Drill
 from tapecheck.recovery.ground import Ground, check_allowed, ground
@@ -79,7 +79,7 @@ def _audited(plan: RecoveryPlan, target: Target, where: Ground, drills: Sequence
     return ages
 
 
-def _trial(one: Drill, number: int, where: Ground, plan: RecoveryPlan, keeper: Keeper, found: _Found) -> analysis.Timed:
+def _trial(one: Drill, number: int, where: Ground, plan: RecoveryPlan, keeper: Keeper, found: _Found) -> trials.Timed:
     """Run a trial, with bars written meanwhile where the drill wants that, and add what it left."""
     if one.watching.records and where.database_url:
         done = _recorded(one, number, where, where.database_url, plan, keeper, found)
@@ -88,7 +88,7 @@ def _trial(one: Drill, number: int, where: Ground, plan: RecoveryPlan, keeper: K
     found.probes.append(done.probes)
     found.trials.append(done.trial)
     found.journals.append(done.journal)
-    return analysis.time_trial(done.probes, done.trial, plan)
+    return trials.time_trial(done.probes, done.trial, plan)
 
 
 def _recorded(
