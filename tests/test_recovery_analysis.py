@@ -132,7 +132,8 @@ def test_planted_ages_are_no_ages() -> None:
     found = judged(made)
     assert found["low age_s"].verdict == Verdict.PASS
     assert (found["target wrong_answers"].value, found["target wrong_answers"].verdict) == (1, Verdict.FAIL)
-    assert analysis.summarize(made, ONCE).freshness["EEM"].age_s == 60.0
+    summary = analysis.summarize(made, ONCE)
+    assert (summary.freshness["EEM"].age_s, summary.rpo["low"].worst_age_s) == (60.0, 60.0)
 
 
 def test_lost_bars_are_judged_in_minutes_of_the_worst_symbol() -> None:

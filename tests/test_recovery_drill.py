@@ -125,7 +125,7 @@ def test_a_frozen_database_is_served_from_the_cache(where: Ground) -> None:
     assert frozen() == []
 
 
-@pytest.mark.parametrize("name", ["database_connections_terminated", "upstream_rate_limited_with_retry_after"])
+@pytest.mark.parametrize("name", ["database_connections_terminated", "scheduler_frozen", "upstream_rate_limited_with_retry_after"])
 def test_other_drills_recover(where: Ground, name: str) -> None:
     """They are steady before and after, and what they did is over."""
     done = run(shipped(name), where)

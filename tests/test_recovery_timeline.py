@@ -76,6 +76,8 @@ def test_what_was_bad_before_the_fault_does_not_count() -> None:
     rows = [(at, at + 0.002, BAD if 0.2 <= at < 0.6 or 1 <= at < 1.5 else FULL) for at in steady(6.0)]
     found = measured(service=probes(rows))
     assert (found.first_bad_s, found.recover_s) == (pytest.approx(0.0, abs=0.05), pytest.approx(0.5, abs=0.06))
+    before = measured(service=probes([(at, at + 0.002, BAD if 0.2 <= at < 0.6 else FULL) for at in steady(6.0)]))
+    assert (before.first_bad_s, before.recover_s) == (None, 0.0)
 
 
 def test_the_target_tells_when_an_answer_tells() -> None:
