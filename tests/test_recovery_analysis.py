@@ -2,6 +2,8 @@
 
 import datetime as dt
 import math
+import subprocess
+import sys
 from typing import Any
 
 import pytest
@@ -202,6 +204,13 @@ def test_a_run_without_trouble_finds_nothing() -> None:
     """Rules that always fire say nothing."""
     made = recording(audit=ages(age("SPY")))
     assert findings.find(made, analysis.summarize(made, ONCE), ONCE) == []
+
+
+def test_a_notebook_that_only_reads_imports_no_client_and_no_driver() -> None:
+    """Who analyses a recorded run waits for none of what measuring needs."""
+    command = [sys.executable, "-c", "import sys, tapecheck.recovery.validation; print(*sys.modules)"]
+    imported = set(subprocess.run(command, capture_output=True, text=True, check=True).stdout.split())
+    assert "tapecheck.recovery.analysis" in imported and not {"chaoslib", "httpx", "anyio", "psycopg"} & imported
 
 
 def test_days_since_are_of_the_last_valid_drill() -> None:

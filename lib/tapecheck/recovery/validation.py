@@ -8,7 +8,7 @@ from pydantic import Field
 
 from tapecheck import runs, verdict
 from tapecheck import validation as shared
-from tapecheck.recovery import analysis, findings, running
+from tapecheck.recovery import analysis, findings
 from tapecheck.recovery.alerts import Alert
 from tapecheck.recovery.analysis import FailureSummary, RecoverySummary, SymbolAge, TierSummary
 from tapecheck.recovery.contradictions import Contradiction
@@ -66,6 +66,8 @@ def run(plan: RecoveryPlan, drills: list[Drill], settings: Settings) -> Recordin
     Raises:
         TapecheckError: see `running.run`.
     """
+    from tapecheck.recovery import running  # Chaos Toolkit, httpx and psycopg: paid by who measures
+
     if settings.drills == NONE:
         return running.define(plan, out=settings.out)
     return running.run(plan, open_target(settings.target), drills, out=settings.out)
