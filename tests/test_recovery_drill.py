@@ -19,9 +19,10 @@ from tapecheck.errors import ConfigError, RollbackError
 from tapecheck.recovery import drill, experiment, timeline, trials
 from tapecheck.recovery.drill import Done
 from tapecheck.recovery.experiment import Drill
-from tapecheck.recovery.ground import Ground, check_allowed, ground
+from tapecheck.recovery.ground import Ground, check_allowed, check_promised, ground
 from tapecheck.recovery.keeper import Keeper
 from tapecheck.recovery.policy import Prober as Schedule
+from tapecheck.recovery.policy import read_plan
 from tapecheck.recovery.recording import INVALID, MEASURED
 from tapecheck.target_file import Target
 from tapecheck.targets import SandboxState, open_target
@@ -236,6 +237,15 @@ def test_an_external_target_is_not_touched_without_leave(sandbox: SandboxState) 
         check_allowed(external(sandbox), [shipped("api_killed")])
     check_allowed(external(sandbox, allow_drills=True), [shipped("api_killed")])
     check_allowed(external(sandbox), [])
+
+
+def test_a_drill_about_nothing_that_is_promised_is_refused(tmp_path: Path) -> None:
+    """It would break the target, and no objective would judge it."""
+    one = changed(tmp_path, "api_killed", lambda data: data["extensions"][0].update(failure="meteor"))
+    with pytest.raises(
+        ConfigError, match=r"failure: got 'meteor'; allowed: a failure of the plan's rto: scheduler_crash, upstream_rate_limit"
+    ):
+        check_promised(read_plan("config/rto_rpo.yaml"), [one, shipped("api_killed")])
 
 
 def test_a_target_that_lacks_what_a_drill_needs_is_refused(sandbox: SandboxState) -> None:

@@ -15,6 +15,7 @@ from tapecheck.errors import ConfigError, Problem
 from tapecheck.loopback import beyond, is_local_database, is_loopback
 from tapecheck.recovery.client import tls
 from tapecheck.recovery.experiment import Drill
+from tapecheck.recovery.policy import RecoveryPlan
 from tapecheck.recovery.views import View
 from tapecheck.results import TargetInfo
 from tapecheck.target_file import RequestTemplate, Secret, Target
@@ -105,6 +106,18 @@ def _database(target: Target, value: Secret | str) -> str | None:
             [Problem(file=f"target {target.name}", key="database_url", got="a URL that cannot be read", allowed=allowed)]
         ) from None
     return url
+
+
+def check_promised(plan: RecoveryPlan, drills: Sequence[Drill]) -> None:
+    """Refuse drills about failures of which the plan promises nothing: they would break the target, and nobody would judge it.
+
+    Raises:
+        ConfigError: every one at once.
+    """
+    key, allowed = "extensions.tapecheck.failure", f"a failure of the plan's rto: {', '.join(plan.rto)}"
+    unknown = [one for one in drills if one.watching.failure not in plan.rto]
+    if found := [Problem(file=str(one.path), key=key, got=repr(one.watching.failure), allowed=allowed) for one in unknown]:
+        raise ConfigError(found)
 
 
 def check_allowed(target: Target, drills: Sequence[Drill]) -> None:

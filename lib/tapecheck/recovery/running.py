@@ -14,7 +14,7 @@ from tapecheck.errors import MeasurementError
 from tapecheck.recovery import census, drill, freshness, ledger, planting, trials
 from tapecheck.recovery.drill import Done
 from tapecheck.recovery.experiment import Drill
-from tapecheck.recovery.ground import Ground, check_allowed, ground
+from tapecheck.recovery.ground import Ground, check_allowed, check_promised, ground
 from tapecheck.recovery.keeper import Keeper
 from tapecheck.recovery.policy import RecoveryPlan
 from tapecheck.recovery.recorder import Recorder
@@ -48,11 +48,13 @@ def run(plan: RecoveryPlan, target: Target, drills: Sequence[Drill], *, out: str
         out: the output folder, whose ledger gets a line a trial as soon as it is over.
 
     Raises:
-        ConfigError: drills are not allowed, or need what the target does not have; nothing was touched.
+        ConfigError: drills are not allowed, need what the target does not have, or are about nothing that is promised; nothing was
+            touched.
         TargetError: the target is not what its file says, or does not answer.
         RollbackError: a fault could not be taken away.
         KeyboardInterrupt: interrupted; the drill was rolled back first.
     """
+    check_promised(plan, drills)
     check_allowed(target, drills)
     where, started_at, file = ground(target), dt.datetime.now(dt.UTC), ledger.path(out)
     ages, found, run_id = _audited(plan, target, where, drills), _Found(), runs.new_id(started_at)
