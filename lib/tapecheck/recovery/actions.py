@@ -4,7 +4,6 @@
 `database_url` where its database is. So the files also run under plain `chaos run`.
 """
 
-import contextlib
 import signal
 import time
 from collections.abc import Callable, Mapping
@@ -33,8 +32,8 @@ def freeze(process: str, configuration: Configuration) -> Done:
 
 
 def thaw(process: str, configuration: Configuration) -> Done:
-    """Let a frozen process and its children go on; one that is not frozen is left alone."""
-    return _signalled(process, configuration, signal.SIGCONT)
+    """Let a frozen process and its children go on; one that is not frozen, or not there, is left alone."""
+    return _signalled(process, configuration, signal.SIGCONT) if _running(process, configuration) else {"pids": []}
 
 
 def alive(process: str, within_s: float, configuration: Configuration) -> Done:
@@ -52,12 +51,20 @@ def alive(process: str, within_s: float, configuration: Configuration) -> Done:
 
 
 def terminate_connections(configuration: Configuration) -> Done:
-    """End every client's connection to the database, as an administrator would."""
-    others = "FROM pg_stat_activity WHERE backend_type = 'client backend' AND pid <> pg_backend_pid()"
-    with psycopg.connect(configuration["database_url"], autocommit=True, connect_timeout=5) as connection:
+    """End every client's connection to the target's database, and to no other of that server, as an administrator would.
+
+    Raises:
+        RuntimeError: no database is named, or nobody was connected.
+    """
+    if not (url := configuration.get("database_url")):  # libpq would take "" for whatever database it finds
+        raise RuntimeError("configuration.database_url names no database; nothing was ended")
+    others = "FROM pg_stat_activity WHERE datname = current_database() AND backend_type = 'client backend' AND pid <> pg_backend_pid()"
+    with psycopg.connect(url, autocommit=True, connect_timeout=5) as connection:
         at_ns = time.monotonic_ns()
         row = connection.execute(f"SELECT count(pg_terminate_backend(pid)) {others}").fetchone()
-    return {"at_ns": at_ns, "ended": row[0] if row else 0}
+    if not row or not row[0]:
+        raise RuntimeError("nobody was connected to the database, so that nothing was ended")
+    return {"at_ns": at_ns, "ended": row[0]}
 
 
 def whole(within_s: float = 30.0) -> bool:
@@ -80,16 +87,30 @@ def _running(process: str, configuration: Configuration) -> list[psutil.Process]
 
 
 def _signalled(process: str, configuration: Configuration, number: signal.Signals) -> Done:
-    """Send a signal to a process and its children, parents first, so that none is started meanwhile.
+    """Send a signal to a process and its children; those of a parent are listed when it was stopped and starts no more.
 
     Raises:
-        RuntimeError: there is no such process.
+        RuntimeError: there is no such process, or it is somebody else's.
     """
-    found = [one for parent in _running(process, configuration) for one in (parent, *parent.children(recursive=True))]
-    if not found:
+    parents = _running(process, configuration)
+    if not parents:
         raise RuntimeError(f"no process {process} ({configuration['processes'][process]})")
-    at_ns = time.monotonic_ns()
-    for one in found:
-        with contextlib.suppress(psutil.NoSuchProcess):  # a child that ended with its parent
-            one.send_signal(number)
-    return {"at_ns": at_ns, "pids": [one.pid for one in found]}
+    at_ns, pids = time.monotonic_ns(), []
+    for parent in parents:
+        children = parent.children(recursive=True) if number == signal.SIGKILL else []  # a dead parent has none
+        for one in (parent, *children):
+            pids += _sent(one, number)
+        for one in parent.children(recursive=True) if number != signal.SIGKILL else ():
+            pids += _sent(one, number)
+    return {"at_ns": at_ns, "pids": pids}
+
+
+def _sent(process: psutil.Process, number: signal.Signals) -> list[int]:
+    """Send a signal to a process that may have ended with its parent, and return its pid if it was there."""
+    try:
+        process.send_signal(number)
+    except psutil.NoSuchProcess:
+        return []
+    except psutil.AccessDenied:
+        raise RuntimeError(f"process {process.pid} belongs to another user: {number.name} is not permitted") from None
+    return [process.pid]

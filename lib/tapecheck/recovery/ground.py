@@ -123,7 +123,7 @@ def check_promised(plan: RecoveryPlan, drills: Sequence[Drill]) -> None:
 def check_allowed(target: Target, drills: Sequence[Drill]) -> None:
     """Refuse faults on a target that does not allow them, and drills that need what it does not have; before anything is touched.
 
-    The sandbox is ours and may always be drilled.
+    The sandbox is ours and may always be drilled, unless it fills a database that it did not start.
 
     Raises:
         ConfigError: every problem at once.
@@ -131,15 +131,22 @@ def check_allowed(target: Target, drills: Sequence[Drill]) -> None:
     if not drills:
         return
     found: list[Problem] = []
-    if target.kind != "sandbox" and not target.allow_drills:
+    if not _is_ours(target) and not target.allow_drills:
         allowed = "allow_drills: true, if you may break this target; or drills: freshness, or none"
         got = f"false, while {len(drills)} drills are to break it"
         found.append(Problem(file=f"target {target.name}", key="allow_drills", got=got, allowed=allowed))
-    given = {"base_url", *(["source_url", "database_url"] if target.backfill else [])}
+    given = {"base_url"}
+    if ends := target.backfill:
+        given |= {"source_url", *(["database_url"] if _optional(ends.database_url) else [])}
     for drill in drills:
         found += _missing(target, drill, given)
     if found:
         raise ConfigError(found)
+
+
+def _is_ours(target: Target) -> bool:
+    """Tell whether all of a target was started by us: a sandbox whose database is its own has that URL written out."""
+    return target.kind == "sandbox" and (target.backfill is None or isinstance(target.backfill.database_url, str))
 
 
 def _missing(target: Target, drill: Drill, given: set[str]) -> list[Problem]:

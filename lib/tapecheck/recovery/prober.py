@@ -55,8 +55,10 @@ class Prober:
         self.views, self._schedule, self._database_url = views, schedule, database_url
         self._base_url, self._headers, self._verify = base_url, dict(headers or {}), verify
         self.probes: list[Probe] = []
+        self.died_of: Exception | None = None
+        self._waiting: set[tuple[str, int]] = set()  # view and intended start of what has no answer yet
         self._stop = threading.Event()
-        self._thread = threading.Thread(target=lambda: asyncio.run(self._run()), name="prober", daemon=True)
+        self._thread = threading.Thread(target=self._probe_all, name="prober", daemon=True)
 
     def __enter__(self) -> Self:
         self._thread.start()
@@ -75,7 +77,7 @@ class Prober:
             least: FULL, which every view must be, or DEGRADED, which those must be at least by which the target serves.
         """
         until_ns = time.monotonic_ns() + int(within_s * 1e9)
-        while time.monotonic_ns() < until_ns:
+        while time.monotonic_ns() < until_ns and self.died_of is None:
             if self._is_well(least, since_ns, unseen_s):
                 return True
             time.sleep(self._schedule.period_s)
@@ -87,7 +89,8 @@ class Prober:
         settling_ns = int(self._schedule.settle_s * 1e9)
         begin_ns = now_ns - settling_ns - int(self._schedule.slow_s * 1e9)
         recent = [p for p in probes if p.view in asked and p.intended_ns >= begin_ns]
-        well = {p.view for p in recent if self._is(least, p)} == asked and all(self._is(least, p) for p in recent)
+        hangs = any(view in asked and now_ns - at_ns > self._schedule.slow_s * 1e9 for view, at_ns in self._waiting.copy())
+        well = not hangs and {p.view for p in recent} == asked and all(self._is(least, p) for p in recent)
         seen = any(p.done_ns >= since_ns and not self._is(FULL, p) for p in probes)
         return well and now_ns - since_ns > (settling_ns if seen else int(unseen_s * 1e9))
 
@@ -100,6 +103,13 @@ class Prober:
         columns = {name: [getattr(p, name) for p in ordered] for name in Probe.__slots__}
         columns["serves"] = [self.views[p.view].serves for p in ordered]
         return pa.table({**columns, "drill": [drill] * len(ordered), "trial": [trial] * len(ordered)}).select(PROBES.names).cast(PROBES)
+
+    def _probe_all(self) -> None:
+        """Keep what ended the prober, of which nobody would hear in a thread."""
+        try:
+            asyncio.run(self._run())
+        except Exception as error:
+            self.died_of = error.exceptions[0] if isinstance(error, ExceptionGroup) else error
 
     async def _run(self) -> None:
         trusted = {"trust_env": False, "verify": self._verify, "timeout": self._schedule.timeout_s}
@@ -116,6 +126,7 @@ class Prober:
 
     async def _probe(self, client: httpx.AsyncClient, name: str, view: View, intended_ns: int) -> None:
         sent_ns, status, error, body = time.monotonic_ns(), 0, "", None
+        self._waiting.add((name, intended_ns))
         try:
             if view.is_sql:
                 await self._select(view)
@@ -130,11 +141,13 @@ class Prober:
         done_ns = time.monotonic_ns()
         state = BAD if error else view.state(status, body)
         told = not error and view.tells(status, body)
+        self._waiting.discard((name, intended_ns))
         self.probes.append(Probe(name, intended_ns, sent_ns, done_ns, state, told, status, error))
 
     async def _select(self, view: View) -> None:
         """Ask the database over a connection of its own, since an old one may hang for reasons of its own."""
-        async with opened(self._database_url or "") as connection:
+        assert self._database_url, "a drill with such a view is refused where no database is named"
+        async with opened(self._database_url) as connection:
             with within(connection, self._schedule.timeout_s):
                 await connection.execute(view.request.encode())
 
