@@ -88,6 +88,50 @@ def test_no_drill_stands_for_another() -> None:
     assert judged(made, proving(0.5))["api_crash recover_s"].verdict == Verdict.NOT_PROVEN
 
 
+def test_a_fault_that_nobody_saw_is_no_recovery() -> None:
+    """Zero seconds of nothing would pass every objective; only a fault that says by itself that it happened may be unseen."""
+    calm = {"service": probes([(at, at + 0.002, FULL) for at in steady(6)])}
+    found = judged(recording([(trial("api_killed"), calm)]))["api_crash recover_s"]
+    assert (found.verdict, found.value) == (Verdict.INVALID, None)
+    assert found.reason.endswith("no probe saw any effect of the fault, so that there was nothing to recover from")
+    assert judged(recording([(trial("api_killed", may_be_unseen=True), calm)]))["api_crash recover_s"].verdict == Verdict.PASS
+
+
+def test_a_target_that_stays_unsteady_fails() -> None:
+    """Its probes were well, and its steady state did not come back."""
+    found = judged(outages(1.0, steady_after=False))["target unsteady_after"]
+    assert (found.verdict, found.value, found.n) == (Verdict.FAIL, 1, 1)
+    assert judged(outages(1.0))["target unsteady_after"].verdict == Verdict.PASS
+
+
+def test_what_was_never_asked_is_no_data() -> None:
+    """Neither answers that nobody tried nor ages that no database was asked for are right; a lie that was found all the same counts."""
+    unasked = judged(recording(audit=ages(age("SPY", seen=None, database_s=None))))
+    assert [unasked[f"target {name}"].verdict for name in ("wrong_answers", "false_ages")] == [Verdict.NO_DATA] * 2
+    lied = judged(recording(audit=ages(age("SPY", seen=None, database_s=None, false_age="newer than its own refresh"))))
+    assert lied["target false_ages"].verdict == Verdict.FAIL
+
+
+def test_a_tier_of_which_nothing_was_written_is_no_data() -> None:
+    """Bars of one tier say nothing of another one's."""
+    drilled = [(trial("database_killed", gone_bars=0), {"service": crash(1.0, 2.0)})]
+    found = judged(recording(drilled, audit=ages(age("SPY"), age("AAPL")), acks=[ack("SPY", 0, drill="database_killed")]))
+    assert found["critical lost_minutes"].verdict == Verdict.PASS
+    assert found["standard lost_minutes"].verdict == Verdict.NO_DATA
+
+
+def test_freshness_loss_is_of_valid_trials_and_never_endless() -> None:
+    """A trial that says nothing has no share in it; one that did not end counts as long as it was watched."""
+    rows = [
+        (trial("database_killed", 1, state=INVALID, reason="x"), {"service": crash(1.0, 99.0)}),
+        (trial("database_killed", 2), {"service": crash(1.0, 4.0)}),
+    ]
+    made = recording(rows, acks=[ack("SPY", 0, drill="database_killed")])
+    assert analysis.summarize(made, ONCE).rpo["critical"].freshness_loss_minutes == pytest.approx(3 / 60, abs=0.002)
+    endless = recording([(trial("database_killed"), {"service": crash(1.0, 99.0)})], acks=[ack("SPY", 0, drill="database_killed")])
+    assert analysis.summarize(endless, ONCE).rpo["critical"].freshness_loss_minutes == pytest.approx(5 / 60, abs=0.005)
+
+
 def test_an_invalid_trial_makes_its_failure_invalid() -> None:
     """Steady state before, or the prober's own lateness: what was measured says nothing, and the reason is given."""
     unsteady = outages(1.0, state=INVALID, reason="the steady state did not hold before the fault")
@@ -227,7 +271,13 @@ def test_the_ledger_keeps_what_it_has(tmp_path: Any) -> None:
     """Lines are added one by one; one that was cut off is passed over and costs no other."""
     file = tmp_path / "rto_rpo" / "ledger.jsonl"
     for number in (1, 2):
-        ledger.append(file, {"at": "2026-01-01T00:00:00+00:00", "trial": number})
-    file.write_text(file.read_text() + '{"at": "2026-01-0')
-    assert [entry["trial"] for entry in ledger.read(file)] == [1, 2]
-    assert ledger.read(None) == [] and ledger.read(tmp_path / "none") == []
+        ledger.append(file, {"at": "2026-01-01T00:00:00+00:00", "trial": number, "target": "mine", "failure": "api_crash"})
+    for number in range(ledger.SHOWN):
+        ledger.append(file, {"at": "2026-01-02T00:00:00+00:00", "trial": number, "target": "other", "failure": "api_crash"})
+    broken = [
+        '{"at": "2026-01-02T00:00:00", "failure": "no zone", "target": "mine"}',
+        '{"at": "2026-01-02T00:00:00+00:00", "target": "mine"}',
+    ]
+    file.write_text(file.read_text() + "\n".join([*broken, '{"at": "2026-01-0']))
+    assert [entry["trial"] for entry in ledger.read(file, "mine")] == [1, 2], "other targets' drills push none of ours out"
+    assert ledger.read(None, "mine") == [] and ledger.read(tmp_path / "none", "mine") == []

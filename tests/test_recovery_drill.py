@@ -12,11 +12,12 @@ from typing import Any
 
 import httpx
 import psutil
+import psycopg
 import pytest
 import yaml
 
 from tapecheck.errors import ConfigError, RollbackError
-from tapecheck.recovery import drill, experiment, timeline, trials
+from tapecheck.recovery import actions, drill, experiment, timeline, trials
 from tapecheck.recovery.drill import Done
 from tapecheck.recovery.experiment import Drill
 from tapecheck.recovery.ground import Ground, check_allowed, check_promised, ground
@@ -69,8 +70,12 @@ def changed(folder: Path, name: str, change: Callable[[dict[str, Any]], None]) -
 
 
 def run(one: Drill, where: Ground) -> Done:
+    """Run a drill as a run of several does: what must end that is raised, while there is a keeper."""
     with Keeper() as keeper:
-        return drill.run(one, where, SCHEDULE, keeper, 1)
+        done = drill.run(one, where, SCHEDULE, keeper, 1)
+        if done.stop is not None:
+            raise done.stop
+    return done
 
 
 def clocks(done: Done) -> timeline.Clocks:
@@ -104,6 +109,7 @@ def test_a_killed_scheduler_does_what_is_left_and_nothing_twice(where: Ground) -
     after, found = done.trial.after, clocks(done)
     assert after["resumed"] >= 30  # six symbols, and what other tests asked for
     assert after["skipped"] + after["runs"] >= after["resumed"]
+    assert after["redone"] == 0
     assert found.degraded_s == 0.0 and found.recover_s is not None and found.detect_s is not None
 
 
@@ -161,7 +167,18 @@ def test_a_fault_that_cannot_be_injected_is_invalid(where: Ground, tmp_path: Pat
 
     done = run(changed(tmp_path, "api_killed", misses), where)
     assert done.trial.state == INVALID
-    assert done.trial.reason.startswith("the fault could not be injected")
+    assert done.trial.reason.startswith("the fault could not be injected as planned: kill the API: ")
+
+
+def test_a_trigger_that_is_refused_is_invalid(where: Ground, tmp_path: Path) -> None:
+    """The fault needs work to fail on; Chaos Toolkit takes a 404 for a success, and all would have been well for 0 s."""
+
+    def misses(data: dict[str, Any]) -> None:
+        data["method"][1]["provider"]["url"] = "${base_url}/api/v1/admin/no-such-trigger"
+
+    done = run(changed(tmp_path, "upstream_rate_limited", misses), where)
+    assert done.trial.state == INVALID
+    assert done.trial.reason.startswith("the fault could not be injected as planned: ask for a refresh: ")
 
 
 def test_a_rollback_that_fails_is_loud_and_says_what_to_do(where: Ground, tmp_path: Path) -> None:
@@ -169,13 +186,35 @@ def test_a_rollback_that_fails_is_loud_and_says_what_to_do(where: Ground, tmp_pa
 
     def cannot(data: dict[str, Any]) -> None:
         data["rollbacks"] = [{"type": "action", "name": "never", "provider": {"type": "process", "path": "false"}}]
-        data["extensions"][0]["repair"] = "kill -CONT 4711"
 
-    with pytest.raises(
-        RollbackError, match=r"THE DRILL api_frozen_changed COULD NOT BE ROLLED BACK \(never: .*\). Repair by hand: kill -CONT 4711"
-    ):
+    said = rf"THE DRILL api_frozen_changed COULD NOT BE ROLLED BACK \(never: .*\). Repair by hand: kill -CONT {find(where, 'api')}$"
+    with pytest.raises(RollbackError, match=said):
         run(changed(tmp_path, "api_frozen", cannot), where)
     assert RollbackError.exit_code == 3
+
+
+def test_a_keeper_that_cannot_roll_back_says_so() -> None:
+    """Its own last resort fails: that is not passed over in silence."""
+    never = {"type": "action", "name": "never", "provider": {"type": "process", "path": "false"}}
+    with pytest.raises(RollbackError, match=r"not even by its keeper\. Repair by hand: mend it"), Keeper() as keeper:
+        keeper.arm({"title": "t", "description": "d", "method": [], "rollbacks": [never]}, "mend it")
+
+
+def test_no_database_is_no_database() -> None:
+    """libpq takes an empty URL for whatever server it finds; a drill must not end its connections."""
+    for configuration in ({}, {"database_url": ""}):
+        with pytest.raises(RuntimeError, match="names no database; nothing was ended"):
+            actions.terminate_connections(configuration)
+
+
+def test_only_connections_to_the_target_are_ended(where: Ground, database_url: str) -> None:
+    """Clients of another database of the same server go on."""
+    other = psycopg.conninfo.make_conninfo(database_url, dbname="template1")
+    with psycopg.connect(other, autocommit=True) as bystander, psycopg.connect(database_url, autocommit=True) as client:
+        actions.terminate_connections({"database_url": database_url})
+        assert bystander.execute("SELECT 1").fetchone() == (1,)
+        with pytest.raises(psycopg.OperationalError):
+            client.execute("SELECT 1")
 
 
 def endless(data: dict[str, Any]) -> None:
@@ -183,17 +222,27 @@ def endless(data: dict[str, Any]) -> None:
     data["method"][0]["pauses"] = {"after": 60}
 
 
+def never_thawed(data: dict[str, Any]) -> None:
+    """Wait in an activity for an API that nobody thaws."""
+    data["method"][0].pop("pauses")
+    del data["method"][1]
+    data["extensions"][0].pop("release")
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_an_interrupt_rolls_back_first(where: Ground, tmp_path: Path, number: signal.Signals) -> None:
-    """Ctrl-C and SIGTERM in mid-drill end it at once, with the API thawed."""
-    one, begun_s = changed(tmp_path, "api_frozen", endless), time.monotonic()
+@pytest.mark.parametrize("change", [endless, never_thawed])
+def test_an_interrupt_rolls_back_first(
+    where: Ground, tmp_path: Path, number: signal.Signals, change: Callable[[dict[str, Any]], None]
+) -> None:  # fmt: skip
+    """Ctrl-C and SIGTERM in mid-drill end it at once, in a pause and in an activity, with the API thawed."""
+    one, begun_s = changed(tmp_path, "api_frozen", change), time.monotonic()
     killer = threading.Thread(target=lambda: (until(frozen), os.kill(os.getpid(), number)))
     killer.start()
     with pytest.raises(KeyboardInterrupt):
         run(one, where)
     killer.join()
     assert frozen() == []
-    assert time.monotonic() - begun_s < 40
+    assert time.monotonic() - begun_s < 40, "it went on to its end"
 
 
 RUNNER = """
@@ -257,6 +306,17 @@ def test_a_target_that_lacks_what_a_drill_needs_is_refused(sandbox: SandboxState
     assert "processes: got target staging without api; allowed: processes: {api: {port: …}} in the target file" in said
     assert "configuration: got target staging without source_url" in said
     assert "configuration: got target staging without database_url" in said
+
+
+def test_a_database_that_is_named_and_not_set_is_refused(sandbox: SandboxState, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A variable that nobody set is no database; and a sandbox that fills somebody's own needs leave to be broken."""
+    monkeypatch.delenv("DATABASE_URL", raising=False)
+    ends = {"backfill": {"source_url": sandbox.upstream_url}}
+    with pytest.raises(ConfigError, match="got target staging without database_url"):
+        check_allowed(external(sandbox, allow_drills=True, **ends), [shipped("database_connections_terminated")])
+    monkeypatch.setenv("DATABASE_URL", "postgresql://127.0.0.1/somebody")
+    with pytest.raises(ConfigError, match="allow_drills: got false"):
+        check_allowed(external(sandbox, kind="sandbox", **ends), [shipped("database_connections_terminated")])
 
 
 def test_no_secret_is_in_what_a_drill_leaves(where: Ground) -> None:

@@ -1,5 +1,6 @@
 """The prober keeps its schedule whatever the target does, and sees what an answer says."""
 
+import asyncio
 import os
 import signal
 import subprocess
@@ -124,6 +125,31 @@ def test_it_waits_for_a_failure_before_it_believes_in_a_recovery() -> None:
         since_ns = time.monotonic_ns()
         assert prober.wait(FULL, since_ns, within_s=5, unseen_s=0.8)
         assert time.monotonic_ns() - since_ns > 0.8e9
+
+
+def test_what_has_no_answer_yet_is_not_well() -> None:
+    """A hang that began just now has only good answers before it: what still waits counts against it."""
+    quiet = threading.Event()
+
+    async def until_quiet(exchange: servers.Exchange) -> None:
+        if quiet.is_set():
+            await asyncio.sleep(60)
+        exchange.send(exchange.answer())
+
+    patient = SCHEDULE.model_copy(update={"timeout_s": 5.0, "settle_s": 0.1})
+    with Server(until_quiet) as server, Prober(server.url, SERVICE, patient) as prober:
+        assert prober.wait(FULL, time.monotonic_ns(), within_s=5, unseen_s=0.3)
+        quiet.set()
+        time.sleep(0.55)  # longer than an answer may take, shorter than the time that is looked back on
+        assert not prober.wait(FULL, time.monotonic_ns(), within_s=1.0, unseen_s=0.0)
+
+
+def test_a_prober_that_dies_is_told() -> None:
+    """An exception in its thread ends the wait at once, and is kept."""
+    begun_s = time.monotonic()
+    with Prober("http://127.0.0.1:9", {"database": View(request="SELECT 1", serves=True)}, SCHEDULE) as prober:  # and no database
+        assert not prober.wait(FULL, time.monotonic_ns(), within_s=30, unseen_s=0.3)
+    assert isinstance(prober.died_of, AssertionError) and time.monotonic() - begun_s < 20
 
 
 def test_it_never_waits_longer_than_it_is_told() -> None:

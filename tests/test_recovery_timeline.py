@@ -80,6 +80,15 @@ def test_what_was_bad_before_the_fault_does_not_count() -> None:
     assert (before.first_bad_s, before.recover_s) == (None, 0.0)
 
 
+def test_what_was_so_before_the_fault_is_not_its_doing() -> None:
+    """A view that was degraded by work that the drill itself asked for is first seen bad when it gets worse, and not at once."""
+    rows = [(at, at + 0.002, FULL if at >= 3 else BAD if 1.5 <= at < 2 else DEGRADED) for at in steady(6.0)]
+    found = measured(service=probes(rows))
+    assert (found.first_bad_s, found.recover_s) == (pytest.approx(0.5, abs=0.06), pytest.approx(2.0, abs=0.06))
+    never_worse = measured(service=probes([(at, at + 0.002, FULL if at >= 3 else DEGRADED) for at in steady(6.0)]))
+    assert never_worse.first_bad_s is None
+
+
 def test_the_target_tells_when_an_answer_tells() -> None:
     """The time to detect is the end of the first answer that reports the failure."""
     view = crash(1.0, 2.0)

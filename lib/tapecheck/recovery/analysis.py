@@ -12,7 +12,7 @@ from tapecheck.recovery.loss import TierLoss
 from tapecheck.recovery.policy import RecoveryPlan
 from tapecheck.recovery.recording import Ages, Recording, SeriesAge
 from tapecheck.recovery.timeline import Clocks
-from tapecheck.recovery.trials import Timed, Worst, lasted, time_trial, worst
+from tapecheck.recovery.trials import Timed, Worst, time_trial, worst
 from tapecheck.verdict import Check, Measured, Objective, Verdict, judge, overall, parse_all
 
 AGE, LOSS = "age_s", "lost_minutes"
@@ -71,7 +71,10 @@ class SymbolAge:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RecoverySummary:
-    """What a recovery run found; `freshness`, `alerts` and the counts below it are empty or None where ages were not audited."""
+    """What a recovery run found; `freshness`, `alerts` and the counts below it are empty or None where ages were not audited.
+
+    Of the `series`, `compared` were held against a database, and `asked` for.
+    """
 
     rto: dict[str, FailureSummary]
     rpo: dict[str, TierSummary]
@@ -81,6 +84,8 @@ class RecoverySummary:
     false_ages: int | None
     wrong_answers: int | None
     series: int
+    compared: int
+    asked: int
     timed: list[Timed]
 
 
@@ -99,6 +104,8 @@ def summarize(recording: Recording, plan: RecoveryPlan) -> RecoverySummary:
         false_ages=sum(bool(one.false_age) for one in series) if ages else None,
         wrong_answers=sum(bool(one.wrong_answer) for one in series) if ages else None,
         series=len(series),
+        compared=sum(one.database_s is not None for one in series),
+        asked=sum(one.seen is not None for one in series),
         timed=timed,
     )
 
@@ -180,12 +187,18 @@ def _age(one: SeriesAge) -> float:
 
 
 def _tiers(recording: Recording, timed: Sequence[Timed], plan: RecoveryPlan) -> dict[str, TierSummary]:
-    ages, recorded = recording.context.ages, {one.trial.drill for one in timed} & {ack.drill for ack in recording.acks}
-    longest_s = max((lasted(one.clocks, "recover_s") for one in timed if one.clocks and one.trial.drill in recorded), default=None)
+    ages, recorded = recording.context.ages, {ack.drill for ack in recording.acks}
+    valid = [one.clocks for one in timed if one.clocks and not one.invalid and one.trial.drill in recorded]
+    longest_s = max((_watched(clocks, "recover_s") for clocks in valid), default=None)
     losses = loss.summarize(recording.acks, freshness_loss_minutes=None if longest_s is None else longest_s / 60)
     if not ages and not losses:
         return {}
-    return {name: _tier(name, ages, losses.get(name), plan) for name in plan.rpo}
+    return {name: _tier(name, ages, losses.get(name) or _unwritten(timed), plan) for name in plan.rpo}
+
+
+def _unwritten(timed: Iterable[Timed]) -> TierLoss | None:
+    """Return the loss of a tier of which no bar was written although bars were to be: nothing, of which nothing follows."""
+    return TierLoss() if any(one.trial.gone_bars is not None for one in timed) else None
 
 
 def _tier(name: str, ages: Ages | None, lost: TierLoss | None, plan: RecoveryPlan) -> TierSummary:
@@ -221,7 +234,7 @@ def _tier_checks(name: str, series: Sequence[SeriesAge], lost: TierLoss | None, 
         check = judge(objective, Measured(value=age_s, bound=age_s, n=len(series)), name=name)
         never = [f"{one.symbol} {one.timeframe}" for one in series if math.isinf(_age(one))]
         found.append(replace(check, reason=f"{len(never)} series are not there, such as {never[0]}") if never else check)
-    if lost:
+    if lost and (series or lost.acknowledged_bars):
         objective = Objective(metric=LOSS, op="<=", limit=plan.rpo[name].max_lost_minutes)
         read = lost.acknowledged_bars - lost.never_read_bars
         measured = Measured(value=lost.lost_minutes, bound=lost.lost_minutes, n=read)
@@ -236,13 +249,21 @@ def _tier_checks(name: str, series: Sequence[SeriesAge], lost: TierLoss | None, 
 def check(recording: Recording, summary: RecoverySummary, plan: RecoveryPlan) -> list[Check]:
     """Judge every promise that was put to the test; a run of definitions alone is judged by its contradictions."""
     ages = recording.context.ages
-    lost = loss.summarize(recording.acks, freshness_loss_minutes=None)
+    lost, unwritten = loss.summarize(recording.acks, freshness_loss_minutes=None), _unwritten(summary.timed)
     found = [_contradictions(summary.lint)]
     found += [_check_failure(name, failure.trials, plan) for name, failure in summary.rto.items()]
     for name in summary.rpo:
         series = [one for one in (ages.series if ages else ()) if one.tier == name and not one.planted]
-        found += _tier_checks(name, series, lost.get(name), plan)
-    return [*found, *_unrecorded(summary), *_further(summary, plan)]
+        found += _tier_checks(name, series, lost.get(name) or unwritten, plan)
+    return [*found, *_unsteady(summary), *_unrecorded(summary), *_further(summary, plan)]
+
+
+def _unsteady(summary: RecoverySummary) -> list[Check]:
+    """Judge that every target that was broken came back to its steady state, as Chaos Toolkit and the probes saw it."""
+    broken = [one.trial for one in summary.timed if one.clocks]
+    unsteady = sum(not trial.steady_after for trial in broken)
+    objective = Objective(metric="unsteady_after", op="<=", limit=0)
+    return [judge(objective, Measured(value=unsteady, bound=unsteady, n=len(broken)), name="target")] if broken else []
 
 
 def _unrecorded(summary: RecoverySummary) -> list[Check]:
@@ -264,8 +285,8 @@ def _further(summary: RecoverySummary, plan: RecoveryPlan) -> list[Check]:
     counted = [one.trial.gone_bars for one in summary.timed if one.trial.gone_bars is not None]
     values: dict[str, tuple[float | None, int]] = {
         "gone_bars": (sum(counted) if counted else None, len(counted)),
-        "false_ages": (summary.false_ages, summary.series),
-        "wrong_answers": (summary.wrong_answers, summary.series),
+        "false_ages": (summary.false_ages, max(summary.compared, summary.false_ages or 0)),
+        "wrong_answers": (summary.wrong_answers, max(summary.asked, summary.wrong_answers or 0)),
         "alerts": (None if summary.false_ages is None else len(summary.alerts), summary.series),
         "unrecoverable_bars": (
             sum(t.unrecoverable_bars for t in summary.rpo.values()),

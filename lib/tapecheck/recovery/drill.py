@@ -2,6 +2,8 @@
 
 import json
 import logging
+import signal
+import threading
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -17,7 +19,7 @@ from tapecheck.errors import RollbackError
 from tapecheck.recovery import actions
 from tapecheck.recovery.experiment import Drill
 from tapecheck.recovery.ground import Ground
-from tapecheck.recovery.keeper import Keeper, roll_back
+from tapecheck.recovery.keeper import Keeper, roll_back, worked
 from tapecheck.recovery.policy import Prober as Schedule
 from tapecheck.recovery.prober import Prober
 from tapecheck.recovery.recording import FULL, INVALID, MEASURED, Trial
@@ -31,11 +33,15 @@ _SETTINGS = {"runtime": {"rollbacks": {"strategy": "always"}}}
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Done:
-    """What one trial left: its probes (`recording.PROBES`) and Chaos Toolkit's journal, without the values of its configuration."""
+    """What one trial left: its probes (`recording.PROBES`) and Chaos Toolkit's journal, without the values of its configuration.
+
+    `stop` is why nothing else may be broken after it: a RollbackError, or a KeyboardInterrupt.
+    """
 
     trial: Trial
     probes: pa.Table
     journal: Mapping[str, Any]
+    stop: BaseException | None = None
 
 
 class _Moments(RunEventHandler):  # type: ignore[misc]
@@ -43,6 +49,10 @@ class _Moments(RunEventHandler):  # type: ignore[misc]
 
     def __init__(self) -> None:
         self.at_ns: dict[str, int] = {}
+
+    def started(self, experiment: Mapping[str, Any], journal: Mapping[str, Any]) -> None:
+        if threading.current_thread() is threading.main_thread():  # Chaos Toolkit's own handler raises what its python provider swallows
+            signal.signal(signal.SIGTERM, signal.default_int_handler)  # it puts back what was there before when it ends
 
     def start_activity(self, activity: Mapping[str, Any]) -> None:
         self.at_ns.setdefault(activity.get("name", ""), time.monotonic_ns())
@@ -60,8 +70,8 @@ def run(drill: Drill, ground: Ground, schedule: Schedule, keeper: Keeper, number
         number: of this trial, from 1.
 
     Raises:
-        RollbackError: a rollback did not work; the message says how to repair by hand.
-        KeyboardInterrupt: interrupted, and rolled back first.
+        KeyboardInterrupt: interrupted before there was a fault; else that is in `stop`, so that what was found is not lost.
+        MeasurementError: the keeper has ended.
     """
     views = {name: ground.asked(view) for name, view in drill.watching.views.items()}
     experiment, moments, began_ns = drill.with_values(ground.values()), _Moments(), time.monotonic_ns()
@@ -69,20 +79,23 @@ def run(drill: Drill, ground: Ground, schedule: Schedule, keeper: Keeper, number
         ground.base_url, views, schedule, headers=ground.headers, database_url=ground.database_url, verify=ground.verify
     ) as prober:  # fmt: skip
         was_steady = prober.wait(FULL, began_ns, within_s=STEADY_S, unseen_s=schedule.settle_s)
-        journal = _journal(experiment, drill, moments, prober, keeper) if was_steady else {"status": "failed", "steady_states": {}}
-        is_whole = prober.wait(FULL, time.monotonic_ns(), within_s=STEADY_S, unseen_s=schedule.settle_s)
-    _check_rolled_back(drill, journal)
-    if journal["status"] == "interrupted":
-        raise KeyboardInterrupt
-    trial = _trial(drill, number, journal, moments, began_ns, is_whole, ground)
-    return Done(trial=trial, probes=prober.table(drill.name, number), journal={key: journal[key] for key in KEPT if key in journal})
+        journal = _journal(experiment, drill, ground, moments, prober, keeper) if was_steady else {"status": "failed", "steady_states": {}}
+        stop = _stop(drill, ground, journal)
+        is_whole = stop is None and prober.wait(FULL, time.monotonic_ns(), within_s=STEADY_S, unseen_s=schedule.settle_s)
+    died = f"the prober ended: {type(prober.died_of).__name__}: {prober.died_of}" if prober.died_of else ""
+    trial = _trial(drill, number, journal, moments, began_ns, is_whole, ground, died)
+    kept = {key: journal[key] for key in KEPT if key in journal}
+    return Done(trial=trial, probes=prober.table(drill.name, number), journal=kept, stop=stop)
 
 
-def _journal(experiment: dict[str, Any], drill: Drill, moments: _Moments, prober: Prober, keeper: Keeper) -> dict[str, Any]:
+def _journal(
+    experiment: dict[str, Any], drill: Drill, ground: Ground, moments: _Moments, prober: Prober, keeper: Keeper
+) -> dict[str, Any]:  # fmt: skip
     """Have Chaos Toolkit run an experiment, with the keeper armed while a fault may be on."""
     with _watched_by(prober, moments, drill), _quiet(), Runner(Strategy.DEFAULT) as runner:
         runner.register_event_handler(moments)
-        keeper.arm({**experiment, "configuration": {k: v for k, v in experiment["configuration"].items() if k != "database_url"}})
+        values = {name: value for name, value in experiment["configuration"].items() if name != "database_url"}
+        keeper.arm({**experiment, "configuration": values}, _repair(drill, ground, {}))
         try:
             journal: dict[str, Any] = runner.run(experiment, settings=_SETTINGS)
         except Exception as error:  # of Chaos Toolkit's own, after which it plays no rollbacks
@@ -123,12 +136,12 @@ def _quiet() -> Iterator[None]:
 
 
 def _trial(
-    drill: Drill, number: int, journal: Mapping[str, Any], moments: _Moments, began_ns: int, is_whole: bool, ground: Ground
+    drill: Drill, number: int, journal: Mapping[str, Any], moments: _Moments, began_ns: int, is_whole: bool, ground: Ground, died: str
 ) -> Trial:  # fmt: skip
     states, watching = journal.get("steady_states") or {}, drill.watching
     steady_before = bool((states.get("before") or {}).get("steady_state_met"))
     injected_ns = moments.at_ns.get(watching.inject) if steady_before else None
-    reason = _why_invalid(journal, watching.inject, steady_before)
+    reason = died or _why_invalid(journal, steady_before)
     return Trial(
         drill=drill.name,
         failure=watching.failure,
@@ -143,25 +156,29 @@ def _trial(
         steady_after=is_whole and bool((states.get("after") or {}).get("steady_state_met")),
         rolled_back=_rolled_back(drill, journal),
         after=_after(ground, watching.after, watching.keep),
-        repair=watching.repair,
+        repair=_repair(drill, ground, journal),
+        may_be_unseen=watching.may_be_unseen,
     )
 
 
-def _why_invalid(journal: Mapping[str, Any], inject: str, steady_before: bool) -> str:
+def _why_invalid(journal: Mapping[str, Any], steady_before: bool) -> str:
+    """Say why a trial tells nothing: each activity is part of the fault, and where one did not work it was another fault or none."""
     if not steady_before:
         return "the steady state did not hold before the fault, so that what came after says nothing about it"
-    failed = [run for run in journal.get("run", []) if run["activity"].get("name") == inject and not _worked(run)]
-    if failed:
-        return f"the fault could not be injected: {_said(failed[0])}"
+    if failed := [run for run in journal.get("run", []) if not worked(run)]:
+        return f"the fault could not be injected as planned: {failed[0]['activity'].get('name')}: {_said(failed[0])}"
     return "" if journal["status"] == "completed" else f"the drill ended as {journal['status']}"
 
 
-def _worked(run: Mapping[str, Any]) -> bool:
-    """Tell whether an activity did what it should; Chaos Toolkit takes any exit code and HTTP status for a success."""
-    output = run.get("output")
-    status = output.get("status") if isinstance(output, dict) else None
-    is_http = run["activity"].get("provider", {}).get("type") == "http"
-    return run.get("status") == "succeeded" and (status is None or (200 <= status < 300 if is_http else status == 0))
+def _repair(drill: Drill, ground: Ground, journal: Mapping[str, Any]) -> str:
+    """Return the command that repairs by hand, with what it is about filled in."""
+    outputs = [run.get("output") for run in journal.get("run", []) if run["activity"].get("name") == drill.watching.inject]
+    pids = [str(pid) for output in outputs if isinstance(output, dict) for pid in output.get("pids", [])]
+    values = {"pids": " ".join(pids) or "PID", "source_url": ground.source_url or "SOURCE_URL", "base_url": ground.base_url}
+    text = drill.watching.repair
+    for name, value in values.items():
+        text = text.replace(f"{{{name}}}", value)
+    return text
 
 
 def _said(run: Mapping[str, Any]) -> str:
@@ -172,14 +189,16 @@ def _said(run: Mapping[str, Any]) -> str:
 def _rolled_back(drill: Drill, journal: Mapping[str, Any]) -> bool:
     """Tell whether every rollback worked; where no fault was begun there was none to play."""
     played = journal.get("rollbacks", [])
-    return all(map(_worked, played)) and (len(played) == len(drill.experiment["rollbacks"]) or "run" not in journal)
+    return all(map(worked, played)) and (len(played) == len(drill.experiment["rollbacks"]) or "run" not in journal)
 
 
-def _check_rolled_back(drill: Drill, journal: Mapping[str, Any]) -> None:
+def _stop(drill: Drill, ground: Ground, journal: Mapping[str, Any]) -> BaseException | None:
+    """Return what must end the run: a fault that may still be on, or somebody who interrupted."""
     if not _rolled_back(drill, journal):
-        failed = [f"{run['activity']['name']}: {_said(run)}" for run in journal.get("rollbacks", []) if not _worked(run)]
-        why = "; ".join(failed) or "it was interrupted"
-        raise RollbackError(f"THE DRILL {drill.name} COULD NOT BE ROLLED BACK ({why}). Repair by hand: {drill.watching.repair}")
+        failed = [f"{run['activity']['name']}: {_said(run)}" for run in journal.get("rollbacks", []) if not worked(run)]
+        why, repair = "; ".join(failed) or "it was interrupted", _repair(drill, ground, journal)
+        return RollbackError(f"THE DRILL {drill.name} COULD NOT BE ROLLED BACK ({why}). Repair by hand: {repair}")
+    return KeyboardInterrupt() if journal["status"] == "interrupted" else None
 
 
 def _after(ground: Ground, request: str | None, keep: tuple[str, ...]) -> dict[str, float]:

@@ -31,7 +31,9 @@ class Watching(Model):
         processes: the target's processes that the activities name.
         after: a request whose answer says how the target came back; numbers at the top level of its JSON named in `keep` are kept.
         records: whether bars are written meanwhile, to count what is lost.
-        repair: what to do by hand where a rollback fails.
+        may_be_unseen: whether the fault can be over before a probe sees it; its activity must then fail where it did nothing.
+        repair: the command that repairs by hand where a rollback fails; `{pids}` are those that the fault was about, `{source_url}`
+            and `{base_url}` the target's.
     """
 
     name: Literal["tapecheck"]
@@ -43,6 +45,7 @@ class Watching(Model):
     after: str | None = None
     keep: tuple[str, ...] = ()
     records: bool = False
+    may_be_unseen: bool = False
     repair: str = Field(min_length=1)
 
 

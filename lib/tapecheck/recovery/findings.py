@@ -110,6 +110,17 @@ def _unrecorded(recording: Recording, summary: RecoverySummary, plan: RecoveryPl
         )
 
 
+def _unplanted(recording: Recording, summary: RecoverySummary, plan: RecoveryPlan) -> Iterator[Finding]:
+    ages = recording.context.ages
+    if ages and ages.unplanted:
+        yield Finding(
+            name="unplanted",
+            finding=f"how old data is answered was not tried: {ages.unplanted}",
+            evidence={"series": len(ages.series)},
+            action="name the request `features` in the target file, and audit again when a series is whole",
+        )
+
+
 def _untested(recording: Recording, summary: RecoverySummary, plan: RecoveryPlan) -> Iterator[Finding]:
     if recording.context.drills and (left := [name for name in plan.rto if name not in summary.rto]):
         yield Finding(
@@ -120,5 +131,5 @@ def _untested(recording: Recording, summary: RecoverySummary, plan: RecoveryPlan
         )
 
 
-RULES: tuple[Rule, ...] = (_lost, _unsteady, _missed, _liars, _alerting, _unrecorded, _untested, _undetected)
+RULES: tuple[Rule, ...] = (_lost, _unsteady, _missed, _liars, _alerting, _unrecorded, _unplanted, _untested, _undetected)
 LIMITING = ("lost_bars", "not_steady_after", "rto_missed", "false_age", "wrong_answer", "alert_critical", "rto_near")

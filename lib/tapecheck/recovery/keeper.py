@@ -4,6 +4,7 @@
 while it is armed, it plays the experiment's rollbacks. It measures nothing.
 """
 
+import contextlib
 import json
 import signal
 import subprocess
@@ -12,9 +13,14 @@ from collections.abc import Mapping
 from types import TracebackType
 from typing import IO, Any, Self
 
+from tapecheck.errors import MeasurementError, RollbackError
+
 
 class Keeper:
     """The switch, as a context manager; armed while a fault may be on."""
+
+    def __init__(self) -> None:
+        self._repair = ""
 
     def __enter__(self) -> Self:
         command = [sys.executable, "-m", "tapecheck.recovery.keeper"]
@@ -24,11 +30,14 @@ class Keeper:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         assert self._process.stdin is not None
-        self._process.stdin.close()
-        self._process.wait()
+        with contextlib.suppress(BrokenPipeError):
+            self._process.stdin.close()
+        if self._process.wait() and not isinstance(error, RollbackError):  # which says more
+            raise RollbackError(f"A DRILL COULD NOT BE ROLLED BACK, not even by its keeper. Repair by hand: {self._repair}") from error
 
-    def arm(self, experiment: Mapping[str, Any]) -> None:
-        """Have the experiment rolled back if this process ends without having said that it was."""
+    def arm(self, experiment: Mapping[str, Any], repair: str) -> None:
+        """Have the experiment rolled back if this process ends without having said that it was; `repair` is what to do if that fails."""
+        self._repair = repair
         self._say(f"arm {json.dumps(experiment)}")
 
     def disarm(self) -> None:
@@ -37,8 +46,11 @@ class Keeper:
 
     def _say(self, line: str) -> None:
         assert self._process.stdin is not None
-        self._process.stdin.write(line + "\n")
-        self._process.stdin.flush()
+        try:
+            self._process.stdin.write(line + "\n")
+            self._process.stdin.flush()
+        except BrokenPipeError:
+            raise MeasurementError("the keeper that would roll back a drill has ended: nothing more is broken without it") from None
 
 
 def roll_back(experiment: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -52,17 +64,27 @@ def roll_back(experiment: Mapping[str, Any]) -> Mapping[str, Any]:
     return journal
 
 
-def keep(lines: IO[str]) -> None:
-    """Follow what the runner of drills says, and act when it says nothing any more."""
+def worked(run: Mapping[str, Any]) -> bool:
+    """Tell whether an activity did what it should; Chaos Toolkit takes any exit code and HTTP status for a success."""
+    output = run.get("output")
+    status = output.get("status") if isinstance(output, dict) else None
+    is_http = run["activity"].get("provider", {}).get("type") == "http"
+    return run.get("status") == "succeeded" and (status is None or (200 <= status < 300 if is_http else status == 0))
+
+
+def keep(lines: IO[str]) -> int:
+    """Follow what the runner of drills says, act when it says nothing any more, and return 1 where that did not work."""
     armed: Mapping[str, Any] | None = None
     for line in lines:
         word, _, said = line.rstrip("\n").partition(" ")
         armed = json.loads(said) if word == "arm" else None
-    if armed is not None:
-        roll_back(armed)
+    if armed is None:
+        return 0
+    played = roll_back(armed).get("rollbacks", [])
+    return 0 if len(played) == len(armed["rollbacks"]) and all(map(worked, played)) else 1
 
 
 if __name__ == "__main__":
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
-    keep(sys.stdin)
+    sys.exit(keep(sys.stdin))

@@ -54,19 +54,19 @@ def append(file: Path, entry: Mapping[str, Any]) -> None:
         raise OutputError(f"the ledger {file} cannot be written: {error.strerror}") from error
 
 
-def read(file: Path | None) -> list[dict[str, Any]]:
-    """Return the newest entries, oldest first; a line that cannot be read is passed over, since others are worth showing."""
+def read(file: Path | None, target: str) -> list[dict[str, Any]]:
+    """Return the newest entries of a target, oldest first; a line that cannot be read is passed over, since others are worth showing."""
     if file is None or not file.exists():
         return []
     found = []
-    for line in file.read_text(encoding="utf-8", errors="replace").splitlines()[-SHOWN:]:
+    for line in file.read_text(encoding="utf-8", errors="replace").splitlines():
         try:
             entry = json.loads(line)
-            datetime.fromisoformat(entry["at"])
-            found.append(entry)
+            is_good = datetime.fromisoformat(entry["at"]).tzinfo is not None and isinstance(entry["failure"], str)
         except (ValueError, KeyError, TypeError):
             continue
-    return found
+        found += [entry] if is_good and entry.get("target") == target else []
+    return found[-SHOWN:]
 
 
 def days_since(entries: Iterable[Mapping[str, Any]], failures: Sequence[str], now: datetime) -> dict[str, float | None]:

@@ -1,4 +1,7 @@
-"""Makes one series old in the target's database, to see how each age is answered, and always puts it back. For drills only."""
+"""Makes one series old in the target's database, sees how each age is answered, and puts it back, unless it is killed itself.
+
+For drills only.
+"""
 # ruff: noqa: S608 - what is put into statements is the schema's name, a constant of ours
 
 import contextlib

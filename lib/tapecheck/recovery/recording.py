@@ -51,6 +51,7 @@ class Trial:
         repair: what to do by hand where the rollback did not work.
         gone_bars: how many bars the target's own tables had before and not after, where that was counted.
         unrecorded: why loss could not be counted, where it was to be.
+        may_be_unseen: whether the fault can be over before any probe sees it, and says by itself that it happened.
     """
 
     drill: str
@@ -69,6 +70,7 @@ class Trial:
     repair: str = ""
     gone_bars: int | None = None
     unrecorded: str = ""
+    may_be_unseen: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -95,13 +97,17 @@ class SeriesAge:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Ages:
-    """The audit of all ages, with what the alert rules need: seconds since the last successful backfill, and shares."""
+    """The audit of all ages, with what the alert rules need: seconds since the last successful backfill, and shares.
+
+    `unplanted` says why no age was planted, where one was to be.
+    """
 
     series: Sequence[SeriesAge] = ()
     database_asked: bool = False
     last_success_s: float | None = None
     failed_symbols: Sequence[str] = ()
     symbols_without_features: Sequence[str] = ()
+    unplanted: str = ""
 
 
 Fate = Literal["stable", "lost", "never_read", "unknown"]

@@ -10,7 +10,7 @@ from typing import Any
 import pyarrow as pa
 
 from tapecheck import progress, results, runs
-from tapecheck.errors import MeasurementError
+from tapecheck.errors import ConfigError, MeasurementError
 from tapecheck.recovery import census, drill, freshness, ledger, planting, trials
 from tapecheck.recovery.drill import Done
 from tapecheck.recovery.experiment import Drill
@@ -38,7 +38,7 @@ class _Found:
 
 def define(plan: RecoveryPlan, *, out: str) -> Recording:
     """Return the recording of a run that only says what is promised; no target is asked."""
-    return _recording(plan, NOBODY, (), None, _Found(), dt.datetime.now(dt.UTC), ledger.read(ledger.path(out)))
+    return _recording(plan, NOBODY, (), None, _Found(), dt.datetime.now(dt.UTC), ledger.read(ledger.path(out), NOBODY.name))
 
 
 def run(plan: RecoveryPlan, target: Target, drills: Sequence[Drill], *, out: str) -> Recording:
@@ -62,11 +62,14 @@ def run(plan: RecoveryPlan, target: Target, drills: Sequence[Drill], *, out: str
     with Keeper() as keeper, progress.show("drills", "trials") as report:
         for at, (one, number) in enumerate(rounds):
             report(at, len(rounds), one.name)
-            timed = _trial(one, number, where, plan, keeper, found)
+            done = _trial(one, number, where, plan, keeper, found)
             if file is not None:
+                timed = trials.time_trial(done.probes, done.trial, plan)
                 ledger.append(file, ledger.entry(timed, run_id=run_id, at=dt.datetime.now(dt.UTC), target=target.name))
+            if done.stop is not None:
+                raise done.stop
         report(len(rounds), len(rounds))
-    return _recording(plan, where.target, drills, ages, found, started_at, ledger.read(file), run_id=run_id)
+    return _recording(plan, where.target, drills, ages, found, started_at, ledger.read(file, target.name), run_id=run_id)
 
 
 def _audited(plan: RecoveryPlan, target: Target, where: Ground, drills: Sequence[Drill]) -> Ages:
@@ -75,22 +78,31 @@ def _audited(plan: RecoveryPlan, target: Target, where: Ground, drills: Sequence
         report(0, 1)
         ages = freshness.audit(plan, target, where.database_url)
         if drills and where.database_url and ages.database_asked:
-            planted = planting.planted_ages(plan, target, where.database_url)
-            ages = Ages(**{name: getattr(ages, name) for name in Ages.__slots__} | {"series": [*ages.series, *planted]})
+            ages = _planted(plan, target, where.database_url, ages)
         report(1, 1)
     return ages
 
 
-def _trial(one: Drill, number: int, where: Ground, plan: RecoveryPlan, keeper: Keeper, found: _Found) -> trials.Timed:
+def _planted(plan: RecoveryPlan, target: Target, database_url: str, ages: Ages) -> Ages:
+    """Add the ages that were planted; where none can be, say why, and go on with the drills."""
+    try:
+        planted = planting.planted_ages(plan, target, database_url)
+    except (MeasurementError, ConfigError) as error:
+        return dataclasses.replace(ages, unplanted=str(error))
+    return dataclasses.replace(ages, series=[*ages.series, *planted])
+
+
+def _trial(one: Drill, number: int, where: Ground, plan: RecoveryPlan, keeper: Keeper, found: _Found) -> Done:
     """Run a trial, with bars written meanwhile where the drill wants that, and add what it left."""
     if one.watching.records and where.database_url:
         done = _recorded(one, number, where, where.database_url, plan, keeper, found)
     else:
         done = drill.run(one, where, plan.prober, keeper, number)
+        done = _noted(done, unrecorded="no database is named" if one.watching.records else "")
     found.probes.append(done.probes)
     found.trials.append(done.trial)
     found.journals.append(done.journal)
-    return trials.time_trial(done.probes, done.trial, plan)
+    return done
 
 
 def _recorded(
@@ -106,6 +118,8 @@ def _recorded(
             done = drill.run(one, where, plan.prober, keeper, number)
             return _noted(done, unrecorded=str(error))
         done = drill.run(one, where, plan.prober, keeper, number)
+    if done.stop is not None:
+        return _noted(done, unrecorded="the drill was stopped")
     written = recorder.fates()
     try:
         gone = census.compare(before, census.snapshot(database_url))

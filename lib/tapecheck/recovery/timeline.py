@@ -4,7 +4,8 @@ A probe tells of the target from its intended start i to its end d. One that is 
 it counts as bad at i, and so do those that began while it waited and waited too; one that got no answer says nothing after i.
 For a set of views, with t0 the injection:
 
-- first bad: the smallest i of a probe that was not full, of those that ended after t0.
+- first bad: the smallest i of a probe that was worse than the last one before t0, of those that ended after t0; what was already
+  so is not the fault's doing.
 - back: the smallest d of a good enough answer after the last i that met a worse state.
 - resolution: how much earlier that may have been: the time since that last i, or since the i of a probe that still waited then.
 """
@@ -49,8 +50,8 @@ class Clocks:
 
 def clocks(views: Mapping[str, Seen], injected_ns: int, *, slow_ns: int) -> Clocks:
     """Return the clocks of a trial; an answer that took longer than `slow_ns` was no service at its intended start."""
-    after = [_since(seen, injected_ns) for seen in views.values()]
-    bad = [start for seen in after if (start := _last_or_first(seen, FULL, slow_ns, first=True)) is not None]
+    after, before = [_since(seen, injected_ns) for seen in views.values()], [_before(seen, injected_ns) for seen in views.values()]
+    bad = [start for seen, least in zip(after, before, strict=True) if (start := _worse(seen, least, slow_ns, first=True)) is not None]
     told = [int(seen.done_ns[seen.reported].min()) for seen in after if seen.reported.any()]
     full = [_back(seen, FULL, injected_ns, slow_ns) for seen in after]
     served = [_back(seen, DEGRADED, injected_ns, slow_ns) for seen in after if seen.serves]
@@ -85,6 +86,12 @@ def _since(seen: Seen, injected_ns: int) -> Seen:
     )
 
 
+def _before(seen: Seen, injected_ns: int) -> int:
+    """Return the state of the last answer before the injection."""
+    earlier = seen.state[seen.done_ns < injected_ns]
+    return int(earlier[-1]) if len(earlier) else FULL
+
+
 def states(seen: Seen, slow_ns: int) -> Array:
     """Return the state of the target at each probe's intended start; an answer that came late was none then."""
     waited = seen.done_ns - seen.intended_ns
@@ -96,14 +103,14 @@ def states(seen: Seen, slow_ns: int) -> Array:
     return found
 
 
-def _last_or_first(seen: Seen, least: int, slow_ns: int, *, first: bool = False) -> int | None:
+def _worse(seen: Seen, least: int, slow_ns: int, *, first: bool = False) -> int | None:
     """Return the intended start of the last (or first) probe that met a worse state than `least`, or None where none did."""
     worse = seen.intended_ns[states(seen, slow_ns) < least]
     return None if len(worse) == 0 else int(worse.min() if first else worse.max())
 
 
 def _back(seen: Seen, least: int, injected_ns: int, slow_ns: int) -> _Back:
-    last_ns = _last_or_first(seen, least, slow_ns)
+    last_ns = _worse(seen, least, slow_ns)
     if last_ns is None:
         return _Back(0.0, 0.0)
     good = seen.done_ns[(seen.state >= least) & (seen.done_ns > last_ns)]

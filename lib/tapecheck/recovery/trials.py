@@ -30,10 +30,13 @@ class Timed:
     @property
     def invalid(self) -> str:
         """Why it says nothing about the target, or nothing."""
-        late = f"the prober itself was {self.lag_p99_ms:.0f} ms late (99th percentile): the machine is too busy"
-        return (
-            self.trial.reason or (late if self.lag_p99_ms > self.allowed_lag_ms else "") or ("" if self.clocks else "nothing was injected")
-        )
+        if self.trial.reason or self.clocks is None:
+            return self.trial.reason or "nothing was injected"
+        if self.lag_p99_ms > self.allowed_lag_ms:
+            return f"the prober itself was {self.lag_p99_ms:.0f} ms late (99th percentile): the machine is too busy"
+        if self.clocks.first_bad_s is None and self.clocks.detect_s is None and not self.trial.may_be_unseen:
+            return "no probe saw any effect of the fault, so that there was nothing to recover from"
+        return ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -147,6 +147,7 @@ class Triggered(BaseModel):
 class SchedulerHealth(BaseModel):
     """The scheduler's own view; `resumed` and `skipped` tell how it came back after its last start.
 
+    `runs` counts jobs since then, `redone` those of them that were done before it and that nobody asked for again;
     `due` counts jobs whose time has come; `pending` those and the ones in flight, without new attempts at what failed.
     """
 
@@ -162,5 +163,6 @@ class SchedulerHealth(BaseModel):
     skipped: int
     rate_limited: int
     runs: int
+    redone: int
     last_success_at: dt.datetime | None
     uptime_s: float

@@ -37,6 +37,7 @@ class Scheduler:
         self.checkpoints: dict[Key, Checkpoint] = {}
         self.due_s: dict[Key, float] = {}
         self.in_flight: set[Key] = set()
+        self.finished: dict[Key, float] = {}  # what was done before the last start, and when it is due again by its checkpoint
         self.unknown: dict[str, float] = {}
         self.counts: Counter[str] = Counter()
         self.database_up = False
@@ -51,6 +52,7 @@ class Scheduler:
         for symbol in symbols:
             if symbol not in self.unknown:
                 self.due_s |= {(symbol, frame): now_s for frame in self.profile.timeframes}
+                self.finished = {key: at for key, at in self.finished.items() if key[0] != symbol}
         self.changed.set()
         return [symbol for symbol in symbols if symbol in self.unknown]
 
@@ -93,7 +95,7 @@ class Scheduler:
         now_s, now = time.monotonic(), dt.datetime.now(dt.UTC)
         for key, checkpoint in self.checkpoints.items():
             if checkpoint.state == "done" and checkpoint.refreshed_at and key in self.due_s:
-                self.due_s[key] = now_s + REFRESH_S[tier_of(key[0])] - (now - checkpoint.refreshed_at).total_seconds()
+                self.finished[key] = self.due_s[key] = now_s + REFRESH_S[tier_of(key[0])] - (now - checkpoint.refreshed_at).total_seconds()
         self.last_success_at = max((c.refreshed_at for c in self.checkpoints.values() if c.refreshed_at), default=None)
         self.counts["resumed"] = len(self.checkpoints)
         self.counts["skipped"] = sum(at > now_s for at in self.due_s.values())
@@ -130,6 +132,7 @@ class Scheduler:
         now, begun_s = dt.datetime.now(dt.UTC), time.monotonic()
         start = (now - dt.timedelta(days=self.profile.days)).replace(hour=0, minute=0, second=0, microsecond=0)
         self.counts["runs"] += 1
+        self.counts["redone"] += begun_s < self.finished.pop(key, begun_s)
         try:
             outcome = await refresh(source, sink, symbol, frame, start=start, end=now)
         except UnknownTicker:
@@ -178,6 +181,7 @@ class Scheduler:
             skipped=self.counts["skipped"],
             rate_limited=self.counts["rate_limited"],
             runs=self.counts["runs"],
+            redone=self.counts["redone"],
             last_success_at=self.last_success_at,
             uptime_s=now_s - self.begun_s,
         )
