@@ -281,7 +281,7 @@ def external(state: SandboxState, **more: Any) -> Target:
 def test_an_external_target_is_not_touched_without_leave(sandbox: SandboxState) -> None:
     """Neither audit nor fault: the message says what to set, and what can be done without."""
     with pytest.raises(
-        ConfigError, match=r"allow_drills: got false, while 1 drills are to break it; allowed: allow_drills: true, if you may break"
+        ConfigError, match=r"allow_drills: got false, while it is to be broken by api_killed; allowed: allow_drills: true, if you may break"
     ):
         check_allowed(external(sandbox), [shipped("api_killed")])
     check_allowed(external(sandbox, allow_drills=True), [shipped("api_killed")])

@@ -3,6 +3,7 @@
 import logging
 import os
 import shutil
+import sys
 import tempfile
 import time
 import warnings
@@ -147,7 +148,8 @@ def run(validation: str, given: Mapping[str, Any], out: Path | None) -> Outcome:
             failure = "the notebook's kernel died" + (f"; its last words: {log[-1]}" if log else "")
         except KeyboardInterrupt:
             logging.getLogger("asyncio").setLevel(logging.CRITICAL)  # the kernel's end is no news of nbclient's tasks
-            _keep(executed, unfinished)
+            if kept := _keep(executed, unfinished):
+                print(f"{validation}: what was done so far is in {kept / 'notebook.ipynb'}", file=sys.stderr)
             raise
         duration_s = time.monotonic() - started
         recorded = None if failure else _recorded(executed)

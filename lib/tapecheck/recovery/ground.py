@@ -133,8 +133,8 @@ def check_allowed(target: Target, drills: Sequence[Drill]) -> None:
     found: list[Problem] = []
     if not _is_ours(target) and not target.allow_drills:
         allowed = "allow_drills: true, if you may break this target; or drills: freshness, or none"
-        got = f"false, while {len(drills)} drills are to break it"
-        found.append(Problem(file=f"target {target.name}", key="allow_drills", got=got, allowed=allowed))
+        got = f"false, while it is to be broken by {', '.join(one.name for one in drills)}"
+        raise ConfigError([Problem(file=f"target {target.name}", key="allow_drills", got=got, allowed=allowed)])
     given = {"base_url"}
     if ends := target.backfill:
         given |= {"source_url", *(["database_url"] if _optional(ends.database_url) else [])}
