@@ -1,5 +1,6 @@
 """Headless runs: parameters are checked first, every ending has its exit code, and nothing is left half done."""
 
+import functools
 import os
 import signal
 import subprocess
@@ -284,7 +285,9 @@ def test_an_interrupted_run_ends_its_kernel_and_says_so(slow_target: Path, tmp_p
     plan.write_text("scenarios: {s: {executor: burst, concurrency: 1, rounds: 1, request: features}}\n")
     words = ["run", "load", "--target", str(slow_target), "-p", "plan", str(plan), "--out", str(tmp_path / "out")]
     command = [sys.executable, "-m", "tapecheck", *words]
-    process = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    with_hangup = functools.partial(signal.signal, signal.SIGHUP, signal.SIG_DFL)  # nohup, under which tests may run, ignores it
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    process = subprocess.Popen(command, cwd=tmp_path, text=True, preexec_fn=with_hangup, **pipes)
     until = time.monotonic() + 30
     while not (kernels := kernels_below(psutil.Process(process.pid))) and time.monotonic() < until:
         time.sleep(0.1)
