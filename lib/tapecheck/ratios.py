@@ -1,0 +1,145 @@
+"""The only place where two variants are compared by paired rounds: ratios, their intervals and noise, p values, needed rounds.
+
+It knows nothing of targets or plans. Symbols: n rounds; in round i the metric cost x_i before and y_i after (any unit, > 0);
+d_i = ln(y_i / x_i), m their mean, s their standard deviation (divisor n - 1), t(k) the 97.5 % quantile of Student's t with k
+degrees of freedom.
+
+- Ratio R = exp(m), the geometric mean of y_i / x_i: before and after swapped give 1 / R (Fleming and Wallace, Communications
+  of the ACM 29, 1986, pp. 218-221). Of a metric of which more is better x and y change places, so that R < 1 is always better.
+- Interval of R: the bootstrap's percentiles of m, resampling rounds, never requests. The few rounds spread less around their own mean
+  than around the truth, for which the tails are taken at Phi(-sqrt(n / (n - 1)) t(n-1)) in place of 2.5 %
+  (Hesterberg, The American Statistician 69, 2015, pp. 371-386, the expanded percentile interval).
+- p value of "R lies below L": that of Student's t = (m - ln L) / (s / sqrt(n)), n - 1 degrees of freedom, doubled, since the other
+  side could have been claimed too.
+- A family of k claims: Holm (Scandinavian Journal of Statistics 6, 1979, pp. 65-70); the j-th smallest p counts (k - j + 1) times.
+- Noise floor: pairs of one variant with itself have a_1 .. a_k as d has, whose true mean is 0; n rounds of no change at all stay
+  within exp(+-t(k) sqrt(mean(a^2)) / sqrt(n)) with 95 %.
+- Rounds that would do: the least n with t(n-1) s / sqrt(n) <= |m - ln L|, if m and s stay what they are.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import scipy  # imports scipy.special when it is first used
+from numpy.typing import NDArray
+
+from tapecheck import stats
+
+RESAMPLES = 4000
+ROUNDS_MOST = 1000  # more are no advice
+TAIL = (1 + stats.CONFIDENCE) / 2
+Logs = NDArray[np.float64]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ratio:
+    """After over before, below 1 where it got better, with its 95 % interval; the ends are None of a single round.
+
+    `spread` is the standard deviation of the logarithms of the rounds' ratios.
+    """
+
+    value: float
+    low: float | None
+    high: float | None
+    n: int
+    spread: float
+
+    @property
+    def exact(self) -> bool:
+        """Whether every round said the same, as counts do."""
+        return self.n > 1 and self.spread == 0
+
+
+def logs(before: Sequence[float], after: Sequence[float], *, less_is_better: bool = True) -> Logs:
+    """Return d_i of each round.
+
+    Raises:
+        ValueError: a value is not above 0, or the rounds are not pairs.
+    """
+    x, y = np.asarray(before, dtype=np.float64), np.asarray(after, dtype=np.float64)
+    if x.shape != y.shape or not ((x > 0) & (y > 0)).all():
+        raise ValueError(f"{len(x)} values before and {len(y)} after are no pairs above 0")
+    return np.log(y / x) if less_is_better else np.log(x / y)
+
+
+def mean(values: Sequence[float]) -> float:
+    """Return the geometric mean of values above 0, whose quotient is the mean ratio."""
+    return math.exp(float(np.log(np.asarray(values, dtype=np.float64)).mean()))
+
+
+def ratio(d: Logs, *, seed: int = 0) -> Ratio:
+    """Return the ratio of at least one round; `seed` is of the bootstrap."""
+    n, spread = len(d), _spread(d)
+    value = math.exp(float(d.mean()))
+    if n < 2:
+        return Ratio(value=value, low=None, high=None, n=n, spread=0.0)
+    if spread == 0:
+        return Ratio(value=value, low=value, high=value, n=n, spread=0.0)
+    drawn = np.random.default_rng(seed).integers(0, n, (RESAMPLES, n))
+    low, high = stats.bootstrap_interval(d[drawn].mean(axis=1), tail=expanded_tail(n))
+    return Ratio(value=value, low=math.exp(float(low)), high=math.exp(float(high)), n=n, spread=spread)
+
+
+def expanded_tail(n: int) -> float:
+    """Return the share that is left out at either end of the bootstrap's estimates from n rounds."""
+    return float(scipy.special.ndtr(-math.sqrt(n / (n - 1)) * _t(n - 1)))
+
+
+def _t(k: int) -> float:
+    return float(scipy.special.stdtrit(k, TAIL))
+
+
+def _spread(d: Logs) -> float:
+    return 0.0 if len(d) < 2 or np.ptp(d) < 1e-12 else float(d.std(ddof=1))
+
+
+def p_below(d: Logs, limit: float) -> float:
+    """Return the p value of the claim that the ratio lies below `limit`, doubled for the claim on the other side; 1 of a single round."""
+    if len(d) < 2:
+        return 1.0
+    distance, spread = float(d.mean()) - math.log(limit), _spread(d)
+    if spread == 0:
+        return 0.0 if distance < 0 else 1.0
+    return min(1.0, 2 * float(scipy.special.stdtr(len(d) - 1, distance / spread * math.sqrt(len(d)))))
+
+
+def p_above(d: Logs, limit: float) -> float:
+    """Return the p value of the claim that the ratio lies above `limit`."""
+    return p_below(-d, 1 / limit)
+
+
+def p_within(d: Logs, low: float, high: float) -> float:
+    """Return the p value of the claim that the ratio lies between two limits: of both one-sided claims, the weaker one's."""
+    return max(p_above(d, low), p_below(d, high))
+
+
+def holm(p: Sequence[float]) -> list[float]:
+    """Return the p values adjusted for being a family, in the order given."""
+    order = sorted(range(len(p)), key=lambda i: p[i])
+    adjusted, so_far = [0.0] * len(p), 0.0
+    for rank, i in enumerate(order):
+        so_far = max(so_far, min(1.0, p[i] * (len(p) - rank)))
+        adjusted[i] = so_far
+    return adjusted
+
+
+def noise_floor(a: Logs, rounds: int) -> float | None:
+    """Return how far from 1 `rounds` rounds of no change at all get, as a part of 1; None without a pair of equals.
+
+    Args:
+        a: the logarithm of the ratio of each pair of one variant with itself.
+    """
+    if len(a) == 0 or rounds == 0:
+        return None
+    return 1 - math.exp(-_t(len(a)) * math.sqrt(float(np.square(a).mean()) / rounds))
+
+
+def needed_rounds(measured: Ratio, limit: float) -> int | None:
+    """Return how many rounds would tell the ratio from a limit; None where no number below 1,000 would, or a single round said nothing."""
+    distance = abs(math.log(measured.value / limit))
+    if measured.n < 2 or distance == 0:
+        return None
+    enough = (n for n in range(2, ROUNDS_MOST + 1) if _t(n - 1) * measured.spread / math.sqrt(n) <= distance)
+    return next(enough, None)
