@@ -38,7 +38,7 @@ def read(model: type[ModelT], path: str | Path) -> dict[str, ModelT]:
     plans, problems = {}, []
     for name, changes in {WHOLE: {}, **profiles}.items():
         at = {**lines, **{place[2:]: line for place, line in lines.items() if place[:2] == ("profiles", name) and place[2:]}}
-        changed = _merged(whole, changes or {}) if isinstance(whole, dict) else whole
+        changed = merged(whole, changes or {}) if isinstance(whole, dict) else whole
         try:
             plans[name] = config.validate(model, changed, file=str(path), lines=at)
         except ConfigError as error:
@@ -48,7 +48,21 @@ def read(model: type[ModelT], path: str | Path) -> dict[str, ModelT]:
     return plans
 
 
-def _merged(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+def raw(path: str | Path, profile: str) -> dict[str, Any]:
+    """Return a plan of one profile as plain data, unchecked, for who changes more of it before it is checked.
+
+    Raises:
+        ConfigError: the file is no mapping, or has no such profile.
+    """
+    data, _ = config.read_yaml(config.find(path))
+    whole = dict(data) if isinstance(data, dict) else {}
+    known = {WHOLE: {}, **(whole.pop("profiles", None) or {})}
+    if profile not in known:
+        raise ConfigError([Problem(file=str(path), key="profile", got=profile, allowed=f"one of {', '.join(known)}")])
+    return merged(whole, known[profile] or {})
+
+
+def merged(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
     """Return a mapping with changes, key by key where both are mappings."""
-    both = {key: _merged(base[key], value) for key, value in changes.items() if isinstance(value, dict) and isinstance(base.get(key), dict)}
+    both = {key: merged(base[key], value) for key, value in changes.items() if isinstance(value, dict) and isinstance(base.get(key), dict)}
     return {**base, **changes, **{key: value for key, value in both.items() if key not in REPLACED}}

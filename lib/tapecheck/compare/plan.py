@@ -1,0 +1,182 @@
+"""What is to be proven, said before anything is measured: metric, direction, smallest effect, controls, promise. It measures nothing."""
+
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import Field, StringConstraints, model_validator
+
+from tapecheck import profiles
+from tapecheck.compare.metrics import COUNTERS, SAME, Better, Validation, known
+from tapecheck.config import Model
+from tapecheck.errors import ConfigError, Problem
+
+Name = Annotated[str, Field(pattern=r"^[A-Za-z][A-Za-z0-9_]{0,63}$")]
+Text = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1)]
+Share = Annotated[float, Field(gt=0, lt=1)]
+Expected = Literal["improved", "no_change", "worse", "not_worse"]
+MAX_ROUNDS = 100
+ROUNDS_NEEDED = 3  # of a measured proof: two ratios have one degree of freedom, and prove next to nothing
+
+
+SAME_RECORDED = {**SAME, "load": ()}  # users that send when they are answered send another number every time
+
+
+class Metric(Model):
+    """A figure, which way is better, the smallest difference that matters (a part of 1), and what is expected of the change."""
+
+    name: str
+    better: Better
+    smallest_effect: Share
+    expect: Expected = "improved"
+
+    @property
+    def good_below(self) -> float:
+        """The ratio from which on downwards it is improved."""
+        return 1 - self.smallest_effect
+
+    @property
+    def bad_above(self) -> float:
+        """The ratio from which on upwards it is worse: as far from 1 as `good_below`."""
+        return 1 / self.good_below
+
+
+class Promise(Model):
+    """By how much the change was promised to shorten the time, as parts of 1."""
+
+    low: Share
+    high: Share
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Self:
+        if self.low > self.high:
+            raise ValueError(f"low at most high; these are {self.low:g} and {self.high:g}")
+        return self
+
+
+class Question(Model):
+    """What is asked of two variants.
+
+    The first metric is the one the change is for. `controls` are figures that it cannot touch: when one moves, the session drifted.
+    `same` are counters that must be equal.
+    """
+
+    validation: Validation
+    says: Text
+    metrics: tuple[Metric, ...] = Field(min_length=1)
+    controls: tuple[str, ...] = ()
+    same: tuple[str, ...] | None = None
+
+    @model_validator(mode="after")
+    def _known_figures(self) -> Self:
+        figures = known(self.validation)
+        unknown = [name for name in (*(m.name for m in self.metrics), *self.controls) if name not in figures]
+        if unknown:
+            raise ValueError(f"metrics and controls from {', '.join(figures)}; unknown: {', '.join(unknown)}")
+        if wrong := [m.name for m in self.metrics if m.better != figures[m.name]]:
+            raise ValueError(f"better: {figures[wrong[0]]} of {wrong[0]}")
+        if other := [name for name in self.same or () if name not in COUNTERS[self.validation]]:
+            raise ValueError(f"same from {', '.join(COUNTERS[self.validation])}; unknown: {', '.join(other)}")
+        if touched := [m.name for m in self.metrics if m.name in self.controls]:
+            raise ValueError(f"a control that is no metric of the same proof; both: {', '.join(touched)}")
+        return self
+
+    @property
+    def equal(self) -> tuple[str, ...]:
+        """The counters that must be equal."""
+        return SAME[self.validation] if self.same is None else self.same
+
+
+class Proof(Question):
+    """A question that is measured: the plan of a validation with the changes of `baseline`, and with those of `fix` on top.
+
+    `what_if` names the backfill's own prediction of the fix, from the baseline's spans; `answers` the findings that it is the fix for.
+    """
+
+    validation: Literal["backfill", "load"]
+    plan: str | None = None
+    profile: str = profiles.WHOLE
+    scenario: Name | None = None
+    baseline: dict[str, Any] = Field(default={})
+    fix: dict[str, Any] = Field(default={})
+    promised: Promise | None = None
+    what_if: Text | None = None
+    answers: tuple[Text, ...] = ()
+
+    @model_validator(mode="after")
+    def _fits_its_validation(self) -> Self:
+        if (self.validation == "load") != (self.scenario is not None):
+            raise ValueError("scenario: of a load proof, which one is sent; of no other")
+        if self.validation == "load" and (self.what_if or self.answers):
+            raise ValueError("what_if and answers of a backfill proof only")
+        return self
+
+
+class Recorded(Model):
+    """What is asked of two recorded runs, which are one round each."""
+
+    smallest_effect: Share = 0.1
+    backfill: tuple[str, ...] = ("duration_s", "records_per_s")
+    load: tuple[str, ...] = ("mean_ms", "p95_ms", "p99_ms", "throughput_rps")
+    rto_rpo: tuple[str, ...] = ("recover_max_s", "degraded_max_s")
+
+    def question(self, validation: Validation) -> Question:
+        """Return the question that is put to each part which both runs have."""
+        figures = known(validation)
+        metrics = [
+            {"name": name, "better": figures.get(name, "lower"), "smallest_effect": self.smallest_effect, "expect": "not_worse"}
+            for name in getattr(self, validation)
+        ]
+        same = SAME_RECORDED[validation]
+        return Question.model_validate({"validation": validation, "says": "two recorded runs", "metrics": metrics, "same": same})
+
+    @model_validator(mode="after")
+    def _questions_exist(self) -> Self:
+        for validation in ("backfill", "load", "rto_rpo"):
+            if unknown := [name for name in getattr(self, validation) if name not in known(validation)]:
+                raise ValueError(f"figures of {validation} from {', '.join(known(validation))}; unknown: {', '.join(unknown)}")
+        return self
+
+
+class ComparePlan(Model):
+    """All proofs, and how they are measured: `rounds` pairs of runs, before and after by turns, after `warm_up` that do not count."""
+
+    proofs: dict[Name, Proof] = Field(min_length=1)
+    rounds: int = Field(default=8, ge=ROUNDS_NEEDED, le=MAX_ROUNDS)
+    warm_up: int = Field(default=1, ge=0, le=10)
+    seed: int = Field(default=0, ge=0)
+    recorded: Recorded = Recorded()
+
+
+def read_plan(path: str | Path, *, profile: str = profiles.WHOLE, proofs: str = "all", rounds: int = 0) -> ComparePlan:
+    """Read a plan with a profile's changes, keep the named proofs (comma-separated) and set the rounds of each (0: as planned).
+
+    Every variant is made, so that a mistake in one stops here.
+
+    Raises:
+        ConfigError: the file, any of its profiles, a proof's name or one of its variants is wrong.
+    """
+    plan: ComparePlan = profiles.chosen(ComparePlan, path, profile)
+    names = tuple(plan.proofs) if proofs == "all" else tuple(name.strip() for name in proofs.split(","))
+    problems = []
+    if unknown := [name for name in names if name not in plan.proofs]:
+        allowed = f"all, or some of {', '.join(plan.proofs)}"
+        problems.append(Problem(file="parameters", key="proofs", got=", ".join(unknown), allowed=allowed))
+    if rounds and not ROUNDS_NEEDED <= rounds <= MAX_ROUNDS:
+        allowed = f"0 for what is planned, or {ROUNDS_NEEDED} to {MAX_ROUNDS}"
+        problems.append(Problem(file="parameters", key="rounds", got=str(rounds), allowed=allowed))
+    if problems:
+        raise ConfigError(problems)
+    from tapecheck.compare import variants  # which are made of the models of this module
+
+    variants.check(plan, file=str(path))
+    kept = {name: proof for name, proof in plan.proofs.items() if name in names}
+    return plan.model_copy(update={"proofs": kept, "rounds": rounds or plan.rounds})
+
+
+def refills(path: str | Path) -> bool:
+    """Tell whether a plan has a proof of the backfill, for which a target must say where history comes from and goes to.
+
+    Raises:
+        ConfigError: the file is wrong.
+    """
+    return any(proof.validation == "backfill" for proof in profiles.chosen(ComparePlan, path, profiles.WHOLE).proofs.values())

@@ -1,0 +1,85 @@
+"""Makes of a proof the two plans that are measured: the validation's own plan with the changes of each variant. It measures nothing."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from tapecheck import config, profiles
+from tapecheck.backfill.plan import BackfillPlan
+from tapecheck.compare.plan import ComparePlan, Proof
+from tapecheck.errors import ConfigError, Problem
+from tapecheck.load.plan import LoadPlan
+
+Side = Literal["before", "after"]
+BEFORE: Side = "before"
+AFTER: Side = "after"
+SCHEMA = "tapecheck_compare"  # of the backfill's tables, so that those of its own notebook stay
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Variant:
+    """One side of a proof, ready to be measured."""
+
+    proof: str
+    side: Side
+    plan: BackfillPlan | LoadPlan
+
+
+def variants(name: str, proof: Proof, *, file: str | None = None) -> dict[Side, Variant]:
+    """Return both sides of a proof.
+
+    Args:
+        file: where the proof stands, whose lines are named then.
+
+    Raises:
+        ConfigError: the validation's plan is wrong, or a change does not fit it.
+    """
+    base = profiles.raw(proof.plan or f"config/{proof.validation}.yaml", proof.profile)
+    if proof.scenario and proof.scenario not in (base.get("scenarios") or {}):
+        allowed = "one of " + ", ".join(base.get("scenarios") or {})
+        raise ConfigError([Problem(file=file or "plan", key=f"proofs.{name}.scenario", got=proof.scenario, allowed=allowed)])
+    before = profiles.merged(base, _placed(proof, proof.baseline))
+    after = profiles.merged(before, _placed(proof, proof.fix))
+    return {
+        BEFORE: Variant(proof=name, side=BEFORE, plan=_made(proof, before, file, f"proofs.{name}.baseline")),
+        AFTER: Variant(proof=name, side=AFTER, plan=_made(proof, after, file, f"proofs.{name}.fix")),
+    }
+
+
+def check(plan: ComparePlan, *, file: str) -> None:
+    """Make every variant of a plan.
+
+    Raises:
+        ConfigError: every problem of all of them at once.
+    """
+    problems: list[Problem] = []
+    for name, proof in plan.proofs.items():
+        try:
+            variants(name, proof, file=file)
+        except ConfigError as error:
+            problems += [problem for problem in error.problems if problem not in problems]
+    if problems:
+        raise ConfigError(problems)
+
+
+def _placed(proof: Proof, changes: Mapping[str, Any]) -> dict[str, Any]:
+    """Return changes where the plan has them: those of a load proof are about its scenario."""
+    return {"scenarios": {proof.scenario: dict(changes)}} if proof.scenario else dict(changes)
+
+
+def _made(proof: Proof, data: dict[str, Any], file: str | None, key: str) -> BackfillPlan | LoadPlan:
+    try:
+        if proof.validation == "backfill":
+            own = {"objectives": [], "begin": "fresh", "database_schema": SCHEMA}
+            return config.validate(BackfillPlan, {**data, **own}, file=file or "plan")
+        scenarios = {name: one for name, one in data["scenarios"].items() if name == proof.scenario}
+        return config.validate(LoadPlan, {**data, "scenarios": scenarios, "objectives": []}, file=file or "plan")
+    except ConfigError as error:
+        raise ConfigError([_at(one, key, f"scenarios.{proof.scenario}.", file) for one in error.problems]) from None
+
+
+def _at(problem: Problem, key: str, scenario: str, file: str | None) -> Problem:
+    """Return a problem of a variant where the change stands that caused it."""
+    place = f"{key}.{problem.key.removeprefix(scenario)}"
+    line = config.lines_by_key(file).get(place) if file else None
+    return Problem(file=problem.file, key=place, got=problem.got, allowed=problem.allowed, line=line)

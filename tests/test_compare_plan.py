@@ -1,0 +1,128 @@
+"""What is registered is whole and possible before anything runs: every mistake is found, with its key."""
+
+from pathlib import Path
+
+import pytest
+import yaml
+from comparisons import proof
+
+from tapecheck import config
+from tapecheck.compare.plan import ComparePlan, Proof, Recorded, read_plan
+from tapecheck.compare.variants import variants
+from tapecheck.errors import ConfigError
+from tapecheck.load.plan import Burst, LoadPlan
+
+PLAN = (config.CONFIG / "compare.yaml").read_text()
+
+
+def test_the_shipped_plan_has_the_three_fixes_a_load_fix_and_an_a_a_proof() -> None:
+    """Each with a metric of its own, a control and what is expected; the fixes with promise and prediction."""
+    plan = read_plan("config/compare.yaml")
+    assert list(plan.proofs) == ["bulk_copy", "concurrency", "derived_timeframes", "connection_reuse", "same_twice"]
+    assert all(one.controls for one in plan.proofs.values())
+    fixes = [one for one in plan.proofs.values() if one.validation == "backfill"]
+    assert [(one.promised.low, one.promised.high) for one in fixes if one.promised] == [(0.25, 0.35), (0.30, 0.40), (0.20, 0.30)]
+    assert all(one.what_if and one.answers for one in fixes)
+    both = variants("same_twice", plan.proofs["same_twice"])
+    assert both["before"].plan == both["after"].plan
+
+
+MISTAKES = [
+    ("rounds: 8 ", "rounds: 2 ", "rounds", "greater than or equal to 3"),
+    ("better: lower, smallest_effect: 0.1, expect: improved}\n    controls", "better: higher, smallest_effect: 0.1}\n    controls",
+     "proofs.bulk_copy", "better: lower of duration_s"),
+    ("controls: [machine_s]", "controls: [moon_s]", "proofs.bulk_copy", "unknown: moon_s"),
+    ("controls: [machine_s]", "controls: [duration_s]", "proofs.bulk_copy", "a control that is no metric"),
+    ("fix: {insert: copy}", "fix: {inserts: copy}", "proofs.bulk_copy.fix.inserts", "one of symbols"),
+    ("insert: row_by_row,", "insert: slowly,", "proofs.bulk_copy.baseline.insert", "'copy', 'executemany' or 'row_by_row'"),
+    ("promised: {low: 0.25, high: 0.35}", "promised: {low: 0.5, high: 0.35}", "proofs.bulk_copy.promised", "low at most high"),
+    ("scenario: cached_symbol ", "scenario: cached ", "proofs.connection_reuse.scenario", "one of cached_symbol"),
+    ("fix: {fresh_connections: false}", "fix: {fresh: false}", "proofs.connection_reuse.fix.fresh", "one of"),
+    ("what_if: insert at no cost", "whatif: insert at no cost", "proofs.bulk_copy.whatif", "one of validation"),
+    ("profile: small ", "profile: tiny ", "profile", "one of full, small"),
+    ("load: [mean_ms,", "load: [mean_s,", "recorded", "unknown: mean_s"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("right", "wrong", "key", "allowed"), MISTAKES, ids=[wrong[:40] for _, wrong, _, _ in MISTAKES])
+def test_a_planted_mistake_is_found(tmp_path: Path, right: str, wrong: str, key: str, allowed: str) -> None:
+    """Also one in a variant, which is a plan of another validation, at the change that caused it."""
+    assert right in PLAN
+    (tmp_path / "compare.yaml").write_text(PLAN.replace(right, wrong, 1))
+    with pytest.raises(ConfigError) as raised:
+        read_plan(tmp_path / "compare.yaml")
+    first = raised.value.problems[0]
+    assert first.key == key
+    assert allowed in first.allowed
+
+
+def test_a_mistake_in_a_variant_has_its_line(tmp_path: Path) -> None:
+    """That of the change itself."""
+    (tmp_path / "compare.yaml").write_text(PLAN.replace("fix: {insert: copy}", "fix: {insert: slowly}", 1))
+    with pytest.raises(ConfigError) as raised:
+        read_plan(tmp_path / "compare.yaml")
+    (problem,) = raised.value.problems
+    assert problem.line == PLAN[: PLAN.index("fix: {insert: copy}")].count("\n") + 1
+
+
+@pytest.mark.parametrize(
+    ("given", "key", "allowed"),
+    [
+        ({"proofs": "bulk"}, "proofs", "all, or some of bulk_copy"),
+        ({"rounds": 2}, "rounds", "3 to 100"),
+        ({"rounds": 101}, "rounds", "3 to 100"),
+        ({"profile": "huge"}, "profile", "one of full, long"),
+    ],
+)
+def test_a_wrong_knob_is_refused(given: dict[str, str | int], key: str, allowed: str) -> None:
+    """With what is allowed."""
+    with pytest.raises(ConfigError) as raised:
+        read_plan("config/compare.yaml", **given)  # type: ignore[arg-type]
+    assert raised.value.problems[0].key == key
+    assert allowed in raised.value.problems[0].allowed
+
+
+def test_knobs_choose_proofs_rounds_and_profile() -> None:
+    """The profile's rounds, unless they are given."""
+    assert list(read_plan("config/compare.yaml", proofs="same_twice, bulk_copy").proofs) == ["bulk_copy", "same_twice"]
+    assert [read_plan("config/compare.yaml", profile=name).rounds for name in ("full", "long")] == [8, 24]
+    assert read_plan("config/compare.yaml", profile="long", rounds=5).rounds == 5
+
+
+def test_a_load_variant_has_its_one_scenario() -> None:
+    """With the changes in it, and no objectives of its own."""
+    both = variants("x", read_plan("config/compare.yaml").proofs["connection_reuse"])
+    for side, fresh in (("before", True), ("after", False)):
+        plan = both[side].plan  # type: ignore[index]
+        assert isinstance(plan, LoadPlan)
+        (scenario,) = plan.scenarios.values()
+        assert isinstance(scenario, Burst)
+        assert (scenario.fresh_connections, scenario.rounds, plan.objectives) == (fresh, 30, ())
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        ({"validation": "load", "metrics": [{"name": "mean_ms", "better": "lower", "smallest_effect": 0.1}]}, "scenario: of a load proof"),
+        ({"scenario": "x"}, "scenario: of a load proof"),
+        ({"metrics": []}, "at least 1"),
+        ({"same": ["duration_s"]}, "same from records"),
+    ],
+)
+def test_a_proof_that_cannot_be_is_refused(more: dict[str, object], message: str) -> None:
+    """Before anybody could wait for its rounds."""
+    with pytest.raises(ValueError, match=message):
+        proof(**more)
+
+
+def test_the_question_to_two_recorded_runs_is_registered_too() -> None:
+    """Which figures, which way is good, and from which difference on it matters."""
+    question = Recorded(smallest_effect=0.2).question("load")
+    assert [(m.name, m.better, m.smallest_effect, m.expect) for m in question.metrics][-1] == ("throughput_rps", "higher", 0.2, "not_worse")
+    assert not isinstance(question, Proof)
+
+
+def test_the_plan_can_be_written_and_read() -> None:
+    """As it is stored with a result."""
+    plan = read_plan("config/compare.yaml")
+    assert ComparePlan.model_validate(yaml.safe_load(yaml.safe_dump(plan.model_dump(mode="json")))) == plan
