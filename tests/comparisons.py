@@ -1,0 +1,94 @@
+"""Made-up rounds of a comparison, of which everything is known."""
+
+import datetime as dt
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from backfills import ENVIRONMENT
+
+from tapecheck.compare.plan import ComparePlan, Metric, Proof, Question
+from tapecheck.compare.recording import Baseline, Context, Recording
+from tapecheck.compare.samples import Sample
+from tapecheck.compare.session import order
+from tapecheck.compare.variants import AFTER, Side
+from tapecheck.results import Finding, TargetInfo
+
+S = 1_000_000_000
+METRIC = Metric(name="duration_s", better="lower", smallest_effect=0.1)
+TARGET = TargetInfo(name="sandbox", kind="sandbox", base_url="http://127.0.0.1:1")
+INSERT_LIMITS = Finding(name="bottleneck_insert", finding="insert takes 80 % of busy time", evidence={"busy_s": 8.0}, action="store in bulk")
+
+
+def proof(**more: Any) -> Proof:
+    """Return a proof of a backfill, with one metric."""
+    base = {"validation": "backfill", "says": "store in bulk", "metrics": [METRIC.model_dump()], "fix": {"insert": "copy"}}
+    return Proof.model_validate(base | more)
+
+
+def plan(**proofs: Proof) -> ComparePlan:
+    """Return a plan of some proofs, with three rounds and no warm-up."""
+    return ComparePlan(proofs=proofs or {"bulk_copy": proof()}, rounds=3, warm_up=0)
+
+
+def times(rounds: int, ratio: float, *, noise: float = 0.04, seed: int = 0, drift: float = 0.0) -> list[tuple[int, Side, float]]:
+    """Return round, side and seconds of each run in the order of a session.
+
+    Args:
+        noise: standard deviation of the logarithm of each run.
+        drift: by how much each run takes longer than the one before, as a part of 1.
+    """
+    rng = np.random.default_rng(seed)
+    return [
+        (number, side, float((ratio if side == AFTER else 1.0) * np.exp(rng.normal(0, noise)) * (1 + drift) ** at))
+        for at, (number, side) in enumerate(order(rounds))
+    ]
+
+
+def samples(
+    runs: Sequence[tuple[int, Side, float]],
+    *,
+    name: str = "bulk_copy",
+    metric: str = "duration_s",
+    counters: Mapping[Side, Mapping[str, int]] | None = None,
+    checksums: Mapping[Side, str] | None = None,
+    clocks: Mapping[Side, Mapping[str, float]] | None = None,
+    problems: Mapping[tuple[int, Side], str] | None = None,
+) -> list[Sample]:
+    """Return a sample a run, one second after the other."""
+    return [
+        Sample(
+            proof=name,
+            side=side,
+            round=number,
+            began_ns=at * S,
+            ended_ns=at * S + S // 2,
+            clocks={metric: value, "machine_s": 0.02, **(clocks or {}).get(side, {})},
+            counters={"records": 1000, "failed": 0, **(counters or {}).get(side, {})},
+            checksum=(checksums or {}).get(side, "1000-00"),
+            problem=(problems or {}).get((number, side), ""),
+        )
+        for at, (number, side, value) in enumerate(runs)
+    ]
+
+
+def recording(
+    found: Sequence[Sample],
+    questions: Mapping[str, Question | Proof] | None = None,
+    *,
+    baselines: Mapping[str, Baseline] | None = None,
+    differs: Sequence[str] = (),
+) -> Recording:
+    """Return samples as a session would leave them."""
+    return Recording(
+        samples=found,
+        context=Context(
+            run_id="20260101T000000Z-0000",
+            started_at=dt.datetime(2026, 1, 1, tzinfo=dt.UTC),
+            target=TARGET,
+            environment=ENVIRONMENT,
+            questions=questions or {"bulk_copy": proof()},
+            baselines=baselines or {},
+            differs=differs,
+        ),
+    )
