@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 from html import escape
 from pathlib import Path
 from typing import Any, Protocol
@@ -24,11 +25,26 @@ class Report(Protocol):
         """Take the news."""
 
 
+_SILENT: ContextVar[bool] = ContextVar("silent", default=False)
+
+
+@contextmanager
+def silent() -> Iterator[None]:
+    """Show nothing of what lies within: one of many short pieces of work, of which whoever has them done reports."""
+    token = _SILENT.set(True)
+    try:
+        yield
+    finally:
+        _SILENT.reset(token)
+
+
 @contextmanager
 def show(label: str, unit: str = "requests") -> Iterator[Report]:
     """Yield a reporter for one piece of work, for wherever this code runs."""
     file = os.environ.get(FILE_VARIABLE)
-    if file:
+    if _SILENT.get():
+        yield _to_nobody
+    elif file:
         yield _to_file(Path(file), label, unit)
     elif _in_kernel():
         with _in_notebook(label, unit) as report:
@@ -42,6 +58,10 @@ def _in_kernel() -> bool:
     shell = sys.modules.get("IPython")
     instance = shell.get_ipython() if shell else None
     return instance is not None and hasattr(instance, "kernel")
+
+
+def _to_nobody(done: int, total: int, note: str = "") -> None:
+    """Take the news and keep it."""
 
 
 def _to_file(file: Path, label: str, unit: str) -> Report:

@@ -1,0 +1,105 @@
+"""Runs one variant through its validation's own `run`, and reads from that recording the figures that are compared."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import pyarrow.compute as pc
+
+from tapecheck import progress
+from tapecheck.backfill import validation as backfill
+from tapecheck.backfill.analysis import BackfillSummary
+from tapecheck.backfill.plan import BackfillPlan
+from tapecheck.compare import machine
+from tapecheck.compare.metrics import LATENCIES, MACHINE
+from tapecheck.compare.recording import Baseline
+from tapecheck.compare.variants import Variant
+from tapecheck.load import validation as load
+from tapecheck.load.analysis import ScenarioSummary
+from tapecheck.load.plan import LoadPlan
+from tapecheck.stats import Distribution
+from tapecheck.target_file import Target
+
+WHERE = ("bottleneck_", "leading_")  # findings of where the time goes
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Figures:
+    """What one run of one variant gave; `baseline` is what the backfill's own analysis says of it."""
+
+    clocks: Mapping[str, float]
+    counters: Mapping[str, int]
+    checksum: str = ""
+    problem: str = ""
+    baseline: Baseline = field(default_factory=Baseline)
+
+
+class Bench:
+    """Measures variants against one opened target."""
+
+    def __init__(self, target: Target) -> None:
+        self._target = target
+
+    def __call__(self, variant: Variant) -> Figures:
+        """Run a variant once, a fixed piece of work just before it.
+
+        Raises:
+            TapecheckError: as the validation's own run does.
+        """
+        machine_s = machine.work_s()
+        with progress.silent():
+            figures = self._backfill(variant.plan) if isinstance(variant.plan, BackfillPlan) else self._load(variant.plan)
+        return Figures(**{name: getattr(figures, name) for name in Figures.__slots__} | {"clocks": {**figures.clocks, MACHINE: machine_s}})
+
+    def _backfill(self, plan: BackfillPlan) -> Figures:
+        recording = backfill.run(plan, backfill.endpoints(self._target))
+        summary = backfill.summarize(recording)
+        what_if = backfill.predict(recording)
+        found = [one for one in backfill.find(recording, summary, what_if) if one.name.startswith(WHERE)]
+        failed = summary.totals.failed
+        return Figures(
+            clocks=backfill_clocks(summary),
+            counters=backfill_counters(summary),
+            checksum=summary.integrity.checksum if summary.integrity else "",
+            problem=f"{failed} of {summary.totals.jobs} jobs failed" if failed else "",
+            baseline=Baseline(found=found, what_if={one.change: one.saving_ratio for one in what_if}),
+        )
+
+    def _load(self, plan: LoadPlan) -> Figures:
+        recording = load.run(plan, self._target)
+        (summary,) = load.summarize(recording, plan).values()
+        sent = int(pc.sum(recording.samples["bytes"]).as_py() or 0)
+        problem = summary.invalid or (f"{summary.failed} of {summary.requests} requests failed" if summary.failed else "")
+        return Figures(clocks=load_clocks(summary), counters={**load_counters(summary), "bytes": sent}, problem=problem)
+
+
+def backfill_clocks(summary: BackfillSummary) -> dict[str, float]:
+    """Return the clocks of a backfill; a stage that did not run has none."""
+    totals = summary.totals
+    speed = {"records_per_s": totals.records_per_s} if totals.records_per_s else {}
+    busy = {f"{name}_s": stage.busy_s for name, stage in summary.stages.items() if stage.busy_s}
+    return {"duration_s": totals.duration_s, **speed, **busy}
+
+
+def backfill_counters(summary: BackfillSummary) -> dict[str, int]:
+    """Return what a backfill counted; `inserts` are pages that were stored."""
+    totals, inserts = summary.totals, summary.stages["insert"].spans
+    return {"records": totals.records, "requests": totals.requests, "bytes": totals.bytes, "inserts": inserts, "failed": totals.failed}
+
+
+def load_clocks(summary: ScenarioSummary) -> dict[str, float]:
+    """Return the clocks of a scenario."""
+    kinds = (("", summary.response_time_ms), ("service_", summary.service_time_ms), ("server_", summary.server_time_ms))
+    times = {f"{kind}{name}": value for kind, times in kinds if times for name, value in _latencies(times).items()}
+    return times if summary.throughput_rps is None else {**times, "throughput_rps": summary.throughput_rps}
+
+
+def _latencies(times: Distribution) -> dict[str, float]:
+    percentiles = {f"{name}_ms": getattr(times, name).value for name in ("p50", "p90", "p95", "p99")}
+    found = {"mean_ms": times.mean, **percentiles}
+    return {name: found[name] for name in LATENCIES}
+
+
+def load_counters(summary: ScenarioSummary) -> dict[str, int]:
+    """Return what a scenario counted."""
+    return {"requests": summary.requests, "failed": summary.failed, "connections_opened": summary.connections_opened}
+

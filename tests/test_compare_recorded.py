@@ -1,0 +1,146 @@
+"""Two recorded runs are one round: what was counted is compared, what one round cannot prove is said, what does not fit is refused."""
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tapecheck import config, runs
+from tapecheck.compare import analysis, recorded
+from tapecheck.compare.difference import Change
+from tapecheck.compare.plan import Recorded
+from tapecheck.errors import ConfigError
+from tapecheck.verdict import Verdict
+
+DATA = config.PROJECT / "tests" / "data"
+
+
+@pytest.fixture
+def copied(tmp_path: Path) -> Callable[..., str]:
+    """Copy a recorded run's result, changed, into a folder of its own."""
+
+    def copy(validation: str, name: str, change: Callable[[dict[str, Any]], object] = lambda result: None) -> str:
+        folder = tmp_path / name
+        folder.mkdir()
+        result = json.loads((DATA / validation / "result.json").read_text())
+        change(result)
+        (folder / "result.json").write_text(json.dumps(result))
+        return str(folder)
+
+    return copy
+
+
+@pytest.mark.parametrize("validation", ["load", "backfill"])
+def test_a_run_beside_itself_is_one_round_that_proves_nothing(copied: Callable[..., str], validation: str) -> None:
+    """Its counters are equal, its ratio is 1, and even no change is not claimed."""
+    found = recorded.read(copied(validation, "a"), copied(validation, "b"), Recorded())
+    summary = analysis.summarize(found)
+    assert found.context.differs == []
+    assert all(one.equal for proof in summary.values() for one in proof.counters)
+    measured = [one for proof in summary.values() for one in proof.differences if one.ratio]
+    assert {one.ratio.value for one in measured if one.ratio} == {1.0}
+    assert {(one.change, one.reason) for one in measured} == {(Change.NOT_PROVEN, "one round bounds nothing")}
+    assert {check.verdict for check in analysis.check(summary, found.context.questions)} <= {Verdict.NOT_PROVEN, Verdict.NO_DATA}
+
+
+def test_what_was_counted_is_compared_exactly(copied: Callable[..., str]) -> None:
+    """Fewer requests are seen, whatever the clocks say."""
+
+    def fewer(result: dict[str, Any]) -> None:
+        result["totals"]["requests"] //= 2
+
+    found = analysis.summarize(recorded.read(copied("backfill", "a"), copied("backfill", "b", fewer), Recorded()))["backfill"]
+    requests = next(one for one in found.counters if one.name == "requests")
+    assert (requests.equal, requests.ratio) == (False, pytest.approx(0.5, abs=0.01))
+
+
+def test_another_result_is_invalid(copied: Callable[..., str]) -> None:
+    """Two backfills that stored different bars are no variants of one."""
+
+    def other(result: dict[str, Any]) -> None:
+        result["integrity"]["checksum"] = "1-0000000000000001"
+
+    found = recorded.read(copied("backfill", "a"), copied("backfill", "b", other), Recorded())
+    assert {check.verdict for check in analysis.check(analysis.summarize(found), found.context.questions)} == {Verdict.INVALID}
+
+
+@pytest.mark.parametrize(
+    ("at", "value", "said"),
+    [
+        (("environment", "host"), "elsewhere", "host: "),
+        (("environment", "versions", "numpy"), "0.1", "numpy: "),
+        (("target", "name"), "production", "target name: "),
+        (("parameters", "rounds"), 7, "parameter rounds: "),
+    ],
+)
+def test_what_else_lies_between_two_runs_is_said(copied: Callable[..., str], at: tuple[str, ...], value: object, said: str) -> None:
+    """Host, versions, target and parameters, with both values; nothing is proven then."""
+
+    def change(result: dict[str, Any]) -> None:
+        for key in at[:-1]:
+            result = result[key]
+        result[at[-1]] = value
+
+    found = recorded.read(copied("load", "a"), copied("load", "b", change), Recorded())
+    (text,) = found.context.differs
+    assert text.startswith(said) and text.endswith(f"{value} after")
+    assert all(text in proof.main.reason for proof in analysis.summarize(found).values())
+
+
+def test_another_version_of_ours_is_what_is_compared(copied: Callable[..., str]) -> None:
+    """Neither another commit nor our own version is in the way."""
+
+    def change(result: dict[str, Any]) -> None:
+        result["environment"]["versions"]["tapecheck"] = "9.9"
+        result["environment"]["git_commit"] = "0" * 40
+
+    assert recorded.read(copied("load", "a"), copied("load", "b", change), Recorded()).context.differs == []
+
+
+def test_runs_of_different_validations_are_refused(copied: Callable[..., str]) -> None:
+    """With both named."""
+    with pytest.raises(ConfigError, match=r"after: got a run of backfill; allowed: a run of load, as before is"):
+        recorded.read(copied("load", "a"), copied("backfill", "b"), Recorded())
+
+
+def test_runs_without_a_common_scenario_are_refused(copied: Callable[..., str]) -> None:
+    """With what each of them has."""
+
+    def rename(result: dict[str, Any]) -> None:
+        result["scenarios"] = {f"other_{name}": one for name, one in result["scenarios"].items()}
+
+    with pytest.raises(ConfigError, match="other_.* after; allowed: two runs that have a part in common"):
+        recorded.read(copied("load", "a"), copied("load", "b", rename), Recorded())
+
+
+def test_scenarios_of_only_one_run_are_left_out(copied: Callable[..., str]) -> None:
+    """What both have is compared."""
+
+    def without_first(result: dict[str, Any]) -> None:
+        del result["scenarios"][next(iter(result["scenarios"]))]
+
+    before = copied("load", "a")
+    found = recorded.read(before, copied("load", "b", without_first), Recorded())
+    assert len(found.context.questions) == len(runs.read(before).result["scenarios"]) - 1
+
+
+@pytest.mark.parametrize("broken", ["", "{", '{"validation": "load"}', '{"validation": "moon"}', "[]"])
+def test_a_broken_run_is_refused(copied: Callable[..., str], tmp_path: Path, broken: str) -> None:
+    """Half-written, of no validation, or not there at all."""
+    after = Path(copied("load", "b"))
+    (after / "result.json").write_text(broken)
+    with pytest.raises(ConfigError):
+        recorded.read(copied("load", "a"), str(after), Recorded())
+    shutil.rmtree(after)
+    with pytest.raises(ConfigError):
+        recorded.read(str(tmp_path / "a"), str(after), Recorded())
+
+
+def test_a_comparison_is_not_compared(copied: Callable[..., str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """It compares already."""
+    monkeypatch.setattr(runs, "read", lambda path: runs.Run(folder=Path(path), result={"validation": "compare"}))
+    with pytest.raises(ConfigError, match="which compares already"):
+        recorded.read("a", "b", Recorded())
