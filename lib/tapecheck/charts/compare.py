@@ -1,0 +1,174 @@
+"""The figures of a comparison: what each change is worth, beside what was promised and predicted, and how steady the session was."""
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from matplotlib.axes import Axes
+from matplotlib.ticker import FixedLocator, FuncFormatter, NullFormatter
+
+from tapecheck.charts.figure import BAD, INVALID, LIMIT, PALETTE, Chart, empty, figure, footer, invalid_patch, legend, shorten, style
+from tapecheck.compare.analysis import ProofSummary, Round
+from tapecheck.compare.difference import Change, Difference
+from tapecheck.compare.recording import Recording
+
+Summary = Mapping[str, ProofSummary]
+Row = tuple[str, ProofSummary, Difference]
+LOOKS: Mapping[Change, Mapping[str, Any]] = {  # of a ratio; told apart by their shape too
+    Change.IMPROVED: {"color": PALETTE[2], "marker": "v", "label": "improved"},
+    Change.NO_CHANGE: {"color": PALETTE[0], "marker": "s", "label": "no change"},
+    Change.WORSE: {"color": BAD, "marker": "^", "label": "worse"},
+    Change.NOT_PROVEN: {"color": PALETTE[6], "marker": "o", "label": "not proven"},
+}
+TICKS = (0.01, 0.02, 0.05, 0.1, 0.2, 0.3, 0.5, 0.7, 1, 1.4, 2, 3, 5, 10, 20, 50, 100)
+NAME = 34  # characters of a row's name that are shown
+RUNS = "runs"
+
+
+# ---- what each change is worth ----
+
+
+def compare_ratios(*, recording: Recording, summary: Summary) -> Chart:
+    """Draw each metric's ratio with its interval, the smallest effect that matters, and how far identical variants got from 1."""
+    title = "After / before, of every metric: left of 1 is better"
+    rows = [(name, proof, one) for name, proof in summary.items() for one in proof.differences if one.ratio]
+    if not rows:
+        return empty(title, "no round of which both runs count", recording.context, len(recording.samples), RUNS)
+    with style():
+        chart, (ax,) = figure(title, height=1.4 + 0.5 * len(rows))
+        for y, row in enumerate(rows):
+            _ratio(ax, y, row)
+        ax.axvline(1, color="black", linewidth=1)
+        ax.set_yticks(range(len(rows)), [_named(row, several=_several(summary)) for row in rows], fontsize=9.5)
+        ax.set_ylim(len(rows) - 0.4, -0.6)
+        _ratio_axis(ax)
+        ax.set_xlabel("after / before; where more is better, before / after")
+        legend(chart, (ax,), *([invalid_patch()] if any(proof.invalid for _, proof, _ in rows) else []))
+        footer(chart, recording.context, len(recording.samples), RUNS)
+    return chart
+
+
+def _several(summary: Summary) -> bool:
+    return any(len(proof.differences) > 1 for proof in summary.values())
+
+
+def _named(row: Row, *, several: bool) -> str:
+    name, _, one = row
+    return f"{shorten(name, NAME)}\n{one.metric}" if several or len(name) + len(one.metric) < NAME else shorten(name, NAME)
+
+
+def _ratio(ax: Axes, y: int, row: Row) -> None:
+    _, proof, one = row
+    assert one.ratio is not None
+    measured, look = one.ratio, LOOKS[one.change]
+    if proof.invalid:
+        ax.axhspan(y - 0.45, y + 0.45, **INVALID)
+    if one.noise_floor is not None:
+        low = 1 - min(one.noise_floor, 0.99)
+        ax.barh(y, 1 / low - low, left=low, height=0.7, color="#d9d9d9", label="identical variants got so far (95 %)", zorder=1)
+    good = 1 - one.smallest_effect
+    edges: dict[str, Any] = {"color": LIMIT, "linestyle": (0, (4, 2)), "linewidth": 1.6, "zorder": 3}
+    ax.vlines([good, 1 / good], y - 0.4, y + 0.4, label="smallest effect that matters, either way", **edges)
+    if measured.low is not None and measured.high is not None:
+        ax.hlines(y, measured.low, measured.high, color=look["color"], linewidth=2.5, zorder=4)
+    ax.plot(measured.value, y, linestyle="", markersize=9, markeredgecolor="white", zorder=5, **look)
+
+
+def _ratio_axis(ax: Axes) -> None:
+    """Make a logarithmic axis of ratios that is as wide to either side as its furthest point, and has 1 in it."""
+    ax.set_xscale("log")
+    low, high = ax.get_xlim()
+    low, high = min(low, 0.7), max(high, 1.4)
+    ax.set_xlim(low, high)
+    inside = [tick for tick in TICKS if low <= tick <= high]
+    every = math.ceil(len(inside) / 9)
+    ax.xaxis.set_major_locator(FixedLocator([t for i, t in enumerate(inside) if every == 1 or t == 1 or i % every == 0]))
+    ax.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    ax.xaxis.set_minor_formatter(NullFormatter())
+
+
+# ---- promised, predicted, measured ----
+
+
+def compare_savings(*, recording: Recording, summary: Summary) -> Chart:
+    """Draw of each proof the saving that was promised, the one that the baseline's replay predicts, and the measured one."""
+    title = "What each fix saves: promised, predicted, measured"
+    rows = [(name, proof) for name, proof in summary.items() if proof.promised_low_ratio is not None or proof.predicted_ratio is not None]
+    if not rows:
+        return empty(title, "nothing was promised or predicted", recording.context, len(recording.samples), RUNS)
+    with style():
+        chart, (ax,) = figure(title, height=1.4 + 0.75 * len(rows))
+        for y, (_, proof) in enumerate(rows):
+            _saving(ax, y, proof)
+        ax.axvline(0, color="black", linewidth=1)
+        ax.set_yticks(range(len(rows)), [f"{shorten(name, NAME)}\n{proof.main.metric}" for name, proof in rows], fontsize=9.5)
+        ax.set_ylim(len(rows) - 0.4, -0.6)
+        low, high = ax.get_xlim()
+        ax.set_xlim(min(low, -0.05), min(max(high, 0.5), 1.0))
+        ax.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.0%}"))
+        ax.set_xlabel("part of the baseline that is saved (right is better)")
+        legend(chart, (ax,))
+        footer(chart, recording.context, len(recording.samples), RUNS)
+    return chart
+
+
+def _saving(ax: Axes, y: int, proof: ProofSummary) -> None:
+    low, high, measured = proof.promised_low_ratio, proof.promised_high_ratio, proof.main.ratio
+    if low is not None and high is not None:
+        ax.barh(y - 0.25, high - low, left=low, height=0.2, color=PALETTE[1], hatch="//", edgecolor="white", label="promised")
+    if proof.predicted_ratio is not None:
+        ax.plot(proof.predicted_ratio, y, "D", color=PALETTE[5], markersize=8, label="predicted from the baseline's spans")
+    if measured is None:
+        return
+    colour = PALETTE[0]
+    if measured.low is not None and measured.high is not None:
+        ax.hlines(y + 0.25, 1 - measured.high, 1 - measured.low, color=colour, linewidth=2.5)
+    ax.plot(1 - measured.value, y + 0.25, "o", color=colour, markersize=8, markeredgecolor="white", label="measured, with 95 % interval")
+
+
+# ---- how steady it was ----
+
+
+def compare_rounds(*, recording: Recording, summary: Summary) -> Chart:
+    """Draw the ratio of every round of each proof in the order in which they were measured: a drift or a lone round shows."""
+    title = "Every round, in its order: a proof holds in each, not only on average"
+    rows = [(name, proof) for name, proof in summary.items() if proof.rounds]
+    if not rows:
+        return empty(title, "no round of which both runs count", recording.context, len(recording.samples), RUNS)
+    with style():
+        columns = min(3, len(rows))
+        lines = math.ceil(len(rows) / columns)
+        chart, axes = figure(title, lines, columns, height=0.9 + 2.1 * lines, sharey=True)
+        for ax, (name, proof) in zip(axes, rows, strict=False):
+            _rounds(ax, name, proof)
+        for ax in axes[len(rows) :]:
+            ax.axis("off")
+        for ax in axes[::columns]:
+            ax.set_ylabel("ratio of a round")
+        legend(chart, axes)
+        footer(chart, recording.context, len(recording.samples), RUNS)
+    return chart
+
+
+def _rounds(ax: Axes, name: str, proof: ProofSummary) -> None:
+    numbers, values = [one.round for one in proof.rounds], [one.ratio for one in proof.rounds]
+    good = 1 - proof.main.smallest_effect
+    ax.axhspan(good, 1 / good, color="#e4e4e4", label="too small to matter")
+    ax.axhline(1, color="black", linewidth=1)
+    for first, colour, marker in ((1, PALETTE[0], "o"), (0, PALETTE[1], "s")):
+        own = _begun(proof.rounds, first)
+        ax.plot(*own, marker, color=colour, markersize=6, label=f"{'before' if first else 'after'} was run first", zorder=4)
+    ax.plot(numbers, values, color="#aaaaaa", linewidth=1, zorder=3)
+    if proof.main.ratio:
+        ax.axhline(proof.main.ratio.value, color=PALETTE[2], linestyle="--", linewidth=1.5, label="their geometric mean")
+    ax.set_title(shorten(name, 24), fontsize=10)
+    ax.set_xlabel("round")
+    ax.set_ylim(bottom=0)
+    ax.set_xlim(min(numbers) - 0.5, max(numbers) + 0.5)
+    ax.xaxis.get_major_locator().set_params(integer=True)
+
+
+def _begun(rounds: Sequence[Round], first: int) -> tuple[list[int], list[float]]:
+    """Return the rounds that began with the side before (1), or after (0): see `session.order`."""
+    chosen = [one for one in rounds if one.round % 2 == first]
+    return [one.round for one in chosen], [one.ratio for one in chosen]

@@ -1,0 +1,137 @@
+"""Tables of a comparison for the notebook, as pandas frames. Every figure in them comes from the summary."""
+
+from collections.abc import Mapping
+
+import pandas as pd
+
+from tapecheck.compare import findings as bridge
+from tapecheck.compare.analysis import ProofSummary, objective
+from tapecheck.compare.plan import Proof, Question
+from tapecheck.compare.recording import Recording
+from tapecheck.frames import checks, findings, number
+from tapecheck.ratios import Ratio
+
+__all__ = ["bridges", "checks", "controls", "counters", "differences", "findings", "plan", "sides"]
+
+Summary = Mapping[str, ProofSummary]
+
+
+def plan(questions: Mapping[str, Question | Proof], rounds: int) -> pd.DataFrame:
+    """Return one row a metric: what was registered before anything is measured."""
+    rows = [
+        {
+            "proof": name,
+            "metric": metric.name,
+            "what is changed": question.says,
+            "good": "down" if metric.better == "lower" else "up",
+            "smallest effect": f"{metric.smallest_effect:.0%}",
+            "expected": objective(metric),
+            "controls": ", ".join(question.controls),
+            "rounds": rounds,
+        }
+        for name, question in questions.items()
+        for metric in question.metrics
+    ]
+    return pd.DataFrame(rows).set_index(["proof", "metric"])
+
+
+def counters(summary: Summary) -> pd.DataFrame:
+    """Return one row a proof and counter: what was counted on both sides, exactly."""
+    rows = [
+        {
+            "proof": name,
+            "counter": one.name,
+            "before": one.before,
+            "after": one.after,
+            "after / before": number(one.ratio),
+            "the same every round": "yes" if one.steady else "",
+            "checksums": {True: "equal", False: "DIFFERENT", None: ""}[proof.checksums_equal],
+        }
+        for name, proof in summary.items()
+        for one in proof.counters
+    ]
+    return pd.DataFrame(rows or [{"proof": "nothing was counted", "counter": ""}]).set_index(["proof", "counter"])
+
+
+def differences(summary: Summary) -> pd.DataFrame:
+    """Return one row a proof and metric: before, after, their ratio with its interval, and what that proves."""
+    rows = [
+        {
+            "proof": name,
+            "metric": one.metric,
+            "before": number(one.before),
+            "after": number(one.after),
+            "ratio": number(one.ratio.value) if one.ratio else "",
+            "95 % interval": interval(one.ratio),
+            "noise floor": "" if one.noise_floor is None else f"{one.noise_floor:.1%}",
+            "p, in its family": "" if one.p_family is None else f"{one.p_family:.2g}",
+            "rounds": one.ratio.n if one.ratio else 0,
+            "proven": one.change.replace("_", " "),
+            "why": one.reason,
+            "rounds that would tell": one.needed_rounds or "",
+        }
+        for name, proof in summary.items()
+        for one in proof.differences
+    ]
+    return pd.DataFrame(rows).set_index(["proof", "metric"])
+
+
+def interval(ratio: Ratio | None) -> str:
+    """Write the interval of a ratio."""
+    return "" if ratio is None or ratio.low is None else f"{number(ratio.low)} to {number(ratio.high)}"
+
+
+def controls(summary: Summary) -> pd.DataFrame:
+    """Return one row a control, with the runs that were left out."""
+    rows = [
+        {
+            "proof": name,
+            "control": one.metric,
+            "ratio": number(one.ratio.value) if one.ratio else "",
+            "95 % interval": interval(one.ratio),
+            "moved": "YES" if one.moved else "no",
+            "runs left out": "; ".join(proof.left_out),
+        }
+        for name, proof in summary.items()
+        for one in proof.controls
+    ]
+    return pd.DataFrame(rows or [{"proof": "no proof has a control", "control": ""}]).set_index(["proof", "control"])
+
+
+def bridges(summary: Summary) -> pd.DataFrame:
+    """Return one row a proof with a promise or prediction: promised, predicted and measured saving side by side."""
+    rows = [
+        {
+            "proof": name,
+            "promised": _range(proof.promised_low_ratio, proof.promised_high_ratio),
+            "predicted": "" if proof.predicted_ratio is None else f"{proof.predicted_ratio:.0%}",
+            "predicted by": proof.predicted_by or "",
+            "measured": "" if proof.saved_ratio is None else f"{proof.saved_ratio:.0%}",
+            "95 % interval": _saved(proof.main.ratio),
+            "promise": bridge.promise_kept(proof),
+        }
+        for name, proof in summary.items()
+        if proof.promised_low_ratio is not None or proof.predicted_ratio is not None
+    ]
+    return pd.DataFrame(rows or [{"proof": "nothing was promised or predicted"}]).set_index("proof")
+
+
+def _range(low: float | None, high: float | None) -> str:
+    return "" if low is None or high is None else f"{low:.0%} to {high:.0%}"
+
+
+def _saved(ratio: Ratio | None) -> str:
+    return "" if ratio is None or ratio.low is None or ratio.high is None else _range(1 - ratio.high, 1 - ratio.low)
+
+
+def sides(recording: Recording) -> pd.DataFrame:
+    """Return where the two sides come from, and what else than the change lies between them."""
+    context = recording.context
+    rows = [
+        {"side": side, "run": one.run_id, "folder": one.folder, "target": one.target}
+        for side, one in (("before", context.before), ("after", context.after))
+        if one
+    ]
+    session = [{"side": "both", "run": context.run_id, "folder": "measured in one session", "target": context.target.name}]
+    between = [{"side": "between them", "run": text} for text in context.differs]
+    return pd.DataFrame([*(rows or session), *between]).fillna("").set_index("side")

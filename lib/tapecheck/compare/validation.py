@@ -1,0 +1,151 @@
+"""The comparison as the notebook tells it: settings, plan, run or read, summarize, judge, record."""
+
+import dataclasses
+from collections.abc import Iterator, Mapping
+from typing import Any, Self
+
+from pydantic import Field, model_validator
+
+from tapecheck import runs, verdict
+from tapecheck import validation as shared
+from tapecheck.compare import analysis, findings, recorded
+from tapecheck.compare.analysis import ProofSummary
+from tapecheck.compare.difference import Change
+from tapecheck.compare.plan import ComparePlan, Proof, Question, read_plan
+from tapecheck.compare.recording import Compared, Recording, read
+from tapecheck.results import Finding, Result
+from tapecheck.runs import Picture, Recorded
+from tapecheck.targets import open_target
+from tapecheck.verdict import Check
+
+__all__ = [
+    "CompareResult", "Settings", "asked", "find", "headline", "judge", "read", "read_plan", "record", "run", "settings", "summarize",
+]  # fmt: skip
+
+
+class Settings(shared.Settings):
+    """The comparison notebook's parameters; with `before` and `after` two recorded runs are compared, and no target is asked."""
+
+    profile: str = Field(min_length=1)
+    proofs: str = Field(min_length=1)
+    rounds: int = Field(ge=0)
+    before: str = ""
+    after: str = ""
+
+    @model_validator(mode="after")
+    def _both_or_none(self) -> Self:
+        if bool(self.before) != bool(self.after):
+            raise ValueError("before and after both, the folders of two recorded runs, or neither")
+        return self
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class CompareResult(Result):
+    """result.json of a comparison."""
+
+    proofs: dict[str, ProofSummary]
+    questions: dict[str, Any]
+    before: Compared | None
+    after: Compared | None
+    differs: list[str]
+
+
+def settings(**given: object) -> Settings:
+    """Check the notebook's parameters, and that the output folder can be written.
+
+    Raises:
+        ConfigError: every wrong parameter at once.
+        OutputError: the output folder cannot be written.
+    """
+    return shared.checked(Settings, given)
+
+
+def asked(plan: ComparePlan, settings: Settings) -> dict[str, Question | Proof]:
+    """Return what is asked: the plan's proofs, or what two recorded runs can be asked.
+
+    Raises:
+        ConfigError: the recorded runs cannot be compared.
+    """
+    if settings.before and settings.run == "new":
+        return {**recorded.asked(settings.before, settings.after, plan.recorded)}
+    return {**plan.proofs}
+
+
+def run(plan: ComparePlan, settings: Settings) -> Recording:
+    """Compare the two recorded runs of the settings, or measure every proof of the plan against the target.
+
+    Raises:
+        TapecheckError: see `recorded.read` and `session.run`.
+    """
+    if settings.before:
+        return recorded.read(settings.before, settings.after, plan.recorded, seed=plan.seed)
+    from tapecheck.compare import session  # HTTP clients and database drivers: paid by who measures
+
+    return session.run(plan, open_target(settings.target))
+
+
+def summarize(recording: Recording) -> dict[str, ProofSummary]:
+    """Summarize every proof of a recording."""
+    return analysis.summarize(recording)
+
+
+def judge(recording: Recording, summary: Mapping[str, ProofSummary]) -> list[Check]:
+    """Judge every metric of every proof by what was expected of it before it was measured."""
+    return analysis.check(summary, recording.context.questions)
+
+
+def find(recording: Recording, summary: Mapping[str, ProofSummary]) -> list[Finding]:
+    """Return what the figures say, each with its evidence."""
+    return findings.find(recording, summary)
+
+
+def headline(recording: Recording, summary: Mapping[str, ProofSummary], checks: list[Check]) -> str:
+    """Return the verdict in one line of Markdown, with what each proof says."""
+    return verdict.headline(recording.context.target.name, checks, _said(summary))
+
+
+def _said(summary: Mapping[str, ProofSummary]) -> str:
+    return " ".join(_one(name, proof) for name, proof in summary.items())
+
+
+def _one(name: str, proof: ProofSummary) -> str:
+    one, saved = proof.main, proof.saved_ratio
+    if one.change == Change.NOT_PROVEN or one.ratio is None or saved is None:
+        return f"{name}: not proven."
+    if one.change == Change.NO_CHANGE:
+        return f"{name}: no change of {one.metric}."
+    if one.ratio.low is None or one.ratio.high is None or one.ratio.exact:
+        return f"{name}: {one.metric} {one.change} by {abs(saved):.0%}."
+    ends = sorted((abs(1 - one.ratio.high), abs(1 - one.ratio.low)))
+    return f"{name}: {one.metric} {one.change} by {abs(saved):.0%} ({ends[0]:.0%} to {ends[1]:.0%})."
+
+
+def record(
+    recording: Recording,
+    summary: dict[str, ProofSummary],
+    checks: list[Check],
+    *,
+    settings: Settings,
+    figures: Mapping[str, Picture],
+) -> Recorded:
+    """Write the run folder and return where it is; see `runs.record`."""
+    found, context = find(recording, summary), recording.context
+    result = CompareResult(
+        **shared.head(context, recording.source, settings, checks, found),
+        validation="compare",
+        bottleneck=findings.bottleneck(found),
+        headline=_said(summary),
+        proofs=summary,
+        questions={name: question.model_dump(mode="json") for name, question in context.questions.items()},
+        before=context.before,
+        after=context.after,
+        differs=list(context.differs),
+    )
+    return runs.record(result, out=settings.out, tables=recording.tables(), figures=figures, lines={"failures": failures(recording)})
+
+
+def failures(recording: Recording) -> Iterator[dict[str, Any]]:
+    """Yield one plain record a run that does not count."""
+    for sample in recording.samples:
+        if sample.problem:
+            yield {"proof": sample.proof, "side": sample.side, "round": sample.round, "problem": sample.problem}

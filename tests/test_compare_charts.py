@@ -1,0 +1,97 @@
+"""The charts of a comparison draw the interval, the smallest effect and the noise floor, and leave every word legible."""
+
+from collections.abc import Callable, Mapping
+
+import pytest
+from comparisons import INSERT_LIMITS, METRIC, proof, recording, samples, times
+from legible import illegible
+
+from tapecheck import charts
+from tapecheck.charts.figure import Chart
+from tapecheck.compare import analysis
+from tapecheck.compare.plan import Metric
+from tapecheck.compare.recording import Baseline, Recording
+
+NAMES = ("bulk_copy", "concurrency", "derived_timeframes", "connection_reuse", "same_twice")
+PROMISED = {"promised": {"low": 0.25, "high": 0.35}, "what_if": "x"}
+
+
+def session() -> Recording:
+    """The shipped proofs: three fixes, one of which is worse, one not proven, and a variant beside itself."""
+    truths = (0.2, 0.7, 1.6, 0.86, 1.0)
+    found = [s for i, (name, truth) in enumerate(zip(NAMES, truths, strict=True)) for s in samples(times(8, truth, seed=i), name=name)]
+    baselines = {name: Baseline(found=(INSERT_LIMITS,), what_if={"x": 0.5}) for name in NAMES[:3]}
+    return recording(found, {name: proof(**PROMISED) if name in NAMES[:3] else proof() for name in NAMES}, baselines=baselines)
+
+
+def several() -> Recording:
+    """A proof of three metrics with a name as long as may be, beside one that did not do the same."""
+    name = "every_timeframe_of_the_quantitative_features_of_all_symbols_2"
+    metrics = [METRIC, Metric(name="fetch_s", better="lower", smallest_effect=0.3), Metric(name="records_per_s", better="higher", smallest_effect=0.1)]
+    clocks = {"before": {"fetch_s": 1.0, "records_per_s": 100.0}, "after": {"fetch_s": 0.01, "records_per_s": 300.0}}
+    long = samples(times(12, 0.3), name=name, clocks=clocks)
+    other = samples(times(12, 0.5), counters={"after": {"records": 1}})
+    return recording([*long, *other], {name: proof(metrics=[m.model_dump() for m in metrics], **PROMISED), "bulk_copy": proof()})
+
+
+CASES: Mapping[str, Callable[[], Recording]] = {
+    "the shipped proofs": session,
+    "several metrics, one invalid": several,
+    "one round": lambda: recording(samples(times(1, 0.5))),
+    "nothing": lambda: recording([]),
+    "all alike": lambda: recording(samples(times(8, 1.0, noise=0.0))),
+    "a hundred rounds": lambda: recording(samples(times(100, 0.9))),
+}
+
+
+def figures(found: Recording) -> list[Chart]:
+    summary = analysis.summarize(found)
+    draw = (charts.compare_ratios, charts.compare_savings, charts.compare_rounds)
+    return [one(recording=found, summary=summary) for one in draw]
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_every_word_is_legible(case: str) -> None:
+    """No text leaves its picture or covers another."""
+    for chart in figures(CASES[case]()):
+        assert illegible(chart) == ([], []), str(chart)
+
+
+def test_a_ratio_has_its_interval_smallest_effect_and_noise_floor() -> None:
+    """All three in the row of their proof, and the legend says what each is."""
+    found = session()
+    summary, (chart, *_) = analysis.summarize(found), figures(found)
+    (ax,) = chart.axes
+    drawn = {tuple(round(x, 6) for x in line.get_paths()[0].vertices[:, 0]) for line in ax.collections if line.get_paths()}
+    one = summary["bulk_copy"].main
+    assert one.ratio is not None and one.ratio.low is not None and one.ratio.high is not None
+    assert (round(one.ratio.low, 6), round(one.ratio.high, 6)) in drawn
+    assert (0.9, 0.9) in drawn
+    assert one.noise_floor is not None
+    assert any(abs(bar.get_x() - (1 - one.noise_floor)) < 1e-9 for bar in ax.patches)
+    words = {text.get_text() for legend in chart.legends for text in legend.get_texts()}
+    assert {"improved", "worse", "not proven", "no change", "smallest effect that matters, either way"} <= words
+
+
+def test_the_promise_the_prediction_and_what_was_measured_stand_together() -> None:
+    """In the row of their proof."""
+    found = session()
+    (ax,) = figures(found)[1].axes
+    (bar, *_) = [patch for patch in ax.patches if patch.get_label() == "promised" or patch.get_height() == pytest.approx(0.2)]
+    assert (bar.get_x(), bar.get_x() + bar.get_width()) == (pytest.approx(0.25), pytest.approx(0.35))
+    points = {line.get_label(): line.get_xdata()[0] for line in ax.lines}
+    assert 0.5 in {float(x) for x in points.values()}
+
+
+def test_every_round_is_drawn_by_which_side_was_first() -> None:
+    """Odd rounds begin with before, even ones with after."""
+    found = recording(samples(times(6, 0.7)))
+    (ax,) = figures(found)[2].axes
+    shown = {line.get_label(): list(line.get_xdata()) for line in ax.lines if " was run first" in str(line.get_label())}
+    assert shown == {"before was run first": [1, 3, 5], "after was run first": [2, 4, 6]}
+
+
+def test_what_is_invalid_is_shaded() -> None:
+    """A variant that did something else has no ratio that counts."""
+    chart = figures(several())[0]
+    assert "invalid: says nothing about the target" in {text.get_text() for legend in chart.legends for text in legend.get_texts()}

@@ -1,0 +1,77 @@
+"""The comparison's facade: settings are checked, what is recorded reads back, and the schema is that of the result."""
+
+import json
+from pathlib import Path
+
+import pytest
+from comparisons import INSERT_LIMITS, proof, recording, samples, times
+
+from tapecheck import results, runs
+from tapecheck.compare import frames
+from tapecheck.compare import validation as compare
+from tapecheck.compare.recording import Baseline, Recording
+from tapecheck.errors import ConfigError
+
+GIVEN = {
+    "target": "t", "plan": "config/compare.yaml", "run": "new", "profile": "full", "proofs": "all", "rounds": 0, "before": "", "after": "",
+}  # fmt: skip
+
+
+def session() -> Recording:
+    question = proof(promised={"low": 0.25, "high": 0.35}, what_if="x", answers=["bottleneck_insert"], controls=["machine_s"])
+    baselines = {"bulk_copy": Baseline(found=(INSERT_LIMITS,), what_if={"x": 0.5})}
+    found = samples(times(8, 0.6), problems={(3, "after"): "1 of 5 jobs failed"})
+    return recording(found, {"bulk_copy": question}, baselines=baselines)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "key"),
+    [({"rounds": "many"}, "rounds"), ({"proofs": ""}, "proofs"), ({"before": "a"}, "(file)"), ({"after": "a"}, "(file)"), ({"x": 1}, "x")],
+)
+def test_a_wrong_parameter_is_refused(tmp_path: Path, wrong: dict[str, object], key: str) -> None:
+    """One recorded run alone cannot be compared."""
+    with pytest.raises(ConfigError) as raised:
+        compare.settings(**GIVEN | {"out": str(tmp_path)} | wrong)
+    assert [problem.key for problem in raised.value.problems] == [key]
+
+
+def test_what_is_recorded_reads_back_and_keeps_its_schema(tmp_path: Path) -> None:
+    """The result has the checks, the findings, and the questions as they were registered; the run reads back to the same summary."""
+    one, settings = session(), compare.settings(**GIVEN | {"out": str(tmp_path)})
+    summary = compare.summarize(one)
+    done = compare.record(one, summary, compare.judge(one, summary), settings=settings, figures={})
+    assert done.folder is not None
+    result = json.loads((done.folder / runs.RESULT).read_text())
+    assert results.breaks_schema(result) is None
+    assert result["verdict"] == "pass"
+    assert result["bottleneck"]["name"] == "fix"
+    assert result["questions"]["bulk_copy"]["metrics"][0]["smallest_effect"] == 0.1
+    assert json.loads((done.folder / "failures.jsonl").read_text()) == {
+        "proof": "bulk_copy", "side": "after", "round": 3, "problem": "1 of 5 jobs failed",
+    }  # fmt: skip
+    again = compare.read(done.folder)
+    assert compare.summarize(again) == summary
+    assert again.context == one.context
+
+
+def test_the_headline_says_how_much_and_how_sure() -> None:
+    """The proven difference with its interval."""
+    one = session()
+    summary = compare.summarize(one)
+    said = compare.headline(one, summary, compare.judge(one, summary))
+    assert said.startswith("**PASS** for sandbox: 1 of 1 checks met. bulk_copy: duration_s improved by 4")
+    assert " to " in said
+
+
+def test_the_tables_show_each_figure_beside_its_proof() -> None:
+    """Counters, differences, controls and the bridge, each with its own row."""
+    one = session()
+    summary = compare.summarize(one)
+    assert frames.counters(summary).loc[("bulk_copy", "records"), "before"] == "1,000"
+    row = frames.differences(summary).loc[("bulk_copy", "duration_s")]
+    assert (row["proven"], row["rounds"]) == ("improved", 7)
+    assert frames.controls(summary).loc[("bulk_copy", "machine_s"), "moved"] == "no"
+    bridge = frames.bridges(summary).loc["bulk_copy"]
+    assert (bridge["promised"], bridge["predicted"], bridge["promise"]) == ("25% to 35%", "50%", "more than promised")
+    assert frames.sides(one).loc["both", "target"] == "sandbox"
+    assert frames.plan(one.context.questions, 8).loc[("bulk_copy", "duration_s"), "expected"] == "duration_s ratio <= 0.9"
