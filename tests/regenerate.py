@@ -17,15 +17,22 @@ from nbclient import NotebookClient
 
 from tapecheck import config, results, runs
 from tapecheck.backfill.validation import BackfillResult
+from tapecheck.compare.validation import CompareResult
 from tapecheck.load.validation import LoadResult
 from tapecheck.recovery.validation import RecoveryResult
 
 TESTS = Path(__file__).resolve().parent
-RESULTS: Mapping[str, type[results.Result]] = {"load": LoadResult, "backfill": BackfillResult, "rto_rpo": RecoveryResult}
+RESULTS: Mapping[str, type[results.Result]] = {
+    "load": LoadResult,
+    "backfill": BackfillResult,
+    "rto_rpo": RecoveryResult,
+    "compare": CompareResult,
+}
 SMALL_ENOUGH_TO_COMMIT: Mapping[str, dict[str, str | int]] = {
     "load": {"rounds": 150},
     "backfill": {"symbols": "AAPL,BRK.B,WMT,BTC,SPY"},
     "rto_rpo": {},
+    "compare": {},
 }
 WITH_NOTEBOOK = [name for name in RESULTS if (config.NOTEBOOKS / f"{name}.ipynb").exists()]
 

@@ -232,3 +232,27 @@ def test_a_run_with_too_few_requests_is_not_refused(tmp_path: Path) -> None:
     """There it ends as not_proven."""
     assert load_problems(tmp_path, BURST.format(concurrency=1, rounds=1), "p99_ms < 1")
     assert lint.before_traffic({"load": {"plan": str(tmp_path / "load.yaml")}}).kind == "sandbox"
+
+
+@pytest.mark.parametrize(
+    ("right", "wrong", "key"),
+    [("fix: {derive: true}", "fix: {derived: true}", "proofs.derived_timeframes.fix.derived"), ("rounds: 8 ", "round: 8 ", "round")],
+)
+def test_a_planted_mistake_in_the_comparison_plan_is_found(tmp_path: Path, right: str, wrong: str, key: str) -> None:
+    """Also in a variant, which is a plan of another validation; its kind is told by its keys, of which others have some too."""
+    text = (config.CONFIG / "compare.yaml").read_text()
+    (tmp_path / "compare.yaml").write_text(text.replace(right, wrong, 1))
+    assert lint.plan_kind(tmp_path / "compare.yaml") == "compare"
+    assert [problem.key for problem in lint.problems(tmp_path / "compare.yaml")] == [key]
+
+
+@pytest.mark.parametrize("given", [{}, {"run": "new"}, {"before": "a", "after": "b"}, {"run": "outputs/compare/latest"}])
+def test_a_comparison_of_backfills_needs_to_know_where_history_comes_from(tmp_path: Path, given: dict[str, str]) -> None:
+    """A target without that is refused before anything runs; two recorded runs need no target."""
+    (tmp_path / "t.yaml").write_text("name: t\nkind: external\nbase_url: http://127.0.0.1:1\nrequests: {}\n")
+    asked = {"compare": {"target": str(tmp_path / "t.yaml"), **given}}
+    if given in ({}, {"run": "new"}):
+        with pytest.raises(ConfigError, match="backfill: got nothing"):
+            lint.before_traffic(asked)
+    else:
+        assert lint.before_traffic(asked).name == "t"

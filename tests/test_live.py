@@ -74,9 +74,8 @@ def artefacts(folder: Path) -> Iterator[tuple[Path, bytes]]:
 def test_the_path_of_make_run_on_the_sandbox(sandbox: SandboxState, tmp_path: Path) -> None:
     """`tapecheck run all` measures the running sandbox, leaves whole runs, a page and verdict lines, and the sandbox running."""
     (tmp_path / "plan.yaml").write_text(SANDBOX)
-    done = tapecheck(
-        "run", "all", "-p", "plan", "plan.yaml", "-p", "profile", "small", "-p", "drills", "none", "--out", "results", cwd=tmp_path
-    )
+    words = ("-p", "plan", "plan.yaml", "-p", "profile", "small", "-p", "drills", "none", "-p", "proofs", "bulk_copy")
+    done = tapecheck("run", "all", *words, "--out", "results", cwd=tmp_path)
     assert done.returncode == 0, done.stdout + done.stderr
     folder = (tmp_path / "results" / "load" / "latest").resolve()
     assert {"result.json", "samples.parquet", "resources.parquet", "failures.jsonl", "notebook.ipynb", "report.html"} <= {
@@ -96,7 +95,9 @@ def test_the_path_of_make_run_on_the_sandbox(sandbox: SandboxState, tmp_path: Pa
     assert (defined["verdict"], defined["rto"], defined["parameters"]["profile"]) == ("pass", {}, "once"), (
         "no plan of it has a profile small"
     )
-    assert all(f"{name:<10} PASS" in done.stdout for name in ("load", "backfill", "rto_rpo"))
+    compared = runs.read(tmp_path / "results" / "compare" / "latest", "compare").result
+    assert (compared["verdict"], list(compared["proofs"])) == ("pass", ["bulk_copy"])
+    assert all(f"{name:<10} PASS" in done.stdout for name in ("load", "backfill", "rto_rpo", "compare"))
     assert str(tmp_path / "results" / "index.html") in done.stdout
     assert folder.name in (tmp_path / "results" / "index.html").read_text()
     assert tapecheck("sandbox", "status").returncode == 0, "a sandbox that was running before stays"

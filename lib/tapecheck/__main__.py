@@ -126,8 +126,9 @@ def _run(arguments: argparse.Namespace) -> int:
 
 
 def _need_target(chosen: Sequence[str], given: Mapping[str, Any]) -> bool:
-    """Tell whether any notebook will ask the target; definitions alone do not."""
-    return list(chosen) != ["rto_rpo"] or given.get("drills") != "none"
+    """Tell whether any notebook will ask the target; definitions alone do not, nor do two recorded runs."""
+    needless = {"rto_rpo": given.get("drills") == "none", "compare": bool(given.get("before"))}
+    return not all(needless.get(name, False) for name in chosen)
 
 
 def _shares(chosen: Sequence[str], given: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
@@ -164,8 +165,8 @@ def _given(arguments: argparse.Namespace) -> dict[str, Any]:
             given[name] = text
     if arguments.target:
         given["target"] = arguments.target
-    for name in ("target", "plan", "run"):
-        if isinstance(given.get(name), str) and given[name] != "new":
+    for name in ("target", "plan", "run", "before", "after"):
+        if isinstance(given.get(name), str) and given[name] not in ("new", ""):
             given[name] = str(config.find(given[name]))
     return given
 

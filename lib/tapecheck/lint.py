@@ -8,6 +8,7 @@ from typing import Any
 from tapecheck import config, profiles
 from tapecheck.backfill import plan as backfill
 from tapecheck.backfill.endpoints import endpoints
+from tapecheck.compare import plan as compare
 from tapecheck.errors import ConfigError, Problem
 from tapecheck.load import provable
 from tapecheck.load import validation as load
@@ -30,6 +31,9 @@ class _Kind:
 
 
 _PLANS = {  # the first whose key a file has
+    "compare": _Kind(
+        keys=frozenset({"proofs"}), read=compare.read_plan, choices=("profile", "proofs", "rounds"), file="config/compare.yaml"
+    ),
     "rto_rpo": _Kind(
         keys=frozenset({"staleness", "rto", "rpo"}), read=policy.read_plan, choices=("profile", "trials"), file="config/rto_rpo.yaml"
     ),
@@ -83,7 +87,7 @@ def problems(file: Path) -> list[Problem]:
         if _keys(file) & {"kind", "requests", "base_url"}:
             config.read(Target, file)
         else:
-            allowed = "a target, a plan of load, backfill or recovery, or a drill; see config/"
+            allowed = "a target, a plan of load, backfill, recovery or comparison, or a drill; see config/"
             raise ConfigError([Problem(file=str(file), key="(file)", got=f"keys {sorted(_keys(file))}", allowed=allowed)])
     except ConfigError as error:
         return list(error.problems) or [Problem(file=str(file), key="(file)", got=str(error), allowed="a valid file")]
@@ -114,7 +118,7 @@ def before_traffic(given: Mapping[str, Mapping[str, Any]]) -> Target:
     target = None
     try:
         target = config.read(Target, next(iter(given.values())).get("target", "config/targets/sandbox.yaml"))
-        if "backfill" in given and target.kind == "external" and given["backfill"].get("run", "new") == "new":
+        if target.kind == "external" and _refills(given):
             endpoints(target)
     except ConfigError as error:
         found += error.problems
@@ -129,6 +133,13 @@ def before_traffic(given: Mapping[str, Mapping[str, Any]]) -> Target:
     if found or target is None:
         raise ConfigError(found)
     return target
+
+
+def _refills(given: Mapping[str, Mapping[str, Any]]) -> bool:
+    """Tell whether a run will fill history, be it as a variant that is compared."""
+    backfill, compared = given.get("backfill", {"run": ""}), given.get("compare", {"run": ""})
+    is_compared = compared.get("run", "new") == "new" and not compared.get("before")
+    return backfill.get("run", "new") == "new" or (is_compared and compare.refills(compared.get("plan", _PLANS["compare"].file)))
 
 
 def _drill_problems(given: Mapping[str, Any], target: Target | None) -> list[Problem]:
