@@ -17,7 +17,9 @@ from tapecheck.results import Finding, TargetInfo
 S = 1_000_000_000
 METRIC = Metric(name="duration_s", better="lower", smallest_effect=0.1)
 TARGET = TargetInfo(name="sandbox", kind="sandbox", base_url="http://127.0.0.1:1")
-INSERT_LIMITS = Finding(name="bottleneck_insert", finding="insert takes 80 % of busy time", evidence={"busy_s": 8.0}, action="store in bulk")
+INSERT_LIMITS = Finding(
+    name="bottleneck_insert", finding="insert takes 80 % of busy time", evidence={"busy_s": 8.0}, action="store in bulk"
+)
 
 
 def proof(**more: Any) -> Proof:
@@ -77,7 +79,7 @@ def recording(
     questions: Mapping[str, Question | Proof] | None = None,
     *,
     baselines: Mapping[str, Baseline] | None = None,
-    differs: Sequence[str] = (),
+    differs: tuple[str, ...] = (),
 ) -> Recording:
     """Return samples as a session would leave them."""
     return Recording(

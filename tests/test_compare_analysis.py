@@ -105,7 +105,7 @@ def test_no_drift_takes_back_what_was_counted() -> None:
 
 def test_sides_between_which_more_lies_than_the_change_prove_nothing() -> None:
     """Another host is shown as what it is."""
-    summary = analysis.summarize(recording(samples(times(8, 0.6)), differs=["host: a before, b after"]))
+    summary = analysis.summarize(recording(samples(times(8, 0.6)), differs=("host: a before, b after",)))
     assert summary["bulk_copy"].main.change == Change.NOT_PROVEN
     assert "host: a before, b after" in summary["bulk_copy"].main.reason
 

@@ -27,7 +27,11 @@ def session() -> Recording:
 def several() -> Recording:
     """A proof of three metrics with a name as long as may be, beside one that did not do the same."""
     name = "every_timeframe_of_the_quantitative_features_of_all_symbols_2"
-    metrics = [METRIC, Metric(name="fetch_s", better="lower", smallest_effect=0.3), Metric(name="records_per_s", better="higher", smallest_effect=0.1)]
+    metrics = [
+        METRIC,
+        Metric(name="fetch_s", better="lower", smallest_effect=0.3),
+        Metric(name="records_per_s", better="higher", smallest_effect=0.1),
+    ]
     clocks = {"before": {"fetch_s": 1.0, "records_per_s": 100.0}, "after": {"fetch_s": 0.01, "records_per_s": 300.0}}
     long = samples(times(12, 0.3), name=name, clocks=clocks)
     other = samples(times(12, 0.5), counters={"after": {"records": 1}})

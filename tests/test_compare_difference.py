@@ -15,7 +15,9 @@ ROUNDS, NOISE = 8, 0.035  # of each run, the standard deviation of its logarithm
 SIMULATED = 1000
 
 
-def session(ratio: float, seed: int, *, metric: Metric = METRIC, noise: float = NOISE, rounds: int = ROUNDS, drift: float = 0) -> Difference:
+def session(
+    ratio: float, seed: int, *, metric: Metric = METRIC, noise: float = NOISE, rounds: int = ROUNDS, drift: float = 0
+) -> Difference:
     found = samples(times(rounds, ratio, noise=noise, seed=seed, drift=drift))
     return difference.measure(metric, pairs(found), equals(found), seed=seed)
 

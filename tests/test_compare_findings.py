@@ -57,7 +57,9 @@ def test_a_promise_is_kept_or_broken_by_its_interval(ratio: float, kept: str) ->
 
 def test_a_promise_is_not_kept_by_a_session_that_drifted() -> None:
     """What the clocks say of it does not count."""
-    one = recording(samples(times(8, 0.7), clocks={"after": {"machine_s": 0.012}}), {"bulk_copy": proof(**PROMISED, controls=["machine_s"])})
+    one = recording(
+        samples(times(8, 0.7), clocks={"after": {"machine_s": 0.012}}), {"bulk_copy": proof(**PROMISED, controls=["machine_s"])}
+    )
     assert findings.promise_kept(analysis.summarize(one)["bulk_copy"]) == "not proven"
     assert [each.name for each in found(one)] == ["drifted"]
 

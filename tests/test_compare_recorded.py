@@ -38,7 +38,7 @@ def test_a_run_beside_itself_is_one_round_that_proves_nothing(copied: Callable[.
     """Its counters are equal, its ratio is 1, and even no change is not claimed."""
     found = recorded.read(copied(validation, "a"), copied(validation, "b"), Recorded())
     summary = analysis.summarize(found)
-    assert found.context.differs == []
+    assert found.context.differs == ()
     assert all(one.equal for proof in summary.values() for one in proof.counters)
     measured = [one for proof in summary.values() for one in proof.differences if one.ratio]
     assert {one.ratio.value for one in measured if one.ratio} == {1.0}
@@ -97,7 +97,7 @@ def test_another_version_of_ours_is_what_is_compared(copied: Callable[..., str])
         result["environment"]["versions"]["tapecheck"] = "9.9"
         result["environment"]["git_commit"] = "0" * 40
 
-    assert recorded.read(copied("load", "a"), copied("load", "b", change), Recorded()).context.differs == []
+    assert recorded.read(copied("load", "a"), copied("load", "b", change), Recorded()).context.differs == ()
 
 
 def test_runs_of_different_validations_are_refused(copied: Callable[..., str]) -> None:
@@ -112,7 +112,7 @@ def test_runs_without_a_common_scenario_are_refused(copied: Callable[..., str]) 
     def rename(result: dict[str, Any]) -> None:
         result["scenarios"] = {f"other_{name}": one for name, one in result["scenarios"].items()}
 
-    with pytest.raises(ConfigError, match="other_.* after; allowed: two runs that have a part in common"):
+    with pytest.raises(ConfigError, match=r"other_.* after; allowed: two runs that have a part in common"):
         recorded.read(copied("load", "a"), copied("load", "b", rename), Recorded())
 
 

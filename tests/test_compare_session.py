@@ -30,7 +30,7 @@ class Planted:
             raise MeasurementError("the workers did not start")
         duration_s = 1.0 if variant.side == "before" else 0.5
         self.now_ns += int(duration_s * 1e9)
-        baseline = Baseline(what_if={"insert at no cost": len(self.seen)})
+        baseline = Baseline(what_if={"insert at no cost": float(len(self.seen))})
         return Figures(clocks={"duration_s": duration_s, "machine_s": 0.02}, counters={"records": 10}, checksum="10-0", baseline=baseline)
 
     def clock(self) -> int:

@@ -64,10 +64,10 @@ def test_a_planted_mistake_in_a_target_is_found_and_no_secret_repeated(tmp_path:
 def test_a_file_is_of_the_kind_that_its_keys_say(tmp_path: Path) -> None:
     """Plans of all validations, targets, drills, and what is neither."""
     kinds = {file.stem: kind for file in config.CONFIG.rglob("*.yaml") if (kind := lint.plan_kind(file))}
-    assert kinds == {"backfill": "backfill", "load": "load", "rto_rpo": "rto_rpo"}
+    assert kinds == {name: name for name in ("backfill", "compare", "load", "rto_rpo")}
     (tmp_path / "other.yaml").write_text("a: 1\n")
     (problem,) = lint.problems(tmp_path / "other.yaml")
-    assert "a target, a plan of load, backfill or recovery, or a drill" in problem.allowed
+    assert "a target, a plan of load, backfill, recovery or comparison, or a drill" in problem.allowed
 
 
 def test_the_plans_of_all_notebooks_are_checked_before_one_starts(tmp_path: Path) -> None:
@@ -249,7 +249,7 @@ def test_a_planted_mistake_in_the_comparison_plan_is_found(tmp_path: Path, right
 @pytest.mark.parametrize("given", [{}, {"run": "new"}, {"before": "a", "after": "b"}, {"run": "outputs/compare/latest"}])
 def test_a_comparison_of_backfills_needs_to_know_where_history_comes_from(tmp_path: Path, given: dict[str, str]) -> None:
     """A target without that is refused before anything runs; two recorded runs need no target."""
-    (tmp_path / "t.yaml").write_text("name: t\nkind: external\nbase_url: http://127.0.0.1:1\nrequests: {}\n")
+    (tmp_path / "t.yaml").write_text("name: t\nkind: external\nbase_url: http://127.0.0.1:1\nrequests: {health: GET /health}\n")
     asked = {"compare": {"target": str(tmp_path / "t.yaml"), **given}}
     if given in ({}, {"run": "new"}):
         with pytest.raises(ConfigError, match="backfill: got nothing"):

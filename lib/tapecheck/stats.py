@@ -210,12 +210,9 @@ def ratio_lower_bound(successes: int, n: int, effective: float | None = None) ->
     return float(scipy.special.betaincinv(successes * worth, (n - successes) * worth + 1, 1 - CONFIDENCE))
 
 
-def bootstrap_interval(estimates: NDArray[np.float64], *, tail: float = 0.025) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Return the ends of the 95 % interval of each parameter, a column of `estimates`, whose rows are of resampled data.
-
-    `tail` is the share that is left out at either end.
-    """
-    low, high = np.percentile(estimates, [100 * tail, 100 * (1 - tail)], axis=0)
+def bootstrap_interval(estimates: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Return the ends of the 95 % interval of each parameter, a column of `estimates`, whose rows are of resampled data."""
+    low, high = np.percentile(estimates, [2.5, 97.5], axis=0)
     return low, high
 
 

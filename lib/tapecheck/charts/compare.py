@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from matplotlib.axes import Axes
-from matplotlib.ticker import FixedLocator, FuncFormatter, NullFormatter
+from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullFormatter
 
 from tapecheck.charts.figure import BAD, INVALID, LIMIT, PALETTE, Chart, empty, figure, footer, invalid_patch, legend, shorten, style
 from tapecheck.compare.analysis import ProofSummary, Round
@@ -165,7 +165,7 @@ def _rounds(ax: Axes, name: str, proof: ProofSummary) -> None:
     ax.set_xlabel("round")
     ax.set_ylim(bottom=0)
     ax.set_xlim(min(numbers) - 0.5, max(numbers) + 0.5)
-    ax.xaxis.get_major_locator().set_params(integer=True)
+    ax.xaxis.set_major_locator(MaxNLocator(integer=True))
 
 
 def _begun(rounds: Sequence[Round], first: int) -> tuple[list[int], list[float]]:

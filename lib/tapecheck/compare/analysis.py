@@ -78,9 +78,8 @@ def summarize(recording: Recording) -> dict[str, ProofSummary]:
     questions = recording.context.questions
     alone = {name: _proof(recording, name, question) for name, question in questions.items()}
     family = difference.among_family({(name, i): one for name, p in alone.items() for i, one in enumerate(p.differences)})
-    return {
-        name: _guarded(replace(proof, differences=[family[name, i] for i in range(len(proof.differences))])) for name, proof in alone.items()
-    }
+    of_family = {name: [family[name, i] for i in range(len(proof.differences))] for name, proof in alone.items()}
+    return {name: _guarded(replace(proof, differences=of_family[name])) for name, proof in alone.items()}
 
 
 def _proof(recording: Recording, name: str, question: Proof | Question) -> ProofSummary:
@@ -147,8 +146,13 @@ def _guarded(proof: ProofSummary) -> ProofSummary:
     reason = proof.invalid or proof.doubt
     if reason is None:
         return proof
-    kept = [one if proof.invalid is None and one.ratio and one.ratio.exact else difference.refused(one, reason) for one in proof.differences]
-    return replace(proof, differences=kept)
+    differences = [_kept_or_refused(one, proof, reason) for one in proof.differences]
+    return replace(proof, differences=differences)
+
+
+def _kept_or_refused(one: Difference, proof: ProofSummary, reason: str) -> Difference:
+    is_kept = proof.invalid is None and one.ratio is not None and one.ratio.exact
+    return one if is_kept else difference.refused(one, reason)
 
 
 def check(summary: Mapping[str, ProofSummary], questions: Mapping[str, Question | Proof]) -> list[Check]:

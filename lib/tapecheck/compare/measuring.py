@@ -54,7 +54,7 @@ class Bench:
         recording = backfill.run(plan, backfill.endpoints(self._target))
         summary = backfill.summarize(recording)
         what_if = backfill.predict(recording)
-        found = [one for one in backfill.find(recording, summary, what_if) if one.name.startswith(WHERE)]
+        found = tuple(one for one in backfill.find(recording, summary, what_if) if one.name.startswith(WHERE))
         failed = summary.totals.failed
         return Figures(
             clocks=backfill_clocks(summary),
@@ -102,4 +102,3 @@ def _latencies(times: Distribution) -> dict[str, float]:
 def load_counters(summary: ScenarioSummary) -> dict[str, int]:
     """Return what a scenario counted."""
     return {"requests": summary.requests, "failed": summary.failed, "connections_opened": summary.connections_opened}
-

@@ -77,7 +77,7 @@ def _context(sides: Mapping[Side, Run], questions: Mapping[str, Question], seed:
         seed=seed,
         before=compared[BEFORE],
         after=compared[AFTER],
-        differs=list(differs(first, second)),
+        differs=tuple(differs(first, second)),
     )
 
 

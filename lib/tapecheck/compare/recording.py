@@ -39,7 +39,7 @@ class Baseline:
     `found` are its findings about where the time goes; `what_if` the part of the wall time that each usual change is predicted to save.
     """
 
-    found: Sequence[Finding] = ()
+    found: tuple[Finding, ...] = ()
     what_if: Mapping[str, float] = field(default_factory=dict)
 
 
@@ -65,7 +65,7 @@ class Context(validation.Context):
     baselines: Mapping[str, Baseline] = field(default_factory=dict)
     before: Compared | None = None
     after: Compared | None = None
-    differs: Sequence[str] = ()
+    differs: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
