@@ -49,6 +49,25 @@ def test_a_right_target_gives_its_address() -> None:
     assert f"X-Key: {SECRET}".encode() in server.seen.heads[0]
 
 
+def test_a_requests_own_headers_replace_those_of_the_target() -> None:
+    """In whatever letters they are written, and others of the target stay."""
+    with Server(servers.fast) as server:
+        request = {"request": "GET /{symbol}?symbol={symbol}", "headers": {"x-mode": "own", "Cache-Control": "no-cache"}}
+        check(server.url, requests={"features": request}, headers={"X-Mode": "of the target", "X-Other": "stays"})
+    head = server.seen.heads[0].lower()
+    assert all(line in head for line in (b"x-mode: own\r\n", b"cache-control: no-cache\r\n", b"x-other: stays\r\n"))
+    assert b"of the target" not in head
+
+
+@pytest.mark.parametrize(("name", "value"), [("Content-Length", "1"), ("X Y", "1"), ("X-Y", "two\nlines")])
+def test_a_request_header_that_cannot_be_sent_is_named(name: str, value: str) -> None:
+    """Before anything is sent, with the request that has it, and without its value."""
+    request = {"request": "GET /{symbol}", "headers": {name: value}}
+    with pytest.raises(ConfigError, match=rf"requests\.features\.headers\.{name}: got ") as raised:
+        check("http://127.0.0.1:1", requests={"features": request})
+    assert "lines" not in str(raised.value)
+
+
 def test_the_address_that_was_found_is_the_one_that_is_asked(monkeypatch: pytest.MonkeyPatch) -> None:
     """A name that leads elsewhere when it is looked up again cannot take the request there: what was allowed is what is asked."""
     real, asked = socket.getaddrinfo, []

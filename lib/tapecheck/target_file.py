@@ -103,10 +103,14 @@ class Expectation(Model):
 
 
 class RequestTemplate(Model):
-    """A named request, `METHOD /path?query`, whose `{names}` a scenario's parameters fill."""
+    """A named request, `METHOD /path?query`, whose `{names}` a scenario's parameters fill.
+
+    Its `headers`, in which no secret stands, replace those of the target that have the same name.
+    """
 
     request: Annotated[str, AfterValidator(_matching(r"(GET|HEAD|POST) /\S*", "GET, HEAD or POST and a path, such as: GET /health"))]
     body: str | None = None
+    headers: dict[str, str] = Field(default={})
     expect: Expectation = Expectation()
 
     @model_validator(mode="before")

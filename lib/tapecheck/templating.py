@@ -5,7 +5,7 @@ Secrets are revealed here, into values that only a request may hold.
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from urllib.parse import parse_qsl, quote
 
 import httpx
@@ -29,20 +29,25 @@ def placeholders(template: RequestTemplate) -> list[str]:
 
 
 def headers(target: Target, problems: list[Problem]) -> list[tuple[str, str]]:
-    """Return the target's headers with secrets revealed, and note what cannot be sent."""
+    """Return the target's headers with secrets revealed, and note what cannot be sent, those of its requests included."""
     found = []
     for name, value in target.headers.items():
         try:
-            text = value.reveal() if isinstance(value, Secret) else value
+            found.append((name, value.reveal() if isinstance(value, Secret) else value))
         except ConfigError as error:
             problems += error.problems
-            continue
+    own = [(f"requests.{request}.headers", *pair) for request, template in target.requests.items() for pair in template.headers.items()]
+    for key, name, text in [*(("headers", name, text) for name, text in found), *own]:
         if wrong := _wrong_header(name, text):
             got, allowed = wrong
-            problems.append(Problem(file=f"target {target.name}", key=f"headers.{name}", got=got, allowed=allowed))
-        else:
-            found.append((name, text))
+            problems.append(Problem(file=f"target {target.name}", key=f"{key}.{name}", got=got, allowed=allowed))
     return found
+
+
+def headers_of(template: RequestTemplate, of_target: Sequence[tuple[str, str]]) -> list[tuple[str, str]]:
+    """Return the headers of a request: the target's, but for those that the template has too, and the template's."""
+    own = {name.lower() for name in template.headers}
+    return [*((name, value) for name, value in of_target if name.lower() not in own), *template.headers.items()]
 
 
 def _wrong_header(name: str, text: str) -> tuple[str, str] | None:

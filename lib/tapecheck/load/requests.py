@@ -45,7 +45,8 @@ def prepare_all(plan: LoadPlan, target: Target, *, file: str = "plan") -> dict[s
         found = _problems(name, scenario, template, target, file)
         problems += found
         if template is not None and not found:
-            prepared[name] = tuple(_request(template, values, target.base_url, headers) for values in combinations(scenario.parameters))
+            own = templating.headers_of(template, headers)
+            prepared[name] = tuple(_request(template, values, target.base_url, own) for values in combinations(scenario.parameters))
     if problems:
         raise ConfigError(problems)
     return prepared

@@ -165,7 +165,7 @@ class Client:
             template.method,
             self._base_url + templating.path(template, values),
             content=body or None,
-            headers={"Content-Type": "application/json"} if body else None,
+            headers=({"Content-Type": "application/json"} if body else {}) | template.headers,
         )
         what, sent_s = templating.redacted(f"{template.method} {request.url}", self._target), time.monotonic()
         status, content, failure = 0, b"", None
