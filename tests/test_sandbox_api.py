@@ -130,6 +130,15 @@ def test_second_answer_comes_from_the_cache(api: httpx.Client) -> None:
     assert "app;dur=" in second.headers["server-timing"] and "db;dur=0.000" in second.headers["server-timing"]
 
 
+def test_who_asks_for_no_cache_gets_the_database(api: httpx.Client) -> None:
+    """However often it was asked before, features and history alike."""
+    _features(api, "MSFT", timeframe="15m", limit=322)
+    past = api.get("/api/v1/features/quant/MSFT?timeframe=15m&limit=322", headers={"Cache-Control": "no-cache"})
+    assert past.json()["source"] == "database" and "cache;desc=miss" in past.headers["server-timing"]
+    found = [api.get("/api/v1/historical/MSFT?limit=3", headers=headers) for headers in ({}, {}, {"Cache-Control": "no-cache"})]
+    assert [one.json()["source"] for one in found[1:]] == ["cache", "database"]
+
+
 @pytest.mark.parametrize(
     "path",
     [

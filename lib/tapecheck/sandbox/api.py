@@ -10,7 +10,7 @@ from collections.abc import AsyncIterator
 from typing import Annotated, Literal
 
 import httpx
-from fastapi import FastAPI, HTTPException, Path, Query, Response
+from fastapi import FastAPI, Header, HTTPException, Path, Query, Response
 from fastapi_offline import FastAPIOffline
 from starlette.datastructures import MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -43,6 +43,7 @@ TRIGGER_EVERY_S = 5.0
 
 Symbol = Annotated[str, Path(pattern=r"^[A-Z][A-Z.]{0,9}$", examples=["AAPL"])]
 Limit = Annotated[int, Query(ge=1, le=5000, description="rows, the newest ones")]
+CacheControl = Annotated[str | None, Header(description="no-cache: ask the database, whatever is cached (RFC 9111, section 5.2.1.4)")]
 Moment = Annotated[dt.datetime | None, Query(description="ISO 8601; UTC where no offset is given")]
 
 
@@ -59,9 +60,9 @@ class Service:
         self.triggered: dict[str, tuple[float, bool, str]] = {}
         self.known: dict[tuple[str, str], Checkpoint] = {}
 
-    async def answer(self, query: sql.Query) -> Response:
-        """Answer a query from the cache, else the database, else whatever the cache still has."""
-        entry, trouble, db_ms = self.store.current(query), None, 0.0
+    async def answer(self, query: sql.Query, cache_control: str | None = None) -> Response:
+        """Answer a query from the cache unless `no-cache` asks for the database, else the database, else whatever the cache still has."""
+        entry, trouble, db_ms = None if "no-cache" in (cache_control or "") else self.store.current(query), None, 0.0
         is_hit = entry is not None
         if entry is None:
             try:
@@ -206,20 +207,27 @@ def application(home: Home) -> FastAPI:
     }
 
     @app.get("/api/v1/features/quant/{symbol}", response_model=Features, responses=errors)
-    async def features(symbol: Symbol, timeframe: Frame = "1d", limit: Limit = 100) -> Response:
+    async def features(symbol: Symbol, timeframe: Frame = "1d", limit: Limit = 100, cache_control: CacheControl = None) -> Response:
         """Return the newest bars of a symbol with their features, oldest first."""
-        return await service.answer(sql.Query(sql=sql.NEWEST_FEATURES, symbol=symbol, timeframe=timeframe, limit=limit))
+        query = sql.Query(sql=sql.NEWEST_FEATURES, symbol=symbol, timeframe=timeframe, limit=limit)
+        return await service.answer(query, cache_control)
 
     @app.get("/api/v1/historical/{symbol}", response_model=Historical, responses=errors)
     async def historical(
-        symbol: Symbol, timeframe: Frame = "1d", start: Moment = None, end: Moment = None, limit: Limit = 1000
+        symbol: Symbol,
+        timeframe: Frame = "1d",
+        start: Moment = None,
+        end: Moment = None,
+        limit: Limit = 1000,
+        cache_control: CacheControl = None,
     ) -> Response:
         """Return bars from `start` on, or without it the newest ones until `end`; oldest first."""
         begin, last = _utc(start), _utc(end) or dt.datetime(9999, 1, 1, tzinfo=dt.UTC)
         if begin and begin > last:
             raise HTTPException(422, [{"type": "value_error", "loc": ["query", "end"], "msg": "end is before start"}])
         statement = sql.OLDEST_BARS if begin else sql.NEWEST_BARS
-        return await service.answer(sql.Query(sql=statement, symbol=symbol, timeframe=timeframe, limit=limit, start=begin, end=last))
+        query = sql.Query(sql=statement, symbol=symbol, timeframe=timeframe, limit=limit, start=begin, end=last)
+        return await service.answer(query, cache_control)
 
     @app.get("/api/v1/status")
     async def status() -> Status:
