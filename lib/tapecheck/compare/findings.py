@@ -85,7 +85,7 @@ def _differ(recording: Recording, summary: Summary) -> Iterator[Finding]:
         yield Finding(
             name="more_than_the_change",
             finding="between the two runs lies more than the change",
-            evidence=dict[str, int | float | str](text.split(": ", 1) for text in recording.context.differs),
+            evidence={text.partition(": ")[0]: text.partition(": ")[2] for text in recording.context.differs},
             action="measure both as plans in one session: a proof in config/compare.yaml",
         )
 
