@@ -1,6 +1,7 @@
 """CPU and memory are those of the named processes, each name by itself."""
 
 import os
+import socket
 import subprocess
 import sys
 import time
@@ -45,3 +46,22 @@ def test_a_process_that_is_not_there_leaves_no_rows() -> None:
 def test_this_process_is_found_by_its_pid() -> None:
     """A pid stands for one process."""
     assert [p.pid for p in locate(ProcessSelector(pid=os.getpid()))] == [os.getpid()]
+
+
+@pytest.mark.parametrize("is_shown", [True, False])
+def test_a_process_is_found_by_the_port_that_it_listens_on(monkeypatch: pytest.MonkeyPatch, is_shown: bool) -> None:
+    """Also where the system shows its table of connections to root alone; a connection to that port is no listener."""
+    if not is_shown:
+
+        def refused(kind: str) -> None:
+            raise psutil.AccessDenied
+
+        monkeypatch.setattr(psutil, "net_connections", refused)
+    serve = "import socket, sys; s = socket.create_server(('127.0.0.1', 0)); print(s.getsockname()[1], flush=True); sys.stdin.read()"
+    with subprocess.Popen([sys.executable, "-c", serve], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdin is not None and process.stdout is not None
+        port = int(process.stdout.readline())
+        with socket.create_connection(("127.0.0.1", port)):
+            assert [p.pid for p in locate(ProcessSelector(port=port))] == [process.pid]
+        process.stdin.close()
+    assert locate(ProcessSelector(port=port)) == []

@@ -4,7 +4,7 @@ import threading
 import time
 from collections.abc import Iterable, Mapping
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 import psutil
 import pyarrow as pa
@@ -28,18 +28,38 @@ def locate(selector: ProcessSelector) -> list[psutil.Process]:
     """Return the local processes that a selector names; none when it runs elsewhere or may not be seen."""
     if selector.pid is not None:
         return [psutil.Process(selector.pid)] if psutil.pid_exists(selector.pid) else []
-    found = [p for p in psutil.process_iter() if _matches(p, selector)]
-    pids = {p.pid for p in found}
+    pids = _with_command(selector.command or "") if selector.port is None else _listening(selector.port)
+    found = [process for process in psutil.process_iter() if process.pid in pids]
     return [p for p in found if not pids.intersection(q.pid for q in _parents(p))]
 
 
-def _matches(process: psutil.Process, selector: ProcessSelector) -> bool:
+def _with_command(part: str) -> set[int]:
+    return {p.pid for p in psutil.process_iter() if part in " ".join(_words(p)) and p.pid != psutil.Process().pid}
+
+
+def _words(process: psutil.Process) -> list[str]:
     try:
-        if selector.command is not None:
-            return selector.command in " ".join(process.cmdline()) and process.pid != psutil.Process().pid
-        return any(c.status == psutil.CONN_LISTEN and c.laddr.port == selector.port for c in process.net_connections("tcp"))
+        return process.cmdline()
     except _GONE:
-        return False
+        return []
+
+
+def _listening(port: int) -> set[int]:
+    try:  # one look at the system's table: to ask each process is as many looks as there are processes
+        return {one.pid for one in psutil.net_connections("tcp") if one.pid and _listens(one, port)}
+    except psutil.AccessDenied:  # macOS shows the whole of it to root alone
+        return {p.pid for p in psutil.process_iter() if any(_listens(one, port) for one in _connections(p))}
+
+
+def _listens(connection: Any, port: int) -> bool:
+    return bool(connection.status == psutil.CONN_LISTEN and connection.laddr.port == port)
+
+
+def _connections(process: psutil.Process) -> list[Any]:
+    try:
+        return list(process.net_connections("tcp"))
+    except _GONE:
+        return []
 
 
 def _parents(process: psutil.Process) -> list[psutil.Process]:
