@@ -29,8 +29,8 @@ def proof(**more: Any) -> Proof:
 
 
 def plan(**proofs: Proof) -> ComparePlan:
-    """Return a plan of some proofs, with three rounds and no warm-up."""
-    return ComparePlan(proofs=proofs or {"bulk_copy": proof()}, rounds=3, warm_up=0)
+    """Return a plan of some proofs, with four rounds and no warm-up."""
+    return ComparePlan(proofs=proofs or {"bulk_copy": proof()}, rounds=4, warm_up=0)
 
 
 def times(rounds: int, ratio: float, *, noise: float = 0.04, seed: int = 0, drift: float = 0.0) -> list[tuple[int, Side, float]]:

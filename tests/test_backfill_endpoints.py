@@ -110,6 +110,15 @@ def test_the_sandbox_names_its_upstream_key_and_database(sandbox: SandboxState) 
     assert Home().secret() not in SandboxState.file().read_text()
 
 
+def test_only_a_sandbox_puts_its_vendor_at_a_distance(sandbox: SandboxState) -> None:
+    """Its URL says so; a vendor of an external target is where it is."""
+    opened = targets.open_target("config/targets/sandbox.yaml")
+    assert endpoints(targets.at_distance(opened, 50)).source_url == f"{sandbox.upstream_url}/distant/50"
+    assert targets.at_distance(opened, 0) == opened
+    external = opened.model_copy(update={"kind": "external"})
+    assert targets.at_distance(external, 50) == external
+
+
 def test_a_source_that_no_network_reaches_is_one_clear_error() -> None:
     """As the vendor is on a machine without internet: no data, which is exit code 2, with the host's name and the reason."""
     ends = Endpoints(

@@ -2,6 +2,7 @@
 
 import asyncio
 import datetime as dt
+import time
 from collections.abc import Iterator
 from itertools import islice
 from typing import Any
@@ -53,9 +54,14 @@ def theirs(client: RESTClient, symbol: str, timeframe: str) -> Iterator[Any]:
 
 def ours(sandbox: SandboxState, symbol: str, timeframe: str) -> list[Bars]:
     """Read the same year, as pages."""
+    return read(sandbox.upstream_url, symbol, timeframe)
+
+
+def read(source_url: str, symbol: str, timeframe: str) -> list[Bars]:
+    """Read a year with our source, as pages."""
 
     async def read() -> list[Bars]:
-        async with Source(sandbox.upstream_url, Home().secret(), retry=Retry(first_s=0.02, cap_s=0.1, budget_s=0.5)) as source:
+        async with Source(source_url, Home().secret(), retry=Retry(first_s=0.02, cap_s=0.1, budget_s=0.5)) as source:
             return [page.bars async for page in source.pages(symbol, timeframe, START, END)]
 
     return asyncio.run(read())
@@ -91,3 +97,13 @@ def test_a_bad_page_that_passes_costs_only_them(sandbox: SandboxState, upstream:
     assert list(theirs(official, SYMBOL, "5m")) == []
     upstream.post("/faults", json=fault).raise_for_status()
     assert sum(map(len, ours(sandbox, SYMBOL, "5m"))) == whole
+
+
+def test_a_distant_vendor_sends_the_same_bars_later(sandbox: SandboxState) -> None:
+    """Every page comes so much later, the ones that `next_url` leads to included; the bars are equal."""
+    near, began_s = ours(sandbox, SYMBOL, "5m"), time.monotonic()
+    distant = read(f"{sandbox.upstream_url}/distant/200", SYMBOL, "5m")
+    assert time.monotonic() - began_s >= 0.2 * len(distant)
+    assert len(distant) == len(near) > 1
+    for mine, other in zip(near, distant, strict=True):
+        np.testing.assert_array_equal(mine.c, other.c)

@@ -10,17 +10,19 @@ from tapecheck import config
 from tapecheck.compare.plan import ComparePlan, Proof, Recorded, read_plan
 from tapecheck.compare.variants import variants
 from tapecheck.errors import ConfigError
-from tapecheck.load.plan import Burst, LoadPlan
+from tapecheck.load.plan import Closed, LoadPlan
 
 PLAN = (config.CONFIG / "compare.yaml").read_text()
 
 
-def test_the_shipped_plan_has_the_three_fixes_a_load_fix_and_an_a_a_proof() -> None:
+def test_the_shipped_plan_has_three_fixes_a_load_fix_an_a_a_proof_and_a_regression() -> None:
     """Each with a metric of its own, a control and what is expected; the fixes with promise and prediction."""
     plan = read_plan("config/compare.yaml")
-    assert list(plan.proofs) == ["bulk_copy", "concurrency", "derived_timeframes", "connection_reuse", "same_twice"]
+    fixes = [plan.proofs[name] for name in ("bulk_copy", "concurrency", "derived_timeframes")]
+    assert list(plan.proofs)[3:] == ["query_cache", "same_twice", "planted_regression"]
     assert all(one.controls for one in plan.proofs.values())
-    fixes = [one for one in plan.proofs.values() if one.validation == "backfill"]
+    assert {str(one.baseline) for one in fixes} == {str(fixes[0].baseline)}
+    assert [one.metrics[0].expect for one in plan.proofs.values()] == ["improved"] * 4 + ["no_change", "worse"]
     assert [(one.promised.low, one.promised.high) for one in fixes if one.promised] == [(0.25, 0.35), (0.30, 0.40), (0.20, 0.30)]
     assert all(one.what_if and one.answers for one in fixes)
     both = variants("same_twice", plan.proofs["same_twice"])
@@ -28,7 +30,9 @@ def test_the_shipped_plan_has_the_three_fixes_a_load_fix_and_an_a_a_proof() -> N
 
 
 MISTAKES = [
-    ("rounds: 8 ", "rounds: 2 ", "rounds", "greater than or equal to 3"),
+    ("rounds: 6 ", "rounds: 2 ", "rounds", "greater than or equal to 4"),
+    ("    rounds: 4 ", "    rounds: 3 ", "proofs.query_cache.rounds", "greater than or equal to 4"),
+    ("    fix: {request: features}", "    distance_ms: 5\n    fix: {request: features}", "proofs.query_cache", "of a backfill proof only"),
     ("better: lower, smallest_effect: 0.1, expect: improved}\n    controls", "better: higher, smallest_effect: 0.1}\n    controls",
      "proofs.bulk_copy", "better: lower of duration_s"),
     ("controls: [machine_s]", "controls: [moon_s]", "proofs.bulk_copy", "unknown: moon_s"),
@@ -36,8 +40,8 @@ MISTAKES = [
     ("fix: {insert: copy}", "fix: {inserts: copy}", "proofs.bulk_copy.fix.inserts", "one of symbols"),
     ("insert: row_by_row,", "insert: slowly,", "proofs.bulk_copy.baseline.insert", "'copy', 'executemany' or 'row_by_row'"),
     ("promised: {low: 0.25, high: 0.35}", "promised: {low: 0.5, high: 0.35}", "proofs.bulk_copy.promised", "low at most high"),
-    ("scenario: cached_symbol ", "scenario: cached ", "proofs.connection_reuse.scenario", "one of cached_symbol"),
-    ("fix: {fresh_connections: false}", "fix: {fresh: false}", "proofs.connection_reuse.fix.fresh", "one of"),
+    ("scenario: steady_state ", "scenario: steady ", "proofs.query_cache.scenario", "one of cached_symbol"),
+    ("fix: {request: features}", "fix: {asks: features}", "proofs.query_cache.fix.asks", "one of"),
     ("what_if: insert at no cost", "whatif: insert at no cost", "proofs.bulk_copy.whatif", "one of validation"),
     ("profile: small ", "profile: tiny ", "profile", "one of full, small"),
     ("load: [mean_ms,", "load: [mean_s,", "recorded", "unknown: mean_s"),
@@ -69,8 +73,8 @@ def test_a_mistake_in_a_variant_has_its_line(tmp_path: Path) -> None:
     ("given", "key", "allowed"),
     [
         ({"proofs": "bulk"}, "proofs", "all, or some of bulk_copy"),
-        ({"rounds": 2}, "rounds", "3 to 100"),
-        ({"rounds": 101}, "rounds", "3 to 100"),
+        ({"rounds": 3}, "rounds", "4 to 100"),
+        ({"rounds": 101}, "rounds", "4 to 100"),
         ({"profile": "huge"}, "profile", "one of full, long"),
     ],
 )
@@ -85,19 +89,22 @@ def test_a_wrong_knob_is_refused(given: dict[str, str | int], key: str, allowed:
 def test_knobs_choose_proofs_rounds_and_profile() -> None:
     """The profile's rounds, unless they are given."""
     assert list(read_plan("config/compare.yaml", proofs="same_twice, bulk_copy").proofs) == ["bulk_copy", "same_twice"]
-    assert [read_plan("config/compare.yaml", profile=name).rounds for name in ("full", "long")] == [8, 24]
-    assert read_plan("config/compare.yaml", profile="long", rounds=5).rounds == 5
+    assert [read_plan("config/compare.yaml", profile=name).rounds for name in ("full", "long")] == [6, 24]
+    given = read_plan("config/compare.yaml", profile="long", rounds=5)
+    assert {given.rounds_of(one) for one in given.proofs.values()} == {5}
+    planned = read_plan("config/compare.yaml")
+    assert {planned.rounds_of(one) for one in planned.proofs.values()} == {6, 4}
 
 
 def test_a_load_variant_has_its_one_scenario() -> None:
     """With the changes in it, and no objectives of its own."""
-    both = variants("x", read_plan("config/compare.yaml").proofs["connection_reuse"])
-    for side, fresh in (("before", True), ("after", False)):
+    both = variants("x", read_plan("config/compare.yaml").proofs["query_cache"])
+    for side, request in (("before", "features_uncached"), ("after", "features")):
         plan = both[side].plan  # type: ignore[index]
         assert isinstance(plan, LoadPlan)
         (scenario,) = plan.scenarios.values()
-        assert isinstance(scenario, Burst)
-        assert (scenario.fresh_connections, scenario.rounds, plan.objectives) == (fresh, 30, ())
+        assert isinstance(scenario, Closed)
+        assert (scenario.request, scenario.duration_s, plan.objectives) == (request, 0.5, ())
 
 
 @pytest.mark.parametrize(

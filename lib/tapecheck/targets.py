@@ -61,6 +61,14 @@ def _backfill(state: SandboxState) -> BackfillTarget:
     return BackfillTarget(source_url=state.upstream_url, api_key=Secret(file=state.upstream_key_file), **database)
 
 
+def at_distance(target: Target, distance_ms: int) -> Target:
+    """Return an opened target whose vendor is so far away; an external one's is where it is, so that it stays what it is."""
+    if target.kind == "external" or target.backfill is None or distance_ms == 0:
+        return target
+    distant = f"{target.backfill.source_url}/distant/{distance_ms}"
+    return target.model_copy(update={"backfill": target.backfill.model_copy(update={"source_url": distant})})
+
+
 def start_sandbox() -> tuple[SandboxState, bool]:
     """Return the state of a running, filled sandbox, and whether it had to be started for that.
 

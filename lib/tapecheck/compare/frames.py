@@ -17,7 +17,7 @@ Summary = Mapping[str, ProofSummary]
 
 
 def plan(questions: Mapping[str, Question | Proof], rounds: int) -> pd.DataFrame:
-    """Return one row a metric: what was registered before anything is measured."""
+    """Return one row a metric: what was registered before anything is measured; `rounds` are of what has none of its own."""
     rows = [
         {
             "proof": name,
@@ -27,7 +27,7 @@ def plan(questions: Mapping[str, Question | Proof], rounds: int) -> pd.DataFrame
             "smallest effect": f"{metric.smallest_effect:.0%}",
             "expected": objective(metric),
             "controls": ", ".join(question.controls),
-            "rounds": rounds,
+            "rounds": (isinstance(question, Proof) and question.rounds) or rounds,
         }
         for name, question in questions.items()
         for metric in question.metrics

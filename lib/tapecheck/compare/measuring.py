@@ -18,6 +18,7 @@ from tapecheck.load.analysis import ScenarioSummary
 from tapecheck.load.plan import LoadPlan
 from tapecheck.stats import Distribution
 from tapecheck.target_file import Target
+from tapecheck.targets import at_distance
 
 WHERE = ("bottleneck_", "leading_")  # findings of where the time goes
 
@@ -47,11 +48,14 @@ class Bench:
         """
         machine_s = machine.work_s()
         with progress.silent():
-            figures = self._backfill(variant.plan) if isinstance(variant.plan, BackfillPlan) else self._load(variant.plan)
+            if isinstance(variant.plan, BackfillPlan):
+                figures = self._backfill(variant.plan, at_distance(self._target, variant.distance_ms))
+            else:
+                figures = self._load(variant.plan)
         return Figures(**{name: getattr(figures, name) for name in Figures.__slots__} | {"clocks": {**figures.clocks, MACHINE: machine_s}})
 
-    def _backfill(self, plan: BackfillPlan) -> Figures:
-        recording = backfill.run(plan, backfill.endpoints(self._target))
+    def _backfill(self, plan: BackfillPlan, target: Target) -> Figures:
+        recording = backfill.run(plan, backfill.endpoints(target))
         summary = backfill.summarize(recording)
         what_if = backfill.predict(recording)
         found = tuple(one for one in backfill.find(recording, summary, what_if) if one.name.startswith(WHERE))

@@ -15,8 +15,8 @@ Text = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1)]
 Share = Annotated[float, Field(gt=0, lt=1)]
 Expected = Literal["improved", "no_change", "worse", "not_worse"]
 MAX_ROUNDS = 100
-ROUNDS_NEEDED = 3  # of a measured proof: two ratios have one degree of freedom, and prove next to nothing
-
+ROUNDS_NEEDED = 4  # of a measured proof: with fewer, resamples of rounds are too few to bound anything by
+Rounds = Annotated[int, Field(ge=ROUNDS_NEEDED, le=MAX_ROUNDS)]
 
 SAME_RECORDED = {**SAME, "load": ()}  # users that send when they are answered send another number every time
 
@@ -89,6 +89,8 @@ class Question(Model):
 class Proof(Question):
     """A question that is measured: the plan of a validation with the changes of `baseline`, and with those of `fix` on top.
 
+    `distance_ms` puts the sandbox's vendor, which is on this machine, as far away as one is across a network; another target's is where
+    it is. `rounds` are its own, of an effect that needs fewer or more of them than others do.
     `what_if` names the backfill's own prediction of the fix, from the baseline's spans; `answers` the findings that it is the fix for.
     """
 
@@ -98,6 +100,8 @@ class Proof(Question):
     scenario: Name | None = None
     baseline: dict[str, Any] = Field(default={})
     fix: dict[str, Any] = Field(default={})
+    distance_ms: int = Field(default=0, ge=0, le=1000)
+    rounds: Rounds | None = None
     promised: Promise | None = None
     what_if: Text | None = None
     answers: tuple[Text, ...] = ()
@@ -106,8 +110,8 @@ class Proof(Question):
     def _fits_its_validation(self) -> Self:
         if (self.validation == "load") != (self.scenario is not None):
             raise ValueError("scenario: of a load proof, which one is sent; of no other")
-        if self.validation == "load" and (self.what_if or self.answers):
-            raise ValueError("what_if and answers of a backfill proof only")
+        if self.validation == "load" and (self.what_if or self.answers or self.distance_ms):
+            raise ValueError("what_if, answers and distance_ms of a backfill proof only")
         return self
 
 
@@ -141,10 +145,14 @@ class ComparePlan(Model):
     """All proofs, and how they are measured: `rounds` pairs of runs, before and after by turns, after `warm_up` that do not count."""
 
     proofs: dict[Name, Proof] = Field(min_length=1)
-    rounds: int = Field(default=8, ge=ROUNDS_NEEDED, le=MAX_ROUNDS)
+    rounds: Rounds = 8
     warm_up: int = Field(default=1, ge=0, le=10)
     seed: int = Field(default=0, ge=0)
     recorded: Recorded = Recorded()
+
+    def rounds_of(self, proof: Proof) -> int:
+        """Return how many rounds a proof has."""
+        return proof.rounds or self.rounds
 
 
 def read_plan(path: str | Path, *, profile: str = profiles.WHOLE, proofs: str = "all", rounds: int = 0) -> ComparePlan:
@@ -169,8 +177,9 @@ def read_plan(path: str | Path, *, profile: str = profiles.WHOLE, proofs: str = 
     from tapecheck.compare import variants  # which are made of the models of this module
 
     variants.check(plan, file=str(path))
-    kept = {name: proof for name, proof in plan.proofs.items() if name in names}
-    return plan.model_copy(update={"proofs": kept, "rounds": rounds or plan.rounds})
+    own = {"rounds": rounds} if rounds else {}
+    kept = {name: proof.model_copy(update=own) for name, proof in plan.proofs.items() if name in names}
+    return plan.model_copy(update={"proofs": kept} | own)
 
 
 def refills(path: str | Path) -> bool:

@@ -50,7 +50,8 @@ def measure(plan: ComparePlan, target: TargetInfo, measuring: Measure, clock: Cl
     """
     started_at = dt.datetime.now(dt.UTC)
     both = {name: variants(name, proof) for name, proof in plan.proofs.items()}
-    todo = [(both[name][side], number) for name in both for number, side in order(plan.rounds, plan.warm_up)]
+    orders = {name: order(plan.rounds_of(proof), plan.warm_up) for name, proof in plan.proofs.items()}
+    todo = [(both[name][side], number) for name, ordered in orders.items() for number, side in ordered]
     samples: list[Sample] = []
     baselines: dict[str, Baseline] = {}
     with progress.show("compare", "runs") as report:

@@ -18,11 +18,12 @@ SCHEMA = "tapecheck_compare"  # of the backfill's tables, so that those of its o
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Variant:
-    """One side of a proof, ready to be measured."""
+    """One side of a proof, ready to be measured; for `distance_ms` see `Proof`."""
 
     proof: str
     side: Side
     plan: BackfillPlan | LoadPlan
+    distance_ms: int = 0
 
 
 def variants(name: str, proof: Proof, *, file: str | None = None) -> dict[Side, Variant]:
@@ -41,8 +42,8 @@ def variants(name: str, proof: Proof, *, file: str | None = None) -> dict[Side, 
     before = profiles.merged(base, _placed(proof, proof.baseline))
     after = profiles.merged(before, _placed(proof, proof.fix))
     return {
-        BEFORE: Variant(proof=name, side=BEFORE, plan=_made(proof, before, file, f"proofs.{name}.baseline")),
-        AFTER: Variant(proof=name, side=AFTER, plan=_made(proof, after, file, f"proofs.{name}.fix")),
+        BEFORE: Variant(proof=name, side=BEFORE, plan=_made(proof, before, file, f"proofs.{name}.baseline"), distance_ms=proof.distance_ms),
+        AFTER: Variant(proof=name, side=AFTER, plan=_made(proof, after, file, f"proofs.{name}.fix"), distance_ms=proof.distance_ms),
     }
 
 

@@ -1,7 +1,12 @@
-"""The sandbox's vendor: serves the made-up market in the vendor's aggregates wire format. It keeps no state but faults."""
+"""The sandbox's vendor: serves the made-up market in the vendor's aggregates wire format. It keeps no state but faults.
 
+The vendor is as near as this machine, or `/distant/{ms}` away: the same paths below it are answered that much later.
+"""
+
+import asyncio
 import base64
 import datetime as dt
+import re
 import secrets
 import time
 from typing import Any
@@ -23,6 +28,8 @@ from tapecheck.sandbox.profile import Home, Profile
 from tapecheck.tickers import CRYPTO, symbol_of
 
 MOST = 50_000
+MOST_DISTANT_MS = 5000
+DISTANT = re.compile(r"/distant/(\d{1,4})(?=/)")  # before any path: every answer comes so many ms later, as from a vendor across a network
 
 
 class Agg(msgspec.Struct, gc=False):
@@ -198,6 +205,9 @@ def application(home: Home) -> ASGIApp:
 
     async def with_transport(scope: Scope, receive: Receive, send: Send) -> None:
         scope["send"] = send  # the fault `reset` reaches the connection through it
+        if away := DISTANT.match(scope.get("path", "")):
+            scope["root_path"] = away[0]
+            await asyncio.sleep(min(int(away[1]), MOST_DISTANT_MS) / 1000)
         await app(scope, receive, send)
 
     return with_transport
