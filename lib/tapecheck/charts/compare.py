@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from matplotlib.axes import Axes
+from matplotlib.axis import Axis
 from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullFormatter
 
 from tapecheck.charts.figure import BAD, INVALID, LIMIT, PALETTE, Chart, empty, figure, footer, invalid_patch, legend, shorten, style
@@ -41,7 +42,7 @@ def compare_ratios(*, recording: Recording, summary: Summary) -> Chart:
         ax.axvline(1, color="black", linewidth=1)
         ax.set_yticks(range(len(rows)), [_named(row, several=_several(summary)) for row in rows], fontsize=9.5)
         ax.set_ylim(len(rows) - 0.4, -0.6)
-        _ratio_axis(ax)
+        _ratio_axis(ax, ax.xaxis)
         ax.set_xlabel("after / before; where more is better, before / after")
         legend(chart, (ax,), *([invalid_patch()] if any(proof.invalid for _, proof, _ in rows) else []))
         footer(chart, recording.context, len(recording.samples), RUNS)
@@ -74,17 +75,17 @@ def _ratio(ax: Axes, y: int, row: Row) -> None:
     ax.plot(measured.value, y, linestyle="", markersize=9, markeredgecolor="white", zorder=5, **look)
 
 
-def _ratio_axis(ax: Axes) -> None:
-    """Make a logarithmic axis of ratios that is as wide to either side as its furthest point, and has 1 in it."""
-    ax.set_xscale("log")
-    low, high = ax.get_xlim()
+def _ratio_axis(ax: Axes, axis: Axis) -> None:
+    """Make an axis of ratios logarithmic, with 1 and some room to either side of it in view."""
+    (ax.set_xscale if axis is ax.xaxis else ax.set_yscale)("log")
+    low, high = sorted(axis.get_view_interval())
     low, high = min(low, 0.7), max(high, 1.4)
-    ax.set_xlim(low, high)
+    axis.set_view_interval(low, high, ignore=True)
     inside = [tick for tick in TICKS if low <= tick <= high]
     every = math.ceil(len(inside) / 9)
-    ax.xaxis.set_major_locator(FixedLocator([t for i, t in enumerate(inside) if every == 1 or t == 1 or i % every == 0]))
-    ax.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-    ax.xaxis.set_minor_formatter(NullFormatter())
+    axis.set_major_locator(FixedLocator([t for i, t in enumerate(inside) if every == 1 or t == 1 or i % every == 0]))
+    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axis.set_minor_formatter(NullFormatter())
 
 
 # ---- promised, predicted, measured ----
@@ -104,7 +105,7 @@ def compare_savings(*, recording: Recording, summary: Summary) -> Chart:
         ax.set_yticks(range(len(rows)), [f"{shorten(name, NAME)}\n{proof.main.metric}" for name, proof in rows], fontsize=9.5)
         ax.set_ylim(len(rows) - 0.4, -0.6)
         low, high = ax.get_xlim()
-        ax.set_xlim(min(low, -0.05), min(max(high, 0.5), 1.0))
+        ax.set_xlim(max(min(low, -0.05), -1.0), min(max(high, 0.5), 1.0))
         ax.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.0%}"))
         ax.set_xlabel("part of the baseline that is saved (right is better)")
         legend(chart, (ax,))
@@ -141,6 +142,7 @@ def compare_rounds(*, recording: Recording, summary: Summary) -> Chart:
         chart, axes = figure(title, lines, columns, height=0.9 + 2.1 * lines, sharey=True)
         for ax, (name, proof) in zip(axes, rows, strict=False):
             _rounds(ax, name, proof)
+        _ratio_axis(axes[0], axes[0].yaxis)
         for ax in axes[len(rows) :]:
             ax.axis("off")
         for ax in axes[::columns]:
@@ -163,7 +165,6 @@ def _rounds(ax: Axes, name: str, proof: ProofSummary) -> None:
         ax.axhline(proof.main.ratio.value, color=PALETTE[2], linestyle="--", linewidth=1.5, label="their geometric mean")
     ax.set_title(shorten(name, 24), fontsize=10)
     ax.set_xlabel("round")
-    ax.set_ylim(bottom=0)
     ax.set_xlim(min(numbers) - 0.5, max(numbers) + 0.5)
     ax.xaxis.set_major_locator(MaxNLocator(integer=True))
 

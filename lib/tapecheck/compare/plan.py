@@ -18,7 +18,7 @@ MAX_ROUNDS = 100
 ROUNDS_NEEDED = 4  # of a measured proof: with fewer, resamples of rounds are too few to bound anything by
 Rounds = Annotated[int, Field(ge=ROUNDS_NEEDED, le=MAX_ROUNDS)]
 
-SAME_RECORDED = {**SAME, "load": ()}  # users that send when they are answered send another number every time
+SAME_RECORDED = {**SAME, "load": ()}  # that more requests fail than before is a finding about the second run
 
 
 class Metric(Model):
