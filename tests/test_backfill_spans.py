@@ -13,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tapecheck.backfill import spans
+from tapecheck.backfill.analysis import summarize
 from tapecheck.backfill.recording import FAILED, Job, read_files
 from tapecheck.backfill.spans import STAGES, Span, Trace, chrome_trace
 from tapecheck.errors import ConfigError
@@ -54,6 +55,15 @@ def test_a_recording_reads_back_as_it_was(tmp_path: Path) -> None:
     schema = pq.read_schema(tmp_path / "spans.parquet")
     units = {field.name: field.metadata[b"unit"].decode() for field in schema if field.metadata and b"unit" in field.metadata}
     assert units["began_ns"] == units["ended_ns"] == "ns, monotonic" and {"rows", "bytes", "requests", "page", "worker"} < units.keys()
+
+
+def test_what_was_not_counted_yet_stays_unknown() -> None:
+    """A recording that is older than the count of statements has no sum of them, and one that has some has it."""
+    own = [span("insert", 0, 1, statements=4), span("other", 1, 2, statements=1)]
+    old = spans.from_table(spans.to_table(own).drop_columns("statements"))
+    assert [one.statements for one in old] == [None, None]
+    assert summarize(recording(old)).totals.statements is None
+    assert summarize(recording(spans.from_table(spans.to_table(own)))).totals.statements == 5
 
 
 @pytest.mark.parametrize("what", ["absent", "garbage", "no context"])

@@ -72,6 +72,17 @@ def test_every_way_counts_alike_and_ends_in_the_same_tables(database_url: str, c
     assert checksum.by_series(connection, SCHEMA) == sum_by_copy and str(sum_by_copy["T", "5m"]).startswith("620-")
 
 
+@pytest.mark.parametrize(("name", "first", "second"), [("copy", 4, 8), ("executemany", 601, 601), ("row_by_row", 601, 601)])
+@pytest.mark.usefixtures("connection")
+def test_every_way_counts_the_statements_that_it_sends(database_url: str, name: str, first: int, second: int) -> None:
+    """Of 300 new bars with features: a question, two COPYs and a checkpoint, or a row each; of the same again two upserts more."""
+    with STRATEGIES[name](database_url, schema=SCHEMA) as sink:
+        for sent in (first, second):
+            before = sink.statements
+            write(sink, bars_of(0, 300))
+            assert sink.statements - before == sent
+
+
 @each
 def test_every_way_is_all_or_nothing(database_url: str, connection: psycopg.Connection[Any], name: str) -> None:
     """When the features of a page cannot be stored, neither its bars nor its checkpoint are, and the sink goes on."""

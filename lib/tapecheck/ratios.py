@@ -30,6 +30,7 @@ from tapecheck import stats
 
 RESAMPLES = 4000
 ROUNDS_MOST = 1000  # more are no advice
+FURTHEST = math.log(1e6)  # of an interval's end: few rounds with an outlier bound nothing, and may say so with a number too large to write
 TAIL = (1 + stats.CONFIDENCE) / 2
 Logs = NDArray[np.float64]
 
@@ -80,8 +81,8 @@ def ratio(d: Logs, *, seed: int = 0) -> Ratio:
         return Ratio(value=value, low=value, high=value, n=n, spread=0.0)
     low, high = stats.bootstrap_interval(_studentized(d, seed))
     error = spread / math.sqrt(n)
-    ends = (math.exp(float(d.mean() - z * error)) for z in (high, low))
-    return Ratio(value=value, low=min(next(ends), value), high=max(next(ends), value), n=n, spread=spread)
+    ends = [math.exp(float(np.clip(d.mean() - z * error, -FURTHEST, FURTHEST))) for z in (high, low)]
+    return Ratio(value=value, low=min(ends[0], value), high=max(ends[1], value), n=n, spread=spread)
 
 
 def _studentized(d: Logs, seed: int) -> Logs:

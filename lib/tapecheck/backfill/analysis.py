@@ -21,6 +21,7 @@ class Totals:
     """The run in figures; `records` were written or found to be there already, `bytes` are of answers, decompressed.
 
     `records_per_s` is of completed jobs alone: what a failed one stored may have been noted while its time was not.
+    `statements` were sent to the database, a COPY counted as one; None of a recording that is older than their count.
     """
 
     duration_s: float
@@ -32,6 +33,7 @@ class Totals:
     skipped: int
     requests: int
     bytes: int
+    statements: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -139,7 +141,13 @@ def _totals(recording: Recording, requests: int) -> Totals:
         skipped=states.count(SKIPPED),
         requests=requests,
         bytes=sum(span.bytes for span in recording.spans),
+        statements=_statements(recording.spans),
     )
+
+
+def _statements(spans: Sequence[Span]) -> int | None:
+    counts = [span.statements for span in spans]
+    return None if None in counts else sum(count or 0 for count in counts)
 
 
 def _job(job: Job, spans: Sequence[Span]) -> JobSummary:

@@ -1,6 +1,7 @@
 """How the database is reached, and what its errors mean. It reads and writes nothing."""
 
 import re
+from collections.abc import Sequence
 from typing import Any
 
 import adbc_driver_manager
@@ -47,6 +48,32 @@ def conninfo(url: str) -> str:
 def connect(url: str, **options: Any) -> psycopg.Connection:
     """Return a connection of psycopg's to a URL's database."""
     return psycopg.connect(conninfo(url), **options)
+
+
+class Counting:
+    """A cursor, of either driver, that counts the statements it sends: a COPY is one, BEGIN and COMMIT are none."""
+
+    def __init__(self, cursor: Any) -> None:
+        self._cursor = cursor
+        self.statements = 0
+
+    def execute(self, *words: Any) -> Any:
+        """Send one."""
+        self.statements += 1
+        return self._cursor.execute(*words)
+
+    def executemany(self, statement: str, rows: Sequence[Any], **options: Any) -> Any:
+        """Send one a row."""
+        self.statements += len(rows)
+        return self._cursor.executemany(statement, rows, **options)
+
+    def adbc_ingest(self, *words: Any, **options: Any) -> Any:
+        """Send a COPY."""
+        self.statements += 1
+        return self._cursor.adbc_ingest(*words, **options)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._cursor, name)
 
 
 def is_lost(error: BaseException) -> bool:

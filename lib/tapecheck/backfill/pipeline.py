@@ -3,8 +3,8 @@
 import asyncio
 import datetime as dt
 import logging
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
-from contextlib import aclosing
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Sequence
+from contextlib import aclosing, contextmanager
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -18,7 +18,7 @@ from tapecheck.backfill.checkpoints import Checkpoint
 from tapecheck.backfill.features import Compute
 from tapecheck.backfill.sink import Counts, Sink
 from tapecheck.backfill.source import Page, Source
-from tapecheck.backfill.spans import Trace
+from tapecheck.backfill.spans import Cost, Trace
 
 log = logging.getLogger(__name__)
 BEFORE_PAGES = -1  # the page number of what a job does before its first page
@@ -126,14 +126,14 @@ class _Job:
     @classmethod
     async def opened(cls, sink: Sink, trace: Trace, compute: Compute | None) -> "_Job":
         """Return the job as its checkpoint left it."""
-        before = await run_sync(_other, trace, lambda: sink.checkpoint(trace.symbol, trace.timeframe))
+        before = await run_sync(_other, trace, sink, lambda: sink.checkpoint(trace.symbol, trace.timeframe))
         return cls(sink, trace, compute, before)
 
     async def read_lead(self, begin: dt.datetime) -> None:
         """Read what lies before the first bar that will come."""
         if self.now.watermark and self._compute:
             self._lead = await run_sync(
-                _other, self.trace, lambda: self._sink.tail(self.symbol, self.timeframe, begin, features.LEAD_IN)
+                _other, self.trace, self._sink, lambda: self._sink.tail(self.symbol, self.timeframe, begin, features.LEAD_IN)
             )  # fmt: skip
 
     def derived(self, whole: Bars, page: int) -> Bars:
@@ -163,7 +163,7 @@ class _Job:
         return columns
 
     def _written(self, bars: Bars, columns: dict[str, FloatArray], page: int) -> Counts:
-        with self.trace.span("insert", page) as cost:
+        with self.trace.span("insert", page) as cost, _counted(self._sink, cost):
             counts = self._sink.write(bars, columns, self.now)
             cost.rows = len(bars)  # those of a page that was refused or lost are not stored
         return counts
@@ -175,9 +175,19 @@ class _Job:
         return Outcome(counts=self._counts, requests=requests, repeated=repeated, checkpoint=self.now)
 
 
-def _other(trace: Trace, work: Callable[[], T]) -> T:
-    with trace.span("other", BEFORE_PAGES):
+def _other(trace: Trace, sink: Sink, work: Callable[[], T]) -> T:
+    with trace.span("other", BEFORE_PAGES) as cost, _counted(sink, cost):
         return work()
+
+
+@contextmanager
+def _counted(sink: Sink, cost: Cost) -> Iterator[None]:
+    """Note how many statements a sink sends meanwhile."""
+    before = sink.statements
+    try:
+        yield
+    finally:
+        cost.statements = sink.statements - before
 
 
 async def _ahead(pages: AsyncIterator[Page]) -> AsyncGenerator[Page, None]:

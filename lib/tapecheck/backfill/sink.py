@@ -52,10 +52,15 @@ class Sink:
         self._schema = schema
         self._ends: dict[tuple[str, str], int] = {}  # of a series: a start (ms) after which nothing was stored when we asked
         self._connection = dbapi.connect(database.conninfo(database_url))  # a transaction is always open
-        self._cursor = self._connection.cursor()
+        self._cursor = database.Counting(self._connection.cursor())
         for table in _VALUES:
             self._cursor.execute(f"CREATE TEMP TABLE staging_{table} (LIKE {self._schema}.{table}) ON COMMIT DELETE ROWS")
         self._connection.commit()
+
+    @property
+    def statements(self) -> int:
+        """How many SQL statements it has sent, a COPY as one."""
+        return self._cursor.statements
 
     def __enter__(self) -> Self:
         return self

@@ -31,6 +31,7 @@ SCHEMA = pa.schema(
         pa.field("rows", pa.int64(), metadata={"unit": "bars"}),
         pa.field("bytes", pa.int64(), metadata={"unit": "bytes of the answer's body, decompressed"}),
         pa.field("requests", pa.int32(), metadata={"unit": "requests sent"}),
+        pa.field("statements", pa.int32(), metadata={"unit": "SQL statements sent, a COPY as one; null where nobody counted"}),
     ]
 )
 
@@ -49,6 +50,7 @@ class Span:
     rows: int = 0
     bytes: int = 0
     requests: int = 0
+    statements: int | None = 0
 
     @property
     def duration_s(self) -> float:
@@ -63,6 +65,7 @@ class Cost:
     rows: int = 0
     bytes: int = 0
     requests: int = 0
+    statements: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,6 +96,7 @@ class Trace:
                 rows=cost.rows,
                 bytes=cost.bytes,
                 requests=cost.requests,
+                statements=cost.statements,
             )
             self.spans.append(span)
 
@@ -112,8 +116,9 @@ def to_table(spans: Iterable[Span]) -> pa.Table:
 
 
 def from_table(table: pa.Table) -> list[Span]:
-    """Return the spans of a table."""
-    return [Span(**row) for row in table.select(SCHEMA.names).to_pylist()]
+    """Return the spans of a table; one that is older than the count of statements has none."""
+    known = {name: None for name in ("statements",) if name not in table.column_names}
+    return [Span(**row | known) for row in table.select([name for name in SCHEMA.names if name not in known]).to_pylist()]
 
 
 def chrome_trace(spans: Iterable[Span]) -> dict[str, Any]:

@@ -25,7 +25,7 @@ class _InsertSink(Sink, ABC):
     def __init__(self, database_url: str, schema: str = LIVE) -> None:
         self._schema = schema
         self._connection = database.connect(database_url, cursor_factory=psycopg.RawCursor)  # $1, as ADBC writes it
-        self._cursor = self._connection.cursor()
+        self._cursor = database.Counting(self._connection.cursor())
 
     def _is_new(self, bars: Bars, checkpoint: Checkpoint) -> bool:
         return False  # the short way of a range known to be new is part of `copy`

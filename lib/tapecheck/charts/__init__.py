@@ -10,13 +10,13 @@ if TYPE_CHECKING:
     from tapecheck.charts.backfill import backfill_jobs, backfill_stages, backfill_throughput, backfill_timeline, backfill_what_if
     from tapecheck.charts.capacity import load_capacity
     from tapecheck.charts.clock import load_resources, load_throughput
-    from tapecheck.charts.compare import compare_ratios, compare_rounds, compare_savings
+    from tapecheck.charts.compare import compare_ratios, compare_rounds, compare_savings, compare_spectra
     from tapecheck.charts.load import load_dimensions, load_percentiles, load_timeline
     from tapecheck.charts.recovery import recovery_ages, recovery_loss, recovery_rto, recovery_timeline, recovery_trend
 
 __all__ = [
     "backfill_jobs", "backfill_stages", "backfill_throughput", "backfill_timeline", "backfill_what_if",
-    "compare_ratios", "compare_rounds", "compare_savings",
+    "compare_ratios", "compare_rounds", "compare_savings", "compare_spectra",
     "load_capacity", "load_dimensions", "load_percentiles", "load_resources", "load_throughput", "load_timeline",
     "recovery_ages", "recovery_loss", "recovery_rto", "recovery_timeline", "recovery_trend",
 ]  # fmt: skip

@@ -4,11 +4,26 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.axis import Axis
 from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullFormatter
 
-from tapecheck.charts.figure import BAD, INVALID, LIMIT, PALETTE, Chart, empty, figure, footer, invalid_patch, legend, shorten, style
+from tapecheck.charts.figure import (
+    BAD,
+    INVALID,
+    LIMIT,
+    PALETTE,
+    Chart,
+    empty,
+    figure,
+    footer,
+    invalid_patch,
+    legend,
+    log_axis,
+    shorten,
+    style,
+)
 from tapecheck.compare.analysis import ProofSummary, Round
 from tapecheck.compare.difference import Change, Difference
 from tapecheck.compare.recording import Recording
@@ -20,6 +35,10 @@ LOOKS: Mapping[Change, Mapping[str, Any]] = {  # of a ratio; told apart by their
     Change.NO_CHANGE: {"color": PALETTE[0], "marker": "s", "label": "no change"},
     Change.WORSE: {"color": BAD, "marker": "^", "label": "worse"},
     Change.NOT_PROVEN: {"color": PALETTE[6], "marker": "o", "label": "not proven"},
+}
+SIDES: Mapping[str, Mapping[str, Any]] = {
+    "before": {"color": PALETTE[0], "linestyle": "--"},
+    "after": {"color": PALETTE[3], "linestyle": "-"},
 }
 TICKS = (0.01, 0.02, 0.05, 0.1, 0.2, 0.3, 0.5, 0.7, 1, 1.4, 2, 3, 5, 10, 20, 50, 100)
 NAME = 34  # characters of a row's name that are shown
@@ -125,6 +144,55 @@ def _saving(ax: Axes, y: int, proof: ProofSummary) -> None:
     if measured.low is not None and measured.high is not None:
         ax.hlines(y + 0.25, 1 - measured.high, 1 - measured.low, color=colour, linewidth=2.5)
     ax.plot(1 - measured.value, y + 0.25, "o", color=colour, markersize=8, markeredgecolor="white", label="measured, with 95 % interval")
+
+
+# ---- what requests saw ----
+
+
+def compare_spectra(*, recording: Recording, summary: Summary) -> Chart:
+    """Draw for each load proof the response times of both sides by percentile, with their intervals."""
+    title = "What requests saw: response time by percentile, before and after"
+    seen = recording.spectra.to_pandas()
+    names = [name for name in summary if (seen.proof == name).any()]
+    if not names:
+        return empty(title, "no load runs are compared here", recording.context, len(recording.samples), RUNS)
+    with style():
+        columns = min(2, len(names))
+        lines = math.ceil(len(names) / columns)
+        chart, axes = figure(title, lines, columns, height=1.0 + 2.6 * lines)
+        for ax, name in zip(axes, names, strict=False):
+            own = seen[seen.proof == name]
+            for side, look in SIDES.items():
+                _spectrum(ax, own[own.side == side], side, look)
+            _percentile_axes(ax)
+            ax.set_title(f"{shorten(name, NAME)} (n = {_counted(own)})", fontsize=10)
+        for ax in axes[len(names) :]:
+            ax.axis("off")
+        for ax in axes[::columns]:
+            ax.set_ylabel("response time [ms]")
+        legend(chart, axes)
+        footer(chart, recording.context, len(recording.samples), RUNS)
+    return chart
+
+
+def _counted(own: pd.DataFrame) -> str:
+    return ", ".join(f"{side.n.iloc[0]:,} {name}" for name in SIDES if len(side := own[own.side == name]))
+
+
+def _spectrum(ax: Axes, line: pd.DataFrame, side: str, look: Mapping[str, Any]) -> None:
+    nines = 1 / (1 - line.p)
+    ax.plot(nines, line.value_ms, label=side, linewidth=2, **look)
+    ax.fill_between(nines, line.low_ms, line.high_ms, color=look["color"], alpha=0.15, linewidth=0)
+
+
+def _percentile_axes(ax: Axes) -> None:
+    ax.set_xscale("log")
+    right = ax.get_xlim()[1]
+    log_axis(ax, "y")
+    log_axis(ax, "x")
+    ax.set_xlim(1, right)
+    ticks = [p for p in (0, 0.5, 0.9, 0.99, 0.999, 0.9999) if 1 / (1 - p) <= right]
+    ax.set_xticks([1 / (1 - p) for p in ticks], ["min" if p == 0 else f"p{p * 100:g}" for p in ticks], fontsize=10)
 
 
 # ---- how steady it was ----

@@ -10,9 +10,11 @@ from tapecheck.backfill import validation as backfill
 from tapecheck.backfill.analysis import BackfillSummary
 from tapecheck.backfill.plan import BackfillPlan
 from tapecheck.compare import machine
-from tapecheck.compare.metrics import LATENCIES, MACHINE
+from tapecheck.compare.metrics import COUNTERS, LATENCIES, MACHINE
 from tapecheck.compare.recording import Baseline
+from tapecheck.compare.spectra import Times
 from tapecheck.compare.variants import Variant
+from tapecheck.load import rows
 from tapecheck.load import validation as load
 from tapecheck.load.analysis import ScenarioSummary
 from tapecheck.load.plan import LoadPlan
@@ -25,13 +27,14 @@ WHERE = ("bottleneck_", "leading_")  # findings of where the time goes
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Figures:
-    """What one run of one variant gave; `baseline` is what the backfill's own analysis says of it."""
+    """What one run of one variant gave; `baseline` is what the backfill's own analysis says of it, `response_ms` those of a load run."""
 
     clocks: Mapping[str, float]
     counters: Mapping[str, int]
     checksum: str = ""
     problem: str = ""
     baseline: Baseline = field(default_factory=Baseline)
+    response_ms: Times | None = None
 
 
 class Bench:
@@ -70,10 +73,15 @@ class Bench:
 
     def _load(self, plan: LoadPlan) -> Figures:
         recording = load.run(plan, self._target)
-        (summary,) = load.summarize(recording, plan).values()
+        ((name, summary),) = load.summarize(recording, plan).items()
         sent = int(pc.sum(recording.samples["bytes"]).as_py() or 0)
         problem = summary.invalid or (f"{summary.failed} of {summary.requests} requests failed" if summary.failed else "")
-        return Figures(clocks=load_clocks(summary), counters={**load_counters(summary), "bytes": sent}, problem=problem)
+        return Figures(
+            clocks=load_clocks(summary),
+            counters={**load_counters(summary), "bytes": sent},
+            problem=problem,
+            response_ms=rows.counted(recording.samples, name).response_ms(),
+        )
 
 
 def backfill_clocks(summary: BackfillSummary) -> dict[str, float]:
@@ -85,9 +93,8 @@ def backfill_clocks(summary: BackfillSummary) -> dict[str, float]:
 
 
 def backfill_counters(summary: BackfillSummary) -> dict[str, int]:
-    """Return what a backfill counted; `inserts` are pages that were stored."""
-    totals, inserts = summary.totals, summary.stages["insert"].spans
-    return {"records": totals.records, "requests": totals.requests, "bytes": totals.bytes, "inserts": inserts, "failed": totals.failed}
+    """Return what a backfill counted."""
+    return {name: count for name in COUNTERS["backfill"] if (count := getattr(summary.totals, name)) is not None}
 
 
 def load_clocks(summary: ScenarioSummary) -> dict[str, float]:

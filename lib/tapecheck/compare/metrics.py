@@ -20,7 +20,7 @@ CLOCKS: Mapping[str, Mapping[str, Better]] = {
     "rto_rpo": {"recover_max_s": "lower", "degraded_max_s": "lower"},
 }
 COUNTERS: Mapping[str, tuple[str, ...]] = {
-    "backfill": ("records", "requests", "bytes", "inserts", "failed"),
+    "backfill": ("records", "requests", "bytes", "statements", "failed"),
     "load": ("requests", "failed", "connections_opened", "bytes"),
     "rto_rpo": ("trials",),
 }

@@ -6,7 +6,8 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from tapecheck import config, runs
-from tapecheck.compare.metrics import LATENCIES, STAGE_METRICS, Validation
+from tapecheck.compare import spectra
+from tapecheck.compare.metrics import COUNTERS, LATENCIES, STAGE_METRICS, Validation
 from tapecheck.compare.plan import Question, Recorded
 from tapecheck.compare.recording import Compared, Context, Recording
 from tapecheck.compare.samples import Sample
@@ -36,7 +37,8 @@ def read(before: str, after: str, asked: Recorded, *, seed: int = 0) -> Recordin
         raise ConfigError([Problem(file="parameters", key="after", got=got, allowed="two runs that have a part in common")])
     question = asked.question(validation)
     samples = [_sample(name, side, parts[side][name]) for name in common for side in sides]
-    return Recording(samples=samples, context=_context(sides, dict.fromkeys(common, question), seed))
+    seen = spectra.of_runs({side: run.folder for side, run in sides.items()}, common if validation == "load" else ())
+    return Recording(samples=samples, context=_context(sides, dict.fromkeys(common, question), seed), spectra=seen)
 
 
 def asked(before: str, after: str, recorded: Recorded) -> dict[str, Question]:
@@ -135,7 +137,7 @@ def _backfill_clocks(result: Json) -> dict[str, float]:
 
 
 def _backfill_counters(result: Json) -> dict[str, int]:
-    return {**_counted(result["totals"], "records", "requests", "bytes", "failed"), "inserts": result["stages"]["insert"]["spans"]}
+    return _counted(result["totals"], *COUNTERS["backfill"])
 
 
 def _recovery_clocks(one: Json) -> dict[str, float]:
@@ -143,7 +145,7 @@ def _recovery_clocks(one: Json) -> dict[str, float]:
 
 
 def _counted(one: Json, *names: str) -> dict[str, int]:
-    return {name: int(one[name]) for name in names}
+    return {name: int(one[name]) for name in names if one.get(name) is not None}
 
 
 def _numbers(values: Mapping[str, Any]) -> dict[str, float]:

@@ -11,6 +11,7 @@ import pyarrow.parquet as pq
 from pydantic import TypeAdapter
 
 from tapecheck import runs, validation
+from tapecheck.compare import spectra
 from tapecheck.compare.plan import Proof, Question
 from tapecheck.compare.samples import Sample
 from tapecheck.errors import ConfigError, Problem
@@ -70,10 +71,11 @@ class Context(validation.Context):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Recording:
-    """Samples in the order in which they began, and their context."""
+    """Samples in the order in which they began, the spectra of load proofs (`spectra.SCHEMA`), and their context."""
 
     samples: Sequence[Sample]
     context: Context
+    spectra: pa.Table = field(default_factory=spectra.SCHEMA.empty_table)
     source: str | None = None
 
     def of(self, proof: str) -> list[Sample]:
@@ -81,11 +83,12 @@ class Recording:
         return [sample for sample in self.samples if sample.proof == proof]
 
     def tables(self) -> Mapping[str, pa.Table]:
-        """Return the table to store; it carries the context in its metadata."""
+        """Return the tables to store; the samples carry the context in their metadata."""
         context = TypeAdapter(Context).dump_json(self.context)
         rows = [dataclasses.asdict(sample) for sample in self.samples]
         plain = [row | {name: list(row[name].items()) for name in ("clocks", "counters")} for row in rows]
-        return {"samples": pa.Table.from_pylist(plain, SAMPLES).replace_schema_metadata({_METADATA_KEY: context})}
+        samples = pa.Table.from_pylist(plain, SAMPLES).replace_schema_metadata({_METADATA_KEY: context})
+        return {"samples": samples, "spectra": self.spectra}
 
 
 def read(path: str | Path) -> Recording:
@@ -104,11 +107,11 @@ def read_files(folder: Path, *, source: str) -> Recording:
         ConfigError: one is missing, broken or incomplete.
     """
     try:
-        table = pq.read_table(folder / "samples.parquet")
+        table, lines = (pq.read_table(folder / f"{name}.parquet") for name in ("samples", "spectra"))
         context = TypeAdapter(Context).validate_python(json.loads(table.schema.metadata[_METADATA_KEY]))
         plain = table.to_pylist()
         rows = [Sample(**row | {name: dict(row[name]) for name in ("clocks", "counters")}) for row in plain]
-        return Recording(samples=rows, context=context, source=source)
+        return Recording(samples=rows, context=context, spectra=lines, source=source)
     except (OSError, ValueError, KeyError, TypeError, pa.ArrowInvalid) as error:
         got = f"samples that cannot be read ({type(error).__name__}: {str(error)[:80]})"
         raise ConfigError([Problem(file=source, key="run", got=got, allowed="a complete comparison")]) from error

@@ -5,10 +5,12 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 
 from tapecheck import progress, results, runs
+from tapecheck.compare import spectra
 from tapecheck.compare.measuring import Bench, Figures
 from tapecheck.compare.plan import ComparePlan
 from tapecheck.compare.recording import Baseline, Context, Recording
 from tapecheck.compare.samples import Sample
+from tapecheck.compare.spectra import Times
 from tapecheck.compare.variants import AFTER, BEFORE, Side, Variant, variants
 from tapecheck.errors import MeasurementError
 from tapecheck.results import TargetInfo
@@ -54,15 +56,21 @@ def measure(plan: ComparePlan, target: TargetInfo, measuring: Measure, clock: Cl
     todo = [(both[name][side], number) for name, ordered in orders.items() for number, side in ordered]
     samples: list[Sample] = []
     baselines: dict[str, Baseline] = {}
+    response_ms: dict[tuple[str, Side], list[Times]] = {}
     with progress.show("compare", "runs") as report:
         for at, (variant, number) in enumerate(todo):
             report(at, len(todo), variant.proof)
             sample, figures = _one(variant, number, measuring, clock)
             samples.append(sample)
-            if variant.side == BEFORE and number and figures is not None:
+            if figures is None or sample.problem or not number:
+                continue
+            if variant.side == BEFORE:
                 baselines.setdefault(variant.proof, figures.baseline)
+            if figures.response_ms is not None:
+                response_ms.setdefault((variant.proof, variant.side), []).append(figures.response_ms)
         report(len(todo), len(todo))
-    return Recording(samples=samples, context=_context(plan, target, started_at, baselines))
+    context = _context(plan, target, started_at, baselines)
+    return Recording(samples=samples, context=context, spectra=spectra.of_rounds(response_ms))
 
 
 def _context(plan: ComparePlan, target: TargetInfo, started_at: dt.datetime, baselines: Mapping[str, Baseline]) -> Context:
