@@ -160,7 +160,7 @@ def _given(arguments: argparse.Namespace) -> dict[str, Any]:
         given.update({str(name): value for name, value in data.items()})
     for name, text in arguments.pairs:
         try:
-            given[name] = yaml.safe_load(text)
+            given[name] = yaml.safe_load(text) if text else ""  # to YAML nothing is null
         except (yaml.YAMLError, ValueError, RecursionError):
             given[name] = text
     if arguments.target:

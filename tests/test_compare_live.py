@@ -1,0 +1,134 @@
+"""A comparison on the real sandbox: counters prove by themselves what clocks need a quiet machine for; recorded runs from the command line."""
+
+import itertools
+import json
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+import pytest
+from pydantic import TypeAdapter
+
+from tapecheck import config, runs
+from tapecheck.compare import validation as compare
+from tapecheck.compare.difference import Change
+from tapecheck.compare.recording import Recording
+from tapecheck.targets import SandboxState
+from tapecheck.verdict import Verdict
+
+DATA = config.PROJECT / "tests" / "data"
+PLAN = """
+rounds: 4
+warm_up: 0
+proofs:
+  fewer: {validation: backfill, says: derive, baseline: &slow {symbols: [AAPL], timeframes: [1h, 1d], history: {days: 3}, insert: row_by_row},
+          fix: {derive: true}, metrics: [{name: requests, better: lower, smallest_effect: 0.1}]}
+  bulk: {validation: backfill, says: copy, baseline: *slow, fix: {insert: copy},
+         metrics: [{name: statements, better: lower, smallest_effect: 0.1}]}
+  same: {validation: backfill, says: nothing, baseline: *slow,
+         metrics: [{name: requests, better: lower, smallest_effect: 0.1, expect: no_change}]}
+  regression: {validation: backfill, says: no longer in bulk, baseline: {symbols: [AAPL], timeframes: [1h, 1d], history: {days: 3}},
+               fix: {insert: row_by_row}, metrics: [{name: statements, better: lower, smallest_effect: 0.1}]}
+  another: {validation: backfill, says: a smaller job, baseline: *slow, fix: {timeframes: [1d]},
+            metrics: [{name: duration_s, better: lower, smallest_effect: 0.1}]}
+  cache: {validation: load, scenario: steady_state, says: cache, baseline: {request: features_uncached, duration_s: 0.5, warm_up_s: 0.1},
+          fix: {request: features}, metrics: [{name: throughput_rps, better: higher, smallest_effect: 0.1}]}
+"""
+
+
+@pytest.fixture(scope="module")
+def measured(sandbox: SandboxState, tmp_path_factory: pytest.TempPathFactory) -> Recording:
+    """Every proof of the plan above, measured once."""
+    folder = tmp_path_factory.mktemp("compare")
+    (folder / "plan.yaml").write_text(PLAN)
+    plan = compare.read_plan(folder / "plan.yaml")
+    settings = compare.settings(
+        target="config/targets/sandbox.yaml", plan=str(folder / "plan.yaml"), run="new", out="", profile="full", proofs="all", rounds=0
+    )
+    return compare.run(plan, settings)
+
+
+@pytest.fixture(scope="module")
+def summary(measured: Recording) -> Mapping[str, Any]:
+    """What that says."""
+    return compare.summarize(measured)
+
+
+@pytest.mark.parametrize(
+    ("name", "change"),
+    [("fewer", Change.IMPROVED), ("bulk", Change.IMPROVED), ("same", Change.NO_CHANGE), ("regression", Change.WORSE)],
+)
+def test_what_is_counted_proves_a_change(summary: Mapping[str, Any], name: str, change: Change) -> None:
+    """A fix, a variant beside itself and a planted regression; each is the same every round, with equal checksums."""
+    proof = summary[name]
+    assert (proof.main.change, proof.invalid, proof.checksums_equal) == (change, None, True)
+    assert proof.main.ratio.exact and len(proof.rounds) == 4
+
+
+def test_a_regression_is_a_failed_check(measured: Recording, summary: Mapping[str, Any]) -> None:
+    """Where an improvement was expected; what it did is in the reason."""
+    (check,) = [one for one in compare.judge(measured, summary) if one.name == "regression"]
+    assert check.verdict == Verdict.FAIL and check.reason.startswith("worse: ")
+
+
+def test_a_variant_that_does_less_is_no_variant(measured: Recording, summary: Mapping[str, Any]) -> None:
+    """It is faster, and that is not compared."""
+    (check,) = [one for one in compare.judge(measured, summary) if one.name == "another"]
+    assert check.verdict == Verdict.INVALID
+    assert "the checksums of what was stored differ" in check.reason
+
+
+def test_both_sides_of_a_load_proof_were_really_asked(measured: Recording, summary: Mapping[str, Any]) -> None:
+    """The cache carries more than the database by far, and what requests saw is kept of both sides."""
+    assert summary["cache"].main.ratio.value < 0.8
+    assert {(row["proof"], row["side"]) for row in measured.spectra.to_pylist()} == {("cache", "before"), ("cache", "after")}
+
+
+def test_every_run_kept_its_order(measured: Recording) -> None:
+    """Before and after by turns, one at a time."""
+    own = measured.of("fewer")
+    assert [one.side for one in own] == ["before", "after", "after", "before"] * 2
+    assert all(a.ended_ns <= b.began_ns for a, b in itertools.pairwise(own))
+
+
+# ---- two recorded runs, from the command line ----
+
+
+def tapecheck(*words: object, cwd: Path) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "tapecheck", "run", "compare", "--out", cwd / "out", *words]
+    return subprocess.run([str(word) for word in command], cwd=cwd, capture_output=True, text=True, timeout=100)
+
+
+def test_two_recorded_load_runs_need_no_target(tmp_path: Path) -> None:
+    """One round proves nothing of clocks (exit code 2), every request is read again, and no sandbox is started."""
+    done = tapecheck("-p", "before", DATA / "load", "-p", "after", DATA / "load", cwd=tmp_path)
+    assert done.returncode == 2, done.stdout + done.stderr
+    assert "one round bounds nothing" in done.stdout and "sandbox" not in done.stderr
+    folder = (tmp_path / "out" / "compare" / "latest").resolve()
+    recorded = runs.read(folder, "compare").result
+    assert recorded["before"]["run_id"] == recorded["after"]["run_id"] and recorded["differs"] == []
+    assert set(pq.read_table(folder / "spectra.parquet").column("proof").to_pylist()) == set(recorded["proofs"])
+    again = compare.summarize(compare.read(str(folder)))
+    assert json.loads(TypeAdapter(dict).dump_json(again)) == recorded["proofs"]
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "message"),
+    [
+        (DATA / "load", DATA / "backfill", "got a run of backfill; allowed: a run of load, as before is"),
+        (DATA / "load", "nowhere", "nowhere: path: got no such file"),
+        (DATA / "load", "half", "half: run: got an unreadable result.json"),
+        (DATA / "load", "", "before and after both"),
+    ],
+)
+def test_runs_that_cannot_be_compared_are_one_clear_error(tmp_path: Path, before: Path, after: str | Path, message: str) -> None:
+    """Exit code 4, and nothing is recorded."""
+    (tmp_path / "half").mkdir()
+    (tmp_path / "half" / "result.json").write_text(json.dumps({"validation": "load"})[:-3])
+    done = tapecheck("-p", "before", before, "-p", "after", after, cwd=tmp_path)
+    assert done.returncode == 4, done.stdout + done.stderr
+    assert message in done.stdout + done.stderr
+    assert not list((tmp_path / "out").glob("compare/*"))
