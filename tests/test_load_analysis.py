@@ -9,7 +9,7 @@ import pytest
 from samples import GENERATOR, START_NS, burst, recording, requests, watched
 
 from tapecheck.config import PROJECT
-from tapecheck.load import analysis, findings, frames, validation
+from tapecheck.load import analysis, findings, frames, judgement, validation
 from tapecheck.load.analysis import Limits, ScenarioSummary
 from tapecheck.load.plan import METRICS
 from tapecheck.load.recording import GeneratorStats, Recording
@@ -25,7 +25,7 @@ def summary_of(rec: Recording) -> ScenarioSummary:
 
 
 def verdicts(rec: Recording) -> dict[str, Verdict]:
-    checks = analysis.check(analysis.summarize(rec, LIMITS), [parse(text, METRICS) for text in OBJECTIVES])
+    checks = judgement.check(analysis.summarize(rec, LIMITS), [parse(text, METRICS) for text in OBJECTIVES])
     return {c.objective.split(" ")[0]: c.verdict for c in checks}
 
 
@@ -289,7 +289,7 @@ def test_what_would_prove_an_objective_counts_batches() -> None:
     """The n that is said to be needed is of requests like these, not of independent ones."""
     times = np.repeat([20.0, 20.0, 20.0, 900.0, 20.0], 100) + np.tile(np.linspace(0, 5, 100), 5)
     summary = analysis.summarize(recording({"s": burst(times, per_round=100)}), LIMITS)
-    (check,) = analysis.check(summary, [parse("p95_ms < 1000", METRICS)])
+    (check,) = judgement.check(summary, [parse("p95_ms < 1000", METRICS)])
     assert check.verdict == Verdict.NOT_PROVEN
     assert int(check.reason.split(">= ")[1].split(" ")[0]) > 1000
 
@@ -306,7 +306,7 @@ def test_each_kind_of_time_is_judged_by_itself() -> None:
     summary = analysis.summarize(recording({"s": rows}), LIMITS)
 
     def judged(text: str) -> Verdict:
-        return analysis.check(summary, [parse(text, METRICS)])[0].verdict
+        return judgement.check(summary, [parse(text, METRICS)])[0].verdict
 
     assert judged("p95_ms < 300") == Verdict.FAIL
     assert judged("service_p95_ms < 300") == Verdict.PASS

@@ -1,5 +1,6 @@
 """Tables that every notebook shows, as pandas frames: checks and findings. Every figure in them was computed elsewhere."""
 
+import math
 from collections.abc import Iterable, Sequence
 
 import pandas as pd
@@ -42,7 +43,7 @@ def findings(findings: Sequence[Finding]) -> pd.DataFrame:
 
 
 def number(value: float | None) -> str:
-    """Write a number with three significant digits, or more before the point."""
-    if value is None:
+    """Write a number with three significant digits, or more before the point; nothing for one that is not known."""
+    if value is None or math.isnan(value):
         return ""
     return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"

@@ -20,15 +20,22 @@ import itertools
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Annotated
 
 import numpy as np
 import scipy  # imports scipy.special when it is first used; scipy.stats has the same functions, and takes two seconds
 from numpy.typing import NDArray
+from pydantic import BeforeValidator, WithJsonSchema
 
 CONFIDENCE = 0.95
 KNOTS = 16  # of a spectrum's points, at which its batches are compared
 Values = NDArray[np.floating] | NDArray[np.integer]
 Counts = NDArray[np.int64]
+Figure = Annotated[  # NaN where it is not known, which JSON writes as null
+    float,
+    BeforeValidator(lambda value: math.nan if value is None else value),
+    WithJsonSchema({"anyOf": [{"type": "number"}, {"type": "null"}]}),
+]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,10 +43,11 @@ class Percentile:
     """A percentile in the unit of its samples, with its 95 % interval [`low`, `high`] and one-sided bound `upper`.
 
     A bound is None where n cannot support it; a verdict is given by `upper`, which needs fewer samples than `high`.
-    `n_effective` is how many independent samples would say as much; bounds are taken from it.
+    `n_effective` is how many independent samples would say as much; bounds are taken from it. It is 0 where another tool
+    told the percentile and has no samples; `value` is NaN where it did not even tell that.
     """
 
-    value: float
+    value: Figure
     low: float | None
     high: float | None
     upper: float | None
@@ -51,9 +59,9 @@ class Percentile:
 class Distribution:
     """What a report says of one sample: mean, extremes, and percentiles with intervals, all in the sample's unit."""
 
-    mean: float
-    min: float
-    max: float
+    mean: Figure
+    min: Figure
+    max: Figure
     p50: Percentile
     p90: Percentile
     p95: Percentile

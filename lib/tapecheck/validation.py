@@ -48,6 +48,11 @@ class Context:
     target: TargetInfo
     environment: Environment
 
+    @property
+    def measured_by(self) -> str:
+        """Return the name of the other tool that measured; empty when it was this workbook."""
+        return ""
+
 
 class Head(TypedDict):
     """The fields of `Result` that every validation fills in alike."""

@@ -67,13 +67,14 @@ class Measured:
 
     `bound` is the one-sided 95 % bound on the unfavourable side; None where n cannot support one, and equal to the
     value where the value is exact (a count, or a mean that is reported without an interval). `needed_n` says how many
-    samples would give a bound.
+    samples would give a bound; `unbounded` why no number of them would.
     """
 
     value: float | None
     bound: float | None
     n: int
     needed_n: int | None = None
+    unbounded: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -155,7 +156,7 @@ def _decide(objective: Objective, measured: Measured, invalid: str | None) -> tu
         return Verdict.FAIL, f"{measured.value:.4g} misses {objective.op} {objective.limit:g}"
     if measured.bound is None:
         more = f"; n >= {measured.needed_n} would" if measured.needed_n else ""
-        return Verdict.NOT_PROVEN, f"n = {measured.n} cannot bound it{more}"
+        return Verdict.NOT_PROVEN, measured.unbounded or f"n = {measured.n} cannot bound it{more}"
     if not objective.met_by(measured.bound):
         more = f"; with no failure n >= {measured.needed_n} would prove it" if measured.needed_n and measured.n < measured.needed_n else ""
         return Verdict.NOT_PROVEN, f"the value meets it, its 95 % bound {measured.bound:.4g} does not{more}"

@@ -72,7 +72,7 @@ def load_throughput(*, recording: Recording, summary: Summary, capacity: Capacit
     """Draw answers and failures per second over the whole run, counted at their completion."""
     title = "Throughput and errors over time"
     if not recording.samples.num_rows:
-        return empty(title, "no requests", recording.context, 0)
+        return empty(title, recording.without_samples, recording.context, sum(one.requests for one in summary.values()))
     with style():
         chart, (ax, below) = figure(title, 2, 1, height=5.2, sharex=True, height_ratios=(2, 1.2))
         start = _clock(recording)

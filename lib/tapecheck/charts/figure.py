@@ -89,7 +89,9 @@ def figure(title: str, rows: int = 1, columns: int = 1, *, height: float = 4.6, 
 
 def footer(chart: Chart, context: Context, n: int, of: str = "requests") -> None:
     """Say below what was measured, and from how many requests, or whatever else there were."""
-    text = f"target {context.target.name} ({context.target.base_url}), run {context.run_id}, n = {n:,} {of}"
+    where = f" ({context.target.base_url})" if context.target.base_url else ""
+    by = f", measured by {context.measured_by}" if context.measured_by else ""
+    text = f"target {context.target.name}{where}, run {context.run_id}{by}, n = {n:,} {of}"
     chart.supxlabel(text, x=0.99, ha="right", fontsize=8.5, color="#555555")
 
 

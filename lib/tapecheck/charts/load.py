@@ -76,26 +76,46 @@ _INSIDE = (
 
 def load_percentiles(*, recording: Recording, summary: Summary, objectives: Sequence[Objective]) -> Chart:
     """Draw the percentile spectrum of response times per scenario, and beside it p95 by kind of time: response, service, server."""
-    title = "Response time by percentile, with 95 % intervals"
-    if not any(scenario.requests for scenario in summary.values()):
-        return empty(title, "no requests", recording.context, 0)
+    title = f"Response time by percentile, {_intervals(recording)}"
+    n = sum(scenario.requests for scenario in summary.values())
+    if not any(_percentiles(scenario) for scenario in summary.values()):
+        return empty(title, "no percentile is known" if n else "no requests", recording.context, n)
     with style():
         chart, (ax, kinds) = figure(title, 1, 2, height=5.2, width_ratios=(2.2, 1))
         for i, (name, scenario) in enumerate(summary.items()):
             if not scenario.requests:
                 continue
-            part = rows.counted(recording.samples, name)
-            line = stats.spectrum(part.response_ms(), part.batches(scenario.executor))
-            nines = 1 / (1 - line["p"])
             look: dict[str, Any] = {"color": PALETTE[i % len(PALETTE)], "linestyle": LINES[i % len(LINES)], "linewidth": 2}
-            ax.plot(nines, line["value"], label=_described(name, scenario), **look)
-            ax.fill_between(nines, line["low"], line["high"], color=look["color"], alpha=0.15, linewidth=0)
+            _spectrum(ax, rows.counted(recording.samples, name), scenario, label=_described(name, scenario), **look)
         _tail_axis(ax, summary, objectives)
         _kinds_of_time(kinds, summary, objectives)
         shaded = [invalid_patch()] if any(s.invalid for s in summary.values()) else []
         legend(chart, (ax, kinds), *shaded)
-        footer(chart, recording.context, sum(s.requests for s in summary.values()))
+        footer(chart, recording.context, n)
     return chart
+
+
+def _intervals(recording: Recording) -> str:
+    return "as the tool says" if recording.context.told else "with 95 % intervals"
+
+
+def _percentiles(scenario: ScenarioSummary) -> dict[float, float]:
+    """Return those of a summary's percentiles that are known."""
+    times = scenario.response_time_ms
+    every = {0.5: times.p50, 0.9: times.p90, 0.95: times.p95, 0.99: times.p99} if times else {}
+    return {p: one.value for p, one in every.items() if not math.isnan(one.value)}
+
+
+def _spectrum(ax: Axes, part: Rows, scenario: ScenarioSummary, **look: Any) -> None:
+    """Draw the percentiles of one scenario with their band; of a tool that gives no samples, the points that it tells."""
+    if not len(part):
+        told = _percentiles(scenario)
+        ax.plot([1 / (1 - p) for p in told], list(told.values()), marker="o", **look)
+        return
+    line = stats.spectrum(part.response_ms(), part.batches(scenario.executor))
+    nines = 1 / (1 - line["p"])
+    ax.plot(nines, line["value"], **look)
+    ax.fill_between(nines, line["low"], line["high"], color=look["color"], alpha=0.15, linewidth=0)
 
 
 def _described(name: str, scenario: ScenarioSummary) -> str:
@@ -143,8 +163,9 @@ def _kinds_of_time(ax: Axes, summary: Summary, objectives: Sequence[Objective]) 
 def load_timeline(*, recording: Recording, summary: Summary, objectives: Sequence[Objective]) -> Chart:
     """Draw every response time at its intended start, scenarios side by side, failures marked."""
     title = "Response time of every request over the run"
-    if not any(scenario.requests for scenario in summary.values()):
-        return empty(title, "no requests", recording.context, 0)
+    n = sum(scenario.requests for scenario in summary.values())
+    if not n or not recording.samples.num_rows:
+        return empty(title, recording.without_samples, recording.context, n)
     with style():
         lines = math.ceil(len(summary) / TIMELINES_A_ROW)
         columns = math.ceil(len(summary) / lines)
@@ -161,7 +182,7 @@ def load_timeline(*, recording: Recording, summary: Summary, objectives: Sequenc
             ax.remove()
         shaded = [invalid_patch()] if any(s.invalid for s in summary.values()) else []
         legend(chart, axes[: len(summary)], *shaded)
-        footer(chart, recording.context, sum(s.requests for s in summary.values()))
+        footer(chart, recording.context, n)
     return chart
 
 
@@ -200,11 +221,12 @@ def _broken(name: str, room_pt: float) -> str:
 
 def load_dimensions(*, recording: Recording, summary: Summary) -> Chart:
     """Draw median and p95 of response time, and the target's own time, per value of each parameter that was varied."""
-    title = "Response time by parameter value, with 95 % intervals"
+    title = f"Response time by parameter value, {_intervals(recording)}"
     panels = [(name, d, values) for name, s in summary.items() for d, values in s.by.items() if len(values) > 1]
     with style():
         if not panels:
-            return empty(title, "no scenario varies a parameter", recording.context, recording.samples.num_rows)
+            n = sum(scenario.requests for scenario in summary.values()) if recording.context.told else recording.samples.num_rows
+            return empty(title, "no scenario varies a parameter", recording.context, n)
         longest = max(len(values) for _, _, values in panels)
         columns = min(len(panels), 3 if longest <= 8 else 2 if longest <= 16 else 1)
         lines = math.ceil(len(panels) / columns)
@@ -233,12 +255,12 @@ def load_dimensions(*, recording: Recording, summary: Summary) -> Chart:
 
 def _groups(ax: Axes, values: Mapping[str, GroupSummary], series: Sequence[_Series]) -> None:
     """Draw each value of a parameter in a column; an interval without an upper end runs out of the axes."""
-    known = [(x, one, p) for x, g in enumerate(values.values()) for one in series if (p := one.percentile(g)) is not None]
+    known = [(x, one, p) for x, g in enumerate(values.values()) for one in series if (p := one.percentile(g)) and not math.isnan(p.value)]
     top = 1.1 * max((p.value if p.high is None else p.high for _, _, p in known), default=0.0) or 1.0
     for one in series:
         found = [(x + one.offset, p) for x, drawn, p in known if drawn is one]
         below = [p.value - (p.value if p.low is None else p.low) for _, p in found]
-        above = [max((2 * top if p.high is None else p.high) - p.value, 0) for _, p in found]
+        above = [_above(p, 2 * top) for _, p in found]
         if found:
             ax.errorbar(
                 [x for x, _ in found], [p.value for _, p in found], yerr=[below, above], fmt=one.marker, color=one.colour, capsize=3,
@@ -249,6 +271,13 @@ def _groups(ax: Axes, values: Mapping[str, GroupSummary], series: Sequence[_Seri
     ax.set_ylim(-0.06 * top, top)
     ax.yaxis.set_major_locator(MaxNLocator(5 if len(series) > 1 else 2, steps=[1, 2, 5, 10], min_n_ticks=2))
     ax.yaxis.set_major_formatter(plain())
+
+
+def _above(p: Percentile, out_of_sight: float) -> float:
+    """Return how far an interval reaches above its percentile; one that another tool told has none."""
+    if not p.n_effective:
+        return 0.0
+    return max((out_of_sight if p.high is None else p.high) - p.value, 0.0)
 
 
 def _value_names(ax: Axes, below: Axes, names: Sequence[str], room_pt: float) -> None:

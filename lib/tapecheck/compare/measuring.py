@@ -112,4 +112,4 @@ def _latencies(times: Distribution) -> dict[str, float]:
 
 def load_counters(summary: ScenarioSummary) -> dict[str, int]:
     """Return what a scenario counted."""
-    return {"requests": summary.requests, "failed": summary.failed, "connections_opened": summary.connections_opened}
+    return {"requests": summary.requests, "failed": summary.failed, "connections_opened": summary.connections_opened or 0}

@@ -1,19 +1,18 @@
-"""Turns the samples of a load run into a summary, and the summary into checks. Pure: no target, no files, no clock."""
+"""Turns the samples of a load run, or what another tool says of one, into a summary. Pure: no target, no files, no clock."""
 
-import math
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pyarrow as pa
 
 from tapecheck import stats
-from tapecheck.load import rows, selfcheck
-from tapecheck.load.recording import GeneratorStats, Recording
+from tapecheck.load import rows, selfcheck, testimony
+from tapecheck.load.recording import Context, GeneratorStats, Recording
 from tapecheck.load.rows import Mask, Numbers, Rows
 from tapecheck.load.selfcheck import Limits
-from tapecheck.stats import Counts, Distribution
-from tapecheck.verdict import Check, Measured, Objective, judge
+from tapecheck.load.testimony import Figures
+from tapecheck.stats import Counts, Distribution, Figure
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -26,7 +25,7 @@ class GroupSummary:
     success_ratio: float
     response_time_ms: Distribution
     server_time_ms: Distribution | None
-    bytes_mean: float
+    bytes_mean: Figure
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,7 +42,7 @@ class ProcessUse:
 class ScenarioSummary:
     """One scenario in figures. Times include failed requests; `throughput_rps` counts succeeded ones.
 
-    The warm-up counts only in `connections_opened`.
+    The warm-up counts only in `connections_opened`, which is None when another tool measured.
     """
 
     executor: str
@@ -58,7 +57,7 @@ class ScenarioSummary:
     service_time_ms: Distribution | None
     server_time_ms: Distribution | None
     database_time_ms: Distribution | None
-    connections_opened: int
+    connections_opened: int | None
     errors: dict[str, int]
     by: dict[str, dict[str, GroupSummary]]
     generator: GeneratorStats
@@ -69,7 +68,67 @@ class ScenarioSummary:
 def summarize(recording: Recording, limits: Limits) -> dict[str, ScenarioSummary]:
     """Summarize every scenario of a recording, and each level of a sweep, in the order in which they ran."""
     context = recording.context
-    return {name: _scenario(recording, name, executor, context.generator[name], limits) for name, executor in context.executors.items()}
+    return {name: _summary(recording, name, executor, limits) for name, executor in context.executors.items()}
+
+
+def _summary(recording: Recording, name: str, executor: str, limits: Limits) -> ScenarioSummary:
+    context = recording.context
+    if name in context.told:
+        return _told(context, name, limits)
+    found = _scenario(recording, name, executor, context.generator[name], limits)
+    return _of_answers(found) if context.tool and context.tool.answers_only else found
+
+
+def _of_answers(found: ScenarioSummary) -> ScenarioSummary:
+    """Take its bounds from a scenario of which requests without an answer are missing: those may have been the slowest."""
+    return replace(
+        found,
+        success_ratio_low=0.0,
+        response_time_ms=testimony.unbounded(found.response_time_ms),
+        service_time_ms=testimony.unbounded(found.service_time_ms),
+    )
+
+
+def _told(context: Context, name: str, limits: Limits) -> ScenarioSummary:
+    """Take over what another tool says of a scenario: only ratios and rates of its counts are computed, and their bound."""
+    said, generator = context.told[name], context.generator[name]
+    n, succeeded = said.requests, said.requests - said.failed
+    return ScenarioSummary(
+        executor=context.executors[name],
+        requests=n,
+        succeeded=succeeded,
+        failed=said.failed,
+        success_ratio=succeeded / n if n else None,
+        success_ratio_low=stats.ratio_lower_bound(succeeded, n),
+        duration_s=said.duration_s,
+        throughput_rps=succeeded / said.duration_s if said.duration_s > 0 else None,
+        response_time_ms=said.response_time_ms,
+        service_time_ms=said.response_time_ms,
+        server_time_ms=None,
+        database_time_ms=None,
+        connections_opened=None,
+        errors=said.errors,
+        by={dimension: _told_groups(values) for dimension, values in said.by.items()},
+        generator=generator,
+        invalid=selfcheck.invalid(generator, limits, duration_s=said.duration_s),
+        resources={},
+    )
+
+
+def _told_groups(values: Mapping[str, Figures]) -> dict[str, GroupSummary]:
+    return {
+        value: GroupSummary(
+            requests=said.requests,
+            succeeded=said.requests - said.failed,
+            failed=said.failed,
+            success_ratio=(said.requests - said.failed) / said.requests,
+            response_time_ms=said.response_time_ms,
+            server_time_ms=None,
+            bytes_mean=said.bytes_mean,
+        )
+        for value, said in values.items()
+        if said.response_time_ms is not None
+    }
 
 
 def _scenario(recording: Recording, name: str, executor: str, generator: GeneratorStats, limits: Limits) -> ScenarioSummary:
@@ -92,13 +151,17 @@ def _scenario(recording: Recording, name: str, executor: str, generator: Generat
         service_time_ms=_known(part.service_ms(), batches),
         server_time_ms=_known(part.numbers("server_ms"), batches),
         database_time_ms=_known(part.numbers("db_ms"), batches),
-        connections_opened=int(np.count_nonzero(~sent.numbers("connection_reused").astype(bool) & (sent.numbers("connection") > 0))),
+        connections_opened=None if recording.context.tool else _opened(sent),
         errors=errors,
         by=_by(part, batches),
         generator=generator,
         invalid=selfcheck.invalid(generator, limits, duration_s=duration_s, local=errors.get("local", 0)),
         resources=_resources(recording.resources, part),
     )
+
+
+def _opened(sent: Rows) -> int:
+    return int(np.count_nonzero(~sent.numbers("connection_reused").astype(bool) & (sent.numbers("connection") > 0)))
 
 
 def _success(n: int, errors: Mapping[str, int], checked: int, effective: float) -> tuple[float | None, float]:
@@ -205,44 +268,3 @@ def _resources(table: pa.Table, part: Rows) -> dict[str, ProcessUse]:
         )
         for name, group in inside.groupby("process", observed=True)
     }
-
-
-def check(summary: Mapping[str, ScenarioSummary], objectives: Iterable[Objective]) -> list[Check]:
-    """Judge every objective in every scenario it applies to."""
-    return [
-        judge(objective, measured(scenario, objective), name=name, invalid=scenario.invalid)
-        for name, scenario in summary.items()
-        for objective in objectives
-        if objective.scope in (None, name)
-    ]
-
-
-def measured(scenario: ScenarioSummary, objective: Objective) -> Measured:
-    """Return the value of an objective's metric with the bound that counts against it.
-
-    Response times are judged only when something succeeded: how fast a target fails is no answer.
-    """
-    metric, n = objective.metric, scenario.requests
-    if metric == "success_ratio":
-        needed = stats.needed_n_for_ratio(objective.limit) if 0 < objective.limit < 1 else None
-        return Measured(value=scenario.success_ratio, bound=scenario.success_ratio_low, n=n, needed_n=needed)
-    if metric in ("throughput_rps", "failed"):
-        value = getattr(scenario, metric)
-        return Measured(value=value, bound=value, n=n)
-    times, metric = _times(scenario, metric)
-    if times is None or scenario.succeeded == 0:
-        return Measured(value=None, bound=None, n=0)
-    if metric in ("mean", "min", "max"):
-        value = getattr(times, metric)
-        return Measured(value=value, bound=value, n=n)
-    percentile = getattr(times, metric)
-    bound = percentile.low if objective.upward else percentile.upper
-    needed = stats.needed_n(int(metric[1:]) / 100) * percentile.n / percentile.n_effective
-    return Measured(value=percentile.value, bound=bound, n=percentile.n, needed_n=math.ceil(needed))
-
-
-def _times(scenario: ScenarioSummary, metric: str) -> tuple[Distribution | None, str]:
-    for prefix, times in (("service_", scenario.service_time_ms), ("server_", scenario.server_time_ms)):
-        if metric.startswith(prefix):
-            return times, metric.removeprefix(prefix).removesuffix("_ms")
-    return scenario.response_time_ms, metric.removesuffix("_ms")

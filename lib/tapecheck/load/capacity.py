@@ -13,7 +13,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from tapecheck import usl
-from tapecheck.load.analysis import ScenarioSummary, check, summarize
+from tapecheck.load.analysis import ScenarioSummary, summarize
+from tapecheck.load.judgement import check
 from tapecheck.load.plan import Capacity, LoadPlan
 from tapecheck.load.recording import Recording
 from tapecheck.load.selfcheck import Limits

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator, Mapping
 
 from tapecheck.load.analysis import ScenarioSummary
+from tapecheck.load.testimony import Tool
 from tapecheck.results import Finding
 
 ERROR_SHARE = 0.01  # of all requests: below it failures are told, but do not limit
@@ -36,15 +37,25 @@ def bottleneck(findings: list[Finding]) -> Finding | None:
     return min((f for f in findings if f.name in LIMITING), key=lambda f: LIMITING.index(f.name), default=None)
 
 
+def measured_elsewhere(tool: Tool) -> Finding:
+    """Return what it means that another tool measured."""
+    return Finding(
+        name="other_tool",
+        finding=f"measured by {tool.name}: {'; '.join(tool.notes)}",
+        evidence={"tool": tool.name, "output": tool.output},
+        action="where that matters, measure the same load with a scenario of constant_rate here",
+    )
+
+
 def _generator(name: str, scenario: ScenarioSummary, cores: int) -> Iterator[Finding]:
     if scenario.invalid:
         generator = scenario.generator
-        lags = {"lag_p99_ms": generator.lag_p99_ms, "dispatch_lag_p99_ms": generator.dispatch_lag_p99_ms}
-        known = {what: value for what, value in lags.items() if value is not None}
+        own = ("cpu_ratio", "lag_p99_ms", "dispatch_lag_p99_ms", "achieved_ratio")
+        known = {what: value for what in own if (value := getattr(generator, what)) is not None}
         yield Finding(
             name="generator",
             finding=f"{name}: the load generator was the bottleneck, so its figures say nothing about the target",
-            evidence={"reason": scenario.invalid, "cpu_ratio": generator.cpu_ratio, **known},
+            evidence={"reason": scenario.invalid, **known},
             action="lower the load, or run the generator on a machine of its own, then measure again",
         )
 
@@ -100,7 +111,7 @@ def _connections(name: str, scenario: ScenarioSummary, cores: int) -> Iterator[F
         yield Finding(
             name="connection_limit",
             finding=f"{name}: requests wait {wait_ms:.3g} ms of {response.mean:.3g} ms for a free connection, before they are sent",
-            evidence={"wait_mean_ms": wait_ms, "response_mean_ms": response.mean, "connections_opened": scenario.connections_opened},
+            evidence={"wait_mean_ms": wait_ms, "response_mean_ms": response.mean, "connections_opened": scenario.connections_opened or 0},
             action="raise max_connections if the target may have more; if it refuses or stalls new ones, that is its limit",
         )
 

@@ -1,5 +1,6 @@
 """Tables of a load run for the notebook, as pandas frames. Every figure in them comes from the summary."""
 
+import math
 from collections.abc import Mapping
 
 import pandas as pd
@@ -40,13 +41,13 @@ def _scenario(s: ScenarioSummary) -> dict[str, str]:
         "success ratio (95 % at least)": "" if s.success_ratio is None else f"{s.success_ratio:.4f} ({s.success_ratio_low:.4f})",
         "measured for (s)": f"{s.duration_s:.2f}",
         "throughput (succeeded/s)": number(s.throughput_rps),
-        "connections opened": f"{s.connections_opened:,}",
+        "connections opened": "" if s.connections_opened is None else f"{s.connections_opened:,}",
     }
     kinds = {"response": s.response_time_ms, "service": s.service_time_ms, "server": s.server_time_ms, "database": s.database_time_ms}
     for kind, times in kinds.items():
         if times is not None:
             rows.update(_times(kind, times))
-    rows["generator CPU (of a core)"] = f"{s.generator.cpu_ratio:.0%}"
+    rows["generator CPU (of a core)"] = "" if s.generator.cpu_ratio is None else f"{s.generator.cpu_ratio:.0%}"
     rows["generator lag p99 (ms)"] = number(s.generator.lag_p99_ms)
     rows["answers whose content was checked"] = f"{s.generator.content_checked:,}"
     if s.generator.unsolicited:
@@ -94,5 +95,7 @@ def errors(summary: Mapping[str, ScenarioSummary]) -> pd.DataFrame:
 
 def interval(p: Percentile) -> str:
     """Write a percentile with its 95 % interval: 12.3 [11.0, 14.1]; a bound that n cannot support is a question mark."""
+    if math.isnan(p.value):
+        return ""
     low, high = ("?" if bound is None else number(bound) for bound in (p.low, p.high))
     return f"{number(p.value)} [{low}, {high}]"

@@ -11,6 +11,7 @@ from pydantic import TypeAdapter
 
 from tapecheck import runs, validation
 from tapecheck.errors import ConfigError, Problem
+from tapecheck.load.testimony import Testimony, Tool
 
 _METADATA_KEY = b"tapecheck"
 _COLUMNS = frozenset({"scenario", "round", "intended_ns", "sent_ns", "done_ns", "status", "error", "warm_up", "server_ms", "connection"})
@@ -24,11 +25,11 @@ class GeneratorStats:
     `cpu_ratio` of its busiest worker without what it waited awake, `achieved_ratio` sent in time over offered (open models
     only). `workers_lost` names each worker that died in mid-run; `clock_error_ms` is how far the clocks of other machines
     may be off. `unsolicited` counts connections on which the target spoke without being asked; `stopped_early`: it had sent
-    as many requests as one scenario may.
+    as many requests as one scenario may. What another tool does not say of itself is None.
     """
 
     lag_p99_ms: float | None
-    cpu_ratio: float
+    cpu_ratio: float | None
     achieved_ratio: float | None
     content_checked: int
     dispatch_lag_p99_ms: float | None = None
@@ -43,12 +44,20 @@ class GeneratorStats:
 class Context(validation.Context):
     """What the samples do not say: how the generator fared, by scenario.
 
-    Each level of a capacity sweep is a scenario of its own, with its rate in `rates_rps`.
+    Each level of a capacity sweep is a scenario of its own, with its rate in `rates_rps`. Of another `tool` that gives no
+    single requests, `told` has its figures by scenario, and there are no samples.
     """
 
     executors: dict[str, str]
     generator: dict[str, GeneratorStats]
     rates_rps: dict[str, float] = field(default_factory=dict)
+    tool: Tool | None = None
+    told: dict[str, Testimony] = field(default_factory=dict)
+
+    @property
+    def measured_by(self) -> str:
+        """Return the name of the other tool that measured; empty when it was this workbook."""
+        return self.tool.name if self.tool else ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,6 +68,11 @@ class Recording:
     resources: pa.Table
     context: Context
     source: str | None = None
+
+    @property
+    def without_samples(self) -> str:
+        """Say why there is nothing to draw where there are no samples."""
+        return f"{self.context.measured_by} gives figures, and no single requests" if self.context.told else "no requests"
 
     def tables(self) -> Mapping[str, pa.Table]:
         """Return the tables to store; the samples carry the context in their metadata."""

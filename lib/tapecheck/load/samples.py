@@ -29,6 +29,7 @@ class ErrorKind(IntEnum):
     too_large = 12  # a body beyond BODY_LIMIT
     censored = 13  # still in flight when the scenario was cut off: took at least that long
     local = 14  # this machine ran out of ports or file descriptors: the generator's fault
+    other = 15  # another tool's failure that is none of these, or of which it does not say the kind
 
 
 _FIELDS = {

@@ -27,7 +27,7 @@ def invalid(generator: GeneratorStats, limits: Limits, *, duration_s: float, loc
         reasons.append(f"{local:,} requests failed because this machine ran out of ports or file descriptors")
     if generator.lag_p99_ms is not None and generator.lag_p99_ms > limits.lag_p99_ms:
         reasons.append(f"the generator's event loop lagged {generator.lag_p99_ms:.1f} ms (p99; limit {limits.lag_p99_ms:g})")
-    if generator.cpu_ratio * duration_s - CPU_TICKS_S > limits.cpu_ratio * duration_s:
+    if generator.cpu_ratio is not None and generator.cpu_ratio * duration_s - CPU_TICKS_S > limits.cpu_ratio * duration_s:
         reasons.append(f"the generator used {generator.cpu_ratio:.0%} of its core (limit {limits.cpu_ratio:.0%})")
     if generator.achieved_ratio is not None and generator.achieved_ratio < limits.achieved_ratio:
         reasons.append(f"only {generator.achieved_ratio:.1%} of the offered rate was sent (limit {limits.achieved_ratio:.0%})")

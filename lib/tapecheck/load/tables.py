@@ -11,6 +11,7 @@ from tapecheck.load.samples import SAMPLE, ErrorKind, Measured, Samples
 from tapecheck.load.work import PreparedRequest, Value
 
 Prepared = Mapping[str, Sequence[PreparedRequest]]
+Values = Mapping[str, Value]
 
 FLAGS = ("connection_reused", "warm_up", "waited")
 UNITS = {
@@ -44,9 +45,14 @@ def to_table(measured: Mapping[str, Measured], prepared: Prepared) -> pa.Table:
         A row for each request: `scenario`, a column for each parameter of any scenario (null where a scenario has
         no such parameter), then the fields of `SAMPLE`. The unit of each column is in its field's metadata, key `unit`.
     """
-    requests = {name: prepared[name] for name in measured}
-    schema = _schema(requests)
-    tables = [_one(name, one.samples, requests[name], schema) for name, one in measured.items()]
+    values = {name: [request.values for request in prepared[name]] for name in measured}
+    return table_of({name: one.samples for name, one in measured.items()}, values)
+
+
+def table_of(samples: Mapping[str, Samples], values: Mapping[str, Sequence[Values]]) -> pa.Table:
+    """Do the same with samples alone, whose field `request` is an index into the scenario's `values`."""
+    schema = _schema(values)
+    tables = [_one(name, rows, values[name], schema) for name, rows in samples.items()]
     return pa.concat_tables(tables).unify_dictionaries() if tables else schema.empty_table()
 
 
@@ -61,9 +67,9 @@ def _array(column: pa.Array) -> NDArray[Any]:
     return np.asarray(column.to_numpy(zero_copy_only=False))
 
 
-def _schema(prepared: Prepared) -> pa.Schema:
+def _schema(values_of: Mapping[str, Sequence[Values]]) -> pa.Schema:
     fields = [_field("scenario", pa.dictionary(pa.int32(), pa.string()))]
-    every = [request.values for requests in prepared.values() for request in requests]
+    every = [values for requests in values_of.values() for values in requests]
     for name in dict.fromkeys(name for values in every for name in values):
         values = [one[name] for one in every if name in one]
         fields.append(_field(name, pa.dictionary(pa.int32(), _type_of(values))))
@@ -83,7 +89,7 @@ def _type_of(values: Sequence[Value]) -> pa.DataType:
     return pa.float64() if any(isinstance(value, float) for value in values) else pa.int64()
 
 
-def _one(name: str, samples: Samples, requests: Sequence[PreparedRequest], schema: pa.Schema) -> pa.Table:
+def _one(name: str, samples: Samples, requests: Sequence[Values], schema: pa.Schema) -> pa.Table:
     arrays = []
     for field in schema:
         if field.name == "scenario":
@@ -105,12 +111,12 @@ def _column(name: str, samples: Samples) -> pa.Array:
     return pa.array(values, from_pandas=True)  # NaN, the target said nothing, is null
 
 
-def _dimension(field: pa.Field, request: NDArray[np.uint32], requests: Sequence[PreparedRequest]) -> pa.Array:
+def _dimension(field: pa.Field, request: NDArray[np.uint32], requests: Sequence[Values]) -> pa.Array:
     """Encode a parameter's value of every sample: the word of its request, looked up by one array operation."""
-    if field.name not in requests[0].values:
+    if field.name not in requests[0]:
         return pa.nulls(len(request), field.type)
     convert = str if field.type.value_type == pa.string() else float if field.type.value_type == pa.float64() else int
-    of_request = [convert(one.values[field.name]) for one in requests]
+    of_request = [convert(one[field.name]) for one in requests]
     words = list(dict.fromkeys(of_request))
     position = {word: i for i, word in enumerate(words)}
     code = np.array([position[word] for word in of_request], np.int32)

@@ -11,13 +11,15 @@ from pydantic import Field
 from tapecheck import config, runs, verdict
 from tapecheck import validation as shared
 from tapecheck.errors import ConfigError, Problem
-from tapecheck.load import analysis, findings, rows
+from tapecheck.load import analysis, findings, judgement, recording, rows
 from tapecheck.load.analysis import ScenarioSummary
 from tapecheck.load.capacity import CapacityResult, conclude, levels
 from tapecheck.load.plan import METRICS, LoadPlan
-from tapecheck.load.recording import Recording, read
+from tapecheck.load.recording import Recording
 from tapecheck.load.selfcheck import Limits
 from tapecheck.load.sending import run
+from tapecheck.load.testimony import Tool
+from tapecheck.load.tools import registry
 from tapecheck.results import Finding, Result
 from tapecheck.runs import Picture, Recorded
 from tapecheck.verdict import Check, Objective, parse_all
@@ -36,10 +38,11 @@ class Settings(shared.Settings):
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class LoadResult(Result):
-    """result.json of a load run."""
+    """result.json of a load run; `tool` is the other tool that measured, if one did."""
 
     scenarios: dict[str, ScenarioSummary]
     capacity: CapacityResult | None = None
+    tool: Tool | None = None
 
 
 def settings(**given: object) -> Settings:
@@ -73,6 +76,18 @@ def read_plan(path: str | Path, *, scenarios: str = "all", rounds: int = 0) -> L
     return plan.model_copy(update={"scenarios": kept, "objectives": applicable})
 
 
+def read(path: str | Path) -> Recording:
+    """Read a recorded run's folder, or a file of another tool.
+
+    Raises:
+        ConfigError: it is neither.
+    """
+    found = next((one for one in (Path(path).expanduser(), config.PROJECT / path) if one.is_file()), None)
+    if found is None or (found.name == runs.RESULT and not registry.knows(found)):
+        return recording.read(path)
+    return registry.read(found, source=str(path))
+
+
 def objectives(plan: LoadPlan) -> tuple[Objective, ...]:
     """Return a plan's objectives, parsed."""
     return parse_all(plan.objectives, METRICS, plan.scenarios, file="plan")
@@ -91,23 +106,25 @@ def find_capacity(recording: Recording, plan: LoadPlan) -> CapacityResult | None
 
 def judge(summary: Mapping[str, ScenarioSummary], plan: LoadPlan) -> list[Check]:
     """Judge every objective of the plan in every scenario that was run."""
-    return analysis.check(summary, objectives(plan))
+    return judgement.check(summary, objectives(plan))
 
 
 def find(recording: Recording, summary: Mapping[str, ScenarioSummary]) -> list[Finding]:
-    """Return what the figures say of the target, each with its evidence."""
-    return findings.find(summary, recording.context.environment.cores)
+    """Return what the figures say of the target, each with its evidence, and what another tool leaves open."""
+    tool = recording.context.tool
+    return findings.find(summary, recording.context.environment.cores) + ([findings.measured_elsewhere(tool)] if tool else [])
 
 
 def headline(recording: Recording, checks: list[Check], found: list[Finding], capacity: CapacityResult | None) -> str:
     """Return the verdict in one line of Markdown, with what the target carries and what limits it."""
-    return verdict.headline(recording.context.target.name, checks, _said(found, capacity))
+    return verdict.headline(recording.context.target.name, checks, _said(recording, found, capacity))
 
 
-def _said(found: list[Finding], capacity: CapacityResult | None) -> str:
-    limit = findings.bottleneck(found)
+def _said(recording: Recording, found: list[Finding], capacity: CapacityResult | None) -> str:
+    limit, tool = findings.bottleneck(found), recording.context.measured_by
+    open_ended = [f"Measured by {tool}: coordinated omission cannot be excluded."] if tool else []
     carries = [f"Capacity: {capacity.knee_note}."] if capacity else []
-    return " ".join([*([f"What limits it: {limit.finding}."] if limit else []), *carries])
+    return " ".join([*open_ended, *([f"What limits it: {limit.finding}."] if limit else []), *carries])
 
 
 def record(
@@ -125,9 +142,10 @@ def record(
         **shared.head(recording.context, recording.source, settings, checks, found),
         validation="load",
         bottleneck=findings.bottleneck(found),
-        headline=_said(found, capacity),
+        headline=_said(recording, found, capacity),
         scenarios=dict(summary),
         capacity=capacity,
+        tool=recording.context.tool,
     )
     return runs.record(result, out=settings.out, tables=recording.tables(), figures=figures, lines={"failures": failures(recording)})
 

@@ -1,0 +1,66 @@
+"""Judges the summary of a load run by objectives: which bound of which figure counts. It summarizes nothing."""
+
+import math
+from collections.abc import Iterable, Mapping
+
+from tapecheck import stats
+from tapecheck.load.analysis import ScenarioSummary
+from tapecheck.stats import Distribution
+from tapecheck.verdict import Check, Measured, Objective, judge
+
+UNBOUNDED = "the value meets it; the tool does not carry what would bound it"
+
+
+def check(summary: Mapping[str, ScenarioSummary], objectives: Iterable[Objective]) -> list[Check]:
+    """Judge every objective in every scenario it applies to."""
+    return [
+        judge(objective, measured(scenario, objective), name=name, invalid=scenario.invalid)
+        for name, scenario in summary.items()
+        for objective in objectives
+        if objective.scope in (None, name)
+    ]
+
+
+def measured(scenario: ScenarioSummary, objective: Objective) -> Measured:
+    """Return the value of an objective's metric with the bound that counts against it.
+
+    Response times are judged only when something succeeded: how fast a target fails is no answer.
+    """
+    metric, n = objective.metric, scenario.requests
+    if metric == "success_ratio":
+        needed = stats.needed_n_for_ratio(objective.limit) if 0 < objective.limit < 1 else None
+        return Measured(value=scenario.success_ratio, bound=scenario.success_ratio_low, n=n, needed_n=needed)
+    if metric == "throughput_rps":
+        return Measured(value=scenario.throughput_rps, bound=_throughput_bound(scenario, objective), n=n)
+    if metric == "failed":
+        return Measured(value=scenario.failed, bound=scenario.failed, n=n)
+    times, metric = _times(scenario, metric)
+    if times is None or scenario.succeeded == 0:
+        return Measured(value=None, bound=None, n=0)
+    if metric in ("mean", "min", "max"):
+        value = _if_known(getattr(times, metric))
+        return Measured(value=value, bound=value, n=n)
+    percentile = getattr(times, metric)
+    if not percentile.n_effective:
+        return Measured(value=_if_known(percentile.value), bound=None, n=percentile.n, unbounded=UNBOUNDED)
+    bound = percentile.low if objective.upward else percentile.upper
+    needed = stats.needed_n(int(metric[1:]) / 100) * percentile.n / percentile.n_effective
+    return Measured(value=percentile.value, bound=bound, n=percentile.n, needed_n=math.ceil(needed))
+
+
+def _throughput_bound(scenario: ScenarioSummary, objective: Objective) -> float | None:
+    """Return the throughput if the clock that its duration was read from was off by as much as it may be."""
+    error_s = scenario.generator.clock_error_ms / 1000
+    duration_s = scenario.duration_s + (error_s if objective.upward else -error_s)
+    return scenario.succeeded / duration_s if duration_s > 0 else None
+
+
+def _if_known(value: float) -> float | None:
+    return None if math.isnan(value) else value
+
+
+def _times(scenario: ScenarioSummary, metric: str) -> tuple[Distribution | None, str]:
+    for prefix, times in (("service_", scenario.service_time_ms), ("server_", scenario.server_time_ms)):
+        if metric.startswith(prefix):
+            return times, metric.removeprefix(prefix).removesuffix("_ms")
+    return scenario.response_time_ms, metric.removesuffix("_ms")

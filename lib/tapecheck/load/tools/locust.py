@@ -1,0 +1,154 @@
+"""Reads what `locust --csv PREFIX` writes: PREFIX_stats.csv, or PREFIX_stats_history.csv. Locust keeps no single requests.
+
+What kinds of failure there were stands in PREFIX_failures.csv, which is looked at where it lies beside them.
+"""
+
+import contextlib
+import math
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+from tapecheck.load import testimony
+from tapecheck.load.testimony import Figures, Testimony
+from tapecheck.load.tools import failures, files, measurement
+from tapecheck.load.tools.files import Broken
+from tapecheck.load.tools.measurement import CLOSED, CUT_OFF, Format, Measurement
+from tapecheck.load.tools.requests import DIMENSION, label
+
+FAILURES = ("Method", "Name", "Error", "Occurrences")
+LAST_SECOND = "it is written once a second, and not at the end: the last second may be missing; --json-file has all"
+NO_KINDS = "which kinds of failure there were is not known: there is no PREFIX_failures.csv beside it that fits"
+TOTAL = "Aggregated"  # the name of the last row, which is about all
+SCENARIO = "locust"
+ROUNDED = "its percentiles are rounded to two digits"
+SECONDS = "its duration is in whole seconds"
+CURRENT = "its percentiles are those of the last seconds alone, and left out; PREFIX_stats.csv has those of the whole run"
+Row = Mapping[str, str]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Names:
+    """How a file calls its columns."""
+
+    requests: str
+    failed: str
+    median: str
+    mean: str
+    min: str
+    max: str
+    size: str
+
+
+_STATS = _Names(
+    requests="Request Count",
+    failed="Failure Count",
+    median="Median Response Time",
+    mean="Average Response Time",
+    min="Min Response Time",
+    max="Max Response Time",
+    size="Average Content Size",
+)
+_HISTORY = _Names(**{name: f"Total {getattr(_STATS, name)}" for name in _Names.__slots__})
+
+
+def read_stats(path: Path) -> Measurement:
+    """Read the totals of a run."""
+    found = _rows(path, ("Requests/s", *(getattr(_STATS, name) for name in _Names.__slots__)))
+    total = found[-1]
+    rate_rps = _number(total, "Requests/s")
+    duration_s = _number(total, _STATS.requests) / rate_rps if rate_rps else 0.0
+    return _measurement(path, "stats.csv", found, _STATS, duration_s, notes=(ROUNDED,))
+
+
+def read_history(path: Path) -> Measurement:
+    """Read the last totals of a history; with --csv-full-history its percentiles are of the last seconds, and are left out."""
+    found = _rows(path, ("Timestamp", *(getattr(_HISTORY, name) for name in _Names.__slots__)))
+    began_s, ended_s = (_number(found[i], "Timestamp") for i in (0, -1))
+    last = {(row["Type"], row["Name"]): row for row in found}
+    total = last.pop((found[-1]["Type"], TOTAL))
+    notes = (ROUNDED, SECONDS, *([CURRENT] if last else []))
+    return _measurement(
+        path, "stats_history.csv", [*last.values(), total], _HISTORY, ended_s - began_s,
+        notes=notes, whole=not last, started_at=datetime.fromtimestamp(began_s, UTC), clock_error_ms=1000.0,
+    )  # fmt: skip
+
+
+def read_failures(path: Path) -> Measurement:
+    """Refuse what says how often something failed, but not of how many."""
+    raise Broken("failures alone, without the requests that did not fail: name PREFIX_stats.csv, beside which it is read")
+
+
+def _rows(path: Path, needed: Sequence[str]) -> list[Row]:
+    found: list[Row] = [row for _, row in files.table(path, ("Type", "Name", *needed))]
+    if not found or found[-1]["Name"] != TOTAL:
+        raise Broken(f"no {TOTAL} at its end: it is half-written")
+    return found
+
+
+def _errors(path: Path, failed: int) -> dict[str, int]:
+    """Return failures by kind, from the file beside this one; all of kind `other` where there is none that has as many."""
+    beside = path.with_name(path.name.removesuffix(".csv").removesuffix("_history").removesuffix("_stats") + "_failures.csv")
+    kinds: Counter[str] = Counter()
+    if failed and beside != path and beside.is_file():
+        with contextlib.suppress(*files.UNREADABLE):
+            for _, row in files.table(beside, FAILURES):
+                kinds[failures.kind_of(row["Error"]).name] += int(row["Occurrences"])
+    return dict(kinds) if kinds.total() == failed else {"other": failed}
+
+
+def _measurement(
+    path: Path,
+    output: str,
+    found: Sequence[Row],
+    names: _Names,
+    duration_s: float,
+    *,
+    notes: tuple[str, ...],
+    whole: bool = True,
+    started_at: datetime | None = None,
+    clock_error_ms: float = 0.0,
+) -> Measurement:
+    of_all = _figures(found[-1], names, whole)
+    by = {label(row["Type"], row["Name"]): _figures(row, names, whole) for row in found[:-1] if int(row[names.requests])}
+    errors = _errors(path, of_all.failed)
+    scenario = Testimony(
+        requests=of_all.requests,
+        failed=of_all.failed,
+        response_time_ms=of_all.response_time_ms,
+        bytes_mean=of_all.bytes_mean,
+        duration_s=duration_s,
+        errors=errors,
+        by={DIMENSION: by} if by else {},
+    )
+    unknown = [NO_KINDS] if errors.keys() == {"other"} else []
+    found_by = measurement.tool("locust", output, CLOSED, CUT_OFF, LAST_SECOND, *notes, *unknown)
+    return Measurement(tool=found_by, told={SCENARIO: scenario}, started_at=started_at, clock_error_ms=clock_error_ms)
+
+
+def _figures(row: Row, names: _Names, whole: bool) -> Figures:
+    requests = int(row[names.requests])
+    percentiles = {p: _number(row, f"{p}%") for p in testimony.LEVELS} if whole else {50: _number(row, names.median)}
+    times = testimony.distribution(
+        requests, percentiles, mean_ms=_number(row, names.mean), min_ms=_number(row, names.min), max_ms=_number(row, names.max)
+    )
+    return Figures(requests=requests, failed=int(row[names.failed]), response_time_ms=times, bytes_mean=_number(row, names.size))
+
+
+def _number(row: Row, name: str) -> float:
+    """Return a figure; NaN where the file has none."""
+    text = row.get(name, "")
+    return math.nan if text in ("", "N/A") else float(text)
+
+
+FORMATS = (
+    Format(name="Locust stats (locust --csv PREFIX: PREFIX_stats.csv)", begins=lambda text: text.startswith("Type,Name,"), read=read_stats),
+    Format(
+        name="Locust history (PREFIX_stats_history.csv)",
+        begins=lambda text: text.startswith("Timestamp,User Count,Type,Name,"),
+        read=read_history,
+    ),
+    Format(name="Locust failures (PREFIX_failures.csv)", begins=lambda text: text.startswith(",".join(FAILURES)), read=read_failures),
+)
