@@ -145,7 +145,7 @@ def _recovery_clocks(one: Json) -> dict[str, float]:
 
 
 def _counted(one: Json, *names: str) -> dict[str, int]:
-    return {name: int(one[name]) for name in names if one.get(name) is not None}
+    return {name: int(one[name]) for name in names if one.get(name) is not None}  # not everyone counts everything
 
 
 def _numbers(values: Mapping[str, Any]) -> dict[str, float]:
