@@ -95,6 +95,10 @@ def differs(before: Json, after: Json) -> Iterator[str]:
         yield from _unlike(name, first[name], second[name])
     for name in sorted((first["versions"].keys() | second["versions"].keys()) - {"tapecheck"}):
         yield from _unlike(name, first["versions"].get(name), second["versions"].get(name))
+    tools = [(run.get("tool") or {}).get("name", "") for run in (before, after)]
+    yield from _unlike("measured by", *(tool or "this workbook" for tool in tools))
+    for tool in sorted({tool for tool in tools if tool}):
+        yield f"machine: {tool} does not say on which it ran"
     given, then = before["parameters"], after["parameters"]
     for name in sorted((given.keys() | then.keys()) - NO_CONFIGURATION):
         yield from _unlike(f"parameter {name}", given.get(name), then.get(name))
