@@ -15,6 +15,8 @@ from samples import recording as own_recording
 
 from tapecheck import charts, results
 from tapecheck.__main__ import main
+from tapecheck.compare import recorded
+from tapecheck.compare.plan import Recorded
 from tapecheck.errors import ConfigError
 from tapecheck.load import frames, judgement
 from tapecheck.load import recording as recordings
@@ -117,8 +119,8 @@ def test_iterations_that_k6_dropped_are_load_that_the_target_never_saw(tmp_path:
     ("code", "status", "kind"),
     [
         ("1050", 0, "timeout"), ("1101", 0, "unreachable"), ("1211", 0, "connect_timeout"), ("1212", 0, "connect_refused"),
-        ("1220", 0, "reset"), ("1310", 0, "tls"), ("1503", 503, "status"), ("1631", 0, "protocol"), ("1000", 0, "other"),
-        ("", 404, "status"),
+        ("1213", 0, "unreachable"), ("1201", 0, "reset"), ("1220", 0, "reset"), ("1202", 0, "other"), ("1310", 0, "tls"),
+        ("1503", 503, "status"), ("1631", 0, "protocol"), ("1000", 0, "other"), ("", 404, "status"),
     ],
 )  # fmt: skip
 def test_k6_error_codes_are_our_kinds(tmp_path: Path, code: str, status: int, kind: str) -> None:
@@ -238,11 +240,13 @@ def test_an_empty_or_binary_file_is_refused(tmp_path: Path) -> None:
         ("locust_stats.csv", "Request Count", "# requests", "no column Request Count: of another version"),
         ("k6.csv", "http_req_duration", "http_req_length", "without http_req_duration: half-written, or of another version"),
         ("vegeta.csv", ",GET,", ",", "11 columns where vegeta writes 9 or 12"),
+        ("locust_stats.csv", "60,6,", "60,61,", "61 failures of 60 requests"),
+        ("vegeta.json", '"latency":20000000', '"latency":-20000000', "took -20 ms"),
         ("wrk.txt", "Latency Distribution", "Latency Distribution (HdrHistogram - Recorded Latency)", "wrk2"),
     ],
 )
-def test_another_version_is_named(tmp_path: Path, name: str, old: str, new: str, said: str) -> None:
-    """What is missing, rather than a wrong figure."""
+def test_another_version_or_what_cannot_be_is_named(tmp_path: Path, name: str, old: str, new: str, said: str) -> None:
+    """What is missing or impossible, rather than a wrong figure."""
     assert said in refused(write(tmp_path / name, (DATA / name).read_text(encoding="utf-8").replace(old, new)))
 
 
@@ -250,6 +254,14 @@ def test_a_run_folder_is_still_a_run_folder() -> None:
     """And its result.json is no file of another tool."""
     for path in (DATA.parent / "load", DATA.parent / "load" / "result.json"):
         assert load.read(path).context.tool is None
+
+
+@pytest.mark.parametrize(("name", "zone"), [("k6.json", 'Z","value'), ("vegeta.json", 'Z","latency'), ("vegeta_report.json", 'Z","latest')])
+def test_a_time_without_its_zone_is_refused(tmp_path: Path, name: str, zone: str) -> None:
+    """Nobody knows when that was."""
+    text = (DATA / name).read_text()
+    assert zone in text
+    refused(write(tmp_path / name, text.replace(zone, zone[1:])))
 
 
 def test_a_file_of_a_tool_may_be_called_result_json(tmp_path: Path) -> None:
@@ -500,6 +512,20 @@ def test_a_file_that_is_none_ends_with_exit_code_4(tmp_path: Path, capsys: pytes
     diary = write(tmp_path / "diary.txt", "dear diary")
     assert main(["run", "load", "-p", "run", str(diary), "--out", str(tmp_path)]) == 4
     assert "or a file of k6 JSON lines" in capsys.readouterr().out
+
+
+def test_two_recorded_runs_of_a_tool_can_be_compared(tmp_path: Path) -> None:
+    """By what both have, and with the doubt that nobody knows where the tool ran."""
+    folders = []
+    for i in range(2):
+        recording, found = read(DATA / "wrk.txt")
+        settings = load.settings(target="t", plan="p", run=str(DATA / "wrk.txt"), out=str(tmp_path / str(i)), scenarios="all", rounds=0)
+        folders.append(str(load.record(recording, {"wrk": found}, [], settings=settings, figures={}).folder))
+    pair = recorded.read(*folders, Recorded())
+    assert "machine: wrk does not say on which it ran" in pair.context.differs
+    for sample in pair.samples:
+        assert sample.clocks["p99_ms"] == found.response_time_ms.p99.value and "p95_ms" not in sample.clocks
+        assert (sample.counters["requests"], "connections_opened" in sample.counters) == (found.requests, False)
 
 
 def test_our_own_recordings_name_no_tool() -> None:

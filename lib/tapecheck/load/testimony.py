@@ -31,6 +31,15 @@ class Figures:
     response_time_ms: Distribution | None
     bytes_mean: Figure = math.nan
 
+    def __post_init__(self) -> None:
+        """Refuse counts that cannot be.
+
+        Raises:
+            ValueError: more failed than there were.
+        """
+        if not 0 <= self.failed <= self.requests:
+            raise ValueError(f"{self.failed} failures of {self.requests} requests")
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Testimony(Figures):

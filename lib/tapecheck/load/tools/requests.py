@@ -106,7 +106,13 @@ def _sorted(columns: dict[str, NDArray[np.integer]], chosen: NDArray[np.int64]) 
 
 
 def nanoseconds(at: datetime) -> int:
-    """Return an instant in ns since 1970, exact to the microsecond."""
+    """Return an instant in ns since 1970, exact to the microsecond.
+
+    Raises:
+        ValueError: it has no time zone.
+    """
+    if at.tzinfo is None:
+        raise ValueError(f"a time without its zone: {at}")
     return (at - EPOCH) // timedelta(microseconds=1) * 1000
 
 

@@ -3,6 +3,7 @@
 import math
 from datetime import datetime
 from pathlib import Path
+from typing import Annotated
 
 import msgspec
 
@@ -56,7 +57,7 @@ class Report(msgspec.Struct):
 
     latencies: Latencies
     bytes_in: Bytes
-    earliest: datetime
+    earliest: Annotated[datetime, msgspec.Meta(tz=True)]
     duration: int
     wait: int
     requests: int
