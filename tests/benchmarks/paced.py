@@ -105,7 +105,7 @@ def parse_hey(text: str) -> dict[str, float]:
     return found | {"n": sum(int(n) for n in re.findall(r"\[\d+\]\s+(\d+) responses", text))}
 
 
-PEERS = "make bench PEERS=1"
+PEERS = "make setup"
 PACED = (
     Paced(name="tapecheck", program=None, install="", command=_engine, parse=parse_engine),
     Paced(name="k6", program="k6", install=PEERS, command=_k6, parse=parse_k6),
