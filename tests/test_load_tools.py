@@ -5,6 +5,7 @@ import csv
 import gzip
 import json
 import math
+import re
 import shutil
 from pathlib import Path
 from random import Random
@@ -70,6 +71,7 @@ def test_a_k6_request_has_its_time_status_and_connection(tmp_path: Path, write_a
     assert (found.requests, found.failed, found.errors) == (100, 10, {"status": 10})
     assert found.response_time_ms and (found.response_time_ms.min, found.response_time_ms.max) == (20.0, 20.0)
     assert found.duration_s == pytest.approx(1.01)
+    assert found.connections_opened is None  # k6 does not say
 
 
 def test_response_time_is_service_time_where_nobody_says_when_a_request_was_due(tmp_path: Path) -> None:
@@ -192,7 +194,7 @@ def test_half_a_file_is_refused(tmp_path: Path, name: str) -> None:
     cut = len(whole) - max(len(whole.rpartition("\n")[2]) // 2, 3)
     if name == "hey.txt":
         cut = whole.index("Status code")
-    assert "half" in refused(write(tmp_path / name, whole[:cut]))
+    assert "half-written" in refused(write(tmp_path / name, whole[:cut]))
 
 
 @pytest.mark.parametrize("name", SAMPLED + FIGURES)
@@ -327,6 +329,16 @@ def test_wrk_failures_are_statuses_and_sockets(tmp_path: Path) -> None:
     assert found.requests == before.requests + 6
     assert found.failed == before.failed + 10
     assert found.errors == {**before.errors, "unreachable": 3, "other": 3, "timeout": 4}
+    assert found.response_time_ms.p99.n == before.requests - 4  # times beyond the timeout are in none of its figures
+
+
+def test_hey_says_what_it_says() -> None:
+    """Its seconds are our milliseconds."""
+    times, printed = read(DATA / "hey.txt")[1].response_time_ms, (DATA / "hey.txt").read_text()
+    for level in (50, 90, 95, 99):
+        assert re.search(rf"{level}%+ in {getattr(times, f'p{level}').value / 1000:.4f} secs", printed)
+    for name, value_ms in (("Average", times.mean), ("Fastest", times.min), ("Slowest", times.max)):
+        assert f"{name}:\t{value_ms / 1000:.4f} secs" in printed
 
 
 def test_hey_counts_errors_without_an_answer(tmp_path: Path) -> None:
@@ -350,6 +362,24 @@ def test_answers_alone_prove_nothing_of_what_was_not_answered() -> None:
     verdicts = {check.objective: check.verdict for check in load.judge({"hey": found}, PLAN)}
     assert (found.requests, found.success_ratio_low) == (60, 0.0)
     assert verdicts["success_ratio > 0.5"] == verdicts["p95_ms < 1000"] == Verdict.NOT_PROVEN
+
+
+@pytest.mark.parametrize(("status", "failed"), [(200, 0), (302, 0), (399, 0), (400, 60), (503, 60), (101, 60)])
+def test_a_status_from_200_to_399_is_no_failure(tmp_path: Path, status: int, failed: int) -> None:
+    """Where the tool leaves it to its reader."""
+    found = read(
+        write(tmp_path / "hey.csv", (DATA / "hey.csv").read_text().replace(",200,", f",{status},").replace(",500,", f",{status},"))
+    )[1]
+    assert (found.requests, found.failed) == (60, failed)
+
+
+@pytest.mark.parametrize("name", ["/a?$x\\foo$&y={", "<script>alert(1)</script>", "x" * 300, "ä→\u202e", "|*`_"])
+def test_any_name_can_be_drawn_and_tabled(tmp_path: Path, name: str) -> None:
+    """A tool's names are whatever a script called them."""
+    rows = [row.replace("/b", name) for row in (DATA / "locust_stats.csv").read_text().splitlines()]
+    recording, found = read(write(tmp_path / "run_stats.csv", "\n".join(rows) + "\n"))
+    assert len(charts.load_dimensions(recording=recording, summary={"locust": found}).png()) > 1000
+    assert "<script>" not in frames.breakdown({"locust": found}).to_html()
 
 
 def test_kinds_of_locust_failures_are_read_from_the_file_beside(tmp_path: Path) -> None:

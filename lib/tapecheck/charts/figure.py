@@ -43,6 +43,7 @@ STYLE: dict[Any, Any] = {
     "axes.spines.right": False,
     "hatch.linewidth": 0.6,
     "legend.frameon": False,
+    "text.parse_math": False,  # names are whatever somebody chose, dollars too
     "svg.hashsalt": "tapecheck",
 }
 WIDTH_PT = 720  # of a figure
