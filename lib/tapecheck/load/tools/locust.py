@@ -12,7 +12,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from tapecheck.load import testimony
-from tapecheck.load.testimony import Figures, Testimony
+from tapecheck.load.samples import ErrorKind
+from tapecheck.load.testimony import Figures, Testimony, Tool
 from tapecheck.load.tools import failures, files, measurement
 from tapecheck.load.tools.files import Broken
 from tapecheck.load.tools.measurement import CLOSED, CUT_OFF, Format, Measurement
@@ -60,7 +61,8 @@ def read_stats(path: Path) -> Measurement:
     total = found[-1]
     rate_rps = _number(total, "Requests/s")
     duration_s = _number(total, _STATS.requests) / rate_rps if rate_rps else 0.0
-    return _measurement(path, "stats.csv", found, _STATS, duration_s, notes=(ROUNDED,))
+    scenario = _testimony(path, found, _STATS, duration_s)
+    return Measurement(tool=_tool("stats.csv", scenario, ROUNDED), told={SCENARIO: scenario})
 
 
 def read_history(path: Path) -> Measurement:
@@ -69,11 +71,13 @@ def read_history(path: Path) -> Measurement:
     began_s, ended_s = (_number(found[i], "Timestamp") for i in (0, -1))
     last = {(row["Type"], row["Name"]): row for row in found}
     total = last.pop((found[-1]["Type"], TOTAL))
-    notes = (ROUNDED, SECONDS, *([CURRENT] if last else []))
-    return _measurement(
-        path, "stats_history.csv", [*last.values(), total], _HISTORY, ended_s - began_s,
-        notes=notes, whole=not last, started_at=datetime.fromtimestamp(began_s, UTC), clock_error_ms=1000.0,
-    )  # fmt: skip
+    scenario = _testimony(path, [*last.values(), total], _HISTORY, ended_s - began_s, whole=not last)
+    return Measurement(
+        tool=_tool("stats_history.csv", scenario, SECONDS, CURRENT if last else ROUNDED),
+        told={SCENARIO: scenario},
+        started_at=datetime.fromtimestamp(began_s, UTC),
+        clock_error_ms=1000.0,
+    )
 
 
 def read_failures(path: Path) -> Measurement:
@@ -96,36 +100,27 @@ def _errors(path: Path, failed: int) -> dict[str, int]:
         with contextlib.suppress(*files.UNREADABLE):
             for _, row in files.table(beside, FAILURES):
                 kinds[failures.kind_of(row["Error"]).name] += int(row["Occurrences"])
-    return dict(kinds) if kinds.total() == failed else {"other": failed}
+    return dict(kinds) if kinds.total() == failed else {ErrorKind.other.name: failed}
 
 
-def _measurement(
-    path: Path,
-    output: str,
-    found: Sequence[Row],
-    names: _Names,
-    duration_s: float,
-    *,
-    notes: tuple[str, ...],
-    whole: bool = True,
-    started_at: datetime | None = None,
-    clock_error_ms: float = 0.0,
-) -> Measurement:
-    of_all = _figures(found[-1], names, whole)
+def _testimony(path: Path, found: Sequence[Row], names: _Names, duration_s: float, *, whole: bool = True) -> Testimony:
+    """Read the last row, which is about all, and those before it by name; `whole`: their percentiles are of the whole run."""
+    every = _figures(found[-1], names, whole)
     by = {label(row["Type"], row["Name"]): _figures(row, names, whole) for row in found[:-1] if int(row[names.requests])}
-    errors = _errors(path, of_all.failed)
-    scenario = Testimony(
-        requests=of_all.requests,
-        failed=of_all.failed,
-        response_time_ms=of_all.response_time_ms,
-        bytes_mean=of_all.bytes_mean,
+    return Testimony(
+        requests=every.requests,
+        failed=every.failed,
+        response_time_ms=every.response_time_ms,
+        bytes_mean=every.bytes_mean,
         duration_s=duration_s,
-        errors=errors,
+        errors=_errors(path, every.failed),
         by={DIMENSION: by} if by else {},
     )
-    unknown = [NO_KINDS] if errors.keys() == {"other"} else []
-    found_by = measurement.tool("locust", output, CLOSED, CUT_OFF, LAST_SECOND, *notes, *unknown)
-    return Measurement(tool=found_by, told={SCENARIO: scenario}, started_at=started_at, clock_error_ms=clock_error_ms)
+
+
+def _tool(output: str, scenario: Testimony, *notes: str) -> Tool:
+    unknown = [NO_KINDS] if scenario.errors.keys() == {ErrorKind.other.name} else []
+    return measurement.tool("locust", output, CLOSED, CUT_OFF, LAST_SECOND, *notes, *unknown)
 
 
 def _figures(row: Row, names: _Names, whole: bool) -> Figures:
