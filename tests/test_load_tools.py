@@ -137,6 +137,15 @@ def test_what_the_script_expects_is_no_failure(tmp_path: Path) -> None:
     assert read(write(tmp_path / "run", planted.k6_json([expected])))[1].failed == 0
 
 
+def test_setup_and_teardown_are_no_load(tmp_path: Path) -> None:
+    """Requests of no scenario are left out, and said to be, unless there are no others."""
+    untagged = [(m, v, {name: tag for name, tag in tags.items() if name != "scenario"}) for m, v, tags in planted.k6_points(0)]
+    recording, found = read(write(tmp_path / "both", planted.k6_json([untagged, *planted.k6_run(5)])))
+    assert (found.requests, list(recording.context.executors)) == (5, ["default"])
+    assert recording.context.tool and any(note.endswith("are left out: 1") for note in recording.context.tool.notes)
+    assert list(load.read(write(tmp_path / "alone", planted.k6_json([untagged]))).context.executors) == [k6.NO_SCENARIO]
+
+
 @pytest.mark.parametrize("scale", [1, 10**3, 10**6, 10**9])
 def test_every_clock_of_a_k6_csv_is_read(tmp_path: Path, scale: int) -> None:
     """Whole seconds are said to be so, since a throughput hangs on them."""

@@ -137,7 +137,9 @@ def _measurement(output: str, points: Iterable[Point], *notes: str) -> Measureme
         _add(requests, one)
     if not len(requests):
         raise Broken("no http_reqs point: no request")
+    aside = requests.leave_out(NO_SCENARIO)
     short = [f"it dropped {count:,.0f} iterations of {name}, for want of free users" for name, count in dropped.items()]
+    short += [f"requests of setup and teardown, which are of no scenario, are left out: {aside:,}"] if aside else []
     return Measurement(
         tool=measurement.tool("k6", output, EXECUTOR, *short, *notes),
         requests=requests,

@@ -78,6 +78,12 @@ class Requests:
             return self._labels.get(text, 0)
         return self._labels.setdefault(text, len(self._labels))
 
+    def leave_out(self, scenario: str) -> int:
+        """Leave a scenario out where there are others; return how many requests that takes."""
+        if len(self._scenarios) < 2 or scenario not in self._scenarios:
+            return 0
+        return self._scenario.count(self._scenarios.pop(scenario))
+
     @property
     def values(self) -> list[dict[str, str]]:
         """Return the parameters of each kind of request, by its number."""
