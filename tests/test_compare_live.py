@@ -1,4 +1,4 @@
-"""A comparison on the real sandbox: counters prove by themselves what clocks need a quiet machine for; recorded runs from the command line."""
+"""A comparison on the real sandbox: counters prove by themselves what clocks need a quiet machine for."""
 
 import itertools
 import json
@@ -24,7 +24,8 @@ PLAN = """
 rounds: 4
 warm_up: 0
 proofs:
-  fewer: {validation: backfill, says: derive, baseline: &slow {symbols: [AAPL], timeframes: [1h, 1d], history: {days: 3}, insert: row_by_row},
+  fewer: {validation: backfill, says: derive,
+          baseline: &slow {symbols: [AAPL], timeframes: [1h, 1d], history: {days: 3}, insert: row_by_row},
           fix: {derive: true}, metrics: [{name: requests, better: lower, smallest_effect: 0.1}]}
   bulk: {validation: backfill, says: copy, baseline: *slow, fix: {insert: copy},
          metrics: [{name: statements, better: lower, smallest_effect: 0.1}]}
