@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pytest
+from jsonschema import Draft202012Validator
 from regenerate import RESULTS
 from samples import burst, recording
 
@@ -73,7 +74,7 @@ def test_a_result_that_breaks_the_schema_is_not_written(tmp_path: Path, monkeypa
     """Validation comes before the rename, so a wrong result never looks like a run."""
     wrong = results.json_schema(RESULTS["load"])
     wrong["properties"]["verdict"] = {"const": "other"}
-    monkeypatch.setattr(results, "schema", lambda name: wrong)
+    monkeypatch.setattr(results, "validator", lambda name: Draft202012Validator(wrong))
     with pytest.raises(ValueError, match="breaks its own schema at "):
         record(tmp_path)
     assert list((tmp_path / "load").iterdir()) == []
@@ -134,6 +135,9 @@ def test_a_read_only_folder_is_refused(tmp_path: Path) -> None:
         (lambda f: (f / "result.json").unlink(), "no result.json"),
         (lambda f: (f / "result.json").write_text("{"), "an unreadable result.json"),
         (lambda f: (f / "result.json").write_text('{"validation": "load"}'), "breaks its schema"),
+        (lambda f: (f / "result.json").write_text("[1]"), "an unreadable result.json"),
+        (lambda f: (f / "result.json").write_text('{"schema_version": 0}'), "schema version 0, which this version does not read"),
+        (lambda f: (f / "result.json").write_text('{"schema_version": 2}'), "schema version 2, which this version does not read"),
         (lambda f: (f / "result.json").write_text('{"validation": "other"}'), "an unreadable result.json"),
         (lambda f: (f / "samples.parquet").write_bytes(b"PAR1"), "samples that cannot be read"),
         (lambda f: (f / "resources.parquet").unlink(), "samples that cannot be read"),

@@ -57,7 +57,7 @@ class Finding:
 class Result:
     """What every validation's result.json begins with; each validation adds its own part.
 
-    `headline` says in a sentence or two what was found beyond the verdict.
+    `headline` says in a sentence or two what was found beyond the verdict, `plan_digest` is the same for plans that say the same.
     """
 
     schema_version: int = SCHEMA_VERSION
@@ -73,6 +73,7 @@ class Result:
     recommendations: list[Finding]
     headline: str = ""
     reanalysis_of: str | None = None
+    plan_digest: str | None = None
 
 
 @functools.cache
@@ -111,13 +112,32 @@ def to_json(result: Result) -> dict[str, Any]:
 
 def breaks_schema(data: Mapping[str, Any]) -> str | None:
     """Say where a result breaks the schema of its validation, or None where it does not."""
+    from jsonschema.exceptions import best_match
+
+    error = best_match(validator(data["validation"]).iter_errors(data))
+    return None if error is None else f"at {config.dotted(tuple(error.absolute_path))}: {error.message[:80]}"
+
+
+@functools.cache
+def validator(validation: str) -> Any:
+    """Return what holds a result against the schema of its validation."""
     import jsonschema  # 70 ms that only who writes or reads a run has to pay
 
-    try:
-        jsonschema.validate(data, schema(data["validation"]))
-    except jsonschema.ValidationError as error:
-        return f"at {config.dotted(tuple(error.absolute_path))}: {error.message[:80]}"
-    return None
+    return jsonschema.Draft202012Validator(schema(validation))
+
+
+def head(data: Mapping[str, Any]) -> Result:
+    """Return what a result begins with, without its validation's own part.
+
+    Raises:
+        ValueError: it does not begin so.
+    """
+    return _heads().validate_python(data)
+
+
+@functools.cache
+def _heads() -> TypeAdapter[Result]:
+    return TypeAdapter(Result)
 
 
 def json_schema(kind: type[Result]) -> dict[str, Any]:

@@ -5,7 +5,7 @@ import json
 import secrets
 import shutil
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -13,6 +13,7 @@ from typing import Any, ClassVar, Protocol
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+from pydantic_core import from_json
 
 from tapecheck import config, results
 from tapecheck.errors import ConfigError, OutputError, Problem
@@ -148,6 +149,21 @@ def write_json(path: Path, data: Any) -> None:
     part.replace(path)
 
 
+def write_file(path: Path, data: bytes) -> None:
+    """Write a file beside the runs, and its folder, so that a reader sees the old file or the new one.
+
+    Raises:
+        OutputError: it cannot be written.
+    """
+    part = path.with_name(f".{path.name}.part")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        part.write_bytes(data)
+        part.replace(path)
+    except OSError as error:
+        raise OutputError(f"{path} cannot be written: {error.strerror}") from error
+
+
 def point_latest(folder: Path) -> None:
     """Point `latest`, beside a run folder, at it."""
     link = folder.with_name(f".latest-{folder.name}")
@@ -158,11 +174,16 @@ def point_latest(folder: Path) -> None:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Run:
-    """A recorded run as found on disk; `problem` says why it cannot be read, if it cannot."""
+    """A recorded run as found on disk, and how it begins; `problem` says why it cannot be read, if it cannot."""
 
     folder: Path
     result: dict[str, Any]
+    head: Result | None = None
     problem: str | None = None
+
+    def __str__(self) -> str:
+        what = f"{self.head.verdict:<11} {self.head.target.name}" if self.head else self.problem
+        return f"{self.folder.parent.name:<10} {self.folder.name:<24} {what}"
 
 
 def read(path: str | Path, validation: str | None = None) -> Run:
@@ -185,24 +206,37 @@ def read(path: str | Path, validation: str | None = None) -> Run:
 
 def _read(folder: Path) -> Run:
     try:
-        result = json.loads((folder / RESULT).read_text(encoding="utf-8"))
-        if result["validation"] not in config.VALIDATIONS:
-            raise ValueError(result["validation"])
-        problem = results.breaks_schema(result)
+        result = from_json((folder / RESULT).read_bytes())  # faster than json, and refuses half of a surrogate pair
+        problem = _problem(result)
+        return Run(folder=folder, result=result, head=None if problem else results.head(result), problem=problem)
     except FileNotFoundError:
         return Run(folder=folder, result={}, problem=f"no {RESULT}")
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         return Run(folder=folder, result={}, problem=f"an unreadable {RESULT} ({type(error).__name__})")
-    if problem is not None:
-        return Run(folder=folder, result=result, problem=f"a {RESULT} that breaks its schema {problem}")
-    return Run(folder=folder, result=result)
+
+
+def _problem(result: Mapping[str, Any]) -> str | None:
+    """Say why a result cannot be used; another version is named, since there is none yet that could be made into this one."""
+    version = result.get("schema_version", results.SCHEMA_VERSION)
+    if version != results.SCHEMA_VERSION:
+        return f"a {RESULT} of schema version {version!r:.20}, which this version does not read (it reads {results.SCHEMA_VERSION})"
+    if result["validation"] not in config.VALIDATIONS:
+        raise ValueError(result["validation"])
+    problem = results.breaks_schema(result)
+    return None if problem is None else f"a {RESULT} that breaks its schema {problem}"
 
 
 def listed(out: str | Path) -> list[Run]:
     """Return every run below an output folder, newest first; the unreadable ones with their problem."""
+    return list(each(out))
+
+
+def each(out: str | Path, validations: Sequence[str] = config.VALIDATIONS) -> Iterator[Run]:
+    """Yield what `listed` returns, one at a time: a thousand whole results take a gigabyte."""
     base = config.outputs(out)
-    folders = [f for v in config.VALIDATIONS for f in base.glob(f"{v}/[!.]*") if f.is_dir() and not f.is_symlink()]
-    return [_read(f) for f in sorted(folders, key=lambda f: f.name, reverse=True)]
+    folders = [f for v in validations for f in base.glob(f"{v}/[!.]*") if f.is_dir() and not f.is_symlink()]
+    for folder in sorted(folders, key=lambda f: f.name, reverse=True):
+        yield _read(folder)
 
 
 if sys.platform == "win32":  # pragma: no cover

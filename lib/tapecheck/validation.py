@@ -1,5 +1,7 @@
 """What the validations' facades share: the parameters that every notebook has, and how every result begins. It measures nothing."""
 
+import hashlib
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -9,8 +11,11 @@ from pydantic import ConfigDict, Field
 
 from tapecheck import config, runs
 from tapecheck.config import Model
+from tapecheck.errors import ConfigError
 from tapecheck.results import Environment, Finding, TargetInfo
 from tapecheck.verdict import Check, Verdict, overall
+
+DIGEST_CHARACTERS = 12
 
 
 class Settings(Model):
@@ -66,6 +71,7 @@ class Head(TypedDict):
     checks: list[Check]
     recommendations: list[Finding]
     reanalysis_of: str | None
+    plan_digest: str | None
 
 
 def head(context: Context, source: str | None, settings: Settings, checks: list[Check], found: Sequence[Finding]) -> Head:
@@ -80,4 +86,14 @@ def head(context: Context, source: str | None, settings: Settings, checks: list[
         checks=checks,
         recommendations=list(found),
         reanalysis_of=source,
+        plan_digest=digest(settings.plan),
     )
+
+
+def digest(plan: str) -> str | None:
+    """Return what is the same for two plans that say the same, whatever their comments and order; None for a file that is gone."""
+    try:
+        data, _ = config.read_yaml(config.find(plan))
+    except ConfigError:
+        return None
+    return hashlib.sha256(json.dumps(data, sort_keys=True, default=str).encode()).hexdigest()[:DIGEST_CHARACTERS]
