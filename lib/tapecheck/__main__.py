@@ -1,4 +1,4 @@
-"""The command line: `python -m tapecheck run | sandbox | lab | params | check | runs | index`."""
+"""The command line: `python -m tapecheck run | sandbox | lab | params | check | runs | index | history`."""
 
 import argparse
 import contextlib
@@ -10,16 +10,13 @@ import sys
 import traceback
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import Any, NoReturn
 
 import psutil
 import yaml
 
 from tapecheck import config
 from tapecheck.errors import ConfigError, Problem, TapecheckError
-
-if TYPE_CHECKING:
-    from tapecheck.batch import Outcome
 
 
 class _Parser(argparse.ArgumentParser):
@@ -83,10 +80,14 @@ def _parser() -> argparse.ArgumentParser:
     check = commands.add_parser("check", help="validate YAML files and lint the objectives, without traffic")
     check.add_argument("files", nargs="*", help="default: every file in config/")
     check.set_defaults(command=_check)
-    for name, text, command in (("runs", "list recorded runs", _runs), ("index", "write index.html anew", _index)):
-        listing = commands.add_parser(name, help=text)
-        listing.add_argument("--out", help="output folder (default: outputs/)")
-        listing.set_defaults(command=command)
+    commands.add_parser("runs", help="list recorded runs").set_defaults(command=_runs)
+    commands.add_parser("index", help="write index.html and the other reports anew").set_defaults(command=_index)
+    history = commands.add_parser("history", help="follow a metric over all recorded runs")
+    history.add_argument("metric", help="a dotted path in result.json, such as totals.records_per_s; * stands for every key")
+    history.add_argument("--validation", choices=config.VALIDATIONS, help="only its runs")
+    history.set_defaults(command=_history)
+    for name in ("runs", "index", "history"):
+        commands.choices[name].add_argument("--out", help="output folder (default: outputs/)")
     return parser
 
 
@@ -107,13 +108,13 @@ def _run(arguments: argparse.Namespace) -> int:
     if arguments.out is None and "out" in given:
         out = config.outputs(given["out"]) if given["out"] else None
     target = lint.before_traffic(shares)
-    outcomes: list[Outcome] = []
+    outcomes: list[batch.Outcome] = []
 
     def measure() -> None:
         for validation in chosen:
             outcome = batch.run(validation, shares[validation], out)
             outcomes.append(outcome)
-            print(_line(outcome), flush=True)
+            print(outcome, flush=True)
 
     if target.kind == "sandbox" and given.get("run", "new") == "new" and _need_target(chosen, given):
         with targets.sandbox_running():
@@ -169,18 +170,6 @@ def _given(arguments: argparse.Namespace) -> dict[str, Any]:
         if isinstance(given.get(name), str) and given[name] not in ("new", ""):
             given[name] = str(config.find(given[name]))
     return given
-
-
-def _line(outcome: "Outcome") -> str:
-    begin = f"{outcome.validation:<10} "
-    if outcome.verdict is None:
-        kind = {2: "NO DATA", 4: "ERROR"}.get(outcome.exit_code, "CRASHED")
-        where = f"\n  see {outcome.folder / 'notebook.ipynb'}" if outcome.folder else ""
-        return f"{begin}{kind:<11}{outcome.duration_s:6.1f} s  {outcome.message}{where}"
-    counts = ", ".join(f"{count} {verdict}" for verdict, count in outcome.checks.items())
-    missed = "".join(f"\n  {text}" for text in outcome.missed)
-    found = f"\n  {outcome.headline}" if outcome.headline else ""
-    return f"{begin}{outcome.verdict.upper():<11}{outcome.duration_s:6.1f} s  {counts}{missed}{found}\n  {outcome.folder or 'not recorded'}"
 
 
 # ---- sandbox ----
@@ -250,7 +239,7 @@ def _lab(arguments: argparse.Namespace) -> int:
         return subprocess.run([*command, *root], check=False).returncode
 
 
-# ---- params, check, runs, index ----
+# ---- params, check, runs, index, history ----
 
 
 def _params(arguments: argparse.Namespace) -> int:
@@ -280,12 +269,7 @@ def _check(arguments: argparse.Namespace) -> int:
 def _runs(arguments: argparse.Namespace) -> int:
     from tapecheck import runs
 
-    found = runs.listed(_out(arguments))
-    for run in found:
-        what = run.problem or f"{run.result['verdict']:<11} {run.result['target']['name']}"
-        print(f"{run.folder.parent.name:<10} {run.folder.name:<24} {what}")
-    if not found:
-        print("no recorded runs")
+    print("\n".join(map(str, runs.each(_out(arguments)))) or "no recorded runs")
     return 0
 
 
@@ -293,6 +277,17 @@ def _index(arguments: argparse.Namespace) -> int:
     from tapecheck import index
 
     print(index.write(_out(arguments)))
+    return 0
+
+
+def _history(arguments: argparse.Namespace) -> int:
+    from tapecheck import charts, history, runs
+
+    found = history.read(_out(arguments), arguments.metric, arguments.validation)
+    print(history.table(found))
+    picture = _out(arguments) / "history" / history.file_name(arguments.metric)
+    runs.write_file(picture, charts.history_trend(history=found).png())
+    print(picture)
     return 0
 
 

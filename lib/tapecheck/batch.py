@@ -56,6 +56,17 @@ class Outcome:
     headline: str = ""
     folder: Path | None = None
 
+    def __str__(self) -> str:
+        begin = f"{self.validation:<10} "
+        if self.verdict is None:
+            kind = {2: "NO DATA", 4: "ERROR"}.get(self.exit_code, "CRASHED")
+            where = f"\n  see {self.folder / 'notebook.ipynb'}" if self.folder else ""
+            return f"{begin}{kind:<11}{self.duration_s:6.1f} s  {self.message}{where}"
+        counts = ", ".join(f"{count} {verdict}" for verdict, count in self.checks.items())
+        missed = "".join(f"\n  {text}" for text in self.missed)
+        found = f"\n  {self.headline}" if self.headline else ""
+        return f"{begin}{self.verdict.upper():<11}{self.duration_s:6.1f} s  {counts}{missed}{found}\n  {self.folder or 'not recorded'}"
+
 
 def notebook(validation: str) -> Path:
     """Return the notebook of a validation.

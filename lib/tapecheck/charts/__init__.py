@@ -11,12 +11,14 @@ if TYPE_CHECKING:
     from tapecheck.charts.capacity import load_capacity
     from tapecheck.charts.clock import load_resources, load_throughput
     from tapecheck.charts.compare import compare_ratios, compare_rounds, compare_savings, compare_spectra
+    from tapecheck.charts.history import history_trend
     from tapecheck.charts.load import load_dimensions, load_percentiles, load_timeline
     from tapecheck.charts.recovery import recovery_ages, recovery_loss, recovery_rto, recovery_timeline, recovery_trend
 
 __all__ = [
     "backfill_jobs", "backfill_stages", "backfill_throughput", "backfill_timeline", "backfill_what_if",
     "compare_ratios", "compare_rounds", "compare_savings", "compare_spectra",
+    "history_trend",
     "load_capacity", "load_dimensions", "load_percentiles", "load_resources", "load_throughput", "load_timeline",
     "recovery_ages", "recovery_loss", "recovery_rto", "recovery_timeline", "recovery_trend",
 ]  # fmt: skip

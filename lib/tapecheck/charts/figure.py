@@ -92,7 +92,11 @@ def footer(chart: Chart, context: Context, n: int, of: str = "requests") -> None
     """Say below what was measured, and from how many requests, or whatever else there were."""
     where = f" ({context.target.base_url})" if context.target.base_url else ""
     by = f", measured by {context.measured_by}" if context.measured_by else ""
-    text = f"target {context.target.name}{where}, run {context.run_id}{by}, n = {n:,} {of}"
+    foot(chart, f"target {context.target.name}{where}, run {context.run_id}{by}, n = {n:,} {of}")
+
+
+def foot(chart: Chart, text: str) -> None:
+    """Write a text below, in the look of a footer."""
     chart.supxlabel(text, x=0.99, ha="right", fontsize=8.5, color="#555555")
 
 
