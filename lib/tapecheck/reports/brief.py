@@ -1,0 +1,87 @@
+"""What is broken, the evidence and the next action, of the last run of each validation. It judges nothing anew."""
+
+import textwrap
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+from tapecheck.reports.overview import Standing
+from tapecheck.reports.wording import number, words
+from tapecheck.results import Finding
+from tapecheck.verdict import Check, Verdict
+
+MOST = 3  # things said under one heading; a page has room for no more of four validations
+LONGEST = 150  # characters of one of them
+FIGURES = 4  # of a finding's evidence
+QUESTIONS: Mapping[str, str] = {
+    "load": "How much traffic does it carry before it breaks its promises?",
+    "backfill": "Where does the time go when history is refilled, and is it complete?",
+    "rto_rpo": "How long until service is back after a failure, and what is lost?",
+    "compare": "Did the fix work?",
+}
+WORST_FIRST = (Verdict.FAIL, Verdict.INVALID, Verdict.NO_DATA, Verdict.NOT_PROVEN)
+NEXT: Mapping[Verdict, str] = {  # where a run recommends nothing itself
+    Verdict.FAIL: "find out why in the run's report, mend it, and measure again",
+    Verdict.INVALID: "measure again where the measurement itself is not the limit",
+    Verdict.NO_DATA: "make the target answer, and measure again",
+    Verdict.NOT_PROVEN: "measure again with as many samples as the check asks for",
+    Verdict.PASS: "none is needed",
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Brief:
+    """One validation in a few sentences."""
+
+    standing: Standing
+    question: str
+    broken: tuple[str, ...]
+    evidence: tuple[str, ...]
+    actions: tuple[str, ...]
+
+
+def of(standing: Standing) -> Brief:
+    """Say of a validation what is broken, by which evidence, and what to do next."""
+    question = QUESTIONS[standing.validation]
+    if standing.entry is None:
+        broken = ("Nothing could be measured: no attempt left a result.",)
+        return Brief(
+            standing=standing, question=question, broken=broken, evidence=_few(_attempts(standing)), actions=(NEXT[Verdict.NO_DATA],)
+        )
+    entry = standing.entry
+    found = entry.result.recommendations or [one for one in (entry.result.bottleneck,) if one]
+    return Brief(
+        standing=standing,
+        question=question,
+        broken=_few([*_attempts(standing), *(_missed(check) for check in _worst_first(entry.missed))]),
+        evidence=_few(_evidence(entry.result.headline, found)),
+        actions=_few([one.action for one in found] or [NEXT[entry.result.verdict]]),
+    )
+
+
+def _worst_first(checks: Iterable[Check]) -> list[Check]:
+    return sorted(checks, key=lambda check: WORST_FIRST.index(check.verdict))
+
+
+def _missed(check: Check) -> str:
+    return f"{check.name}: {check.objective}: {words(check.verdict)}: {check.reason} (n = {check.n:,})"
+
+
+def _evidence(headline: str, found: Iterable[Finding]) -> list[str]:
+    """Return the headline, and each finding that it does not say itself."""
+    return [*([headline] if headline else []), *(_figures(one) for one in found if one.finding not in headline)]
+
+
+def _figures(finding: Finding) -> str:
+    figures = [f"{name} {number(value)}" for name, value in finding.evidence.items()]
+    return f"{finding.finding} ({', '.join(figures[:FIGURES])})" if figures else finding.finding
+
+
+def _attempts(standing: Standing) -> tuple[str, ...]:
+    """Name the attempts that left no result, after the run that the rest is about if there is one."""
+    return tuple(f"{one}{', after the run shown here' if standing.entry else ''}" for one in standing.since)
+
+
+def _few(said: Sequence[str]) -> tuple[str, ...]:
+    """Say each thing once, and of too many how many more there are."""
+    once = [textwrap.shorten(text, LONGEST, placeholder=" …") for text in dict.fromkeys(said)]
+    return (*once[:MOST], *([f"and {len(once) - MOST} more"] if len(once) > MOST else []))

@@ -1,0 +1,167 @@
+"""What all reports are made from: how each recorded run begins, and the last of each validation. It writes nothing."""
+
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import quote
+
+from tapecheck import config, history, runs
+from tapecheck.history import Condition
+from tapecheck.results import Result
+from tapecheck.runs import Run
+from tapecheck.verdict import Check, Verdict, overall
+
+SPARKS = 30  # so many runs in a sparkline
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Metric:
+    """A metric as its path in result.json, in words, and in its unit."""
+
+    path: str
+    name: str
+    unit: str
+
+
+MAIN: Mapping[str, Metric] = {
+    "load": Metric(path="scenarios.*.response_time_ms.p95.value", name="p95 of the slowest scenario", unit="ms"),
+    "backfill": Metric(path="totals.records_per_s", name="throughput", unit="records/s"),
+    "rto_rpo": Metric(path="rto.*.recover_s.max", name="slowest recovery", unit="s"),
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Entry:
+    """A run: where it lies below the output folder, as a link, how its result begins, and its main metric."""
+
+    folder: Path
+    link: str
+    result: Result
+    main: float | None
+
+    @property
+    def condition(self) -> Condition:
+        """What it may be compared with."""
+        return history.condition(self.result)
+
+    @property
+    def code(self) -> str:
+        """Which code measured it."""
+        return f"tapecheck {history.code(self.result.environment)}"
+
+    @property
+    def report(self) -> bool:
+        """Whether an HTML report lies in its folder."""
+        return (self.folder / "report.html").exists()
+
+    @property
+    def missed(self) -> list[Check]:
+        """The checks that did not pass, as they come."""
+        return [check for check in self.result.checks if check.verdict != Verdict.PASS]
+
+    @property
+    def met(self) -> str:
+        """How many of its checks passed."""
+        return f"{len(self.result.checks) - len(self.missed)} of {len(self.result.checks)}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Broken:
+    """A run folder that cannot be read, or an attempt that recorded nothing, with the reason."""
+
+    validation: str
+    run_id: str
+    link: str
+    problem: str
+
+    def __str__(self) -> str:
+        return f"{self.link}: {self.problem}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Standing:
+    """How a validation stands: its run that was measured last, of several analyses the newest, or None if there is none.
+
+    `trend` holds the main metric of that run and the runs like it, oldest first; `since` the attempts after it that left no result.
+    """
+
+    validation: str
+    entry: Entry | None
+    trend: tuple[float, ...]
+    since: tuple[Broken, ...]
+
+    @property
+    def verdict(self) -> Verdict:
+        """The verdict of that run."""
+        return self.entry.result.verdict if self.entry else Verdict.NO_DATA
+
+    @property
+    def main(self) -> Metric | None:
+        """The main metric, if the run has it."""
+        return MAIN.get(self.validation) if self.trend else None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Overview:
+    """An output folder: its runs, newest first, what cannot be read, and how each validation stands."""
+
+    entries: tuple[Entry, ...]
+    broken: tuple[Broken, ...]
+    standings: tuple[Standing, ...]
+
+    @property
+    def verdict(self) -> Verdict:
+        """The verdict over all validations; an attempt that left no result is no data."""
+        since = [Verdict.NO_DATA for standing in self.standings if standing.since]
+        return overall([*(standing.verdict for standing in self.standings), *since])
+
+
+def read(out: Path) -> Overview:
+    """Read how every run below an output folder begins, one at a time: a thousand whole results do not fit into memory."""
+    entries: list[Entry] = []
+    broken: list[Broken] = []
+    for run in runs.each(out):
+        found = _read(run, out)
+        if isinstance(found, Entry):
+            entries.append(found)
+        else:
+            broken.append(found)
+    attempts = [*broken, *_unfinished(out)]
+    standings = (_standing(validation, entries, attempts) for validation in config.VALIDATIONS)
+    return Overview(entries=tuple(entries), broken=tuple(broken), standings=tuple(one for one in standings if one.entry or one.since))
+
+
+def _read(run: Run, out: Path) -> Entry | Broken:
+    link = quote(os.path.relpath(run.folder, out))
+    if run.head is None:
+        return Broken(validation=run.folder.parent.name, run_id=run.folder.name, link=link, problem=run.problem or "")
+    return Entry(folder=run.folder, link=link, result=run.head, main=_main(run, run.head))
+
+
+def _main(run: Run, result: Result) -> float | None:
+    main = MAIN.get(result.validation)
+    return None if main is None or history.doubtful(result, main.path) else history.value_at(run.result, main.path)
+
+
+def _unfinished(out: Path) -> Iterator[Broken]:
+    """Yield the notebooks that ended without recording a run."""
+    for folder in sorted((out / "unfinished").glob("*-*")):
+        validation, _, run_id = folder.name.partition("-")
+        yield Broken(validation=validation, run_id=run_id, link=quote(f"unfinished/{folder.name}"), problem="the notebook ended early")
+
+
+def _standing(validation: str, entries: Sequence[Entry], attempts: Sequence[Broken]) -> Standing:
+    own = [entry for entry in entries if entry.result.validation == validation]
+    last = max(own, key=lambda entry: (entry.result.started_at, entry.result.run_id), default=None)
+    newest = max((entry.result.run_id for entry in own), default="")
+    since = tuple(one for one in attempts if one.validation == validation and one.run_id > newest)
+    return Standing(validation=validation, entry=last, trend=_trend(last, own), since=since)
+
+
+def _trend(last: Entry | None, own: Sequence[Entry]) -> tuple[float, ...]:
+    if last is None or last.main is None:
+        return ()
+    measured = [e for e in own if e.result.reanalysis_of is None and e.result.started_at < last.result.started_at]
+    ordered = sorted((e for e in measured if e.condition == last.condition), key=lambda entry: entry.result.started_at)
+    return tuple(entry.main for entry in (*ordered, last) if entry.main is not None)[-SPARKS:]

@@ -1,0 +1,50 @@
+"""A headless browser for what is made to be seen: Debian's Chromium, or any other that is found."""
+
+import re
+import shutil
+import subprocess
+from dataclasses import dataclass
+from pathlib import Path
+
+NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
+QUIET = (
+    "--headless=new", "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-extensions", "--disable-sync",
+    "--disable-background-networking", "--disable-component-update", "--allow-file-access-from-files",
+)  # fmt: skip
+FRAME = """<body style="margin:0"><iframe src="{page}" style="border:0;width:{width}px;height:800px"></iframe>
+<script>onload = () => {{ document.title = document.querySelector("iframe").contentDocument.documentElement.scrollWidth }}</script>"""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Browser:
+    """An installed Chromium and a folder of its own."""
+
+    program: str
+    folder: Path
+
+    def _run(self, *words: str) -> str:
+        command = [self.program, *QUIET, f"--user-data-dir={self.folder / 'profile'}", *words]
+        return subprocess.run(command, capture_output=True, text=True, timeout=60, check=True).stdout
+
+    def document(self, page: Path) -> str:
+        """Return a page as the browser has it once its scripts have run."""
+        return self._run("--dump-dom", page.as_uri())
+
+    def width_px(self, page: Path, screen_px: int) -> int:
+        """Return how wide a page is on a screen; a window itself cannot be as narrow as a phone's."""
+        frame = self.folder / "frame.html"
+        frame.write_text(FRAME.format(page=page.as_uri(), width=screen_px))
+        found = re.search(r"<title>(\d+)</title>", self.document(frame))
+        assert found is not None, "the page was not shown"
+        return int(found.group(1))
+
+    def printed_pages(self, page: Path) -> int:
+        """Print a page on paper, and return how many sheets it takes."""
+        paper = self.folder / "paper.pdf"
+        self._run("--no-pdf-header-footer", f"--print-to-pdf={paper}", page.as_uri())
+        return len(re.findall(rb"/Type\s*/Page\b", paper.read_bytes()))
+
+
+def installed() -> str | None:
+    """Return the first browser's program, or None where there is none."""
+    return next((found for name in NAMES if (found := shutil.which(name))), None)

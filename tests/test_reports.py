@@ -1,0 +1,350 @@
+"""Each report is read by what it is made for, and what stands in a run stays text in all of them.
+
+The pages are parsed strictly by html5lib everywhere, and shown, measured and printed by Chromium where there is one;
+where there is none, each of those tests is listed as skipped, with what was not checked.
+"""
+
+import gc
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import html5lib
+import pytest
+from junitparser import JUnitXml
+from markdown_it import MarkdownIt
+from prometheus_client.openmetrics.parser import text_string_to_metric_families
+from browsers import NAMES, Browser, installed
+from recorded_runs import many, put, set_at
+
+from tapecheck import index, results, runs
+from tapecheck.reports import brief, overview, pages, wording
+from tapecheck.reports.comment import plain
+from tapecheck.verdict import Verdict
+
+PAGES = ["index.html", "executive.html"]
+HOSTILE = "<script>alert('x')</script> a|b ]]> `c` **d** [e](http://f) @g & \"h\" \x1b[31m \x00 é\n# i"
+SEEN = "<script>alert('x')</script> a|b ]]> `c` **d** [e](http://f) @g & \"h\""  # of it on one line, up to what no format can say
+
+
+def check(verdict: str, name: str = "steady_rate", objective: str = "p95_ms < 1000", value: float | None = 5.0, reason: str = "why") -> Any:
+    return {"name": name, "objective": objective, "value": value, "bound": None, "n": 9, "verdict": verdict, "reason": reason}
+
+
+def checks(*these: Any, verdict: str = "fail") -> Callable[[Any], object]:
+    return lambda result: result.update(checks=list(these), verdict=verdict)
+
+
+FIVE = checks(*(check(verdict, name=verdict) for verdict in Verdict))
+
+
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory: pytest.TempPathFactory) -> Browser:
+    """An installed browser; without one a test is skipped and says what was not checked, and nothing stands in for it."""
+    program = installed()
+    if program is None:
+        pytest.skip(f"no browser ({', '.join(NAMES)}) is installed: html5lib parsed this page, but nobody showed, measured or printed it")
+    return Browser(program=program, folder=tmp_path_factory.mktemp("browser"))
+
+
+@pytest.fixture(scope="module")
+def hostile(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The reports of a run whose every text is hostile."""
+    out = tmp_path_factory.mktemp("hostile")
+
+    def change(result: Any) -> None:
+        finding = {"name": HOSTILE, "finding": HOSTILE, "evidence": {HOSTILE: HOSTILE}, "action": HOSTILE}
+        result.update(
+            checks=[check("fail", HOSTILE, HOSTILE, reason=HOSTILE)], verdict="fail", headline=HOSTILE, recommendations=[finding],
+        )  # fmt: skip
+        result["target"].update(name=HOSTILE, base_url=HOSTILE)
+        result["environment"].update(host=HOSTILE)
+
+    put(out, "load", 0, change)
+    index.write(out)
+    return out
+
+
+@pytest.fixture
+def written(tmp_path: Path) -> Path:
+    """The reports of a load run with each verdict once, and of a backfill that passed."""
+    put(tmp_path, "load", 0, FIVE)
+    put(tmp_path, "backfill", 1)
+    index.write(tmp_path)
+    return tmp_path
+
+
+# ---- what they are made from ----
+
+
+def test_the_last_run_is_the_one_measured_last(tmp_path: Path) -> None:
+    """Not an analysis of an older one that was made since; of several analyses of it the newest counts."""
+    put(tmp_path, "backfill", 10)
+    last = put(tmp_path, "backfill", 20)
+    put(tmp_path, "backfill", 30, lambda r: r.update(started_at="2026-11-01T00:10:00Z", reanalysis_of="a"))
+    (standing,) = overview.read(tmp_path).standings
+    assert standing.entry is not None
+    assert standing.entry.folder == last
+    again = put(tmp_path, "backfill", 40, lambda r: r.update(started_at="2026-11-01T00:20:00Z", reanalysis_of="b"))
+    (standing,) = overview.read(tmp_path).standings
+    assert standing.entry is not None
+    assert standing.entry.folder == again
+    assert len(standing.trend) == 2, "what was measured once is in the trend once"
+
+
+def test_the_trend_is_of_runs_alike(tmp_path: Path) -> None:
+    """Oldest first, the last run at its end, another host's and another profile's left out."""
+    for i, value in enumerate((5, 7, 6)):
+        put(tmp_path, "backfill", i, set_at("totals.records_per_s", value))
+    put(tmp_path, "backfill", -1, set_at("totals.records_per_s", 9, host="elsewhere"))
+    put(tmp_path, "backfill", -2, lambda r: r["parameters"].update(profile="small"))
+    (standing,) = overview.read(tmp_path).standings
+    assert standing.trend == (5, 7, 6)
+
+
+def test_an_attempt_since_then_is_told_everywhere(written: Path) -> None:
+    """A notebook that ended early, or a run that cannot be read, after the last run: no report says only that all was well."""
+    (written / "unfinished" / "backfill-20261102T000000Z-aaaa").mkdir(parents=True)
+    (written / "rto_rpo" / "20261102T000000Z-bbbb").mkdir(parents=True)
+    (written / "unfinished" / "backfill-20261001T000000Z-old").mkdir(parents=True)
+    index.write(written)
+    for name in (index.INDEX, "executive.html", "summary.md", "junit.xml"):
+        text = (written / name).read_text().replace("\\", "")
+        assert "20261102T000000Z-aaaa" in text, name
+        assert "20261102T000000Z-bbbb" in text, name
+        assert "20261001T000000Z-old" not in text, "it was before the last run"
+    assert overview.read(written).verdict == Verdict.FAIL
+    shutil.rmtree(written / "load")
+    assert overview.read(written).verdict == Verdict.NO_DATA, "a pass that a later attempt left no result after is none"
+
+
+def test_a_text_that_is_no_text_makes_a_run_unreadable(tmp_path: Path) -> None:
+    """Half a surrogate pair is valid JSON and can be written to no file."""
+    put(tmp_path, "load", 0, lambda r: r["target"].update(name="\ud800"))
+    (run,) = runs.listed(tmp_path)
+    assert run.problem is not None
+    assert "unreadable" in run.problem
+    assert "unreadable result.json" in index.write(tmp_path).read_text()
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [(None, "—"), (0.0, "0"), (5, "5"), (0.12345, "0.123"), (54076.4, "54,076"), (1500, "1,500"), ("x", "x"), (float("nan"), "nan")],
+)
+def test_a_figure_is_short(value: Any, text: str) -> None:
+    """No exponents, no false digits."""
+    assert wording.number(value) == text
+
+
+# ---- JUnit ----
+
+
+def test_junit_has_every_check_with_its_verdict(written: Path) -> None:
+    """Read by junitparser: a miss is a failure, nothing trustworthy an error, what only needs more samples is skipped."""
+    suites = {suite.name: suite for suite in JUnitXml.fromfile(str(written / "junit.xml"))}
+    cases = {case.classname: case for case in suites["load"]}
+    kinds = {name: [type(one).__name__ for one in case.result] for name, case in cases.items()}
+    assert kinds == {
+        "load.pass": [], "load.fail": ["Failure"], "load.invalid": ["Error"], "load.no_data": ["Error"], "load.not_proven": ["Skipped"],
+    }  # fmt: skip
+    assert cases["load.fail"].name == "p95_ms < 1000"
+    assert (cases["load.fail"].result[0].message, cases["load.fail"].result[0].text) == ("why", "value 5, 95 % bound —, n = 9")
+    load = suites["load"]
+    assert (load.tests, load.failures, load.errors, load.skipped) == (5, 1, 2, 1)
+    assert {p.name for p in load.properties()} == {"run", "target", "base_url"}
+    assert suites["backfill"].failures == suites["backfill"].errors == 0
+
+
+# ---- OpenMetrics ----
+
+
+def samples(text: str, name: str) -> dict[frozenset[tuple[str, str]], float]:
+    found = [sample for family in text_string_to_metric_families(text) for sample in family.samples if sample.name == name]
+    return {frozenset(sample.labels.items()): sample.value for sample in found}
+
+
+def test_prometheus_reads_the_metrics(tmp_path: Path) -> None:
+    """Each check has its value and its verdict under four labels; what has no value has no sample, so that no 0 stands for it."""
+    put(tmp_path, "load", 0, checks(check("fail", value=7.5), check("no_data", objective="p99_ms < 1", value=None)))
+    index.write(tmp_path)
+    text = (tmp_path / "metrics.txt").read_text()
+    labels = frozenset({"validation": "load", "name": "steady_rate", "objective": "p95_ms < 1000", "target": "sandbox"}.items())
+    assert samples(text, "tapecheck_check_value") == {labels: 7.5}
+    verdicts = samples(text, "tapecheck_check_verdict")
+    assert len(verdicts) == 10
+    assert {dict(key)["verdict"] for key, value in verdicts.items() if value and key >= labels} == {"fail"}
+    started = samples(text, "tapecheck_run_started_timestamp_seconds")
+    assert {dict(key)["validation"]: value for key, value in started.items()} == {"load": 1793491200}
+    assert {f.type for f in text_string_to_metric_families(text)} == {"gauge"}
+
+
+def test_a_check_that_is_there_twice_is_one_sample(tmp_path: Path) -> None:
+    """Prometheus refuses a scrape that has a series twice."""
+    put(tmp_path, "load", 0, checks(check("fail", value=1), check("fail", value=2)))
+    index.write(tmp_path)
+    assert len(samples((tmp_path / "metrics.txt").read_text(), "tapecheck_check_value")) == 1
+
+
+# ---- Markdown ----
+
+
+def rendered(path: Path) -> Any:
+    html = MarkdownIt("commonmark").enable("table").enable("strikethrough").render(path.read_text())
+    return html5lib.parse(html, namespaceHTMLElements=False)
+
+
+def words(element: Any) -> str:
+    return " ".join("".join(element.itertext()).split())
+
+
+def test_the_comment_is_a_table_and_what_is_folded_under_it(written: Path) -> None:
+    """Read by markdown-it: a row a validation with as many cells as the head, and a summary that opens for each."""
+    tree = rendered(written / "summary.md")
+    rows = [[words(cell) for cell in row] for row in tree.iter("tr")]
+    assert rows[0] == ["validation", "verdict", "checks met", "main figure", "target", "run"]
+    assert [row[:3] for row in rows[1:]] == [["load", "❌ FAIL", "1 of 5"], ["backfill", "✅ PASS", "5 of 5"]]
+    assert {len(row) for row in rows} == {6}
+    assert len(list(tree.iter("details"))) == 2
+    assert words(tree.find(".//h2")) == "tapecheck: FAIL"
+    assert "fail: p95_ms < 1000: fail: why (n = 9)" in words(tree)
+
+
+def test_a_comment_without_runs_says_so(tmp_path: Path) -> None:
+    """An empty folder has all reports too."""
+    index.write(tmp_path)
+    assert words(rendered(tmp_path / "summary.md")) == "tapecheck: no recorded runs"
+    assert list(JUnitXml.fromfile(str(tmp_path / "junit.xml"))) == []
+    assert list(text_string_to_metric_families((tmp_path / "metrics.txt").read_text()))
+    assert "No recorded runs yet" in (tmp_path / "executive.html").read_text()
+
+
+@pytest.mark.parametrize("text", ["rto_rpo_x", "1. a", "- a", "# a", "a | b", "<b>", "&lt;", "\\|", "~~a~~", "![a](b)", "a\nb", "`"])
+def test_markdown_leaves_a_text_as_it_is(text: str) -> None:
+    """Whatever it looks like, in a list."""
+    html = MarkdownIt("commonmark").enable("table").enable("strikethrough").render(f"- {plain(text)}")
+    (item,) = html5lib.parse(html, namespaceHTMLElements=False).iter("li")
+    assert (words(item), len(item)) == (" ".join(text.split()), 0)
+
+
+# ---- pages ----
+
+
+def strictly(html: str) -> Any:
+    return html5lib.HTMLParser(strict=True, namespaceHTMLElements=False).parse(html)
+
+
+def images(tree: Any) -> list[Any]:
+    return [e for e in tree.iter() if str(e.tag).rpartition("}")[2] == "svg"]
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_the_pages_are_whole_and_ask_nobody(hostile: Path, written: Path, name: str) -> None:
+    """No error of HTML, and nothing that is loaded: no script, style sheet, font or picture from anywhere."""
+    for page in (hostile / name, written / name):
+        tree = strictly(page.read_text())
+        assert not [e for e in tree.iter() if e.tag in ("script", "link", "img", "iframe", "object")]
+        assert "url(" not in page.read_text()
+        assert "@import" not in page.read_text()
+        assert SEEN in words(tree.find("body")) or page.parent == written
+
+
+def test_the_list_has_a_sparkline_and_links_that_lead_somewhere(written: Path) -> None:
+    """One a validation whose main figure is valid, and every link is to a file of the folder or a place on the page."""
+    tree = strictly((written / "index.html").read_text())
+    assert len(images(tree)) == 1, "the load run is invalid in part"
+    places = {e.get("id") for e in tree.iter() if e.get("id")}
+    links = [a.get("href") for a in tree.iter("a")]
+    assert len(links) >= 8
+    assert [link for link in links if not (link[1:] in places if link[0] == "#" else (written / link).exists())] == []
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_a_browser_shows_what_stands_in_a_run_as_text(hostile: Path, browser: Browser, name: str) -> None:
+    """No element of what a run's texts say, and the texts whole."""
+    tree = html5lib.parse(browser.document(hostile / name), namespaceHTMLElements=False)
+    assert SEEN in words(tree.find("body"))
+    assert not [e for e in tree.iter() if e.tag in ("script", "b", "strong") and "alert" in words(e)]
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_no_page_is_wider_than_a_phone(hostile: Path, written: Path, browser: Browser, name: str) -> None:
+    """Nobody scrolls sideways at 390 pixels, however long the texts are."""
+    for page in (written / name, hostile / name):
+        assert browser.width_px(page, 390) <= 390
+
+
+def test_the_summary_is_printed_on_one_page(tmp_path: Path, browser: Browser) -> None:
+    """Every validation at its worst: more is missed than is told, reasons are long, and one was never measured."""
+    many(tmp_path, 3)
+    for i, name in enumerate(("load", "backfill", "rto_rpo")):
+        misses = [check("fail", name=f"some_scenario_{j}", reason="the value 1,234 ms misses 1,000 ms by its bound " * 4) for j in range(9)]
+        put(tmp_path, name, 10 + i, checks(*misses))
+    for i in range(9):
+        (tmp_path / "unfinished" / f"compare-20261103T00000{i}Z-aaaa").mkdir(parents=True)
+    index.write(tmp_path)
+    assert browser.printed_pages(tmp_path / "executive.html") == 1
+
+
+def test_a_sparkline_goes_from_left_to_right_and_up() -> None:
+    """The largest value is highest, the first is at the left edge, and a single one or equal ones lie in the middle."""
+    points = pages.polyline((1, 3, 2))
+    assert [x for x, _ in points] == [4, 75, 146]
+    assert [y for _, y in points] == [28, 4, 16]
+    assert pages.polyline((5,)) == [(4, 16)]
+    assert {y for _, y in pages.polyline((5, 5, 5))} == {16}
+
+
+def test_the_summary_says_what_is_broken_by_which_evidence_and_what_to_do(written: Path) -> None:
+    """The worst first; of the backfill that nothing is, and what its run recommends."""
+    load, backfill = [brief.of(standing) for standing in overview.read(written).standings]
+    assert [text.partition(":")[0] for text in load.broken] == ["fail", "invalid", "no_data", "and 1 more"]
+    assert load.actions == (brief.NEXT[Verdict.FAIL],)
+    assert backfill.broken == ()
+    assert backfill.evidence[0].startswith("Where the time goes: ")
+    assert backfill.actions[0] == "profile the longest first; a fix of one alone buys little"
+    page = words(strictly((written / "executive.html").read_text()))
+    assert "Nothing: every objective is met." in page
+    assert "fail: p95_ms < 1000: fail: why (n = 9)" in page
+
+
+def test_the_summary_stays_one_page(tmp_path: Path) -> None:
+    """However much is missed, three things are said and how many more there are."""
+    put(tmp_path, "load", 0, checks(*(check("fail", name=f"s{i}") for i in range(40))))
+    (standing,) = overview.read(tmp_path).standings
+    assert brief.of(standing).broken[-1] == "and 37 more"
+    assert len(brief.of(standing).broken) == brief.MOST + 1
+
+
+# ---- a thousand runs ----
+
+
+def test_each_schema_is_compiled_once_and_each_run_read_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a thousand runs cost is a thousand readings and three schemas, whatever the reports ask for."""
+    counts = many(tmp_path, 60)
+    asked: list[str] = []
+    opened: list[Path] = []
+    schema, read = results.schema, Path.read_bytes
+    results.validator.cache_clear()
+    monkeypatch.setattr(results, "schema", lambda name: asked.append(name) or schema(name))
+    monkeypatch.setattr(Path, "read_bytes", lambda path: opened.append(path) or read(path))
+    index.write(tmp_path)
+    assert sorted(asked) == sorted(counts)
+    assert len(opened) == len(set(opened)) == 60
+    results.validator.cache_clear()
+
+
+def test_no_more_than_one_whole_result_is_held(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A thousand would take a gigabyte."""
+    many(tmp_path, 12)
+    held: list[int] = []
+    each = runs.each
+
+    def counting(out: Path) -> Iterator[runs.Run]:
+        for run in each(out):
+            yield run
+            held.append(sum(isinstance(one, runs.Run) for one in gc.get_objects()))
+
+    monkeypatch.setattr(runs, "each", counting)
+    assert len(overview.read(tmp_path).entries) == 12
+    assert max(held) <= 2
