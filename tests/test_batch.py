@@ -257,7 +257,7 @@ def test_help_names_every_command() -> None:
     """`--help` is where a new user begins."""
     done = tapecheck("--help")
     assert done.returncode == 0
-    for command in ("run", "sandbox", "lab", "params", "check", "runs", "index"):
+    for command in ("run", "sandbox", "lab", "params", "check", "runs", "index", "history"):
         assert f"\n    {command} " in done.stdout
 
 
