@@ -219,7 +219,10 @@ def test_a_comment_without_runs_says_so(tmp_path: Path) -> None:
     assert "No recorded runs yet" in (tmp_path / "executive.html").read_text()
 
 
-@pytest.mark.parametrize("text", ["rto_rpo_x", "1. a", "- a", "# a", "a | b", "<b>", "&lt;", "\\|", "~~a~~", "![a](b)", "a\nb", "`"])
+@pytest.mark.parametrize(
+    "text",
+    ["rto_rpo_x", "1. a", "- a", "# a", "a | b", "<b>", "&lt;", "\\|", "~~a~~", "![a](b)", "a\nb", "`", "1) a", "+ a", "===", "60.4 ms"],
+)
 def test_markdown_leaves_a_text_as_it_is(text: str) -> None:
     """Whatever it looks like, in a list."""
     html = MarkdownIt("commonmark").enable("table").enable("strikethrough").render(f"- {plain(text)}")

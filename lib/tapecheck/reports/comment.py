@@ -9,7 +9,8 @@ from tapecheck.reports.overview import Overview, Standing
 from tapecheck.reports.wording import legal, number, words
 
 SIGNS = {"pass": "✅", "fail": "❌", "invalid": "⚠️", "no_data": "⚠️", "not_proven": "❔"}
-_SPECIAL = re.compile(r"([\\`*_{}\[\]<>()#+\-.!|~&$])")
+_SPECIAL = re.compile(r"([\\`*_\[\]<>#|~&$])")
+_BEGINS_A_LIST = re.compile(r"^(\d*)([-+.)=])")
 HEADINGS = ("validation", "verdict", "checks met", "main figure", "target", "run")
 
 
@@ -53,4 +54,5 @@ def _line(cells: Sequence[str]) -> str:
 
 def plain(text: str) -> str:
     """Escape a text so that Markdown shows it as it is, on one line, and an @ calls nobody."""
-    return _SPECIAL.sub(r"\\\1", " ".join(legal(text).split())).replace("@", "@&#8288;")
+    line = _SPECIAL.sub(r"\\\1", " ".join(legal(text).split()))
+    return _BEGINS_A_LIST.sub(r"\1\\\2", line).replace("@", "@&#8288;")
