@@ -75,7 +75,7 @@ def test_every_way_counts_alike_and_ends_in_the_same_tables(database_url: str, c
 @pytest.mark.parametrize(("name", "first", "second"), [("copy", 4, 8), ("executemany", 601, 601), ("row_by_row", 601, 601)])
 @pytest.mark.usefixtures("connection")
 def test_every_way_counts_the_statements_that_it_sends(database_url: str, name: str, first: int, second: int) -> None:
-    """Of 300 new bars with features: a question, a COPY for either table and a checkpoint, or a row each; of the same again two upserts more."""
+    """A question, a COPY for either table and a checkpoint, or a row each; of the same again two upserts."""
     with STRATEGIES[name](database_url, schema=SCHEMA) as sink:
         for sent in (first, second):
             before = sink.statements
