@@ -1,4 +1,4 @@
-"""Run folders for what reads many of them: copies of the recorded runs in tests/data, each told from the others, with what a test changes."""
+"""Run folders for what reads many of them: copies of the runs in tests/data, each told from the others, with what a test changes."""
 
 import functools
 import json

@@ -1,6 +1,7 @@
 """What rounds prove: simulated sessions whose truth is known, and each reason for which nothing is proven."""
 
 import dataclasses
+import re
 
 import numpy as np
 import pytest
@@ -24,6 +25,19 @@ def session(
 
 def share(ratio: float, change: Change, **more: float) -> float:
     return float(np.mean([session(ratio, seed, **more).change == change for seed in range(SIMULATED)]))
+
+
+@pytest.mark.parametrize(
+    ("better", "after", "expected"),
+    [("lower", 5.0, "x -50%"), ("lower", 20.0, "x +100%"), ("higher", 40.0, "x +300%"), ("higher", 2.0, "x -80%")],
+)
+def test_a_change_is_said_in_the_direction_of_its_metric(better: str, after: float, expected: str) -> None:
+    """A throughput that is four times as high rose by 300 %, whatever its ratio is called."""
+    metric = Metric.model_validate({"name": "x", "better": better, "smallest_effect": 0.1})
+    found = samples([(n, side, 10.0 if side == "before" else after) for n in (1, 2) for side in ("before", "after")], metric="x")
+    assert difference.said(difference.measure(metric, pairs(found), ())) == expected
+    noisy = difference.measure(METRIC, pairs(samples(times(8, 0.5))), ())
+    assert re.fullmatch(r"duration_s -\d\d% \(-\d\d% to -\d\d%\)", difference.said(noisy))
 
 
 def test_a_variant_against_itself_is_no_change() -> None:

@@ -69,7 +69,7 @@ def test_a_regression_speaks_first() -> None:
     both = [*samples(times(8, 0.5)), *samples(times(8, 1.5), name="harm")]
     one = recording(both, {"bulk_copy": proof(), "harm": proof()})
     said = findings.bottleneck(found(one))
-    assert said is not None and said.name == "worse" and said.finding.startswith("harm: duration_s is worse")
+    assert said is not None and said.name == "worse" and said.finding.startswith("harm is worse: duration_s +5")
 
 
 def test_a_regression_that_was_planted_is_no_finding() -> None:

@@ -59,7 +59,7 @@ def test_the_headline_says_how_much_and_how_sure() -> None:
     one = session()
     summary = compare.summarize(one)
     said = compare.headline(one, summary, compare.judge(one, summary))
-    assert said.startswith("**PASS** for sandbox: 1 of 1 checks met. bulk_copy: duration_s improved by 4")
+    assert said.startswith("**PASS** for sandbox: 1 of 1 checks met. bulk_copy: improved, duration_s -4")
     assert " to " in said
 
 

@@ -169,6 +169,16 @@ def _adjusted(one: Difference, p: float | None, family: int) -> Difference:
     return replace(one, p_family=p, change=Change.NOT_PROVEN, reason=reason)
 
 
+def said(one: Difference) -> str:
+    """Say how a metric changed, in its own direction: `duration_s -39 % (-46 % to -38 %)`, `throughput_rps +376 %`."""
+    if one.ratio is None:
+        return f"{one.metric} not measured"
+    ends = [one.ratio.value, one.ratio.low, one.ratio.high]
+    value, *interval = ((end if one.better == "lower" else 1 / end) - 1 for end in ends if end is not None)
+    bounds = " to ".join(f"{end:+.0%}" for end in sorted(interval)) if interval and not one.ratio.exact else ""
+    return f"{one.metric} {value:+.0%}" + (f" ({bounds})" if bounds else "")
+
+
 def refused(one: Difference, reason: str) -> Difference:
     """Return a difference that proves nothing for a reason beyond its own rounds."""
     return replace(one, change=Change.NOT_PROVEN, reason=reason, needed_rounds=None)

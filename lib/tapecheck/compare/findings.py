@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 
+from tapecheck.compare import difference
 from tapecheck.compare.analysis import ProofSummary
 from tapecheck.compare.difference import Change
 from tapecheck.compare.plan import Proof
@@ -62,7 +63,7 @@ def _harmful(recording: Recording, summary: Summary) -> Iterator[Finding]:
             if one.change == Change.WORSE and one.ratio and expected[one.metric] != "worse":
                 yield Finding(
                     name="worse",
-                    finding=f"{name}: {one.metric} is worse, {one.ratio.value:.3g} times what it was",
+                    finding=f"{name} is worse: {difference.said(one)}",
                     evidence={"ratio": one.ratio.value, "rounds": one.ratio.n, "smallest_effect_ratio": one.smallest_effect},
                     action="do not ship this change; look at the counters first, then at what it does to this figure",
                 )

@@ -8,7 +8,7 @@ from pydantic import Field, model_validator
 
 from tapecheck import runs, verdict
 from tapecheck import validation as shared
-from tapecheck.compare import analysis, findings, recorded
+from tapecheck.compare import analysis, difference, findings, recorded
 from tapecheck.compare.analysis import ProofSummary
 from tapecheck.compare.difference import Change
 from tapecheck.compare.plan import ComparePlan, Proof, Question, read_plan
@@ -109,15 +109,10 @@ def _said(summary: Mapping[str, ProofSummary]) -> str:
 
 
 def _one(name: str, proof: ProofSummary) -> str:
-    one, saved = proof.main, proof.saved_ratio
-    if one.change == Change.NOT_PROVEN or one.ratio is None or saved is None:
-        return f"{name}: not proven."
-    if one.change == Change.NO_CHANGE:
-        return f"{name}: no change of {one.metric}."
-    if one.ratio.low is None or one.ratio.high is None or one.ratio.exact:
-        return f"{name}: {one.metric} {one.change} by {abs(saved):.0%}."
-    ends = sorted((abs(1 - one.ratio.high), abs(1 - one.ratio.low)))
-    return f"{name}: {one.metric} {one.change} by {abs(saved):.0%} ({ends[0]:.0%} to {ends[1]:.0%})."
+    one = proof.main
+    if one.change in (Change.NOT_PROVEN, Change.NO_CHANGE):
+        return f"{name}: {one.change.replace('_', ' ')}" + (f" of {one.metric}." if one.change == Change.NO_CHANGE else ".")
+    return f"{name}: {one.change}, {difference.said(one)}."
 
 
 def record(
