@@ -41,6 +41,7 @@ SIDES: Mapping[str, Mapping[str, Any]] = {
     "after": {"color": PALETTE[3], "linestyle": "-"},
 }
 TICKS = (0.01, 0.02, 0.05, 0.1, 0.2, 0.3, 0.5, 0.7, 1, 1.4, 2, 3, 5, 10, 20, 50, 100)
+BEYOND = 3.0  # times the furthest ratio, beyond which an interval is cut off: few rounds can leave an end as good as open
 NAME = 34  # characters of a row's name that are shown
 RUNS = "runs"
 
@@ -61,6 +62,9 @@ def compare_ratios(*, recording: Recording, summary: Summary) -> Chart:
         ax.axvline(1, color="black", linewidth=1)
         ax.set_yticks(range(len(rows)), [_named(row, several=_several(summary)) for row in rows], fontsize=9.5)
         ax.set_ylim(len(rows) - 0.4, -0.6)
+        values = [one.ratio.value for _, _, one in rows if one.ratio]
+        low, high = ax.get_xlim()
+        ax.set_xlim(max(low, min(values) / BEYOND), min(high, max(values) * BEYOND))
         _ratio_axis(ax, ax.xaxis)
         ax.set_xlabel("after / before; where more is better, before / after")
         legend(chart, (ax,), *([invalid_patch()] if any(proof.invalid for _, proof, _ in rows) else []))

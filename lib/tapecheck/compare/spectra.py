@@ -1,8 +1,9 @@
 """The response times of both sides of a load proof by percentile, for a picture: what requests saw. It judges nothing.
 
-The rounds of a session are the batches whose samples are alike; a recorded run's are those of its scenario.
+Batches, whose samples are alike, are stretches of the rounds of a session, some twenty in all; a recorded run's are those of its scenario.
 """
 
+import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
@@ -29,8 +30,14 @@ SCHEMA = pa.schema(
 
 def of_rounds(response_ms: Mapping[tuple[str, Side], Sequence[Times]]) -> pa.Table:
     """Return the spectra of a session, of each proof and side from the response times (ms) of its rounds."""
-    sizes = {key: np.array([len(one) for one in rounds], dtype=np.int64) for key, rounds in response_ms.items()}
-    return _together(_one(*key, np.concatenate(rounds), sizes[key]) for key, rounds in response_ms.items() if sizes[key].sum())
+    whole = {key: np.concatenate(rounds) for key, rounds in response_ms.items()}
+    return _together(_one(*key, whole[key], _stretches(rounds)) for key, rounds in response_ms.items() if len(whole[key]))
+
+
+def _stretches(rounds: Sequence[Times]) -> Counts:
+    """Return the sizes of equal stretches of each round."""
+    each = math.ceil(rows.BLOCKS / len(rounds))
+    return np.concatenate([np.diff(np.linspace(0, len(one), each + 1).astype(np.int64)) for one in rounds])
 
 
 def of_runs(folders: Mapping[Side, Path], scenarios: Sequence[str]) -> pa.Table:
