@@ -31,7 +31,7 @@ def test_the_shipped_plan_has_three_fixes_a_load_fix_an_a_a_proof_and_a_regressi
 
 MISTAKES = [
     ("rounds: 6 ", "rounds: 2 ", "rounds", "greater than or equal to 4"),
-    ("    fix: {request: features}", "    rounds: 3\n    fix: {request: features}", "proofs.query_cache.rounds", "greater than or equal to 4"),
+    ("fix: {request: features}", "rounds: 3\n    fix: {request: features}", "proofs.query_cache.rounds", "greater than or equal to 4"),
     ("    fix: {request: features}", "    distance_ms: 5\n    fix: {request: features}", "proofs.query_cache", "of a backfill proof only"),
     ("better: lower, smallest_effect: 0.1, expect: improved}\n    controls", "better: higher, smallest_effect: 0.1}\n    controls",
      "proofs.bulk_copy", "better: lower of duration_s"),
