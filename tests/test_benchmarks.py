@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from benchmarks import __main__ as bench
-from benchmarks import accuracy, generators, index, machine, nginx, paced, planted, report, targets
+from benchmarks import accuracy, compared, generators, index, machine, nginx, paced, planted, report, targets
 from benchmarks.accuracy import Known
 
 WRK = """Running 3s test @ http://127.0.0.1:1/1024
@@ -123,6 +123,14 @@ def test_the_index_is_timed_over_runs_that_are_all_listed() -> None:
     assert {"index.html", "executive.html", "junit.xml", "metrics.txt", "summary.md"} == found["page_bytes"].keys()
     assert [one.met for one in targets.judge_index(found | {"seconds": [1, 3.5, 2]})] == [False]
     assert len(index.tables(found)) == 3
+
+
+def test_the_comparison_is_timed_over_two_runs_that_are_compared() -> None:
+    """Whatever their size; a target is missed by its slowest time."""
+    found = compared.run(lambda text: None, rows=2_000, times=1)
+    assert found["steps"].keys() == {"import", "read", "judge", "charts"} and sum(found["steps"].values()) < found["seconds"][0]
+    assert [one.met for one in targets.judge_compare(found | {"seconds": [1, 5.5]})] == [False]
+    assert len(compared.tables(found)) == 3
 
 
 @pytest.mark.parametrize(("only", "ran"), [([], list(bench.PARTS)), *((["--only", part], [part]) for part in bench.PARTS)])

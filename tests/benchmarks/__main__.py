@@ -1,6 +1,6 @@
 """`make bench`: runs the benchmarks in one go, prints the tables, writes outputs/benchmarks/<id>.{json,md,png}.
 
-There are four parts, the load test's, the backfill's, the recovery's and the index's; `--only` runs one of them.
+There are five parts, the load test's, the backfill's, the recovery's, the comparison's and the index's; `--only` runs one of them.
 """
 
 import argparse
@@ -16,7 +16,7 @@ from pydantic_core import to_jsonable_python
 
 from tapecheck import runs
 
-from . import backfill, bulk, index, load, machine, recovery, report, targets, throughput
+from . import backfill, bulk, compared, index, load, machine, recovery, report, targets, throughput
 
 QUIET_CORES = 0.15  # more than that of others' work spoils a run; the kernel's own for our packets counts as theirs
 
@@ -38,6 +38,7 @@ PARTS: Mapping[str, Part] = {
     ),
     "backfill": Part(run=lambda asked: backfill.run(_say), judge=targets.judge_backfill, tables=report.backfill_tables),
     "recovery": Part(run=lambda asked: recovery.run(_say), judge=targets.judge_recovery, tables=recovery.tables),
+    "compare": Part(run=lambda asked: compared.run(_say), judge=targets.judge_compare, tables=compared.tables),
     "index": Part(run=lambda asked: index.run(_say), judge=targets.judge_index, tables=index.tables),
 }
 

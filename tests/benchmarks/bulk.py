@@ -17,6 +17,9 @@ ROWS = 10_000_000
 RATE_RPS = 50_000.0
 SYMBOLS, TIMEFRAMES, LIMITS = ("AAPL", "MSFT", "GOOGL"), ("5m", "15m", "1h", "4h", "1d"), (100, 500, 1000)
 
+SCENARIO = {"executor": "constant_rate", "rate_rps": RATE_RPS, "duration_s": 200, "request": "features"}
+PLAN = {"scenarios": {"bulk": SCENARIO}, "objectives": ["p95_ms < 1000", "p99_ms < 2000"]}
+
 
 def build(folder: Path, rows: int) -> None:
     """Write the recording of one scenario, as large as one may be, as a load run leaves it: samples and resources."""
@@ -68,8 +71,7 @@ def analyse(folder: Path) -> dict[str, dict[str, float]]:
     from tapecheck.load.plan import LoadPlan
     from tapecheck.load.recording import read_files
 
-    scenario = {"executor": "constant_rate", "rate_rps": RATE_RPS, "duration_s": 200, "request": "features"}
-    plan = LoadPlan.model_validate({"scenarios": {"bulk": scenario}, "objectives": ["p95_ms < 1000", "p99_ms < 2000"]})
+    plan = LoadPlan.model_validate(PLAN)
     steps = {}
 
     def step(name: str) -> None:

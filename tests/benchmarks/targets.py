@@ -20,6 +20,7 @@ SAMPLE_BYTES = 64
 COPY_RATIO = 0.6  # the backfill's rows a second over those of raw COPY
 FLOOR_RATIO = 1.03
 PREDICTION_RATIO = 0.1
+COMPARE_S = 5.0
 INDEX_S = 3.0  # over a thousand recorded runs
 REFILL_BYTES, FEATURES_S, WHOLE_S = 400e6, 10.0, 90.0
 
@@ -60,6 +61,13 @@ def judge_index(found: dict[str, Any]) -> list[Target]:
     worst_s = max(found["seconds"])
     what, n = f"index over {found['runs']:,} recorded runs", f"{len(found['seconds'])} times"
     return [Target(what=what, target=f"<= {INDEX_S:g} s", measured=f"at most {worst_s:.2f} s", n=n, met=worst_s <= INDEX_S)]
+
+
+def judge_compare(found: dict[str, Any]) -> list[Target]:
+    """Judge the comparison of two recorded runs, by what `compared.run` returned."""
+    worst_s = max(found["seconds"])
+    what, n = f"comparison of two runs of {found['rows']:,} samples each", f"{len(found['seconds'])} times"
+    return [Target(what=what, target=f"<= {COMPARE_S:g} s", measured=f"at most {worst_s:.2f} s", n=n, met=worst_s <= COMPARE_S)]
 
 
 def _outages(outages: Sequence[Outage]) -> Iterator[Target]:
