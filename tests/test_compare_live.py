@@ -10,12 +10,15 @@ from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
+import servers
 from pydantic import TypeAdapter
+from servers import Server
 
 from tapecheck import config, runs
 from tapecheck.compare import validation as compare
 from tapecheck.compare.difference import Change
 from tapecheck.compare.recording import Recording
+from tapecheck.errors import ConfigError
 from tapecheck.targets import SandboxState
 from tapecheck.verdict import Verdict
 
@@ -93,6 +96,42 @@ def test_every_run_kept_its_order(measured: Recording) -> None:
     own = measured.of("fewer")
     assert [one.side for one in own] == ["before", "after", "after", "before"] * 2
     assert all(a.ended_ns <= b.began_ns for a, b in itertools.pairwise(own))
+
+
+# ---- two targets ----
+
+BUILDS = """
+rounds: 4
+warm_up: 0
+proofs:
+  repaired: {validation: load, plan: load.yaml, scenario: users, says: the repaired build, after_target: repaired.yaml,
+             metrics: [{name: p50_ms, better: lower, smallest_effect: 0.1}]}
+"""
+LOAD = """
+scenarios: {users: {executor: closed, concurrency: 2, duration_s: 0.5, request: ask, parameters: {symbol: [A]}}}
+generator: {lag_p99_ms: 2000, cpu_ratio: 1}
+"""
+
+
+def test_a_repaired_build_is_measured_beside_the_old_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each side asks its own target, by turns; one that answers 50 ms earlier is proven to."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "builds.yaml").write_text(BUILDS)
+    (tmp_path / "load.yaml").write_text(LOAD)
+    with Server(servers.slow(0.05)) as old, Server(servers.fast) as repaired:
+        for name, server in (("old", old), ("repaired", repaired)):
+            text = f"name: {name}\nkind: external\nbase_url: {server.url}\nrequests: {{ask: 'GET /?symbol={{symbol}}'}}\n"
+            (tmp_path / f"{name}.yaml").write_text(text)
+        knobs = {"profile": "full", "proofs": "all", "rounds": 0}
+        settings = compare.settings(target="old.yaml", plan="builds.yaml", run="new", out="", **knobs)
+        recording = compare.run(compare.read_plan("builds.yaml"), settings)
+    proof = compare.summarize(recording)["repaired"]
+    assert proof.main.before > 50 > 25 > proof.main.after
+    by_side = {side: sum(one.counters["requests"] for one in recording.samples if one.side == side) for side in ("before", "after")}
+    assert old.seen.requests >= by_side["before"] and repaired.seen.requests >= by_side["after"] > by_side["before"]
+    (tmp_path / "repaired.yaml").write_text("name: x\nkind: external\n")
+    with pytest.raises(ConfigError, match=r"repaired\.yaml"):
+        compare.read_plan("builds.yaml")
 
 
 # ---- two recorded runs, from the command line ----

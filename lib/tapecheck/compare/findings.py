@@ -99,10 +99,19 @@ def _fixes(recording: Recording, summary: Summary) -> Iterator[Finding]:
         if answered and proof.main.ratio:
             yield Finding(
                 name="fix" if proof.main.change == Change.IMPROVED else "fix_unproven",
-                finding=f"{name}: {SAID[proof.main.change]}; its baseline: {answered[0].finding}",
+                finding=f"{name}: {_found(proof)}; its baseline: {answered[0].finding}",
                 evidence=_side_by_side(proof),
                 action=_next_step(name, proof, answered[0].action),
             )
+
+
+def _found(proof: ProofSummary) -> str:
+    """Say what is proven, beside what was promised and predicted to be saved."""
+    low, high, predicted = proof.promised_low_ratio, proof.promised_high_ratio, proof.predicted_ratio
+    promised = [] if low is None or high is None else [f"{low:.0%} to {high:.0%} less was promised"]
+    hoped = [*promised, *([] if predicted is None else [f"{predicted:.0%} less predicted"])]
+    found = f"{SAID[proof.main.change]}, {difference.said(proof.main)}"
+    return f"{found}, where {' and '.join(hoped)}" if hoped else found
 
 
 def _side_by_side(proof: ProofSummary) -> dict[str, int | float | str]:

@@ -28,11 +28,16 @@ def plan(questions: Mapping[str, Question | Proof], rounds: int) -> pd.DataFrame
             "expected": objective(metric),
             "controls": ", ".join(question.controls),
             "rounds": (isinstance(question, Proof) and question.rounds) or rounds,
+            **_after_target(question),
         }
         for name, question in questions.items()
         for metric in question.metrics
     ]
-    return pd.DataFrame(rows).set_index(["proof", "metric"])
+    return pd.DataFrame(rows).fillna("").set_index(["proof", "metric"])
+
+
+def _after_target(question: Question) -> dict[str, str]:
+    return {"target of the side after": question.after_target} if isinstance(question, Proof) and question.after_target else {}
 
 
 def counters(summary: Summary) -> pd.DataFrame:

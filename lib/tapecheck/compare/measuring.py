@@ -20,7 +20,7 @@ from tapecheck.load.analysis import ScenarioSummary
 from tapecheck.load.plan import LoadPlan
 from tapecheck.stats import Distribution
 from tapecheck.target_file import Target
-from tapecheck.targets import at_distance
+from tapecheck.targets import at_distance, open_target
 
 WHERE = ("bottleneck_", "leading_")  # findings of where the time goes
 
@@ -38,10 +38,10 @@ class Figures:
 
 
 class Bench:
-    """Measures variants against one opened target."""
+    """Measures variants against an opened target, and those that name another file against that one."""
 
     def __init__(self, target: Target) -> None:
-        self._target = target
+        self._targets: dict[str | None, Target] = {None: target}
 
     def __call__(self, variant: Variant) -> Figures:
         """Run a variant once, a fixed piece of work just before it.
@@ -49,13 +49,19 @@ class Bench:
         Raises:
             TapecheckError: as the validation's own run does.
         """
+        target = self._opened(variant.target)
         machine_s = machine.work_s()
         with progress.silent():
             if isinstance(variant.plan, BackfillPlan):
-                figures = self._backfill(variant.plan, at_distance(self._target, variant.distance_ms))
+                figures = self._backfill(variant.plan, at_distance(target, variant.distance_ms))
             else:
-                figures = self._load(variant.plan)
+                figures = self._load(variant.plan, target)
         return Figures(**{name: getattr(figures, name) for name in Figures.__slots__} | {"clocks": {**figures.clocks, MACHINE: machine_s}})
+
+    def _opened(self, file: str | None) -> Target:
+        if file not in self._targets:
+            self._targets[file] = open_target(file or "")
+        return self._targets[file]
 
     def _backfill(self, plan: BackfillPlan, target: Target) -> Figures:
         recording = backfill.run(plan, backfill.endpoints(target))
@@ -71,8 +77,8 @@ class Bench:
             baseline=Baseline(found=found, what_if={one.change: one.saving_ratio for one in what_if}),
         )
 
-    def _load(self, plan: LoadPlan) -> Figures:
-        recording = load.run(plan, self._target)
+    def _load(self, plan: LoadPlan, target: Target) -> Figures:
+        recording = load.run(plan, target)
         ((name, summary),) = load.summarize(recording, plan).items()
         sent = int(pc.sum(recording.samples["bytes"]).as_py() or 0)
         problem = summary.invalid or (f"{summary.failed} of {summary.requests} requests failed" if summary.failed else "")

@@ -89,6 +89,7 @@ class Question(Model):
 class Proof(Question):
     """A question that is measured: the plan of a validation with the changes of `baseline`, and with those of `fix` on top.
 
+    `after_target` is a target file for the side after, such as a repaired build beside the old one; without it both sides have one target.
     `distance_ms` puts the sandbox's vendor, which is on this machine, as far away as one is across a network; another target's is where
     it is. `rounds` are its own, of an effect that needs fewer or more of them than others do.
     `what_if` names the backfill's own prediction of the fix, from the baseline's spans; `answers` the findings that it is the fix for.
@@ -100,6 +101,7 @@ class Proof(Question):
     scenario: Name | None = None
     baseline: dict[str, Any] = Field(default={})
     fix: dict[str, Any] = Field(default={})
+    after_target: Text | None = None
     distance_ms: int = Field(default=0, ge=0, le=1000)
     rounds: Rounds | None = None
     promised: Promise | None = None

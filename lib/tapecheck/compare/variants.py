@@ -9,6 +9,7 @@ from tapecheck.backfill.plan import BackfillPlan
 from tapecheck.compare.plan import ComparePlan, Proof
 from tapecheck.errors import ConfigError, Problem
 from tapecheck.load.plan import LoadPlan
+from tapecheck.target_file import Target
 
 Side = Literal["before", "after"]
 BEFORE: Side = "before"
@@ -18,11 +19,12 @@ SCHEMA = "tapecheck_compare"  # of the backfill's tables, so that those of its o
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Variant:
-    """One side of a proof, ready to be measured; for `distance_ms` see `Proof`."""
+    """One side of a proof, ready to be measured; `target` is a file of its own, None for the session's; for `distance_ms` see `Proof`."""
 
     proof: str
     side: Side
     plan: BackfillPlan | LoadPlan
+    target: str | None = None
     distance_ms: int = 0
 
 
@@ -33,7 +35,7 @@ def variants(name: str, proof: Proof, *, file: str | None = None) -> dict[Side, 
         file: where the proof stands, whose lines are named then.
 
     Raises:
-        ConfigError: the validation's plan is wrong, or a change does not fit it.
+        ConfigError: the validation's plan or the target file of the side after is wrong, or a change does not fit the plan.
     """
     base = profiles.raw(proof.plan or f"config/{proof.validation}.yaml", proof.profile)
     if proof.scenario and proof.scenario not in (base.get("scenarios") or {}):
@@ -41,9 +43,15 @@ def variants(name: str, proof: Proof, *, file: str | None = None) -> dict[Side, 
         raise ConfigError([Problem(file=file or "plan", key=f"proofs.{name}.scenario", got=proof.scenario, allowed=allowed)])
     before = profiles.merged(base, _placed(proof, proof.baseline))
     after = profiles.merged(before, _placed(proof, proof.fix))
+    if proof.after_target:
+        config.read(Target, proof.after_target)
+    plans = {
+        BEFORE: _made(proof, before, file, f"proofs.{name}.baseline"),
+        AFTER: _made(proof, after, file, f"proofs.{name}.fix"),
+    }
+    targets = {BEFORE: None, AFTER: proof.after_target}
     return {
-        BEFORE: Variant(proof=name, side=BEFORE, plan=_made(proof, before, file, f"proofs.{name}.baseline"), distance_ms=proof.distance_ms),
-        AFTER: Variant(proof=name, side=AFTER, plan=_made(proof, after, file, f"proofs.{name}.fix"), distance_ms=proof.distance_ms),
+        side: Variant(proof=name, side=side, plan=plan, target=targets[side], distance_ms=proof.distance_ms) for side, plan in plans.items()
     }
 
 
