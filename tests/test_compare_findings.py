@@ -27,7 +27,9 @@ def test_the_baselines_bottleneck_selects_its_fix() -> None:
     """With the three figures, and the advice that the backfill gave."""
     (one,) = found(session())
     assert one.name == "fix"
-    assert one.finding == "bulk_copy: proven; its baseline: insert takes 80 % of busy time"
+    begin, rest = one.finding.split(", where ")
+    assert begin.startswith("bulk_copy: proven, duration_s -5")
+    assert rest == "25% to 35% less was promised and 60% less predicted; its baseline: insert takes 80 % of busy time"
     assert one.evidence["promised_low_ratio"] == 0.25
     assert one.evidence["predicted_ratio"] == 0.6
     assert one.evidence["saved_ratio"] == pytest.approx(0.5, abs=0.03)
