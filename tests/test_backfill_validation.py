@@ -74,7 +74,7 @@ def test_the_result_has_what_the_design_names(tmp_path: Path) -> None:
     assert folder
     result = json.loads((folder / "result.json").read_text())
     assert (result["verdict"], result["bottleneck"]["name"]) == ("fail", "bottleneck_insert")
-    totals = {"jobs": 2, "completed": 1, "failed": 1, "skipped": 0, "requests": 2, "bytes": 0}
+    totals = {"jobs": 2, "completed": 1, "failed": 1, "skipped": 0, "requests": 2, "bytes": 0, "statements": 0}
     assert result["totals"] == totals | {"duration_s": 10, "records": 90, "records_per_s": 9}
     assert result["stages"]["insert"] == {"busy_s": 8, "busy_share": 0.8, "wall_share": 0.8, "spans": 1}
     assert (result["slowest_job"]["name"], result["slowest_timeframe"]["name"]) == ("AAPL 5m", "5m")

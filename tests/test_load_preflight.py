@@ -59,7 +59,7 @@ def test_a_requests_own_headers_replace_those_of_the_target() -> None:
     assert b"of the target" not in head
 
 
-@pytest.mark.parametrize(("name", "value"), [("Content-Length", "1"), ("X Y", "1"), ("X-Y", "two\nlines")])
+@pytest.mark.parametrize(("name", "value"), [("Content-Length", "1"), ("X Y", "1"), ("X-Y", "two\nlines"), ("X-Z", "tr\u00e4gt")])
 def test_a_request_header_that_cannot_be_sent_is_named(name: str, value: str) -> None:
     """Before anything is sent, with the request that has it, and without its value."""
     request = {"request": "GET /{symbol}", "headers": {name: value}}

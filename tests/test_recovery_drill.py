@@ -110,7 +110,7 @@ def test_a_killed_scheduler_does_what_is_left_and_nothing_twice(where: Ground) -
     assert after["resumed"] >= 30  # six symbols, and what other tests asked for
     assert after["skipped"] + after["runs"] >= after["resumed"]
     assert after["redone"] == 0
-    assert found.degraded_s == 0.0 and found.recover_s is not None and found.detect_s is not None
+    assert found.degraded_s is not None and found.degraded_s < 0.5 and found.recover_s is not None and found.detect_s is not None
 
 
 def test_a_poisoned_symbol_is_skipped_and_the_others_go_on(where: Ground) -> None:

@@ -20,6 +20,8 @@ from itertools import pairwise
 import numpy as np
 from numpy.typing import NDArray
 
+from tapecheck import stats
+
 P = 0.02
 LEAST = 3  # values in a level
 NEEDS = 9  # values in a series; of fewer than 4 beside 5, one order in 50 or more is as good as the best by chance
@@ -62,7 +64,7 @@ def find(values: Sequence[float]) -> tuple[Shift, ...]:
     x = np.asarray(values, dtype=np.float64)
     found = dict(_examine(x, 0)) if len(x) >= NEEDS else {}
     edges = [0, *sorted(found), len(x)]
-    medians = [float(np.median(x[a:b])) if b > a else 0.0 for a, b in pairwise(edges)]
+    medians = [stats.median(x[a:b]) if b > a else 0.0 for a, b in pairwise(edges)]
     return tuple(
         Shift(first=first, before=before, after=after, p=found[first])
         for first, (before, after) in zip(edges[1:-1], pairwise(medians), strict=True)
@@ -99,7 +101,7 @@ def _without_outliers(x: Series) -> Series:
     from scipy.ndimage import median_filter
 
     middle = median_filter(x, 2 * AROUND + 1)
-    widest = OUTLIER * 1.0483 * np.median(np.abs(np.diff(x)))
+    widest = OUTLIER * 1.0483 * stats.median(np.abs(np.diff(x)))
     y = np.clip(x, middle - widest, middle + widest) if widest else x
     return np.asarray(y - y.mean())
 

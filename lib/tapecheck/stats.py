@@ -218,6 +218,11 @@ def ratio_lower_bound(successes: int, n: int, effective: float | None = None) ->
     return float(scipy.special.betaincinv(successes * worth, (n - successes) * worth + 1, 1 - CONFIDENCE))
 
 
+def median(values: Values) -> float:
+    """Return the median of a sample that is not empty."""
+    return _value(np.sort(np.asarray(values, dtype=np.float64)), 0.5)
+
+
 def bootstrap_interval(estimates: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Return the ends of the 95 % interval of each parameter, a column of `estimates`, whose rows are of resampled data."""
     low, high = np.percentile(estimates, [2.5, 97.5], axis=0)

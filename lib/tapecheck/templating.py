@@ -33,14 +33,15 @@ def headers(target: Target, problems: list[Problem]) -> list[tuple[str, str]]:
     found = []
     for name, value in target.headers.items():
         try:
-            found.append((name, value.reveal() if isinstance(value, Secret) else value))
+            text = value.reveal() if isinstance(value, Secret) else value
         except ConfigError as error:
             problems += error.problems
-    own = [(f"requests.{request}.headers", *pair) for request, template in target.requests.items() for pair in template.headers.items()]
-    for key, name, text in [*(("headers", name, text) for name, text in found), *own]:
-        if wrong := _wrong_header(name, text):
-            got, allowed = wrong
-            problems.append(Problem(file=f"target {target.name}", key=f"{key}.{name}", got=got, allowed=allowed))
+            continue
+        if _can_be_sent(target, f"headers.{name}", name, text, problems):
+            found.append((name, text))
+    for request, template in target.requests.items():
+        for name, text in template.headers.items():
+            _can_be_sent(target, f"requests.{request}.headers.{name}", name, text, problems)
     return found
 
 
@@ -50,13 +51,16 @@ def headers_of(template: RequestTemplate, of_target: Sequence[tuple[str, str]]) 
     return [*((name, value) for name, value in of_target if name.lower() not in own), *template.headers.items()]
 
 
-def _wrong_header(name: str, text: str) -> tuple[str, str] | None:
-    """Return (got, allowed) if a header cannot be sent; never its value."""
+def _can_be_sent(target: Target, key: str, name: str, text: str, problems: list[Problem]) -> bool:
+    """Tell whether a header can be sent, and note why not; never its value."""
     if not HEADER_NAME.fullmatch(name) or name.lower() in NOT_YOURS:
-        return "this name", f"a header name, but not {' or '.join(sorted(NOT_YOURS))}"
-    if not HEADER_VALUE.fullmatch(text):
-        return "a value that no header can have", "one line of ASCII without spaces around it"
-    return None
+        got, allowed = "this name", f"a header name, but not {' or '.join(sorted(NOT_YOURS))}"
+    elif not HEADER_VALUE.fullmatch(text):
+        got, allowed = "a value that no header can have", "one line of ASCII without spaces around it"
+    else:
+        return True
+    problems.append(Problem(file=f"target {target.name}", key=key, got=got, allowed=allowed))
+    return False
 
 
 def redacted(text: str, target: Target) -> str:

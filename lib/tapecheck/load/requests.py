@@ -42,9 +42,8 @@ def prepare_all(plan: LoadPlan, target: Target, *, file: str = "plan") -> dict[s
     prepared = {}
     for name, scenario in plan.scenarios.items():
         template = target.requests.get(scenario.request)
-        found = _problems(name, scenario, template, target, file)
-        problems += found
-        if template is not None and not found:
+        problems += _problems(name, scenario, template, target, file)
+        if template is not None and not problems:
             own = templating.headers_of(template, headers)
             prepared[name] = tuple(_request(template, values, target.base_url, own) for values in combinations(scenario.parameters))
     if problems:
