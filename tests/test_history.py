@@ -153,6 +153,7 @@ def test_every_word_can_be_read(tmp_path: Path) -> None:
     awkward(tmp_path / "many")
     put(tmp_path / "one", "backfill", 0)
     put(tmp_path / "load", "load", 0)
+    assert max(len(trend.shifts) for trend in history.read(tmp_path / "many", METRIC).trends) == 4
     for figure in (
         drawn(tmp_path / "many"),
         drawn(tmp_path / "one"),

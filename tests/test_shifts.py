@@ -74,6 +74,14 @@ def test_a_small_shift_is_seen_beside_a_large_one() -> None:
     assert [shift.first for shift in found] == [10, 20]
 
 
+def test_a_level_that_comes_and_goes_again_and_again_is_found_each_time() -> None:
+    """Though no one or two change points explain much of it."""
+    found = shifts.find(with_levels([(10, 100), (10, 140)] * 3, 0.03, 0).tolist())
+    assert [shift.first for shift in found] == [10, 20, 30, 40, 50]
+    found = shifts.find([100 * (1 + i // 30 % 2) + i % 5 for i in range(150)])
+    assert [shift.first for shift in found] == [30, 60, 90, 120]
+
+
 def test_a_run_that_stands_alone_hides_no_shift() -> None:
     """One that is ten times as slow is no level, and the level is told without it."""
     values = with_levels([(12, 100), (12, 75)], 0.03, 0)

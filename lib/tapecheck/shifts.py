@@ -2,13 +2,14 @@
 
 Method (x in the order of time, n values):
 
-- A value that stands alone is no level: in whatever order they stand, each is first brought to within 4 s of the median of the
-  five around it, where s = 1.0483 median |x(i+1) - x(i)| is the standard deviation of normal noise, and no shift widens it (after Hampel).
+- What is extreme counts for no more than it must: first the two largest and the two smallest values are brought to the third, since two
+  are no level, and all to within 4 s of the median, where s is 1.4826 times the median distance from it, the standard deviation of
+  normal noise (Huber, Robust Statistics, 1981); a counter, of which s is 0, is not. Neither depends on the order of the values.
 - The best K change points are those with the least sum of squares around the means between them, by dynamic programming, each level
-  at least `LEAST` values long (ruptures; Truong, Oudre and Vayatis, Signal Processing 167, 2020, 107299). K is 1 or 2, whichever
-  explains the larger share of the sum of squares a change point: two are needed to see a level that comes and goes again.
-- They are believed when fewer than `P` of the series' own orders, drawn at random, are explained as well by their best (a permutation
-  test of the maximum over all places and both K; Besag and Clifford, Biometrika 78, 1991, for stopping early). So P is the probability
+  at least `LEAST` values long (ruptures; Truong, Oudre and Vayatis, Signal Processing 167, 2020, 107299). Of K up to `MOST` that one is
+  taken whose change points explain the most of the sum of squares each: no single one explains a level that comes and goes again.
+- They are believed when at most `P` of the series' own orders, drawn at random, are explained as well by their best: a permutation
+  test of the maximum over all places and all K (Besag and Clifford, Biometrika 78, 1991, for stopping early). So P is the probability
   that a series without any shift shows one at all, whatever the distribution of its noise; not if its values depend on each other.
 - Each stretch between two of them is examined likewise, until none shows any more.
 """
@@ -24,11 +25,11 @@ from tapecheck import stats
 
 P = 0.02
 LEAST = 3  # values in a level
+MOST = 4  # change points that are looked for together
 NEEDS = 9  # values in a series; of fewer than 4 beside 5, one order in 50 or more is as good as the best by chance
 ORDERS = 499  # drawn at random
 ENOUGH = 40  # orders as good as the one that was seen, after which no more need be drawn
-OUTLIER = 4.0  # standard deviations
-AROUND = 2  # neighbours on each side
+EXTREME = 4.0  # standard deviations
 _SEED = 20261101
 
 Series = NDArray[np.float64]
@@ -73,10 +74,10 @@ def find(values: Sequence[float]) -> tuple[Shift, ...]:
 
 def _examine(x: Series, offset: int) -> Iterator[tuple[int, float]]:
     """Yield the change points of a stretch that begins at `offset`, each with its p."""
-    if len(x) < NEEDS or not np.ptp(x):
+    if len(x) < NEEDS or not np.ptp(y := _without_extremes(x)):
         return
-    places, share = _best(x)
-    p = _p(x, share)
+    places, share = _best(y)
+    p = _p(y, share)
     if p > P:
         return
     for a, b in pairwise((0, *places, len(x))):
@@ -85,38 +86,37 @@ def _examine(x: Series, offset: int) -> Iterator[tuple[int, float]]:
         yield from _examine(x[a:b], offset + a)
 
 
-def _best(x: Series) -> tuple[tuple[int, ...], float]:
-    """Return the best change points of a series, and which share of the sum of squares each of them explains."""
+def _without_extremes(x: Series) -> Series:
+    third = np.partition(x, (LEAST - 1, len(x) - LEAST))[[LEAST - 1, -LEAST]]
+    y = np.clip(x, *third)
+    middle = stats.median(y)
+    widest = EXTREME * 1.4826 * stats.median(np.abs(y - middle))
+    return np.clip(y, middle - widest, middle + widest) if widest else y
+
+
+def _best(y: Series) -> tuple[tuple[int, ...], float]:
+    """Return the best change points of a series, and which share of its sum of squares each of them explains."""
     from ruptures import KernelCPD  # takes a second, most of it for scipy.stats
 
-    y = _without_outliers(x)
-    search = KernelCPD(kernel="linear", min_size=LEAST).fit(y)
-    search.predict(n_bkps=2)  # finds one on its way to two
-    candidates = [tuple(search.predict(n_bkps=k)[:-1]) for k in (1, 2)]
-    return max(((places, _share(y, places) / len(places)) for places in candidates), key=lambda one: one[1])
+    z = y - y.mean()
+    most = min(MOST, len(y) // LEAST - 1)
+    search = KernelCPD(kernel="linear", min_size=LEAST).fit(z)
+    search.predict(n_bkps=most)  # finds fewer on its way
+    candidates = [tuple(search.predict(n_bkps=k)[:-1]) for k in range(1, most + 1)]
+    return max(((places, _share(z, places) / len(places)) for places in candidates), key=lambda one: one[1])
 
 
-def _without_outliers(x: Series) -> Series:
-    """Return a series of mean 0 in which nothing stands alone; a counter, which mostly does not change at all, as it is."""
-    from scipy.ndimage import median_filter
-
-    middle = median_filter(x, 2 * AROUND + 1)
-    widest = OUTLIER * 1.0483 * stats.median(np.abs(np.diff(x)))
-    y = np.clip(x, middle - widest, middle + widest) if widest else x
-    return np.asarray(y - y.mean())
+def _share(z: Series, places: tuple[int, ...]) -> float:
+    edges = (0, *places, len(z))
+    return float((np.add.reduceat(z, edges[:-1]) ** 2 / np.diff(edges)).sum() / (z @ z))
 
 
-def _share(y: Series, places: tuple[int, ...]) -> float:
-    edges = (0, *places, len(y))
-    explained = (np.add.reduceat(y, edges[:-1]) ** 2 / np.diff(edges)).sum()
-    return float(explained / (y @ y)) if y.any() else 0.0
-
-
-def _p(x: Series, share: float) -> float:
+def _p(y: Series, share: float) -> float:
+    """Return how many of a series' orders are explained as well."""
     random = np.random.default_rng(_SEED)
     as_good = 0
     for drawn in range(1, ORDERS + 1):
-        as_good += _best(random.permutation(x))[1] >= share * (1 - 1e-9)
+        as_good += _best(random.permutation(y))[1] >= share * (1 - 1e-9)
         if as_good == ENOUGH:
             return as_good / drawn
     return (as_good + 1) / (ORDERS + 1)
