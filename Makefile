@@ -48,7 +48,7 @@ rto: setup
 	@$(PY) -m tapecheck run rto_rpo -p drills none
 
 test: setup
-	$(PY) -m pytest -n 2 --dist loadfile -m "not alone"
+	$(PY) -m pytest -n 3 --dist loadfile -m "not alone"
 	$(PY) -m pytest -m alone
 
 check: setup

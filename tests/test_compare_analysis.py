@@ -1,14 +1,17 @@
 """A comparison's verdicts: counters before clocks, equal work or none, controls that veto, and expectations that are met or not."""
 
+from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import pytest
-from comparisons import METRIC, proof, recording, samples, times
+from comparisons import INSERT_LIMITS, METRIC, proof, recording, samples, times
 
-from tapecheck.compare import analysis
+from tapecheck.compare import analysis, counters
 from tapecheck.compare.difference import Change
-from tapecheck.compare.plan import Metric
+from tapecheck.compare.plan import Metric, Question
 from tapecheck.compare.recording import Baseline
+from tapecheck.compare.samples import pairs
 from tapecheck.verdict import Check, Verdict
 
 
@@ -120,18 +123,78 @@ def test_warm_ups_are_in_no_result() -> None:
 
 def test_promise_and_prediction_stand_beside_what_was_measured() -> None:
     """Each as the part that is saved."""
-    question = proof(promised={"low": 0.25, "high": 0.35}, what_if="insert at no cost")
-    baselines = {"bulk_copy": Baseline(what_if={"as recorded": 0.0, "insert at no cost": 0.6})}
+    question = proof(what_if="insert at no cost", answers=["bottleneck_insert"])
+    baselines = {"bulk_copy": Baseline(found=(INSERT_LIMITS,), what_if={"as recorded": 0.0, "insert at no cost": 0.6})}
     one = analysis.summarize(recording(samples(times(8, 0.6)), {"bulk_copy": question}, baselines=baselines))["bulk_copy"]
     assert (one.promised_low_ratio, one.promised_high_ratio, one.predicted_ratio) == (0.25, 0.35, 0.6)
     assert one.saved_ratio == pytest.approx(0.4, abs=0.03)
 
 
-def test_all_claims_of_a_run_are_one_family() -> None:
-    """The p value of a claim is counted as often as there are claims that are less likely by chance."""
-    names = [f"p{i}" for i in range(4)]
-    found = [sample for i, name in enumerate(names) for sample in samples(times(8, 0.8, seed=i), name=name)]
-    summary = analysis.summarize(recording(found, {name: proof() for name in names}))
-    p = sorted((one.main.p or 0, one.main.p_family or 0) for one in summary.values())
-    assert p[0][1] == pytest.approx(4 * p[0][0])
+def test_the_metrics_of_a_proof_are_one_family() -> None:
+    """The p value of a claim is counted as often as there are claims that are less likely by chance; another proof's are its own."""
+    metrics = [METRIC.model_copy(update={"name": name}).model_dump() for name in ("duration_s", "fetch_s", "insert_s")]
+    noise = np.random.default_rng(3).normal(0, 0.05, (8, 2))
+    one = [
+        replace(sample, clocks={**sample.clocks, "fetch_s": sample.clocks["duration_s"] * (1 + a), "insert_s": 1 + b})
+        for sample, (a, b) in zip(samples(times(4, 0.8)), noise, strict=True)
+    ]
+    summary = analysis.summarize(
+        recording([*one, *samples(times(8, 0.8), name="alone")], {"bulk_copy": proof(metrics=metrics), "alone": proof()})
+    )
+    p = sorted((found.p or 0, found.p_family or 0) for found in summary["bulk_copy"].differences)
+    assert p[0][1] == pytest.approx(3 * p[0][0])
     assert p[-1][1] >= p[-1][0]
+    assert summary["alone"].main.p_family == summary["alone"].main.p
+
+
+def test_a_fix_that_fails_requests_is_invalid_however_fast() -> None:
+    """One in a thousand may fail; more only where as many failed before."""
+    question = Question.model_validate({"validation": "load", "says": "x", "metrics": [METRIC.model_dump() | {"name": "mean_ms"}]})
+
+    def verdict(before: int, after: int) -> Verdict:
+        counted = {"before": {"requests": 1000, "failed": before}, "after": {"requests": 3000, "failed": after}}
+        found = recording(samples(times(8, 0.5), metric="mean_ms", counters=counted), {"bulk_copy": question})
+        (check,) = analysis.check(analysis.summarize(found), found.context.questions)
+        return check.verdict
+
+    assert [verdict(0, 0), verdict(0, 3), verdict(10, 30)] == [Verdict.PASS] * 3
+    assert [verdict(0, 4), verdict(10, 31), verdict(0, 3000)] == [Verdict.INVALID] * 3
+
+
+def test_a_fix_that_fails_jobs_is_invalid() -> None:
+    """A backfill that does less is faster."""
+    one = checked(samples(times(8, 0.5), counters={"after": {"failed": 1}}))
+    assert one.verdict == Verdict.INVALID and "failed 0 before, 1 after" in one.reason
+
+
+def test_rounds_that_do_not_count_are_said_and_too_few_prove_nothing() -> None:
+    """With two of eight lost the claim stands and says so; with three left it does not, nor where most are lost."""
+    lost = {(number, "after"): "the generator's event loop lagged" for number in (1, 2)}
+    one = checked(samples(times(8, 0.5), problems=lost))
+    assert one.verdict == Verdict.PASS and one.reason.endswith("2 of 8 rounds do not count")
+    three = checked(samples(times(8, 0.5), problems={(number, "after"): "x" for number in range(1, 6)}))
+    assert three.verdict == Verdict.NOT_PROVEN and three.reason.startswith("only 3 of 8 rounds count")
+    few = checked(samples(times(4, 0.5), problems={(1, "after"): "x"}))
+    assert few.verdict == Verdict.NOT_PROVEN and few.reason.startswith("3 rounds bound nothing")
+
+
+def test_what_is_invalid_keeps_no_claim_not_even_a_counted_one() -> None:
+    """Fewer requests for another result are no improvement."""
+    metrics = [Metric(name="requests", better="lower", smallest_effect=0.1).model_dump()]
+    counted = {"before": {"requests": 30}, "after": {"requests": 10, "records": 900}}
+    one = checked(samples(times(8, 0.6), counters=counted), metrics=metrics)
+    assert one.verdict == Verdict.INVALID
+
+
+def test_the_bound_of_a_check_is_the_end_that_counts_against_it() -> None:
+    """The upper one of an improvement, the lower one of a regression that was expected."""
+    good, bad = checked(samples(times(8, 0.6))), checked(samples(times(8, 1.6)), metrics=[METRIC.model_dump() | {"expect": "worse"}])
+    assert good.bound is not None and good.value is not None and good.bound > good.value
+    assert bad.bound is not None and bad.value is not None and bad.bound < bad.value
+
+
+def test_counters_are_equal_when_they_are_so_in_every_round() -> None:
+    """One round that differs is found, wherever it is."""
+    found = samples(times(4, 1.0))
+    found[-1] = replace(found[-1], counters={**found[-1].counters, "records": 7})
+    assert [one.equal for one in counters.compare(pairs(found)) if one.name == "records"] == [False]

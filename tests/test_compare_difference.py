@@ -8,9 +8,10 @@ import pytest
 from comparisons import METRIC, samples, times
 
 from tapecheck.compare import difference
-from tapecheck.compare.difference import Change, Difference
+from tapecheck.compare.difference import Change, Difference, State
 from tapecheck.compare.plan import Metric
 from tapecheck.compare.samples import equals, pairs
+from tapecheck.compare.variants import AFTER, BEFORE
 
 ROUNDS, NOISE = 8, 0.035  # of each run, the standard deviation of its logarithm; a ratio of two has 1.41 times as much
 SIMULATED = 1000
@@ -82,9 +83,49 @@ def test_one_round_proves_nothing_however_large_the_difference() -> None:
 
 def test_a_difference_within_the_noise_of_identical_variants_is_not_proven() -> None:
     """Rounds may agree with each other while runs of one variant differ from each other as much: then order is what was measured."""
-    runs = [(number, side, value * (1.0 if number % 2 else 1.5)) for number, side, value in times(8, 0.8, noise=0.001)]
-    found = samples(runs)
-    assert difference.measure(METRIC, pairs(found), equals(found)).reason.startswith("identical variants differed by up to")
+    for ratio in (0.8, 1.25):
+        runs = [(number, side, value * (1.0 if number % 2 else 1.5)) for number, side, value in times(8, ratio, noise=0.001)]
+        found = samples(runs)
+        assert difference.measure(METRIC, pairs(found), equals(found)).reason.startswith("identical variants differed by up to")
+
+
+@pytest.mark.parametrize(
+    ("ratios_of_rounds", "expected"),
+    [
+        ([0.5, 0.55, 0.5, 0.52, 0.5, 0.53], Change.IMPROVED),
+        ([0.5, 0.55, 0.5, 0.52, 0.5, 1.5], Change.NOT_PROVEN),
+        ([2.0, 1.9, 2.0, 2.1, 2.0, 1.95], Change.WORSE),
+        ([2.0, 1.9, 2.0, 2.1, 2.0, 0.5], Change.NOT_PROVEN),
+        ([1.0, 1.01, 0.99, 1.0, 1.02, 0.98], Change.NO_CHANGE),
+        ([0.9, 0.95, 0.85, 0.95, 0.88, 1.0], Change.NOT_PROVEN),  # the lower end alone leaves what is no change
+        ([1.11, 1.05, 1.18, 1.05, 1.14, 1.0], Change.NOT_PROVEN),  # the upper one alone
+    ],
+)
+def test_a_claim_needs_both_ends_of_its_interval(ratios_of_rounds: list[float], expected: Change) -> None:
+    """Where one end lies beyond a limit, nothing is claimed."""
+    found = samples([run for number, ratio in enumerate(ratios_of_rounds, 1) for run in ((number, BEFORE, 1.0), (number, AFTER, ratio))])
+    assert difference.measure(METRIC, pairs(found), ()).change == expected
+
+
+def test_a_count_needs_one_round_and_may_fall_to_nothing() -> None:
+    """It is the same every time that the same is done; of a clock, one round bounds nothing."""
+    metric = Metric(name="requests", better="lower", smallest_effect=0.1)
+
+    def one(before: float, after: float, *, is_count: bool) -> Difference:
+        found = samples([(1, BEFORE, before), (1, AFTER, after)], metric="requests")
+        return difference.measure(metric, pairs(found), (), is_count=is_count)
+
+    assert [one(4, after, is_count=True).change for after in (2, 4, 8, 0)] == ["improved", "no_change", "worse", "improved"]
+    assert {one(4, after, is_count=False).change for after in (2, 4, 8, 0)} == {Change.NOT_PROVEN}
+    assert difference.said(one(4, 0, is_count=True)) == "requests -100%"
+
+
+def test_rounds_without_the_figure_are_said() -> None:
+    """A stage that did not run in two of eight rounds is not compared in them."""
+    found = samples(times(8, 0.5))
+    for i in (0, 5):
+        found[i] = dataclasses.replace(found[i], clocks={})
+    assert difference.measure(METRIC, pairs(found), ()).reason == "with 95 % confidence, 6 rounds; 2 rounds without this figure"
 
 
 def test_a_figure_that_is_zero_or_missing_is_no_data() -> None:
@@ -106,21 +147,31 @@ def test_more_is_better_is_an_improvement_too() -> None:
 
 def test_one_claim_of_many_is_taken_back() -> None:
     """What alone has a p value of 0.03 has it three times among three."""
-    alone = {("a", i): session(0.8, i, noise=noise) for i, noise in enumerate((0.02, 0.02, 0.02))}
-    weak = {key: one if key[1] else dataclasses.replace(one, p=0.03) for key, one in alone.items()}
-    found = difference.among_family(weak)
-    assert found["a", 1].change == Change.IMPROVED
-    strong = difference.among_family({("a", 0): weak["a", 0]})
-    assert strong["a", 0].change == Change.IMPROVED
-    crowd = difference.among_family({("a", i): dataclasses.replace(weak["a", 0], p=0.03) for i in range(3)})
-    assert {one.change for one in crowd.values()} == {Change.NOT_PROVEN}
-    assert "among 3 claims its p value is 0.09" in crowd["a", 0].reason
+    alone = [session(0.8, i, noise=0.02) for i in range(3)]
+    weak = [dataclasses.replace(alone[0], p=0.03), *alone[1:]]
+    assert difference.among_family(weak)[1].change == Change.IMPROVED
+    assert difference.among_family(weak[:1])[0].change == Change.IMPROVED
+    crowd = difference.among_family([dataclasses.replace(one, p=0.03) for one in (weak[0],) * 3])
+    assert {one.change for one in crowd} == {Change.NOT_PROVEN}
+    assert "among 3 claims its p value is 0.09" in crowd[0].reason
 
 
-@pytest.mark.parametrize(("ratio", "expected"), [(1.0, False), (1.05, False), (1.3, True), (0.7, True)])
-def test_a_control_moves_when_it_does_so_surely_and_far(ratio: float, expected: bool) -> None:
-    """Neither noise nor a movement smaller than what matters is a drift."""
-    assert difference.moved(METRIC, pairs(samples(times(8, ratio, noise=0.02))))[1] is expected
+def test_a_claim_that_its_family_took_back_says_how_many_rounds_would_tell() -> None:
+    """More than it had, and more than it would need alone."""
+    one = dataclasses.replace(session(0.86, 3, noise=0.03), p=0.03, change=Change.IMPROVED)
+    (taken, *_) = difference.among_family([one] * 4)
+    assert taken.needed_rounds is not None and taken.needed_rounds > ROUNDS
+
+
+@pytest.mark.parametrize(
+    ("ratio", "noise", "expected"),
+    [(1.0, 0.02, State.HELD), (1.05, 0.02, State.HELD), (1.3, 0.02, State.MOVED), (0.7, 0.02, State.MOVED), (1.3, 1.0, State.UNKNOWN),
+     (1.0, 0.5, State.UNKNOWN)],
+)  # fmt: skip
+def test_a_control_moves_when_it_does_so_surely_and_far(ratio: float, noise: float, expected: State) -> None:
+    """Neither noise nor a movement smaller than what matters is a drift; one that nothing bounds did neither move nor hold still."""
+    assert difference.control(METRIC, pairs(samples(times(8, ratio, noise=noise))))[1] is expected
+    assert difference.control(METRIC, pairs(samples(times(3, ratio, noise=noise))))[1] is State.UNKNOWN
 
 
 def test_runs_of_one_variant_that_followed_each_other_are_equals() -> None:

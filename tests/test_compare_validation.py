@@ -18,7 +18,7 @@ GIVEN = {
 
 
 def session() -> Recording:
-    question = proof(promised={"low": 0.25, "high": 0.35}, what_if="x", answers=["bottleneck_insert"], controls=["machine_s"])
+    question = proof(what_if="x", answers=["bottleneck_insert"], controls=["machine_s"])
     baselines = {"bulk_copy": Baseline(found=(INSERT_LIMITS,), what_if={"x": 0.5})}
     found = samples(times(8, 0.6), problems={(3, "after"): "1 of 5 jobs failed"})
     return recording(found, {"bulk_copy": question}, baselines=baselines)
@@ -26,10 +26,17 @@ def session() -> Recording:
 
 @pytest.mark.parametrize(
     ("wrong", "key"),
-    [({"rounds": "many"}, "rounds"), ({"proofs": ""}, "proofs"), ({"before": "a"}, "(file)"), ({"after": "a"}, "(file)"), ({"x": 1}, "x")],
+    [
+        ({"rounds": "many"}, "rounds"),
+        ({"proofs": ""}, "proofs"),
+        ({"before": "a"}, "(file)"),
+        ({"after": "a"}, "(file)"),
+        ({"run": "r", "before": "a", "after": "b"}, "(file)"),
+        ({"x": 1}, "x"),
+    ],
 )
 def test_a_wrong_parameter_is_refused(tmp_path: Path, wrong: dict[str, object], key: str) -> None:
-    """One recorded run alone cannot be compared."""
+    """One recorded run alone cannot be compared, nor two of them and a recorded comparison at once."""
     with pytest.raises(ConfigError) as raised:
         compare.settings(**GIVEN | {"out": str(tmp_path)} | wrong)
     assert [problem.key for problem in raised.value.problems] == [key]
@@ -69,8 +76,8 @@ def test_the_tables_show_each_figure_beside_its_proof() -> None:
     summary = compare.summarize(one)
     assert frames.counters(summary).loc[("bulk_copy", "records"), "before"] == "1,000"
     row = frames.differences(summary).loc[("bulk_copy", "duration_s")]
-    assert (row["proven"], row["rounds"]) == ("improved", 7)
-    assert frames.controls(summary).loc[("bulk_copy", "machine_s"), "moved"] == "no"
+    assert (row["proven"], row["rounds"]) == ("improved", "7 of 8")
+    assert frames.controls(summary).loc[("bulk_copy", "machine_s"), "held still"] == "held"
     bridge = frames.bridges(summary).loc["bulk_copy"]
     assert (bridge["promised"], bridge["predicted"], bridge["promise"]) == ("25% to 35%", "50%", "more than promised")
     assert frames.sides(one).loc["both", "target"] == "sandbox"

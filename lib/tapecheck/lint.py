@@ -139,7 +139,9 @@ def _refills(given: Mapping[str, Mapping[str, Any]]) -> bool:
     """Tell whether a run will fill history, be it as a variant that is compared."""
     backfill, compared = given.get("backfill", {"run": ""}), given.get("compare", {"run": ""})
     is_compared = compared.get("run", "new") == "new" and not compared.get("before")
-    return backfill.get("run", "new") == "new" or (is_compared and compare.refills(compared.get("plan", _PLANS["compare"].file)))
+    kind = _PLANS["compare"]
+    chosen = {name: compared[name] for name in kind.choices if name in compared}
+    return backfill.get("run", "new") == "new" or (is_compared and compare.refills(compared.get("plan", kind.file), **chosen))
 
 
 def _drill_problems(given: Mapping[str, Any], target: Target | None) -> list[Problem]:

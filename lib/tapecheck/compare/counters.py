@@ -8,11 +8,16 @@ from tapecheck.compare.samples import Pair, Sample
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CounterChange:
-    """A counter on both sides, the same in every round or as `from-to`; `ratio` is after over before, None where that is no number."""
+    """A counter on both sides, the same in every round or as `from-to`; `ratio` is after over before, None where that is no number.
+
+    The sums are over all rounds.
+    """
 
     name: str
     before: str
     after: str
+    before_sum: int
+    after_sum: int
     ratio: float | None
     equal: bool
     steady: bool
@@ -31,6 +36,8 @@ def _change(name: str, before: Sequence[Sample], after: Sequence[Sample]) -> Cou
         name=name,
         before=_said(x),
         after=_said(y),
+        before_sum=sum(x),
+        after_sum=sum(y),
         ratio=sum(y) / sum(x) if sum(x) else None,
         equal=x == y,
         steady=len(set(x)) == len(set(y)) == 1,

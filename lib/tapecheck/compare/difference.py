@@ -1,8 +1,11 @@
 """Decides what rounds prove of one figure: improved, no change, worse, or nothing yet, and how many rounds would. Pure."""
 
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
+
+import numpy as np
 
 from tapecheck import ratios
 from tapecheck.compare.plan import Metric
@@ -21,12 +24,20 @@ class Change(StrEnum):
     NOT_PROVEN = "not_proven"
 
 
+class State(StrEnum):
+    """Whether a control held still, moved, or cannot be told to have done either."""
+
+    HELD = "held"
+    MOVED = "moved"
+    UNKNOWN = "unknown"
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Difference:
     """One figure before and after (geometric means over rounds), its ratio, and what that proves.
 
     A ratio below 1 is better, whichever way the figure is. `p` is of the claim that the interval makes or comes nearest to, and
-    `p_family` the same among all claims of the run. `noise_floor` is how far from 1 as many rounds of no change get, as a part of 1.
+    `p_family` the same among all metrics of the proof. `noise_floor` is how far from 1 as many rounds of no change get, as a part of 1.
     """
 
     metric: str
@@ -42,30 +53,47 @@ class Difference:
     reason: str
     needed_rounds: int | None
 
+    @property
+    def good_below(self) -> float:
+        """The ratio from which on downwards it is improved."""
+        return 1 - self.smallest_effect
 
-def measure(metric: Metric, rounds: Sequence[Pair], equals: Sequence[Pair], *, seed: int = 0) -> Difference:
-    """Return what rounds prove of a metric by themselves, before the family and the controls are heard."""
-    d, before, after = _logs(metric, rounds)
-    if d is None:
+    @property
+    def bad_above(self) -> float:
+        """The ratio from which on upwards it is worse."""
+        return 1 / self.good_below
+
+
+def measure(metric: Metric, rounds: Sequence[Pair], equals: Sequence[Pair], *, seed: int = 0, is_count: bool = False) -> Difference:
+    """Return what rounds prove of a metric by themselves, before its family and the controls are heard.
+
+    Args:
+        is_count: it is the same every time that the same is done, so that one round is enough and 0 is a figure.
+    """
+    values = [(pair.before.figure(metric.name), pair.after.figure(metric.name)) for pair in rounds]
+    known = [(x, y) for x, y in values if x is not None and y is not None]
+    if is_count and known and all(x > 0 and y == 0 for x, y in known):
+        return _vanished(metric, [x for x, _ in known])
+    kept = [(x, y) for x, y in known if x > 0 and y > 0]
+    if not kept:
         return nothing(metric, "no round has this figure above 0 on both sides")
-    measured, a = ratios.ratio(d, seed=seed), _logs(metric, equals)[0]
-    floor = None if a is None else ratios.noise_floor(a, measured.n)
-    claim, p = _claim(metric, measured, d)
-    found = Difference(
-        metric=metric.name,
-        better=metric.better,
-        smallest_effect=metric.smallest_effect,
-        before=before,
-        after=after,
+    before, after = zip(*kept, strict=True)
+    d = ratios.logs(before, after, less_is_better=metric.better == "lower")
+    measured, a = ratios.ratio(d, seed=seed, is_count=is_count), _logs(metric, equals)
+    change, p = _claim(metric, measured, d)
+    found = replace(
+        nothing(metric, ""),
+        before=ratios.mean(before),
+        after=ratios.mean(after),
         ratio=measured,
-        noise_floor=floor,
+        noise_floor=None if a is None else ratios.noise_floor(a, measured.n),
         p=p,
         p_family=p,
-        change=claim,
-        reason="",
-        needed_rounds=None,
+        change=change,
     )
-    return _explained(metric, found)
+    lost = len(rounds) - len(kept)
+    explained = _explained(found)
+    return replace(explained, reason=f"{explained.reason}; {lost} rounds without this figure") if lost else explained
 
 
 def nothing(metric: Metric, reason: str) -> Difference:
@@ -86,87 +114,103 @@ def nothing(metric: Metric, reason: str) -> Difference:
     )
 
 
-def _logs(metric: Metric, rounds: Sequence[Pair]) -> tuple[Logs | None, float | None, float | None]:
-    """Return the logarithm of each round's ratio, and the geometric means before and after; None where there is no round of both."""
+def _vanished(metric: Metric, before: Sequence[float]) -> Difference:
+    """Return the difference of a count that fell to nothing in every round, of which there is no logarithm."""
+    change = Change.IMPROVED if metric.better == "lower" else Change.WORSE
+    none = Ratio(value=0.0, low=0.0, high=0.0, n=len(before), spread=0.0, exact=True)
+    return replace(
+        nothing(metric, "it fell to 0 in every round"),
+        before=ratios.mean(before),
+        after=0.0,
+        ratio=none,
+        p=0.0,
+        p_family=0.0,
+        change=change,
+    )
+
+
+def _logs(metric: Metric, rounds: Sequence[Pair]) -> Logs | None:
+    """Return the logarithm of the ratio of each round that has the figure on both sides; None where there is no such round."""
     values = [(pair.before.figure(metric.name), pair.after.figure(metric.name)) for pair in rounds]
-    kept = [(x, y) for x, y in values if x is not None and y is not None and x > 0 and y > 0]
+    kept = [(x, y) for x, y in values if x and y and x > 0 and y > 0]
     if not kept:
-        return None, None, None
+        return None
     before, after = zip(*kept, strict=True)
-    return ratios.logs(before, after, less_is_better=metric.better == "lower"), ratios.mean(before), ratios.mean(after)
+    return ratios.logs(before, after, less_is_better=metric.better == "lower")
 
 
 def _claim(metric: Metric, measured: Ratio, d: Logs) -> tuple[Change, float]:
     """Return what the interval claims, and the p value of that; without a claim, of the one that the ratio itself would make."""
-    low, high = (measured.value if end is None else end for end in (measured.low, measured.high))
     good, bad = metric.good_below, metric.bad_above
-    improved, worse, same = ratios.p_below(d, good), ratios.p_above(d, bad), ratios.p_within(d, good, bad)
-    single = measured.low is None
     if measured.value <= good:
-        return (Change.NOT_PROVEN if single or high > good else Change.IMPROVED), improved
-    if measured.value >= bad:
-        return (Change.NOT_PROVEN if single or low < bad else Change.WORSE), worse
-    return (Change.NOT_PROVEN if single or low <= good or high >= bad else Change.NO_CHANGE), same
+        is_sure, change, p = measured.high is not None and measured.high <= good, Change.IMPROVED, ratios.p_below(d, good)
+    elif measured.value >= bad:
+        is_sure, change, p = measured.low is not None and measured.low >= bad, Change.WORSE, ratios.p_above(d, bad)
+    else:
+        is_sure = measured.low is not None and measured.high is not None and good < measured.low and measured.high < bad
+        change, p = Change.NO_CHANGE, ratios.p_within(d, good, bad)
+    return (change if is_sure else Change.NOT_PROVEN), 0.0 if measured.exact else p
 
 
-def _explained(metric: Metric, found: Difference) -> Difference:
+def _explained(found: Difference) -> Difference:
     """Say why, and where nothing is proven, what would prove it."""
     measured = found.ratio
     assert measured is not None
     if found.change != Change.NOT_PROVEN and _is_noise(found):
-        return _open(metric, found, f"identical variants differed by up to {found.noise_floor:.1%} in this session")
-    if found.change == Change.NOT_PROVEN:
-        said = "one round bounds nothing" if measured.low is None else "its 95 % interval reaches to both sides of the smallest effect"
-        return _open(metric, found, said)
-    return replace(found, reason="every round said the same" if measured.exact else f"with 95 % confidence, {measured.n} rounds")
+        return _open(found, f"identical variants differed by up to {found.noise_floor:.1%} in this session")
+    if found.change != Change.NOT_PROVEN:
+        return replace(found, reason="every round said the same" if measured.exact else f"with 95 % confidence, {measured.n} rounds")
+    if measured.low is None:
+        few = "one round bounds" if measured.n == 1 else f"{measured.n} rounds bound"
+        return _open(found, f"{few} nothing")
+    return _open(found, "its 95 % interval reaches to both sides of the smallest effect")
 
 
 def _is_noise(found: Difference) -> bool:
-    """Tell whether identical variants differed as much as these."""
+    """Tell whether identical variants differed as much as these; what every round says alike is no noise."""
     assert found.ratio is not None
-    distance = max(1 - found.ratio.value, 1 - 1 / found.ratio.value)
-    return found.change in (Change.IMPROVED, Change.WORSE) and found.noise_floor is not None and distance <= found.noise_floor
+    if found.change not in (Change.IMPROVED, Change.WORSE) or found.noise_floor is None or found.ratio.exact:
+        return False
+    return max(1 - found.ratio.value, 1 - 1 / found.ratio.value) <= found.noise_floor
 
 
-def _open(metric: Metric, found: Difference, reason: str) -> Difference:
+def _open(found: Difference, reason: str, claims: int = 1) -> Difference:
+    """Leave a difference open, with how many rounds would decide it by the nearest limit, where that is more than there were."""
     assert found.ratio is not None
-    needed = [ratios.needed_rounds(found.ratio, limit) for limit in (metric.good_below, metric.bad_above)]
-    nearest = 0 if abs(found.ratio.value - metric.good_below) < abs(found.ratio.value - metric.bad_above) else 1
-    more = needed[nearest] if (needed[nearest] or 0) > found.ratio.n else None
-    return replace(found, change=Change.NOT_PROVEN, reason=reason, needed_rounds=more)
+    nearest = min((found.good_below, found.bad_above), key=lambda limit: abs(math.log(found.ratio.value / limit)) if found.ratio else 0.0)
+    needed = ratios.needed_rounds(found.ratio, nearest, claims)
+    return replace(found, change=Change.NOT_PROVEN, reason=reason, needed_rounds=needed if needed and needed > found.ratio.n else None)
 
 
-def moved(metric: Metric, rounds: Sequence[Pair], *, seed: int = 0) -> tuple[Ratio | None, bool]:
-    """Return the ratio of a control, and whether it moved.
+def control(metric: Metric, rounds: Sequence[Pair], *, seed: int = 0) -> tuple[Ratio | None, State]:
+    """Return the ratio of a control, and whether it held still.
 
-    It did when the interval leaves out 1 and the ratio is further from 1 than the smallest effect of the metric that it guards.
+    It moved when its interval leaves out 1 and it is further from 1 than the smallest effect of the metric that it guards; it held
+    when the whole interval is nearer than that. Else nobody knows.
     """
-    d, _, _ = _logs(metric, rounds)
+    d = _logs(metric, rounds)
     if d is None:
-        return None, False
+        return None, State.UNKNOWN
     measured = ratios.ratio(d, seed=seed)
     if measured.low is None or measured.high is None:
-        return measured, False
+        return measured, State.UNKNOWN
+    if metric.good_below < measured.low and measured.high < metric.bad_above:
+        return measured, State.HELD
     is_sure, is_far = not measured.low <= 1 <= measured.high, not metric.good_below < measured.value < metric.bad_above
-    return measured, is_sure and is_far
+    return measured, State.MOVED if is_sure and is_far else State.UNKNOWN
 
 
-Key = tuple[str, int]
-"""A proof, and the place of a metric in it."""
-
-
-def among_family(found: Mapping[Key, Difference]) -> dict[Key, Difference]:
-    """Adjust all claims of a run for being many: what one in twenty shows by chance, one of twenty does."""
-    counted = [key for key, one in found.items() if one.p is not None and not (one.ratio and one.ratio.exact)]
-    adjusted = dict(zip(counted, ratios.holm([found[key].p or 0.0 for key in counted]), strict=True))
-    return {key: _adjusted(one, adjusted.get(key, one.p), len(counted)) for key, one in found.items()}
+def among_family(found: Sequence[Difference]) -> list[Difference]:
+    """Adjust the metrics of one proof for being many: what one in twenty shows by chance, one of twenty does."""
+    counted = [i for i, one in enumerate(found) if one.p is not None and not (one.ratio and one.ratio.exact)]
+    adjusted = dict(zip(counted, ratios.holm([found[i].p or 0.0 for i in counted]), strict=True))
+    return [_adjusted(one, adjusted.get(i, one.p), len(counted)) for i, one in enumerate(found)]
 
 
 def _adjusted(one: Difference, p: float | None, family: int) -> Difference:
     if one.change == Change.NOT_PROVEN or p is None or p <= ALPHA:
         return replace(one, p_family=p)
-    reason = f"among {family} claims its p value is {p:.2g}, above {ALPHA:g} (Holm)"
-    return replace(one, p_family=p, change=Change.NOT_PROVEN, reason=reason)
+    return replace(_open(one, f"among {family} claims its p value is {p:.2g}, above {ALPHA:g} (Holm)", family), p_family=p)
 
 
 def said(one: Difference) -> str:
@@ -174,9 +218,16 @@ def said(one: Difference) -> str:
     if one.ratio is None:
         return f"{one.metric} not measured"
     ends = [one.ratio.value, one.ratio.low, one.ratio.high]
-    value, *interval = ((end if one.better == "lower" else 1 / end) - 1 for end in ends if end is not None)
+    value, *interval = (_own(end, one.better) - 1 for end in ends if end is not None)
     bounds = " to ".join(f"{end:+.0%}" for end in sorted(interval)) if interval and not one.ratio.exact else ""
     return f"{one.metric} {value:+.0%}" + (f" ({bounds})" if bounds else "")
+
+
+def _own(ratio: float, better: str) -> float:
+    """Return after over before, of which a ratio is the inverse where more is better."""
+    if better == "lower":
+        return ratio
+    return float(np.inf) if ratio == 0 else 1 / ratio
 
 
 def refused(one: Difference, reason: str) -> Difference:

@@ -5,7 +5,7 @@ from dataclasses import replace
 
 from tapecheck.compare import difference
 from tapecheck.compare.analysis import ProofSummary
-from tapecheck.compare.difference import Change
+from tapecheck.compare.difference import Change, State
 from tapecheck.compare.plan import Proof
 from tapecheck.compare.recording import Recording
 from tapecheck.results import Finding
@@ -37,12 +37,19 @@ def promise_kept(proof: ProofSummary) -> str:
     measured, low, high = proof.main.ratio, proof.promised_low_ratio, proof.promised_high_ratio
     if low is None or high is None:
         return ""
-    if measured is None or measured.low is None or measured.high is None or proof.invalid or proof.doubt:
+    if proof.main.change == Change.NOT_PROVEN or measured is None or measured.low is None or measured.high is None:
         return "not proven"
     saved_low, saved_high = 1 - measured.high, 1 - measured.low
     if saved_low > high:
         return "more than promised"
     return "kept" if saved_low >= low else "broken" if saved_high < low else "not proven"
+
+
+def predicted(proof: ProofSummary) -> str:
+    """Write the saving that the baseline's replay predicts, which for a stage that costs nothing is the most that a fix can save."""
+    if proof.predicted_ratio is None:
+        return ""
+    return f"{'at most ' if (proof.predicted_by or '').endswith('at no cost') else ''}{proof.predicted_ratio:.0%}"
 
 
 def _unequal(recording: Recording, summary: Summary) -> Iterator[Finding]:
@@ -72,7 +79,7 @@ def _harmful(recording: Recording, summary: Summary) -> Iterator[Finding]:
 def _drifted(recording: Recording, summary: Summary) -> Iterator[Finding]:
     for name, proof in summary.items():
         for control in proof.controls:
-            if control.moved and control.ratio:
+            if control.state == State.MOVED and control.ratio:
                 yield Finding(
                     name="drifted",
                     finding=f"{name}: {control.metric} moved, which the change cannot touch",
@@ -94,22 +101,20 @@ def _differ(recording: Recording, summary: Summary) -> Iterator[Finding]:
 def _fixes(recording: Recording, summary: Summary) -> Iterator[Finding]:
     """Say for each backfill proof which finding of its baseline it answers, and what it is worth."""
     for name, proof in summary.items():
-        question, baseline = recording.context.questions[name], recording.context.baselines.get(name)
-        answered = [one for one in (baseline.found if baseline else ()) if isinstance(question, Proof) and one.name in question.answers]
-        if answered and proof.main.ratio:
+        if proof.answers and proof.main.ratio:
             yield Finding(
                 name="fix" if proof.main.change == Change.IMPROVED else "fix_unproven",
-                finding=f"{name}: {_found(proof)}; its baseline: {answered[0].finding}",
+                finding=f"{name}: {_found(proof)}; its baseline: {proof.answers}",
                 evidence=_side_by_side(proof),
-                action=_next_step(name, proof, answered[0].action),
+                action=_next_step(name, proof),
             )
 
 
 def _found(proof: ProofSummary) -> str:
     """Say what is proven, beside what was promised and predicted to be saved."""
-    low, high, predicted = proof.promised_low_ratio, proof.promised_high_ratio, proof.predicted_ratio
+    low, high = proof.promised_low_ratio, proof.promised_high_ratio
     promised = [] if low is None or high is None else [f"{low:.0%} to {high:.0%} less was promised"]
-    hoped = [*promised, *([] if predicted is None else [f"{predicted:.0%} less predicted"])]
+    hoped = [*promised, *([] if proof.predicted_ratio is None else [f"{predicted(proof)} less predicted"])]
     found = f"{SAID[proof.main.change]}, {difference.said(proof.main)}"
     return f"{found}, where {' and '.join(hoped)}" if hoped else found
 
@@ -129,9 +134,9 @@ def _side_by_side(proof: ProofSummary) -> dict[str, int | float | str]:
     return {name: value for name, value in figures.items() if value is not None} | {"promise": promise_kept(proof) or "none"}
 
 
-def _next_step(name: str, proof: ProofSummary, action: str) -> str:
+def _next_step(name: str, proof: ProofSummary) -> str:
     if proof.main.change == Change.IMPROVED:
-        return f"adopt it ({proof.says}); the backfill's own advice was: {action}"
+        return f"adopt it: {proof.says}"
     more = f"with {proof.main.needed_rounds} rounds" if proof.main.needed_rounds else "with more rounds, on an idle machine"
     return f"do not count on it yet; measure {name} again {more}" if proof.main.change == Change.NOT_PROVEN else "look for another fix"
 

@@ -70,10 +70,11 @@ def differences(summary: Summary) -> pd.DataFrame:
             "95 % interval": interval(one.ratio),
             "noise floor": "" if one.noise_floor is None else f"{one.noise_floor:.1%}",
             "p, in its family": "" if one.p_family is None else f"{one.p_family:.2g}",
-            "rounds": one.ratio.n if one.ratio else 0,
+            "rounds": f"{one.ratio.n if one.ratio else 0} of {proof.planned_rounds}",
             "proven": one.change.replace("_", " "),
             "why": one.reason,
             "rounds that would tell": one.needed_rounds or "",
+            "left out": "; ".join(proof.left_out),
         }
         for name, proof in summary.items()
         for one in proof.differences
@@ -94,8 +95,7 @@ def controls(summary: Summary) -> pd.DataFrame:
             "control": one.metric,
             "ratio": number(one.ratio.value) if one.ratio else "",
             "95 % interval": interval(one.ratio),
-            "moved": "YES" if one.moved else "no",
-            "runs left out": "; ".join(proof.left_out),
+            "held still": one.state if one.state != "moved" else "MOVED",
         }
         for name, proof in summary.items()
         for one in proof.controls
@@ -109,7 +109,7 @@ def bridges(summary: Summary) -> pd.DataFrame:
         {
             "proof": name,
             "promised": _range(proof.promised_low_ratio, proof.promised_high_ratio),
-            "predicted": "" if proof.predicted_ratio is None else f"{proof.predicted_ratio:.0%}",
+            "predicted": bridge.predicted(proof),
             "predicted by": proof.predicted_by or "",
             "measured": "" if proof.saved_ratio is None else f"{proof.saved_ratio:.0%}",
             "95 % interval": _saved(proof.main.ratio),

@@ -3,8 +3,6 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-import pyarrow.compute as pc
-
 from tapecheck import progress
 from tapecheck.backfill import validation as backfill
 from tapecheck.backfill.analysis import BackfillSummary
@@ -18,6 +16,7 @@ from tapecheck.load import rows
 from tapecheck.load import validation as load
 from tapecheck.load.analysis import ScenarioSummary
 from tapecheck.load.plan import LoadPlan
+from tapecheck.load.requests import prepare_all
 from tapecheck.stats import Distribution
 from tapecheck.target_file import Target
 from tapecheck.targets import at_distance, open_target
@@ -42,6 +41,18 @@ class Bench:
 
     def __init__(self, target: Target) -> None:
         self._targets: dict[str | None, Target] = {None: target}
+
+    def check(self, variant: Variant) -> None:
+        """Find out whether a variant can be asked of its target, without asking it.
+
+        Raises:
+            ConfigError: the target lacks a request or a parameter of the plan, or does not say where history comes from and goes to.
+        """
+        target = self._opened(variant.target)
+        if isinstance(variant.plan, BackfillPlan):
+            backfill.endpoints(target)
+        else:
+            prepare_all(variant.plan, target)
 
     def __call__(self, variant: Variant) -> Figures:
         """Run a variant once, a fixed piece of work just before it.
@@ -68,25 +79,22 @@ class Bench:
         summary = backfill.summarize(recording)
         what_if = backfill.predict(recording)
         found = tuple(one for one in backfill.find(recording, summary, what_if) if one.name.startswith(WHERE))
-        failed = summary.totals.failed
         return Figures(
             clocks=backfill_clocks(summary),
             counters=backfill_counters(summary),
             checksum=summary.integrity.checksum if summary.integrity else "",
-            problem=f"{failed} of {summary.totals.jobs} jobs failed" if failed else "",
             baseline=Baseline(found=found, what_if={one.change: one.saving_ratio for one in what_if}),
         )
 
     def _load(self, plan: LoadPlan, target: Target) -> Figures:
         recording = load.run(plan, target)
         ((name, summary),) = load.summarize(recording, plan).items()
-        sent = int(pc.sum(recording.samples["bytes"]).as_py() or 0)
-        problem = summary.invalid or (f"{summary.failed} of {summary.requests} requests failed" if summary.failed else "")
+        measured = rows.counted(recording.samples, name)
         return Figures(
             clocks=load_clocks(summary),
-            counters={**load_counters(summary), "bytes": sent},
-            problem=problem,
-            response_ms=rows.counted(recording.samples, name).response_ms(),
+            counters={**load_counters(summary), "bytes": int(measured.numbers("bytes").sum())},
+            problem=summary.invalid or "",
+            response_ms=measured.response_ms(),
         )
 
 

@@ -18,8 +18,6 @@ MAX_ROUNDS = 100
 ROUNDS_NEEDED = 4  # of a measured proof: with fewer, resamples of rounds are too few to bound anything by
 Rounds = Annotated[int, Field(ge=ROUNDS_NEEDED, le=MAX_ROUNDS)]
 
-SAME_RECORDED = {**SAME, "load": ()}  # that more requests fail than before is a finding about the second run
-
 
 class Metric(Model):
     """A figure, which way is better, the smallest difference that matters (a part of 1), and what is expected of the change."""
@@ -38,19 +36,6 @@ class Metric(Model):
     def bad_above(self) -> float:
         """The ratio from which on upwards it is worse: as far from 1 as `good_below`."""
         return 1 / self.good_below
-
-
-class Promise(Model):
-    """By how much the change was promised to shorten the time, as parts of 1."""
-
-    low: Share
-    high: Share
-
-    @model_validator(mode="after")
-    def _ordered(self) -> Self:
-        if self.low > self.high:
-            raise ValueError(f"low at most high; these are {self.low:g} and {self.high:g}")
-        return self
 
 
 class Question(Model):
@@ -104,7 +89,6 @@ class Proof(Question):
     after_target: Text | None = None
     distance_ms: int = Field(default=0, ge=0, le=1000)
     rounds: Rounds | None = None
-    promised: Promise | None = None
     what_if: Text | None = None
     answers: tuple[Text, ...] = ()
 
@@ -121,7 +105,7 @@ class Recorded(Model):
     """What is asked of two recorded runs, which are one round each."""
 
     smallest_effect: Share = 0.1
-    backfill: tuple[str, ...] = ("duration_s", "records_per_s")
+    backfill: tuple[str, ...] = ("duration_s", "records_per_s", "requests")
     load: tuple[str, ...] = ("mean_ms", "p95_ms", "p99_ms", "throughput_rps")
     rto_rpo: tuple[str, ...] = ("recover_max_s", "degraded_max_s")
 
@@ -132,8 +116,7 @@ class Recorded(Model):
             {"name": name, "better": figures.get(name, "lower"), "smallest_effect": self.smallest_effect, "expect": "not_worse"}
             for name in getattr(self, validation)
         ]
-        same = SAME_RECORDED[validation]
-        return Question.model_validate({"validation": validation, "says": "two recorded runs", "metrics": metrics, "same": same})
+        return Question.model_validate({"validation": validation, "says": "two recorded runs", "metrics": metrics})
 
     @model_validator(mode="after")
     def _questions_exist(self) -> Self:
@@ -184,10 +167,11 @@ def read_plan(path: str | Path, *, profile: str = profiles.WHOLE, proofs: str = 
     return plan.model_copy(update={"proofs": kept} | own)
 
 
-def refills(path: str | Path) -> bool:
-    """Tell whether a plan has a proof of the backfill, for which a target must say where history comes from and goes to.
+def refills(path: str | Path, *, profile: str = profiles.WHOLE, proofs: str = "all", rounds: int = 0) -> bool:
+    """Tell whether a proof of the backfill was chosen, for which a target must say where history comes from and goes to.
 
     Raises:
         ConfigError: the file is wrong.
     """
-    return any(proof.validation == "backfill" for proof in profiles.chosen(ComparePlan, path, profiles.WHOLE).proofs.values())
+    chosen = read_plan(path, profile=profile, proofs=proofs, rounds=rounds)
+    return any(proof.validation == "backfill" for proof in chosen.proofs.values())

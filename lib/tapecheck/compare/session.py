@@ -3,6 +3,7 @@
 import datetime as dt
 import time
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 
 from tapecheck import progress, results, runs
 from tapecheck.compare import spectra
@@ -12,7 +13,7 @@ from tapecheck.compare.recording import Baseline, Context, Recording
 from tapecheck.compare.samples import Sample
 from tapecheck.compare.spectra import Times
 from tapecheck.compare.variants import AFTER, BEFORE, Side, Variant, variants
-from tapecheck.errors import MeasurementError
+from tapecheck.errors import ConfigError, MeasurementError, Problem
 from tapecheck.results import TargetInfo
 from tapecheck.target_file import Target
 
@@ -39,8 +40,26 @@ def run(plan: ComparePlan, target: Target) -> Recording:
         ConfigError: a variant is wrong, or the target lacks what it needs.
         TargetError: the target does not answer, or not as configured.
     """
-    info = TargetInfo(name=target.name, kind=target.kind, base_url=target.base_url or "")
-    return measure(plan, info, Bench(target))
+    info, bench = TargetInfo(name=target.name, kind=target.kind, base_url=target.base_url or ""), Bench(target)
+    _check(plan, bench)
+    return measure(plan, info, bench)
+
+
+def _check(plan: ComparePlan, bench: Bench) -> None:
+    """Find out whether every variant can be measured, before the first one is.
+
+    Raises:
+        ConfigError: every problem of all of them at once, each with its proof and side.
+    """
+    problems: list[Problem] = []
+    for name, proof in plan.proofs.items():
+        for variant in variants(name, proof).values():
+            try:
+                bench.check(variant)
+            except ConfigError as error:
+                problems += [replace(one, key=f"proofs.{name}, {variant.side}: {one.key}") for one in error.problems]
+    if problems:
+        raise ConfigError(problems)
 
 
 def measure(plan: ComparePlan, target: TargetInfo, measuring: Measure, clock: Clock = time.monotonic_ns) -> Recording:
