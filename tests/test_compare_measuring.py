@@ -8,7 +8,7 @@ import pytest
 from backfills import recording as refilled
 from backfills import span
 from comparisons import plan, proof
-from samples import burst, recording
+from samples import GENERATOR, burst, recording
 
 from tapecheck.backfill.recording import FAILED, Job
 from tapecheck.compare import measuring, session
