@@ -42,6 +42,16 @@ def set_at(metric: str, value: float, **environment: Any) -> Callable[[Any], obj
     return change
 
 
+def check(verdict: str, name: str = "steady_rate", objective: str = "p95_ms < 1000", value: float | None = 5.0, reason: str = "why") -> Any:
+    """Return a check as result.json has it."""
+    return {"name": name, "objective": objective, "value": value, "bound": None, "n": 9, "verdict": verdict, "reason": reason}
+
+
+def checks(*these: Any, verdict: str = "fail") -> Callable[[Any], object]:
+    """Put these checks in place of a result's own."""
+    return lambda result: result.update(checks=list(these), verdict=verdict)
+
+
 def many(out: Path, n: int) -> Mapping[str, int]:
     """Write n runs, the validations in turn; return how many there are of each."""
     names = [name for name in config.VALIDATIONS if (DATA / name).is_dir()]

@@ -6,7 +6,7 @@ where there is none, each of those tests is listed as skipped, with what was not
 
 import gc
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ from browsers import NAMES, Browser, installed
 from junitparser import JUnitXml
 from markdown_it import MarkdownIt
 from prometheus_client.openmetrics.parser import text_string_to_metric_families
-from recorded_runs import many, put, set_at
+from recorded_runs import check, checks, many, put, set_at
 
 from tapecheck import batch, index, results, runs
 from tapecheck.reports import brief, overview, pages, wording
@@ -26,14 +26,6 @@ from tapecheck.verdict import Verdict
 PAGES = ["index.html", "executive.html"]
 HOSTILE = "<script>alert('x')</script> a|b ]]> `c` **d** [e](http://f) @g & \"h\" \x1b[31m \x00 é\n# i"
 SEEN = "<script>alert('x')</script> a|b ]]> `c` **d** [e](http://f) @g & \"h\""  # of it on one line, up to what no format can say
-
-
-def check(verdict: str, name: str = "steady_rate", objective: str = "p95_ms < 1000", value: float | None = 5.0, reason: str = "why") -> Any:
-    return {"name": name, "objective": objective, "value": value, "bound": None, "n": 9, "verdict": verdict, "reason": reason}
-
-
-def checks(*these: Any, verdict: str = "fail") -> Callable[[Any], object]:
-    return lambda result: result.update(checks=list(these), verdict=verdict)
 
 
 FIVE = checks(*(check(verdict, name=verdict) for verdict in Verdict))
@@ -154,6 +146,20 @@ def test_junit_has_every_check_with_its_verdict(written: Path) -> None:
     assert (load.tests, load.failures, load.errors, load.skipped) == (5, 1, 2, 1)
     assert {p.name for p in load.properties()} == {"run", "target", "base_url"}
     assert suites["backfill"].failures == suites["backfill"].errors == 0
+
+
+@pytest.mark.parametrize(
+    "reason", ["its 95 % interval reaches to both sides of the smallest effect", "the session drifted: machine_s moved"]
+)
+def test_a_fix_that_is_not_proven_turns_a_pipeline_red(tmp_path: Path, reason: str) -> None:
+    """It is no miss that needs more samples: a ratio of 1.003 is none of at most 0.9, and of a drifted session nobody knows."""
+    open_ = check("not_proven", "bulk_copy", "duration_s ratio <= 0.9", value=1.003, reason=reason)
+    put(tmp_path, "compare", 0, checks(open_, verdict="not_proven"))
+    index.write(tmp_path)
+    (suite,) = JUnitXml.fromfile(str(tmp_path / "junit.xml"))
+    assert (suite.errors, suite.skipped, suite.failures) == (1, 0, 0)
+    (error,) = next(iter(suite)).result
+    assert (error.type, error.message) == ("not_proven", reason)
 
 
 # ---- OpenMetrics ----

@@ -3,6 +3,7 @@
 A check that passed is a passed test case, one that missed is a failure.
 `invalid` and `no_data` are errors: nothing that can be trusted was measured, and a pipeline must not be green for that.
 `not_proven` is skipped, with the reason: what was measured meets the objective, and only more samples would tell.
+Of a comparison it is an error: there it says that nothing was proven, and what was measured may well miss what was expected.
 An attempt that left no result since that run is an error too, or the checks of an older run would speak for it.
 """
 
@@ -14,6 +15,7 @@ from tapecheck.results import Result
 from tapecheck.verdict import Check, Verdict
 
 KINDS = {Verdict.FAIL: "failure", Verdict.INVALID: "error", Verdict.NO_DATA: "error", Verdict.NOT_PROVEN: "skipped"}
+UNMET = "compare"  # the validation whose `not_proven` does not say that the value meets the objective
 
 
 def text(overview: Overview) -> str:
@@ -52,11 +54,15 @@ def _describe(suite: ET.Element, result: Result) -> None:
 def _case(validation: str, check: Check) -> ET.Element:
     case = ET.Element("testcase", classname=legal(f"{validation}.{check.name}"), name=legal(check.objective))
     if check.verdict != Verdict.PASS:
-        kind = ET.SubElement(case, KINDS[check.verdict], message=legal(check.reason))
-        if KINDS[check.verdict] != "skipped":
-            kind.set("type", check.verdict)
-        kind.text = legal(f"value {number(check.value)}, 95 % bound {number(check.bound)}, n = {check.n}")
+        found = ET.SubElement(case, _kind(validation, check.verdict), message=legal(check.reason))
+        if found.tag != "skipped":
+            found.set("type", check.verdict)
+        found.text = legal(f"value {number(check.value)}, 95 % bound {number(check.bound)}, n = {check.n}")
     return case
+
+
+def _kind(validation: str, verdict: Verdict) -> str:
+    return "error" if validation == UNMET and verdict == Verdict.NOT_PROVEN else KINDS[verdict]
 
 
 def _attempt(broken: Broken) -> ET.Element:
