@@ -111,6 +111,16 @@ def test_an_attempt_since_then_is_told_everywhere(written: Path) -> None:
     assert overview.read(written).verdict == Verdict.NO_DATA, "a pass that a later attempt left no result after is none"
 
 
+def test_a_pass_is_none_once_a_later_attempt_left_no_result(tmp_path: Path) -> None:
+    """Of the folder as a whole; the run itself keeps its verdict, and an attempt before it changes nothing."""
+    put(tmp_path, "backfill", 0)
+    (tmp_path / "unfinished" / "backfill-20261001T000000Z-aaaa").mkdir(parents=True)
+    assert overview.read(tmp_path).verdict == Verdict.PASS
+    (tmp_path / "unfinished" / "backfill-20261102T000000Z-bbbb").mkdir(parents=True)
+    found = overview.read(tmp_path)
+    assert (found.verdict, found.standings[0].verdict) == (Verdict.NO_DATA, Verdict.PASS)
+
+
 def test_a_text_that_is_no_text_makes_a_run_unreadable(tmp_path: Path) -> None:
     """Half a surrogate pair is valid JSON and can be written to no file."""
     put(tmp_path, "load", 0, lambda r: r["target"].update(name="\ud800"))
@@ -171,11 +181,11 @@ def samples(text: str, name: str) -> dict[frozenset[tuple[str, str]], float]:
 
 
 def test_prometheus_reads_the_metrics(tmp_path: Path) -> None:
-    """Each check has its value and its verdict under four labels; what has no value has no sample, so that no 0 stands for it."""
+    """Each check has its value and its verdict under five labels; what has no value has no sample, so that no 0 stands for it."""
     put(tmp_path, "load", 0, checks(check("fail", value=7.5), check("no_data", objective="p99_ms < 1", value=None)))
     index.write(tmp_path)
     text = (tmp_path / "metrics.txt").read_text()
-    labels = frozenset({"validation": "load", "name": "steady_rate", "objective": "p95_ms < 1000", "target": "sandbox"}.items())
+    labels = frozenset({"validation": "load", "name": "steady_rate", "objective": "p95_ms < 1000", "target": "sandbox", "nth": "1"}.items())
     assert samples(text, "tapecheck_check_value") == {labels: 7.5}
     verdicts = samples(text, "tapecheck_check_verdict")
     assert len(verdicts) == 10
@@ -185,11 +195,27 @@ def test_prometheus_reads_the_metrics(tmp_path: Path) -> None:
     assert {f.type for f in text_string_to_metric_families(text)} == {"gauge"}
 
 
-def test_a_check_that_is_there_twice_is_one_sample(tmp_path: Path) -> None:
-    """Prometheus refuses a scrape that has a series twice."""
-    put(tmp_path, "load", 0, checks(check("fail", value=1), check("fail", value=2)))
+def test_a_check_that_is_there_twice_is_two_series(tmp_path: Path) -> None:
+    """None is dropped for the other, and none is there twice, which Prometheus refuses."""
+    put(tmp_path, "load", 0, checks(check("fail", value=1), check("pass", value=2), check("pass", objective="p99_ms < 9", value=3)))
     index.write(tmp_path)
-    assert len(samples((tmp_path / "metrics.txt").read_text(), "tapecheck_check_value")) == 1
+    text = (tmp_path / "metrics.txt").read_text()
+    found = samples(text, "tapecheck_check_value")
+    assert sorted((dict(labels)["objective"], dict(labels)["nth"], value) for labels, value in found.items()) == [
+        ("p95_ms < 1000", "1", 1), ("p95_ms < 1000", "2", 2), ("p99_ms < 9", "1", 3),
+    ]  # fmt: skip
+    assert len(samples(text, "tapecheck_check_verdict")) == text.count("\ntapecheck_check_verdict{") == 15
+
+
+def test_prometheus_sees_that_a_pass_is_an_old_one(tmp_path: Path) -> None:
+    """Attempts since then that left no result are counted, also where no run left one; 0 where there are none."""
+    put(tmp_path, "backfill", 0)
+    put(tmp_path, "load", 0)
+    for name in ("backfill-20261102T000000Z-a", "backfill-20261103T000000Z-b", "compare-20261102T000000Z-c"):
+        (tmp_path / "unfinished" / name).mkdir(parents=True)
+    index.write(tmp_path)
+    since = samples((tmp_path / "metrics.txt").read_text(), "tapecheck_attempts_without_result")
+    assert {dict(labels)["validation"]: value for labels, value in since.items()} == {"load": 0, "backfill": 2, "compare": 1}
 
 
 # ---- Markdown ----
