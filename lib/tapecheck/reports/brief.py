@@ -1,16 +1,18 @@
 """What is broken, the evidence and the next action, of the last run of each validation. It judges nothing anew."""
 
-import textwrap
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
+from tapecheck.reports import proofs
 from tapecheck.reports.overview import Standing
-from tapecheck.reports.wording import number, words
-from tapecheck.results import Finding
+from tapecheck.reports.wording import cut, number, words
+from tapecheck.results import Finding, Result
 from tapecheck.verdict import Check, Verdict
 
 MOST = 3  # things said under one heading; a page has room for no more of four validations
-LONGEST = 150  # characters of one of them
+PROOFS = 7  # of a comparison, each in a line or two
+LONGEST = 160  # characters of one of them
 FIGURES = 4  # of a finding's evidence
 QUESTIONS: Mapping[str, str] = {
     "load": "How much traffic does it carry before it breaks its promises?",
@@ -53,7 +55,7 @@ def of(standing: Standing) -> Brief:
         standing=standing,
         question=question,
         broken=_few([*_attempts(standing), *(_missed(check) for check in _worst_first(entry.missed))]),
-        evidence=_few(_evidence(entry.result.headline, found)),
+        evidence=_few(_evidence(entry.result, found), PROOFS if entry.result.validation == "compare" else MOST),
         actions=_few([one.action for one in found] or [NEXT[entry.result.verdict]]),
     )
 
@@ -66,14 +68,26 @@ def _missed(check: Check) -> str:
     return f"{check.name}: {check.objective}: {words(check.verdict)}: {check.reason} (n = {check.n:,})"
 
 
-def _evidence(headline: str, found: Iterable[Finding]) -> list[str]:
-    """Return the headline, and each finding that it does not say itself."""
-    return [*([headline] if headline else []), *(_figures(one) for one in found if one.finding not in headline)]
+def _evidence(result: Result, found: Iterable[Finding]) -> list[str]:
+    """Return the headline, of a comparison proof by proof, and each finding that it does not say itself."""
+    if result.validation == "compare":
+        return [*proofs.sentences(result), *map(_with_figures, proofs.others(result))]
+    headline = [result.headline] if result.headline else []
+    return [*headline, *(_with_figures(one) for one in found if one.finding not in result.headline)]
 
 
-def _figures(finding: Finding) -> str:
+def _with_figures(finding: Finding) -> str:
+    """Return a finding, with figures where it names none of them itself and there is room."""
     figures = [f"{name} {number(value)}" for name, value in finding.evidence.items()]
-    return f"{finding.finding} ({', '.join(figures[:FIGURES])})" if figures else finding.finding
+    text = f"{finding.finding} ({', '.join(figures[:FIGURES])})"
+    is_said = any(_is_said(value, finding.finding) for value in finding.evidence.values())
+    return finding.finding if is_said or not figures or len(text) > LONGEST else text
+
+
+def _is_said(value: float | str, text: str) -> bool:
+    """Tell whether a figure stands in a text, as a number or in percent."""
+    forms = [number(value)] if isinstance(value, str) else [number(value), f"{value:.0%}"]
+    return any(re.search(rf"(?<![\w.,]){re.escape(form)}(?![\w%])", text) for form in forms)
 
 
 def _attempts(standing: Standing) -> tuple[str, ...]:
@@ -81,7 +95,7 @@ def _attempts(standing: Standing) -> tuple[str, ...]:
     return tuple(f"{one}{', after the run shown here' if standing.entry else ''}" for one in standing.since)
 
 
-def _few(said: Sequence[str]) -> tuple[str, ...]:
+def _few(said: Sequence[str], most: int = MOST) -> tuple[str, ...]:
     """Say each thing once, and of too many how many more there are."""
-    once = [textwrap.shorten(text, LONGEST, placeholder=" …") for text in dict.fromkeys(said)]
-    return (*once[:MOST], *([f"and {len(once) - MOST} more"] if len(once) > MOST else []))
+    once = [cut(text, LONGEST) for text in dict.fromkeys(said)]
+    return (*once[:most], *([f"and {len(once) - most} more"] if len(once) > most else []))

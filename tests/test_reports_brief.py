@@ -1,0 +1,142 @@
+"""What the summary says of a run is whole: no figure is lost or said twice, and nothing ends in mid phrase."""
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import pytest
+from comparisons import INSERT_LIMITS, proof, recording, samples, times
+from recorded_runs import check, checks, put
+
+from tapecheck import index
+from tapecheck.compare import analysis, findings
+from tapecheck.compare.recording import Baseline
+from tapecheck.reports import brief, overview, proofs, wording
+from tapecheck.reports.brief import Brief
+
+ADVICE = "ask less: derive: true fetches one intraday series a symbol and builds the rest from it whole page by whole page"
+
+
+def told(out: Path) -> Brief:
+    (standing,) = overview.read(out).standings
+    return brief.of(standing)
+
+
+def finding(text: str, action: str = "do it", **evidence: float | str) -> dict[str, Any]:
+    return {"name": "fix", "finding": text, "evidence": evidence, "action": action}
+
+
+def test_a_comparison_is_told_proof_by_proof(tmp_path: Path) -> None:
+    """Each is there with what was measured, also the A/A pair and the regression, which come last."""
+    put(tmp_path, "compare", 0)
+    evidence = told(tmp_path).evidence
+    assert [text.partition(":")[0] for text in evidence] == [
+        "bulk_copy", "concurrency", "derived_timeframes", "query_cache", "same_twice", "planted_regression",
+    ]  # fmt: skip
+    assert evidence[0].startswith("bulk_copy: improved, duration_s -")
+    assert evidence[4].startswith("same_twice: no change of duration_s, ratio 0.9")
+    assert evidence[5].startswith("planted_regression: worse, throughput_rps -")
+    assert not [text for text in evidence if "…" in text or "_ratio" in text]
+
+
+def test_a_proof_has_what_was_hoped_for_after_what_was_measured(tmp_path: Path) -> None:
+    """As the comparison itself words it, without the figures once more and without its baseline."""
+    question = proof(what_if="insert at no cost", answers=["bottleneck_insert"])
+    baseline = Baseline(found=(INSERT_LIMITS,), what_if={"insert at no cost": 0.6})
+    one = recording(samples(times(8, 0.5)), {"bulk_copy": question}, baselines={"bulk_copy": baseline})
+    found = [dataclasses.asdict(each) for each in findings.find(one, analysis.summarize(one))]
+    put(tmp_path, "compare", 0, lambda result: result.update(recommendations=found))
+    first = told(tmp_path).evidence[0]
+    assert first.startswith("bulk_copy: proven, duration_s -")
+    assert first.endswith("%), where 25% to 35% less was promised and at most 60% less predicted")
+
+
+def test_what_is_not_proven_is_told_with_its_ratio(tmp_path: Path) -> None:
+    """Its sentence in the headline names no figure; of what was not measured there is none."""
+
+    def change(result: Any) -> None:
+        open_ = [check("not_proven", name, "duration_s ratio <= 0.9", value) for name, value in (("a", 1.003), ("a", 2.0), ("b", None))]
+        checks(*open_, verdict="not_proven")(result)
+        result.update(
+            headline="a: not proven. b: not proven.", recommendations=[finding("a: machine_s moved, which the change cannot touch")]
+        )
+
+    put(tmp_path, "compare", 0, change)
+    assert told(tmp_path).evidence == ("a: not proven, ratio 1.003 (n = 9)", "b: not proven")
+
+
+def test_what_is_about_no_proof_is_told_after_them(tmp_path: Path) -> None:
+    """That nobody tried a fix, or that two runs differ in more than the change, with what that is."""
+    differs = finding("between the two runs lies more than the change", host="a in place of b")
+    put(tmp_path, "compare", 0, lambda result: result.update(recommendations=[differs]))
+    assert told(tmp_path).evidence[-1] == "between the two runs lies more than the change (host a in place of b)"
+    assert len(told(tmp_path).evidence) == 7
+
+
+def test_a_comparison_of_many_proofs_says_how_many_more(tmp_path: Path) -> None:
+    """More than there is room for on a page."""
+    names = [f"proof_{i}" for i in range(12)]
+    headline = " ".join(f"{name}: improved, duration_s -4{i % 10}% (-50% to -30%)." for i, name in enumerate(names))
+
+    def change(result: Any) -> None:
+        checks(*(check("pass", name) for name in names), verdict="pass")(result)
+        result.update(headline=headline, recommendations=[])
+
+    put(tmp_path, "compare", 0, change)
+    assert len(told(tmp_path).evidence) == brief.PROOFS + 1
+    assert told(tmp_path).evidence[-1] == f"and {12 - brief.PROOFS} more"
+
+
+def test_a_comparison_without_a_headline_says_nothing_of_proofs(tmp_path: Path) -> None:
+    """Nothing is made up for it."""
+    put(tmp_path, "compare", 0, lambda result: result.update(headline="", recommendations=[], checks=[]))
+    (entry,) = overview.read(tmp_path).entries
+    assert (proofs.sentences(entry.result), proofs.others(entry.result)) == ([], [])
+
+
+@pytest.mark.parametrize(
+    ("text", "evidence", "shown"),
+    [
+        ("insert takes 56% of busy time", {"busy_s": 20.5, "busy_share": 0.562}, "insert takes 56% of busy time"),
+        ("3 of 1,000 requests failed", {"requests": 1000}, "3 of 1,000 requests failed"),
+        ("it was silent", {"trials": 5}, "it was silent (trials 5)"),
+        ("burst_5 waits", {"trials": 5}, "burst_5 waits (trials 5)"),
+        ("it was silent for 15.5 s", {"trials": 5}, "it was silent for 15.5 s (trials 5)"),
+        ("it was silent", {}, "it was silent"),
+        ("it was silent" + " and so on" * 14, {"trials": 5}, "it was silent" + " and so on" * 14),
+    ],
+)
+def test_figures_stand_beside_a_finding_that_has_none(tmp_path: Path, text: str, evidence: dict[str, float], shown: str) -> None:
+    """And where there is room for all of them; none is said twice."""
+    put(tmp_path, "load", 0, lambda result: result.update(headline="", recommendations=[finding(text, **evidence)]))
+    assert told(tmp_path).evidence == (shown,)
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("all of it fits (here)", "all of it fits (here)"),
+        ("line\n and line", "line and line"),
+        ("It is just so. Then it goes on for far longer", "It is just so. …"),
+        ("do the first; then what is far longer than there is room for", "do the first …"),
+        ("one, two, three, four, five, six, seven, eight", "one, two, three, four, five, six …"),
+        ("adopt it (one, two; three. four, five, six, seven)", "adopt it …"),
+        ("ratio -39% (-41% to -36%), where 25% less was promised", "ratio -39% (-41% to -36%) …"),
+        ("a, and then nothing of a clause for a long while at all", "a, and then nothing of a clause …"),
+        ("x" * 50, "x" * 34 + " …"),
+        ("(never closed and on and on and on and on", "(never closed and on and on and on …"),
+    ],
+)  # fmt: skip
+def test_what_is_too_long_ends_with_a_sentence_or_a_clause(text: str, shown: str) -> None:
+    """Never inside parentheses; in mid phrase only where there is nothing else to end with."""
+    assert wording.cut(text, 36) == shown
+
+
+def test_an_action_is_not_cut_in_mid_phrase(tmp_path: Path) -> None:
+    """In the page and in the comment."""
+    action = f"adopt it (two jobs and requests at a time in place of one); the backfill's own advice was: {ADVICE}"
+    put(tmp_path, "compare", 0, lambda result: result.update(recommendations=[finding("concurrency: proven", action)]))
+    assert told(tmp_path).actions == ("adopt it (two jobs and requests at a time in place of one) …",)
+    index.write(tmp_path)
+    for name in ("executive.html", "summary.md"):
+        assert "in place of one) …" in (tmp_path / name).read_text(), name
