@@ -12,7 +12,10 @@ QUIET = (
     "--disable-background-networking", "--disable-component-update", "--allow-file-access-from-files",
 )  # fmt: skip
 FRAME = """<body style="margin:0"><iframe src="{page}" style="border:0;width:{width}px;height:800px"></iframe>
-<script>onload = () => {{ document.title = document.querySelector("iframe").contentDocument.documentElement.scrollWidth }}</script>"""
+<script>onload = () => {{
+  const page = document.querySelector("iframe").contentDocument, range = page.createRange();
+  document.title = ({wanted});
+}}</script>"""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,8 +35,16 @@ class Browser:
 
     def width_px(self, page: Path, screen_px: int) -> int:
         """Return how wide a page is on a screen; a window itself cannot be as narrow as a phone's."""
+        return self._measured(page, screen_px, "page.documentElement.scrollWidth")
+
+    def lines(self, page: Path, screen_px: int, selector: str) -> int:
+        """Return on how many lines the first text of an element stands on a screen."""
+        text = f"range.selectNodeContents(page.querySelector('{selector}').firstChild), range.getClientRects().length"
+        return self._measured(page, screen_px, text)
+
+    def _measured(self, page: Path, screen_px: int, wanted: str) -> int:
         frame = self.folder / "frame.html"
-        frame.write_text(FRAME.format(page=page.as_uri(), width=screen_px))
+        frame.write_text(FRAME.format(page=page.as_uri(), width=screen_px, wanted=wanted))
         found = re.search(r"<title>(\d+)</title>", self.document(frame))
         assert found is not None, "the page was not shown"
         return int(found.group(1))

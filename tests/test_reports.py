@@ -286,8 +286,11 @@ def test_the_pages_are_whole_and_ask_nobody(hostile: Path, written: Path, name: 
 
 def test_the_list_has_a_sparkline_and_links_that_lead_somewhere(written: Path) -> None:
     """One a validation whose main figure is valid, and every link is to a file of the folder or a place on the page."""
-    tree = strictly((written / "index.html").read_text())
-    assert len(images(tree)) == 1, "the load run is invalid in part"
+    assert images(strictly((written / "index.html").read_text())) == [], "a single run has no course"
+    put(written, "load", 2, FIVE)
+    put(written, "backfill", 3)
+    tree = strictly(index.write(written).read_text())
+    assert len(images(tree)) == 1, "the load runs are invalid in part"
     places = {e.get("id") for e in tree.iter() if e.get("id")}
     links = [a.get("href") for a in tree.iter("a")]
     assert len(links) >= 8
@@ -307,6 +310,12 @@ def test_no_page_is_wider_than_a_phone(hostile: Path, written: Path, browser: Br
     """Nobody scrolls sideways at 390 pixels, however long the texts are."""
     for page in (written / name, hostile / name):
         assert browser.width_px(page, 390) <= 390
+
+
+def test_the_list_breaks_no_targets_name(tmp_path: Path, browser: Browser) -> None:
+    """However much was found beside it."""
+    put(tmp_path, "compare", 0)
+    assert browser.lines(index.write(tmp_path), 900, "td.any.target") == 1
 
 
 def test_the_summary_is_printed_on_one_page(tmp_path: Path, browser: Browser) -> None:
