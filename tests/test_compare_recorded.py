@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from regenerate import at_home
 
 from tapecheck import config, runs
 from tapecheck.compare import analysis, recorded
@@ -31,6 +32,14 @@ def copied(tmp_path: Path) -> Callable[..., str]:
         return str(folder)
 
     return copy
+
+
+def test_runs_are_recorded_as_if_at_home() -> None:
+    """The committed ones do not name a temporary folder of whoever made them."""
+    result = {"run_id": "r", "parameters": {"out": "anywhere", "rounds": 7}}
+    assert at_home(result) == {"run_id": "r", "parameters": {"out": "outputs", "rounds": 7}}
+    committed = [json.loads(file.read_text()) for file in DATA.glob("*/result.json")]
+    assert committed and {one["parameters"]["out"] for one in committed} == {"outputs"}
 
 
 @pytest.mark.parametrize("validation", ["load", "backfill"])
