@@ -82,10 +82,8 @@ def read(path: str | Path) -> Recording:
     Raises:
         ConfigError: it is neither.
     """
-    found = next((one for one in (Path(path).expanduser(), config.PROJECT / path) if one.is_file()), None)
-    if found is None or (found.name == runs.RESULT and not registry.knows(found)):
-        return recording.read(path)
-    return registry.read(found, source=str(path))
+    file = registry.named(path)
+    return recording.read(path) if file is None else registry.read(file, source=str(path))
 
 
 def objectives(plan: LoadPlan) -> tuple[Objective, ...]:

@@ -4,7 +4,7 @@ import contextlib
 from datetime import UTC, datetime
 from pathlib import Path
 
-from tapecheck import resources
+from tapecheck import config, resources, runs
 from tapecheck.errors import ConfigError, Problem
 from tapecheck.load.recording import Context, GeneratorStats, Recording
 from tapecheck.load.tables import table_of
@@ -28,11 +28,17 @@ def knows(path: Path) -> bool:
     return False
 
 
-def read(path: Path, *, source: str) -> Recording:
-    """Read a file of another tool; `source` is how it was named.
+def named(path: str | Path) -> Path | None:
+    """Return the file of another tool, known or not, that a path names; None where it names a run, by its folder or its result."""
+    file = next((one for one in (Path(path).expanduser(), config.PROJECT / path) if one.is_file()), None)
+    return None if file is None or (file.name == runs.RESULT and not knows(file)) else file
+
+
+def format_of(path: Path, *, source: str) -> Format:
+    """Return what kind of file of another tool it is; `source` is how it was named.
 
     Raises:
-        ConfigError: it is none that we know, half-written, or of another version.
+        ConfigError: it is none that we know, or cannot be read.
     """
     try:
         one = _format(path)
@@ -41,6 +47,16 @@ def read(path: Path, *, source: str) -> Recording:
             raise _problem(source, got, "a recorded run's folder, or a file of " + _known())
     except files.UNREADABLE as error:
         raise _problem(source, f"a file that cannot be read ({error})", "a readable file") from None
+    return one
+
+
+def read(path: Path, *, source: str) -> Recording:
+    """Read a file of another tool; `source` is how it was named.
+
+    Raises:
+        ConfigError: it is none that we know, half-written, or of another version.
+    """
+    one = format_of(path, source=source)
     try:
         return _recording(path, one.read(path), source)
     except files.Broken as error:
