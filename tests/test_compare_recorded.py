@@ -10,7 +10,7 @@ import pytest
 from regenerate import at_home
 
 from tapecheck import config, runs
-from tapecheck.compare import analysis, recorded
+from tapecheck.compare import analysis, frames, recorded
 from tapecheck.compare.difference import Change
 from tapecheck.compare.plan import Recorded
 from tapecheck.errors import ConfigError
@@ -32,6 +32,17 @@ def copied(tmp_path: Path) -> Callable[..., str]:
         return str(folder)
 
     return copy
+
+
+def put(*at: str, value: object) -> Callable[[dict[str, Any]], None]:
+    """Return what puts a value into a result."""
+
+    def change(result: dict[str, Any]) -> None:
+        for key in at[:-1]:
+            result = result[key]
+        result[at[-1]] = value
+
+    return change
 
 
 def test_runs_are_recorded_as_if_at_home() -> None:
@@ -80,23 +91,99 @@ def test_another_result_is_invalid(copied: Callable[..., str]) -> None:
     ("at", "value", "said"),
     [
         (("environment", "host"), "elsewhere", "host: "),
+        (("environment", "system"), "Plan 9", "system: "),
+        (("environment", "cores"), 96, "cores: "),
+        (("environment", "memory_mb"), 640.0, "memory_mb: "),
+        (("environment", "python"), "3.99.0", "python: "),
         (("environment", "versions", "numpy"), "0.1", "numpy: "),
         (("target", "name"), "production", "target name: "),
+        (("target", "kind"), "external", "target kind: "),
         (("parameters", "rounds"), 7, "parameter rounds: "),
+        (("plan_digest",), "51ab6c5d195e", "plan digest: not recorded before, "),
+        (("scenarios", "steady_state", "executor"), "constant_rate", "executor of steady_state: closed before, "),
     ],
 )
 def test_what_else_lies_between_two_runs_is_said(copied: Callable[..., str], at: tuple[str, ...], value: object, said: str) -> None:
-    """Host, versions, target and parameters, with both values; nothing is proven then."""
-
-    def change(result: dict[str, Any]) -> None:
-        for key in at[:-1]:
-            result = result[key]
-        result[at[-1]] = value
-
-    found = recorded.read(copied("load", "a"), copied("load", "b", change), Recorded())
+    """Machine, versions, target, plan and parameters, with both values; nothing is proven then."""
+    found = recorded.read(copied("load", "a"), copied("load", "b", put(*at, value=value)), Recorded())
     (text,) = found.context.differs
     assert text.startswith(said) and text.endswith(f"{value} after")
     assert all(text in proof.main.reason for proof in analysis.summarize(found).values())
+
+
+@pytest.mark.parametrize(("kind", "said"), [("external", ("target base_url: http://a before, http://b after",)), ("sandbox", ())])
+def test_another_address_is_another_target_unless_it_is_a_sandbox(copied: Callable[..., str], kind: str, said: tuple[str, ...]) -> None:
+    """A sandbox has another port after every start."""
+    sides = (copied("load", name, put("target", value={"name": "t", "kind": kind, "base_url": f"http://{name}"})) for name in "ab")
+    assert recorded.read(*sides, Recorded()).context.differs == said
+
+
+def test_two_plans_that_say_the_same_are_no_difference(copied: Callable[..., str]) -> None:
+    """By their digests, of which older runs have none; two digests that differ are two plans."""
+    one, same, other = (copied("load", name, put("plan_digest", value=digest)) for name, digest in (("a", "1a"), ("b", "1a"), ("c", "2b")))
+    assert recorded.read(one, same, Recorded()).context.differs == ()
+    assert recorded.read(one, other, Recorded()).context.differs == ("plan digest: 1a before, 2b after",)
+
+
+def test_each_metric_is_its_own_figure(copied: Callable[..., str]) -> None:
+    """A mean that fell and a percentile that rose are told apart."""
+    times = json.loads((DATA / "load" / "result.json").read_text())["scenarios"]["steady_state"]["response_time_ms"]
+    changed = {**times, "mean": 1.0, "p95": {**times["p95"], "value": 2.0}, "p99": {**times["p99"], "value": 3.0}}
+    after = copied("load", "b", put("scenarios", "steady_state", "response_time_ms", value=changed))
+    proof = analysis.summarize(recorded.read(copied("load", "a"), after, Recorded()))["steady_state"]
+    found = {one.metric: (one.before, one.after) for one in proof.differences if one.metric.endswith("_ms")}
+    expected = {"mean_ms": (times["mean"], 1.0), "p95_ms": (times["p95"]["value"], 2.0), "p99_ms": (times["p99"]["value"], 3.0)}
+    assert found == {name: pytest.approx(values) for name, values in expected.items()}
+
+
+def an_invalid_trial(result: dict[str, Any]) -> None:
+    result["rto"]["api_crash"]["verdict"] = "invalid"
+    (check,) = (one for one in result["checks"] if one["name"] == "api_crash")
+    check |= {"verdict": "invalid", "reason": "api_killed, trial 1: it was not steady"}
+
+
+@pytest.mark.parametrize(
+    ("validation", "change", "name", "reason"),
+    [
+        ("load", put("scenarios", "steady_state", "invalid", value="the generator was late"), "steady_state", "the generator was late"),
+        ("backfill", put("totals", "failed", value=3), "backfill", "3 of 25 jobs failed"),
+        ("rto_rpo", an_invalid_trial, "api_crash", "api_killed, trial 1: it was not steady"),
+    ],
+)
+def test_what_is_invalid_in_a_run_counts_for_nothing(
+    copied: Callable[..., str], validation: str, change: Callable[[dict[str, Any]], None], name: str, reason: str
+) -> None:
+    """Neither its clocks nor its counters; the table of both sides says of which of them and why, and the other parts count."""
+    found = recorded.read(copied(validation, "a"), copied(validation, "b", change), Recorded())
+    assert {(one.proof, one.side): one.problem for one in found.samples if one.problem} == {(name, "after"): reason}
+    summary = analysis.summarize(found)
+    assert (summary[name].main.ratio, summary[name].counters, summary[name].left_out) == (None, [], [reason])
+    assert all(proof.left_out == [] and proof.counters for other, proof in summary.items() if other != name)
+    assert frames.sides(found).loc["does not count", "run"] == f"{name}, after: {reason}"
+
+
+def test_requests_of_an_invalid_scenario_are_not_drawn(copied: Callable[..., str]) -> None:
+    """Those of the others are."""
+    sides = [Path(copied("load", "a")), Path(copied("load", "b", put("scenarios", "steady_state", "invalid", value="late")))]
+    for folder in sides:
+        for table in ("samples", "resources"):
+            shutil.copy(DATA / "load" / f"{table}.parquet", folder)
+    found = recorded.read(*map(str, sides), Recorded())
+    assert set(found.context.questions) - set(found.spectra["proof"].to_pylist()) == {"steady_state"}
+
+
+def test_the_code_of_both_sides_is_shown(copied: Callable[..., str]) -> None:
+    """By version and commit, with a star where it was changed since."""
+
+    def change(result: dict[str, Any]) -> None:
+        result["environment"] |= {"git_commit": "0123456789" * 4, "git_dirty": True}
+        result["environment"]["versions"]["tapecheck"] = "9.9"
+
+    def clean(result: dict[str, Any]) -> None:
+        result["environment"] |= {"git_commit": "f" * 40, "git_dirty": False}
+
+    found = recorded.read(copied("load", "a", clean), copied("load", "b", change), Recorded())
+    assert frames.sides(found)["code"].to_dict() == {"before": "0.1.0 fffffff", "after": "9.9 0123456*"}
 
 
 def test_another_version_of_ours_is_what_is_compared(copied: Callable[..., str]) -> None:

@@ -130,13 +130,20 @@ def _saved(ratio: Ratio | None) -> str:
 
 
 def sides(recording: Recording) -> pd.DataFrame:
-    """Return where the two sides come from, and what else than the change lies between them."""
+    """Return where each side comes from and what code measured it, what else than the change lies between them, and what does not count."""
     context = recording.context
     rows = [
-        {"side": side, "run": one.run_id, "folder": one.folder, "target": one.target}
+        {"side": side, "run": one.run_id, "folder": one.folder, "target": one.target, "code": one.code}
         for side, one in (("before", context.before), ("after", context.after))
         if one
     ]
     session = [{"side": "both", "run": context.run_id, "folder": "measured in one session", "target": context.target.name}]
     between = [{"side": "between them", "run": text} for text in context.differs]
-    return pd.DataFrame([*(rows or session), *between]).fillna("").set_index("side")
+    return pd.DataFrame([*(rows or session), *between, *_left_out(recording)]).fillna("").set_index("side")
+
+
+def _left_out(recording: Recording) -> list[dict[str, str]]:
+    """Return one row for each reason for which runs of one side of a proof do not count."""
+    counted = (one for one in recording.samples if one.round and one.problem)
+    said = dict.fromkeys(f"{one.proof}, {one.side}: {one.problem}" for one in counted)
+    return [{"side": "does not count", "run": text} for text in said]

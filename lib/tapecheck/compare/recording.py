@@ -46,11 +46,12 @@ class Baseline:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Compared:
-    """One of two recorded runs that are compared."""
+    """One of two recorded runs that are compared; `code` is the version and commit that measured it, empty where another tool did."""
 
     folder: str
     run_id: str
     target: str
+    code: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
