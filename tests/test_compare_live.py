@@ -155,6 +155,17 @@ def test_two_recorded_load_runs_need_no_target(tmp_path: Path) -> None:
     assert json.loads(TypeAdapter(dict).dump_json(again)) == recorded["proofs"]
 
 
+def test_files_of_two_other_tools_need_no_target(tmp_path: Path) -> None:
+    """Their only scenarios are one round, recorded with both spectra, and read again from the folder."""
+    done = tapecheck("-p", "before", DATA / "tools" / "k6.json", "-p", "after", DATA / "tools" / "vegeta.json", cwd=tmp_path)
+    assert done.returncode == 2, done.stdout + done.stderr
+    folder = (tmp_path / "out" / "compare" / "latest").resolve()
+    recorded = runs.read(folder, "compare").result
+    assert "measured by: k6 before, vegeta after" in recorded["differs"] and list(recorded["proofs"]) == ["paced / vegeta"]
+    assert (recorded["before"]["run_id"], recorded["before"]["code"]) == ("k6.json", "")
+    assert json.loads(TypeAdapter(dict).dump_json(compare.summarize(compare.read(str(folder))))) == recorded["proofs"]
+
+
 @pytest.mark.parametrize(
     ("before", "after", "message"),
     [
@@ -162,6 +173,8 @@ def test_two_recorded_load_runs_need_no_target(tmp_path: Path) -> None:
         (DATA / "load", "nowhere", "nowhere: path: got no such file"),
         (DATA / "load", "half", "half: run: got an unreadable result.json"),
         (DATA / "load", "", "before and after both"),
+        (DATA / "tools" / "k6.json", DATA / "tools" / "README.md", "got a file that begins with '# Files of other load generators"),
+        (DATA / "tools" / "k6.json", DATA / "tools" / "locust_failures.csv", "got failures alone"),
     ],
 )
 def test_runs_that_cannot_be_compared_are_one_clear_error(tmp_path: Path, before: Path, after: str | Path, message: str) -> None:

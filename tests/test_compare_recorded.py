@@ -14,6 +14,7 @@ from tapecheck.compare import analysis, frames, recorded
 from tapecheck.compare.difference import Change
 from tapecheck.compare.plan import Recorded
 from tapecheck.errors import ConfigError
+from tapecheck.load import validation as load
 from tapecheck.verdict import Verdict
 
 DATA = config.PROJECT / "tests" / "data"
@@ -240,3 +241,93 @@ def test_a_comparison_is_not_compared(copied: Callable[..., str], monkeypatch: p
     monkeypatch.setattr(runs, "read", lambda path: runs.Run(folder=Path(path), result={"validation": "compare"}))
     with pytest.raises(ConfigError, match="which compares already"):
         recorded.read("a", "b", Recorded())
+
+
+# ---- files of other load generators ----
+
+TOOLS = DATA / "tools"
+WITHOUT_A_MACHINE = "machine: {} does not say on which it ran"
+
+
+def analysed(file: Path, out: Path) -> str:
+    """Record what the load notebook makes of a file of another tool."""
+    found = load.read(file)
+    summary = load.summarize(found, load.read_plan("config/load.yaml"))
+    settings = load.settings(target="t", plan="config/load.yaml", run=str(file), out=str(out), scenarios="all", rounds=0)
+    return str(load.record(found, summary, [], settings=settings, figures={}).folder)
+
+
+@pytest.mark.parametrize(
+    "name", ["k6.json", "k6.csv", "k6_summary.json", "locust.json", "vegeta.csv", "vegeta_report.json", "hey.csv", "wrk.txt"]
+)
+def test_a_file_of_another_tool_says_what_its_recorded_run_says(tmp_path: Path, name: str) -> None:
+    """The same clocks, counters and spectrum, with nothing between the two but that nobody knows the machine."""
+    found = recorded.read(str(TOOLS / name), analysed(TOOLS / name, tmp_path), Recorded())
+    before, after = found.samples
+    assert (before.clocks, before.counters) == (after.clocks, after.counters)
+    assert before.counters["requests"] > 0 and "connections_opened" not in before.counters
+    assert found.context.differs == (WITHOUT_A_MACHINE.format(name.partition(".")[0].partition("_")[0]),)
+    lines = found.spectra.drop_columns(["side"])
+    assert lines.slice(0, len(lines) // 2).equals(lines.slice(len(lines) // 2))
+
+
+def test_files_of_two_tools_are_compared_by_their_only_scenarios() -> None:
+    """Under both names; that two tools measured is said, and proves nothing."""
+    found = recorded.read(str(TOOLS / "k6.json"), str(TOOLS / "vegeta.json"), Recorded())
+    proof = analysis.summarize(found)["paced / vegeta"]
+    assert [(one.name, one.before, one.after) for one in proof.counters] == [("requests", "11", "20"), ("failed", "1", "2")]
+    assert {"measured by: k6 before, vegeta after", *map(WITHOUT_A_MACHINE.format, ("k6", "vegeta"))} <= {*found.context.differs}
+    assert all(one.change == Change.NOT_PROVEN and "measured by: k6" in one.reason for one in proof.differences)
+    assert {row["side"] for row in found.spectra.to_pylist()} == {"before", "after"}
+    assert list(frames.sides(found)["run"])[:2] == ["k6.json", "vegeta.json"]
+    unnamed = recorded.read(str(TOOLS / "vegeta.json"), str(TOOLS / "vegeta_report.json"), Recorded()).context.differs
+    assert "target base_url: http://127.0.0.1:8000 before, not recorded after" in unnamed
+
+
+def test_a_file_of_another_tool_is_compared_with_a_run_of_ours(copied: Callable[..., str]) -> None:
+    """With the one scenario that it has; figures without an interval, and those that the tool does not give are absent."""
+
+    def only_one(result: dict[str, Any]) -> None:
+        result["scenarios"] = {"steady_state": result["scenarios"]["steady_state"]}
+
+    found = recorded.read(copied("load", "a", only_one), str(TOOLS / "wrk.txt"), Recorded())
+    ours, theirs = found.samples
+    assert {ours.proof, theirs.proof} == {"steady_state / wrk"}
+    assert "p95_ms" in ours.clocks and "p95_ms" not in theirs.clocks and theirs.clocks["p99_ms"] > 0
+    assert "measured by: this workbook before, wrk after" in found.context.differs
+    assert not [text for text in found.context.differs if "unknown" in text or "None" in text]
+
+
+def test_answers_alone_have_no_band() -> None:
+    """What hey leaves out may have been the slowest."""
+    found = recorded.read(str(TOOLS / "hey.csv"), str(TOOLS / "k6.json"), Recorded())
+    bounds = {side: [row["low_ms"] for row in found.spectra.to_pylist() if row["side"] == side] for side in ("before", "after")}
+    assert {*bounds["before"]} == {None} and any(low is not None for low in bounds["after"])
+
+
+def test_only_another_tool_names_its_scenario_as_it_likes(copied: Callable[..., str]) -> None:
+    """Two scenarios of ours are two things, and several of one side have no counterpart."""
+
+    def only(name: str) -> Callable[[dict[str, Any]], None]:
+        return lambda result: result.update(scenarios={name: result["scenarios"][name]})
+
+    with pytest.raises(ConfigError, match="steady_state before, steady_rate after"):
+        recorded.read(copied("load", "a", only("steady_state")), copied("load", "b", only("steady_rate")), Recorded())
+    with pytest.raises(ConfigError, match="a part in common"):
+        recorded.read(copied("load", "c"), str(TOOLS / "wrk.txt"), Recorded())
+
+
+def test_a_file_that_is_none_is_refused_before_anything_is_read(copied: Callable[..., str], tmp_path: Path) -> None:
+    """With what it would have to be; a known one is a load run and no backfill."""
+    (tmp_path / "diary.txt").write_text("dear diary")
+    for read in (recorded.read, recorded.asked):
+        with pytest.raises(
+            ConfigError, match=r"diary\.txt: run: got a file that begins with 'dear diary'; allowed: a recorded run's folder"
+        ):
+            read(str(TOOLS / "k6.json"), str(tmp_path / "diary.txt"), Recorded())
+    with pytest.raises(ConfigError, match="after: got a run of load; allowed: a run of backfill"):
+        recorded.asked(copied("backfill", "a"), str(TOOLS / "k6.json"), Recorded())
+    half = tmp_path / "half.json"
+    half.write_text((TOOLS / "k6.json").read_text()[:-20])
+    with pytest.raises(ConfigError, match="allowed: a whole file of k6 JSON lines"):
+        recorded.read(str(TOOLS / "k6.json"), str(half), Recorded())

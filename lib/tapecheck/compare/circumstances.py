@@ -34,7 +34,7 @@ def _targets(before: Json, after: Json) -> Iterator[str]:
     for name in ("name", "kind"):
         yield from _unlike(f"target {name}", before[name], after[name])
     if before["kind"] == after["kind"] == "external":  # a sandbox has another port after every start
-        yield from _unlike("target base_url", before["base_url"], after["base_url"])
+        yield from _unlike("target base_url", *(target["base_url"] or NOT_RECORDED for target in (before, after)))
 
 
 def _environments(before: Json, after: Json) -> Iterator[str]:

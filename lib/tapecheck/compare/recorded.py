@@ -1,9 +1,10 @@
-"""Makes one round of two recorded runs. It measures nothing."""
+"""Makes one round of two recorded runs, or of files of other load generators. It measures nothing."""
 
 import datetime as dt
 from collections.abc import Mapping
+from dataclasses import dataclass
 
-from tapecheck import config, history, runs
+from tapecheck import config, history, results, runs
 from tapecheck.compare import circumstances, parts, spectra
 from tapecheck.compare.metrics import Validation
 from tapecheck.compare.parts import Part
@@ -12,30 +13,48 @@ from tapecheck.compare.recording import Compared, Context, Recording
 from tapecheck.compare.samples import Sample
 from tapecheck.compare.variants import AFTER, BEFORE, Side
 from tapecheck.errors import ConfigError, Problem
+from tapecheck.load.recording import Recording as LoadRecording
+from tapecheck.load.tools import registry
 from tapecheck.results import Environment, TargetInfo
 from tapecheck.runs import Run
+from tapecheck.verdict import Verdict
 
+LIMITS = "config/load.yaml"  # the plan that says when a generator measured itself, as in the load notebook
 Pairs = Mapping[str, Mapping[Side, str]]
 """What is compared, by the name that it has on each side."""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Source:
+    """One side: what its result says, and of a file of another tool its requests, which are in no run folder."""
+
+    run: Run
+    requests: LoadRecording | None = None
+
+    @property
+    def tool(self) -> str:
+        """Return the name of the other tool that measured; empty when it was this workbook."""
+        return str((self.run.result.get("tool") or {}).get("name", ""))
+
+
 def read(before: str, after: str, asked: Recorded, *, seed: int = 0) -> Recording:
-    """Return two recorded runs as one round.
+    """Return two recorded runs, or files of other load generators, as one round.
 
     Raises:
-        ConfigError: one is no complete run, they are of different validations or of comparisons, or have no part in common.
+        ConfigError: one is no complete run and no file that we know, they are of different validations or of comparisons,
+            or have no part in common.
     """
     validation = _validation(before, after)
-    sides: dict[Side, Run] = {BEFORE: runs.read(before), AFTER: runs.read(after)}
-    found = {side: parts.find(validation, run.result) for side, run in sides.items()}
-    pairs = _pairs(found)
+    sides: dict[Side, Source] = {BEFORE: _source(before), AFTER: _source(after)}
+    found = {side: parts.find(validation, source.run.result) for side, source in sides.items()}
+    pairs = _pairs(sides, found)
     samples = [_sample(name, side, found[side][own[side]]) for name, own in pairs.items() for side in sides]
     broken = {sample.proof for sample in samples if sample.problem}
-    drawn = [name for name in pairs if name not in broken and validation == "load"]
+    drawn = {name: own for name, own in pairs.items() if name not in broken and validation == "load"}
     return Recording(
         samples=samples,
         context=_context(sides, pairs, asked.question(validation), seed),
-        spectra=spectra.of_runs({side: run.folder for side, run in sides.items()}, drawn),
+        spectra=spectra.of_runs({side: source.requests or source.run.folder for side, source in sides.items()}, drawn),
     )
 
 
@@ -50,8 +69,8 @@ def asked(before: str, after: str, recorded: Recorded) -> dict[str, Question]:
 
 
 def _validation(before: str, after: str) -> Validation:
-    """Return of which validation both sides are."""
-    first, second = (str(runs.read(path).result["validation"]) for path in (before, after))
+    """Return of which validation both sides are, before a file of a million requests is read."""
+    first, second = _kind(before), _kind(after)
     if first != second:
         allowed = f"a run of {first}, as before is"
         raise ConfigError([Problem(file=str(after), key="after", got=f"a run of {second}", allowed=allowed)])
@@ -62,8 +81,40 @@ def _validation(before: str, after: str) -> Validation:
     return found
 
 
-def _pairs(found: Mapping[Side, Mapping[str, Part]]) -> Pairs:
-    """Return what both sides have.
+def _kind(path: str) -> str:
+    file = registry.named(path)
+    if file is None:
+        return str(runs.read(path).result["validation"])
+    registry.format_of(file, source=path)
+    return "load"
+
+
+def _source(path: str) -> Source:
+    file = registry.named(path)
+    if file is None:
+        return Source(run=runs.read(path))
+    from tapecheck.load import validation as load  # and with it the load engine: paid by who compares such a file
+
+    found = load.read(path)
+    result = load.LoadResult(
+        validation="load",
+        run_id=found.context.run_id,
+        verdict=Verdict.NO_DATA,  # nothing was promised of it
+        started_at=found.context.started_at,
+        target=found.context.target,
+        environment=found.context.environment,
+        parameters={},
+        checks=[],
+        bottleneck=None,
+        recommendations=[],
+        scenarios=load.summarize(found, load.read_plan(LIMITS)),
+        tool=found.context.tool,
+    )
+    return Source(run=Run(folder=file.resolve(), result=results.to_json(result)), requests=found)
+
+
+def _pairs(sides: Mapping[Side, Source], found: Mapping[Side, Mapping[str, Part]]) -> Pairs:
+    """Return what both sides have; of another tool, which names its scenarios itself, the only one of each.
 
     Raises:
         ConfigError: there is nothing.
@@ -72,12 +123,15 @@ def _pairs(found: Mapping[Side, Mapping[str, Part]]) -> Pairs:
     common = {name: {BEFORE: name, AFTER: name} for name in before if name in after}
     if common:
         return common
+    if len(before) == len(after) == 1 and any(source.tool for source in sides.values()):
+        (first,), (second,) = before, after
+        return {f"{first} / {second}": {BEFORE: first, AFTER: second}}
     got = f"{', '.join(before) or 'nothing'} before, {', '.join(after) or 'nothing'} after"
     raise ConfigError([Problem(file="parameters", key="after", got=got, allowed="two runs that have a part in common")])
 
 
-def _context(sides: Mapping[Side, Run], pairs: Pairs, question: Question, seed: int) -> Context:
-    first, second = sides[BEFORE], sides[AFTER]
+def _context(sides: Mapping[Side, Source], pairs: Pairs, question: Question, seed: int) -> Context:
+    first, second = sides[BEFORE].run, sides[AFTER].run
     return Context(
         run_id=runs.new_id(),
         started_at=dt.datetime.fromisoformat(second.result["started_at"]),

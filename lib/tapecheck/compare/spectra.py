@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from tapecheck import stats
 from tapecheck.compare.variants import Side
 from tapecheck.load import recording, rows
+from tapecheck.load.recording import Recording
 from tapecheck.stats import Counts
 
 Times = NDArray[np.float64]
@@ -40,28 +41,36 @@ def _stretches(rounds: Sequence[Times]) -> Counts:
     return np.concatenate([np.diff(np.linspace(0, len(one), each + 1).astype(np.int64)) for one in rounds])
 
 
-def of_runs(folders: Mapping[Side, Path], scenarios: Sequence[str]) -> pa.Table:
-    """Return the spectra of two recorded load runs; a run that was told of without its requests has none.
+def of_runs(sides: Mapping[Side, Path | Recording], scenarios: Mapping[str, Mapping[Side, str]]) -> pa.Table:
+    """Return the spectra of two load runs, each in its folder or read; a run that was told of without its requests has none.
+
+    Args:
+        scenarios: by the name of the proof, what the scenario is called on each side.
 
     Raises:
         ConfigError: the samples of a run cannot be read.
     """
-    return _together(table for side, folder in folders.items() for table in _of_run(side, folder, scenarios))
+    return _together(table for side, run in sides.items() for table in _of_run(side, run, scenarios))
 
 
-def _of_run(side: Side, folder: Path, scenarios: Sequence[str]) -> Iterator[pa.Table]:
-    if not (folder / "samples.parquet").exists():
+def _of_run(side: Side, run: Path | Recording, scenarios: Mapping[str, Mapping[Side, str]]) -> Iterator[pa.Table]:
+    if not scenarios or (isinstance(run, Path) and not (run / "samples.parquet").exists()):
         return
-    found = recording.read_files(folder, source=str(folder))
-    for name in scenarios:
-        own = rows.counted(found.samples, name)
-        if len(own):
-            yield _one(name, side, own.response_ms(), own.batches(found.context.executors[name]))
+    found = recording.read_files(run, source=str(run)) if isinstance(run, Path) else run
+    tool = found.context.tool
+    for proof, own in scenarios.items():
+        sent = rows.counted(found.samples, own[side])
+        if len(sent):
+            batches = sent.batches(found.context.executors[own[side]])
+            yield _one(proof, side, sent.response_ms(), batches, is_bounded=not (tool and tool.answers_only))
 
 
-def _one(proof: str, side: Side, response_ms: Times, batches: Counts) -> pa.Table:
-    line = stats.spectrum(response_ms, batches)
+def _one(proof: str, side: Side, response_ms: Times, batches: Counts, *, is_bounded: bool = True) -> pa.Table:
+    """Return one line; nothing bounds one from which requests without an answer are missing."""
+    line = {**stats.spectrum(response_ms, batches)}
     n = len(line["p"])
+    if not is_bounded:
+        line["low"] = line["high"] = np.full(n, np.nan)
     values = {f"{name}_ms": pa.array(line[name], from_pandas=True) for name in ("value", "low", "high")}
     return pa.table(
         {"proof": pa.repeat(proof, n), "side": pa.repeat(side, n), "p": line["p"], **values, "n": pa.repeat(len(response_ms), n)}, SCHEMA

@@ -35,7 +35,7 @@ class Settings(shared.Settings):
     @model_validator(mode="after")
     def _both_or_none(self) -> Self:
         if bool(self.before) != bool(self.after):
-            raise ValueError("before and after both, two recorded runs, or neither")
+            raise ValueError("before and after both, two recorded runs or files of other load generators, or neither")
         if self.before and self.run != "new":
             raise ValueError("before and after, or the folder of a recorded comparison as run; not both")
         return self
