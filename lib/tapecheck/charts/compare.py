@@ -141,7 +141,9 @@ def _saving(ax: Axes, y: int, proof: ProofSummary) -> None:
     if low is not None and high is not None:
         ax.barh(y - 0.25, high - low, left=low, height=0.2, color=PALETTE[1], hatch="//", edgecolor="white", label="promised")
     if proof.predicted_ratio is not None:
-        ax.plot(proof.predicted_ratio, y, "D", color=PALETTE[5], markersize=8, label="predicted from the baseline's spans")
+        is_ceiling = (proof.predicted_by or "").endswith("at no cost")
+        label = "at most, were its stage for nothing" if is_ceiling else "predicted from the baseline's spans"
+        ax.plot(proof.predicted_ratio, y, "<" if is_ceiling else "D", color=PALETTE[5], markersize=8, linestyle="", label=label)
     if measured is None:
         return
     colour = PALETTE[0]
