@@ -1,16 +1,19 @@
 """The charts of a comparison draw the interval, the smallest effect and the noise floor, and leave every word legible."""
 
+import dataclasses
 from collections.abc import Callable, Mapping
 
+import numpy as np
 import pytest
 from comparisons import INSERT_LIMITS, METRIC, proof, recording, samples, times
 from legible import illegible
 
 from tapecheck import charts
 from tapecheck.charts.figure import Chart
-from tapecheck.compare import analysis
+from tapecheck.compare import analysis, spectra
 from tapecheck.compare.plan import Metric
 from tapecheck.compare.recording import Baseline, Recording
+from tapecheck.compare.variants import AFTER, BEFORE
 
 NAMES = ("bulk_copy", "concurrency", "derived_timeframes", "connection_reuse", "same_twice")
 PROMISED = {"what_if": "x", "answers": ["bottleneck_insert"]}
@@ -44,9 +47,26 @@ def several() -> Recording:
     )
 
 
+def asked() -> Recording:
+    """Five load proofs, one with a name as long as may be, one of a side alone, with few and with many requests."""
+    rng = np.random.default_rng(1)
+    long = "every_timeframe_of_the_quantitative_features_of_all_symbols_2"
+    names = ("query_cache", long, "few", "one_side", "slow")
+    sizes = {"query_cache": 5000, long: 800, "few": 3, "one_side": 50, "slow": 200}
+    times_ms = {
+        (name, side): [rng.lognormal(1 + (side == "before"), 0.6, sizes[name]) * (1000 if name == "slow" else 1) for _ in range(4)]
+        for name in names
+        for side in (BEFORE, AFTER)
+        if (name, side) != ("one_side", AFTER)
+    }
+    found = [sample for name in names for sample in samples(times(4, 0.4), name=name)]
+    return dataclasses.replace(recording(found, {name: proof() for name in names}), spectra=spectra.of_rounds(times_ms))
+
+
 CASES: Mapping[str, Callable[[], Recording]] = {
     "the shipped proofs": session,
     "several metrics, one invalid": several,
+    "load proofs": asked,
     "one round": lambda: recording(samples(times(1, 0.5))),
     "nothing": lambda: recording([]),
     "all alike": lambda: recording(samples(times(8, 1.0, noise=0.0))),
@@ -56,7 +76,7 @@ CASES: Mapping[str, Callable[[], Recording]] = {
 
 def figures(found: Recording) -> list[Chart]:
     summary = analysis.summarize(found)
-    draw = (charts.compare_ratios, charts.compare_savings, charts.compare_rounds)
+    draw = (charts.compare_ratios, charts.compare_savings, charts.compare_rounds, charts.compare_spectra)
     return [one(recording=found, summary=summary) for one in draw]
 
 
@@ -105,3 +125,21 @@ def test_what_is_invalid_is_shaded() -> None:
     """A variant that did something else has no ratio that counts."""
     chart = figures(several())[0]
     assert "invalid: says nothing about the target" in {text.get_text() for legend in chart.legends for text in legend.get_texts()}
+
+
+def test_the_footer_counts_the_runs_that_are_in_the_figure() -> None:
+    """Neither warm-ups nor runs that do not count."""
+    found = recording([*samples([(0, "before", 1.0), (0, "after", 1.0)]), *samples(times(6, 0.7), problems={(2, "after"): "x"})])
+    assert all("n = 11 runs" in chart.get_supxlabel() for chart in figures(found))
+
+
+def test_what_requests_saw_is_drawn_of_both_sides() -> None:
+    """The curve that lies lower is the faster side's, and how many requests each had stands above."""
+    chart = figures(asked())[3]
+    ax = chart.axes[0]
+    before, after = ax.lines
+    assert (before.get_label(), after.get_label()) == ("before", "after")
+    assert np.median(np.asarray(before.get_ydata())) > np.median(np.asarray(after.get_ydata()))
+    assert "n = 20,000 before, 20,000 after" in ax.get_title("left")
+    assert "n = 200 before" in chart.axes[3].get_title("left")
+    assert len(chart.axes[3].lines) == 1

@@ -46,6 +46,11 @@ NAME = 34  # characters of a row's name that are shown
 RUNS = "runs"
 
 
+def _runs(recording: Recording) -> int:
+    """Return how many runs there are in the figures: no warm-ups, and none that does not count."""
+    return sum(bool(sample.round) and not sample.problem for sample in recording.samples)
+
+
 # ---- what each change is worth ----
 
 
@@ -54,7 +59,7 @@ def compare_ratios(*, recording: Recording, summary: Summary) -> Chart:
     title = "After / before, of every metric: left of 1 is better"
     rows = [(name, proof, one) for name, proof in summary.items() for one in proof.differences if one.ratio]
     if not rows:
-        return empty(title, "no round of which both runs count", recording.context, len(recording.samples), RUNS)
+        return empty(title, "no round of which both runs count", recording.context, _runs(recording), RUNS)
     with style():
         chart, (ax,) = figure(title, height=1.4 + 0.5 * len(rows))
         for y, row in enumerate(rows):
@@ -68,7 +73,7 @@ def compare_ratios(*, recording: Recording, summary: Summary) -> Chart:
         _ratio_axis(ax, ax.xaxis)
         ax.set_xlabel("after / before; where more is better, before / after")
         legend(chart, (ax,), *([invalid_patch()] if any(proof.invalid for _, proof, _ in rows) else []))
-        footer(chart, recording.context, len(recording.samples), RUNS)
+        footer(chart, recording.context, _runs(recording), RUNS)
     return chart
 
 
@@ -119,7 +124,7 @@ def compare_savings(*, recording: Recording, summary: Summary) -> Chart:
     title = "What each fix saves: promised, predicted, measured"
     rows = [(name, proof) for name, proof in summary.items() if proof.promised_low_ratio is not None or proof.predicted_ratio is not None]
     if not rows:
-        return empty(title, "nothing was promised or predicted", recording.context, len(recording.samples), RUNS)
+        return empty(title, "nothing was promised or predicted", recording.context, _runs(recording), RUNS)
     with style():
         chart, (ax,) = figure(title, height=1.4 + 0.75 * len(rows))
         for y, (_, proof) in enumerate(rows):
@@ -132,7 +137,7 @@ def compare_savings(*, recording: Recording, summary: Summary) -> Chart:
         ax.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.0%}"))
         ax.set_xlabel("part of the baseline that is saved (right is better)")
         legend(chart, (ax,))
-        footer(chart, recording.context, len(recording.samples), RUNS)
+        footer(chart, recording.context, _runs(recording), RUNS)
     return chart
 
 
@@ -161,23 +166,23 @@ def compare_spectra(*, recording: Recording, summary: Summary) -> Chart:
     seen = recording.spectra.to_pandas()
     names = [name for name in summary if (seen.proof == name).any()]
     if not names:
-        return empty(title, "no load runs are compared here", recording.context, len(recording.samples), RUNS)
+        return empty(title, "no load runs are compared here", recording.context, _runs(recording), RUNS)
     with style():
         columns = min(2, len(names))
         lines = math.ceil(len(names) / columns)
         chart, axes = figure(title, lines, columns, height=1.0 + 2.6 * lines)
         for ax, name in zip(axes, names, strict=False):
             own = seen[seen.proof == name]
-            for side, look in SIDES.items():
-                _spectrum(ax, own[own.side == side], side, look)
+            for side in own.side.unique():
+                _spectrum(ax, own[own.side == side], side, SIDES[side])
             _percentile_axes(ax)
-            ax.set_title(f"{shorten(name, NAME)} (n = {_counted(own)})", fontsize=10)
+            ax.set_title(f"{shorten(name, NAME - 10)} (n = {_counted(own)})", fontsize=10)
         for ax in axes[len(names) :]:
             ax.axis("off")
         for ax in axes[::columns]:
             ax.set_ylabel("response time [ms]")
         legend(chart, axes)
-        footer(chart, recording.context, len(recording.samples), RUNS)
+        footer(chart, recording.context, _runs(recording), RUNS)
     return chart
 
 
@@ -197,8 +202,8 @@ def _percentile_axes(ax: Axes) -> None:
     log_axis(ax, "y")
     log_axis(ax, "x")
     ax.set_xlim(1, right)
-    ticks = [p for p in (0, 0.5, 0.9, 0.99, 0.999, 0.9999) if 1 / (1 - p) <= right]
-    ax.set_xticks([1 / (1 - p) for p in ticks], ["min" if p == 0 else f"p{p * 100:g}" for p in ticks], fontsize=10)
+    ticks = [p for p in (0.5, 0.9, 0.99, 0.999, 0.9999) if 1 / (1 - p) <= right]
+    ax.set_xticks([1 / (1 - p) for p in ticks], [f"p{p * 100:g}" for p in ticks], fontsize=10)
 
 
 # ---- how steady it was ----
@@ -209,7 +214,7 @@ def compare_rounds(*, recording: Recording, summary: Summary) -> Chart:
     title = "Every round, in its order: a proof holds in each, not only on average"
     rows = [(name, proof) for name, proof in summary.items() if proof.rounds]
     if not rows:
-        return empty(title, "no round of which both runs count", recording.context, len(recording.samples), RUNS)
+        return empty(title, "no round of which both runs count", recording.context, _runs(recording), RUNS)
     with style():
         columns = min(3, len(rows))
         lines = math.ceil(len(rows) / columns)
@@ -222,7 +227,7 @@ def compare_rounds(*, recording: Recording, summary: Summary) -> Chart:
         for ax in axes[::columns]:
             ax.set_ylabel("ratio of a round")
         legend(chart, axes)
-        footer(chart, recording.context, len(recording.samples), RUNS)
+        footer(chart, recording.context, _runs(recording), RUNS)
     return chart
 
 
