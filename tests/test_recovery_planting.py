@@ -14,6 +14,7 @@ from servers import Exchange, Server, free_port
 from tapecheck.errors import ConfigError, MeasurementError, TapecheckError, TargetDown
 from tapecheck.recovery import freshness, planting, stored
 from tapecheck.recovery.client import Answer, Client
+from tapecheck.sandbox import supervision
 from tapecheck.targets import SandboxState
 
 KEY = ("MSFT", "4h")
@@ -54,6 +55,7 @@ def test_every_other_class_is_planted_and_answered_as_it_must_be(
 
 def test_the_lowest_tier_that_is_there_is_taken(sandbox: SandboxState, database_url: str) -> None:
     """A series of a symbol that no tier names, before any of those that are named."""
+    supervision.wait_filled()  # what an age planted before has triggered is no whole series yet
     series = planting.planted_ages(plan_of("SPY", "BTC", "ETH", "AAPL", "GOOGL"), target_at(sandbox.base_url), database_url)
     assert {one.tier for one in series} == {"low"} and series[0].symbol not in ("SPY", "BTC", "ETH", "AAPL", "GOOGL")
 
