@@ -60,12 +60,12 @@ def test_the_verdict_is_the_exit_code(tiny: Path, verdict: str, code: int) -> No
     [
         ("1 / 0", "cell 3 raised ZeroDivisionError: division by zero", 3),
         ("from tapecheck.errors import TargetDown\nraise TargetDown('http://x is down')", "http://x is down", 2),
-        ("from tapecheck.errors import ConfigError\nraise ConfigError('wrong key')", "wrong key", 4),
+        ("from tapecheck.errors import TargetError\nraise TargetError('the key is refused')", "the key is refused", 4),
         ("import os, signal\nos.kill(os.getpid(), signal.SIGKILL)", "kernel died", 3),
         ("import sys\nsys.exit(0)", "", 3),
         ("pass", "ended without recording a run", 3),
     ],
-    ids=["exception", "target down", "configuration", "killed kernel", "sys.exit(0)", "nothing recorded"],
+    ids=["exception", "target down", "target refuses", "killed kernel", "sys.exit(0)", "nothing recorded"],
 )
 def test_an_ending_without_a_run_is_never_a_pass(tiny: Path, cell: str, message: str, code: int) -> None:
     """However a notebook ends early, the code says so, the message is one sentence, and the notebook is kept."""
@@ -76,6 +76,14 @@ def test_an_ending_without_a_run_is_never_a_pass(tiny: Path, cell: str, message:
     assert outcome.folder is not None
     assert outcome.folder.parent == tiny / "out" / "unfinished"
     assert (outcome.folder / "notebook.ipynb").exists()
+
+
+def test_a_wrong_parameter_that_a_notebook_finds_is_no_attempt(tiny: Path) -> None:
+    """It is said, with exit code 4, and leaves nothing that a report would take for a failed measurement."""
+    write(tiny, "from tapecheck.errors import ConfigError\nraise ConfigError('wrong key')", "1")
+    outcome = batch.run("load", {}, tiny / "out")
+    assert (outcome.exit_code, outcome.verdict, outcome.message, outcome.folder) == (4, None, "wrong key", None)
+    assert not (tiny / "out" / "unfinished").exists()
 
 
 @pytest.mark.parametrize("rest", [("import sys\nsys.exit(0)", "1"), ("import sys\nsys.exit(0)",)], ids=["in between", "last"])

@@ -447,3 +447,18 @@ def test_no_more_than_one_whole_result_is_held(tmp_path: Path, monkeypatch: pyte
     monkeypatch.setattr(runs, "each", counting)
     assert len(overview.read(tmp_path).entries) == 12
     assert max(held) <= 2
+
+
+def test_a_file_of_another_tool_does_not_hide_what_was_measured_here(tmp_path: Path) -> None:
+    """It is listed, and stands for the validation only where nothing else does; nobody is said to have measured it here."""
+
+    def foreign(result: Any) -> None:
+        result["environment"]["versions"] = {}
+
+    put(tmp_path, "load", 0)
+    put(tmp_path, "load", 1, foreign)
+    found = overview.read(tmp_path)
+    (standing,) = found.standings
+    assert len(found.entries) == 2
+    assert standing.entry is not None and standing.entry.is_ours
+    assert {entry.code.split()[0] for entry in found.entries} == {"tapecheck", "another"}

@@ -149,11 +149,12 @@ def run(validation: str, given: Mapping[str, Any], out: Path | None) -> Outcome:
     with tempfile.TemporaryDirectory(prefix="tapecheck-") as scratch:
         executed = Path(scratch) / "notebook.ipynb"
         failure: str | None = None
-        code = CRASHED
+        code, is_mistyped = CRASHED, False
         try:
             _execute(path, executed, {**given, "out": str(out or "")}, Path(scratch))
         except PapermillExecutionError as error:
             failure, code = _explain(error)
+            is_mistyped = error.ename == ConfigError.__name__
         except DeadKernelError:
             log = executed.with_name(KERNEL_LOG).read_text(encoding="utf-8", errors="replace").strip().splitlines()
             failure = "the notebook's kernel died" + (f"; its last words: {log[-1]}" if log else "")
@@ -165,7 +166,7 @@ def run(validation: str, given: Mapping[str, Any], out: Path | None) -> Outcome:
         duration_s = time.monotonic() - started
         recorded = None if failure else _recorded(executed)
         if recorded is None:
-            folder = _keep(executed, unfinished)
+            folder = None if is_mistyped else _keep(executed, unfinished)  # a wrong parameter is no attempt
             message = failure or "the notebook ended without recording a run"
             return Outcome(validation=validation, exit_code=code, duration_s=duration_s, message=message, folder=folder)
         return _finish(validation, executed, recorded, duration_s)

@@ -48,7 +48,12 @@ class Entry:
     @property
     def code(self) -> str:
         """Which code measured it."""
-        return f"tapecheck {history.code(self.result.environment)}"
+        return f"tapecheck {history.code(self.result.environment)}" if self.is_ours else "another tool"
+
+    @property
+    def is_ours(self) -> bool:
+        """Whether it was measured here; else it is what another tool's file said."""
+        return "tapecheck" in self.result.environment.versions
 
     @property
     def report(self) -> bool:
@@ -152,7 +157,8 @@ def _unfinished(out: Path) -> Iterator[Broken]:
 
 
 def _standing(validation: str, entries: Sequence[Entry], attempts: Sequence[Broken]) -> Standing:
-    own = [entry for entry in entries if entry.result.validation == validation]
+    every = [entry for entry in entries if entry.result.validation == validation]
+    own = [entry for entry in every if entry.is_ours] or every  # what another tool's file says does not hide what was measured here
     last = max(own, key=lambda entry: (entry.result.started_at, entry.result.run_id), default=None)
     newest = max((entry.result.run_id for entry in own), default="")
     since = tuple(one for one in attempts if one.validation == validation and one.run_id > newest)
