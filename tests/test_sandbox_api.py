@@ -180,6 +180,7 @@ def test_old_data_is_never_served_as_new(
     api: httpx.Client, database: psycopg.Connection[Any], hours: int, expected: str, limit: int
 ) -> None:
     """Aging data carries a warning, stale data also an alert, and older data is a 404 that triggers its refresh."""
+    supervision.wait_filled()  # a refresh that was asked for before would make it fresh again in between
     database.execute(
         "UPDATE tapecheck.checkpoints SET refreshed_at = now() - make_interval(hours => %s) WHERE symbol = 'GOOGL' AND timeframe = '4h'",
         (hours,),
