@@ -42,12 +42,19 @@ proofs:
           fix: {request: features}, metrics: [{name: throughput_rps, better: higher, smallest_effect: 0.1}]}
 """
 
+USERS = """
+scenarios: {steady_state: {executor: closed, concurrency: 4, duration_s: 1, request: features,
+            parameters: {symbol: [AAPL, MSFT], timeframe: [1h], limit: [500]}}}
+generator: {lag_p99_ms: 2000, cpu_ratio: 1}  # how busy this machine is, is not what these tests are about
+"""
+
 
 @pytest.fixture(scope="module")
 def measured(sandbox: SandboxState, tmp_path_factory: pytest.TempPathFactory) -> Recording:
     """Every proof of the plan above, measured once."""
     folder = tmp_path_factory.mktemp("compare")
-    (folder / "plan.yaml").write_text(PLAN)
+    (folder / "load.yaml").write_text(USERS)
+    (folder / "plan.yaml").write_text(PLAN.replace("validation: load,", f"validation: load, plan: '{folder}/load.yaml',"))
     plan = compare.read_plan(folder / "plan.yaml")
     settings = compare.settings(
         target="config/targets/sandbox.yaml", plan=str(folder / "plan.yaml"), run="new", out="", profile="full", proofs="all", rounds=0
