@@ -1,21 +1,18 @@
 """Turns a recording into what is reported: clocks of each trial, worst and bound of each failure, age and loss of each tier. Pure."""
 
-import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from tapecheck import stats
 from tapecheck.recovery import loss
 from tapecheck.recovery.alerts import Alert, evaluate
 from tapecheck.recovery.contradictions import Contradiction, find
+from tapecheck.recovery.judgement import LOSS, age_s_of, failure_check, tier_checks, watched_s
 from tapecheck.recovery.loss import TierLoss
 from tapecheck.recovery.policy import RecoveryPlan
 from tapecheck.recovery.recording import Ages, Recording, SeriesAge
-from tapecheck.recovery.timeline import Clocks
 from tapecheck.recovery.trials import Timed, Worst, time_trial, worst
 from tapecheck.verdict import Check, Measured, Objective, Verdict, judge, overall, parse_all
-
-AGE, LOSS = "age_s", "lost_minutes"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -137,36 +134,8 @@ def _failure(name: str, own: list[Timed], plan: RecoveryPlan) -> FailureSummary:
         undetected=len(valid) - len(told_s),
         resolution_s=max((c.resolution_s for c in valid), default=0.0),
         proven_share=stats.share_below_maximum(recover.n),
-        verdict=_check_failure(name, own, plan).verdict,
+        verdict=failure_check(name, own, plan).verdict,
     )
-
-
-def _check_failure(name: str, own: Sequence[Timed], plan: RecoveryPlan) -> Check:
-    """Judge a failure by the clock that counts: one invalid trial makes it invalid, a missed one fails it all the same."""
-    promise, share = plan.rto[name], plan.trials.proven_share
-    metric = "recover_s" if promise.clock == "full" else "degraded_s"
-    objective = Objective(metric=metric, op="<=", limit=promise.objective_s)
-    longest = worst(own, metric, plan)
-    measured = Measured(
-        value=longest.max, bound=longest.upper if share else longest.max, n=longest.n, needed_n=stats.needed_n(share) if share else None
-    )
-    reasons = {f"{one.trial.drill}, trial {one.trial.trial}": one.invalid or _unfinished(one, metric, objective) for one in own}
-    invalid = next((f"{where}: {reason}" for where, reason in reasons.items() if reason), None)
-    is_missed = any(not objective.met_by(_watched(one.clocks, metric)) for one in own if one.clocks and not one.invalid)
-    return judge(objective, measured, name=name, invalid=None if is_missed else invalid)
-
-
-def _watched(clocks: Clocks, clock: str) -> float:
-    """Return a clock, or of one that did not stop, how long it was seen to run."""
-    value: float | None = getattr(clocks, clock)
-    return clocks.watched_s if value is None else value
-
-
-def _unfinished(one: Timed, clock: str, objective: Objective) -> str:
-    """Say of a clock that ran when watching ended, before the objective was over, that it tells nothing yet."""
-    if one.clocks is None or getattr(one.clocks, clock) is not None or not objective.met_by(one.clocks.watched_s):
-        return ""
-    return f"not over when watching ended after {one.clocks.watched_s:.0f} s, which is less than the objective"
 
 
 # ---- age and loss ----
@@ -175,21 +144,15 @@ def _unfinished(one: Timed, clock: str, objective: Objective) -> str:
 def _by_symbol(series: Iterable[SeriesAge]) -> dict[str, SymbolAge]:
     oldest: dict[str, SeriesAge] = {}
     for one in series:
-        if one.symbol not in oldest or _age(one) > _age(oldest[one.symbol]):
+        if one.symbol not in oldest or age_s_of(one) > age_s_of(oldest[one.symbol]):
             oldest[one.symbol] = one
     return {symbol: SymbolAge(age_s=one.said_s, state=one.state, timeframe=one.timeframe, tier=one.tier) for symbol, one in oldest.items()}
-
-
-def _age(one: SeriesAge) -> float:
-    """Return the age that counts: the database's where it was asked, since an API may be wrong; what never was there is infinitely old."""
-    known = one.database_s if one.database_s is not None else one.said_s
-    return math.inf if known is None else known
 
 
 def _tiers(recording: Recording, timed: Sequence[Timed], plan: RecoveryPlan) -> dict[str, TierSummary]:
     ages, recorded = recording.context.ages, {ack.drill for ack in recording.acks}
     valid = [one.clocks for one in timed if one.clocks and not one.invalid and one.trial.drill in recorded]
-    longest_s = max((_watched(clocks, "recover_s") for clocks in valid), default=None)
+    longest_s = max((watched_s(clocks, "recover_s") for clocks in valid), default=None)
     losses = loss.summarize(recording.acks, freshness_loss_minutes=None if longest_s is None else longest_s / 60)
     if not ages and not losses:
         return {}
@@ -203,8 +166,8 @@ def _unwritten(timed: Iterable[Timed]) -> TierLoss | None:
 
 def _tier(name: str, ages: Ages | None, lost: TierLoss | None, plan: RecoveryPlan) -> TierSummary:
     series = [one for one in (ages.series if ages else ()) if one.tier == name and not one.planted]
-    oldest = max(series, key=_age, default=None)
-    age_s = None if oldest is None else _age(oldest)
+    oldest = max(series, key=age_s_of, default=None)
+    age_s = None if oldest is None else age_s_of(oldest)
     none = TierLoss()
     return TierSummary(
         objective_s=plan.rpo[name].max_age_s,
@@ -221,26 +184,8 @@ def _tier(name: str, ages: Ages | None, lost: TierLoss | None, plan: RecoveryPla
         unrecoverable_bars=(lost or none).unrecoverable_bars,
         max_lost_minutes=plan.rpo[name].max_lost_minutes,
         freshness_loss_minutes=lost.freshness_loss_minutes if lost else None,
-        verdict=overall(check.verdict for check in _tier_checks(name, series, lost, plan)),
+        verdict=overall(check.verdict for check in tier_checks(name, series, lost, plan)),
     )
-
-
-def _tier_checks(name: str, series: Sequence[SeriesAge], lost: TierLoss | None, plan: RecoveryPlan) -> list[Check]:
-    """Judge a tier's age where ages were audited, and its loss where bars were recorded."""
-    found = []
-    if series:
-        age_s = max(map(_age, series))
-        objective = Objective(metric=AGE, op="<=", limit=plan.rpo[name].max_age_s)
-        check = judge(objective, Measured(value=age_s, bound=age_s, n=len(series)), name=name)
-        never = [f"{one.symbol} {one.timeframe}" for one in series if math.isinf(_age(one))]
-        found.append(replace(check, reason=f"{len(never)} series are not there, such as {never[0]}") if never else check)
-    if lost and (series or lost.acknowledged_bars):
-        objective = Objective(metric=LOSS, op="<=", limit=plan.rpo[name].max_lost_minutes)
-        read = lost.acknowledged_bars - lost.never_read_bars
-        measured = Measured(value=lost.lost_minutes, bound=lost.lost_minutes, n=read)
-        unread = f"{lost.never_read_bars} acknowledged bars could not be read again" if lost.never_read_bars else None
-        found.append(judge(objective, measured, name=name, invalid=None if lost.lost_bars else unread))
-    return found
 
 
 # ---- verdicts ----
@@ -251,10 +196,10 @@ def check(recording: Recording, summary: RecoverySummary, plan: RecoveryPlan) ->
     ages = recording.context.ages
     lost, unwritten = loss.summarize(recording.acks, freshness_loss_minutes=None), _unwritten(summary.timed)
     found = [_contradictions(summary.lint)]
-    found += [_check_failure(name, failure.trials, plan) for name, failure in summary.rto.items()]
+    found += [failure_check(name, failure.trials, plan) for name, failure in summary.rto.items()]
     for name in summary.rpo:
         series = [one for one in (ages.series if ages else ()) if one.tier == name and not one.planted]
-        found += _tier_checks(name, series, lost.get(name) or unwritten, plan)
+        found += tier_checks(name, series, lost.get(name) or unwritten, plan)
     return [*found, *_unsteady(summary), *_unrecorded(summary), *_further(summary, plan)]
 
 
