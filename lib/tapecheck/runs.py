@@ -120,17 +120,7 @@ def record(
     temporary = final.with_name(f".{result.run_id}.part")
     try:
         temporary.mkdir(parents=True)
-        for name, table in (tables or {}).items():
-            pq.write_table(table, temporary / f"{name}.parquet", compression="zstd")
-        for name, figure in (figures or {}).items():
-            (temporary / f"{name}.png").write_bytes(figure.png())
-        for name, rows in (lines or {}).items():
-            with (temporary / f"{name}.jsonl").open("w", encoding="utf-8") as file:
-                file.writelines(json.dumps(row) + "\n" for row in rows)
-        for name, document in (documents or {}).items():
-            (temporary / f"{name}.json").write_text(json.dumps(document), encoding="utf-8")
-        for name, text in (texts or {}).items():
-            (temporary / name).write_text(text, encoding="utf-8")
+        _write(temporary, tables or {}, figures or {}, lines or {}, documents or {}, texts or {})
         write_json(temporary / RESULT, results.to_json(result))
         temporary.rename(final)
         point_latest(final)
@@ -140,6 +130,28 @@ def record(
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
     return replace(done, folder=final)
+
+
+def _write(
+    folder: Path,
+    tables: Mapping[str, pa.Table],
+    figures: Mapping[str, Picture],
+    lines: Mapping[str, Iterable[Mapping[str, Any]]],
+    documents: Mapping[str, Any],
+    texts: Mapping[str, str],
+) -> None:
+    """Write every file of a run but its result; see `record`."""
+    for name, table in tables.items():
+        pq.write_table(table, folder / f"{name}.parquet", compression="zstd")
+    for name, figure in figures.items():
+        (folder / f"{name}.png").write_bytes(figure.png())
+    for name, rows in lines.items():
+        with (folder / f"{name}.jsonl").open("w", encoding="utf-8") as file:
+            file.writelines(json.dumps(row) + "\n" for row in rows)
+    for name, document in documents.items():
+        (folder / f"{name}.json").write_text(json.dumps(document), encoding="utf-8")
+    for name, text in texts.items():
+        (folder / name).write_text(text, encoding="utf-8")
 
 
 def write_json(path: Path, data: Any) -> None:
