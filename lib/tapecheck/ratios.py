@@ -54,6 +54,11 @@ class Ratio:
     exact: bool = False
 
 
+def limits(smallest_effect: float) -> tuple[float, float]:
+    """Return the ratios from which on a change is good, downwards, and bad, upwards: as far from 1 as each other."""
+    return 1 - smallest_effect, 1 / (1 - smallest_effect)
+
+
 def logs(before: Sequence[float], after: Sequence[float], *, less_is_better: bool = True) -> Logs:
     """Return d_i of each round.
 

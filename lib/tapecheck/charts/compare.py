@@ -51,6 +51,18 @@ def _runs(recording: Recording) -> int:
     return sum(bool(sample.round) and not sample.problem for sample in recording.samples)
 
 
+def _panels(title: str, count: int, *, columns: int, height: float, label: str, **grid: Any) -> tuple[Chart, list[Axes]]:
+    """Return a chart with as many axes, in rows of at most so many columns, each row with a label and so high."""
+    columns = min(columns, count)
+    rows = math.ceil(count / columns)
+    chart, axes = figure(title, rows, columns, height=1.0 + height * rows, **grid)
+    for ax in axes[count:]:
+        ax.axis("off")
+    for ax in axes[:count:columns]:
+        ax.set_ylabel(label)
+    return chart, axes[:count]
+
+
 # ---- what each change is worth ----
 
 
@@ -95,9 +107,8 @@ def _ratio(ax: Axes, y: int, row: Row) -> None:
     if one.noise_floor is not None:
         low = 1 - min(one.noise_floor, 0.99)
         ax.barh(y, 1 / low - low, left=low, height=0.7, color="#d9d9d9", label="identical variants got so far (95 %)", zorder=1)
-    good = 1 - one.smallest_effect
     edges: dict[str, Any] = {"color": LIMIT, "linestyle": (0, (4, 2)), "linewidth": 1.6, "zorder": 3}
-    ax.vlines([good, 1 / good], y - 0.4, y + 0.4, label="smallest effect that matters, either way", **edges)
+    ax.vlines([one.good_below, one.bad_above], y - 0.4, y + 0.4, label="smallest effect that matters, either way", **edges)
     if measured.low is not None and measured.high is not None:
         ax.hlines(y, measured.low, measured.high, color=look["color"], linewidth=2.5, zorder=4)
     ax.plot(measured.value, y, linestyle="", markersize=9, markeredgecolor="white", zorder=5, **look)
@@ -168,19 +179,13 @@ def compare_spectra(*, recording: Recording, summary: Summary) -> Chart:
     if not names:
         return empty(title, "no load runs are compared here", recording.context, _runs(recording), RUNS)
     with style():
-        columns = min(2, len(names))
-        lines = math.ceil(len(names) / columns)
-        chart, axes = figure(title, lines, columns, height=1.0 + 2.6 * lines)
-        for ax, name in zip(axes, names, strict=False):
+        chart, axes = _panels(title, len(names), columns=2, height=2.6, label="response time [ms]")
+        for ax, name in zip(axes, names, strict=True):
             own = seen[seen.proof == name]
             for side in own.side.unique():
                 _spectrum(ax, own[own.side == side], side, SIDES[side])
             _percentile_axes(ax)
             ax.set_title(f"{shorten(name, NAME - 10)} (n = {_counted(own)})", fontsize=10)
-        for ax in axes[len(names) :]:
-            ax.axis("off")
-        for ax in axes[::columns]:
-            ax.set_ylabel("response time [ms]")
         legend(chart, axes)
         footer(chart, recording.context, _runs(recording), RUNS)
     return chart
@@ -216,16 +221,10 @@ def compare_rounds(*, recording: Recording, summary: Summary) -> Chart:
     if not rows:
         return empty(title, "no round of which both runs count", recording.context, _runs(recording), RUNS)
     with style():
-        columns = min(3, len(rows))
-        lines = math.ceil(len(rows) / columns)
-        chart, axes = figure(title, lines, columns, height=0.9 + 2.1 * lines, sharey=True)
-        for ax, (name, proof) in zip(axes, rows, strict=False):
+        chart, axes = _panels(title, len(rows), columns=3, height=2.1, label="ratio of a round", sharey=True)
+        for ax, (name, proof) in zip(axes, rows, strict=True):
             _rounds(ax, name, proof)
         _ratio_axis(axes[0], axes[0].yaxis)
-        for ax in axes[len(rows) :]:
-            ax.axis("off")
-        for ax in axes[::columns]:
-            ax.set_ylabel("ratio of a round")
         legend(chart, axes)
         footer(chart, recording.context, _runs(recording), RUNS)
     return chart
@@ -233,8 +232,7 @@ def compare_rounds(*, recording: Recording, summary: Summary) -> Chart:
 
 def _rounds(ax: Axes, name: str, proof: ProofSummary) -> None:
     numbers, values = [one.round for one in proof.rounds], [one.ratio for one in proof.rounds]
-    good = 1 - proof.main.smallest_effect
-    ax.axhspan(good, 1 / good, color="#e4e4e4", label="too small to matter")
+    ax.axhspan(proof.main.good_below, proof.main.bad_above, color="#e4e4e4", label="too small to matter")
     ax.axhline(1, color="black", linewidth=1)
     for first, colour, marker in ((1, PALETTE[0], "o"), (0, PALETTE[1], "s")):
         own = _begun(proof.rounds, first)

@@ -5,8 +5,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
 
-import numpy as np
-
 from tapecheck import ratios
 from tapecheck.compare.plan import Metric
 from tapecheck.compare.samples import Pair
@@ -56,12 +54,12 @@ class Difference:
     @property
     def good_below(self) -> float:
         """The ratio from which on downwards it is improved."""
-        return 1 - self.smallest_effect
+        return ratios.limits(self.smallest_effect)[0]
 
     @property
     def bad_above(self) -> float:
         """The ratio from which on upwards it is worse."""
-        return 1 / self.good_below
+        return ratios.limits(self.smallest_effect)[1]
 
 
 def measure(metric: Metric, rounds: Sequence[Pair], equals: Sequence[Pair], *, seed: int = 0, is_count: bool = False) -> Difference:
@@ -70,15 +68,13 @@ def measure(metric: Metric, rounds: Sequence[Pair], equals: Sequence[Pair], *, s
     Args:
         is_count: it is the same every time that the same is done, so that one round is enough and 0 is a figure.
     """
-    values = [(pair.before.figure(metric.name), pair.after.figure(metric.name)) for pair in rounds]
-    known = [(x, y) for x, y in values if x is not None and y is not None]
+    known = _known(metric, rounds)
     if is_count and known and all(x > 0 and y == 0 for x, y in known):
         return _vanished(metric, [x for x, _ in known])
-    kept = [(x, y) for x, y in known if x > 0 and y > 0]
-    if not kept:
+    kept, d = [(x, y) for x, y in known if x > 0 and y > 0], _logs(metric, rounds)
+    if d is None:
         return nothing(metric, "no round has this figure above 0 on both sides")
     before, after = zip(*kept, strict=True)
-    d = ratios.logs(before, after, less_is_better=metric.better == "lower")
     measured, a = ratios.ratio(d, seed=seed, is_count=is_count), _logs(metric, equals)
     change, p = _claim(metric, measured, d)
     found = replace(
@@ -129,10 +125,15 @@ def _vanished(metric: Metric, before: Sequence[float]) -> Difference:
     )
 
 
+def _known(metric: Metric, rounds: Sequence[Pair]) -> list[tuple[float, float]]:
+    """Return the figure before and after of each round that has it on both sides."""
+    values = [(pair.before.figure(metric.name), pair.after.figure(metric.name)) for pair in rounds]
+    return [(x, y) for x, y in values if x is not None and y is not None]
+
+
 def _logs(metric: Metric, rounds: Sequence[Pair]) -> Logs | None:
     """Return the logarithm of the ratio of each round that has the figure on both sides; None where there is no such round."""
-    values = [(pair.before.figure(metric.name), pair.after.figure(metric.name)) for pair in rounds]
-    kept = [(x, y) for x, y in values if x and y and x > 0 and y > 0]
+    kept = [(x, y) for x, y in _known(metric, rounds) if x > 0 and y > 0]
     if not kept:
         return None
     before, after = zip(*kept, strict=True)
@@ -227,7 +228,7 @@ def _own(ratio: float, better: str) -> float:
     """Return after over before, of which a ratio is the inverse where more is better."""
     if better == "lower":
         return ratio
-    return float(np.inf) if ratio == 0 else 1 / ratio
+    return math.inf if ratio == 0 else 1 / ratio
 
 
 def refused(one: Difference, reason: str) -> Difference:

@@ -1,7 +1,6 @@
 """Runs one variant through its validation's own `run`, and reads from that recording the figures that are compared."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from tapecheck import progress
 from tapecheck.backfill import validation as backfill
@@ -9,6 +8,7 @@ from tapecheck.backfill.analysis import BackfillSummary
 from tapecheck.backfill.plan import BackfillPlan
 from tapecheck.compare import machine
 from tapecheck.compare.metrics import COUNTERS, LATENCIES, MACHINE
+from tapecheck.compare.parts import Part
 from tapecheck.compare.recording import Baseline
 from tapecheck.compare.spectra import Times
 from tapecheck.compare.variants import Variant
@@ -25,13 +25,9 @@ WHERE = ("bottleneck_", "leading_")  # findings of where the time goes
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Figures:
+class Figures(Part):
     """What one run of one variant gave; `baseline` is what the backfill's own analysis says of it, `response_ms` those of a load run."""
 
-    clocks: Mapping[str, float]
-    counters: Mapping[str, int]
-    checksum: str = ""
-    problem: str = ""
     baseline: Baseline = field(default_factory=Baseline)
     response_ms: Times | None = None
 
@@ -67,7 +63,7 @@ class Bench:
                 figures = self._backfill(variant.plan, at_distance(target, variant.distance_ms))
             else:
                 figures = self._load(variant.plan, target)
-        return Figures(**{name: getattr(figures, name) for name in Figures.__slots__} | {"clocks": {**figures.clocks, MACHINE: machine_s}})
+        return replace(figures, clocks={**figures.clocks, MACHINE: machine_s})
 
     def _opened(self, file: str | None) -> Target:
         if file not in self._targets:

@@ -5,7 +5,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, StringConstraints, model_validator
 
-from tapecheck import profiles
+from tapecheck import profiles, ratios
 from tapecheck.compare.metrics import COUNTERS, SAME, Better, Validation, known
 from tapecheck.config import Model
 from tapecheck.errors import ConfigError, Problem
@@ -30,12 +30,12 @@ class Metric(Model):
     @property
     def good_below(self) -> float:
         """The ratio from which on downwards it is improved."""
-        return 1 - self.smallest_effect
+        return ratios.limits(self.smallest_effect)[0]
 
     @property
     def bad_above(self) -> float:
         """The ratio from which on upwards it is worse: as far from 1 as `good_below`."""
-        return 1 / self.good_below
+        return ratios.limits(self.smallest_effect)[1]
 
 
 class Question(Model):
