@@ -194,6 +194,43 @@ async def closes_after_each(exchange: Exchange) -> None:
     exchange.writer.close()
 
 
+def keeps_for(count: int, then: "Behaviour") -> Behaviour:
+    """Answer `count` requests on a connection, and do something else with each later one on it."""
+
+    async def behave(exchange: Exchange) -> None:
+        answered = exchange.server.__dict__.setdefault("answered", {})
+        answered[exchange.writer] = answered.get(exchange.writer, 0) + 1
+        await (fast if answered[exchange.writer] <= count else then)(exchange)
+
+    return behave
+
+
+async def closes_without_a_word(exchange: Exchange) -> None:
+    exchange.writer.close()
+
+
+async def resets_without_a_word(exchange: Exchange) -> None:
+    exchange.reset()
+
+
+async def answers_and_closes_without_a_word(exchange: Exchange) -> None:
+    exchange.send(exchange.answer())
+    exchange.writer.close()
+
+
+def closes_idle(after_s: float) -> Behaviour:
+    """Close a connection on which nothing was asked for so long, as servers do."""
+
+    async def behave(exchange: Exchange) -> None:
+        timers = exchange.server.__dict__.setdefault("timers", {})
+        if exchange.writer in timers:
+            timers[exchange.writer].cancel()
+        timers[exchange.writer] = exchange.server.loop.call_later(after_s, exchange.writer.close)
+        exchange.send(exchange.answer())
+
+    return behave
+
+
 async def resets_in_mid_body(exchange: Exchange) -> None:
     exchange.send(b'{"half', length=1000)
     await exchange.writer.drain()

@@ -5,7 +5,7 @@ import struct
 from time import monotonic_ns
 
 from tapecheck.load.pool import Pool
-from tapecheck.load.protocol import Connection
+from tapecheck.load.protocol import Connection, Fresh
 
 NO_LINGER = struct.pack("ii", 1, 0)
 
@@ -22,7 +22,7 @@ class FreshPool(Pool):
         if self._is_full():
             self.waiting.append((number, intended_ns))
         else:
-            self._open((number, intended_ns, monotonic_ns(), False))
+            self._open(Fresh(number, intended_ns, monotonic_ns(), waited=False))
 
     async def prepare(self, count: int) -> None:
         """Open nothing before its time."""
@@ -32,23 +32,7 @@ class FreshPool(Pool):
 
     def _open_for_waiting(self) -> None:
         while self.waiting and not self._is_full():
-            self._open((*self.waiting.popleft(), monotonic_ns(), True))
-
-    def opened(self, connection: Connection) -> None:
-        """Send the request that the connection was begun for."""
-        self.connections.add(connection)
-        self.opened_total += 1
-        self._settle()
-        assert connection.fresh is not None, "every connection was begun for a request"
-        number, intended_ns, begun_ns, waited = connection.fresh
-        self._send(connection, number, intended_ns, waited=waited)
-        connection.sent_ns = begun_ns
-
-    def _not_opened(self, connection: Connection, error: int) -> None:
-        assert connection.fresh is not None, "every connection was begun for a request"
-        number, intended_ns, _, _ = connection.fresh
-        self.never_sent(number, intended_ns, error)
-        self._open_for_waiting()
+            self._open(Fresh(*self.waiting.popleft(), monotonic_ns(), waited=True))
 
     def ended(self, connection: Connection, done_ns: int, error: int) -> None:
         """Close the connection, at once and without the minute in which its port could not be used again."""

@@ -12,12 +12,13 @@ import numpy as np
 from tapecheck.load.content import Kept, is_wrong
 from tapecheck.load.protocol import Connection, Fresh
 from tapecheck.load.recorder import CHUNK_ROWS, CHUNK_ROWS_LOG2, Recorder
-from tapecheck.load.samples import ROW, ErrorKind
+from tapecheck.load.samples import RETRIED_AT, ROW, ErrorKind
 from tapecheck.load.timing import server_times_ms
 from tapecheck.load.work import Work
 
 NAN = float("nan")
 IN_CHUNK = CHUNK_ROWS - 1
+SAFE_METHODS = ("GET", "HEAD")  # asking twice changes nothing
 NEVER = 2**62  # more requests than there can be
 TIMEOUT, NO_CONNECTION, CENSORED, PROTOCOL, CONTENT = (
     int(kind) for kind in (ErrorKind.timeout, ErrorKind.no_connection, ErrorKind.censored, ErrorKind.protocol, ErrorKind.content)
@@ -58,6 +59,7 @@ class Pool:
         self.raw = [request.raw for request in work.requests]
         self.expected_status = [request.expected_status for request in work.requests]
         self.bodiless = [request.method == "HEAD" for request in work.requests]
+        self.can_send_again = [request.method in SAFE_METHODS for request in work.requests]
         self.kinds = len(self.raw)
         self.kept = Kept(self.kinds)
         self.idle: list[Connection] = []
@@ -72,6 +74,7 @@ class Pool:
         self.first_combination = work.worker
         self.done = 0
         self.opening = 0
+        self.opening_again = 0  # of those, for a request that is sent again
         self.begun_total = 0
         self.opened_total = 0
         self.opened_when_refused = -1
@@ -148,15 +151,31 @@ class Pool:
         self.done += 1
         self.on_done(done_ns)
 
-    def never_sent(self, number: int, intended_ns: int, error: int) -> None:
-        """Write the row of a request that never got a connection."""
+    def never_sent(self, number: int, intended_ns: int, error: int, again: Connection | None = None) -> None:
+        """Write the row of a request that never got a connection, or not the one on which it was to be sent `again`."""
         now, recorder = monotonic_ns(), self.recorder
+        i, sent_ns, name, waited = (number * self.workers + self.first_combination) % self.kinds, 0, 0, True
+        if again is not None and again.fresh is not None:
+            i, sent_ns, name, waited = again.fresh.combination, again.fresh.begun_ns, again.name, again.fresh.waited
         view, offset = recorder.views[number >> CHUNK_ROWS_LOG2], (number & IN_CHUNK) * recorder.stride + recorder.shift
-        i = (number * self.workers + self.first_combination) % self.kinds
         warm_up = number < self.origin
-        ROW.pack_into(view, offset, intended_ns, 0, 0, now, NAN, NAN, 0, i, 0, self.round, 0, error, False, warm_up, True)
+        ROW.pack_into(view, offset, intended_ns, sent_ns, 0, now, NAN, NAN, 0, i, name, self.round, 0, error, False, warm_up, waited)
         self.done += 1
         self.on_done(now)
+
+    def send_again(self, connection: Connection) -> bool:
+        """Send a request on a fresh connection, once: an idle one may have been closed too."""
+        if not self.can_send_again[connection.combination]:
+            return False
+        connection.busy = False
+        self.connections.discard(connection)
+        number = connection.number
+        view, offset = self.recorder.views[number >> CHUNK_ROWS_LOG2], (number & IN_CHUNK) * self.recorder.stride + self.recorder.shift
+        view[offset + RETRIED_AT] = 1
+        self.opening_again += 1
+        again = Fresh(number, connection.intended_ns, connection.sent_ns, connection.waited, connection.combination, connection.kept)
+        self._open(again)
+        return True
 
     # ---- connections ----
 
@@ -173,7 +192,7 @@ class Pool:
             self.opened_when_refused = self.opened_total
 
     def _open_for_waiting(self) -> None:
-        if self.opening < len(self.waiting) and len(self.connections) + self.opening < self.work.max_connections:
+        if self.opening - self.opening_again < len(self.waiting) and len(self.connections) + self.opening < self.work.max_connections:
             self._open()
 
     def _open(self, fresh: Fresh | None = None) -> None:
@@ -187,7 +206,7 @@ class Pool:
     async def _connect(self, connection: Connection) -> None:
         address = self.work.address
         try:
-            async with asyncio.timeout(self.work.timeout_s):
+            async with asyncio.timeout(self._time_left_s(connection.fresh)):
                 await self.loop.create_connection(
                     lambda: connection,
                     address.host,
@@ -202,10 +221,18 @@ class Pool:
             self._settle()
             self._not_opened(connection, connect_error(error))
 
+    def _time_left_s(self, fresh: Fresh | None) -> float:
+        return self.work.timeout_s - (monotonic_ns() - fresh.begun_ns) / 1e9 if fresh else self.work.timeout_s
+
     def _not_opened(self, connection: Connection, error: int) -> None:
-        if self.waiting:
+        fresh = connection.fresh
+        if fresh is not None:
+            again = fresh.combination >= 0
+            self.opening_again -= again
+            self.never_sent(fresh.number, fresh.intended_ns, error, connection if again else None)
+        elif self.waiting:
             self.never_sent(*self.waiting.popleft(), error)
-            self._open_for_waiting()
+        self._open_for_waiting()
 
     def _settle(self) -> None:
         self.opening -= 1
@@ -213,14 +240,29 @@ class Pool:
             self.settled.set_result(None)
 
     def opened(self, connection: Connection) -> None:
-        """Give a new connection to the request that has waited longest, or keep it for later."""
+        """Give a new connection to the request that it is for, or to the one that has waited longest, or keep it for later."""
         self.connections.add(connection)
         self.opened_total += 1
-        if self.waiting:
+        if connection.fresh is not None:
+            self._send_only(connection, connection.fresh)
+        elif self.waiting:
             self._send_waiting(connection)
         else:
             self.idle.append(connection)
         self._settle()
+
+    def _send_only(self, connection: Connection, fresh: Fresh) -> None:
+        """Send the request that a connection is for; it counts as sent when that was begun, or when it was first sent."""
+        i = fresh.combination
+        if i < 0:
+            self._send(connection, fresh.number, fresh.intended_ns, waited=fresh.waited)
+        else:
+            self.opening_again -= 1
+            connection.send(
+                self.raw[i], fresh.number, i, fresh.intended_ns, fresh.waited, self.expected_status[i], self.bodiless[i], fresh.kept
+            )
+        connection.sent_ns = fresh.begun_ns
+        connection.fresh = None
 
     def lost(self, connection: Connection) -> None:
         """Forget a closed connection, and open another if a request waits."""

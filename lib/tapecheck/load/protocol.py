@@ -6,7 +6,7 @@ This is the hot path: one callback per TCP segment, no allocation of its own.
 import asyncio
 import re
 from time import monotonic_ns
-from typing import Protocol, cast
+from typing import NamedTuple, Protocol, cast
 
 from httptools import HttpParserError, HttpParserUpgrade, HttpResponseParser
 
@@ -26,7 +26,16 @@ HEAD_END, INTERIM = b"\r\n\r\n", b"HTTP/1.1 1"
 _SERVER_TIMING = re.compile(rb"\r\n(?i:server-timing):([^\r]*)")
 _FRAMING = re.compile(rb"\r\n(?i:content-length|transfer-encoding):")
 
-Fresh = tuple[int, int, int, bool]  # (request, intended start, when the connection was begun, waited for leave to)
+
+class Fresh(NamedTuple):
+    """The only request that a connection is opened for."""
+
+    number: int
+    intended_ns: int
+    begun_ns: int  # when the connection was begun, or the request first sent
+    waited: bool  # for leave to begin
+    combination: int = -1  # if it is sent again, and not chosen when it is sent
+    kept: list[bytes] | None = None
 
 
 def final_head(data: bytes) -> bytes:
@@ -44,6 +53,9 @@ class Owner(Protocol):
 
     def ended(self, connection: "Connection", done_ns: int, error: int) -> None:
         """Take the end of its request, and the connection again if `keep_alive`."""
+
+    def send_again(self, connection: "Connection") -> bool:
+        """Send its request on a fresh connection, since this one was closed without a byte of an answer; False: that is not safe."""
 
     def lost(self, connection: "Connection") -> None:
         """Forget a connection that is closed."""
@@ -88,7 +100,7 @@ class Connection(asyncio.Protocol):
     def __init__(self, owner: Owner, name: int = 0, fresh: Fresh | None = None) -> None:
         self.owner = owner
         self.name = name  # a number
-        self.fresh = fresh  # the only request it is for
+        self.fresh = fresh
         self.busy = False
         self.used = False
         self.number = -1
@@ -210,10 +222,10 @@ class Connection(asyncio.Protocol):
         return self.head_done and not self.complete and not _FRAMING.search(final_head(self.head))
 
     def connection_lost(self, error: Exception | None) -> None:
-        """End the request in flight: with an error, or with success if its body lasts until the close."""
+        """End the request in flight: with an error, or with success if its body lasts until the close; or have it sent again."""
         now = monotonic_ns()
         self.keep_alive = False
-        if self.busy:
+        if self.busy and not (self.used and not self.bytes and self.owner.send_again(self)):
             if error is not None:
                 self._fail(now, RESET)
             elif self._ends_with_connection():

@@ -15,7 +15,7 @@ from typing import IO
 import numpy as np
 
 from tapecheck.errors import MeasurementError
-from tapecheck.load.samples import ROW, SAMPLE, Samples
+from tapecheck.load.samples import ROW_BYTES, SAMPLE, Samples
 
 CHUNK_ROWS_LOG2 = 13
 CHUNK_ROWS = 1 << CHUNK_ROWS_LOG2  # of one worker; small, so that no reservation of a chunk takes long
@@ -24,7 +24,7 @@ MEMORY = Path("/dev/shm")  # noqa: S108 - a file system in memory: writing to it
 
 def scratch(rows: int) -> IO[bytes]:
     """Open a nameless file with room for `rows`: in memory if that holds them, else in the temporary folder."""
-    fits = MEMORY.is_dir() and os.access(MEMORY, os.W_OK) and shutil.disk_usage(MEMORY).free > rows * ROW.size
+    fits = MEMORY.is_dir() and os.access(MEMORY, os.W_OK) and shutil.disk_usage(MEMORY).free > rows * ROW_BYTES
     return tempfile.TemporaryFile(dir=MEMORY if fits else None)
 
 
@@ -35,8 +35,8 @@ class Recorder:
 
     def __init__(self, file: int, worker: int = 0, workers: int = 1) -> None:
         self._file = file
-        self.stride = ROW.size * workers
-        self.shift = ROW.size * worker
+        self.stride = ROW_BYTES * workers
+        self.shift = ROW_BYTES * worker
         self.views: list[memoryview] = []
 
     def grow(self) -> None:
@@ -51,7 +51,7 @@ class Recorder:
             _reserve(self._file, offset, size)
             self.views.append(memoryview(mmap.mmap(self._file, size, offset=offset)))
         except OSError as error:
-            rows = offset // ROW.size
+            rows = offset // ROW_BYTES
             why = error.strerror if error.errno != errno.ENOSPC else "no space left in the temporary folder"
             raise MeasurementError(f"no room for more than {rows:,} samples: {why}") from None
 
@@ -59,7 +59,7 @@ class Recorder:
         """Return the worker's first `count` rows, to be changed in place; `grow` no more."""
         self.views = []
         whole = map_rows(self._file)
-        return whole[self.shift // ROW.size :: self.stride // ROW.size][:count]
+        return whole[self.shift // ROW_BYTES :: self.stride // ROW_BYTES][:count]
 
 
 def _reserve(file: int, offset: int, size: int) -> None:
@@ -95,5 +95,5 @@ def place(file: int, rows: Samples, *, worker: int, workers: int) -> None:
     """Put a worker's rows, which it kept apart, where it would have written them itself."""
     if len(rows):
         last = worker + (len(rows) - 1) * workers
-        _reserve(file, 0, (last + 1) * ROW.size)
+        _reserve(file, 0, (last + 1) * ROW_BYTES)
         map_rows(file)[worker : last + 1 : workers] = rows

@@ -24,8 +24,9 @@ class GeneratorStats:
     `lag_p99_ms` is of its event loops, `dispatch_lag_p99_ms` from intended start to send while a connection was free,
     `cpu_ratio` of its busiest worker without what it waited awake, `achieved_ratio` sent in time over offered (open models
     only). `workers_lost` names each worker that died in mid-run; `clock_error_ms` is how far the clocks of other machines
-    may be off. `unsolicited` counts connections on which the target spoke without being asked; `stopped_early`: it had sent
-    as many requests as one scenario may. What another tool does not say of itself is None.
+    may be off. `unsolicited` counts connections on which the target spoke without being asked, `retried` the requests that it sent
+    again since the target had closed a reused connection without an answer; `stopped_early`: it had sent as many requests as
+    one scenario may. What another tool does not say of itself is None.
     """
 
     lag_p99_ms: float | None
@@ -37,6 +38,7 @@ class GeneratorStats:
     workers_lost: tuple[str, ...] = ()
     clock_error_ms: float = 0.0
     unsolicited: int = 0
+    retried: int | None = None
     stopped_early: bool = False
 
 

@@ -48,9 +48,12 @@ _FIELDS = {
     "connection_reused": "u1",
     "warm_up": "u1",
     "waited": "u1",
+    "retried": "u1",
 }
-ROW = struct.Struct("<qqqqffIIIHHBBBB2x")  # its last byte is padding; and a chunk of rows is whole pages, of 4 or of 16 KiB
-SAMPLE = np.dtype({"names": list(_FIELDS), "formats": list(_FIELDS.values()), "itemsize": ROW.size})
+ROW = struct.Struct("<qqqqffIIIHHBBBB")  # of a request that has ended; `retried` is set before
+RETRIED_AT = ROW.size
+ROW_BYTES = ROW.size + 2  # `retried`, then padding; so that a chunk of rows is whole pages, of 4 or of 16 KiB
+SAMPLE = np.dtype({"names": list(_FIELDS), "formats": list(_FIELDS.values()), "itemsize": ROW_BYTES})
 
 Samples = NDArray[np.void]
 
@@ -108,6 +111,11 @@ class Measured:
     def wall_s(self) -> float:
         """Return how long the part after the warm-up took."""
         return (self.ended_ns - self.started_ns) / 1e9
+
+    @property
+    def retried(self) -> int:
+        """Return how many requests after the warm-up were sent twice, since a reused connection was closed without an answer."""
+        return int(np.count_nonzero((self.samples["retried"] == 1) & (self.samples["warm_up"] == 0)))
 
     @property
     def dispatch_lag_ms(self) -> NDArray[np.float64]:

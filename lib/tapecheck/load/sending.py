@@ -127,5 +127,6 @@ def _generator(measured: Measured) -> GeneratorStats:
         workers_lost=measured.lost,
         clock_error_ms=measured.clock_error_ms,
         unsolicited=measured.unsolicited,
+        retried=measured.retried,
         stopped_early=measured.limit_reached,
     )

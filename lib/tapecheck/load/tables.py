@@ -13,10 +13,10 @@ from tapecheck.load.work import PreparedRequest, Value
 Prepared = Mapping[str, Sequence[PreparedRequest]]
 Values = Mapping[str, Value]
 
-FLAGS = ("connection_reused", "warm_up", "waited")
+FLAGS = ("connection_reused", "warm_up", "waited", "retried")
 UNITS = {
     "intended_ns": "ns, monotonic clock: when the request was to start",
-    "sent_ns": "ns, monotonic clock: handed to the socket, or its fresh connection begun; 0 if it never was sent",
+    "sent_ns": "ns, monotonic clock: first handed to the socket, or its fresh connection begun; 0 if it never was sent",
     "first_byte_ns": "ns, monotonic clock: first byte of the answer; 0 if none came",
     "done_ns": "ns, monotonic clock: end of the answer, or when the request failed",
     "server_ms": "ms: what the target says in Server-Timing; null if nothing",
@@ -30,6 +30,7 @@ UNITS = {
     "connection_reused": "false for the first request on its connection",
     "warm_up": "true: not part of any result",
     "waited": "true: no connection was free when it was to start",
+    "retried": "true: sent again, since the target had closed a reused connection without a byte of an answer",
     "scenario": "name of the scenario",
 }
 

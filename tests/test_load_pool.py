@@ -1,0 +1,163 @@
+"""Connections that the target closes: a request that can be asked twice is sent again once; everything else is a failure."""
+
+import asyncio
+import ssl
+
+import numpy as np
+import pytest
+import servers
+import trustme
+from engines import errors, requests_for, run, work_for
+from servers import Behaviour, Exchange, Server
+
+from tapecheck.load.engine import measure
+from tapecheck.load.samples import Measured
+from tapecheck.load.sending import _generator
+from tapecheck.load.work import Address, Tls
+from tapecheck.target_file import RequestTemplate
+
+pytestmark = pytest.mark.alone  # it needs the cores for itself
+
+CLOSES = {"FIN": servers.closes_without_a_word, "RST": servers.resets_without_a_word}
+SHAPES = {
+    "burst": {"rounds": 4},
+    "closed": {"duration_s": 0.15},
+    "open": {"rate_rps": 400, "duration_s": 0.15},
+    "one connection": {"rounds": 4, "max_connections": 1},
+}
+
+
+def measure_at(behaviour: Behaviour, template: RequestTemplate | str, **how: object) -> tuple[Measured, Server]:
+    """Measure requests of a template against a planted server."""
+    with Server(behaviour) as server:
+        measured = measure(work_for(server, requests_for(server.url, template=template, parameters={}), **how))
+    return measured, server
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("end", CLOSES)
+def test_a_reused_connection_that_is_closed_without_an_answer_fails_no_get(end: str, shape: str) -> None:
+    """Each connection answers twice and then closes on the third request: every request succeeds, and each retry is counted."""
+    measured, server = run(servers.keeps_for(2, CLOSES[end]), **SHAPES[shape])
+    samples = measured.samples
+    assert errors(samples) == {"none": len(samples)}
+    assert measured.retried == server.seen.requests - len(samples) > 0
+    again = samples[samples["retried"] == 1]
+    assert not again["connection_reused"].any()
+    assert _generator(measured).retried == measured.retried
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize(
+    "behaviour",
+    [servers.answers_and_closes_without_a_word, servers.closes_idle(0.0), servers.closes_idle(0.005), servers.closes_idle(0.02)],
+)
+def test_a_target_that_closes_idle_connections_fails_no_get(behaviour: Behaviour, shape: str) -> None:
+    """Whether the close comes before, with or after the next request: no request fails, in any executor."""
+    samples = run(behaviour, **SHAPES[shape])[0].samples
+    assert errors(samples) == {"none": len(samples)}
+
+
+def test_the_time_of_a_retried_request_counts_from_its_first_start() -> None:
+    """A server that takes 50 ms to close, and answers the second attempt at once, is a response and a service of 50 ms."""
+
+    async def waits_and_closes(exchange: Exchange) -> None:
+        await asyncio.sleep(0.05)
+        exchange.writer.close()
+
+    samples = run(servers.keeps_for(1, waits_and_closes), rounds=2)[0].samples
+    again = samples[samples["retried"] == 1]
+    assert len(again) == 10
+    assert ((again["done_ns"] - again["intended_ns"]) / 1e6).min() >= 49
+    assert ((again["done_ns"] - again["sent_ns"]) / 1e6).min() >= 49
+    assert not again["waited"].any()
+
+
+def test_a_second_close_is_a_failure() -> None:
+    """A fresh connection that is closed without an answer failed: the request is not sent a third time."""
+
+    async def answers_ten(exchange: Exchange) -> None:
+        await (servers.fast if exchange.number <= 10 else servers.closes_without_a_word)(exchange)
+
+    measured, server = run(answers_ten, rounds=2)
+    assert errors(measured.samples) == {"none": 10, "closed_early": 10}
+    assert measured.retried == 10
+    assert server.seen.requests == 30
+
+
+@pytest.mark.parametrize(("end", "kind"), [(servers.cuts_body, "closed_early"), (servers.resets_in_mid_body, "reset")])
+def test_half_an_answer_is_a_failure(end: Behaviour, kind: str) -> None:
+    """Once a byte of the answer came, the request is not sent again."""
+    measured, server = run(servers.keeps_for(1, end), rounds=2)
+    assert errors(measured.samples) == {"none": 10, kind: 10}
+    assert measured.retried == 0
+    assert server.seen.requests == 20
+
+
+@pytest.mark.parametrize(("method", "again"), [("GET", True), ("HEAD", True), ("POST", False)])
+def test_only_what_can_be_asked_twice_is_sent_again(method: str, again: bool) -> None:
+    """HEAD is sent again like GET; a POST reaches the target once, and its closed connection is a failure."""
+
+    async def answers(exchange: Exchange) -> None:
+        exchange.send(b"" if method == "HEAD" else b"{}", length=2)
+
+    async def behave(exchange: Exchange) -> None:
+        await (answers if exchange.number % 20 <= 10 else servers.closes_without_a_word)(exchange)
+
+    measured, server = measure_at(behave, f"{method} /x", rounds=2)
+    failed = {"none": 20} if again else {"none": 11, "closed_early": 9}
+    assert errors(measured.samples) == failed
+    assert server.seen.requests == 20 + measured.retried
+    assert bool(measured.retried) == again
+
+
+def test_a_retried_request_is_checked_like_any_other() -> None:
+    """The content of the second attempt is looked at: a sample that was to be checked is not lost with its first connection."""
+
+    async def lies(exchange: Exchange) -> None:
+        exchange.send(b"{not json")
+
+    async def behave(exchange: Exchange) -> None:
+        await (servers.fast if exchange.number <= 10 else servers.closes_without_a_word if exchange.number <= 20 else lies)(exchange)
+
+    measured, _ = run(behave, rounds=2)
+    assert measured.retried == 10
+    assert errors(measured.samples) == {"none": 14, "content": 6}
+
+
+@pytest.mark.parametrize("how", [{"rounds": 6}, {"duration_s": 0.3}, {"rate_rps": 300, "duration_s": 0.3}])
+def test_a_server_that_dies_for_good_still_fails(how: dict[str, object]) -> None:
+    """What was in flight when it died is tried once more, is refused, and keeps the time of its first send."""
+    measured, _ = run(servers.dies_after(25), **how)
+    counted = errors(measured.samples)
+    assert counted["none"] == 24
+    assert counted["connect_refused"] == len(measured.samples) - 24 > 0
+    again = measured.samples[measured.samples["retried"] == 1]
+    assert (again["sent_ns"] > 0).all()
+    assert (again["error"] > 0).all()
+
+
+def test_warm_up_is_not_counted_among_the_retries() -> None:
+    """The figure is of what is measured."""
+    measured, server = run(servers.keeps_for(1, servers.closes_without_a_word), rounds=2, warm_up_s=0.02)
+    assert measured.retried < int(measured.samples["retried"].sum()) == server.seen.requests - len(measured.samples)
+
+
+@pytest.mark.parametrize("end", CLOSES)
+def test_tls_connections_are_replaced_too(authority: trustme.CA, ca_file: str, end: str) -> None:
+    """Over TLS a close without a word, in the middle of the protocol or not, is no failure either."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    authority.issue_cert("localhost").configure_cert(context)
+    with Server(servers.keeps_for(2, CLOSES[end]), tls=context) as server:
+        address = Address(host="127.0.0.1", port=server.port, tls=Tls(server_name="localhost", ca_file=ca_file))
+        measured = measure(work_for(server, requests_for(server.url.replace("127.0.0.1", "localhost")), address=address, rounds=4))
+    assert errors(measured.samples) == {"none": 40}
+    assert measured.retried > 0
+
+
+def test_retries_and_waiting_requests_do_not_hold_each_other_up() -> None:
+    """With 2 connections that close after each answer, 60 requests at once all succeed on fresh connections."""
+    measured, server = run(servers.keeps_for(1, servers.closes_without_a_word), concurrency=60, max_connections=2)
+    assert errors(measured.samples) == {"none": 60}
+    assert server.seen.peak <= 2
+    assert np.count_nonzero(measured.samples["retried"]) == server.seen.requests - 60
