@@ -21,6 +21,12 @@ def check(summary: Mapping[str, ScenarioSummary], objectives: Iterable[Objective
     ]
 
 
+def bounded(scenario: ScenarioSummary, objectives: Iterable[Objective], name: str) -> bool:
+    """Tell whether the samples of a scenario support a bound of each figure that it is judged by, whatever the figures are."""
+    every = [measured(scenario, one) for one in objectives if one.scope in (None, name)]
+    return all(one.value is None or one.bound is not None for one in every)
+
+
 def measured(scenario: ScenarioSummary, objective: Objective) -> Measured:
     """Return the value of an objective's metric with the bound that counts against it.
 

@@ -14,6 +14,7 @@ from tapecheck.load.work import (
     MAX_COMBINATIONS,
     MAX_CONCURRENCY,
     MAX_DURATION_S,
+    MAX_EXTENSIONS,
     MAX_RATE_RPS,
     MAX_REQUESTS,
     MAX_ROUNDS,
@@ -251,7 +252,8 @@ class Capacity(ScenarioBase):
         return ConstantRate(executor="constant_rate", rate_rps=rate_rps, duration_s=duration_s, **common)
 
 
-Scenario = Annotated[Burst | Closed | ConstantRate | RampingRate | Capacity, Field(discriminator="executor")]
+Paced = Burst | Closed | ConstantRate | RampingRate  # all but a sweep, whose levels are each a constant rate
+Scenario = Annotated[Paced | Capacity, Field(discriminator="executor")]
 
 
 class GeneratorLimits(Model):
@@ -275,6 +277,7 @@ class LoadPlan(Model):
 
     scenarios: dict[Name, Scenario] = Field(min_length=1)
     objectives: tuple[Annotated[str, AfterValidator(_objective)], ...] = ()
+    extensions: int = Field(default=0, ge=0, le=MAX_EXTENSIONS)
     generator: GeneratorLimits = GeneratorLimits()
     workers: Annotated[Any, BeforeValidator(checked_workers)] = 1
     seed: int = 0

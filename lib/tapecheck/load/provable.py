@@ -34,13 +34,14 @@ def problems(plan: LoadPlan, *, file: str, lines: Mapping[str, int]) -> list[Pro
 
 
 def _sent(plan: LoadPlan) -> Iterator[tuple[str, int]]:
-    """Yield how many requests count of each scenario of which that is known beforehand."""
+    """Yield how many requests count of each scenario of which that is known beforehand, with all extensions."""
+    times = 1 + plan.extensions
     for name, scenario in plan.scenarios.items():
         match scenario:
             case Burst():
-                yield name, scenario.concurrency * scenario.rounds
+                yield name, scenario.concurrency * scenario.rounds * times
             case ConstantRate() | RampingRate():
-                yield name, Schedule(stages=scenario.stages_of_rate).total
+                yield name, Schedule(stages=scenario.stages_of_rate).total * times
             case Closed() | Capacity():  # as many as the target answers; levels enough for a p99
                 continue
             case _:

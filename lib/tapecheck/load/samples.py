@@ -3,7 +3,7 @@
 import struct
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from enum import IntEnum
 
@@ -148,6 +148,35 @@ def merged(
         workers=workers,
         lost=lost,
         clock_error_ms=clock_error_ms,
+    )
+
+
+def joined(parts: Sequence[Measured]) -> Measured:
+    """Put together what was measured of one scenario in parts, one after another: the rounds and connections of each are numbered on."""
+    if len(parts) == 1:
+        return parts[0]
+    every, rounds, connections = [], 0, 0
+    for part in parts:
+        rows = part.samples.copy()
+        rows["round"] += rounds
+        rows["connection"][rows["connection"] > 0] += connections
+        every.append(rows)
+        rounds, connections = int(rows["round"].max()) + 1 if len(rows) else rounds, connections + part.connections
+    achieved = [part.achieved_ratio for part in parts if part.achieved_ratio is not None]
+    return replace(
+        parts[0],
+        samples=np.concatenate(every),
+        ended_ns=parts[-1].ended_ns,
+        checked=sum(part.checked for part in parts),
+        connections=connections,
+        unsolicited=sum(part.unsolicited for part in parts),
+        cpu_ratio=max(part.cpu_ratio for part in parts),
+        lag_ms=np.concatenate([part.lag_ms for part in parts]),
+        limit_reached=any(part.limit_reached for part in parts),
+        achieved_ratio=min(achieved, default=None),
+        workers=max(part.workers for part in parts),
+        lost=tuple(name for part in parts for name in part.lost),
+        clock_error_ms=max(part.clock_error_ms for part in parts),
     )
 
 

@@ -9,13 +9,14 @@ import pyarrow as pa
 from tapecheck import progress, resources, results, runs, stats
 from tapecheck.cluster import require_dask
 from tapecheck.errors import ConfigError, Problem
-from tapecheck.load import capacity, descriptors, preflight
-from tapecheck.load.plan import METRICS, Capacity, LoadPlan
+from tapecheck.load import analysis, capacity, descriptors, judgement, preflight
+from tapecheck.load.plan import METRICS, Capacity, LoadPlan, Paced
 from tapecheck.load.recording import Context, GeneratorStats, Recording
 from tapecheck.load.requests import prepare_all
-from tapecheck.load.samples import Measured
+from tapecheck.load.samples import Measured, joined
+from tapecheck.load.selfcheck import Limits
 from tapecheck.load.tables import to_table
-from tapecheck.load.work import Address, PreparedRequest
+from tapecheck.load.work import MAX_REQUESTS, Address, PreparedRequest
 from tapecheck.load.workers import Generator
 from tapecheck.resources import Watch
 from tapecheck.results import TargetInfo
@@ -67,9 +68,7 @@ def _send(
     """Send one scenario; of a capacity sweep, one level after another, each chosen by how the ones before held."""
     scenario = plan.scenarios[name]
     if not isinstance(scenario, Capacity):
-        with progress.show(f"load: {name}", scenario.progress_unit) as report:
-            measured = generator.measure(scenario.work(address, requests), on_progress=report)
-        yield Sent(name=name, executor=scenario.executor, requests=requests, measured=measured)
+        yield _extended(plan, name, scenario, requests, address, generator, context)
         return
     objectives = parse_all(plan.objectives, METRICS, plan.scenarios, file="plan")
     tried: dict[float, bool] = {}
@@ -80,11 +79,39 @@ def _send(
                 measured = generator.measure(level.work(address, requests), on_progress=report)
             sent = Sent(name=label, executor=scenario.executor, requests=requests, measured=measured, rate_rps=rate_rps)
             yield sent
-            recording = Recording(samples=_table([sent]), resources=resources.SCHEMA.empty_table(), context=_complete(context, [sent]))
-            verdict = capacity.levels(recording, plan, objectives)[0].verdict
+            verdict = capacity.levels(_alone(sent, context), plan, objectives)[0].verdict
             if verdict != Verdict.INVALID:
                 break
         tried[rate_rps] = verdict not in (Verdict.FAIL, Verdict.INVALID)
+
+
+def _extended(
+    plan: LoadPlan,
+    name: str,
+    scenario: Paced,
+    requests: tuple[PreparedRequest, ...],
+    address: Address,
+    generator: Generator,
+    context: Context,
+) -> Sent:
+    """Send one scenario, and on as often as the plan allows while its samples cannot bound a percentile that an objective is about."""
+    objectives = parse_all(plan.objectives, METRICS, plan.scenarios, file="plan")
+    parts: list[Measured] = []
+    while True:
+        label = f"load: {name}" + (f", extended ({len(parts)})" if parts else "")
+        with progress.show(label, scenario.progress_unit) as report:
+            parts.append(generator.measure(scenario.work(address, requests), on_progress=report))
+        sent = Sent(name=name, executor=scenario.executor, requests=requests, measured=joined(parts))
+        rows = len(sent.measured.samples)
+        if len(parts) > plan.extensions or rows * (len(parts) + 1) > MAX_REQUESTS * len(parts):
+            return sent
+        summary = analysis.summarize(_alone(sent, context), Limits(**plan.generator.model_dump()))[name]
+        if summary.invalid or judgement.bounded(summary, objectives, name):
+            return sent
+
+
+def _alone(sent: Sent, context: Context) -> Recording:
+    return Recording(samples=_table([sent]), resources=resources.SCHEMA.empty_table(), context=_complete(context, [sent]))
 
 
 def _table(sent: Sequence[Sent]) -> pa.Table:

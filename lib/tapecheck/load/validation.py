@@ -73,7 +73,7 @@ def read_plan(path: str | Path, *, scenarios: str = "all", rounds: int = 0) -> L
     if rounds:
         kept = {name: s.model_copy(update={"rounds": rounds}) if s.executor == "burst" else s for name, s in kept.items()}
     applicable = [text for text in plan.objectives if (scope := text.partition(".")[0].strip()) in chosen or scope not in plan.scenarios]
-    return plan.model_copy(update={"scenarios": kept, "objectives": applicable})
+    return plan.model_copy(update={"scenarios": kept, "objectives": applicable, **({"extensions": 0} if rounds else {})})
 
 
 def read(path: str | Path) -> Recording:

@@ -13,6 +13,7 @@ MAX_CONCURRENCY = 5_000  # requests in flight, users, or connections
 MAX_RATE_RPS = 100_000.0
 MAX_STAGES = 100  # of a ramp
 MAX_ROUNDS = 10_000  # of a burst
+MAX_EXTENSIONS = 5  # of a scenario
 MAX_TIMEOUT_S = 120.0
 MAX_COMBINATIONS = 10_000  # of a scenario's parameters
 
