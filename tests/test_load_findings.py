@@ -3,7 +3,6 @@
 import contextlib
 import json
 import random
-import subprocess
 import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -12,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import psutil
 import pytest
+from orphans import orphan
 from samples import burst, recording, watched
 
 from tapecheck.load import findings, sending, validation
@@ -127,10 +127,8 @@ class Sabotaged(Generator):
 @contextlib.contextmanager
 def planted(**plant: object) -> Iterator[tuple[int, int]]:
     """Start a planted server, and give its pid and its port."""
-    command = [sys.executable, str(PLANTED), json.dumps(plant)]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
-        assert process.stdout is not None
-        yield process.pid, int(process.stdout.readline())
+    with orphan(sys.executable, str(PLANTED), json.dumps(plant)) as server:
+        yield server.process.pid, int(server.stdout.readline())
 
 
 @dataclass(frozen=True)

@@ -1,32 +1,42 @@
-"""CPU and memory are those of the named processes, each name by itself."""
+"""CPU and memory are those of the named processes, each name by itself; a name stands for what it says and never for this process."""
 
 import os
 import socket
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from pathlib import Path
 
 import psutil
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from orphans import orphan, orphans
 
-from tapecheck.resources import Watch, locate
+from tapecheck import resources
+from tapecheck.resources import Watch, is_command, locate
 from tapecheck.target_file import ProcessSelector
 
 BUSY = "import time; end = time.monotonic() + 20\nwhile time.monotonic() < end: pass"
+IDLE = "import sys; print('runs', flush=True); sys.stdin.read()"
+ZOMBIE = """import os, sys
+pid = os.fork() or os._exit(0)
+os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)
+print(pid, flush=True)
+sys.stdin.read()"""
+SERVE = "import socket, sys; s = socket.create_server(('127.0.0.1', 0)); print(s.getsockname()[1], flush=True); sys.stdin.read()"
 
 
 def test_a_busy_process_reads_what_the_system_says_it_used() -> None:
     """Its busy cores are the CPU time that it gained over the wall time, and are not split between the names that watch it."""
-    with subprocess.Popen([sys.executable, "-c", BUSY]) as process:
-        try:
-            selector, child = ProcessSelector(pid=process.pid), psutil.Process(process.pid)
-            with Watch({"a": selector, "b": selector}, period_s=0.1) as watch:
-                began_s, before = time.monotonic(), child.cpu_times()
-                time.sleep(1.5)
-                after, wall_s = child.cpu_times(), time.monotonic() - began_s
-            frame = watch.table().to_pandas()
-        finally:
-            process.kill()
+    with orphan(sys.executable, "-c", BUSY) as busy:
+        selector, child = ProcessSelector(pid=busy.process.pid), busy.process
+        with Watch({"a": selector, "b": selector}, period_s=0.1) as watch:
+            began_s, before = time.monotonic(), child.cpu_times()
+            time.sleep(1.5)
+            after, wall_s = child.cpu_times(), time.monotonic() - began_s
+        frame = watch.table().to_pandas()
     gained = (after.user + after.system - before.user - before.system) / wall_s
     assert gained > 0.1, "a busy loop, even on a crowded machine"
     used = frame.groupby("process", observed=True).cpu_ratio.mean()
@@ -43,11 +53,6 @@ def test_a_process_that_is_not_there_leaves_no_rows() -> None:
     assert watch.found == {"gone": 0}
 
 
-def test_this_process_is_found_by_its_pid() -> None:
-    """A pid stands for one process."""
-    assert [p.pid for p in locate(ProcessSelector(pid=os.getpid()))] == [os.getpid()]
-
-
 @pytest.mark.parametrize("is_shown", [True, False])
 def test_a_process_is_found_by_the_port_that_it_listens_on(monkeypatch: pytest.MonkeyPatch, is_shown: bool) -> None:
     """Also where the system shows its table of connections to root alone; a connection to that port is no listener."""
@@ -57,11 +62,128 @@ def test_a_process_is_found_by_the_port_that_it_listens_on(monkeypatch: pytest.M
             raise psutil.AccessDenied
 
         monkeypatch.setattr(psutil, "net_connections", refused)
-    serve = "import socket, sys; s = socket.create_server(('127.0.0.1', 0)); print(s.getsockname()[1], flush=True); sys.stdin.read()"
-    with subprocess.Popen([sys.executable, "-c", serve], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
-        assert process.stdin is not None and process.stdout is not None
-        port = int(process.stdout.readline())
+    with orphan(sys.executable, "-c", SERVE) as server:
+        port = int(server.stdout.readline())
         with socket.create_connection(("127.0.0.1", port)):
-            assert [p.pid for p in locate(ProcessSelector(port=port))] == [process.pid]
-        process.stdin.close()
+            assert locate(ProcessSelector(port=port)) == [server.process]
     assert locate(ProcessSelector(port=port)) == []
+
+
+API = ["/usr/bin/python3.11", "-S", "/srv/casesapi.py", "18200", "--log", "/var/log/api.log"]
+UVICORN = ["/srv/.venv/bin/python", "/srv/.venv/bin/uvicorn", "app:main", "--port", "8000"]
+SHELL = "cd /srv && exec python /srv/casesapi.py"
+
+
+@pytest.mark.parametrize(
+    ("text", "words", "program", "is_meant"),
+    [
+        ("casesapi.py", API, "", True),
+        ("/srv/casesapi.py", API, "", True),
+        ("srv/casesapi.py", API, "", False),
+        ("casesapi", API, "", False),
+        ("cases", API, "", False),
+        ("18200", API, "", True),
+        ("1820", API, "", False),
+        ("api.log", API, "", True),
+        ("python3.11", API, "", True),
+        ("python3", API, "", False),
+        ("python3", API, "/opt/python3", True),
+        ("casesapi.py 18200", API, "", True),
+        ("python3.11 -S casesapi.py", API, "", True),
+        ("18200 casesapi.py", API, "", False),
+        ("casesapi.py --log", API, "", False),
+        ("casesapi.py 18200 --log /var/log/api.log more", API, "", False),
+        ("uvicorn app:main", UVICORN, "", True),
+        ("  uvicorn   app:main ", UVICORN, "", True),
+        ("uvicorn app", UVICORN, "", False),
+        ("vicorn app:main", UVICORN, "", False),
+        ("main", UVICORN, "", False),
+        ("casesapi.py", ["tapecheck", "--target", "/tmp/casesapi.py.yaml"], "", False),
+        ("casesapi.py", ["python", "-c", "import time; time.sleep(9)", "tail casesapi.py.log"], "", False),
+        ("casesapi.py", ["sh", "-c", SHELL], "", False),
+        ("casesapi.py", ["sh", "-c", "/usr/bin/python /srv/casesapi.py"], "", False),
+        ("casesapi.py", ["python", "-c", "subprocess.run(['python', '/srv/casesapi.py'])"], "", False),
+        ("casesapi.py", ["backup", "--exclude=/srv/casesapi.py"], "", False),
+        ("casesapi.py", ["env", "API=/srv/casesapi.py", "sleep", "9"], "", False),
+        ("casesapi.py", ["rsync", "host:/srv/casesapi.py"], "", False),
+        ("casesapi.py", ["curl", "https://example.com/casesapi.py"], "", False),
+        ("/opt/my app/api", ["/opt/my app/api", "--fast"], "", True),
+        ("nginx", ["nginx: master process nginx -g daemon off;"], "/usr/sbin/nginx", True),
+        ("postgres", ["postgres: checkpointer "], "/usr/lib/postgresql/18/bin/postgres", True),
+        ("anything", [], "", False),
+        ("", ["", "x"], "", False),
+    ],
+)
+def test_a_command_is_meant_as_a_whole_or_by_its_file_name(text: str, words: list[str], program: str, is_meant: bool) -> None:
+    """The program, an argument, or several in a row; never a part of a word, nor a path within a longer text."""
+    assert is_command(text, words, program) == is_meant
+
+
+@given(word=st.text(st.characters(exclude_characters="/", exclude_categories=["Z", "C"]), min_size=2), data=st.data())
+def test_no_part_of_a_word_is_meant(word: str, data: st.DataObject) -> None:
+    """Whatever the word."""
+    begin = data.draw(st.integers(0, len(word) - 1))
+    end = data.draw(st.integers(begin + 1, len(word)))
+    assert is_command(word[begin:end], ["program", word]) == (word[begin:end] in (word, "program"))
+
+
+@pytest.fixture(scope="module")
+def kin() -> Iterator[list[psutil.Process]]:
+    """Give this process, all its ancestors, a child, and a child of that which listens."""
+    child = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {SERVE!r}])"
+    with subprocess.Popen([sys.executable, "-c", child], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdin is not None and process.stdout is not None
+        process.stdout.readline()
+        own = psutil.Process()
+        yield [own, *own.parents(), *own.children(recursive=True)]
+        process.stdin.close()
+
+
+def words_of(processes: list[psutil.Process]) -> list[str]:
+    """Every word of their command lines, its file name, its beginning, and whole lines."""
+    lines = [resources._words(one) for one in processes]
+    words = {word for line in lines for word in line}
+    parts = {part for word in words for part in (word.rpartition("/")[2], word[: len(word) // 2])}
+    return sorted(text for text in words | parts | {" ".join(line) for line in lines} if text.strip())
+
+
+@settings(max_examples=60, deadline=None)
+@given(data=st.data())
+def test_no_selector_ever_names_this_process_or_its_kin(kin: list[psutil.Process], data: st.DataObject) -> None:
+    """By pid, port or command: neither this process nor any ancestor, child or child's child."""
+    with socket.create_server(("127.0.0.1", 0)) as own:
+        ports = [own.getsockname()[1], *(c.laddr.port for one in kin[1:] for c in resources._connections(one) if c.status == "LISTEN")]
+        fields = {
+            "pid": st.sampled_from([one.pid for one in kin]),
+            "port": st.sampled_from(ports),
+            "command": st.sampled_from(words_of(kin)) | st.text(min_size=1).filter(str.strip),
+        }
+        name = data.draw(st.sampled_from(sorted(fields)))
+        selector = ProcessSelector.model_validate({name: data.draw(fields[name]), "all": data.draw(st.booleans())})
+        assert not {one.pid for one in locate(selector)} & {one.pid for one in kin}
+
+
+def test_a_command_that_names_this_process_still_names_others(tmp_path: Path) -> None:
+    """What is spared is this process and its kin, not the name; children of what it names are not counted beside it."""
+    script = tmp_path / f"service_{os.getpid()}.py"
+    script.write_text(IDLE)
+    parent = f"import subprocess, sys; subprocess.run([sys.executable, {str(script)!r}])"
+    words = [sys.executable, str(script)]
+    with orphans(words, [sys.executable, "-c", parent, str(script)]) as (alone, above), subprocess.Popen(words, stdin=subprocess.PIPE):
+        assert {one.pid for one in locate(ProcessSelector(command=script.name))} == {alone.pid, above.pid}
+
+
+def test_the_next_owner_of_a_pid_is_another_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A pid stands for the process that had it first."""
+    with orphans([sys.executable, "-c", IDLE], [sys.executable, "-c", IDLE]) as (one, other):
+        assert locate(ProcessSelector(pid=one.pid)) == [one]
+        monkeypatch.setitem(resources._first_of_pid, one.pid, other)
+        assert locate(ProcessSelector(pid=one.pid)) == []
+
+
+def test_a_dead_process_that_waits_for_its_parent_is_gone() -> None:
+    """A zombie can neither be broken nor be back."""
+    with orphan(sys.executable, "-c", ZOMBIE) as parent:
+        pid = int(parent.stdout.readline())
+        assert psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
+        assert locate(ProcessSelector(pid=pid)) == []

@@ -1,8 +1,11 @@
 """Watches CPU and memory of local processes while something is measured, on the clock of the samples."""
 
+import contextlib
+import re
+import textwrap
 import threading
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from types import TracebackType
 from typing import Any, Self
 
@@ -21,20 +24,64 @@ SCHEMA = pa.schema(
     ]
 )
 LOOK_AGAIN_NS = 5_000_000_000  # between two searches for a process that is not there: each looks at every process
+SPARED: set[psutil.Process] = set()  # what `locate` never returns beside this process and its kin
 _GONE = (psutil.NoSuchProcess, psutil.ZombieProcess, psutil.AccessDenied)
+_PATH = re.compile(r"(?!-)[^/=\s:;,|&<>\"'`$(){}*?]*(?:/[^/\s:;,|&<>\"'`$(){}*?]+)+")  # no option, list, URL or shell command
+_first_of_pid: dict[int, psutil.Process] = {}  # for selectors by pid: the process that they mean
 
 
 def locate(selector: ProcessSelector) -> list[psutil.Process]:
-    """Return the local processes that a selector names; none when it runs elsewhere or may not be seen."""
-    if selector.pid is not None:
-        return [psutil.Process(selector.pid)] if psutil.pid_exists(selector.pid) else []
-    pids = _with_command(selector.command or "") if selector.port is None else _listening(selector.port)
-    found = [process for process in psutil.process_iter() if process.pid in pids]
-    return [p for p in found if not pids.intersection(q.pid for q in _parents(p))]
+    """Return the local processes that a selector names, without their children; none when it runs elsewhere or may not be seen.
+
+    This process, its ancestors and its children are never among them, whatever the selector; nor is a pid's next owner.
+    """
+    own = psutil.Process()
+    spared = {own, *own.parents(), *own.children(recursive=True), *SPARED}
+    found = {p.pid: p for p in _named(selector) if p not in spared}
+    return [p for p in found.values() if not any(parent.pid in found for parent in _parents(p))]
 
 
-def _with_command(part: str) -> set[int]:
-    return {p.pid for p in psutil.process_iter() if part in " ".join(_words(p)) and p.pid != psutil.Process().pid}
+def _named(selector: ProcessSelector) -> Iterator[psutil.Process]:
+    if selector.port is not None:
+        yield from _processes(_listening(selector.port))
+    elif selector.pid is not None:
+        yield from (p for p in _processes([selector.pid]) if p == _first_of_pid.setdefault(p.pid, p))
+    else:
+        yield from (p for p in _processes(psutil.pids()) if is_command(selector.command or "", _words(p), _program(p)))
+
+
+def _processes(pids: Iterable[int]) -> Iterator[psutil.Process]:
+    """Yield what runs under these pids; whoever signals one later reaches it and no other that has its pid by then."""
+    for pid in pids:
+        with contextlib.suppress(*_GONE):
+            process = psutil.Process(pid)
+            if process.status() != psutil.STATUS_ZOMBIE:
+                yield process
+
+
+def is_command(text: str, words: Sequence[str], program: str = "") -> bool:
+    """Tell whether a text names a command: its program or an argument, or several in a row, each as a whole or by its file name.
+
+    Args:
+        words: the command line.
+        program: the path of its executable, where that is known.
+    """
+    lines = (words, (program, *words[1:]))
+    return any(_is_word(text, word) for line in lines for word in line) or any(_has_run(text.split(), line) for line in lines)
+
+
+def _has_run(wanted: Sequence[str], words: Sequence[str]) -> bool:
+    starts = range(len(words) - len(wanted) + 1) if wanted else ()
+    return any(all(map(_is_word, wanted, words[at : at + len(wanted)])) for at in starts)
+
+
+def _is_word(wanted: str, word: str) -> bool:
+    return bool(wanted) and (word == wanted or (_PATH.fullmatch(word) is not None and word.rpartition("/")[2] == wanted))
+
+
+def command_line(process: psutil.Process) -> str:
+    """Return a process's pid and the beginning of its command line, for a message."""
+    return f"pid {process.pid}: {textwrap.shorten(' '.join(_words(process)), 120, placeholder=' …')}"
 
 
 def _words(process: psutil.Process) -> list[str]:
@@ -42,6 +89,13 @@ def _words(process: psutil.Process) -> list[str]:
         return process.cmdline()
     except _GONE:
         return []
+
+
+def _program(process: psutil.Process) -> str:
+    try:
+        return process.exe()
+    except _GONE:
+        return ""
 
 
 def _listening(port: int) -> set[int]:

@@ -82,11 +82,17 @@ class Secret(Model):
 
 
 class ProcessSelector(Model):
-    """Which local process to watch: by its pid, the port it listens on, or a part of its command line."""
+    """Which local process is meant: by its pid, the port that it listens on, or its command.
+
+    Args:
+        command: the program or an argument, or several in a row, each as a whole or by the file name of its path; never a part of a word.
+        all: whether a drill may break all of several processes that it names; otherwise it refuses to.
+    """
 
     pid: int | None = Field(default=None, gt=0)
     port: int | None = Field(default=None, gt=0, lt=65536)
-    command: str | None = Field(default=None, min_length=1)
+    command: str | None = Field(default=None, pattern=r"\S")
+    all: bool = False
 
     @model_validator(mode="after")
     def _one(self) -> Self:

@@ -4,16 +4,17 @@
 `database_url` where its database is. So the files also run under plain `chaos run`.
 """
 
+import contextlib
 import signal
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import psutil
 import psycopg
 
 from tapecheck.recovery.recording import DEGRADED, FULL
-from tapecheck.resources import locate
+from tapecheck.resources import command_line, locate
 from tapecheck.target_file import ProcessSelector
 
 Configuration = Mapping[str, Any]
@@ -23,17 +24,17 @@ waiting: list[Callable[[int, float], bool]] = []  # the prober of the drill that
 
 def kill(process: str, configuration: Configuration) -> Done:
     """Kill a process and its children with SIGKILL."""
-    return _signalled(process, configuration, signal.SIGKILL)
+    return _signalled(_victims(process, configuration), signal.SIGKILL)
 
 
 def freeze(process: str, configuration: Configuration) -> Done:
     """Stop a process and its children with SIGSTOP: it hangs, its connections stay open."""
-    return _signalled(process, configuration, signal.SIGSTOP)
+    return _signalled(_victims(process, configuration), signal.SIGSTOP)
 
 
 def thaw(process: str, configuration: Configuration) -> Done:
     """Let a frozen process and its children go on; one that is not frozen, or not there, is left alone."""
-    return _signalled(process, configuration, signal.SIGCONT) if _running(process, configuration) else {"pids": []}
+    return _signalled([p for p in _running(process, configuration) if _is_frozen(p)], signal.SIGCONT)
 
 
 def alive(process: str, within_s: float, configuration: Configuration) -> Done:
@@ -77,30 +78,63 @@ def served(within_s: float = 30.0) -> bool:
     return waiting[-1](DEGRADED, within_s) if waiting else True
 
 
+def unfit(selector: ProcessSelector, found: Sequence[psutil.Process]) -> str:
+    """Return in words why a drill must not break what a selector names now, or nothing: no process, or several without `all: true`."""
+    if not found:
+        return "no process of this machine (those that run the drill never count)"
+    return "" if len(found) == 1 or selector.all else f"{len(found)} processes ({'; '.join(map(command_line, found))})"
+
+
 def _running(process: str, configuration: Configuration) -> list[psutil.Process]:
+    return locate(_selector(process, configuration))
+
+
+def _selector(process: str, configuration: Configuration) -> ProcessSelector:
     named = configuration.get("processes", {})
     if process not in named:
         raise RuntimeError(
             f"configuration.processes names {', '.join(named) or 'nothing'}, not {process}; write {{{process}: {{port: 8000}}}}"
         )
-    return locate(ProcessSelector.model_validate(named[process]))
+    return ProcessSelector.model_validate(named[process])
 
 
-def _signalled(process: str, configuration: Configuration, number: signal.Signals) -> Done:
-    """Send a signal to a process and its children; those of a parent are listed when it was stopped and starts no more.
+def _victims(process: str, configuration: Configuration) -> list[psutil.Process]:
+    """Return the processes of a name as they are now.
 
     Raises:
-        RuntimeError: there is no such process, or it is somebody else's.
+        RuntimeError: there is none, or there are several and the selector does not say `all: true`.
     """
-    parents = _running(process, configuration)
-    if not parents:
-        raise RuntimeError(f"no process {process} ({configuration['processes'][process]})")
+    selector = _selector(process, configuration)
+    found = locate(selector)
+    if why := unfit(selector, found):
+        raise RuntimeError(f"{process} ({configuration['processes'][process]}) names {why}; nothing was touched")
+    return found
+
+
+def _is_frozen(process: psutil.Process) -> bool:
+    with contextlib.suppress(psutil.Error):
+        return any(one.status() == psutil.STATUS_STOPPED for one in (process, *_children(process)))
+    return False
+
+
+def _children(process: psutil.Process) -> list[psutil.Process]:
+    with contextlib.suppress(psutil.NoSuchProcess):
+        return process.children(recursive=True)
+    return []
+
+
+def _signalled(parents: Sequence[psutil.Process], number: signal.Signals) -> Done:
+    """Send a signal to processes and their children; those of a parent are listed when it was stopped and starts no more.
+
+    Raises:
+        RuntimeError: one is somebody else's.
+    """
     at_ns, pids = time.monotonic_ns(), []
     for parent in parents:
-        children = parent.children(recursive=True) if number == signal.SIGKILL else []  # a dead parent has none
+        children = _children(parent) if number == signal.SIGKILL else []  # a dead parent has none
         for one in (parent, *children):
             pids += _sent(one, number)
-        for one in parent.children(recursive=True) if number != signal.SIGKILL else ():
+        for one in _children(parent) if number != signal.SIGKILL else ():
             pids += _sent(one, number)
     return {"at_ns": at_ns, "pids": pids}
 

@@ -71,6 +71,13 @@ class Drill:
         return self.watching.records or any(view.is_sql for view in self.watching.views.values())
 
     @property
+    def broken(self) -> list[str]:
+        """The target's processes that it is about: those that it declares, and those that its activities name."""
+        given = (activity["provider"].get("arguments") for section in _SECTIONS for activity in self.experiment.get(section, []))
+        named = [str(one["process"]) for one in given if isinstance(one, Mapping) and "process" in one]
+        return list(dict.fromkeys([*self.watching.processes, *named]))
+
+    @property
     def places(self) -> set[str]:
         """The configuration values that its activities use."""
         activities = [a for section in _SECTIONS for a in self.experiment.get(section, [])]

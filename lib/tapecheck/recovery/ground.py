@@ -13,10 +13,12 @@ import psycopg
 from tapecheck import templating
 from tapecheck.errors import ConfigError, Problem
 from tapecheck.loopback import beyond, is_local_database, is_loopback
+from tapecheck.recovery import actions
 from tapecheck.recovery.client import tls
 from tapecheck.recovery.experiment import Drill
 from tapecheck.recovery.policy import RecoveryPlan
 from tapecheck.recovery.views import View
+from tapecheck.resources import locate
 from tapecheck.results import TargetInfo
 from tapecheck.target_file import RequestTemplate, Secret, Target
 
@@ -71,7 +73,7 @@ def ground(target: Target) -> Ground:
         source_url=ends.source_url if ends else None,
         source_key=_optional(ends.api_key) or "" if ends else "",
         requests=target.requests,
-        processes={name: one.model_dump(exclude_none=True) for name, one in target.processes.items()},
+        processes={name: one.model_dump(exclude_defaults=True) for name, one in target.processes.items()},
         headers=dict(_headers(target)),
         database_url=_database(target, ends.database_url) if ends else None,
         verify=tls(target),
@@ -149,9 +151,25 @@ def _is_ours(target: Target) -> bool:
     return target.kind == "sandbox" and (target.backfill is None or isinstance(target.backfill.database_url, str))
 
 
+def check_processes(target: Target, drills: Sequence[Drill]) -> None:
+    """Refuse drills about a process that an opened target's selectors do not name, or name several times, before anything is touched.
+
+    Raises:
+        ConfigError: every one at once, with the pid and command line of each of several.
+    """
+    found: list[Problem] = []
+    for name in dict.fromkeys(name for one in drills for name in one.broken):
+        selector = target.processes[name]
+        if why := actions.unfit(selector, locate(selector)):
+            allowed = "a pid, port or command of exactly one process; or all: true beside it, to break all of several"
+            found.append(Problem(file=f"target {target.name}", key=f"processes.{name}", got=why, allowed=allowed))
+    if found:
+        raise ConfigError(found)
+
+
 def _missing(target: Target, drill: Drill, given: set[str]) -> list[Problem]:
     file, found = str(drill.path), []
-    if absent := [name for name in drill.watching.processes if name not in target.processes]:
+    if absent := [name for name in drill.broken if name not in target.processes]:
         allowed = f"processes: {{{absent[0]}: {{port: …}}}} in the target file"
         found.append(Problem(file=file, key="processes", got=f"target {target.name} without {', '.join(absent)}", allowed=allowed))
     for name, view in drill.watching.views.items():

@@ -1,6 +1,6 @@
 """A dead man's switch: a process that rolls a drill back when the one that runs it is gone, however it went.
 
-`python -m tapecheck.recovery.keeper` reads lines: `arm JSON`, an experiment with its values, and `disarm`. When its input ends
+`python -m tapecheck.recovery.keeper PID...` reads lines: `arm JSON`, an experiment with its values, and `disarm`. When its input ends
 while it is armed, it plays the experiment's rollbacks. It measures nothing.
 """
 
@@ -9,9 +9,11 @@ import json
 import signal
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from types import TracebackType
 from typing import IO, Any, Self
+
+import psutil
 
 from tapecheck.errors import MeasurementError, RollbackError
 
@@ -23,7 +25,8 @@ class Keeper:
         self._repair = ""
 
     def __enter__(self) -> Self:
-        command = [sys.executable, "-m", "tapecheck.recovery.keeper"]
+        own = psutil.Process()
+        command = [sys.executable, "-m", "tapecheck.recovery.keeper", *(str(one.pid) for one in (own, *own.parents()))]
         null = subprocess.DEVNULL
         self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=null, stderr=null, text=True, start_new_session=True)
         return self
@@ -72,14 +75,22 @@ def worked(run: Mapping[str, Any]) -> bool:
     return run.get("status") == "succeeded" and (status is None or (200 <= status < 300 if is_http else status == 0))
 
 
-def keep(lines: IO[str]) -> int:
-    """Follow what the runner of drills says, act when it says nothing any more, and return 1 where that did not work."""
+def keep(lines: IO[str], spared: Iterable[int] = ()) -> int:
+    """Follow what the runner of drills says, act when it says nothing any more, and return 1 where that did not work.
+
+    Args:
+        spared: the pids of that runner and its ancestors: no rollback may touch them, whatever the target file names.
+    """
+    kin = [psutil.Process(pid) for pid in spared if psutil.pid_exists(pid)]
     armed: Mapping[str, Any] | None = None
     for line in lines:
         word, _, said = line.rstrip("\n").partition(" ")
         armed = json.loads(said) if word == "arm" else None
     if armed is None:
         return 0
+    from tapecheck.resources import SPARED
+
+    SPARED.update(kin)
     played = roll_back(armed).get("rollbacks", [])
     return 0 if len(played) == len(armed["rollbacks"]) and all(map(worked, played)) else 1
 
@@ -87,4 +98,4 @@ def keep(lines: IO[str]) -> int:
 if __name__ == "__main__":
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
-    sys.exit(keep(sys.stdin))
+    sys.exit(keep(sys.stdin, map(int, sys.argv[1:])))

@@ -14,7 +14,7 @@ from tapecheck.errors import ConfigError, MeasurementError
 from tapecheck.recovery import census, drill, freshness, ledger, planting, trials
 from tapecheck.recovery.drill import Done
 from tapecheck.recovery.experiment import Drill
-from tapecheck.recovery.ground import Ground, check_allowed, check_promised, ground
+from tapecheck.recovery.ground import Ground, check_allowed, check_processes, check_promised, ground
 from tapecheck.recovery.keeper import Keeper
 from tapecheck.recovery.policy import RecoveryPlan
 from tapecheck.recovery.recorder import Recorder
@@ -56,6 +56,7 @@ def run(plan: RecoveryPlan, target: Target, drills: Sequence[Drill], *, out: str
     """
     check_promised(plan, drills)
     check_allowed(target, drills)
+    check_processes(target, drills)
     where, started_at, file = ground(target), dt.datetime.now(dt.UTC), ledger.path(out)
     ages, found, run_id = _audited(plan, target, where, drills), _Found(), runs.new_id(started_at)
     rounds = [(one, number) for number in range(1, plan.trials.each + 1) for one in drills]
