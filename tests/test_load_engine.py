@@ -405,7 +405,12 @@ def test_goodbye_to_an_idle_connection_taints_nothing() -> None:
 def test_more_connections_than_files_are_refused_before_anything_is_sent(monkeypatch: pytest.MonkeyPatch) -> None:
     """The message says how many are possible."""
     monkeypatch.setattr(resource, "getrlimit", lambda what: (100, 300))
-    with Server(servers.fast) as server, pytest.raises(MeasurementError, match="1,000 connections are more than the 236"):
+    with (
+        Server(servers.fast) as server,
+        pytest.raises(
+            MeasurementError, match=r"1,000 connections; allowed: at most 236, .* 300 files open and would need 1,064: .*\(ulimit -n 1064\)"
+        ),
+    ):
         measure(work_for(server))
     assert server.seen.connections == 0
 
@@ -427,6 +432,26 @@ def test_the_soft_limit_of_files_is_raised_when_that_is_enough() -> None:
     assert out.stdout == "[np.uint8(0)]\n", out.stderr
 
 
+def test_rows_need_no_files() -> None:
+    """With every spare file taken by connections, a run of many chunks of rows has all of them: a chunk keeps no file open."""
+    code = """
+        import resource, sys
+        resource.setrlimit(resource.RLIMIT_NOFILE, (100, 100))
+        from tapecheck.load import recorder
+        from tapecheck.load.engine import measure
+        from tapecheck.load.work import Address, PreparedRequest, Work
+        recorder.CHUNK_ROWS = 8
+        request = PreparedRequest(values={}, method="GET", url="", raw=b"GET / HTTP/1.1\\r\\nHost: x\\r\\n\\r\\n", headers=())
+        address = Address(host="127.0.0.1", port=int(sys.argv[1]))
+        work = Work(address=address, requests=(request,), executor="burst", concurrency=36, rounds=100, max_connections=36)
+        many = [measure(work) for _ in range(3)]
+        print([(len(one.samples), set(one.samples["error"].tolist())) for one in many])
+    """
+    with Server(servers.fast) as server:
+        out = subprocess.run([sys.executable, "-c", textwrap.dedent(code), str(server.port)], capture_output=True, text=True, check=False)
+    assert out.stdout == "[(3600, {0}), (3600, {0}), (3600, {0})]\n", out.stderr
+
+
 @pytest.mark.parametrize("after", [0, 1])
 def test_no_room_for_samples_ends_the_measurement(monkeypatch: pytest.MonkeyPatch, after: int) -> None:
     """A full disk is said at once and in mid-run: no hang, no half result that looks whole."""
@@ -438,7 +463,7 @@ def test_no_room_for_samples_ends_the_measurement(monkeypatch: pytest.MonkeyPatc
         reserve(*args)
 
     monkeypatch.setattr(recorder, "_reserve", full)
-    monkeypatch.setattr(pool, "IN_CHUNK", 7)  # ask for more room soon
+    monkeypatch.setattr(recorder, "CHUNK_ROWS", 8)  # ask for more room soon
     with Server(servers.fast) as server, pytest.raises(MeasurementError, match="no space left"):
         measure(work_for(server, duration_s=20.0))
 

@@ -1,6 +1,7 @@
 """The self-check end to end: a generator that is its own bottleneck gives no verdict, an honest one does."""
 
 import dataclasses
+import resource
 from collections.abc import Iterator
 
 import numpy as np
@@ -10,7 +11,7 @@ from samples import burst, measured, recording
 from servers import Server
 
 from tapecheck.errors import ConfigError
-from tapecheck.load import analysis, descriptors, frames, sending, validation
+from tapecheck.load import analysis, frames, sending, validation
 from tapecheck.load.plan import LoadPlan
 from tapecheck.load.recording import GeneratorStats
 from tapecheck.load.selfcheck import Limits, invalid
@@ -103,9 +104,9 @@ def test_each_limit_has_its_reason(bad: dict[str, object], text: str | None) -> 
 
 def test_more_connections_than_files_are_a_mistake_in_the_plan(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
     """Nothing is sent, not even a preflight request; the message says how many are possible."""
-    monkeypatch.setattr(descriptors, "possible", lambda: 236)
+    monkeypatch.setattr(resource, "getrlimit", lambda what: (100, 300))
     before = server.seen.connections
-    with pytest.raises(ConfigError, match=r"scenarios\.steady\.max_connections: got 1000; allowed: at most 472"):
+    with pytest.raises(ConfigError, match=r"scenarios\.steady\.max_connections: got 1000; allowed: at most 472, .* \(ulimit -n 564\)"):
         validation.run(plan(workers=2), target(server))
     assert server.seen.connections == before
 

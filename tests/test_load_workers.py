@@ -300,7 +300,7 @@ class Rounds:
     def wait(self, timeout: float) -> bool:
         written = next(self._rounds, None)
         for number in written or ():
-            while number >= len(self._recorder.views) * CHUNK_ROWS:
+            while number >= self._recorder.room:
                 self._recorder.grow()
             map_rows(self._file)["done_ns"][number] = 1
         return written is None

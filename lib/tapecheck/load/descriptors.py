@@ -7,10 +7,17 @@ from tapecheck.errors import MeasurementError
 SPARE = 64  # files that a process has open beside its connections
 
 
-def possible() -> int:
-    """Return how many connections the hard limit allows."""
+def refused(connections: int, workers: int = 1) -> str | None:
+    """Say how many connections `workers` processes can have instead, why, and what to do; None: they can have so many."""
     hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
-    return 2**31 if hard == resource.RLIM_INFINITY else max(0, hard - SPARE)
+    needed = -(-connections // workers) + SPARE
+    if hard == resource.RLIM_INFINITY or needed <= hard:
+        return None
+    most = max(0, hard - SPARE) * workers
+    return (
+        f"at most {most:,}, since a process may have {hard:,} files open and would need {needed:,}: "
+        f"lower it, or raise the hard limit as root (ulimit -n {needed})"
+    )
 
 
 def allow(connections: int) -> None:
@@ -19,11 +26,8 @@ def allow(connections: int) -> None:
     Raises:
         MeasurementError: the hard limit does not allow it; nothing has been sent.
     """
-    if connections > possible():
-        raise MeasurementError(
-            f"{connections:,} connections are more than the {possible():,} that this machine's limit of open files allows: "
-            "lower max_connections, or raise the limit (ulimit -Hn)"
-        )
+    if (why := refused(connections)) is not None:
+        raise MeasurementError(f"{connections:,} connections; allowed: {why}")
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft != resource.RLIM_INFINITY and soft < connections + SPARE:
         resource.setrlimit(resource.RLIMIT_NOFILE, (connections + SPARE, hard))

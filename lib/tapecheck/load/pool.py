@@ -11,13 +11,12 @@ import numpy as np
 
 from tapecheck.load.content import Kept, is_wrong
 from tapecheck.load.protocol import Connection, Fresh
-from tapecheck.load.recorder import CHUNK_ROWS, CHUNK_ROWS_LOG2, Recorder
+from tapecheck.load.recorder import Recorder
 from tapecheck.load.samples import RETRIED_AT, ROW, ErrorKind
 from tapecheck.load.timing import server_times_ms
 from tapecheck.load.work import Work
 
 NAN = float("nan")
-IN_CHUNK = CHUNK_ROWS - 1
 SAFE_METHODS = ("GET", "HEAD")  # asking twice changes nothing
 NEVER = 2**62  # more requests than there can be
 TIMEOUT, NO_CONNECTION, CENSORED, PROTOCOL, CONTENT = (
@@ -103,7 +102,7 @@ class Pool:
         """Return the number of the next request, with room for its row."""
         number = self.number
         self.number = number + 1
-        if not number & IN_CHUNK:
+        if number >= self.recorder.room:
             self.recorder.grow()
         return number
 
@@ -123,8 +122,8 @@ class Pool:
             server_ms, db_ms = server_times_ms(connection.timing)
         recorder = self.recorder
         ROW.pack_into(
-            recorder.views[number >> CHUNK_ROWS_LOG2],
-            (number & IN_CHUNK) * recorder.stride + recorder.shift,
+            recorder.mapped,
+            number * recorder.stride + recorder.shift,
             connection.intended_ns,
             connection.sent_ns,
             connection.first_byte_ns,
@@ -157,9 +156,10 @@ class Pool:
         i, sent_ns, name, waited = (number * self.workers + self.first_combination) % self.kinds, 0, 0, True
         if again is not None and again.fresh is not None:
             i, sent_ns, name, waited = again.fresh.combination, again.fresh.begun_ns, again.name, again.fresh.waited
-        view, offset = recorder.views[number >> CHUNK_ROWS_LOG2], (number & IN_CHUNK) * recorder.stride + recorder.shift
-        warm_up = number < self.origin
-        ROW.pack_into(view, offset, intended_ns, sent_ns, 0, now, NAN, NAN, 0, i, name, self.round, 0, error, False, warm_up, waited)
+        warm_up, offset = number < self.origin, number * recorder.stride + recorder.shift
+        ROW.pack_into(
+            recorder.mapped, offset, intended_ns, sent_ns, 0, now, NAN, NAN, 0, i, name, self.round, 0, error, False, warm_up, waited
+        )
         self.done += 1
         self.on_done(now)
 
@@ -170,8 +170,7 @@ class Pool:
         connection.busy = False
         self.connections.discard(connection)
         number = connection.number
-        view, offset = self.recorder.views[number >> CHUNK_ROWS_LOG2], (number & IN_CHUNK) * self.recorder.stride + self.recorder.shift
-        view[offset + RETRIED_AT] = 1
+        self.recorder.mapped[number * self.recorder.stride + self.recorder.shift + RETRIED_AT] = 1
         self.opening_again += 1
         again = Fresh(number, connection.intended_ns, connection.sent_ns, connection.waited, connection.combination, connection.kept)
         self._open(again)

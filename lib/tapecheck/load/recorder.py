@@ -4,11 +4,13 @@ All workers of a scenario write to one file. Row `j` of worker `w` of `n` is row
 is in the order of the whole schedule. It knows nothing of what rows mean but that a written one has a `done_ns`.
 """
 
+import ctypes
 import errno
 import mmap
 import os
 import shutil
 import tempfile
+import weakref
 from pathlib import Path
 from typing import IO
 
@@ -16,10 +18,14 @@ import numpy as np
 
 from tapecheck.errors import MeasurementError
 from tapecheck.load.samples import ROW_BYTES, SAMPLE, Samples
+from tapecheck.load.work import MAX_REQUESTS
 
-CHUNK_ROWS_LOG2 = 13
-CHUNK_ROWS = 1 << CHUNK_ROWS_LOG2  # of one worker; small, so that no reservation of a chunk takes long
+CHUNK_ROWS = 8192  # of one worker; small, so that no reservation of a chunk takes long
+MOST_ROWS = 2 * MAX_REQUESTS  # of all workers, their warm-up included
 MEMORY = Path("/dev/shm")  # noqa: S108 - a file system in memory: writing to it never waits for a disk
+
+
+Mapped = ctypes.Array[ctypes.c_ubyte]
 
 
 def scratch(rows: int) -> IO[bytes]:
@@ -29,15 +35,19 @@ def scratch(rows: int) -> IO[bytes]:
 
 
 class Recorder:
-    """Where one worker writes its rows: row `number` begins at `(number % CHUNK_ROWS) * stride + shift` of its chunk's view."""
+    """Where one worker writes its rows: row `number` begins at byte `number * stride + shift` of `mapped`, once there is room."""
 
-    __slots__ = ("_file", "shift", "stride", "views")
+    __slots__ = ("_file", "mapped", "room", "shift", "stride")
 
     def __init__(self, file: int, worker: int = 0, workers: int = 1) -> None:
         self._file = file
         self.stride = ROW_BYTES * workers
         self.shift = ROW_BYTES * worker
-        self.views: list[memoryview] = []
+        self.room = 0  # for so many rows
+        try:
+            self.mapped = _map(file, MOST_ROWS * ROW_BYTES)
+        except OSError as error:
+            raise MeasurementError(f"no address space for {MOST_ROWS * ROW_BYTES:,} bytes of samples: {error.strerror}") from None
 
     def grow(self) -> None:
         """Add room for `CHUNK_ROWS` rows.
@@ -45,21 +55,37 @@ class Recorder:
         Raises:
             MeasurementError: there is no room for them.
         """
-        size = CHUNK_ROWS * self.stride
-        offset = len(self.views) * size
+        size, offset = CHUNK_ROWS * self.stride, self.room * self.stride
         try:
+            if offset + size > len(self.mapped):
+                raise OSError(errno.EFBIG, "too many for one scenario")
             _reserve(self._file, offset, size)
-            self.views.append(memoryview(mmap.mmap(self._file, size, offset=offset)))
         except OSError as error:
-            rows = offset // ROW_BYTES
             why = error.strerror if error.errno != errno.ENOSPC else "no space left in the temporary folder"
-            raise MeasurementError(f"no room for more than {rows:,} samples: {why}") from None
+            raise MeasurementError(f"no room for more than {offset // ROW_BYTES:,} samples: {why}") from None
+        self.room += CHUNK_ROWS
 
     def rows(self, count: int) -> Samples:
-        """Return the worker's first `count` rows, to be changed in place; `grow` no more."""
-        self.views = []
-        whole = map_rows(self._file)
+        """Return the worker's first `count` rows, to be changed in place."""
+        whole = np.frombuffer(memoryview(self.mapped), SAMPLE, self.room * self.stride // ROW_BYTES)
         return whole[self.shift // ROW_BYTES :: self.stride // ROW_BYTES][:count]
+
+
+def _map(file: int, size: int) -> Mapped:
+    """Map the first bytes of a file, also those beyond its end, which are there once the file is longer.
+
+    The `mmap` of Python cannot do that, and keeps a descriptor open for each mapping.
+    """
+    libc = ctypes.CDLL(None, use_errno=True)
+    libc.mmap.restype = ctypes.c_void_p
+    libc.mmap.argtypes = (ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int, ctypes.c_int, ctypes.c_int, ctypes.c_int64)
+    libc.munmap.argtypes = (ctypes.c_void_p, ctypes.c_size_t)
+    address = libc.mmap(None, size, mmap.PROT_READ | mmap.PROT_WRITE, mmap.MAP_SHARED, file, 0)
+    if address == ctypes.c_void_p(-1).value:
+        raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
+    mapped = (ctypes.c_ubyte * size).from_address(address)
+    weakref.finalize(mapped, libc.munmap, address, size).atexit = False  # arrays that look into it keep it alive
+    return mapped
 
 
 def _reserve(file: int, offset: int, size: int) -> None:
@@ -73,7 +99,7 @@ def _reserve(file: int, offset: int, size: int) -> None:
 def map_rows(file: int) -> Samples:
     """Map a whole file, unwritten rows included."""
     size = os.fstat(file).st_size
-    return np.frombuffer(mmap.mmap(file, size), SAMPLE) if size else np.zeros(0, SAMPLE)
+    return np.frombuffer(memoryview(_map(file, size)), SAMPLE) if size else np.zeros(0, SAMPLE)
 
 
 def written(rows: Samples) -> Samples:

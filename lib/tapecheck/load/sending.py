@@ -132,11 +132,10 @@ def _check_generator(plan: LoadPlan) -> None:
     if not isinstance(plan.workers, int):
         require_dask()
         return
-    most = descriptors.possible() * plan.workers
     problems = [
-        Problem(file="plan", key=f"scenarios.{name}.max_connections", got=f"{scenario.connections}", allowed=f"at most {most} (ulimit -Hn)")
+        Problem(file="plan", key=f"scenarios.{name}.max_connections", got=f"{scenario.connections}", allowed=why)
         for name, scenario in plan.scenarios.items()
-        if scenario.connections > most
+        if (why := descriptors.refused(scenario.connections, plan.workers)) is not None
     ]
     if problems:
         raise ConfigError(problems)
