@@ -69,6 +69,6 @@ lock:
 	$(PY) -m uv pip compile --quiet --universal --generate-hashes --no-emit-index-url --no-header --python-version 3.11 --group dev pyproject.toml --output-file requirements.lock
 
 clean:
-	-@if [ -x "$(PY)" ]; then "$(PY)" -m tapecheck sandbox down; fi
+	-@if [ -x "$(PY)" ]; then "$(PY)" -m tapecheck sandbox down --force; fi
 	rm -rf .venv .conda-stamp .pytest_cache .mypy_cache .ruff_cache .import_linter_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,8 +1,6 @@
 """The command line: `python -m tapecheck run | sandbox | lab | params | check | runs | index | history`."""
 
 import argparse
-import contextlib
-import json
 import os
 import signal
 import subprocess
@@ -12,7 +10,6 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
-import psutil
 import yaml
 
 from tapecheck import config
@@ -65,12 +62,13 @@ def _parser() -> argparse.ArgumentParser:
     up.add_argument("--filled", action="store_true", help="return when all data is there, not only when it answers")
     up.add_argument("--days", type=int, help="days of history (default 365)")
     up.add_argument("--symbols", help="comma-separated symbols (default: all 25)")
+    up.add_argument("--until-unused", action="store_true", help="stop it when no process uses it any more (default: it stays until down)")
     up.add_argument("--json", action="store_true", help="print the state as JSON")
     up.set_defaults(command=_sandbox_up)
     actions.add_parser("status", help="print processes, health and fill").set_defaults(command=_sandbox_status)
     down = actions.add_parser("down", help="stop it; its data stays")
-    down.add_argument("--quiet", action="store_true", help="print nothing")
-    down.add_argument("--after", type=int, metavar="PID", help="wait until that process has ended")
+    down.add_argument("--force", action="store_true", help="although other processes use it")
+    down.add_argument("--unused", action="store_true", help="unless a process uses it or `sandbox up` started it; print nothing")
     down.set_defaults(command=_sandbox_down)
 
     commands.add_parser("lab", help="open JupyterLab with the sandbox running").set_defaults(command=_lab)
@@ -186,14 +184,13 @@ def _sandbox_up(arguments: argparse.Namespace) -> int:
     if arguments.symbols is not None:
         changes["symbols"] = [s.strip() for s in arguments.symbols.split(",") if s.strip()]
     profile = config.validate(Profile, changes, file="command line") if changes else None
-    was_running = supervision.status() is not None
     say = _say if sys.stderr.isatty() or not arguments.json else lambda text: None
-    state = supervision.up(profile=profile, on_progress=say)
+    state = supervision.up(profile=profile, until_unused=arguments.until_unused, on_progress=say)
     if arguments.filled:
         with progress.show("sandbox: filling", "jobs") as report:
             supervision.wait_filled(on_progress=report)
     if arguments.json:
-        print(json.dumps({"started": not was_running, "state": state.model_dump(mode="json")}))
+        print(state.model_dump_json())
         return 0
     return _sandbox_status(arguments)
 
@@ -220,12 +217,10 @@ def _sandbox_status(arguments: argparse.Namespace) -> int:
 def _sandbox_down(arguments: argparse.Namespace) -> int:
     from tapecheck.sandbox import supervision
 
-    if arguments.after is not None:
-        with contextlib.suppress(psutil.NoSuchProcess):
-            psutil.Process(arguments.after).wait()
-    was_running = supervision.down()
-    if not arguments.quiet:
-        print("the sandbox is stopped; its data stays" if was_running else "the sandbox was not running")
+    if arguments.unused:
+        supervision.down_unused()
+    else:
+        print("the sandbox is stopped; its data stays" if supervision.down(force=arguments.force) else "the sandbox was not running")
     return 0
 
 

@@ -73,6 +73,11 @@ def sandbox_home() -> Path:
     return base / f"tapecheck-{os.getuid()}-{checkout}"
 
 
+def sandbox_users(home: Path) -> Path:
+    """Return where each process that uses the sandbox of a home holds a lock file."""
+    return home / "users"
+
+
 # ---- YAML with line numbers ----
 
 

@@ -1,6 +1,5 @@
 """Opens a target: reads its file and, for the sandbox, finds the running one or starts it. It sends no load."""
 
-import json
 import os
 import signal
 import subprocess
@@ -9,12 +8,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from tapecheck import config
+from tapecheck import config, lockfiles
 from tapecheck.config import Model
 from tapecheck.errors import SandboxError
 from tapecheck.target_file import BackfillTarget, ProcessSelector, Secret, Target, Url
 
-_SANDBOX = (sys.executable, "-m", "tapecheck", "sandbox")
+_SANDBOX = (sys.executable, "-P", "-m", "tapecheck", "sandbox")
+_use: Path | None = None  # the lock file that says that this process uses the sandbox
 
 
 class SandboxState(Model):
@@ -37,8 +37,8 @@ class SandboxState(Model):
 def open_target(path: str | Path) -> Target:
     """Return the target of a file; a sandbox's with `base_url`, `processes` and `backfill` filled in.
 
-    A sandbox that is not running is started, filled, and stopped again when this process ends; one that runs already
-    is used and left running.
+    A sandbox that is not running is started and filled. It runs until the last process that opened it has ended, or, where
+    `sandbox up` was called, until `sandbox down`.
 
     Raises:
         ConfigError: the file is wrong.
@@ -47,9 +47,7 @@ def open_target(path: str | Path) -> Target:
     target = config.read(Target, path)
     if target.kind == "external":
         return target
-    state, started = start_sandbox()
-    if started:
-        _stop_sandbox_after_this_process()
+    state = start_sandbox()
     found = {"base_url": state.base_url, "backfill": _backfill(state)}
     absent = {key: value for key, value in found.items() if getattr(target, key) is None}
     return target.model_copy(update={**absent, "processes": {**state.processes, **target.processes}})
@@ -69,46 +67,54 @@ def at_distance(target: Target, distance_ms: int) -> Target:
     return target.model_copy(update={"backfill": target.backfill.model_copy(update={"source_url": distant})})
 
 
-def start_sandbox() -> tuple[SandboxState, bool]:
-    """Return the state of a running, filled sandbox, and whether it had to be started for that.
+def start_sandbox() -> SandboxState:
+    """Return the state of a running, filled sandbox, which runs at least until this process ends.
 
     Raises:
         SandboxError: it did not start, or did not fill.
     """
-    was_running = SandboxState.file().exists()
-    command = [*_SANDBOX, "up", "--filled", "--json"]
-    with subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True) as process:
+    _use_sandbox()
+    stderr = None if os.isatty(2) else subprocess.PIPE  # a kernel's would go to its log
+    command = [*_SANDBOX, "up", "--filled", "--json", "--until-unused"]
+    with subprocess.Popen(
+        command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=stderr, text=True, start_new_session=True
+    ) as process:
         try:
-            said, _ = process.communicate()
+            said, complaint = process.communicate()
         except KeyboardInterrupt:
             process.send_signal(signal.SIGINT)
-            process.wait()
-            if not was_running:
-                subprocess.run([*_SANDBOX, "down", "--quiet"], stdin=subprocess.DEVNULL, check=False)
+            process.communicate()
             raise
     if process.returncode != 0:
-        raise SandboxError("the sandbox did not start; `python -m tapecheck sandbox up` says why")
-    answer = json.loads(said)
-    return SandboxState.model_validate(answer["state"]), bool(answer["started"])
+        why = (complaint or "").strip().rpartition("error: ")[2] or "`python -m tapecheck sandbox up` says why"
+        raise SandboxError(f"the sandbox did not start: {why}")
+    return SandboxState.model_validate_json(said)
+
+
+def _use_sandbox() -> None:
+    """Say that this process uses the sandbox, before it asks for it: who stops it, stops it before or sees this."""
+    global _use
+    if _use is not None and _use.parent.parent == config.sandbox_home():
+        return
+    try:
+        _use = lockfiles.hold(config.sandbox_users(config.sandbox_home()))
+    except OSError as error:
+        raise SandboxError(f"{config.sandbox_home()} cannot be used ({error}); set TAPECHECK_SANDBOX_HOME to another folder") from None
 
 
 @contextmanager
 def sandbox_running() -> Iterator[SandboxState]:
-    """Keep a filled sandbox running; stop it afterwards if it was started for this.
+    """Keep a filled sandbox running; stop it afterwards, unless others use it or `sandbox up` started it to stay.
 
     Raises:
         SandboxError: it did not start, or did not stop.
     """
-    state, started = start_sandbox()
+    global _use
     try:
-        yield state
+        yield start_sandbox()
     finally:
-        if started and subprocess.run([*_SANDBOX, "down", "--quiet"], stdin=subprocess.DEVNULL, check=False).returncode:
+        if _use is not None:
+            lockfiles.release(_use)
+            _use = None
+        if subprocess.run([*_SANDBOX, "down", "--unused"], stdin=subprocess.DEVNULL, check=False).returncode:
             raise SandboxError("the sandbox did not stop; `python -m tapecheck sandbox down` says why")
-
-
-def _stop_sandbox_after_this_process() -> None:
-    """Leave a process behind that stops the sandbox when this one has ended, however it ends: a kernel runs no exit handlers."""
-    null = subprocess.DEVNULL
-    command = [*_SANDBOX, "down", "--quiet", "--after", str(os.getpid())]
-    subprocess.Popen(command, stdin=null, stdout=null, stderr=null, start_new_session=True)

@@ -115,6 +115,7 @@ def stop(home: Home) -> bool:
     Raises:
         SandboxError: a process did not stop.
     """
+    home.state.unlink(missing_ok=True)  # first: who measures it must know why it answers no more
     found = _ours(home)
     _wake(found)
     supervisors = [process for process in found if "supervisor.supervisord" in process.info["cmdline"]]
@@ -130,6 +131,6 @@ def stop(home: Home) -> bool:
     if alive:
         raise SandboxError(f"did not stop: {', '.join(str(process.pid) for process in alive)}")
     database.stop_orphan(home)
-    for file in (home.socket, home.state, home.folder / "supervisord.pid"):
+    for file in (home.socket, home.stays, home.folder / "supervisord.pid"):
         file.unlink(missing_ok=True)
     return bool(found)

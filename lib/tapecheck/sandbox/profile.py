@@ -1,16 +1,19 @@
 """What the sandbox serves and where its files are: symbols, tiers, ports, home. It starts nothing."""
 
+import contextlib
+import fcntl
 import os
 import re
 import secrets
 import stat
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Literal
 from urllib.parse import quote
 
 from pydantic import AfterValidator, Field
 
-from tapecheck.config import Model, sandbox_home
+from tapecheck.config import Model, sandbox_home, sandbox_users
 from tapecheck.errors import SandboxError
 
 SYMBOLS = (
@@ -69,6 +72,9 @@ class Home:
         self.state = self.folder / "state.json"
         self.passfile = self.folder / "passfile"
         self.key = self.folder / "upstream.key"
+        self.users = sandbox_users(self.folder)
+        self.stays = self.folder / "stays"  # there while it runs because of `sandbox up`
+        self.reaper = self.folder / "reaper"
 
     def create(self) -> None:
         """Make the folder, ours alone; as root others may pass through, because the database runs as another user.
@@ -90,6 +96,13 @@ class Home:
             self.logs.mkdir(mode=0o700, exist_ok=True)
         except OSError as error:
             raise SandboxError(f"{path} cannot be used ({error}); set TAPECHECK_SANDBOX_HOME to another folder") from None
+
+    @contextlib.contextmanager
+    def locked(self) -> Iterator[None]:
+        """Let one process at a time start or stop the sandbox; the lock ends with the process that holds it."""
+        with (self.folder / "lock").open("a") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            yield
 
     def secret(self) -> str:
         """Return the key of the sandbox's upstream, made at random once a home."""

@@ -1,18 +1,16 @@
 """Starts, finds and stops the sandbox: `up`, `status`, `down`, `wait_filled`. It serves nothing itself."""
 
-import contextlib
-import fcntl
 import os
 import shlex
 import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 
 from tapecheck.errors import SandboxError
-from tapecheck.sandbox import database
+from tapecheck.sandbox import database, reaper
 from tapecheck.sandbox.processes import ask, is_healthy, is_running, stop, supervised
 from tapecheck.sandbox.profile import PROCESSES, Home, Ports, Profile, write_private
 from tapecheck.target_file import ProcessSelector
@@ -43,8 +41,10 @@ class Status:
     folder: str
 
 
-def up(*, profile: Profile | None = None, on_progress: Callable[[str], None] = lambda _: None) -> SandboxState:
+def up(*, profile: Profile | None = None, until_unused: bool = False, on_progress: Callable[[str], None] = lambda _: None) -> SandboxState:
     """Start the sandbox, or find the running one; return once every process answers its health check.
+
+    It stays until `down`, except where every `up` since it was started said `until_unused`: then until its last user is gone.
 
     Args:
         profile: what to hold; None for what the home already holds, else the default. Another profile than
@@ -57,19 +57,25 @@ def up(*, profile: Profile | None = None, on_progress: Callable[[str], None] = l
     home = Home()
     home.create()
     database.external_url()
-    with _locked(home):
+    with home.locked():
         before = Profile.model_validate_json(home.profile.read_bytes()) if home.profile.exists() else None
         wanted = profile or before or Profile()
         running = _state(home)
         if running is not None and wanted != before:
             raise SandboxError("the sandbox runs with another profile; stop it first: python -m tapecheck sandbox down")
-        if running is not None:
-            return running
-        try:
-            return _started(home, wanted, is_other=before not in (None, wanted), on_progress=on_progress)
-        except BaseException:
-            stop(home)
-            raise
+        if running is None:
+            home.stays.unlink(missing_ok=True)
+        if until_unused and not home.stays.exists():
+            reaper.leave_one(home)  # before the start, so that a user that is killed meanwhile is noticed
+        if running is None:
+            try:
+                running = _started(home, wanted, is_other=before not in (None, wanted), on_progress=on_progress)
+            except BaseException:
+                stop(home)
+                raise
+        if not until_unused:
+            home.stays.touch()
+        return running
 
 
 def status() -> Status | None:
@@ -84,18 +90,37 @@ def status() -> Status | None:
     return Status(state=state, processes=processes, jobs_done=held.get("done", 0), jobs_total=held.get("jobs", 0), folder=str(home.folder))
 
 
-def down() -> bool:
+def down(*, force: bool = False) -> bool:
     """Stop the sandbox and whatever a killed supervisor left; the data stays. Return whether anything ran.
 
+    Args:
+        force: stop it although other processes use it.
+
     Raises:
-        SandboxError: a process did not stop.
+        SandboxError: others use it, or a process did not stop.
     """
     home = Home()
     if not home.folder.is_dir():
         return False
     home.create()
-    with _locked(home):
+    with home.locked():
+        others = [user for user in reaper.users(home) if user.pid != os.getpid()]
+        if others and not force and _state(home) is not None:
+            using = ", ".join(map(str, others))
+            raise SandboxError(f"the sandbox is in use by {using}; wait until they end, or stop it under them: sandbox down --force")
         return stop(home)
+
+
+def down_unused() -> None:
+    """Stop the sandbox, unless a process uses it or `sandbox up` started it to stay.
+
+    Raises:
+        SandboxError: a process did not stop.
+    """
+    home = Home()
+    if home.folder.is_dir():
+        with home.locked():
+            reaper.stop_unused(home)
 
 
 def wait_filled(
@@ -132,14 +157,6 @@ def wait_filled(
 def _rests(state: SandboxState) -> bool:
     health = ask(state.processes["api"].port or 0, "/api/v1/admin/scheduler-health")
     return health is not None and health["due"] == 0 and not health["in_flight"]
-
-
-@contextlib.contextmanager
-def _locked(home: Home) -> Iterator[None]:
-    """Let one `up` or `down` at a time touch the home; the lock ends with the process that holds it."""
-    with (home.folder / "lock").open("a") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield
 
 
 def _state(home: Home) -> SandboxState | None:

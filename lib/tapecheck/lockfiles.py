@@ -1,0 +1,108 @@
+"""Lock files that say that a process is there: locked for as long as it lives, so that SIGKILL unlocks them too. They exclude nobody."""
+
+import fcntl
+import json
+import os
+import secrets
+import stat
+import sys
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+SUFFIX = ".lock"
+COMMAND_CHARACTERS = 120
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Holder:
+    """A process that holds, or held, a lock file: which, since when (UTC), and what for."""
+
+    file: Path
+    is_there: bool
+    pid: int
+    since: datetime
+    purpose: str
+
+    def __str__(self) -> str:
+        return f"pid {self.pid} ({self.purpose})"
+
+    def wait(self) -> None:
+        """Wait until it has released its file or ended, however it ends."""
+        try:
+            with self.file.open("rb") as file:
+                fcntl.flock(file, fcntl.LOCK_SH)
+        except FileNotFoundError:
+            pass
+
+
+_held: dict[Path, int] = {}
+
+
+def _close_in_child() -> None:
+    for descriptor in _held.values():
+        os.close(descriptor)  # a forked child that outlives this process would keep the lock
+    _held.clear()
+
+
+os.register_at_fork(after_in_child=_close_in_child)
+
+
+def hold(folder: Path, purpose: str = "") -> Path:
+    """Lock a new file in a folder for as long as this process lives, or until it is released.
+
+    Args:
+        folder: made if it is not there, this user's alone.
+        purpose: what for; the command line if it is empty.
+
+    Raises:
+        OSError: the folder cannot be used, or belongs to someone else.
+    """
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    found = folder.lstat()
+    if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid():
+        raise PermissionError(f"{folder} belongs to another user")
+    purpose = purpose or " ".join(" ".join(sys.orig_argv).split())[:COMMAND_CHARACTERS]
+    said = {"pid": os.getpid(), "since": datetime.now(UTC).isoformat(), "purpose": purpose}
+    file = folder / f"{os.getpid()}-{secrets.token_hex(4)}{SUFFIX}"
+    partial = file.with_name(f".{file.name}")  # no reader sees it before it is locked
+    descriptor = os.open(partial, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600)
+    fcntl.flock(descriptor, fcntl.LOCK_EX)
+    os.write(descriptor, json.dumps(said).encode())
+    partial.rename(file)
+    _held[file] = descriptor
+    return file
+
+
+def release(file: Path) -> None:
+    """Release a file that this process holds; once nobody holds any file of its folder, remove them all."""
+    os.close(_held.pop(file))
+    sweep(file.parent)
+
+
+def sweep(folder: Path) -> None:
+    """Remove what ended processes left in a folder, unless somebody is there, who may still ask who has been."""
+    found = holders(folder)
+    if not any(one.is_there for one in found):
+        for one in found:
+            one.file.unlink(missing_ok=True)
+
+
+def holders(folder: Path) -> list[Holder]:
+    """Return who holds or held a file of a folder, in the order of their names; this process included."""
+    return [one for file in sorted(folder.glob(f"[!.]*{SUFFIX}")) if (one := _holder(file)) is not None]
+
+
+def _holder(file: Path) -> Holder | None:
+    try:
+        with file.open("rb") as opened:
+            try:
+                fcntl.flock(opened, fcntl.LOCK_SH | fcntl.LOCK_NB)
+                is_there = False
+            except BlockingIOError:
+                is_there = True
+            said = json.load(opened)
+        since = datetime.fromisoformat(said["since"])
+        return Holder(file=file, is_there=is_there, pid=said["pid"], since=since, purpose=said["purpose"])
+    except (FileNotFoundError, ValueError, KeyError, TypeError):
+        return None  # removed meanwhile, or none of ours

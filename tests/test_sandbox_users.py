@@ -1,0 +1,204 @@
+"""Who uses the sandbox, and that the last of them stops it: real processes that open it, end, and are killed."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import ClassVar
+
+import psutil
+import pytest
+
+from tapecheck import lockfiles, targets
+from tapecheck.errors import SandboxError
+from tapecheck.sandbox import reaper, supervision
+from tapecheck.sandbox.profile import Home, Profile
+
+PATIENCE_S = 60
+USER = """
+import sys
+from tapecheck.targets import open_target
+print(open_target("config/targets/sandbox.yaml").base_url, flush=True)
+sys.stdin.read()
+"""
+
+
+@pytest.fixture(scope="module")
+def filled() -> Iterator[Path]:
+    """A stopped sandbox whose home holds one series already, so that it starts fast."""
+    base = "/var/tmp" if Path("/var/tmp").is_dir() else None
+    folder = Path(tempfile.mkdtemp(prefix="tcu-", dir=base)).resolve()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TAPECHECK_SANDBOX_HOME", str(folder))
+        patch.delenv("DATABASE_URL", raising=False)
+        supervision.up(profile=Profile(symbols=("SPY",), timeframes=("1d",), days=10))
+        supervision.wait_filled(timeout_s=PATIENCE_S)
+        supervision.down()
+    yield folder
+    shutil.rmtree(folder)
+
+
+@pytest.fixture
+def home(filled: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Home]:
+    """The home for one test; no process is left afterwards."""
+    monkeypatch.setenv("TAPECHECK_SANDBOX_HOME", str(filled))
+    monkeypatch.delenv("DATABASE_URL", raising=False)
+    yield Home()
+    for user in User.alive:
+        user.kill()
+        user.communicate()
+    User.alive.clear()
+    supervision.down(force=True)
+    for process in reapers(Home()):
+        process.wait(PATIENCE_S)
+
+
+def reapers(home: Home) -> list[psutil.Process]:
+    return [
+        one
+        for one in psutil.process_iter(["cmdline"])
+        if "tapecheck.sandbox.reaper" in (one.info["cmdline"] or []) and one.environ().get("TAPECHECK_SANDBOX_HOME") == str(home.folder)
+    ]
+
+
+class User:
+    """A process that has opened the sandbox and does so until it is ended."""
+
+    alive: ClassVar[list[subprocess.Popen[str]]] = []
+
+    def __init__(self) -> None:
+        self.process = subprocess.Popen([sys.executable, "-c", USER], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        self.alive.append(self.process)
+
+    def opened(self) -> str:
+        assert self.process.stdout is not None
+        return self.process.stdout.readline().strip()
+
+    def end(self, how: signal.Signals | None) -> None:
+        if how is not None:
+            self.process.send_signal(how)
+        self.process.communicate(timeout=PATIENCE_S)
+        self.alive.remove(self.process)
+
+
+def running(home: Home) -> psutil.Process:
+    return psutil.Process(json.loads(home.state.read_bytes())["supervisor_pid"])
+
+
+def test_the_last_user_stops_it_however_each_ends(home: Home) -> None:
+    """Two start at once; the one that started it is killed and the other measures on; when that one is killed too, the sandbox stops."""
+    users = [User(), User()]
+    urls = {user.opened() for user in users}
+    assert len(urls) == 1
+    supervisor, pids = running(home), {user.process.pid for user in users}
+    assert {one.pid for one in reaper.users(home)} == pids
+    users[0].end(signal.SIGKILL)
+    supervision.down_unused()
+    assert supervisor.is_running() and {one.pid for one in reaper.users(home)} == {users[1].process.pid}
+    for waiting in reapers(home):
+        waiting.kill()
+        waiting.wait(PATIENCE_S)
+    third = User()
+    assert third.opened() in urls, "and leaves another reaper, since the first was killed"
+    users[1].end(None)
+    supervision.down_unused()
+    assert supervisor.is_running(), "a third came before the second left"
+    third.end(signal.SIGKILL)
+    supervisor.wait(PATIENCE_S)
+    for process in reapers(home):
+        process.wait(PATIENCE_S)
+    assert (supervision.status(), home.state.exists(), list(home.users.iterdir())) == (None, False, [])
+
+
+def test_a_user_that_comes_while_it_is_stopped_gets_a_new_one(home: Home) -> None:
+    """The last user leaves and the next comes at the same moment: it gets a sandbox that answers."""
+    user = User()
+    assert user.opened()
+    user.end(signal.SIGKILL)  # its reaper stops the sandbox while the next user starts it
+    with targets.sandbox_running() as state:
+        status = supervision.status()
+        assert status is not None and all(process.healthy for process in status.processes)
+        assert targets.open_target("config/targets/sandbox.yaml").base_url == state.base_url
+        assert [one.pid for one in reaper.users(home)] == [os.getpid()], "several cells of one notebook are one user"
+    assert supervision.status() is None
+
+
+def test_one_that_was_started_by_hand_stays(home: Home) -> None:
+    """`sandbox up`, before a user or beside it, makes it stay; `down` names who uses it and refuses, `down --force` does it."""
+    user = User()
+    user.opened()
+    supervision.up()
+    with pytest.raises(SandboxError, match=rf"in use by pid {user.process.pid} \(.*-c .*down --force"):
+        supervision.down()
+    user.end(None)
+    for process in reapers(home):
+        process.wait(PATIENCE_S)
+    supervision.down_unused()
+    assert supervision.status() is not None
+    assert supervision.down() is True
+    assert not home.stays.exists(), "the next user starts one of its own"
+
+
+def test_a_killed_start_leaves_nothing(home: Home) -> None:
+    """A user that is killed while the sandbox starts for it: the start goes on without it, and then it is stopped."""
+    user = User()
+    while not reapers(home):
+        assert user.process.poll() is None
+    user.end(signal.SIGKILL)
+    for process in reapers(home):
+        process.wait(PATIENCE_S)
+    assert supervision.status() is None and not home.socket.exists()
+
+
+# ---- lock files ----
+
+
+def test_a_forked_child_holds_nothing(tmp_path: Path) -> None:
+    """A child that outlives its parent, forked or started, is no holder: only the parent's end counts."""
+    code = f"""
+import os, subprocess, sys
+from pathlib import Path
+from tapecheck import lockfiles
+lockfiles.hold(Path({str(tmp_path / "held")!r}), "a test")
+pid = os.fork()
+if pid == 0:
+    sys.stdin.read()
+    os._exit(0)
+other = subprocess.Popen([sys.executable, "-c", "import sys; sys.stdin.read()"])
+print("held", flush=True)
+os.kill(os.getpid(), 9)
+"""
+    with subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as parent:
+        assert parent.stdout is not None and parent.stdout.readline() == b"held\n"
+        parent.wait(PATIENCE_S)
+        found = lockfiles.holders(tmp_path / "held")
+        assert [(one.pid, one.is_there, one.purpose) for one in found] == [(parent.pid, False, "a test")]
+
+
+def test_who_has_been_there_is_known_until_nobody_is(tmp_path: Path) -> None:
+    """A released file stays while another is held, and is removed with the last."""
+    first, second = lockfiles.hold(tmp_path, "first"), lockfiles.hold(tmp_path, "second")
+    lockfiles.release(second)
+    assert sorted((one.purpose, one.is_there) for one in lockfiles.holders(tmp_path)) == [("first", True), ("second", False)]
+    lockfiles.release(first)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("content", [b"", b"{}", b"[]", b'{"pid": 1, "since": "soon", "purpose": ""}', b"\xff"])
+def test_a_file_of_something_else_is_nobody(tmp_path: Path, content: bytes) -> None:
+    """What is no lock file of ours is passed over."""
+    (tmp_path / "other.lock").write_bytes(content)
+    assert lockfiles.holders(tmp_path) == []
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="only root can give a folder away")
+def test_another_users_folder_is_refused(tmp_path: Path) -> None:
+    """A folder that belongs to someone else is not written to."""
+    os.chown(tmp_path, 12345, 12345)
+    with pytest.raises(PermissionError, match="another user"):
+        lockfiles.hold(tmp_path)
