@@ -2,7 +2,6 @@
 
 import contextlib
 import re
-import textwrap
 import threading
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -24,6 +23,7 @@ SCHEMA = pa.schema(
     ]
 )
 LOOK_AGAIN_NS = 5_000_000_000  # between two searches for a process that is not there: each looks at every process
+SHOWN = 200  # characters of a command line in a message
 SPARED: set[psutil.Process] = set()  # what `locate` never returns beside this process and its kin
 _GONE = (psutil.NoSuchProcess, psutil.ZombieProcess, psutil.AccessDenied)
 _PATH = re.compile(r"(?!-)[^/=\s:;,|&<>\"'`$(){}*?]*(?:/[^/\s:;,|&<>\"'`$(){}*?]+)+")  # no option, list, URL or shell command
@@ -81,7 +81,8 @@ def _is_word(wanted: str, word: str) -> bool:
 
 def command_line(process: psutil.Process) -> str:
     """Return a process's pid and the beginning of its command line, for a message."""
-    return f"pid {process.pid}: {textwrap.shorten(' '.join(_words(process)), 120, placeholder=' …')}"
+    line = " ".join(_words(process))
+    return f"pid {process.pid}: {line[:SHOWN]}{'…' if len(line) > SHOWN else ''}"
 
 
 def _words(process: psutil.Process) -> list[str]:
