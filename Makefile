@@ -14,9 +14,10 @@ PY := .venv/bin/python
 STAMP := .venv/.stamp
 endif
 
-.PHONY: help setup run rto test check lab bench lock clean
+.PHONY: help setup run compare rto test check lab bench lock clean
 help:
-	@echo "make run    measure the sandbox with every notebook, print the verdicts, write outputs/index.html"
+	@echo "make run    measure load, backfill and recovery on the sandbox, print the verdicts, write outputs/index.html (2 to 3 min)"
+	@echo "make compare  prove that fixes work: variants of the sandbox measured in interleaved rounds"
 	@echo "make rto    define the recovery objectives as a document and lint them, without a drill and in seconds"
 	@echo "make lab    open JupyterLab with the sandbox running"
 	@echo "make test   run the whole test suite, golden notebooks included"
@@ -43,6 +44,9 @@ setup: $(STAMP)
 
 run: setup
 	@$(PY) -m tapecheck run all
+
+compare: setup
+	@$(PY) -m tapecheck run compare
 
 rto: setup
 	@$(PY) -m tapecheck run rto_rpo -p drills none

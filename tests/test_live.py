@@ -74,9 +74,9 @@ def artefacts(folder: Path) -> Iterator[tuple[Path, bytes]]:
 def test_the_path_of_make_run_on_the_sandbox(sandbox: SandboxState, tmp_path: Path) -> None:
     """`tapecheck run all` measures the running sandbox, leaves whole runs, a page and verdict lines, and the sandbox running."""
     (tmp_path / "plan.yaml").write_text(SANDBOX)
-    words = ("-p", "plan", "plan.yaml", "-p", "profile", "small", "-p", "drills", "none", "-p", "proofs", "derived_timeframes")
+    words = ("-p", "plan", "plan.yaml", "-p", "profile", "small", "-p", "drills", "none")
     done = tapecheck("run", "all", *words, "--out", "results", cwd=tmp_path)
-    assert done.returncode in (0, 2), done.stdout + done.stderr  # a busy machine proves nothing of the clock of a comparison
+    assert done.returncode == 0, done.stdout + done.stderr
     folder = (tmp_path / "results" / "load" / "latest").resolve()
     assert {"result.json", "samples.parquet", "resources.parquet", "failures.jsonl", "notebook.ipynb", "report.html"} <= {
         p.name for p in folder.iterdir()
@@ -95,9 +95,9 @@ def test_the_path_of_make_run_on_the_sandbox(sandbox: SandboxState, tmp_path: Pa
     assert (defined["verdict"], defined["rto"], defined["parameters"]["profile"]) == ("pass", {}, "once"), (
         "no plan of it has a profile small"
     )
-    compared = runs.read(tmp_path / "results" / "compare" / "latest", "compare").result
-    assert [one["change"] for one in compared["proofs"]["derived_timeframes"]["differences"] if one["metric"] == "requests"] == ["improved"]
-    assert all(f"{name:<10} PASS" in done.stdout for name in ("load", "backfill", "rto_rpo"))
+    assert not (tmp_path / "results" / "compare").exists(), "a comparison is a step of its own"
+    assert all(0 < one["measured_s"] < 100 for one in (result, refill)), "how long it measured is recorded"
+    assert all(f"{name:<10}  PASS" in done.stdout for name in ("load", "backfill", "rto_rpo"))
     assert str(tmp_path / "results" / "index.html") in done.stdout
     assert folder.name in (tmp_path / "results" / "index.html").read_text()
     assert tapecheck("sandbox", "status").returncode == 0, "a sandbox that was running before stays"
@@ -200,7 +200,7 @@ def test_a_target_that_dies_in_mid_run_gives_a_whole_result(tmp_path: Path) -> N
     assert sum(burst["errors"].values()) == burst["failed"]
     lines = [json.loads(line) for line in (folder / "failures.jsonl").read_text().splitlines()]
     assert sum(line["scenario"] == "burst" for line in lines) == burst["failed"]
-    assert "burst: success_ratio > 0.95: fail" in done.stdout
+    assert "burst: success_ratio > 0.95: missed" in done.stdout
 
 
 def test_a_recorded_run_is_analysed_again_without_a_target(tmp_path: Path) -> None:

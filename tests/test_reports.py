@@ -21,7 +21,7 @@ from recorded_runs import check, checks, many, put, set_at
 from tapecheck import batch, index, results, runs
 from tapecheck.reports import brief, overview, pages, wording
 from tapecheck.reports.comment import plain
-from tapecheck.verdict import Verdict
+from tapecheck.verdict import NEXT, Verdict
 
 PAGES = ["index.html", "executive.html"]
 HOSTILE = "<script>alert('x')</script> a|b ]]> `c` **d** [e](http://f) @g & \"h\" \x1b[31m \x00 é\n# i"
@@ -398,7 +398,7 @@ def test_the_summary_says_what_is_broken_by_which_evidence_and_what_to_do(writte
     """The worst first; of the backfill that nothing is, and what its run recommends."""
     load, backfill = [brief.of(standing) for standing in overview.read(written).standings]
     assert [text.partition(":")[0] for text in load.broken] == ["fail", "invalid", "no_data", "and 1 more"]
-    assert load.actions == (brief.NEXT[Verdict.FAIL],)
+    assert load.actions == (NEXT[Verdict.FAIL],)
     assert backfill.broken == ()
     assert backfill.evidence[0].startswith("Where the time goes: ")
     assert backfill.actions[0] == "profile the longest first; a fix of one alone buys little"

@@ -1,14 +1,66 @@
 """The schema that ships with the package is that of the result types."""
 
 import json
+from dataclasses import replace
 
 import pytest
+from pydantic import TypeAdapter
 from regenerate import RESULTS
 
-from tapecheck import results
+from tapecheck import config, results, validation
+from tapecheck.verdict import NEXT, Check, Verdict
 
 
 @pytest.mark.parametrize("validation_name", RESULTS)
 def test_the_shipped_schema_is_that_of_the_code(validation_name: str) -> None:
     """A result type that changed without its schema is found: run tests/regenerate.py schemas."""
     assert results.schema(validation_name) == json.loads(json.dumps(results.json_schema(RESULTS[validation_name])))
+
+
+def test_what_is_not_met_is_said_once_for_all_objectives_with_one_reason() -> None:
+    """With what the findings of that scenario recommend for a miss, else with what its verdict asks for."""
+    result = results.head(json.loads((config.PROJECT / "tests" / "data" / "load" / "result.json").read_text()))
+    rows = [
+        ("a", "p95_ms < 5", "fail", "9 misses < 5"), ("b", "p95_ms < 5", "invalid", "late"), ("b", "p99_ms < 5", "invalid", "late"),
+        ("c", "p99_ms < 5", "pass", "met"), ("c", "p95_ms < 5", "fail", "9 misses < 5"),
+    ]  # fmt: skip
+    checks = [Check(name=n, objective=o, value=9, bound=9, n=1, verdict=Verdict(v), reason=r) for n, o, v, r in rows]
+    found = [results.Finding(name="x", finding="a: the cache is cold", evidence={}, action="warm it")]
+    assert replace(result, checks=checks, recommendations=found).missed() == [
+        "a: p95_ms < 5: missed: 9 misses < 5; warm it",
+        f"b: p95_ms < 5, p99_ms < 5: invalid: late; {NEXT[Verdict.INVALID]}",
+        f"c: p95_ms < 5: missed: 9 misses < 5; {NEXT[Verdict.FAIL]}",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("validation_name", "figures"),
+    [
+        ("load", [" ms at 2,362/s (mixed_symbols, the slowest)", "capacity 2,263/s (proven to 400/s, missed at 2,468/s)"]),
+        ("backfill", [" records/s", "bottleneck: no stage takes more than 60% of busy time"]),
+        ("rto_rpo", ["Slowest recovery: ", " bars acknowledged during drills none was lost"]),
+        ("compare", ["query_cache: improved, throughput_rps +", "planted_regression: worse, throughput_rps -"]),
+    ],
+)
+def test_a_result_names_its_main_figures_with_their_units(validation_name: str, figures: list[str]) -> None:
+    """Of each recorded run, as the one table of all validations shows them."""
+    data = json.loads((config.PROJECT / "tests" / "data" / validation_name / "result.json").read_text())
+    said = "; ".join(TypeAdapter(RESULTS[validation_name]).validate_python(data).main_figures())
+    assert [text for text in figures if text not in said] == []
+
+
+@pytest.mark.parametrize(
+    ("spans_s", "covered"),
+    [
+        ([], None),
+        ([(1, 3)], 2),
+        ([(1, 3), (5, 6)], 3),
+        ([(5, 6), (1, 3)], 3),
+        ([(0, 9), (1, 3)], 9),
+        ([(0, 4), (3, 6), (6, 7)], 7),
+        ([(-5, -3)], 2),
+    ],
+)
+def test_time_in_which_several_ran_at_once_is_counted_once(spans_s: list[tuple[int, int]], covered: float | None) -> None:
+    """Drills side by side measure no longer than the clock on the wall says; of nothing there is no figure."""
+    assert validation.covered_s((a * 10**9, b * 10**9) for a, b in spans_s) == covered

@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 import traceback
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -49,7 +50,7 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(required=True, metavar="COMMAND", parser_class=_Parser)
 
     run = commands.add_parser("run", help="run notebooks headlessly and print the verdicts")
-    run.add_argument("validation", nargs="?", default="all", help="load, backfill, rto_rpo or all (default)")
+    run.add_argument("validation", nargs="?", default="all", help="load, backfill, rto_rpo, compare, or all: the first three (default)")
     run.add_argument("--target", help="target file (default: the sandbox)")
     run.add_argument("-p", dest="pairs", nargs=2, action="append", default=[], metavar=("NAME", "VALUE"), help="a notebook parameter")
     run.add_argument("-f", dest="file", help="a YAML file of notebook parameters")
@@ -97,31 +98,27 @@ def _out(arguments: argparse.Namespace) -> Path:
 
 
 def _run(arguments: argparse.Namespace) -> int:
-    from tapecheck import batch, index, lint, targets
+    began_s = time.monotonic()
+    from tapecheck import batch, index, lint, outcomes, targets
 
-    chosen = batch.available() if arguments.validation == "all" else [arguments.validation]
+    chosen = list(config.MEASURED) if arguments.validation == "all" else [arguments.validation]
     given = _given(arguments)
     shares = _shares(chosen, given)
     out: Path | None = _out(arguments)
     if arguments.out is None and "out" in given:
         out = config.outputs(given["out"]) if given["out"] else None
     target = lint.before_traffic(shares)
-    outcomes: list[batch.Outcome] = []
-
-    def measure() -> None:
-        for validation in chosen:
-            outcome = batch.run(validation, shares[validation], out)
-            outcomes.append(outcome)
-            print(outcome, flush=True)
-
-    if target.kind == "sandbox" and given.get("run", "new") == "new" and _need_target(chosen, given):
-        with targets.sandbox_running():
-            measure()
-    else:
-        measure()
-    if out is not None:
-        print(f"\nall runs: {index.write(out)}")
-    return batch.worst(outcomes)
+    ended: list[outcomes.Outcome] = []
+    needs_sandbox = target.kind == "sandbox" and given.get("run", "new") == "new" and _need_target(chosen, given)
+    try:
+        with targets.sandbox_running() if needs_sandbox else contextlib.nullcontext():
+            ended.extend(batch.run(validation, shares[validation], out) for validation in chosen)  # keeps those before an interrupt
+    finally:  # what is done is printed, whatever ends the rest
+        if ended:
+            print(outcomes.table(ended), flush=True)
+    where = f"all runs: {index.write(out)}" if out else "not recorded (out is empty)"
+    print(f"\n{outcomes.measured(ended, time.monotonic() - began_s)}; {where}\n\n{outcomes.explanation(ended)}", flush=True)
+    return outcomes.worst(ended)
 
 
 def _need_target(chosen: Sequence[str], given: Mapping[str, Any]) -> bool:

@@ -9,7 +9,7 @@ import time
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -23,10 +23,10 @@ from traitlets.config import Config
 
 from tapecheck import config, errors, progress, runs
 from tapecheck.errors import ConfigError, OutputError, Problem
+from tapecheck.outcomes import CRASHED, Outcome
 from tapecheck.runs import Recorded
 from tapecheck.verdict import Verdict, exit_code
 
-CRASHED = 3
 KERNEL_LOG = "kernel.log"
 IPC_PATH_BYTES = 90  # of the folder; a socket's whole path may have 104 on macOS
 _TYPES: Mapping[str, tuple[type, ...]] = {"str": (str,), "int": (int,), "float": (int, float), "bool": (bool,)}
@@ -40,32 +40,6 @@ class Parameter:
     type: str
     default: str
     help: str
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Outcome:
-    """How one notebook ended; `folder` holds the run, or the crashed notebook."""
-
-    validation: str
-    exit_code: int
-    duration_s: float
-    message: str
-    verdict: Verdict | None = None
-    checks: Mapping[str, int] = field(default_factory=dict)
-    missed: Sequence[str] = ()
-    headline: str = ""
-    folder: Path | None = None
-
-    def __str__(self) -> str:
-        begin = f"{self.validation:<10} "
-        if self.verdict is None:
-            kind = {2: "NO DATA", 4: "ERROR"}.get(self.exit_code, "CRASHED")
-            where = f"\n  see {self.folder / 'notebook.ipynb'}" if self.folder else ""
-            return f"{begin}{kind:<11}{self.duration_s:6.1f} s  {self.message}{where}"
-        counts = ", ".join(f"{count} {verdict}" for verdict, count in self.checks.items())
-        missed = "".join(f"\n  {text}" for text in self.missed)
-        found = f"\n  {self.headline}" if self.headline else ""
-        return f"{begin}{self.verdict.upper():<11}{self.duration_s:6.1f} s  {counts}{missed}{found}\n  {self.folder or 'not recorded'}"
 
 
 def notebook(validation: str) -> Path:
@@ -247,8 +221,10 @@ def _finish(validation: str, executed: Path, recorded: Mapping[str, Any], durati
         message="",
         verdict=verdict,
         checks=recorded["checks"],
-        missed=recorded["missed"],
         headline=recorded["headline"],
+        figures=recorded["figures"],
+        missed=recorded["missed"],
+        measured_s=recorded["measured_s"],
         folder=folder,
     )
 
@@ -277,8 +253,3 @@ def html_report(executed: Path) -> str:
         warnings.simplefilter("ignore")
         body, _ = exporter.from_filename(str(executed))
     return str(body)
-
-
-def worst(outcomes: Sequence[Outcome]) -> int:
-    """Return the exit code of a batch: the gravest of its notebooks' (4 > 3 > 1 > 2 > 0)."""
-    return max((o.exit_code for o in outcomes), key=(0, 2, 1, 3, 4).index, default=0)

@@ -15,12 +15,13 @@ import psutil
 from pydantic import TypeAdapter
 
 from tapecheck import config
-from tapecheck.verdict import Check, Verdict
+from tapecheck.verdict import NEXT, Check, Verdict
 
 if TYPE_CHECKING:
     from jsonschema_rs import Draft202012Validator
 
 SCHEMA_VERSION = 1
+_SAID = {Verdict.FAIL: "missed", Verdict.INVALID: "invalid", Verdict.NO_DATA: "no data", Verdict.NOT_PROVEN: "not proven"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,7 +61,8 @@ class Finding:
 class Result:
     """What every validation's result.json begins with; each validation adds its own part.
 
-    `headline` says in a sentence or two what was found beyond the verdict, `plan_digest` is the same for plans that say the same.
+    `headline` says in a sentence or two what was found beyond the verdict, `plan_digest` is the same for plans that say the same;
+    `measured_s` is how long measurements ran, None where another tool measured.
     """
 
     schema_version: int = SCHEMA_VERSION
@@ -77,6 +79,25 @@ class Result:
     headline: str = ""
     reanalysis_of: str | None = None
     plan_digest: str | None = None
+    measured_s: float | None = None
+
+    def main_figures(self) -> list[str]:
+        """Return the figures that say most, each with its unit, for the one table that shows all validations."""
+        return []
+
+    def missed(self) -> list[str]:
+        """Say of the objectives that are not met why, and what to do, a sentence for all that have one reason."""
+        alike: dict[tuple[str, Verdict, str], list[str]] = {}
+        for check in (check for check in self.checks if check.verdict != Verdict.PASS):
+            alike.setdefault((check.name, check.verdict, check.reason), []).append(check.objective)
+        return [
+            f"{name}: {', '.join(objectives)}: {_SAID[verdict]}: {reason}; {self._next(name, verdict)}"
+            for (name, verdict, reason), objectives in alike.items()
+        ]
+
+    def _next(self, name: str, verdict: Verdict) -> str:
+        found = (one.action for one in self.recommendations if one.finding.startswith(f"{name}: "))
+        return next(found, NEXT[verdict]) if verdict == Verdict.FAIL else NEXT[verdict]
 
 
 @functools.cache

@@ -45,6 +45,9 @@ class Recorded:
     verdict: Verdict
     checks: list[Check] = field(default_factory=list)
     headline: str = ""
+    figures: list[str] = field(default_factory=list)
+    missed: list[str] = field(default_factory=list)
+    measured_s: float | None = None
 
     def _repr_mimebundle_(self, include: object = None, exclude: object = None) -> dict[str, Any]:
         where = "not recorded (out is empty)" if self.folder is None else f"recorded in {config.shown(self.folder)}"
@@ -54,8 +57,10 @@ class Recorded:
             "run_id": self.run_id,
             "verdict": str(self.verdict),
             "checks": {v: sum(c.verdict == v for c in self.checks) for v in sorted({str(c.verdict) for c in self.checks})},
-            "missed": [f"{c.name}: {c.objective}: {c.verdict}: {c.reason}" for c in self.checks if c.verdict != Verdict.PASS],
             "headline": self.headline,
+            "figures": self.figures,
+            "missed": self.missed,
+            "measured_s": self.measured_s,
         }
         return {"text/plain": f"{self.validation}: {self.verdict}, {where}", self.MIME: brief}
 
@@ -111,6 +116,9 @@ def record(
         verdict=result.verdict,
         checks=result.checks,
         headline=result.headline,
+        figures=result.main_figures(),
+        missed=result.missed(),
+        measured_s=None if result.reanalysis_of else result.measured_s,  # what was measured before is no part of this run's time
     )
     if base is None:
         return done

@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import TypedDict, TypeVar
@@ -88,6 +88,15 @@ def head(context: Context, source: str | None, settings: Settings, checks: list[
         reanalysis_of=source,
         plan_digest=digest(settings.plan),
     )
+
+
+def covered_s(spans_ns: Iterable[tuple[int, int]]) -> float | None:
+    """Return how long at least one of some spans of time ran, of which several may run at once; None without any."""
+    total, last, is_any = 0, 0, False
+    for began, ended in sorted(spans_ns):
+        total += max(0, ended - (max(began, last) if is_any else began))
+        last, is_any = max(ended, last) if is_any else ended, True
+    return total / 1e9 if is_any else None
 
 
 def digest(plan: str) -> str | None:

@@ -34,6 +34,14 @@ class Verdict(StrEnum):
     NO_DATA = "no_data"
 
 
+NEXT: Mapping[Verdict, str] = {  # what to do about it, where nothing more particular is known
+    Verdict.FAIL: "find the cause in the run's report, fix it, and measure again",
+    Verdict.INVALID: "measure again on a quieter machine, or with the load generator on a machine of its own",
+    Verdict.NO_DATA: "make the target answer, and measure again",
+    Verdict.NOT_PROVEN: "measure again on a quieter machine, or with more samples (rounds, duration_s or trials in the plan)",
+    Verdict.PASS: "none is needed",
+}
+
 # The worst comes first: what one check says of a whole run.
 _SEVERITY = (Verdict.FAIL, Verdict.INVALID, Verdict.NO_DATA, Verdict.NOT_PROVEN, Verdict.PASS)
 

@@ -16,6 +16,7 @@ from tapecheck.backfill.plan import METRICS, BackfillPlan, read_plan
 from tapecheck.backfill.recording import FAILED, Recording, read
 from tapecheck.backfill.spans import chrome_trace
 from tapecheck.backfill.whatif import WhatIf
+from tapecheck.frames import number
 from tapecheck.results import Finding, Result
 from tapecheck.runs import Picture, Recorded
 from tapecheck.verdict import Check, Objective, parse_all
@@ -48,6 +49,11 @@ class BackfillResult(Result):
     rate_limit_floor_s: float
     what_if: list[WhatIf]
     integrity: Integrity | None
+
+    def main_figures(self) -> list[str]:
+        """Return the throughput and where the time goes."""
+        rate = [f"{number(self.totals.records_per_s)} records/s"] if self.totals.records_per_s else []
+        return rate + ([f"bottleneck: {self.bottleneck.finding}"] if self.bottleneck else [])
 
 
 def settings(**given: object) -> Settings:
@@ -123,6 +129,7 @@ def record(
         rate_limit_floor_s=summary.rate_limit_floor_s,
         what_if=what_if,
         integrity=summary.integrity,
+        measured_s=shared.covered_s([(recording.context.began_ns, recording.context.ended_ns)]),
     )
     return runs.record(
         result,

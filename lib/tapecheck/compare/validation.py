@@ -51,6 +51,10 @@ class CompareResult(Result):
     after: Compared | None
     differs: list[str]
 
+    def main_figures(self) -> list[str]:
+        """Return of each proof what it saves, or that nothing changed."""
+        return [_one(name, proof).removesuffix(".") for name, proof in self.proofs.items()]
+
 
 def settings(**given: object) -> Settings:
     """Check the notebook's parameters, and that the output folder can be written.
@@ -137,6 +141,7 @@ def record(
         before=context.before,
         after=context.after,
         differs=list(context.differs),
+        measured_s=shared.covered_s((one.began_ns, one.ended_ns) for one in recording.samples if one.ended_ns > one.began_ns),
     )
     return runs.record(result, out=settings.out, tables=recording.tables(), figures=figures, lines={"failures": failures(recording)})
 

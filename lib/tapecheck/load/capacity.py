@@ -60,6 +60,14 @@ class CapacityResult:
     knee_note: str
     law_note: str
 
+    @property
+    def said(self) -> str:
+        """The capacity in a few words."""
+        if self.knee_rps is None:
+            return f"capacity: {self.knee_note}"
+        proven = f"proven to {_rate(self.proven_rps)}" if self.proven_rps else "not proven"
+        return f"capacity {_rate(self.knee_rps)} ({proven}{f', missed at {_rate(self.knee_high_rps)}' if self.knee_high_rps else ''})"
+
 
 def next_rate(plan: Capacity, tried: Mapping[float, bool]) -> float | None:
     """Return the rate to try after those in `tried` (rate -> whether every objective was met), or None to stop."""

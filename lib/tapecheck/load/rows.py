@@ -43,6 +43,12 @@ def measured(samples: pa.Table) -> "Rows":
     return Rows(samples.slice(first, last - first), None if chosen.all() else chosen)
 
 
+def spans_ns(samples: pa.Table) -> list[tuple[int, int]]:
+    """Return when the first request of each scenario was to start, and when its last was done."""
+    found = samples.group_by("scenario").aggregate([("intended_ns", "min"), ("done_ns", "max")])
+    return list(zip(found.column("intended_ns_min").to_pylist(), found.column("done_ns_max").to_pylist(), strict=True))
+
+
 def _reach(mask: Mask) -> tuple[int, int]:
     """Return where the first chosen row is, and the one after the last."""
     return (int(np.argmax(mask)), len(mask) - int(np.argmax(mask[::-1]))) if mask.any() else (0, 0)

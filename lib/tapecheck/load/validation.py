@@ -11,6 +11,7 @@ from pydantic import Field
 from tapecheck import config, runs, verdict
 from tapecheck import validation as shared
 from tapecheck.errors import ConfigError, Problem
+from tapecheck.frames import number
 from tapecheck.load import analysis, findings, judgement, recording, rows
 from tapecheck.load.analysis import ScenarioSummary
 from tapecheck.load.capacity import CapacityResult, conclude, levels
@@ -43,6 +44,17 @@ class LoadResult(Result):
     scenarios: dict[str, ScenarioSummary]
     capacity: CapacityResult | None = None
     tool: Tool | None = None
+
+    def main_figures(self) -> list[str]:
+        """Return the percentiles and the rate of the slowest scenario, and the capacity."""
+        timed = {name: one.response_time_ms for name, one in self.scenarios.items() if one.response_time_ms and not one.invalid}
+        found = []
+        if timed:
+            name = max(timed, key=lambda name: timed[name].p95.value)
+            p50, p95, p99 = (number(getattr(timed[name], p).value) for p in ("p50", "p95", "p99"))
+            rate = f" at {number(self.scenarios[name].throughput_rps)}/s" if self.scenarios[name].throughput_rps else ""
+            found.append(f"p50 {p50}, p95 {p95}, p99 {p99} ms{rate} ({name}, the slowest)")
+        return found + ([self.capacity.said] if self.capacity else [])
 
 
 def settings(**given: object) -> Settings:
@@ -144,6 +156,7 @@ def record(
         scenarios=dict(summary),
         capacity=capacity,
         tool=recording.context.tool,
+        measured_s=shared.covered_s(rows.spans_ns(recording.samples)),
     )
     return runs.record(result, out=settings.out, tables=recording.tables(), figures=figures, lines={"failures": failures(recording)})
 

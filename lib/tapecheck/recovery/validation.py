@@ -1,7 +1,7 @@
 """The recovery validation as the notebook tells it: settings, plan, run or read, summarize, judge, record."""
 
 import dataclasses
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from pydantic import Field
@@ -17,6 +17,7 @@ from tapecheck.recovery.definition import definition, document
 from tapecheck.recovery.experiment import NONE, Drill, chosen
 from tapecheck.recovery.policy import RecoveryPlan, read_plan
 from tapecheck.recovery.recording import Recording, read
+from tapecheck.recovery.trials import Timed
 from tapecheck.results import Finding, Result
 from tapecheck.runs import Picture, Recorded
 from tapecheck.targets import open_target
@@ -48,6 +49,11 @@ class RecoveryResult(Result):
     lint: list[Contradiction]
     false_ages: int | None
     wrong_answers: int | None
+
+    def main_figures(self) -> list[str]:
+        """Return the slowest recovery, and how many acknowledged bars were lost."""
+        timed = [one for failure in self.rto.values() for one in failure.trials]
+        return [text.removesuffix(".") for text in (_slowest(timed), _kept(self.rpo)) if text]
 
 
 def settings(**given: object) -> Settings:
@@ -95,20 +101,20 @@ def headline(recording: Recording, summary: RecoverySummary, checks: list[Check]
 
 def _said(summary: RecoverySummary, found: list[Finding]) -> str:
     limit = findings.bottleneck(found)
-    return " ".join(text for text in (f"{limit.finding}." if limit else "", _slowest(summary), _kept(summary)) if text)
+    return " ".join(text for text in (f"{limit.finding}." if limit else "", _slowest(summary.timed), _kept(summary.rpo)) if text)
 
 
-def _slowest(summary: RecoverySummary) -> str:
-    worst = {one.trial.drill: one.clocks.recover_s for one in summary.timed if one.clocks and not one.invalid and one.clocks.recover_s}
+def _slowest(timed: Sequence[Timed]) -> str:
+    worst = {one.trial.drill: one.clocks.recover_s for one in timed if one.clocks and not one.invalid and one.clocks.recover_s}
     if not worst:
         return ""
     drill = max(worst, key=lambda name: worst[name] or 0.0)
     return f"Slowest recovery: {worst[drill]:.3g} s ({drill})."
 
 
-def _kept(summary: RecoverySummary) -> str:
-    acknowledged = sum(tier.acknowledged_bars for tier in summary.rpo.values())
-    lost = sum(tier.lost_bars for tier in summary.rpo.values())
+def _kept(rpo: Mapping[str, TierSummary]) -> str:
+    acknowledged = sum(tier.acknowledged_bars for tier in rpo.values())
+    lost = sum(tier.lost_bars for tier in rpo.values())
     return f"Of {acknowledged:,} bars acknowledged during drills {lost or 'none'} {'were' if lost else 'was'} lost." if acknowledged else ""
 
 
@@ -136,6 +142,7 @@ def record(
         lint=summary.lint,
         false_ages=summary.false_ages,
         wrong_answers=summary.wrong_answers,
+        measured_s=shared.covered_s((one.began_ns, one.ended_ns) for one in recording.context.trials),
     )
     return runs.record(
         result,

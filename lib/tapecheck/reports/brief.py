@@ -8,7 +8,7 @@ from tapecheck.reports import proofs
 from tapecheck.reports.overview import Standing
 from tapecheck.reports.wording import cut, number, words
 from tapecheck.results import Finding, Result
-from tapecheck.verdict import Check, Verdict
+from tapecheck.verdict import NEXT, Check, Verdict
 
 MOST = 3  # things said under one heading; a page has room for no more of four validations
 PROOFS = 7  # of a comparison, each in a line or two
@@ -21,13 +21,6 @@ QUESTIONS: Mapping[str, str] = {
     "compare": "Did the fix work?",
 }
 WORST_FIRST = (Verdict.FAIL, Verdict.INVALID, Verdict.NO_DATA, Verdict.NOT_PROVEN)
-NEXT: Mapping[Verdict, str] = {  # where a run recommends nothing itself
-    Verdict.FAIL: "find out why in the run's report, mend it, and measure again",
-    Verdict.INVALID: "measure again where the measurement itself is not the limit",
-    Verdict.NO_DATA: "make the target answer, and measure again",
-    Verdict.NOT_PROVEN: "measure again with as many samples as the check asks for",
-    Verdict.PASS: "none is needed",
-}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
