@@ -1,6 +1,7 @@
 """The command line: `python -m tapecheck run | sandbox | lab | params | check | runs | index | history`."""
 
 import argparse
+import contextlib
 import os
 import signal
 import subprocess
