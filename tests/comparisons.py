@@ -34,16 +34,25 @@ def plan(**proofs: Proof) -> ComparePlan:
     return ComparePlan(proofs=proofs or {"bulk_copy": proof()}, rounds=4, warm_up=0)
 
 
-def times(rounds: int, ratio: float, *, noise: float = 0.04, seed: int = 0, drift: float = 0.0) -> list[tuple[int, Side, float]]:
+def times(
+    rounds: int, ratio: float, *, noise: float = 0.04, seed: int = 0, drift: float = 0.0, skewed: bool = False
+) -> list[tuple[int, Side, float]]:
     """Return round, side and seconds of each run in the order of a session.
 
     Args:
         noise: standard deviation of the logarithm of each run.
         drift: by how much each run takes longer than the one before, as a part of 1.
+        skewed: by noise that is exponential, and of the side after alone, as of a machine that is now and then disturbed.
     """
     rng = np.random.default_rng(seed)
+
+    def log(side: Side) -> float:
+        if skewed:
+            return float(rng.exponential(noise) - noise) if side == AFTER else 0.0
+        return float(rng.normal(0, noise))
+
     return [
-        (number, side, float((ratio if side == AFTER else 1.0) * np.exp(rng.normal(0, noise)) * (1 + drift) ** at))
+        (number, side, float((ratio if side == AFTER else 1.0) * np.exp(log(side)) * (1 + drift) ** at))
         for at, (number, side) in enumerate(order(rounds))
     ]
 

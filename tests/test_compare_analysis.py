@@ -44,10 +44,10 @@ def test_an_expectation_is_met_or_missed(ratio: float, expect: str, verdict: Ver
 
 
 def test_what_is_not_proven_is_neither_passed_nor_missed() -> None:
-    """And says how many rounds would tell."""
+    """And says about how many rounds are needed."""
     one = checked(samples(times(4, 0.85, noise=0.1)))
     assert one.verdict == Verdict.NOT_PROVEN
-    assert one.reason.endswith("rounds would tell")
+    assert one.reason.endswith("rounds needed")
 
 
 def test_no_round_is_no_data() -> None:
@@ -175,7 +175,7 @@ def test_rounds_that_do_not_count_are_said_and_too_few_prove_nothing() -> None:
     three = checked(samples(times(8, 0.5), problems={(number, "after"): "x" for number in range(1, 6)}))
     assert three.verdict == Verdict.NOT_PROVEN and three.reason.startswith("only 3 of 8 rounds count")
     few = checked(samples(times(4, 0.5), problems={(1, "after"): "x"}))
-    assert few.verdict == Verdict.NOT_PROVEN and few.reason.startswith("3 rounds bound nothing")
+    assert few.verdict == Verdict.NOT_PROVEN and few.reason.startswith("3 rounds give no confidence interval")
 
 
 def test_what_is_invalid_keeps_no_claim_not_even_a_counted_one() -> None:

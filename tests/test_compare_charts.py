@@ -15,7 +15,7 @@ from tapecheck.compare.plan import Metric
 from tapecheck.compare.recording import Baseline, Recording
 from tapecheck.compare.variants import AFTER, BEFORE
 
-NAMES = ("bulk_copy", "concurrency", "derived_timeframes", "connection_reuse", "same_twice")
+NAMES = ("bulk_copy", "concurrency", "derived_timeframes", "connection_reuse", "a_a_test")
 PROMISED = {"what_if": "x", "answers": ["bottleneck_insert"]}
 
 LIMITED = Baseline(found=(INSERT_LIMITS,), what_if={"x": 0.5})

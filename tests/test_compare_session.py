@@ -1,4 +1,4 @@
-"""A session measures by turns what the plan says, keeps every run, and reads back what it wrote; no target is asked here."""
+"""A session measures interleaved rounds of what the plan says, keeps every run, and reads back what it wrote; no target is asked here."""
 
 import itertools
 from pathlib import Path

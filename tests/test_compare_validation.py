@@ -4,9 +4,9 @@ import json
 from pathlib import Path
 
 import pytest
-from comparisons import INSERT_LIMITS, proof, recording, samples, times
+from comparisons import INSERT_LIMITS, METRIC, proof, recording, samples, times
 
-from tapecheck import results, runs
+from tapecheck import charts, results, runs
 from tapecheck.compare import frames
 from tapecheck.compare import validation as compare
 from tapecheck.compare.recording import Baseline, Recording
@@ -70,6 +70,33 @@ def test_the_headline_says_how_much_and_how_sure() -> None:
     assert " to " in said
 
 
+def test_a_method_check_stands_apart_from_the_proofs(tmp_path: Path) -> None:
+    """In result, headline and table, and in brackets in the charts; its verdict is one of the run's checks."""
+    checked = proof(method_check=True, metrics=[METRIC.model_dump() | {"expect": "no_claim"}])
+    found = [*samples(times(8, 0.6)), *samples(times(8, 1.0, noise=0.2), name="a_a_test")]
+    one = recording(found, {"bulk_copy": proof(), "a_a_test": checked})
+    summary, settings = compare.summarize(one), compare.settings(**GIVEN | {"out": str(tmp_path)})
+    own, method_check = compare.apart(summary)
+    assert (list(own), list(method_check)) == (["bulk_copy"], ["a_a_test"])
+    done = compare.record(one, summary, compare.judge(one, summary), settings=settings, figures={})
+    assert done.folder is not None
+    result = json.loads((done.folder / runs.RESULT).read_text())
+    assert (list(result["proofs"]), list(result["method_check"]), result["verdict"]) == (["bulk_copy"], ["a_a_test"], "pass")
+    assert result["headline"].endswith("Method check: a_a_test: not proven.")
+    chart = charts.compare_ratios(recording=one, summary=summary)
+    assert [label.get_text() for label in chart.axes[0].get_yticklabels()] == ["bulk_copy\nduration_s", "[a_a_test]\nduration_s"]
+    assert list(frames.differences({}).index) == [("no proof of this kind", "")]
+
+
+def test_a_method_check_that_fails_says_what_not_to_believe() -> None:
+    """A claim about a variant beside itself is no finding about the target."""
+    checked = proof(method_check=True, metrics=[METRIC.model_dump() | {"expect": "no_claim"}])
+    one = recording(samples(times(8, 1.5)), {"bulk_copy": checked})
+    (finding,) = compare.find(one, compare.summarize(one))
+    assert finding.name == "method_check"
+    assert "expected no_claim" in finding.finding and "believe no proof of this session" in finding.action
+
+
 def test_the_tables_show_each_figure_beside_its_proof() -> None:
     """Counters, differences, controls and the bridge, each with its own row."""
     one = session()
@@ -81,4 +108,4 @@ def test_the_tables_show_each_figure_beside_its_proof() -> None:
     bridge = frames.bridges(summary).loc["bulk_copy"]
     assert (bridge["promised"], bridge["predicted"], bridge["promise"]) == ("25% to 35%", "50%", "more than promised")
     assert frames.sides(one).loc["both", "target"] == "sandbox"
-    assert frames.plan(one.context.questions, 8).loc[("bulk_copy", "duration_s"), "expected"] == "duration_s ratio <= 0.9"
+    assert frames.plan(one.context.questions).loc[("bulk_copy", "duration_s"), "expected"] == "duration_s ratio <= 0.9"

@@ -236,7 +236,10 @@ def test_a_run_with_too_few_requests_is_not_refused(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("right", "wrong", "key"),
-    [("fix: {derive: true}", "fix: {derived: true}", "proofs.derived_timeframes.fix.derived"), ("rounds: 8 ", "round: 8 ", "round")],
+    [
+        ("fix: {derive: true}", "fix: {derived: true}", "proofs.derived_timeframes.fix.derived"),
+        ("rounds: {least: 4, most: 24}", "round: 8", "round"),
+    ],
 )
 def test_a_planted_mistake_in_the_comparison_plan_is_found(tmp_path: Path, right: str, wrong: str, key: str) -> None:
     """Also in a variant, which is a plan of another validation; its kind is told by its keys, of which others have some too."""

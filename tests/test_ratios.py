@@ -12,6 +12,7 @@ from tapecheck import ratios
 
 POSITIVE = st.lists(st.tuples(st.floats(0.1, 100), st.floats(0.1, 100)), min_size=4, max_size=12)
 SIMULATED = 1000
+FEW = 400  # resamples, of which a simulation needs no more: it draws a thousand sessions
 
 
 def test_the_ratio_is_the_geometric_mean_of_the_rounds() -> None:
@@ -23,7 +24,7 @@ def test_the_ratio_is_the_geometric_mean_of_the_rounds() -> None:
 def test_before_and_after_swapped_give_the_inverse(pairs: list[tuple[float, float]]) -> None:
     """No side is privileged, in the ratio nor in its interval."""
     before, after = zip(*pairs, strict=True)
-    there, back = ratios.ratio(ratios.logs(before, after)), ratios.ratio(ratios.logs(after, before))
+    there, back = (ratios.ratio(ratios.logs(*sides), resamples=FEW) for sides in ((before, after), (after, before)))
     assert there.value * back.value == pytest.approx(1)
     assert there.low is not None and there.high is not None and back.low is not None and back.high is not None
     assert (there.low, there.high) == (pytest.approx(1 / back.high), pytest.approx(1 / back.low))
@@ -62,9 +63,8 @@ def test_as_many_rounds_as_are_advised_tell_mostly() -> None:
     known = ratios.Ratio(value=0.8, low=None, high=None, n=6, spread=0.1)
     n = ratios.needed_rounds(known, limit)
     assert n is not None
-    told = [
-        found.high is not None and found.high <= limit for found in (ratios.ratio(rng.normal(math.log(0.8), 0.1, n)) for _ in range(400))
-    ]
+    found = [ratios.ratio(rng.normal(math.log(0.8), 0.1, n), resamples=FEW) for _ in range(400)]
+    told = [one.high is not None and one.high <= limit for one in found]
     assert 0.72 <= np.mean(told) <= 0.9
     assert (ratios.needed_rounds(known, limit, claims=4) or 0) > n
 
@@ -142,7 +142,7 @@ def test_the_interval_covers_the_truth_as_often_as_it_says(rounds: int) -> None:
     """93 to 97 % of intervals from normal noise have the true ratio in them."""
     rng, truth, covered = np.random.default_rng(rounds), math.log(0.8), 0
     for seed in range(2 * SIMULATED):
-        found = ratios.ratio(rng.normal(truth, 0.1, rounds), seed=seed)
+        found = ratios.ratio(rng.normal(truth, 0.1, rounds), seed=seed, resamples=FEW)
         assert found.low is not None and found.high is not None
         covered += found.low <= 0.8 <= found.high
     assert 0.93 <= covered / (2 * SIMULATED) <= 0.97
@@ -152,10 +152,20 @@ def test_the_interval_holds_where_noise_is_skewed() -> None:
     """Of rounds that are now and then disturbed, six of them, 90 % of intervals have the truth in them; the plain bootstrap's have not."""
     rng, covered = np.random.default_rng(1), 0
     for seed in range(SIMULATED):
-        found = ratios.ratio(rng.exponential(0.1, 6) - 0.1, seed=seed)
+        found = ratios.ratio(rng.exponential(0.1, 6) - 0.1, seed=seed, resamples=FEW)
         assert found.low is not None and found.high is not None
         covered += found.low <= 1 <= found.high
     assert covered / SIMULATED >= 0.9
+
+
+@pytest.mark.parametrize("rounds", [4, 6, 12])
+def test_a_stricter_level_stretches_both_ends_as_students_t_does(rounds: int) -> None:
+    """By the quotient of its quantiles: few rounds have no resamples as rare as the level of a first look."""
+    d = np.random.default_rng(rounds).normal(0, 0.1, rounds)
+    plain, strict = ratios.ratio(d), ratios.ratio(d, alpha=1e-4)
+    wider = reference.t.isf(5e-5, rounds - 1) / reference.t.isf(0.025, rounds - 1)
+    for end in ("low", "high"):
+        assert math.log(getattr(strict, end) / strict.value) == pytest.approx(wider * math.log(getattr(plain, end) / plain.value))
 
 
 def test_holm_keeps_the_family_honest() -> None:

@@ -109,6 +109,15 @@ def test_a_distribution_selects_what_sorting_would_find(x: list[float]) -> None:
         assert one == stats.percentile_of_sorted(s, p)
 
 
+@pytest.mark.parametrize(
+    ("part", "spent"),
+    [(0.2, 0.000011726), (0.4, 0.0019424), (0.6, 0.0113984), (0.8, 0.0284290), (1.0, 0.05)],  # R: 2 - 2 * pnorm(qnorm(0.975) / sqrt(t))
+)
+def test_looks_spend_little_error_at_first_and_all_of_it_at_last(part: float, spent: float) -> None:
+    """As Lan and DeMets spend it after O'Brien and Fleming."""
+    assert stats.spent(part) == pytest.approx(spent, rel=1e-3)
+
+
 def test_a_bootstrap_interval_leaves_out_2_5_percent_at_either_end() -> None:
     """Each parameter has its own column, and the order of its estimates does not matter."""
     estimates = np.random.default_rng(0).permuted(np.column_stack([np.arange(201.0), 1000 - 2 * np.arange(201.0)]), axis=0)

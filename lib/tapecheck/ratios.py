@@ -10,16 +10,21 @@ degrees of freedom.
   standard deviation s*, z = (m* - m) / (s* / sqrt(n)); with z(p) their p-quantile the interval is [m - z(97.5 %) s / sqrt(n),
   m - z(2.5 %) s / sqrt(n)] (Efron and Tibshirani, An Introduction to the Bootstrap, 1993, section 12.5). Of 2,000 simulated
   sessions of 6 rounds it covers the truth in 94 to 95 % for normal noise, where the plain percentiles of m* do in 85 %.
+- Interval at another level a, that of a look at rounds that go on until they decide (`stats.spent`): both distances from m are
+  stretched by t(n-1; 1 - a/2) / t(n-1), because few rounds have no resamples as rare as a. Intervals of all looks together are
+  repeated confidence intervals (Jennison and Turnbull, Group Sequential Methods, 2000, chapter 9): all of them cover R in 95 %
+  of sessions, so that the one at which a session stops does, for whatever reason it stopped.
 - p value of "R lies below L": that of Student's t = (m - ln L) / (s / sqrt(n)), n - 1 degrees of freedom, doubled, since the other
   side could have been claimed too.
 - A family of k claims: Holm (Scandinavian Journal of Statistics 6, 1979, pp. 65-70); the j-th smallest p counts (k - j + 1) times.
 - Noise floor: pairs of one variant with itself have a_1 .. a_k as d has, whose true mean is 0; n rounds of no change at all stay
   within exp(+-t(k) sqrt(mean(a^2)) / sqrt(n)) with 95 %.
 - Rounds that would do, four times out of five: the least n with (t(n-1) + u(n-1)) s / sqrt(n) <= |m - ln L|, if m and s stay what
-  they are, where u is the 80 % quantile of Student's t, and among k claims t is taken at 1 - 2.5 % / k.
-- Fewer than four rounds bound nothing: of three, the interval would cover the truth in 81 % of sessions, of two in none.
+  they are, where u is the 80 % quantile of Student's t, and among k claims at the level a t is taken at 1 - a / 2k.
+- Fewer than four rounds give no interval: of three, the interval would cover the truth in 81 % of sessions, of two in none.
 """
 
+import bisect
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -35,7 +40,7 @@ ROUNDS_LEAST = 4
 POWER = 0.8
 ROUNDS_MOST = 1000  # more are no advice
 FURTHEST = math.log(1e6)  # of an interval's end: few rounds with an outlier bound nothing, and may say so with a number too large to write
-TAIL = (1 + stats.CONFIDENCE) / 2
+ALPHA = 1 - stats.CONFIDENCE
 Logs = NDArray[np.float64]
 
 
@@ -76,32 +81,37 @@ def mean(values: Sequence[float]) -> float:
     return math.exp(float(np.log(np.asarray(values, dtype=np.float64)).mean()))
 
 
-def ratio(d: Logs, *, seed: int = 0, is_count: bool = False) -> Ratio:
-    """Return the ratio of at least one round; `seed` is of the bootstrap, and one round of a count is as good as many."""
+def ratio(d: Logs, *, seed: int = 0, is_count: bool = False, alpha: float = ALPHA, resamples: int = RESAMPLES) -> Ratio:
+    """Return the ratio of at least one round, its interval at the level `alpha`; one round of a count is as good as many.
+
+    Args:
+        seed: of the bootstrap, which takes so many `resamples`.
+    """
     n, spread = len(d), _spread(d)
     value = math.exp(float(d.mean()))
     if spread == 0 and (n > 1 or is_count):
         return Ratio(value=value, low=value, high=value, n=n, spread=0.0, exact=True)
     if n < ROUNDS_LEAST:
         return Ratio(value=value, low=None, high=None, n=n, spread=spread)
-    low, high = stats.bootstrap_interval(_studentized(d, seed))
-    error = spread / math.sqrt(n)
+    low, high = stats.bootstrap_interval(_studentized(d, seed, resamples))
+    error = spread / math.sqrt(n) * _t(n - 1, alpha) / _t(n - 1)
     ends = [math.exp(float(np.clip(d.mean() - z * error, -FURTHEST, FURTHEST))) for z in (high, low)]
     return Ratio(value=value, low=min(ends[0], value), high=max(ends[1], value), n=n, spread=spread)
 
 
-def _studentized(d: Logs, seed: int) -> Logs:
+def _studentized(d: Logs, seed: int, resamples: int) -> Logs:
     """Return z of each resample that has a spread; one that drew a single value again and again has none."""
     n = len(d)
-    drawn = d[np.random.default_rng(seed).integers(0, n, (RESAMPLES, n))]
+    drawn = d[np.random.default_rng(seed).integers(0, n, (resamples, n))]
     spreads = drawn.std(axis=1, ddof=1)
     has_spread = spreads > 1e-9 * np.ptp(d)
     z: Logs = (drawn[has_spread].mean(axis=1) - d.mean()) / (spreads[has_spread] / math.sqrt(n))
     return z
 
 
-def _t(k: int, p: float = TAIL) -> float:
-    return float(scipy.special.stdtrit(k, p))
+def _t(k: int, alpha: float = ALPHA) -> float:
+    """Return the quantile of Student's t that `alpha` of the values exceed, to either side."""
+    return float(-scipy.special.stdtrit(k, alpha / 2))
 
 
 def _spread(d: Logs) -> float:
@@ -149,13 +159,17 @@ def noise_floor(a: Logs, rounds: int) -> float | None:
     return 1 - math.exp(-_t(len(a)) * math.sqrt(float(np.square(a).mean()) / rounds))
 
 
-def needed_rounds(measured: Ratio, limit: float, claims: int = 1) -> int | None:
-    """Return how many rounds would tell the ratio from a limit; None where no number below 1,000 would, or a single round said nothing.
+def needed_rounds(measured: Ratio, limit: float, claims: int = 1, alpha: float = ALPHA) -> int | None:
+    """Return about how many rounds are needed to tell the ratio from a limit; None where 1,000 are too few, or a single round said nothing.
 
-    `claims` is how many are made together.
+    `claims` is how many are made together, at the level `alpha`.
     """
-    distance, tail = abs(math.log(measured.value / limit)), 1 - (1 - TAIL) / claims
+    distance = abs(math.log(measured.value / limit))
     if measured.n < 2 or distance == 0:
         return None
-    tried = range(ROUNDS_LEAST, ROUNDS_MOST + 1)
-    return next((n for n in tried if (_t(n - 1, tail) + _t(n - 1, POWER)) * measured.spread / math.sqrt(n) <= distance), None)
+
+    def is_enough(n: int) -> bool:
+        return (_t(n - 1, alpha / claims) + _t(n - 1, 2 * (1 - POWER))) * measured.spread / math.sqrt(n) <= distance
+
+    n = ROUNDS_LEAST + bisect.bisect_left(range(ROUNDS_LEAST, ROUNDS_MOST + 1), True, key=is_enough)
+    return n if n <= ROUNDS_MOST else None

@@ -14,6 +14,10 @@ Methods (x sorted ascending, n samples, p in [0, 1], ranks count from 1):
 - Lower bound of a ratio: Clopper and Pearson (1934), one-sided 95 %: BetaInv(0.05; k, n-k+1).
 - Interval of a fitted parameter: the 2.5th to the 97.5th percentile of its estimates from resampled data (Efron and
   Tibshirani, An Introduction to the Bootstrap, 1993, section 13.3).
+- Error that looks at a part t of the data may have spent, when data come in until they decide: with z the 97.5 % quantile of the
+  normal distribution Phi, a(t) = 2 - 2 Phi(z / sqrt(t)), so that a(1) = 5 % and early looks spend hardly any (Lan and DeMets,
+  Biometrika 70, 1983, pp. 659-663, after O'Brien and Fleming, Biometrics 35, 1979, pp. 549-556). The k-th look has the level
+  a(t_k) - a(t_(k-1)). The levels add up to 5 %, so that all looks together err in 5 % at most, however they depend on each other.
 """
 
 import itertools
@@ -227,6 +231,12 @@ def bootstrap_interval(estimates: NDArray[np.float64]) -> tuple[NDArray[np.float
     """Return the ends of the 95 % interval of each parameter, a column of `estimates`, whose rows are of resampled data."""
     low, high = np.percentile(estimates, [2.5, 97.5], axis=0)
     return low, high
+
+
+def spent(part: float) -> float:
+    """Return a(t), the error that looks may have spent when a part t of the data, above 0 and at most 1, is in."""
+    z = float(scipy.special.ndtri((1 + CONFIDENCE) / 2))
+    return 2 * float(scipy.special.ndtr(-z / math.sqrt(part)))
 
 
 def needed_n_for_ratio(ratio: float, confidence: float = CONFIDENCE) -> int:

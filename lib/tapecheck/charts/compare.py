@@ -83,7 +83,7 @@ def compare_ratios(*, recording: Recording, summary: Summary) -> Chart:
         low, high = ax.get_xlim()
         ax.set_xlim(max(low, min(values) / BEYOND), min(high, max(values) * BEYOND))
         _ratio_axis(ax, ax.xaxis)
-        ax.set_xlabel("after / before; where more is better, before / after")
+        ax.set_xlabel(f"after / before; where more is better, before / after{_explained(summary)}")
         legend(chart, (ax,), *([invalid_patch()] if any(proof.invalid for _, proof, _ in rows) else []))
         footer(chart, recording.context, _runs(recording), RUNS)
     return chart
@@ -94,8 +94,18 @@ def _several(summary: Summary) -> bool:
 
 
 def _named(row: Row, *, several: bool) -> str:
-    name, _, one = row
-    return f"{shorten(name, NAME)}\n{one.metric}" if several or len(name) + len(one.metric) < NAME else shorten(name, NAME)
+    name, proof, one = row
+    named = _marked(name, proof, NAME)
+    return f"{named}\n{one.metric}" if several or len(named) + len(one.metric) < NAME else named
+
+
+def _marked(name: str, proof: ProofSummary, characters: int) -> str:
+    """Return the name of a proof; that of a method check in brackets."""
+    return f"[{shorten(name, characters - 2)}]" if proof.method_check else shorten(name, characters)
+
+
+def _explained(summary: Summary) -> str:
+    return "; [ ] checks the method" if any(proof.method_check for proof in summary.values()) else ""
 
 
 def _ratio(ax: Axes, y: int, row: Row) -> None:
@@ -185,7 +195,7 @@ def compare_spectra(*, recording: Recording, summary: Summary) -> Chart:
             for side in own.side.unique():
                 _spectrum(ax, own[own.side == side], side, SIDES[side])
             _percentile_axes(ax)
-            ax.set_title(f"{shorten(name, NAME - 10)} (n = {_counted(own)})", fontsize=10)
+            ax.set_title(f"{_marked(name, summary[name], NAME - 10)} (n = {_counted(own)})", fontsize=10)
         legend(chart, axes)
         footer(chart, recording.context, _runs(recording), RUNS)
     return chart
@@ -240,7 +250,7 @@ def _rounds(ax: Axes, name: str, proof: ProofSummary) -> None:
     ax.plot(numbers, values, color="#aaaaaa", linewidth=1, zorder=3)
     if proof.main.ratio:
         ax.axhline(proof.main.ratio.value, color=PALETTE[2], linestyle="--", linewidth=1.5, label="their geometric mean")
-    ax.set_title(shorten(name, 24), fontsize=10)
+    ax.set_title(_marked(name, proof, 24), fontsize=10)
     ax.set_xlabel("round")
     ax.set_xlim(min(numbers) - 0.5, max(numbers) + 0.5)
     ax.xaxis.set_major_locator(MaxNLocator(integer=True))

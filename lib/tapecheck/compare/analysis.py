@@ -1,16 +1,17 @@
 """Turns the samples of a comparison into a summary, and the summary into checks. Pure: no target, no files, no clock."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from tapecheck.compare import counters, difference, samples
 from tapecheck.compare.counters import CounterChange
-from tapecheck.compare.difference import Change, Difference, State
+from tapecheck.compare.difference import Change, Difference, Method, State
 from tapecheck.compare.metrics import COUNTED_EXACTLY
 from tapecheck.compare.plan import Metric, Proof, Question
 from tapecheck.compare.recording import Baseline, Recording
-from tapecheck.compare.samples import Pair
-from tapecheck.ratios import Ratio
+from tapecheck.compare.samples import Pair, Sample
+from tapecheck.ratios import ALPHA, RESAMPLES, Ratio
 from tapecheck.results import Finding
 from tapecheck.verdict import Check, Verdict
 
@@ -20,6 +21,7 @@ MET: Mapping[str, frozenset[Change]] = {  # what each expectation is content wit
     "no_change": frozenset({Change.NO_CHANGE}),
     "worse": frozenset({Change.WORSE}),
     "not_worse": frozenset({Change.IMPROVED, Change.NO_CHANGE}),
+    "no_claim": frozenset({Change.NO_CHANGE}),  # and with rounds that bound something and prove nothing, see `judge`
 }
 
 
@@ -46,9 +48,9 @@ class ProofSummary:
     """A proof in figures; parts of 1 where the name says ratio.
 
     `invalid` says why before and after are no variants of one thing, `doubt` why nothing can be proven by them all the same, and
-    `left_out` why rounds do not count. `answers` is what limits the baseline and the change is for; `promised_low_ratio` to
-    `promised_high_ratio` is what was promised to be saved by that, `predicted_ratio` what the replay of the baseline predicts for
-    `predicted_by`.
+    `left_out` why rounds do not count. `alpha` is the level of the look at which it ended; all looks together have 5 %.
+    `answers` is what limits the baseline and the change is for; `promised_low_ratio` to `promised_high_ratio` is what was promised to
+    be saved by that, `predicted_ratio` what the replay of the baseline predicts for `predicted_by`.
     """
 
     validation: str
@@ -57,7 +59,9 @@ class ProofSummary:
     checksums_equal: bool | None
     invalid: str | None
     doubt: str | None
+    method_check: bool = False
     planned_rounds: int
+    alpha: float = ALPHA
     left_out: list[str]
     answers: str | None
     differences: list[Difference]
@@ -81,39 +85,73 @@ class ProofSummary:
 
 def summarize(recording: Recording) -> dict[str, ProofSummary]:
     """Summarize every proof; its metrics are a family."""
-    return {name: _guarded(_proof(recording, name, question)) for name, question in recording.context.questions.items()}
+    context = recording.context
+    return {
+        name: of_proof(
+            question, recording.of(name), baseline=context.baselines.get(name, Baseline()), differs=context.differs, seed=context.seed
+        )
+        for name, question in context.questions.items()
+    }
 
 
-def _proof(recording: Recording, name: str, question: Proof | Question) -> ProofSummary:
-    own, context = recording.of(name), recording.context
+def is_decided(proof: ProofSummary) -> bool:
+    """Tell whether more rounds would add nothing.
+
+    All metrics are decided, or have no figure in any round, or before and after are no variants of one thing. A drift takes back what
+    clocks say, and so leads to more rounds: it may pass.
+    """
+    return proof.invalid is not None or all(one.change != Change.NOT_PROVEN or one.ratio is None for one in proof.differences)
+
+
+def of_proof(
+    question: Question,
+    own: Sequence[Sample],
+    *,
+    baseline: Baseline | None = None,
+    differs: Sequence[str] = (),
+    seed: int = 0,
+    resamples: int = RESAMPLES,
+) -> ProofSummary:
+    """Summarize one proof from its samples, at the level of the look that so many rounds are."""
     rounds, equals = samples.pairs(own), samples.equals(own)
     found = counters.compare(rounds)
     same = counters.checksums_equal(rounds)
-    controls = [_control(control, question.metrics[0], rounds, context.seed) for control in question.controls]
-    baseline = context.baselines.get(name, Baseline())
+    planned = len({sample.round for sample in own if sample.round})
+    method = Method(alpha=_alpha(question, planned), seed=seed, resamples=resamples)
+    controls = [_control(control, question.metrics[0], rounds, replace(method, alpha=ALPHA)) for control in question.controls]
+    baseline = baseline or Baseline()
     answered = answered_finding(question, baseline)
     what_if = question.what_if if isinstance(question, Proof) else None
     counts = COUNTED_EXACTLY[question.validation]
-    alone = [difference.measure(metric, rounds, equals, seed=context.seed, is_count=metric.name in counts) for metric in question.metrics]
-    planned = len({sample.round for sample in own if sample.round})
-    return ProofSummary(
-        validation=question.validation,
-        says=question.says,
-        counters=found,
-        checksums_equal=same,
-        invalid=_invalid(question, found, same),
-        doubt=_doubt(controls, context.differs, len(rounds), planned),
-        planned_rounds=planned,
-        left_out=samples.problems(own),
-        answers=answered.finding if answered else None,
-        differences=difference.among_family(alone),
-        controls=controls,
-        rounds=_rounds(question.metrics[0], rounds),
-        promised_low_ratio=_promised(answered, "low"),
-        promised_high_ratio=_promised(answered, "high"),
-        predicted_by=what_if,
-        predicted_ratio=baseline.what_if.get(what_if) if what_if else None,
+    alone = [difference.measure(metric, rounds, equals, method, is_count=metric.name in counts) for metric in question.metrics]
+    return _guarded(
+        ProofSummary(
+            validation=question.validation,
+            says=question.says,
+            counters=found,
+            checksums_equal=same,
+            invalid=_invalid(question, found, same),
+            doubt=_doubt(controls, differs, len(rounds), planned),
+            method_check=isinstance(question, Proof) and question.method_check,
+            planned_rounds=planned,
+            alpha=method.alpha,
+            left_out=samples.problems(own),
+            answers=answered.finding if answered else None,
+            differences=difference.among_family(alone, method.alpha),
+            controls=controls,
+            rounds=_rounds(question.metrics[0], rounds),
+            promised_low_ratio=_promised(answered, "low"),
+            promised_high_ratio=_promised(answered, "high"),
+            predicted_by=what_if,
+            predicted_ratio=baseline.what_if.get(what_if) if what_if else None,
+        )
     )
+
+
+def _alpha(question: Question, rounds: int) -> float:
+    """Return the level of the look after so many rounds; two recorded runs are looked at once."""
+    planned = question.rounds if isinstance(question, Proof) else None
+    return planned.alpha(rounds) if planned else ALPHA
 
 
 def answered_finding(question: Question, baseline: Baseline) -> Finding | None:
@@ -160,8 +198,8 @@ def _doubt(controls: Sequence[Control], differs: Sequence[str], kept: int, plann
     return f"the session drifted: {', '.join(drifted)} moved, which the change cannot touch" if drifted else None
 
 
-def _control(name: str, guarded: Metric, rounds: Sequence[Pair], seed: int) -> Control:
-    measured, state = difference.control(guarded.model_copy(update={"name": name, "better": "lower"}), rounds, seed=seed)
+def _control(name: str, guarded: Metric, rounds: Sequence[Pair], method: Method) -> Control:
+    measured, state = difference.control(guarded.model_copy(update={"name": name, "better": "lower"}), rounds, method)
     return Control(metric=name, ratio=measured, state=state)
 
 
@@ -169,10 +207,10 @@ def _rounds(metric: Metric, rounds: Sequence[Pair]) -> list[Round]:
     first_ns = min((min(pair.before.began_ns, pair.after.began_ns) for pair in rounds), default=0)
     found = []
     for pair in rounds:
-        one = difference.measure(metric, [pair], ())
-        if one.ratio is not None:
+        d = difference.logs(metric, [pair])
+        if d is not None:
             at_ns = min(pair.before.began_ns, pair.after.began_ns) - first_ns
-            found.append(Round(round=pair.before.round, at_s=at_ns / 1e9, ratio=one.ratio.value))
+            found.append(Round(round=pair.before.round, at_s=at_ns / 1e9, ratio=math.exp(d[0])))
     return found
 
 
@@ -201,13 +239,13 @@ def check(summary: Mapping[str, ProofSummary], questions: Mapping[str, Question 
 
 def judge(name: str, metric: Metric, one: Difference, proof: ProofSummary) -> Check:
     """Judge one difference: a claim that meets the expectation passes, any other claim fails, and no claim is not proven."""
-    verdict = Verdict.PASS if one.change in MET[metric.expect] else Verdict.FAIL
-    if one.change == Change.NOT_PROVEN:
-        verdict = Verdict.NO_DATA if one.ratio is None else Verdict.INVALID if proof.invalid else Verdict.NOT_PROVEN
+    verdict = _verdict(metric, one, proof)
     lost = proof.planned_rounds - len(proof.rounds)
-    more = [f"{one.needed_rounds} rounds would tell"] if one.needed_rounds else []
+    is_open = one.change == Change.NOT_PROVEN and verdict != Verdict.PASS
+    more = [f"about {one.needed_rounds} rounds needed"] if one.needed_rounds and is_open else []
     more += [f"{lost} of {proof.planned_rounds} rounds do not count"] if lost else []
-    said = one.reason if one.change == Change.NOT_PROVEN else f"{one.change.replace('_', ' ')}: {one.reason}"
+    claimed = "no difference is claimed" if one.change == Change.NOT_PROVEN else one.change.replace("_", " ")
+    said = one.reason if is_open else f"{claimed}: {one.reason}"
     return Check(
         name=name,
         objective=objective(metric),
@@ -219,6 +257,17 @@ def judge(name: str, metric: Metric, one: Difference, proof: ProofSummary) -> Ch
     )
 
 
+def _verdict(metric: Metric, one: Difference, proof: ProofSummary) -> Verdict:
+    if one.change != Change.NOT_PROVEN:
+        return Verdict.PASS if one.change in MET[metric.expect] else Verdict.FAIL
+    if one.ratio is None:
+        return Verdict.NO_DATA
+    if proof.invalid:
+        return Verdict.INVALID
+    claims_nothing = metric.expect == "no_claim" and not proof.doubt and one.ratio.low is not None
+    return Verdict.PASS if claims_nothing else Verdict.NOT_PROVEN
+
+
 def objective(metric: Metric) -> str:
     """Write what is expected of a metric as a limit of its ratio."""
     limits = {
@@ -226,6 +275,7 @@ def objective(metric: Metric) -> str:
         "worse": f">= {metric.bad_above:.3g}",
         "not_worse": f"< {metric.bad_above:.3g}",
         "no_change": f"within {metric.good_below:.3g} and {metric.bad_above:.3g}",
+        "no_claim": f"not proven <= {metric.good_below:.3g} or >= {metric.bad_above:.3g}",
     }
     return f"{metric.name} ratio {limits[metric.expect]}"
 

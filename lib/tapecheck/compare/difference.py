@@ -8,9 +8,7 @@ from enum import StrEnum
 from tapecheck import ratios
 from tapecheck.compare.plan import Metric
 from tapecheck.compare.samples import Pair
-from tapecheck.ratios import Logs, Ratio
-
-ALPHA = 0.05
+from tapecheck.ratios import ALPHA, Logs, Ratio
 
 
 class Change(StrEnum):
@@ -62,7 +60,25 @@ class Difference:
         return ratios.limits(self.smallest_effect)[1]
 
 
-def measure(metric: Metric, rounds: Sequence[Pair], equals: Sequence[Pair], *, seed: int = 0, is_count: bool = False) -> Difference:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Method:
+    """How sure a claim must be, and how its interval is drawn: level of the look, seed and number of the bootstrap's resamples."""
+
+    alpha: float = ALPHA
+    seed: int = 0
+    resamples: int = ratios.RESAMPLES
+
+    def ratio(self, d: Logs, *, is_count: bool = False) -> Ratio:
+        """Return the ratio of rounds with its interval at this level."""
+        return ratios.ratio(d, seed=self.seed, is_count=is_count, alpha=self.alpha, resamples=self.resamples)
+
+
+PLAIN = Method()  # of rounds that are looked at once
+
+
+def measure(
+    metric: Metric, rounds: Sequence[Pair], equals: Sequence[Pair], method: Method = PLAIN, *, is_count: bool = False
+) -> Difference:
     """Return what rounds prove of a metric by themselves, before its family and the controls are heard.
 
     Args:
@@ -71,11 +87,11 @@ def measure(metric: Metric, rounds: Sequence[Pair], equals: Sequence[Pair], *, s
     known = _known(metric, rounds)
     if is_count and known and all(x > 0 and y == 0 for x, y in known):
         return _vanished(metric, [x for x, _ in known])
-    kept, d = [(x, y) for x, y in known if x > 0 and y > 0], _logs(metric, rounds)
+    kept, d = [(x, y) for x, y in known if x > 0 and y > 0], logs(metric, rounds)
     if d is None:
         return nothing(metric, "no round has this figure above 0 on both sides")
     before, after = zip(*kept, strict=True)
-    measured, a = ratios.ratio(d, seed=seed, is_count=is_count), _logs(metric, equals)
+    measured, a = method.ratio(d, is_count=is_count), logs(metric, equals)
     change, p = _claim(metric, measured, d)
     found = replace(
         nothing(metric, ""),
@@ -88,7 +104,7 @@ def measure(metric: Metric, rounds: Sequence[Pair], equals: Sequence[Pair], *, s
         change=change,
     )
     lost = len(rounds) - len(kept)
-    explained = _explained(found)
+    explained = _explained(found, method.alpha)
     return replace(explained, reason=f"{explained.reason}; {lost} rounds without this figure") if lost else explained
 
 
@@ -131,7 +147,7 @@ def _known(metric: Metric, rounds: Sequence[Pair]) -> list[tuple[float, float]]:
     return [(x, y) for x, y in values if x is not None and y is not None]
 
 
-def _logs(metric: Metric, rounds: Sequence[Pair]) -> Logs | None:
+def logs(metric: Metric, rounds: Sequence[Pair]) -> Logs | None:
     """Return the logarithm of the ratio of each round that has the figure on both sides; None where there is no such round."""
     kept = [(x, y) for x, y in _known(metric, rounds) if x > 0 and y > 0]
     if not kept:
@@ -153,18 +169,18 @@ def _claim(metric: Metric, measured: Ratio, d: Logs) -> tuple[Change, float]:
     return (change if is_sure else Change.NOT_PROVEN), 0.0 if measured.exact else p
 
 
-def _explained(found: Difference) -> Difference:
+def _explained(found: Difference, alpha: float) -> Difference:
     """Say why, and where nothing is proven, what would prove it."""
     measured = found.ratio
     assert measured is not None
     if found.change != Change.NOT_PROVEN and _is_noise(found):
-        return _open(found, f"identical variants differed by up to {found.noise_floor:.1%} in this session")
+        return _open(found, f"identical variants differed by up to {found.noise_floor:.1%} in this session", alpha)
     if found.change != Change.NOT_PROVEN:
         return replace(found, reason="every round said the same" if measured.exact else f"with 95 % confidence, {measured.n} rounds")
     if measured.low is None:
-        few = "one round bounds" if measured.n == 1 else f"{measured.n} rounds bound"
-        return _open(found, f"{few} nothing")
-    return _open(found, "its 95 % interval reaches to both sides of the smallest effect")
+        few = "one round a side gives" if measured.n == 1 else f"{measured.n} rounds give"
+        return _open(found, f"{few} no confidence interval", alpha)
+    return _open(found, "its 95 % interval reaches to both sides of the smallest effect", alpha)
 
 
 def _is_noise(found: Difference) -> bool:
@@ -175,24 +191,24 @@ def _is_noise(found: Difference) -> bool:
     return max(1 - found.ratio.value, 1 - 1 / found.ratio.value) <= found.noise_floor
 
 
-def _open(found: Difference, reason: str, claims: int = 1) -> Difference:
+def _open(found: Difference, reason: str, alpha: float, claims: int = 1) -> Difference:
     """Leave a difference open, with how many rounds would decide it by the nearest limit, where that is more than there were."""
     assert found.ratio is not None
     nearest = min((found.good_below, found.bad_above), key=lambda limit: abs(math.log(found.ratio.value / limit)) if found.ratio else 0.0)
-    needed = ratios.needed_rounds(found.ratio, nearest, claims)
+    needed = ratios.needed_rounds(found.ratio, nearest, claims, alpha)
     return replace(found, change=Change.NOT_PROVEN, reason=reason, needed_rounds=needed if needed and needed > found.ratio.n else None)
 
 
-def control(metric: Metric, rounds: Sequence[Pair], *, seed: int = 0) -> tuple[Ratio | None, State]:
+def control(metric: Metric, rounds: Sequence[Pair], method: Method = PLAIN) -> tuple[Ratio | None, State]:
     """Return the ratio of a control, and whether it held still.
 
     It moved when its interval leaves out 1 and it is further from 1 than the smallest effect of the metric that it guards; it held
     when the whole interval is nearer than that. Else nobody knows.
     """
-    d = _logs(metric, rounds)
+    d = logs(metric, rounds)
     if d is None:
         return None, State.UNKNOWN
-    measured = ratios.ratio(d, seed=seed)
+    measured = method.ratio(d)
     if measured.low is None or measured.high is None:
         return measured, State.UNKNOWN
     if metric.good_below < measured.low and measured.high < metric.bad_above:
@@ -201,17 +217,17 @@ def control(metric: Metric, rounds: Sequence[Pair], *, seed: int = 0) -> tuple[R
     return measured, State.MOVED if is_sure and is_far else State.UNKNOWN
 
 
-def among_family(found: Sequence[Difference]) -> list[Difference]:
+def among_family(found: Sequence[Difference], alpha: float = ALPHA) -> list[Difference]:
     """Adjust the metrics of one proof for being many: what one in twenty shows by chance, one of twenty does."""
     counted = [i for i, one in enumerate(found) if one.p is not None and not (one.ratio and one.ratio.exact)]
     adjusted = dict(zip(counted, ratios.holm([found[i].p or 0.0 for i in counted]), strict=True))
-    return [_adjusted(one, adjusted.get(i, one.p), len(counted)) for i, one in enumerate(found)]
+    return [_adjusted(one, adjusted.get(i, one.p), len(counted), alpha) for i, one in enumerate(found)]
 
 
-def _adjusted(one: Difference, p: float | None, family: int) -> Difference:
-    if one.change == Change.NOT_PROVEN or p is None or p <= ALPHA:
+def _adjusted(one: Difference, p: float | None, family: int, alpha: float) -> Difference:
+    if one.change == Change.NOT_PROVEN or p is None or p <= alpha:
         return replace(one, p_family=p)
-    return replace(_open(one, f"among {family} claims its p value is {p:.2g}, above {ALPHA:g} (Holm)", family), p_family=p)
+    return replace(_open(one, f"among {family} claims its p value is {p:.2g}, above {alpha:.2g} (Holm)", alpha, family), p_family=p)
 
 
 def said(one: Difference) -> str:

@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 
 from tapecheck.compare import difference
-from tapecheck.compare.analysis import ProofSummary
+from tapecheck.compare.analysis import MET, ProofSummary
 from tapecheck.compare.difference import Change, State
 from tapecheck.compare.plan import Proof
 from tapecheck.compare.recording import Recording
@@ -21,7 +21,7 @@ SAID = {
 
 
 def find(recording: Recording, summary: Summary) -> list[Finding]:
-    """Return every finding, the gravest kind first."""
+    """Return every finding, the most severe kind first."""
     return [finding for rule in RULES for finding in rule(recording, summary)]
 
 
@@ -67,12 +67,26 @@ def _harmful(recording: Recording, summary: Summary) -> Iterator[Finding]:
     for name, proof in summary.items():
         for one in proof.differences:
             expected = {m.name: m.expect for m in recording.context.questions[name].metrics}
-            if one.change == Change.WORSE and one.ratio and expected[one.metric] != "worse":
+            if one.change == Change.WORSE and one.ratio and expected[one.metric] != "worse" and not proof.method_check:
                 yield Finding(
                     name="worse",
                     finding=f"{name} is worse: {difference.said(one)}",
                     evidence={"ratio": one.ratio.value, "rounds": one.ratio.n, "smallest_effect_ratio": one.smallest_effect},
                     action="do not ship this change; look at the counters first, then at what it does to this figure",
+                )
+
+
+def _method(recording: Recording, summary: Summary) -> Iterator[Finding]:
+    """Name each method check that claims what is known to be wrong."""
+    for name, proof in summary.items():
+        expected = {m.name: m.expect for m in recording.context.questions[name].metrics}
+        for one in proof.differences:
+            if proof.method_check and one.ratio and one.change not in (*MET[expected[one.metric]], Change.NOT_PROVEN):
+                yield Finding(
+                    name="method_check",
+                    finding=f"{name} claims what is known to be wrong: {difference.said(one)}, expected {expected[one.metric]}",
+                    evidence={"ratio": one.ratio.value, "rounds": one.ratio.n},
+                    action="believe no proof of this session; measure again on a quieter machine",
                 )
 
 
@@ -153,4 +167,4 @@ def _unanswered(recording: Recording, summary: Summary) -> Iterator[Finding]:
                 yield replace(one, name="no_fix_tried", finding=f"no proof is the fix for: {one.finding}")
 
 
-RULES: tuple[Rule, ...] = (_unequal, _harmful, _drifted, _differ, _fixes, _unanswered)
+RULES: tuple[Rule, ...] = (_unequal, _method, _harmful, _drifted, _differ, _fixes, _unanswered)

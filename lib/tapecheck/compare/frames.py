@@ -16,8 +16,8 @@ __all__ = ["bridges", "checks", "controls", "counters", "differences", "findings
 Summary = Mapping[str, ProofSummary]
 
 
-def plan(questions: Mapping[str, Question | Proof], rounds: int) -> pd.DataFrame:
-    """Return one row a metric: what was registered before anything is measured; `rounds` are of what has none of its own."""
+def plan(questions: Mapping[str, Question | Proof]) -> pd.DataFrame:
+    """Return one row a metric: what was registered before anything is measured."""
     rows = [
         {
             "proof": name,
@@ -27,7 +27,8 @@ def plan(questions: Mapping[str, Question | Proof], rounds: int) -> pd.DataFrame
             "smallest effect": f"{metric.smallest_effect:.0%}",
             "expected": objective(metric),
             "controls": ", ".join(question.controls),
-            "rounds": (isinstance(question, Proof) and question.rounds) or rounds,
+            "rounds": str(question.rounds) if isinstance(question, Proof) else "1",
+            "method check": "yes" if isinstance(question, Proof) and question.method_check else "",
             **_after_target(question),
         }
         for name, question in questions.items()
@@ -73,13 +74,13 @@ def differences(summary: Summary) -> pd.DataFrame:
             "rounds": f"{one.ratio.n if one.ratio else 0} of {proof.planned_rounds}",
             "proven": one.change.replace("_", " "),
             "why": one.reason,
-            "rounds that would tell": one.needed_rounds or "",
+            "rounds needed": f"about {one.needed_rounds}" if one.needed_rounds else "",
             "left out": "; ".join(proof.left_out),
         }
         for name, proof in summary.items()
         for one in proof.differences
     ]
-    return pd.DataFrame(rows).set_index(["proof", "metric"])
+    return pd.DataFrame(rows or [{"proof": "no proof of this kind", "metric": ""}]).set_index(["proof", "metric"])
 
 
 def interval(ratio: Ratio | None) -> str:

@@ -46,7 +46,7 @@ def pairs(samples: Sequence[Sample]) -> list[Pair]:
 def equals(samples: Sequence[Sample]) -> list[Pair]:
     """Return each run with the next one of the same variant in the same session, as long as no run is in two pairs of a variant.
 
-    Rounds are measured before-after and after-before by turns, so that these mostly followed each other without anything between.
+    Rounds are interleaved (ABBA), so that these mostly followed each other without anything between.
     """
     found = []
     for side in (BEFORE, AFTER):

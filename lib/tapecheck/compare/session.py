@@ -1,14 +1,14 @@
-"""Measures every proof in one session: rounds of before and after by turns, first one of them, then the other. It judges nothing."""
+"""Measures every proof in one session: interleaved rounds (ABBA) of before and after, until it is decided. What they say is `analysis`."""
 
 import datetime as dt
 import time
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import replace
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
 
 from tapecheck import progress, results, runs
-from tapecheck.compare import spectra
+from tapecheck.compare import analysis, spectra
 from tapecheck.compare.measuring import Bench, Figures
-from tapecheck.compare.plan import ComparePlan
+from tapecheck.compare.plan import ComparePlan, Proof
 from tapecheck.compare.recording import Baseline, Context, Recording
 from tapecheck.compare.samples import Sample
 from tapecheck.compare.spectra import Times
@@ -69,38 +69,60 @@ def measure(plan: ComparePlan, target: TargetInfo, measuring: Measure, clock: Cl
         measuring: runs a variant once; a `MeasurementError` makes that run one that does not count, any other error ends the session.
         clock: monotonic, in ns.
     """
-    started_at = dt.datetime.now(dt.UTC)
-    both = {name: variants(name, proof) for name, proof in plan.proofs.items()}
-    orders = {name: order(plan.rounds_of(proof), plan.warm_up) for name, proof in plan.proofs.items()}
-    todo = [(both[name][side], number) for name, ordered in orders.items() for number, side in ordered]
-    samples: list[Sample] = []
-    baselines: dict[str, Baseline] = {}
-    response_ms: dict[tuple[str, Side], list[Times]] = {}
+    started_at, kept = dt.datetime.now(dt.UTC), _Kept()
+    left = {name: 2 * (plan.warm_up + plan.rounds_of(proof).most) for name, proof in plan.proofs.items()}
     with progress.show("compare", "runs") as report:
-        for at, (variant, number) in enumerate(todo):
-            report(at, len(todo), variant.proof)
-            sample, figures = _one(variant, number, measuring, clock)
-            samples.append(sample)
-            if figures is None or sample.problem or not number:
-                continue
-            if variant.side == BEFORE:
-                baselines.setdefault(variant.proof, figures.baseline)
-            if figures.response_ms is not None:
-                response_ms.setdefault((variant.proof, variant.side), []).append(figures.response_ms)
-        report(len(todo), len(todo))
-    context = _context(plan, target, started_at, baselines)
-    return Recording(samples=samples, context=context, spectra=spectra.of_rounds(response_ms))
+        for name, proof in plan.proofs.items():
+            for _ in _until_decided(name, proof, plan, kept, measuring, clock):
+                left[name] -= 1
+                report(len(kept.samples), len(kept.samples) + sum(left.values()), name)
+            left[name] = 0
+        report(len(kept.samples), len(kept.samples))
+    return Recording(samples=kept.samples, context=_context(plan, target, started_at, kept), spectra=spectra.of_rounds(kept.response_ms))
 
 
-def _context(plan: ComparePlan, target: TargetInfo, started_at: dt.datetime, baselines: Mapping[str, Baseline]) -> Context:
+@dataclass(slots=True, kw_only=True)
+class _Kept:
+    """What is kept of the runs of a session."""
+
+    samples: list[Sample] = field(default_factory=list)
+    baselines: dict[str, Baseline] = field(default_factory=dict)
+    response_ms: dict[tuple[str, Side], list[Times]] = field(default_factory=dict)
+
+    def add(self, sample: Sample, figures: Figures | None) -> None:
+        self.samples.append(sample)
+        if figures is None or sample.problem or not sample.round:
+            return
+        if sample.side == BEFORE:
+            self.baselines.setdefault(sample.proof, figures.baseline)
+        if figures.response_ms is not None:
+            self.response_ms.setdefault((sample.proof, sample.side), []).append(figures.response_ms)
+
+
+def _until_decided(name: str, proof: Proof, plan: ComparePlan, kept: _Kept, measuring: Measure, clock: Clock) -> Iterator[None]:
+    """Measure one proof, yielding after each run, until a look finds it decided or it has all its rounds."""
+    rounds, both = plan.rounds_of(proof), variants(name, proof)
+    asked = proof.model_copy(update={"rounds": rounds})
+    own: list[Sample] = []
+    for number, side in order(rounds.most, plan.warm_up):
+        sample, figures = _one(both[side], number, measuring, clock)
+        own.append(sample)
+        kept.add(sample, figures)
+        yield
+        is_look = number in rounds.looks and len(own) % 2 == 0
+        if is_look and analysis.is_decided(analysis.of_proof(asked, own, seed=plan.seed)):
+            return
+
+
+def _context(plan: ComparePlan, target: TargetInfo, started_at: dt.datetime, kept: _Kept) -> Context:
     return Context(
         run_id=runs.new_id(started_at),
         started_at=started_at,
         target=target,
         environment=results.environment(),
-        questions=dict(plan.proofs),
+        questions={name: proof.model_copy(update={"rounds": plan.rounds_of(proof)}) for name, proof in plan.proofs.items()},
         seed=plan.seed,
-        baselines=baselines,
+        baselines=kept.baselines,
     )
 
 

@@ -19,7 +19,8 @@ from tapecheck.targets import open_target
 from tapecheck.verdict import Check
 
 __all__ = [
-    "CompareResult", "Settings", "asked", "find", "headline", "judge", "read", "read_plan", "record", "run", "settings", "summarize",
+    "CompareResult", "Settings", "apart", "asked", "find", "headline", "judge", "read", "read_plan", "record", "run", "settings",
+    "summarize",
 ]  # fmt: skip
 
 
@@ -43,9 +44,10 @@ class Settings(shared.Settings):
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class CompareResult(Result):
-    """result.json of a comparison."""
+    """result.json of a comparison; `method_check` are proofs about the comparison itself."""
 
     proofs: dict[str, ProofSummary]
+    method_check: dict[str, ProofSummary] = dataclasses.field(default_factory=dict)
     questions: dict[str, Any]
     before: Compared | None
     after: Compared | None
@@ -95,6 +97,12 @@ def summarize(recording: Recording) -> dict[str, ProofSummary]:
     return analysis.summarize(recording)
 
 
+def apart(summary: Mapping[str, ProofSummary]) -> tuple[dict[str, ProofSummary], dict[str, ProofSummary]]:
+    """Return the proofs about the target, and those that check the method."""
+    own = {name: proof for name, proof in summary.items() if not proof.method_check}
+    return own, {name: proof for name, proof in summary.items() if name not in own}
+
+
 def judge(recording: Recording, summary: Mapping[str, ProofSummary]) -> list[Check]:
     """Judge every metric of every proof by what was expected of it before it was measured."""
     return analysis.check(summary, recording.context.questions)
@@ -111,7 +119,10 @@ def headline(recording: Recording, summary: Mapping[str, ProofSummary], checks: 
 
 
 def _said(summary: Mapping[str, ProofSummary]) -> str:
-    return " ".join(_one(name, proof) for name, proof in summary.items())
+    own, method_check = apart(summary)
+    said = " ".join(_one(name, proof) for name, proof in own.items())
+    checked = " ".join(_one(name, proof) for name, proof in method_check.items()).replace(". ", "; ")
+    return f"{said} Method check: {checked}".strip() if checked else said
 
 
 def _one(name: str, proof: ProofSummary) -> str:
@@ -136,7 +147,8 @@ def record(
         validation="compare",
         bottleneck=findings.bottleneck(found),
         headline=_said(summary),
-        proofs=summary,
+        proofs=apart(summary)[0],
+        method_check=apart(summary)[1],
         questions={name: question.model_dump(mode="json") for name, question in context.questions.items()},
         before=context.before,
         after=context.after,

@@ -11,7 +11,7 @@ _BASELINE = "; its baseline: "  # what follows it in a finding is about the run 
 
 def sentences(result: Result) -> list[str]:
     """Return the sentences of the headline, each with what was measured and, where its finding says it, hoped for."""
-    names = "|".join(re.escape(name) for name in _first_checks(result))
+    names = "|".join(re.escape(name) for name in (*_first_checks(result), "Method check"))
     split = re.split(rf"(?<=\.) (?=(?:{names}): )", result.headline)
     return [_told(sentence, result) for sentence in split if sentence]
 
