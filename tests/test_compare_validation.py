@@ -82,7 +82,7 @@ def test_a_method_check_stands_apart_from_the_proofs(tmp_path: Path) -> None:
     assert done.folder is not None
     result = json.loads((done.folder / runs.RESULT).read_text())
     assert (list(result["proofs"]), list(result["method_check"]), result["verdict"]) == (["bulk_copy"], ["a_a_test"], "pass")
-    assert result["headline"].endswith("Method check: a_a_test: not proven.")
+    assert result["headline"].endswith("Method check: a_a_test: no difference claimed.")
     chart = charts.compare_ratios(recording=one, summary=summary)
     assert [label.get_text() for label in chart.axes[0].get_yticklabels()] == ["bulk_copy\nduration_s", "[a_a_test]\nduration_s"]
     assert list(frames.differences({}).index) == [("no proof of this kind", "")]

@@ -4,7 +4,7 @@ import math
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats as reference
 
@@ -20,6 +20,7 @@ def test_the_ratio_is_the_geometric_mean_of_the_rounds() -> None:
     assert ratios.ratio(ratios.logs([2, 2], [1, 4])).value == pytest.approx(1)
 
 
+@settings(deadline=None)  # a busy machine is no fault
 @given(POSITIVE)
 def test_before_and_after_swapped_give_the_inverse(pairs: list[tuple[float, float]]) -> None:
     """No side is privileged, in the ratio nor in its interval."""

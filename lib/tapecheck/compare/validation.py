@@ -54,8 +54,9 @@ class CompareResult(Result):
     differs: list[str]
 
     def main_figures(self) -> list[str]:
-        """Return of each proof what it saves, or that nothing changed."""
-        return [_one(name, proof).removesuffix(".") for name, proof in self.proofs.items()]
+        """Return of each proof what it saves, or that nothing changed, and what the method check claims."""
+        own = [_one(name, proof).removesuffix(".") for name, proof in self.proofs.items()]
+        return [*own, *([_checked(self.method_check).removesuffix(".")] if self.method_check else [])]
 
 
 def settings(**given: object) -> Settings:
@@ -120,15 +121,19 @@ def headline(recording: Recording, summary: Mapping[str, ProofSummary], checks: 
 
 def _said(summary: Mapping[str, ProofSummary]) -> str:
     own, method_check = apart(summary)
-    said = " ".join(_one(name, proof) for name, proof in own.items())
-    checked = " ".join(_one(name, proof) for name, proof in method_check.items()).replace(". ", "; ")
-    return f"{said} Method check: {checked}".strip() if checked else said
+    return " ".join([*(_one(name, proof) for name, proof in own.items()), *([_checked(method_check)] if method_check else [])])
+
+
+def _checked(method_check: Mapping[str, ProofSummary]) -> str:
+    return f"Method check: {'; '.join(_one(name, proof).removesuffix('.') for name, proof in method_check.items())}."
 
 
 def _one(name: str, proof: ProofSummary) -> str:
     one = proof.main
-    if one.change in (Change.NOT_PROVEN, Change.NO_CHANGE):
-        return f"{name}: {one.change.replace('_', ' ')}" + (f" of {one.metric}." if one.change == Change.NO_CHANGE else ".")
+    if one.change == Change.NOT_PROVEN:
+        return f"{name}: {'no difference claimed' if proof.method_check else 'not proven'}."
+    if one.change == Change.NO_CHANGE:
+        return f"{name}: no change of {one.metric}."
     return f"{name}: {one.change}, {difference.said(one)}."
 
 
