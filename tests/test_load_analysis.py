@@ -158,6 +158,7 @@ def server(rows: np.ndarray, server_ms: float, db_ms: float = np.nan) -> np.ndar
 
 def late(rows: np.ndarray, wait_ms: float) -> np.ndarray:
     rows["sent_ns"] += int(wait_ms * 1e6)
+    rows["waited"] = True  # for a connection, which is no fault of the generator's
     return rows
 
 

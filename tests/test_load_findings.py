@@ -227,6 +227,7 @@ def rows_of(
     """Make requests that all took as long, and of which the first some failed."""
     rows = burst(np.full(n, service_ms + wait_ms), failed=dict.fromkeys(range(failed), ErrorKind.status))
     rows["sent_ns"] += int(wait_ms * 1e6)
+    rows["waited"] = True  # for a connection, which is no fault of the generator's
     rows["server_ms"], rows["db_ms"] = server_ms, db_ms
     return rows
 

@@ -15,6 +15,7 @@ from enum import StrEnum
 
 from tapecheck.errors import ConfigError, Problem
 
+DOUBT_SHARE = 0.2  # of a value: beyond it, that much may be what the instrument added, and the figure is marked
 OPERATORS: Mapping[str, Callable[[float, float], bool]] = {
     "<": operator.lt,
     "<=": operator.le,
@@ -57,7 +58,7 @@ class Objective:
 
     def __str__(self) -> str:
         scope = f"{self.scope}." if self.scope else ""
-        return f"{scope}{self.metric} {self.op} {self.limit:g}"
+        return f"{scope}{self.metric} {self.op} {self.limit:.15g}"
 
     @property
     def upward(self) -> bool:
@@ -75,7 +76,8 @@ class Measured:
 
     `bound` is the one-sided 95 % bound on the unfavourable side; None where n cannot support one, and equal to the
     value where the value is exact (a count, or a mean that is reported without an interval). `needed_n` says how many
-    samples would give a bound; `unbounded` why no number of them would.
+    samples would give a bound; `unbounded` why no number of them would. `added` is how much of the value the instrument
+    may have added: where that decides, the check is invalid.
     """
 
     value: float | None
@@ -83,6 +85,7 @@ class Measured:
     n: int
     needed_n: int | None = None
     unbounded: str | None = None
+    added: float = 0.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -150,6 +153,8 @@ def judge(objective: Objective, measured: Measured, *, name: str, invalid: str |
         invalid: the reason why the measurement itself cannot be trusted, if it cannot.
     """
     verdict, reason = _decide(objective, measured, invalid)
+    if verdict != Verdict.INVALID and measured.value is not None and measured.added > DOUBT_SHARE * measured.value:
+        reason += f"; up to {written(measured.added)} of {written(measured.value)} may be the generator's own lag"
     return Check(
         name=name, objective=str(objective), value=measured.value, bound=measured.bound, n=measured.n, verdict=verdict, reason=reason
     )
@@ -160,15 +165,25 @@ def _decide(objective: Objective, measured: Measured, invalid: str | None) -> tu
         return Verdict.INVALID, invalid
     if measured.value is None or measured.n == 0:
         return Verdict.NO_DATA, "nothing was measured that this objective could be judged by"
+    if objective.met_by(measured.value) != objective.met_by(measured.value - measured.added):
+        return (
+            Verdict.INVALID,
+            f"up to {written(measured.added)} of {written(measured.value)} may be the generator's own lag, which decides",
+        )
     if not objective.met_by(measured.value):
-        return Verdict.FAIL, f"{measured.value:.4g} misses {objective.op} {objective.limit:g}"
+        return Verdict.FAIL, f"{written(measured.value)} misses {objective.op} {written(objective.limit)}"
     if measured.bound is None:
         more = f"; n >= {measured.needed_n} would" if measured.needed_n else ""
         return Verdict.NOT_PROVEN, measured.unbounded or f"n = {measured.n} cannot bound it{more}"
     if not objective.met_by(measured.bound):
         more = f"; with no failure n >= {measured.needed_n} would prove it" if measured.needed_n and measured.n < measured.needed_n else ""
-        return Verdict.NOT_PROVEN, f"the value meets it, its 95 % bound {measured.bound:.4g} does not{more}"
+        return Verdict.NOT_PROVEN, f"the value meets it, its 95 % bound {written(measured.bound)} does not{more}"
     return Verdict.PASS, "met, with 95 % confidence" if measured.bound != measured.value else "met"
+
+
+def written(value: float) -> str:
+    """Write a figure for people: 10,060 and 0.0012, with four digits where it is no count."""
+    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"
 
 
 def overall(verdicts: Iterable[Verdict]) -> Verdict:

@@ -113,14 +113,21 @@ def _spectrum(ax: Axes, part: Rows, scenario: ScenarioSummary, **look: Any) -> N
         ax.plot([1 / (1 - p) for p in told], list(told.values()), marker="o", **look)
         return
     line = stats.spectrum(part.response_ms(), part.batches(scenario.executor))
+    lag_ms = part.dispatch_lag_ms() if scenario.dispatch_lag_ms else np.zeros(1)
+    low = np.maximum(line["low"] - np.quantile(lag_ms, line["p"]), 0.001)  # of zero, a logarithmic axis has nothing
     nines = 1 / (1 - line["p"])
     ax.plot(nines, line["value"], **look)
-    ax.fill_between(nines, line["low"], line["high"], color=look["color"], alpha=0.15, linewidth=0)
+    ax.fill_between(nines, low, line["high"], color=look["color"], alpha=0.15, linewidth=0)
 
 
 def _described(name: str, scenario: ScenarioSummary) -> str:
     failed = f", {scenario.failed:,} failed" if scenario.failed else ""
-    return f"{name} (n = {scenario.requests:,}{failed}{', INVALID' if scenario.invalid else ''})"
+    return f"{name} (n = {scenario.requests:,}{failed}{_marked(scenario)})"
+
+
+def _marked(scenario: ScenarioSummary) -> str:
+    """Return what every chart says of figures that are not, or not only, the target's."""
+    return ", INVALID" if scenario.invalid else ", generator late" if scenario.generator_share else ""
 
 
 def _tail_axis(ax: Axes, summary: Summary, objectives: Sequence[Objective]) -> None:
@@ -174,7 +181,8 @@ def load_timeline(*, recording: Recording, summary: Summary, objectives: Sequenc
             _course(ax, rows.counted(recording.samples, name), applying(objectives, ("p95_ms",), name))
             if scenario.invalid:
                 shade_invalid(ax)
-            ax.set_title(_broken(name, WIDTH_PT / columns) + ("\n(INVALID)" if scenario.invalid else ""), fontsize=10.5)
+            mark = _marked(scenario).removeprefix(", ")
+            ax.set_title(_broken(name, WIDTH_PT / columns) + (f"\n({mark})" if mark else ""), fontsize=10.5)
         log_axis(axes[0], "y")
         for ax in axes[::columns]:
             ax.set_ylabel("response time (ms)")
@@ -239,8 +247,8 @@ def load_dimensions(*, recording: Recording, summary: Summary) -> Chart:
             if summary[name].invalid:
                 shade_invalid(ax)
                 shade_invalid(below)
-            invalid = " (INVALID)" if summary[name].invalid else ""
-            ax.set_title(f"{shorten(name, 105 // columns - len(invalid) - len(dimension) - 5)}{invalid}: by {dimension}", fontsize=10.5)
+            mark = _marked(summary[name])
+            ax.set_title(f"{shorten(name, 105 // columns - len(mark) - len(dimension) - 5)}{mark}: by {dimension}", fontsize=10.5)
             counts = sorted({group.requests for group in values.values()})
             below.set_xlabel(f"{dimension} (n = {'-'.join(f'{n:,}' for n in (counts[0], counts[-1])[: len(counts)])} each)", fontsize=10)
             if i % columns == 0:

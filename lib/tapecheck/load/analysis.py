@@ -1,7 +1,7 @@
 """Turns the samples of a load run, or what another tool says of one, into a summary. Pure: no target, no files, no clock."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import pyarrow as pa
@@ -12,7 +12,10 @@ from tapecheck.load.recording import Context, GeneratorStats, Recording
 from tapecheck.load.rows import Mask, Numbers, Rows
 from tapecheck.load.selfcheck import Limits
 from tapecheck.load.testimony import Figures
-from tapecheck.stats import Counts, Distribution, Figure
+from tapecheck.stats import Counts, Distribution, Figure, Percentile
+from tapecheck.verdict import DOUBT_SHARE
+
+PERCENTILES = ("p50", "p90", "p95", "p99")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,7 +45,9 @@ class ProcessUse:
 class ScenarioSummary:
     """One scenario in figures. Times include failed requests; `throughput_rps` counts succeeded ones.
 
-    The warm-up counts only in `connections_opened`, which is None when another tool measured.
+    The warm-up counts only in `connections_opened`, which is None when another tool measured. `dispatch_lag_ms` is how late
+    requests were sent though a connection was free; the intervals of response times reach down by it, since it may be part of
+    them. `generator_share` names each response time of which more than `DOUBT_SHARE` may be that lag, with the share.
     """
 
     executor: str
@@ -63,6 +68,8 @@ class ScenarioSummary:
     generator: GeneratorStats
     invalid: str | None
     resources: dict[str, ProcessUse]
+    dispatch_lag_ms: Distribution | None = None
+    generator_share: dict[str, float] = field(default_factory=dict)
 
 
 def summarize(recording: Recording, limits: Limits) -> dict[str, ScenarioSummary]:
@@ -137,7 +144,8 @@ def _scenario(recording: Recording, name: str, executor: str, generator: Generat
     n, errors, batches = len(part), _errors(part), part.batches(executor)
     failed = sum(errors.values())
     ratio, ratio_low = _success(n, errors, generator.content_checked, _worth(part, batches) if failed else n)
-    duration_s = _duration_s(part)
+    duration_s, response = _duration_s(part), stats.distribution(part.response_ms(), batches)
+    lag = None if recording.context.tool else stats.distribution(part.dispatch_lag_ms())
     return ScenarioSummary(
         executor=executor,
         requests=n,
@@ -147,17 +155,48 @@ def _scenario(recording: Recording, name: str, executor: str, generator: Generat
         success_ratio_low=ratio_low,
         duration_s=duration_s,
         throughput_rps=(n - failed) / duration_s if duration_s > 0 else None,
-        response_time_ms=stats.distribution(part.response_ms(), batches),
+        response_time_ms=_reaching_down(response, lag),
         service_time_ms=_known(part.service_ms(), batches),
         server_time_ms=_known(part.numbers("server_ms"), batches),
         database_time_ms=_known(part.numbers("db_ms"), batches),
+        dispatch_lag_ms=lag,
+        generator_share=_generator_share(response, lag),
         connections_opened=None if recording.context.tool else _opened(sent),
         errors=errors,
-        by=_by(part, batches),
+        by=_by(part, batches, lag),
         generator=generator,
         invalid=selfcheck.invalid(generator, limits, duration_s=duration_s, local=errors.get("local", 0)),
         resources=_resources(recording.resources, part),
     )
+
+
+def _reaching_down(times: Distribution | None, lag: Distribution | None) -> Distribution | None:
+    """Let each interval reach down by the generator's lag at that percentile: the lag may be part of the time, and only adds."""
+    if times is None or lag is None:
+        return times
+    lower = {
+        name: replace(one, low=max(0.0, one.low - _figure(lag, name)))
+        for name in PERCENTILES
+        if (one := getattr(times, name)).low is not None
+    }
+    return replace(times, **lower)
+
+
+def _generator_share(times: Distribution | None, lag: Distribution | None) -> dict[str, float]:
+    if times is None or lag is None:
+        return {}
+    figures = {f"{name}_ms": (_figure(times, name), _figure(lag, name)) for name in ("mean", *PERCENTILES)}
+    return {name: min(1.0, late / time) for name, (time, late) in figures.items() if late > DOUBT_SHARE * time}
+
+
+def added_ms(scenario: ScenarioSummary, name: str) -> float:
+    """Return how much of a response time, such as its `p99`, may be the generator's own lag."""
+    return _figure(scenario.dispatch_lag_ms, name) if scenario.dispatch_lag_ms else 0.0
+
+
+def _figure(times: Distribution, name: str) -> float:
+    one = getattr(times, name)
+    return one.value if isinstance(one, Percentile) else float(one)
 
 
 def _opened(sent: Rows) -> int:
@@ -200,7 +239,7 @@ def _duration_s(part: Rows) -> float:
     return float((last - first).sum() / 1e9)
 
 
-def _by(part: Rows, batches: Counts) -> dict[str, dict[str, GroupSummary]]:
+def _by(part: Rows, batches: Counts, lag: Distribution | None) -> dict[str, dict[str, GroupSummary]]:
     if not len(part):
         return {}
     times = _Times(
@@ -209,6 +248,7 @@ def _by(part: Rows, batches: Counts) -> dict[str, dict[str, GroupSummary]]:
         bytes=part.numbers("bytes"),
         failed=part.failed(),
         batches=batches,
+        lag=lag,
     )
     result = {}
     for dimension in part.dimensions():
@@ -235,12 +275,13 @@ class _Times:
     bytes: Numbers
     failed: Mask
     batches: Counts
+    lag: Distribution | None
 
 
 def _group(times: _Times, chosen: Mask) -> GroupSummary:
     n, failed = int(np.count_nonzero(chosen)), int(np.count_nonzero(times.failed & chosen))
     batches = stats.counts_within(chosen, times.batches)
-    response_ms = stats.distribution(times.response_ms[chosen], batches)
+    response_ms = _reaching_down(stats.distribution(times.response_ms[chosen], batches), times.lag)
     assert response_ms is not None, "a group has at least one sample"
     return GroupSummary(
         requests=n,

@@ -60,6 +60,18 @@ def _generator(name: str, scenario: ScenarioSummary, cores: int) -> Iterator[Fin
         )
 
 
+def _late(name: str, scenario: ScenarioSummary, cores: int) -> Iterator[Finding]:
+    share, lag = scenario.generator_share, scenario.dispatch_lag_ms
+    if share and lag:
+        figures = ", ".join(f"{part:.0%} of {metric.removesuffix('_ms')}" for metric, part in share.items())
+        yield Finding(
+            name="generator_late",
+            finding=f"{name}: the generator sent late, so up to {figures} may be its own",
+            evidence={"dispatch_lag_p50_ms": lag.p50.value, "dispatch_lag_p99_ms": lag.p99.value, **share},
+            action="take these figures as upper limits; for closer ones measure from a machine with a core to spare",
+        )
+
+
 def _errors(name: str, scenario: ScenarioSummary, cores: int) -> Iterator[Finding]:
     if scenario.failed:
         kind, count = max(scenario.errors.items(), key=lambda item: item[1])
@@ -174,5 +186,5 @@ def _slow_value(name: str, scenario: ScenarioSummary, cores: int) -> Iterator[Fi
             )
 
 
-RULES: tuple[Rule, ...] = (_generator, _errors, _database, _cpu, _connections, _queue, _spread, _slow_value)
+RULES: tuple[Rule, ...] = (_generator, _late, _errors, _database, _cpu, _connections, _queue, _spread, _slow_value)
 LIMITING = ("generator", "target_errors", "database", "target_single_threaded", "target_cpu", "connection_limit", "network", "queue")

@@ -46,7 +46,8 @@ def _scenario(s: ScenarioSummary) -> dict[str, str]:
     kinds = {"response": s.response_time_ms, "service": s.service_time_ms, "server": s.server_time_ms, "database": s.database_time_ms}
     for kind, times in kinds.items():
         if times is not None:
-            rows.update(_times(kind, times))
+            rows.update(_times(kind, times, s.generator_share if kind == "response" else {}))
+    rows["sent late by the generator, p99 (ms)"] = interval(s.dispatch_lag_ms.p99) if s.dispatch_lag_ms else ""
     rows["generator CPU (of a core)"] = "" if s.generator.cpu_ratio is None else f"{s.generator.cpu_ratio:.0%}"
     rows["generator lag p99 (ms)"] = number(s.generator.lag_p99_ms)
     rows["answers whose content was checked"] = f"{s.generator.content_checked:,}"
@@ -59,10 +60,10 @@ def _scenario(s: ScenarioSummary) -> dict[str, str]:
     return rows
 
 
-def _times(kind: str, times: Distribution) -> dict[str, str]:
-    rows = {f"{kind} time mean (ms)": number(times.mean)}
-    rows |= {f"{kind} time {p} (ms)": interval(getattr(times, p)) for p in ("p50", "p95", "p99")}
-    return rows
+def _times(kind: str, times: Distribution, doubtful: Mapping[str, float]) -> dict[str, str]:
+    rows = {"mean": number(times.mean)} | {p: interval(getattr(times, p)) for p in ("p50", "p95", "p99")}
+    marks = {p: f", up to {share:.0%} of it the generator's" for p in rows if (share := doubtful.get(f"{p}_ms"))}
+    return {f"{kind} time {p} (ms)": shown + marks.get(p, "") for p, shown in rows.items()}
 
 
 def breakdown(summary: Mapping[str, ScenarioSummary]) -> pd.DataFrame:

@@ -4,10 +4,12 @@ import math
 from collections.abc import Iterable, Mapping
 
 from tapecheck import stats
+from tapecheck.load import analysis
 from tapecheck.load.analysis import ScenarioSummary
 from tapecheck.stats import Distribution
 from tapecheck.verdict import Check, Measured, Objective, judge
 
+RESPONSE = ("mean_ms", "min_ms", "max_ms", "p50_ms", "p90_ms", "p95_ms", "p99_ms")  # they hold the generator's own lag; other times do not
 UNBOUNDED = "the value meets it; the tool does not carry what would bound it"
 
 
@@ -40,18 +42,19 @@ def measured(scenario: ScenarioSummary, objective: Objective) -> Measured:
         return Measured(value=scenario.throughput_rps, bound=_throughput_bound(scenario, objective), n=n)
     if metric == "failed":
         return Measured(value=scenario.failed, bound=scenario.failed, n=n)
+    added = analysis.added_ms(scenario, metric.removesuffix("_ms")) if metric in RESPONSE else 0.0
     times, metric = _times(scenario, metric)
     if times is None or scenario.succeeded == 0:
         return Measured(value=None, bound=None, n=0)
     if metric in ("mean", "min", "max"):
         value = _if_known(getattr(times, metric))
-        return Measured(value=value, bound=value, n=n)
+        return Measured(value=value, bound=value, n=n, added=added)
     percentile = getattr(times, metric)
     if not percentile.n_effective:
         return Measured(value=_if_known(percentile.value), bound=None, n=percentile.n, unbounded=UNBOUNDED)
     bound = percentile.low if objective.upward else percentile.upper
     needed = stats.needed_n(int(metric[1:]) / 100) * percentile.n / percentile.n_effective
-    return Measured(value=percentile.value, bound=bound, n=percentile.n, needed_n=math.ceil(needed))
+    return Measured(value=percentile.value, bound=bound, n=percentile.n, needed_n=math.ceil(needed), added=added)
 
 
 def _throughput_bound(scenario: ScenarioSummary, objective: Objective) -> float | None:

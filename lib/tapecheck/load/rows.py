@@ -117,6 +117,13 @@ class Rows:
         """Completion minus intended start."""
         return self._since("intended_ns")
 
+    def dispatch_lag_ms(self) -> NDArray[np.float64]:
+        """Actual send minus intended start of each request that was sent and did not wait for a connection: the generator's own delay."""
+        sent_ns, intended_ns = self.numbers("sent_ns"), self.numbers("intended_ns")
+        own = (sent_ns > 0) & (self.numbers("waited") == 0)
+        lag_ms: NDArray[np.float64] = np.maximum(sent_ns[own] - intended_ns[own], 0) / 1e6
+        return lag_ms
+
     def service_ms(self) -> NDArray[np.float64]:
         """Completion minus actual send; NaN where nothing was sent."""
         service_ms = self._since("sent_ns")

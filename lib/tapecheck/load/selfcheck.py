@@ -14,7 +14,7 @@ class Limits:
     lag_p99_ms: float
     cpu_ratio: float
     achieved_ratio: float
-    dispatch_lag_p99_ms: float = 10.0
+    dispatch_lag_p99_ms: float | None = None
 
 
 def invalid(generator: GeneratorStats, limits: Limits, *, duration_s: float, local: int = 0) -> str | None:
@@ -31,8 +31,8 @@ def invalid(generator: GeneratorStats, limits: Limits, *, duration_s: float, loc
         reasons.append(f"the generator used {generator.cpu_ratio:.0%} of its core (limit {limits.cpu_ratio:.0%})")
     if generator.achieved_ratio is not None and generator.achieved_ratio < limits.achieved_ratio:
         reasons.append(f"only {generator.achieved_ratio:.1%} of the offered rate was sent (limit {limits.achieved_ratio:.0%})")
-    if generator.dispatch_lag_p99_ms is not None and generator.dispatch_lag_p99_ms > limits.dispatch_lag_p99_ms:
-        lag_ms, limit_ms = generator.dispatch_lag_p99_ms, limits.dispatch_lag_p99_ms
+    lag_ms, limit_ms = generator.dispatch_lag_p99_ms, limits.dispatch_lag_p99_ms
+    if lag_ms is not None and limit_ms is not None and lag_ms > limit_ms:
         reasons.append(f"the generator sent {lag_ms:.1f} ms late while a connection was free (p99; limit {limit_ms:g})")
     if generator.workers_lost:
         lost = f"{len(generator.workers_lost)} of {generator.workers} load workers died in mid-run: {', '.join(generator.workers_lost)}"

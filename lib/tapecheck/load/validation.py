@@ -133,8 +133,9 @@ def headline(recording: Recording, checks: list[Check], found: list[Finding], ca
 def _said(recording: Recording, found: list[Finding], capacity: CapacityResult | None) -> str:
     limit, tool = findings.bottleneck(found), recording.context.measured_by
     open_ended = [f"Measured by {tool}: coordinated omission cannot be excluded."] if tool else []
+    late = [f"{one.finding[0].upper()}{one.finding[1:]}." for one in found if one.name == "generator_late"][:1]
     carries = [f"Capacity: {capacity.knee_note}."] if capacity else []
-    return " ".join([*open_ended, *([f"What limits it: {limit.finding}."] if limit else []), *carries])
+    return " ".join([*open_ended, *([f"What limits it: {limit.finding}."] if limit else []), *late, *carries])
 
 
 def record(

@@ -1,0 +1,152 @@
+"""A generator that sends late makes figures too high: intervals reach down by it, and what it may have decided is invalid."""
+
+import os
+import signal
+import threading
+
+import numpy as np
+import pytest
+import servers
+from samples import burst, recording
+from servers import Server
+
+from tapecheck import charts
+from tapecheck.load import analysis, findings, frames, validation
+from tapecheck.load.analysis import ScenarioSummary
+from tapecheck.load.judgement import check
+from tapecheck.load.plan import METRICS, LoadPlan
+from tapecheck.load.recording import Recording
+from tapecheck.load.selfcheck import Limits
+from tapecheck.load.workers import Generator
+from tapecheck.target_file import Target
+from tapecheck.verdict import Check, Verdict, parse
+
+LIMITS = Limits(lag_p99_ms=20, cpu_ratio=0.9, achieved_ratio=0.95)
+
+
+def recorded(lag_ms: float, response_ms: float = 4.7, waited: bool = False) -> Recording:
+    """A scenario of 2,000 requests that all took as long, and were all sent as late."""
+    rows = burst(np.full(2000, response_ms), per_round=20)
+    rows["sent_ns"] += int(lag_ms * 1e6)
+    rows["waited"] = waited
+    return recording({"s": rows})
+
+
+def summary(lag_ms: float, **more: float) -> ScenarioSummary:
+    return analysis.summarize(recorded(lag_ms, **more), LIMITS)["s"]
+
+
+def judged(one: ScenarioSummary, objective: str) -> Check:
+    return check({"s": one}, [parse(objective, METRICS)])[0]
+
+
+def test_an_interval_reaches_down_by_the_lag_at_its_percentile() -> None:
+    """p99 4.7 ms with a lag of 2.8 is at least 1.9; its upper end and the service time stay what they were."""
+    exact, late = summary(0.0), summary(2.8)
+    assert exact.response_time_ms is not None and late.response_time_ms is not None
+    assert (exact.response_time_ms.p99.low, exact.generator_share) == (pytest.approx(4.7), {})
+    for name in analysis.PERCENTILES:
+        one = getattr(late.response_time_ms, name)
+        assert (one.low, one.value, one.upper) == (pytest.approx(1.9), pytest.approx(4.7), pytest.approx(4.7))
+    assert late.generator_share == pytest.approx(dict.fromkeys(("mean_ms", "p50_ms", "p90_ms", "p95_ms", "p99_ms"), 2.8 / 4.7))
+    assert late.service_time_ms is not None and late.service_time_ms.p99.low == pytest.approx(1.9)
+
+
+@pytest.mark.parametrize(
+    ("objective", "verdict"),
+    [
+        ("p99_ms < 5", Verdict.PASS),  # lag only adds
+        ("p99_ms < 4", Verdict.INVALID),  # 1.9 would meet it
+        ("mean_ms < 4", Verdict.INVALID),
+        ("max_ms <= 4", Verdict.INVALID),
+        ("p99_ms < 1.8", Verdict.FAIL),  # missed without the lag too
+        ("p50_ms > 4", Verdict.INVALID),  # met by what the lag adds
+        ("p50_ms > 1.5", Verdict.PASS),
+        ("service_p99_ms < 1.8", Verdict.FAIL),  # counts from the send
+        ("success_ratio > 0.9", Verdict.PASS),
+        ("throughput_rps > 20", Verdict.PASS),
+    ],
+)
+def test_a_pass_stays_a_pass_and_a_miss_within_reach_is_invalid(objective: str, verdict: Verdict) -> None:
+    """However large the lag is: what it cannot have decided is judged, what it may have is not."""
+    found = judged(summary(2.8), objective)
+    assert found.verdict == verdict, found.reason
+    assert ("up to 2.8 of 4.7 may be the generator's own lag" in found.reason) == (objective.split("_")[0] in ("p99", "mean", "max", "p50"))
+
+
+def test_a_lag_of_a_second_alone_invalidates_nothing() -> None:
+    """There is no absolute limit by default, and one that the plan sets still holds."""
+    late = summary(1000.0, response_ms=1200.0)
+    assert (late.invalid, judged(late, "p99_ms < 2000").verdict) == (None, Verdict.PASS)
+    limited = analysis.summarize(recorded(1000.0, 1200.0), Limits(lag_p99_ms=20, cpu_ratio=0.9, achieved_ratio=0.95))["s"]
+    assert limited.invalid is None
+    assert LoadPlan.model_validate(PLAN | {"generator": {"dispatch_lag_p99_ms": 10}}).generator.dispatch_lag_p99_ms == 10
+
+
+def test_waiting_for_a_connection_is_not_the_generators() -> None:
+    """Such a request is late for want of a connection, which `max_connections` and the target decide."""
+    one = analysis.summarize(recorded(2.8, waited=True), LIMITS)["s"]
+    assert (one.dispatch_lag_ms, one.generator_share, judged(one, "p99_ms < 4").verdict) == (None, {}, Verdict.FAIL)
+
+
+def test_a_doubtful_figure_is_marked_wherever_it_is_shown() -> None:
+    """In the tables, the finding, the headline and the charts; a fifth or less is not."""
+    rec, plan = recorded(2.8), LoadPlan.model_validate(PLAN | {"objectives": ["p99_ms < 5"]})
+    found = validation.summarize(rec, plan)
+    assert "up to 60% of it the generator's" in frames.scenarios(found).loc["response time p99 (ms)", "s"]
+    assert "generator's" not in frames.scenarios(found).loc["service time p99 (ms)", "s"]
+    assert "up to 2.8 of 4.7" in frames.checks(validation.judge(found, plan)).iloc[0]["why"]
+    said = validation.find(rec, found)
+    assert [one.name for one in said] == ["generator_late"] and findings.bottleneck(said) is None
+    headline = validation.headline(rec, validation.judge(found, plan), said, None)
+    assert "S: the generator sent late, so up to 60% of mean, 60% of p50" in headline
+    for chart in (
+        charts.load_percentiles(recording=rec, summary=found, objectives=[]),
+        charts.load_timeline(recording=rec, summary=found, objectives=[]),
+    ):
+        shown = [text.get_text() for axes in chart.figure.axes for text in axes.texts]
+        shown += [axes.get_title(loc) for axes in chart.figure.axes for loc in ("left", "center")]
+        shown += [text.get_text() for legend in chart.figure.legends for text in legend.get_texts()]
+        assert any("generator late" in text for text in shown), shown
+    assert summary(0.9).generator_share == {}
+
+
+SCENARIO = {"executor": "constant_rate", "rate_rps": 200, "duration_s": 2.0, "request": "one"}
+PLAN: dict[str, object] = {
+    "scenarios": {"s": SCENARIO},
+    "generator": {"lag_p99_ms": 1e6, "cpu_ratio": 1, "achieved_ratio": 0.01},
+}
+
+
+def test_a_generator_that_is_stopped_again_and_again_knows_that_it_was_late() -> None:
+    """A worker that a signal stops for a while answers for its lag: the interval of a fast server's p99 reaches down to its true time."""
+    plan = LoadPlan.model_validate(PLAN)
+    done, begin = threading.Event(), Generator.__enter__
+
+    def stop_and_go(pid: int) -> None:
+        while not done.wait(0.1):
+            os.kill(pid, signal.SIGSTOP)
+            done.wait(0.08)
+            os.kill(pid, signal.SIGCONT)
+
+    def disturbed(self: Generator) -> Generator:
+        begin(self)
+        pid = self.workers[0].executor.submit(os.getpid).result()
+        threading.Thread(target=stop_and_go, args=(pid,), daemon=True).start()
+        return self
+
+    with Server(servers.fast) as server, pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Generator, "__enter__", disturbed)
+        target = Target.model_validate({"name": "t", "kind": "external", "base_url": server.url, "requests": {"one": "GET /"}})
+        try:
+            rec = validation.run(plan, target)
+        finally:
+            done.set()
+    found = validation.summarize(rec, plan)
+    one = found["s"]
+    assert one.response_time_ms is not None and one.dispatch_lag_ms is not None
+    p90 = one.response_time_ms.p90
+    assert one.dispatch_lag_ms.p90.value > 30  # of stops of 80 ms, nearly half of the time
+    assert one.generator_share["p90_ms"] == pytest.approx(min(1, one.dispatch_lag_ms.p90.value / p90.value))
+    assert judged(one, f"p90_ms < {p90.value - 20}").verdict == Verdict.INVALID
+    assert judged(one, "mean_ms < 60000").verdict == Verdict.PASS
