@@ -2,10 +2,12 @@
 
 import errno
 import json
+import os
 import secrets
 import shutil
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -15,12 +17,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from pydantic_core import from_json
 
-from tapecheck import config, results
+from tapecheck import config, results, screen
 from tapecheck.errors import ConfigError, OutputError, Problem
 from tapecheck.results import Result
 from tapecheck.verdict import Check, Verdict
 
 RESULT = "result.json"
+UNFINISHED = "unfinished"
+UNFINISHED_VARIABLE = "TAPECHECK_UNFINISHED"  # where a batch keeps what is left of a notebook that does not end
 
 
 class Picture(Protocol):
@@ -32,7 +36,7 @@ class Picture(Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Recorded:
-    """A run that is done: where it lies (None when it was not to be written) and what it found.
+    """A run that is done: where it lies (None when it was not to be written), what it found, and which charts it lacks, with the reason.
 
     In a notebook it displays as one line, and carries the verdict to a batch in a MIME type of its own.
     """
@@ -48,8 +52,13 @@ class Recorded:
     figures: list[str] = field(default_factory=list)
     missed: list[str] = field(default_factory=list)
     measured_s: float | None = None
+    not_drawn: Mapping[str, str] = field(default_factory=dict)
+
+    def _ipython_display_(self) -> None:
+        screen.show(recorded=self._repr_mimebundle_())
 
     def _repr_mimebundle_(self, include: object = None, exclude: object = None) -> dict[str, Any]:
+        without = [f"the chart {name} could not be drawn: {why}" for name, why in self.not_drawn.items()]
         where = "not recorded (out is empty)" if self.folder is None else f"recorded in {config.shown(self.folder)}"
         brief = {
             "folder": None if self.folder is None else config.shown(self.folder),
@@ -61,8 +70,9 @@ class Recorded:
             "figures": self.figures,
             "missed": self.missed,
             "measured_s": self.measured_s,
+            "not_drawn": without,
         }
-        return {"text/plain": f"{self.validation}: {self.verdict}, {where}", self.MIME: brief}
+        return {"text/plain": "; ".join([f"{self.validation}: {self.verdict}, {where}", *without]), self.MIME: brief}
 
 
 def new_id(now: datetime | None = None) -> str:
@@ -89,6 +99,41 @@ def check_writable(out: str | Path) -> Path | None:
     return folder
 
 
+def keep(run_id: str, tables: Mapping[str, pa.Table], validation: str, *, out: str | Path) -> None:
+    """Write what was measured before anything is made of it, so that nothing later can lose it; `record` moves it into the run folder.
+
+    Where there is no room it does nothing: the verdict is still worth seeing, and `record` says what is the matter.
+    """
+    if str(out) == "":
+        return
+    folder = _unfinished(out, validation, run_id)
+    part = folder.with_name(f".{folder.name}.part")
+    with suppress(OSError):
+        part.mkdir(parents=True)
+        _write(part, tables, {}, {}, {})
+        part.rename(folder)
+    shutil.rmtree(part, ignore_errors=True)
+
+
+def _unfinished(out: str | Path, validation: str, run_id: str) -> Path:
+    return Path(os.environ.get(UNFINISHED_VARIABLE) or config.outputs(out) / UNFINISHED / f"{validation}-{run_id}")
+
+
+def is_unfinished(path: str | Path) -> bool:
+    """Tell whether a folder is for what was measured and not recorded."""
+    return Path(path).parent.name == UNFINISHED
+
+
+def recording(path: str | Path, validation: str) -> Path:
+    """Return the folder of a recording: of a recorded run, or of one that was measured and never recorded.
+
+    Raises:
+        ConfigError: it is neither, or of another validation.
+    """
+    folder = config.find(path)
+    return folder if is_unfinished(folder) and folder.name.startswith(f"{validation}-") else read(path, validation).folder
+
+
 def record(
     result: Result,
     *,
@@ -102,15 +147,34 @@ def record(
     """Write a run folder: result.json, one Parquet file a table, one PNG a figure, one JSON-lines file each of `lines`, and documents.
 
     A document is JSON of another's format, such as a Chrome trace; a text is whatever its name, which has an ending, says.
+    A figure that cannot be drawn is left out and named.
 
-    It is written under a temporary name and renamed when it is whole, then `latest` points at it.
+    It is written under a temporary name and renamed when it is whole, then `latest` points at it. No run is ever changed: the same
+    again is the run that is there, and anything else, such as under a changed plan, a run of its own that names the first.
 
     Raises:
         OutputError: the folder cannot be written or is full; earlier runs are untouched.
     """
     base = check_writable(out)
-    done = Recorded(
-        folder=None,
+    small, not_drawn = _drawn(figures or {})
+    small |= {name: text.encode() for name, text in (texts or {}).items()}
+    folder = None
+    if base is not None:
+        result, folder = _as_recorded(result, base / result.validation / result.run_id, small)
+        raw = _unfinished(out, result.validation, result.run_id)
+        try:
+            if folder is None:
+                folder = base / result.validation / result.run_id
+                with _part(folder, raw) as part:
+                    _write(part, {} if part == raw else tables or {}, small, lines or {}, documents or {})
+                    write_json(part / RESULT, results.to_json(result))
+            point_latest(folder)
+        except OSError as error:
+            what = "is full" if error.errno in (errno.ENOSPC, errno.EDQUOT) else f"cannot be written: {error.strerror}"
+            left = f"; what was measured is in {config.shown(raw)}" if raw.exists() else ""
+            raise OutputError(f"the output folder {base} {what}; earlier runs are untouched, this one is not recorded{left}") from error
+    return Recorded(
+        folder=folder,
         validation=result.validation,
         run_id=result.run_id,
         verdict=result.verdict,
@@ -119,47 +183,72 @@ def record(
         figures=result.main_figures(),
         missed=result.missed(),
         measured_s=None if result.reanalysis_of else result.measured_s,  # what was measured before is no part of this run's time
+        not_drawn=not_drawn,
     )
-    if base is None:
-        return done
-    final = base / result.validation / result.run_id
-    if final.exists():
-        return replace(done, folder=final)  # the last cell of a notebook, run once more
-    temporary = final.with_name(f".{result.run_id}.part")
+
+
+@contextmanager
+def _part(folder: Path, raw: Path) -> Iterator[Path]:
+    """Give the folder that becomes a run folder when all of it is written: the one in which its recording lies already, or a new one."""
+    part = raw if raw.is_dir() else folder.with_name(f".{folder.name}.part")
     try:
-        temporary.mkdir(parents=True)
-        _write(temporary, tables or {}, figures or {}, lines or {}, documents or {}, texts or {})
-        write_json(temporary / RESULT, results.to_json(result))
-        temporary.rename(final)
-        point_latest(final)
-    except OSError as error:
-        what = "is full" if error.errno in (errno.ENOSPC, errno.EDQUOT) else f"cannot be written: {error.strerror}"
-        raise OutputError(f"the output folder {base} {what}; earlier runs are untouched, this one is not recorded") from error
+        part.mkdir(parents=True, exist_ok=True)
+        yield part
+        folder.parent.mkdir(exist_ok=True)
+        part.rename(folder)
     finally:
-        shutil.rmtree(temporary, ignore_errors=True)
-    return replace(done, folder=final)
+        if part != raw:
+            shutil.rmtree(part, ignore_errors=True)
+
+
+def _drawn(figures: Mapping[str, Picture]) -> tuple[dict[str, bytes], dict[str, str]]:
+    """Return every picture by the name of its file, and why each of the others could not be drawn."""
+    pictures, not_drawn = {}, {}
+    for name, figure in figures.items():
+        try:
+            pictures[f"{name}.png"] = figure.png()
+        except Exception as error:
+            not_drawn[name] = f"{type(error).__name__}: {error}"
+    return pictures, not_drawn
+
+
+def _as_recorded(result: Result, folder: Path, small: Mapping[str, bytes]) -> tuple[Result, Path | None]:
+    """Return a result as it is to be recorded, and the run that holds it already, its own or the latest one."""
+    origin = config.shown(folder) if folder.exists() else result.reanalysis_of
+    latest = folder.with_name("latest").resolve()
+    for one in (result, replace(result, run_id=latest.name, reanalysis_of=origin)):
+        if _holds(known := folder.with_name(one.run_id), one, small):
+            return one, known
+    return (replace(result, run_id=new_id(), reanalysis_of=origin) if folder.exists() else result), None
+
+
+def _holds(folder: Path, result: Result, small: Mapping[str, bytes]) -> bool:
+    """Tell whether a run folder has this result, these pictures and no others, and these texts."""
+    try:
+        same = {path.name for path in folder.glob("*.png")} == {name for name in small if name.endswith(".png")}
+        same = same and all((folder / name).read_bytes() == data for name, data in small.items())
+        return same and json.loads((folder / RESULT).read_bytes()) == results.to_json(result)
+    except (OSError, ValueError):
+        return False
 
 
 def _write(
     folder: Path,
     tables: Mapping[str, pa.Table],
-    figures: Mapping[str, Picture],
+    small: Mapping[str, bytes],
     lines: Mapping[str, Iterable[Mapping[str, Any]]],
     documents: Mapping[str, Any],
-    texts: Mapping[str, str],
 ) -> None:
     """Write every file of a run but its result; see `record`."""
     for name, table in tables.items():
         pq.write_table(table, folder / f"{name}.parquet", compression="zstd")
-    for name, figure in figures.items():
-        (folder / f"{name}.png").write_bytes(figure.png())
+    for name, data in small.items():
+        (folder / name).write_bytes(data)
     for name, rows in lines.items():
         with (folder / f"{name}.jsonl").open("w", encoding="utf-8") as file:
             file.writelines(json.dumps(row) + "\n" for row in rows)
     for name, document in documents.items():
         (folder / f"{name}.json").write_text(json.dumps(document), encoding="utf-8")
-    for name, text in texts.items():
-        (folder / name).write_text(text, encoding="utf-8")
 
 
 def write_json(path: Path, data: Any) -> None:

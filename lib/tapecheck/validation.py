@@ -9,7 +9,7 @@ from typing import TypedDict, TypeVar
 
 from pydantic import ConfigDict, Field
 
-from tapecheck import config, runs
+from tapecheck import config, runs, screen, verdict
 from tapecheck.config import Model
 from tapecheck.errors import ConfigError
 from tapecheck.results import Environment, Finding, TargetInfo
@@ -33,12 +33,13 @@ SettingsT = TypeVar("SettingsT", bound=Settings)
 
 
 def checked(kind: type[SettingsT], given: dict[str, object]) -> SettingsT:
-    """Check a notebook's parameters, and that the output folder can be written.
+    """Check a notebook's parameters, and that the output folder can be written; what is on screen is of other ones and goes.
 
     Raises:
         ConfigError: every wrong parameter at once.
         OutputError: the output folder cannot be written.
     """
+    screen.clear()
     settings = config.validate(kind, given, file="parameters")
     runs.check_writable(settings.out)
     return settings
@@ -76,6 +77,7 @@ class Head(TypedDict):
 
 def head(context: Context, source: str | None, settings: Settings, checks: list[Check], found: Sequence[Finding]) -> Head:
     """Return how a result begins; `source` is the recorded run that was analysed again, which makes it a run of its own."""
+    source = None if source is None or runs.is_unfinished(source) else source
     return Head(
         run_id=context.run_id if source is None else runs.new_id(),
         verdict=overall(c.verdict for c in checks),
@@ -97,6 +99,12 @@ def covered_s(spans_ns: Iterable[tuple[int, int]]) -> float | None:
         total += max(0, ended - (max(began, last) if is_any else began))
         last, is_any = max(ended, last) if is_any else ended, True
     return total / 1e9 if is_any else None
+
+
+def headline(context: Context, checks: Sequence[Check], said: str) -> str:
+    """Return the verdict in one line of Markdown, with what else is to be said, and of which run it is."""
+    run = f"Run {context.run_id}, measured {context.started_at:%Y-%m-%d %H:%M:%S} UTC."
+    return verdict.headline(context.target.name, checks, f"{said} {run}".strip())
 
 
 def digest(plan: str) -> str | None:

@@ -93,7 +93,7 @@ def read(path: str | Path) -> Recording:
     Raises:
         ConfigError: the folder is no complete backfill run.
     """
-    return read_files(runs.read(path, "backfill").folder, source=str(path))
+    return read_files(runs.recording(path, "backfill"), source=str(path))
 
 
 def read_files(folder: Path, *, source: str) -> Recording:

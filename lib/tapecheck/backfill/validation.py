@@ -6,7 +6,7 @@ from typing import Any
 
 from pydantic import Field
 
-from tapecheck import runs, verdict
+from tapecheck import runs
 from tapecheck import validation as shared
 from tapecheck.backfill import analysis, findings, whatif
 from tapecheck.backfill.analysis import BackfillSummary, JobSummary, Slowest, StageSummary, Totals, summarize
@@ -76,11 +76,13 @@ def judge(summary: BackfillSummary, plan: BackfillPlan) -> list[Check]:
     return analysis.check(summary, objectives(plan))
 
 
-def run(plan: BackfillPlan, endpoints: Endpoints) -> Recording:
-    """Run the jobs that are to be done and return the recording; see `filling.run`, which says what it raises."""
+def run(plan: BackfillPlan, endpoints: Endpoints, *, out: str = "") -> Recording:
+    """Run the jobs that are to be done and keep the recording below `out`; see `filling.run`, which says what it raises."""
     from tapecheck.backfill import filling  # HTTP client and database drivers: paid by who measures
 
-    return filling.run(plan, endpoints)
+    found = filling.run(plan, endpoints)
+    runs.keep(found.context.run_id, found.tables(), "backfill", out=out)
+    return found
 
 
 def predict(recording: Recording) -> list[WhatIf]:
@@ -95,7 +97,7 @@ def find(recording: Recording, summary: BackfillSummary, what_if: Sequence[WhatI
 
 def headline(recording: Recording, checks: list[Check], found: list[Finding]) -> str:
     """Return the verdict in one line of Markdown, with where the time goes."""
-    return verdict.headline(recording.context.target.name, checks, _said(found))
+    return shared.headline(recording.context, checks, _said(found))
 
 
 def _said(found: list[Finding]) -> str:

@@ -1,6 +1,7 @@
 """Every figure of the workbook, one function each. They draw what they are given and compute nothing that is reported.
 
 A notebook says `from tapecheck import charts` and `charts.load_percentiles(...)`; only the module of that figure is imported.
+So called, a chart that cannot be drawn is shown and recorded as such, and stops nothing.
 """
 
 from importlib import import_module
@@ -29,4 +30,5 @@ _ELSEWHERE = {"load_capacity": "capacity", "load_resources": "clock", "load_thro
 def __getattr__(name: str) -> Any:
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f"{__name__}.{_ELSEWHERE.get(name, name.partition('_')[0])}"), name)
+    found = getattr(import_module(f"{__name__}.{_ELSEWHERE.get(name, name.partition('_')[0])}"), name)
+    return import_module(f"{__name__}.figure").guarded(found)

@@ -3,9 +3,11 @@
 It knows no validation.
 """
 
+import functools
 import io
 import math
-from collections.abc import Iterator, Mapping, Sequence
+import traceback
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -66,12 +68,43 @@ class Chart(Figure):
             self._png = buffer.getvalue()
         return self._png
 
-    def _repr_png_(self) -> bytes:
-        return self.png()
+    def _repr_mimebundle_(self, include: object = None, exclude: object = None) -> dict[str, Any]:
+        try:
+            return {"image/png": self.png()}
+        except Exception as error:
+            return {"text/plain": repr(Failed(name=repr(self), error=error))}
 
     def __repr__(self) -> str:
         titles = [ax.get_title(loc="left") for ax in self.axes]
         return f"Chart: {self.get_suptitle() or titles[0]}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, repr=False)
+class Failed:
+    """What stands where a chart could not be drawn, so that the rest of a notebook is shown and recorded."""
+
+    name: str
+    error: Exception
+
+    def png(self) -> bytes:
+        """Raise what went wrong."""
+        raise self.error
+
+    def __repr__(self) -> str:
+        return f"{self.name} could not be drawn.\n{''.join(traceback.format_exception(self.error))}"
+
+
+def guarded(draw: Callable[..., Chart]) -> Callable[..., Chart | Failed]:
+    """Return what draws a chart, or returns in its place what went wrong."""
+
+    @functools.wraps(draw)
+    def drawn(**given: Any) -> Chart | Failed:
+        try:
+            return draw(**given)
+        except Exception as error:
+            return Failed(name=draw.__name__, error=error)
+
+    return drawn
 
 
 @contextmanager

@@ -98,7 +98,7 @@ def read(path: str | Path) -> Recording:
     Raises:
         ConfigError: the folder is no complete comparison.
     """
-    return read_files(runs.read(path, "compare").folder, source=str(path))
+    return read_files(runs.recording(path, "compare"), source=str(path))
 
 
 def read_files(folder: Path, *, source: str) -> Recording:

@@ -6,7 +6,7 @@ from typing import Any, Self
 
 from pydantic import Field, model_validator
 
-from tapecheck import runs, verdict
+from tapecheck import runs
 from tapecheck import validation as shared
 from tapecheck.compare import analysis, difference, findings, recorded
 from tapecheck.compare.analysis import ProofSummary
@@ -90,7 +90,9 @@ def run(plan: ComparePlan, settings: Settings) -> Recording:
         return recorded.read(settings.before, settings.after, plan.recorded, seed=plan.seed)
     from tapecheck.compare import session  # HTTP clients and database drivers: paid by who measures
 
-    return session.run(plan, open_target(settings.target))
+    found = session.run(plan, open_target(settings.target))
+    runs.keep(found.context.run_id, found.tables(), "compare", out=settings.out)
+    return found
 
 
 def summarize(recording: Recording) -> dict[str, ProofSummary]:
@@ -116,7 +118,7 @@ def find(recording: Recording, summary: Mapping[str, ProofSummary]) -> list[Find
 
 def headline(recording: Recording, summary: Mapping[str, ProofSummary], checks: list[Check]) -> str:
     """Return the verdict in one line of Markdown, with what each proof says."""
-    return verdict.headline(recording.context.target.name, checks, _said(summary))
+    return shared.headline(recording.context, checks, _said(summary))
 
 
 def _said(summary: Mapping[str, ProofSummary]) -> str:

@@ -89,7 +89,7 @@ def read(path: str | Path) -> Recording:
     Raises:
         ConfigError: the folder is no complete load run.
     """
-    return read_files(runs.read(path, "load").folder, source=str(path))
+    return read_files(runs.recording(path, "load"), source=str(path))
 
 
 def read_files(folder: Path, *, source: str) -> Recording:

@@ -8,21 +8,21 @@ from typing import Any
 import pyarrow as pa
 from pydantic import Field
 
-from tapecheck import config, runs, verdict
+from tapecheck import config, runs
 from tapecheck import validation as shared
 from tapecheck.errors import ConfigError, Problem
 from tapecheck.frames import number
-from tapecheck.load import analysis, findings, judgement, recording, rows
+from tapecheck.load import analysis, findings, judgement, recording, rows, sending
 from tapecheck.load.analysis import ScenarioSummary
 from tapecheck.load.capacity import CapacityResult, conclude, levels
 from tapecheck.load.plan import METRICS, LoadPlan
 from tapecheck.load.recording import Recording
 from tapecheck.load.selfcheck import Limits
-from tapecheck.load.sending import run
 from tapecheck.load.testimony import Tool
 from tapecheck.load.tools import registry
 from tapecheck.results import Finding, Result
 from tapecheck.runs import Picture, Recorded
+from tapecheck.target_file import Target
 from tapecheck.verdict import Check, Objective, parse_all
 
 FAILURES_AT_ONCE = 10_000  # as Python objects: a target that refuses everything can fail millions
@@ -88,6 +88,13 @@ def read_plan(path: str | Path, *, scenarios: str = "all", rounds: int = 0) -> L
     return plan.model_copy(update={"scenarios": kept, "objectives": applicable, **({"extensions": 0} if rounds else {})})
 
 
+def run(plan: LoadPlan, target: Target, *, out: str = "") -> Recording:
+    """Send every scenario to a target and keep the samples below `out`; see `sending.run`, which says what it raises."""
+    found = sending.run(plan, target)
+    runs.keep(found.context.run_id, found.tables(), "load", out=out)
+    return found
+
+
 def read(path: str | Path) -> Recording:
     """Read a recorded run's folder, or a file of another tool.
 
@@ -127,7 +134,7 @@ def find(recording: Recording, summary: Mapping[str, ScenarioSummary]) -> list[F
 
 def headline(recording: Recording, checks: list[Check], found: list[Finding], capacity: CapacityResult | None) -> str:
     """Return the verdict in one line of Markdown, with what the target carries and what limits it."""
-    return verdict.headline(recording.context.target.name, checks, _said(recording, found, capacity))
+    return shared.headline(recording.context, checks, _said(recording, found, capacity))
 
 
 def _said(recording: Recording, found: list[Finding], capacity: CapacityResult | None) -> str:

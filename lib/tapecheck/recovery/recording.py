@@ -184,7 +184,7 @@ def read(path: str | Path) -> Recording:
     Raises:
         ConfigError: the folder is no complete recovery run.
     """
-    return read_files(runs.read(path, "rto_rpo").folder, source=str(path))
+    return read_files(runs.recording(path, "rto_rpo"), source=str(path))
 
 
 def read_files(folder: Path, *, source: str) -> Recording:

@@ -6,7 +6,7 @@ from typing import Any
 
 from pydantic import Field
 
-from tapecheck import runs, verdict
+from tapecheck import runs
 from tapecheck import validation as shared
 from tapecheck.recovery import analysis, findings
 from tapecheck.recovery.alerts import Alert
@@ -76,7 +76,9 @@ def run(plan: RecoveryPlan, drills: list[Drill], settings: Settings) -> Recordin
 
     if settings.drills == NONE:
         return running.define(plan, out=settings.out)
-    return running.run(plan, open_target(settings.target), drills, out=settings.out)
+    found = running.run(plan, open_target(settings.target), drills, out=settings.out)
+    runs.keep(found.context.run_id, found.tables(), "rto_rpo", out=settings.out)
+    return found
 
 
 def summarize(recording: Recording, plan: RecoveryPlan) -> RecoverySummary:
@@ -96,7 +98,7 @@ def find(recording: Recording, summary: RecoverySummary, plan: RecoveryPlan) -> 
 
 def headline(recording: Recording, summary: RecoverySummary, checks: list[Check], found: list[Finding]) -> str:
     """Return the verdict in one line of Markdown, with the slowest recovery and what was lost."""
-    return verdict.headline(recording.context.target.name, checks, _said(summary, found))
+    return shared.headline(recording.context, checks, _said(summary, found))
 
 
 def _said(summary: RecoverySummary, found: list[Finding]) -> str:
