@@ -12,15 +12,19 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pytest
+from IPython.core.formatters import DisplayFormatter
 from jsonschema_rs import Draft202012Validator
 from regenerate import RESULTS
 from samples import burst, recording
 
 from tapecheck import charts, config, index, results, runs
+from tapecheck.charts import load as load_charts
 from tapecheck.errors import ConfigError, OutputError
-from tapecheck.load import validation
+from tapecheck.load import sending, validation
 from tapecheck.load.plan import LoadPlan
+from tapecheck.load.recording import Recording
 from tapecheck.runs import Recorded
+from tapecheck.target_file import Target
 
 PLAN = config.validate(
     LoadPlan,
@@ -32,13 +36,33 @@ PLAN = config.validate(
 )
 
 
-def record(out: Path | str, *, milliseconds: float = 20.0, run_id: str = "20261102T101500Z-0001") -> Recorded:
+STRICT = PLAN.model_copy(update={"objectives": ["p95_ms < 1"]})
+
+
+def measured(run_id: str = "20261102T101500Z-0001", milliseconds: float = 20.0) -> Recording:
     rec = recording({"s": burst(np.full(500, milliseconds))})
-    rec = dataclasses.replace(rec, context=dataclasses.replace(rec.context, run_id=run_id))
-    summary = validation.summarize(rec, PLAN)
-    figures = {"timeline": charts.load_timeline(recording=rec, summary=summary, objectives=[])}
+    return dataclasses.replace(rec, context=dataclasses.replace(rec.context, run_id=run_id))
+
+
+def record(
+    out: Path | str,
+    *,
+    milliseconds: float = 20.0,
+    run_id: str = "20261102T101500Z-0001",
+    plan: LoadPlan = PLAN,
+    title: str = "s",
+    rec: Recording | None = None,
+) -> Recorded:
+    rec = measured(run_id, milliseconds) if rec is None else rec
+    summary = validation.summarize(rec, plan)
+    figures = {"timeline": charts.load_timeline(recording=rec, summary={title: summary["s"]}, objectives=[])}
     settings = validation.Settings(target="t", plan="p", run="new", out=str(out), scenarios="all", rounds=0)
-    return validation.record(rec, summary, validation.judge(summary, PLAN), settings=settings, figures=figures)
+    return validation.record(rec, summary, validation.judge(summary, plan), settings=settings, figures=figures)
+
+
+def verdict_in(done: Recorded) -> str:
+    assert done.folder is not None
+    return str(json.loads((done.folder / "result.json").read_text())["verdict"])
 
 
 def test_a_run_is_written_read_and_analysed_again_to_the_same_figures(tmp_path: Path) -> None:
@@ -62,9 +86,124 @@ def test_latest_points_at_the_newest(tmp_path: Path) -> None:
     assert [r.folder.name for r in runs.listed(tmp_path)] == ["20261102T101600Z-0002", "20261102T101500Z-0001"]
 
 
+def test_what_is_recorded_is_what_was_judged_last(tmp_path: Path) -> None:
+    """Judged anew under another plan it is a run of its own that names the first; the same again, in any order, is the same run."""
+    first = record(tmp_path)
+    strict = record(tmp_path, plan=STRICT)
+    assert [(done.verdict, verdict_in(done)) for done in (first, strict)] == [("pass", "pass"), ("fail", "fail")]
+    assert first.folder and strict.folder and strict.folder.name == strict.run_id != first.run_id
+    assert json.loads((strict.folder / "result.json").read_text())["reanalysis_of"] == str(first.folder)
+    assert (tmp_path / "load" / "latest").resolve() == strict.folder
+    assert record(tmp_path, plan=STRICT).folder == strict.folder
+    assert record(tmp_path).folder == first.folder == (tmp_path / "load" / "latest").resolve()
+    assert len(runs.listed(tmp_path)) == 2
+
+
+def test_a_run_that_is_recorded_again_is_not_written_again(tmp_path: Path) -> None:
+    """The last cell of a notebook, run once more, touches no file of the run."""
+    folder = record(tmp_path).folder
+    assert folder
+    before = {path.name: path.stat().st_mtime_ns for path in folder.iterdir()}
+    assert record(tmp_path).folder == folder
+    assert {path.name: path.stat().st_mtime_ns for path in folder.iterdir()} == before
+
+
+@pytest.mark.parametrize("change", ["a chart", "a chart that is gone", "a figure of the result"])
+def test_whatever_differs_from_what_is_recorded_is_recorded(tmp_path: Path, change: str) -> None:
+    """Code of the analysis may change a chart alone, or a figure that no verdict depends on."""
+    first = record(tmp_path).folder
+    assert first
+    if change == "a chart that is gone":
+        (first / "timeline.png").unlink()
+    elif change == "a figure of the result":
+        result = json.loads((first / "result.json").read_text())
+        result["scenarios"]["s"]["response_time_ms"]["p95"]["value"] += 1e-9
+        (first / "result.json").write_text(json.dumps(result))
+    second = record(tmp_path, title="other" if change == "a chart" else "s").folder
+    assert second and second != first and (second / "timeline.png").exists()
+
+
+def test_a_recorded_run_that_is_analysed_twice_alike_is_one_more_run(tmp_path: Path) -> None:
+    """Its analysis has an id of its own, which is not a new one each time that it is recorded."""
+    first = record(tmp_path).folder
+    assert first
+    again = [record(tmp_path, plan=STRICT, rec=validation.read(first)).folder for _ in range(2)]
+    assert again[0] == again[1] != first
+
+
+def test_what_was_measured_is_on_disk_before_anything_is_made_of_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It can be analysed from there as the run that it is, and lies in the run folder once that is recorded, and nowhere else."""
+    monkeypatch.setattr(sending, "run", lambda plan, target: measured())
+    validation.run(PLAN, Target(name="t", kind="external", base_url="http://127.0.0.1:1", requests={"health": "GET /"}), out=str(tmp_path))
+    kept = tmp_path / "unfinished" / "load-20261102T101500Z-0001"
+    assert {path.name for path in kept.iterdir()} == {"samples.parquet", "resources.parquet"}
+    file = (kept / "samples.parquet").stat().st_ino
+    found = validation.read(kept)
+    assert found.samples.equals(measured().samples)
+    done = record(tmp_path, rec=found)
+    assert done.folder == tmp_path / "load" / "20261102T101500Z-0001"
+    assert (done.folder / "samples.parquet").stat().st_ino == file
+    assert json.loads((done.folder / "result.json").read_text())["reanalysis_of"] is None
+    assert list((tmp_path / "unfinished").iterdir()) == []
+
+
+def test_what_was_measured_stays_when_its_run_cannot_be_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A disk that fills up while a run is recorded takes nothing away, and the message says where the samples are."""
+    runs.keep("20261102T101500Z-0001", measured().tables(), "load", out=tmp_path)
+
+    def full(*args: object, **kwargs: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(runs, "write_json", full)
+        with pytest.raises(OutputError, match=r"is full; .*what was measured is in .*unfinished/load-20261102T101500Z-0001"):
+            record(tmp_path)
+    assert record(tmp_path, rec=validation.read(tmp_path / "unfinished" / "load-20261102T101500Z-0001")).verdict == "pass"
+
+
+def test_a_measurement_outlives_a_disk_that_is_full_before_it_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The verdict can still be shown, and recorded where there is room; no part of a table is left."""
+
+    def full(*args: object, **kwargs: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(runs.pq, "write_table", full)
+        runs.keep("20261102T101500Z-0001", measured().tables(), "load", out=tmp_path)
+    assert list((tmp_path / "unfinished").iterdir()) == []
+    assert record(tmp_path).verdict == "pass"
+
+
+def test_another_validation_or_an_empty_folder_is_no_recording(tmp_path: Path) -> None:
+    """What was never recorded is read only as what it is."""
+    for name in ("backfill-20261102T101500Z-0001", "load-20261102T101500Z-0002"):
+        (tmp_path / "unfinished" / name).mkdir(parents=True)
+        with pytest.raises(ConfigError, match=r"no result\.json|samples that cannot be read"):
+            validation.read(tmp_path / "unfinished" / name)
+
+
+@pytest.mark.parametrize("when", ["called", "drawn"])
+def test_a_chart_that_fails_is_named_and_the_run_is_recorded_without_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, when: str) -> None:
+    """Whether its function fails or its drawing: what is on screen and in the run says which chart, and why."""
+
+    def fail(*args: object, **kwargs: object) -> None:
+        raise ValueError("no room for the legend")
+
+    monkeypatch.setattr(load_charts, "figure", fail) if when == "called" else monkeypatch.setattr(charts.figure.Chart, "savefig", fail)
+    done = record(tmp_path)
+    assert (done.not_drawn, verdict_in(done)) == ({"timeline": "ValueError: no room for the legend"}, "pass")
+    assert done.folder and not (done.folder / "timeline.png").exists()
+    assert done._repr_mimebundle_()["text/plain"].endswith("; the chart timeline could not be drawn: ValueError: no room for the legend")
+    rec = measured()
+    chart = charts.load_timeline(recording=rec, summary=validation.summarize(rec, PLAN), objectives=[])
+    shown, _ = DisplayFormatter().format(chart)
+    assert "image/png" not in shown and "could not be drawn" in shown["text/plain"] and "no room for the legend" in shown["text/plain"]
+
+
 def test_an_empty_out_records_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """`out = ""` analyses without writing a file."""
     monkeypatch.chdir(tmp_path)
+    runs.keep("20261102T101500Z-0001", measured().tables(), "load", out="")
     recorded = record("")
     assert recorded.folder is None
     assert list(tmp_path.iterdir()) == []

@@ -125,7 +125,7 @@ def run(validation: str, given: Mapping[str, Any], out: Path | None) -> Outcome:
         failure: str | None = None
         code, is_mistyped = CRASHED, False
         try:
-            _execute(path, executed, {**given, "out": str(out or "")}, Path(scratch))
+            _execute(path, executed, {**given, "out": str(out or "")}, Path(scratch), unfinished)
         except PapermillExecutionError as error:
             failure, code = _explain(error)
             is_mistyped = error.ename == ConfigError.__name__
@@ -142,11 +142,13 @@ def run(validation: str, given: Mapping[str, Any], out: Path | None) -> Outcome:
         if recorded is None:
             folder = None if is_mistyped else _keep(executed, unfinished)  # a wrong parameter is no attempt
             message = failure or "the notebook ended without recording a run"
+            if folder is not None and any(folder.glob("*.parquet")):
+                message += f"\n  what was measured is kept; analyse it with: tapecheck run {validation} -p run {config.shown(folder)}"
             return Outcome(validation=validation, exit_code=code, duration_s=duration_s, message=message, folder=folder)
         return _finish(validation, executed, recorded, duration_s)
 
 
-def _execute(path: Path, executed: Path, given: Mapping[str, Any], scratch: Path) -> None:
+def _execute(path: Path, executed: Path, given: Mapping[str, Any], scratch: Path, unfinished: Path | None) -> None:
     logging.getLogger("papermill").setLevel(logging.ERROR)
     reports = scratch / "progress.jsonl"
     kernel = {"transport": "ipc", "ip": str(scratch / "k")} if len(str(scratch)) < IPC_PATH_BYTES else {"transport": "tcp"}
@@ -163,17 +165,19 @@ def _execute(path: Path, executed: Path, given: Mapping[str, Any], scratch: Path
             kernel_name="python3",
             progress_bar=False,
             autosave_cell_every=0,
-            config=Config({"KernelManager": kernel, "NotebookClient": {"kernel_manager_class": _manager(scratch)}}),
+            config=Config({"KernelManager": kernel, "NotebookClient": {"kernel_manager_class": _manager(scratch, unfinished)}}),
         )
 
 
-def _manager(scratch: Path) -> type[AsyncKernelManager]:
-    """Return a kernel manager whose kernels write their own log, not notebook output, to a file in place of our terminal."""
+def _manager(scratch: Path, unfinished: Path | None) -> type[AsyncKernelManager]:
+    """Return a kernel manager whose kernels write their log to a file in place of our terminal, and ignore the user's IPython settings."""
+    own = {"IPYTHONDIR": str(scratch / "ipython"), runs.UNFINISHED_VARIABLE: str(unfinished or "")}
 
     class Manager(AsyncKernelManager):
         async def start_kernel(self, **options: Any) -> None:  # type: ignore[override]
             with (scratch / KERNEL_LOG).open("ab") as log:
-                await super().start_kernel(**{**options, "stdout": log, "stderr": log})
+                environment = {**options.get("env", os.environ), **own}
+                await super().start_kernel(**{**options, "env": environment, "stdout": log, "stderr": log})
 
     return Manager
 
@@ -216,14 +220,14 @@ def _finish(validation: str, executed: Path, recorded: Mapping[str, Any], durati
         _keep(executed, folder)
     return Outcome(
         validation=validation,
-        exit_code=exit_code(verdict),
+        exit_code=CRASHED if recorded.get("not_drawn") else exit_code(verdict),
         duration_s=duration_s,
         message="",
         verdict=verdict,
         checks=recorded["checks"],
         headline=recorded["headline"],
         figures=recorded["figures"],
-        missed=recorded["missed"],
+        missed=[*recorded["missed"], *recorded.get("not_drawn", ())],
         measured_s=recorded["measured_s"],
         folder=folder,
     )

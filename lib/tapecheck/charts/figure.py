@@ -94,6 +94,7 @@ class Failed:
         return f"{self.name} could not be drawn.\n{''.join(traceback.format_exception(self.error))}"
 
 
+@functools.cache
 def guarded(draw: Callable[..., Chart]) -> Callable[..., Chart | Failed]:
     """Return what draws a chart, or returns in its place what went wrong."""
 
