@@ -79,6 +79,26 @@ def test_an_ending_without_a_run_is_never_a_pass(tiny: Path, cell: str, message:
     assert (outcome.folder / "notebook.ipynb").exists()
 
 
+def test_what_was_measured_outlives_a_notebook_that_fails(tiny: Path) -> None:
+    """It lies beside the notebook as far as that got, and the message says how to go on from there."""
+    keep = "import pyarrow\nfrom tapecheck import runs\nruns.keep('id', {'samples': pyarrow.table({'a': [1]})}, 'load', out=out)"
+    write(tiny, keep, "1 / 0")
+    outcome = batch.run("load", {}, tiny / "out")
+    assert outcome.exit_code == 3 and outcome.folder is not None
+    assert {path.name for path in outcome.folder.iterdir()} == {"samples.parquet", "notebook.ipynb", "report.html"}
+    assert outcome.message.endswith(f"what was measured is kept; analyse it with: tapecheck run load -p run {outcome.folder}")
+
+
+def test_a_run_without_one_of_its_charts_is_a_crash_that_is_recorded(tiny: Path) -> None:
+    """Its verdict counts, the chart is named, and the exit code is 3."""
+    recorded = RECORD.replace("VERDICT", "'pass'").replace('"missed"', '"not_drawn": ["the chart timeline could not be drawn"], "missed"')
+    write(tiny, recorded)
+    outcome = batch.run("load", {}, tiny / "out")
+    assert (outcome.exit_code, outcome.verdict) == (3, "pass")
+    assert "the chart timeline could not be drawn" in str(outcome)
+    assert (tiny / "out" / "notebook.ipynb").exists()
+
+
 def test_a_wrong_parameter_that_a_notebook_finds_is_no_attempt(tiny: Path) -> None:
     """It is said, with exit code 4, and leaves nothing that a report would take for a failed measurement."""
     write(tiny, "from tapecheck.errors import ConfigError\nraise ConfigError('wrong key')", "1")

@@ -1,17 +1,23 @@
 """The notebooks keep the house rules, are committed executed, and equal their goldens."""
 
 import ast
+import json
+import os
 import re
+import signal
 import statistics
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import nbformat
 import papermill
 import pytest
+from nbclient import NotebookClient
 from regenerate import WITH_NOTEBOOK, golden_cell
 
 from tapecheck import __main__ as command_line
-from tapecheck import charts, config
+from tapecheck import charts, config, screen
 
 NOTEBOOKS = sorted(config.NOTEBOOKS.glob("*.ipynb"))
 FORBIDDEN = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef, ast.Try, ast.Lambda)
@@ -104,3 +110,78 @@ def test_every_chart_is_drawn() -> None:
     assert public == set(charts.__all__)
     assert len(public) >= 5
     assert [name for name in public if f"charts.{name}(" not in drawn] == []
+
+
+class Session:
+    """A kernel in which cells are executed one by one, as somebody does in JupyterLab."""
+
+    def __init__(self, sources: list[str], fifo: Path) -> None:
+        self.fifo = fifo
+        self.cells = [nbformat.v4.new_code_cell(source) for source in sources]
+        resources = {"metadata": {"path": str(Path(__file__).parent)}}
+        notebook = nbformat.v4.new_notebook(cells=self.cells)
+        self.client = NotebookClient(notebook, kernel_name="python3", timeout=100, allow_errors=True, resources=resources)
+
+    def execute(self, *numbers: int) -> None:
+        for number in numbers:
+            self.client.clear_display_id_mapping(number)
+            self.client.execute_cell(self.cells[number], number)
+
+    def shown(self, *numbers: int) -> str:
+        return str([output for number in numbers for output in self.cells[number].outputs])
+
+
+RECORDED = """
+from tapecheck.runs import Recorded
+Recorded(folder=None, validation="v", run_id="an earlier one", verdict="pass")
+"""
+WAITING = """
+import os, pathlib, threading
+read = {module}.read
+{module}.read = lambda path: (pathlib.Path({fifo!r}).write_text(str(os.getpid())), threading.Event().wait())
+"""
+CELLS = ("parameters", "plan", "run", "verdict", "record", "wait", "wait no more")
+BEGINNINGS = {"plan": "from IPython", "run": "screen.clear(", "verdict": "checks = "}
+
+
+@pytest.fixture(scope="module")
+def session(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Session]:
+    """One kernel for the parameters, plan, run and verdict of every golden; what reads a recording can be made to wait for ever."""
+    chosen: list[str] = []
+    os.mkfifo(fifo := tmp_path_factory.mktemp("session") / "begun")
+    for validation in WITH_NOTEBOOK:
+        module = {"rto_rpo": "recovery"}.get(validation, validation)
+        cells = [cell.source for cell in code(Path(__file__).parent / "notebooks" / f"{validation}.ipynb")]
+        chosen += [cells[0], *(next(c for c in cells if c.startswith(begin)) for begin in BEGINNINGS.values()), RECORDED]
+        chosen += [WAITING.format(module=module, fifo=str(fifo)), f"{module}.read = read"]
+    session = Session(chosen, fifo)
+    with session.client.setup_kernel():
+        yield session
+
+
+@pytest.mark.parametrize("validation", WITH_NOTEBOOK)
+def test_a_cell_that_is_interrupted_or_fails_leaves_no_verdict_of_an_earlier_run(validation: str, session: Session) -> None:
+    """Neither the verdict nor its checks nor what was recorded stays on screen, and no cell below shows or records anything of it."""
+    at = dict(zip(CELLS, range(len(CELLS) * WITH_NOTEBOOK.index(validation), len(session.cells)), strict=False))
+    known = json.loads((Path(__file__).parent / "data" / validation / "result.json").read_text())
+    run = f"Run {known['run_id']}, measured {known['started_at'][:19].replace('T', ' ')} UTC."
+    below = at["verdict"], at["record"]
+    session.execute(at["parameters"], at["plan"], at["run"], *below)
+    assert run in session.shown(*below) and "v: pass, not recorded" in session.shown(*below)
+
+    session.execute(at["wait"])
+    with ThreadPoolExecutor() as pool:
+        interrupted = pool.submit(lambda: os.kill(int(session.fifo.read_text()), signal.SIGINT))
+        session.execute(at["run"])
+        interrupted.result()
+    assert "KeyboardInterrupt" in session.shown(at["run"])
+    assert not re.search(r"\*\*|pass|fail|proven|measured", session.shown(*below))
+    assert session.shown(*below).count(screen.NO_VERDICT) == 2 * 3, "in Markdown and as text: the verdict, its checks, what was recorded"
+    session.execute(at["verdict"])
+    assert "NameError" in session.shown(at["verdict"])
+
+    session.execute(at["wait no more"], at["run"], at["verdict"])
+    assert run in session.shown(at["verdict"])
+    session.cells[at["parameters"]].source += "\nplan = 'nosuch.yaml'"
+    session.execute(at["parameters"], at["plan"])
+    assert "nosuch.yaml" in session.shown(at["plan"]) and run not in session.shown(at["verdict"])
