@@ -227,7 +227,7 @@ def _finish(validation: str, executed: Path, recorded: Mapping[str, Any], durati
         checks=recorded["checks"],
         headline=recorded["headline"],
         figures=recorded["figures"],
-        missed=[*recorded["missed"], *recorded.get("not_drawn", ())],
+        missed=[*recorded.get("not_drawn", ()), *recorded["missed"]],
         measured_s=recorded["measured_s"],
         folder=folder,
     )
