@@ -34,9 +34,9 @@ class FreshPool(Pool):
         while self.waiting and not self._is_full():
             self._open(Fresh(*self.waiting.popleft(), monotonic_ns(), waited=True))
 
-    def ended(self, connection: Connection, done_ns: int, error: int) -> None:
+    def _go_on(self, connection: Connection, done_ns: int) -> None:
         """Close the connection, at once and without the minute in which its port could not be used again."""
         if connection.keep_alive:
             connection.transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, NO_LINGER)
             connection.abort()
-        super().ended(connection, done_ns, error)
+        super()._go_on(connection, done_ns)

@@ -10,14 +10,13 @@ from time import monotonic_ns
 import numpy as np
 
 from tapecheck.load.content import Kept, is_wrong
-from tapecheck.load.protocol import Connection, Fresh
+from tapecheck.load.protocol import UNKNOWN, Connection, Exchange, Fresh
 from tapecheck.load.recorder import Recorder
 from tapecheck.load.samples import RETRIED_AT, ROW, ErrorKind
-from tapecheck.load.timing import server_times_ms
 from tapecheck.load.work import Work
 
 NAN = float("nan")
-SAFE_METHODS = ("GET", "HEAD")  # asking twice changes nothing
+pack_into = ROW.pack_into
 NEVER = 2**62  # more requests than there can be
 TIMEOUT, NO_CONNECTION, CENSORED, PROTOCOL, CONTENT = (
     int(kind) for kind in (ErrorKind.timeout, ErrorKind.no_connection, ErrorKind.censored, ErrorKind.protocol, ErrorKind.content)
@@ -55,11 +54,8 @@ class Pool:
         self.recorder = recorder
         self.loop = asyncio.get_running_loop()
         self.context = work.address.tls.context() if work.address.tls else None
-        self.raw = [request.raw for request in work.requests]
-        self.expected_status = [request.expected_status for request in work.requests]
-        self.bodiless = [request.method == "HEAD" for request in work.requests]
-        self.can_send_again = [request.method in SAFE_METHODS for request in work.requests]
-        self.kinds = len(self.raw)
+        self.exchanges = [Exchange(i, one.raw, one.method, one.expected_status) for i, one in enumerate(work.requests)]
+        self.kinds = len(self.exchanges)
         self.kept = Kept(self.kinds)
         self.idle: list[Connection] = []
         self.connections: set[Connection] = set()
@@ -71,6 +67,7 @@ class Pool:
         self.origin = NEVER
         self.workers = work.workers
         self.first_combination = work.worker
+        self.repeat_until_ns = self.repeat_limit = 0  # until then, and up to so many requests, each answer is followed by another
         self.done = 0
         self.opening = 0
         self.opening_again = 0  # of those, for a request that is sent again
@@ -93,7 +90,7 @@ class Pool:
         """Send a request now, or as soon as a connection is free."""
         number = self.new_number()
         if self.idle:
-            self._send(self.idle.pop(), number, intended_ns, waited=False)
+            self._send(self.idle.pop(), number, intended_ns, False)
         else:
             self.waiting.append((number, intended_ns))
             self._open_for_waiting()
@@ -106,22 +103,45 @@ class Pool:
             self.recorder.grow()
         return number
 
-    def _send(self, connection: Connection, number: int, intended_ns: int, *, waited: bool) -> None:
-        i = (number * self.workers + self.first_combination) % self.kinds
+    def _send(self, connection: Connection, number: int, intended_ns: int, waited: bool) -> None:
+        exchange = self.exchanges[(number * self.workers + self.first_combination) % self.kinds]
         kept = self.kept.advance(number) if number >= self.kept.next else None
-        connection.send(self.raw[i], number, i, intended_ns, waited, self.expected_status[i], self.bodiless[i], kept)
+        connection.send(exchange, number, intended_ns, waited, kept)
 
     def _send_waiting(self, connection: Connection) -> None:
-        self._send(connection, *self.waiting.popleft(), waited=True)
+        self._send(connection, *self.waiting.popleft(), True)
+
+    def answered(self, connection: Connection, done_ns: int) -> None:
+        """Write the row of a right answer that was not parsed, and go on."""
+        exchange, number, recorder = connection.exchange, connection.number, self.recorder
+        pack_into(
+            recorder.mapped,
+            number * recorder.stride + recorder.shift,
+            connection.intended_ns,
+            connection.sent_ns,
+            done_ns,
+            done_ns,
+            exchange.server_ms,
+            exchange.db_ms,
+            exchange.size,
+            exchange.combination,
+            connection.name,
+            self.round,
+            exchange.expected_status,
+            0,
+            connection.used,
+            number < self.origin,
+            connection.waited,
+        )
+        connection.known, connection.busy, connection.used = UNKNOWN, False, True
+        self._go_on(connection, done_ns)
 
     def ended(self, connection: Connection, done_ns: int, error: int) -> None:
-        """Write the row of a request that has ended on a connection, use that for the next one, tell the executor."""
+        """Write the row of a request that has ended on a connection, and go on."""
         number = connection.number
-        server_ms = db_ms = NAN
-        if connection.timing is not None:
-            server_ms, db_ms = server_times_ms(connection.timing)
+        server_ms, db_ms = connection.times_ms()
         recorder = self.recorder
-        ROW.pack_into(
+        pack_into(
             recorder.mapped,
             number * recorder.stride + recorder.shift,
             connection.intended_ns,
@@ -131,7 +151,7 @@ class Pool:
             server_ms,
             db_ms,
             connection.bytes,
-            connection.combination,
+            connection.exchange.combination,
             connection.name,
             self.round,
             connection.status,
@@ -141,10 +161,17 @@ class Pool:
             connection.waited,
         )
         if connection.kept is not None and not error:
-            self.kept.add(number, connection.combination, connection.kept)
+            self.kept.add(number, connection.exchange.combination, connection.kept)
+        self._go_on(connection, done_ns)
+
+    def _go_on(self, connection: Connection, done_ns: int) -> None:
+        """Use the connection for the next request; tell the executor, unless that is known to ask again at once."""
         if connection.keep_alive:
             if self.waiting:
                 self._send_waiting(connection)
+            elif done_ns < self.repeat_until_ns and self.number < self.repeat_limit:
+                self._send(connection, self.new_number(), done_ns, False)
+                return
             else:
                 self.idle.append(connection)
         self.done += 1
@@ -155,24 +182,22 @@ class Pool:
         now, recorder = monotonic_ns(), self.recorder
         i, sent_ns, name, waited = (number * self.workers + self.first_combination) % self.kinds, 0, 0, True
         if again is not None and again.fresh is not None:
-            i, sent_ns, name, waited = again.fresh.combination, again.fresh.begun_ns, again.name, again.fresh.waited
+            i, sent_ns, name, waited = again.fresh.exchange.combination, again.fresh.begun_ns, again.name, again.fresh.waited
         warm_up, offset = number < self.origin, number * recorder.stride + recorder.shift
-        ROW.pack_into(
-            recorder.mapped, offset, intended_ns, sent_ns, 0, now, NAN, NAN, 0, i, name, self.round, 0, error, False, warm_up, waited
-        )
+        pack_into(recorder.mapped, offset, intended_ns, sent_ns, 0, now, NAN, NAN, 0, i, name, self.round, 0, error, False, warm_up, waited)
         self.done += 1
         self.on_done(now)
 
     def send_again(self, connection: Connection) -> bool:
         """Send a request on a fresh connection, once: an idle one may have been closed too."""
-        if not self.can_send_again[connection.combination]:
+        if not connection.exchange.is_safe:
             return False
         connection.busy = False
         self.connections.discard(connection)
         number = connection.number
         self.recorder.mapped[number * self.recorder.stride + self.recorder.shift + RETRIED_AT] = 1
         self.opening_again += 1
-        again = Fresh(number, connection.intended_ns, connection.sent_ns, connection.waited, connection.combination, connection.kept)
+        again = Fresh(number, connection.intended_ns, connection.sent_ns, connection.waited, connection.exchange, connection.kept)
         self._open(again)
         return True
 
@@ -226,7 +251,7 @@ class Pool:
     def _not_opened(self, connection: Connection, error: int) -> None:
         fresh = connection.fresh
         if fresh is not None:
-            again = fresh.combination >= 0
+            again = fresh.exchange is not UNKNOWN
             self.opening_again -= again
             self.never_sent(fresh.number, fresh.intended_ns, error, connection if again else None)
         elif self.waiting:
@@ -252,14 +277,11 @@ class Pool:
 
     def _send_only(self, connection: Connection, fresh: Fresh) -> None:
         """Send the request that a connection is for; it counts as sent when that was begun, or when it was first sent."""
-        i = fresh.combination
-        if i < 0:
-            self._send(connection, fresh.number, fresh.intended_ns, waited=fresh.waited)
+        if fresh.exchange is UNKNOWN:
+            self._send(connection, fresh.number, fresh.intended_ns, fresh.waited)
         else:
             self.opening_again -= 1
-            connection.send(
-                self.raw[i], fresh.number, i, fresh.intended_ns, fresh.waited, self.expected_status[i], self.bodiless[i], fresh.kept
-            )
+            connection.send(fresh.exchange, fresh.number, fresh.intended_ns, fresh.waited, fresh.kept)
         connection.sent_ns = fresh.begun_ns
         connection.fresh = None
 
@@ -310,7 +332,7 @@ class Pool:
         """Turn answers that prove wrong into errors; return how many bodies were compared."""
         samples, kept = self.recorder.rows(self.number), self.kept.take()
         for number, i, raw in kept:
-            if is_wrong(raw, self.work.requests[i].expected_json, bodiless=self.bodiless[i]):
+            if is_wrong(raw, self.work.requests[i].expected_json, bodiless=self.exchanges[i].is_head):
                 samples["error"][number] = CONTENT
         if self.suspect:  # the first answer on a connection is to its first request; each later one may be a surplus one
             late = np.isin(samples["connection"], list(self.suspect)) & (samples["connection_reused"] == 1)

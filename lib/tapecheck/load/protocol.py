@@ -1,9 +1,11 @@
 """One HTTP/1.1 connection: sends a request, parses its one answer, says how that ended. When to send is not its business.
 
-This is the hot path: one callback per TCP segment, no allocation of its own.
+This is the hot path: one callback per TCP segment, no allocation of its own. An answer that differs from the last right one
+to the same request in nothing but its body, which is as long, is not parsed again: see `Exchange`.
 """
 
 import asyncio
+import math
 import re
 from time import monotonic_ns
 from typing import NamedTuple, Protocol, cast
@@ -11,6 +13,7 @@ from typing import NamedTuple, Protocol, cast
 from httptools import HttpParserError, HttpParserUpgrade, HttpResponseParser
 
 from tapecheck.load.samples import ErrorKind
+from tapecheck.load.timing import server_times_ms
 
 BODY_LIMIT = 64 * 2**20  # bytes of one answer
 HEAD_LIMIT = 64 * 2**10  # bytes of status line and headers
@@ -21,10 +24,46 @@ NONE, STATUS, PROTOCOL, TOO_LARGE, RESET, CLOSED_EARLY = (
     for kind in (ErrorKind.none, ErrorKind.status, ErrorKind.protocol, ErrorKind.too_large, ErrorKind.reset, ErrorKind.closed_early)
 )
 
+SAFE_METHODS = ("GET", "HEAD")  # asking twice changes nothing
 SCANNED = 4096  # bytes in which one character is found in no time
 HEAD_END, INTERIM = b"\r\n\r\n", b"HTTP/1.1 1"
 _SERVER_TIMING = re.compile(rb"\r\n(?i:server-timing):([^\r]*)")
-_FRAMING = re.compile(rb"\r\n(?i:content-length|transfer-encoding):")
+_FRAMING = re.compile(rb"\r\n(?i:content-length|transfer-encoding):([^\r]*)")
+LEARN_NS = 20_000_000  # between two looks at the heads of a request's answers: those that are never alike cost little so
+
+
+class Exchange:
+    """One combination of the parameters: what is sent, and how the last right answer in one segment began.
+
+    Equal heads are parsed alike. So a segment that begins with that `head`, whose Content-Length it has, and that is
+    `size` bytes long, is one whole right answer and nothing more.
+    """
+
+    __slots__ = ("combination", "db_ms", "expected_status", "head", "is_head", "is_safe", "learn_ns", "raw", "server_ms", "size")
+
+    def __init__(self, combination: int, raw: bytes, method: str, expected_status: int) -> None:
+        self.combination = combination
+        self.raw = raw
+        self.is_head = method == "HEAD"
+        self.is_safe = method in SAFE_METHODS
+        self.expected_status = expected_status
+        self.head = b""
+        self.size = -1  # no segment is so long
+        self.server_ms = self.db_ms = math.nan
+        self.learn_ns = 0
+
+    def learn(self, answer: bytes, server_ms: float, db_ms: float) -> None:
+        """Remember the head of a whole right answer, if its length is all that decides where it ends."""
+        end = answer.find(HEAD_END)
+        lengths = _FRAMING.findall(answer, 0, end + 2)
+        if answer.startswith(INTERIM) or len(lengths) != 1 or lengths[0].strip() != b"%d" % (len(answer) - end - len(HEAD_END)):
+            return
+        self.head = answer[: end + len(HEAD_END)]
+        self.size = len(answer)
+        self.server_ms, self.db_ms = server_ms, db_ms
+
+
+UNKNOWN = Exchange(-1, b"", "", 0)  # whose answer looks like none
 
 
 class Fresh(NamedTuple):
@@ -34,7 +73,7 @@ class Fresh(NamedTuple):
     intended_ns: int
     begun_ns: int  # when the connection was begun, or the request first sent
     waited: bool  # for leave to begin
-    combination: int = -1  # if it is sent again, and not chosen when it is sent
+    exchange: Exchange = UNKNOWN  # if it is sent again, and not chosen when it is sent
     kept: list[bytes] | None = None
 
 
@@ -50,6 +89,9 @@ class Owner(Protocol):
 
     def opened(self, connection: "Connection") -> None:
         """Take a connection that can be used."""
+
+    def answered(self, connection: "Connection", done_ns: int) -> None:
+        """Take an answer like the last one to the same request, and the connection again."""
 
     def ended(self, connection: "Connection", done_ns: int, error: int) -> None:
         """Take the end of its request, and the connection again if `keep_alive`."""
@@ -71,12 +113,10 @@ class Connection(asyncio.Protocol):
     """A keep-alive connection that carries one request at a time."""
 
     __slots__ = (
-        "bodiless",
         "busy",
         "bytes",
-        "combination",
         "complete",
-        "expected_status",
+        "exchange",
         "extra",
         "first_byte_ns",
         "fresh",
@@ -85,6 +125,7 @@ class Connection(asyncio.Protocol):
         "intended_ns",
         "keep_alive",
         "kept",
+        "known",
         "name",
         "number",
         "owner",
@@ -95,57 +136,56 @@ class Connection(asyncio.Protocol):
         "transport",
         "used",
         "waited",
+        "write",
     )
 
     def __init__(self, owner: Owner, name: int = 0, fresh: Fresh | None = None) -> None:
         self.owner = owner
         self.name = name  # a number
         self.fresh = fresh
+        self.known = UNKNOWN  # the exchange in flight, while its answer may look like the last one
         self.busy = False
         self.used = False
         self.number = -1
         self.keep_alive = True
         self.kept: list[bytes] | None = None
+        self._clear()
 
     # ---- towards the target ----
 
-    def send(
-        self,
-        raw: bytes,
-        number: int,
-        combination: int,
-        intended_ns: int,
-        waited: bool,
-        expected_status: int,
-        bodiless: bool,
-        kept: list[bytes] | None,
-    ) -> None:
+    def send(self, exchange: Exchange, number: int, intended_ns: int, waited: bool, kept: list[bytes] | None) -> None:
         """Send a request; its end is told to the owner."""
+        self.exchange = exchange
+        self.known = exchange if kept is None else UNKNOWN
         self.number = number
-        self.combination = combination
         self.intended_ns = intended_ns
         self.waited = waited
-        self.expected_status = expected_status
-        self.bodiless = bodiless
         self.kept = kept
+        if self.bytes:
+            self._clear()
+        self.busy = True
+        self.sent_ns = monotonic_ns()
+        self.write(exchange.raw)
+
+    def _clear(self) -> None:
+        """Forget the answer that was parsed before."""
         self.bytes = self.first_byte_ns = self.status = 0
         self.complete = self.extra = self.head_done = False
         self.head = b""
         self.timing: bytes | None = None
-        self.busy = True
-        self.sent_ns = monotonic_ns()
-        self.transport.write(raw)
 
     def abort(self) -> None:
         """Close at once; a request in flight is forgotten, so record it first."""
         self.busy = self.keep_alive = False
+        self.known = UNKNOWN
         self.transport.abort()
 
     def _end(self, now: int, error: int) -> None:
         self.busy = False
+        self.known = UNKNOWN
         if not self.keep_alive:
             self.transport.abort()
-        elif self.bodiless:
+        elif self.exchange.is_head:
             self.parser = HttpResponseParser(self)  # this one still waits for the body that HEAD does not have
         self.owner.ended(self, now, error)
         self.used = True
@@ -159,18 +199,27 @@ class Connection(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Begin with a parser that serves every answer on this connection."""
         self.transport = cast(asyncio.Transport, transport)
+        self.write = self.transport.write
         self.parser = HttpResponseParser(self)
         self.owner.opened(self)
 
     def data_received(self, data: bytes) -> None:
-        """Parse what came, and end the request when its answer is whole or wrong."""
+        """Take an answer like the last one, or parse what came, and end the request when its answer is whole or wrong."""
         now = monotonic_ns()
+        known = self.known
+        if len(data) == known.size and data.startswith(known.head):
+            self.owner.answered(self, now)
+        else:
+            self._parse(data, now)
+
+    def _parse(self, data: bytes, now: int) -> None:
         if not self.busy:
             self.owner.spoke_unasked(self, data)
             return
         before = self.bytes
         if not before:
             self.first_byte_ns = now
+            self.known = UNKNOWN
         self.bytes = size = before + len(data)
         if self.kept is not None:
             self._keep(data)
@@ -185,13 +234,25 @@ class Connection(asyncio.Protocol):
         if size > HEAD_LIMIT and not had_head and self._head_bytes(before, data) > HEAD_LIMIT:
             self._fail(now, PROTOCOL)
         elif self.complete:
-            if self.extra or (self.bodiless and not b"\r\n\r\n".endswith(data[-4:])):
+            if self.extra or (self.exchange.is_head and not b"\r\n\r\n".endswith(data[-4:])):
                 self.owner.said_too_much(self)
                 self._fail(now, PROTOCOL)
             else:
-                self._end(now, NONE if self.status == self.expected_status else STATUS)
+                if not before and now >= self.exchange.learn_ns:
+                    self._learn(data, now)
+                self._end(now, NONE if self.status == self.exchange.expected_status else STATUS)
         elif size > BODY_LIMIT:
             self._fail(now, TOO_LARGE)
+
+    def _learn(self, data: bytes, now: int) -> None:
+        exchange = self.exchange
+        exchange.learn_ns = now + LEARN_NS
+        if self.keep_alive and self.status == exchange.expected_status:
+            exchange.learn(data, *self.times_ms())
+
+    def times_ms(self) -> tuple[float, float]:
+        """Return what the target said of its own time and its database's; NaN for what it did not."""
+        return server_times_ms(self.timing) if self.timing is not None else (math.nan, math.nan)
 
     def _keep(self, data: bytes) -> None:
         if self.bytes > KEEP_LIMIT:
@@ -230,7 +291,7 @@ class Connection(asyncio.Protocol):
                 self._fail(now, RESET)
             elif self._ends_with_connection():
                 self.status = self.parser.get_status_code()
-                self._fail(now, NONE if self.status == self.expected_status else STATUS)
+                self._fail(now, NONE if self.status == self.exchange.expected_status else STATUS)
             else:
                 self._fail(now, CLOSED_EARLY)
         self.owner.lost(self)
@@ -246,12 +307,12 @@ class Connection(asyncio.Protocol):
     def on_headers_complete(self) -> None:
         """Notice the end of the head, which is all that HEAD gets."""
         self.head_done = True
-        if self.bodiless:
+        if self.exchange.is_head:
             self._final()
 
     def on_message_complete(self) -> None:
         """Notice the end of the answer."""
-        if not self.bodiless or not self.complete:
+        if not self.exchange.is_head or not self.complete:
             self._final()
 
     def _final(self) -> None:
