@@ -35,12 +35,12 @@ def cluster(folder: Path, workers: int = 2) -> Iterator[DaskCluster]:
 
         def start(program: str, *arguments: str) -> subprocess.Popen[bytes]:
             process = _start(folder, program, *arguments)
-            stack.callback(process.wait, 10)
+            stack.callback(process.wait, 60)
             stack.callback(process.terminate)
             return process
 
         scheduler = start("scheduler", "--port", "0", "--scheduler-file", str(file))
-        deadline = time.monotonic() + 20
+        deadline = time.monotonic() + 90
         while not file.exists() or not file.read_text().strip():
             assert time.monotonic() < deadline, "no scheduler"
             time.sleep(0.02)

@@ -35,7 +35,7 @@ def work_for(server: Server | int, requests: tuple[PreparedRequest, ...] | None 
     """Make a burst of 10, a closed scenario if a duration is given, or an open model if a rate is given too."""
     port, host, tls = (server, "127.0.0.1", None) if isinstance(server, int) else (server.port, server.host, None)
     requests = requests or requests_for(f"http://127.0.0.1:{port}")
-    defaults: dict[str, object] = {"timeout_s": 2.0, "max_connections": 1000}
+    defaults: dict[str, object] = {"timeout_s": 15.0, "max_connections": 1000}
     if "rate_rps" in how:
         rate_rps, end_rps = how.pop("rate_rps"), how.pop("end_rps", None)
         one = schedule(rate_rps, how["duration_s"], warm_up_s=how.get("warm_up_s", 0.0), end_rps=end_rps)  # type: ignore[arg-type]

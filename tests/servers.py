@@ -76,12 +76,13 @@ class Server:
     def __enter__(self) -> "Server":
         self.thread = threading.Thread(target=lambda: asyncio.run(self._main()), name="planted server")
         self.thread.start()
-        self.started.wait(5)
+        assert self.started.wait(60), "the planted server did not start"
         return self
 
     def __exit__(self, *_: object) -> None:
         self.loop.call_soon_threadsafe(self.ending.set)
-        self.thread.join(5)
+        self.thread.join(60)
+        assert not self.thread.is_alive(), "the planted server did not end"
 
     @property
     def url(self) -> str:
@@ -387,7 +388,7 @@ def free_port() -> int:
         return port
 
 
-def wait_for_port(port: int, timeout_s: float = 10.0) -> None:
+def wait_for_port(port: int, timeout_s: float = 60.0) -> None:
     """Wait until something listens on a port."""
     until = time.monotonic() + timeout_s
     while time.monotonic() < until:

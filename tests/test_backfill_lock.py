@@ -28,8 +28,8 @@ def short_grace(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 
 def soon(is_so: Any) -> bool:
-    """Wait at most 5 s for something to be so."""
-    until_s = time.monotonic() + 5
+    """Wait for something to be so."""
+    until_s = time.monotonic() + 60
     while not (found := bool(is_so())) and time.monotonic() < until_s:
         time.sleep(0.02)
     return found
@@ -45,7 +45,7 @@ def test_a_second_run_into_a_schema_is_refused(endpoints: Endpoints, connection:
 
     def audit(*given: Any) -> Any:
         audited.set()
-        assert go_on.wait(30)
+        assert go_on.wait(100)
         return real(*given)
 
     real = filling.audit
@@ -59,14 +59,14 @@ def test_a_second_run_into_a_schema_is_refused(endpoints: Endpoints, connection:
             ) as caught:
                 run(plan(**SLOW), endpoints)
             assert caught.value.exit_code == 4
-            assert audited.wait(30)
+            assert audited.wait(100)
             with pytest.raises(lock.Busy):
                 run(plan(**SLOW, begin="resume"), endpoints)
             with lock.run(endpoints.database_url, f"{SCHEMA}_other"):
                 pass
         finally:
             go_on.set()
-        recording = first.result(30)
+        recording = first.result(100)
     assert len(states(recording)["completed"]) == 10 and recording.context.integrity
     assert sum(job.inserted for job in recording.jobs) == connection.execute(f"SELECT count(*) FROM {SCHEMA}.bars").fetchone()[0]  # type: ignore[index]
     assert not holders(connection, lock.RUN) and not holders(connection, lock.SHARE)
@@ -106,7 +106,7 @@ def test_a_share_goes_on_without_its_database() -> None:
 
 def test_a_run_that_ended_a_moment_ago_is_waited_for(endpoints: Endpoints, connection: Database, monkeypatch: pytest.MonkeyPatch) -> None:
     """The server may still think that a killed run is there."""
-    monkeypatch.setattr(lock, "GRACE_S", 10)
+    monkeypatch.setattr(lock, "GRACE_S", 60)
     with psycopg.connect(endpoints.database_url, autocommit=True) as killed:
         killed.execute("SELECT pg_advisory_lock(%s, %s)", (lock.RUN, lock._key(SCHEMA)))
         timer = threading.Timer(0.4, killed.close)

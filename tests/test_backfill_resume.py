@@ -52,7 +52,7 @@ def is_killed(endpoints: Endpoints, after_s: float, **changes: Any) -> bool:
 
 def stored(connection: Database) -> dict[Key, Checkpoint]:
     """Do the same as `stored_now`, once the server has ended what a killed run had begun: it may be making the tables anew."""
-    until_s = time.monotonic() + 10
+    until_s = time.monotonic() + 60
     while True:
         try:
             return stored_now(connection)

@@ -32,7 +32,7 @@ def test_a_span_lasts_as_long_as_its_stage() -> None:
     thread.start()
     thread.join()
     (found,) = trace.spans
-    assert 0.03 <= found.duration_s < 0.2
+    assert 0.03 <= found.duration_s < 10
     assert (found.worker, found.symbol, found.timeframe, found.page, found.requests, found.bytes) == (3, "AAPL", "5m", 7, 1, 99)
 
 

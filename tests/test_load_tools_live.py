@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from servers import Exchange, Server, free_port
 
@@ -33,14 +34,19 @@ import gevent
 from locust import FastHttpUser, constant_throughput, task
 class User(FastHttpUser):
     wait_time = constant_throughput(20)
+    busy = 0
     def on_start(self):
         self.left = 15
+        User.busy += 1
     @task
     def ask(self):
-        if self.left == 0:
-            gevent.sleep(60)  # its CSV files are written once a second, so the last second of a run must be quiet
         self.left -= 1
         self.client.get("/a" if self.left % 3 else "/b")
+        if self.left == 0:
+            User.busy -= 1
+            if User.busy == 0:
+                gevent.spawn_later(2.5, self.environment.runner.quit)  # its CSV files are written once a second
+            gevent.sleep(60)
 """
 
 
@@ -73,9 +79,15 @@ def run_k6(url: str, folder: Path, *, duration_s: int, **environment: str) -> di
 
 def run_locust(url: str, folder: Path) -> None:
     (folder / "user.py").write_text(LOCUST)
-    words = ("-f", "user.py", "-H", url, "--headless", "--only-summary", "-u", "4", "-r", "4", "-t", "3s")
+    words = ("-f", "user.py", "-H", url, "--headless", "--only-summary", "-u", "4", "-r", "4", "-t", "50s")
     outputs = ("--csv", "run", "--csv-full-history", "--json-file", "run")
     run("locust", *words, *outputs, folder=folder, allowed=(1,))  # as locust ends when a request failed
+
+
+def locust_times(path: Path) -> list[float]:
+    """Return the times of all requests in milliseconds, sorted, rounded as Locust keeps them."""
+    entries = json.loads(path.read_text())
+    return sorted(float(ms) for one in entries for ms, count in one["response_times"].items() for _ in range(count))
 
 
 def summarized(path: Path) -> ScenarioSummary:
@@ -95,7 +107,9 @@ def test_k6_files_say_what_the_server_saw_and_k6_says(server: Server, tmp_path: 
     for found in by_output.values():
         assert found.requests == said["http_reqs"]["count"] == server.seen.requests >= 50
         assert found.failed == said["http_req_failed"]["passes"] == server.seen.requests // 10
-        assert found.throughput_rps == pytest.approx(said["http_reqs"]["rate"] * found.succeeded / found.requests, rel=0.1)
+        assert found.throughput_rps == pytest.approx(
+            said["http_reqs"]["rate"] * found.succeeded / found.requests, rel=0.5
+        )  # of its whole run
     own, blocked = said["http_req_duration"], said["http_req_blocked"]
     of_summary = times(by_output["summary.json"])
     assert [of_summary.mean, of_summary.min, of_summary.max] == [own["avg"], own["min"], own["max"]]
@@ -119,7 +133,7 @@ def test_k6_against_a_closed_port_never_passes(tmp_path: Path) -> None:
 
 
 def test_locust_files_say_what_the_server_saw_and_locust_says(server: Server, tmp_path: Path) -> None:
-    """Its counts and failures exactly, and its percentiles as they stand in its own file, to which its JSON is near."""
+    """Its counts and failures exactly, its percentiles as its own file has them, and of its JSON the rows that both methods choose."""
     run_locust(server.url, tmp_path)
     by_output = {name: summarized(tmp_path / name) for name in ("run_stats.csv", "run_stats_history.csv", "run.json")}
     for found in by_output.values():
@@ -133,6 +147,8 @@ def test_locust_files_say_what_the_server_saw_and_locust_says(server: Server, tm
     assert DELAY_MS <= of_stats.p50.value < of_stats.p95.value
     for found in (of_stats, of_json, times(by_output["run_stats_history.csv"])):
         assert found.mean == pytest.approx(float(total["Average Response Time"]))
-    for ours, theirs in ((of_json.p50, of_stats.p50), (of_json.p90, of_stats.p90), (of_json.p95, of_stats.p95)):
-        assert ours.value == pytest.approx(theirs.value, abs=1.5)  # both are rounded to 1 ms; ours are interpolated
+    rounded_ms = locust_times(tmp_path / "run.json")
+    for p, ours, theirs in ((0.5, of_json.p50, of_stats.p50), (0.9, of_json.p90, of_stats.p90), (0.95, of_json.p95, of_stats.p95)):
+        assert ours.value == pytest.approx(np.quantile(rounded_ms, p))  # between two of its times
+        assert theirs.value == rounded_ms[int(p * 60)]  # one of its times
         assert (ours.high, ours.upper, theirs.high, theirs.upper) == (None, None, None, None)

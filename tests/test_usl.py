@@ -47,3 +47,10 @@ def test_too_little_to_fit(n: list[float], x: list[float], message: str) -> None
     """Too few levels, or levels that carried nothing, are refused."""
     with pytest.raises(ValueError, match=message):
         usl.fit(np.array(n, dtype=float), np.array(x, dtype=float))
+
+
+def test_levels_with_less_than_one_in_flight_are_fitted() -> None:
+    """On the way the fit tries parameters that leave no positive throughput below N = 1, and turns away from them without a word."""
+    n = np.array([0.6, 1.22, 3.3, 0.06, 0.54, 0.05, 1.46])
+    found = usl.fit(n, np.array([124.0, 27, 42, 224, 250, 64, 231]))
+    assert np.isfinite([found.gamma_rps.value, found.alpha.value, found.beta.value, found.residual_ratio]).all()

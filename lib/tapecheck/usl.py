@@ -107,8 +107,13 @@ def fit(concurrency: Array, throughput_rps: Array, *, seed: int = 0) -> Usl:
 def _least_squares(n: Array, x: Array, start: Array | None = None) -> Array:
     begin = np.array([np.max(x / n), 0.05, 1e-4]) if start is None else np.clip(start, [1e-9, 1e-9, 1e-12], [np.inf, 0.999, 9.99])
     scale = np.array([begin[0], 0.1, 1e-3])
+
+    def residuals(p: Array) -> Array:
+        """Return those of log X; below N = 1 some parameters that are tried have no positive throughput."""
+        return np.asarray(np.log(np.maximum(law(n, *p), 1e-300) / x))
+
     found = scipy.optimize.least_squares(
-        lambda p: np.log(law(n, *p) / x), begin, bounds=([1e-12, 0, 0], [np.inf, 1, 10]), x_scale=scale, method="trf", max_nfev=200
+        residuals, begin, bounds=([1e-12, 0, 0], [np.inf, 1, 10]), x_scale=scale, method="trf", max_nfev=200
     )
     return np.asarray(found.x, dtype=np.float64)
 
