@@ -16,8 +16,6 @@ from tapecheck.load.sending import _generator
 from tapecheck.load.work import Address, Tls
 from tapecheck.target_file import RequestTemplate
 
-pytestmark = pytest.mark.alone  # it needs the cores for itself
-
 CLOSES = {"FIN": servers.closes_without_a_word, "RST": servers.resets_without_a_word}
 SHAPES = {
     "burst": {"rounds": 4},
