@@ -19,6 +19,7 @@ import servers
 import trustme
 from backfills import SCHEMA
 from servers import Server
+from xdist.scheduler import LoadScopeScheduling
 
 from tapecheck.backfill.endpoints import Endpoints
 from tapecheck.results import TargetInfo
@@ -32,7 +33,14 @@ signal.signal(signal.SIGINT, signal.default_int_handler)  # the background jobs 
 
 
 SANDBOX = pytest.StashKey[Path]()
-GROUP_OF_SANDBOX = "sandbox"
+USE_THE_SANDBOX = (
+    "test_backfill_audit", "test_backfill_checksum", "test_backfill_crew", "test_backfill_database", "test_backfill_endpoints",
+    "test_backfill_faults", "test_backfill_integrity", "test_backfill_lock", "test_backfill_official", "test_backfill_pipeline",
+    "test_backfill_resume", "test_backfill_shape", "test_backfill_sink", "test_backfill_source", "test_backfill_strategies",
+    "test_benchmarks_backfill", "test_compare_live", "test_live", "test_recovery_drill", "test_recovery_freshness", "test_recovery_loss",
+    "test_recovery_planting", "test_recovery_recorder", "test_sandbox_api",
+)  # fmt: skip
+TAKE_LONG = ("test_batch", "test_sandbox_supervision", "test_load_findings", "test_ratios", "test_load_workers", "test_charts")
 
 
 def is_worker() -> bool:
@@ -47,13 +55,25 @@ def pytest_configure(config: pytest.Config) -> None:
         os.environ["TAPECHECK_TESTS_SANDBOX"] = str(config.stash[SANDBOX])
 
 
-@pytest.hookimpl(tryfirst=True)  # before xdist reads the marks
+class ByFile(LoadScopeScheduling):
+    """Deals out files, and those that use the sandbox as one: they break it and mend it, one after the other."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        file = nodeid.partition("::")[0]
+        return "sandbox" if Path(file).stem in USE_THE_SANDBOX else file
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> ByFile:
+    return ByFile(config, log)
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Keep a file with one worker, and with one all tests of the shared sandbox, which break it and mend it one after the other."""
+    """Begin with what takes longest; a file that uses the sandbox without being named above is an error."""
     for item in items:
-        if item.get_closest_marker("xdist_group") is None:
-            shared = "sandbox" in getattr(item, "fixturenames", ())
-            item.add_marker(pytest.mark.xdist_group(GROUP_OF_SANDBOX if shared else item.path.stem))
+        if "sandbox" in getattr(item, "fixturenames", ()) and item.path.stem not in USE_THE_SANDBOX:
+            raise pytest.UsageError(f"{item.path.name} uses the sandbox: name it in USE_THE_SANDBOX of {__file__}")
+    order = {name: at for at, name in enumerate((*USE_THE_SANDBOX, *TAKE_LONG))}
+    items.sort(key=lambda item: order.get(item.path.stem, len(order)))
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:
@@ -63,7 +83,7 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
     home = session.config.stash[SANDBOX]
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("TAPECHECK_SANDBOX_HOME", str(home))
-        supervision.down()
+        supervision.down(force=True)
     left = [process.pid for process in psutil.process_iter(["cmdline"]) if str(home) in " ".join(process.info["cmdline"] or [])]
     sockets = [path for path in home.rglob("*") if path.is_socket()]
     shutil.rmtree(home, ignore_errors=True)

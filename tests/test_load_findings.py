@@ -55,7 +55,6 @@ class Case:
 
 BUSY_LOAD = closed(8, 2.0, warm_up_s=0.3)  # enough in line that the target has work while its generator waits for a core
 CASES = {
-    "quiet": Case({"database_s": 0.0005}, QUIET, None),
     "generator": Case(
         {"database_s": 0.02},  # which nobody can know from there
         QUIET,
