@@ -4,10 +4,10 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from tapecheck.compare import counters, difference, samples
+from tapecheck.compare import answers, counters, difference, samples
 from tapecheck.compare.counters import CounterChange
 from tapecheck.compare.difference import Change, Difference, Method, State
-from tapecheck.compare.metrics import COUNTED_EXACTLY
+from tapecheck.compare.metrics import ANSWERS, COUNTED_EXACTLY
 from tapecheck.compare.plan import Metric, Proof, Question
 from tapecheck.compare.recording import Baseline, Recording
 from tapecheck.compare.samples import Pair, Sample
@@ -130,7 +130,7 @@ def of_proof(
             says=question.says,
             counters=found,
             checksums_equal=same,
-            invalid=_invalid(question, found, same),
+            invalid=_invalid(question, found, same, rounds),
             doubt=_doubt(controls, differs, len(rounds), planned),
             method_check=isinstance(question, Proof) and question.method_check,
             planned_rounds=planned,
@@ -166,12 +166,14 @@ def _promised(answered: Finding | None, end: str) -> float | None:
     return float(promised) if promised is not None else None
 
 
-def _invalid(question: Question, found: Sequence[CounterChange], same: bool | None) -> str | None:
+def _invalid(question: Question, found: Sequence[CounterChange], same: bool | None, rounds: Sequence[Pair]) -> str | None:
     """Return why before and after are no variants of one thing, if they are not."""
     if same is False:
         return "the checksums of what was stored differ: the variants did not do the same"
     if question.validation == "load" and (more := _fails_more(found)):
         return more
+    if ANSWERS in question.equal and (other := answers.differ(rounds)):
+        return f"the answers differ: {other}"
     unequal = [f"{one.name} {one.before} before, {one.after} after" for one in found if one.name in question.equal and not one.equal]
     return f"the variants did not do the same: {', '.join(unequal)}" if unequal else None
 

@@ -6,7 +6,7 @@ from tapecheck import progress
 from tapecheck.backfill import validation as backfill
 from tapecheck.backfill.analysis import BackfillSummary
 from tapecheck.backfill.plan import BackfillPlan
-from tapecheck.compare import machine
+from tapecheck.compare import answers, machine
 from tapecheck.compare.metrics import COUNTERS, LATENCIES, MACHINE
 from tapecheck.compare.parts import Part
 from tapecheck.compare.recording import Baseline
@@ -85,10 +85,11 @@ class Bench:
     def _load(self, plan: LoadPlan, target: Target) -> Figures:
         recording = load.run(plan, target)
         ((name, summary),) = load.summarize(recording, plan).items()
-        measured = rows.counted(recording.samples, name)
+        measured, answered = rows.counted(recording.samples, name), answers.of(recording, name)
         return Figures(
-            clocks=load_clocks(summary),
-            counters={**load_counters(summary), "bytes": int(measured.numbers("bytes").sum())},
+            clocks={**load_clocks(summary), **answered.clocks},
+            counters={**load_counters(summary), "bytes": int(measured.numbers("bytes").sum()), **answered.counters},
+            answers=answered.kinds,
             problem=summary.invalid or "",
             response_ms=measured.response_ms(),
         )

@@ -7,6 +7,7 @@ Better = Literal["lower", "higher"]
 Validation = Literal["backfill", "load", "rto_rpo"]
 STAGE_METRICS = ("wait_s", "fetch_s", "decode_s", "features_s", "insert_s", "other_s")  # busy time of the backfill's stages
 LATENCIES = ("mean_ms", "p50_ms", "p90_ms", "p95_ms", "p99_ms")
+ANSWERS = "answers"  # of a load run: by status and size, see there; they differ where only one side compresses
 MACHINE = "machine_s"  # a fixed piece of work just before each run: no change of a plan can touch it
 
 CLOCKS: Mapping[str, Mapping[str, Better]] = {
@@ -15,6 +16,7 @@ CLOCKS: Mapping[str, Mapping[str, Better]] = {
         **dict.fromkeys(LATENCIES, "lower"),
         **{f"{kind}_{name}": "lower" for kind in ("service", "server") for name in LATENCIES},
         "throughput_rps": "higher",
+        "answer_bytes": "lower",
         MACHINE: "lower",
     },
     "rto_rpo": {"recover_max_s": "lower", "degraded_max_s": "lower"},
@@ -29,9 +31,9 @@ COUNTED_EXACTLY: Mapping[str, tuple[str, ...]] = {  # counters that are the same
     "load": (),
     "rto_rpo": (),
 }
-SAME: Mapping[str, tuple[str, ...]] = {  # counters that must be equal, else two things were measured that are no variants of each other
+SAME: Mapping[str, tuple[str, ...]] = {  # what must be equal, else two things were measured that are no variants of each other
     "backfill": ("records", "failed"),
-    "load": (),  # users that send when they are answered send as many as they can; see also `analysis`
+    "load": (ANSWERS,),  # users that send when they are answered send as many as they can
     "rto_rpo": (),
 }
 

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from tapecheck.compare.metrics import COUNTERS, LATENCIES, STAGE_METRICS, Validation
@@ -19,6 +19,7 @@ class Part:
     counters: Mapping[str, int]
     checksum: str = ""
     problem: str = ""
+    answers: Mapping[str, int] = field(default_factory=dict)
 
 
 def find(validation: Validation, result: Json) -> dict[str, Part]:

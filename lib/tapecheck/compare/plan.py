@@ -84,7 +84,7 @@ class Question(Model):
     """What is asked of two variants.
 
     The first metric is the one the change is for. `controls` are figures that it cannot touch: when one moves, the session drifted.
-    `same` are counters that must be equal.
+    `same` are counters that must be equal, and `answers` of a load proof; none of them where a change is meant to alter them.
     """
 
     validation: Validation
@@ -101,15 +101,16 @@ class Question(Model):
             raise ValueError(f"metrics and controls from {', '.join(figures)}; unknown: {', '.join(unknown)}")
         if wrong := [m.name for m in self.metrics if m.better != figures[m.name]]:
             raise ValueError(f"better: {figures[wrong[0]]} of {wrong[0]}")
-        if other := [name for name in self.same or () if name not in COUNTERS[self.validation]]:
-            raise ValueError(f"same from {', '.join(COUNTERS[self.validation])}; unknown: {', '.join(other)}")
+        countable = tuple(dict.fromkeys((*SAME[self.validation], *COUNTERS[self.validation])))
+        if other := [name for name in self.same or () if name not in countable]:
+            raise ValueError(f"same from {', '.join(countable)}; unknown: {', '.join(other)}")
         if touched := [m.name for m in self.metrics if m.name in self.controls]:
             raise ValueError(f"a control that is no metric of the same proof; both: {', '.join(touched)}")
         return self
 
     @property
     def equal(self) -> tuple[str, ...]:
-        """The counters that must be equal."""
+        """What must be equal on both sides."""
         return SAME[self.validation] if self.same is None else self.same
 
 

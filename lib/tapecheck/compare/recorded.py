@@ -4,8 +4,11 @@ import datetime as dt
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+import pyarrow as pa
+
 from tapecheck import config, history, results, runs
-from tapecheck.compare import circumstances, parts, spectra
+from tapecheck.compare import answers, circumstances, parts, spectra
+from tapecheck.compare.answers import Answers
 from tapecheck.compare.metrics import Validation
 from tapecheck.compare.parts import Part
 from tapecheck.compare.plan import Question, Recorded
@@ -13,6 +16,7 @@ from tapecheck.compare.recording import Compared, Context, Recording
 from tapecheck.compare.samples import Sample
 from tapecheck.compare.variants import AFTER, BEFORE, Side
 from tapecheck.errors import ConfigError, Problem
+from tapecheck.load import recording as load_recording
 from tapecheck.load.recording import Recording as LoadRecording
 from tapecheck.load.tools import registry
 from tapecheck.results import Environment, TargetInfo
@@ -36,6 +40,16 @@ class Source:
         """Return the name of the other tool that measured; empty when it was this workbook."""
         return str((self.run.result.get("tool") or {}).get("name", ""))
 
+    def requests_of_run(self) -> LoadRecording | None:
+        """Return every request; None where the run was told of without them.
+
+        Raises:
+            ConfigError: they cannot be read.
+        """
+        if self.requests or not (self.run.folder / "samples.parquet").exists():
+            return self.requests
+        return load_recording.read_files(self.run.folder, source=str(self.run.folder))
+
 
 def read(before: str, after: str, asked: Recorded, *, seed: int = 0) -> Recording:
     """Return two recorded runs, or files of other load generators, as one round.
@@ -48,14 +62,31 @@ def read(before: str, after: str, asked: Recorded, *, seed: int = 0) -> Recordin
     sides: dict[Side, Source] = {BEFORE: _source(before), AFTER: _source(after)}
     found = {side: parts.find(validation, source.run.result) for side, source in sides.items()}
     pairs = _pairs(sides, found)
-    samples = [_sample(name, side, found[side][own[side]]) for name, own in pairs.items() for side in sides]
-    broken = {sample.proof for sample in samples if sample.problem}
+    broken = {name for name, own in pairs.items() if any(found[side][own[side]].problem for side in sides)}
     drawn = {name: own for name, own in pairs.items() if name not in broken and validation == "load"}
-    return Recording(
-        samples=samples,
-        context=_context(sides, pairs, asked.question(validation), seed),
-        spectra=spectra.of_runs({side: source.requests or source.run.folder for side, source in sides.items()}, drawn),
-    )
+    given, lines = _requests(sides, drawn)
+    samples = [_sample(name, side, found[side][own[side]], given.get((name, side))) for name, own in pairs.items() for side in sides]
+    return Recording(samples=samples, context=_context(sides, pairs, asked.question(validation), seed), spectra=lines)
+
+
+def _requests(sides: Mapping[Side, Source], drawn: Pairs) -> tuple[dict[tuple[str, Side], Answers], pa.Table]:
+    """Return the answers and the spectra of both sides, one side after the other; a run without its requests has neither.
+
+    Two tools do not count the bytes of an answer alike, so that the answers of theirs are not compared.
+
+    Raises:
+        ConfigError: the samples of a run cannot be read.
+    """
+    given: dict[tuple[str, Side], Answers] = {}
+    lines: list[pa.Table] = []
+    for side, source in sides.items():
+        requests = source.requests_of_run() if drawn else None
+        if requests is not None:
+            own = {name: both[side] for name, both in drawn.items()}
+            lines += spectra.of_run(side, requests, own)
+            if len({one.tool for one in sides.values()}) == 1:
+                given |= {(name, side): answers.of(requests, scenario) for name, scenario in own.items()}
+    return given, spectra.together(lines)
 
 
 def asked(before: str, after: str, recorded: Recorded) -> dict[str, Question]:
@@ -154,15 +185,16 @@ def _compared(run: Run) -> Compared:
     )
 
 
-def _sample(name: str, side: Side, part: Part) -> Sample:
+def _sample(name: str, side: Side, part: Part, given: Answers | None) -> Sample:
     return Sample(
         proof=name,
         side=side,
         round=1,
         began_ns=0,
         ended_ns=0,
-        clocks=part.clocks,
-        counters=part.counters,
+        clocks={**part.clocks, **(given.clocks if given else {})},
+        counters={**part.counters, **(given.counters if given else {})},
+        answers=given.kinds if given else {},
         checksum=part.checksum,
         problem=part.problem,
     )

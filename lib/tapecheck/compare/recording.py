@@ -18,6 +18,7 @@ from tapecheck.errors import ConfigError, Problem
 from tapecheck.results import Finding
 
 _METADATA_KEY = b"tapecheck"
+MAPS = ("clocks", "counters", "answers")
 _NAME = pa.dictionary(pa.int32(), pa.string())
 SAMPLES = pa.schema(
     [
@@ -29,6 +30,7 @@ SAMPLES = pa.schema(
         pa.field("counters", pa.map_(pa.string(), pa.int64())),
         pa.field("checksum", pa.string()),
         pa.field("problem", pa.string()),
+        pa.field("answers", pa.map_(pa.string(), pa.int64()), metadata={"unit": "right answers of a status and size below, of a load run"}),
     ]
 )
 
@@ -87,7 +89,7 @@ class Recording:
         """Return the tables to store; the samples carry the context in their metadata."""
         context = TypeAdapter(Context).dump_json(self.context)
         rows = [dataclasses.asdict(sample) for sample in self.samples]
-        plain = [row | {name: list(row[name].items()) for name in ("clocks", "counters")} for row in rows]
+        plain = [row | {name: list(row[name].items()) for name in MAPS} for row in rows]
         samples = pa.Table.from_pylist(plain, SAMPLES).replace_schema_metadata({_METADATA_KEY: context})
         return {"samples": samples, "spectra": self.spectra}
 
@@ -111,7 +113,7 @@ def read_files(folder: Path, *, source: str) -> Recording:
         table, lines = (pq.read_table(folder / f"{name}.parquet") for name in ("samples", "spectra"))
         context = TypeAdapter(Context).validate_python(json.loads(table.schema.metadata[_METADATA_KEY]))
         plain = table.to_pylist()
-        rows = [Sample(**row | {name: dict(row[name]) for name in ("clocks", "counters")}) for row in plain]
+        rows = [Sample(**row | {name: dict(row[name]) for name in MAPS if name in row}) for row in plain]
         return Recording(samples=rows, context=context, spectra=lines, source=source)
     except (OSError, ValueError, KeyError, TypeError, pa.ArrowInvalid) as error:
         got = f"samples that cannot be read ({type(error).__name__}: {str(error)[:80]})"

@@ -5,7 +5,6 @@ Batches, whose samples are alike, are stretches of the rounds of a session, some
 
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -13,7 +12,7 @@ from numpy.typing import NDArray
 
 from tapecheck import stats
 from tapecheck.compare.variants import Side
-from tapecheck.load import recording, rows
+from tapecheck.load import rows
 from tapecheck.load.recording import Recording
 from tapecheck.stats import Counts
 
@@ -32,7 +31,7 @@ SCHEMA = pa.schema(
 def of_rounds(response_ms: Mapping[tuple[str, Side], Sequence[Times]]) -> pa.Table:
     """Return the spectra of a session, of each proof and side from the response times (ms) of its rounds."""
     whole = {key: np.concatenate(rounds) for key, rounds in response_ms.items()}
-    return _together(_one(*key, whole[key], _stretches(rounds)) for key, rounds in response_ms.items() if len(whole[key]))
+    return together(_one(*key, whole[key], _stretches(rounds)) for key, rounds in response_ms.items() if len(whole[key]))
 
 
 def _stretches(rounds: Sequence[Times]) -> Counts:
@@ -41,27 +40,17 @@ def _stretches(rounds: Sequence[Times]) -> Counts:
     return np.concatenate([np.diff(np.linspace(0, len(one), each + 1).astype(np.int64)) for one in rounds])
 
 
-def of_runs(sides: Mapping[Side, Path | Recording], scenarios: Mapping[str, Mapping[Side, str]]) -> pa.Table:
-    """Return the spectra of two load runs, each in its folder or read; a run that was told of without its requests has none.
+def of_run(side: Side, found: Recording, scenarios: Mapping[str, str]) -> Iterator[pa.Table]:
+    """Yield the spectrum of each scenario of a load run that has requests.
 
     Args:
-        scenarios: by the name of the proof, what the scenario is called on each side.
-
-    Raises:
-        ConfigError: the samples of a run cannot be read.
+        scenarios: by the name of the proof, what the scenario is called in this run.
     """
-    return _together(table for side, run in sides.items() for table in _of_run(side, run, scenarios))
-
-
-def _of_run(side: Side, run: Path | Recording, scenarios: Mapping[str, Mapping[Side, str]]) -> Iterator[pa.Table]:
-    if not scenarios or (isinstance(run, Path) and not (run / "samples.parquet").exists()):
-        return
-    found = recording.read_files(run, source=str(run)) if isinstance(run, Path) else run
     tool = found.context.tool
-    for proof, own in scenarios.items():
-        sent = rows.counted(found.samples, own[side])
+    for proof, scenario in scenarios.items():
+        sent = rows.counted(found.samples, scenario)
         if len(sent):
-            batches = sent.batches(found.context.executors[own[side]])
+            batches = sent.batches(found.context.executors[scenario])
             yield _one(proof, side, sent.response_ms(), batches, is_bounded=not (tool and tool.answers_only))
 
 
@@ -77,5 +66,6 @@ def _one(proof: str, side: Side, response_ms: Times, batches: Counts, *, is_boun
     )
 
 
-def _together(tables: Iterable[pa.Table]) -> pa.Table:
+def together(tables: Iterable[pa.Table]) -> pa.Table:
+    """Return one table of some."""
     return pa.concat_tables([SCHEMA.empty_table(), *tables])

@@ -1,0 +1,228 @@
+"""A build that gives other answers is no faster one: status, size and check of the answers are held against each other."""
+
+import shutil
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import samples
+import servers
+from servers import Behaviour, Server
+
+from tapecheck import config
+from tapecheck.compare import analysis, answers, recorded
+from tapecheck.compare import validation as compare
+from tapecheck.compare.plan import Question, Recorded
+from tapecheck.compare.samples import Pair, Sample
+from tapecheck.compare.variants import AFTER, BEFORE, Side
+from tapecheck.load.samples import ErrorKind
+
+ROUNDS, REQUESTS = 4, 200
+Draw = Callable[[np.random.Generator], Sequence[int]]
+LOAD = config.PROJECT / "tests" / "data" / "load"
+
+
+def run(side: Side, number: int, sizes: Sequence[int], *, status: Sequence[int] | int = 200, checked: int = 10, failed: int = 0) -> Sample:
+    """Return one run whose right answers have these sizes; `failed` requests more got nothing."""
+    rows = samples.burst([1.0] * (len(sizes) + failed), failed={len(sizes) + i: ErrorKind.timeout for i in range(failed)})
+    rows["bytes"][: len(sizes)], rows["status"][: len(sizes)] = sizes, status
+    rows["bytes"][len(sizes) :] = 0
+    found = samples.recording({"month": rows}, generator=replace(samples.GENERATOR, content_checked=checked))
+    given = answers.of(found, "month")
+    return Sample(
+        proof="x", side=side, round=number, began_ns=0, ended_ns=0, answers=given.kinds, clocks=given.clocks, counters=given.counters
+    )
+
+
+def said(before: Draw, after: Draw, *, rounds: int = ROUNDS) -> str | None:
+    rng = np.random.default_rng(7)
+    return answers.differ([Pair(before=run(BEFORE, n, before(rng)), after=run(AFTER, n, after(rng))) for n in range(1, rounds + 1)])
+
+
+def always(size: int) -> Draw:
+    return lambda rng: [size] * REQUESTS
+
+
+def stamped(size: int) -> Draw:
+    return lambda rng: size + rng.integers(0, 6, REQUESTS)
+
+
+def mixed(rng: np.random.Generator) -> Sequence[int]:
+    """As of symbols and timeframes, whose histories are some bars or a whole decade."""
+    return rng.choice([600, 2_000, 9_000, 60_000, 250_000], REQUESTS, p=[0.2, 0.2, 0.2, 0.2, 0.2])
+
+
+def few(size: int, part: float, other: Draw) -> Draw:
+    return lambda rng: np.where(rng.random(REQUESTS) < part, size, other(rng))
+
+
+OTHER: dict[str, tuple[Draw, Draw, str]] = {
+    "an error body with 200": (stamped(48_000), stamped(160), "bytes an answer before, 16"),
+    "an empty body": (always(900), always(130), "900 bytes an answer before, 130 after"),
+    "cut off after four fifths": (stamped(5_000), stamped(4_000), "bytes an answer before, 4,00"),
+    "a fifth more": (always(5_000), always(6_000), "5,000 bytes an answer before, 6,000 after"),
+    "errors in place of some": (stamped(5_000), few(160, 0.04, stamped(5_000)), "of them after have 128 to 256 bytes"),
+    "some as large as never before": (stamped(5_000), few(64_000, 0.02, stamped(5_000)), "bytes"),
+    "errors in place of the large ones of a mix": (mixed, lambda rng: np.where((m := np.asarray(mixed(rng))) > 50_000, 160, m), "bytes"),
+}
+
+
+@pytest.mark.parametrize("case", OTHER)
+@pytest.mark.parametrize("rounds", [1, ROUNDS])
+def test_answers_of_another_size_are_found(case: str, rounds: int) -> None:
+    """In a session of rounds and in two recorded runs, which are one round."""
+    before, after, expected = OTHER[case]
+    assert expected in (said(before, after, rounds=rounds) or "nothing")
+
+
+ALIKE: dict[str, tuple[Draw, Draw]] = {
+    "a time stamp": (stamped(5_000), stamped(5_003)),
+    "a header more on a short answer": (always(300), always(360)),
+    "a few bars more": (always(50_000), always(50_900)),
+    "both sides of a power of two": (always(2_047), always(2_049)),
+    "a mix drawn anew": (mixed, mixed),
+    "one odd answer of many": (stamped(5_000), lambda rng: [160, *[5_000] * (2 * REQUESTS)]),
+    "sizes that nobody told": (always(5_000), always(0)),
+}
+
+
+@pytest.mark.parametrize("case", ALIKE)
+@pytest.mark.parametrize("rounds", [2, ROUNDS])
+def test_what_varies_by_itself_is_no_difference(case: str, rounds: int) -> None:
+    """Nor does noise of the mix of requests make one."""
+    assert said(*ALIKE[case], rounds=rounds) is None
+
+
+def pair(before: Sample, after: Sample) -> list[Pair]:
+    return [Pair(before=before, after=after)]
+
+
+def test_answers_of_another_status_are_found() -> None:
+    """Another 2xx on all answers, and on one in twenty; chance alone is none."""
+    same = run(BEFORE, 1, [900] * REQUESTS)
+    some = [206 if i % 20 == 0 else 200 for i in range(REQUESTS)]
+    assert answers.differ(pair(same, run(AFTER, 1, [900] * REQUESTS, status=204))) == "status 200 on 100% of them before, on 0% after"
+    assert answers.differ(pair(run(BEFORE, 1, [900] * 2000), run(AFTER, 1, [900] * 2000, status=some * 10))) is not None
+    assert answers.differ(pair(same, run(AFTER, 1, [900] * REQUESTS, status=[206, *[200] * (REQUESTS - 1)]))) is None
+
+
+def test_answers_of_which_none_was_checked_are_found() -> None:
+    """Of a side whose content nobody looked at, a size says too little."""
+    assert answers.differ(pair(run(BEFORE, 1, [900] * 9), run(AFTER, 1, [900] * 9, checked=0))) == (
+        "the content of 10 of them was checked before, of none after"
+    )
+
+
+def test_failed_requests_have_no_answer() -> None:
+    """Their bytes are in no mean; how many failed is judged elsewhere. Nothing is said where a side has no right answer."""
+    assert answers.differ(pair(run(BEFORE, 1, [900] * 100), run(AFTER, 1, [900] * 100, failed=90))) is None
+    assert answers.differ(pair(run(BEFORE, 1, [900] * 9), run(AFTER, 1, [], failed=9))) is None
+    assert answers.differ([]) is None
+
+
+def test_a_change_that_is_meant_to_alter_answers_says_so() -> None:
+    """`same: []` of a load proof: compression, or fewer fields."""
+    metric = {"name": "answer_bytes", "better": "lower", "smallest_effect": 0.1}
+    own = [one for n in range(1, 5) for one in (run(BEFORE, n, [9_000 + n] * 9), run(AFTER, n, [2_000 + 2 * n] * 9))]
+    strict = Question.model_validate({"validation": "load", "says": "gzip", "metrics": [metric]})
+    meant = strict.model_copy(update={"same": ()})
+    assert (analysis.of_proof(strict, own).invalid or "").startswith("the answers differ: 9,002 bytes an answer before, 2,005 after")
+    assert analysis.of_proof(meant, own).main.change == "improved"
+
+
+# ---- two recorded runs ----
+
+
+def copied(folder: Path, change: Callable[[pa.Table], pa.Table] = lambda table: table) -> str:
+    shutil.copytree(LOAD, folder)
+    table = pq.read_table(folder / "samples.parquet")
+    pq.write_table(change(table).replace_schema_metadata(table.schema.metadata), folder / "samples.parquet")
+    return str(folder)
+
+
+def with_column(name: str, values: Callable[[np.ndarray], np.ndarray]) -> Callable[[pa.Table], pa.Table]:
+    def change(table: pa.Table) -> pa.Table:
+        at, found = table.column_names.index(name), table.column(name)
+        return table.set_column(at, table.field(name), pa.array(values(found.to_numpy()), found.type))
+
+    return change
+
+
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        (with_column("bytes", lambda size: np.full_like(size, 160)), "bytes an answer before, 160 after"),
+        (with_column("bytes", lambda size: size * 7 // 10), "bytes an answer before"),
+        (with_column("status", lambda status: np.where(status == 200, 204, status)), "status 200 on"),
+        (with_column("bytes", lambda size: size + np.arange(len(size)) % 9), None),
+    ],
+    ids=["error body", "truncated", "another status", "time stamp"],
+)
+def test_two_recorded_runs_with_other_answers_are_invalid(tmp_path: Path, change: Callable[[pa.Table], pa.Table], expected: str) -> None:
+    """Every request of both is there, and so is every size."""
+    found = recorded.read(copied(tmp_path / "a"), copied(tmp_path / "b", change), Recorded())
+    invalid = {name: proof.invalid for name, proof in analysis.summarize(found).items()}
+    assert len(invalid) > 1
+    assert all((expected in (one or "")) if expected else one is None for one in invalid.values()), invalid
+
+
+# ---- two builds that are asked ----
+
+PLAN = """
+rounds: {least: 4, most: 8}
+warm_up: 0
+proofs:
+  index: {validation: load, plan: load.yaml, scenario: month, says: an index, after_target: after.yaml,
+          metrics: [{name: throughput_rps, better: higher, smallest_effect: 0.1}]}
+"""
+USERS = """
+scenarios: {month: {executor: closed, concurrency: 2, duration_s: 0.2, request: ask, parameters: {symbol: [A]}}}
+generator: {lag_p99_ms: 2000, cpu_ratio: 1}
+"""
+BARS = b'{"symbol": "A", "bars": [' + b", ".join(b"%d" % n for n in range(1000)) + b"]}"
+
+
+def stamping(text: bytes) -> Behaviour:
+    """Answer with a text that has the number of the request in it, as a time stamp is."""
+
+    async def behave(exchange: servers.Exchange) -> None:
+        exchange.send(text[:-1] + b', "n": %d}' % exchange.number, headers="Server-Timing: app;dur=1\r\n")
+
+    return behave
+
+
+@pytest.mark.parametrize(
+    ("broken", "is_found"),
+    [
+        (servers.body(b'{"error":"internal","data":[]}'), True),
+        (servers.body(b"", headers="Content-Type: text/plain\r\n"), True),
+        (servers.body(BARS[: len(BARS) // 2].rpartition(b",")[0] + b"]}"), True),
+        (stamping(BARS), False),
+    ],
+    ids=["error body", "empty", "truncated", "the same with a time stamp"],
+)
+def test_a_build_that_answers_with_something_else_is_no_improvement(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, broken: Behaviour, is_found: bool
+) -> None:
+    """However fast, it is invalid, and has no further rounds; one that answers the same in other bytes is compared."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "plan.yaml").write_text(PLAN)
+    (tmp_path / "load.yaml").write_text(USERS)
+    with Server(servers.body(BARS)) as old, Server(broken) as new:
+        for name, server in (("before", old), ("after", new)):
+            text = f"name: {name}\nkind: external\nbase_url: {server.url}\nrequests: {{ask: 'GET /?symbol={{symbol}}'}}\n"
+            (tmp_path / f"{name}.yaml").write_text(text)
+        knobs = {"profile": "full", "proofs": "all", "rounds": 0}
+        settings = compare.settings(target="before.yaml", plan="plan.yaml", run="new", out="", **knobs)
+        found = compare.run(compare.read_plan("plan.yaml"), settings)
+    proof = compare.summarize(found)["index"]
+    (check,) = compare.judge(found, compare.summarize(found))
+    if is_found:
+        assert (check.verdict, proof.planned_rounds) == ("invalid", 4)
+        assert check.reason.startswith("the answers differ: ")
+    else:
+        assert proof.invalid is None
