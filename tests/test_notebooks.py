@@ -6,6 +6,8 @@ import os
 import re
 import signal
 import statistics
+import subprocess
+import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -18,6 +20,10 @@ from regenerate import WITH_NOTEBOOK, golden_cell
 
 from tapecheck import __main__ as command_line
 from tapecheck import charts, config, screen
+from tapecheck.backfill import validation as backfill
+from tapecheck.compare import validation as compare
+from tapecheck.load import validation as load
+from tapecheck.recovery import validation as recovery
 
 NOTEBOOKS = sorted(config.NOTEBOOKS.glob("*.ipynb"))
 FORBIDDEN = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef, ast.Try, ast.Lambda)
@@ -65,6 +71,48 @@ def test_the_order_begins_with_title_and_parameters(notebook: Path) -> None:
         assert re.search(r"  # .{10,}", line), line
     declared = papermill.inspect_notebook(str(notebook))
     assert {"target", "plan", "run", "out"} <= set(declared)
+
+
+SETTINGS = {"load": load.Settings, "backfill": backfill.Settings, "rto_rpo": recovery.Settings, "compare": compare.Settings}
+
+
+@pytest.mark.parametrize("validation", WITH_NOTEBOOK)
+def test_a_notebook_declares_what_is_checked(validation: str) -> None:
+    """No parameter of a notebook is unknown to what checks them, and none that it does not declare is known."""
+    declared = papermill.inspect_notebook(str(config.NOTEBOOKS / f"{validation}.ipynb"))
+    assert list(declared) == list(SETTINGS[validation].model_fields)
+
+
+@pytest.mark.parametrize(
+    ("validation", "given", "listed"),
+    [
+        (
+            "rto_rpo",
+            ["-p", "drill", "redis_killed"],
+            ["drill: got an unknown parameter; allowed: one of target, plan, run, out, profile,"],
+        ),
+        ("load", ["-y", "{raunds: 3, rounds: many}"], ["raunds: got an unknown parameter; allowed: one of target,", "rounds: got 'many'"]),
+    ],
+)
+def test_plain_papermill_with_an_unknown_parameter_stops_before_anything_is_asked(
+    validation: str, given: list[str], listed: list[str], tmp_path: Path
+) -> None:
+    """papermill itself only warns; with every drill of a misspelled choice that would be a disaster."""
+    words = [
+        "papermill",
+        str(config.NOTEBOOKS / f"{validation}.ipynb"),
+        str(tmp_path / "out.ipynb"),
+        "-p",
+        "out",
+        str(tmp_path / "out"),
+        *given,
+    ]
+    done = subprocess.run([sys.executable, "-m", *words], capture_output=True, text=True, timeout=100, cwd=tmp_path)
+    assert done.returncode != 0
+    assert [text for text in listed if text not in done.stderr] == []
+    assert "ConfigError" in done.stderr
+    begun = [cell.source for cell in code(tmp_path / "out.ipynb") if cell.execution_count]
+    assert not [source for source in begun if source.startswith("screen.clear(")]
 
 
 def test_it_is_committed_executed_in_order_without_errors(notebook: Path) -> None:

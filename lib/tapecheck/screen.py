@@ -1,7 +1,13 @@
-"""What a notebook shows of its verdict, so that a cell that fails or is interrupted leaves no verdict of an earlier run on screen."""
+"""The notebook that this process runs: what it shows of its verdict, and the parameters that papermill gave it.
 
+A cell that fails or is interrupted leaves no verdict of an earlier run on screen.
+"""
+
+import ast
 import sys
-from typing import Any
+from typing import Any, TypeVar
+
+StatementT = TypeVar("StatementT", bound=ast.stmt)
 
 NO_VERDICT = "*No verdict yet; the one that was here is of an earlier run.*"
 _shown: set[str] = set()
@@ -19,9 +25,33 @@ def clear(*variables: str) -> None:
     for name in _shown:
         _display({"text/markdown": NO_VERDICT, "text/plain": NO_VERDICT}, name, update=True)
     _shown.clear()
+    for name in variables:
+        _variables().pop(name, None)
+
+
+def _variables() -> dict[str, Any]:
+    """Return the notebook's variables; none where this is no notebook."""
     shell: Any = sys.modules["IPython"].get_ipython() if "IPython" in sys.modules else None
-    for name in variables if shell else ():
-        shell.user_ns.pop(name, None)
+    return shell.user_ns if shell else {}
+
+
+def given() -> list[str]:
+    """Return the names that papermill sets: in a cell of its own, right after the one that declares the parameters."""
+    sources: list[str] = _variables().get("In", [])
+    declared = [at for at, source in enumerate(sources) if _statements(source, ast.AnnAssign)]
+    following = sources[declared[-1] + 1 : declared[-1] + 2] if declared else []
+    cells = [_statements(source, ast.Assign) for source in following if source.startswith("# Parameters\n")]
+    return [target.id for cell in cells for one in cell for target in one.targets if isinstance(target, ast.Name)]
+
+
+def _statements(source: str, kind: type[StatementT]) -> list[StatementT]:
+    """Return the statements of a cell that has no others than of one kind."""
+    try:
+        found = ast.parse(source).body
+    except SyntaxError:  # what IPython alone understands
+        return []
+    own = [one for one in found if isinstance(one, kind)]
+    return own if len(own) == len(found) else []
 
 
 def _display(part: Any, name: str, *, update: bool = False) -> None:

@@ -11,7 +11,7 @@ from pydantic import ConfigDict, Field
 
 from tapecheck import config, runs, screen, verdict
 from tapecheck.config import Model
-from tapecheck.errors import ConfigError
+from tapecheck.errors import ConfigError, Problem
 from tapecheck.results import Environment, Finding, TargetInfo
 from tapecheck.verdict import Check, Verdict, overall
 
@@ -36,11 +36,22 @@ def checked(kind: type[SettingsT], given: dict[str, object]) -> SettingsT:
     """Check a notebook's parameters, and that the output folder can be written; what is on screen is of other ones and goes.
 
     Raises:
-        ConfigError: every wrong parameter at once.
+        ConfigError: every wrong parameter at once, and each that papermill gave and the notebook does not have.
         OutputError: the output folder cannot be written.
     """
     screen.clear()
-    settings = config.validate(kind, given, file="parameters")
+    allowed = "one of " + ", ".join(kind.model_fields)
+    unknown = [
+        Problem(file="parameters", key=name, got="an unknown parameter", allowed=allowed)
+        for name in screen.given()
+        if name not in kind.model_fields
+    ]
+    try:
+        settings = config.validate(kind, given, file="parameters")
+    except ConfigError as error:
+        raise ConfigError([*unknown, *error.problems]) from None
+    if unknown:
+        raise ConfigError(unknown)
     runs.check_writable(settings.out)
     return settings
 

@@ -1,0 +1,54 @@
+"""What papermill gives a notebook is told from what somebody tries out in it."""
+
+import types
+
+import pytest
+
+from tapecheck import screen
+
+DECLARED = 'target: str = "t"  # what\nrounds: int = 0  # how many'
+
+
+@pytest.mark.parametrize(
+    ("cells", "names"),
+    [
+        ([DECLARED, "# Parameters\ndrill = 'redis'\nrounds = 3\n", "settings()"], ["drill", "rounds"]),
+        ([DECLARED, '# Parameters\nraunds = [1, 2]\nproofs = {"a": None}\n', "settings()"], ["raunds", "proofs"]),
+        (["%matplotlib inline", DECLARED, "# Parameters\nnosuch = -1.5\n", "settings()"], ["nosuch"]),
+        ([DECLARED, "settings()"], []),
+        ([DECLARED, "drill = 'mine'", "settings()"], []),
+        (["# Parameters\nmine = 3", DECLARED, "settings()"], []),
+        ([DECLARED, "settings()", "# Parameters\nmine = 3", "settings()"], []),
+        ([DECLARED, "# Parameters\nfor name in ():\n    pass", "settings()"], []),
+        ([DECLARED, "# Parameters\ndrill = 1", "settings()", DECLARED, "settings()"], []),
+        ([DECLARED], []),
+        ([], []),
+    ],
+    ids=[
+        "papermill",
+        "any value",
+        "after a magic",
+        "nothing given",
+        "own variable",
+        "before",
+        "later",
+        "no literals",
+        "cell deleted",
+        "first",
+        "none",
+    ],
+)
+def test_only_the_cell_that_papermill_puts_after_the_parameters_counts(
+    cells: list[str], names: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A variable of one's own in an interactive session is no parameter, wherever it is set."""
+    shell = types.SimpleNamespace(user_ns={"In": ["", *cells]})
+    monkeypatch.setitem(screen.sys.modules, "IPython", types.SimpleNamespace(get_ipython=lambda: shell))
+    assert screen.given() == names
+
+
+def test_outside_of_a_notebook_nothing_is_given_and_nothing_cleared(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The command line and the tests call the same functions."""
+    monkeypatch.delitem(screen.sys.modules, "IPython", raising=False)
+    screen.clear("recording")
+    assert screen.given() == []
