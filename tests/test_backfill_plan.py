@@ -68,6 +68,8 @@ WRONG = [
     ({"history": {"days": 100, "end": dt.date(2007, 4, 1)}}, "history", "where the calendar of sessions begins; this one is 2006-12-22"),
     ({"history": {"start": dt.date(2999, 1, 1)}}, "history.start", "not after today"),
     ({"history": {"days": 5, "end": dt.date(2999, 1, 1)}}, "history.end", "not after today"),
+    ({"history": {"days": 3650, "end": dt.date(1, 1, 5)}}, "history", "where the calendar of sessions begins; this one is 0001-01-01"),
+    ({"history": {"days": 3650, "end": dt.date(1969, 1, 5)}}, "history", "where the calendar of sessions begins; this one is 1959-01-08"),
     ({"insert": "fast"}, "insert", "'copy', 'executemany' or 'row_by_row'"),
     ({"features": True}, "features", "'vectorized', 'per_row' or 'off'"),
     ({"source": {"requests_per_minute": 0}}, "source.requests_per_minute", "greater than 0"),
@@ -140,3 +142,26 @@ def test_days_count_back_from_today() -> None:
     first, end = History(days=30).bounds()
     assert (end, end - first) == (today(), dt.timedelta(days=30))
     assert BackfillPlan.model_validate(GOOD).history.range("BTC")[1] <= dt.datetime.now(dt.UTC)
+
+
+@pytest.mark.parametrize(
+    ("history", "days", "allowed"),
+    [
+        (
+            "{days: 30, end: 2016-01-01}",
+            3650,
+            "a first day from 2007-01-01 on, where the calendar of sessions begins; this one is 2006-01-03",
+        ),
+        ("{start: 2007-01-01, end: 2007-03-01}", 60, "a first day from 2007-01-01 on, where the calendar of sessions begins"),
+        ("{days: 30, end: 2016-01-01}", 3651, "0 for what is planned, or up to 3650"),
+        ("{days: 30}", 10**9, "0 for what is planned, or up to 3650"),
+    ],
+)
+def test_days_that_a_fixed_end_leaves_no_room_for_are_refused(tmp_path: Path, history: str, days: int, allowed: str) -> None:
+    """With the limit, as every other mistake of the configuration."""
+    file = tmp_path / "plan.yaml"
+    file.write_text(f"symbols: [AAPL]\ntimeframes: [1d]\nhistory: {history}\n")
+    with pytest.raises(ConfigError) as caught:
+        read_plan(file, days=days)
+    (problem,) = caught.value.problems
+    assert (problem.key, allowed in problem.allowed, str(days) in problem.got) == ("days", True, True)

@@ -1,10 +1,12 @@
 """Headless runs: parameters are checked first, every ending has its exit code, and nothing is left half done."""
 
+import errno
 import functools
 import os
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,8 +15,8 @@ import nbformat
 import psutil
 import pytest
 
-from tapecheck import __main__, batch, config
-from tapecheck.errors import ConfigError
+from tapecheck import __main__, batch, config, lockfiles
+from tapecheck.errors import ConfigError, OutputError
 from tapecheck.runs import Recorded
 
 PARAMETERS = """\
@@ -324,3 +326,98 @@ def test_an_interrupted_run_ends_its_kernel_and_says_so(slow_target: Path, tmp_p
     _, alive = psutil.wait_procs(kernels, timeout=10)
     assert kernels
     assert not alive
+
+
+@pytest.mark.parametrize(
+    ("words", "stream"),
+    [
+        (("--help",), "stdout"),
+        (("runs",), "stdout"),
+        (("params", "load"), "stdout"),
+        (("check", "README.md"), "stderr"),
+        (("runs",), "stderr"),
+    ],
+)
+def test_a_reader_that_has_left_ends_a_command_quietly(words: tuple[str, ...], stream: str) -> None:
+    """As `| head -1` does: no traceback, and the exit code of a process that SIGPIPE ended, if there was anything left to print."""
+    reading, writing = os.pipe()
+    os.close(reading)
+    other = "stderr" if stream == "stdout" else "stdout"
+    done = subprocess.run(
+        [sys.executable, "-m", "tapecheck", *words], cwd=config.PROJECT, timeout=60, **{stream: writing, other: subprocess.PIPE}
+    )  # type: ignore[call-overload]
+    os.close(writing)
+    assert getattr(done, other) is not None
+    assert b"Traceback" not in getattr(done, other) and b"Exception ignored" not in getattr(done, other)
+    is_wrong, is_help = words == ("check", "README.md"), words == ("--help",)  # argparse keeps what its own printing meets to itself
+    assert done.returncode == (141 if is_wrong or (stream == "stdout" and not is_help) else 0)
+
+
+def test_the_help_of_run_names_every_validation() -> None:
+    """Those that `all` means, and the comparison."""
+    said = tapecheck("run", "--help").stdout
+    assert [name for name in config.VALIDATIONS if name not in said] == []
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("run", "load", "--target", "~nobody_here/t.yaml"), ("run", "load", "--out", "~nobody_here"), ("runs", "--out", "~nobody_here/x"),
+        ("run", "load", "-p", "run", "~nobody_here/r"), ("check", "~nobody_here/t.yaml"), ("run", "load", "-f", "~nobody_here/p.yaml"),
+        ("run", "load", "-p", "out", "~nobody_here"),
+    ],
+)  # fmt: skip
+def test_a_home_of_nobody_is_a_wrong_path(words: tuple[str, ...]) -> None:
+    """Wherever a path is read, it is named with what to do."""
+    done = tapecheck(*words)
+    assert done.returncode == 4, done.stderr
+    assert "path: got ~nobody_here, a user without a home folder on this machine; allowed: a path without ~" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_sandbox_home_of_nobody_is_a_wrong_path(tmp_path: Path) -> None:
+    """It is read from the environment."""
+    done = tapecheck("sandbox", "status", env={**os.environ, "TAPECHECK_SANDBOX_HOME": "~nobody_here/s"})
+    assert (done.returncode, "~nobody_here, a user without a home folder" in done.stderr) == (4, True)
+
+
+@pytest.mark.parametrize("place", ["at once", "while papermill writes", "in the kernel"])
+def test_a_full_temporary_folder_is_said_with_what_to_do(tiny: Path, monkeypatch: pytest.MonkeyPatch, place: str) -> None:
+    """It is named, and that TMPDIR chooses another."""
+    write(tiny, "import errno, os\nraise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))", "1")
+
+    def full(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    if place == "at once":
+        monkeypatch.setattr(lockfiles.tempfile, "mkdtemp", full)
+    elif place == "while papermill writes":
+        monkeypatch.setattr(batch.papermill, "execute_notebook", full)
+    try:
+        outcome = batch.run("load", {}, tiny / "out")
+        said, code = outcome.message, outcome.exit_code
+    except OutputError as error:
+        said, code = str(error), error.exit_code
+    assert (code, "No space left on device; free some room, or set TMPDIR to another folder" in said) == (4, True)
+    assert tempfile.gettempdir() in said
+
+
+def test_what_a_killed_run_left_is_removed_by_the_next_command_and_nothing_else(tmp_path: Path) -> None:
+    """A folder whose process lives stays, as does one that is not ours."""
+    program = (
+        "import os, sys, signal\nfrom tapecheck import lockfiles\nwith lockfiles.scratch() as folder:\n"
+        "    print(folder, flush=True)\n    sys.stdin.read()\n    sys.argv[1:] and os.kill(os.getpid(), signal.SIGKILL)\n"
+    )
+    environment = {**os.environ, "TMPDIR": str(tmp_path)}
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+    (tmp_path / "tapecheck-run-of-nobody").mkdir()
+    alive, killed = (
+        subprocess.Popen([sys.executable, "-c", program, *more], env=environment, text=True, **pipes) for more in ([], ["die"])
+    )  # type: ignore[call-overload]
+    folders = [Path(process.stdout.readline().strip()) for process in (alive, killed)]
+    killed.communicate()
+    assert (killed.returncode, [folder.exists() for folder in folders]) == (-signal.SIGKILL, [True, True])
+    assert tapecheck("runs", env=environment).returncode == 0
+    assert [folder.exists() for folder in folders] == [True, False]
+    alive.communicate()
+    assert {path.name for path in tmp_path.iterdir()} == {"tapecheck-run-of-nobody"}

@@ -74,3 +74,36 @@ def test_relative_outputs_lie_below_the_project_and_absolute_ones_stay(tmp_path:
     """Where a run is written does not depend on the folder that a kernel happens to start in."""
     assert config.outputs("outputs") == config.OUTPUTS
     assert config.outputs(tmp_path) == tmp_path
+
+
+def _aliases(levels: int) -> str:
+    return "a0: &a0 [x, x, x, x, x, x, x, x, x, x]\n" + "".join(
+        f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 10)}]\n" for i in range(1, levels)
+    )
+
+
+@pytest.mark.parametrize(
+    ("text", "line", "key", "got"),
+    [
+        ("name: x\nrequests: &a {one: *a}\n", 2, "requests.one", "an alias of something that it is part of"),
+        ("a: 1\nb: &b\n  - c:\n      d: *b\n", 4, "b.0.c.d", "an alias of something that it is part of"),
+        ("&all\nx: 1\ny: *all\n", 3, "y", "an alias of something that it is part of"),
+        ("x: &x {<<: *x, a: 1}\n", 1, "x.<<", "an alias of something that it is part of"),
+        ("a: " + "[" * 60 + "]" * 60, 1, "a" + ".0" * 50, "more than 50 levels"),
+        ("[" * 5000 + "]" * 5000, None, "(file)", "more than 50 levels"),
+        (_aliases(9), None, "", "more than 100,000 values, aliases written out"),
+    ],
+    ids=["map", "list", "document", "merge", "deep", "very deep", "a billion"],
+)
+def test_a_document_without_end_is_refused_with_its_place(tmp_path: Path, text: str, line: int | None, key: str, got: str) -> None:
+    """An alias within what it names, too many levels, and aliases of aliases of aliases."""
+    (found,) = problems_of(tmp_path, text)
+    assert found.got == got
+    assert (line is None or found.line == line) and found.key.startswith(key)
+
+
+def test_an_alias_of_what_stands_elsewhere_is_fine(tmp_path: Path) -> None:
+    """As often as one likes, and merged."""
+    file = tmp_path / "x.yaml"
+    file.write_text("a: &a {x: 1}\nb: *a\nc: [*a, *a]\nd: {<<: *a, y: 2}\n")
+    assert config.read_yaml(file)[0] == {"a": {"x": 1}, "b": {"x": 1}, "c": [{"x": 1}, {"x": 1}], "d": {"x": 1, "y": 2}}

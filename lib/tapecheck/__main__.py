@@ -14,7 +14,7 @@ from typing import Any, NoReturn
 
 import yaml
 
-from tapecheck import config
+from tapecheck import config, lockfiles
 from tapecheck.errors import ConfigError, Problem, TapecheckError
 
 
@@ -26,13 +26,30 @@ class _Parser(argparse.ArgumentParser):
 
 
 def main(words: Sequence[str] | None = None) -> int:
-    """Run one command and return its exit code: 0 met, 1 missed, 2 no verdict, 3 crashed, 4 wrong configuration or usage."""
+    """Run one command and return its exit code: 0 met, 1 missed, 2 no verdict, 3 crashed, 4 wrong configuration or usage.
+
+    It is that of a process that SIGPIPE ended where nobody reads its output any more, as after `| head -1`.
+    """
+    try:
+        try:
+            return _command(words)
+        finally:
+            sys.stdout.flush()
+    except BrokenPipeError:
+        with Path(os.devnull).open("w") as nobody:  # for the interpreter, which flushes once more
+            for stream in (sys.stdout, sys.stderr):
+                os.dup2(nobody.fileno(), stream.fileno())
+        return 128 + signal.SIGPIPE
+
+
+def _command(words: Sequence[str] | None) -> int:
     arguments = _parser().parse_args(words)
     command: Callable[[argparse.Namespace], int] = arguments.command
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     if signal.getsignal(signal.SIGHUP) is signal.SIG_DFL:  # a terminal that is closed; nohup ignores it
         signal.signal(signal.SIGHUP, signal.default_int_handler)
     signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs begin with it ignored
+    lockfiles.sweep_scratch()
     try:
         return command(arguments)
     except TapecheckError as error:
@@ -41,6 +58,8 @@ def main(words: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return 3
+    except BrokenPipeError:
+        raise
     except Exception:  # exit code 1 would say that an objective was missed
         traceback.print_exc()
         return 3
@@ -92,7 +111,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _out(arguments: argparse.Namespace) -> Path:
-    return Path(arguments.out).expanduser().absolute() if arguments.out else config.OUTPUTS
+    return config.expanded(arguments.out).absolute() if arguments.out else config.OUTPUTS
 
 
 # ---- run ----

@@ -1,10 +1,10 @@
 """Runs notebooks headlessly through papermill and keeps what they leave. It measures and judges nothing itself."""
 
+import errno
 import logging
 import os
 import shutil
 import sys
-import tempfile
 import time
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
@@ -21,12 +21,13 @@ from nbconvert import HTMLExporter
 from papermill.exceptions import PapermillExecutionError
 from traitlets.config import Config
 
-from tapecheck import config, errors, progress, runs
+from tapecheck import config, errors, lockfiles, progress, runs
 from tapecheck.errors import ConfigError, OutputError, Problem
 from tapecheck.outcomes import CRASHED, Outcome
 from tapecheck.runs import Recorded
 from tapecheck.verdict import Verdict, exit_code
 
+FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
 KERNEL_LOG = "kernel.log"
 IPC_PATH_BYTES = 90  # of the folder; a socket's whole path may have 104 on macOS
 _TYPES: Mapping[str, tuple[type, ...]] = {"str": (str,), "int": (int,), "float": (int, float), "bool": (bool,)}
@@ -120,15 +121,19 @@ def run(validation: str, given: Mapping[str, Any], out: Path | None) -> Outcome:
     runs.check_writable(out or "")
     unfinished = out and out / "unfinished" / f"{validation}-{runs.new_id()}"
     started = time.monotonic()
-    with tempfile.TemporaryDirectory(prefix="tapecheck-") as scratch:
-        executed = Path(scratch) / "notebook.ipynb"
+    with lockfiles.scratch() as scratch:
+        executed = scratch / "notebook.ipynb"
         failure: str | None = None
         code, is_mistyped = CRASHED, False
         try:
-            _execute(path, executed, {**given, "out": str(out or "")}, Path(scratch), unfinished)
+            _execute(path, executed, {**given, "out": str(out or "")}, scratch, unfinished)
         except PapermillExecutionError as error:
             failure, code = _explain(error)
             is_mistyped = error.ename == ConfigError.__name__
+        except OSError as error:
+            if error.errno in FULL:
+                raise lockfiles.no_room(error) from error
+            raise
         except DeadKernelError:
             log = executed.with_name(KERNEL_LOG).read_text(encoding="utf-8", errors="replace").strip().splitlines()
             failure = "the notebook's kernel died" + (f"; its last words: {log[-1]}" if log else "")
@@ -165,7 +170,12 @@ def _execute(path: Path, executed: Path, given: Mapping[str, Any], scratch: Path
             kernel_name="python3",
             progress_bar=False,
             autosave_cell_every=0,
-            config=Config({"KernelManager": kernel, "NotebookClient": {"kernel_manager_class": _manager(scratch, unfinished)}}),
+            config=Config(
+                {
+                    "KernelManager": {**kernel, "connection_file": str(scratch / "kernel.json")},
+                    "NotebookClient": {"kernel_manager_class": _manager(scratch, unfinished)},
+                }
+            ),
         )
 
 
@@ -201,6 +211,8 @@ def _explain(error: PapermillExecutionError) -> tuple[str, int]:
     kind = getattr(errors, error.ename, None)
     if isinstance(kind, type) and issubclass(kind, errors.TapecheckError):
         return str(error.evalue), kind.exit_code
+    if error.ename == "OSError" and any(f"[Errno {number}]" in str(error.evalue) for number in FULL):
+        return str(lockfiles.no_room(OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)))), OutputError.exit_code
     return f"cell {error.exec_count} raised {error.ename}: {error.evalue}", CRASHED
 
 

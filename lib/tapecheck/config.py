@@ -20,6 +20,7 @@ MEASURED = ("load", "backfill", "rto_rpo")  # what `run all` runs
 VALIDATIONS = (*MEASURED, "compare")
 
 Location = tuple[str | int, ...]
+MOST_LEVELS, MOST_NODES = 50, 100_000  # of a YAML file, aliases written out: a page of text can say a billion
 
 
 class Model(BaseModel):
@@ -34,13 +35,29 @@ ModelT = TypeVar("ModelT", bound=Model)
 # ---- where files are ----
 
 
+def expanded(path: str | Path) -> Path:
+    """Return a path with `~` and `~user` replaced.
+
+    Raises:
+        ConfigError: there is no such user.
+    """
+    try:
+        return Path(path).expanduser()
+    except RuntimeError:
+        user = Path(path).parts[0]
+        got = f"{user}, a user without a home folder on this machine"
+        raise ConfigError(
+            [Problem(file=str(path), key="path", got=got, allowed=f"a path without ~, or ./{user} for a folder of that name")]
+        ) from None
+
+
 def find(path: str | Path) -> Path:
     """Return `path` as it stands if it exists, else the same path below the project.
 
     Raises:
         ConfigError: neither exists.
     """
-    asked = Path(path).expanduser()
+    asked = expanded(path)
     for candidate in (asked, PROJECT / asked):
         if candidate.exists():
             return candidate.resolve()
@@ -51,7 +68,7 @@ def find(path: str | Path) -> Path:
 
 def outputs(path: str | Path) -> Path:
     """Return the output folder: an absolute path as it is, a relative one below the project."""
-    return PROJECT / Path(path).expanduser()
+    return PROJECT / expanded(path)
 
 
 def shown(path: Path) -> str:
@@ -67,7 +84,7 @@ def sandbox_home() -> Path:
     """
     asked = os.environ.get("TAPECHECK_SANDBOX_HOME")
     if asked:
-        return Path(asked).expanduser().resolve()
+        return expanded(asked).resolve()
     base = Path("/var/tmp")  # noqa: S108 - the folder below it is ours, by its name and a check of its owner
     base = base if base.is_dir() else Path(tempfile.gettempdir())
     checkout = hashlib.sha256(str(PROJECT).encode()).hexdigest()[:8]
@@ -82,20 +99,48 @@ def sandbox_users(home: Path) -> Path:
 # ---- YAML with line numbers ----
 
 
-def _walk(node: yaml.Node, at: Location, lines: dict[Location, int], problems: list[tuple[Location, int]]) -> None:
-    lines[at] = node.start_mark.line + 1
-    if isinstance(node, yaml.MappingNode):
+class _Walk:
+    """Goes through a document as it would be written out without aliases, and notes where everything stands.
+
+    An alias may repeat what it names, but not within itself, and not a hundred thousand times.
+    """
+
+    def __init__(self, file: str) -> None:
+        self.file = file
+        self.lines: dict[Location, int] = {}
+        self.problems: list[Problem] = []
+        self._nodes = 0
+
+    def note(self, at: Location, line: int, got: str, allowed: str) -> None:
+        """Note a problem."""
+        self.problems.append(Problem(file=self.file, line=line, key=dotted(at), got=got, allowed=allowed))
+
+    def go(self, node: yaml.Node, at: Location = (), above: tuple[yaml.Node, ...] = (), line: int | None = None) -> None:
+        """Go through a node, whose key or item stands in a line, below the nodes that hold it."""
+        self.lines[at] = line = line or node.start_mark.line + 1
+        self._nodes += 1
+        if any(node is one for one in above):
+            self.note(at, line, "an alias of something that it is part of", "an alias of what stands elsewhere")
+        elif len(above) > MOST_LEVELS or self._nodes > MOST_NODES:
+            what = (
+                f"more than {MOST_LEVELS} levels" if len(above) > MOST_LEVELS else f"more than {MOST_NODES:,} values, aliases written out"
+            )
+            self.note(at, line, what, "a smaller document")
+            raise ConfigError(self.problems)
+        elif isinstance(node, yaml.MappingNode):
+            self._keys(node, at, (*above, node))
+        elif isinstance(node, yaml.SequenceNode):
+            for i, value in enumerate(node.value):
+                self.go(value, (*at, i), (*above, node))
+
+    def _keys(self, node: yaml.MappingNode, at: Location, above: tuple[yaml.Node, ...]) -> None:
         seen: set[str] = set()
         for key, value in node.value:
-            here = (*at, str(key.value))
-            if key.value in seen:
-                problems.append((here, key.start_mark.line + 1))
-            seen.add(key.value)
-            _walk(value, here, lines, problems)
-            lines[here] = key.start_mark.line + 1
-    elif isinstance(node, yaml.SequenceNode):
-        for i, value in enumerate(node.value):
-            _walk(value, (*at, i), lines, problems)
+            here, line = (*at, str(key.value)), key.start_mark.line + 1
+            if str(key.value) in seen:
+                self.note(here, line, "the key twice", "each key once")
+            seen.add(str(key.value))
+            self.go(value, here, above, line)
 
 
 def read_yaml(path: Path) -> tuple[Any, dict[Location, int]]:
@@ -105,27 +150,26 @@ def read_yaml(path: Path) -> tuple[Any, dict[Location, int]]:
         Its data, and the line of every key in it.
 
     Raises:
-        ConfigError: it cannot be read, is not YAML, or says a key twice.
+        ConfigError: it cannot be read, is not YAML, says a key twice, is nested too deeply, or has an alias within what it names.
     """
+    walk = _Walk(str(path))
     try:
         text = path.read_text(encoding="utf-8")
         node = yaml.compose(text, Loader=yaml.SafeLoader)
-        data = yaml.safe_load(text)
+        if node is not None:
+            walk.go(node)
+        if walk.problems:
+            raise ConfigError(walk.problems)
+        return yaml.safe_load(text), walk.lines
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         what = getattr(error, "problem", None) or str(error)
         raise ConfigError([Problem(file=str(path), line=mark.line + 1 if mark else None, key="(file)", got=what, allowed="YAML")]) from None
-    except (OSError, ValueError, RecursionError) as error:
+    except RecursionError:
+        got = f"more than {MOST_LEVELS} levels"
+        raise ConfigError([Problem(file=str(path), key="(file)", got=got, allowed="a smaller document")]) from None
+    except (OSError, ValueError) as error:
         raise ConfigError([Problem(file=str(path), key="(file)", got=str(error), allowed="a readable YAML file")]) from None
-    lines: dict[Location, int] = {}
-    twice: list[tuple[Location, int]] = []
-    if node is not None:
-        _walk(node, (), lines, twice)
-    if twice:
-        raise ConfigError(
-            [Problem(file=str(path), line=line, key=dotted(at), got="the key twice", allowed="each key once") for at, line in twice]
-        )
-    return data, lines
 
 
 def dotted(at: Location) -> str:

@@ -4,13 +4,20 @@ import fcntl
 import json
 import os
 import secrets
+import shutil
 import stat
 import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
+from tapecheck.errors import OutputError
+
 SUFFIX = ".lock"
+SCRATCH = "tapecheck-run-"
 COMMAND_CHARACTERS = 120
 
 
@@ -106,3 +113,45 @@ def _holder(file: Path) -> Holder | None:
         return Holder(file=file, is_there=is_there, pid=said["pid"], since=since, purpose=said["purpose"])
     except (FileNotFoundError, ValueError, KeyError, TypeError):
         return None  # removed meanwhile, or none of ours
+
+
+@contextmanager
+def scratch() -> Iterator[Path]:
+    """Yield a temporary folder that is removed afterwards; if this process is killed, by the next command.
+
+    Raises:
+        OutputError: the temporary folder cannot be written, or is full.
+    """
+    folder: Path | None = None
+    try:
+        folder = Path(tempfile.mkdtemp(prefix=SCRATCH))
+        file = hold(folder)
+    except OSError as error:
+        if folder is not None:
+            shutil.rmtree(folder, ignore_errors=True)
+        raise no_room(error) from error
+    try:
+        yield folder
+    finally:
+        release(file)
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def no_room(error: OSError) -> OutputError:
+    """Return what an error of the operating system means for temporary files, and what to do."""
+    where = f"{tempfile.gettempdir()} (TMPDIR)" if tempfile.tempdir else "no temporary folder"
+    return OutputError(
+        f"temporary files cannot be written: {where}: {error.strerror or error}; free some room, or set TMPDIR to another folder"
+    )
+
+
+def sweep_scratch() -> None:
+    """Remove the temporary folders of processes that were killed, and of no other."""
+    try:
+        left = list(Path(tempfile.gettempdir()).glob(f"{SCRATCH}*"))
+    except OSError:
+        return
+    for folder in left:
+        found = holders(folder)
+        if found and not any(one.is_there for one in found):
+            shutil.rmtree(folder, ignore_errors=True)

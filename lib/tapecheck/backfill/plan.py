@@ -4,7 +4,7 @@ import datetime as dt
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import AfterValidator, BeforeValidator, Field, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, ValidationError, model_validator
 
 from tapecheck import profiles
 from tapecheck.backfill.bars import TIMEFRAMES
@@ -80,7 +80,7 @@ class History(Model):
     def bounds(self) -> tuple[dt.date, dt.date]:
         """Return the first day, and the day after the last."""
         last = self.end or today()
-        return self.start or last - dt.timedelta(days=self.days or 0), last
+        return self.start or last - dt.timedelta(days=min(self.days or 0, (last - dt.date.min).days)), last
 
     def range(self, symbol: str) -> tuple[dt.datetime, dt.datetime]:
         """Return the first and last moment of the history, by the days of the symbol's market, so that no bar of any length is cut."""
@@ -186,8 +186,12 @@ def read_plan(path: str | Path, *, profile: str = "full", symbols: str = "all", 
         kept[key] = tuple(name for name in known if name in names)
     if not 0 <= days <= MAX_DAYS:
         problems.append(Problem(file="parameters", key="days", got=str(days), allowed=f"0 for what is planned, or up to {MAX_DAYS}"))
+    elif days:
+        try:
+            kept["history"] = History(days=days, end=plan.history.end)
+        except ValidationError as error:
+            allowed = error.errors()[0]["msg"].removeprefix("Value error, ")
+            problems.append(Problem(file="parameters", key="days", got=f"{days} before {plan.history.bounds()[1]}", allowed=allowed))
     if problems:
         raise ConfigError(problems)
-    if days:
-        kept["history"] = History(days=days, end=plan.history.end)
     return plan.model_copy(update=kept)

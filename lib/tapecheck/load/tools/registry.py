@@ -30,7 +30,7 @@ def knows(path: Path) -> bool:
 
 def named(path: str | Path) -> Path | None:
     """Return the file of another tool, known or not, that a path names; None where it names a run, by its folder or its result."""
-    file = next((one for one in (Path(path).expanduser(), config.PROJECT / path) if one.is_file()), None)
+    file = next((one for one in (config.expanded(path), config.PROJECT / path) if one.is_file()), None)
     return None if file is None or (file.name == runs.RESULT and not knows(file)) else file
 
 
