@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from orphans import orphan, orphans
 
 from tapecheck import resources
-from tapecheck.resources import Watch, is_command, locate
+from tapecheck.resources import MACHINE, OTHERS, Watch, is_command, locate
 from tapecheck.target_file import ProcessSelector
 
 BUSY = "import time; end = time.monotonic() + 20\nwhile time.monotonic() < end: pass"
@@ -42,7 +42,45 @@ def test_a_busy_process_reads_what_the_system_says_it_used() -> None:
     used = frame.groupby("process", observed=True).cpu_ratio.mean()
     assert used["a"] == pytest.approx(gained, rel=0.3)
     assert used["b"] == pytest.approx(gained, rel=0.3)
-    assert (frame.rss_mb > 1).all()
+    assert (frame[frame.process.isin(["a", "b"])].rss_mb > 1).all()
+
+
+def test_what_else_keeps_the_machine_busy_is_told_apart() -> None:
+    """The same busy loop counts for the others as long as it is neither watched nor our child, and for the machine in any case."""
+    program, wait = sys.executable, "import signal; signal.pause()"
+    with orphan(program, "-c", "while True: pass") as busy, orphan(program, "-c", wait) as idle:
+        used = {}
+        for name, process in (("idle", idle), ("busy", busy)):
+            with Watch({name: ProcessSelector(pid=process.process.pid)}, period_s=0.1) as watch:
+                began_s, before = time.monotonic(), busy.process.cpu_times()
+                time.sleep(1.5)
+                after, wall_s = busy.process.cpu_times(), time.monotonic() - began_s
+            gained = (after.user + after.system - before.user - before.system) / wall_s
+            means = watch.table().to_pandas().groupby("process", observed=True).cpu_ratio.mean()
+            used[name] = (gained, means[OTHERS], means[MACHINE])
+    gained, others, machine = used["idle"]
+    assert others > 0.6 * gained, "whatever else runs comes on top"
+    assert machine >= others
+    gained, others, machine = used["busy"]
+    assert others < machine - 0.6 * gained, "it is watched, so it is none of the others"
+
+
+def test_how_busy_the_others_are_is_unknown_where_the_target_is_not_seen(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without a name, with one that stands for nothing, or where the system does not tell: no figure, and never 0."""
+    own = ProcessSelector(pid=os.getppid())
+    monkeypatch.setattr("tapecheck.resources.locate", lambda selector: [psutil.Process(os.getppid())] if selector is own else [])
+    for selectors in ({}, {"gone": ProcessSelector(command="no-such-command-7f3a")}, {"a": own, "gone": ProcessSelector(pid=1)}):
+        with Watch(selectors, period_s=0.02) as watch:
+            time.sleep(0.2)
+        assert not {OTHERS, MACHINE} & set(watch.table().column("process").to_pylist())
+
+    def untold(percpu: bool) -> None:
+        raise NotImplementedError
+
+    monkeypatch.setattr(psutil, "cpu_times", untold)
+    with Watch({"a": own}, period_s=0.02) as watch:
+        time.sleep(0.2)
+    assert set(watch.table().column("process").to_pylist()) == {"a"}
 
 
 def test_a_process_that_is_not_there_leaves_no_rows() -> None:

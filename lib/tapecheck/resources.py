@@ -1,6 +1,8 @@
 """Watches CPU and memory of local processes while something is measured, on the clock of the samples."""
 
 import contextlib
+import math
+import os
 import re
 import threading
 import time
@@ -22,6 +24,7 @@ SCHEMA = pa.schema(
         pa.field("processes", pa.int32(), metadata={"unit": "number of processes summed"}),
     ]
 )
+OTHERS, MACHINE = "(others)", "(machine)"  # rows beside the named ones: busy cores of neither them nor us, and of all together
 LOOK_AGAIN_NS = 5_000_000_000  # between two searches for a process that is not there: each looks at every process
 SHOWN = 200  # characters of a command line in a message
 SPARED: set[psutil.Process] = set()  # what `locate` never returns beside this process and its kin
@@ -125,7 +128,10 @@ def _parents(process: psutil.Process) -> list[psutil.Process]:
 
 
 class Watch:
-    """Samples the named processes and their children every `period_s` in a thread, as a context manager."""
+    """Samples the named processes and their children every `period_s` in a thread, as a context manager.
+
+    Where each of the names is seen, rows of `OTHERS` and of `MACHINE` tell how busy everything else kept this machine.
+    """
 
     def __init__(self, selectors: Mapping[str, ProcessSelector], period_s: float = 0.2) -> None:
         self._roots = {name: locate(selector) for name, selector in selectors.items()}
@@ -135,6 +141,7 @@ class Watch:
         self._began_at = time.time()  # psutil tells when a process began by the wall clock
         self._looked_ns: dict[str, int] = {}
         self._rows: list[tuple[int, str, float, float, int]] = []
+        self._machine_s: float | None = None
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._loop, name="resources", daemon=True)
 
@@ -166,13 +173,28 @@ class Watch:
             last_ns = now_ns
 
     def _sample(self, elapsed_ns: int) -> None:
+        known: set[psutil.Process] = set()
         for name, roots in self._roots.items():
             if not any(p.is_running() for p in roots) and time.monotonic_ns() - self._looked_ns.get(name, 0) > LOOK_AGAIN_NS:
                 self._roots[name] = roots = locate(self._selectors[name])
                 self._looked_ns[name] = time.monotonic_ns()
-            cpu_s, rss_bytes, count = self._sum(name, (tree for root in roots for tree in _tree(root)))
+            trees = [one for root in roots for one in _tree(root)]
+            known.update(trees)
+            cpu_s, rss_bytes, count = self._sum(name, trees)
             if count and elapsed_ns:
                 self._rows.append((time.monotonic_ns(), name, cpu_s / (elapsed_ns / 1e9), rss_bytes / 1e6, count))
+
+        self._sample_others(known, elapsed_ns)
+
+    def _sample_others(self, watched: set[psutil.Process], elapsed_ns: int) -> None:
+        """Note what the machine did beside the watched processes, this one and its children; nothing where one of them is not seen."""
+        known_s, _, _ = self._sum(OTHERS, watched.union(_tree(psutil.Process())))
+        now_s, before_s = _busy_s(), self._machine_s
+        self._machine_s = now_s
+        if not elapsed_ns or now_s is None or before_s is None or not self._roots or not all(self._roots.values()):
+            return
+        for name, used_s in ((OTHERS, now_s - before_s - known_s), (MACHINE, now_s - before_s)):
+            self._rows.append((time.monotonic_ns(), name, used_s / (elapsed_ns / 1e9), math.nan, 0))
 
     def _sum(self, name: str, processes: Iterable[psutil.Process]) -> tuple[float, int, int]:
         used_s, rss_bytes, count = 0.0, 0, 0
@@ -188,6 +210,17 @@ class Watch:
             self._cpu_s[key] = total_s
             rss_bytes, count = rss_bytes + memory.rss, count + 1
         return used_s, rss_bytes, count
+
+
+def _busy_s() -> float | None:
+    """Return the CPU time that was spent on the cores that this process may use, by whomever; None where the system does not tell."""
+    try:
+        cores = psutil.cpu_times(percpu=True)
+        allowed = [cores[i] for i in os.sched_getaffinity(0)] if hasattr(os, "sched_getaffinity") else cores
+    except (OSError, RuntimeError, NotImplementedError, IndexError):
+        return None
+    idle = ("idle", "iowait", "guest", "guest_nice")  # a guest's time is in its host's
+    return math.fsum(value for core in allowed for name, value in core._asdict().items() if name not in idle)
 
 
 def _tree(root: psutil.Process) -> list[psutil.Process]:

@@ -28,6 +28,7 @@ from tapecheck.load.analysis import ScenarioSummary
 from tapecheck.load.capacity import CapacityResult
 from tapecheck.load.recording import Recording
 from tapecheck.load.rows import Rows
+from tapecheck.resources import MACHINE, OTHERS
 from tapecheck.verdict import Objective, Verdict
 
 Summary = Mapping[str, ScenarioSummary]
@@ -101,6 +102,7 @@ def load_throughput(*, recording: Recording, summary: Summary, capacity: Capacit
 def load_resources(*, recording: Recording, summary: Summary, capacity: CapacityResult | None) -> Chart:
     """Draw CPU and memory of the watched processes on the clock of the requests."""
     frame = recording.resources.to_pandas()
+    frame = frame[frame.process != MACHINE]
     if frame.empty:
         why = "the target file names no local process, or none could be seen"
         return empty("CPU and memory of the target", why, recording.context, recording.samples.num_rows)
@@ -110,7 +112,7 @@ def load_resources(*, recording: Recording, summary: Summary, capacity: Capacity
         for i, (name, part) in enumerate(frame.groupby("process", observed=True)):
             seconds = (part.time_ns - start) / 1e9
             look: dict[str, Any] = {"color": PALETTE[i % len(PALETTE)], "linestyle": LINES[i % len(LINES)], "linewidth": 1.8}
-            ax.plot(seconds, part.cpu_ratio, label=str(name), **look)
+            ax.plot(seconds, part.cpu_ratio, label="other processes" if name == OTHERS else str(name), **look)
             below.plot(seconds, part.rss_mb, **look)
         ax.set_ylabel("CPU (busy cores)")
         below.set_ylabel("resident memory (MB)")

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 import pyarrow as pa
 
-from tapecheck import stats
+from tapecheck import resources, stats
 from tapecheck.load import rows, selfcheck, testimony
 from tapecheck.load.recording import Context, GeneratorStats, Recording
 from tapecheck.load.rows import Mask, Numbers, Rows
@@ -48,6 +48,7 @@ class ScenarioSummary:
     The warm-up counts only in `connections_opened`, which is None when another tool measured. `dispatch_lag_ms` is how late
     requests were sent though a connection was free; the intervals of response times reach down by it, since it may be part of
     them. `generator_share` names each response time of which more than `DOUBT_SHARE` may be that lag, with the share.
+    `machine_busy_cores` is of everything that ran meanwhile, `others_busy_cores` of what is neither watched nor this workbook's.
     """
 
     executor: str
@@ -68,6 +69,8 @@ class ScenarioSummary:
     generator: GeneratorStats
     invalid: str | None
     resources: dict[str, ProcessUse]
+    machine_busy_cores: float | None = None
+    others_busy_cores: float | None = None
     dispatch_lag_ms: Distribution | None = None
     generator_share: dict[str, float] = field(default_factory=dict)
 
@@ -146,6 +149,8 @@ def _scenario(recording: Recording, name: str, executor: str, generator: Generat
     ratio, ratio_low = _success(n, errors, generator.content_checked, _worth(part, batches) if failed else n)
     duration_s, response = _duration_s(part), stats.distribution(part.response_ms(), batches)
     lag = None if recording.context.tool else stats.distribution(part.dispatch_lag_ms())
+    used = _resources(recording.resources, part)
+    others, machine = used.pop(resources.OTHERS, None), used.pop(resources.MACHINE, None)
     return ScenarioSummary(
         executor=executor,
         requests=n,
@@ -166,7 +171,9 @@ def _scenario(recording: Recording, name: str, executor: str, generator: Generat
         by=_by(part, batches, lag),
         generator=generator,
         invalid=selfcheck.invalid(generator, limits, duration_s=duration_s, local=errors.get("local", 0)),
-        resources=_resources(recording.resources, part),
+        resources=used,
+        machine_busy_cores=machine.cpu_ratio if machine else None,
+        others_busy_cores=max(0.0, others.cpu_ratio) if others else None,
     )
 
 

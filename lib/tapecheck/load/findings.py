@@ -13,6 +13,8 @@ SERVER_SHARE = 0.2  # of the service time: below it the handler is not where the
 SLOW_MS = 5.0  # of a wait or of the median service time: below it nobody waits
 QUEUE_RATIO = 3.0  # median service time over median server time
 WAIT_SHARE = 0.5  # of the mean response time spent before the request was sent
+NEIGHBOUR_CORES = 0.25  # busy with what is neither the target's nor ours: from there on it is said
+FULL_SHARE = 0.9  # of all cores: beyond it nobody gets what he could use
 IDLE_CORE = 0.25  # of one core: below it a process is not what everything waits for
 FASTEST_SHARE = 0.5  # of the median service time: what even the fastest request takes when the way is long, and not the line
 SPREAD_RATIO = 3.0  # p95 over mean: the variance warning
@@ -117,6 +119,21 @@ def _cpu(name: str, scenario: ScenarioSummary, cores: int) -> Iterator[Finding]:
             )
 
 
+def _neighbours(name: str, scenario: ScenarioSummary, cores: int) -> Iterator[Finding]:
+    others, machine = scenario.others_busy_cores, scenario.machine_busy_cores
+    if others is None or machine is None or others < NEIGHBOUR_CORES:
+        return
+    busiest = max(scenario.resources.items(), key=lambda item: item[1].cpu_ratio, default=None)
+    is_full = machine >= FULL_SHARE * cores
+    rest = f"; {busiest[0]} had {busiest[1].cpu_ratio:.2g} of what was left" if is_full and busiest else ""
+    yield Finding(
+        name="machine_full" if is_full else "neighbours",
+        finding=f"{name}: other processes kept {others:.2g} of {cores} cores busy{rest}",
+        evidence={"others_busy_cores": others, "machine_busy_cores": machine, "cores": cores},
+        action="measure again without them: times are higher and the rate lower than this target would have alone",
+    )
+
+
 def _connections(name: str, scenario: ScenarioSummary, cores: int) -> Iterator[Finding]:
     response, service = scenario.response_time_ms, scenario.service_time_ms
     if response and service and (wait_ms := response.mean - service.mean) > max(WAIT_SHARE * response.mean, SLOW_MS):
@@ -186,5 +203,15 @@ def _slow_value(name: str, scenario: ScenarioSummary, cores: int) -> Iterator[Fi
             )
 
 
-RULES: tuple[Rule, ...] = (_generator, _late, _errors, _database, _cpu, _connections, _queue, _spread, _slow_value)
-LIMITING = ("generator", "target_errors", "database", "target_single_threaded", "target_cpu", "connection_limit", "network", "queue")
+RULES: tuple[Rule, ...] = (_generator, _late, _errors, _database, _cpu, _neighbours, _connections, _queue, _spread, _slow_value)
+LIMITING = (
+    "generator",
+    "target_errors",
+    "database",
+    "target_single_threaded",
+    "target_cpu",
+    "machine_full",
+    "connection_limit",
+    "network",
+    "queue",
+)

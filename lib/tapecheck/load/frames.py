@@ -50,6 +50,7 @@ def _scenario(s: ScenarioSummary) -> dict[str, str]:
     rows["sent late by the generator, p99 (ms)"] = interval(s.dispatch_lag_ms.p99) if s.dispatch_lag_ms else ""
     rows["generator CPU (of a core)"] = "" if s.generator.cpu_ratio is None else f"{s.generator.cpu_ratio:.0%}"
     rows["generator lag p99 (ms)"] = number(s.generator.lag_p99_ms)
+    rows["cores busy with other processes"] = "" if s.others_busy_cores is None else f"{s.others_busy_cores:.2f}"
     rows["answers whose content was checked"] = f"{s.generator.content_checked:,}"
     if s.generator.unsolicited:
         rows["connections on which the target spoke unasked"] = f"{s.generator.unsolicited:,}"

@@ -25,6 +25,7 @@ from tapecheck.runs import Picture, Recorded
 from tapecheck.target_file import Target
 from tapecheck.verdict import Check, Objective, parse_all
 
+BESIDE = ("generator_late", "neighbours", "machine_full")  # findings that every reader of the verdict has to know, the first of each
 FAILURES_AT_ONCE = 10_000  # as Python objects: a target that refuses everything can fail millions
 
 __all__ = ["LoadResult", "Settings", "find_capacity", "judge", "objectives", "read", "read_plan", "record", "run", "settings", "summarize"]
@@ -140,9 +141,9 @@ def headline(recording: Recording, checks: list[Check], found: list[Finding], ca
 def _said(recording: Recording, found: list[Finding], capacity: CapacityResult | None) -> str:
     limit, tool = findings.bottleneck(found), recording.context.measured_by
     open_ended = [f"Measured by {tool}: coordinated omission cannot be excluded."] if tool else []
-    late = [f"{one.finding[0].upper()}{one.finding[1:]}." for one in found if one.name == "generator_late"][:1]
+    beside = {one.name: f"{one.finding[0].upper()}{one.finding[1:]}." for one in reversed(found) if one.name in BESIDE and one != limit}
     carries = [f"Capacity: {capacity.knee_note}."] if capacity else []
-    return " ".join([*open_ended, *([f"What limits it: {limit.finding}."] if limit else []), *late, *carries])
+    return " ".join([*open_ended, *([f"What limits it: {limit.finding}."] if limit else []), *beside.values(), *carries])
 
 
 def record(
