@@ -200,3 +200,19 @@ def test_thousands_of_spans_are_replayed_soon() -> None:
     begun_s = time.process_time()
     assert wall_s(found) > 0
     assert time.process_time() - begun_s < 10
+
+
+@pytest.mark.parametrize(
+    "plan",
+    [{}, {"concurrency": {"jobs": 3, "requests": 2}}, {"source": {"requests_per_minute": 300}}, {"derive": True}, {"timeframes": ["1d"]}],
+    ids=str,
+)
+def test_every_prediction_has_a_name_that_a_plan_may_ask_for(plan: dict[str, object]) -> None:
+    """What is predicted of a run is known from its plan before it runs."""
+    job = f"AAPL {'1d' if 'timeframes' in plan else '5m'}"
+    stages = [span(stage, i, i + 1, job=job, rows=1) for i, stage in enumerate(("fetch", "decode", "features", "insert"))]
+    found = recording(stages, **plan)
+    predicted = [one.change for one in predict_all(found, 4)]
+    assert len(predicted) > 8
+    assert set(predicted) <= set(whatif.names(found.context.plan))
+    assert any("rate limit" in name for name in whatif.names(found.context.plan)) == ("source" in plan)

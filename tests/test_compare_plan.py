@@ -45,6 +45,10 @@ MISTAKES = [
     ("insert: row_by_row,", "insert: slowly,", "proofs.bulk_copy.baseline.insert", "'copy', 'executemany' or 'row_by_row'"),
     ("scenario: steady_state ", "scenario: steady ", "proofs.query_cache.scenario", "one of cached_symbol"),
     ("fix: {request: features}", "fix: {asks: features}", "proofs.query_cache.fix.asks", "one of"),
+    ("what_if: insert at no cost", "what_if: insert for nothing", "proofs.bulk_copy.what_if", "insert twice as fast, insert at no cost"),
+    ("what_if: 2 jobs and 2 requests", "what_if: 4 jobs and 4 requests", "proofs.concurrency.what_if", "2 jobs and 2 requests at a time"),
+    ("what_if: insert at no cost", "what_if: no rate limit", "proofs.bulk_copy.what_if", "available for this baseline: as recorded, fetch"),
+    ("answers: [bottleneck_insert,", "answers: [bottleneck_inserts,", "proofs.bulk_copy.answers", "bottleneck_wait, bottleneck_fetch"),
     ("what_if: insert at no cost", "whatif: insert at no cost", "proofs.bulk_copy.whatif", "one of validation"),
     ("profile: small ", "profile: tiny ", "profile", "one of full, small"),
     ("load: [mean_ms,", "load: [mean_s,", "recorded", "unknown: mean_s"),
@@ -61,6 +65,23 @@ def test_a_planted_mistake_is_found(tmp_path: Path, right: str, wrong: str, key:
     first = raised.value.problems[0]
     assert first.key == key
     assert allowed in first.allowed
+
+
+def test_every_unknown_name_of_a_plan_is_listed_with_its_line(tmp_path: Path) -> None:
+    """Both keys of each proof, all at once."""
+    text = PLAN.replace("answers: [bottleneck_insert,", "answers: [nothing, anything,").replace(
+        "what_if: timeframes derived", "what_if: magic"
+    )
+    (tmp_path / "compare.yaml").write_text(text.replace("what_if: insert at no cost", "what_if: luck"))
+    with pytest.raises(ConfigError) as raised:
+        read_plan(tmp_path / "compare.yaml")
+    found = {one.key.removeprefix("proofs."): one.got for one in raised.value.problems}
+    assert found == {
+        "bulk_copy.what_if": "luck",
+        "bulk_copy.answers": "nothing, anything",
+        "derived_timeframes.what_if": "magic",
+    }
+    assert all(one.line for one in raised.value.problems)
 
 
 def test_a_mistake_in_a_variant_has_its_line(tmp_path: Path) -> None:

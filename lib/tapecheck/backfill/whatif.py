@@ -13,12 +13,15 @@ from dataclasses import dataclass, replace
 
 from tapecheck.backfill.aggregate import BASE
 from tapecheck.backfill.bucket import TokenBucket
+from tapecheck.backfill.plan import BackfillPlan
 from tapecheck.backfill.recording import Recording
 from tapecheck.backfill.replay import Flag, Machine, Process, Slots
 from tapecheck.backfill.schedule import JobSteps, PageSteps, Schedule, Step, schedule_of
 
 WORTH_ASKING = 0.02  # of busy time: what would happen without a stage below it is not asked
 AS_RECORDED = "as recorded"
+ASKED = ("fetch", "decode", "features", "insert")  # stages that may be faster
+ONE_AT_A_TIME, DERIVED, RATES = "one job and request at a time", "timeframes derived", ("twice the rate limit", "no rate limit")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,23 +55,35 @@ def changes(schedule: Schedule, *, derived: bool) -> dict[str, Schedule]:
     """Return the usual changes by name."""
     steps = [step for group in schedule.groups for step in _steps(group)]
     total_s = sum(step.work_s for step in steps) or 1.0
-    stages = [
-        stage
-        for stage in ("fetch", "decode", "features", "insert")
-        if sum(step.work_s for step in steps if step.stage == stage) > WORTH_ASKING * total_s
-    ]
+    stages = [stage for stage in ASKED if sum(step.work_s for step in steps if step.stage == stage) > WORTH_ASKING * total_s]
     found = {f"{stage} twice as fast": faster(schedule, stage, 0.5) for stage in stages}
     found |= {f"{stage} at no cost": faster(schedule, stage, 0.0) for stage in stages}
-    found["one job and request at a time"] = replace(schedule, workers=1, requests=1)
-    found[f"{schedule.workers * 2} jobs and {schedule.requests * 2} requests at a time"] = replace(
-        schedule, workers=schedule.workers * 2, requests=schedule.requests * 2
-    )
+    found[ONE_AT_A_TIME] = replace(schedule, workers=1, requests=1)
+    workers, requests = schedule.workers * 2, schedule.requests * 2
+    found[_at_a_time(workers, requests)] = replace(schedule, workers=workers, requests=requests)
     if schedule.rate_per_s:
-        found["twice the rate limit"] = replace(schedule, rate_per_s=2 * schedule.rate_per_s)
-        found["no rate limit"] = replace(schedule, rate_per_s=None)
+        found[RATES[0]] = replace(schedule, rate_per_s=2 * schedule.rate_per_s)
+        found[RATES[1]] = replace(schedule, rate_per_s=None)
     if not derived and (one_series := derive(schedule)):
-        found["timeframes derived"] = one_series
+        found[DERIVED] = one_series
     return found
+
+
+def names(plan: BackfillPlan) -> tuple[str, ...]:
+    """Return every change that may be predicted of a run of a plan; of a cluster, whose workers nobody knows yet, as of one of them."""
+    processes = plan.workers if isinstance(plan.workers, int) else 1
+    return (
+        AS_RECORDED,
+        *(f"{stage} {how}" for stage in ASKED for how in ("twice as fast", "at no cost")),
+        ONE_AT_A_TIME,
+        _at_a_time(plan.concurrency.jobs * processes * 2, plan.concurrency.requests * processes * 2),
+        *(RATES if plan.source.rate_per_s else ()),
+        *(() if plan.derive or BASE not in plan.timeframes else (DERIVED,)),
+    )
+
+
+def _at_a_time(jobs: int, requests: int) -> str:
+    return f"{jobs} jobs and {requests} requests at a time"
 
 
 def faster(schedule: Schedule, stage: str, factor: float) -> Schedule:

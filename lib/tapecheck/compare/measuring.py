@@ -7,7 +7,7 @@ from tapecheck.backfill import validation as backfill
 from tapecheck.backfill.analysis import BackfillSummary
 from tapecheck.backfill.plan import BackfillPlan
 from tapecheck.compare import answers, machine
-from tapecheck.compare.metrics import COUNTERS, LATENCIES, MACHINE
+from tapecheck.compare.metrics import COUNTERS, LATENCIES, MACHINE, WHERE
 from tapecheck.compare.parts import Part
 from tapecheck.compare.recording import Baseline
 from tapecheck.compare.spectra import Times
@@ -20,8 +20,6 @@ from tapecheck.load.requests import prepare_all
 from tapecheck.stats import Distribution
 from tapecheck.target_file import Target
 from tapecheck.targets import at_distance, open_target
-
-WHERE = ("bottleneck_", "leading_")  # findings of where the time goes
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -7,6 +7,7 @@ Better = Literal["lower", "higher"]
 Validation = Literal["backfill", "load", "rto_rpo"]
 STAGE_METRICS = ("wait_s", "fetch_s", "decode_s", "features_s", "insert_s", "other_s")  # busy time of the backfill's stages
 LATENCIES = ("mean_ms", "p50_ms", "p90_ms", "p95_ms", "p99_ms")
+WHERE = ("bottleneck_", "leading_")  # findings of a backfill about where its time goes, each with a stage
 ANSWERS = "answers"  # of a load run: by status and size, see there; they differ where only one side compresses
 MACHINE = "machine_s"  # a fixed piece of work just before each run: no change of a plan can touch it
 

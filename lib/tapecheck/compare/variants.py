@@ -1,11 +1,14 @@
 """Makes of a proof the two plans that are measured: the validation's own plan with the changes of each variant. It measures nothing."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
 from tapecheck import config, profiles
+from tapecheck.backfill import whatif
 from tapecheck.backfill.plan import BackfillPlan
+from tapecheck.backfill.spans import STAGES
+from tapecheck.compare.metrics import WHERE
 from tapecheck.compare.plan import ComparePlan, Proof
 from tapecheck.errors import ConfigError, Problem
 from tapecheck.load.plan import LoadPlan
@@ -49,10 +52,25 @@ def variants(name: str, proof: Proof, *, file: str | None = None) -> dict[Side, 
         BEFORE: _made(proof, before, file, f"proofs.{name}.baseline"),
         AFTER: _made(proof, after, file, f"proofs.{name}.fix"),
     }
+    if unknown := list(_unknown_names(name, proof, plans[BEFORE], file)):
+        raise ConfigError(unknown)
     targets = {BEFORE: None, AFTER: proof.after_target}
     return {
         side: Variant(proof=name, side=side, plan=plan, target=targets[side], distance_ms=proof.distance_ms) for side, plan in plans.items()
     }
+
+
+def _unknown_names(name: str, proof: Proof, plan: BackfillPlan | LoadPlan, file: str | None) -> Iterator[Problem]:
+    """Yield each prediction and finding that no run of the baseline can have."""
+    if not isinstance(plan, BackfillPlan):
+        return
+    known = {"what_if": whatif.names(plan), "answers": tuple(f"{kind}{stage}" for kind in WHERE for stage in STAGES)}
+    for key, given in (("what_if", (proof.what_if,) if proof.what_if else ()), ("answers", proof.answers)):
+        if unknown := [one for one in given if one not in known[key]]:
+            place = f"proofs.{name}.{key}"
+            line = config.lines_by_key(file).get(place) if file else None
+            available = f"available for this baseline: {', '.join(known[key])}"
+            yield Problem(file=file or "plan", key=place, got=", ".join(unknown), allowed=available, line=line)
 
 
 def check(plan: ComparePlan, *, file: str) -> None:
