@@ -92,6 +92,12 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
         session.exitstatus = pytest.ExitCode.TESTS_FAILED
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _measured_alone(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Whatever else measures on this machine, other workers of these tests included, is no part of their results."""
+    os.environ["TAPECHECK_MEASUREMENTS"] = str(tmp_path_factory.mktemp("measurements"))
+
+
 @pytest.fixture(scope="session")
 def sandbox() -> Iterator[SandboxState]:
     """The sandbox of this run of tests, with six symbols and 30 days; its own lock lets one worker start it and others find it."""

@@ -1,5 +1,6 @@
 """Who uses the sandbox, and that the last of them stops it: real processes that open it, end, and are killed."""
 
+import dataclasses
 import json
 import os
 import shutil
@@ -7,17 +8,34 @@ import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import ClassVar
 
+import backfills
 import psutil
 import pytest
+import samples
 
 from tapecheck import lockfiles, targets
+from tapecheck.backfill import validation as backfill
+from tapecheck.backfill.recording import FAILED, Job
 from tapecheck.errors import SandboxError
+from tapecheck.load import sending
+from tapecheck.load import validation as load
+from tapecheck.load.plan import LoadPlan
+from tapecheck.recovery import drill, experiment
+from tapecheck.recovery.ground import ground
+from tapecheck.recovery.keeper import Keeper
+from tapecheck.recovery.policy import Prober as Schedule
+from tapecheck.recovery.recording import INVALID
 from tapecheck.sandbox import reaper, supervision
 from tapecheck.sandbox.profile import Home, Profile
+from tapecheck.target_file import RequestTemplate
+from tapecheck.validation import STOPPED
+from tapecheck.verdict import Verdict
 
 PATIENCE_S = 60
 USER = """
@@ -53,6 +71,9 @@ def home(filled: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Home]:
         user.kill()
         user.communicate()
     User.alive.clear()
+    if targets._use is not None:
+        lockfiles.release(targets._use)
+        targets._use = None
     supervision.down(force=True)
     for process in reapers(Home()):
         process.wait(PATIENCE_S)
@@ -153,6 +174,89 @@ def test_a_killed_start_leaves_nothing(home: Home) -> None:
     for process in reapers(home):
         process.wait(PATIENCE_S)
     assert supervision.status() is None and not home.socket.exists()
+
+
+PLAN = LoadPlan.model_validate(
+    {
+        "scenarios": {
+            "before": {"executor": "burst", "concurrency": 2, "rounds": 5, "request": "prices", "parameters": {"symbol": ["SPY"]}},
+            "meanwhile": {
+                "executor": "constant_rate",
+                "rate_rps": 20,
+                "duration_s": 6,
+                "request": "prices",
+                "parameters": {"symbol": ["SPY"]},
+            },
+        },
+        "objectives": ["success_ratio > 0.5"],
+        "generator": {"lag_p99_ms": 2000, "dispatch_lag_p99_ms": 2000, "cpu_ratio": 1, "achieved_ratio": 0.01},
+    }
+)
+
+
+def test_one_that_is_replaced_in_mid_scenario_makes_that_invalid(home: Home, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Stopped and started again under a load test, it is another sandbox: what was whole by then counts, the rest blames nobody."""
+    target = targets.open_target("config/targets/sandbox.yaml")
+    target = target.model_copy(update={"requests": {"prices": RequestTemplate(request="GET /health?of={symbol}")}})
+    begun, show = threading.Event(), sending.progress.show
+
+    @contextmanager
+    def shown(label: str, unit: str) -> Iterator[Callable[..., None]]:
+        with show(label, unit) as report:
+            if label == "load: meanwhile":
+                begun.set()
+            yield report
+
+    def replace() -> None:
+        assert begun.wait(PATIENCE_S)
+        supervision.down(force=True)
+        supervision.up(until_unused=True)
+
+    monkeypatch.setattr(sending.progress, "show", shown)
+    meanwhile = threading.Thread(target=replace)
+    meanwhile.start()
+    recording = load.run(PLAN, target)
+    meanwhile.join()
+    summary = load.summarize(recording, PLAN)
+    checks = load.judge(summary, PLAN)
+    assert {one.name: one.verdict for one in checks} == {"before": Verdict.PASS, "meanwhile": Verdict.INVALID}, checks
+    assert summary["meanwhile"].failed > 0
+    assert checks[1].reason.startswith("the sandbox was stopped meanwhile")
+    found = load.find(recording, summary)
+    assert [(one.name, one.finding.partition(":")[0]) for one in found if "meanwhile" in one.finding] == [("sandbox_stopped", "meanwhile")]
+
+    monkeypatch.setattr(drill, "STEADY_S", 0.1)
+    with Keeper() as keeper:
+        done = drill.run(experiment.chosen("api_killed")[0], ground(target), Schedule(settle_s=0.1), keeper, 1)
+    assert (done.trial.state, done.trial.reason) == (INVALID, STOPPED)
+
+    targets.open_target("config/targets/sandbox.yaml")
+    assert not targets.sandbox_stopped(), "who opens it again has the other"
+    supervisor = running(home)
+    supervisor.kill()
+    supervisor.wait(PATIENCE_S)
+    assert targets.sandbox_stopped()
+
+
+def test_another_target_is_not_asked_whether_the_sandbox_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A stopped sandbox says nothing of an API that is not it."""
+    monkeypatch.setattr(targets, "sandbox_stopped", lambda: True)
+    sent = sending.Sent(
+        name="s", executor="burst", requests=samples.requests(), measured=samples.measured(samples.burst([])), sandbox_stopped=True
+    )
+    context = samples.recording({}).context
+    assert context.target.kind == "external"
+    assert not sending._complete(context, [sent]).generator["s"].target_stopped
+
+
+def test_a_backfill_under_which_it_was_stopped_blames_nobody() -> None:
+    """Its failed jobs are no failure of the target: each check is invalid, and the one finding says why."""
+    failed = backfills.recording([], jobs=[Job(symbol="SPY", timeframe="1d", state=FAILED, error="refused")], objectives=["failed <= 0"])
+    for was_stopped, verdict, finding in ((False, Verdict.FAIL, "failed_jobs"), (True, Verdict.INVALID, "sandbox_stopped")):
+        recording = dataclasses.replace(failed, context=dataclasses.replace(failed.context, target_stopped=was_stopped))
+        summary = backfill.summarize(recording)
+        assert {check.verdict for check in backfill.judge(summary, recording.context.plan)} == {verdict}
+        assert finding in [one.name for one in backfill.find(recording, summary)]
 
 
 # ---- lock files ----

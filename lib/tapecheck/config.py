@@ -85,15 +85,25 @@ def sandbox_home() -> Path:
     asked = os.environ.get("TAPECHECK_SANDBOX_HOME")
     if asked:
         return expanded(asked).resolve()
+    checkout = hashlib.sha256(str(PROJECT).encode()).hexdigest()[:8]
+    return _lasting(checkout)
+
+
+def _lasting(name: str) -> Path:
     base = Path("/var/tmp")  # noqa: S108 - the folder below it is ours, by its name and a check of its owner
     base = base if base.is_dir() else Path(tempfile.gettempdir())
-    checkout = hashlib.sha256(str(PROJECT).encode()).hexdigest()[:8]
-    return base / f"tapecheck-{os.getuid()}-{checkout}"
+    return base / f"tapecheck-{os.getuid()}-{name}"
 
 
 def sandbox_users(home: Path) -> Path:
     """Return where each process that uses the sandbox of a home holds a lock file."""
     return home / "users"
+
+
+def measurements() -> Path:
+    """Return where each measurement of this user on this machine, whatever its checkout, holds a lock file while it runs."""
+    asked = os.environ.get("TAPECHECK_MEASUREMENTS")
+    return Path(asked) if asked else _lasting("measurements")
 
 
 # ---- YAML with line numbers ----

@@ -96,8 +96,9 @@ def sweep(folder: Path) -> None:
 
 
 def holders(folder: Path) -> list[Holder]:
-    """Return who holds or held a file of a folder, in the order of their names; this process included."""
-    return [one for file in sorted(folder.glob(f"[!.]*{SUFFIX}")) if (one := _holder(file)) is not None]
+    """Return who holds or held a file of a folder, this process included, the first one first."""
+    found = [one for file in folder.glob(f"[!.]*{SUFFIX}") if (one := _holder(file)) is not None]
+    return sorted(found, key=lambda one: one.since)
 
 
 def _holder(file: Path) -> Holder | None:

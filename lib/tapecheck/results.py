@@ -48,6 +48,18 @@ class Environment:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Neighbour:
+    """Another measurement that ran on this machine meanwhile: of what, by which process, since when (UTC)."""
+
+    measured: str
+    pid: int
+    since: datetime
+
+    def __str__(self) -> str:
+        return f"{self.measured} (pid {self.pid}, since {self.since:%H:%M:%S} UTC)"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Finding:
     """Something that the numbers say, the numbers, and what to do about it."""
 
@@ -62,7 +74,8 @@ class Result:
     """What every validation's result.json begins with; each validation adds its own part.
 
     `headline` says in a sentence or two what was found beyond the verdict, `plan_digest` is the same for plans that say the same;
-    `measured_s` is how long measurements ran, None where another tool measured.
+    `measured_s` is how long measurements ran, None where another tool measured; `beside` are the other measurements on this
+    machine meanwhile, None where that is not known.
     """
 
     schema_version: int = SCHEMA_VERSION
@@ -79,6 +92,7 @@ class Result:
     headline: str = ""
     reanalysis_of: str | None = None
     plan_digest: str | None = None
+    beside: list[Neighbour] | None = None
     measured_s: float | None = None
 
     def main_figures(self) -> list[str]:

@@ -1,5 +1,6 @@
 """Opens a target: reads its file and, for the sandbox, finds the running one or starts it. It sends no load."""
 
+import json
 import os
 import signal
 import subprocess
@@ -8,6 +9,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import psutil
+
 from tapecheck import config, lockfiles
 from tapecheck.config import Model
 from tapecheck.errors import SandboxError
@@ -15,6 +18,7 @@ from tapecheck.target_file import BackfillTarget, ProcessSelector, Secret, Targe
 
 _SANDBOX = (sys.executable, "-P", "-m", "tapecheck", "sandbox")
 _use: Path | None = None  # the lock file that says that this process uses the sandbox
+_supervisor: psutil.Process | None = None  # of the sandbox that this process opened last
 
 
 class SandboxState(Model):
@@ -73,6 +77,7 @@ def start_sandbox() -> SandboxState:
     Raises:
         SandboxError: it did not start, or did not fill.
     """
+    global _supervisor
     _use_sandbox()
     stderr = None if os.isatty(2) else subprocess.PIPE  # a kernel's would go to its log
     command = [*_SANDBOX, "up", "--filled", "--json", "--until-unused"]
@@ -88,7 +93,23 @@ def start_sandbox() -> SandboxState:
     if process.returncode != 0:
         why = (complaint or "").strip().rpartition("error: ")[2] or "`python -m tapecheck sandbox up` says why"
         raise SandboxError(f"the sandbox did not start: {why}")
-    return SandboxState.model_validate_json(said)
+    state = SandboxState.model_validate_json(said)
+    try:
+        _supervisor = psutil.Process(state.supervisor_pid)
+    except psutil.NoSuchProcess:
+        raise SandboxError("the sandbox was stopped as soon as it ran; try again") from None
+    return state
+
+
+def sandbox_stopped() -> bool:
+    """Tell whether the sandbox that this process opened last is gone, or about to go; another one may run in its place."""
+    if _supervisor is None:
+        return False
+    try:
+        is_there = json.loads(SandboxState.file().read_bytes())["supervisor_pid"] == _supervisor.pid
+        return not is_there or not _supervisor.is_running() or _supervisor.status() == psutil.STATUS_ZOMBIE
+    except (OSError, ValueError, psutil.NoSuchProcess):
+        return True  # who stops it removes its state first
 
 
 def _use_sandbox() -> None:

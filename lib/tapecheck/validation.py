@@ -2,17 +2,19 @@
 
 import hashlib
 import json
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+import logging
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from datetime import datetime
-from typing import TypedDict, TypeVar
+from typing import Any, ClassVar, Protocol, TypedDict, TypeVar
 
+import pyarrow as pa
 from pydantic import ConfigDict, Field
 
-from tapecheck import config, runs, screen, verdict
+from tapecheck import config, lockfiles, runs, screen, verdict
 from tapecheck.config import Model
 from tapecheck.errors import ConfigError, Problem
-from tapecheck.results import Environment, Finding, TargetInfo
+from tapecheck.results import Environment, Finding, Neighbour, TargetInfo
 from tapecheck.verdict import Check, Verdict, overall
 
 DIGEST_CHARACTERS = 12
@@ -58,17 +60,101 @@ def checked(kind: type[SettingsT], given: dict[str, object]) -> SettingsT:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Context:
-    """Which run a recording is of: when (UTC), against what, and from where; each validation adds what its samples do not say."""
+    """Which run a recording is of: when (UTC), against what, from where, and beside which other measurements (None: unknown).
+
+    Each validation adds what its samples do not say.
+    """
 
     run_id: str
     started_at: datetime
     target: TargetInfo
     environment: Environment
+    beside: tuple[Neighbour, ...] | None = None
 
     @property
     def measured_by(self) -> str:
         """Return the name of the other tool that measured; empty when it was this workbook."""
         return ""
+
+
+STOPPED = "the sandbox was stopped meanwhile, so that failures and times say nothing of it; measure again"
+
+
+def stopped() -> Finding:
+    """Return the finding that the sandbox was gone before the end of what was to be measured."""
+    return Finding(name="sandbox_stopped", finding=STOPPED.partition(";")[0], evidence={}, action="measure again")
+
+
+# ---- beside which other measurements ----
+
+
+class _Recording(Protocol):
+    """The recording of any validation."""
+
+    __dataclass_fields__: ClassVar[dict[str, Any]]
+
+    @property
+    def context(self) -> Context:
+        """Which run it is of."""
+
+    def tables(self) -> Mapping[str, pa.Table]:
+        """Return the tables to store."""
+
+
+RecordingT = TypeVar("RecordingT", bound=_Recording)
+_is_measuring = False
+
+
+def measured(name: str, target: str, run: Callable[[], RecordingT], *, out: str = "") -> RecordingT:
+    """Run a measurement, note in its recording which others ran on this machine meanwhile, and keep it below `out`; see `runs.keep`.
+
+    One within another is a part of that.
+    """
+    recording = run() if _is_measuring else _noticed(name, target, run)
+    runs.keep(recording.context.run_id, recording.tables(), name, out=out)
+    return recording
+
+
+def _noticed(name: str, target: str, run: Callable[[], RecordingT]) -> RecordingT:
+    global _is_measuring
+    folder = config.measurements()
+    try:
+        own = lockfiles.hold(folder, f"{name} of {target}")
+    except OSError as error:
+        logging.getLogger(__name__).warning("whether others measure on this machine is unknown: %s", error)
+        return run()
+    before = {one.file for one in lockfiles.holders(folder) if not one.is_there} | {own}
+    _is_measuring = True
+    try:
+        recording = run()
+        found = [one for one in lockfiles.holders(folder) if one.file not in before]
+    finally:
+        _is_measuring = False
+        lockfiles.release(own)
+    beside = tuple(Neighbour(measured=one.purpose, pid=one.pid, since=one.since) for one in found)
+    return replace(recording, context=replace(recording.context, beside=beside))
+
+
+def neighbours(context: Context) -> list[Finding]:
+    """Return the finding that others measured on this machine meanwhile, if any did."""
+    if not context.beside:
+        return []
+    who = ", ".join(map(str, context.beside))
+    return [
+        Finding(
+            name="measured_beside_others",
+            finding=f"other measurements ran on this machine at the same time, and each may have slowed the others: {who}",
+            evidence={"others": len(context.beside)},
+            action="measure again while nothing else is measured on this machine",
+        )
+    ]
+
+
+def _said(context: Context, said: str) -> str:
+    return " ".join(filter(None, (*(f"Beware: {one.finding}." for one in neighbours(context)), said)))
+
+
+# ---- results ----
 
 
 class Head(TypedDict):
@@ -84,10 +170,17 @@ class Head(TypedDict):
     recommendations: list[Finding]
     reanalysis_of: str | None
     plan_digest: str | None
+    headline: str
+    beside: list[Neighbour] | None
 
 
-def head(context: Context, source: str | None, settings: Settings, checks: list[Check], found: Sequence[Finding]) -> Head:
-    """Return how a result begins; `source` is the recorded run that was analysed again, which makes it a run of its own."""
+def head(context: Context, source: str | None, settings: Settings, checks: list[Check], found: Sequence[Finding], said: str) -> Head:
+    """Return how a result begins.
+
+    Args:
+        source: the recorded run that was analysed again, which makes it a run of its own.
+        said: what the headline says beyond the verdict.
+    """
     source = None if source is None or runs.is_unfinished(source) else source
     return Head(
         run_id=context.run_id if source is None else runs.new_id(),
@@ -100,6 +193,8 @@ def head(context: Context, source: str | None, settings: Settings, checks: list[
         recommendations=list(found),
         reanalysis_of=source,
         plan_digest=digest(settings.plan),
+        headline=_said(context, said),
+        beside=None if context.beside is None else list(context.beside),
     )
 
 
@@ -115,7 +210,7 @@ def covered_s(spans_ns: Iterable[tuple[int, int]]) -> float | None:
 def headline(context: Context, checks: Sequence[Check], said: str) -> str:
     """Return the verdict in one line of Markdown, with what else is to be said, and of which run it is."""
     run = f"Run {context.run_id}, measured {context.started_at:%Y-%m-%d %H:%M:%S} UTC."
-    return verdict.headline(context.target.name, checks, f"{said} {run}".strip())
+    return verdict.headline(context.target.name, checks, f"{_said(context, said)} {run}".strip())
 
 
 def digest(plan: str) -> str | None:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from tapecheck.backfill.integrity import NO_BARS, WRONG, Integrity
 from tapecheck.backfill.recording import COMPLETED, FAILED, SKIPPED, Job, Recording
 from tapecheck.backfill.spans import STAGES, Span
+from tapecheck.validation import STOPPED
 from tapecheck.verdict import Check, Measured, Objective, judge
 
 PRIMARY_SHARE = 0.6  # of busy time: a stage above it is the bottleneck
@@ -91,6 +92,7 @@ class BackfillSummary:
     jobs: dict[str, dict[str, JobSummary]]
     rate_limit_floor_s: float
     integrity: Integrity | None
+    invalid: str | None = None
 
 
 def summarize(recording: Recording) -> BackfillSummary:
@@ -119,6 +121,7 @@ def summarize(recording: Recording) -> BackfillSummary:
         },
         rate_limit_floor_s=rate_limit_floor_s(requests, source.rate_per_s, source.burst),
         integrity=context.integrity,
+        invalid=STOPPED if context.target_stopped else None,
     )
 
 
@@ -237,7 +240,7 @@ def slowest(names: dict[Key, str], durations_s: dict[Key, float]) -> Slowest | N
 
 def check(summary: BackfillSummary, objectives: Iterable[Objective]) -> list[Check]:
     """Judge every objective."""
-    return [judge(objective, measured(summary, objective.metric), name="backfill") for objective in objectives]
+    return [judge(objective, measured(summary, objective.metric), name="backfill", invalid=summary.invalid) for objective in objectives]
 
 
 def measured(summary: BackfillSummary, metric: str) -> Measured:

@@ -11,7 +11,7 @@ from functools import partial
 import httpx
 import psycopg
 
-from tapecheck import progress, results, runs
+from tapecheck import progress, results, runs, targets
 from tapecheck.backfill import checkpoints, database, groups, lock
 from tapecheck.backfill.audit import audit
 from tapecheck.backfill.checkpoints import Checkpoint
@@ -79,6 +79,7 @@ def _filled(plan: BackfillPlan, before: Mapping[Key, Checkpoint], note: str | No
             processes=processes,
             remote=_remote(endpoints),
             integrity=_audited(plan, endpoints.database_url, jobs, filling.received),
+            target_stopped=endpoints.target.kind == "sandbox" and targets.sandbox_stopped(),
         ),
     )
 

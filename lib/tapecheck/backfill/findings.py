@@ -10,6 +10,7 @@ from tapecheck.backfill.plan import BackfillPlan
 from tapecheck.backfill.recording import FAILED
 from tapecheck.backfill.whatif import WhatIf
 from tapecheck.results import Finding
+from tapecheck.validation import stopped
 
 PROMISED = {"api": (0.30, 0.40), "database": (0.25, 0.35), "balanced": (0.20, 0.30)}  # shorter wall time, as the objectives have it
 KIND = {"wait": "api", "fetch": "api", "insert": "database"}
@@ -32,6 +33,8 @@ BARS = {  # kind of bars: what they are, and what to do about them
 
 def find(summary: BackfillSummary, plan: BackfillPlan, what_if: Sequence[WhatIf] = ()) -> list[Finding]:
     """Return every finding, the gravest first: lost bars, failed and empty jobs, other faults of the data, what takes the time."""
+    if summary.invalid:
+        return [stopped()]
     return [
         *_bars(summary.integrity, "lost", "vanished"),
         *_failed(summary),

@@ -55,7 +55,8 @@ class Context(validation.Context):
     """What the spans do not say: when by their clock, by which plan, and what is stored.
 
     `processes` is how many did the jobs, each with as many at once as the plan says; `remote` are the stages that did not use
-    this machine's cores; `integrity` is None where nobody audited what was stored.
+    this machine's cores; `integrity` is None where nobody audited what was stored. `target_stopped`: the sandbox was gone
+    before the end.
     """
 
     began_ns: int
@@ -64,6 +65,7 @@ class Context(validation.Context):
     processes: int = 1
     remote: tuple[str, ...] = ()
     integrity: Integrity | None = None
+    target_stopped: bool = False
 
     @property
     def wall_s(self) -> float:

@@ -80,9 +80,7 @@ def run(plan: BackfillPlan, endpoints: Endpoints, *, out: str = "") -> Recording
     """Run the jobs that are to be done and keep the recording below `out`; see `filling.run`, which says what it raises."""
     from tapecheck.backfill import filling  # HTTP client and database drivers: paid by who measures
 
-    found = filling.run(plan, endpoints)
-    runs.keep(found.context.run_id, found.tables(), "backfill", out=out)
-    return found
+    return shared.measured("backfill", endpoints.target.name, lambda: filling.run(plan, endpoints), out=out)
 
 
 def predict(recording: Recording) -> list[WhatIf]:
@@ -92,7 +90,7 @@ def predict(recording: Recording) -> list[WhatIf]:
 
 def find(recording: Recording, summary: BackfillSummary, what_if: Sequence[WhatIf] = ()) -> list[Finding]:
     """Return what the figures and predictions say, each with its evidence."""
-    return findings.find(summary, recording.context.plan, what_if)
+    return findings.find(summary, recording.context.plan, what_if) + shared.neighbours(recording.context)
 
 
 def headline(recording: Recording, checks: list[Check], found: list[Finding]) -> str:
@@ -118,10 +116,9 @@ def record(
     """Write the run folder and return where it is; see `runs.record`."""
     found = find(recording, summary, what_if)
     result = BackfillResult(
-        **shared.head(recording.context, recording.source, settings, checks, found),
+        **shared.head(recording.context, recording.source, settings, checks, found, _said(found)),
         validation="backfill",
         bottleneck=findings.bottleneck(found),
-        headline=_said(found),
         totals=summary.totals,
         stages=summary.stages,
         slowest_job=summary.slowest_job,

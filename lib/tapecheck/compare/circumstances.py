@@ -25,6 +25,8 @@ def differs(before: Json, after: Json, pairs: Mapping[str, Mapping[Side, str]]) 
         yield from (f"machine: {tool} does not say on which it ran" for tool in sorted({*tools} - {""}))
         return
     yield from _environments(before["environment"], after["environment"])
+    for side, result in ((BEFORE, before), (AFTER, after)):
+        yield from (f"{side} ran beside another measurement: {one['measured']}" for one in result.get("beside") or ())
     yield from _configurations(before, after)
     if before["validation"] == "load":
         yield from _executors(before["scenarios"], after["scenarios"], pairs)

@@ -77,6 +77,7 @@ class Bench:
             clocks=backfill_clocks(summary),
             counters=backfill_counters(summary),
             checksum=summary.integrity.checksum if summary.integrity else "",
+            problem=summary.invalid or "",
             baseline=Baseline(found=found, what_if={one.change: one.saving_ratio for one in what_if}),
         )
 

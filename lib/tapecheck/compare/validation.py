@@ -90,9 +90,8 @@ def run(plan: ComparePlan, settings: Settings) -> Recording:
         return recorded.read(settings.before, settings.after, plan.recorded, seed=plan.seed)
     from tapecheck.compare import session  # HTTP clients and database drivers: paid by who measures
 
-    found = session.run(plan, open_target(settings.target))
-    runs.keep(found.context.run_id, found.tables(), "compare", out=settings.out)
-    return found
+    target = open_target(settings.target)
+    return shared.measured("compare", target.name, lambda: session.run(plan, target), out=settings.out)
 
 
 def summarize(recording: Recording) -> dict[str, ProofSummary]:
@@ -113,7 +112,7 @@ def judge(recording: Recording, summary: Mapping[str, ProofSummary]) -> list[Che
 
 def find(recording: Recording, summary: Mapping[str, ProofSummary]) -> list[Finding]:
     """Return what the figures say, each with its evidence."""
-    return findings.find(recording, summary)
+    return findings.find(recording, summary) + shared.neighbours(recording.context)
 
 
 def headline(recording: Recording, summary: Mapping[str, ProofSummary], checks: list[Check]) -> str:
@@ -150,10 +149,9 @@ def record(
     """Write the run folder and return where it is; see `runs.record`."""
     found, context = find(recording, summary), recording.context
     result = CompareResult(
-        **shared.head(context, recording.source, settings, checks, found),
+        **shared.head(context, recording.source, settings, checks, found, _said(summary)),
         validation="compare",
         bottleneck=findings.bottleneck(found),
-        headline=_said(summary),
         proofs=apart(summary)[0],
         method_check=apart(summary)[1],
         questions={name: question.model_dump(mode="json") for name, question in context.questions.items()},

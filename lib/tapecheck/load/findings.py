@@ -1,10 +1,12 @@
 """Says what the figures of a load run mean: findings, each with the numbers that caused it and what to do."""
 
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 
 from tapecheck.load.analysis import ScenarioSummary
 from tapecheck.load.testimony import Tool
 from tapecheck.results import Finding
+from tapecheck.validation import stopped
 
 ERROR_SHARE = 0.01  # of all requests: below it failures are told, but do not limit
 BUSY_CORE = 0.85  # of one core: a process above it has no room left on that core
@@ -50,7 +52,9 @@ def measured_elsewhere(tool: Tool) -> Finding:
 
 
 def _generator(name: str, scenario: ScenarioSummary, cores: int) -> Iterator[Finding]:
-    if scenario.invalid:
+    if scenario.generator.target_stopped:
+        yield replace(stopped(), finding=f"{name}: {stopped().finding}")
+    elif scenario.invalid:
         generator = scenario.generator
         own = ("cpu_ratio", "lag_p99_ms", "dispatch_lag_p99_ms", "achieved_ratio")
         known = {what: value for what in own if (value := getattr(generator, what)) is not None}

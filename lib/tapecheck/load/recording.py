@@ -26,7 +26,7 @@ class GeneratorStats:
     only). `workers_lost` names each worker that died in mid-run; `clock_error_ms` is how far the clocks of other machines
     may be off. `unsolicited` counts connections on which the target spoke without being asked, `retried` the requests that it sent
     again since the target had closed a reused connection without an answer; `stopped_early`: it had sent as many requests as
-    one scenario may. What another tool does not say of itself is None.
+    one scenario may; `target_stopped`: the sandbox was gone before its end. What another tool does not say of itself is None.
     """
 
     lag_p99_ms: float | None
@@ -40,6 +40,7 @@ class GeneratorStats:
     unsolicited: int = 0
     retried: int | None = None
     stopped_early: bool = False
+    target_stopped: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

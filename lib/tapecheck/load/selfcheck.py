@@ -1,8 +1,9 @@
-"""Says when a load run measured its own generator rather than the target. What was measured is another module's business."""
+"""Says when a load run measured its own generator, or no target at all. What was measured is another module's business."""
 
 from dataclasses import dataclass
 
 from tapecheck.load.recording import GeneratorStats
+from tapecheck.validation import STOPPED
 
 CPU_TICKS_S = 0.02  # some systems count CPU time in ticks of 10 ms; a short measurement may hold one too many at either end
 
@@ -18,11 +19,11 @@ class Limits:
 
 
 def invalid(generator: GeneratorStats, limits: Limits, *, duration_s: float, local: int = 0) -> str | None:
-    """Say why a scenario of a duration measured its own generator, or None when it did not.
+    """Say why a scenario of a duration did not measure its target, or None when it did.
 
     `local` requests failed for want of ports or files here.
     """
-    reasons = []
+    reasons = [STOPPED] if generator.target_stopped else []
     if local:
         reasons.append(f"{local:,} requests failed because this machine ran out of ports or file descriptors")
     if generator.lag_p99_ms is not None and generator.lag_p99_ms > limits.lag_p99_ms:

@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 
 import pyarrow as pa
 
-from tapecheck import progress, resources, results, runs, stats
+from tapecheck import progress, resources, results, runs, stats, targets
 from tapecheck.cluster import require_dask
 from tapecheck.errors import ConfigError, Problem
 from tapecheck.load import analysis, capacity, descriptors, judgement, preflight
@@ -60,6 +60,7 @@ class Sent:
     requests: tuple[PreparedRequest, ...]
     measured: Measured
     rate_rps: float | None = None
+    sandbox_stopped: bool = dataclasses.field(default_factory=targets.sandbox_stopped)  # by its end
 
 
 def _send(
@@ -119,10 +120,11 @@ def _table(sent: Sequence[Sent]) -> pa.Table:
 
 
 def _complete(context: Context, sent: Sequence[Sent]) -> Context:
+    is_ours = context.target.kind == "sandbox"
     return dataclasses.replace(
         context,
         executors={one.name: one.executor for one in sent},
-        generator={one.name: _generator(one.measured) for one in sent},
+        generator={one.name: dataclasses.replace(_generator(one.measured), target_stopped=is_ours and one.sandbox_stopped) for one in sent},
         rates_rps={one.name: one.rate_rps for one in sent if one.rate_rps is not None},
     )
 

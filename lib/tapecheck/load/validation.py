@@ -91,9 +91,7 @@ def read_plan(path: str | Path, *, scenarios: str = "all", rounds: int = 0) -> L
 
 def run(plan: LoadPlan, target: Target, *, out: str = "") -> Recording:
     """Send every scenario to a target and keep the samples below `out`; see `sending.run`, which says what it raises."""
-    found = sending.run(plan, target)
-    runs.keep(found.context.run_id, found.tables(), "load", out=out)
-    return found
+    return shared.measured("load", target.name, lambda: sending.run(plan, target), out=out)
 
 
 def read(path: str | Path) -> Recording:
@@ -130,7 +128,8 @@ def judge(summary: Mapping[str, ScenarioSummary], plan: LoadPlan) -> list[Check]
 def find(recording: Recording, summary: Mapping[str, ScenarioSummary]) -> list[Finding]:
     """Return what the figures say of the target, each with its evidence, and what another tool leaves open."""
     tool = recording.context.tool
-    return findings.find(summary, recording.context.environment.cores) + ([findings.measured_elsewhere(tool)] if tool else [])
+    found = findings.find(summary, recording.context.environment.cores) + ([findings.measured_elsewhere(tool)] if tool else [])
+    return found + shared.neighbours(recording.context)
 
 
 def headline(recording: Recording, checks: list[Check], found: list[Finding], capacity: CapacityResult | None) -> str:
@@ -158,10 +157,9 @@ def record(
     """Write the run folder and return where it is; see `runs.record`."""
     found = find(recording, summary)
     result = LoadResult(
-        **shared.head(recording.context, recording.source, settings, checks, found),
+        **shared.head(recording.context, recording.source, settings, checks, found, _said(recording, found, capacity)),
         validation="load",
         bottleneck=findings.bottleneck(found),
-        headline=_said(recording, found, capacity),
         scenarios=dict(summary),
         capacity=capacity,
         tool=recording.context.tool,

@@ -15,6 +15,7 @@ import pyarrow as pa
 from chaoslib.run import RunEventHandler, Runner
 from chaoslib.types import Strategy
 
+from tapecheck import targets
 from tapecheck.errors import RollbackError
 from tapecheck.recovery import actions
 from tapecheck.recovery.experiment import Drill
@@ -23,6 +24,7 @@ from tapecheck.recovery.keeper import Keeper, roll_back, worked
 from tapecheck.recovery.policy import Prober as Schedule
 from tapecheck.recovery.prober import Prober
 from tapecheck.recovery.recording import FULL, INVALID, MEASURED, Trial
+from tapecheck.validation import STOPPED
 
 log = logging.getLogger(__name__)
 STEADY_S = 15.0  # for all to be well before a drill, and after it
@@ -83,6 +85,8 @@ def run(drill: Drill, ground: Ground, schedule: Schedule, keeper: Keeper, number
         stop = _stop(drill, ground, journal)
         is_whole = stop is None and prober.wait(FULL, time.monotonic_ns(), within_s=STEADY_S, unseen_s=schedule.settle_s)
     died = f"the prober ended: {type(prober.died_of).__name__}: {prober.died_of}" if prober.died_of else ""
+    if ground.target.kind == "sandbox" and targets.sandbox_stopped():
+        died = STOPPED
     trial = _trial(drill, number, journal, moments, began_ns, is_whole, ground, died)
     kept = {key: journal[key] for key in KEPT if key in journal}
     return Done(trial=trial, probes=prober.table(drill.name, number), journal=kept, stop=stop)

@@ -76,9 +76,8 @@ def run(plan: RecoveryPlan, drills: list[Drill], settings: Settings) -> Recordin
 
     if settings.drills == NONE:
         return running.define(plan, out=settings.out)
-    found = running.run(plan, open_target(settings.target), drills, out=settings.out)
-    runs.keep(found.context.run_id, found.tables(), "rto_rpo", out=settings.out)
-    return found
+    target = open_target(settings.target)
+    return shared.measured("rto_rpo", target.name, lambda: running.run(plan, target, drills, out=settings.out), out=settings.out)
 
 
 def summarize(recording: Recording, plan: RecoveryPlan) -> RecoverySummary:
@@ -93,7 +92,7 @@ def judge(recording: Recording, summary: RecoverySummary, plan: RecoveryPlan) ->
 
 def find(recording: Recording, summary: RecoverySummary, plan: RecoveryPlan) -> list[Finding]:
     """Return what the figures say, each with its evidence."""
-    return findings.find(recording, summary, plan)
+    return findings.find(recording, summary, plan) + shared.neighbours(recording.context)
 
 
 def headline(recording: Recording, summary: RecoverySummary, checks: list[Check], found: list[Finding]) -> str:
@@ -132,10 +131,9 @@ def record(
     """Write the run folder and return where it is; see `runs.record`."""
     found = find(recording, summary, plan)
     result = RecoveryResult(
-        **shared.head(recording.context, recording.source, settings, checks, found),
+        **shared.head(recording.context, recording.source, settings, checks, found, _said(summary, found)),
         validation="rto_rpo",
         bottleneck=findings.bottleneck(found),
-        headline=_said(summary, found),
         definition=definition(plan),
         rto=summary.rto,
         freshness=summary.freshness,

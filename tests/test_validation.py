@@ -1,0 +1,169 @@
+"""Measurements that run on one machine at once: each notices the others, says so, and remembers it."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+import servers
+from samples import burst, recording
+from servers import Server
+
+from tapecheck import config, lockfiles, results, runs, validation
+from tapecheck.compare import circumstances
+from tapecheck.load import validation as load
+from tapecheck.load.recording import Recording
+from tapecheck.results import Neighbour
+from tapecheck.target_file import Target
+
+OTHER = """
+import sys
+sys.path.insert(0, "tests")
+from samples import burst, recording
+from tapecheck import validation
+def run():
+    print("begun", flush=True)
+    sys.stdin.readline()
+    return recording({"s": burst([])})
+found = validation.measured(sys.argv[1], "other", run).context.beside
+print(*(one.measured for one in found), sep=", ")
+"""
+PLAN = load.LoadPlan.model_validate(
+    {
+        "scenarios": {"s": {"executor": "burst", "concurrency": 2, "rounds": 10, "request": "a"}},
+        "objectives": ["success_ratio > 0.1"],
+        "generator": {"lag_p99_ms": 2000, "dispatch_lag_p99_ms": 2000, "cpu_ratio": 1},
+    }
+)
+
+
+@pytest.fixture(autouse=True)
+def registry(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Where measurements are noted, of one test alone."""
+    monkeypatch.setenv("TAPECHECK_MEASUREMENTS", str(tmp_path / "measurements"))
+    return tmp_path / "measurements"
+
+
+class Other:
+    """Another process that measures until it is ended."""
+
+    def __init__(self, name: str) -> None:
+        command = [sys.executable, "-c", OTHER, name]
+        self.process = subprocess.Popen(command, cwd=config.PROJECT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+
+    def begun(self) -> "Other":
+        assert self.process.stdout is not None and self.process.stdout.readline() == "begun\n"
+        return self
+
+    def ended(self) -> str:
+        """Let it end; return what it measured beside."""
+        return self.process.communicate("\n", timeout=60)[0].strip()
+
+    def killed(self) -> None:
+        self.process.send_signal(signal.SIGKILL)
+        self.process.communicate(timeout=60)
+
+
+@pytest.fixture
+def server() -> Iterator[Server]:
+    """A server that answers at once."""
+    with Server(servers.fast) as found:
+        yield found
+
+
+def measured(server: Server) -> Recording:
+    target = Target.model_validate({"name": "mine", "kind": "external", "base_url": server.url, "requests": {"a": "GET /"}})
+    return load.run(PLAN, target)
+
+
+def test_each_knows_of_the_others_however_they_end() -> None:
+    """One that began before, one that came and went meanwhile, and one that was killed; but none that had ended before."""
+    earlier = Other("earlier").begun()
+    first = Other("first").begun()
+    earlier.killed()
+
+    def run() -> Recording:
+        second, third = Other("second").begun(), Other("third").begun()
+        third.killed()
+        assert second.ended() == "first of other, load of mine, third of other"
+        return recording({"s": burst([])})
+
+    found = validation.measured("load", "mine", run).context.beside
+    assert found is not None
+    assert sorted(one.measured for one in found) == ["first of other", "second of other", "third of other"]
+    assert first.ended().startswith("earlier of other")
+
+
+def test_it_is_said_in_the_result_and_read_again(server: Server, tmp_path: Path) -> None:
+    """In the headline, as a finding, in result.json and in what is analysed again; a run alone says that it was alone."""
+    other = Other("compare").begun()
+    beside = measured(server)
+    other.ended()
+    alone = measured(server)
+    settings = load.settings(target="t", plan=str(config.CONFIG / "load.yaml"), run="new", out=str(tmp_path), scenarios="all", rounds=0)
+    for one, others in ((beside, [("compare of other", other.process.pid)]), (alone, [])):
+        summary = load.summarize(one, PLAN)
+        checks, found = load.judge(summary, PLAN), load.find(one, summary)
+        done = load.record(one, summary, checks, settings=settings, figures={})
+        assert done.folder is not None
+        result = runs.read(done.folder).result
+        assert [(each["measured"], each["pid"]) for each in result["beside"]] == others
+        assert ("measured_beside_others" in [each["name"] for each in result["recommendations"]]) == bool(others)
+        for text in (
+            result["headline"],
+            load.headline(one, checks, found, None),
+            load.headline(load.read(done.folder), checks, found, None),
+        ):
+            assert ("ran on this machine at the same time" in text) == bool(others)
+            assert ("compare of other (pid" in text) == bool(others)
+
+
+def test_a_measurement_within_another_is_a_part_of_it(server: Server, registry: Path) -> None:
+    """The load tests of a comparison are no neighbours of it."""
+
+    def run() -> Recording:
+        inner = measured(server)
+        assert inner.context.beside is None
+        assert [one.purpose for one in lockfiles.holders(registry)] == ["compare of mine"]
+        return inner
+
+    assert validation.measured("compare", "mine", run).context.beside == ()
+    assert list(registry.iterdir()) == []
+
+
+def test_where_nothing_can_be_noted_it_is_unknown(server: Server, registry: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Without the folder, the measurement is made all the same, and claims nothing about others."""
+    registry.write_text("a file")
+    assert measured(server).context.beside is None
+    assert "unknown" in caplog.text
+
+
+def test_a_measurement_that_fails_is_over(registry: Path) -> None:
+    """One that raises holds nothing any more."""
+    for _ in range(2):
+        with pytest.raises(ZeroDivisionError):
+            validation.measured("load", "mine", lambda: recording({"s": burst([1 / 0])}))
+    assert list(registry.iterdir()) == []
+
+
+def test_a_result_of_before_is_read_and_knows_nothing_of_others() -> None:
+    """Runs that were recorded before others were noticed stay readable; unknown is not none."""
+    result = json.loads((config.PROJECT / "tests" / "data" / "load" / "result.json").read_text())
+    result.pop("beside", None)
+    assert results.breaks_schema(result) is None
+    assert results.head(result).beside is None
+
+
+def test_two_recorded_runs_differ_by_who_ran_beside_them() -> None:
+    """That one side had a neighbour is a confounder of their comparison."""
+    before = json.loads((config.PROJECT / "tests" / "data" / "load" / "result.json").read_text())
+    since = datetime(2026, 11, 2, tzinfo=UTC)
+    neighbour = {"measured": "backfill of sandbox", "pid": os.getpid(), "since": since.isoformat()}
+    assert str(Neighbour(measured="m", pid=1, since=since)) == "m (pid 1, since 00:00:00 UTC)"
+    for beside, wanted in (([neighbour], ["after ran beside another measurement: backfill of sandbox"]), ([], []), (None, [])):
+        assert list(circumstances.differs(before, {**before, "beside": beside}, {})) == wanted
