@@ -161,9 +161,9 @@ def slow(delay_s: float) -> Behaviour:
     return behave
 
 
-def status(code: int, headers: str = "") -> Behaviour:
+def status(code: int, headers: str = "", text: bytes = b'{"error": "planted"}') -> Behaviour:
     async def behave(exchange: Exchange) -> None:
-        exchange.send(b'{"error": "planted"}', status=code, headers=headers)
+        exchange.send(text, status=code, headers=headers)
 
     return behave
 

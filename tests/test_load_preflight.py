@@ -109,7 +109,15 @@ def test_many_combinations_are_checked_by_a_bounded_number_on_one_connection() -
 
 
 ANSWERS: dict[str, tuple[Behaviour, type[TargetError], int, str]] = {
-    "wrong path": (servers.status(404), TargetError, 4, "answered 404, expected 200: no such path"),
+    "wrong path": (servers.status(404, text=b""), TargetError, 4, "answered 404, expected 200: no such path"),
+    "no data": (
+        servers.status(404, text=b'{"detail": "No data found for ZZZZ"}'),
+        TargetError,
+        4,
+        'expected 200: \'{"detail": "No data found for ZZZZ"}\'; correct the request',
+    ),
+    "long 404": (servers.status(404, text=b"<b>\x1b[31m" + b"x" * 5000), TargetError, 4, "'<b>\\x1b[31m" + "x" * 189 + "...'; correct"),
+    "blank 404": (servers.status(404, text=b" \n"), TargetError, 4, "answered 404, expected 200: no such path"),
     "wrong key": (servers.status(401), TargetError, 4, "key is missing or wrong; headers sent: X-Key (from PLANTED_KEY)"),
     "forbidden": (servers.status(403), TargetError, 4, "key is missing or wrong"),
     "redirect": (servers.status(301, "Location: /there?token=abc\r\n"), TargetError, 4, "redirected to http://127.0.0.1"),
@@ -216,11 +224,18 @@ def test_a_certificate_for_another_name_is_refused(tls_server: Server, ca_file: 
 
 
 def test_https_to_a_plain_port_and_http_to_a_tls_port_are_named(tls_server: Server) -> None:
-    """Either mix-up ends with one clear error, also if the plain port waits for the end of what it cannot read."""
-    with Server(servers.fast) as plain, pytest.raises(TargetDown, match=r"TLS: no handshake within 0.3 s.*is this port https"):
+    """Either mix-up ends with one clear error that says what to write, also if the plain port waits for the end of what it cannot read."""
+    with (
+        Server(servers.fast) as plain,
+        pytest.raises(TargetDown, match=r"TLS: no handshake within 0.3 s.*the port answers without TLS: write http://"),
+    ):
         check(plain.url.replace("http:", "https:"), timeout_s=0.3)
-    with pytest.raises(TargetError, match=r"not HTTP|closed"):
+    with pytest.raises(TargetError, match=r"(not HTTP|closed).*the port speaks TLS: write https:// in base_url"):
         check(f"http://localhost:{tls_server.port}")
+    refuses = servers.status(400, text=b"Invalid HTTP request received.")
+    with Server(refuses) as plain, pytest.raises(TargetError) as caught:
+        check(plain.url)
+    assert "https" not in str(caught.value), "a plain port that answers 400 is no TLS port"
 
 
 def test_a_bad_ca_file_is_a_configuration_error(tmp_path: Path) -> None:

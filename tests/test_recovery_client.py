@@ -29,7 +29,8 @@ def read(url: str, **more: object) -> Status:
 
 
 ANSWERS: dict[str, tuple[Behaviour, type[TargetError], str]] = {
-    "wrong path": (servers.status(404), TargetError, "answered 404, expected 200: no such path"),
+    "wrong path": (servers.status(404, text=b""), TargetError, "answered 404, expected 200: no such path"),
+    "no data": (servers.status(404, text=b"No data found for ZZZZ"), TargetError, "expected 200: 'No data found for ZZZZ'; correct"),
     "wrong key": (servers.status(401), TargetError, "the key is missing or wrong; headers sent: X-Key"),
     "forbidden": (servers.status(403), TargetError, "the key is missing or wrong"),
     "redirect": (servers.status(301, "Location: /there\r\n"), TargetError, "answered 301, expected 200"),

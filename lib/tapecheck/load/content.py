@@ -89,13 +89,13 @@ def wrong(body: bytes, expected: Mapping[str, object], *, says_json: bool) -> st
     return None
 
 
-def shown(body: bytes) -> str:
+def shown(body: bytes, most: int = 60) -> str:
     """Return the beginning of a body as one printable line."""
-    return repr(_short(re.sub(r"\s+", " ", body[:200].decode("utf-8", "replace"))))
+    return repr(_short(re.sub(r"\s+", " ", body[: 4 * most].decode("utf-8", "replace")), most))
 
 
-def _short(text: str) -> str:
-    return text if len(text) <= 60 else text[:57] + "..."
+def _short(text: str, most: int = 60) -> str:
+    return text if len(text) <= most else text[: most - 3] + "..."
 
 
 def is_wrong(raw: Sequence[bytes], expected: Mapping[str, object], *, bodiless: bool) -> bool:

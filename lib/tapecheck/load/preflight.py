@@ -26,6 +26,8 @@ REQUESTS_LIMIT = 32  # of all combinations, spread evenly over each scenario's
 TIME_LIMIT_S = 20.0  # after that, what has been checked is enough
 TIMEOUT_S = 10.0  # for one answer
 CONNECT_S = 5.0  # for a connection
+PROBE_S = 1.0  # to find out whether a port speaks the other scheme
+QUOTED = 200  # characters of an answer in a message
 CONNECT_SHARE = 0.9  # of the time for one answer, after which a connection or handshake that hangs is named as such
 
 
@@ -163,33 +165,49 @@ async def _check_one(client: httpx.AsyncClient, target: Target, request: Prepare
     except httpx.ConnectTimeout:
         kind = "TLS: no handshake" if address.tls else "no connection"
         hint = "is this port https?" if address.tls else "the target is too busy to accept one"
-        raise TargetDown(f"{what}: {kind} within {timeout_s:g} s: {hint}") from None
+        raise TargetDown(f"{what}: {kind} within {timeout_s:g} s: {hint}{_other_scheme(address)}") from None
     except TimeoutError:
         raise TargetDown(f"{what}: no whole answer within {timeout_s:g} s: the target is too slow for any load, or hangs") from None
     except httpx.RemoteProtocolError as error:
-        raise _not_http(what, error) from None
+        raise _not_http(what, error, _other_scheme(address)) from None
     except httpx.TransportError as error:
-        raise _transport(what, error) from None
-    _check_status(what, target, request, answer, body)
+        raise _transport(what, error, _other_scheme(address)) from None
+    _check_status(what, target, request, answer, body, address)
     if request.method != "HEAD":
         says_json = content.is_json(answer.headers.get("content-type", ""))
         if problem := content.wrong(body, request.expected_json, says_json=says_json):
             raise TargetError(f"{what}: {problem}: correct the request's `expect`, or base_url if this is another service")
 
 
-def _not_http(what: str, error: httpx.RemoteProtocolError) -> TargetError:
+def _not_http(what: str, error: httpx.RemoteProtocolError, hint: str) -> TargetError:
     if "disconnected" in str(error) or "peer closed" in str(error):
-        return TargetDown(f"{what}: the connection was closed before the answer was whole: the target failed, or is something else")
-    return TargetError(f"{what}: the answer is not HTTP ({error}): the port is of something else")
+        return TargetDown(f"{what}: the connection was closed before the answer was whole: the target failed, or is something else{hint}")
+    return TargetError(f"{what}: the answer is not HTTP ({error}): the port is of something else{hint}")
 
 
-def _transport(what: str, error: httpx.TransportError) -> TargetError:
+def _transport(what: str, error: httpx.TransportError, hint: str) -> TargetError:
     cause = next((e for e in _causes(error) if isinstance(e, ssl.SSLError)), None)
     if isinstance(cause, ssl.SSLCertVerificationError):
         return TargetError(f"{what}: TLS: the certificate is refused ({cause.verify_message}): name its authority with ca_file")
     if cause is not None:
-        return TargetError(f"{what}: TLS: {(cause.reason or str(cause)).replace('_', ' ').lower()}: is this port https?")
-    return TargetDown(f"{what}: {str(error) or type(error).__name__}: the target closed or reset the connection")
+        return TargetError(f"{what}: TLS: {(cause.reason or str(cause)).replace('_', ' ').lower()}: is this port https?{hint}")
+    return TargetDown(f"{what}: {str(error) or type(error).__name__}: the target closed or reset the connection{hint}")
+
+
+def _other_scheme(address: Address) -> str:
+    """Say that the port speaks TLS where it was asked in plain text, or the other way round; nothing where it does not."""
+    there = (address.host, address.port)
+    try:
+        with socket.create_connection(there, timeout=PROBE_S) as connection:
+            if address.tls is None:
+                context = ssl.create_default_context()
+                context.check_hostname, context.verify_mode = False, ssl.CERT_NONE  # nothing is sent or believed
+                context.wrap_socket(connection).close()
+                return "; the port speaks TLS: write https:// in base_url"
+            connection.sendall(b"HEAD / HTTP/1.0\r\n\r\n")
+            return "; the port answers without TLS: write http:// in base_url" if connection.recv(5) == b"HTTP/" else ""
+    except OSError:
+        return ""
 
 
 def _causes(error: BaseException) -> list[BaseException]:
@@ -201,7 +219,7 @@ def _causes(error: BaseException) -> list[BaseException]:
     return chain
 
 
-def _check_status(what: str, target: Target, request: PreparedRequest, answer: httpx.Response, body: bytes) -> None:
+def _check_status(what: str, target: Target, request: PreparedRequest, answer: httpx.Response, body: bytes, address: Address) -> None:
     status = answer.status_code
     if status == request.expected_status:
         return
@@ -209,12 +227,13 @@ def _check_status(what: str, target: Target, request: PreparedRequest, answer: h
     if status in (401, 403):
         raise TargetError(f"{says}: the key is missing or wrong; headers sent: {_header_names(target)}")
     if status == 404:
-        raise TargetError(f"{says}: no such path; correct the request in the target file, or base_url")
+        why = content.shown(body, QUOTED) if body.strip() else "no such path"
+        raise TargetError(f"{says}: {why}; correct the request or its parameters, or base_url")
     if answer.is_redirect:
         raise TargetError(f"{says}: redirected to {_location(answer)}, and redirects are not followed: name that URL instead")
     if status == 429 or status >= 500:
         raise TargetDown(f"{says}: the target does not work, even without load: {content.shown(body)}")
-    raise TargetError(f"{says}: {content.shown(body)}")
+    raise TargetError(f"{says}: {content.shown(body, QUOTED)}{_other_scheme(address) if status == 400 else ''}")
 
 
 def _header_names(target: Target) -> str:

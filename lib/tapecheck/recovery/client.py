@@ -207,7 +207,8 @@ class Client:
             names = ", ".join(self._target.headers) or "none; name the key under `headers`"
             return TargetError(f"{says}: the key is missing or wrong; headers sent: {names}")
         if answer.status == 404:
-            return TargetError(f"{says}: no such path; correct the request in the target file, or base_url")
+            why = self._shown(answer.body) if answer.body.strip() else "no such path"
+            return TargetError(f"{says}: {why}; correct the request in the target file, or base_url")
         if answer.status == 429 or answer.status >= 500:
             return TargetDown(f"{says}: the target does not work: {self._shown(answer.body)}")
         return TargetError(f"{says}: {self._shown(answer.body)}")
