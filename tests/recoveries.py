@@ -28,10 +28,10 @@ def steady(seconds: float) -> list[float]:
 
 
 def probes(rows: Iterable[tuple[float, float, int]], *, serves: bool = True) -> Seen:
-    """Return the probes of a view; each row is intended start and end in seconds, and state."""
-    intended, done, state = zip(*rows, strict=True)
+    """Return the probes of a view; each row is when it was sent and answered in seconds, and state."""
+    sent, done, state = zip(*rows, strict=True)
     return Seen(
-        intended_ns=(np.array(intended) * S).astype(np.int64),
+        sent_ns=(np.array(sent) * S).astype(np.int64),
         done_ns=(np.array(done) * S).astype(np.int64),
         state=np.array(state),
         reported=np.zeros(len(state), bool),
@@ -65,15 +65,15 @@ def trial(drill: str, number: int = 1, *, injected_s: float | None = 1.0, **more
 
 
 def table(drill: str, number: int, views: Mapping[str, Seen], late_s: float = 0.001) -> pa.Table:
-    """Return the probes of a trial as they are stored, sent `late_s` after their intended starts."""
+    """Return the probes of a trial as they are stored, intended `late_s` before they were sent."""
     rows = [
         {
             "drill": drill,
             "trial": number,
             "view": name,
             "serves": view.serves,
-            "intended_ns": int(view.intended_ns[i]),
-            "sent_ns": int(view.intended_ns[i] + late_s * S),
+            "intended_ns": int(view.sent_ns[i] - late_s * S),
+            "sent_ns": int(view.sent_ns[i]),
             "done_ns": int(view.done_ns[i]),
             "state": int(view.state[i]),
             "reported": bool(view.reported[i]),

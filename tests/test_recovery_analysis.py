@@ -6,13 +6,15 @@ import subprocess
 import sys
 from typing import Any
 
+import numpy as np
 import pytest
 from recorded_drills import ack
-from recoveries import BAD, FULL, ONCE, PLAN, age, ages, crash, probes, recording, steady, trial
+from recoveries import BAD, FULL, ONCE, PLAN, S, age, ages, crash, probes, recording, steady, trial
 
 from tapecheck.recovery import analysis, findings, ledger
 from tapecheck.recovery.policy import RecoveryPlan
 from tapecheck.recovery.recording import INVALID, Recording
+from tapecheck.recovery.timeline import Seen
 from tapecheck.verdict import Check, Verdict
 
 
@@ -139,8 +141,26 @@ def test_an_invalid_trial_makes_its_failure_invalid() -> None:
         Verdict.INVALID,
         "api_killed, trial 1: the steady state did not hold before the fault",
     )
-    late = recording([(trial("api_killed"), {"service": crash(1.0, 2.0)})], late_s=7.0)
-    assert "the prober itself was 7000 ms late" in judged(late)["api_crash recover_s"].reason
+
+
+@pytest.mark.parametrize(
+    ("back_s", "sent_s", "verdict"),
+    [
+        (2.0, (), Verdict.PASS),  # 1 s of 60, probed all the time
+        (2.0, (1.5, 50.0), Verdict.PASS),  # back after 50 s at the latest
+        (59.0, (40.0, 63.0), Verdict.INVALID),  # after 39 to 62 s
+        (66.0, (65.0, 70.0), Verdict.FAIL),  # after more than 64 s, whatever passed then
+        (2.0, (10.0, 71.0), Verdict.INVALID),  # a relapse as long as the objective would not have been seen
+    ],
+)
+def test_a_busy_machine_decides_nothing_where_it_does_not_matter(back_s: float, sent_s: tuple[float, ...], verdict: Verdict) -> None:
+    """No probe was sent between two times: a recovery in time is one all the same, and a miss by less than that is none."""
+    whole = crash(1.0, back_s, until_s=75.0)
+    kept = ~((whole.sent_ns > sent_s[0] * S) & (whole.sent_ns < sent_s[1] * S)) if sent_s else np.ones(len(whole.sent_ns), bool)
+    seen = Seen(**{name: getattr(whole, name)[kept] for name in ("sent_ns", "done_ns", "state", "reported")}, serves=True)
+    check = judged(recording([(trial("api_killed"), {"service": seen})], late_s=7.0))["api_crash recover_s"]
+    assert check.verdict == verdict, check
+    assert ("the machine was too busy to probe: " in check.reason) == (verdict == Verdict.INVALID)
 
 
 def test_a_missed_objective_fails_beside_an_invalid_trial() -> None:

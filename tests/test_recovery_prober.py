@@ -10,7 +10,9 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 import servers
 from servers import Server
@@ -36,13 +38,34 @@ def watch(url: str, views: dict[str, View], seconds: float) -> Prober:
 
 
 def test_a_silent_target_stops_no_probe() -> None:
-    """Each probe waits a second in vain, and the next one starts on time all the same: twenty a second, not one."""
+    """Each probe waits a second in vain, and others start on their times all the same while it does."""
     with Server(servers.silent) as server:
         prober = watch(server.url, SERVICE, 1.2)
-    starts = [probe.intended_ns for probe in prober.probes]
-    assert len(starts) >= 20
-    assert sorted(set(starts)) == [starts[0] + number * 50_000_000 for number in range(len(starts))]
+    starts = sorted(probe.intended_ns for probe in prober.probes)
+    assert {(start - starts[0]) % 50_000_000 for start in starts} == {0} and len(set(starts)) == len(starts)
+    assert sum(start < prober.probes[0].done_ns for start in starts) > 3
     assert {(probe.state, probe.error) for probe in prober.probes} == {(BAD, "timeout")}
+
+
+def test_a_prober_that_is_held_up_leaves_out_what_it_missed() -> None:
+    """It does not send late what it cannot send in time, and its own lateness is no slowness of the target."""
+    held = threading.Event()
+
+    class Held(View):
+        def state(self, status: int, body: Any) -> int:
+            if not held.is_set():
+                held.set()
+                time.sleep(1.0)  # keeps the prober's own thread
+            return super().state(status, body)
+
+    with Server(servers.fast) as server, Prober(server.url, {"service": Held(request="GET /x", serves=True)}, SCHEDULE) as prober:
+        assert held.wait(15)
+        since_ns = time.monotonic_ns()
+        assert prober.wait(FULL, since_ns, within_s=30, unseen_s=0.3)
+    starts = sorted(probe.intended_ns for probe in prober.probes)
+    assert max(np.diff(starts)) >= 0.9e9
+    late = [probe for probe in prober.probes if probe.intended_ns >= since_ns + 1e9 and probe.sent_ns - probe.intended_ns > 0.9e9]
+    assert late == []
 
 
 def test_an_answer_that_drips_is_none() -> None:

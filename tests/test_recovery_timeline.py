@@ -92,6 +92,6 @@ def test_what_was_so_before_the_fault_is_not_its_doing() -> None:
 def test_the_target_tells_when_an_answer_tells() -> None:
     """The time to detect is the end of the first answer that reports the failure."""
     view = crash(1.0, 2.0)
-    told = Seen(**{name: getattr(view, name) for name in ("intended_ns", "done_ns", "state", "serves")}, reported=view.done_ns >= 1.7 * S)
+    told = Seen(**{name: getattr(view, name) for name in ("sent_ns", "done_ns", "state", "serves")}, reported=view.done_ns >= 1.7 * S)
     assert measured(service=told).detect_s == pytest.approx(0.7, abs=0.06)
     assert np.count_nonzero(view.reported) == 0

@@ -85,7 +85,7 @@ def _views(recording: Recording, one: Timed) -> dict[str, Seen]:
 def _states(ax: Axes, row: float, view: Seen, one: Timed, slow_ns: int) -> float:
     """Draw stretches of one state in one row, and return where they end; a probe stands for the time until the next one."""
     zero_ns = one.trial.injected_ns or 0
-    starts_s = (view.intended_ns - zero_ns) / 1e9
+    starts_s = (view.sent_ns - zero_ns) / 1e9
     end_s = float(view.done_ns.max() - zero_ns) / 1e9
     for state, first_s, last_s in _stretches(starts_s, states(view, slow_ns), end_s):
         if last_s > -BEFORE_S:

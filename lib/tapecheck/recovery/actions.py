@@ -129,12 +129,12 @@ def _signalled(parents: Sequence[psutil.Process], number: signal.Signals) -> Don
     Raises:
         RuntimeError: one is somebody else's.
     """
+    trees = [(parent, *(_children(parent) if number == signal.SIGKILL else ())) for parent in parents]  # a dead parent has none
     at_ns, pids = time.monotonic_ns(), []
-    for parent in parents:
-        children = _children(parent) if number == signal.SIGKILL else []  # a dead parent has none
-        for one in (parent, *children):
+    for tree in trees:
+        for one in tree:
             pids += _sent(one, number)
-        for one in _children(parent) if number != signal.SIGKILL else ():
+        for one in _children(tree[0]) if number != signal.SIGKILL else ():
             pids += _sent(one, number)
     return {"at_ns": at_ns, "pids": pids}
 

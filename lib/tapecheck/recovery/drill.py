@@ -82,8 +82,8 @@ def run(drill: Drill, ground: Ground, schedule: Schedule, keeper: Keeper, number
     ) as prober:  # fmt: skip
         was_steady = prober.wait(FULL, began_ns, within_s=STEADY_S, unseen_s=schedule.settle_s)
         journal = _journal(experiment, drill, ground, moments, prober, keeper) if was_steady else {"status": "failed", "steady_states": {}}
-        stop = _stop(drill, ground, journal)
-        is_whole = stop is None and prober.wait(FULL, time.monotonic_ns(), within_s=STEADY_S, unseen_s=schedule.settle_s)
+        stop, since_ns = _stop(drill, ground, journal), max(moments.at_ns.values(), default=began_ns)
+        is_whole = stop is None and prober.wait(FULL, since_ns, within_s=STEADY_S, unseen_s=schedule.settle_s)
     died = f"the prober ended: {type(prober.died_of).__name__}: {prober.died_of}" if prober.died_of else ""
     if ground.target.kind == "sandbox" and targets.sandbox_stopped():
         died = STOPPED

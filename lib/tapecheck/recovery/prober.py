@@ -1,10 +1,13 @@
 """Asks every view of a target at fixed times, whatever became of the probes before: an open schedule. It does not judge.
 
+Where this machine is too busy for that, the times that it missed are left out: probes that are further apart are less exact, and
+probes that are sent later and later are wrong. How long an answer took counts from when it was asked for.
 Chaos Toolkit's own continuous probe asks again only when it was answered, so that a hang of two seconds is one probe long.
 """
 
 import asyncio
 import json
+import math
 import threading
 import time
 from collections.abc import Mapping
@@ -56,7 +59,7 @@ class Prober:
         self._base_url, self._headers, self._verify = base_url, dict(headers or {}), verify
         self.probes: list[Probe] = []
         self.died_of: Exception | None = None
-        self._waiting: set[tuple[str, int]] = set()  # view and intended start of what has no answer yet
+        self._waiting: set[tuple[str, int]] = set()  # view and start of what has no answer yet
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._probe_all, name="prober", daemon=True)
 
@@ -87,15 +90,14 @@ class Prober:
         now_ns, probes = time.monotonic_ns(), list(self.probes)
         asked = {name for name, view in self.views.items() if view.serves or least == FULL}
         settling_ns = int(self._schedule.settle_s * 1e9)
-        begin_ns = now_ns - settling_ns - int(self._schedule.slow_s * 1e9)
-        recent = [p for p in probes if p.view in asked and p.intended_ns >= begin_ns]
+        recent = [p for p in probes if p.view in asked and p.done_ns >= now_ns - settling_ns]
         hangs = any(view in asked and now_ns - at_ns > self._schedule.slow_s * 1e9 for view, at_ns in self._waiting.copy())
         well = not hangs and {p.view for p in recent} == asked and all(self._is(least, p) for p in recent)
         seen = any(p.done_ns >= since_ns and not self._is(FULL, p) for p in probes)
         return well and now_ns - since_ns > (settling_ns if seen else int(unseen_s * 1e9))
 
     def _is(self, least: int, probe: Probe) -> bool:
-        return probe.state >= least and probe.done_ns - probe.intended_ns <= self._schedule.slow_s * 1e9
+        return probe.state >= least and probe.done_ns - probe.sent_ns <= self._schedule.slow_s * 1e9
 
     def table(self, drill: str, trial: int) -> pa.Table:
         """Return the probes in the order of their intended starts, by `recording.PROBES`."""
@@ -122,11 +124,11 @@ class Prober:
                 await asyncio.sleep(max(0.0, (intended_ns - time.monotonic_ns()) / 1e9))
                 for name, view in self.views.items():
                     group.create_task(self._probe(client, name, view, intended_ns))
-                number += 1
+                number = max(number + 1, math.ceil((time.monotonic_ns() - begun_ns) / (self._schedule.period_s * 1e9)))
 
     async def _probe(self, client: httpx.AsyncClient, name: str, view: View, intended_ns: int) -> None:
         sent_ns, status, error, body = time.monotonic_ns(), 0, "", None
-        self._waiting.add((name, intended_ns))
+        self._waiting.add((name, sent_ns))
         try:
             if view.is_sql:
                 await self._select(view)
@@ -141,7 +143,7 @@ class Prober:
         done_ns = time.monotonic_ns()
         state = BAD if error else view.state(status, body)
         told = not error and view.tells(status, body)
-        self._waiting.discard((name, intended_ns))
+        self._waiting.discard((name, sent_ns))
         self.probes.append(Probe(name, intended_ns, sent_ns, done_ns, state, told, status, error))
 
     async def _select(self, view: View) -> None:

@@ -1,6 +1,6 @@
 """Turns the probes of a trial into clocks: when service went, when it was noticed, when it was back. Pure functions.
 
-A probe tells of the target from its intended start i to its end d. One that is answered late was not served before d, so
+A probe tells of the target from when it was sent, i, to its end d. One that is answered late was not served before d, so
 it counts as bad at i, and so do those that began while it waited and waited too; one that got no answer says nothing after i.
 For a set of views, with t0 the injection:
 
@@ -23,9 +23,9 @@ Array = NDArray[np.int64]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Seen:
-    """The probes of one view in the order of their intended starts (ns, monotonic), with state and whether the failure was told."""
+    """The probes of one view in the order in which they were sent (ns, monotonic), with state and whether the failure was told."""
 
-    intended_ns: Array
+    sent_ns: Array
     done_ns: Array
     state: Array
     reported: NDArray[np.bool_]
@@ -49,7 +49,7 @@ class Clocks:
 
 
 def clocks(views: Mapping[str, Seen], injected_ns: int, *, slow_ns: int) -> Clocks:
-    """Return the clocks of a trial; an answer that took longer than `slow_ns` was no service at its intended start."""
+    """Return the clocks of a trial; an answer that took longer than `slow_ns` was no service when it was asked for."""
     after, before = [_since(seen, injected_ns) for seen in views.values()], [_before(seen, injected_ns) for seen in views.values()]
     bad = [start for seen, least in zip(after, before, strict=True) if (start := _worse(seen, least, slow_ns, first=True)) is not None]
     told = [int(seen.done_ns[seen.reported].min()) for seen in after if seen.reported.any()]
@@ -78,7 +78,7 @@ def _since(seen: Seen, injected_ns: int) -> Seen:
     """Keep the probes that ended after the injection."""
     kept = seen.done_ns >= injected_ns
     return Seen(
-        intended_ns=seen.intended_ns[kept],
+        sent_ns=seen.sent_ns[kept],
         done_ns=seen.done_ns[kept],
         state=seen.state[kept],
         reported=seen.reported[kept],
@@ -93,19 +93,19 @@ def _before(seen: Seen, injected_ns: int) -> int:
 
 
 def states(seen: Seen, slow_ns: int) -> Array:
-    """Return the state of the target at each probe's intended start; an answer that came late was none then."""
-    waited = seen.done_ns - seen.intended_ns
+    """Return the state of the target when each probe was sent; an answer that came late was none then."""
+    waited = seen.done_ns - seen.sent_ns
     is_slow = waited > slow_ns
     until_ns = np.maximum.accumulate(np.where(is_slow, seen.done_ns, 0)) if len(waited) else waited
-    period_ns = int(seen.intended_ns[-1] - seen.intended_ns[0]) // (len(waited) - 1) if len(waited) > 1 else slow_ns
-    is_behind = (seen.intended_ns < until_ns) & (seen.done_ns > until_ns - period_ns) & (waited > period_ns)
+    period_ns = int(seen.sent_ns[-1] - seen.sent_ns[0]) // (len(waited) - 1) if len(waited) > 1 else slow_ns
+    is_behind = (seen.sent_ns < until_ns) & (seen.done_ns > until_ns - period_ns) & (waited > period_ns)
     found: Array = np.where(is_slow | is_behind, BAD, seen.state)
     return found
 
 
 def _worse(seen: Seen, least: int, slow_ns: int, *, first: bool = False) -> int | None:
-    """Return the intended start of the last (or first) probe that met a worse state than `least`, or None where none did."""
-    worse = seen.intended_ns[states(seen, slow_ns) < least]
+    """Return when the last (or first) probe was sent that met a worse state than `least`, or None where none did."""
+    worse = seen.sent_ns[states(seen, slow_ns) < least]
     return None if len(worse) == 0 else int(worse.min() if first else worse.max())
 
 
@@ -117,7 +117,7 @@ def _back(seen: Seen, least: int, injected_ns: int, slow_ns: int) -> _Back:
     if len(good) == 0:
         return _Back(None, 0.0)
     at_ns = int(good.min())
-    waiting = seen.intended_ns[(seen.intended_ns < at_ns) & (seen.done_ns >= at_ns)]
+    waiting = seen.sent_ns[(seen.sent_ns < at_ns) & (seen.done_ns >= at_ns)]
     not_yet_ns = max(last_ns, injected_ns, *waiting.tolist())
     return _Back(max(0, at_ns - injected_ns) / 1e9, (at_ns - not_yet_ns) / 1e9)
 
