@@ -82,15 +82,23 @@ def present(database_url: str) -> set[tuple[Any, ...]]:
     raise AssertionError("the database did not come back")
 
 
+def wait_written(database_url: str, bars: int) -> int:
+    """Wait until so many bars are written; return how many are."""
+    until_s = time.monotonic() + 60
+    while len(there := present(database_url)) < bars:
+        assert time.monotonic() < until_s, f"only {len(there)} bars"
+        time.sleep(0.05)
+    return len(there)
+
+
 def killed(recorder: Recorder, database_url: str) -> int:
     """Kill the whole server while bars are written, let them be written again after it came back; return when it was killed."""
     with recorder:
-        time.sleep(1.2)
+        wait_written(database_url, 60)
         processes, at_ns = tree(), time.monotonic_ns()
         signalled(processes, signal.SIGKILL)
-        psutil.wait_procs(processes, 5)
-        present(database_url)
-        time.sleep(0.5)
+        psutil.wait_procs(processes, 60)
+        wait_written(database_url, len(present(database_url)) + 5)
     return at_ns
 
 
@@ -127,14 +135,14 @@ def test_the_exact_loss_is_found_where_the_server_acknowledges_too_soon(database
 def test_a_frozen_server_loses_nothing(database_url: str) -> None:
     """A write that hangs is acknowledged when the server goes on, or gets no answer in time; neither is a loss."""
     with recording(database_url) as one:
-        time.sleep(0.5)
+        wait_written(database_url, 20)
         frozen = tree()  # with the process of the recorder's own connection
         signalled(frozen, signal.SIGSTOP)
         try:
             time.sleep(2.0)
         finally:
             signalled(frozen, signal.SIGCONT)
-        time.sleep(1.0)
+        wait_written(database_url, 60)
     acks = one.fates()
     assert keys(acks, "lost", "never_read") == set() and len(keys(acks, "unknown")) <= 1
     assert len(keys(acks, "stable")) > 50
@@ -143,7 +151,7 @@ def test_a_frozen_server_loses_nothing(database_url: str) -> None:
 def test_a_frozen_server_does_not_hold_up(database_url: str) -> None:
     """While it stays frozen, the block ends within seconds, and the final read says that it could not be made."""
     one = recording(database_url).__enter__()
-    time.sleep(0.5)
+    wait_written(database_url, 10)
     frozen = tree()
     signalled(frozen, signal.SIGSTOP)
     try:
@@ -155,11 +163,11 @@ def test_a_frozen_server_does_not_hold_up(database_url: str) -> None:
         read_s = time.monotonic()
     finally:
         signalled(frozen, signal.SIGCONT)
-    assert ended_s - began_s < 3 and read_s - ended_s < 7
+    assert ended_s - began_s < 30 and read_s - ended_s < 30  # it would stay frozen for ever
     assert keys(acks, "never_read") and not keys(acks, "stable", "lost") and len(keys(acks, "unknown")) == 1
     assert keys(acks, "never_read") <= present(database_url)
     with recording(database_url) as again:  # the table that could not be dropped is in nobody's way
-        time.sleep(0.2)
+        wait_written(database_url, 5)
     assert keys(again.fates(), "stable")
 
 
@@ -167,10 +175,11 @@ def test_a_connection_that_is_ended_costs_one_answer(database_url: str) -> None:
     """What was sent over it, and only that, is unknown; the next bar is written over a new connection, and none is written twice."""
     ended = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE query LIKE 'INSERT INTO tapecheck_drill%'"
     with recording(database_url) as one:
+        so_far = 0
         for _ in range(3):
-            time.sleep(0.5)
+            so_far = wait_written(database_url, so_far + 15)
             assert rows(database_url, ended) == {(True,)}
-        time.sleep(0.5)
+        wait_written(database_url, so_far + 20)
     acks = one.fates()
     assert keys(acks, "lost", "never_read") == set() and len(keys(acks, "unknown")) == 3
     assert len({(ack.symbol, ack.time_ms) for ack in acks}) == len(acks) > 50
@@ -180,7 +189,8 @@ def test_writing_ends_with_the_last_bar(database_url: str, monkeypatch: pytest.M
     """When all bars are written none is written again, and each has its fate."""
     monkeypatch.setattr(recorder, "_NEWEST", recorder._NEWEST.replace(f"LIMIT {recorder.BARS}", "LIMIT 2"))
     with recording(database_url) as one:
-        time.sleep(1.0)
+        wait_written(database_url, 2 * 6)
+        assert one._writing is not None and one._writing.result(60) is None
     acks = one.fates()
     assert len(keys(acks, "stable")) == len(acks) == 2 * len({ack.symbol for ack in acks}) >= 2 * 6
 
@@ -188,7 +198,7 @@ def test_writing_ends_with_the_last_bar(database_url: str, monkeypatch: pytest.M
 def test_deleted_bars_are_lost_and_upstream_is_asked(database_url: str, endpoints: Endpoints, upstream: httpx.Client) -> None:
     """Exactly the rows that were deleted are lost; what upstream serves can be fetched again, what it has not is gone for good."""
     with recording(database_url) as one:
-        time.sleep(1.0)
+        wait_written(database_url, 60)
     query = f"DELETE FROM {SCHEMA}.bars WHERE symbol IN ('BTC', 'AAPL') AND extract(minute FROM time) = 5 RETURNING symbol, time"
     deleted = {(symbol, round(at.timestamp() * 1000)) for symbol, at in rows(database_url, query)}
     acks = one.fates()
@@ -207,7 +217,7 @@ def test_deleted_bars_are_lost_and_upstream_is_asked(database_url: str, endpoint
 def test_a_table_that_is_gone_is_lost_as_a_whole(database_url: str) -> None:
     """A database that answers, but without the table, has lost every bar that it acknowledged."""
     with recording(database_url) as one:
-        time.sleep(0.3)
+        wait_written(database_url, 5)
     with psycopg.connect(database_url) as connection:
         connection.execute(f"DROP SCHEMA {SCHEMA} CASCADE")
     acks = one.fates()
@@ -220,7 +230,7 @@ def test_bars_are_real_ones_of_every_tier_and_not_too_many(database_url: str) ->
     live = "SELECT symbol, timeframe, time, o, h, l, c, v, vw, n FROM {}.bars WHERE timeframe = '5m'"
     with recording(database_url) as one:
         began_s = time.monotonic()
-        time.sleep(1.0)
+        wait_written(database_url, 60)
     took_s = time.monotonic() - began_s
     written = rows(database_url, live.format(SCHEMA))
     acks = one.fates()
