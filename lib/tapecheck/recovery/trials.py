@@ -25,8 +25,8 @@ class Timed:
     trial: Trial
     clocks: Clocks | None
     lag_p99_ms: float
-    gap_s: float
-    undecided: str
+    gap_s: float = 0.0
+    undecided: str = ""
 
     @property
     def invalid(self) -> str:
