@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from benchmarks import __main__ as bench
-from benchmarks import accuracy, compared, generators, index, machine, nginx, paced, planted, report, targets
+from benchmarks import accuracy, compared, generators, index, machine, nginx, paced, planted, report, targets, throughput
 from benchmarks.accuracy import Known
 
 WRK = """Running 3s test @ http://127.0.0.1:1/1024
@@ -98,8 +98,40 @@ def test_accuracy_is_five_per_cent_or_a_fifth_of_a_millisecond(measured_ms: floa
 def test_a_peer_that_is_missing_is_not_a_target_that_is_met() -> None:
     """It says so by name."""
     judged = list(targets._ratios([]))
-    assert [one.met for one in judged] == [None, None, None]
+    assert [one.met for one in judged] == [None] * 5
     assert {"wrk", "k6", "locust"} == {one.what.split()[-1] for one in judged}
+
+
+def row(generator: str, **more: object) -> throughput.Row:
+    """Make a row of the throughput's table."""
+    names = ("rps", "lowest_rps", "highest_rps", "ratio", "lowest_ratio", "highest_ratio", "cpu_ratio", "seen_ratio")
+    known = dict.fromkeys(names, 1.0) | {"server_cpu_ratio": 0.5, "server_cores": 1, "cpu_us": 10.0, "n": 4, "failed": 0}
+    return throughput.Row(body="1 KB", generator=generator, **(known | more))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("wrk", "k6", "met"),
+    [(1.2, 0.2, (True, True)), (1.21, 0.2, (False, True)), (1.0, 0.21, (True, False))],
+)
+def test_the_cpu_of_a_request_is_judged_beside_wrk_and_k6(wrk: float, k6: float, met: tuple[bool, bool]) -> None:
+    """At most 1.2 times that of the one, and a fifth of that of the other; both numbers are shown."""
+    judged = list(targets._ratios([row("tapecheck", cpu_us=12.0), row("wrk", cpu_ratio=wrk), row("k6", cpu_ratio=k6)]))[-2:]
+    assert tuple(one.met for one in judged) == met
+    assert judged[0].measured == f"{wrk:.2f} x (12.0 of 10.0 µs)"
+
+
+def test_a_cpu_time_that_is_unknown_is_no_target_that_is_met_or_missed() -> None:
+    """One round of two says it; with none, the target was not measured."""
+    assert throughput.known_median([float("nan"), 2.0]) == 2.0
+    judged = list(targets._ratios([row("tapecheck"), row("wrk", cpu_ratio=throughput.known_median([float("nan")]))]))
+    assert judged[-2].met is None
+
+
+@pytest.mark.parametrize(("busy", "cores", "full"), [(0.89, 1, False), (0.9, 1, True), (0.98, 3, False), (2.8, 3, True)])
+def test_a_server_at_its_limit_is_said(busy: float, cores: int, full: bool) -> None:
+    """A ratio beside a peer that kept nginx busy is one of two limits, and says so."""
+    (judged, *_) = targets._ratios([row("tapecheck"), row("wrk", server_cpu_ratio=busy, server_cores=cores)])
+    assert ("nginx was near its limit" in judged.measured) is full
 
 
 def test_tables_replace_the_block_of_their_part_of_a_page(tmp_path: Path) -> None:

@@ -32,6 +32,7 @@ class Nginx:
 
     def __init__(self, port: int, pid: int) -> None:
         self.port = port
+        self.pid = pid
         self._process = psutil.Process(pid)
         self._asked = 0
 

@@ -1,7 +1,9 @@
 """How many requests a second each generator gets out of one core, against the same nginx, in interleaved rounds."""
 
+import math
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from statistics import median
 
@@ -9,6 +11,9 @@ from . import machine, nginx
 from .generators import ENGINE, PEERS, Count, Generator
 
 CONNECTIONS = 64
+FULL_RATIO = 0.9  # of nginx's cores
+POLL_S = 0.02  # between two looks whether a generator has begun
+METERED_RATIO = 0.6  # of its time, in which its CPU time is taken; before it, it starts
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -26,8 +31,15 @@ class Row:
     lowest_ratio: float
     highest_ratio: float
     server_cpu_ratio: float  # busy cores of nginx: near 1 for each, the generator was not the limit
-    cpu_us: float  # of the generator for each request, its start included
+    server_cores: int  # that nginx has
+    cpu_us: float  # of the generator for each request, its start and its end left out
+    cpu_ratio: float  # our engine's over that: the median of the rounds' ratios
     seen_ratio: float  # requests that nginx counted over those that the generator did; the worst round
+
+    @property
+    def server_is_full(self) -> bool:
+        """Tell whether nginx was near its limit, so that a faster generator would have got no more answers."""
+        return self.server_cpu_ratio >= FULL_RATIO * self.server_cores
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,6 +50,46 @@ class Round:
     server_cpu_ratio: float
     cpu_us: float
     seen_ratio: float
+
+
+class Meter(threading.Thread):
+    """Takes the CPU time of a generator twice while it sends, so that neither its start nor its end is in that of a request."""
+
+    def __init__(self, server: nginx.Nginx, duration_s: float) -> None:
+        super().__init__(name="meter of the generator")
+        self._server, self._duration_s, self._seen = server, duration_s, server.requests()
+        self._looks: list[tuple[int, float]] = []
+        self._ended = threading.Event()
+
+    def run(self) -> None:
+        """Look when nginx has seen a request, and again when most of the time is over."""
+        while not self._looks and not self._ended.wait(POLL_S):
+            self._look()
+        if not self._ended.wait(METERED_RATIO * self._duration_s):
+            self._look()
+
+    def _look(self) -> None:
+        came = self._server.requests() - self._seen
+        if came:
+            self._looks.append((came, machine.family_s(but=self._server.pid)))
+
+    @property
+    def cpu_us(self) -> float:
+        """Return the CPU time of each request between the two looks; NaN when it ended before the second."""
+        if len(self._looks) < 2:
+            return math.nan
+        (first, began_s), (last, ended_s) = self._looks
+        return (ended_s - began_s) * 1e6 / (last - first) if ended_s > began_s and last > first else math.nan
+
+    def __enter__(self) -> "Meter":
+        """Begin to look."""
+        self.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Look no more."""
+        self._ended.set()
+        self.join()
 
 
 def run(cores: machine.Cores, *, rounds: int, duration_s: float, say: Callable[[str], None]) -> tuple[list[Row], list[str]]:
@@ -57,25 +109,27 @@ def run(cores: machine.Cores, *, rounds: int, duration_s: float, say: Callable[[
                     counts[one.name].append(_once(one, server, body, duration_s, cores))
                 say(f"throughput, {body}, round {number + 1} of {rounds}: "
                     + ", ".join(f"{name} {found[-1].count.rps:,.0f}/s" for name, found in counts.items()))  # fmt: skip
-            rows += [_row(body, one, counts) for one in present]
+            rows += [_row(body, one, counts, len(cores.server)) for one in present]
     return rows, missing
 
 
 def _once(one: Generator, server: nginx.Nginx, body: str, duration_s: float, cores: machine.Cores) -> Round:
-    seen, server_s, own_s, began = server.requests(), server.cpu_s(), machine.children_s(), time.monotonic()
-    count = one.run(server.url(body), CONNECTIONS, duration_s, cores.generator)
-    took_s, own_s, server_s = time.monotonic() - began, machine.children_s() - own_s, server.cpu_s() - server_s
+    seen, server_s, began = server.requests(), server.cpu_s(), time.monotonic()
+    with Meter(server, duration_s) as meter:
+        count = one.run(server.url(body), CONNECTIONS, duration_s, cores.generator)
+    took_s, server_s = time.monotonic() - began, server.cpu_s() - server_s
     total = max(count.requests + count.failed, 1)
     return Round(
         count=count,
         server_cpu_ratio=server_s / min(count.duration_s, took_s),
-        cpu_us=own_s * 1e6 / total,
+        cpu_us=meter.cpu_us,
         seen_ratio=(server.requests() - seen) / total,
     )
 
 
-def _row(body: str, one: Generator, counts: dict[str, list[Round]]) -> Row:
+def _row(body: str, one: Generator, counts: dict[str, list[Round]], server_cores: int) -> Row:
     mine = counts[one.name]
+    cpu_us, own_us = ([found.cpu_us for found in counts[name]] for name in (one.name, ENGINE.name))
     rates = [found.count.rps for found in mine]
     ratios = [own.count.rps / rate if rate else 0.0 for own, rate in zip(counts[ENGINE.name], rates, strict=True)]
     return Row(
@@ -90,6 +144,13 @@ def _row(body: str, one: Generator, counts: dict[str, list[Round]]) -> Row:
         lowest_ratio=min(ratios),
         highest_ratio=max(ratios),
         server_cpu_ratio=median(found.server_cpu_ratio for found in mine),
-        cpu_us=median(found.cpu_us for found in mine),
+        server_cores=server_cores,
+        cpu_us=known_median(cpu_us),
+        cpu_ratio=known_median([own / its for own, its in zip(own_us, cpu_us, strict=True)]),
         seen_ratio=max((found.seen_ratio for found in mine), key=lambda ratio: abs(ratio - 1)),
     )
+
+
+def known_median(values: Sequence[float]) -> float:
+    """Return the median of those that are known; NaN when none is."""
+    return median([value for value in values if not math.isnan(value)] or [math.nan])
