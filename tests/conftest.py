@@ -38,7 +38,7 @@ USE_THE_SANDBOX = (
     "test_backfill_faults", "test_backfill_integrity", "test_backfill_lock", "test_backfill_official", "test_backfill_pipeline",
     "test_backfill_resume", "test_backfill_shape", "test_backfill_sink", "test_backfill_source", "test_backfill_strategies",
     "test_benchmarks_backfill", "test_compare_live", "test_live", "test_recovery_drill", "test_recovery_freshness", "test_recovery_loss",
-    "test_recovery_planting", "test_recovery_recorder", "test_sandbox_api",
+    "test_recovery_planting", "test_recovery_recorder", "test_sandbox_api", "test_sandbox_filling",
 )  # fmt: skip
 TAKE_LONG = ("test_batch", "test_sandbox_supervision", "test_load_findings", "test_ratios", "test_load_workers", "test_charts")
 

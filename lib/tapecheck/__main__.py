@@ -81,6 +81,7 @@ def _parser() -> argparse.ArgumentParser:
     actions = sandbox.add_subparsers(required=True, metavar="up|status|down", parser_class=_Parser)
     up = actions.add_parser("up", help="start it, or find the running one")
     up.add_argument("--filled", action="store_true", help="return when all data is there, not only when it answers")
+    up.add_argument("--resting", action="store_true", help="as --filled, or when it waits for a backfill to be measured first")
     up.add_argument("--days", type=int, help="days of history (default 365)")
     up.add_argument("--symbols", help="comma-separated symbols (default: all 25)")
     up.add_argument("--until-unused", action="store_true", help="stop it when no process uses it any more (default: it stays until down)")
@@ -121,7 +122,7 @@ def _run(arguments: argparse.Namespace) -> int:
     began_s = time.monotonic()
     from tapecheck import batch, index, lint, outcomes, targets
 
-    chosen = list(config.MEASURED) if arguments.validation == "all" else [arguments.validation]
+    chosen = list(config.ALL) if arguments.validation == "all" else [arguments.validation]
     given = _given(arguments)
     shares = _shares(chosen, given)
     out: Path | None = _out(arguments)
@@ -131,7 +132,7 @@ def _run(arguments: argparse.Namespace) -> int:
     ended: list[outcomes.Outcome] = []
     needs_sandbox = target.kind == "sandbox" and given.get("run", "new") == "new" and _need_target(chosen, given)
     try:
-        with targets.sandbox_running() if needs_sandbox else contextlib.nullcontext():
+        with targets.sandbox_used() if needs_sandbox else contextlib.nullcontext():
             ended.extend(batch.run(validation, shares[validation], out) for validation in chosen)  # keeps those before an interrupt
     finally:  # what is done is printed, whatever ends the rest
         if ended:
@@ -203,9 +204,9 @@ def _sandbox_up(arguments: argparse.Namespace) -> int:
     profile = config.validate(Profile, changes, file="command line") if changes else None
     say = _say if sys.stderr.isatty() or not arguments.json else lambda text: None
     state = supervision.up(profile=profile, until_unused=arguments.until_unused, on_progress=say)
-    if arguments.filled:
+    if arguments.filled or arguments.resting:
         with progress.show("sandbox: filling", "jobs") as report:
-            supervision.wait_filled(on_progress=report)
+            supervision.wait_filled(or_held=arguments.resting, on_progress=report)
     if arguments.json:
         print(state.model_dump_json())
         return 0

@@ -16,8 +16,8 @@ PROJECT = Path(__file__).resolve().parents[2]
 CONFIG = PROJECT / "config"
 NOTEBOOKS = PROJECT / "notebooks"
 OUTPUTS = PROJECT / "outputs"
-MEASURED = ("load", "backfill", "rto_rpo")  # what `run all` runs
-VALIDATIONS = (*MEASURED, "compare")
+VALIDATIONS = ("load", "backfill", "rto_rpo", "compare")
+ALL = ("backfill", "load", "rto_rpo")  # what `run all` runs; what a backfill stores serves a sandbox that holds nothing yet
 
 Location = tuple[str | int, ...]
 MOST_LEVELS, MOST_NODES = 50, 100_000  # of a YAML file, aliases written out: a page of text can say a billion
@@ -93,6 +93,11 @@ def _lasting(name: str) -> Path:
     base = Path("/var/tmp")  # noqa: S108 - the folder below it is ours, by its name and a check of its owner
     base = base if base.is_dir() else Path(tempfile.gettempdir())
     return base / f"tapecheck-{os.getuid()}-{name}"
+
+
+def sandbox_held(home: Path) -> Path:
+    """Return the folder of those whom a sandbox that holds no data yet lets go first, before it fills itself."""
+    return home / "held"
 
 
 def sandbox_users(home: Path) -> Path:

@@ -19,6 +19,7 @@ from tapecheck.target_file import BackfillTarget, ProcessSelector, Secret, Targe
 _SANDBOX = (sys.executable, "-P", "-m", "tapecheck", "sandbox")
 _use: Path | None = None  # the lock file that says that this process uses the sandbox
 _supervisor: psutil.Process | None = None  # of the sandbox that this process opened last
+_hold: Path | None = None  # the one that says that this process fills history first
 
 
 class SandboxState(Model):
@@ -38,11 +39,15 @@ class SandboxState(Model):
         return config.sandbox_home() / "state.json"
 
 
-def open_target(path: str | Path) -> Target:
+def open_target(path: str | Path, *, needs_bars: bool = True) -> Target:
     """Return the target of a file; a sandbox's with `base_url`, `processes` and `backfill` filled in.
 
     A sandbox that is not running is started and filled. It runs until the last process that opened it has ended, or, where
     `sandbox up` was called, until `sandbox down`.
+
+    Args:
+        needs_bars: whether its own tables must be filled. A sandbox that was never filled waits otherwise until `let_fill`, so that
+            history that is backfilled first is not fetched a second time beside it.
 
     Raises:
         ConfigError: the file is wrong.
@@ -51,7 +56,7 @@ def open_target(path: str | Path) -> Target:
     target = config.read(Target, path)
     if target.kind == "external":
         return target
-    state = start_sandbox()
+    state = start_sandbox(needs_bars=needs_bars)
     found = {"base_url": state.base_url, "backfill": _backfill(state)}
     absent = {key: value for key, value in found.items() if getattr(target, key) is None}
     return target.model_copy(update={**absent, "processes": {**state.processes, **target.processes}})
@@ -71,16 +76,24 @@ def at_distance(target: Target, distance_ms: int) -> Target:
     return target.model_copy(update={"backfill": target.backfill.model_copy(update={"source_url": distant})})
 
 
-def start_sandbox() -> SandboxState:
-    """Return the state of a running, filled sandbox, which runs at least until this process ends.
+def let_fill() -> None:
+    """Let a sandbox that waits for this process fill itself."""
+    global _hold
+    if _hold is not None:
+        lockfiles.release(_hold)
+    _hold = None
+
+
+def start_sandbox(*, needs_bars: bool = True) -> SandboxState:
+    """Return the state of a running sandbox, which runs at least until this process ends; for `needs_bars` see `open_target`.
 
     Raises:
         SandboxError: it did not start, or did not fill.
     """
     global _supervisor
-    _use_sandbox()
+    _use_sandbox(needs_bars=needs_bars)
     stderr = None if os.isatty(2) else subprocess.PIPE  # a kernel's would go to its log
-    command = [*_SANDBOX, "up", "--filled", "--json", "--until-unused"]
+    command = [*_SANDBOX, "up", "--filled" if needs_bars else "--resting", "--json", "--until-unused"]
     with subprocess.Popen(
         command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=stderr, text=True, start_new_session=True
     ) as process:
@@ -112,13 +125,15 @@ def sandbox_stopped() -> bool:
         return True  # who stops it removes its state first
 
 
-def _use_sandbox() -> None:
+def _use_sandbox(*, needs_bars: bool = True) -> None:
     """Say that this process uses the sandbox, before it asks for it: who stops it, stops it before or sees this."""
-    global _use
-    if _use is not None and _use.parent.parent == config.sandbox_home():
-        return
+    global _hold, _use
+    home = config.sandbox_home()
     try:
-        _use = lockfiles.hold(config.sandbox_users(config.sandbox_home()))
+        if not needs_bars and _hold is None:
+            _hold = lockfiles.hold(config.sandbox_held(home))
+        if _use is None or _use.parent.parent != home:
+            _use = lockfiles.hold(config.sandbox_users(home))
     except OSError as error:
         raise SandboxError(f"{config.sandbox_home()} cannot be used ({error}); set TAPECHECK_SANDBOX_HOME to another folder") from None
 
@@ -130,9 +145,21 @@ def sandbox_running() -> Iterator[SandboxState]:
     Raises:
         SandboxError: it did not start, or did not stop.
     """
+    with sandbox_used():
+        yield start_sandbox()
+
+
+@contextmanager
+def sandbox_used() -> Iterator[None]:
+    """Keep a sandbox that somebody opens meanwhile running; stop it afterwards as `sandbox_running` does.
+
+    Raises:
+        SandboxError: it did not stop.
+    """
     global _use
     try:
-        yield start_sandbox()
+        _use_sandbox()
+        yield
     finally:
         if _use is not None:
             lockfiles.release(_use)

@@ -2,14 +2,15 @@
 # ruff: noqa: S608 - what is put into statements is column and table names, constants of ours
 
 import datetime as dt
-from collections.abc import Sequence
+import re
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import psycopg
 from psycopg import sql
 
-from tapecheck.backfill import database, shape
+from tapecheck.backfill import database, lock, shape
 from tapecheck.backfill.features import NAMES
 
 LIVE = "tapecheck"  # the schema of what a service serves; a measured backfill has one of its own
@@ -80,6 +81,30 @@ def read_note(database_url: str, schema: str) -> str | None:
     with database.connect(database_url) as connection:
         row = connection.execute("SELECT obj_description(to_regnamespace(%s), 'pg_namespace')", (schema,)).fetchone()
     return str(row[0]) if row and row[0] else None
+
+
+def take_over(database_url: str, schema: str, keys: Collection[tuple[str, str]], first: dt.date, live: str = LIVE) -> bool:
+    """Make the finished history of a measured backfill the live one, whose tables hold nothing yet, to be refreshed from there.
+
+    Return whether that was done: nothing is taken over that lacks a job, features, or days from the first one on.
+
+    Raises:
+        Busy: a backfill is writing it.
+        psycopg.Error: the database refuses.
+    """
+    note = re.match(r"history from ([\d-]+), features: True, days", read_note(database_url, schema) or "")
+    if note is None or dt.date.fromisoformat(note[1]) > first:
+        return False
+    with lock.run(database_url, schema), database.connect(database_url) as connection:
+        connection.execute(LOCK_TIMEOUT)
+        found = {key for key, one in read_with(connection, schema).items() if one.state == "done"}
+        if not found.issuperset(keys) or read_with(connection, live):
+            return False
+        for table in ("bars", "features", "checkpoints"):
+            connection.execute(f"DROP TABLE {live}.{table}")
+            connection.execute(f"ALTER TABLE {schema}.{table} SET SCHEMA {live}")
+        connection.execute(f"UPDATE {live}.checkpoints SET state = 'asked'")  # it ends with yesterday
+    return True
 
 
 def ask(database_url: str, symbols: Sequence[str], schema: str = LIVE) -> None:

@@ -6,7 +6,7 @@ from typing import Any
 
 from pydantic import Field
 
-from tapecheck import runs
+from tapecheck import runs, targets
 from tapecheck import validation as shared
 from tapecheck.backfill import analysis, findings, whatif
 from tapecheck.backfill.analysis import BackfillSummary, JobSummary, Slowest, StageSummary, Totals, summarize
@@ -80,7 +80,10 @@ def run(plan: BackfillPlan, endpoints: Endpoints, *, out: str = "") -> Recording
     """Run the jobs that are to be done and keep the recording below `out`; see `filling.run`, which says what it raises."""
     from tapecheck.backfill import filling  # HTTP client and database drivers: paid by who measures
 
-    return shared.measured("backfill", endpoints.target.name, lambda: filling.run(plan, endpoints), out=out)
+    try:
+        return shared.measured("backfill", endpoints.target.name, lambda: filling.run(plan, endpoints), out=out)
+    finally:
+        targets.let_fill()
 
 
 def predict(recording: Recording) -> list[WhatIf]:

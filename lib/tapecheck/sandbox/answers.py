@@ -149,6 +149,7 @@ class SchedulerHealth(BaseModel):
 
     `runs` counts jobs since then, `redone` those of them that were done before it and that nobody asked for again;
     `due` counts jobs whose time has come; `pending` those and the ones in flight, without new attempts at what failed.
+    `held`: it holds nothing yet, and lets a measured backfill go first.
     """
 
     status: Literal["ok", "degraded"]
@@ -166,3 +167,4 @@ class SchedulerHealth(BaseModel):
     redone: int
     last_success_at: dt.datetime | None
     uptime_s: float
+    held: bool

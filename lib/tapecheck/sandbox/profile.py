@@ -13,7 +13,7 @@ from urllib.parse import quote
 
 from pydantic import AfterValidator, Field
 
-from tapecheck.config import Model, sandbox_home, sandbox_users
+from tapecheck.config import Model, sandbox_held, sandbox_home, sandbox_users
 from tapecheck.errors import SandboxError
 
 SYMBOLS = (
@@ -73,6 +73,7 @@ class Home:
         self.passfile = self.folder / "passfile"
         self.key = self.folder / "upstream.key"
         self.users = sandbox_users(self.folder)
+        self.held = sandbox_held(self.folder)
         self.stays = self.folder / "stays"  # there while it runs because of `sandbox up`
         self.reaper = self.folder / "reaper"
 

@@ -12,6 +12,7 @@ from collections.abc import AsyncIterator
 import psycopg
 from fastapi import FastAPI
 
+from tapecheck import lockfiles
 from tapecheck.backfill import checkpoints
 from tapecheck.backfill.bars import TIMEFRAMES
 from tapecheck.backfill.checkpoints import Checkpoint
@@ -20,12 +21,15 @@ from tapecheck.backfill.retry import Retry
 from tapecheck.backfill.sink import Sink, SinkError
 from tapecheck.backfill.source import Source
 from tapecheck.backfill.wire import RateLimited, SourceError, UnknownTicker
+from tapecheck.errors import TapecheckError
 from tapecheck.sandbox.answers import SchedulerHealth, Trigger, Triggered
 from tapecheck.sandbox.profile import REFRESH_S, Home, Ports, Profile, tier_of
 
 log = logging.getLogger("uvicorn.error")
 Key = tuple[str, str]
 IN_FLIGHT = 3
+HELD_S = 0.1
+MEASURED = "tapecheck_backfill"  # where a measured backfill stores history, unless its plan names another schema
 FORGET_UNKNOWN_S = 300.0
 
 
@@ -41,6 +45,7 @@ class Scheduler:
         self.unknown: dict[str, float] = {}
         self.counts: Counter[str] = Counter()
         self.database_up = False
+        self.held = self._is_held()
         self.last_success_at: dt.datetime | None = None
         self.begun_s = time.monotonic()
         self.changed = asyncio.Event()
@@ -81,6 +86,8 @@ class Scheduler:
             except SinkError as error:
                 log.warning("waiting for the database: %s", _line(error))
                 await asyncio.sleep(0.2)
+        if not self.checkpoints:
+            await self._let_go_first()
         self._resume()
         ports = Ports.model_validate_json(self.home.ports.read_bytes())
         retry = Retry(first_s=0.5, cap_s=10, budget_s=60)
@@ -88,6 +95,23 @@ class Scheduler:
         async with source, asyncio.TaskGroup() as group:
             for _ in range(IN_FLIGHT):
                 group.create_task(self._work(source))
+
+    async def _let_go_first(self) -> None:
+        """Wait while a backfill is to be measured first, and take over what one has left, so that nothing is fetched twice."""
+        while self.held:
+            await asyncio.sleep(HELD_S)
+            self.held = self._is_held()
+        first = (dt.datetime.now(dt.UTC) - dt.timedelta(days=self.profile.days)).date()
+        keys = [(symbol, frame) for symbol in self.profile.symbols for frame in self.profile.timeframes]
+        try:
+            if await asyncio.to_thread(checkpoints.take_over, self.home.database_url(), MEASURED, keys, first):
+                self.checkpoints = await asyncio.to_thread(checkpoints.read, self.home.database_url())
+                log.info("took over the history of a backfill")
+        except (*SinkError, TapecheckError) as error:
+            log.warning("the history of a backfill was not taken over: %s", _line(error))
+
+    def _is_held(self) -> bool:
+        return any(one.is_there for one in lockfiles.holders(self.home.held))
 
     def _resume(self) -> None:
         known = dict.fromkeys([*self.profile.symbols, *(symbol for symbol, _ in self.checkpoints)])
@@ -184,6 +208,7 @@ class Scheduler:
             redone=self.counts["redone"],
             last_success_at=self.last_success_at,
             uptime_s=now_s - self.begun_s,
+            held=self.held and not self.checkpoints,
         )
 
 

@@ -124,12 +124,17 @@ def down_unused() -> None:
 
 
 def wait_filled(
-    symbols: Collection[str] | None = None, *, timeout_s: float = 180.0, on_progress: Callable[[int, int], None] = lambda *_: None
+    symbols: Collection[str] | None = None,
+    *,
+    or_held: bool = False,
+    timeout_s: float = 180.0,
+    on_progress: Callable[[int, int], None] = lambda *_: None,
 ) -> None:
     """Wait until symbols hold every timeframe of the profile and the scheduler rests, so that it disturbs no measurement.
 
     Args:
         symbols: None for all.
+        or_held: return too when it rests because it lets a measured backfill go first, and holds nothing yet.
         timeout_s: the longest wait.
         on_progress: is told how many series are done, and of how many.
 
@@ -147,16 +152,16 @@ def wait_filled(
             missing = [f"{one['symbol']} {one['timeframe']} {one['error'] or ''}".strip() for one in series if one["refreshed_at"] is None]
             on_progress(len(series) - len(missing), len(series))
             missing += [f"{symbol}, which the profile lacks" for symbol in set(symbols or ()) - {one["symbol"] for one in series}]
-            if not missing and _rests(state):
+            if (or_held or not missing) and _rests(state, is_held=bool(missing)):
                 return
             missing = missing or ["the scheduler is still refreshing"]
         time.sleep(0.2)
     raise SandboxError(f"not filled within {timeout_s:g} s: {', '.join(missing[:10])}{' …' if len(missing) > 10 else ''}")
 
 
-def _rests(state: SandboxState) -> bool:
+def _rests(state: SandboxState, *, is_held: bool) -> bool:
     health = ask(state.processes["api"].port or 0, "/api/v1/admin/scheduler-health")
-    return health is not None and health["due"] == 0 and not health["in_flight"]
+    return health is not None and health["due"] == 0 and not health["in_flight"] and health["held"] == is_held
 
 
 def _state(home: Home) -> SandboxState | None:
