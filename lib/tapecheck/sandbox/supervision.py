@@ -1,6 +1,7 @@
 """Starts, finds and stops the sandbox: `up`, `status`, `down`, `wait_filled`. It serves nothing itself."""
 
 import os
+import resource
 import shlex
 import socket
 import subprocess
@@ -17,6 +18,7 @@ from tapecheck.target_file import ProcessSelector
 from tapecheck.targets import SandboxState
 
 START_S = 45.0
+FILES = 1024  # that each process may have open
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,6 +59,7 @@ def up(*, profile: Profile | None = None, until_unused: bool = False, on_progres
     home = Home()
     home.create()
     database.external_url()
+    _allow_files()
     with home.locked():
         before = Profile.model_validate_json(home.profile.read_bytes()) if home.profile.exists() else None
         wanted = profile or before or Profile()
@@ -232,41 +235,78 @@ def _ports_by_name(ports: Ports) -> dict[str, int]:
     return {name: getattr(ports, name) for name in PROCESSES} | external
 
 
-def _program(home: Home, name: str, command: list[str], *more: str) -> list[str]:
-    """Return one program of supervisord's configuration: restarted whenever it ends, however often.
+def _commands(home: Home, ports: Ports) -> dict[str, list[str]]:
+    """Return the command line of each program that supervisord is to run."""
+    own = {"database": database.command(home, ports.database)} if database.external_url() is None else {}
+    services = {name: [sys.executable, "-P", "-m", "tapecheck.sandbox.service", name, str(home.folder)] for name in PROCESSES[1:]}
+    return own | services
 
-    Its log is named relative to supervisord's folder, the home: supervisord expands % twice in this one value.
+
+def _program(name: str, *more: str) -> list[str]:
+    """Return one program of supervisord's configuration: restarted whenever it ends, however often."""
+    lines = [f"[program:{name}]", f"command=%(ENV_{_variable(name)})s", "autorestart=true", "startsecs=1", "startretries=1000000"]
+    return [
+        *lines,
+        "redirect_stderr=true",
+        f"stdout_logfile=logs/{name}.log",
+        "stdout_logfile_maxbytes=5MB",
+        "stdout_logfile_backups=1",
+        *more,
+    ]
+
+
+def _variable(name: str) -> str:
+    return f"TAPECHECK_{name.upper()}"
+
+
+def _conf() -> str:
+    """Return supervisord's configuration, in which no path stands: it cuts values at ` #` and ` ;`, and expands % once or twice.
+
+    Files are named relative to its folder, the home, and commands by variables of its environment.
     """
-    lines = [f"[program:{name}]", f"command={shlex.join(command)}", f"directory={home.folder}"]
-    lines += ["autorestart=true", "startsecs=1", "startretries=1000000", "redirect_stderr=true"]
-    return [*lines, f"stdout_logfile=logs/{name}.log", "stdout_logfile_maxbytes=5MB", "stdout_logfile_backups=1", *more]
-
-
-def _conf(home: Home, ports: Ports) -> str:
-    lines = ["[supervisord]", "identifier=tapecheck", f"logfile={home.logs / 'supervisord.log'}", "logfile_maxbytes=2MB"]
-    lines += ["logfile_backups=1", f"pidfile={home.folder / 'supervisord.pid'}", f"childlogdir={home.logs}"]
+    lines = ["[supervisord]", "identifier=tapecheck", "logfile=logs/supervisord.log", "logfile_maxbytes=2MB", "logfile_backups=1"]
+    lines += ["pidfile=supervisord.pid", "childlogdir=logs", f"minfds={FILES}"]
     lines += ["user=root"] if os.getuid() == 0 else []
-    lines += ["[unix_http_server]", f"file={home.socket}", "chmod=0700"]
+    lines += ["[unix_http_server]", "file=ctl.sock", "chmod=0700"]
     lines += ["[rpcinterface:supervisor]", "supervisor.rpcinterface_factory=supervisor.rpcinterface:make_main_rpcinterface"]
     if database.external_url() is None:
         user = [f"user={database.SERVER_USER}"] if database.SERVER_USER else []
-        command = database.command(home, ports.database)
-        lines += _program(home, "database", command, "stopsignal=INT", "stopwaitsecs=20", "priority=1", *user)
+        lines += _program("database", "stopsignal=INT", "stopwaitsecs=20", "priority=1", *user)
     for name in PROCESSES[1:]:
-        command = [sys.executable, "-P", "-m", "tapecheck.sandbox.service", name, str(home.folder)]
-        lines += _program(home, name, command, "stopsignal=TERM", "stopwaitsecs=5", "killasgroup=true")
+        lines += _program(name, "stopsignal=TERM", "stopwaitsecs=5", "killasgroup=true")
     lines += ["[group:services]", f"programs={','.join(PROCESSES[1:])}", "priority=2"]  # stopped together, before the database
-    return "\n".join(line.replace("%", "%%") for line in lines) + "\n"
+    return "\n".join(lines) + "\n"
+
+
+def _allow_files() -> None:
+    """Let each process open as many files as the sandbox needs.
+
+    Raises:
+        SandboxError: the hard limit does not allow it.
+    """
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft == resource.RLIM_INFINITY or soft >= FILES:
+        return
+    try:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (FILES, hard if hard == resource.RLIM_INFINITY else max(hard, FILES)))
+    except (ValueError, OSError):
+        raise SandboxError(
+            f"the sandbox's processes open up to {FILES:,} files each, and at most {hard:,} are allowed here (ulimit -Hn); "
+            f"begin in a shell with a higher limit, or raise it as root: ulimit -n {FILES}"
+        ) from None
 
 
 def _launch(home: Home, ports: Ports) -> None:
     """Start supervisord, which leaves our session and so outlives us, terminal and Ctrl-C included."""
-    write_private(home.conf, _conf(home, ports))
+    write_private(home.conf, _conf())
     for log in home.logs.glob("*.log"):
         log.unlink()
     command = [sys.executable, "-P", "-m", "supervisor.supervisord", "-c", str(home.conf)]
+    environment = os.environ | {_variable(name): shlex.join(words) for name, words in _commands(home, ports).items()}
     try:
-        done = subprocess.run(command, cwd=home.folder, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=START_S)
+        done = subprocess.run(
+            command, cwd=home.folder, env=environment, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=START_S
+        )
     except (OSError, subprocess.SubprocessError) as error:
         raise SandboxError(f"supervisord did not start: {error}") from None
     if done.returncode:
