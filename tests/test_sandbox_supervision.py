@@ -1,7 +1,9 @@
 """Starting and stopping the sandbox, also after anything was killed, in a folder whose name needs quoting."""
 
 import contextlib
+import ctypes
 import os
+import resource
 import shutil
 import signal
 import socket
@@ -10,6 +12,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import psutil
@@ -22,7 +25,14 @@ from tapecheck.targets import SandboxState
 
 SMALL = Profile(symbols=("SPY",), timeframes=("1d",), days=10)
 START = "from tapecheck.sandbox import supervision as s; from tapecheck.sandbox.profile import Profile as P; s.up(profile=P({}))"
-COMMAND = [sys.executable, "-c", START.format("symbols=('SPY',), timeframes=('1d',), days=10")]
+CODE = START.format("symbols=('SPY',), timeframes=('1d',), days=10")
+ODD = "tc 5% %(x)s #a ;b ü'"
+SYS_RESOURCE, DROP_FROM_BOUNDING_SET = 24, 24  # Linux's CAP_SYS_RESOURCE, PR_CAPBSET_DROP
+
+
+def command(folder: Path) -> list[str]:
+    """Start the sandbox with a Python whose own path is as odd as the folder's, as that of an odd checkout is."""
+    return [str(folder / "python" / "bin" / Path(sys.executable).name), "-c", CODE]
 
 
 def _mentioning(folder: Path) -> list[int]:
@@ -36,9 +46,10 @@ def _mentioning(folder: Path) -> list[int]:
 
 @pytest.fixture(scope="module")
 def folder() -> Iterator[Path]:
-    """A folder with a space and a percent sign in its name, for all tests here, so that its database is made once."""
+    """A folder with an odd name and an odd path to Python in it, for all tests here, so that its database is made once."""
     base = Path("/var/tmp") if Path("/var/tmp").is_dir() else Path(tempfile.gettempdir())
-    made = Path(tempfile.mkdtemp(prefix="tc 5% ", dir=base)).resolve()
+    made = Path(tempfile.mkdtemp(prefix=ODD, dir=base)).resolve()
+    (made / "python").symlink_to(sys.prefix)
     yield made
     shutil.rmtree(made, ignore_errors=True)
 
@@ -55,7 +66,8 @@ def home(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Home]:
 
 def test_up_twice_and_down_twice(home: Home) -> None:
     """Of two ups at once one starts and the other finds it; another profile is refused; down leaves no process, socket or state."""
-    processes = [subprocess.Popen(COMMAND, stderr=subprocess.PIPE) for _ in range(2)]
+    few = partial(resource.setrlimit, resource.RLIMIT_NOFILE, (256, resource.getrlimit(resource.RLIMIT_NOFILE)[1]))
+    processes = [subprocess.Popen(command(home.folder), stderr=subprocess.PIPE, preexec_fn=few) for _ in range(2)]
     assert [process.communicate(timeout=60)[1] for process in processes] == [b"", b""]
     assert len([pid for pid in _mentioning(home.folder) if "supervisor.supervisord" in psutil.Process(pid).cmdline()]) == 1
     state = supervision.up(profile=SMALL)
@@ -65,6 +77,9 @@ def test_up_twice_and_down_twice(home: Home) -> None:
         supervision.up(profile=Profile(symbols=("AAPL",)))
     status = supervision.status()
     assert status and all(process.healthy and process.pid for process in status.processes)
+    if sys.platform == "linux":
+        own = [one.pid for one in status.processes if one.name != "database"]  # as root the database is another user's
+        assert all(psutil.Process(pid).rlimit(psutil.RLIMIT_NOFILE)[0] >= supervision.FILES for pid in own)
     supervision.wait_filled(timeout_s=80)
     with pytest.raises(SandboxError, match="NVDA"):
         supervision.wait_filled(["NVDA"], timeout_s=0.5)
@@ -95,7 +110,7 @@ def test_a_killed_supervisor_leaves_nothing_in_the_way(home: Home) -> None:
 def test_an_interrupted_up_can_be_repeated(home: Home) -> None:
     """Whenever up is killed or interrupted, the next up works; Ctrl-C cleans up by itself."""
     for after_s, how in ((0.9, signal.SIGKILL), (1.8, signal.SIGKILL), (1.6, signal.SIGINT)):
-        with subprocess.Popen(COMMAND, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
+        with subprocess.Popen(command(home.folder), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
             time.sleep(after_s)  # the moment of the kill is what is tested
             process.send_signal(how)
             process.wait(60)
@@ -150,11 +165,35 @@ def test_a_local_database_is_accepted(monkeypatch: pytest.MonkeyPatch, url: str)
 
 
 def test_homes_that_cannot_be_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A folder that is too long, a file, or with a semicolon is refused with a word about the variable to set."""
+    """A folder that is too long, a file, or with what initdb's shell would read is refused with a word about the variable to set."""
     (tmp_path / "file").touch()
-    for bad in (tmp_path / ("x" * 100), tmp_path / "file", tmp_path / "a;b"):
+    for bad in (tmp_path / ("x" * 100), tmp_path / "file", *(tmp_path / f"a{odd}b" for odd in '"$`\\\n')):
         with pytest.raises(SandboxError, match="TAPECHECK_SANDBOX_HOME"):
             Home(bad).create()
+
+
+def test_too_few_files_are_refused_before_anything_starts(tmp_path: Path) -> None:
+    """Where the hard limit is too low, the message says how many are needed, how many there are and what to do."""
+
+    def limit() -> None:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (256, 256))
+        if os.getuid() == 0:  # who may raise hard limits
+            ctypes.CDLL(None).prctl(DROP_FROM_BOUNDING_SET, SYS_RESOURCE, 0, 0, 0)
+
+    done = subprocess.run(
+        [sys.executable, "-m", "tapecheck", "sandbox", "up"],
+        env={**os.environ, "TAPECHECK_SANDBOX_HOME": str(tmp_path)},
+        preexec_fn=limit,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert done.returncode == 3
+    assert done.stderr == (
+        "error: the sandbox's processes open up to 1,024 files each, and at most 256 are allowed here (ulimit -Hn); "
+        "begin in a shell with a higher limit, or raise it as root: ulimit -n 1024\n"
+    )
+    assert not (tmp_path / "supervisord.conf").exists()
 
 
 @pytest.mark.skipif(os.getuid() != 0, reason="only root can give a folder away")

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import ClassVar
 
 import backfills
+import pexpect
 import psutil
 import pytest
 import samples
@@ -174,6 +175,21 @@ def test_a_killed_start_leaves_nothing(home: Home) -> None:
     for process in reapers(home):
         process.wait(PATIENCE_S)
     assert supervision.status() is None and not home.socket.exists()
+
+
+def test_lab_leaves_ctrl_c_to_jupyter_and_stops_the_sandbox(home: Home) -> None:
+    """JupyterLab's own question is answered by JupyterLab, no and then yes; quitting is exit 0; a home folder need not be writable."""
+    environment = {**os.environ, "HOME": "/dev/null/home", "BROWSER": "true"}
+    with pexpect.spawn(sys.executable, ["-m", "tapecheck", "lab"], env=environment, timeout=PATIENCE_S, encoding="utf-8") as lab:
+        lab.expect("is running at")
+        for answer, then in (("n\r", "resuming"), ("y\r", pexpect.EOF)):
+            lab.sendintr()
+            lab.expect(r"Shut down this Jupyter server \(y/\[n\]\)\? ")
+            lab.send(answer)
+            lab.expect(then)
+        lab.wait()
+        assert (lab.exitstatus, lab.signalstatus) == (0, None)
+    assert supervision.status() is None
 
 
 PLAN = LoadPlan.model_validate(

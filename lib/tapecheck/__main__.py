@@ -204,6 +204,8 @@ def _sandbox_up(arguments: argparse.Namespace) -> int:
     profile = config.validate(Profile, changes, file="command line") if changes else None
     say = _say if sys.stderr.isatty() or not arguments.json else lambda text: None
     state = supervision.up(profile=profile, until_unused=arguments.until_unused, on_progress=say)
+    if arguments.filled and not arguments.until_unused and sys.stderr.isatty():
+        _say("filling; after Ctrl-C it runs and fills on, until: python -m tapecheck sandbox down")
     if arguments.filled or arguments.resting:
         with progress.show("sandbox: filling", "jobs") as report:
             supervision.wait_filled(or_held=arguments.resting, on_progress=report)
@@ -246,10 +248,23 @@ def _lab(arguments: argparse.Namespace) -> int:
     from tapecheck import targets
 
     with targets.sandbox_running() as state:
-        print(f"sandbox: {state.base_url}; it stops when JupyterLab does")
+        print(f"sandbox: {state.base_url}; it stops after JupyterLab, unless others use it", flush=True)
         command = [sys.executable, "-m", "jupyterlab", f"--ServerApp.root_dir={config.PROJECT}", "--LabApp.default_url=/lab/tree/notebooks"]
         root = ["--allow-root"] if os.geteuid() == 0 else []
-        return subprocess.run([*command, *root], check=False).returncode
+        with subprocess.Popen([*command, *root], env={**os.environ, **_jupyter_folders()}) as jupyter:
+            signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C goes to JupyterLab too, which asks whether to quit
+            for end in (signal.SIGTERM, signal.SIGHUP):
+                signal.signal(end, lambda *_: jupyter.terminate())
+            return 3 if jupyter.wait() else 0
+
+
+def _jupyter_folders() -> dict[str, str]:
+    """Return where Jupyter may write if it may not in the home folder."""
+    if os.access(Path.home(), os.W_OK):
+        return {}
+    own = config.sandbox_home() / "jupyter"
+    names = {"JUPYTER_CONFIG_DIR": "config", "JUPYTER_DATA_DIR": "data", "JUPYTER_RUNTIME_DIR": "runtime", "IPYTHONDIR": "ipython"}
+    return {name: os.environ.get(name, str(own / folder)) for name, folder in (names | {"MPLCONFIGDIR": "matplotlib"}).items()}
 
 
 # ---- params, check, runs, index, history ----

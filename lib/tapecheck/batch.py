@@ -181,7 +181,7 @@ def _execute(path: Path, executed: Path, given: Mapping[str, Any], scratch: Path
 
 def _manager(scratch: Path, unfinished: Path | None) -> type[AsyncKernelManager]:
     """Return a kernel manager whose kernels write their log to a file in place of our terminal, and ignore the user's IPython settings."""
-    own = {"IPYTHONDIR": str(scratch / "ipython"), runs.UNFINISHED_VARIABLE: str(unfinished or "")}
+    own = {"IPYTHONDIR": str(scratch / "ipython"), "TMPDIR": str(scratch), runs.UNFINISHED_VARIABLE: str(unfinished or "")}
 
     class Manager(AsyncKernelManager):
         async def start_kernel(self, **options: Any) -> None:  # type: ignore[override]
