@@ -2,6 +2,7 @@
 
 import statistics
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from functools import cache
 from typing import Any
 
@@ -166,12 +167,39 @@ def test_an_a_a_test_is_met_when_nothing_is_claimed(clocks: Clocks, expect: str,
     assert check.reason.startswith(said)
 
 
-def test_an_a_a_test_of_a_session_that_drifted_is_not_met() -> None:
-    """Where a control moved, that nothing is claimed says nothing."""
+def test_an_a_a_test_of_a_session_that_drifted_is_met() -> None:
+    """A drift takes claims back, which is what an A/A test asks for; its reason says so."""
     metrics = [METRIC.model_dump() | {"expect": "no_claim"}]
     one = measured(
         lambda at, variant: {**noisy(at, variant), "machine_s": (0.04 if variant.side == AFTER else 0.02) + at % 5 / 1e4},
         metrics=metrics, controls=["machine_s"],
     )  # fmt: skip
     (check,) = analysis.check({"bulk_copy": one}, {"bulk_copy": proof(metrics=metrics)})
-    assert check.verdict == Verdict.NOT_PROVEN
+    assert check.verdict == Verdict.PASS
+    assert check.reason.startswith("no difference is claimed: the session drifted")
+
+
+@pytest.mark.parametrize(("failing", "rounds", "verdict"), [(99, 8, Verdict.NO_DATA), (8, 8, Verdict.PASS), (15, 8, Verdict.NO_DATA)])
+def test_rounds_that_do_not_count_lead_to_more_of_them(failing: int, rounds: int, verdict: Verdict) -> None:
+    """What was in the way of the first four may pass; after eight in vain nothing is hoped for."""
+
+    def measuring(variant: Variant) -> Figures:
+        ran.append(variant)
+        problem = "the generator used 99% of its core" if len(ran) <= failing else ""
+        clocks = {"duration_s": halved(len(ran), variant)["duration_s"] * (1 + len(ran) % 5 / 1000)}
+        return Figures(clocks=clocks, counters={}, problem=problem)
+
+    ran: list[Variant] = []
+    found = session.measure(plan(bulk_copy=proof(rounds={"least": 4, "most": 24})), TARGET, measuring, lambda: len(ran))
+    (check,) = analysis.check(analysis.summarize(found), found.context.questions)
+    assert (len(ran), check.verdict) == (2 * rounds, verdict)
+
+
+@pytest.mark.parametrize(("after", "change"), [(1.0, Change.NOT_PROVEN), (0.5, Change.IMPROVED), (2.0, Change.WORSE)])
+def test_a_generator_that_lags_proves_no_equality(after: float, change: Change) -> None:
+    """Its lag is added to both sides: differences seem smaller, so that one that is proven is there, and one that is not may be hidden."""
+    found = samples(times(8, after, noise=0.01))
+    late = [replace(one, late="the generator's event loop lagged 30 ms" if one.round == 3 else "") for one in found]
+    one = analysis.of_proof(proof(), late)
+    assert (one.main.change, one.late) == (change, 1)
+    assert change != Change.NOT_PROVEN or one.main.reason == "in 1 of 8 rounds the load generator lagged, which hides differences"

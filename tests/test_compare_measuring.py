@@ -50,8 +50,10 @@ def test_a_load_run_gives_its_clocks_counters_and_response_times(monkeypatch: py
 
 
 def test_a_load_run_that_the_generator_limited_does_not_count(monkeypatch: pytest.MonkeyPatch) -> None:
-    """With the reason that the load test gives."""
-    assert "event loop lagged" in loaded(monkeypatch, lag_p99_ms=500.0).problem
+    """With the reason that the load test gives; one that was late counts, and says so."""
+    assert "only 50.0% of the offered rate was sent" in loaded(monkeypatch, achieved_ratio=0.5).problem
+    late = loaded(monkeypatch, lag_p99_ms=500.0)
+    assert late.problem == "" and "event loop lagged 500.0 ms" in late.late
 
 
 def test_a_backfill_gives_stages_counters_and_what_limits_it(monkeypatch: pytest.MonkeyPatch) -> None:

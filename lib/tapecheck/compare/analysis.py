@@ -16,6 +16,7 @@ from tapecheck.results import Finding
 from tapecheck.verdict import Check, Verdict
 
 FAILED_MOST = 0.001  # of the requests after a change may fail, whatever failed before it
+PATIENCE = 8  # rounds without one that counts, after which none is hoped for
 MET: Mapping[str, frozenset[Change]] = {  # what each expectation is content with
     "improved": frozenset({Change.IMPROVED}),
     "no_change": frozenset({Change.NO_CHANGE}),
@@ -48,9 +49,10 @@ class ProofSummary:
     """A proof in figures; parts of 1 where the name says ratio.
 
     `invalid` says why before and after are no variants of one thing, `doubt` why nothing can be proven by them all the same, and
-    `left_out` why rounds do not count. `alpha` is the level of the look at which it ended; all looks together have 5 %.
-    `answers` is what limits the baseline and the change is for; `promised_low_ratio` to `promised_high_ratio` is what was promised to
-    be saved by that, `predicted_ratio` what the replay of the baseline predicts for `predicted_by`.
+    `left_out` why rounds do not count; in `late` of those that do, the load generator lagged. `alpha` is the level of the look at which
+    it ended; all looks together have 5 %. `answers` is what limits the baseline and the change is for; `promised_low_ratio` to
+    `promised_high_ratio` is what was promised to be saved by that, `predicted_ratio` what the replay of the baseline predicts for
+    `predicted_by`.
     """
 
     validation: str
@@ -63,6 +65,7 @@ class ProofSummary:
     planned_rounds: int
     alpha: float = ALPHA
     left_out: list[str]
+    late: int = 0
     answers: str | None
     differences: list[Difference]
     controls: list[Control]
@@ -100,7 +103,11 @@ def is_decided(proof: ProofSummary) -> bool:
     All metrics are decided, or have no figure in any round, or before and after are no variants of one thing. A drift takes back what
     clocks say, and so leads to more rounds: it may pass.
     """
-    return proof.invalid is not None or all(one.change != Change.NOT_PROVEN or one.ratio is None for one in proof.differences)
+    if proof.invalid:
+        return True
+    if proof.left_out and not proof.rounds:  # what was in the way may pass
+        return proof.planned_rounds >= PATIENCE
+    return all(one.change != Change.NOT_PROVEN or one.ratio is None for one in proof.differences)
 
 
 def of_proof(
@@ -136,6 +143,7 @@ def of_proof(
             planned_rounds=planned,
             alpha=method.alpha,
             left_out=samples.problems(own),
+            late=sum(bool(pair.before.late or pair.after.late) for pair in rounds),
             answers=answered.finding if answered else None,
             differences=difference.among_family(alone, method.alpha),
             controls=controls,
@@ -220,9 +228,16 @@ def _guarded(proof: ProofSummary) -> ProofSummary:
     """Take back every claim that has another cause, or may have; what was the same in every round no drift can have made."""
     reason = proof.invalid or proof.doubt
     if reason is None:
-        return proof
+        return replace(proof, differences=[_unlike(one, proof) for one in proof.differences])
     differences = [_kept_or_refused(one, proof, reason) for one in proof.differences]
     return replace(proof, differences=differences)
+
+
+def _unlike(one: Difference, proof: ProofSummary) -> Difference:
+    """Take back that nothing changed where a generator that lagged may have hidden what did."""
+    if not proof.late or one.change != Change.NO_CHANGE or (one.ratio and one.ratio.exact):
+        return one
+    return difference.refused(one, f"in {proof.late} of {len(proof.rounds)} rounds the load generator lagged, which hides differences")
 
 
 def _kept_or_refused(one: Difference, proof: ProofSummary, reason: str) -> Difference:
@@ -266,8 +281,8 @@ def _verdict(metric: Metric, one: Difference, proof: ProofSummary) -> Verdict:
         return Verdict.NO_DATA
     if proof.invalid:
         return Verdict.INVALID
-    claims_nothing = metric.expect == "no_claim" and not proof.doubt and one.ratio.low is not None
-    return Verdict.PASS if claims_nothing else Verdict.NOT_PROVEN
+    is_measured = one.ratio.low is not None and 2 * len(proof.rounds) >= proof.planned_rounds
+    return Verdict.PASS if metric.expect == "no_claim" and is_measured else Verdict.NOT_PROVEN
 
 
 def objective(metric: Metric) -> str:

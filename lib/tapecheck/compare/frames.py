@@ -145,6 +145,7 @@ def sides(recording: Recording) -> pd.DataFrame:
 
 def _left_out(recording: Recording) -> list[dict[str, str]]:
     """Return one row for each reason for which runs of one side of a proof do not count."""
-    counted = (one for one in recording.samples if one.round and one.problem)
-    said = dict.fromkeys(f"{one.proof}, {one.side}: {one.problem}" for one in counted)
-    return [{"side": "does not count", "run": text} for text in said]
+    counted = [one for one in recording.samples if one.round]
+    said = dict.fromkeys(("does not count", f"{one.proof}, {one.side}: {one.problem}") for one in counted if one.problem)
+    late = dict.fromkeys(("counts, but late", f"{one.proof}, {one.side}: {one.late}") for one in counted if one.late)
+    return [{"side": side, "run": text} for side, text in (said | late)]

@@ -30,6 +30,7 @@ SAMPLES = pa.schema(
         pa.field("counters", pa.map_(pa.string(), pa.int64())),
         pa.field("checksum", pa.string()),
         pa.field("problem", pa.string()),
+        pa.field("late", pa.string()),
         pa.field("answers", pa.map_(pa.string(), pa.int64()), metadata={"unit": "right answers of a status and size below, of a load run"}),
     ]
 )

@@ -142,6 +142,7 @@ def _one(variant: Variant, number: int, measuring: Measure, clock: Clock) -> tup
         counters=figures.counters if figures else {},
         checksum=figures.checksum if figures else "",
         problem=figures.problem if figures else problem,
+        late=figures.late if figures else "",
         answers=figures.answers if figures else {},
     )
     return sample, figures
