@@ -1,4 +1,4 @@
-"""What tests of several files stand on: one small sandbox of real processes for the whole run, and a TLS server."""
+"""What tests of several files stand on: a small sandbox of real processes, and a TLS server."""
 
 import os
 import shutil
@@ -32,15 +32,23 @@ hypothesis.settings.load_profile("steady")  # the same examples every time, howe
 signal.signal(signal.SIGINT, signal.default_int_handler)  # the background jobs of a shell begin with it ignored
 
 
-SANDBOX = pytest.StashKey[Path]()
-USE_THE_SANDBOX = (
-    "test_backfill_audit", "test_backfill_checksum", "test_backfill_crew", "test_backfill_database", "test_backfill_endpoints",
-    "test_backfill_faults", "test_backfill_integrity", "test_backfill_lock", "test_backfill_official", "test_backfill_pipeline",
-    "test_backfill_resume", "test_backfill_shape", "test_backfill_sink", "test_backfill_source", "test_backfill_strategies",
-    "test_benchmarks_backfill", "test_compare_live", "test_live", "test_recovery_drill", "test_recovery_freshness", "test_recovery_loss",
-    "test_recovery_planting", "test_recovery_recorder", "test_sandbox_api", "test_sandbox_filling",
+SANDBOXES = pytest.StashKey[Path]()
+USE_A_SANDBOX = {  # what is under one name breaks its sandbox and mends it, file after file; the names are independent
+    "backfill": (
+        "test_backfill_audit", "test_backfill_checksum", "test_backfill_crew", "test_backfill_database", "test_backfill_endpoints",
+        "test_backfill_faults", "test_backfill_integrity", "test_backfill_lock", "test_backfill_official", "test_backfill_pipeline",
+        "test_backfill_resume", "test_backfill_shape", "test_backfill_sink", "test_backfill_source", "test_backfill_strategies",
+        "test_benchmarks_backfill",
+    ),
+    "service": (
+        "test_live", "test_recovery_drill", "test_recovery_recorder", "test_compare_live", "test_recovery_freshness", "test_recovery_loss",
+        "test_recovery_planting", "test_sandbox_api", "test_sandbox_filling",
+    ),
+}  # fmt: skip
+OF_A_SANDBOX = {file: name for name, files in USE_A_SANDBOX.items() for file in files}
+TAKE_LONG = (
+    "test_batch", "test_sandbox_supervision", "test_sandbox_users", "test_load_findings", "test_ratios", "test_load_workers", "test_charts",
 )  # fmt: skip
-TAKE_LONG = ("test_batch", "test_sandbox_supervision", "test_load_findings", "test_ratios", "test_load_workers", "test_charts")
 
 
 def is_worker() -> bool:
@@ -48,19 +56,20 @@ def is_worker() -> bool:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Let the first process choose the folder of the one sandbox that all its workers use, whoever of them starts it."""
+    """Let the first process choose the folder of the sandboxes, which it stops when all its workers are done."""
     if not is_worker():
         base = "/var/tmp" if Path("/var/tmp").is_dir() else None
-        config.stash[SANDBOX] = Path(tempfile.mkdtemp(prefix="tct-", dir=base)).resolve()
-        os.environ["TAPECHECK_TESTS_SANDBOX"] = str(config.stash[SANDBOX])
+        config.stash[SANDBOXES] = Path(tempfile.mkdtemp(prefix="tct-", dir=base)).resolve()
+        config.stash[SANDBOXES].chmod(0o711)  # a database that root starts runs as another user
+        os.environ["TAPECHECK_TESTS_SANDBOXES"] = str(config.stash[SANDBOXES])
 
 
 class ByFile(LoadScopeScheduling):
-    """Deals out files, and those that use the sandbox as one: they break it and mend it, one after the other."""
+    """Deals out files, and those that use one sandbox as one."""
 
     def _split_scope(self, nodeid: str) -> str:
         file = nodeid.partition("::")[0]
-        return "sandbox" if Path(file).stem in USE_THE_SANDBOX else file
+        return OF_A_SANDBOX.get(Path(file).stem, file)
 
 
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> ByFile:
@@ -68,41 +77,36 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> ByFile:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Begin with what takes longest; a file that uses the sandbox without being named above is an error."""
+    """Begin with what takes longest; a file that uses a sandbox without being named above is an error."""
     for item in items:
-        if "sandbox" in getattr(item, "fixturenames", ()) and item.path.stem not in USE_THE_SANDBOX:
-            raise pytest.UsageError(f"{item.path.name} uses the sandbox: name it in USE_THE_SANDBOX of {__file__}")
-    order = {name: at for at, name in enumerate((*USE_THE_SANDBOX, *TAKE_LONG))}
+        if "sandbox" in getattr(item, "fixturenames", ()) and item.path.stem not in OF_A_SANDBOX:
+            raise pytest.UsageError(f"{item.path.name} uses a sandbox: name it in USE_A_SANDBOX of {__file__}")
+    order = {name: at for at, name in enumerate((*OF_A_SANDBOX, *TAKE_LONG))}
     items.sort(key=lambda item: order.get(item.path.stem, len(order)))
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:
-    """Stop the sandbox when all workers are done, killed ones too; what is left of it is a failure."""
+    """Stop every sandbox when all workers are done, killed ones too; what is left of one is a failure."""
     if is_worker():
         return
-    home = session.config.stash[SANDBOX]
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("TAPECHECK_SANDBOX_HOME", str(home))
-        supervision.down(force=True)
-    left = [process.pid for process in psutil.process_iter(["cmdline"]) if str(home) in " ".join(process.info["cmdline"] or [])]
-    sockets = [path for path in home.rglob("*") if path.is_socket()]
-    shutil.rmtree(home, ignore_errors=True)
+    folder = session.config.stash[SANDBOXES]
+    for home in folder.iterdir():
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setenv("TAPECHECK_SANDBOX_HOME", str(home))
+            supervision.down(force=True)
+    left = [process.pid for process in psutil.process_iter(["cmdline"]) if str(folder) in " ".join(process.info["cmdline"] or [])]
+    sockets = [path for path in folder.rglob("*") if path.is_socket()]
+    shutil.rmtree(folder, ignore_errors=True)
     if left or sockets:
-        sys.stderr.write(f"\nthe sandbox of the tests left processes {left} and sockets {sockets}\n")
+        sys.stderr.write(f"\nthe sandboxes of the tests left processes {left} and sockets {sockets}\n")
         session.exitstatus = pytest.ExitCode.TESTS_FAILED
 
 
-@pytest.fixture(scope="session", autouse=True)
-def _measured_alone(tmp_path_factory: pytest.TempPathFactory) -> None:
-    """Whatever else measures on this machine, other workers of these tests included, is no part of their results."""
-    os.environ["TAPECHECK_MEASUREMENTS"] = str(tmp_path_factory.mktemp("measurements"))
-
-
 @pytest.fixture(scope="session")
-def sandbox() -> Iterator[SandboxState]:
-    """The sandbox of this run of tests, with six symbols and 30 days; its own lock lets one worker start it and others find it."""
+def sandbox(worker_id: str) -> Iterator[SandboxState]:
+    """The sandbox of this worker, with six symbols and 30 days."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("TAPECHECK_SANDBOX_HOME", os.environ["TAPECHECK_TESTS_SANDBOX"])
+        patch.setenv("TAPECHECK_SANDBOX_HOME", str(Path(os.environ["TAPECHECK_TESTS_SANDBOXES"]) / worker_id))
         state = supervision.up(profile=Profile(symbols=("AAPL", "MSFT", "GOOGL", "SPY", "BTC", "ETH"), days=30))
         supervision.wait_filled(timeout_s=90)
         yield state

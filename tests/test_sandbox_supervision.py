@@ -47,8 +47,7 @@ def _mentioning(folder: Path) -> list[int]:
 @pytest.fixture(scope="module")
 def folder() -> Iterator[Path]:
     """A folder with an odd name and an odd path to Python in it, for all tests here, so that its database is made once."""
-    base = Path("/var/tmp") if Path("/var/tmp").is_dir() else Path(tempfile.gettempdir())
-    made = Path(tempfile.mkdtemp(prefix=ODD, dir=base)).resolve()
+    made = Path(tempfile.mkdtemp(prefix=ODD, dir=os.environ["TAPECHECK_TESTS_SANDBOXES"])).resolve()
     (made / "python").symlink_to(sys.prefix)
     yield made
     shutil.rmtree(made, ignore_errors=True)

@@ -50,8 +50,7 @@ sys.stdin.read()
 @pytest.fixture(scope="module")
 def filled() -> Iterator[Path]:
     """A stopped sandbox whose home holds one series already, so that it starts fast."""
-    base = "/var/tmp" if Path("/var/tmp").is_dir() else None
-    folder = Path(tempfile.mkdtemp(prefix="tcu-", dir=base)).resolve()
+    folder = Path(tempfile.mkdtemp(dir=os.environ["TAPECHECK_TESTS_SANDBOXES"]))
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("TAPECHECK_SANDBOX_HOME", str(folder))
         patch.delenv("DATABASE_URL", raising=False)
