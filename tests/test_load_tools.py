@@ -10,12 +10,15 @@ import shutil
 from pathlib import Path
 from random import Random
 
+import numpy as np
 import pytest
+import samples
 import tool_files as planted
 from samples import recording as own_recording
 
 from tapecheck import charts, results
 from tapecheck.__main__ import main
+from tapecheck.charts.figure import Chart
 from tapecheck.compare import recorded
 from tapecheck.compare.plan import Recorded
 from tapecheck.errors import ConfigError
@@ -135,6 +138,23 @@ def test_what_the_script_expects_is_no_failure(tmp_path: Path) -> None:
     """k6 knows better than the status whether a request failed."""
     expected = [(m, 0.0 if m == "http_req_failed" else v, tags) for m, v, tags in planted.k6_points(0, 404)]
     assert read(write(tmp_path / "run", planted.k6_json([expected])))[1].failed == 0
+
+
+@pytest.mark.parametrize("took_ms", [[0.0, 0.0], [0.0, 5.0], [5.0, 0.0]])
+def test_requests_of_no_time_are_drawn_and_judged(took_ms: list[float]) -> None:
+    """A median of 0 ms, of all or of one name, is a figure: no ratio divides by it and no axis stretches for it."""
+    rows = samples.burst(np.tile(took_ms, 200), per_round=100)
+    rows["request"], rows["server_ms"] = np.tile([0, 1], 200), np.nan
+    rec = samples.recording({"a": rows}, {"a": samples.requests({"symbol": "A"}, {"symbol": "B"})})
+    found = load.summarize(rec, PLAN)
+    slow = [one.finding for one in load.find(rec, found) if one.name == "slow_parameter"]
+    names = ("B", "A") if took_ms[1] else ("A", "B")
+    assert slow == ([] if took_ms == [0.0, 0.0] else ["a: symbol {} takes 5 ms, {} 0 ms".format(*names)])
+    assert load.judge(found, PLAN)
+    for draw in (charts.load_percentiles, charts.load_timeline):
+        assert isinstance(draw(recording=rec, summary=found, objectives=load.objectives(PLAN)), Chart)
+    assert isinstance(charts.load_dimensions(recording=rec, summary=found), Chart)
+    assert not frames.scenarios(found).empty and not frames.breakdown(found).empty
 
 
 def test_setup_and_teardown_are_no_load(tmp_path: Path) -> None:

@@ -224,7 +224,9 @@ def plain() -> FuncFormatter:
 
 
 def log_axis(ax: Axes, which: str) -> None:
-    """Make the x or y axis logarithmic; after plotting, so that it spans a decade at least and has three labels or more."""
+    """Make the x or y axis logarithmic; after plotting, so that it spans a decade and has three labels or more; not of zeros."""
+    if not math.isfinite(ax.dataLim.minposx if which == "x" else ax.dataLim.minposy):
+        return  # nothing that is drawn is above zero
     axis: Axis = getattr(ax, f"{which}axis")
     getattr(ax, f"set_{which}scale")("log")
     low, high = getattr(ax, f"get_{which}lim")()

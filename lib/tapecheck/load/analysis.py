@@ -137,7 +137,7 @@ def _told_groups(values: Mapping[str, Figures]) -> dict[str, GroupSummary]:
             bytes_mean=said.bytes_mean,
         )
         for value, said in values.items()
-        if said.response_time_ms is not None
+        if said.response_time_ms is not None and said.requests
     }
 
 

@@ -8,7 +8,7 @@ interval is that gap: nothing between was measured.
 import itertools
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -20,7 +20,7 @@ from tapecheck.load.recording import Recording
 from tapecheck.load.selfcheck import Limits
 from tapecheck.stats import Percentile
 from tapecheck.usl import Usl
-from tapecheck.verdict import Objective, Verdict, overall
+from tapecheck.verdict import Check, Objective, Verdict, overall
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -28,7 +28,7 @@ class Level:
     """One measured rate.
 
     `concurrency` is the mean number of requests in flight, by Little's law: throughput times response time. That holds only
-    for a `steady` level, whose queue does not grow, so only those are fitted.
+    for a `steady` level, whose queue does not grow, so only those are fitted. `checks` are of every objective that the sweep has.
     """
 
     scenario: str
@@ -41,6 +41,7 @@ class Level:
     verdict: Verdict
     reason: str
     steady: bool
+    checks: tuple[Check, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -84,7 +85,7 @@ def _wanted(plan: Capacity, tried: Mapping[float, bool]) -> float | None:
         assert good is not None, "a rate that was tried was met or not"
         return _filling(plan, tried, math.inf) if good >= plan.max_rate_rps else min(good * plan.factor, plan.max_rate_rps)
     if good is None:
-        return bad / plan.factor if len(tried) < plan.levels_min else None
+        return _no_lower(plan, bad / plan.factor) if len(tried) < plan.levels_min else None
     if bad / good - 1 > plan.precision_ratio:
         return math.sqrt(good * bad)
     return _filling(plan, tried, bad)
@@ -96,21 +97,28 @@ def _filling(plan: Capacity, tried: Mapping[float, bool], below: float) -> float
     if len(held) >= plan.levels_min:
         return None
     if len(held) == 1:
-        return held[0] / plan.factor
+        return _no_lower(plan, held[0] / plan.factor)
     low, high = max(itertools.pairwise(held), key=lambda pair: pair[1] / pair[0])
     return math.sqrt(low * high)
 
 
-def level(name: str, rate_rps: float, summary: ScenarioSummary, objectives: Sequence[Objective], sustained_ratio: float) -> Level:
+def _no_lower(plan: Capacity, rate_rps: float) -> float | None:
+    return rate_rps if rate_rps >= plan.lowest_rps else None
+
+
+def level(
+    name: str, rate_rps: float, summary: ScenarioSummary, objectives: Sequence[Objective], sustained_ratio: float, sweep: str = ""
+) -> Level:
     """Describe and judge one measured rate.
 
-    It holds when every objective without a scope is met and the target answered at the rate at which it was asked: below
+    It holds when every objective of the `sweep` but a throughput is met and the target answered at the rate at which it was asked: below
     `sustained_ratio` of it a queue grows, and only the shortness of the level keeps the response times within bounds.
     """
     times, throughput = summary.response_time_ms, summary.throughput_rps or 0.0
-    checks = check({name: summary}, [o for o in objectives if o.scope is None and o.metric != "throughput_rps"])
-    verdict = Verdict.INVALID if summary.invalid else overall(c.verdict for c in checks)
-    reason = next((f"{c.objective}: {c.reason}" for c in checks if c.verdict == verdict != Verdict.PASS), summary.invalid or "")
+    checks = [(o, check({sweep: summary}, [o])[0]) for o in objectives if o.scope in (None, sweep)]
+    deciding = [c for o, c in checks if o.metric != "throughput_rps"]
+    verdict = Verdict.INVALID if summary.invalid else overall(c.verdict for c in deciding)
+    reason = next((f"{c.objective}: {c.reason}" for c in deciding if c.verdict == verdict != Verdict.PASS), summary.invalid or "")
     sustained, is_valid = throughput / rate_rps, verdict != Verdict.INVALID
     if is_valid and sustained < sustained_ratio:
         verdict, reason = Verdict.FAIL, f"answered {sustained:.0%} of the rate asked (at least {sustained_ratio:.0%}): a queue grows"
@@ -125,16 +133,38 @@ def level(name: str, rate_rps: float, summary: ScenarioSummary, objectives: Sequ
         verdict=verdict,
         reason=reason,
         steady=is_valid and sustained >= sustained_ratio,
+        checks=tuple(c for _, c in checks),
     )
 
 
 def levels(recording: Recording, plan: LoadPlan, objectives: Sequence[Objective]) -> list[Level]:
     """Judge each level of a recording's sweep, in the order in which they ran."""
     rates = recording.context.rates_rps
-    sweep = next((s for s in plan.scenarios.values() if isinstance(s, Capacity)), None)
+    sweep, name = plan.sweep, plan.sweep_name
     sustained_ratio = sweep.sustained_ratio if sweep else Capacity.model_fields["sustained_ratio"].default
     summaries = summarize(recording, Limits(**plan.generator.model_dump()))
-    return [level(name, rate, summaries[name], objectives, sustained_ratio) for name, rate in rates.items()]
+    return [level(label, rate, summaries[label], objectives, sustained_ratio, name) for label, rate in rates.items()]
+
+
+def judge(found: CapacityResult, objective: Objective) -> Check | None:
+    """Judge a sweep by the highest rate at which an objective is proven, else by the knee, and where none held by the lowest rate.
+
+    A throughput that no level reached is missed only where a higher rate was too much: else there may be more. None: no level has it.
+    """
+    held = [one for one in found.levels if found.knee_rps is not None and one.rate_rps <= found.knee_rps and one.verdict != Verdict.FAIL]
+    counted = [one for one in found.levels if one.verdict != Verdict.INVALID] or found.levels
+    at = [(one, c) for one in held or counted[:1] for c in one.checks if c.objective == str(objective)]
+    if not at:
+        return None
+    best, judged = next(((one, c) for one, c in reversed(at) if c.verdict == Verdict.PASS), at[-1])
+    if (
+        judged.verdict == Verdict.FAIL
+        and objective.metric == "throughput_rps"
+        and found.knee_rps is not None
+        and found.knee_high_rps is None
+    ):
+        judged = replace(judged, verdict=Verdict.INVALID, reason="no higher rate that counts was measured, so that there may be more")
+    return replace(judged, reason=f"at {_rate(best.rate_rps)}: {judged.reason}")
 
 
 def conclude(levels: Sequence[Level]) -> CapacityResult:

@@ -7,6 +7,7 @@ from tapecheck.load.analysis import ScenarioSummary
 from tapecheck.load.testimony import Tool
 from tapecheck.results import Finding
 from tapecheck.validation import stopped
+from tapecheck.verdict import written
 
 ERROR_SHARE = 0.01  # of all requests: below it failures are told, but do not limit
 BUSY_CORE = 0.85  # of one core: a process above it has no room left on that core
@@ -198,10 +199,11 @@ def _slow_value(name: str, scenario: ScenarioSummary, cores: int) -> Iterator[Fi
         high, low = medians[fast].high, medians[slow].low
         a, b = medians[fast].value, medians[slow].value
         if low is not None and high is not None and low > high and b > SLOW_VALUE_RATIO * a:
+            how_long = f"{b / a:.1f} times as long as {fast}" if a > 0 else f"{written(b)} ms, {fast} {written(a)} ms"
             sizes = {f"{v}_bytes": values[v].bytes_mean for v in (slow, fast)}
             yield Finding(
                 name="slow_parameter",
-                finding=f"{name}: {dimension} {slow} takes {b / a:.1f} times as long as {fast}{' inside the target' if inside else ''}",
+                finding=f"{name}: {dimension} {slow} takes {how_long}{' inside the target' if inside else ''}",
                 evidence={f"{slow}_p50_ms": b, f"{fast}_p50_ms": a, **sizes},
                 action="compare the sizes of the answers first; if they do not explain it, look at how this value is queried",
             )

@@ -7,7 +7,7 @@ from tapecheck import stats
 from tapecheck.load import analysis
 from tapecheck.load.analysis import ScenarioSummary
 from tapecheck.stats import Distribution
-from tapecheck.verdict import Check, Measured, Objective, judge
+from tapecheck.verdict import Check, Measured, Objective, Verdict, judge
 
 RESPONSE = ("mean_ms", "min_ms", "max_ms", "p50_ms", "p90_ms", "p95_ms", "p99_ms")  # they hold the generator's own lag; other times do not
 UNBOUNDED = "the value meets it; the tool does not carry what would bound it"
@@ -21,6 +21,12 @@ def check(summary: Mapping[str, ScenarioSummary], objectives: Iterable[Objective
         for objective in objectives
         if objective.scope in (None, name)
     ]
+
+
+def not_measured(objective: Objective) -> Check:
+    """Return the check of an objective that is about nothing that was measured."""
+    name, reason = objective.scope or "all scenarios", "nothing was measured that it is about"
+    return Check(name=name, objective=str(objective), value=None, bound=None, n=0, verdict=Verdict.NO_DATA, reason=reason)
 
 
 def bounded(scenario: ScenarioSummary, objectives: Iterable[Objective], name: str) -> bool:

@@ -51,6 +51,7 @@ Duration = Annotated[float, Field(gt=0, le=MAX_DURATION_S)]
 Concurrency = Annotated[int, Field(gt=0, le=MAX_CONCURRENCY)]
 Rate = Annotated[float, Field(gt=0, le=MAX_RATE_RPS)]
 LEVELS_NEEDED = 6  # of a sweep, for the scalability law to be fitted
+LEVEL_LEAST = 59  # at the least where a level would take too long otherwise: for a p95
 LEVEL_REQUESTS = 500  # at the least in a level; the 95 % bound of a p99 needs 299 that are independent
 METRICS = (
     "mean_ms", "min_ms", "max_ms", "p50_ms", "p90_ms", "p95_ms", "p99_ms",
@@ -124,6 +125,8 @@ class Open(ScenarioBase):
         measured = Schedule(stages=self.stages_of_rate)
         if (duration_s := measured.duration_s) > MAX_DURATION_S:
             raise ValueError(f"at most {MAX_DURATION_S:g} s, all stages together take {duration_s:g}")
+        if not measured.total:
+            raise ValueError("at least one request: rate times duration is nothing")
         if (count := self.schedule.total) > MAX_REQUESTS:
             raise ValueError(f"at most {MAX_REQUESTS} requests, rate times duration with the warm-up is {count}")
         return self
@@ -241,14 +244,27 @@ class Capacity(ScenarioBase):
             raise ValueError("start_rate_rps at most max_rate_rps, and levels_min at most levels_max")
         if (longest_s := self.levels_max * (self.level_s + self.warm_up_s)) > MAX_DURATION_S:
             raise ValueError(f"at most {MAX_DURATION_S:g} s, levels_max levels with their warm-up take {longest_s:g}")
-        if (count := self.max_rate_rps * self.level_s) > MAX_REQUESTS:
-            raise ValueError(f"at most {MAX_REQUESTS} requests in a level, max_rate_rps times level_s is {count:g}")
+        if self.start_rate_rps < self.lowest_rps:
+            lowest = math.ceil(self.lowest_rps * 100) / 100
+            raise ValueError(
+                f"start_rate_rps at least {lowest:.2f}: a level of {self._longest_s:.3g} s would have too few requests for a p95"
+            )
         return self
 
+    @property
+    def _longest_s(self) -> float:
+        """Return how long a level may take at most, so that all of them end in time."""
+        return MAX_DURATION_S / self.levels_max - self.warm_up_s
+
+    @property
+    def lowest_rps(self) -> float:
+        """Return the lowest rate of a level: below it, even the longest has too few requests to bound a p95."""
+        return LEVEL_LEAST / self._longest_s
+
     def level(self, rate_rps: float) -> ConstantRate:
-        """Return one level, long enough for a 95 % bound of its p99."""
+        """Return one level, long enough for a 95 % bound of its p99, or as long as a level may be."""
         common = {name: getattr(self, name) for name in ScenarioBase.model_fields}
-        duration_s = max(self.level_s, LEVEL_REQUESTS / rate_rps)
+        duration_s = min(max(self.level_s, LEVEL_REQUESTS / rate_rps), self._longest_s)
         return ConstantRate(executor="constant_rate", rate_rps=rate_rps, duration_s=duration_s, **common)
 
 
@@ -284,3 +300,21 @@ class LoadPlan(Model):
     generator: GeneratorLimits = GeneratorLimits()
     workers: Annotated[Any, BeforeValidator(checked_workers)] = 1
     seed: int = 0
+
+    @model_validator(mode="after")
+    def _one_sweep(self) -> Self:
+        sweeps = [name for name, scenario in self.scenarios.items() if isinstance(scenario, Capacity)]
+        if len(sweeps) > 1:
+            raise ValueError(f"at most one scenario of executor capacity, these are {', '.join(sweeps)}")
+        return self
+
+    @property
+    def sweep_name(self) -> str:
+        """Return the name of the capacity scenario; empty where there is none."""
+        return next((name for name, scenario in self.scenarios.items() if isinstance(scenario, Capacity)), "")
+
+    @property
+    def sweep(self) -> Capacity | None:
+        """Return the capacity scenario, if there is one."""
+        scenario = self.scenarios.get(self.sweep_name)
+        return scenario if isinstance(scenario, Capacity) else None

@@ -15,6 +15,7 @@ from tapecheck.frames import number
 from tapecheck.load import analysis, findings, judgement, recording, rows, sending
 from tapecheck.load.analysis import ScenarioSummary
 from tapecheck.load.capacity import CapacityResult, conclude, levels
+from tapecheck.load.capacity import judge as judge_sweep
 from tapecheck.load.plan import METRICS, LoadPlan
 from tapecheck.load.recording import Recording
 from tapecheck.load.selfcheck import Limits
@@ -120,9 +121,22 @@ def find_capacity(recording: Recording, plan: LoadPlan) -> CapacityResult | None
     return conclude(levels(recording, plan, objectives(plan))) if recording.context.rates_rps else None
 
 
-def judge(summary: Mapping[str, ScenarioSummary], plan: LoadPlan) -> list[Check]:
-    """Judge every objective of the plan in every scenario that was run."""
-    return judgement.check(summary, objectives(plan))
+def judge(summary: Mapping[str, ScenarioSummary], plan: LoadPlan, capacity: CapacityResult | None = None) -> list[Check]:
+    """Judge every objective of the plan in every scenario that was run, and in a capacity sweep where nothing else was.
+
+    Beside other scenarios, an objective for all of them decides how far the sweep goes; what it found is no miss of theirs.
+    """
+    parsed = objectives(plan)
+    checks = judgement.check(summary, parsed)
+    for one in parsed:
+        swept = (
+            judge_sweep(capacity, one) if capacity and one.scope in ({plan.sweep_name} if summary else {plan.sweep_name, None}) else None
+        )
+        if swept:
+            checks.append(swept)
+        elif not any(check.objective == str(one) for check in checks):
+            checks.append(judgement.not_measured(one))
+    return checks
 
 
 def find(recording: Recording, summary: Mapping[str, ScenarioSummary]) -> list[Finding]:

@@ -68,7 +68,7 @@ def _figures(entries: Sequence[Entry]) -> Figures:
         requests=requests,
         failed=sum(entry.num_failures for entry in entries),
         response_time_ms=_times(entries, requests - sum(entry.num_none_requests for entry in entries)),
-        bytes_mean=sum(entry.total_content_length for entry in entries) / requests,
+        bytes_mean=sum(entry.total_content_length for entry in entries) / requests if requests else math.nan,
     )
 
 
