@@ -152,7 +152,7 @@ class Engine:
                 ended(now)
 
         pool.on_done = next_or_end
-        pool.repeat_until_ns, pool.repeat_limit = end_ns, limit
+        pool.repeat(end_ns, limit)
         for _ in range(work.concurrency):
             pool.submit(start_ns)
         await self.finished

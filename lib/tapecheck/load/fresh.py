@@ -24,6 +24,9 @@ class FreshPool(Pool):
         else:
             self._open(Fresh(number, intended_ns, monotonic_ns(), waited=False))
 
+    def repeat(self, until_ns: int, limit: int) -> None:
+        """Leave it to the executor: a connection that was answered is of no more use."""
+
     async def prepare(self, count: int) -> None:
         """Open nothing before its time."""
 

@@ -67,7 +67,7 @@ class Pool:
         self.origin = NEVER
         self.workers = work.workers
         self.first_combination = work.worker
-        self.repeat_until_ns = self.repeat_limit = 0  # until then, and up to so many requests, each answer is followed by another
+        self.repeat_until_ns = self.repeat_limit = 0
         self.done = 0
         self.opening = 0
         self.opening_again = 0  # of those, for a request that is sent again
@@ -83,6 +83,10 @@ class Pool:
         self.origin = origin
         self.first_combination = self.work.worker - first_counted
         self.kept.start_round(origin)
+
+    def repeat(self, until_ns: int, limit: int) -> None:
+        """Let each answer before an instant be followed by another request, up to so many: the executor need not be told of it."""
+        self.repeat_until_ns, self.repeat_limit = until_ns, limit
 
     # ---- requests ----
 
@@ -112,29 +116,29 @@ class Pool:
         self._send(connection, *self.waiting.popleft(), True)
 
     def answered(self, connection: Connection, done_ns: int) -> None:
-        """Write the row of a right answer that was not parsed, and go on."""
+        """Write the row of a right answer that was not parsed, and go on; to ask again at once is written out, for speed."""
         exchange, number, recorder = connection.exchange, connection.number, self.recorder
         pack_into(
-            recorder.mapped,
-            number * recorder.stride + recorder.shift,
-            connection.intended_ns,
-            connection.sent_ns,
-            done_ns,
-            done_ns,
-            exchange.server_ms,
-            exchange.db_ms,
-            exchange.size,
-            exchange.combination,
-            connection.name,
-            self.round,
-            exchange.expected_status,
-            0,
-            connection.used,
-            number < self.origin,
-            connection.waited,
-        )
-        connection.known, connection.busy, connection.used = UNKNOWN, False, True
-        self._go_on(connection, done_ns)
+            recorder.mapped, number * recorder.stride + recorder.shift,
+            connection.intended_ns, connection.sent_ns, done_ns, done_ns, exchange.server_ms, exchange.db_ms,
+            exchange.size, exchange.combination, connection.name, self.round, exchange.expected_status,
+            0, connection.used, number < self.origin, connection.waited,
+        )  # fmt: skip
+        connection.used = True
+        number = self.number
+        if self.waiting or done_ns >= self.repeat_until_ns or number >= self.repeat_limit:
+            connection.known, connection.busy = UNKNOWN, False
+            self._go_on(connection, done_ns)
+        elif number >= self.kept.next or number >= recorder.room:
+            self._send(connection, self.new_number(), done_ns, False)
+        else:  # what `new_number`, `_send` and `Connection.send` do
+            self.number = number + 1
+            connection.exchange = connection.known = self.exchanges[(number * self.workers + self.first_combination) % self.kinds]
+            connection.number = number
+            connection.intended_ns = done_ns
+            connection.waited = False
+            connection.sent_ns = monotonic_ns()
+            connection.write(connection.exchange.raw)
 
     def ended(self, connection: Connection, done_ns: int, error: int) -> None:
         """Write the row of a request that has ended on a connection, and go on."""
