@@ -124,6 +124,15 @@ def test_what_the_generator_saw_beside_the_samples_is_kept() -> None:
     assert "as many requests as one scenario may" in table.loc["ended early", "s"]
 
 
+@pytest.mark.parametrize(("retried", "shown"), [(7, "7"), (0, None), (None, None)])
+def test_retries_are_a_row_of_the_table_when_there_were_any(retried: int | None, shown: str | None) -> None:
+    """Their number is shown when it is known and not 0; an older recording, or another tool's, does not say it."""
+    rec = recording({"s": burst(np.full(50, 5.0))}, generator=GeneratorStats(**HONEST, retried=retried))  # type: ignore[arg-type]
+    summary = analysis.summarize(rec, Limits(lag_p99_ms=20, cpu_ratio=0.9, achieved_ratio=0.95))
+    assert summary["s"].generator.retried == retried
+    assert frames.scenarios(summary)["s"].get("sent again: the target had closed the connection") == shown
+
+
 def test_a_tick_of_the_system_clock_is_no_busy_generator() -> None:
     """CPU time that is counted in ticks can exceed a short measurement; over a second the same ratio is beyond the limit."""
     limits, busy = Limits(lag_p99_ms=20, cpu_ratio=0.9, achieved_ratio=0.95), GeneratorStats(**{**HONEST, "cpu_ratio": 1.2})  # type: ignore[arg-type]
