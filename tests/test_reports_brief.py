@@ -27,15 +27,13 @@ def finding(text: str, action: str = "do it", **evidence: float | str) -> dict[s
 
 
 def test_a_comparison_is_told_proof_by_proof(tmp_path: Path) -> None:
-    """Each is there with what was measured, also the A/A pair and the regression, which come last."""
+    """Each is there with what was measured, and the method check, which comes last."""
     put(tmp_path, "compare", 0)
     evidence = told(tmp_path).evidence
-    assert [text.partition(":")[0] for text in evidence] == [
-        "bulk_copy", "concurrency", "derived_timeframes", "query_cache", "same_twice", "planted_regression",
-    ]  # fmt: skip
+    named = [text.partition(":")[0] for text in evidence]
+    assert named[:4] == ["bulk_copy", "concurrency", "derived_timeframes", "query_cache"]
     assert evidence[0].startswith("bulk_copy: proven, duration_s -")
-    assert evidence[4].startswith("same_twice: no change of duration_s, ratio ")
-    assert evidence[5].startswith("planted_regression: worse, throughput_rps -")
+    assert "planted_regression: worse, throughput_rps -" in evidence[-1]
     assert not [text for text in evidence if "…" in text or "_ratio" in text]
 
 
