@@ -11,7 +11,7 @@ import pytest
 from recorded_drills import ack
 from recoveries import BAD, FULL, ONCE, PLAN, S, age, ages, crash, probes, recording, steady, trial
 
-from tapecheck.recovery import analysis, findings, ledger
+from tapecheck.recovery import analysis, findings, frames, ledger
 from tapecheck.recovery.policy import RecoveryPlan
 from tapecheck.recovery.recording import INVALID, Recording
 from tapecheck.recovery.timeline import Seen
@@ -250,7 +250,7 @@ def test_a_failure_that_nobody_tested_is_found() -> None:
     [
         (outages(99.0), "rto_missed", "api_crash: recovery was not over when watching ended, more than the 60 s promised"),
         (outages(45.0), "rto_near", "api_crash: recovery took 45 s, near the 60 s promised"),
-        (outages(1.0), "undetected", "the target itself never told of api_killed, although probes saw it"),
+        (outages(1.0, may_report=True), "undetected", "the target itself never told of api_killed, although probes saw it"),
         (outages(1.0, steady_after=False), "not_steady_after", "api_killed: the steady state did not come back"),
         (recording(acks=[ack("SPY", 0, "lost")]), "lost_bars", "critical: 1 bars that the database had acknowledged are gone"),
         (recording(audit=ages(age("SPY", false_age="says 1 min, is 2 h"))), "false_age", "SPY 1d: says 1 min, is 2 h"),
@@ -262,6 +262,24 @@ def test_each_rule_tells_its_cause(made: Recording, name: str, said: str) -> Non
     found = {one.name: one for one in findings.find(made, analysis.summarize(made, PLAN), PLAN)}
     assert found[name].finding.startswith(said)
     assert found[name].evidence
+
+
+@pytest.mark.parametrize(("may_report", "count", "shown"), [(True, 1, "never"), (False, 0, "no view could tell"), (None, 0, "never")])
+def test_only_a_target_that_could_tell_is_said_not_to_have(may_report: bool | None, count: int, shown: str) -> None:
+    """A drill that watches no view with `reports` says nothing of whether the target noticed; nor does a recording that does not say."""
+    made = outages(1.0, may_report=may_report)
+    summary = analysis.summarize(made, ONCE)
+    assert summary.rto["api_crash"].undetected == count
+    assert [one.name for one in findings.find(made, summary, ONCE)].count("undetected") == count
+    assert list(frames.trials(summary)["told by the target (s)"]) == [shown]
+
+
+def test_large_figures_are_written_for_people() -> None:
+    """No exponent stands in a finding or a reason."""
+    plan = ONCE.model_copy(update={"rto": {name: one.model_copy(update={"objective_s": 1000.0}) for name, one in ONCE.rto.items()}})
+    made = recording([(trial("api_killed"), {"service": crash(1.0, 1201.0, until_s=1205.0)})])
+    (missed,) = [one for one in findings.find(made, analysis.summarize(made, plan), plan) if one.name == "rto_missed"]
+    assert missed.finding == "api_crash: recovery took 1,200 s, more than the 1,000 s promised"
 
 
 def test_a_run_without_trouble_finds_nothing() -> None:

@@ -61,6 +61,9 @@ CASES: Mapping[str, Callable[[], Recording]] = {
         acks=[ack("SPY", 0, "lost"), ack("SPY", 5), ack("AAPL", 0, "never_read"), ack("EEM", 0, "unknown"), ack("EEM", 5)],
         audit=ages(age("SPY", said_s=None), age("AAPL", said_s=1e6), age("EEM", said_s=5 * 3600.0)),
     ),
+    "data of the future": lambda: recording(
+        audit=ages(*(age(symbol, said_s=said_s) for symbol, said_s in zip(SYMBOLS, (-7200.0, -1e9, -1.0, -0.0, 1e-9, 1e300), strict=False)))
+    ),
     "five trials each": lambda: recording(
         [(trial(name, n), {"service": crash(1, 1.5 + n / 2)}) for name in ("api_killed", "database_killed") for n in range(1, 6)], plan=PLAN
     ),
@@ -100,6 +103,14 @@ def test_nothing_to_draw_says_why(chart: str) -> None:
     """An empty chart is a sentence."""
     (ax,) = draw("nothing", chart).axes
     assert [text.get_text() for text in ax.texts if text.get_text()]
+
+
+def test_an_age_before_the_present_points_out_of_the_picture() -> None:
+    """It is no age of its class: those that clocks explain are dots, the others point to the left."""
+    (ax,) = draw("data of the future", "ages").axes
+    markers = [line.get_marker() for line in ax.lines if len(line.get_xdata()) == 1]
+    assert sorted(markers) == ["<", "<", "o", "o", "o", "o"]
+    assert all(ax.get_xlim()[0] < line.get_xdata()[0] < ax.get_xlim()[1] for line in ax.lines if len(line.get_xdata()) == 1)
 
 
 def test_a_timeline_is_red_as_long_as_nobody_was_served() -> None:

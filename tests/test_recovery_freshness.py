@@ -186,12 +186,40 @@ def test_an_answer_of_the_class_before_is_right_within_seconds_of_the_edge(said_
         (60.0, {"freshness": "stale"}, "says 'stale' at an age of 60 s, which is fresh"),
         (None, {"freshness": "fresh"}, "says 'fresh' without an age, which is missing"),
         (2 * HOUR, {"age_s": 30.0, "freshness": "fresh"}, "says an age of 30 s, while its own time of refresh makes it 7200 s"),
-        (60.0, {"age_s": -600.0, "refreshed_at": None}, "says an age of -600 s, before the present"),
+        (60.0, {"age_s": -600.0, "refreshed_at": None}, "says an age of -600 s: data from the future, or a clock that is ahead"),
     ],
 )
 def test_an_api_that_contradicts_itself_is_found_without_a_database(age_s: float | None, change: Body, expected: str) -> None:
     """The class must be that of its age, and the age that of its time of refresh."""
     assert audited(age_s, in_series(KEY, lambda _: change)).false_age == expected
+
+
+@pytest.mark.parametrize("age_s", [-6.0, -2 * HOUR, -1e9])
+def test_data_from_the_future_are_told_as_such_and_judged_by_what_they_are(age_s: float) -> None:
+    """A target whose clock is ahead is no reason to crash: the age is said as it is, and an answer that says the same is no other lie."""
+    one = audited(age_s)
+    assert one.false_age == f"says an age of {age_s:.0f} s: data from the future, or a clock that is ahead"
+    assert (one.said_s, one.state, one.wrong_answer) == (age_s, "fresh", "")
+
+
+@pytest.mark.parametrize("age_s", [-5.0, -0.0])
+def test_a_clock_that_is_a_little_ahead_accuses_nobody(age_s: float) -> None:
+    """Clocks of two machines differ by seconds."""
+    assert audited(age_s).false_age == ""
+
+
+@pytest.mark.parametrize("said", ["old", [3600], {"s": 3600}, float("nan"), float("inf"), float("-inf")])
+def test_an_age_that_is_no_number_is_no_status(said: object) -> None:
+    """The message names the place and what was got."""
+    with pytest.raises(TargetError, match=r"series.*age_s"):
+        audited(60.0, in_series(KEY, lambda _: {"age_s": said}))
+
+
+def test_an_age_beyond_all_measure_is_missing_and_said_in_a_few_digits() -> None:
+    """Whatever the number, the message stays one that a person reads."""
+    one = audited(60.0, in_series(KEY, lambda _: {"age_s": 1e300, "freshness": "missing", "refreshed_at": None}))
+    assert (one.state, one.false_age) == ("missing", "")
+    assert "1e+300 s is missing" in one.wrong_answer
 
 
 WRONG: dict[str, tuple[str, Lie, str, str]] = {

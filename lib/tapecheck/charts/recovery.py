@@ -16,7 +16,7 @@ from matplotlib.ticker import MaxNLocator
 
 from tapecheck.charts.figure import BAD, INVALID, LIMIT, PALETTE, Chart, empty, figure, footer, legend, log_axis, plain, style
 from tapecheck.recovery.analysis import FailureSummary, RecoverySummary
-from tapecheck.recovery.policy import RecoveryPlan
+from tapecheck.recovery.policy import TOLERANCE_S, RecoveryPlan
 from tapecheck.recovery.recording import Recording
 from tapecheck.recovery.timeline import Seen, states
 from tapecheck.recovery.trials import Timed, seen
@@ -171,14 +171,16 @@ def recovery_ages(*, recording: Recording, summary: RecoverySummary, plan: Recov
         order = sorted(summary.freshness.items(), key=lambda item: (list(plan.rpo).index(item[1].tier or ""), item[0]))
         chart, (ax,) = figure(title, height=1.5 + 0.2 * len(order))
         limits_s = [plan.staleness.fresh.below_s, plan.staleness.aging.below_s, plan.staleness.stale.below_s]
-        least_s = min([60.0, *(one.age_s for _, one in order if one.age_s)])
+        least_s = min([60.0, *(one.age_s for _, one in order if one.age_s and one.age_s > 1)])
         edges_s = [0.7 * least_s, *limits_s, 2.5 * limits_s[-1]]
         for (name, colour), first_s, last_s in zip(CLASSES.items(), edges_s, edges_s[1:], strict=False):
             ax.axvspan(first_s, last_s, color=colour, zorder=0, linewidth=0)
             ax.text(math.sqrt(first_s * last_s), -0.9, name, ha="center", fontsize=9.5)
         for row, (_, one) in enumerate(order):
             age_s = min(edges_s[-1] * 0.9, max(edges_s[0] * 1.05, one.age_s if one.age_s is not None else math.inf))
-            ax.plot(age_s, row, "o" if one.age_s is not None else "X", color=PALETTE[0] if one.state != "missing" else BAD, markersize=6)
+            is_possible = one.age_s is not None and one.age_s >= -TOLERANCE_S
+            marker = "o" if is_possible else "X" if one.age_s is None else "<"  # to the left: of the future
+            ax.plot(age_s, row, marker, color=PALETTE[0] if is_possible and one.state != "missing" else BAD, markersize=6)
         _allowed(ax, [plan.rpo[one.tier or ""].max_age_s for _, one in order])
         ax.set_yticks(range(len(order)), [f"{symbol} ({one.tier})" for symbol, one in order], fontsize=8.5)
         ax.set_ylim(len(order) - 0.4, -1.6)

@@ -19,7 +19,8 @@ from tapecheck.verdict import Check, Measured, Objective, Verdict, judge, overal
 class FailureSummary:
     """One failure over all its drills; `proven_share` of the recoveries of each are within `recover_s.max`, with 95 % confidence.
 
-    `undetected` counts the trials of which the target itself never told, `detect_s` is the longest of the others.
+    `undetected` counts the trials of which the target itself never told although a view could have; `detect_s` is the longest of
+    those that it told of.
     """
 
     objective_s: float
@@ -123,6 +124,7 @@ def _failure(name: str, own: list[Timed], plan: RecoveryPlan) -> FailureSummary:
     promise, valid = plan.rto[name], [one.clocks for one in own if not one.invalid and one.clocks]
     recover, degraded = (worst(own, clock, plan) for clock in ("recover_s", "degraded_s"))
     told_s = [c.detect_s for c in valid if c.detect_s is not None]
+    silent = [one for one in own if one.trial.may_report and not one.invalid and one.clocks and one.clocks.detect_s is None]
     return FailureSummary(
         objective_s=promise.objective_s,
         clock=promise.clock,
@@ -131,7 +133,7 @@ def _failure(name: str, own: list[Timed], plan: RecoveryPlan) -> FailureSummary:
         recover_s=recover,
         degraded_s=degraded,
         detect_s=max(told_s, default=None),
-        undetected=len(valid) - len(told_s),
+        undetected=len(silent),
         resolution_s=max((c.resolution_s for c in valid), default=0.0),
         proven_share=stats.share_below_maximum(recover.n),
         verdict=failure_check(name, own, plan).verdict,

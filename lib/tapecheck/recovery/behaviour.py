@@ -7,9 +7,10 @@ from typing import cast
 from pydantic import TypeAdapter, ValidationError
 
 from tapecheck.recovery.answers import NotFound, Served
-from tapecheck.recovery.claims import TOLERANCE_S, classes_near
+from tapecheck.recovery.claims import classes_near
 from tapecheck.recovery.client import Answer
-from tapecheck.recovery.policy import AgeClass, Staleness
+from tapecheck.recovery.durations import whole
+from tapecheck.recovery.policy import TOLERANCE_S, AgeClass, Staleness
 from tapecheck.templating import Value
 
 WORDS = {
@@ -74,7 +75,7 @@ def _differences(staleness: Staleness, name: AgeClass, age_s: float | None, repl
     did = seen(reply, demanded)
     found = []
     if did != demanded:
-        age = "no age" if age_s is None else f"an age of {age_s:.0f} s"
+        age = "no age" if age_s is None else f"an age of {whole(age_s)} s"
         found.append(f"answered with {_words(did, reply)}, while {age} is {name} and demands {WORDS[demanded]}")
     served = reply.answer.said(Served) if reply.answer.status == 200 else None
     return found if served is None else [*found, *_content(served, name, age_s, reply)]
@@ -86,7 +87,7 @@ def _content(served: Served, name: AgeClass, age_s: float | None, reply: Reply) 
     if served.freshness is not None and served.freshness != name:
         found.append(f"its data are labelled {served.freshness!r}, while they are {name}")
     if served.age_s is not None and age_s is not None and abs(served.age_s - age_s) > TOLERANCE_S:
-        found.append(f"its data are said to be {served.age_s:.0f} s old, while they are {age_s:.0f} s old")
+        found.append(f"its data are said to be {whole(served.age_s)} s old, while they are {whole(age_s)} s old")
     if served.is_empty:
         found.append("it has no row")
     return [*found, *_another(reply)]

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 
 from tapecheck.recovery.answers import Raised, Series, Status
 from tapecheck.recovery.client import Answer
-from tapecheck.recovery.policy import Staleness
+from tapecheck.recovery.durations import whole
+from tapecheck.recovery.policy import TOLERANCE_S, Staleness
 from tapecheck.recovery.stored import Key, Stored
 
-TOLERANCE_S = 5.0  # clocks of two machines, and an answer kept for seconds, differ so; of the narrowest class, an hour, it is 0.14 %
 ROUNDING_S = 1.0  # an age may be said in whole seconds
 UNLISTED = "unlisted"  # in place of the API's class
 
@@ -58,10 +58,10 @@ def false(staleness: Staleness, key: Key, look: Look) -> str:
 
 
 def _hidden(key: Key, look: Look) -> str:
-    ages = [stored.age_s(key, look.answer.done_s) for stored in look.stored]
-    if not ages or None in ages:
+    ages = [age_s for stored in look.stored if (age_s := stored.age_s(key, look.answer.done_s)) is not None]
+    if not ages or len(ages) < len(look.stored):
         return ""
-    return f"not listed, while its database has it with an age of {ages[0]:.0f} s"
+    return f"not listed, while its database has it with an age of {whole(ages[0])} s"
 
 
 def classes_near(staleness: Staleness, age_s: float | None, within_s: float) -> set[str]:
@@ -74,7 +74,7 @@ def classes_near(staleness: Staleness, age_s: float | None, within_s: float) -> 
 def _class(staleness: Staleness, said: Series) -> str:
     if said.freshness in classes_near(staleness, said.age_s, ROUNDING_S):
         return ""
-    age = "without an age" if said.age_s is None else f"at an age of {said.age_s:.0f} s"
+    age = "without an age" if said.age_s is None else f"at an age of {whole(said.age_s)} s"
     return f"says {said.freshness!r} {age}, which is {staleness.classify(said.age_s)}"
 
 
@@ -85,17 +85,17 @@ def _itself(said: Series, look: Look) -> str:
     implied_s = ((look.status.generated_at or look.answer.at) - said.refreshed_at).total_seconds()
     if abs(implied_s - said.age_s) <= TOLERANCE_S:
         return ""
-    return f"says an age of {said.age_s:.0f} s, while its own time of refresh makes it {implied_s:.0f} s"
+    return f"says an age of {whole(said.age_s)} s, while its own time of refresh makes it {whole(implied_s)} s"
 
 
 def _age(staleness: Staleness, key: Key, said: Series, look: Look) -> str:
     if said.age_s is not None and said.age_s < -TOLERANCE_S:
-        return f"says an age of {said.age_s:.0f} s, before the present"
+        return f"says an age of {whole(said.age_s)} s: data from the future, or a clock that is ahead"
     if not look.stored or any(_agrees(staleness, key, said.age_s, stored, look.answer) for stored in look.stored):
         return ""
     real_s = look.database_s(key)
-    says = "no age" if said.age_s is None else f"an age of {said.age_s:.0f} s"
-    return f"says {says}, while its database says {'none' if real_s is None else f'{real_s:.0f} s'}"
+    says = "no age" if said.age_s is None else f"an age of {whole(said.age_s)} s"
+    return f"says {says}, while its database says {'none' if real_s is None else f'{whole(real_s)} s'}"
 
 
 def _agrees(staleness: Staleness, key: Key, said_s: float | None, stored: Stored, answer: Answer) -> bool:

@@ -27,7 +27,7 @@ from tapecheck.recovery.recording import FULL, INVALID, MEASURED, Trial
 from tapecheck.validation import STOPPED
 
 log = logging.getLogger(__name__)
-STEADY_S = 15.0  # for all to be well before a drill, and after it
+STEADY_S = 60.0  # for all to be well before a drill, and after it: a busy machine may need a while, and is no unsteady target
 UNSEEN_S = 2.0  # after which a fault that no probe saw has had no effect that could be seen
 KEPT = ("title", "status", "deviated", "start", "end", "duration", "steady_states", "run", "rollbacks", "chaoslib-version")
 _SETTINGS = {"runtime": {"rollbacks": {"strategy": "always"}}}
@@ -162,6 +162,7 @@ def _trial(
         after=_after(ground, watching.after, watching.keep),
         repair=_repair(drill, ground, journal),
         may_be_unseen=watching.may_be_unseen,
+        may_report=any(view.reports is not None for view in watching.views.values()),
     )
 
 

@@ -9,3 +9,8 @@ def spelled(seconds: float) -> str:
         return f"{seconds * 1000:g} ms"
     unit, name, _ = next((u for u in _UNITS if seconds >= u[0] * u[2] and seconds % u[0] == 0), _UNITS[-1])
     return f"{seconds / unit:,.10g} {name}"
+
+
+def whole(seconds: float) -> str:
+    """Write seconds without a fraction; what is too long for an age in a few digits."""
+    return f"{seconds:.0f}" if abs(seconds) < 1e12 else f"{seconds:.3g}"

@@ -7,6 +7,7 @@ from tapecheck.recovery.analysis import RecoverySummary
 from tapecheck.recovery.policy import RecoveryPlan
 from tapecheck.recovery.recording import Recording
 from tapecheck.results import Finding
+from tapecheck.verdict import written
 
 NEAR = 0.5  # of an objective: a recovery that takes more leaves little room
 
@@ -45,10 +46,10 @@ def _missed(recording: Recording, summary: RecoverySummary, plan: RecoveryPlan) 
         if judged.max is None or judged.max < NEAR * failure.objective_s:
             continue
         is_missed = judged.max > failure.objective_s
-        took = "was not over when watching ended" if math.isinf(judged.max) else f"took {judged.max:.3g} s"
+        took = "was not over when watching ended" if math.isinf(judged.max) else f"took {written(judged.max)} s"
         yield Finding(
             name="rto_missed" if is_missed else "rto_near",
-            finding=f"{name}: recovery {took}, {'more than' if is_missed else 'near'} the {failure.objective_s:g} s promised",
+            finding=f"{name}: recovery {took}, {'more than' if is_missed else 'near'} the {written(failure.objective_s)} s promised",
             evidence={"n": judged.n, "objective_s": failure.objective_s, **({} if math.isinf(judged.max) else {"worst_s": judged.max})},
             action=f"look at the timeline of the slowest drill of {', '.join(failure.drills)}; the promise is: {plan.rto[name].procedure}",
         )
@@ -89,7 +90,7 @@ def _alerting(recording: Recording, summary: RecoverySummary, plan: RecoveryPlan
 
 
 def _undetected(recording: Recording, summary: RecoverySummary, plan: RecoveryPlan) -> Iterator[Finding]:
-    seen = [one for one in summary.timed if one.clocks and not one.invalid and one.clocks.first_bad_s is not None]
+    seen = [one for one in summary.timed if one.clocks and one.trial.may_report and not one.invalid and one.clocks.first_bad_s is not None]
     silent = [one.trial.drill for one in seen if one.clocks and one.clocks.detect_s is None]
     if silent:
         yield Finding(

@@ -10,6 +10,7 @@ from tapecheck.recovery import ledger
 from tapecheck.recovery.analysis import RecoverySummary
 from tapecheck.recovery.experiment import Drill
 from tapecheck.recovery.recording import Ages, Recording
+from tapecheck.recovery.timeline import Clocks
 from tapecheck.recovery.trials import Timed
 
 __all__ = ["ages", "answers", "checks", "drills", "findings", "history", "losses", "plan", "trials"]
@@ -47,7 +48,7 @@ def _trial(one: Timed) -> dict[str, str | int]:
         return {**row, "said": f"invalid: {one.invalid}"}
     return row | {
         "first seen (s)": "never" if clocks.first_bad_s is None else number(clocks.first_bad_s),
-        "told by the target (s)": "never" if clocks.detect_s is None else number(clocks.detect_s),
+        "told by the target (s)": _told(one, clocks),
         "serves again (s)": _time(clocks.degraded_s, clocks.watched_s),
         "all as before (s)": _time(clocks.recover_s, clocks.watched_s),
         "at most too long by (s)": number(clocks.resolution_s),
@@ -55,6 +56,12 @@ def _trial(one: Timed) -> dict[str, str | int]:
         "steady after": "yes" if trial.steady_after else "NO",
         "rolled back": "yes" if trial.rolled_back else "NO",
     }
+
+
+def _told(one: Timed, clocks: Clocks) -> str:
+    if clocks.detect_s is not None:
+        return number(clocks.detect_s)
+    return "no view could tell" if one.trial.may_report is False else "never"
 
 
 def _time(value_s: float | None, watched_s: float) -> str:

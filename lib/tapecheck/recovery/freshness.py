@@ -137,7 +137,7 @@ def _wrong(plan: RecoveryPlan, age_s: float | None, one: Look, given: Reply | No
     if given is None:
         return ""
     later_s = given.answer.done_s - one.answer.done_s  # negative for the look after it
-    return behaviour.wrong(plan.staleness, None if age_s is None else max(0.0, age_s + later_s), given)
+    return behaviour.wrong(plan.staleness, None if age_s is None else max(min(0.0, age_s), age_s + later_s), given)
 
 
 def _keys(plan: RecoveryPlan, one: Look) -> list[Key]:

@@ -14,6 +14,7 @@ from tapecheck.verdict import parse
 
 AgeClass = Literal["fresh", "aging", "stale", "missing"]
 Action = Literal["plain", "warning", "warning_and_alert", "not_found_and_trigger"]
+TOLERANCE_S = 5.0  # clocks of two machines, and an answer kept for seconds, differ so; of the narrowest class, an hour, it is 0.14 %
 Clock = Literal["degraded", "full"]
 OTHERS = "others"  # in place of a tier's symbols: every symbol that no other tier names
 METRICS = ("false_ages", "wrong_answers", "unrecoverable_bars", "gone_bars", "alerts")  # beside what `rto` and `rpo` imply

@@ -52,6 +52,8 @@ class Trial:
         gone_bars: how many bars the target's own tables had before and not after, where that was counted.
         unrecorded: why loss could not be counted, where it was to be.
         may_be_unseen: whether the fault can be over before any probe sees it, and says by itself that it happened.
+        may_report: whether the drill watched a view by which the target could have told of the failure; None in recordings that do
+            not say.
     """
 
     drill: str
@@ -71,6 +73,7 @@ class Trial:
     gone_bars: int | None = None
     unrecorded: str = ""
     may_be_unseen: bool = False
+    may_report: bool | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -13,6 +13,7 @@ from tapecheck.recovery import timeline
 from tapecheck.recovery.policy import Recovery, RecoveryPlan
 from tapecheck.recovery.recording import Trial
 from tapecheck.recovery.timeline import Clocks, Seen
+from tapecheck.verdict import written
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -79,8 +80,8 @@ def _undecided(clocks: Clocks | None, gap_s: float, objective: Recovery | None) 
     if gap_s < objective.objective_s and not objective.objective_s < took_s <= objective.objective_s + gap_s:
         return ""
     return (
-        f"the machine was too busy to probe: {gap_s:.3g} s passed without a probe, which is too long to tell "
-        f"whether {objective.objective_s:g} s were exceeded"
+        f"the machine was too busy to probe: {written(gap_s)} s passed without a probe, which is too long to tell "
+        f"whether {written(objective.objective_s)} s were exceeded"
     )
 
 

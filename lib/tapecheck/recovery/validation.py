@@ -21,7 +21,7 @@ from tapecheck.recovery.trials import Timed
 from tapecheck.results import Finding, Result
 from tapecheck.runs import Picture, Recorded
 from tapecheck.targets import open_target
-from tapecheck.verdict import Check
+from tapecheck.verdict import Check, written
 
 __all__ = [
     "RecoveryResult", "Settings", "chosen", "find", "headline", "judge", "lint", "read", "read_plan", "record", "run", "settings",
@@ -110,7 +110,7 @@ def _slowest(timed: Sequence[Timed]) -> str:
     if not worst:
         return ""
     drill = max(worst, key=lambda name: worst[name] or 0.0)
-    return f"Slowest recovery: {worst[drill]:.3g} s ({drill})."
+    return f"Slowest recovery: {written(worst[drill] or 0.0)} s ({drill})."
 
 
 def _kept(rpo: Mapping[str, TierSummary]) -> str:
