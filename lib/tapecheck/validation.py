@@ -62,7 +62,7 @@ def checked(kind: type[SettingsT], given: dict[str, object]) -> SettingsT:
 class Context:
     """Which run a recording is of: when (UTC), against what, from where, and beside which other measurements (None: unknown).
 
-    Each validation adds what its samples do not say.
+    Each validation adds what its samples do not say. `audited_ns` is when the target's data was audited, on the monotonic clock.
     """
 
     run_id: str
@@ -70,6 +70,11 @@ class Context:
     target: TargetInfo
     environment: Environment
     beside: tuple[Neighbour, ...] | None = None
+    audited_ns: tuple[int, int] | None = None
+
+    def measured_s(self, spans_ns: Iterable[tuple[int, int]]) -> float | None:
+        """Return how long measurements of such spans, and the audit, ran; of several at once the time is counted once."""
+        return covered_s([*spans_ns, *([self.audited_ns] if self.audited_ns else [])])
 
     @property
     def measured_by(self) -> str:

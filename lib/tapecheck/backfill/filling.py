@@ -65,6 +65,7 @@ def _filled(plan: BackfillPlan, before: Mapping[Key, Checkpoint], note: str | No
         ended_ns = time.monotonic_ns()
     after = _settled(plan, endpoints.database_url, filling.done)
     jobs = [groups.result(key, filling.done.get(key), before.get(key), after.get(key)) for key in plan.jobs]
+    audited_ns, integrity = time.monotonic_ns(), _audited(plan, endpoints.database_url, jobs, filling.received)
     return Recording(
         spans=sorted(filling.spans, key=lambda span: span.began_ns),
         jobs=jobs,
@@ -78,7 +79,8 @@ def _filled(plan: BackfillPlan, before: Mapping[Key, Checkpoint], note: str | No
             plan=plan,
             processes=processes,
             remote=_remote(endpoints),
-            integrity=_audited(plan, endpoints.database_url, jobs, filling.received),
+            integrity=integrity,
+            audited_ns=(audited_ns, time.monotonic_ns()),
             target_stopped=endpoints.target.kind == "sandbox" and targets.sandbox_stopped(),
         ),
     )

@@ -131,7 +131,7 @@ def record(
         rate_limit_floor_s=summary.rate_limit_floor_s,
         what_if=what_if,
         integrity=summary.integrity,
-        measured_s=shared.covered_s([(recording.context.began_ns, recording.context.ended_ns)]),
+        measured_s=recording.context.measured_s([(recording.context.began_ns, recording.context.ended_ns)]),
     )
     return runs.record(
         result,

@@ -158,7 +158,7 @@ def record(
         before=context.before,
         after=context.after,
         differs=list(context.differs),
-        measured_s=shared.covered_s((one.began_ns, one.ended_ns) for one in recording.samples if one.ended_ns > one.began_ns),
+        measured_s=recording.context.measured_s((one.began_ns, one.ended_ns) for one in recording.samples if one.ended_ns > one.began_ns),
     )
     return runs.record(result, out=settings.out, tables=recording.tables(), figures=figures, lines={"failures": failures(recording)})
 

@@ -177,7 +177,7 @@ def record(
         scenarios=dict(summary),
         capacity=capacity,
         tool=recording.context.tool,
-        measured_s=shared.covered_s(rows.spans_ns(recording.samples)),
+        measured_s=recording.context.measured_s(rows.spans_ns(recording.samples)),
     )
     return runs.record(result, out=settings.out, tables=recording.tables(), figures=figures, lines={"failures": failures(recording)})
 

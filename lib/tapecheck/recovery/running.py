@@ -2,6 +2,7 @@
 
 import dataclasses
 import datetime as dt
+import time
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -28,7 +29,9 @@ NOBODY = TargetInfo(name="definition", kind="none", base_url="")  # of a run tha
 
 @dataclass(slots=True, kw_only=True)
 class _Found:
-    """What the drills have left so far."""
+    """What the audit and the drills have left so far."""
+
+    audited_ns: tuple[int, int] | None = None
 
     probes: list[pa.Table] = field(default_factory=list)
     trials: list[Trial] = field(default_factory=list)
@@ -58,7 +61,8 @@ def run(plan: RecoveryPlan, target: Target, drills: Sequence[Drill], *, out: str
     check_allowed(target, drills)
     check_processes(target, drills)
     where, started_at, file = ground(target), dt.datetime.now(dt.UTC), ledger.path(out)
-    ages, found, run_id = _audited(plan, target, where, drills), _Found(), runs.new_id(started_at)
+    began_ns, ages = time.monotonic_ns(), _audited(plan, target, where, drills)
+    found, run_id = _Found(audited_ns=(began_ns, time.monotonic_ns())), runs.new_id(started_at)
     rounds = [(one, number) for number in range(1, plan.trials.each + 1) for one in drills]
     with Keeper() as keeper, progress.show("drills", "trials") as report:
         for at, (one, number) in enumerate(rounds):
@@ -153,6 +157,7 @@ def _recording(
             drills=[one.name for one in drills],
             trials=found.trials,
             ages=ages,
+            audited_ns=found.audited_ns,
             ledger=entries,
         ),
     )

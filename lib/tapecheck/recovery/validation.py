@@ -142,7 +142,7 @@ def record(
         lint=summary.lint,
         false_ages=summary.false_ages,
         wrong_answers=summary.wrong_answers,
-        measured_s=shared.covered_s((one.began_ns, one.ended_ns) for one in recording.context.trials),
+        measured_s=recording.context.measured_s((one.began_ns, one.ended_ns) for one in recording.context.trials),
     )
     return runs.record(
         result,
