@@ -89,6 +89,16 @@ def test_waiting_for_a_connection_is_not_the_generators() -> None:
     assert (one.dispatch_lag_ms, one.generator_share, judged(one, "p99_ms < 4").verdict) == (None, {}, Verdict.FAIL)
 
 
+def test_the_lag_of_the_warm_up_and_of_what_was_never_sent_counts_for_nothing() -> None:
+    """As in every other figure, also where the warm-up lies between what counts."""
+    rows = burst(np.full(6, 4.7))
+    rows["sent_ns"] += np.array([1, 2, 3, 4, 5, 6], np.int64) * 1_000_000
+    rows["warm_up"][[0, 2]], rows["waited"][4], rows["sent_ns"][5] = 1, 1, 0
+    one = analysis.summarize(recording({"s": rows}), LIMITS)["s"].dispatch_lag_ms
+    assert one is not None
+    assert (one.min, one.max, one.p50.n) == (pytest.approx(2.0), pytest.approx(4.0), 2)
+
+
 def test_a_doubtful_figure_is_marked_wherever_it_is_shown() -> None:
     """In the tables, the finding, the headline and the charts; a fifth or less is not."""
     rec, plan = recorded(2.8), LoadPlan.model_validate(PLAN | {"objectives": ["p99_ms < 5"]})

@@ -24,6 +24,8 @@ from tapecheck.verdict import Check, Verdict
 
 RESULT = "result.json"
 UNFINISHED = "unfinished"
+MOST_ROWS = 20_000_000  # of a table that is read: about 2 GB
+MOST_OBJECTS = 1_000_000  # of a table whose rows become Python objects
 UNFINISHED_VARIABLE = "TAPECHECK_UNFINISHED"  # where a batch keeps what is left of a notebook that does not end
 
 
@@ -132,6 +134,66 @@ def recording(path: str | Path, validation: str) -> Path:
     """
     folder = config.find(path)
     return folder if is_unfinished(folder) and folder.name.startswith(f"{validation}-") else read(path, validation).folder
+
+
+@contextmanager
+def reading(source: str, what: str, kind: str) -> Iterator[None]:
+    """Read the files of a recording: what goes wrong is a problem of its `source`, which should have been a complete run of that kind.
+
+    Raises:
+        ConfigError: a file is missing, broken, incomplete or too large.
+    """
+    try:
+        yield
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, pa.ArrowException) as error:
+        got = f"{what} that cannot be read ({type(error).__name__}: {str(error)[:300]})"
+        raise ConfigError([Problem(file=source, key="run", got=got, allowed=f"a complete {kind} run")]) from error
+
+
+def table(
+    file: Path, schema: pa.Schema, *, may_lack: Sequence[str] = (), may_be_null: Sequence[str] = (), most: int = MOST_ROWS
+) -> pa.Table:
+    """Read a table of a recording: the columns of a schema, and what others it has. What it is, is known before a row is read.
+
+    Raises:
+        ValueError: it has more than `most` rows, lacks a column, or has one of another type, or nulls where there may be none.
+    """
+    with pq.ParquetFile(file, pre_buffer=False) as stored:  # reading ahead would hold the whole file beside the table
+        found, rows = stored.schema_arrow, stored.metadata.num_rows
+        if rows > most:
+            raise ValueError(f"{file.name} has {rows:,} rows; at most {most:,} are read")
+        wrong = [f"no column {name}" for name in schema.names if name not in found.names and name not in may_lack]
+        wrong += [f"{name} twice" for name in dict.fromkeys(found.names) if found.names.count(name) > 1]
+        wrong += [f"{one.name} is {one.type}" for one in found if not _fits(one, schema, may_be_null)]
+        if wrong:
+            raise ValueError(f"{file.name}: {', '.join(wrong)}")
+        whole = stored.read()
+    for i, name in enumerate(whole.column_names):
+        column = whole.column(i)
+        if name not in schema.names:
+            continue
+        if column.null_count and name not in may_be_null:
+            raise ValueError(f"{file.name}: {name} is null in {column.null_count:,} of {rows:,} rows")
+        wanted = schema.field(name).type
+        if column.type != wanted and not pa.types.is_dictionary(wanted) and not pa.types.is_map(wanted):
+            whole = whole.set_column(i, schema.field(name), column.cast(wanted))
+    return whole
+
+
+def _fits(column: pa.Field, schema: pa.Schema, may_be_null: Sequence[str]) -> bool:
+    """Tell whether a stored column can be taken for that of a schema: numbers of another width, text encoded or not."""
+    kind = column.type.value_type if pa.types.is_dictionary(column.type) else column.type
+    if column.name not in schema.names:
+        return not (pa.types.is_nested(kind) or pa.types.is_binary(kind))
+    wanted = schema.field(column.name).type
+    wanted = wanted.value_type if pa.types.is_dictionary(wanted) else wanted
+    if pa.types.is_null(kind):
+        return column.name in may_be_null
+    if pa.types.is_integer(wanted):
+        return bool(pa.types.is_integer(kind))
+    if pa.types.is_floating(wanted):
+        return bool(pa.types.is_integer(kind) or pa.types.is_floating(kind))
+    return bool(kind == wanted or (pa.types.is_string(wanted) and pa.types.is_large_string(kind)))
 
 
 def record(

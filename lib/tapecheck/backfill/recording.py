@@ -6,7 +6,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 from pydantic import TypeAdapter
 
 from tapecheck import runs, validation
@@ -14,7 +13,6 @@ from tapecheck.backfill import spans
 from tapecheck.backfill.integrity import Integrity
 from tapecheck.backfill.plan import BackfillPlan
 from tapecheck.backfill.spans import Span
-from tapecheck.errors import ConfigError, Problem
 
 _METADATA_KEY = b"tapecheck"
 COMPLETED, FAILED, SKIPPED = "completed", "failed", "skipped"
@@ -104,11 +102,11 @@ def read_files(folder: Path, *, source: str) -> Recording:
     Raises:
         ConfigError: one is missing, broken or incomplete.
     """
-    try:
-        table, jobs = (pq.read_table(folder / f"{name}.parquet") for name in ("spans", "jobs"))
+    with runs.reading(source, "spans", "backfill"):
+        table = runs.table(
+            folder / "spans.parquet", spans.SCHEMA, may_lack=["statements"], may_be_null=["statements"], most=runs.MOST_OBJECTS
+        )
+        jobs = runs.table(folder / "jobs.parquet", JOBS, may_be_null=["error"], most=runs.MOST_OBJECTS)
         context = TypeAdapter(Context).validate_python(json.loads(table.schema.metadata[_METADATA_KEY]))
         found = [Job(**row) for row in jobs.to_pylist()]
         return Recording(spans=spans.from_table(table), jobs=found, context=context, source=source)
-    except (OSError, ValueError, KeyError, TypeError, pa.ArrowInvalid) as error:
-        got = f"spans that cannot be read ({type(error).__name__}: {str(error)[:80]})"
-        raise ConfigError([Problem(file=source, key="run", got=got, allowed="a complete backfill run")]) from error

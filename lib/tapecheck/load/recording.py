@@ -6,15 +6,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 from pydantic import TypeAdapter
 
-from tapecheck import runs, validation
-from tapecheck.errors import ConfigError, Problem
+from tapecheck import resources, runs, validation
+from tapecheck.load import tables
 from tapecheck.load.testimony import Testimony, Tool
 
 _METADATA_KEY = b"tapecheck"
-_COLUMNS = frozenset({"scenario", "round", "intended_ns", "sent_ns", "done_ns", "status", "error", "warm_up", "server_ms", "connection"})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -99,14 +97,11 @@ def read_files(folder: Path, *, source: str) -> Recording:
     Raises:
         ConfigError: one is missing, broken or incomplete.
     """
-    try:  # reading ahead would hold the whole file beside the table
-        samples, watched = (pq.read_table(folder / f"{name}.parquet", pre_buffer=False) for name in ("samples", "resources"))
+    with runs.reading(source, "samples", "load"):
+        samples = runs.table(folder / "samples.parquet", tables.SCHEMA, may_lack=["retried"], may_be_null=["server_ms", "db_ms"])
+        watched = runs.table(folder / "resources.parquet", resources.SCHEMA)
         context = TypeAdapter(Context).validate_python(json.loads(samples.schema.metadata[_METADATA_KEY]))
-        missing = sorted(_COLUMNS.difference(samples.column_names))
-        if missing:
-            raise KeyError(", ".join(missing))
-    except (OSError, ValueError, KeyError, TypeError, pa.ArrowInvalid) as error:
-        got = f"samples that cannot be read ({type(error).__name__}: {str(error)[:80]})"
-        raise ConfigError([Problem(file=source, key="run", got=got, allowed="a complete load run")]) from error
+        if unknown := sorted(context.executors.keys() - context.generator.keys()):
+            raise KeyError(f"no figures of the generator for {', '.join(unknown)}")
     pa.default_memory_pool().release_unused()  # what decoding took beside the table
     return Recording(samples=samples, resources=watched, context=context, source=source)

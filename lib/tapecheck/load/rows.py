@@ -119,10 +119,15 @@ class Rows:
 
     def dispatch_lag_ms(self) -> NDArray[np.float64]:
         """Actual send minus intended start of each request that was sent and did not wait for a connection: the generator's own delay."""
-        sent_ns, intended_ns = self.numbers("sent_ns"), self.numbers("intended_ns")
-        own = (sent_ns > 0) & (self.numbers("waited") == 0)
-        lag_ms: NDArray[np.float64] = np.maximum(sent_ns[own] - intended_ns[own], 0) / 1e6
-        return lag_ms
+        parts, at = [np.empty(0)], 0
+        for batch in self.table.select(["sent_ns", "intended_ns", "waited"]).to_batches():  # part by part, as in `_since`
+            sent_ns, intended_ns, waited = (column.to_numpy(zero_copy_only=False) for column in batch.columns)
+            own = (sent_ns > 0) & ~waited
+            if self._keep is not None:
+                own &= self._keep[at : at + len(own)]
+            parts.append(np.maximum(sent_ns[own] - intended_ns[own], 0) / 1e6)
+            at += len(own)
+        return np.concatenate(parts)
 
     def service_ms(self) -> NDArray[np.float64]:
         """Completion minus actual send; NaN where nothing was sent."""

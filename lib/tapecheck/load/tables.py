@@ -122,3 +122,6 @@ def _dimension(field: pa.Field, request: NDArray[np.uint32], requests: Sequence[
     position = {word: i for i, word in enumerate(words)}
     code = np.array([position[word] for word in of_request], np.int32)
     return pa.DictionaryArray.from_arrays(code[request], pa.array(words, field.type.value_type))
+
+
+SCHEMA = _schema({})  # of any recording: without the parameters

@@ -8,11 +8,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 from pydantic import TypeAdapter
 
 from tapecheck import runs, validation
-from tapecheck.errors import ConfigError, Problem
 from tapecheck.recovery.policy import RecoveryPlan
 
 _METADATA_KEY = b"tapecheck"
@@ -196,10 +194,8 @@ def read_files(folder: Path, *, source: str) -> Recording:
     Raises:
         ConfigError: one is missing, broken or incomplete.
     """
-    try:
-        probes, acks = (pq.read_table(folder / f"{name}.parquet") for name in ("probes", "acks"))
+    with runs.reading(source, "probes", "recovery"):
+        probes = runs.table(folder / "probes.parquet", PROBES)
+        acks = runs.table(folder / "acks.parquet", ACKS, may_be_null=["acked_ns", "refetchable"], most=runs.MOST_OBJECTS)
         context = TypeAdapter(Context).validate_python(json.loads(probes.schema.metadata[_METADATA_KEY]))
         return Recording(probes=probes, acks=[Ack(**row) for row in acks.to_pylist()], context=context, source=source)
-    except (OSError, ValueError, KeyError, TypeError, pa.ArrowInvalid) as error:
-        got = f"probes that cannot be read ({type(error).__name__}: {str(error)[:80]})"
-        raise ConfigError([Problem(file=source, key="run", got=got, allowed="a complete recovery run")]) from error

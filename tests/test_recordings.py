@@ -1,0 +1,158 @@
+"""Whatever lies in a recorded run's Parquet files is read, or refused by name before it takes memory; and never a traceback."""
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from tapecheck import runs
+from tapecheck.backfill import recording as backfill
+from tapecheck.errors import ConfigError
+from tapecheck.load import frames, validation
+from tapecheck.load import recording as load
+from tapecheck.recovery import recording as recovery
+
+DATA = Path(__file__).parent / "data"
+KINDS = {"load": (load, "samples"), "backfill": (backfill, "spans"), "rto_rpo": (recovery, "probes")}
+SECOND = {"load": "resources", "backfill": "jobs", "rto_rpo": "acks"}
+Change = Callable[[pa.Table], pa.Table]
+Make = Callable[[pa.ChunkedArray], pa.Array]
+
+
+def changed(kind: str, tmp_path: Path, table: str, change: Change) -> Path:
+    """Copy a recorded run with one of its tables changed, its metadata kept."""
+    folder = tmp_path / kind
+    shutil.copytree(DATA / kind, folder)
+    before = pq.read_table(folder / f"{table}.parquet")
+    after = change(before)
+    pq.write_table(after.replace_schema_metadata(before.schema.metadata), folder / f"{table}.parquet")
+    return folder
+
+
+def refused(kind: str, folder: Path) -> str:
+    with pytest.raises(ConfigError) as caught:
+        KINDS[kind][0].read_files(folder, source="there")
+    text = str(caught.value)
+    assert caught.value.exit_code == 4 and f"there: run: got {KINDS[kind][1]} that cannot be read" in text and "allowed: a complete" in text
+    return text
+
+
+def with_column(name: str, make: Callable[[pa.ChunkedArray], pa.Array | pa.ChunkedArray]) -> Change:
+    return lambda table: table.set_column(table.column_names.index(name), name, make(table.column(name)))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("place", [0, 1])
+def test_a_table_of_too_many_rows_is_refused_before_one_is_read(
+    kind: str, place: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """80 million rows are counted by the metadata: nothing is decoded, so memory and time stay what they were."""
+    table = (KINDS[kind][1], SECOND[kind])[place]
+    folder = changed(kind, tmp_path, table, lambda _: pa.table({"x": pa.nulls(80_000_000)}))
+    before = pa.default_memory_pool().bytes_allocated()
+    assert f"{table}.parquet has 80,000,000 rows; at most" in refused(kind, folder)
+    assert pa.default_memory_pool().bytes_allocated() <= before + 10**7
+
+
+def test_ten_million_samples_are_not_too_many() -> None:
+    """The limit lies above the largest load run that is promised to be analysed."""
+    assert runs.MOST_ROWS >= 10_000_000
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_missing_column_is_named(kind: str, tmp_path: Path) -> None:
+    """Each column that is needed, of either table, is missed by its name; what an older version had not is none of them."""
+    module, table = KINDS[kind]
+    for part in (table, SECOND[kind]):
+        names = pq.read_schema(DATA / kind / f"{part}.parquet").names
+        for name in names:
+            folder = changed(kind, tmp_path / part / name, part, lambda t, name=name: t.drop_columns([name]))
+            try:
+                module.read_files(folder, source="there")
+            except ConfigError as error:
+                assert f"{part}.parquet: no column {name}" in str(error)
+            else:
+                assert name in ("statements", "symbol", "timeframe", "limit"), "a parameter, or a count that is newer"
+
+
+ODD: dict[str, Make] = {
+    "null": lambda column: pa.nulls(len(column)),
+    "text": lambda column: pa.array(["x"] * len(column)),
+    "list": lambda column: pa.array([[1]] * len(column)),
+    "bytes": lambda column: pa.array([b"x"] * len(column)),
+    "one null": lambda column: pa.array([None, *column.to_pylist()[1:]], column.type),
+    "time": lambda column: pa.array(np.zeros(len(column), "datetime64[ns]")),
+}
+
+
+NUMBERS = {
+    ("load", "samples"): ("intended_ns", "warm_up", "waited"),
+    ("load", "resources"): ("cpu_ratio",),
+    ("backfill", "spans"): ("began_ns",),
+    ("backfill", "jobs"): ("inserted",),
+    ("rto_rpo", "probes"): ("state",),
+    ("rto_rpo", "acks"): ("minutes",),
+}
+WORDS = {("load", "samples"): "error", ("backfill", "spans"): "stage", ("rto_rpo", "probes"): "view", ("rto_rpo", "acks"): "fate"}
+CASES = [(*place, column, odd) for place, columns in NUMBERS.items() for column in columns for odd in ODD]
+CASES += [(*place, column, odd) for place, column in WORDS.items() for odd in ODD if odd != "text"]
+
+
+@pytest.mark.parametrize(("kind", "table", "column", "odd"), CASES)
+def test_a_column_of_another_kind_is_named(kind: str, table: str, column: str, odd: str, tmp_path: Path) -> None:
+    """Nulls where there are none, text for numbers, lists, bytes and times: the file and the column are said."""
+    folder = changed(kind, tmp_path, table, with_column(column, ODD[odd]))
+    assert f"{table}.parquet: {column} is " in refused(kind, folder)
+
+
+@pytest.mark.parametrize(
+    ("column", "make"),
+    [
+        ("status", lambda column: column.cast(pa.int64())),
+        ("server_ms", lambda column: column.cast(pa.float64())),
+        ("server_ms", lambda column: pa.nulls(len(column))),
+        ("db_ms", lambda column: pa.nulls(len(column))),
+        ("error", lambda column: column.cast(pa.string())),
+        ("scenario", lambda column: column.cast(pa.large_string())),
+        ("symbol", lambda column: pa.nulls(len(column))),
+        ("limit", lambda column: pa.array([1.5] * len(column))),
+    ],
+)
+def test_the_same_figures_in_another_width_or_coding_are_read_alike(column: str, make: Make, tmp_path: Path) -> None:
+    """What loses nothing is no reason to refuse; a time that nobody told is unknown."""
+    found = load.read_files(changed("load", tmp_path, "samples", with_column(column, make)), source="there")
+    plan = validation.read_plan("config/load.yaml")
+    summary = validation.summarize(found, plan)
+    expected = validation.summarize(load.read_files(DATA / "load", source="there"), plan)
+    for name, one in summary.items():
+        assert one.response_time_ms == expected[name].response_time_ms
+        assert (one.errors, one.requests) == (expected[name].errors, expected[name].requests)
+    assert not frames.scenarios(summary).empty
+
+
+def test_a_number_that_does_not_fit_is_refused(tmp_path: Path) -> None:
+    """A status of 2 to the 40th is none."""
+    folder = changed("load", tmp_path, "samples", with_column("status", lambda column: pa.array([2**40] * len(column))))
+    assert "there: run: got samples that cannot be read" in refused("load", folder)
+
+
+def test_a_parameter_of_lists_or_bytes_is_named(tmp_path: Path) -> None:
+    """Columns beside those that every recording has are parameters, which are text or numbers."""
+    for odd in ("list", "bytes"):
+        folder = changed("load", tmp_path / odd, "samples", with_column("symbol", ODD[odd]))
+        assert "samples.parquet: symbol is " in refused("load", folder)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_what_is_no_parquet_file_is_refused(kind: str, tmp_path: Path) -> None:
+    """Neither half a file nor one of something else is a traceback."""
+    table = KINDS[kind][1]
+    for name, data in (("half", (DATA / kind / f"{table}.parquet").read_bytes()[:-200]), ("text", b"hello"), ("empty", b"")):
+        folder = tmp_path / name
+        shutil.copytree(DATA / kind, folder)
+        (folder / f"{table}.parquet").write_bytes(data)
+        refused(kind, folder)
