@@ -149,6 +149,32 @@ def test_a_user_that_comes_while_it_is_stopped_gets_a_new_one(home: Home) -> Non
     assert supervision.status() is None
 
 
+def test_a_killed_run_leaves_neither_sandbox_nor_folders(home: Home, tmp_path: Path) -> None:
+    """Killed while it measures, its kernel ends, the sandbox is stopped, and the next command removes its temporary folders."""
+    plan, temporary = tmp_path / "plan.yaml", Path(tempfile.mkdtemp(prefix="tct-"))  # short enough for sockets
+    plan.write_text(
+        "scenarios: {s: {executor: constant_rate, rate_rps: 5, duration_s: 300, request: features,"
+        " parameters: {symbol: [SPY], timeframe: [1d], limit: [5]}}}\nobjectives: [p95_ms < 1000]\n"
+    )
+    environment, out = {**os.environ, "TMPDIR": str(temporary)}, ("--out", str(tmp_path / "out"))
+    command = [sys.executable, "-m", "tapecheck", "run", "load", "-p", "plan", str(plan), *out]
+    with subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stderr is not None
+        said = []
+        for line in process.stderr:
+            said.append(line)
+            if line.startswith("load: s"):
+                break
+        assert process.poll() is None and said[-1].startswith("load: s"), said
+        supervisor, using = running(home), [one.pid for one in reaper.users(home)]
+        assert len(using) == 2 and process.pid in using, "the run and its kernel"
+        process.kill()
+    supervisor.wait(PATIENCE_S)
+    assert len(list(temporary.iterdir())) == 1
+    subprocess.run([sys.executable, "-m", "tapecheck", "runs", *out], env=environment, check=True, stdout=subprocess.DEVNULL)
+    temporary.rmdir()
+
+
 def test_one_that_was_started_by_hand_stays(home: Home) -> None:
     """`sandbox up`, before a user or beside it, makes it stay; `down` names who uses it and refuses, `down --force` does it."""
     user = User()
