@@ -160,6 +160,15 @@ def test_each_notebook_gets_the_parameters_that_it_declares(tiny: Path) -> None:
         batch.shared(["load", "backfill"], given | {"profile": 3})
 
 
+def test_start_up_files_of_the_user_are_not_read(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Somebody's own IPython settings are no part of what a batch records."""
+    (tiny / "ipython" / "profile_default" / "startup").mkdir(parents=True)
+    (tiny / "ipython" / "profile_default" / "startup" / "00.py").write_text("mine = 1")
+    monkeypatch.setenv("IPYTHONDIR", str(tiny / "ipython"))
+    write(tiny, "assert 'mine' not in globals()\n" + RECORD.replace("VERDICT", "'pass'"))
+    assert batch.run("load", {}, tiny / "out").exit_code == 0
+
+
 def test_an_int_is_a_float(tiny: Path) -> None:
     """`-p rate 2` is fine for a float."""
     write(tiny, "assert rate == 2\n" + RECORD.replace("VERDICT", "'pass'"))

@@ -8,7 +8,7 @@ import signal
 import statistics
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -141,7 +141,7 @@ def test_golden_and_notebook_have_the_same_cells(validation: str) -> None:
 @pytest.mark.parametrize("validation", WITH_NOTEBOOK)
 def test_the_golden_compares_what_it_shows(validation: str) -> None:
     """nbval compares only executed cells: every code cell of the golden has a count, and at most the record is ignored."""
-    cells = code(Path(__file__).parent / "notebooks" / f"{validation}.ipynb")
+    cells = golden(validation)
     assert all(cell.execution_count for cell in cells)
     ignored = [c.source.splitlines()[-1] for c in cells if "nbval-ignore-output" in c.metadata.get("tags", [])]
     assert [line.partition("(")[0].rpartition(".")[2] for line in ignored] in ([], ["record"])
@@ -163,7 +163,7 @@ def test_every_chart_is_drawn() -> None:
 class Session:
     """A kernel in which cells are executed one by one, as somebody does in JupyterLab."""
 
-    def __init__(self, sources: list[str], fifo: Path) -> None:
+    def __init__(self, sources: Sequence[str], fifo: Path | None = None) -> None:
         self.fifo = fifo
         self.cells = [nbformat.v4.new_code_cell(source) for source in sources]
         resources = {"metadata": {"path": str(Path(__file__).parent)}}
@@ -199,7 +199,7 @@ def session(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Session]:
     os.mkfifo(fifo := tmp_path_factory.mktemp("session") / "begun")
     for validation in WITH_NOTEBOOK:
         module = {"rto_rpo": "recovery"}.get(validation, validation)
-        cells = [cell.source for cell in code(Path(__file__).parent / "notebooks" / f"{validation}.ipynb")]
+        cells = [cell.source for cell in golden(validation)]
         chosen += [cells[0], *(next(c for c in cells if c.startswith(begin)) for begin in BEGINNINGS.values()), RECORDED]
         chosen += [WAITING.format(module=module, fifo=str(fifo)), f"{module}.read = read"]
     session = Session(chosen, fifo)
@@ -233,3 +233,101 @@ def test_a_cell_that_is_interrupted_or_fails_leaves_no_verdict_of_an_earlier_run
     session.cells[at["parameters"]].source += "\nplan = 'nosuch.yaml'"
     session.execute(at["parameters"], at["plan"])
     assert "nosuch.yaml" in session.shown(at["plan"]) and run not in session.shown(at["verdict"])
+
+
+STARTUP = """
+print("a start-up file that talks")
+import locale, os, warnings
+from pylab import *
+import pandas as pd
+locale._override_localeconv = {"decimal_point": ",", "thousands_sep": "."}  # as in German, which a machine need not have
+os.umask(0o077)
+warnings.simplefilter("ignore")
+seterr(all="raise")
+set_printoptions(precision=1)
+pd.set_option("display.max_rows", 2, "display.max_columns", 2, "display.max_colwidth", 5, "display.precision", 1, "display.html.border", 3)
+pd.set_option("display.notebook_repr_html", False, "display.html.table_schema", True, "display.float_format", "{:.1f}".format)
+pd.set_option("future.infer_string", False)
+get_ipython().run_line_magic("matplotlib", "inline")
+get_ipython().run_line_magic("config", "InlineBackend.figure_formats = ['svg', 'retina']")
+rcParams["figure.dpi"] = 50
+load = recording = findings = 3
+warnings.simplefilter("error")
+"""
+STATE = 'warnings.filters[0][0], geterr()["over"], pd.get_option("display.max_rows")'
+
+KERNEL_CONFIG = """
+c.InteractiveShell.ast_node_interactivity = "all"
+c.InlineBackend.rc = {"figure.figsize": (1, 1)}
+c.InteractiveShellApp.exec_lines = ["summary = 'of an earlier day'"]
+"""
+MATPLOTLIBRC = """
+text.usetex: True
+font.family: No Such Font
+font.size: 30
+figure.facecolor: black
+axes.facecolor: black
+savefig.facecolor: black
+text.color: white
+axes.labelcolor: white
+axes.prop_cycle: cycler(color=['red'])
+axes.formatter.use_locale: True
+axes.spines.top: True
+lines.linewidth: 9
+savefig.bbox: tight
+savefig.dpi: 30
+figure.dpi: 30
+figure.autolayout: True
+nosuch.key: 3
+"""
+ENVIRONMENT = {
+    "MPLBACKEND": "TkAgg",
+    "TZ": "Asia/Kathmandu",
+    "LC_ALL": "C",
+    "COLUMNS": "20",
+    "LINES": "5",
+    "NO_COLOR": "1",
+    "PYTHONHASHSEED": "7",
+    "PYTHONWARNINGS": "error",
+    "HOME": "/proc/none",
+}
+
+
+@pytest.fixture(scope="module")
+def hostile(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Session]:
+    """One kernel for every golden, of somebody whose settings differ from ours wherever they can."""
+    home = tmp_path_factory.mktemp("hostile")
+    (home / "profile_default" / "startup").mkdir(parents=True)
+    (home / "profile_default" / "startup" / "00.py").write_text(STARTUP)
+    (home / "profile_default" / "ipython_kernel_config.py").write_text(KERNEL_CONFIG)
+    (home / "matplotlibrc").write_text(MATPLOTLIBRC)
+    own = {"IPYTHONDIR": str(home), "MATPLOTLIBRC": str(home / "matplotlibrc")}
+    session = Session([*(cell.source for validation in WITH_NOTEBOOK for cell in golden(validation)), STATE])
+    with session.client.setup_kernel(env={**os.environ, **ENVIRONMENT, **own}):
+        session.execute(len(session.cells) - 1)
+        assert "('error', 'raise', 2)" in session.shown(len(session.cells) - 1), "the start-up file was read to its end"
+        yield session
+
+
+def golden(validation: str) -> list[nbformat.NotebookNode]:
+    return code(Path(__file__).parent / "notebooks" / f"{validation}.ipynb")
+
+
+@pytest.mark.parametrize("validation", WITH_NOTEBOOK)
+def test_the_settings_of_the_user_change_nothing_that_is_shown(validation: str, hostile: Session) -> None:
+    """Every table, text and picture is that of the golden, the pictures byte by byte."""
+    first, cells = sum(len(golden(one)) for one in WITH_NOTEBOOK[: WITH_NOTEBOOK.index(validation)]), golden(validation)
+    hostile.execute(*range(first, first + len(cells)))
+    for was, now in zip(cells, hostile.cells[first:], strict=False):
+        if "nbval-ignore-output" not in was.metadata.get("tags", []):
+            assert [shown(output) for output in now.outputs] == [shown(output) for output in was.outputs], was.source
+    hostile.execute(len(hostile.cells) - 1)
+    assert "('ignore', 'warn', 60)" in hostile.shown(len(hostile.cells) - 1), "no warning is an error, no overflow, and no table is cut"
+    assert "could not be drawn" not in str([cell.outputs for cell in hostile.cells])
+    assert sum("image/png" in output.get("data", {}) for cell in cells for output in cell.outputs) >= 4
+
+
+def shown(output: nbformat.NotebookNode) -> object:
+    """Return what somebody sees of an output; of a picture its bytes."""
+    data = {kind: part.strip() for kind, part in output.get("data", {}).items()}
+    return data or {name: part for name, part in output.items() if name != "execution_count"}

@@ -8,8 +8,6 @@ import pandas as pd
 from tapecheck.results import Finding
 from tapecheck.verdict import Check
 
-pd.set_option("display.max_colwidth", None)  # a reason that is cut off is no reason
-
 
 def checks(checks: Iterable[Check]) -> pd.DataFrame:
     """Return one row an objective and scenario, with the bound that decided."""

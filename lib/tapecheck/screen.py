@@ -5,6 +5,7 @@ A cell that fails or is interrupted leaves no verdict of an earlier run on scree
 
 import ast
 import sys
+import warnings
 from typing import Any, TypeVar
 
 StatementT = TypeVar("StatementT", bound=ast.stmt)
@@ -33,6 +34,23 @@ def _variables() -> dict[str, Any]:
     """Return the notebook's variables; none where this is no notebook."""
     shell: Any = sys.modules["IPython"].get_ipython() if "IPython" in sys.modules else None
     return shell.user_ns if shell else {}
+
+
+def settle() -> None:
+    """Undo in a notebook what the user's start-up files set: options of pandas, NumPy's handling of errors, filters of warnings."""
+    if not _variables():
+        return
+    import numpy as np
+    import pandas as pd
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of options that are deprecated
+        pd.reset_option("^(display|styler|mode|compute|future)[.]")
+    pd.set_option("display.max_colwidth", None)  # a reason that is cut off is no reason
+    np.seterr(divide="warn", over="warn", under="ignore", invalid="warn")
+    warnings.resetwarnings()
+    for category in (DeprecationWarning, PendingDeprecationWarning, ImportWarning, ResourceWarning):
+        warnings.simplefilter("ignore", category)  # as Python does by itself
 
 
 def given() -> list[str]:

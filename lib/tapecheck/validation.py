@@ -42,6 +42,7 @@ def checked(kind: type[SettingsT], given: dict[str, object]) -> SettingsT:
         OutputError: the output folder cannot be written.
     """
     screen.clear()
+    screen.settle()
     allowed = "one of " + ", ".join(kind.model_fields)
     unknown = [
         Problem(file="parameters", key=name, got="an unknown parameter", allowed=allowed)

@@ -4,6 +4,7 @@ A notebook says `from tapecheck import charts` and `charts.load_percentiles(...)
 So called, a chart that cannot be drawn is shown and recorded as such, and stops nothing.
 """
 
+import logging
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
@@ -23,6 +24,8 @@ __all__ = [
     "load_capacity", "load_dimensions", "load_percentiles", "load_resources", "load_throughput", "load_timeline",
     "recovery_ages", "recovery_loss", "recovery_rto", "recovery_timeline", "recovery_trend",
 ]  # fmt: skip
+
+logging.getLogger("matplotlib").setLevel(logging.ERROR)  # a home that cannot be written, or a user's unknown setting: neither counts here
 
 _ELSEWHERE = {"load_capacity": "capacity", "load_resources": "clock", "load_throughput": "clock"}  # others: by their first word
 

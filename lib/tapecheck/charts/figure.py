@@ -35,6 +35,7 @@ BAD = "#D55E00"
 LIMIT = "#555555"
 INVALID: Mapping[str, Any] = {"facecolor": "#f3e6e0", "edgecolor": "#c9a999", "hatch": "//", "linewidth": 0}
 STYLE: dict[Any, Any] = {
+    **{name: value for name, value in mpl.rcParamsDefault.items() if not name.startswith("backend")},  # and none of the user's own
     "font.size": 11,
     "axes.titlesize": 13,
     "axes.titlelocation": "left",
@@ -70,9 +71,14 @@ class Chart(Figure):
 
     def _repr_mimebundle_(self, include: object = None, exclude: object = None) -> dict[str, Any]:
         try:
-            return {"image/png": self.png()}
+            return {"image/png": self.png(), "text/plain": repr(self)}
         except Exception as error:
             return {"text/plain": repr(Failed(name=repr(self), error=error))}
+
+    def _ipython_display_(self) -> None:
+        from IPython.display import display
+
+        display(self._repr_mimebundle_(), raw=True)  # type: ignore[no-untyped-call]  # past what the user has registered for figures
 
     def __repr__(self) -> str:
         titles = [ax.get_title(loc="left") for ax in self.axes]
