@@ -219,7 +219,7 @@ def tapecheck(*words: str, cwd: Path | None = None, env: Mapping[str, str] | Non
         (["run", "load", "-p", "run", "none"], "none: path: got no such file"),
         (
             ["run", "all", "-p", "run", "tests/data/load"],
-            "run: got a recorded run for load, backfill, rto_rpo; allowed: one validation by name",
+            "run: got a recorded run for backfill, load, rto_rpo; allowed: one validation by name",
         ),
         (["run", "backfill", "-p", "plan", "config/load.yaml", "-p", "symbols", "AAPL"], "scenarios: got an unknown key 'scenarios'"),
         (["check", "README.md"], "README.md"),
