@@ -1,5 +1,6 @@
 """What tests of several files stand on: a small sandbox of real processes, and a TLS server."""
 
+import contextlib
 import os
 import shutil
 import signal
@@ -33,6 +34,7 @@ signal.signal(signal.SIGINT, signal.default_int_handler)  # the background jobs 
 
 
 SANDBOXES = pytest.StashKey[Path]()
+FOLDER = "TAPECHECK_TESTS_SANDBOXES"  # in the environment of every process that the tests start
 USE_A_SANDBOX = {  # what is under one name breaks its sandbox and mends it, file after file; the names are independent
     "backfill": (
         "test_backfill_audit", "test_backfill_checksum", "test_backfill_crew", "test_backfill_database", "test_backfill_endpoints",
@@ -61,7 +63,7 @@ def pytest_configure(config: pytest.Config) -> None:
         base = "/var/tmp" if Path("/var/tmp").is_dir() else None
         config.stash[SANDBOXES] = Path(tempfile.mkdtemp(prefix="tct-", dir=base)).resolve()
         config.stash[SANDBOXES].chmod(0o711)  # a database that root starts runs as another user
-        os.environ["TAPECHECK_TESTS_SANDBOXES"] = str(config.stash[SANDBOXES])
+        os.environ[FOLDER] = str(config.stash[SANDBOXES])
 
 
 class ByFile(LoadScopeScheduling):
@@ -96,6 +98,10 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
             supervision.down(force=True)
     left = [process.pid for process in psutil.process_iter(["cmdline"]) if str(folder) in " ".join(process.info["cmdline"] or [])]
     sockets = [path for path in folder.rglob("*") if path.is_socket()]
+    for process in psutil.process_iter(["environ", "ppid"]):  # after an interrupt: what the tests of killed workers had started
+        if (process.info["environ"] or {}).get(FOLDER) == str(folder) and os.getpid() not in (process.pid, process.info["ppid"]):
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.kill()
     shutil.rmtree(folder, ignore_errors=True)
     if left or sockets:
         sys.stderr.write(f"\nthe sandboxes of the tests left processes {left} and sockets {sockets}\n")
@@ -106,7 +112,7 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
 def sandbox(worker_id: str) -> Iterator[SandboxState]:
     """The sandbox of this worker, with six symbols and 30 days."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("TAPECHECK_SANDBOX_HOME", str(Path(os.environ["TAPECHECK_TESTS_SANDBOXES"]) / worker_id))
+        patch.setenv("TAPECHECK_SANDBOX_HOME", str(Path(os.environ[FOLDER]) / worker_id))
         state = supervision.up(profile=Profile(symbols=("AAPL", "MSFT", "GOOGL", "SPY", "BTC", "ETH"), days=30))
         supervision.wait_filled(timeout_s=90)
         yield state
