@@ -105,6 +105,6 @@ def _conclusion(outcomes: Sequence[Outcome]) -> str:
         0: "Every objective is met.",
         1: f"Objectives missed ({names}): find the cause above or in the report, fix it, and run it again.",
         2: f"No verdict ({names}): not everything could be judged; run it again on a quieter machine, or do what the lines above say.",
-        3: f"Ended early ({names}): the reason stands above, and the notebook there shows the cell; mend that, and run it again.",
+        3: f"Ended early, or without a chart ({names}): the reason stands above, the cell in the notebook; mend that, and run it again.",
         4: f"Not run ({names}): correct what the lines above name, and run it again.",
     }[code]
