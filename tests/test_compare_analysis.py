@@ -95,6 +95,21 @@ def test_a_control_that_moved_takes_the_proof_back() -> None:
     assert checked(samples(times(8, 0.6)), controls=["machine_s"]).verdict == Verdict.PASS
 
 
+@pytest.mark.parametrize(
+    ("ratio", "drift", "verdict"),
+    [
+        (0.6, 0.6, Verdict.NOT_PROVEN),  # the machine got faster by as much
+        (0.3, 0.6, Verdict.PASS),  # by less than what was found and what matters
+        (0.6, 1.7, Verdict.PASS),  # and slower, in spite of which the fix was faster
+        (1.0, 1.7, Verdict.NOT_PROVEN),  # nothing to be said of
+    ],
+)
+def test_a_drift_takes_back_only_what_it_may_have_made(ratio: float, drift: float, verdict: Verdict) -> None:
+    """With the drift taken out of it, a claim has to stand."""
+    found = samples(times(8, ratio, noise=0.01), clocks={"after": {"machine_s": 0.02 * drift}})
+    assert checked(found, controls=["machine_s"]).verdict == verdict
+
+
 def test_no_drift_takes_back_what_was_counted() -> None:
     """A counter that is the same every round has no clock in it."""
     metrics = [METRIC.model_dump(), Metric(name="requests", better="lower", smallest_effect=0.1).model_dump()]

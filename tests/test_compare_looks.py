@@ -122,7 +122,7 @@ def test_a_drift_leads_to_more_rounds_and_a_passing_one_to_a_verdict() -> None:
     """A control that moved in the first four rounds and holds still from then on does not take back what twelve rounds say."""
 
     def drifting(until: int) -> Clocks:
-        slow = lambda at, variant: {"machine_s": 0.03 if variant.side == AFTER and at < until else 0.02 + at % 5 / 1e4}  # noqa: E731
+        slow = lambda at, variant: {"machine_s": 0.01 if variant.side == AFTER and at < until else 0.02 + at % 5 / 1e4}  # noqa: E731
         return lambda at, variant: {**halved(at, variant), **slow(at, variant)}
 
     passing, lasting = (measured(drifting(until), controls=["machine_s"]) for until in (8, 99))

@@ -16,6 +16,7 @@ from tapecheck.results import Finding
 from tapecheck.verdict import Check, Verdict
 
 FAILED_MOST = 0.001  # of the requests after a change may fail, whatever failed before it
+DRIFTED = "the session drifted"
 PATIENCE = 8  # rounds without one that counts, after which none is hoped for
 MET: Mapping[str, frozenset[Change]] = {  # what each expectation is content with
     "improved": frozenset({Change.IMPROVED}),
@@ -138,7 +139,7 @@ def of_proof(
             counters=found,
             checksums_equal=same,
             invalid=_invalid(question, found, same, rounds),
-            doubt=_doubt(controls, differs, len(rounds), planned),
+            doubt=_doubt(differs, len(rounds), planned),
             method_check=isinstance(question, Proof) and question.method_check,
             planned_rounds=planned,
             alpha=method.alpha,
@@ -198,14 +199,27 @@ def _fails_more(found: Sequence[CounterChange]) -> str | None:
     return f"after the change {failed.after} requests of a round failed, before it {failed.before}: a failure may well be fast"
 
 
-def _doubt(controls: Sequence[Control], differs: Sequence[str], kept: int, planned: int) -> str | None:
+def _doubt(differs: Sequence[str], kept: int, planned: int) -> str | None:
     """Return why a difference may have another cause than the change, if it may."""
     if 2 * kept < planned:
         return f"only {kept} of {planned} rounds count"
-    if differs:
-        return f"more lies between the sides than the change: {'; '.join(differs)}"
-    drifted = [one.metric for one in controls if one.state == State.MOVED]
-    return f"the session drifted: {', '.join(drifted)} moved, which the change cannot touch" if drifted else None
+    return f"more lies between the sides than the change: {'; '.join(differs)}" if differs else None
+
+
+def _drift(one: Difference, controls: Sequence[Control]) -> str | None:
+    """Name the controls whose movement may have made what is claimed, if there are any."""
+    moved = [each.metric for each in controls if each.state == State.MOVED and each.ratio and _may_have_made(one, each.ratio.value)]
+    return f"{DRIFTED}: {', '.join(moved)} moved, which the change cannot touch" if moved else None
+
+
+def _may_have_made(one: Difference, drift: float) -> bool:
+    """Tell whether a claim falls with the drift taken out; one the other way makes an improvement or a loss only more certain."""
+    measured = one.ratio
+    if measured is None or measured.low is None or measured.high is None:
+        return True
+    if one.change == Change.IMPROVED:
+        return measured.high / min(drift, 1.0) > one.good_below
+    return one.change != Change.WORSE or measured.low / max(drift, 1.0) < one.bad_above
 
 
 def _control(name: str, guarded: Metric, rounds: Sequence[Pair], method: Method) -> Control:
@@ -226,11 +240,7 @@ def _rounds(metric: Metric, rounds: Sequence[Pair]) -> list[Round]:
 
 def _guarded(proof: ProofSummary) -> ProofSummary:
     """Take back every claim that has another cause, or may have; what was the same in every round no drift can have made."""
-    reason = proof.invalid or proof.doubt
-    if reason is None:
-        return replace(proof, differences=[_unlike(one, proof) for one in proof.differences])
-    differences = [_kept_or_refused(one, proof, reason) for one in proof.differences]
-    return replace(proof, differences=differences)
+    return replace(proof, differences=[_kept_or_refused(_unlike(one, proof), proof) for one in proof.differences])
 
 
 def _unlike(one: Difference, proof: ProofSummary) -> Difference:
@@ -240,9 +250,10 @@ def _unlike(one: Difference, proof: ProofSummary) -> Difference:
     return difference.refused(one, f"in {proof.late} of {len(proof.rounds)} rounds the load generator lagged, which hides differences")
 
 
-def _kept_or_refused(one: Difference, proof: ProofSummary, reason: str) -> Difference:
-    is_kept = proof.invalid is None and one.ratio is not None and one.ratio.exact
-    return one if is_kept else difference.refused(one, reason)
+def _kept_or_refused(one: Difference, proof: ProofSummary) -> Difference:
+    reason = proof.invalid or proof.doubt or _drift(one, proof.controls)
+    is_kept = reason is None or (proof.invalid is None and one.ratio is not None and one.ratio.exact)
+    return one if is_kept else difference.refused(one, reason or "")
 
 
 def check(summary: Mapping[str, ProofSummary], questions: Mapping[str, Question | Proof]) -> list[Check]:

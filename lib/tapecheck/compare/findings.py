@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 
 from tapecheck.compare import difference
-from tapecheck.compare.analysis import MET, ProofSummary
+from tapecheck.compare.analysis import DRIFTED, MET, ProofSummary
 from tapecheck.compare.difference import Change, State
 from tapecheck.compare.plan import Proof
 from tapecheck.compare.recording import Recording
@@ -93,12 +93,12 @@ def _method(recording: Recording, summary: Summary) -> Iterator[Finding]:
 def _drifted(recording: Recording, summary: Summary) -> Iterator[Finding]:
     for name, proof in summary.items():
         for control in proof.controls:
-            if control.state == State.MOVED and control.ratio:
+            if control.state == State.MOVED and control.ratio and any(one.reason.startswith(DRIFTED) for one in proof.differences):
                 yield Finding(
                     name="drifted",
                     finding=f"{name}: {control.metric} moved, which the change cannot touch",
                     evidence={"ratio": control.ratio.value, "rounds": control.ratio.n},
-                    action="measure again on a machine that does nothing else; until then this proof proves nothing",
+                    action="measure again on a quieter machine; until then this proof proves nothing",
                 )
 
 
