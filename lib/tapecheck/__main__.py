@@ -77,22 +77,7 @@ def _parser() -> argparse.ArgumentParser:
     run.add_argument("--out", help="output folder (default: outputs/)")
     run.set_defaults(command=_run)
 
-    sandbox = commands.add_parser("sandbox", help="the embedded target by itself")
-    actions = sandbox.add_subparsers(required=True, metavar="up|status|down", parser_class=_Parser)
-    up = actions.add_parser("up", help="start it, or find the running one")
-    up.add_argument("--filled", action="store_true", help="return when all data is there, not only when it answers")
-    up.add_argument("--resting", action="store_true", help="as --filled, or when it waits for a backfill to be measured first")
-    up.add_argument("--days", type=int, help="days of history (default 365)")
-    up.add_argument("--symbols", help="comma-separated symbols (default: all 25)")
-    up.add_argument("--until-unused", action="store_true", help="stop it when no process uses it any more (default: it stays until down)")
-    up.add_argument("--json", action="store_true", help="print the state as JSON")
-    up.set_defaults(command=_sandbox_up)
-    actions.add_parser("status", help="print processes, health and fill").set_defaults(command=_sandbox_status)
-    down = actions.add_parser("down", help="stop it; its data stays")
-    down.add_argument("--force", action="store_true", help="although other processes use it")
-    down.add_argument("--unused", action="store_true", help="unless a process uses it or `sandbox up` started it; print nothing")
-    down.set_defaults(command=_sandbox_down)
-
+    _add_sandbox(commands.add_parser("sandbox", help="the embedded target by itself"))
     commands.add_parser("lab", help="open JupyterLab with the sandbox running").set_defaults(command=_lab)
     params = commands.add_parser("params", help="list a notebook's parameters")
     params.add_argument("notebook", help="load, or the path of a notebook")
@@ -109,6 +94,23 @@ def _parser() -> argparse.ArgumentParser:
     for name in ("runs", "index", "history"):
         commands.choices[name].add_argument("--out", help="output folder (default: outputs/)")
     return parser
+
+
+def _add_sandbox(sandbox: argparse.ArgumentParser) -> None:
+    actions = sandbox.add_subparsers(required=True, metavar="up|status|down", parser_class=_Parser)
+    up = actions.add_parser("up", help="start it, or find the running one")
+    up.add_argument("--filled", action="store_true", help="return when all data is there, not only when it answers")
+    up.add_argument("--resting", action="store_true", help="as --filled, or when it waits for a backfill to be measured first")
+    up.add_argument("--days", type=int, help="days of history (default 365)")
+    up.add_argument("--symbols", help="comma-separated symbols (default: all 25)")
+    up.add_argument("--until-unused", action="store_true", help="stop it when no process uses it any more (default: it stays until down)")
+    up.add_argument("--json", action="store_true", help="print the state as JSON")
+    up.set_defaults(command=_sandbox_up)
+    actions.add_parser("status", help="print processes, health and fill").set_defaults(command=_sandbox_status)
+    down = actions.add_parser("down", help="stop it; its data stays")
+    down.add_argument("--force", action="store_true", help="although other processes use it")
+    down.add_argument("--unused", action="store_true", help="unless a process uses it or `sandbox up` started it; print nothing")
+    down.set_defaults(command=_sandbox_down)
 
 
 def _out(arguments: argparse.Namespace) -> Path:

@@ -132,12 +132,9 @@ def run(validation: str, given: Mapping[str, Any], out: Path | None) -> Outcome:
             failure, code = _explain(error)
             is_mistyped = error.ename == ConfigError.__name__
         except OSError as error:
-            if error.errno in FULL:
-                raise lockfiles.no_room(error) from error
-            raise
+            raise lockfiles.no_room(error) if error.errno in FULL else error from None
         except DeadKernelError:
-            log = executed.with_name(KERNEL_LOG).read_text(encoding="utf-8", errors="replace").strip().splitlines()
-            failure = "the notebook's kernel died" + (f"; its last words: {log[-1]}" if log else "")
+            failure = _died(executed.with_name(KERNEL_LOG))
         except KeyboardInterrupt:
             logging.getLogger("asyncio").setLevel(logging.CRITICAL)  # the kernel's end is no news of nbclient's tasks
             if kept := _keep(executed, unfinished):
@@ -152,6 +149,11 @@ def run(validation: str, given: Mapping[str, Any], out: Path | None) -> Outcome:
                 message += f"\n  what was measured is kept; analyse it with: tapecheck run {validation} -p run {config.shown(folder)}"
             return Outcome(validation=validation, exit_code=code, duration_s=duration_s, message=message, folder=folder)
         return _finish(validation, executed, recorded, duration_s)
+
+
+def _died(log: Path) -> str:
+    said = log.read_text(encoding="utf-8", errors="replace").strip().splitlines()
+    return "the notebook's kernel died" + (f"; its last words: {said[-1]}" if said else "")
 
 
 def _execute(path: Path, executed: Path, given: Mapping[str, Any], scratch: Path, unfinished: Path | None) -> None:
