@@ -216,8 +216,8 @@ LIMITING = (
     "database",
     "target_single_threaded",
     "target_cpu",
-    "machine_full",
     "connection_limit",
     "network",
+    "machine_full",
     "queue",
 )
