@@ -17,6 +17,7 @@ from tapecheck.verdict import Check, Verdict
 
 FAILED_MOST = 0.001  # of the requests after a change may fail, whatever failed before it
 DRIFTED = "the session drifted"
+NO_BASELINE = Baseline()
 PATIENCE = 8  # rounds without one that counts, after which none is hoped for
 MET: Mapping[str, frozenset[Change]] = {  # what each expectation is content with
     "improved": frozenset({Change.IMPROVED}),
@@ -92,7 +93,7 @@ def summarize(recording: Recording) -> dict[str, ProofSummary]:
     context = recording.context
     return {
         name: of_proof(
-            question, recording.of(name), baseline=context.baselines.get(name, Baseline()), differs=context.differs, seed=context.seed
+            question, recording.of(name), baseline=context.baselines.get(name, NO_BASELINE), differs=context.differs, seed=context.seed
         )
         for name, question in context.questions.items()
     }
@@ -115,23 +116,20 @@ def of_proof(
     question: Question,
     own: Sequence[Sample],
     *,
-    baseline: Baseline | None = None,
+    baseline: Baseline = NO_BASELINE,
     differs: Sequence[str] = (),
     seed: int = 0,
     resamples: int = RESAMPLES,
 ) -> ProofSummary:
     """Summarize one proof from its samples, at the level of the look that so many rounds are."""
-    rounds, equals = samples.pairs(own), samples.equals(own)
+    rounds = samples.pairs(own)
     found = counters.compare(rounds)
     same = counters.checksums_equal(rounds)
     planned = len({sample.round for sample in own if sample.round})
     method = Method(alpha=_alpha(question, planned), seed=seed, resamples=resamples)
     controls = [_control(control, question.metrics[0], rounds, replace(method, alpha=ALPHA)) for control in question.controls]
-    baseline = baseline or Baseline()
     answered = answered_finding(question, baseline)
     what_if = question.what_if if isinstance(question, Proof) else None
-    counts = COUNTED_EXACTLY[question.validation]
-    alone = [difference.measure(metric, rounds, equals, method, is_count=metric.name in counts) for metric in question.metrics]
     return _guarded(
         ProofSummary(
             validation=question.validation,
@@ -146,7 +144,7 @@ def of_proof(
             left_out=samples.problems(own),
             late=sum(bool(pair.before.late or pair.after.late) for pair in rounds),
             answers=answered.finding if answered else None,
-            differences=difference.among_family(alone, method.alpha),
+            differences=_differences(question, rounds, samples.equals(own), method),
             controls=controls,
             rounds=_rounds(question.metrics[0], rounds),
             promised_low_ratio=_promised(answered, "low"),
@@ -155,6 +153,12 @@ def of_proof(
             predicted_ratio=baseline.what_if.get(what_if) if what_if else None,
         )
     )
+
+
+def _differences(question: Question, rounds: Sequence[Pair], equals: Sequence[Pair], method: Method) -> list[Difference]:
+    counts = COUNTED_EXACTLY[question.validation]
+    alone = [difference.measure(metric, rounds, equals, method, is_count=metric.name in counts) for metric in question.metrics]
+    return difference.among_family(alone, method.alpha)
 
 
 def _alpha(question: Question, rounds: int) -> float:
