@@ -124,7 +124,6 @@ def of_proof(
     """Summarize one proof from its samples, at the level of the look that so many rounds are."""
     rounds = samples.pairs(own)
     found = counters.compare(rounds)
-    same = counters.checksums_equal(rounds)
     planned = len({sample.round for sample in own if sample.round})
     method = Method(alpha=_alpha(question, planned), seed=seed, resamples=resamples)
     controls = [_control(control, question.metrics[0], rounds, replace(method, alpha=ALPHA)) for control in question.controls]
@@ -135,8 +134,8 @@ def of_proof(
             validation=question.validation,
             says=question.says,
             counters=found,
-            checksums_equal=same,
-            invalid=_invalid(question, found, same, rounds),
+            checksums_equal=counters.checksums_equal(rounds),
+            invalid=_invalid(question, found, rounds),
             doubt=_doubt(differs, len(rounds), planned),
             method_check=isinstance(question, Proof) and question.method_check,
             planned_rounds=planned,
@@ -179,9 +178,9 @@ def _promised(answered: Finding | None, end: str) -> float | None:
     return float(promised) if promised is not None else None
 
 
-def _invalid(question: Question, found: Sequence[CounterChange], same: bool | None, rounds: Sequence[Pair]) -> str | None:
+def _invalid(question: Question, found: Sequence[CounterChange], rounds: Sequence[Pair]) -> str | None:
     """Return why before and after are no variants of one thing, if they are not."""
-    if same is False:
+    if counters.checksums_equal(rounds) is False:
         return "the checksums of what was stored differ: the variants did not do the same"
     if question.validation == "load" and (more := _fails_more(found)):
         return more
