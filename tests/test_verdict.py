@@ -3,7 +3,7 @@
 import pytest
 
 from tapecheck.errors import ConfigError
-from tapecheck.verdict import Measured, Objective, Verdict, exit_code, judge, overall, parse, parse_all
+from tapecheck.verdict import Measured, Objective, Verdict, exit_code, judge, overall, parse, parse_all, written
 
 METRICS = ("p95_ms", "p99_ms", "success_ratio", "throughput_rps")
 
@@ -89,3 +89,15 @@ def test_overall(verdicts: list[str], whole: Verdict, code: int) -> None:
     """The gravest check decides, and a run without checks has no data."""
     assert overall(map(Verdict, verdicts)) == whole
     assert exit_code(whole) == code
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [(10_060, "10,060"), (2_000_000.0, "2,000,000"), (999.94, "999.9"), (0.0012, "0.0012"), (0, "0"), (-12_345.6, "-12,346")],
+)
+def test_figures_are_written_for_people(value: float, text: str) -> None:
+    """No count has an exponent, in a reason or in the objective itself, which can be parsed again."""
+    assert written(value) == text
+    missed = judge(parse(f"failed < {value!r}", ["failed"]), Measured(value=value + 10_000, bound=None, n=1), name="s")
+    assert "e+" not in missed.reason + missed.objective
+    assert parse(missed.objective, ["failed"]) == parse(f"failed < {value!r}", ["failed"])

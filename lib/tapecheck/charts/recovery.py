@@ -20,6 +20,7 @@ from tapecheck.recovery.policy import TOLERANCE_S, RecoveryPlan
 from tapecheck.recovery.recording import Recording
 from tapecheck.recovery.timeline import Seen, states
 from tapecheck.recovery.trials import Timed, seen
+from tapecheck.verdict import written
 
 LOOKS: Mapping[int, Mapping[str, Any]] = {  # of the state of a target; told apart in grey too
     0: {"facecolor": PALETTE[3], "label": "no service"},
@@ -229,7 +230,7 @@ def recovery_loss(*, recording: Recording, summary: RecoverySummary) -> Chart:
             for (name, count), look in zip(parts.items(), FATES, strict=True):
                 ax.barh(row, count, 0.6, left=left, label=name, **look)
                 left += count
-            text = f"{tier.lost_bars:,} lost: {tier.lost_minutes:g} min of {tier.max_lost_minutes:g} allowed"
+            text = f"{tier.lost_bars:,} lost: {written(tier.lost_minutes)} min of {written(tier.max_lost_minutes)} allowed"
             ax.text(1.01, row, text, transform=ax.get_yaxis_transform(), va="center", fontsize=9)
         ax.set_yticks(range(len(tiers)), list(tiers))
         ax.set_ylim(len(tiers) - 0.4, -0.6)

@@ -12,6 +12,7 @@ from tapecheck.recovery.experiment import Drill
 from tapecheck.recovery.recording import Ages, Recording
 from tapecheck.recovery.timeline import Clocks
 from tapecheck.recovery.trials import Timed
+from tapecheck.verdict import written
 
 __all__ = ["ages", "answers", "checks", "drills", "findings", "history", "losses", "plan", "trials"]
 
@@ -52,7 +53,7 @@ def _trial(one: Timed) -> dict[str, str | int]:
         "serves again (s)": _time(clocks.degraded_s, clocks.watched_s),
         "all as before (s)": _time(clocks.recover_s, clocks.watched_s),
         "at most too long by (s)": number(clocks.resolution_s),
-        "said": ", ".join(f"{name} {value:g}" for name, value in trial.after.items()),
+        "said": ", ".join(f"{name} {written(value)}" for name, value in trial.after.items()),
         "steady after": "yes" if trial.steady_after else "NO",
         "rolled back": "yes" if trial.rolled_back else "NO",
     }
