@@ -208,7 +208,7 @@ def test_objectives_that_no_number_of_requests_decides_are_let_be(tmp_path: Path
         ("{executor: ramping_rate, start_rate_rps: 0, stages: [{rate_rps: 10, duration_s: 50}], request: h}", 250),
         ("{executor: ramping_rate, start_rate_rps: 0, stages: [{rate_rps: 10, duration_s: 60}], request: h}", None),
         ("{executor: closed, concurrency: 1, duration_s: 0.1, request: h}", None),
-        ("{executor: capacity, start_rate_rps: 1, max_rate_rps: 2, level_s: 1, request: h}", None),
+        ("{executor: capacity, start_rate_rps: 10, max_rate_rps: 20, level_s: 1, request: h}", None),
     ],
 )
 def test_what_a_scenario_sends_is_counted_without_its_warm_up(tmp_path: Path, scenario: str, sent: int | None) -> None:
