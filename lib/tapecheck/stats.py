@@ -200,7 +200,7 @@ def _value(s: Values, p: float) -> float:
     return float(s[below]) + (at - below) * (float(s[min(below + 1, len(s) - 1)]) - float(s[below]))
 
 
-def _interpolated(s: NDArray[np.float64], p: NDArray[np.float64]) -> NDArray[np.float64]:
+def quantiles_of_sorted(s: NDArray[np.float64], p: NDArray[np.float64]) -> NDArray[np.float64]:
     """Return the p-quantiles of a sorted sample."""
     at = p * (len(s) - 1)
     below = at.astype(np.int64)
@@ -261,7 +261,7 @@ def spectrum(x: Values, batches: Counts | None = None, points: int = 200) -> Map
     s = np.sort(np.asarray(x, dtype=np.float64))
     n, tail = len(s), (1 - CONFIDENCE) / 2
     p = 1 - np.logspace(0, -math.log10(max(n, 2)), min(points, max(n, 2)))
-    value, effective = _interpolated(s, p), np.full(len(p), n)
+    value, effective = quantiles_of_sorted(s, p), np.full(len(p), n)
     if batches is not None:
         knots = np.unique(np.linspace(0, len(p) - 1, KNOTS).astype(np.int64))
         found = [effective_n(counts_within(x <= value[i], batches), batches) for i in knots]

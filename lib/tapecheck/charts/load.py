@@ -114,7 +114,7 @@ def _spectrum(ax: Axes, part: Rows, scenario: ScenarioSummary, **look: Any) -> N
         return
     line = stats.spectrum(part.response_ms(), part.batches(scenario.executor))
     lag_ms = part.dispatch_lag_ms() if scenario.dispatch_lag_ms else np.zeros(1)
-    low = np.maximum(line["low"] - np.quantile(lag_ms, line["p"]), 0.001)  # of zero, a logarithmic axis has nothing
+    low = np.maximum(line["low"] - stats.quantiles_of_sorted(np.sort(lag_ms), line["p"]), 0.001)  # of zero, a logarithmic axis has nothing
     nines = 1 / (1 - line["p"])
     ax.plot(nines, line["value"], **look)
     ax.fill_between(nines, low, line["high"], color=look["color"], alpha=0.15, linewidth=0)
