@@ -43,7 +43,7 @@ def test_a_good_target_is_frozen(tmp_path: Path) -> None:
         (("GET /health", "GET health"), 5, "requests.health", "'GET health'", "GET, HEAD or POST and a path"),
         (("base_url: http://127.0.0.1:8000\n", ""), 1, "(file)", "dict", "an external target needs base_url"),
         (("http://127", "ftp://127"), 3, "base_url", "ftp://", "http:// or https://"),
-        (("name: staging", "name: staging\nname: again"), 2, "name", "the key twice", "each key once"),
+        (("name: staging", "name: staging\nname: again"), 2, "name", "duplicate key `name`", ""),
         (("name: staging\n", ""), 1, "name", "nothing", "required"),
         (("name: staging", "name: staging\nprocesses: {api: {port: 8, pid: 9}}"), 2, "processes.api", "dict", "exactly one of"),
         (("name: staging", "name: staging\nheaders: {X: {path: a}}"), 2, "headers.X", "path", ""),

@@ -89,7 +89,7 @@ def test_the_knee_has_the_gap_as_its_interval() -> None:
     """The knee is the highest rate that held, and below the lowest that did not."""
     found = conclude([level(r, Verdict.PASS if r <= 400 else Verdict.FAIL) for r in (50, 100, 200, 400, 500, 800)])
     assert (found.knee_rps, found.knee_low_rps, found.knee_high_rps) == (400, 400, 500)
-    assert found.knee_note == "every promise is kept up to 400/s, and one missed at 500/s"
+    assert found.knee_note == "every objective is met up to 400/s, and one missed at 500/s"
 
 
 def test_a_pass_above_a_miss_is_luck() -> None:
@@ -115,7 +115,7 @@ def test_no_law_without_six_levels_that_count() -> None:
 def test_no_knee_when_nothing_held() -> None:
     """When every rate missed a promise there is no knee, and the note says so."""
     assert conclude([level(10, Verdict.FAIL)]).knee_rps is None
-    assert "no rate that was tried keeps every promise" in conclude([level(10, Verdict.FAIL)]).knee_note
+    assert "no rate that was tried meets every objective" in conclude([level(10, Verdict.FAIL)]).knee_note
 
 
 def test_a_level_measured_again_counts_once_and_by_its_last_attempt() -> None:
@@ -123,7 +123,7 @@ def test_a_level_measured_again_counts_once_and_by_its_last_attempt() -> None:
     found = conclude([level(100, Verdict.PASS), level(200, Verdict.INVALID), level(200, Verdict.NOT_PROVEN), level(400, Verdict.FAIL)])
     assert [one.verdict for one in found.levels] == [Verdict.PASS, Verdict.NOT_PROVEN, Verdict.FAIL]
     assert (found.knee_rps, found.proven_rps, found.knee_high_rps) == (200, 100, 400)
-    assert found.knee_note == "every promise is kept up to 200/s (proven up to 100/s), and one missed at 400/s"
+    assert found.knee_note == "every objective is met up to 200/s (proven up to 100/s), and one missed at 400/s"
 
 
 def test_a_knee_that_nothing_proves_says_so() -> None:

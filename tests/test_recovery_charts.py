@@ -121,7 +121,7 @@ def test_a_timeline_is_red_as_long_as_nobody_was_served() -> None:
     red = [box for band in bands for box in band.get_paths() if to_hex(band.get_facecolor()[0]) == RED.lower()]
     edges = np.concatenate([box.vertices[:, 0] for box in red])
     assert (edges.min(), edges.max()) == (pytest.approx(0.0, abs=0.05), pytest.approx(2.0, abs=0.06))
-    (back,) = [line for line in ax.lines if line.get_label() == "all as before"]
+    (back,) = [line for line in ax.lines if line.get_label() == "full recovery"]
     assert back.get_xdata()[0] == pytest.approx(2.0, abs=0.01)
 
 

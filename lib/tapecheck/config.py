@@ -153,7 +153,7 @@ class _Walk:
         for key, value in node.value:
             here, line = (*at, str(key.value)), key.start_mark.line + 1
             if str(key.value) in seen:
-                self.note(here, line, "the key twice", "each key once")
+                self.note(here, line, f"duplicate key `{key.value}`", "")
             seen.add(str(key.value))
             self.go(value, here, above, line)
 

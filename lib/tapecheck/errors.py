@@ -17,7 +17,7 @@ from typing import ClassVar
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Problem:
-    """One thing that is wrong in a configuration, with where it stands and what is allowed."""
+    """One thing that is wrong in a configuration, with where it stands and what is allowed; without that, `got` is the whole message."""
 
     file: str
     key: str
@@ -27,7 +27,7 @@ class Problem:
 
     def __str__(self) -> str:
         where = self.file if self.line is None else f"{self.file}:{self.line}"
-        return f"{where}: {self.key}: got {self.got}; allowed: {self.allowed}"
+        return f"{where}: {self.key}: " + (f"got {self.got}; allowed: {self.allowed}" if self.allowed else self.got)
 
 
 class TapecheckError(Exception):

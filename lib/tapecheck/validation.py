@@ -157,7 +157,7 @@ def neighbours(context: Context) -> list[Finding]:
 
 
 def _said(context: Context, said: str) -> str:
-    return " ".join(filter(None, (*(f"Beware: {one.finding}." for one in neighbours(context)), said)))
+    return " ".join(filter(None, (*(f"Note: {one.finding}." for one in neighbours(context)), said)))
 
 
 # ---- results ----

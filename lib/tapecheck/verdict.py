@@ -173,11 +173,11 @@ def _decide(objective: Objective, measured: Measured, invalid: str | None) -> tu
     if not objective.met_by(measured.value):
         return Verdict.FAIL, f"{written(measured.value)} misses {objective.op} {written(objective.limit)}"
     if measured.bound is None:
-        more = f"; n >= {measured.needed_n} would" if measured.needed_n else ""
-        return Verdict.NOT_PROVEN, measured.unbounded or f"n = {measured.n} cannot bound it{more}"
+        more = f"; at least {measured.needed_n:,} needed" if measured.needed_n else ""
+        return Verdict.NOT_PROVEN, measured.unbounded or f"too few samples ({measured.n:,}){more}"
     if not objective.met_by(measured.bound):
-        more = f"; with no failure n >= {measured.needed_n} would prove it" if measured.needed_n and measured.n < measured.needed_n else ""
-        return Verdict.NOT_PROVEN, f"the value meets it, its 95 % bound {written(measured.bound)} does not{more}"
+        more = f"; at least {measured.needed_n:,} without a failure needed" if measured.needed_n and measured.n < measured.needed_n else ""
+        return Verdict.NOT_PROVEN, f"the value meets it, its 95 % confidence bound ({written(measured.bound)}) does not{more}"
     return Verdict.PASS, "met, with 95 % confidence" if measured.bound != measured.value else "met"
 
 

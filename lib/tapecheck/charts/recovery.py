@@ -25,7 +25,7 @@ from tapecheck.verdict import written
 LOOKS: Mapping[int, Mapping[str, Any]] = {  # of the state of a target; told apart in grey too
     0: {"facecolor": PALETTE[3], "label": "no service"},
     1: {"facecolor": PALETTE[1], "hatch": "//", "edgecolor": "white", "label": "degraded: a fallback serves, or work is left to do"},
-    2: {"facecolor": "#cfe8df", "label": "full: all as before"},
+    2: {"facecolor": "#cfe8df", "label": "full service"},
 }
 CLASSES = {"fresh": "#e8f4ee", "aging": "#fdf3dc", "stale": "#f7e0d3", "missing": "#e4e4e4"}
 LEAST_S = 0.01  # shorter times are drawn so long on a logarithmic axis
@@ -113,9 +113,9 @@ def _moments(ax: Axes, one: Timed, top: float, bottom: float) -> None:
         ax.vlines(released_s, top, bottom - 0.2, color="black", linewidth=1, linestyle=":", label="the drill takes it away")
     look: dict[str, Any] = {"markersize": 8, "markeredgecolor": "white", "clip_on": False, "zorder": 5}
     if clocks.degraded_s and clocks.degraded_s != clocks.recover_s:
-        ax.plot(clocks.degraded_s, top + 0.4, "v", color="black", label="serves again", **look)
+        ax.plot(clocks.degraded_s, top + 0.4, "v", color="black", label="degraded recovery", **look)
     if clocks.recover_s is not None:
-        ax.plot(clocks.recover_s, top + 0.4, "v", color=PALETTE[0], label="all as before", **look)
+        ax.plot(clocks.recover_s, top + 0.4, "v", color=PALETTE[0], label="full recovery", **look)
     if clocks.detect_s is not None:
         ax.plot(clocks.detect_s, top + 0.4, "d", color=PALETTE[5], label="the target tells of it", **look)
 
@@ -133,7 +133,7 @@ def recovery_rto(*, recording: Recording, summary: RecoverySummary) -> Chart:
         for row, failure in enumerate(summary.rto.values()):
             _times(ax, row, failure)
             ax.plot(failure.objective_s, row, "|", color=LIMIT, markersize=24, markeredgewidth=2.5, label="objective (good: left)")
-        names = [f"{name}\n({'serves again' if f.clock == 'degraded' else 'all as before'})" for name, f in summary.rto.items()]
+        names = [f"{name}\n({'degraded recovery' if f.clock == 'degraded' else 'full recovery'})" for name, f in summary.rto.items()]
         ax.set_yticks(range(len(names)), names, fontsize=9.5)
         ax.set_ylim(len(names) - 0.4, -0.6)
         log_axis(ax, "x")

@@ -1,4 +1,4 @@
-"""Finds the highest arrival rate that keeps every promise: which rate to try next, and what the tried ones say.
+"""Finds the highest arrival rate that meets every objective: which rate to try next, and what the tried ones say.
 
 It sends nothing. Rates grow by a factor until a level misses an objective, then the gap between the highest rate that
 held and the lowest that did not is halved, geometrically, until it is narrow or the levels are used up. The knee's
@@ -48,7 +48,7 @@ class Level:
 class CapacityResult:
     """What a sweep found; of a rate that was measured again, because the generator was the limit, `levels` has the last attempt.
 
-    At `knee_rps` every objective was met by its value, at `proven_rps` by its 95 % bound too. The knee lies in
+    At `knee_rps` every objective was met by its value, at `proven_rps` by its 95 % confidence bound too. The knee lies in
     [`knee_low_rps`, `knee_high_rps`), and the notes say what was not found.
     """
 
@@ -194,11 +194,11 @@ def conclude(levels: Sequence[Level]) -> CapacityResult:
 
 def _knee_note(knee: float | None, proven: float | None, bad: float | None) -> str:
     if knee is None:
-        return "no rate that was tried keeps every promise"
+        return "no rate that was tried meets every objective"
     sure = "" if proven == knee else " (none of them proven)" if proven is None else f" (proven up to {_rate(proven)})"
     if bad is None:
-        return f"every promise is kept up to {_rate(knee)}{sure}, and no higher rate that counts missed one: the knee lies beyond"
-    return f"every promise is kept up to {_rate(knee)}{sure}, and one missed at {_rate(bad)}"
+        return f"every objective is met up to {_rate(knee)}{sure}, and no higher rate that counts missed one: the knee lies beyond"
+    return f"every objective is met up to {_rate(knee)}{sure}, and one missed at {_rate(bad)}"
 
 
 def _rate(rate_rps: float) -> str:

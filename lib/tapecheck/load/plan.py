@@ -224,7 +224,7 @@ class RampingRate(Open):
 
 
 class Capacity(ScenarioBase):
-    """A sweep of arrival rates, each a level of its own with its own warm-up, until the highest that keeps every promise is known."""
+    """A sweep of arrival rates, each a level of its own with its own warm-up, until the highest that meets every objective is known."""
 
     progress_unit: ClassVar[str] = "ms"
 

@@ -156,7 +156,7 @@ def _said(recording: Recording, found: list[Finding], capacity: CapacityResult |
     open_ended = [f"Measured by {tool}: coordinated omission cannot be excluded."] if tool else []
     beside = {one.name: f"{one.finding[0].upper()}{one.finding[1:]}." for one in reversed(found) if one.name in BESIDE and one != limit}
     carries = [f"Capacity: {capacity.knee_note}."] if capacity else []
-    return " ".join([*open_ended, *([f"What limits it: {limit.finding}."] if limit else []), *beside.values(), *carries])
+    return " ".join([*open_ended, *([f"Bottleneck: {limit.finding}."] if limit else []), *beside.values(), *carries])
 
 
 def record(

@@ -49,9 +49,9 @@ def _missed(recording: Recording, summary: RecoverySummary, plan: RecoveryPlan) 
         took = "was not over when watching ended" if math.isinf(judged.max) else f"took {written(judged.max)} s"
         yield Finding(
             name="rto_missed" if is_missed else "rto_near",
-            finding=f"{name}: recovery {took}, {'more than' if is_missed else 'near'} the {written(failure.objective_s)} s promised",
+            finding=f"{name}: recovery {took}, {'more than' if is_missed else 'near'} the objective of {written(failure.objective_s)} s",
             evidence={"n": judged.n, "objective_s": failure.objective_s, **({} if math.isinf(judged.max) else {"worst_s": judged.max})},
-            action=f"look at the timeline of the slowest drill of {', '.join(failure.drills)}; the promise is: {plan.rto[name].procedure}",
+            action=f"look at the timeline of the slowest drill of {', '.join(failure.drills)}; its procedure: {plan.rto[name].procedure}",
         )
 
 

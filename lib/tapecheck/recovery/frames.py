@@ -20,7 +20,7 @@ OLDEST = 10  # series that are shown
 
 
 def plan(drills: Sequence[Drill], trials: int) -> pd.DataFrame:
-    """Return one row a drill: what will be broken, and for which promise."""
+    """Return one row a drill: what will be broken, and which objective that tests."""
     rows = [
         {
             "drill": one.name,
@@ -49,10 +49,10 @@ def _trial(one: Timed) -> dict[str, str | int]:
         return {**row, "said": f"invalid: {one.invalid}"}
     return row | {
         "first seen (s)": "never" if clocks.first_bad_s is None else number(clocks.first_bad_s),
-        "told by the target (s)": _told(one, clocks),
-        "serves again (s)": _time(clocks.degraded_s, clocks.watched_s),
-        "all as before (s)": _time(clocks.recover_s, clocks.watched_s),
-        "at most too long by (s)": number(clocks.resolution_s),
+        "time to detect (s)": _told(one, clocks),
+        "degraded recovery (s)": _time(clocks.degraded_s, clocks.watched_s),
+        "full recovery (s)": _time(clocks.recover_s, clocks.watched_s),
+        "resolution (s)": number(clocks.resolution_s),
         "said": ", ".join(f"{name} {written(value)}" for name, value in trial.after.items()),
         "steady after": "yes" if trial.steady_after else "NO",
         "rolled back": "yes" if trial.rolled_back else "NO",
@@ -76,8 +76,8 @@ def drills(summary: RecoverySummary) -> pd.DataFrame:
             "failure": name,
             "objective (s)": number(one.objective_s),
             "clock": one.clock,
-            "worst: serves again (s)": _worst(one.degraded_s.max),
-            "worst: all as before (s)": _worst(one.recover_s.max),
+            "worst degraded recovery (s)": _worst(one.degraded_s.max),
+            "worst full recovery (s)": _worst(one.recover_s.max),
             "95 % bound (s)": _worst((one.recover_s if one.clock == "full" else one.degraded_s).upper),
             "trials": one.recover_s.n,
             "with 95 % confidence within the worst": f"{one.proven_share:.0%} of recoveries" if one.recover_s.n else "",

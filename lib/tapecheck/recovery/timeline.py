@@ -37,7 +37,7 @@ class Clocks:
     """Seconds since the fault was injected.
 
     `first_bad_s` and `detect_s` are None where no probe saw it; `degraded_s` and `recover_s` are 0 where no probe saw a failure, and
-    None where service was not back by the end, `watched_s` after injection. `resolution_s`: by how much `recover_s` may be too long.
+    None where service was not back by the end, `watched_s` after injection. `resolution_s`: how far `recover_s` may be off.
     """
 
     first_bad_s: float | None

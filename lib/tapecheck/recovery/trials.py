@@ -1,8 +1,8 @@
 """Times trials: the clocks of each, and the worst of several. Pure functions of a recording's probes."""
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pyarrow as pa
@@ -20,13 +20,12 @@ from tapecheck.verdict import written
 class Timed:
     """A trial with its clocks; None where nothing was injected.
 
-    `gap_s` is the longest time without a new probe of some view since the fault began; `undecided` why that leaves its objective open.
+    The resolution of its clocks is at least the longest gap between two probes of a view; `undecided` why a gap leaves its objective open.
     """
 
     trial: Trial
     clocks: Clocks | None
     lag_p99_ms: float
-    gap_s: float = 0.0
     undecided: str = ""
 
     @property
@@ -58,31 +57,32 @@ def time_trial(probes: pa.Table, trial: Trial, plan: RecoveryPlan) -> Timed:
     own = probes.filter(pc.and_(pc.equal(probes["drill"], trial.drill), pc.equal(probes["trial"], trial.trial)))
     late_ms = (own["sent_ns"].to_numpy() - own["intended_ns"].to_numpy()) / 1e6
     p99 = stats.distribution(late_ms)
-    clocks = None
+    clocks, undecided = None, ""
     if trial.injected_ns is not None:
-        clocks = timeline.clocks(seen(own), trial.injected_ns, slow_ns=int(plan.prober.slow_s * 1e9))
-    gap_s = 0.0 if trial.injected_ns is None else _gap_s(own, trial.injected_ns)
-    undecided = _undecided(clocks, gap_s, plan.rto.get(trial.failure))
-    return Timed(trial=trial, clocks=clocks, lag_p99_ms=p99.p99.value if p99 else 0.0, gap_s=gap_s, undecided=undecided)
+        views = seen(own)
+        clocks = timeline.clocks(views, trial.injected_ns, slow_ns=int(plan.prober.slow_s * 1e9))
+        clocks = replace(clocks, resolution_s=max(clocks.resolution_s, _gap_s(views, trial.injected_ns)))
+        undecided = _undecided(views, trial.injected_ns, clocks, plan.rto.get(trial.failure))
+    return Timed(trial=trial, clocks=clocks, lag_p99_ms=p99.p99.value if p99 else 0.0, undecided=undecided)
 
 
-def _gap_s(own: pa.Table, injected_ns: int) -> float:
-    """Return the longest time between two probes of a view, of which the second was sent after the fault began."""
-    starts = [view.sent_ns for view in seen(own).values()]
-    return max((float(np.diff(ns)[ns[1:] >= injected_ns].max(initial=0)) / 1e9 for ns in starts), default=0.0)
+def _gap_s(views: Mapping[str, Seen], since_ns: float) -> float:
+    """Return the longest time between two probes of a view, of which the second was sent since a time."""
+    return max((float(np.diff(one.sent_ns)[one.sent_ns[1:] >= since_ns].max(initial=0)) / 1e9 for one in views.values()), default=0.0)
 
 
-def _undecided(clocks: Clocks | None, gap_s: float, objective: Recovery | None) -> str:
-    """Say why probes so far apart cannot tell whether an objective was met, or nothing: a recovery that took less has met it anyway."""
-    if clocks is None or objective is None:
+def _undecided(views: Mapping[str, Seen], injected_ns: int, clocks: Clocks, objective: Recovery | None) -> str:
+    """Say why a gap between probes cannot tell whether an objective was met, or nothing.
+
+    A recovery may have been earlier by the resolution, and a gap after it may hide a relapse as long as the gap.
+    """
+    if objective is None:
         return ""
-    took_s = lasted(clocks, f"{'recover' if objective.clock == 'full' else 'degraded'}_s")
-    if gap_s < objective.objective_s and not objective.objective_s < took_s <= objective.objective_s + gap_s:
+    limit_s, took_s = objective.objective_s, lasted(clocks, f"{'recover' if objective.clock == 'full' else 'degraded'}_s")
+    gap_s = clocks.resolution_s if took_s > limit_s else _gap_s(views, injected_ns + took_s * 1e9)
+    if took_s - gap_s > limit_s or took_s <= limit_s - gap_s:
         return ""
-    return (
-        f"the machine was too busy to probe: {written(gap_s)} s passed without a probe, which is too long to tell "
-        f"whether {written(objective.objective_s)} s were exceeded"
-    )
+    return f"{written(gap_s)} s passed without a probe, too long to tell whether a recovery of {written(took_s)} s met {written(limit_s)} s"
 
 
 def seen(probes: pa.Table) -> dict[str, Seen]:
