@@ -5,6 +5,7 @@ import json
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -20,7 +21,7 @@ import psutil
 import pytest
 import samples
 
-from tapecheck import lockfiles, targets
+from tapecheck import __main__, lockfiles, targets
 from tapecheck.backfill import validation as backfill
 from tapecheck.backfill.recording import FAILED, Job
 from tapecheck.errors import SandboxError
@@ -347,3 +348,69 @@ def test_another_users_folder_is_refused(tmp_path: Path) -> None:
     os.chown(tmp_path, 12345, 12345)
     with pytest.raises(PermissionError, match="another user"):
         lockfiles.hold(tmp_path)
+
+
+@pytest.mark.parametrize("kind", ["fifo", "dangling link", "link to a lock file", "link to a fifo", "folder", "socket"])
+@pytest.mark.parametrize("is_ours", [True, pytest.param(False, marks=pytest.mark.skipif(os.getuid() != 0, reason="only root gives away"))])
+def test_nothing_that_another_user_puts_into_the_temporary_folder_stops_a_command(tmp_path: Path, kind: str, is_ours: bool) -> None:
+    """A command neither waits for what only looks like a lock file, nor follows it, nor removes its folder."""
+    temporary = Path(tempfile.mkdtemp(prefix="tct-"))  # short enough for a socket
+    folder = temporary / f"{lockfiles.SCRATCH}x"
+    folder.mkdir(mode=0o755)
+    file, ended = folder / "a.lock", tmp_path / "ended.lock"
+    ended.write_text(json.dumps({"pid": 1, "since": "2026-11-02T10:15:00+00:00", "purpose": "ended"}))
+    os.mkfifo(tmp_path / "fifo")
+    with socket.socket(socket.AF_UNIX) as listening:
+        {
+            "fifo": lambda: os.mkfifo(file),
+            "dangling link": lambda: file.symlink_to("nowhere"),
+            "link to a lock file": lambda: file.symlink_to(ended),
+            "link to a fifo": lambda: file.symlink_to(tmp_path / "fifo"),
+            "folder": file.mkdir,
+            "socket": lambda: listening.bind(str(file)),
+        }[kind]()
+        if not is_ours:
+            os.chown(folder, 12345, 12345)
+        command = [sys.executable, "-m", "tapecheck", "runs", "--out", str(tmp_path / "out")]
+        done = subprocess.run(command, env={**os.environ, "TMPDIR": str(temporary)}, capture_output=True, text=True, timeout=PATIENCE_S)
+    assert (done.returncode, done.stderr, [path.name for path in folder.iterdir()]) == (0, "", ["a.lock"])
+    shutil.rmtree(temporary)
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="only root can give a folder away")
+def test_a_folder_that_another_user_owns_is_not_swept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Even root removes only what is its own, though a whole lock file of an ended process lies there, or a link leads to one."""
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    folders = [tmp_path / f"{lockfiles.SCRATCH}{name}" for name in ("theirs", "ours")]
+    for folder in folders:
+        folder.mkdir()
+        (folder / "a.lock").write_text(json.dumps({"pid": 1, "since": "2026-11-02T10:15:00+00:00", "purpose": "ended"}))
+    os.chown(folders[0], 12345, 12345)
+    (link := tmp_path / f"{lockfiles.SCRATCH}link").symlink_to(folders[0])
+    lockfiles.sweep_scratch()
+    assert sorted(tmp_path.iterdir()) == sorted([folders[0], link])
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="root reads every file unless it asks as another user")
+def test_a_lock_file_that_may_not_be_read_is_nobody() -> None:
+    """Another user's file that only that user may read is passed over, as whatever is no lock file of ours."""
+    with tempfile.TemporaryDirectory(prefix="tct-") as name:
+        folder = Path(name)
+        folder.chmod(0o755)
+        (folder / "a.lock").touch(mode=0o600)
+        os.seteuid(65534)
+        try:
+            assert [path.name for path in folder.iterdir()] == ["a.lock"]
+            assert lockfiles.holders(folder) == []
+        finally:
+            os.seteuid(0)
+
+
+def test_a_fault_while_old_folders_are_swept_is_no_missed_objective(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Exit code 1 would say that an objective was missed; it ends as whatever else breaks a command, with 3."""
+
+    def fail() -> None:
+        raise RuntimeError("broken")
+
+    monkeypatch.setattr(lockfiles, "sweep_scratch", fail)
+    assert __main__.main(["runs"]) == 3

@@ -49,8 +49,8 @@ def _command(words: Sequence[str] | None) -> int:
     if signal.getsignal(signal.SIGHUP) is signal.SIG_DFL:  # a terminal that is closed; nohup ignores it
         signal.signal(signal.SIGHUP, signal.default_int_handler)
     signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs begin with it ignored
-    lockfiles.sweep_scratch()
     try:
+        lockfiles.sweep_scratch()
         return command(arguments)
     except TapecheckError as error:
         print(f"error: {error}", file=sys.stderr)

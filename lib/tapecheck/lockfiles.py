@@ -1,5 +1,6 @@
 """Lock files that say that a process is there: locked for as long as it lives, so that SIGKILL unlocks them too. They exclude nobody."""
 
+import errno
 import fcntl
 import json
 import os
@@ -9,7 +10,7 @@ import stat
 import sys
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -19,6 +20,7 @@ from tapecheck.errors import OutputError
 SUFFIX = ".lock"
 SCRATCH = "tapecheck-run-"
 COMMAND_CHARACTERS = 120
+_NOT_OURS = {errno.ENOENT, errno.EACCES, errno.EPERM, errno.ELOOP, errno.ENXIO}  # of opening what somebody else put or removed
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -103,7 +105,9 @@ def holders(folder: Path) -> list[Holder]:
 
 def _holder(file: Path) -> Holder | None:
     try:
-        with file.open("rb") as opened:
+        with os.fdopen(os.open(file, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC), "rb") as opened:  # a FIFO would block
+            if not stat.S_ISREG(os.fstat(opened.fileno()).st_mode):
+                return None
             try:
                 fcntl.flock(opened, fcntl.LOCK_SH | fcntl.LOCK_NB)
                 is_there = False
@@ -112,8 +116,12 @@ def _holder(file: Path) -> Holder | None:
             said = json.load(opened)
         since = datetime.fromisoformat(said["since"])
         return Holder(file=file, is_there=is_there, pid=said["pid"], since=since, purpose=said["purpose"])
-    except (FileNotFoundError, ValueError, KeyError, TypeError):
-        return None  # removed meanwhile, or none of ours
+    except OSError as error:
+        if error.errno not in _NOT_OURS:
+            raise
+        return None
+    except (ValueError, KeyError, TypeError):
+        return None
 
 
 @contextmanager
@@ -147,12 +155,12 @@ def no_room(error: OSError) -> OutputError:
 
 
 def sweep_scratch() -> None:
-    """Remove the temporary folders of processes that were killed, and of no other."""
-    try:
-        left = list(Path(tempfile.gettempdir()).glob(f"{SCRATCH}*"))
-    except OSError:
-        return
-    for folder in left:
-        found = holders(folder)
-        if found and not any(one.is_there for one in found):
-            shutil.rmtree(folder, ignore_errors=True)
+    """Remove the temporary folders of this user's processes that were killed, and of no other."""
+    for folder in Path(tempfile.gettempdir()).glob(f"{SCRATCH}*"):
+        with suppress(OSError):  # it is removed meanwhile; what cannot be swept now is swept by the next command
+            known = folder.lstat()
+            if not stat.S_ISDIR(known.st_mode) or known.st_uid != os.getuid():
+                continue
+            found = holders(folder)
+            if found and not any(one.is_there for one in found):
+                shutil.rmtree(folder, ignore_errors=True)
