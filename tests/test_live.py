@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+import traceback
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -17,10 +18,14 @@ from servers import Server
 
 from tapecheck import batch, config, runs
 from tapecheck.backfill import validation as backfill
+from tapecheck.errors import TapecheckError
 from tapecheck.load import validation
+from tapecheck.load.plan import LoadPlan
+from tapecheck.load.recording import Recording
 from tapecheck.sandbox import supervision
 from tapecheck.sandbox.profile import Home
-from tapecheck.targets import SandboxState
+from tapecheck.targets import SandboxState, open_target
+from tapecheck.verdict import exit_code, overall
 
 SECRET = "s3cr3t-Zx81"
 SMALL = """
@@ -60,6 +65,17 @@ def run(folder: Path, url: str, *words: object) -> subprocess.CompletedProcess[s
     file = target_file(folder, url)
     plan = ("-p", "plan", folder / "plan.yaml")
     return tapecheck("run", "load", "--target", file, *plan, "--out", folder / "out", *words, PLANTED_KEY=SECRET)
+
+
+def measured(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, url: str, *, path: str = "GET /features/{symbol}?limit={limit}", plan: str = SMALL
+) -> tuple[Recording, LoadPlan]:
+    """Do what the cells of the notebook do, in this process."""
+    monkeypatch.setenv("PLANTED_KEY", SECRET)
+    file = target_file(folder, url, path)
+    (folder / "plan.yaml").write_text(plan)
+    todo = validation.read_plan(folder / "plan.yaml")
+    return validation.run(todo, open_target(str(file)), out=str(folder / "out")), todo
 
 
 def artefacts(folder: Path) -> Iterator[tuple[Path, bytes]]:
@@ -140,34 +156,60 @@ def test_plain_papermill_from_another_folder(sandbox: SandboxState, tmp_path: Pa
 
 
 def test_an_api_that_is_not_the_sandbox_and_no_secret_in_any_artefact(tmp_path: Path) -> None:
-    """Any HTTP API can be measured; its key is sent with every request and found in no file that is left."""
+    """Any HTTP API can be measured; its key is sent with every request and found in no file that is left.
+
+    What was recorded is analysed again without the target: under a stricter plan it has another verdict, in a run that names its source.
+    """
     with Server(servers.fast) as server:
         done = run(tmp_path, server.url)
         assert done.returncode == 0, done.stdout + done.stderr
         assert all(SECRET.encode() in head for head in server.seen.heads)
         assert server.seen.requests > 320
+    first = (tmp_path / "out" / "load" / "latest").resolve()
+    (tmp_path / "strict.yaml").write_text(SMALL.replace("p50_ms < 5000", "p50_ms < 0.001"))
+    strict = tapecheck("run", "load", "-p", "run", first, "-p", "plan", tmp_path / "strict.yaml", "--out", tmp_path / "out")
+    assert strict.returncode == 1, strict.stdout + strict.stderr
+    again = runs.read(tmp_path / "out" / "load" / "latest").result
+    assert (again["reanalysis_of"], again["run_id"] != first.name) == (str(first), True)
+    assert again["scenarios"] == runs.read(first).result["scenarios"]
+    assert validation.read(tmp_path / "out" / "load" / "latest").samples.equals(validation.read(first).samples)
     found = [file for file, content in artefacts(tmp_path / "out") if SECRET.encode() in content]
     assert found == []
-    assert SECRET not in done.stdout + done.stderr
-    assert len(list(artefacts(tmp_path / "out"))) >= 12
+    assert SECRET not in done.stdout + done.stderr + strict.stdout + strict.stderr
+    assert all(len(list(artefacts(folder))) >= 12 for folder in (first, (tmp_path / "out" / "load" / "latest").resolve()))
 
 
-@pytest.mark.parametrize(("status", "code"), [(401, 4), (418, 4), (500, 2)])
-def test_a_secret_stays_out_of_a_failure_too(tmp_path: Path, status: int, code: int) -> None:
+async def echo_401(exchange: servers.Exchange) -> None:
+    exchange.send(exchange.head, status=401)
+
+
+def test_a_secret_stays_out_of_a_failure_too(tmp_path: Path) -> None:
     """A refused key is named by its header, never by its value, even where the target sends back what it was sent."""
-
-    async def echo(exchange: servers.Exchange) -> None:
-        exchange.send(exchange.head, status=status)
-
-    with Server(echo) as server:
+    with Server(echo_401) as server:
         done = run(tmp_path, server.url)
-    assert done.returncode == code
-    assert str(status) in done.stdout
+    assert done.returncode == 4
+    assert "401" in done.stdout
     assert SECRET not in done.stdout + done.stderr
     assert [file for file, content in artefacts(tmp_path / "out") if SECRET.encode() in content] == []
 
 
-def test_a_static_file_server(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("status", "code"), [(401, 4), (418, 4), (500, 2)])
+def test_no_error_that_a_refusal_raises_holds_a_secret(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, status: int, code: int) -> None:
+    """Neither its message nor what raised it, whatever the target sends back; it names the status and leaves no file."""
+
+    async def echo(exchange: servers.Exchange) -> None:
+        exchange.send(exchange.head, status=status)
+
+    with Server(echo) as server, pytest.raises(TapecheckError) as caught:
+        measured(tmp_path, monkeypatch, server.url)
+    assert all(SECRET.encode() in head for head in server.seen.heads) and server.seen.heads
+    assert caught.value.exit_code == code
+    assert str(status) in str(caught.value)
+    assert SECRET not in "".join(traceback.format_exception(caught.value))
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_static_file_server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A target need not be an API: files served by http.server are measured alike."""
     (tmp_path / "site").mkdir()
     (tmp_path / "site" / "page.txt").write_text("hello\n" * 100)
@@ -176,19 +218,16 @@ def test_a_static_file_server(tmp_path: Path) -> None:
     with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as server:
         try:
             servers.wait_for_port(port)
-            file = target_file(tmp_path, f"http://127.0.0.1:{port}", "GET /page.txt")
-            (tmp_path / "plan.yaml").write_text(
+            plan = (
                 "scenarios: {s: {executor: burst, concurrency: 5, rounds: 64, request: features}}\n"
                 "objectives: [p50_ms < 5000]\ngenerator: {lag_p99_ms: 2000, cpu_ratio: 1}\n"
             )
-            done = tapecheck(
-                "run", "load", "--target", file, "-p", "plan", tmp_path / "plan.yaml", "--out", tmp_path / "out", PLANTED_KEY="x"
-            )
+            recording, todo = measured(tmp_path, monkeypatch, f"http://127.0.0.1:{port}", path="GET /page.txt", plan=plan)
         finally:
             server.terminate()
-    assert done.returncode == 0, done.stdout + done.stderr
-    scenario = runs.read(tmp_path / "out" / "load" / "latest").result["scenarios"]["s"]
-    assert (scenario["requests"], scenario["failed"]) == (320, 0)
+    summary = validation.summarize(recording, todo)
+    assert [check.verdict for check in validation.judge(summary, todo)] == ["pass"]
+    assert (summary["s"].requests, summary["s"].failed) == (320, 0)
 
 
 def test_a_target_that_dies_in_mid_run_gives_a_whole_result(tmp_path: Path) -> None:
@@ -204,20 +243,6 @@ def test_a_target_that_dies_in_mid_run_gives_a_whole_result(tmp_path: Path) -> N
     lines = [json.loads(line) for line in (folder / "failures.jsonl").read_text().splitlines()]
     assert sum(line["scenario"] == "burst" for line in lines) == burst["failed"]
     assert "burst: success_ratio > 0.95: missed" in done.stdout
-
-
-def test_a_recorded_run_is_analysed_again_without_a_target(tmp_path: Path) -> None:
-    """The same samples under a stricter plan give another verdict, and a run of their own that names its source."""
-    with Server(servers.slow(0.01)) as server:
-        assert run(tmp_path, server.url).returncode == 0
-    first = (tmp_path / "out" / "load" / "latest").resolve()
-    (tmp_path / "strict.yaml").write_text(SMALL.replace("p50_ms < 5000", "p50_ms < 1"))
-    done = tapecheck("run", "load", "-p", "run", first, "-p", "plan", tmp_path / "strict.yaml", "--out", tmp_path / "out")
-    assert done.returncode == 1, done.stdout + done.stderr
-    again = runs.read(tmp_path / "out" / "load" / "latest").result
-    assert (again["reanalysis_of"], again["run_id"] != first.name) == (str(first), True)
-    assert again["scenarios"] == runs.read(first).result["scenarios"]
-    assert validation.read(tmp_path / "out" / "load" / "latest").samples.equals(validation.read(first).samples)
 
 
 def test_a_backfill_with_an_unknown_ticker_and_no_secret_in_any_artefact(sandbox: SandboxState, tmp_path: Path) -> None:
@@ -254,15 +279,33 @@ def test_a_backfill_with_an_unknown_ticker_and_no_secret_in_any_artefact(sandbox
     assert [file for file, content in artefacts(tmp_path / "out") if any(secret in content for secret in secrets)] == []
 
 
-def test_a_backfill_without_a_key_names_every_job(sandbox: SandboxState, tmp_path: Path) -> None:
-    """Exit code 1 with the list, each job with what to do, and a whole run folder."""
+def test_a_backfill_without_a_key_names_every_job(sandbox: SandboxState, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A failed verdict with the list, each job with what to do, and a whole run folder."""
+    monkeypatch.setenv("PLANTED_KEY", "")
     file = tmp_path / "target.yaml"
     ends = f"{{source_url: '{sandbox.upstream_url}', api_key: {{env: [PLANTED_KEY, OTHER_KEY]}}, database_url: '{sandbox.database_url}'}}"
     file.write_text(f"name: keyless\nkind: external\nbase_url: {sandbox.base_url}\nrequests: {{h: GET /health}}\nbackfill: {ends}\n")
-    done = tapecheck("run", "backfill", "--target", file, "-p", "profile", "small", "--out", tmp_path / "out", PLANTED_KEY="")
-    assert done.returncode == 1 and "15 of 15 jobs failed: AAPL 5m, " in done.stdout, done.stdout + done.stderr
+    given = {"profile": "small", "symbols": "all", "timeframes": "all", "days": 0}
+    settings = backfill.settings(target=str(file), plan="config/backfill.yaml", run="new", out=str(tmp_path / "out"), **given)
+    todo = backfill.read_plan(settings.plan, **given)
+    found = backfill.run(todo, backfill.endpoints(open_target(settings.target, needs_bars=False)), out=settings.out)
+    summary = backfill.summarize(found)
+    checks = backfill.judge(summary, todo)
+    assert exit_code(overall(check.verdict for check in checks)) == 1
+    assert "15 of 15 jobs failed: AAPL 5m, " in backfill.headline(found, checks, backfill.find(found, summary))
+    backfill.record(found, summary, checks, settings=settings, figures={}, what_if=backfill.predict(found))
     lines = (tmp_path / "out" / "backfill" / "latest" / "failures.jsonl").read_text().splitlines()
     assert [json.loads(line)["error"] for line in lines] == ["no API key: export PLANTED_KEY=... or OTHER_KEY=..."] * 15
+
+
+def test_a_wrong_target_is_one_clear_error(tmp_path: Path) -> None:
+    """No load is sent, nothing is recorded, and what is printed names the URL and the reason; a missing API is never mocked."""
+    port = servers.free_port()
+    done = run(tmp_path, f"http://127.0.0.1:{port}")
+    assert done.returncode == 2, done.stdout + done.stderr
+    assert "nothing answers at port" in done.stdout and str(port) in done.stdout
+    assert "Traceback" not in done.stdout + done.stderr
+    assert not (tmp_path / "out" / "load").exists()
 
 
 @pytest.mark.parametrize(
@@ -274,13 +317,14 @@ def test_a_backfill_without_a_key_names_every_job(sandbox: SandboxState, tmp_pat
     ],
     ids=["down", "no such host", "remote"],
 )
-def test_a_wrong_target_is_one_clear_error(tmp_path: Path, url: str, code: int, message: str) -> None:
-    """No load is sent, nothing is recorded, and what is printed names the URL and the reason; a missing API is never mocked."""
-    done = run(tmp_path, url.format(free=servers.free_port()))
-    assert done.returncode == code, done.stdout + done.stderr
-    assert message in done.stdout
-    assert "Traceback" not in done.stdout + done.stderr
-    assert not (tmp_path / "out" / "load").exists()
+def test_the_error_of_a_wrong_target_has_its_exit_code(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, url: str, code: int, message: str
+) -> None:
+    """It is raised before any load is sent and leaves no file; which error has which code is what the command line goes by."""
+    with pytest.raises(TapecheckError) as caught:
+        measured(tmp_path, monkeypatch, url.format(free=servers.free_port()))
+    assert caught.value.exit_code == code and message in str(caught.value)
+    assert not (tmp_path / "out").exists()
 
 
 def test_filled_means_that_the_scheduler_rests(sandbox: SandboxState) -> None:
