@@ -20,7 +20,7 @@ from tapecheck.compare.difference import Change
 from tapecheck.compare.recording import Recording
 from tapecheck.errors import ConfigError
 from tapecheck.targets import SandboxState
-from tapecheck.verdict import Verdict
+from tapecheck.verdict import Verdict, exit_code
 
 DATA = config.PROJECT / "tests" / "data"
 PLAN = """
@@ -162,13 +162,26 @@ def test_two_recorded_load_runs_need_no_target(tmp_path: Path) -> None:
     assert json.loads(TypeAdapter(dict).dump_json(again)) == recorded["proofs"]
 
 
+def compared(folder: Path, before: object, after: object) -> None:
+    """Do what the cells of the notebook do, in this process."""
+    given = {"profile": "full", "proofs": "all", "rounds": 0, "before": str(before), "after": str(after)}
+    settings = compare.settings(
+        target="config/targets/sandbox.yaml", plan="config/compare.yaml", run="new", out=str(folder / "out"), **given
+    )
+    todo = compare.read_plan(settings.plan, profile="full", proofs="all", rounds=0)
+    compare.asked(todo, settings)
+    recording = compare.run(todo, settings)
+    summary = compare.summarize(recording)
+    compare.record(recording, summary, compare.judge(recording, summary), settings=settings, figures={})
+
+
 def test_files_of_two_other_tools_need_no_target(tmp_path: Path) -> None:
     """Their only scenarios are one round, recorded with both spectra, and read again from the folder."""
-    done = tapecheck("-p", "before", DATA / "tools" / "k6.json", "-p", "after", DATA / "tools" / "vegeta.json", cwd=tmp_path)
-    assert done.returncode == 2, done.stdout + done.stderr
+    compared(tmp_path, DATA / "tools" / "k6.json", DATA / "tools" / "vegeta.json")
     folder = (tmp_path / "out" / "compare" / "latest").resolve()
     recorded = runs.read(folder, "compare").result
     assert "measured by: k6 before, vegeta after" in recorded["differs"] and list(recorded["proofs"]) == ["paced / vegeta"]
+    assert exit_code(Verdict(recorded["verdict"])) == 2
     assert (recorded["before"]["run_id"], recorded["before"]["code"]) == ("k6.json", "")
     assert json.loads(TypeAdapter(dict).dump_json(compare.summarize(compare.read(str(folder))))) == recorded["proofs"]
 
@@ -184,11 +197,22 @@ def test_files_of_two_other_tools_need_no_target(tmp_path: Path) -> None:
         (DATA / "tools" / "k6.json", DATA / "tools" / "locust_failures.csv", "got failures alone"),
     ],
 )
-def test_runs_that_cannot_be_compared_are_one_clear_error(tmp_path: Path, before: Path, after: str | Path, message: str) -> None:
-    """Exit code 4, and nothing is recorded."""
+def test_runs_that_cannot_be_compared_are_one_clear_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, before: Path, after: str | Path, message: str
+) -> None:
+    """Of configuration, and nothing is recorded."""
+    monkeypatch.chdir(tmp_path)
     (tmp_path / "half").mkdir()
     (tmp_path / "half" / "result.json").write_text(json.dumps({"validation": "load"})[:-3])
-    done = tapecheck("-p", "before", before, "-p", "after", after, cwd=tmp_path)
+    with pytest.raises(ConfigError) as caught:
+        compared(tmp_path, before, after)
+    assert message in str(caught.value)
+    assert not list((tmp_path / "out").glob("compare/*"))
+
+
+def test_an_error_in_what_is_compared_is_exit_4_of_the_command_line(tmp_path: Path) -> None:
+    """With its message, and nothing is recorded."""
+    done = tapecheck("-p", "before", DATA / "load", "-p", "after", DATA / "backfill", cwd=tmp_path)
     assert done.returncode == 4, done.stdout + done.stderr
-    assert message in done.stdout + done.stderr
+    assert "got a run of backfill; allowed: a run of load, as before is" in done.stdout + done.stderr
     assert not list((tmp_path / "out").glob("compare/*"))
