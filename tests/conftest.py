@@ -7,6 +7,7 @@ import signal
 import ssl
 import sys
 import tempfile
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ from backfills import SCHEMA
 from servers import Server
 from xdist.scheduler import LoadScopeScheduling
 
+from tapecheck import lockfiles
 from tapecheck.backfill.endpoints import Endpoints
 from tapecheck.results import TargetInfo
 from tapecheck.sandbox import supervision
@@ -34,6 +36,7 @@ signal.signal(signal.SIGINT, signal.default_int_handler)  # the background jobs 
 
 
 SANDBOXES = pytest.StashKey[Path]()
+PREFIX = "tct-"
 FOLDER = "TAPECHECK_TESTS_SANDBOXES"  # in the environment of every process that the tests start
 USE_A_SANDBOX = {  # what is under one name breaks its sandbox and mends it, file after file; the names are independent
     "backfill": (
@@ -58,12 +61,19 @@ def is_worker() -> bool:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Let the first process choose the folder of the sandboxes, which it stops when all its workers are done."""
+    """Let the first process choose the folder of the sandboxes, which it stops when all its workers are done, SIGTERM or not."""
     if not is_worker():
-        base = "/var/tmp" if Path("/var/tmp").is_dir() else None
-        config.stash[SANDBOXES] = Path(tempfile.mkdtemp(prefix="tct-", dir=base)).resolve()
+        base = Path("/var/tmp") if Path("/var/tmp").is_dir() else Path(tempfile.gettempdir())
+        for left in base.glob(f"{PREFIX}*"):
+            if (found := lockfiles.holders(left)) and not any(one.is_there for one in found):
+                shutil.rmtree(left, ignore_errors=True)  # of tests that were killed; their sandboxes have ended with them
+        config.stash[SANDBOXES] = Path(tempfile.mkdtemp(prefix=PREFIX, dir=base)).resolve()
         config.stash[SANDBOXES].chmod(0o711)  # a database that root starts runs as another user
+        lockfiles.hold(config.stash[SANDBOXES])
         os.environ[FOLDER] = str(config.stash[SANDBOXES])
+        for end in (signal.SIGTERM, signal.SIGHUP):
+            if signal.getsignal(end) is signal.SIG_DFL:  # nohup ignores the second
+                signal.signal(end, signal.default_int_handler)
 
 
 class ByFile(LoadScopeScheduling):
@@ -110,10 +120,14 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
 
 @pytest.fixture(scope="session")
 def sandbox(worker_id: str) -> Iterator[SandboxState]:
-    """The sandbox of this worker, with six symbols and 30 days."""
+    """The sandbox of this worker, with six symbols and 30 days; it ends with the worker, however that ends."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("TAPECHECK_SANDBOX_HOME", str(Path(os.environ[FOLDER]) / worker_id))
-        state = supervision.up(profile=Profile(symbols=("AAPL", "MSFT", "GOOGL", "SPY", "BTC", "ETH"), days=30))
+        lockfiles.hold(Home().users)
+        profile = Profile(symbols=("AAPL", "MSFT", "GOOGL", "SPY", "BTC", "ETH"), days=30)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ResourceWarning)  # of the reaper, which is meant to be left behind
+            state = supervision.up(profile=profile, until_unused=True)
         supervision.wait_filled(timeout_s=90)
         yield state
 
