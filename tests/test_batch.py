@@ -5,10 +5,10 @@ import errno
 import io
 import os
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
@@ -314,37 +314,37 @@ def kernels_below(process: psutil.Process) -> list[psutil.Process]:
 
 
 @pytest.fixture
-def slow_target(tmp_path: Path) -> Iterator[Path]:
-    """A target file of a server that accepts and never answers within a test."""
-    import socket
-
+def slow_target(tmp_path: Path) -> Iterator[tuple[Path, socket.socket]]:
+    """A target file of a server that accepts and never answers within a test, and its socket."""
     with socket.create_server(("127.0.0.1", 0)) as server:
+        server.settimeout(90)
         file = tmp_path / "slow.yaml"
         file.write_text(
             f"name: slow\nkind: external\nbase_url: http://127.0.0.1:{server.getsockname()[1]}\nrequests: {{features: GET /}}\n"
         )
-        yield file
+        yield file, server
 
 
 @pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM])  # asyncio has a way of its own with the first
-def test_an_interrupted_run_ends_its_kernel_and_says_so(slow_target: Path, tmp_path: Path, sent: signal.Signals) -> None:
+def test_an_interrupted_run_ends_its_kernel_and_says_so(
+    slow_target: tuple[Path, socket.socket], tmp_path: Path, sent: signal.Signals
+) -> None:
     """Ctrl-C and SIGTERM end it with code 3, leave no process, and keep what the notebook had."""
     plan = tmp_path / "plan.yaml"
     plan.write_text("scenarios: {s: {executor: burst, concurrency: 1, rounds: 1, request: features}}\n")
-    words = ["run", "load", "--target", str(slow_target), "-p", "plan", str(plan), "--out", str(tmp_path / "out")]
+    words = ["run", "load", "--target", str(slow_target[0]), "-p", "plan", str(plan), "--out", str(tmp_path / "out")]
     command = [sys.executable, "-m", "tapecheck", *words]
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
     process = subprocess.Popen(command, cwd=tmp_path, text=True, **pipes)
-    until = time.monotonic() + 90
-    while not (kernels := kernels_below(psutil.Process(process.pid))) and time.monotonic() < until:
-        time.sleep(0.1)
-    time.sleep(1)
-    os.kill(process.pid, sent)
-    _, err = process.communicate(timeout=90)
+    with slow_target[1].accept()[0]:  # the notebook has come to its measurement
+        kernels = kernels_below(psutil.Process(process.pid))
+        os.kill(process.pid, sent)
+        _, err = process.communicate(timeout=90)
     assert process.returncode == 3
     assert "interrupted" in err
     assert "Traceback" not in err
-    assert list((tmp_path / "out" / "unfinished").glob("load-*/notebook.ipynb")), "what the notebook had is kept"
+    (kept,) = (tmp_path / "out" / "unfinished").glob("load-*/notebook.ipynb")
+    assert [cell for cell in nbformat.read(kept, 4).cells if cell.get("outputs")], "what the notebook had is kept"
     assert {p.name for p in tmp_path.iterdir()} == {"slow.yaml", "plan.yaml", "out"}, "no socket is left in the caller's folder"
     _, alive = psutil.wait_procs(kernels, timeout=60)
     assert kernels

@@ -55,13 +55,17 @@ def test_what_else_keeps_the_machine_busy_is_told_apart() -> None:
     with orphan(program, "-c", "while True: pass") as busy, orphan(program, "-c", wait) as idle:
         used = {}
         for name, process in (("idle", idle), ("busy", busy)):
+            began_ns = time.monotonic_ns()
             with Watch({name: ProcessSelector(pid=process.process.pid)}, period_s=0.1) as watch:
-                began_s, before = time.monotonic(), busy.process.cpu_times()
-                time.sleep(1.5)
-                after, wall_s = busy.process.cpu_times(), time.monotonic() - began_s
-            gained = (after.user + after.system - before.user - before.system) / wall_s
-            means = watch.table().to_pandas().groupby("process", observed=True).cpu_ratio.mean()
-            used[name] = (gained, means[OTHERS], means[MACHINE])
+                before_s = used_s(busy.process)
+                while (gained_s := used_s(busy.process) - before_s) < 1.5:
+                    time.sleep(0.05)
+                until_ns = time.monotonic_ns()
+                while sum(row["process"] == MACHINE and row["time_ns"] > until_ns for row in watch.table().to_pylist()) < 2:
+                    time.sleep(0.05)  # until a look that began after that has been noted
+            frame = watch.table().to_pandas()
+            own = [frame[frame.process == one] for one in (OTHERS, MACHINE)]
+            used[name] = (gained_s, *(float(np.sum(one.cpu_ratio * np.diff(one.time_ns, prepend=began_ns))) / 1e9 for one in own))
     gained, others, machine = used["idle"]
     assert others > 0.6 * gained, "whatever else runs comes on top"
     assert machine >= others

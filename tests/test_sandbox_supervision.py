@@ -10,7 +10,6 @@ import socket
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
@@ -26,6 +25,11 @@ from tapecheck.targets import SandboxState
 SMALL = Profile(symbols=("SPY",), timeframes=("1d",), days=10)
 START = "from tapecheck.sandbox import supervision as s; from tapecheck.sandbox.profile import Profile as P; s.up(profile=P({}))"
 CODE = START.format("symbols=('SPY',), timeframes=('1d',), days=10")
+HALTED = (  # an up that says that it has come to a step, and goes no further
+    "import sys\nfrom tapecheck.sandbox import supervision as s\n"
+    "def halt(*_):\n    print('there', flush=True)\n    sys.stdin.readline()\n"
+    "s.{} = halt\n" + CODE
+)
 ODD = "tc 5% %(x)s #a ;b ü'"
 SYS_RESOURCE, DROP_FROM_BOUNDING_SET = 24, 24  # Linux's CAP_SYS_RESOURCE, PR_CAPBSET_DROP
 
@@ -42,6 +46,10 @@ def _mentioning(folder: Path) -> list[int]:
         if str(folder) in " ".join(process.info["cmdline"] or []) and process.info["status"] != psutil.STATUS_ZOMBIE:
             found.append(process.pid)
     return found
+
+
+def _supervisors(folder: Path) -> list[int]:
+    return [pid for pid in _mentioning(folder) if "supervisor.supervisord" in psutil.Process(pid).cmdline()]
 
 
 @pytest.fixture(scope="module")
@@ -68,7 +76,7 @@ def test_up_twice_and_down_twice(home: Home) -> None:
     few = partial(resource.setrlimit, resource.RLIMIT_NOFILE, (256, resource.getrlimit(resource.RLIMIT_NOFILE)[1]))
     processes = [subprocess.Popen(command(home.folder), stderr=subprocess.PIPE, preexec_fn=few) for _ in range(2)]
     assert [process.communicate(timeout=60)[1] for process in processes] == [b"", b""]
-    assert len([pid for pid in _mentioning(home.folder) if "supervisor.supervisord" in psutil.Process(pid).cmdline()]) == 1
+    assert len(_supervisors(home.folder)) == 1
     state = supervision.up(profile=SMALL)
     assert supervision.up() == state
     assert state.database_url and "passfile" in state.database_url
@@ -107,16 +115,22 @@ def test_a_killed_supervisor_leaves_nothing_in_the_way(home: Home) -> None:
 
 
 def test_an_interrupted_up_can_be_repeated(home: Home) -> None:
-    """Whenever up is killed or interrupted, the next up works; Ctrl-C cleans up by itself."""
-    for after_s, how in ((0.9, signal.SIGKILL), (1.8, signal.SIGKILL), (1.6, signal.SIGINT)):
-        with subprocess.Popen(command(home.folder), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
-            time.sleep(after_s)  # the moment of the kill is what is tested
+    """Killed before or after it has started anything, or interrupted, up is no hindrance to the next; Ctrl-C cleans up by itself."""
+    for step, how, leaves in (
+        ("_launch", signal.SIGKILL, False),
+        ("_all_healthy", signal.SIGKILL, True),
+        ("_all_healthy", signal.SIGINT, False),
+    ):
+        python, option, _ = command(home.folder)
+        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL}
+        with subprocess.Popen([python, option, HALTED.format(step)], **pipes) as process:
+            assert process.stdout and process.stdout.readline() == b"there\n"
+            assert (_supervisors(home.folder) != []) == (step == "_all_healthy")
             process.send_signal(how)
-            process.wait(60)
-        assert how != signal.SIGINT or _mentioning(home.folder) == []
-    begun_s = time.monotonic()
+            assert process.wait(60) == -how
+        assert (_mentioning(home.folder) != []) == leaves
     assert supervision.up(profile=SMALL).base_url
-    assert time.monotonic() - begun_s < 80
+    assert len(_supervisors(home.folder)) == 1
 
 
 def test_ports_and_profiles_change_between_runs(home: Home) -> None:
