@@ -1,26 +1,31 @@
 """A sandbox that holds nothing lets a measured backfill go first, and takes over what it stored: nothing is fetched twice."""
 
+import contextlib
 import datetime as dt
+import os
 import shutil
 import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import psycopg
 import pytest
 from backfills import SCHEMA, plan, states
 
-from tapecheck import targets
-from tapecheck.backfill import checkpoints, filling
+from tapecheck import lockfiles, targets
+from tapecheck.backfill import checkpoints, filling, validation
 from tapecheck.backfill import endpoints as ends_of
 from tapecheck.backfill.endpoints import Endpoints
 from tapecheck.backfill.plan import History, today
+from tapecheck.errors import ConfigError, SandboxError, TargetDown
+from tapecheck.results import TargetInfo
 from tapecheck.sandbox import supervision
 from tapecheck.sandbox.processes import ask
 from tapecheck.sandbox.profile import Home, Profile, write_private
+from tapecheck.target_file import Target
 
 FILE = "config/targets/sandbox.yaml"
 PATIENCE_S = 90
@@ -118,3 +123,110 @@ def test_only_whole_history_is_taken_over(
         assert {key: one.state for key, one in held.items()} == {("AAPL", "1d"): "asked"}
     else:
         assert ("AAPL", "1d") in checkpoints.read(endpoints.database_url, DONE)
+
+
+# ---- who waits for whom ----
+
+
+@pytest.fixture
+def holders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[], list[int]]]:
+    """Return who holds up a sandbox that does not run."""
+    monkeypatch.setenv("TAPECHECK_SANDBOX_HOME", str(tmp_path / "home"))
+    monkeypatch.setattr(targets, "_use", None)
+    yield lambda: [one.pid for one in lockfiles.holders(Home().held) if one.is_there]
+    targets.let_fill()
+    if targets._use is not None:
+        lockfiles.release(targets._use)
+
+
+EXTERNAL = Target(name="t", kind="external", base_url="http://127.0.0.1:1", requests={"health": "GET /"})
+
+
+def test_a_backfill_that_cannot_begin_holds_up_nobody(holders: Callable[[], list[int]]) -> None:
+    """The target of its cell names no endpoints, so that nothing will be measured."""
+    targets._use_sandbox(needs_bars=False)
+    assert holders() == [os.getpid()]
+    with pytest.raises(ConfigError, match="backfill"):
+        validation.endpoints(EXTERNAL)
+    assert holders() == []
+
+
+def test_a_measurement_that_ends_early_holds_up_nobody(holders: Callable[[], list[int]]) -> None:
+    """The source does not answer, so that the cell ends with an error."""
+    targets._use_sandbox(needs_bars=False)
+    info = TargetInfo(name="t", kind="external", base_url="http://127.0.0.1:9")
+    ends = Endpoints(source_url="http://127.0.0.1:9", key="k", database_url="postgresql://127.0.0.1:9/x", target=info)
+    with pytest.raises(TargetDown):
+        validation.run(plan(), ends)
+    assert holders() == []
+
+
+@pytest.mark.parametrize("end", [KeyboardInterrupt(), OSError("no more processes")])
+def test_a_start_that_is_interrupted_holds_up_nobody(
+    holders: Callable[[], list[int]], monkeypatch: pytest.MonkeyPatch, end: BaseException
+) -> None:
+    """JupyterLab's stop button while the sandbox starts: the kernel lives on, and what it asked for does not."""
+    seen: list[list[int]] = []
+
+    def popen(*words: object, **options: object) -> None:
+        seen.append(holders())
+        raise end
+
+    monkeypatch.setattr(targets.subprocess, "Popen", popen)
+    with pytest.raises(type(end)):
+        targets.open_target(FILE, needs_bars=False)
+    assert (seen, holders()) == ([[os.getpid()]], [])
+
+
+def test_nobody_waits_for_itself(holders: Callable[[], list[int]]) -> None:
+    """A kernel in which a backfill was to be measured, and then something that needs a filled sandbox is."""
+    targets._use_sandbox(needs_bars=False)
+    targets._use_sandbox(needs_bars=True)
+    assert holders() == []
+
+
+@pytest.mark.parametrize(
+    ("held_s", "filling_s", "knows_of_it", "error"),
+    [
+        (0, 100, True, ""),
+        (0, 300, True, r"^not filled within 180 s: SPY 1d$"),
+        (900, 100, True, ""),
+        (900, 300, True, r"^not filled within 180 s: SPY 1d$"),
+        (
+            4000,
+            10,
+            True,
+            r"^not filled within 3600 s: the sandbox waits for the backfill of pid {pid} \(a backfill\); wait until that ends",
+        ),
+        (0, 100, False, ""),
+    ],
+)
+def test_only_the_time_in_which_it_may_fill_itself_is_counted(
+    holders: Callable[[], list[int]], monkeypatch: pytest.MonkeyPatch, held_s: float, filling_s: float, knows_of_it: bool, error: str
+) -> None:
+    """A measured backfill takes as long as it takes, and who is waited for is said; an older checkout's sandbox knows of no such thing."""
+    now_s, notes = [0.0], []
+    lockfiles.hold(Home().held, "a backfill")
+
+    def ask(port: int, path: str) -> dict[str, object]:
+        is_held, is_done = now_s[0] < held_s, now_s[0] >= held_s + filling_s
+        if path.endswith("status"):
+            one = {"symbol": "SPY", "timeframe": "1d", "error": None, "refreshed_at": "2026-11-02" if is_done else None}
+            return {"series": [one]}
+        return {"due": 0 if is_held or is_done else 1, "in_flight": []} | ({"held": is_held} if knows_of_it else {})
+
+    state = targets.SandboxState(
+        base_url="http://127.0.0.1:1", upstream_url="http://127.0.0.1:1", upstream_key_file="k", scheduler_url="http://127.0.0.1:1",
+        database_url=None, supervisor_pid=1, processes={"api": {"port": 1}},
+    )  # fmt: skip
+    monkeypatch.setattr(supervision, "_state", lambda home: state)
+    monkeypatch.setattr(supervision, "ask", ask)
+    monkeypatch.setattr(supervision.time, "monotonic", lambda: now_s[0])
+    monkeypatch.setattr(supervision.time, "sleep", lambda s: now_s.__setitem__(0, now_s[0] + s))
+    with pytest.raises(SandboxError, match=error.format(pid=os.getpid())) if error else contextlib.nullcontext():
+        supervision.wait_filled(on_progress=lambda done, total, note="": notes.append(note))
+    waited = {note for note in notes if note}
+    assert waited == ({f"waits for the backfill of pid {os.getpid()} (a backfill)"} if held_s else set())
+    for file in list(lockfiles._held):
+        if file.parent == Home().held:
+            lockfiles.release(file)

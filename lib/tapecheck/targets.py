@@ -47,7 +47,7 @@ def open_target(path: str | Path, *, needs_bars: bool = True) -> Target:
 
     Args:
         needs_bars: whether its own tables must be filled. A sandbox that was never filled waits otherwise until `let_fill`, so that
-            history that is backfilled first is not fetched a second time beside it.
+            history that is backfilled first is not fetched a second time beside it; who is not given the target holds up nobody.
 
     Raises:
         ConfigError: the file is wrong.
@@ -56,7 +56,11 @@ def open_target(path: str | Path, *, needs_bars: bool = True) -> Target:
     target = config.read(Target, path)
     if target.kind == "external":
         return target
-    state = start_sandbox(needs_bars=needs_bars)
+    try:
+        state = start_sandbox(needs_bars=needs_bars)
+    except BaseException:
+        let_fill()
+        raise
     found = {"base_url": state.base_url, "backfill": _backfill(state)}
     absent = {key: value for key, value in found.items() if getattr(target, key) is None}
     return target.model_copy(update={**absent, "processes": {**state.processes, **target.processes}})
@@ -129,6 +133,8 @@ def _use_sandbox(*, needs_bars: bool = True) -> None:
     """Say that this process uses the sandbox, before it asks for it: who stops it, stops it before or sees this."""
     global _hold, _use
     home = config.sandbox_home()
+    if needs_bars:
+        let_fill()  # or it would wait for itself
     try:
         if not needs_bars and _hold is None:
             _hold = lockfiles.hold(config.sandbox_held(home))

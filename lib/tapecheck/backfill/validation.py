@@ -9,8 +9,9 @@ from pydantic import Field
 from tapecheck import runs, targets
 from tapecheck import validation as shared
 from tapecheck.backfill import analysis, findings, whatif
+from tapecheck.backfill import endpoints as ends
 from tapecheck.backfill.analysis import BackfillSummary, JobSummary, Slowest, StageSummary, Totals, summarize
-from tapecheck.backfill.endpoints import Endpoints, endpoints
+from tapecheck.backfill.endpoints import Endpoints
 from tapecheck.backfill.integrity import Integrity
 from tapecheck.backfill.plan import METRICS, BackfillPlan, read_plan
 from tapecheck.backfill.recording import FAILED, Recording, read
@@ -19,6 +20,7 @@ from tapecheck.backfill.whatif import WhatIf
 from tapecheck.frames import number
 from tapecheck.results import Finding, Result
 from tapecheck.runs import Picture, Recorded
+from tapecheck.target_file import Target
 from tapecheck.verdict import Check, Objective, parse_all
 
 __all__ = [
@@ -76,11 +78,24 @@ def judge(summary: BackfillSummary, plan: BackfillPlan) -> list[Check]:
     return analysis.check(summary, objectives(plan))
 
 
+def endpoints(target: Target) -> Endpoints:
+    """Return the endpoints of an opened target; see `endpoints.endpoints`. Where there are none, its sandbox waits no longer.
+
+    Raises:
+        ConfigError: the target names none, or they cannot be used.
+    """
+    try:
+        return ends.endpoints(target)
+    except BaseException:
+        targets.let_fill()
+        raise
+
+
 def run(plan: BackfillPlan, endpoints: Endpoints, *, out: str = "") -> Recording:
     """Run the jobs that are to be done and keep the recording below `out`; see `filling.run`, which says what it raises."""
-    from tapecheck.backfill import filling  # HTTP client and database drivers: paid by who measures
-
     try:
+        from tapecheck.backfill import filling  # HTTP client and database drivers: paid by who measures
+
         return shared.measured("backfill", endpoints.target.name, lambda: filling.run(plan, endpoints), out=out)
     finally:
         targets.let_fill()

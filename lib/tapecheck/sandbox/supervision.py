@@ -7,10 +7,13 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
+from tapecheck import lockfiles
 from tapecheck.errors import SandboxError
+from tapecheck.progress import Report
 from tapecheck.sandbox import database, reaper
 from tapecheck.sandbox.processes import ask, is_healthy, is_running, stop, supervised
 from tapecheck.sandbox.profile import PROCESSES, Home, Ports, Profile, write_private
@@ -18,6 +21,8 @@ from tapecheck.target_file import ProcessSelector
 from tapecheck.targets import SandboxState
 
 START_S = 45.0
+FILL_S = 180.0
+HELD_S = 3600.0  # for a backfill that is measured first
 FILES = 1024  # that each process may have open
 
 
@@ -130,41 +135,56 @@ def wait_filled(
     symbols: Collection[str] | None = None,
     *,
     or_held: bool = False,
-    timeout_s: float = 180.0,
-    on_progress: Callable[[int, int], None] = lambda *_: None,
+    timeout_s: float = FILL_S,
+    on_progress: Report = lambda *_: None,
 ) -> None:
     """Wait until symbols hold every timeframe of the profile and the scheduler rests, so that it disturbs no measurement.
 
     Args:
         symbols: None for all.
         or_held: return too when it rests because it lets a measured backfill go first, and holds nothing yet.
-        timeout_s: the longest wait.
-        on_progress: is told how many series are done, and of how many.
+        timeout_s: the longest wait, without the time for which it lets a measured backfill go first.
+        on_progress: is told how many series are done, of how many, and for whom it waits.
 
     Raises:
-        SandboxError: nothing runs, or it takes longer than `timeout_s`; names what is missing.
+        SandboxError: nothing runs, or it takes longer than `timeout_s`, or a measured backfill longer than `HELD_S`; names what is
+            missing, or who is waited for.
     """
-    state = _state(Home())
+    home = Home()
+    state = _state(home)
     if state is None:
         raise SandboxError("the sandbox does not run; start it: python -m tapecheck sandbox up")
-    until_s, missing = time.monotonic() + timeout_s, ["everything, the api does not answer"]
-    while time.monotonic() < until_s:
-        held = ask(state.processes["api"].port or 0, "/api/v1/status")
+    spent_s, missing, note, port = {False: 0.0, True: 0.0}, ["everything, the api does not answer"], "", state.processes["api"].port or 0
+    while spent_s[False] < timeout_s and spent_s[True] < HELD_S:
+        began_s = time.monotonic()
+        held, scheduler = ask(port, "/api/v1/status"), ask(port, "/api/v1/admin/scheduler-health") or {}
+        is_held = scheduler.get("held", False)  # of which an older version's does not know
+        note = f"waits for the backfill of {_first(home)}" if is_held else ""
         if held is not None:
-            series = [one for one in held["series"] if symbols is None or one["symbol"] in symbols]
-            missing = [f"{one['symbol']} {one['timeframe']} {one['error'] or ''}".strip() for one in series if one["refreshed_at"] is None]
-            on_progress(len(series) - len(missing), len(series))
-            missing += [f"{symbol}, which the profile lacks" for symbol in set(symbols or ()) - {one["symbol"] for one in series}]
-            if (or_held or not missing) and _rests(state, is_held=bool(missing)):
+            done, missing = _stand(held["series"], symbols)
+            on_progress(*done, note)
+            is_resting = scheduler.get("due") == 0 and not scheduler["in_flight"]
+            if is_resting and is_held == bool(missing) and (or_held or not missing):
                 return
             missing = missing or ["the scheduler is still refreshing"]
         time.sleep(0.2)
+        spent_s[is_held] += time.monotonic() - began_s
+    if note:
+        raise SandboxError(f"not filled within {HELD_S:g} s: the sandbox {note}; wait until that ends, or end it")
     raise SandboxError(f"not filled within {timeout_s:g} s: {', '.join(missing[:10])}{' …' if len(missing) > 10 else ''}")
 
 
-def _rests(state: SandboxState, *, is_held: bool) -> bool:
-    health = ask(state.processes["api"].port or 0, "/api/v1/admin/scheduler-health")
-    return health is not None and health["due"] == 0 and not health["in_flight"] and health["held"] == is_held
+def _stand(held: Sequence[Mapping[str, Any]], symbols: Collection[str] | None) -> tuple[tuple[int, int], list[str]]:
+    """Return how many of the wanted series are done and how many there are, and what is missing, with its error."""
+    series = [one for one in held if symbols is None or one["symbol"] in symbols]
+    missing = [f"{one['symbol']} {one['timeframe']} {one['error'] or ''}".strip() for one in series if one["refreshed_at"] is None]
+    unknown = set(symbols or ()) - {one["symbol"] for one in series}
+    return (len(series) - len(missing), len(series)), missing + [f"{symbol}, which the profile lacks" for symbol in unknown]
+
+
+def _first(home: Home) -> str:
+    """Return whom the sandbox lets go first."""
+    return ", ".join(str(one) for one in lockfiles.holders(home.held) if one.is_there) or "a process that has just ended"
 
 
 def _state(home: Home) -> SandboxState | None:
