@@ -4,6 +4,7 @@ import dataclasses
 import errno
 import json
 import os
+import shutil
 import subprocess
 import sys
 from datetime import UTC, datetime
@@ -158,6 +159,69 @@ def test_what_was_measured_stays_when_its_run_cannot_be_written(tmp_path: Path, 
         with pytest.raises(OutputError, match=r"is full; .*what was measured is in .*unfinished/load-20261102T101500Z-0001"):
             record(tmp_path)
     assert record(tmp_path, rec=validation.read(tmp_path / "unfinished" / "load-20261102T101500Z-0001")).verdict == "pass"
+
+
+class _Killed(BaseException):
+    """Ends the process as SIGKILL would, but for what `finally` does."""
+
+
+@pytest.mark.parametrize("moment", ["a chart", "the result", "before the rename", "after the rename"])
+def test_a_run_that_is_killed_while_it_is_recorded_is_whole_or_a_recording(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, moment: str
+) -> None:
+    """Whenever it is killed, nothing in `unfinished` looks like a run, nothing measured is lost, and it can be recorded from there."""
+    run_id, kept, folder = (
+        "20261102T101500Z-0001",
+        tmp_path / "unfinished/load-20261102T101500Z-0001",
+        tmp_path / "load/20261102T101500Z-0001",
+    )
+    runs.keep(run_id, measured().tables(), "load", out=tmp_path)
+    write, seen = Path.rename, []
+
+    def kill(*args: object, **kwargs: object) -> None:
+        seen.append({path.name for path in kept.iterdir()})
+        raise _Killed
+
+    def rename(self: Path, to: Path) -> None:
+        if moment == "after the rename":
+            write(self, to)
+        kill()
+
+    def write_json(path: Path, data: object) -> None:
+        path.write_text(json.dumps(data))
+        kill()
+
+    with monkeypatch.context() as patch:
+        patch.setattr(shutil, "rmtree", lambda *args, **kwargs: None)  # who is killed tidies nothing
+        if moment == "a chart":
+            patch.setattr(Path, "write_bytes", kill)
+        elif moment == "the result":
+            patch.setattr(runs, "write_json", write_json)
+        else:
+            patch.setattr(Path, "rename", rename)
+        with pytest.raises(_Killed):
+            record(tmp_path)
+    assert seen == [{"samples.parquet", "resources.parquet"}] and {path.name for path in kept.iterdir()} == seen[0]
+    is_whole = moment == "after the rename"
+    assert [run.problem for run in runs.listed(tmp_path)] == [None] * is_whole
+    done = record(tmp_path, rec=validation.read(kept))
+    assert (done.verdict, done.folder) == ("pass", folder)
+    assert {path.name for path in folder.iterdir()} == {*seen[0], "result.json", "failures.jsonl", "timeline.png"}
+    assert validation.read(folder).samples.equals(measured().samples)
+    assert [path.name for path in (tmp_path / "load").iterdir() if path.name != "latest"] == [run_id]
+
+
+def test_where_no_file_has_two_names_it_is_copied(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Some file systems have no hard links."""
+
+    def refuse(*args: object) -> None:
+        raise OSError(errno.EPERM, os.strerror(errno.EPERM))
+
+    monkeypatch.setattr(Path, "hardlink_to", refuse)
+    runs.keep("20261102T101500Z-0001", measured().tables(), "load", out=tmp_path)
+    folder = record(tmp_path).folder
+    assert folder and validation.read(folder).samples.equals(measured().samples)
+    assert list((tmp_path / "unfinished").iterdir()) == []
 
 
 def test_a_measurement_outlives_a_disk_that_is_full_before_it_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -228,7 +228,7 @@ def record(
             if folder is None:
                 folder = base / result.validation / result.run_id
                 with _part(folder, raw) as part:
-                    _write(part, {} if part == raw else tables or {}, small, lines or {}, documents or {})
+                    _write(part, {} if raw.is_dir() else tables or {}, small, lines or {}, documents or {})
                     write_json(part / RESULT, results.to_json(result))
             point_latest(folder)
         except OSError as error:
@@ -251,16 +251,28 @@ def record(
 
 @contextmanager
 def _part(folder: Path, raw: Path) -> Iterator[Path]:
-    """Give the folder that becomes a run folder when all of it is written: the one in which its recording lies already, or a new one."""
-    part = raw if raw.is_dir() else folder.with_name(f".{folder.name}.part")
+    """Give the folder that becomes a run folder when all of it is written; what was kept of it in `raw` is in it, and then nowhere else.
+
+    Until then nothing is added to `raw`: killed at any moment, it is a recording and the run folder is whole or not there.
+    """
+    part = folder.with_name(f".{folder.name}.part")
+    shutil.rmtree(part, ignore_errors=True)  # of one that was killed
     try:
-        part.mkdir(parents=True, exist_ok=True)
+        part.mkdir(parents=True)
+        for file in raw.iterdir() if raw.is_dir() else ():
+            _link(file, part / file.name)
         yield part
-        folder.parent.mkdir(exist_ok=True)
         part.rename(folder)
+        shutil.rmtree(raw, ignore_errors=True)
     finally:
-        if part != raw:
-            shutil.rmtree(part, ignore_errors=True)
+        shutil.rmtree(part, ignore_errors=True)
+
+
+def _link(file: Path, link: Path) -> None:
+    try:
+        link.hardlink_to(file)
+    except OSError:  # of a file system that has none, or a file of another user
+        shutil.copyfile(file, link)
 
 
 def _drawn(figures: Mapping[str, Picture]) -> tuple[dict[str, bytes], dict[str, str]]:
