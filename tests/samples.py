@@ -13,7 +13,7 @@ from tapecheck.load.tables import to_table
 from tapecheck.load.work import PreparedRequest, Value
 
 START_NS = 1_000_000_000_000
-GENERATOR = GeneratorStats(lag_p99_ms=1.0, cpu_ratio=0.3, achieved_ratio=None, content_checked=10)
+GENERATOR = GeneratorStats(lag_p99_ms=0.01, cpu_ratio=0.3, achieved_ratio=None, content_checked=10)
 
 
 def burst(response_ms: Sequence[float], *, per_round: int | None = None, failed: Mapping[int, ErrorKind] | None = None) -> Samples:

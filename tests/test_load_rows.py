@@ -5,7 +5,7 @@ import pyarrow as pa
 import samples
 
 from tapecheck.load import rows
-from tapecheck.load.samples import ErrorKind
+from tapecheck.load.samples import ErrorKind, joined
 
 
 def recorded() -> pa.Table:
@@ -50,3 +50,15 @@ def test_absent_words_are_empty_and_counts_are_exact() -> None:
     """Over several blocks too."""
     codes = np.tile(np.array([0, 1, 1, 2], np.uint8), 600_000)
     assert rows.tally(codes, ["x", "y", "", "unused"]) == {"x": 600_000, "y": 1_200_000, "": 600_000}
+
+
+def test_a_pause_between_the_parts_of_a_scenario_is_no_measuring() -> None:
+    """Three parts of a second each with ten seconds between them are three seconds, and so are three rounds of a burst."""
+    parts = [samples.burst([1000.0]) for _ in range(3)]
+    for i, part in enumerate(parts):
+        for name in ("intended_ns", "sent_ns", "first_byte_ns", "done_ns"):
+            part[name] += i * 11_000_000_000
+    one = joined([samples.measured(part) for part in parts])
+    for executor in ("closed", "burst"):
+        found = samples.recording({"a": one.samples}, executor=executor)
+        assert found.context.measured_s(rows.spans_ns(found.samples)) == 3.0

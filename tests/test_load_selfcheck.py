@@ -70,7 +70,7 @@ def test_busy_threads_in_the_worker_flip_the_verdict(server: Server, monkeypatch
             return self
 
     monkeypatch.setattr(sending, "Generator", Sabotaged)
-    strict = plan(generator={})  # the limits that a plan has by default
+    strict = plan(generator={"lag_p99_ms": 20})
     said, reason, generator = verdict(server, strict)
     assert said == "invalid"
     assert reason is not None

@@ -73,6 +73,18 @@ def test_what_else_keeps_the_machine_busy_is_told_apart() -> None:
     assert others < machine - 0.6 * gained, "it is watched, so it is none of the others"
 
 
+def test_how_busy_the_others_are_is_unknown_where_this_process_may_not_use_every_core(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of work on other cores that is known and work on ours that is not, the difference says nothing; on all cores it does."""
+    count = len(psutil.cpu_times(percpu=True))
+    for allowed, is_known in ((range(count), True), (range(count - 1), False)):
+        monkeypatch.setattr(os, "sched_getaffinity", lambda pid, cores=allowed: set(cores), raising=False)
+        with Watch({"a": ProcessSelector(pid=1)}, period_s=0.02) as watch:
+            monkeypatch.setattr(watch, "_roots", {"a": [psutil.Process(os.getppid())]})
+            watch._sample(0)
+            watch._sample(10**9)
+        assert ({OTHERS, MACHINE} <= set(watch.table().column("process").to_pylist())) == is_known
+
+
 def test_how_busy_the_others_are_is_unknown_where_the_target_is_not_seen(monkeypatch: pytest.MonkeyPatch) -> None:
     """Without a name, with one that stands for nothing, or where the system does not tell: no figure, and never 0."""
     own = ProcessSelector(pid=os.getppid())

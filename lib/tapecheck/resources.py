@@ -213,14 +213,18 @@ class Watch:
 
 
 def _busy_s() -> float | None:
-    """Return the CPU time that was spent on the cores that this process may use, by whomever; None where the system does not tell."""
+    """Return the CPU time that was spent on all cores, by whomever.
+
+    None where the system does not tell, and where this process may not use all of them: what is busy on which is not known then.
+    """
     try:
         cores = psutil.cpu_times(percpu=True)
-        allowed = [cores[i] for i in os.sched_getaffinity(0)] if hasattr(os, "sched_getaffinity") else cores
-    except (OSError, RuntimeError, NotImplementedError, IndexError):
+    except (OSError, RuntimeError, NotImplementedError):
+        return None
+    if hasattr(os, "sched_getaffinity") and len(os.sched_getaffinity(0)) < len(cores):
         return None
     idle = ("idle", "iowait", "guest", "guest_nice")  # a guest's time is in its host's
-    return math.fsum(value for core in allowed for name, value in core._asdict().items() if name not in idle)
+    return math.fsum(value for core in cores for name, value in core._asdict().items() if name not in idle)
 
 
 def _tree(root: psutil.Process) -> list[psutil.Process]:

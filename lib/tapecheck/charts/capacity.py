@@ -25,6 +25,7 @@ from tapecheck.charts.figure import (
 )
 from tapecheck.load import rows
 from tapecheck.load.capacity import CapacityResult, Level
+from tapecheck.load.judgement import mark
 from tapecheck.load.recording import Recording
 from tapecheck.verdict import Objective, Verdict
 
@@ -59,9 +60,11 @@ def load_capacity(*, recording: Recording, capacity: CapacityResult | None, obje
 
 def _knee(ax: Axes, capacity: CapacityResult, objectives: Sequence[Objective]) -> None:
     for verdict, (marker, colour) in _LOOK.items():
-        levels = [(one.rate_rps, one.p95_ms.value) for one in capacity.levels if one.verdict == verdict and one.p95_ms is not None]
+        found = [one for one in capacity.levels if one.verdict == verdict and one.p95_ms is not None]
+        levels = [(one.rate_rps, one.p95_ms.value) for one in found if one.p95_ms is not None]
         if levels:
-            ax.plot(*zip(*levels, strict=True), marker, color=colour, markersize=8, label=f"level: {verdict.replace('_', ' ')}")
+            late = mark({"p95_ms": max(one.generator_share.get("p95_ms", 0.0) for one in found)}, "p95_ms")
+            ax.plot(*zip(*levels, strict=True), marker, color=colour, markersize=8, label=f"level: {verdict.replace('_', ' ')}{late}")
     _shade_invalid(ax, capacity.levels)
     if capacity.knee_rps is not None and capacity.knee_high_rps is not None:
         label = f"knee: {capacity.knee_rps:,.0f} to {capacity.knee_high_rps:,.0f}/s"

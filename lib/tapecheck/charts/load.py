@@ -113,8 +113,9 @@ def _spectrum(ax: Axes, part: Rows, scenario: ScenarioSummary, **look: Any) -> N
         ax.plot([1 / (1 - p) for p in told], list(told.values()), marker="o", **look)
         return
     line = stats.spectrum(part.response_ms(), part.batches(scenario.executor))
-    lag_ms = part.dispatch_lag_ms() if scenario.dispatch_lag_ms else np.zeros(1)
-    low = np.maximum(line["low"] - stats.quantiles_of_sorted(np.sort(lag_ms), line["p"]), 0.001)  # of zero, a logarithmic axis has nothing
+    without = stats.spectrum(part.undelayed_ms(), part.batches(scenario.executor)) if scenario.generator_ms else line
+    loop_ms = np.where(line["p"] >= 0.99, scenario.generator.lag_p99_ms or 0.0, 0.0)
+    low = np.maximum(np.fmin(without["low"], line["low"] - loop_ms), 0.001)  # of zero, a logarithmic axis has nothing
     nines = 1 / (1 - line["p"])
     ax.plot(nines, line["value"], **look)
     ax.fill_between(nines, low, line["high"], color=look["color"], alpha=0.15, linewidth=0)

@@ -15,7 +15,8 @@ from tapecheck.load.testimony import Figures
 from tapecheck.stats import Counts, Distribution, Figure, Percentile
 from tapecheck.verdict import DOUBT_SHARE
 
-PERCENTILES = ("p50", "p90", "p95", "p99")
+EXACT, PERCENTILES = ("mean", "min", "max"), ("p50", "p90", "p95", "p99")
+OF_THE_LOOP = ("p99", "max")  # the figures into which the p99 of the event loop's lag may reach
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -29,6 +30,7 @@ class GroupSummary:
     response_time_ms: Distribution
     server_time_ms: Distribution | None
     bytes_mean: Figure
+    generator_share: dict[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,8 +48,9 @@ class ScenarioSummary:
     """One scenario in figures. Times include failed requests; `throughput_rps` counts succeeded ones.
 
     The warm-up counts only in `connections_opened`, which is None when another tool measured. `dispatch_lag_ms` is how late
-    requests were sent though a connection was free; the intervals of response times reach down by it, since it may be part of
-    them. `generator_share` names each response time of which more than `DOUBT_SHARE` may be that lag, with the share.
+    requests were sent though a connection was free. `generator_ms` says how much of each response and service time may be the
+    generator's own lag, in sending or in its event loop; intervals reach down by it.
+    `generator_share` has the shares of more than `DOUBT_SHARE`.
     `machine_busy_cores` is of everything that ran meanwhile, `others_busy_cores` of what is neither watched nor this workbook's.
     """
 
@@ -72,6 +75,7 @@ class ScenarioSummary:
     machine_busy_cores: float | None = None
     others_busy_cores: float | None = None
     dispatch_lag_ms: Distribution | None = None
+    generator_ms: dict[str, float] = field(default_factory=dict)
     generator_share: dict[str, float] = field(default_factory=dict)
 
 
@@ -147,8 +151,9 @@ def _scenario(recording: Recording, name: str, executor: str, generator: Generat
     n, errors, batches = len(part), _errors(part), part.batches(executor)
     failed = sum(errors.values())
     ratio, ratio_low = _success(n, errors, generator.content_checked, _worth(part, batches) if failed else n)
-    duration_s, response = _duration_s(part), stats.distribution(part.response_ms(), batches)
-    lag = None if recording.context.tool else stats.distribution(part.dispatch_lag_ms())
+    duration_s, response, loop_ms = _duration_s(part), stats.distribution(part.response_ms(), batches), generator.lag_p99_ms or 0.0
+    undelayed = stats.distribution(part.undelayed_ms(), batches) if not recording.context.tool else response
+    service, added = _known(part.service_ms(), batches), _added(response, undelayed, loop_ms)
     used = _resources(recording.resources, part)
     others, machine = used.pop(resources.OTHERS, None), used.pop(resources.MACHINE, None)
     return ScenarioSummary(
@@ -160,15 +165,16 @@ def _scenario(recording: Recording, name: str, executor: str, generator: Generat
         success_ratio_low=ratio_low,
         duration_s=duration_s,
         throughput_rps=(n - failed) / duration_s if duration_s > 0 else None,
-        response_time_ms=_reaching_down(response, lag),
-        service_time_ms=_known(part.service_ms(), batches),
+        response_time_ms=_reaching_down(response, undelayed, loop_ms),
+        service_time_ms=_reaching_down(service, service, loop_ms),
         server_time_ms=_known(part.numbers("server_ms"), batches),
         database_time_ms=_known(part.numbers("db_ms"), batches),
-        dispatch_lag_ms=lag,
-        generator_share=_generator_share(response, lag),
+        dispatch_lag_ms=None if recording.context.tool else stats.distribution(part.dispatch_lag_ms()),
+        generator_ms=added | {f"service_{name}": late for name, late in _added(service, service, loop_ms).items()},
+        generator_share=_shares(response, added),
         connections_opened=None if recording.context.tool else _opened(sent),
         errors=errors,
-        by=_by(part, batches, lag),
+        by=_by(part, batches, loop_ms, is_ours=recording.context.tool is None),
         generator=generator,
         invalid=selfcheck.invalid(generator, limits, duration_s=duration_s, local=errors.get("local", 0)),
         resources=used,
@@ -177,28 +183,33 @@ def _scenario(recording: Recording, name: str, executor: str, generator: Generat
     )
 
 
-def _reaching_down(times: Distribution | None, lag: Distribution | None) -> Distribution | None:
-    """Let each interval reach down by the generator's lag at that percentile: the lag may be part of the time, and only adds."""
-    if times is None or lag is None:
+def _reaching_down(times: Distribution | None, undelayed: Distribution | None, loop_ms: float) -> Distribution | None:
+    """Let each interval reach down to that of the times without each request's own lag, and the p99's by that of the loop."""
+    if times is None or undelayed is None:
         return times
-    lower = {
-        name: replace(one, low=max(0.0, one.low - _figure(lag, name)))
-        for name in PERCENTILES
-        if (one := getattr(times, name)).low is not None
-    }
+    lower = {}
+    for name in PERCENTILES:
+        one, other = getattr(times, name), getattr(undelayed, name)
+        if one.low is not None and other.low is not None:
+            lower[name] = replace(one, low=max(0.0, min(other.low, one.low - (loop_ms if name in OF_THE_LOOP else 0.0))))
     return replace(times, **lower)
 
 
-def _generator_share(times: Distribution | None, lag: Distribution | None) -> dict[str, float]:
-    if times is None or lag is None:
+def _added(times: Distribution | None, undelayed: Distribution | None, loop_ms: float) -> dict[str, float]:
+    """Return how much of each time may be the generator's own lag; of the loop's only a p99 is known, which tells of no lower figure."""
+    if times is None or undelayed is None:
         return {}
-    figures = {f"{name}_ms": (_figure(times, name), _figure(lag, name)) for name in ("mean", *PERCENTILES)}
-    return {name: min(1.0, late / time) for name, (time, late) in figures.items() if late > DOUBT_SHARE * time}
+    added = {}
+    for name in (*EXACT, *PERCENTILES):
+        value = _figure(times, name)
+        late = max(value - _figure(undelayed, name), loop_ms if name in OF_THE_LOOP else 0.0)
+        added[f"{name}_ms"] = min(max(late, 0.0), value)
+    return added
 
 
-def added_ms(scenario: ScenarioSummary, name: str) -> float:
-    """Return how much of a response time, such as its `p99`, may be the generator's own lag."""
-    return _figure(scenario.dispatch_lag_ms, name) if scenario.dispatch_lag_ms else 0.0
+def _shares(times: Distribution | None, added: Mapping[str, float]) -> dict[str, float]:
+    figures = {f"{name}_ms": _figure(times, name) for name in ("mean", *PERCENTILES)} if times else {}
+    return {name: added[name] / value for name, value in figures.items() if added.get(name, 0.0) > DOUBT_SHARE * value}
 
 
 def _figure(times: Distribution, name: str) -> float:
@@ -246,7 +257,7 @@ def _duration_s(part: Rows) -> float:
     return float((last - first).sum() / 1e9)
 
 
-def _by(part: Rows, batches: Counts, lag: Distribution | None) -> dict[str, dict[str, GroupSummary]]:
+def _by(part: Rows, batches: Counts, loop_ms: float, *, is_ours: bool) -> dict[str, dict[str, GroupSummary]]:
     if not len(part):
         return {}
     times = _Times(
@@ -255,7 +266,8 @@ def _by(part: Rows, batches: Counts, lag: Distribution | None) -> dict[str, dict
         bytes=part.numbers("bytes"),
         failed=part.failed(),
         batches=batches,
-        lag=lag,
+        undelayed_ms=part.undelayed_ms() if is_ours else None,
+        loop_ms=loop_ms,
     )
     result = {}
     for dimension in part.dimensions():
@@ -282,22 +294,26 @@ class _Times:
     bytes: Numbers
     failed: Mask
     batches: Counts
-    lag: Distribution | None
+    undelayed_ms: Numbers | None
+    loop_ms: float
 
 
 def _group(times: _Times, chosen: Mask) -> GroupSummary:
     n, failed = int(np.count_nonzero(chosen)), int(np.count_nonzero(times.failed & chosen))
     batches = stats.counts_within(chosen, times.batches)
-    response_ms = _reaching_down(stats.distribution(times.response_ms[chosen], batches), times.lag)
-    assert response_ms is not None, "a group has at least one sample"
+    response_ms = stats.distribution(times.response_ms[chosen], batches)
+    undelayed = response_ms if times.undelayed_ms is None else stats.distribution(times.undelayed_ms[chosen], batches)
+    reaching = _reaching_down(response_ms, undelayed, times.loop_ms)
+    assert reaching is not None, "a group has at least one sample"
     return GroupSummary(
         requests=n,
         succeeded=n - failed,
         failed=failed,
         success_ratio=(n - failed) / n,
-        response_time_ms=response_ms,
+        response_time_ms=reaching,
         server_time_ms=_known(times.server_ms[chosen], batches),
         bytes_mean=float(times.bytes[chosen].mean()),
+        generator_share=_shares(response_ms, _added(response_ms, undelayed, times.loop_ms)),
     )
 
 

@@ -8,13 +8,13 @@ interval is that gap: nothing between was measured.
 import itertools
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
 from tapecheck import usl
 from tapecheck.load.analysis import ScenarioSummary, summarize
-from tapecheck.load.judgement import check
+from tapecheck.load.judgement import check, mark
 from tapecheck.load.plan import Capacity, LoadPlan
 from tapecheck.load.recording import Recording
 from tapecheck.load.selfcheck import Limits
@@ -28,7 +28,8 @@ class Level:
     """One measured rate.
 
     `concurrency` is the mean number of requests in flight, by Little's law: throughput times response time. That holds only
-    for a `steady` level, whose queue does not grow, so only those are fitted. `checks` are of every objective that the sweep has.
+    for a `steady` level, whose queue does not grow, so only those are fitted. `checks` are of every objective that the sweep has,
+    `generator_share` is as of any scenario.
     """
 
     scenario: str
@@ -42,6 +43,7 @@ class Level:
     reason: str
     steady: bool
     checks: tuple[Check, ...] = ()
+    generator_share: dict[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,7 +69,10 @@ class CapacityResult:
         if self.knee_rps is None:
             return f"capacity: {self.knee_note}"
         proven = f"proven to {_rate(self.proven_rps)}" if self.proven_rps else "not proven"
-        return f"capacity {_rate(self.knee_rps)} ({proven}{f', missed at {_rate(self.knee_high_rps)}' if self.knee_high_rps else ''})"
+        missed = f", missed at {_rate(self.knee_high_rps)}" if self.knee_high_rps else ""
+        knee = next(one for one in self.levels if one.rate_rps == self.knee_rps)
+        late = mark(knee.generator_share, *knee.generator_share)
+        return f"capacity {_rate(self.knee_rps)} ({proven}{missed}{late})"
 
 
 def next_rate(plan: Capacity, tried: Mapping[float, bool]) -> float | None:
@@ -134,6 +139,7 @@ def level(
         reason=reason,
         steady=is_valid and sustained >= sustained_ratio,
         checks=tuple(c for _, c in checks),
+        generator_share=summary.generator_share,
     )
 
 

@@ -68,13 +68,17 @@ def _generator(name: str, scenario: ScenarioSummary, cores: int) -> Iterator[Fin
 
 
 def _late(name: str, scenario: ScenarioSummary, cores: int) -> Iterator[Finding]:
-    share, lag = scenario.generator_share, scenario.dispatch_lag_ms
-    if share and lag:
+    share, lag, own = scenario.generator_share, scenario.dispatch_lag_ms, scenario.generator
+    if share:
         figures = ", ".join(f"{part:.0%} of {metric.removesuffix('_ms')}" for metric, part in share.items())
         yield Finding(
             name="generator_late",
-            finding=f"{name}: the generator sent late, so up to {figures} may be its own",
-            evidence={"dispatch_lag_p50_ms": lag.p50.value, "dispatch_lag_p99_ms": lag.p99.value, **share},
+            finding=f"{name}: the generator was late, so up to {figures} may be its own",
+            evidence={
+                **({"dispatch_lag_p50_ms": lag.p50.value, "dispatch_lag_p99_ms": lag.p99.value} if lag else {}),
+                **({"lag_p99_ms": own.lag_p99_ms} if own.lag_p99_ms is not None else {}),
+                **share,
+            },
             action="take these figures as upper limits; for closer ones measure from a machine with a core to spare",
         )
 

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 import pandas as pd
 
 from tapecheck.frames import checks, findings, number
+from tapecheck.load import judgement
 from tapecheck.load.analysis import ScenarioSummary
 from tapecheck.load.plan import LoadPlan
 from tapecheck.stats import Distribution, Percentile
@@ -63,8 +64,7 @@ def _scenario(s: ScenarioSummary) -> dict[str, str]:
 
 def _times(kind: str, times: Distribution, doubtful: Mapping[str, float]) -> dict[str, str]:
     rows = {"mean": number(times.mean)} | {p: interval(getattr(times, p)) for p in ("p50", "p95", "p99")}
-    marks = {p: f", up to {share:.0%} of it the generator's" for p in rows if (share := doubtful.get(f"{p}_ms"))}
-    return {f"{kind} time {p} (ms)": shown + marks.get(p, "") for p, shown in rows.items()}
+    return {f"{kind} time {p} (ms)": shown + judgement.mark(doubtful, f"{p}_ms") for p, shown in rows.items()}
 
 
 def breakdown(summary: Mapping[str, ScenarioSummary]) -> pd.DataFrame:
@@ -76,8 +76,8 @@ def breakdown(summary: Mapping[str, ScenarioSummary]) -> pd.DataFrame:
             "value": value,
             "requests": group.requests,
             "failed": group.failed,
-            "median (ms)": interval(group.response_time_ms.p50),
-            "p95 (ms)": interval(group.response_time_ms.p95),
+            "median (ms)": interval(group.response_time_ms.p50) + judgement.mark(group.generator_share, "p50_ms"),
+            "p95 (ms)": interval(group.response_time_ms.p95) + judgement.mark(group.generator_share, "p95_ms"),
             "median inside the target (ms)": "" if group.server_time_ms is None else interval(group.server_time_ms.p50),
             "answer (bytes)": f"{group.bytes_mean:,.0f}",
         }

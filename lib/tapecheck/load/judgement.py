@@ -9,7 +9,6 @@ from tapecheck.load.analysis import ScenarioSummary
 from tapecheck.stats import Distribution
 from tapecheck.verdict import Check, Measured, Objective, Verdict, judge
 
-RESPONSE = ("mean_ms", "min_ms", "max_ms", "p50_ms", "p90_ms", "p95_ms", "p99_ms")  # they hold the generator's own lag; other times do not
 UNBOUNDED = "the value meets it; the tool does not carry what would bound it"
 
 
@@ -48,11 +47,11 @@ def measured(scenario: ScenarioSummary, objective: Objective) -> Measured:
         return Measured(value=scenario.throughput_rps, bound=_throughput_bound(scenario, objective), n=n)
     if metric == "failed":
         return Measured(value=scenario.failed, bound=scenario.failed, n=n)
-    added = analysis.added_ms(scenario, metric.removesuffix("_ms")) if metric in RESPONSE else 0.0
+    added = scenario.generator_ms.get(metric, 0.0)  # counts, rates and what the target says hold none
     times, metric = _times(scenario, metric)
     if times is None or scenario.succeeded == 0:
         return Measured(value=None, bound=None, n=0)
-    if metric in ("mean", "min", "max"):
+    if metric in analysis.EXACT:
         value = _if_known(getattr(times, metric))
         return Measured(value=value, bound=value, n=n, added=added)
     percentile = getattr(times, metric)
@@ -61,6 +60,12 @@ def measured(scenario: ScenarioSummary, objective: Objective) -> Measured:
     bound = percentile.low if objective.upward else percentile.upper
     needed = stats.needed_n(int(metric[1:]) / 100) * percentile.n / percentile.n_effective
     return Measured(value=percentile.value, bound=bound, n=percentile.n, needed_n=math.ceil(needed), added=added)
+
+
+def mark(doubtful: Mapping[str, float], *metrics: str) -> str:
+    """Return what follows a figure, or a few, of which a good part may be the generator's own lag (`generator_share`); else nothing."""
+    share = max((doubtful.get(metric, 0.0) for metric in metrics), default=0.0)
+    return f", up to {share:.0%} the generator's" if share else ""
 
 
 def _throughput_bound(scenario: ScenarioSummary, objective: Objective) -> float | None:

@@ -275,10 +275,10 @@ Scenario = Annotated[Paced | Capacity, Field(discriminator="executor")]
 class GeneratorLimits(Model):
     """Beyond these limits the load generator itself was the bottleneck, and a scenario is invalid.
 
-    `dispatch_lag_p99_ms` has none by default: each figure is judged by how much of it the lag may have added.
+    The lags have none by default: each figure is judged by how much of it they may have added.
     """
 
-    lag_p99_ms: float = Field(default=20.0, gt=0)
+    lag_p99_ms: float | None = Field(default=None, gt=0)
     cpu_ratio: float = Field(default=0.9, gt=0, le=1)
     dispatch_lag_p99_ms: float | None = Field(default=None, gt=0)
     achieved_ratio: float = Field(default=0.95, gt=0, le=1)

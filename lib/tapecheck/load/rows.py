@@ -44,8 +44,8 @@ def measured(samples: pa.Table) -> "Rows":
 
 
 def spans_ns(samples: pa.Table) -> list[tuple[int, int]]:
-    """Return when the first request of each scenario was to start, and when its last was done."""
-    found = samples.group_by("scenario").aggregate([("intended_ns", "min"), ("done_ns", "max")])
+    """Return, for each round, and each part of a scenario that was extended, when its first request was to start and its last was done."""
+    found = samples.group_by(["scenario", "round"]).aggregate([("intended_ns", "min"), ("done_ns", "max")])
     return list(zip(found.column("intended_ns_min").to_pylist(), found.column("done_ns_max").to_pylist(), strict=True))
 
 
@@ -128,6 +128,15 @@ class Rows:
             parts.append(np.maximum(sent_ns[own] - intended_ns[own], 0) / 1e6)
             at += len(own)
         return np.concatenate(parts)
+
+    def undelayed_ms(self) -> NDArray[np.float64]:
+        """Completion minus intended start, less the request's own dispatch lag: what a generator that sends in time would have seen."""
+        taken, at = np.empty(self.table.num_rows), 0
+        for batch in self.table.select(["sent_ns", "intended_ns", "waited", "done_ns"]).to_batches():  # part by part, as in `_since`
+            sent_ns, intended_ns, waited, done_ns = (column.to_numpy(zero_copy_only=False) for column in batch.columns)
+            taken[at : at + len(done_ns)] = (done_ns - np.where(waited, intended_ns, np.maximum(sent_ns, intended_ns))) / 1e6
+            at += len(done_ns)
+        return taken if self._keep is None else taken[self._keep]
 
     def service_ms(self) -> NDArray[np.float64]:
         """Completion minus actual send; NaN where nothing was sent."""

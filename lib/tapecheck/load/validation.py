@@ -55,7 +55,8 @@ class LoadResult(Result):
             name = max(timed, key=lambda name: timed[name].p95.value)
             p50, p95, p99 = (number(getattr(timed[name], p).value) for p in ("p50", "p95", "p99"))
             rate = f" at {number(self.scenarios[name].throughput_rps)}/s" if self.scenarios[name].throughput_rps else ""
-            found.append(f"p50 {p50}, p95 {p95}, p99 {p99} ms{rate} ({name}, the slowest)")
+            late = judgement.mark(self.scenarios[name].generator_share, "p50_ms", "p95_ms", "p99_ms")
+            found.append(f"p50 {p50}, p95 {p95}, p99 {p99} ms{rate} ({name}, the slowest{late})")
         return found + ([self.capacity.said] if self.capacity else [])
 
 
