@@ -110,6 +110,21 @@ def test_a_drift_takes_back_only_what_it_may_have_made(ratio: float, drift: floa
     assert checked(found, controls=["machine_s"]).verdict == verdict
 
 
+@pytest.mark.parametrize("is_worse", [False, True])
+def test_a_drift_takes_back_what_its_interval_allows_it_to_have_made(is_worse: bool) -> None:
+    """A proof of 30 % stands where the machine got faster by 20 %, and does not where that is 10 to 27 % for all that is known."""
+
+    def verdict(noise: float) -> Verdict:
+        drift = [sample.clocks["duration_s"] for sample in samples(times(8, 1 / 0.8 if is_worse else 0.8, noise=noise, seed=1))]
+        found = samples(times(8, 1 / 0.7 if is_worse else 0.7, noise=0.005))
+        every = [replace(one, clocks={**one.clocks, "machine_s": d}) for one, d in zip(found, drift, strict=True)]
+        return checked(
+            every, controls=["machine_s"], metrics=[METRIC.model_dump() | {"expect": "worse" if is_worse else "improved"}]
+        ).verdict
+
+    assert (verdict(0.005), verdict(0.12)) == (Verdict.PASS, Verdict.NOT_PROVEN)
+
+
 def test_no_drift_takes_back_what_was_counted() -> None:
     """A counter that is the same every round has no clock in it."""
     metrics = [METRIC.model_dump(), Metric(name="requests", better="lower", smallest_effect=0.1).model_dump()]

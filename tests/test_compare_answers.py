@@ -22,6 +22,7 @@ from tapecheck.compare.variants import AFTER, BEFORE, Side
 from tapecheck.load.samples import ErrorKind
 
 ROUNDS, REQUESTS = 4, 200
+METRIC = {"name": "p95_ms", "better": "lower", "smallest_effect": 0.1}
 Draw = Callable[[np.random.Generator], Sequence[int]]
 LOAD = config.PROJECT / "tests" / "data" / "load"
 
@@ -110,11 +111,44 @@ def test_answers_of_another_status_are_found() -> None:
     assert answers.differ(pair(same, run(AFTER, 1, [900] * REQUESTS, status=[206, *[200] * (REQUESTS - 1)]))) is None
 
 
-def test_answers_of_which_none_was_checked_are_found() -> None:
-    """Of a side whose content nobody looked at, a size says too little."""
-    assert answers.differ(pair(run(BEFORE, 1, [900] * 9), run(AFTER, 1, [900] * 9, checked=0))) == (
-        "the content of 10 of them was checked before, of none after"
-    )
+@pytest.mark.parametrize(
+    ("before", "after", "is_found"),
+    [
+        ((9, 9), (9, 0), True),  # answers of a side, and how many of them were checked
+        ((20_000, 10_000), (20_000, 1), True),
+        ((20_000, 10_000), (200, 1), True),
+        ((2_000, 1_000), (20_000, 99), True),
+        ((2_000, 1_000), (20_000, 600), False),  # a sample that is full
+        ((2_000, 200), (100, 10), False),  # a side that is slow
+        ((2_000, 0), (2_000, 0), False),  # no answer is expected to be anything
+        ((2_000, 0), (2_000, 200), False),
+    ],
+)
+def test_answers_of_which_far_fewer_were_checked_are_found(before: tuple[int, int], after: tuple[int, int], is_found: bool) -> None:
+    """Of a side whose content hardly anybody looked at, a size says too little."""
+    found = answers.differ(pair(*(run(side, 1, [900] * n, checked=k) for side, (n, k) in ((BEFORE, before), (AFTER, after)))))
+    text = f"the content of {before[1]:,} of {before[0]:,} of them was checked before, of {after[1]:,} of {after[0]:,} after"
+    assert found == (text if is_found else None)
+
+
+@pytest.mark.parametrize(
+    ("after", "said"),
+    [
+        ([], "the answers are not compared: no right one is known after"),
+        ([0] * 9, "the sizes of answers are not compared: unknown after"),
+        ([900] * 9, None),
+    ],
+)
+def test_answers_that_cannot_be_compared_are_said_to_be_not(after: list[int], said: str | None) -> None:
+    """In the summary and with every check of the proof; nothing that is not known is alike. A proof that does not ask says nothing."""
+    question = Question.model_validate({"validation": "load", "says": "x", "metrics": [METRIC]})
+    own = [one for n in range(1, 5) for one in (run(BEFORE, n, [900] * 9), run(AFTER, n, after))]
+    timed = [replace(one, clocks={**one.clocks, "p95_ms": (1.0 if one.side == BEFORE else 0.5) + one.round / 100}) for one in own]
+    one = analysis.of_proof(question, timed)
+    (check,) = analysis.check({"x": one}, {"x": question})
+    assert (one.not_compared, one.invalid, check.verdict) == (said, None, "pass")
+    assert (said or "nothing") in check.reason or (said is None and "compared" not in check.reason)
+    assert analysis.of_proof(question.model_copy(update={"same": ()}), timed).not_compared is None
 
 
 def test_failed_requests_have_no_answer() -> None:

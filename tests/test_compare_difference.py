@@ -99,7 +99,7 @@ def test_rounds_without_the_figure_are_said() -> None:
     found = samples(times(8, 0.5))
     for i in (0, 5):
         found[i] = dataclasses.replace(found[i], clocks={})
-    assert difference.measure(METRIC, pairs(found), ()).reason == "with 95 % confidence, 6 rounds; 2 rounds without this figure"
+    assert difference.measure(METRIC, pairs(found), ()).reason == "with 95 % confidence (nominal), 6 rounds; 2 rounds without this figure"
 
 
 def test_a_figure_that_is_zero_or_missing_is_no_data() -> None:

@@ -46,7 +46,9 @@ Logs = NDArray[np.float64]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Ratio:
-    """After over before, below 1 where it got better, with its 95 % interval; the ends are None of fewer than four rounds.
+    """After over before, below 1 where it got better, with its 95 % interval, which is nominal: of skewed noise it covers less.
+
+    The ends are None of fewer than four rounds.
 
     `spread` is the standard deviation of the logarithms of the rounds' ratios; `exact` is what was the same in every round, as counts are.
     """

@@ -1,19 +1,20 @@
 """Turns the samples of a comparison into a summary, and the summary into checks. Pure: no target, no files, no clock."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from tapecheck.compare import answers, counters, difference, samples
 from tapecheck.compare.counters import CounterChange
 from tapecheck.compare.difference import Change, Difference, Method, State
 from tapecheck.compare.metrics import ANSWERS, COUNTED_EXACTLY
-from tapecheck.compare.plan import Metric, Proof, Question
+from tapecheck.compare.plan import ROUNDS_NEEDED, Metric, Proof, Question
 from tapecheck.compare.recording import Baseline, Recording
 from tapecheck.compare.samples import Pair, Sample
+from tapecheck.compare.variants import AFTER, BEFORE
 from tapecheck.ratios import ALPHA, RESAMPLES, Ratio
 from tapecheck.results import Finding
-from tapecheck.verdict import Check, Verdict
+from tapecheck.verdict import Check, Verdict, written
 
 FAILED_MOST = 0.001  # of the requests after a change may fail, whatever failed before it
 DRIFTED = "the session drifted"
@@ -50,11 +51,11 @@ class Round:
 class ProofSummary:
     """A proof in figures; parts of 1 where the name says ratio.
 
-    `invalid` says why before and after are no variants of one thing, `doubt` why nothing can be proven by them all the same, and
-    `left_out` why rounds do not count; in `late` of those that do, the load generator lagged. `alpha` is the level of the look at which
-    it ended; all looks together have 5 %. `answers` is what limits the baseline and the change is for; `promised_low_ratio` to
-    `promised_high_ratio` is what was promised to be saved by that, `predicted_ratio` what the replay of the baseline predicts for
-    `predicted_by`.
+    `invalid` says why before and after are no variants of one thing, `doubt` why nothing can be proven by them all the same,
+    `not_compared` what of the answers nothing is known of, and `left_out` why rounds do not count; in `late` of those that do, the load
+    generator lagged. `alpha` is the level of the look at which it ended; all looks together have 5 %. `answers` is what limits the
+    baseline and the change is for; `promised_low_ratio` to `promised_high_ratio` is what was promised to be saved by that,
+    `predicted_ratio` what the replay of the baseline predicts for `predicted_by`.
     """
 
     validation: str
@@ -63,6 +64,7 @@ class ProofSummary:
     checksums_equal: bool | None
     invalid: str | None
     doubt: str | None
+    not_compared: str | None = None
     method_check: bool = False
     planned_rounds: int
     alpha: float = ALPHA
@@ -129,6 +131,10 @@ def of_proof(
     controls = [_control(control, question.metrics[0], rounds, replace(method, alpha=ALPHA)) for control in question.controls]
     answered = answered_finding(question, baseline)
     what_if = question.what_if if isinstance(question, Proof) else None
+    equals = samples.equals(own)
+    measured = _despite_lag(
+        _differences(question, rounds, equals, method), rounds, lambda kept: _differences(question, kept, equals, method)
+    )
     return _guarded(
         ProofSummary(
             validation=question.validation,
@@ -137,13 +143,14 @@ def of_proof(
             checksums_equal=counters.checksums_equal(rounds),
             invalid=_invalid(question, found, rounds),
             doubt=_doubt(differs, len(rounds), planned),
+            not_compared=answers.not_compared(rounds) if ANSWERS in question.equal else None,
             method_check=isinstance(question, Proof) and question.method_check,
             planned_rounds=planned,
             alpha=method.alpha,
             left_out=samples.problems(own),
             late=sum(bool(pair.before.late or pair.after.late) for pair in rounds),
             answers=answered.finding if answered else None,
-            differences=_differences(question, rounds, samples.equals(own), method),
+            differences=measured,
             controls=controls,
             rounds=_rounds(question.metrics[0], rounds),
             promised_low_ratio=_promised(answered, "low"),
@@ -158,6 +165,38 @@ def _differences(question: Question, rounds: Sequence[Pair], equals: Sequence[Pa
     counts = COUNTED_EXACTLY[question.validation]
     alone = [difference.measure(metric, rounds, equals, method, is_count=metric.name in counts) for metric in question.metrics]
     return difference.among_family(alone, method.alpha)
+
+
+def _despite_lag(
+    found: Sequence[Difference], rounds: Sequence[Pair], measure: Callable[[Sequence[Pair]], Sequence[Difference]]
+) -> list[Difference]:
+    """Take back what a load generator that lagged may have hidden or made; its lag is added to the times of the side that it measures.
+
+    So it may hide that something changed, and a claim has to stand without the rounds in which only the side that looks slower lagged.
+    """
+    late = sum(bool(pair.before.late or pair.after.late) for pair in rounds)
+    if not late:
+        return list(found)
+    without = {
+        Change.IMPROVED: measure([pair for pair in rounds if pair.after.late or not pair.before.late]),
+        Change.WORSE: measure([pair for pair in rounds if pair.before.late or not pair.after.late]),
+    }
+    said = f"in {late} of {len(rounds)} rounds the load generator lagged, which"
+    quieter = "measure again on a quieter machine or at a lower rate"
+    kept = []
+    for i, one in enumerate(found):
+        if one.change == Change.NO_CHANGE and not (one.ratio and one.ratio.exact):
+            kept.append(replace(one, change=Change.NOT_PROVEN, reason=f"{said} hides differences; {quieter}"))
+        elif one.change in without and without[one.change][i].change != one.change:
+            side = BEFORE if one.change == Change.IMPROVED else AFTER
+            kept.append(
+                difference.refused(
+                    one, f"{said} may have made this difference: without those where only {side} lagged it is not proven; {quieter}"
+                )
+            )
+        else:
+            kept.append(one)
+    return kept
 
 
 def _alpha(question: Question, rounds: int) -> float:
@@ -211,18 +250,21 @@ def _doubt(differs: Sequence[str], kept: int, planned: int) -> str | None:
 
 def _drift(one: Difference, controls: Sequence[Control]) -> str | None:
     """Name the controls whose movement may have made what is claimed, if there are any."""
-    moved = [each.metric for each in controls if each.state == State.MOVED and each.ratio and _may_have_made(one, each.ratio.value)]
+    moved = [each.metric for each in controls if each.state == State.MOVED and each.ratio and _may_have_made(one, each.ratio)]
     return f"{DRIFTED}: {', '.join(moved)} moved, which the change cannot touch" if moved else None
 
 
-def _may_have_made(one: Difference, drift: float) -> bool:
-    """Tell whether a claim falls with the drift taken out; one the other way makes an improvement or a loss only more certain."""
+def _may_have_made(one: Difference, drift: Ratio) -> bool:
+    """Tell whether a claim falls with the drift taken out, as much of it as its interval allows.
+
+    A drift the other way makes an improvement or a loss only more certain.
+    """
     measured = one.ratio
-    if measured is None or measured.low is None or measured.high is None:
+    if measured is None or measured.low is None or measured.high is None or drift.low is None or drift.high is None:
         return True
     if one.change == Change.IMPROVED:
-        return measured.high / min(drift, 1.0) > one.good_below
-    return one.change != Change.WORSE or measured.low / max(drift, 1.0) < one.bad_above
+        return measured.high / min(drift.low, 1.0) > one.good_below
+    return one.change != Change.WORSE or measured.low / max(drift.high, 1.0) < one.bad_above
 
 
 def _control(name: str, guarded: Metric, rounds: Sequence[Pair], method: Method) -> Control:
@@ -243,14 +285,7 @@ def _rounds(metric: Metric, rounds: Sequence[Pair]) -> list[Round]:
 
 def _guarded(proof: ProofSummary) -> ProofSummary:
     """Take back every claim that has another cause, or may have; what was the same in every round no drift can have made."""
-    return replace(proof, differences=[_kept_or_refused(_unlike(one, proof), proof) for one in proof.differences])
-
-
-def _unlike(one: Difference, proof: ProofSummary) -> Difference:
-    """Take back that nothing changed where a generator that lagged may have hidden what did."""
-    if not proof.late or one.change != Change.NO_CHANGE or (one.ratio and one.ratio.exact):
-        return one
-    return difference.refused(one, f"in {proof.late} of {len(proof.rounds)} rounds the load generator lagged, which hides differences")
+    return replace(proof, differences=[_kept_or_refused(one, proof) for one in proof.differences])
 
 
 def _kept_or_refused(one: Difference, proof: ProofSummary) -> Difference:
@@ -262,19 +297,31 @@ def _kept_or_refused(one: Difference, proof: ProofSummary) -> Difference:
 def check(summary: Mapping[str, ProofSummary], questions: Mapping[str, Question | Proof]) -> list[Check]:
     """Judge every metric of every proof by what was expected of it."""
     return [
-        judge(name, metric, one, proof)
+        judge(name, metric, one, proof, _least(questions[name]))
         for name, proof in summary.items()
         for metric, one in zip(questions[name].metrics, proof.differences, strict=True)
     ]
 
 
-def judge(name: str, metric: Metric, one: Difference, proof: ProofSummary) -> Check:
-    """Judge one difference: a claim that meets the expectation passes, any other claim fails, and no claim is not proven."""
-    verdict = _verdict(metric, one, proof)
+def _least(question: Question) -> int:
+    planned = question.rounds if isinstance(question, Proof) else None
+    return planned.least if planned else ROUNDS_NEEDED
+
+
+def judge(name: str, metric: Metric, one: Difference, proof: ProofSummary, least: int = ROUNDS_NEEDED) -> Check:
+    """Judge one difference: a claim that meets the expectation passes, any other claim fails, and no claim is not proven.
+
+    Args:
+        least: with fewer rounds, that nothing is claimed says nothing.
+    """
+    verdict = _verdict(metric, one, proof, least)
     lost = proof.planned_rounds - len(proof.rounds)
     is_open = one.change == Change.NOT_PROVEN and verdict != Verdict.PASS
     more = [f"about {one.needed_rounds} rounds needed"] if one.needed_rounds and is_open else []
     more += [f"{lost} of {proof.planned_rounds} rounds do not count"] if lost else []
+    more += [f"{one.ratio.n} rounds count, at least {least} are needed"] if one.ratio and one.ratio.n < least and is_open else []
+    more += [proof.not_compared] if proof.not_compared else []
+    more += [_unseen(one)] if one.change == Change.NOT_PROVEN and verdict == Verdict.PASS else []
     claimed = "no difference is claimed" if one.change == Change.NOT_PROVEN else one.change.replace("_", " ")
     said = one.reason if is_open else f"{claimed}: {one.reason}"
     return Check(
@@ -288,15 +335,24 @@ def judge(name: str, metric: Metric, one: Difference, proof: ProofSummary) -> Ch
     )
 
 
-def _verdict(metric: Metric, one: Difference, proof: ProofSummary) -> Verdict:
+def _verdict(metric: Metric, one: Difference, proof: ProofSummary, least: int) -> Verdict:
     if one.change != Change.NOT_PROVEN:
         return Verdict.PASS if one.change in MET[metric.expect] else Verdict.FAIL
     if one.ratio is None:
         return Verdict.NO_DATA
     if proof.invalid:
         return Verdict.INVALID
-    is_measured = one.ratio.low is not None and 2 * len(proof.rounds) >= proof.planned_rounds
+    is_measured = one.ratio.low is not None and one.ratio.n >= least and not one.refused
     return Verdict.PASS if metric.expect == "no_claim" and is_measured else Verdict.NOT_PROVEN
+
+
+def _unseen(one: Difference) -> str:
+    """Say which differences would not have been claimed with an interval as wide as this one."""
+    measured = one.ratio
+    if measured is None or not measured.low or not measured.high:
+        return "nothing is known of how small a difference would have been claimed"
+    better, worse = one.good_below * measured.value / measured.high, one.bad_above * measured.value / measured.low
+    return f"with an interval as wide, only a ratio below {written(better)} or above {written(worse)} would have been claimed"
 
 
 def objective(metric: Metric) -> str:
@@ -306,7 +362,7 @@ def objective(metric: Metric) -> str:
         "worse": f">= {metric.bad_above:.3g}",
         "not_worse": f"< {metric.bad_above:.3g}",
         "no_change": f"within {metric.good_below:.3g} and {metric.bad_above:.3g}",
-        "no_claim": f"not proven <= {metric.good_below:.3g} or >= {metric.bad_above:.3g}",
+        "no_claim": f"claimed neither better (<= {metric.good_below:.3g}) nor worse (>= {metric.bad_above:.3g})",
     }
     return f"{metric.name} ratio {limits[metric.expect]}"
 

@@ -25,6 +25,7 @@ MEAN_BYTES = "answer_bytes"  # the clock that holds the mean size of right answe
 CHECKED = "content_checked"
 SHARE = 0.01  # of the answers
 SURE = 4.0  # standard errors
+FEW_CHECKED = 0.1  # of those checked before: where fewer are after, the two are not checked alike
 UNSEEN = 5.0  # answers expected of which none is seen: by chance in 0.7 % of cases
 LIMITS = ratios.limits(0.1)  # of the mean size
 LEAST_BYTES = 100
@@ -59,7 +60,7 @@ def of(recording: Recording, scenario: str) -> Answers:
 
 
 def differ(rounds: Sequence[Pair]) -> str | None:
-    """Say how the answers of both sides differ, None where they do not or nobody knows."""
+    """Say how the answers of both sides differ, None where they do not or nobody knows, see `not_compared`."""
     before = _together(pair.before for pair in rounds)
     after = _together(pair.after for pair in rounds)
     if not before or not after:
@@ -67,7 +68,7 @@ def differ(rounds: Sequence[Pair]) -> str | None:
     return next(chain(_statuses(before, after), _sizes(rounds), _strange(before, after), _unchecked(rounds)), None)
 
 
-def _together(side: Iterable[Sample]) -> Kinds:
+def _together(side: Iterable[Sample]) -> Counter[str]:
     return sum((Counter(one.answers) for one in side), Counter[str]())
 
 
@@ -114,6 +115,25 @@ def _shares(kinds: Kinds, at: int) -> tuple[dict[int, float], int]:
 
 
 def _unchecked(rounds: Sequence[Pair]) -> Iterator[str]:
-    x = sum(pair.before.counters.get(CHECKED, 0) for pair in rounds)
-    if x and not any(pair.after.counters.get(CHECKED, 0) for pair in rounds):
-        yield f"the content of {x:,} of them was checked before, of none after"
+    """Say that far fewer answers were checked after, by number and by share.
+
+    What is checked is a sample that thins as it fills: of many more answers a smaller share is, and of fewer a smaller number.
+    """
+    (x, n), (y, m) = ((_checked(side), _together(side).total()) for side in zip(*((p.before, p.after) for p in rounds), strict=True))
+    if y < FEW_CHECKED * x and y / m < FEW_CHECKED * x / n:
+        yield f"the content of {x:,} of {n:,} of them was checked before, of {y:,} of {m:,} after"
+
+
+def _checked(side: Iterable[Sample]) -> int:
+    return sum(one.counters.get(CHECKED, 0) for one in side)
+
+
+def not_compared(rounds: Sequence[Pair]) -> str | None:
+    """Say what of the answers of both sides cannot be compared, as nothing is known of it; None where all can, or no round counts."""
+    if not rounds:
+        return None
+    sides = {BEFORE: _together(pair.before for pair in rounds), AFTER: _together(pair.after for pair in rounds)}
+    if missing := [side for side, kinds in sides.items() if not kinds]:
+        return f"the answers are not compared: no right one is known {' and '.join(missing)}"
+    unsized = [side for side, kinds in sides.items() if 0 in _shares(kinds, 1)[0]]
+    return f"the sizes of answers are not compared: unknown {' and '.join(unsized)}" if unsized else None

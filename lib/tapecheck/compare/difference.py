@@ -34,6 +34,7 @@ class Difference:
 
     A ratio below 1 is better, whichever way the figure is. `p` is of the claim that the interval makes or comes nearest to, and
     `p_family` the same among all metrics of the proof. `noise_floor` is how far from 1 as many rounds of no change get, as a part of 1.
+    `refused` where nothing can be said for a reason beyond its own rounds, such as a drift.
     """
 
     metric: str
@@ -48,6 +49,7 @@ class Difference:
     change: Change
     reason: str
     needed_rounds: int | None
+    refused: bool = False
 
     @property
     def good_below(self) -> float:
@@ -176,7 +178,9 @@ def _explained(found: Difference, alpha: float) -> Difference:
     if found.change != Change.NOT_PROVEN and _is_noise(found):
         return _open(found, f"identical variants differed by up to {found.noise_floor:.1%} in this session", alpha)
     if found.change != Change.NOT_PROVEN:
-        return replace(found, reason="every round said the same" if measured.exact else f"with 95 % confidence, {measured.n} rounds")
+        return replace(
+            found, reason="every round said the same" if measured.exact else f"with 95 % confidence (nominal), {measured.n} rounds"
+        )
     if measured.low is None:
         few = "one round a side gives" if measured.n == 1 else f"{measured.n} rounds give"
         return _open(found, f"{few} no confidence interval", alpha)
@@ -249,4 +253,4 @@ def _own(ratio: float, better: str) -> float:
 
 def refused(one: Difference, reason: str) -> Difference:
     """Return a difference that proves nothing for a reason beyond its own rounds."""
-    return replace(one, change=Change.NOT_PROVEN, reason=reason, needed_rounds=None)
+    return replace(one, change=Change.NOT_PROVEN, reason=reason, needed_rounds=None, refused=True)

@@ -102,8 +102,8 @@ class Bench:
 def _limited(plan: LoadPlan, **limits_ms: float | None) -> LoadPlan:
     """Return a plan that minds how late its generator is by other limits, or not at all.
 
-    The lag of a busy machine is added to the times of both sides. So it makes noise, which rounds are there for, and differences smaller,
-    which takes nothing from a difference that is proven all the same; `analysis` lets it prove no equality.
+    The lag of a busy machine is mostly added to the times of both sides. So it makes noise, which rounds are there for, and differences
+    smaller; `analysis` lets it prove no equality, and no difference that rests on rounds in which it is added to one side alone.
     """
     return plan.model_copy(update={"generator": plan.generator.model_copy(update=limits_ms)})
 

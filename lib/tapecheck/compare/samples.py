@@ -10,8 +10,8 @@ from tapecheck.compare.variants import AFTER, BEFORE, Side
 class Sample:
     """One run of one variant; times on the monotonic clock, `clocks` in the unit of their names, `counters` exact.
 
-    `round` is 0 for a warm-up. `problem` says why the run does not count, where it does not; `late` that the load generator lagged, so
-    that both sides seem more alike than they are. `answers` are those of a load run, see there.
+    `round` is 0 for a warm-up. `problem` says why the run does not count, where it does not; `late` that the load generator lagged, which
+    is in its times. `answers` are those of a load run, see there.
     """
 
     proof: str
