@@ -5,8 +5,9 @@ import json
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 LOOPBACK = ("--host", "127.0.0.1", "--no-dashboard")
@@ -14,11 +15,11 @@ LOOPBACK = ("--host", "127.0.0.1", "--no-dashboard")
 
 @dataclass
 class DaskCluster:
-    """Its URL for a plan, and its processes."""
+    """Its URL for a plan, its scheduler's process, and what starts one more worker."""
 
     url: str
     scheduler: subprocess.Popen[bytes]
-    workers: list[subprocess.Popen[bytes]]
+    start_worker: Callable[[], subprocess.Popen[bytes]]
 
 
 def _start(folder: Path, program: str, *arguments: str) -> subprocess.Popen[bytes]:
@@ -46,5 +47,7 @@ def cluster(folder: Path, workers: int = 2) -> Iterator[DaskCluster]:
             time.sleep(0.02)
         address = json.loads(file.read_text())["address"]
         options = ("--nworkers", "1", "--nthreads", "1", "--no-nanny", "--local-directory", str(folder))
-        started = [start("worker", address, *options) for _ in range(workers)]
-        yield DaskCluster(address.replace("tcp://", "dask://"), scheduler, started)
+        start_worker = partial(start, "worker", address, *options)
+        for _ in range(workers):
+            start_worker()
+        yield DaskCluster(address.replace("tcp://", "dask://"), scheduler, start_worker)

@@ -7,14 +7,16 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Any
 
+import backfills
 import httpx
 import psutil
 import psycopg
 import pytest
 import servers
-from backfills import BASE, SCHEMA, plan, refill, states
+from backfills import BASE, SCHEMA, refill, states
 from clusters import DaskCluster, cluster
 
 from tapecheck import clocks
@@ -32,6 +34,7 @@ from tapecheck.children import Child
 from tapecheck.errors import ConfigError, MeasurementError
 
 Database = psycopg.Connection[Any]
+plan = partial(backfills.plan, history={"days": 60})
 LIMIT = {"requests_per_minute": 900, "burst": 5}
 FAST = {"features": "off", "history": {"days": 40}}
 
@@ -55,15 +58,19 @@ def joined(url: str) -> int:
         return 0
 
 
+def wait_joined(url: str, count: int) -> None:
+    deadline = time.monotonic() + 30
+    while joined(url) != count:
+        assert time.monotonic() < deadline, "the workers did not join"
+
+
 @pytest.fixture
 def workers(request: pytest.FixtureRequest) -> int | str:
     """Two processes, or a cluster of two workers."""
     if request.param != "dask":
         return 2
     url: str = request.getfixturevalue("dask").url
-    deadline = time.monotonic() + 30
-    while joined(url) < 2:
-        assert time.monotonic() < deadline, "the workers did not join"
+    wait_joined(url, 2)
     return url
 
 
@@ -88,7 +95,7 @@ def test_two_workers_store_what_one_process_does(endpoints: Endpoints, connectio
     assert found and (found.lost, found.checksum) == (0, alone)
     summary = summarize(recording)
     assert summary.totals.records == sum(job.inserted for job in recording.jobs) > 10_000
-    again = run(plan(workers=workers, begin="resume"), endpoints)
+    again = run(plan(begin="resume"), endpoints)
     assert len(states(again)["skipped"]) == 10 and whole(connection) == alone
 
 
@@ -171,19 +178,22 @@ def test_a_process_that_dies_leaves_its_jobs_to_be_resumed(endpoints: Endpoints,
     assert found["failed"] and found["completed"]
     errors = {job.error for job in recording.jobs if job.state == "failed"}
     assert len(errors) == 1 and "died" in (error := errors.pop()) and error.startswith("process ") and "begin: resume" in error
-    run(plan(workers=2, begin="resume"), endpoints)
+    run(plan(begin="resume"), endpoints)
     assert whole(connection) == alone
 
 
-def test_a_worker_of_a_cluster_that_dies_does_too(endpoints: Endpoints, connection: Database, tmp_path: Any) -> None:
+def test_a_worker_of_a_cluster_that_dies_does_too(endpoints: Endpoints, connection: Database, dask: DaskCluster) -> None:
     """The scheduler knows it no more: its jobs are failed ones, and the run ends."""
-    with cluster(tmp_path) as own:
-        deadline = time.monotonic() + 30
-        while joined(own.url) < 2:
-            assert time.monotonic() < deadline, "the workers did not join"
-        killer = when_stored(connection, own.workers[0].kill)
-        recording = run(plan(workers=own.url, **SLOW), endpoints)
+    wait_joined(dask.url, 2)
+    third = dask.start_worker()
+    try:
+        wait_joined(dask.url, 3)
+        killer = when_stored(connection, third.kill)
+        recording = run(plan(workers=dask.url, **SLOW), endpoints)
         killer.join()
+    finally:
+        third.kill()
+    assert recording.context.processes == 3
     found = states(recording)
     assert found["failed"] and found["completed"]
     assert all("died" in job.error and job.error.startswith("worker tcp://") for job in recording.jobs if job.state == "failed")

@@ -22,6 +22,7 @@ from tapecheck.errors import TapecheckError
 from tapecheck.load import validation
 from tapecheck.load.plan import LoadPlan
 from tapecheck.load.recording import Recording
+from tapecheck.recovery import validation as recovery
 from tapecheck.sandbox import supervision
 from tapecheck.sandbox.profile import Home
 from tapecheck.targets import SandboxState, open_target
@@ -137,10 +138,12 @@ def test_drills_from_the_command_line(sandbox: SandboxState, tmp_path: Path) -> 
     assert sum(tier["lost_bars"] for tier in result["rpo"].values()) == 0
     ledger = (tmp_path / "results" / "rto_rpo" / "ledger.jsonl").read_text().splitlines()
     assert [json.loads(line)["run_id"] for line in ledger] == [result["run_id"]]
-    again = tapecheck("run", "rto_rpo", "-p", "run", folder, *words[:3], "--out", "again", cwd=tmp_path)
-    assert again.returncode == done.returncode and not (tmp_path / "again" / "rto_rpo" / "ledger.jsonl").exists(), (
-        again.stdout + again.stderr
-    )
+    todo, recording = recovery.read_plan(tmp_path / "plan.yaml", profile="once", trials=0), recovery.read(str(folder))
+    summary = recovery.summarize(recording, todo)
+    settings = recovery.settings(**result["parameters"] | {"run": str(folder), "out": str(tmp_path / "again")})
+    again = recovery.record(recording, summary, recovery.judge(recording, summary, todo), todo, settings=settings, figures={})
+    assert runs.read(str(again.folder)).result["verdict"] == result["verdict"]
+    assert not (tmp_path / "again" / "rto_rpo" / "ledger.jsonl").exists(), "nothing was broken again"
     secrets = [Home().secret(), Home().passfile.read_text().strip().rpartition(":")[2]]
     assert [file for file, content in artefacts(tmp_path) if any(secret.encode() in content for secret in secrets)] == []
 
