@@ -4,6 +4,8 @@ UV_VERSION := 0.13.9
 export UV_PYTHON_DOWNLOADS := never
 # uv trusts what the system trusts, for machines behind a proxy with a certificate of its own.
 export UV_SYSTEM_CERTS := 1
+# Bytecode is kept, wherever a shell or an image says otherwise: a run and the tests start many processes.
+export PYTHONDONTWRITEBYTECODE :=
 
 # An active conda environment made from environment.yml is used as it is; anything else gets .venv.
 ifeq ($(CONDA_DEFAULT_ENV),tapecheck)
