@@ -88,6 +88,16 @@ def test_a_method_check_stands_apart_from_the_proofs(tmp_path: Path) -> None:
     assert list(frames.differences({}).index) == [("no proof of this kind", "")]
 
 
+def test_what_a_method_check_missed_stands_after_the_proofs(tmp_path: Path) -> None:
+    """In the table at the end of a run, whichever is measured first; it is called what it is."""
+    checked = proof(method_check=True, metrics=[METRIC.model_dump() | {"expect": "no_claim"}])
+    found = [*samples(times(8, 0.6), name="a_a_test"), *samples(times(8, 1.5))]
+    one = recording(found, {"a_a_test": checked, "bulk_copy": proof()})
+    summary, settings = compare.summarize(one), compare.settings(**GIVEN | {"out": str(tmp_path)})
+    done = compare.record(one, summary, compare.judge(one, summary), settings=settings, figures={})
+    assert [line.partition(": ")[0] for line in done.missed] == ["bulk_copy", "method check, a_a_test"]
+
+
 def test_a_method_check_that_fails_says_what_not_to_believe() -> None:
     """A claim about a variant beside itself is no finding about the target."""
     checked = proof(method_check=True, metrics=[METRIC.model_dump() | {"expect": "no_claim"}])

@@ -58,6 +58,11 @@ class CompareResult(Result):
         own = [_one(name, proof).removesuffix(".") for name, proof in self.proofs.items()]
         return [*own, *([_checked(self.method_check).removesuffix(".")] if self.method_check else [])]
 
+    def missed(self) -> list[str]:
+        """Say of the objectives that are not met why, those of the method check after the proofs and named as such."""
+        lines = [(line.partition(": ")[0] in self.method_check, line) for line in Result.missed(self)]
+        return [f"method check, {line}" if is_method else line for is_method, line in sorted(lines, key=lambda one: one[0])]
+
 
 def settings(**given: object) -> Settings:
     """Check the notebook's parameters, and that the output folder can be written.
