@@ -10,6 +10,7 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import psycopg
 import pytest
@@ -92,6 +93,10 @@ def test_a_backfill_that_is_killed_leaves_a_sandbox_that_fills_itself(home: Home
     assert (after["held"], after["resumed"], after["done"]) == (False, 0, 1)
 
 
+def rows_of(connection: psycopg.Connection[Any], table: str) -> list[tuple[Any, ...]]:
+    return sorted(connection.execute(f"SELECT * FROM {table}").fetchall(), key=str)
+
+
 LIVE, DONE = f"{SCHEMA}_other", SCHEMA
 
 
@@ -104,10 +109,18 @@ LIVE, DONE = f"{SCHEMA}_other", SCHEMA
         ("too short", {"history": {"days": 9}}, [("AAPL", "1d")], False),
         ("a job failed", {"symbols": ["AAPL", "NOSUCH"]}, [("AAPL", "1d"), ("NOSUCH", "1d")], False),
         ("the live tables hold something", {}, [("AAPL", "1d")], False),
+        *((f"the live {table} alone hold something", {}, [("AAPL", "1d")], False) for table in checkpoints.TABLES),
+        ("it ends on a fixed day", {"history": {"days": 10, "end": str(today())}}, [("AAPL", "1d")], False),
+        ("a note of somebody else", {}, [("AAPL", "1d")], False),
     ],
 )
 def test_only_whole_history_is_taken_over(
-    why: str, changes: dict[str, object], keys: list[tuple[str, str]], is_taken: bool, endpoints: Endpoints, connection: object
+    why: str,
+    changes: dict[str, object],
+    keys: list[tuple[str, str]],
+    is_taken: bool,
+    endpoints: Endpoints,
+    connection: psycopg.Connection[Any],
 ) -> None:
     """And only into tables that hold nothing; else both stay as they are."""
     given = {"symbols": ["AAPL"], "timeframes": ["1d"], "history": {"days": 10}, "database_schema": DONE} | changes
@@ -115,6 +128,12 @@ def test_only_whole_history_is_taken_over(
     checkpoints.prepare(endpoints.database_url, LIVE, empty=True)
     if why.startswith("the live"):
         filling.run(plan(**given | {"database_schema": LIVE}), endpoints)
+    for table in checkpoints.TABLES:
+        if "alone" in why and table not in why:
+            connection.execute(f"TRUNCATE {LIVE}.{table}")
+    if why.startswith("a note"):
+        connection.execute(f"COMMENT ON SCHEMA {DONE} IS 'history from the beginning'")
+    kept = {table: rows_of(connection, f"{LIVE}.{table}") for table in checkpoints.TABLES}
     first = History(days=10).bounds()[0]
     assert checkpoints.take_over(endpoints.database_url, DONE, keys, first, live=LIVE) is is_taken
     held = checkpoints.read(endpoints.database_url, LIVE)
@@ -123,6 +142,7 @@ def test_only_whole_history_is_taken_over(
         assert {key: one.state for key, one in held.items()} == {("AAPL", "1d"): "asked"}
     else:
         assert ("AAPL", "1d") in checkpoints.read(endpoints.database_url, DONE)
+        assert kept == {table: rows_of(connection, f"{LIVE}.{table}") for table in checkpoints.TABLES}
 
 
 # ---- who waits for whom ----

@@ -2,19 +2,21 @@
 # ruff: noqa: S608 - what is put into statements is column and table names, constants of ours
 
 import datetime as dt
-import re
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import psycopg
 from psycopg import sql
+from pydantic import ValidationError
 
 from tapecheck.backfill import database, lock, shape
 from tapecheck.backfill.features import NAMES
+from tapecheck.config import Model
 
 LIVE = "tapecheck"  # the schema of what a service serves; a measured backfill has one of its own
 LOCK_TIMEOUT = "SET LOCAL lock_timeout = '10s'"  # for somebody's open transaction nobody waits for ever
+TABLES = ("bars", "features", "checkpoints")
 FIELDS = "symbol, timeframe, state, watermark, refreshed_at, rows, failures, error"
 
 _TABLES = """
@@ -48,6 +50,21 @@ class Checkpoint:
     error: str | None = None
 
 
+class Note(Model):
+    """How what a schema holds was made: its first day, whether with features, and of how many days until today; None: until a fixed end."""
+
+    first: dt.date
+    features: bool
+    days: int | None = None
+
+    def __str__(self) -> str:
+        return f"history from {self.first}, features: {self.features}"
+
+    def is_like(self, other: "Note | None") -> bool:
+        """Tell whether a run may go on from what another left."""
+        return other is not None and (self.first, self.features) == (other.first, other.features)
+
+
 def prepare(database_url: str, schema: str = LIVE, *, empty: bool = False) -> None:
     """Create a schema and its tables where they are missing; safe to call from several processes at once.
 
@@ -64,23 +81,26 @@ def prepare(database_url: str, schema: str = LIVE, *, empty: bool = False) -> No
         connection.execute("SELECT pg_advisory_xact_lock(8245117)")
         shape.check(connection, schema, _TABLES.format(schema=shape.SCRATCH, features=features))
         if empty:
-            for table in ("bars", "features", "checkpoints"):  # TimescaleDB drops no hypertable together with other tables
+            for table in TABLES:  # TimescaleDB drops no hypertable together with other tables
                 connection.execute(f"DROP TABLE IF EXISTS {schema}.{table}")
         connection.execute(_TABLES.format(schema=schema, features=features))
         shape.partition(connection, schema, ("bars", "features"))
 
 
-def write_note(database_url: str, schema: str, note: str) -> None:
+def write_note(database_url: str, schema: str, note: Note) -> None:
     """Note on a schema how what it holds was made."""
     with database.connect(database_url) as connection:
-        connection.execute(f"COMMENT ON SCHEMA {schema} IS {sql.quote(note)}")
+        connection.execute(f"COMMENT ON SCHEMA {schema} IS {sql.quote(note.model_dump_json())}")
 
 
-def read_note(database_url: str, schema: str) -> str | None:
-    """Return the note, or None where none is."""
+def read_note(database_url: str, schema: str) -> Note | None:
+    """Return the note, or None where none of ours is."""
     with database.connect(database_url) as connection:
         row = connection.execute("SELECT obj_description(to_regnamespace(%s), 'pg_namespace')", (schema,)).fetchone()
-    return str(row[0]) if row and row[0] else None
+    try:
+        return Note.model_validate_json(row[0]) if row and row[0] else None
+    except ValidationError:
+        return None
 
 
 def take_over(database_url: str, schema: str, keys: Collection[tuple[str, str]], first: dt.date, live: str = LIVE) -> bool:
@@ -92,15 +112,18 @@ def take_over(database_url: str, schema: str, keys: Collection[tuple[str, str]],
         Busy: a backfill is writing it.
         psycopg.Error: the database refuses.
     """
-    note = re.match(r"history from ([\d-]+), features: True, days", read_note(database_url, schema) or "")
-    if note is None or dt.date.fromisoformat(note[1]) > first:
+    note = read_note(database_url, schema)
+    if note is None or not note.features or note.days is None or note.first > first:
         return False
     with lock.run(database_url, schema), database.connect(database_url) as connection:
         connection.execute(LOCK_TIMEOUT)
+        connection.execute(
+            f"LOCK TABLE {', '.join(f'{live}.{table}' for table in TABLES)} IN EXCLUSIVE MODE"
+        )  # nobody fills them meanwhile
         found = {key for key, one in read_with(connection, schema).items() if one.state == "done"}
-        if not found.issuperset(keys) or read_with(connection, live):
+        if not found.issuperset(keys) or any(connection.execute(f"SELECT FROM {live}.{table} LIMIT 1").fetchall() for table in TABLES):
             return False
-        for table in ("bars", "features", "checkpoints"):
+        for table in TABLES:
             connection.execute(f"DROP TABLE {live}.{table}")
             connection.execute(f"ALTER TABLE {schema}.{table} SET SCHEMA {live}")
         connection.execute(f"UPDATE {live}.checkpoints SET state = 'asked'")  # it ends with yesterday

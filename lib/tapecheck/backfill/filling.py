@@ -2,7 +2,6 @@
 
 import datetime as dt
 import logging
-import re
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -14,7 +13,7 @@ import psycopg
 from tapecheck import progress, results, runs, targets
 from tapecheck.backfill import checkpoints, database, groups, lock
 from tapecheck.backfill.audit import audit
-from tapecheck.backfill.checkpoints import Checkpoint
+from tapecheck.backfill.checkpoints import Checkpoint, Note
 from tapecheck.backfill.endpoints import Endpoints
 from tapecheck.backfill.groups import Key
 from tapecheck.backfill.integrity import Integrity
@@ -53,7 +52,7 @@ def run(plan: BackfillPlan, endpoints: Endpoints) -> Recording:
         raise _named(error, plan.database_schema) from None
 
 
-def _filled(plan: BackfillPlan, before: Mapping[Key, Checkpoint], note: str | None, endpoints: Endpoints) -> Recording:
+def _filled(plan: BackfillPlan, before: Mapping[Key, Checkpoint], note: Note | None, endpoints: Endpoints) -> Recording:
     """Have done what the checkpoints leave to do; a fresh run's tables are emptied last, when all that does the jobs is there."""
     STRATEGIES[plan.insert](endpoints.database_url, plan.database_schema).close()  # loads the driver: not what is measured
     started_at = dt.datetime.now(dt.UTC)
@@ -137,7 +136,7 @@ def _named(error: BaseException, schema: str) -> TargetError:
     return TargetError(f"the database refuses: {line(error)}")
 
 
-def _prepared(plan: BackfillPlan, database_url: str) -> tuple[BackfillPlan, dict[Key, Checkpoint], str | None]:
+def _prepared(plan: BackfillPlan, database_url: str) -> tuple[BackfillPlan, dict[Key, Checkpoint], Note | None]:
     """Make the tables ready without emptying them; return the plan by its dates, where each job stands for it, and a note of its own."""
     schema = plan.database_schema
     checkpoints.prepare(database_url, schema)
@@ -149,17 +148,17 @@ def _prepared(plan: BackfillPlan, database_url: str) -> tuple[BackfillPlan, dict
     before = {} if plan.begin == "fresh" else checkpoints.read(database_url, schema)
     noted = checkpoints.read_note(database_url, schema)
     dated = plan.model_copy(update={"history": _dated(plan.history, noted if before else None)})
-    note = f"history from {dated.history.start}, features: {plan.features != 'off'}"
+    days = plan.history.days if plan.history.end is None else None
+    note = Note(first=dated.history.bounds()[0], features=plan.features != "off", days=days)
     if not before and plan.begin != "only_failed":  # nothing that could differ from this run
-        days = plan.history.days if plan.history.end is None else None
-        return dated, before, f"{note}, days: {days}" if days else note
-    if (noted or "").partition(", days")[0] != note:
+        return dated, before, note
+    if not note.is_like(noted):
         got = f"a run with {note}, to resume {f'one with {noted}' if noted else 'one that never began'}"
         raise ConfigError([Problem(file="plan", key="begin", got=got, allowed="the same first day and features, or begin: fresh")])
     return dated, before, None
 
 
-def _begin(plan: BackfillPlan, endpoints: Endpoints, note: str | None) -> None:
+def _begin(plan: BackfillPlan, endpoints: Endpoints, note: Note | None) -> None:
     """Empty the tables where nothing is to be resumed, and note on them how the run that begins fills them.
 
     Without a key nothing will come to fill them, so they are left as they are.
@@ -172,12 +171,11 @@ def _begin(plan: BackfillPlan, endpoints: Endpoints, note: str | None) -> None:
         checkpoints.write_note(endpoints.database_url, plan.database_schema, note)
 
 
-def _dated(history: History, noted: str | None) -> History:
+def _dated(history: History, noted: Note | None) -> History:
     """Return a history by its dates; one of the last days keeps the first day of the run that it resumes, and ends today."""
     first, end = history.bounds()
-    found = re.match(rf"history from ([\d-]+), .*, days: {history.days}$", noted or "") if history.end is None else None
-    if found and (end - (began := dt.date.fromisoformat(found[1]))).days <= MAX_DAYS:
-        first = began
+    if noted and history.end is None and history.days is not None and noted.days == history.days and (end - noted.first).days <= MAX_DAYS:
+        first = noted.first
     return History(start=first, end=end)
 
 
