@@ -13,8 +13,9 @@ from recoveries import BAD, FULL, ONCE, PLAN, S, age, ages, crash, probes, recor
 
 from tapecheck.recovery import analysis, findings, frames, ledger
 from tapecheck.recovery.policy import RecoveryPlan
-from tapecheck.recovery.recording import INVALID, Recording
+from tapecheck.recovery.recording import INVALID, Ages, Recording
 from tapecheck.recovery.timeline import Seen
+from tapecheck.validation import STOPPED
 from tapecheck.verdict import Check, Verdict
 
 
@@ -104,6 +105,17 @@ def test_a_target_that_stays_unsteady_fails() -> None:
     found = judged(outages(1.0, steady_after=False))["target unsteady_after"]
     assert (found.verdict, found.value, found.n) == (Verdict.FAIL, 1, 1)
     assert judged(outages(1.0))["target unsteady_after"].verdict == Verdict.PASS
+
+
+def test_an_audit_under_which_the_sandbox_was_stopped_blames_nobody() -> None:
+    """Neither ages, answers nor alerts count against it: their checks are invalid with the reason, and the one finding says why."""
+    made = recording(audit=Ages(invalid=STOPPED), acks=[ack("SPY", 0, "stable")])
+    summary, checks = analysis.summarize(made, PLAN), judged(made, PLAN)
+    audited = [f"{tier} age_s" for tier in PLAN.rpo] + ["target false_ages", "target wrong_answers"]
+    assert {name: one.verdict for name, one in checks.items() if one.reason == STOPPED} == dict.fromkeys(audited, Verdict.INVALID)
+    assert checks["critical lost_minutes"].verdict == Verdict.PASS, "what was recorded during drills still counts"
+    assert (summary.false_ages, summary.wrong_answers, summary.alerts, summary.freshness) == (None, None, [], {})
+    assert [one.name for one in findings.find(made, summary, PLAN)] == ["sandbox_stopped"]
 
 
 def test_what_was_never_asked_is_no_data() -> None:

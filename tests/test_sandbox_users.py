@@ -13,13 +13,14 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import backfills
 import pexpect
 import psutil
 import pytest
 import samples
+from recoveries import ONCE
 
 from tapecheck import __main__, lockfiles, targets
 from tapecheck.backfill import validation as backfill
@@ -28,11 +29,12 @@ from tapecheck.errors import SandboxError
 from tapecheck.load import sending
 from tapecheck.load import validation as load
 from tapecheck.load.plan import LoadPlan
-from tapecheck.recovery import drill, experiment
+from tapecheck.recovery import drill, experiment, freshness
+from tapecheck.recovery import running as recovery
 from tapecheck.recovery.ground import ground
 from tapecheck.recovery.keeper import Keeper
 from tapecheck.recovery.policy import Prober as Schedule
-from tapecheck.recovery.recording import INVALID
+from tapecheck.recovery.recording import INVALID, Ages
 from tapecheck.sandbox import reaper, supervision
 from tapecheck.sandbox.profile import Home, Profile
 from tapecheck.target_file import RequestTemplate
@@ -278,6 +280,25 @@ def test_one_that_is_replaced_in_mid_scenario_makes_that_invalid(home: Home, tmp
     supervisor.kill()
     supervisor.wait(PATIENCE_S)
     assert targets.sandbox_stopped()
+
+
+@pytest.mark.parametrize("is_stopped", [True, False])
+def test_one_that_is_stopped_under_the_audit_of_ages_makes_that_invalid(
+    home: Home, monkeypatch: pytest.MonkeyPatch, is_stopped: bool
+) -> None:
+    """What it answered, or did not, while it was stopped says nothing of its ages."""
+    target, audit = targets.open_target("config/targets/sandbox.yaml"), freshness.audit
+
+    def stopped_under(*given: Any) -> Ages:
+        found = audit(*given)
+        if is_stopped:
+            supervision.down(force=True)
+        return dataclasses.replace(found, series=[dataclasses.replace(one, wrong_answer="HTTP 503") for one in found.series])
+
+    monkeypatch.setattr(freshness, "audit", stopped_under)
+    found = recovery.run(ONCE, target, (), out="").context.ages
+    assert found is not None
+    assert (found.invalid, bool(found.series)) == ((STOPPED, False) if is_stopped else ("", True))
 
 
 def test_another_target_is_not_asked_whether_the_sandbox_runs(monkeypatch: pytest.MonkeyPatch) -> None:

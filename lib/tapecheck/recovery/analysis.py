@@ -14,6 +14,8 @@ from tapecheck.recovery.recording import Ages, Recording, SeriesAge
 from tapecheck.recovery.trials import Timed, Worst, time_trial, worst
 from tapecheck.verdict import Check, Measured, Objective, Verdict, judge, overall, parse_all
 
+AUDITED = ("false_ages", "wrong_answers", "alerts")  # what the audit of ages finds
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FailureSummary:
@@ -91,7 +93,7 @@ def summarize(recording: Recording, plan: RecoveryPlan) -> RecoverySummary:
     """Summarize a recording by a plan."""
     context = recording.context
     timed = [time_trial(recording.probes, trial, plan) for trial in context.trials]
-    ages = context.ages
+    ages = context.ages if context.ages and not context.ages.invalid else None
     series = list(ages.series) if ages else []
     return RecoverySummary(
         rto=_failures(timed, plan),
@@ -201,8 +203,8 @@ def check(recording: Recording, summary: RecoverySummary, plan: RecoveryPlan) ->
     found += [failure_check(name, failure.trials, plan) for name, failure in summary.rto.items()]
     for name in summary.rpo:
         series = [one for one in (ages.series if ages else ()) if one.tier == name and not one.planted]
-        found += tier_checks(name, series, lost.get(name) or unwritten, plan)
-    return [*found, *_unsteady(summary), *_unrecorded(summary), *_further(summary, plan)]
+        found += tier_checks(name, series, lost.get(name) or unwritten, plan, invalid=ages.invalid if ages else "")
+    return [*found, *_unsteady(summary), *_unrecorded(summary), *_further(summary, plan, invalid=ages.invalid if ages else "")]
 
 
 def _unsteady(summary: RecoverySummary) -> list[Check]:
@@ -227,8 +229,8 @@ def _contradictions(lint: Sequence[Contradiction]) -> Check:
     return judge(objective, Measured(value=open_ones, bound=open_ones, n=len(lint) or 1), name="policy")
 
 
-def _further(summary: RecoverySummary, plan: RecoveryPlan) -> list[Check]:
-    """Judge the plan's own objectives, as far as what they are about was measured."""
+def _further(summary: RecoverySummary, plan: RecoveryPlan, *, invalid: str) -> list[Check]:
+    """Judge the plan's own objectives, as far as what they are about was measured; `invalid` says why the audit tells nothing."""
     counted = [one.trial.gone_bars for one in summary.timed if one.trial.gone_bars is not None]
     values: dict[str, tuple[float | None, int]] = {
         "gone_bars": (sum(counted) if counted else None, len(counted)),
@@ -243,6 +245,7 @@ def _further(summary: RecoverySummary, plan: RecoveryPlan) -> list[Check]:
     found = []
     for objective in parse_all(plan.objectives, values, (), file="plan"):
         value, n = values[objective.metric]
-        if value is not None:
-            found.append(judge(objective, Measured(value=value, bound=value, n=n), name="target"))
+        why = invalid if objective.metric in AUDITED else ""
+        if value is not None or why:
+            found.append(judge(objective, Measured(value=value, bound=value, n=n), name="target", invalid=why or None))
     return found

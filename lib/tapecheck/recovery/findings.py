@@ -2,11 +2,13 @@
 
 import math
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 
 from tapecheck.recovery.analysis import RecoverySummary
 from tapecheck.recovery.policy import RecoveryPlan
 from tapecheck.recovery.recording import Recording
 from tapecheck.results import Finding
+from tapecheck.validation import stopped
 from tapecheck.verdict import written
 
 NEAR = 0.5  # of an objective: a recovery that takes more leaves little room
@@ -64,6 +66,12 @@ def _unsteady(recording: Recording, summary: RecoverySummary, plan: RecoveryPlan
                 evidence={"trial": one.trial.trial, "watched_s": one.clocks.watched_s},
                 action=f"repair it by hand before anything else: {one.trial.repair}",
             )
+
+
+def _stopped(recording: Recording, summary: RecoverySummary, plan: RecoveryPlan) -> Iterator[Finding]:
+    ages = recording.context.ages
+    if ages and ages.invalid:
+        yield replace(stopped(), finding=f"audit of ages: {stopped().finding}")
 
 
 def _liars(recording: Recording, summary: RecoverySummary, plan: RecoveryPlan) -> Iterator[Finding]:
@@ -132,5 +140,5 @@ def _untested(recording: Recording, summary: RecoverySummary, plan: RecoveryPlan
         )
 
 
-RULES: tuple[Rule, ...] = (_lost, _unsteady, _missed, _liars, _alerting, _unrecorded, _unplanted, _untested, _undetected)
+RULES: tuple[Rule, ...] = (_lost, _unsteady, _missed, _stopped, _liars, _alerting, _unrecorded, _unplanted, _untested, _undetected)
 LIMITING = ("lost_bars", "not_steady_after", "rto_missed", "false_age", "wrong_answer", "alert_critical", "rto_near")

@@ -49,10 +49,13 @@ def _unfinished(one: Timed, clock: str, objective: Objective) -> str:
     return f"not over when watching ended after {one.clocks.watched_s:.0f} s, which is less than the objective"
 
 
-def tier_checks(name: str, series: Sequence[SeriesAge], lost: TierLoss | None, plan: RecoveryPlan) -> list[Check]:
-    """Judge a tier's age where ages were audited, and its loss where bars were recorded."""
+def tier_checks(name: str, series: Sequence[SeriesAge], lost: TierLoss | None, plan: RecoveryPlan, *, invalid: str = "") -> list[Check]:
+    """Judge a tier's age where ages were audited, and its loss where bars were recorded; `invalid` says why the audit tells nothing."""
     found = []
-    if series:
+    if invalid:
+        objective = Objective(metric=AGE, op="<=", limit=plan.rpo[name].max_age_s)
+        found.append(judge(objective, Measured(value=None, bound=None, n=0), name=name, invalid=invalid))
+    elif series:
         age_s = max(map(age_s_of, series))
         objective = Objective(metric=AGE, op="<=", limit=plan.rpo[name].max_age_s)
         check = judge(objective, Measured(value=age_s, bound=age_s, n=len(series)), name=name)

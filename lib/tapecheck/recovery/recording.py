@@ -100,7 +100,7 @@ class SeriesAge:
 class Ages:
     """The audit of all ages, with what the alert rules need: seconds since the last successful backfill, and shares.
 
-    `unplanted` says why no age was planted, where one was to be.
+    `unplanted` says why no age was planted, where one was to be; `invalid` why what was found says nothing of the target and is not here.
     """
 
     series: Sequence[SeriesAge] = ()
@@ -109,6 +109,7 @@ class Ages:
     failed_symbols: Sequence[str] = ()
     symbols_without_features: Sequence[str] = ()
     unplanted: str = ""
+    invalid: str = ""
 
 
 Fate = Literal["stable", "lost", "never_read", "unknown"]

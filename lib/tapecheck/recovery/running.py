@@ -10,7 +10,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from tapecheck import progress, results, runs
+from tapecheck import progress, results, runs, targets
 from tapecheck.errors import ConfigError, MeasurementError
 from tapecheck.recovery import census, drill, freshness, ledger, planting, trials
 from tapecheck.recovery.drill import Done
@@ -23,6 +23,7 @@ from tapecheck.recovery.recording import PROBES, Ack, Ages, Context, Recording, 
 from tapecheck.recovery.refetch import ask_upstream
 from tapecheck.results import TargetInfo
 from tapecheck.target_file import Target
+from tapecheck.validation import STOPPED
 
 NOBODY = TargetInfo(name="definition", kind="none", base_url="")  # of a run that asks no target
 
@@ -85,7 +86,7 @@ def _audited(plan: RecoveryPlan, target: Target, where: Ground, drills: Sequence
         if drills and where.database_url and ages.database_asked:
             ages = _planted(plan, target, where.database_url, ages)
         report(1, 1)
-    return ages
+    return Ages(invalid=STOPPED) if where.target.kind == "sandbox" and targets.sandbox_stopped() else ages
 
 
 def _planted(plan: RecoveryPlan, target: Target, database_url: str, ages: Ages) -> Ages:
