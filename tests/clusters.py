@@ -15,10 +15,11 @@ LOOPBACK = ("--host", "127.0.0.1", "--no-dashboard")
 
 @dataclass
 class DaskCluster:
-    """Its URL for a plan, its scheduler's process, and what starts one more worker."""
+    """Its URL for a plan, the processes of its scheduler and first workers, and what starts one more."""
 
     url: str
     scheduler: subprocess.Popen[bytes]
+    workers: list[subprocess.Popen[bytes]]
     start_worker: Callable[[], subprocess.Popen[bytes]]
 
 
@@ -48,6 +49,5 @@ def cluster(folder: Path, workers: int = 2) -> Iterator[DaskCluster]:
         address = json.loads(file.read_text())["address"]
         options = ("--nworkers", "1", "--nthreads", "1", "--no-nanny", "--local-directory", str(folder))
         start_worker = partial(start, "worker", address, *options)
-        for _ in range(workers):
-            start_worker()
-        yield DaskCluster(address.replace("tcp://", "dask://"), scheduler, start_worker)
+        started = [start_worker() for _ in range(workers)]
+        yield DaskCluster(address.replace("tcp://", "dask://"), scheduler, started, start_worker)

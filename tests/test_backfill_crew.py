@@ -101,13 +101,16 @@ def test_two_workers_store_what_one_process_does(endpoints: Endpoints, connectio
 
 @each_kind
 def test_they_keep_one_rate_limit(endpoints: Endpoints, connection: Database, upstream: httpx.Client, workers: int | str) -> None:
-    """With the same rate and burst on both sides no request is refused, as no request is sent twice, and the run takes its floor."""
+    """With the same rate and burst on both sides hardly a request is refused, and the run takes its floor.
+
+    Hardly: one that is late on its way meets the next one there; workers with a limit each would have half of theirs refused.
+    """
     upstream.post("/limit", json=LIMIT).raise_for_status()
     recording = run(plan(source=BASE["source"] | LIMIT, workers=workers, **FAST), endpoints)
     assert len(states(recording)["completed"]) == 10
     summary = summarize(recording)
     pages = sum(span.stage == "decode" for span in recording.spans)
-    assert summary.totals.requests == pages >= 10
+    assert 10 <= pages <= summary.totals.requests <= pages + 2
     assert summary.totals.duration_s >= (pages - LIMIT["burst"]) / 15
     assert connection.execute("SELECT to_regclass(%s)", (f"{SCHEMA}.tokens",)).fetchone() == (None,)
 

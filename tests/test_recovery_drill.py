@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import httpx
@@ -15,6 +16,8 @@ import psutil
 import psycopg
 import pytest
 import yaml
+from chaoslib.run import Runner
+from chaoslib.types import Strategy
 
 from tapecheck.errors import ConfigError, RollbackError
 from tapecheck.recovery import actions, drill, experiment, timeline, trials
@@ -245,6 +248,29 @@ def test_an_interrupt_rolls_back_first(
     killer.join()
     assert frozen() == []
     assert time.monotonic() - begun_s < FOREVER_S, "it went on to its end"
+
+
+def interrupt() -> None:
+    """Be interrupted, as an activity of Chaos Toolkit's."""
+    raise KeyboardInterrupt
+
+
+def test_an_interrupt_within_an_activity_skips_the_pause_after_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It may come just when the fault is on and noted: the rollback begins at once, whatever pause was planned."""
+    slept: list[float] = []
+    monkeypatch.setattr("chaoslib.activity.time", SimpleNamespace(sleep=slept.append))
+    interrupts = {"type": "python", "module": __name__, "func": interrupt.__name__}
+    experiment = {
+        "title": "interrupted",
+        "description": "in its activity",
+        "method": [{"type": "action", "name": "freeze", "provider": interrupts, "pauses": {"after": FOREVER_S}}],
+        "rollbacks": [{"type": "action", "name": "thaw", "provider": {"type": "python", "module": "os", "func": "getpid"}}],
+    }
+    with Runner(Strategy.SKIP) as runner:
+        runner.register_event_handler(drill._Moments())
+        journal = runner.run(experiment, settings={"runtime": {"rollbacks": {"strategy": "always"}}})
+    assert (journal["status"], slept) == ("interrupted", [])
+    assert [one["status"] for one in journal["rollbacks"]] == ["succeeded"]
 
 
 RUNNER = """

@@ -250,26 +250,26 @@ def _is_degraded(api: httpx.Client, known: dict[str, int]) -> bool:
 
 def test_frozen_database_does_not_freeze_the_api(api: httpx.Client, sandbox: SandboxState) -> None:
     """While the database hangs, known answers come from the cache with a warning, others are 503; it recovers by itself."""
-    import psutil
+    import psutil  # below: limits that no audit of ages asks for, which an earlier test may have put into the cache
 
-    assert _features(api, "AAPL", timeframe="1h", limit=77).status_code == 200
+    assert _features(api, "AAPL", timeframe="1h", limit=2077).status_code == 200
     process = psutil.Process(_pid("database"))
     process.suspend()  # before its children are listed: it starts no further one
     frozen = [process, *process.children(recursive=True)]
     for one in frozen[1:]:
         one.suspend()
     try:
-        assert _features(api, timeframe="1h", limit=78).status_code == 503  # it answers at all: nothing is resumed before
-        assert _until(lambda: _is_degraded(api, {"limit": 77}))
-        refused = _features(api, timeframe="1h", limit=79)
+        assert _features(api, timeframe="1h", limit=2078).status_code == 503  # it answers at all: nothing is resumed before
+        assert _until(lambda: _is_degraded(api, {"limit": 2077}))
+        refused = _features(api, timeframe="1h", limit=2079)
         assert (refused.status_code, refused.headers["retry-after"]) == (503, "1")
         assert api.get("/api/v1/status").json()["database"] == "down"
         assert api.get("/health").json() == {"status": "degraded", "database": "down"}
     finally:
         for one in frozen:
             one.resume()
-    assert _until(lambda: _features(api, timeframe="1h", limit=79).status_code == 200)
-    assert _features(api, "AAPL", timeframe="1h", limit=77).json()["warning"] is None
+    assert _until(lambda: _features(api, timeframe="1h", limit=2079).status_code == 200)
+    assert _features(api, "AAPL", timeframe="1h", limit=2077).json()["warning"] is None
 
 
 def test_terminated_connections_are_replaced(api: httpx.Client, database: psycopg.Connection[Any]) -> None:

@@ -209,12 +209,16 @@ def test_lab_leaves_ctrl_c_to_jupyter_and_stops_the_sandbox(home: Home) -> None:
     """JupyterLab's own question is answered by JupyterLab, no and then yes; quitting is exit 0; a home folder need not be writable."""
     environment = {**os.environ, "HOME": "/dev/null/home", "BROWSER": "true"}
     with pexpect.spawn(sys.executable, ["-m", "tapecheck", "lab"], env=environment, timeout=PATIENCE_S, encoding="utf-8") as lab:
+        question = r"Shut down this Jupyter server \(y/\[n\]\)\? "
         lab.expect("is running at")
-        for answer, then in (("n\r", "resuming"), ("y\r", pexpect.EOF)):
-            lab.sendintr()
-            lab.expect(r"Shut down this Jupyter server \(y/\[n\]\)\? ")
-            lab.send(answer)
-            lab.expect(then)
+        lab.sendintr()
+        lab.expect(question)
+        lab.send("n\r")
+        lab.expect("resuming")
+        lab.sendintr()
+        if lab.expect([question, pexpect.EOF]) == 0:  # JupyterLab stops unasked where it has not yet taken its first question off
+            lab.send("y\r")
+            lab.expect(pexpect.EOF)
         lab.wait()
         assert (lab.exitstatus, lab.signalstatus) == (0, None)
     assert supervision.status() is None

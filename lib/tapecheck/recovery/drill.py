@@ -63,6 +63,8 @@ class _Moments(RunEventHandler):  # type: ignore[misc]
         output = run.get("output")
         if isinstance(output, dict) and isinstance(output.get("at_ns"), int):
             self.at_ns[activity.get("name", "")] = output["at_ns"]
+        if "status" not in run:  # interrupted; Chaos Toolkit would still sleep the whole pause after it, with the fault on
+            raise KeyboardInterrupt
 
 
 def run(drill: Drill, ground: Ground, schedule: Schedule, keeper: Keeper, number: int) -> Done:
