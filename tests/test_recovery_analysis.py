@@ -100,6 +100,14 @@ def test_a_fault_that_nobody_saw_is_no_recovery() -> None:
     assert judged(recording([(trial("api_killed", may_be_unseen=True), calm)]))["api_crash recover_s"].verdict == Verdict.PASS
 
 
+def test_a_fault_that_a_probe_met_before_it_was_noted_was_seen() -> None:
+    """A probe between the kill and the note of it makes no later one worse than those before; the service was not whole for 1 s."""
+    states = [(at, at + 0.002, BAD if 0.9 <= at < 2.0 else FULL) for at in steady(6)]
+    found = judged(recording([(trial("api_killed"), {"service": probes(states)})]))["api_crash recover_s"]
+    assert found.verdict == Verdict.PASS
+    assert found.value == pytest.approx(1.0, abs=0.1)
+
+
 def test_a_target_that_stays_unsteady_fails() -> None:
     """Its probes were well, and its steady state did not come back."""
     found = judged(outages(1.0, steady_after=False))["target unsteady_after"]

@@ -35,7 +35,8 @@ class Timed:
             return self.trial.reason or "nothing was injected"
         if self.undecided:
             return self.undecided
-        if self.clocks.first_bad_s is None and self.clocks.detect_s is None and not self.trial.may_be_unseen:
+        is_seen = self.clocks.first_bad_s is not None or self.clocks.detect_s is not None or self.clocks.recover_s != 0
+        if not is_seen and not self.trial.may_be_unseen:
             return "no probe saw any effect of the fault, so that there was nothing to recover from"
         return ""
 
