@@ -175,17 +175,20 @@ def test_unknown_symbols_are_remembered(api: httpx.Client) -> None:
     assert _until(unknown)
 
 
-@pytest.mark.parametrize(("hours", "expected", "limit"), [(2, "aging", 41), (7, "stale", 42), (30, "missing", 43)])
+@pytest.mark.parametrize(("symbol", "hours", "expected"), [("GOOGL", 2, "aging"), ("MSFT", 7, "stale"), ("SPY", 30, "missing")])
 def test_old_data_is_never_served_as_new(
-    api: httpx.Client, database: psycopg.Connection[Any], hours: int, expected: str, limit: int
+    api: httpx.Client, database: psycopg.Connection[Any], symbol: str, hours: int, expected: str
 ) -> None:
-    """Aging data carries a warning, stale data also an alert, and older data is a 404 that triggers its refresh."""
-    supervision.wait_filled()  # a refresh that was asked for before would make it fresh again in between
+    """Aging data carries a warning, stale data also an alert, and older data is a 404 that triggers its refresh.
+
+    Each has a symbol that no other test refreshes: a refresh that is on its way makes data fresh at any time.
+    """
+    supervision.wait_filled()
     database.execute(
-        "UPDATE tapecheck.checkpoints SET refreshed_at = now() - make_interval(hours => %s) WHERE symbol = 'GOOGL' AND timeframe = '4h'",
-        (hours,),
+        "UPDATE tapecheck.checkpoints SET refreshed_at = now() - make_interval(hours => %s) WHERE symbol = %s AND timeframe = '4h'",
+        (hours, symbol),
     )
-    answer = _features(api, "GOOGL", timeframe="4h", limit=limit)
+    answer = _features(api, symbol, timeframe="4h", limit=41)
     if expected == "missing":
         assert (answer.status_code, answer.json()["detail"]["triggered"]) == (404, True)
     else:
@@ -193,9 +196,9 @@ def test_old_data_is_never_served_as_new(
         assert (body["freshness"], body["warning"].startswith(f"data is {expected}")) == (expected, True)
         assert body["age_s"] == pytest.approx(hours * HOUR, abs=20)
     status = api.get("/api/v1/status").json()
-    assert any((alert["symbol"], alert["timeframe"]) == ("GOOGL", "4h") for alert in status["alerts"]) == (expected != "aging")
-    api.post("/api/v1/admin/backfill/trigger", json={"symbols": ["GOOGL"]}).raise_for_status()
-    assert _until(lambda: _features(api, "GOOGL", timeframe="4h", limit=limit + 100).json().get("freshness") == "fresh")
+    assert any((alert["symbol"], alert["timeframe"]) == (symbol, "4h") for alert in status["alerts"]) == (expected != "aging")
+    api.post("/api/v1/admin/backfill/trigger", json={"symbols": [symbol]}).raise_for_status()
+    assert _until(lambda: _features(api, symbol, timeframe="4h", limit=141).json().get("freshness") == "fresh")
 
 
 def test_status_has_every_series(api: httpx.Client, sandbox: SandboxState) -> None:
