@@ -265,6 +265,7 @@ def test_a_generator_that_is_stopped_again_and_again_knows_that_it_was_late() ->
     assert one.response_time_ms is not None and one.dispatch_lag_ms is not None
     p90 = one.response_time_ms.p90
     assert one.dispatch_lag_ms.p90.value > 30  # of stops of 80 ms, nearly half of the time
-    assert one.generator_share["p90_ms"] == pytest.approx(min(1, one.generator_ms["p90_ms"] / p90.value))
+    share = min(1, one.generator_ms["p90_ms"] / p90.value)  # small where a neighbour makes the answers themselves late
+    assert one.generator_share.get("p90_ms") == (pytest.approx(share) if share > analysis.DOUBT_SHARE else None)
     assert judged(one, f"p90_ms < {p90.value - 20}").verdict == Verdict.INVALID
     assert judged(one, "mean_ms < 60000").verdict == Verdict.PASS
