@@ -11,8 +11,8 @@ import httpx
 from servers import Behaviour, Exchange
 
 from tapecheck import config
-from tapecheck.recovery.policy import RecoveryPlan, read_plan
-from tapecheck.target_file import Target
+from tapecheck.recovery.objectives import RecoveryPlan, read_plan
+from tapecheck.target.file import Target
 
 HOUR = 3600.0
 KEY = ("AAPL", "1d")

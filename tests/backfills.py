@@ -5,9 +5,8 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from tapecheck.backfill.plan import BackfillPlan
-from tapecheck.backfill.recording import COMPLETED, FAILED, SKIPPED, Context, Job, Recording
-from tapecheck.backfill.spans import Span
-from tapecheck.results import Environment, TargetInfo
+from tapecheck.backfill.recording import COMPLETED, FAILED, SKIPPED, Context, Job, Recording, Span
+from tapecheck.runs.results import Environment, TargetInfo
 
 ENVIRONMENT = Environment(
     host="h", system="s", cores=2, memory_mb=1, python="3", versions={"tapecheck": "0"}, git_commit=None, git_dirty=None

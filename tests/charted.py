@@ -9,10 +9,9 @@ import samples
 
 from tapecheck import charts
 from tapecheck.load import analysis, capacity
+from tapecheck.load.engine.recorder import ErrorKind, Samples
 from tapecheck.load.plan import METRICS, LoadPlan
-from tapecheck.load.recording import GeneratorStats, Recording
-from tapecheck.load.samples import ErrorKind, Samples
-from tapecheck.load.selfcheck import Limits
+from tapecheck.load.recording import GeneratorStats, Limits, Recording
 from tapecheck.verdict import Objective, parse
 
 LIMITS = Limits(lag_p99_ms=20, cpu_ratio=0.9, achieved_ratio=0.95)

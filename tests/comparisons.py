@@ -7,12 +7,11 @@ from typing import Any
 import numpy as np
 from backfills import ENVIRONMENT
 
-from tapecheck.compare.plan import ComparePlan, Metric, Proof, Question
+from tapecheck.compare.plan import AFTER, ComparePlan, Metric, Proof, Question, Side
 from tapecheck.compare.recording import Baseline, Context, Recording
 from tapecheck.compare.samples import Sample
 from tapecheck.compare.session import order
-from tapecheck.compare.variants import AFTER, Side
-from tapecheck.results import Finding, TargetInfo
+from tapecheck.runs.results import Finding, TargetInfo
 
 S = 1_000_000_000
 METRIC = Metric(name="duration_s", better="lower", smallest_effect=0.1)

@@ -24,11 +24,11 @@ from servers import Server
 from xdist.scheduler import LoadScopeScheduling
 
 from tapecheck import lockfiles
-from tapecheck.backfill.endpoints import Endpoints
-from tapecheck.results import TargetInfo
+from tapecheck.backfill.plan import Endpoints
+from tapecheck.runs.results import TargetInfo
 from tapecheck.sandbox import supervision
 from tapecheck.sandbox.profile import Home, Profile
-from tapecheck.targets import SandboxState
+from tapecheck.target.opening import SandboxState
 
 hypothesis.settings.register_profile("steady", derandomize=True, deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow])
 hypothesis.settings.load_profile("steady")  # the same examples every time, however long one takes

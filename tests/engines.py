@@ -3,13 +3,13 @@
 import numpy as np
 from servers import Behaviour, Server
 
-from tapecheck.load.engine import measure
+from tapecheck.load.engine.engine import measure
+from tapecheck.load.engine.recorder import ErrorKind, Measured, Samples
+from tapecheck.load.engine.schedule import Schedule, Stage
+from tapecheck.load.engine.work import Address, PreparedRequest, Work
 from tapecheck.load.plan import LoadPlan
 from tapecheck.load.requests import prepare_all
-from tapecheck.load.samples import ErrorKind, Measured, Samples
-from tapecheck.load.schedule import Schedule, Stage
-from tapecheck.load.work import Address, PreparedRequest, Work
-from tapecheck.target_file import RequestTemplate, Target
+from tapecheck.target.file import RequestTemplate, Target
 
 GET = "GET /features/{symbol}?symbol={symbol}&limit={limit}"
 PARAMETERS = {"symbol": ["AAPL", "MSFT", "GOOGL"], "limit": [100, 500]}

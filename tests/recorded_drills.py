@@ -3,11 +3,11 @@
 from pathlib import Path
 from typing import Any
 
-from tapecheck import profiles
-from tapecheck.recovery.policy import RecoveryPlan
+from tapecheck import config
+from tapecheck.recovery.objectives import RecoveryPlan
 from tapecheck.recovery.recording import Ack, Fate
 
-PLAN: RecoveryPlan = profiles.chosen(RecoveryPlan, Path(__file__).parents[1] / "config" / "rto_rpo.yaml", profiles.WHOLE)
+PLAN: RecoveryPlan = config.chosen(RecoveryPlan, Path(__file__).parents[1] / "config" / "rto_rpo.yaml", config.WHOLE)
 
 
 def ack(symbol: str, at_minutes: float, fate: Fate = "stable", **changes: Any) -> Ack:

@@ -9,10 +9,10 @@ import pyarrow as pa
 from backfills import ENVIRONMENT
 from recorded_drills import PLAN
 
-from tapecheck.recovery.policy import RecoveryPlan
+from tapecheck.recovery.objectives import RecoveryPlan
 from tapecheck.recovery.recording import BAD, DEGRADED, FULL, PROBES, Ack, Ages, Context, Recording, SeriesAge, Trial
 from tapecheck.recovery.timeline import Seen
-from tapecheck.results import TargetInfo
+from tapecheck.runs.results import TargetInfo
 
 __all__ = [
     "BAD", "DEGRADED", "FULL", "ONCE", "PERIOD_S", "PLAN", "S", "age", "ages", "crash", "hang", "probes", "recording", "steady", "trial",

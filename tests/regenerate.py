@@ -17,11 +17,12 @@ from typing import Any
 import nbformat
 from nbclient import NotebookClient
 
-from tapecheck import config, results, runs
+from tapecheck import config
 from tapecheck.backfill.validation import BackfillResult
 from tapecheck.compare.validation import CompareResult
 from tapecheck.load.validation import LoadResult
 from tapecheck.recovery.validation import RecoveryResult
+from tapecheck.runs import folders, results
 
 TESTS = Path(__file__).resolve().parent
 RESULTS: Mapping[str, type[results.Result]] = {
@@ -78,7 +79,7 @@ def notebooks(chosen: Sequence[str]) -> None:
 
 
 def recording(chosen: Sequence[str]) -> None:
-    from tapecheck import batch
+    from tapecheck.runs import batch
 
     for validation in chosen:
         with tempfile.TemporaryDirectory() as out:
@@ -89,8 +90,8 @@ def recording(chosen: Sequence[str]) -> None:
             for file in outcome.folder.iterdir():
                 if file.suffix in (".parquet", ".jsonl"):
                     shutil.copy(file, TESTS / "data" / validation / file.name)
-            result = json.loads((outcome.folder / runs.RESULT).read_text())
-            runs.write_json(TESTS / "data" / validation / runs.RESULT, at_home(result))
+            result = json.loads((outcome.folder / folders.RESULT).read_text())
+            folders.write_json(TESTS / "data" / validation / folders.RESULT, at_home(result))
 
 
 def at_home(result: dict[str, Any]) -> dict[str, Any]:
@@ -100,7 +101,7 @@ def at_home(result: dict[str, Any]) -> dict[str, Any]:
 
 def schemas(chosen: Sequence[str]) -> None:
     for validation in chosen:
-        runs.write_json(Path(results.__file__).parent / "schemas" / f"{validation}.json", results.json_schema(RESULTS[validation]))
+        folders.write_json(Path(results.__file__).parent / "schemas" / f"{validation}.json", results.json_schema(RESULTS[validation]))
 
 
 if __name__ == "__main__":

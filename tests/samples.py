@@ -6,11 +6,12 @@ from datetime import UTC, datetime
 import numpy as np
 import pyarrow as pa
 
-from tapecheck import resources, results
+from tapecheck import resources
+from tapecheck.load.engine.recorder import SAMPLE, ErrorKind, Measured, Samples
+from tapecheck.load.engine.work import PreparedRequest, Value
 from tapecheck.load.recording import Context, GeneratorStats, Recording
-from tapecheck.load.samples import SAMPLE, ErrorKind, Measured, Samples
-from tapecheck.load.tables import to_table
-from tapecheck.load.work import PreparedRequest, Value
+from tapecheck.load.samples import to_table
+from tapecheck.runs import results
 
 START_NS = 1_000_000_000_000
 GENERATOR = GeneratorStats(lag_p99_ms=0.01, cpu_ratio=0.3, achieved_ratio=None, content_checked=10)

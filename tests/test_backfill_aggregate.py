@@ -6,8 +6,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from tapecheck.backfill.aggregate import derive
 from tapecheck.backfill.bars import COLUMNS, Bars, to_ms
+from tapecheck.backfill.calendar import derive
 from tapecheck.sandbox import market
 from tapecheck.tickers import CRYPTO
 

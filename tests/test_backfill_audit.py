@@ -9,13 +9,12 @@ import psycopg
 import pytest
 from backfills import SCHEMA
 
-from tapecheck.backfill import filling, validation
 from tapecheck.backfill import plan as plans
+from tapecheck.backfill import session, validation
 from tapecheck.backfill.audit import audit
 from tapecheck.backfill.bars import COLUMNS
-from tapecheck.backfill.endpoints import Endpoints
 from tapecheck.backfill.integrity import Integrity
-from tapecheck.backfill.plan import BackfillPlan
+from tapecheck.backfill.plan import BackfillPlan, Endpoints
 from tapecheck.backfill.recording import Recording
 from tapecheck.verdict import Verdict
 
@@ -60,23 +59,23 @@ def test_memory_is_that_of_a_stretch_not_of_the_history(
             peak_bytes.append(tracemalloc.get_traced_memory()[1])
             tracemalloc.stop()
 
-    monkeypatch.setattr(filling, "audit", traced)
+    monkeypatch.setattr(session, "audit", traced)
     year = plan(symbols=["SOL"], timeframes=["5m"], history={"days": 365}, features="off")
-    found = audited(filling.run(year, endpoints))
+    found = audited(session.run(year, endpoints))
     assert found.present > 100_000 and kinds(found) == {}
     assert peak_bytes[0] < found.present * len(COLUMNS) * 8
     monkeypatch.setattr(plans, "STRETCH", dt.timedelta(days=1000))
-    assert audited(filling.run(year.model_copy(update={"begin": "resume"}), endpoints)) == found
+    assert audited(session.run(year.model_copy(update={"begin": "resume"}), endpoints)) == found
     assert peak_bytes[1] > 2 * peak_bytes[0]
 
 
 @pytest.mark.parametrize("derive", [False, True], ids=["fetched", "derived"])
 def test_a_run_that_nothing_disturbs_loses_nothing(endpoints: Endpoints, connection: psycopg.Connection[Any], derive: bool) -> None:
     """Every expected bar is in one class, none is lost, doubled or wrong; and resuming finds the same without fetching anything."""
-    whole = audited(filling.run(plan(derive=derive), endpoints))
+    whole = audited(session.run(plan(derive=derive), endpoints))
     assert whole.series == 6 and kinds(whole) == {} and whole.duplicates == 0
     assert 0 < whole.present <= whole.expected == whole.present + whole.no_trade + whole.upstream_holes
-    again = filling.run(plan(derive=derive, begin="resume"), endpoints)
+    again = session.run(plan(derive=derive, begin="resume"), endpoints)
     assert not again.spans and audited(again) == whole
 
 
@@ -92,12 +91,12 @@ def test_where_a_stretch_ends_shows_in_no_figure(
             connection.execute(f"DELETE FROM {SCHEMA}.bars WHERE symbol = 'SOL' AND timeframe = '{timeframe}' AND time = '{time}'")
         return audit(*given)
 
-    monkeypatch.setattr(filling, "audit", deleting)
+    monkeypatch.setattr(session, "audit", deleting)
     found = []
     for stretch in (dt.timedelta(days=91), dt.timedelta(days=7)):
         monkeypatch.setattr(plans, "STRETCH", stretch)
         history = {"start": "2026-02-23", "end": "2026-03-15"}
-        found.append(audited(filling.run(plan(derive=derive, history=history, symbols=["TSLA", "SOL", "AAPL"]), endpoints)))
+        found.append(audited(session.run(plan(derive=derive, history=history, symbols=["TSLA", "SOL", "AAPL"]), endpoints)))
     assert kinds(found[0]) == {"lost": 4} and found[0] == found[1]
 
 
@@ -112,13 +111,13 @@ def test_a_bar_that_is_gone_is_lost_and_named(
         assert gone.rowcount == 1
         return audit(*given)
 
-    monkeypatch.setattr(filling, "audit", deleting)
-    integrity = audited(filling.run(plan(), endpoints))
+    monkeypatch.setattr(session, "audit", deleting)
+    integrity = audited(session.run(plan(), endpoints))
     assert integrity.lost == 1 and kinds(integrity) == {"lost": 1}
     (lost,) = (one for one in integrity.findings if one.kind == "lost")
     assert (lost.symbol, lost.timeframe, lost.first_ms) == ("TSLA", "5m", 1_772_551_800_000)
     monkeypatch.undo()
-    later = audited(filling.run(plan(begin="resume"), endpoints))
+    later = audited(session.run(plan(begin="resume"), endpoints))
     assert (later.lost, later.vanished) == (0, 1) and kinds(later) == {"vanished": 1}
 
 
@@ -142,8 +141,8 @@ def test_bars_that_cannot_be_right_are_found(
         )
         return audit(*given)
 
-    monkeypatch.setattr(filling, "audit", spoiling)
-    found = kinds(audited(filling.run(plan(symbols=["TSLA"]), endpoints)))
+    monkeypatch.setattr(session, "audit", spoiling)
+    found = kinds(audited(session.run(plan(symbols=["TSLA"]), endpoints)))
     assert found == {"negative_volume": 1, "high_below_low": 1, "outside_range": 1, "off_calendar": 1}
 
 
@@ -159,8 +158,8 @@ def test_bars_of_another_symbol_are_found(
         )
         return audit(*given)
 
-    monkeypatch.setattr(filling, "audit", copying)
-    assert kinds(audited(filling.run(plan(symbols=["TSLA", "AAPL"], timeframes=["1d", "1h"]), endpoints))) == {"wrong_symbol": 10}
+    monkeypatch.setattr(session, "audit", copying)
+    assert kinds(audited(session.run(plan(symbols=["TSLA", "AAPL"], timeframes=["1d", "1h"]), endpoints))) == {"wrong_symbol": 10}
 
 
 @pytest.mark.parametrize("features", ["vectorized", "per_row"])
@@ -169,7 +168,7 @@ def test_bars_with_a_negative_volume_are_stored_and_reported(
 ) -> None:
     """Upstream sends one in each series: every job completes, features included, and the audit counts the bars as wrong."""
     upstream.post("/faults", json={"kind": "negative_volume", "ticker": "TSLA"}).raise_for_status()
-    recording = filling.run(plan(features=features, objectives=["job_success_ratio >= 1", "wrong_bars <= 0"]), endpoints)
+    recording = session.run(plan(features=features, objectives=["job_success_ratio >= 1", "wrong_bars <= 0"]), endpoints)
     assert kinds(audited(recording)) == {"negative_volume": 3}
     checks = validation.judge(validation.summarize(recording), recording.context.plan)
     assert [(check.value, check.verdict) for check in checks] == [(1.0, Verdict.PASS), (3, Verdict.FAIL)]
@@ -180,14 +179,14 @@ def test_bars_with_a_negative_volume_are_stored_and_reported(
 def test_a_page_of_another_symbol_is_refused(endpoints: Endpoints, connection: psycopg.Connection[Any], upstream: httpx.Client) -> None:
     """A page that says itself that it is of another symbol fails the job, and nothing of it is judged."""
     upstream.post("/faults", json={"kind": "wrong_symbol", "ticker": "TSLA"}).raise_for_status()
-    recording = filling.run(plan(symbols=["TSLA", "AAPL"], timeframes=["1d"]), endpoints)
+    recording = session.run(plan(symbols=["TSLA", "AAPL"], timeframes=["1d"]), endpoints)
     assert [job.error for job in recording.jobs] == ["TSLA: the page is of 'MSFT'", ""]
     assert audited(recording).series == 1
 
 
 def test_requests_for_bars_to_build_from_are_of_a_job_of_the_plan(endpoints: Endpoints, connection: psycopg.Connection[Any]) -> None:
     """Without 5-minute bars in the plan the first job has asked for them, and what must come of them is known all the same."""
-    recording = filling.run(plan(symbols=["TSLA"], timeframes=["1h", "1d"], derive=True), endpoints)
+    recording = session.run(plan(symbols=["TSLA"], timeframes=["1h", "1d"], derive=True), endpoints)
     jobs = validation.summarize(recording).jobs["TSLA"]
     assert (jobs["1h"].requests, jobs["1h"].pages, jobs["1d"].requests) == (1, 1, 0)
     assert {(span.symbol, span.timeframe) for span in recording.spans} == {*recording.context.plan.jobs}
@@ -202,8 +201,8 @@ def test_a_built_bar_that_is_gone_is_lost(
         assert connection.execute(f"DELETE FROM {SCHEMA}.bars WHERE timeframe = '1h' AND time = '2026-03-03 15:00+00'").rowcount == 1
         return audit(*given)
 
-    monkeypatch.setattr(filling, "audit", deleting)
-    assert kinds(audited(filling.run(plan(symbols=["TSLA"], timeframes=["1h", "1d"], derive=True), endpoints))) == {"lost": 1}
+    monkeypatch.setattr(session, "audit", deleting)
+    assert kinds(audited(session.run(plan(symbols=["TSLA"], timeframes=["1h", "1d"], derive=True), endpoints))) == {"lost": 1}
 
 
 @pytest.mark.parametrize("symbol", ["TSLA", "MSFT"])
@@ -212,7 +211,7 @@ def test_bars_of_another_symbol_under_our_ticker_are_found(
 ) -> None:
     """Upstream sends another symbol's bars as this one's: the job completes, and both series are named, since the data cannot say whose."""
     upstream.post("/faults", json={"kind": "wrong_bars", "ticker": symbol}).raise_for_status()
-    recording = filling.run(plan(symbols=["TSLA", "MSFT", "AAPL"], timeframes=["1d"]), endpoints)
+    recording = session.run(plan(symbols=["TSLA", "MSFT", "AAPL"], timeframes=["1d"]), endpoints)
     assert [job.error for job in recording.jobs] == ["", "", ""]
     wrong = [one for one in audited(recording).findings if one.kind == "wrong_symbol"]
     other = "MSFT" if symbol == "TSLA" else "AAPL"
@@ -224,7 +223,7 @@ def test_a_history_without_a_bar_passes_nothing(endpoints: Endpoints, connection
     upstream.post("/faults", json={"kind": "no_results", "ticker": "TSLA"}).raise_for_status()
     objectives = ["job_success_ratio >= 1", "lost <= 0", "empty <= 0"]
     for begin in ("fresh", "resume"):
-        recording = filling.run(plan(begin=begin, objectives=objectives), endpoints)
+        recording = session.run(plan(begin=begin, objectives=objectives), endpoints)
         summary = validation.summarize(recording)
         checks = {check.objective: check for check in validation.judge(summary, recording.context.plan)}
         assert (checks["empty <= 0"].value, checks["empty <= 0"].n, checks["empty <= 0"].verdict) == (3, 6, Verdict.FAIL)
@@ -235,5 +234,5 @@ def test_a_history_without_a_bar_passes_nothing(endpoints: Endpoints, connection
 
 def test_a_failed_job_is_not_judged(endpoints: Endpoints, connection: psycopg.Connection[Any]) -> None:
     """Of a series that upstream does not have nothing is said; the others are judged."""
-    integrity = audited(filling.run(plan(symbols=["TSLA", "NOSUCH"], timeframes=["1d"]), endpoints))
+    integrity = audited(session.run(plan(symbols=["TSLA", "NOSUCH"], timeframes=["1d"]), endpoints))
     assert integrity.series == 1 and integrity.lost == 0

@@ -7,10 +7,10 @@ import psycopg
 import pytest
 from test_backfill_strategies import bars_of, write
 
-from tapecheck.backfill import checkpoints, checksum
-from tapecheck.backfill.checksum import Checksum
+from tapecheck.backfill import checkpoints
+from tapecheck.backfill.checkpoints import Checksum
 from tapecheck.backfill.sink import Sink
-from tapecheck.targets import SandboxState
+from tapecheck.target.opening import SandboxState
 
 SCHEMA = "test_checksum"
 
@@ -34,14 +34,14 @@ def connection(sandbox: SandboxState) -> Iterator[psycopg.Connection[Any]]:
 
 def test_equal_content_has_an_equal_checksum(connection: psycopg.Connection[Any]) -> None:
     """Rows in another physical order, read in another time zone and with fewer digits shown, are the same content."""
-    before = checksum.by_series(connection, SCHEMA)
+    before = checkpoints.by_series(connection, SCHEMA)
     assert list(before) == [("T", "1h"), ("T", "5m")] and [part.rows for part in before.values()] == [100, 200]
-    assert checksum.whole(connection, SCHEMA) == before["T", "1h"] + before["T", "5m"]
-    for table in checksum.VALUES:
+    assert checkpoints.whole(connection, SCHEMA) == before["T", "1h"] + before["T", "5m"]
+    for table in checkpoints.VALUES:
         connection.execute(f"CREATE TEMP TABLE moved ON COMMIT DROP AS SELECT * FROM {SCHEMA}.{table} ORDER BY time DESC, timeframe")
         connection.execute(f"TRUNCATE {SCHEMA}.{table}; INSERT INTO {SCHEMA}.{table} SELECT * FROM moved; DROP TABLE moved")
     connection.execute("SET LOCAL TimeZone = 'Asia/Tokyo'; SET LOCAL extra_float_digits = 0; SET LOCAL DateStyle = 'German'")
-    assert checksum.by_series(connection, SCHEMA) == before
+    assert checkpoints.by_series(connection, SCHEMA) == before
 
 
 ONE = "WHERE timeframe = '5m' AND time = to_timestamp(3000)"
@@ -63,13 +63,13 @@ CHANGES = {
 @pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES)
 def test_any_change_shows_in_its_series_and_in_the_whole(connection: psycopg.Connection[Any], change: str) -> None:
     """A changed value, a missing row and a row that is there again differ; the other series does not."""
-    before, whole = checksum.by_series(connection, SCHEMA), checksum.whole(connection, SCHEMA)
+    before, whole = checkpoints.by_series(connection, SCHEMA), checkpoints.whole(connection, SCHEMA)
     connection.execute(f"ALTER TABLE {SCHEMA}.bars DROP CONSTRAINT bars_pkey")
     assert connection.execute(change.replace("{}", SCHEMA)).rowcount in (1, 2)
-    after = checksum.by_series(connection, SCHEMA)
+    after = checkpoints.by_series(connection, SCHEMA)
     assert after["T", "5m"] != before["T", "5m"] and after["T", "5m"].hashes != before["T", "5m"].hashes
     assert after["T", "1h"] == before["T", "1h"]
-    assert checksum.whole(connection, SCHEMA) != whole
+    assert checkpoints.whole(connection, SCHEMA) != whole
 
 
 def test_a_zero_has_no_sign(connection: psycopg.Connection[Any]) -> None:
@@ -77,21 +77,21 @@ def test_a_zero_has_no_sign(connection: psycopg.Connection[Any]) -> None:
     sums = []
     for zero in ("0.0", "-0.0"):
         connection.execute(f"UPDATE {SCHEMA}.features SET return_log = '{zero}' {ONE}")
-        sums.append(checksum.whole(connection, SCHEMA))
+        sums.append(checkpoints.whole(connection, SCHEMA))
     assert sums[0] == sums[1]
 
 
 def test_bars_under_another_name_are_other_bars(connection: psycopg.Connection[Any]) -> None:
     """A series stored under another symbol changes the whole, although every value is the same."""
-    whole = checksum.whole(connection, SCHEMA)
+    whole = checkpoints.whole(connection, SCHEMA)
     connection.execute(f"UPDATE {SCHEMA}.bars SET symbol = 'U' WHERE timeframe = '1h'")
-    assert checksum.whole(connection, SCHEMA) != whole
+    assert checkpoints.whole(connection, SCHEMA) != whole
 
 
 def test_empty_tables_have_a_checksum(connection: psycopg.Connection[Any]) -> None:
     """Nothing stored is no error, and is written as such."""
     connection.execute(f"TRUNCATE {SCHEMA}.bars, {SCHEMA}.features")
-    assert checksum.whole(connection, SCHEMA) == Checksum() and str(Checksum()) == "0-0000000000000000"
+    assert checkpoints.whole(connection, SCHEMA) == Checksum() and str(Checksum()) == "0-0000000000000000"
 
 
 def test_written_form() -> None:

@@ -19,19 +19,17 @@ import servers
 from backfills import BASE, SCHEMA, refill, states
 from clusters import DaskCluster, cluster
 
-from tapecheck import clocks
-from tapecheck.backfill import checkpoints, checksum, crew, lock
+from tapecheck.backfill import checkpoints, crew, schema
 from tapecheck.backfill.analysis import summarize
-from tapecheck.backfill.crew import Member, Stopped, dealt
-from tapecheck.backfill.endpoints import Endpoints
-from tapecheck.backfill.filling import run
-from tapecheck.backfill.groups import Group
-from tapecheck.backfill.schedule import schedule_of
-from tapecheck.backfill.shape import WrongTables
-from tapecheck.backfill.shared_bucket import SharedBucket
-from tapecheck.backfill.workers import Filling
-from tapecheck.children import Child
+from tapecheck.backfill.crew import Member, SharedBucket, Stopped, dealt
+from tapecheck.backfill.plan import Endpoints
+from tapecheck.backfill.replay import schedule_of
+from tapecheck.backfill.schema import WrongTables
+from tapecheck.backfill.session import run
+from tapecheck.backfill.workers import Filling, Group
 from tapecheck.errors import ConfigError, MeasurementError
+from tapecheck.workers import processes
+from tapecheck.workers.processes import Child
 
 Database = psycopg.Connection[Any]
 plan = partial(backfills.plan, history={"days": 60})
@@ -40,7 +38,7 @@ FAST = {"features": "off", "history": {"days": 40}}
 
 
 def whole(connection: Database) -> str:
-    return str(checksum.whole(connection, SCHEMA))
+    return str(checkpoints.whole(connection, SCHEMA))
 
 
 @pytest.fixture(scope="module")
@@ -220,7 +218,7 @@ def test_an_interrupt_ends_them_and_what_is_stored_is_whole(endpoints: Endpoints
 
 def test_a_stop_is_obeyed_by_name(endpoints: Endpoints, connection: Database, monkeypatch: pytest.MonkeyPatch) -> None:
     """A share ends soon after its name is stopped, and another name's is not touched; until then no new run may begin."""
-    monkeypatch.setattr(lock, "GRACE_S", 0.1)
+    monkeypatch.setattr(schema, "GRACE_S", 0.1)
     run(plan(**FAST), endpoints)
     groups = [Group(symbol="TSLA", timeframes=("1d",))]
     slow = plan(source=BASE["source"] | {"requests_per_minute": 1, "burst": 1}, **FAST)
@@ -235,7 +233,7 @@ def test_a_stop_is_obeyed_by_name(endpoints: Endpoints, connection: Database, mo
         future = executor.submit(crew.fill, share)
         time.sleep(1.2)
         assert not future.done()
-        with pytest.raises(lock.Busy, match="another backfill, or a worker that one has left behind"):
+        with pytest.raises(schema.Busy, match="another backfill, or a worker that one has left behind"):
             run(plan(**FAST), endpoints)
         crew.stop("this")
         with pytest.raises(Stopped):
@@ -287,7 +285,7 @@ def test_an_error_of_a_living_member_is_not_its_death(endpoints: Endpoints, conn
 
 def test_a_child_that_never_says_who_it_is_is_ended(monkeypatch: pytest.MonkeyPatch) -> None:
     """One that hangs while it starts is an error after a time, and no process is left."""
-    monkeypatch.setattr("tapecheck.children.READY_S", 0.5)
+    monkeypatch.setattr("tapecheck.workers.processes.READY_S", 0.5)
     before = {child.pid for child in of_this_process("spawn_main")}
     child = Child(hanging)
     with pytest.raises(MeasurementError, match="did not start within"):
@@ -296,7 +294,7 @@ def test_a_child_that_never_says_who_it_is_is_ended(monkeypatch: pytest.MonkeyPa
     assert {one.pid for one in of_this_process("spawn_main")} <= before
 
 
-def hanging() -> clocks.Identity:
+def hanging() -> processes.Identity:
     """Never say who this is."""
     time.sleep(60)
     raise AssertionError
@@ -396,7 +394,7 @@ def test_no_scheduler_no_worker_and_no_dask_are_said_so(
     endpoints: Endpoints, connection: Database, tmp_path: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Each says what to start, and empties no table; Dask that is not installed is a mistake in the plan."""
-    monkeypatch.setattr("tapecheck.cluster.CONNECT_S", 0.5)
+    monkeypatch.setattr("tapecheck.workers.dask.CONNECT_S", 0.5)
     earlier = run(plan(timeframes=["1d"], history={"days": 9}), endpoints)
     before, note = whole(connection), checkpoints.read_note(endpoints.database_url, SCHEMA)
     with pytest.raises(MeasurementError, match="no Dask scheduler answers"):
@@ -419,4 +417,4 @@ def test_workers_are_a_number_or_a_scheduler(wrong: object) -> None:
 
 def test_this_process_is_where_it_is() -> None:
     """A worker of this machine reads the same clock."""
-    assert crew.identify() == clocks.whoami()
+    assert crew.identify() == processes.whoami()

@@ -12,12 +12,11 @@ import pytest
 from backfills import SCHEMA, plan
 from psycopg.conninfo import make_conninfo
 
-from tapecheck.backfill import database
-from tapecheck.backfill.endpoints import Endpoints
-from tapecheck.backfill.filling import run
-from tapecheck.backfill.shared_bucket import SharedBucket
-from tapecheck.backfill.sink import Sink
-from tapecheck.backfill.strategies import RowByRowSink
+from tapecheck import database
+from tapecheck.backfill.crew import SharedBucket
+from tapecheck.backfill.plan import Endpoints
+from tapecheck.backfill.session import run
+from tapecheck.backfill.sink import RowByRowSink, Sink
 from tapecheck.errors import TargetDown, TargetError
 
 Database = psycopg.Connection[Any]

@@ -5,16 +5,16 @@ from typing import Any
 
 import pytest
 
-from tapecheck import config, lint, targets
-from tapecheck.backfill import filling
-from tapecheck.backfill.endpoints import Endpoints, endpoints
-from tapecheck.backfill.plan import BackfillPlan
+from tapecheck import check, config
+from tapecheck.backfill import session
+from tapecheck.backfill.plan import BackfillPlan, Endpoints, endpoints
 from tapecheck.backfill.wire import Unauthorized
 from tapecheck.errors import ConfigError, TargetDown
-from tapecheck.results import TargetInfo
+from tapecheck.runs.results import TargetInfo
 from tapecheck.sandbox.profile import Home
-from tapecheck.target_file import Target
-from tapecheck.targets import SandboxState
+from tapecheck.target import opening
+from tapecheck.target.file import Target
+from tapecheck.target.opening import SandboxState
 
 KEY, PASSWORD = "k3y-Zx81", "hunter2-Zx81"
 LOCAL = {"source_url": "http://127.0.0.1:8080"}
@@ -97,14 +97,14 @@ def test_an_external_target_is_refused_before_a_notebook_starts(tmp_path: Path, 
         "name: mine\nkind: external\nbase_url: http://127.0.0.1:1\nrequests: {h: GET /}\nbackfill: {source_url: http://127.0.0.1:1}\n"
     )
     with pytest.raises(ConfigError) as caught:
-        lint.before_traffic({"backfill": {"target": str(file), "profile": "huge"}})
+        check.before_traffic({"backfill": {"target": str(file), "profile": "huge"}})
     assert [problem.key for problem in caught.value.problems] == ["DATABASE_URL", "profile"]
-    assert lint.before_traffic({"backfill": {"target": str(file), "run": "somewhere"}}).name == "mine"
+    assert check.before_traffic({"backfill": {"target": str(file), "run": "somewhere"}}).name == "mine"
 
 
 def test_the_sandbox_names_its_upstream_key_and_database(sandbox: SandboxState) -> None:
     """The shipped target needs none of it in its file; the state holds where the key is, and never the key."""
-    found = endpoints(targets.open_target("config/targets/sandbox.yaml"))
+    found = endpoints(opening.open_target("config/targets/sandbox.yaml"))
     assert (found.source_url, found.database_url) == (sandbox.upstream_url, sandbox.database_url)
     assert found.key == Home().secret()
     assert Home().secret() not in SandboxState.file().read_text()
@@ -112,11 +112,11 @@ def test_the_sandbox_names_its_upstream_key_and_database(sandbox: SandboxState) 
 
 def test_only_a_sandbox_puts_its_vendor_at_a_distance(sandbox: SandboxState) -> None:
     """Its URL says so; a vendor of an external target is where it is."""
-    opened = targets.open_target("config/targets/sandbox.yaml")
-    assert endpoints(targets.at_distance(opened, 50)).source_url == f"{sandbox.upstream_url}/distant/50"
-    assert targets.at_distance(opened, 0) == opened
+    opened = opening.open_target("config/targets/sandbox.yaml")
+    assert endpoints(opening.at_distance(opened, 50)).source_url == f"{sandbox.upstream_url}/distant/50"
+    assert opening.at_distance(opened, 0) == opened
     external = opened.model_copy(update={"kind": "external"})
-    assert targets.at_distance(external, 50) == external
+    assert opening.at_distance(external, 50) == external
 
 
 def test_a_source_that_no_network_reaches_is_one_clear_error() -> None:
@@ -131,6 +131,6 @@ def test_a_source_that_no_network_reaches_is_one_clear_error() -> None:
     with pytest.raises(
         TargetDown, match=r"the source no-such-host\.invalid does not answer \([^<>]+ [^<>]+\); nothing was fetched"
     ) as caught:
-        filling.run(plan, ends)
+        session.run(plan, ends)
     assert caught.value.exit_code == 2
     assert KEY not in str(caught.value) and PASSWORD not in str(caught.value)

@@ -14,13 +14,12 @@ import psycopg
 import pytest
 from backfills import BASE, SCHEMA, plan, states
 
-from tapecheck.backfill import checkpoints, checksum, source, workers
-from tapecheck.backfill.checkpoints import Checkpoint
-from tapecheck.backfill.checksum import Checksum
-from tapecheck.backfill.endpoints import Endpoints
-from tapecheck.backfill.filling import run
+from tapecheck.backfill import checkpoints, source, workers
+from tapecheck.backfill.checkpoints import Checkpoint, Checksum
+from tapecheck.backfill.plan import Endpoints
 from tapecheck.backfill.recording import Job, Recording
-from tapecheck.backfill.shape import WrongTables
+from tapecheck.backfill.schema import WrongTables
+from tapecheck.backfill.session import run
 from tapecheck.backfill.sink import Counts, Sink
 from tapecheck.sandbox.profile import Home
 from tapecheck.tickers import ticker_of
@@ -96,7 +95,7 @@ def filled(endpoints: Endpoints, schema: str = SCHEMA, **changes: Any) -> Filled
         failures = {key: found.error for key, found in checkpoints.read_with(connection, schema).items() if found.state == "failed"}
         extra = f"SELECT * FROM {schema}.bars EXCEPT SELECT * FROM {FAULTLESS}.bars"
         made_up = {str(symbol) for (symbol,) in connection.execute(f"SELECT DISTINCT symbol FROM ({extra}) bars")}
-        return Filled(recording=recording, sums=checksum.by_series(connection, schema), failures=failures, made_up=made_up)
+        return Filled(recording=recording, sums=checkpoints.by_series(connection, schema), failures=failures, made_up=made_up)
 
 
 def crowd(symbols: Iterable[str], timeout_s: float, budget_s: float) -> dict[str, Any]:

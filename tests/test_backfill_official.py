@@ -14,10 +14,10 @@ from massive import RESTClient
 
 from tapecheck.backfill import wire
 from tapecheck.backfill.bars import COLUMNS, TIMEFRAMES, Bars, to_ms
-from tapecheck.backfill.retry import Retry
+from tapecheck.backfill.rate_limit import Retry
 from tapecheck.backfill.source import PAGE_LIMIT, Source
 from tapecheck.sandbox.profile import Home
-from tapecheck.targets import SandboxState
+from tapecheck.target.opening import SandboxState
 from tapecheck.tickers import ticker_of
 
 END = dt.datetime.now(dt.UTC).replace(minute=0, second=0, microsecond=0)

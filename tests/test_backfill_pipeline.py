@@ -21,9 +21,9 @@ from backfills import BASE, SCHEMA, plan, states
 
 from tapecheck import progress
 from tapecheck.backfill.analysis import summarize
-from tapecheck.backfill.endpoints import Endpoints
-from tapecheck.backfill.filling import run
-from tapecheck.backfill.whatif import predict_all
+from tapecheck.backfill.plan import Endpoints
+from tapecheck.backfill.prediction import predict_all
+from tapecheck.backfill.session import run
 from tapecheck.errors import ConfigError, TargetDown
 
 

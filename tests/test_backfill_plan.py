@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import yaml
 
-from tapecheck import profiles
+from tapecheck import config
 from tapecheck.backfill import calendar
 from tapecheck.backfill.calendar import FIRST_DAY
 from tapecheck.backfill.plan import BackfillPlan, History, read_plan, today
@@ -25,7 +25,7 @@ def write(folder: Path, **changes: Any) -> Path:
 
 def test_the_shipped_plan_is_the_objectives_one() -> None:
     """25 symbols by 5 timeframes by 365 days are 125 jobs; every profile is valid and smaller."""
-    plans = profiles.read(BackfillPlan, "config/backfill.yaml")
+    plans = config.read_profile(BackfillPlan, "config/backfill.yaml")
     assert list(plans) == ["full", "small", "rate_limited", "free_plan"]
     assert len(plans["full"].jobs) == 125 and plans["full"].history.days == 365
     assert all(len(plan.jobs) < 125 for name, plan in plans.items() if name != "full")

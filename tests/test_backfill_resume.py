@@ -10,19 +10,18 @@ import psycopg
 import pytest
 from backfills import SCHEMA, plan, states
 
-from tapecheck.backfill import checkpoints, checksum, source
+from tapecheck.backfill import checkpoints, source
 from tapecheck.backfill import plan as plans
 from tapecheck.backfill.checkpoints import Checkpoint
-from tapecheck.backfill.endpoints import Endpoints
-from tapecheck.backfill.filling import run
-from tapecheck.backfill.plan import BackfillPlan
+from tapecheck.backfill.plan import BackfillPlan, Endpoints
+from tapecheck.backfill.session import run
 from tapecheck.errors import ConfigError
 
 SEED, KILLS = 4, 10  # of each way
 SMALL: dict[str, Any] = {"timeframes": ["5m", "1h"], "history": {"days": 8, "end": plans.today()}}  # the same days after midnight, too
 PAGE_LIMIT = 2500  # base aggregates: 500 bars of five minutes, so that a job has several pages
 PROCESSES = multiprocessing.get_context("forkserver")  # forked from one in which all is imported: they start in no time
-PROCESSES.set_forkserver_preload(["pytest", "tapecheck.backfill.filling", "adbc_driver_postgresql.dbapi"])
+PROCESSES.set_forkserver_preload(["pytest", "tapecheck.backfill.session", "adbc_driver_postgresql.dbapi"])
 Database = psycopg.Connection[Any]
 Key = tuple[str, str]
 
@@ -79,7 +78,7 @@ def stored_now(connection: Database) -> dict[Key, Checkpoint]:
 def test_a_killed_run_resumes_to_the_same_tables(endpoints: Endpoints, connection: Database, derive: bool) -> None:
     """SIGKILL at ten or more random moments of a first or resumed run leaves whole pages, and the last run does only what is missing."""
     whole = run(plan(**SMALL, derive=derive), endpoints)
-    expected, total = checksum.whole(connection, SCHEMA), stored(connection)
+    expected, total = checkpoints.whole(connection, SCHEMA), stored(connection)
     began_s = time.monotonic()
     assert not is_killed(endpoints, 60, derive=derive)
     length_s = time.monotonic() - began_s
@@ -94,7 +93,7 @@ def test_a_killed_run_resumes_to_the_same_tables(endpoints: Endpoints, connectio
             halfway += was_killed and any(0 < one.rows < total[key].rows for key, one in before.items())
         said = f"seed {SEED}, run of {length_s:.3f} s killed after {', '.join(f'{at:.3f}' for at in moments_s)} s"
         last = run(plan(**SMALL, derive=derive, begin="resume"), endpoints)
-        assert checksum.whole(connection, SCHEMA) == expected, said
+        assert checkpoints.whole(connection, SCHEMA) == expected, said
         done = {key for key, one in before.items() if one.state == "done"}
         assert {f"{symbol} {frame}" for symbol, frame in done} <= set(states(last)["skipped"]), said
         spans = [span for span in last.spans if span.stage == "decode"]

@@ -6,8 +6,8 @@ from typing import Any
 import psycopg
 import pytest
 
-from tapecheck.backfill import checkpoints, shape
-from tapecheck.backfill.shape import Shape, WrongTables
+from tapecheck.backfill import checkpoints, schema
+from tapecheck.backfill.schema import Shape, WrongTables
 
 SCHEMA = "test_shape"
 BARS = f"{SCHEMA}.bars"
@@ -120,22 +120,22 @@ def test_our_own_tables_are_accepted_again(database_url: str, connection: psycop
 )
 def test_differences(found: Shape, lines: list[str]) -> None:
     """The order of a key's columns is no difference; whatever is missing is."""
-    assert shape.differences("t", Shape(columns={"a": "text", "b": "int8"}, key=("a", "b")), found) == lines
+    assert schema.differences("t", Shape(columns={"a": "text", "b": "int8"}, key=("a", "b")), found) == lines
 
 
 def test_an_extension_is_seen_where_it_is_installed(connection: psycopg.Connection[Any]) -> None:
     """The server's own language is an installed extension; one that is only on its disk, or nowhere, is not."""
-    assert shape.has_extension(connection, "plpgsql")
-    assert not shape.has_extension(connection, "no_such_extension")
+    assert schema.has_extension(connection, "plpgsql")
+    assert not schema.has_extension(connection, "no_such_extension")
     row = connection.execute("SELECT name FROM pg_available_extensions WHERE installed_version IS NULL LIMIT 1").fetchone()
     if row is not None:
-        assert not shape.has_extension(connection, row[0])
+        assert not schema.has_extension(connection, row[0])
 
 
 def test_tables_are_partitioned_exactly_where_timescaledb_is_installed(database_url: str, connection: psycopg.Connection[Any]) -> None:
     """Without the extension nothing is called; once the catalogue lists it, both tables are handed to it by name and time."""
     checkpoints.prepare(database_url, SCHEMA)
-    is_there = shape.has_extension(connection, "timescaledb")
+    is_there = schema.has_extension(connection, "timescaledb")
     assert (connection.execute("SELECT 1 FROM pg_proc WHERE proname = 'create_hypertable'").fetchone() is not None) is is_there
     if is_there:
         found = connection.execute("SELECT count(*) FROM timescaledb_information.hypertables WHERE hypertable_schema = %s", (SCHEMA,))
@@ -147,5 +147,5 @@ def test_tables_are_partitioned_exactly_where_timescaledb_is_installed(database_
             " FROM pg_extension WHERE extname = 'plpgsql'"
         )
         with pytest.raises(psycopg.errors.UndefinedFunction, match="create_hypertable"), connection.transaction():
-            shape.partition(connection, SCHEMA, ["bars", "features"])
-    assert not shape.has_extension(connection, "timescaledb")
+            schema.partition(connection, SCHEMA, ["bars", "features"])
+    assert not schema.has_extension(connection, "timescaledb")

@@ -16,7 +16,7 @@ from tapecheck.backfill.pipeline import refresh
 from tapecheck.backfill.sink import Counts, Sink
 from tapecheck.backfill.source import Source
 from tapecheck.sandbox.profile import Home
-from tapecheck.targets import SandboxState
+from tapecheck.target.opening import SandboxState
 
 SYMBOL = "TESTONLY"
 

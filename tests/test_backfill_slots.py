@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 
 from tapecheck.backfill.bars import TIMEFRAMES, to_ms
-from tapecheck.backfill.slots import slots
+from tapecheck.backfill.calendar import slots
 
 # As the exchange published them (2025-01-09: a national day of mourning).
 CLOSED = {

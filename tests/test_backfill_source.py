@@ -12,11 +12,11 @@ import pytest
 
 from tapecheck.backfill import wire
 from tapecheck.backfill.bars import Bars
-from tapecheck.backfill.retry import Retry
+from tapecheck.backfill.rate_limit import Retry
+from tapecheck.backfill.recording import Trace
 from tapecheck.backfill.source import Page, Source
-from tapecheck.backfill.spans import Trace
 from tapecheck.sandbox.profile import Home
-from tapecheck.targets import SandboxState
+from tapecheck.target.opening import SandboxState
 
 END = dt.datetime.now(dt.UTC).replace(minute=0, second=0, microsecond=0)
 START = END - dt.timedelta(days=60)

@@ -12,10 +12,9 @@ from backfills import recording, span
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tapecheck.backfill import spans
+from tapecheck.backfill import recording as spans
 from tapecheck.backfill.analysis import summarize
-from tapecheck.backfill.recording import FAILED, Job, read_files
-from tapecheck.backfill.spans import STAGES, Span, Trace, chrome_trace
+from tapecheck.backfill.recording import FAILED, STAGES, Job, Span, Trace, chrome_trace, read_files
 from tapecheck.errors import ConfigError
 
 

@@ -8,11 +8,10 @@ import numpy as np
 import psycopg
 import pytest
 
-from tapecheck.backfill import checkpoints, checksum, features
+from tapecheck.backfill import checkpoints, features
 from tapecheck.backfill.bars import COLUMNS, Bars, to_datetime
 from tapecheck.backfill.checkpoints import Checkpoint
-from tapecheck.backfill.sink import Counts, Sink
-from tapecheck.backfill.strategies import STRATEGIES
+from tapecheck.backfill.sink import STRATEGIES, Counts, Sink
 
 SCHEMA = "test_strategies"
 each = pytest.mark.parametrize("name", STRATEGIES)
@@ -54,7 +53,7 @@ def _history(make: Callable[..., Sink], database_url: str) -> list[Counts]:
 
 
 def _tables(connection: psycopg.Connection[Any]) -> list[Any]:
-    tables = [connection.execute(f"SELECT * FROM {SCHEMA}.{t} ORDER BY symbol, timeframe, time").fetchall() for t in checksum.VALUES]
+    tables = [connection.execute(f"SELECT * FROM {SCHEMA}.{t} ORDER BY symbol, timeframe, time").fetchall() for t in checkpoints.VALUES]
     return [*tables, connection.execute(f"SELECT {checkpoints.FIELDS} FROM {SCHEMA}.checkpoints ORDER BY timeframe").fetchall()]
 
 
@@ -64,12 +63,12 @@ def test_every_way_counts_alike_and_ends_in_the_same_tables(database_url: str, c
     expected = [Counts(inserted=300), Counts(unchanged=300), Counts(inserted=10, unchanged=300)]
     expected += [Counts(changed=4, unchanged=306), Counts(inserted=20)]
     assert _history(Sink, database_url) == expected
-    by_copy, sum_by_copy = _tables(connection), checksum.by_series(connection, SCHEMA)
+    by_copy, sum_by_copy = _tables(connection), checkpoints.by_series(connection, SCHEMA)
     for table in ("bars", "features", "checkpoints"):
         connection.execute(f"TRUNCATE {SCHEMA}.{table}")
     assert _history(STRATEGIES[name], database_url) == expected
     assert _tables(connection) == by_copy
-    assert checksum.by_series(connection, SCHEMA) == sum_by_copy and str(sum_by_copy["T", "5m"]).startswith("620-")
+    assert checkpoints.by_series(connection, SCHEMA) == sum_by_copy and str(sum_by_copy["T", "5m"]).startswith("620-")
 
 
 @pytest.mark.parametrize(("name", "first", "second"), [("copy", 4, 8), ("executemany", 601, 601), ("row_by_row", 601, 601)])

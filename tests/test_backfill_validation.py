@@ -12,7 +12,7 @@ from tapecheck.backfill import validation
 from tapecheck.backfill.recording import COMPLETED, FAILED, Job, Recording
 from tapecheck.backfill.validation import BackfillResult
 from tapecheck.errors import ConfigError
-from tapecheck.runs import Recorded
+from tapecheck.runs.folders import Recorded
 from tapecheck.verdict import Verdict
 
 DRIVERS = {
@@ -21,7 +21,7 @@ DRIVERS = {
     "psycopg",
     "adbc_driver_manager",
     "exchange_calendars",
-    "tapecheck.backfill.filling",
+    "tapecheck.backfill.session",
 }  # half the time of an import
 PARAMETERS = {"target": "t", "plan": "config/backfill.yaml", "run": "new", "profile": "small"}
 

@@ -6,11 +6,10 @@ from dataclasses import replace
 import pytest
 from backfills import recording, span
 
-from tapecheck.backfill import whatif
-from tapecheck.backfill.replay import Flag, Machine, Process, Slots
-from tapecheck.backfill.schedule import Schedule, schedule_of, works_s
-from tapecheck.backfill.spans import Span
-from tapecheck.backfill.whatif import faster, predict_all, wall_s
+from tapecheck.backfill import prediction
+from tapecheck.backfill.prediction import faster, predict_all, wall_s
+from tapecheck.backfill.recording import Span
+from tapecheck.backfill.replay import Flag, Machine, Process, Schedule, Slots, schedule_of, works_s
 
 
 def job(name: str, began_s: float, fetch_s: float, insert_s: float, pages: int, worker: int = 0) -> list[Span]:
@@ -120,9 +119,9 @@ def test_derived_timeframes_are_fetched_no_more() -> None:
     """The 5-minute series is fetched, 2 pages of 1 s, and each of its pages stores its half of the daily series too."""
     spans = [*job("AAPL 5m", 0, 1, 1, 2), *job("AAPL 1d", 3, 4, 2, 1)]
     found = schedule(spans)
-    derived = whatif.derive(found)
+    derived = prediction.derive(found)
     assert derived and [wall_s(found), wall_s(derived)] == pytest.approx([9, 5])
-    assert whatif.derive(schedule(job("AAPL 1d", 0, 1, 1, 1))) is None
+    assert prediction.derive(schedule(job("AAPL 1d", 0, 1, 1, 1))) is None
 
 
 def test_what_lies_between_stages_stays() -> None:
@@ -214,5 +213,5 @@ def test_every_prediction_has_a_name_that_a_plan_may_ask_for(plan: dict[str, obj
     found = recording(stages, **plan)
     predicted = [one.change for one in predict_all(found, 4)]
     assert len(predicted) > 8
-    assert set(predicted) <= set(whatif.names(found.context.plan))
-    assert any("rate limit" in name for name in whatif.names(found.context.plan)) == ("source" in plan)
+    assert set(predicted) <= set(prediction.names(found.context.plan))
+    assert any("rate limit" in name for name in prediction.names(found.context.plan)) == ("source" in plan)

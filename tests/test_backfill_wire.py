@@ -8,8 +8,7 @@ import pytest
 
 from tapecheck.backfill import wire
 from tapecheck.backfill.bars import COLUMNS
-from tapecheck.backfill.bucket import TokenBucket
-from tapecheck.backfill.retry import Retry
+from tapecheck.backfill.rate_limit import Retry, TokenBucket
 from tapecheck.tickers import symbol_of, ticker_of
 
 NOW = dt.datetime(2026, 11, 23, 12, 0, tzinfo=dt.UTC)

@@ -16,9 +16,10 @@ import nbformat
 import psutil
 import pytest
 
-from tapecheck import __main__, batch, config, lockfiles
+from tapecheck import __main__, config, lockfiles
 from tapecheck.errors import ConfigError, OutputError
-from tapecheck.runs import Recorded
+from tapecheck.runs import batch
+from tapecheck.runs.folders import Recorded
 
 PARAMETERS = """\
 target: str = "t"  # what

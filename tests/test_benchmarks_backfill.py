@@ -17,8 +17,7 @@ from benchmarks import backfill, embedded, machine, refill, report, targets, ven
 from benchmarks.backfill import END_TO_END, RAW, RAW_ONE, READY, Once, Way
 from benchmarks.predictions import Prediction
 
-from tapecheck.backfill.endpoints import Endpoints
-from tapecheck.backfill.plan import SourcePlan
+from tapecheck.backfill.plan import Endpoints, SourcePlan
 
 
 def once(seconds: float, **more: Any) -> Once:

@@ -19,9 +19,8 @@ from legible import illegible, promises
 from matplotlib.axes import Axes
 from matplotlib.patches import StepPatch
 
-from tapecheck.charts.figure import Chart, shorten, thin
-from tapecheck.charts.spans import AXES_PT, lanes
-from tapecheck.load.samples import ErrorKind
+from tapecheck.charts.figure import AXES_PT, Chart, lanes, shorten, thin
+from tapecheck.load.engine.recorder import ErrorKind
 
 VALUES = nps.arrays(np.float64, st.integers(1, 3000), elements=st.floats(-1e6, 1e6))
 

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 from comparisons import INSERT_LIMITS, METRIC, proof, recording, samples, times
 
-from tapecheck.compare import analysis, counters
+from tapecheck.compare import analysis
+from tapecheck.compare import samples as counters
 from tapecheck.compare.difference import Change
 from tapecheck.compare.plan import Metric, Question
 from tapecheck.compare.recording import Baseline

@@ -16,10 +16,9 @@ from servers import Behaviour, Server
 from tapecheck import config
 from tapecheck.compare import analysis, answers, recorded
 from tapecheck.compare import validation as compare
-from tapecheck.compare.plan import Question, Recorded
+from tapecheck.compare.plan import AFTER, BEFORE, Question, Recorded, Side
 from tapecheck.compare.samples import Pair, Sample
-from tapecheck.compare.variants import AFTER, BEFORE, Side
-from tapecheck.load.samples import ErrorKind
+from tapecheck.load.engine.recorder import ErrorKind
 
 ROUNDS, REQUESTS = 4, 200
 METRIC = {"name": "p95_ms", "better": "lower", "smallest_effect": 0.1}

@@ -10,10 +10,10 @@ from legible import illegible
 
 from tapecheck import charts
 from tapecheck.charts.figure import Chart
-from tapecheck.compare import analysis, spectra
-from tapecheck.compare.plan import Metric
+from tapecheck.compare import analysis
+from tapecheck.compare import samples as spectra
+from tapecheck.compare.plan import AFTER, BEFORE, Metric
 from tapecheck.compare.recording import Baseline, Recording
-from tapecheck.compare.variants import AFTER, BEFORE
 
 NAMES = ("bulk_copy", "concurrency", "derived_timeframes", "connection_reuse", "a_a_test")
 PROMISED = {"what_if": "x", "answers": ["bottleneck_insert"]}

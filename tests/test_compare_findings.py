@@ -9,7 +9,7 @@ from comparisons import INSERT_LIMITS, METRIC, proof, recording, samples, times
 from tapecheck.compare import analysis, findings
 from tapecheck.compare.plan import Proof
 from tapecheck.compare.recording import Baseline, Recording
-from tapecheck.results import Finding
+from tapecheck.runs.results import Finding
 
 PROMISED = {"what_if": "insert at no cost", "answers": ["bottleneck_insert"]}
 

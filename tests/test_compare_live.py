@@ -14,12 +14,13 @@ import servers
 from pydantic import TypeAdapter
 from servers import Server
 
-from tapecheck import config, runs
+from tapecheck import config
 from tapecheck.compare import validation as compare
 from tapecheck.compare.difference import Change
 from tapecheck.compare.recording import Recording
 from tapecheck.errors import ConfigError
-from tapecheck.targets import SandboxState
+from tapecheck.runs import folders
+from tapecheck.target.opening import SandboxState
 from tapecheck.verdict import Verdict, exit_code
 
 DATA = config.PROJECT / "tests" / "data"
@@ -155,7 +156,7 @@ def test_two_recorded_load_runs_need_no_target(tmp_path: Path) -> None:
     assert done.returncode == 2, done.stdout + done.stderr
     assert "one round a side gives no confidence interval" in done.stdout and "sandbox" not in done.stderr
     folder = (tmp_path / "out" / "compare" / "latest").resolve()
-    recorded = runs.read(folder, "compare").result
+    recorded = folders.read(folder, "compare").result
     assert recorded["before"]["run_id"] == recorded["after"]["run_id"] and recorded["differs"] == []
     assert set(pq.read_table(folder / "spectra.parquet").column("proof").to_pylist()) == set(recorded["proofs"])
     again = compare.summarize(compare.read(str(folder)))
@@ -179,7 +180,7 @@ def test_files_of_two_other_tools_need_no_target(tmp_path: Path) -> None:
     """Their only scenarios are one round, recorded with both spectra, and read again from the folder."""
     compared(tmp_path, DATA / "tools" / "k6.json", DATA / "tools" / "vegeta.json")
     folder = (tmp_path / "out" / "compare" / "latest").resolve()
-    recorded = runs.read(folder, "compare").result
+    recorded = folders.read(folder, "compare").result
     assert "measured by: k6 before, vegeta after" in recorded["differs"] and list(recorded["proofs"]) == ["paced / vegeta"]
     assert exit_code(Verdict(recorded["verdict"])) == 2
     assert (recorded["before"]["run_id"], recorded["before"]["code"]) == ("k6.json", "")

@@ -13,10 +13,9 @@ from comparisons import METRIC, TARGET, plan, proof, samples, times
 from tapecheck.compare import analysis, session
 from tapecheck.compare.analysis import ProofSummary
 from tapecheck.compare.difference import Change
-from tapecheck.compare.measuring import Figures
-from tapecheck.compare.plan import Proof, Rounds
+from tapecheck.compare.plan import AFTER, Proof, Rounds, Variant
 from tapecheck.compare.samples import Sample
-from tapecheck.compare.variants import AFTER, Variant
+from tapecheck.compare.session import Figures
 from tapecheck.verdict import Check, Verdict
 
 SIMULATED, FEW = 200, 400  # sessions, and resamples of each interval

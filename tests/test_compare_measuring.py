@@ -11,12 +11,11 @@ from comparisons import plan, proof
 from samples import GENERATOR, burst, recording
 
 from tapecheck.backfill.recording import FAILED, Job
-from tapecheck.compare import measuring, session
-from tapecheck.compare.measuring import Bench
-from tapecheck.compare.plan import ComparePlan, Proof
-from tapecheck.compare.variants import Variant, variants
+from tapecheck.compare import session
+from tapecheck.compare.plan import ComparePlan, Proof, Variant, variants
+from tapecheck.compare.session import Bench
 from tapecheck.errors import ConfigError
-from tapecheck.target_file import Target
+from tapecheck.target.file import Target
 
 TARGET = Target.model_validate({
     "name": "t", "kind": "external", "base_url": "http://127.0.0.1:1", "requests": {"ask": "GET /{symbol}"},
@@ -32,11 +31,11 @@ def load_proof(**fix: Any) -> Proof:
     })  # fmt: skip
 
 
-def loaded(monkeypatch: pytest.MonkeyPatch, **generator: Any) -> measuring.Figures:
+def loaded(monkeypatch: pytest.MonkeyPatch, **generator: Any) -> session.Figures:
     """Return the figures of a burst of four requests of 1 to 4 ms."""
     found = recording({"steady_state": burst([1.0, 2.0, 3.0, 4.0], per_round=2)}, generator=replace(GENERATOR, **generator))
-    monkeypatch.setattr(measuring.load, "run", lambda plan, target: found)
-    monkeypatch.setattr(measuring.machine, "work_s", lambda: 0.123)
+    monkeypatch.setattr(session.load, "run", lambda plan, target: found)
+    monkeypatch.setattr(session.machine, "work_s", lambda: 0.123)
     return Bench(TARGET)(variants("x", load_proof())["before"])
 
 
@@ -60,7 +59,7 @@ def test_a_backfill_gives_stages_counters_and_what_limits_it(monkeypatch: pytest
     """Failed jobs are counted, not left out: a variant that does less is no variant."""
     spans = [span("fetch", 0, 1, requests=1), span("insert", 1, 9, rows=90, statements=181)]
     jobs = [Job(symbol="AAPL", timeframe="1d", state="completed", inserted=90), Job(symbol="AAPL", timeframe="5m", state=FAILED)]
-    monkeypatch.setattr(measuring.backfill, "run", lambda plan, endpoints: refilled(spans, wall_s=10, jobs=jobs))
+    monkeypatch.setattr(session.backfill, "run", lambda plan, endpoints: refilled(spans, wall_s=10, jobs=jobs))
     found = Bench(TARGET)(variants("x", proof())["before"])
     assert (found.clocks["duration_s"], found.clocks["fetch_s"], found.clocks["insert_s"]) == (10, 1, 8)
     assert "wait_s" not in found.clocks
@@ -86,11 +85,11 @@ def test_each_target_is_opened_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """The side after may have one of its own."""
     opened: list[str] = []
     other = TARGET.model_copy(update={"name": "other"})
-    monkeypatch.setattr(measuring, "open_target", lambda file: opened.append(file) or other)
+    monkeypatch.setattr(session, "open_target", lambda file: opened.append(file) or other)
     seen: list[str] = []
     figures = SimpleNamespace(samples=None)
-    monkeypatch.setattr(measuring.load, "run", lambda plan, target: seen.append(target.name) or figures)
-    monkeypatch.setattr(measuring.load, "summarize", lambda recording, plan: {})
+    monkeypatch.setattr(session.load, "run", lambda plan, target: seen.append(target.name) or figures)
+    monkeypatch.setattr(session.load, "summarize", lambda recording, plan: {})
     bench, plan_of = Bench(TARGET), variants("x", load_proof())["before"].plan
     for target in (None, "other.yaml", None, "other.yaml"):
         with pytest.raises(ValueError, match="not enough values"):

@@ -7,8 +7,7 @@ import yaml
 from comparisons import proof
 
 from tapecheck import config
-from tapecheck.compare.plan import ComparePlan, Proof, Recorded, Rounds, read_plan
-from tapecheck.compare.variants import variants
+from tapecheck.compare.plan import ComparePlan, Proof, Recorded, Rounds, read_plan, variants
 from tapecheck.errors import ConfigError
 from tapecheck.load.plan import Closed, LoadPlan
 

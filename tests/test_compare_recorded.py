@@ -9,13 +9,13 @@ from typing import Any
 import pytest
 from regenerate import at_home
 
-from tapecheck import config, runs
+from tapecheck import config
 from tapecheck.compare import analysis, frames, recorded
 from tapecheck.compare.difference import Change
-from tapecheck.compare.metrics import COUNTERS
-from tapecheck.compare.plan import Recorded
+from tapecheck.compare.plan import COUNTERS, Recorded
 from tapecheck.errors import ConfigError
 from tapecheck.load import validation as load
+from tapecheck.runs import folders
 from tapecheck.verdict import Verdict
 
 DATA = config.PROJECT / "tests" / "data"
@@ -223,7 +223,7 @@ def test_scenarios_of_only_one_run_are_left_out(copied: Callable[..., str]) -> N
 
     before = copied("load", "a")
     found = recorded.read(before, copied("load", "b", without_first), Recorded())
-    assert len(found.context.questions) == len(runs.read(before).result["scenarios"]) - 1
+    assert len(found.context.questions) == len(folders.read(before).result["scenarios"]) - 1
 
 
 @pytest.mark.parametrize("broken", ["", "{", '{"validation": "load"}', '{"validation": "moon"}', "[]"])
@@ -240,7 +240,7 @@ def test_a_broken_run_is_refused(copied: Callable[..., str], tmp_path: Path, bro
 
 def test_a_comparison_is_not_compared(copied: Callable[..., str], monkeypatch: pytest.MonkeyPatch) -> None:
     """It compares already."""
-    monkeypatch.setattr(runs, "read", lambda path: runs.Run(folder=Path(path), result={"validation": "compare"}))
+    monkeypatch.setattr(folders, "read", lambda path: folders.Run(folder=Path(path), result={"validation": "compare"}))
     with pytest.raises(ConfigError, match="which compares already"):
         recorded.read("a", "b", Recorded())
 

@@ -10,9 +10,9 @@ from tapecheck import progress
 from tapecheck.backfill.plan import BackfillPlan
 from tapecheck.compare import analysis, recording, session
 from tapecheck.compare.difference import Change
-from tapecheck.compare.measuring import Figures
+from tapecheck.compare.plan import Variant
 from tapecheck.compare.recording import Baseline, Recording
-from tapecheck.compare.variants import Variant
+from tapecheck.compare.session import Figures
 from tapecheck.errors import MeasurementError, TargetDown
 
 

@@ -6,11 +6,12 @@ from pathlib import Path
 import pytest
 from comparisons import INSERT_LIMITS, METRIC, proof, recording, samples, times
 
-from tapecheck import charts, results, runs
+from tapecheck import charts
 from tapecheck.compare import frames
 from tapecheck.compare import validation as compare
 from tapecheck.compare.recording import Baseline, Recording
 from tapecheck.errors import ConfigError
+from tapecheck.runs import folders, results
 
 GIVEN = {
     "target": "t", "plan": "config/compare.yaml", "run": "new", "profile": "full", "proofs": "all", "rounds": 0, "before": "", "after": "",
@@ -48,7 +49,7 @@ def test_what_is_recorded_reads_back_and_keeps_its_schema(tmp_path: Path) -> Non
     summary = compare.summarize(one)
     done = compare.record(one, summary, compare.judge(one, summary), settings=settings, figures={})
     assert done.folder is not None
-    result = json.loads((done.folder / runs.RESULT).read_text())
+    result = json.loads((done.folder / folders.RESULT).read_text())
     assert results.breaks_schema(result) is None
     assert result["verdict"] == "pass"
     assert result["bottleneck"]["name"] == "fix"
@@ -80,7 +81,7 @@ def test_a_method_check_stands_apart_from_the_proofs(tmp_path: Path) -> None:
     assert (list(own), list(method_check)) == (["bulk_copy"], ["a_a_test"])
     done = compare.record(one, summary, compare.judge(one, summary), settings=settings, figures={})
     assert done.folder is not None
-    result = json.loads((done.folder / runs.RESULT).read_text())
+    result = json.loads((done.folder / folders.RESULT).read_text())
     assert (list(result["proofs"]), list(result["method_check"]), result["verdict"]) == (["bulk_copy"], ["a_a_test"], "pass")
     assert result["headline"].endswith("Method check: a_a_test: no difference claimed.")
     chart = charts.compare_ratios(recording=one, summary=summary)

@@ -6,7 +6,7 @@ import pytest
 
 from tapecheck import config
 from tapecheck.errors import ConfigError, Problem
-from tapecheck.target_file import Target
+from tapecheck.target.file import Target
 
 GOOD = """\
 name: staging

@@ -8,8 +8,9 @@ import pytest
 from legible import illegible
 from recorded_runs import put, set_at
 
-from tapecheck import __main__, charts, history
+from tapecheck import __main__, charts
 from tapecheck.errors import ConfigError
+from tapecheck.runs import history
 
 METRIC = "totals.records_per_s"
 

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from tapecheck import config, lint
+from tapecheck import check, config
 from tapecheck.__main__ import main
 from tapecheck.errors import ConfigError, Problem
 
@@ -30,7 +30,7 @@ PLANTED = [
 def test_a_planted_mistake_in_the_backfill_plan_is_found(tmp_path: Path, right: str, wrong: str, key: str, allowed: str) -> None:
     """One problem, at the line where the mistake stands; of a profile too."""
     (tmp_path / "backfill.yaml").write_text(PLAN.replace(right, wrong, 1))
-    (problem,) = lint.problems(tmp_path / "backfill.yaml")
+    (problem,) = check.problems(tmp_path / "backfill.yaml")
     line = PLAN[: PLAN.index(right)].count("\n") + 1
     assert (problem.file, problem.key, problem.line) == (str(tmp_path / "backfill.yaml"), key, line)
     assert allowed in problem.allowed
@@ -56,17 +56,17 @@ def test_a_planted_mistake_in_the_backfill_plan_is_found(tmp_path: Path, right: 
 def test_a_planted_mistake_in_a_target_is_found_and_no_secret_repeated(tmp_path: Path, section: str, key: str, got: str) -> None:
     """At its line; a key or password that stands in the file is not printed."""
     (tmp_path / "t.yaml").write_text(f"{TARGET}backfill: {section}\n")
-    found = lint.problems(tmp_path / "t.yaml")
+    found = check.problems(tmp_path / "t.yaml")
     assert {(problem.key, problem.line) for problem in found} == {(key, TARGET.count("\n") + 1)}
     assert got in found[0].got and "Zx81" not in str(found)
 
 
 def test_a_file_is_of_the_kind_that_its_keys_say(tmp_path: Path) -> None:
     """Plans of all validations, targets, drills, and what is neither."""
-    kinds = {file.stem: kind for file in config.CONFIG.rglob("*.yaml") if (kind := lint.plan_kind(file))}
+    kinds = {file.stem: kind for file in config.CONFIG.rglob("*.yaml") if (kind := check.plan_kind(file))}
     assert kinds == {name: name for name in ("backfill", "compare", "load", "rto_rpo")}
     (tmp_path / "other.yaml").write_text("a: 1\n")
-    (problem,) = lint.problems(tmp_path / "other.yaml")
+    (problem,) = check.problems(tmp_path / "other.yaml")
     assert "a target, a plan of load, backfill, recovery or comparison, or a drill" in problem.allowed
 
 
@@ -75,13 +75,13 @@ def test_the_plans_of_all_notebooks_are_checked_before_one_starts(tmp_path: Path
     (tmp_path / "backfill.yaml").write_text(PLAN.replace("insert: copy", "insert: fast"))
     given = {"load": {"scenarios": "none_such"}, "backfill": {"plan": str(tmp_path / "backfill.yaml")}}
     with pytest.raises(ConfigError) as caught:
-        lint.before_traffic(given)
+        check.before_traffic(given)
     assert {problem.key for problem in caught.value.problems} == {"scenarios", "insert"}
     for chosen, key in (({"symbols": "AAPL,NOSUCH"}, "symbols"), ({"timeframes": "2h"}, "timeframes"), ({"days": -1}, "days")):
         with pytest.raises(ConfigError) as caught:
-            lint.before_traffic({"backfill": chosen})
+            check.before_traffic({"backfill": chosen})
         assert [problem.key for problem in caught.value.problems] == [key]
-    assert lint.before_traffic({"load": {}, "backfill": {"profile": "small", "symbols": "AAPL,BTC"}}).kind == "sandbox"
+    assert check.before_traffic({"load": {}, "backfill": {"profile": "small", "symbols": "AAPL,BTC"}}).kind == "sandbox"
 
 
 # ---- the recovery plan and its drills ----
@@ -104,7 +104,7 @@ def test_a_contradiction_planted_in_the_recovery_plan_is_found(tmp_path: Path, r
     """One problem, with the line of its key."""
     text = RECOVERY.replace(right, wrong, 1)
     (tmp_path / "rto_rpo.yaml").write_text(text)
-    (problem,) = lint.problems(tmp_path / "rto_rpo.yaml")
+    (problem,) = check.problems(tmp_path / "rto_rpo.yaml")
     assert (problem.key, got in problem.got) == (key, True)
     assert f"{key.rpartition('.')[2]}:" in text.splitlines()[(problem.line or 0) - 1]
 
@@ -123,8 +123,8 @@ def test_what_only_a_profile_needs_explained_is_told_too(tmp_path: Path) -> None
     file = tmp_path / "rto_rpo.yaml"
     text = RECOVERY.replace("settled:\n", "settled:\n  trials_prove_nothing: not all on one day\n")
     file.write_text(text + "  sure: {trials: {each: 20, proven_share: 0.95}}\n")
-    assert lint.problems(file) == []
-    assert [note.partition("settled ")[2].partition(":")[0] for note in lint.notes(file)][-1] == "trials_prove_nothing"
+    assert check.problems(file) == []
+    assert [note.partition("settled ")[2].partition(":")[0] for note in check.notes(file)][-1] == "trials_prove_nothing"
 
 
 def test_a_file_with_problems_has_no_notes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -132,17 +132,17 @@ def test_a_file_with_problems_has_no_notes(tmp_path: Path, capsys: pytest.Captur
     (tmp_path / "rto_rpo.yaml").write_text(RECOVERY.replace("objective_s: 300", "objective_s: 0"))
     assert main(["check", str(tmp_path / "rto_rpo.yaml")]) == 4
     assert capsys.readouterr().out == "1 files, 1 problems\n"
-    assert lint.notes(config.CONFIG / "load.yaml") == []
+    assert check.notes(config.CONFIG / "load.yaml") == []
 
 
 def test_a_drill_is_read_as_one(tmp_path: Path) -> None:
     """Its mistakes are found like those of any file; the shipped ones have none."""
-    assert [problem for file in (config.CONFIG / "drills").glob("*.yaml") for problem in lint.problems(file)] == []
+    assert [problem for file in (config.CONFIG / "drills").glob("*.yaml") for problem in check.problems(file)] == []
     (tmp_path / "drill.yaml").write_text(DRILL.replace("inject: ", "inject: never "))
-    (problem,) = lint.problems(tmp_path / "drill.yaml")
+    (problem,) = check.problems(tmp_path / "drill.yaml")
     assert problem.key == "extensions.tapecheck.inject"
     (tmp_path / "drill.yaml").write_text("title: half a drill\nmethod: []\n")
-    assert "chaos validate" in lint.problems(tmp_path / "drill.yaml")[0].allowed
+    assert "chaos validate" in check.problems(tmp_path / "drill.yaml")[0].allowed
 
 
 def test_the_recovery_plan_and_its_drills_are_checked_before_one_starts(tmp_path: Path) -> None:
@@ -150,13 +150,13 @@ def test_the_recovery_plan_and_its_drills_are_checked_before_one_starts(tmp_path
     (tmp_path / "drill.yaml").write_text("title: half a drill\nmethod: []\n")
     drills = str(tmp_path / "drill.yaml")
     with pytest.raises(ConfigError) as caught:
-        lint.before_traffic({"rto_rpo": {"profile": "none_such", "drills": drills}})
+        check.before_traffic({"rto_rpo": {"profile": "none_such", "drills": drills}})
     assert {Path(problem.file).name for problem in caught.value.problems} == {"drill.yaml", "parameters"}
     with pytest.raises(ConfigError) as caught:
-        lint.before_traffic({"rto_rpo": {"trials": -1, "drills": "no_such_drill"}})
+        check.before_traffic({"rto_rpo": {"trials": -1, "drills": "no_such_drill"}})
     assert [problem.key for problem in caught.value.problems] == ["drills", "trials"]
-    assert lint.before_traffic({"rto_rpo": {"run": "somewhere", "drills": drills}}).kind == "sandbox"
-    assert lint.before_traffic({"rto_rpo": {"drills": "none", "trials": 1, "profile": "once"}}).kind == "sandbox"
+    assert check.before_traffic({"rto_rpo": {"run": "somewhere", "drills": drills}}).kind == "sandbox"
+    assert check.before_traffic({"rto_rpo": {"drills": "none", "trials": 1, "profile": "once"}}).kind == "sandbox"
 
 
 # ---- objectives that a load plan cannot prove ----
@@ -164,7 +164,7 @@ def test_the_recovery_plan_and_its_drills_are_checked_before_one_starts(tmp_path
 
 def load_problems(path: Path, scenario: str, objective: str) -> list[Problem]:
     (path / "load.yaml").write_text(f"scenarios:\n{scenario}objectives: [{objective}]\n")
-    return lint.problems(path / "load.yaml")
+    return check.problems(path / "load.yaml")
 
 
 @pytest.mark.parametrize(
@@ -231,7 +231,7 @@ def test_an_objective_of_one_scenario_is_no_matter_of_another(tmp_path: Path) ->
 def test_a_run_with_too_few_requests_is_not_refused(tmp_path: Path) -> None:
     """There it ends as not_proven."""
     assert load_problems(tmp_path, BURST.format(concurrency=1, rounds=1), "p99_ms < 1")
-    assert lint.before_traffic({"load": {"plan": str(tmp_path / "load.yaml")}}).kind == "sandbox"
+    assert check.before_traffic({"load": {"plan": str(tmp_path / "load.yaml")}}).kind == "sandbox"
 
 
 @pytest.mark.parametrize(
@@ -245,8 +245,8 @@ def test_a_planted_mistake_in_the_comparison_plan_is_found(tmp_path: Path, right
     """Also in a variant, which is a plan of another validation; its kind is told by its keys, of which others have some too."""
     text = (config.CONFIG / "compare.yaml").read_text()
     (tmp_path / "compare.yaml").write_text(text.replace(right, wrong, 1))
-    assert lint.plan_kind(tmp_path / "compare.yaml") == "compare"
-    assert [problem.key for problem in lint.problems(tmp_path / "compare.yaml")] == [key]
+    assert check.plan_kind(tmp_path / "compare.yaml") == "compare"
+    assert [problem.key for problem in check.problems(tmp_path / "compare.yaml")] == [key]
 
 
 @pytest.mark.parametrize("given", [{}, {"run": "new"}, {"before": "a", "after": "b"}, {"run": "outputs/compare/latest"}])
@@ -256,6 +256,6 @@ def test_a_comparison_of_backfills_needs_to_know_where_history_comes_from(tmp_pa
     asked = {"compare": {"target": str(tmp_path / "t.yaml"), **given}}
     if given in ({}, {"run": "new"}):
         with pytest.raises(ConfigError, match="backfill: got nothing"):
-            lint.before_traffic(asked)
+            check.before_traffic(asked)
     else:
-        assert lint.before_traffic(asked).name == "t"
+        assert check.before_traffic(asked).name == "t"

@@ -16,16 +16,17 @@ import servers
 import yaml
 from servers import Server
 
-from tapecheck import batch, config, runs
+from tapecheck import config
 from tapecheck.backfill import validation as backfill
 from tapecheck.errors import TapecheckError
 from tapecheck.load import validation
 from tapecheck.load.plan import LoadPlan
 from tapecheck.load.recording import Recording
 from tapecheck.recovery import validation as recovery
+from tapecheck.runs import batch, folders
 from tapecheck.sandbox import supervision
 from tapecheck.sandbox.profile import Home
-from tapecheck.targets import SandboxState, open_target
+from tapecheck.target.opening import SandboxState, open_target
 from tapecheck.verdict import exit_code, overall
 
 SECRET = "s3cr3t-Zx81"
@@ -98,17 +99,17 @@ def test_the_path_of_make_run_on_the_sandbox(sandbox: SandboxState, tmp_path: Pa
     assert {"result.json", "samples.parquet", "resources.parquet", "failures.jsonl", "notebook.ipynb", "report.html"} <= {
         p.name for p in folder.iterdir()
     }
-    result = runs.read(folder, "load").result
+    result = folders.read(folder, "load").result
     assert result["verdict"] == "pass"
     assert result["target"]["base_url"] == sandbox.base_url
     assert result["scenarios"]["symbols"]["requests"] == 400
     assert set(result["scenarios"]["timeframes"]["by"]["timeframe"]) == {"5m", "15m", "1h", "4h", "1d"}
     assert set(result["scenarios"]["steady"]["resources"]) == {"api", "database", "scheduler", "upstream"}
     assert result["scenarios"]["steady"]["server_time_ms"] is not None
-    refill = runs.read(tmp_path / "results" / "backfill" / "latest", "backfill").result
+    refill = folders.read(tmp_path / "results" / "backfill" / "latest", "backfill").result
     assert (refill["verdict"], refill["totals"]["completed"], refill["parameters"]["profile"]) == ("pass", 15, "small")
     assert refill["target"]["base_url"] == sandbox.upstream_url
-    defined = runs.read(tmp_path / "results" / "rto_rpo" / "latest", "rto_rpo").result
+    defined = folders.read(tmp_path / "results" / "rto_rpo" / "latest", "rto_rpo").result
     assert (defined["verdict"], defined["rto"], defined["parameters"]["profile"]) == ("pass", {}, "once"), (
         "no plan of it has a profile small"
     )
@@ -131,7 +132,7 @@ def test_drills_from_the_command_line(sandbox: SandboxState, tmp_path: Path) -> 
     folder = (tmp_path / "results" / "rto_rpo" / "latest").resolve()
     files = {"result.json", "probes.parquet", "acks.parquet", "journals.jsonl", "definition.md", "notebook.ipynb", "report.html", "rto.png"}
     assert files <= {p.name for p in folder.iterdir()}
-    result = runs.read(folder, "rto_rpo").result
+    result = folders.read(folder, "rto_rpo").result
     assert done.returncode == {"pass": 0, "fail": 1}.get(result["verdict"], 2)
     assert result["rto"]["database_loss"]["trials"][0]["trial"]["drill"] == "database_killed"
     assert sum(tier["acknowledged_bars"] for tier in result["rpo"].values()) > 50
@@ -142,7 +143,7 @@ def test_drills_from_the_command_line(sandbox: SandboxState, tmp_path: Path) -> 
     summary = recovery.summarize(recording, todo)
     settings = recovery.settings(**result["parameters"] | {"run": str(folder), "out": str(tmp_path / "again")})
     again = recovery.record(recording, summary, recovery.judge(recording, summary, todo), todo, settings=settings, figures={})
-    assert runs.read(str(again.folder)).result["verdict"] == result["verdict"]
+    assert folders.read(str(again.folder)).result["verdict"] == result["verdict"]
     assert not (tmp_path / "again" / "rto_rpo" / "ledger.jsonl").exists(), "nothing was broken again"
     secrets = [Home().secret(), Home().passfile.read_text().strip().rpartition(":")[2]]
     assert [file for file, content in artefacts(tmp_path) if any(secret.encode() in content for secret in secrets)] == []
@@ -154,7 +155,7 @@ def test_plain_papermill_from_another_folder(sandbox: SandboxState, tmp_path: Pa
     command = [sys.executable, "-m", "papermill", str(config.NOTEBOOKS / "load.ipynb"), "out.ipynb", *words]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=280)
     assert done.returncode == 0, done.stderr
-    assert runs.read(tmp_path / "results" / "load" / "latest").result["scenarios"].keys() == {"cached_symbol"}
+    assert folders.read(tmp_path / "results" / "load" / "latest").result["scenarios"].keys() == {"cached_symbol"}
     assert all(c.execution_count for c in nbformat.read(tmp_path / "out.ipynb", 4).cells if c.cell_type == "code")
 
 
@@ -172,9 +173,9 @@ def test_an_api_that_is_not_the_sandbox_and_no_secret_in_any_artefact(tmp_path: 
     (tmp_path / "strict.yaml").write_text(SMALL.replace("p50_ms < 5000", "p50_ms < 0.001"))
     strict = tapecheck("run", "load", "-p", "run", first, "-p", "plan", tmp_path / "strict.yaml", "--out", tmp_path / "out")
     assert strict.returncode == 1, strict.stdout + strict.stderr
-    again = runs.read(tmp_path / "out" / "load" / "latest").result
+    again = folders.read(tmp_path / "out" / "load" / "latest").result
     assert (again["reanalysis_of"], again["run_id"] != first.name) == (str(first), True)
-    assert again["scenarios"] == runs.read(first).result["scenarios"]
+    assert again["scenarios"] == folders.read(first).result["scenarios"]
     assert validation.read(tmp_path / "out" / "load" / "latest").samples.equals(validation.read(first).samples)
     found = [file for file, content in artefacts(tmp_path / "out") if SECRET.encode() in content]
     assert found == []
@@ -243,7 +244,7 @@ def test_a_target_that_dies_in_mid_run_gives_a_whole_result(tmp_path: Path, monk
     recorded = validation.record(recording, summary, validation.judge(summary, todo), settings=settings, figures={})
     assert recorded.verdict == "fail"
     folder = tmp_path / "out" / "load" / "latest"
-    burst = runs.read(folder).result["scenarios"]["burst"]
+    burst = folders.read(folder).result["scenarios"]["burst"]
     assert burst["requests"] == 320
     assert 200 < burst["failed"] < 320
     assert sum(burst["errors"].values()) == burst["failed"]
@@ -265,7 +266,7 @@ def test_a_backfill_with_an_unknown_ticker_and_no_secret_in_any_artefact(sandbox
         "result.json", "spans.parquet", "jobs.parquet", "failures.jsonl", "trace.json", "notebook.ipynb", "report.html",
         "stages.png", "timeline.png", "jobs.png", "throughput.png", "what_if.png",
     }  # fmt: skip
-    result = runs.read(folder, "backfill").result
+    result = folders.read(folder, "backfill").result
     assert [result["totals"][state] for state in ("completed", "failed", "skipped")] == [4, 2, 0]
     failures = [json.loads(line) for line in (folder / "failures.jsonl").read_text().splitlines()]
     assert [(one["symbol"], one["timeframe"], "404" in one["error"]) for one in failures] == [
@@ -279,7 +280,7 @@ def test_a_backfill_with_an_unknown_ticker_and_no_secret_in_any_artefact(sandbox
     checks = backfill.judge(summary, found.context.plan)
     settings = backfill.settings(**result["parameters"] | {"out": str(tmp_path / "again")})
     second = backfill.record(found, summary, checks, settings=settings, figures={}, what_if=backfill.predict(found))
-    again = runs.read(str(second.folder)).result
+    again = folders.read(str(second.folder)).result
     assert {key: again[key] for key in own} == own and again["reanalysis_of"] == str(folder)
     secrets = [Home().secret().encode(), Home().passfile.read_text().strip().rpartition(":")[2].encode()]
     assert all(len(secret) > 20 for secret in secrets)

@@ -9,11 +9,11 @@ import pytest
 from samples import GENERATOR, START_NS, burst, recording, requests, watched
 
 from tapecheck.config import PROJECT
-from tapecheck.load import analysis, findings, frames, judgement, validation
+from tapecheck.load import analysis, findings, frames, validation
 from tapecheck.load.analysis import Limits, ScenarioSummary
+from tapecheck.load.engine.recorder import ErrorKind
 from tapecheck.load.plan import METRICS
 from tapecheck.load.recording import GeneratorStats, Recording
-from tapecheck.load.samples import ErrorKind
 from tapecheck.verdict import Verdict, overall, parse
 
 LIMITS = Limits(lag_p99_ms=20, cpu_ratio=0.9, achieved_ratio=0.95)
@@ -25,7 +25,7 @@ def summary_of(rec: Recording) -> ScenarioSummary:
 
 
 def verdicts(rec: Recording) -> dict[str, Verdict]:
-    checks = judgement.check(analysis.summarize(rec, LIMITS), [parse(text, METRICS) for text in OBJECTIVES])
+    checks = analysis.check(analysis.summarize(rec, LIMITS), [parse(text, METRICS) for text in OBJECTIVES])
     return {c.objective.split(" ")[0]: c.verdict for c in checks}
 
 
@@ -224,7 +224,7 @@ def test_failures_are_one_plain_record_each() -> None:
 
 def test_durations_never_come_from_the_wall_clock() -> None:
     """No module of the load validation calls time.time or subtracts wall-clock instants."""
-    for file in (PROJECT / "lib/tapecheck/load").glob("*.py"):
+    for file in (PROJECT / "lib/tapecheck/load").rglob("*.py"):
         for node in ast.walk(ast.parse(file.read_text())):
             if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name):
                 assert (node.value.id, node.attr) not in {("time", "time"), ("time", "time_ns")}, file.name
@@ -290,7 +290,7 @@ def test_what_would_prove_an_objective_counts_batches() -> None:
     """The n that is said to be needed is of requests like these, not of independent ones."""
     times = np.repeat([20.0, 20.0, 20.0, 900.0, 20.0], 100) + np.tile(np.linspace(0, 5, 100), 5)
     summary = analysis.summarize(recording({"s": burst(times, per_round=100)}), LIMITS)
-    (check,) = judgement.check(summary, [parse("p95_ms < 1000", METRICS)])
+    (check,) = analysis.check(summary, [parse("p95_ms < 1000", METRICS)])
     assert check.verdict == Verdict.NOT_PROVEN
     assert int(check.reason.partition("at least ")[2].split(" ")[0].replace(",", "")) > 1000
 
@@ -307,7 +307,7 @@ def test_each_kind_of_time_is_judged_by_itself() -> None:
     summary = analysis.summarize(recording({"s": rows}), LIMITS)
 
     def judged(text: str) -> Verdict:
-        return judgement.check(summary, [parse(text, METRICS)])[0].verdict
+        return analysis.check(summary, [parse(text, METRICS)])[0].verdict
 
     assert judged("p95_ms < 300") == Verdict.FAIL
     assert judged("service_p95_ms < 300") == Verdict.PASS

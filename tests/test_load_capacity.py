@@ -12,7 +12,7 @@ from tapecheck.load.analysis import summarize
 from tapecheck.load.capacity import Level, conclude, next_rate
 from tapecheck.load.capacity import level as level_of
 from tapecheck.load.plan import METRICS, Capacity
-from tapecheck.load.selfcheck import Limits
+from tapecheck.load.recording import Limits
 from tapecheck.verdict import Verdict, parse
 
 SEARCH = Capacity(executor="capacity", request="features", start_rate_rps=50, max_rate_rps=10_000)

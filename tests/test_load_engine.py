@@ -17,12 +17,12 @@ from engines import GET, PARAMETERS, errors, requests_for, response_ms, run, ser
 from servers import Behaviour, Server
 
 from tapecheck.errors import MeasurementError
-from tapecheck.load import pool, protocol, recorder
-from tapecheck.load.engine import Stopped, measure
-from tapecheck.load.samples import SAMPLE
-from tapecheck.load.tables import UNITS, columns, to_table
-from tapecheck.load.work import MAX_ROUNDS, Address, Tls
-from tapecheck.target_file import RequestTemplate
+from tapecheck.load.engine import pool, protocol, recorder
+from tapecheck.load.engine.engine import Stopped, measure
+from tapecheck.load.engine.recorder import SAMPLE
+from tapecheck.load.engine.work import MAX_ROUNDS, Address, Tls
+from tapecheck.load.samples import UNITS, columns, to_table
+from tapecheck.target.file import RequestTemplate
 
 
 @pytest.fixture(params=["burst", "closed"])

@@ -15,7 +15,7 @@ from tapecheck.load import validation
 from tapecheck.load.capacity import next_rate
 from tapecheck.load.plan import METRICS, Capacity, LoadPlan
 from tapecheck.load.recording import Recording
-from tapecheck.target_file import Target
+from tapecheck.target.file import Target
 from tapecheck.verdict import OPERATORS, Verdict
 
 PACED: dict[str, dict[str, object]] = {

@@ -8,12 +8,12 @@ import servers
 from samples import burst, measured, recording
 from servers import Server
 
-from tapecheck import stats
-from tapecheck.load import analysis, judgement, validation
+from tapecheck.load import analysis, validation
+from tapecheck.load.engine.recorder import Measured, joined
 from tapecheck.load.plan import METRICS, LoadPlan
-from tapecheck.load.samples import Measured, joined
-from tapecheck.load.selfcheck import Limits
-from tapecheck.target_file import Target
+from tapecheck.load.recording import Limits
+from tapecheck.statistics import intervals
+from tapecheck.target.file import Target
 from tapecheck.verdict import parse
 
 WIDE = {"lag_p99_ms": 1e6, "dispatch_lag_p99_ms": 1e6, "cpu_ratio": 1, "achieved_ratio": 0.01}
@@ -50,7 +50,7 @@ def test_enough_is_a_question_of_samples_and_never_of_their_values() -> None:
         rows = burst(scale * np.random.default_rng(1).uniform(1, 2, 30_000), per_round=100)
         for n, enough in ((10_000, True), (200, False)):
             summary = analysis.summarize(recording({"a": rows[:n]}), limits)["a"]
-            assert judgement.bounded(summary, [parse("p99_ms < 2", METRICS)], "a") is enough
+            assert analysis.bounded(summary, [parse("p99_ms < 2", METRICS)], "a") is enough
 
 
 def part(rounds: int, **more: object) -> Measured:
@@ -84,7 +84,7 @@ def test_the_bound_of_a_scenario_that_was_extended_covers_as_stated() -> None:
     for _ in range(200):
         times = rounds(300)
         for number in (150, 300):
-            upper = stats.distribution(times[: 100 * number].copy(), np.full(number, 100)).p99.upper
+            upper = intervals.distribution(times[: 100 * number].copy(), np.full(number, 100)).p99.upper
             if upper is not None:
                 break
         below += upper is not None and upper < true

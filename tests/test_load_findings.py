@@ -17,15 +17,15 @@ import pytest
 from orphans import orphan
 from samples import burst, recording, watched
 
-from tapecheck.load import findings, sending, validation
+from tapecheck.load import findings, session, validation
 from tapecheck.load.analysis import ScenarioSummary, summarize
+from tapecheck.load.engine.recorder import ErrorKind, Samples
 from tapecheck.load.findings import LIMITING
 from tapecheck.load.plan import LoadPlan
-from tapecheck.load.samples import ErrorKind, Samples
-from tapecheck.load.selfcheck import Limits
+from tapecheck.load.recording import Limits
 from tapecheck.load.workers import Generator
-from tapecheck.results import Finding
-from tapecheck.target_file import Target
+from tapecheck.runs.results import Finding
+from tapecheck.target.file import Target
 
 PLANTED = Path(__file__).with_name("planted_servers.py")
 BUSY = "import threading\ndef spin():\n    while True: pass\nfor _ in range(4): threading.Thread(target=spin, daemon=True).start()"
@@ -144,7 +144,7 @@ def measure(case: Case, monkeypatch: pytest.MonkeyPatch) -> Said:
     """Measure a planted server as the notebook does."""
     plan = LoadPlan.model_validate({"scenarios": {"s": {**case.scenario, "request": "one"}}, "generator": case.limits})
     if case.sabotaged:
-        monkeypatch.setattr(sending, "Generator", Sabotaged)
+        monkeypatch.setattr(session, "Generator", Sabotaged)
     with contextlib.ExitStack() as stack:
         pid, port = stack.enter_context(planted(**case.plant))
         asked = stack.enter_context(planted(way_s=case.far_s, to_port=port))[1] if case.far_s else port

@@ -16,13 +16,11 @@ from servers import Server
 
 from tapecheck import charts
 from tapecheck.load import analysis, capacity, findings, frames, validation
-from tapecheck.load.analysis import ScenarioSummary
-from tapecheck.load.judgement import check
+from tapecheck.load.analysis import ScenarioSummary, check
 from tapecheck.load.plan import METRICS, LoadPlan
-from tapecheck.load.recording import Recording
-from tapecheck.load.selfcheck import Limits
+from tapecheck.load.recording import Limits, Recording
 from tapecheck.load.workers import Generator
-from tapecheck.target_file import Target
+from tapecheck.target.file import Target
 from tapecheck.verdict import Check, Verdict, parse
 
 LIMITS = Limits(lag_p99_ms=20, cpu_ratio=0.9, achieved_ratio=0.95)

@@ -6,7 +6,7 @@ from samples import burst, recording, watched
 from tapecheck.load import analysis, findings, frames, validation
 from tapecheck.load.analysis import ScenarioSummary
 from tapecheck.load.plan import LoadPlan
-from tapecheck.load.selfcheck import Limits
+from tapecheck.load.recording import Limits
 from tapecheck.resources import MACHINE, OTHERS
 
 LIMITS = Limits(lag_p99_ms=20, cpu_ratio=0.9, achieved_ratio=0.95)

@@ -9,9 +9,9 @@ import servers
 from engines import errors, requests_for, response_ms, run, schedule, service_ms, work_for
 from servers import Server
 
-from tapecheck.load.engine import Stopped, measure
-from tapecheck.load.samples import ErrorKind
-from tapecheck.load.work import Address, Tls
+from tapecheck.load.engine.engine import Stopped, measure
+from tapecheck.load.engine.recorder import ErrorKind
+from tapecheck.load.engine.work import Address, Tls
 
 
 def test_requests_are_meant_for_the_instants_of_the_schedule() -> None:

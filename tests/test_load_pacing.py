@@ -6,8 +6,7 @@ from collections.abc import Callable
 
 import pytest
 
-from tapecheck.load.pacing import Dispatcher
-from tapecheck.load.schedule import Schedule, Stage
+from tapecheck.load.engine.schedule import Dispatcher, Schedule, Stage
 
 START_NS = 10**15  # far from any clock: no alarm rings
 

@@ -6,10 +6,10 @@ import pytest
 
 from tapecheck import config
 from tapecheck.errors import ConfigError, Problem
+from tapecheck.load.engine.work import Address
 from tapecheck.load.plan import Burst, Closed, LoadPlan
 from tapecheck.load.requests import prepare_all
-from tapecheck.load.work import Address
-from tapecheck.target_file import Target
+from tapecheck.target.file import Target
 
 PLAN = """\
 scenarios:

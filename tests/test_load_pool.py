@@ -10,11 +10,11 @@ import trustme
 from engines import errors, requests_for, run, work_for
 from servers import Behaviour, Exchange, Server
 
-from tapecheck.load.engine import measure
-from tapecheck.load.samples import Measured
-from tapecheck.load.sending import _generator
-from tapecheck.load.work import Address, Tls
-from tapecheck.target_file import RequestTemplate
+from tapecheck.load.engine.engine import measure
+from tapecheck.load.engine.recorder import Measured
+from tapecheck.load.engine.work import Address, Tls
+from tapecheck.load.session import _generator
+from tapecheck.target.file import RequestTemplate
 
 CLOSES = {"FIN": servers.closes_without_a_word, "RST": servers.resets_without_a_word}
 SHAPES = {

@@ -10,10 +10,10 @@ from servers import Behaviour, Server
 
 from tapecheck.errors import ConfigError, TargetDown, TargetError
 from tapecheck.load import preflight
+from tapecheck.load.engine.work import Address
 from tapecheck.load.plan import LoadPlan
 from tapecheck.load.requests import prepare_all
-from tapecheck.load.work import Address
-from tapecheck.target_file import Target
+from tapecheck.target.file import Target
 
 SECRET = "hunter2hunter2"
 

@@ -9,8 +9,8 @@ import pytest
 import servers
 from engines import errors, run
 
-from tapecheck.load import protocol
-from tapecheck.load.protocol import UNKNOWN, Connection, Exchange
+from tapecheck.load.engine import protocol
+from tapecheck.load.engine.protocol import UNKNOWN, Connection, Exchange
 
 OK = b"HTTP/1.1 200 OK\r\nServer-Timing: db;dur=2\r\nContent-Length: 4\r\n\r\n"
 ANSWERS = {

@@ -4,8 +4,8 @@ import numpy as np
 import pyarrow as pa
 import samples
 
-from tapecheck.load import rows
-from tapecheck.load.samples import ErrorKind, joined
+from tapecheck.load import samples as rows
+from tapecheck.load.engine.recorder import ErrorKind, joined
 
 
 def recorded() -> pa.Table:

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tapecheck.load.schedule import Schedule, Stage, share
+from tapecheck.load.engine.schedule import Schedule, Stage, share
 
 
 def schedule(*stages: tuple[float, float, float]) -> Schedule:

@@ -11,12 +11,11 @@ from samples import burst, measured, recording
 from servers import Server
 
 from tapecheck.errors import ConfigError
-from tapecheck.load import analysis, frames, sending, validation
+from tapecheck.load import analysis, frames, session, validation
 from tapecheck.load.plan import LoadPlan
-from tapecheck.load.recording import GeneratorStats
-from tapecheck.load.selfcheck import Limits, invalid
+from tapecheck.load.recording import GeneratorStats, Limits, invalid
 from tapecheck.load.workers import Generator
-from tapecheck.target_file import Target
+from tapecheck.target.file import Target
 from tapecheck.verdict import overall
 
 BUSY = "import threading\ndef spin():\n    while True: pass\nfor _ in range(4): threading.Thread(target=spin, daemon=True).start()"
@@ -69,7 +68,7 @@ def test_busy_threads_in_the_worker_flip_the_verdict(server: Server, monkeypatch
             self.workers[0].executor.submit(exec, BUSY, {}).result()
             return self
 
-    monkeypatch.setattr(sending, "Generator", Sabotaged)
+    monkeypatch.setattr(session, "Generator", Sabotaged)
     strict = plan(generator={"lag_p99_ms": 20})
     said, reason, generator = verdict(server, strict)
     assert said == "invalid"
@@ -83,9 +82,9 @@ def test_lags_are_judged_by_their_p99() -> None:
     samples = burst(np.full(100, 200.0))
     samples["sent_ns"] += np.arange(100, 0, -1) * 1_000_000
     late = dataclasses.replace(measured(samples), lag_ms=np.arange(1, 101, dtype=np.float32))
-    generator = sending._generator(late)
+    generator = session._generator(late)
     assert (generator.lag_p99_ms, generator.dispatch_lag_p99_ms) == (pytest.approx(99.01), pytest.approx(99.01))
-    generator = sending._generator(measured(burst([])))
+    generator = session._generator(measured(burst([])))
     assert (generator.lag_p99_ms, generator.dispatch_lag_p99_ms) == (None, None)
 
 
@@ -118,7 +117,7 @@ def test_what_the_generator_saw_beside_the_samples_is_kept() -> None:
     """Answers that nobody asked for, and an end before its time, stand in the result and in the table."""
     rec = recording({"s": burst(np.full(50, 5.0))}, generator=GeneratorStats(**HONEST, unsolicited=3, stopped_early=True))  # type: ignore[arg-type]
     odd = dataclasses.replace(measured(burst([])), unsolicited=3, limit_reached=True)
-    assert (sending._generator(odd).unsolicited, sending._generator(odd).stopped_early) == (3, True)
+    assert (session._generator(odd).unsolicited, session._generator(odd).stopped_early) == (3, True)
     table = frames.scenarios(analysis.summarize(rec, Limits(lag_p99_ms=20, cpu_ratio=0.9, achieved_ratio=0.95)))
     assert table.loc["connections on which the target spoke unasked", "s"] == "3"
     assert "as many requests as one scenario may" in table.loc["ended early", "s"]

@@ -3,12 +3,12 @@
 import pytest
 from servers import Exchange, Server
 
-from tapecheck.load import sending, validation
+from tapecheck.load import session, validation
+from tapecheck.load.engine.recorder import Measured
+from tapecheck.load.engine.work import Work
 from tapecheck.load.plan import LoadPlan
-from tapecheck.load.samples import Measured
-from tapecheck.load.work import Work
 from tapecheck.load.workers import Generator
-from tapecheck.target_file import Target
+from tapecheck.target.file import Target
 from tapecheck.verdict import Verdict
 
 WIDE = {"lag_p99_ms": 10_000, "dispatch_lag_p99_ms": 10_000, "cpu_ratio": 1, "achieved_ratio": 0.05}  # this machine may be busy
@@ -34,7 +34,7 @@ def test_a_sweep_finds_where_a_server_begins_to_fail(monkeypatch: pytest.MonkeyP
             limited.rate_rps = work.schedule.stages[-1].start_rps
             return super().measure(work, **how)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(sending, "Generator", Told)
+    monkeypatch.setattr(session, "Generator", Told)
     scenario = {"executor": "capacity", "level_s": 0.5, "warm_up_s": 0.1, "timeout_s": 20.0, "request": "one"}
     rates = {"start_rate_rps": 100, "max_rate_rps": 8000}
     objectives = ["success_ratio > 0.9", "p95_ms < 60000"]

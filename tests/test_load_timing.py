@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from tapecheck.load.timing import server_times_ms
+from tapecheck.load.engine.protocol import server_times_ms
 
 UNKNOWN = np.nan
 

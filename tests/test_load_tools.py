@@ -16,20 +16,21 @@ import samples
 import tool_files as planted
 from samples import recording as own_recording
 
-from tapecheck import charts, results
+from tapecheck import charts
 from tapecheck.__main__ import main
 from tapecheck.charts.figure import Chart
 from tapecheck.compare import recorded
 from tapecheck.compare.plan import Recorded
 from tapecheck.errors import ConfigError
-from tapecheck.load import frames, judgement
+from tapecheck.load import analysis, frames
 from tapecheck.load import recording as recordings
 from tapecheck.load import validation as load
 from tapecheck.load.analysis import ScenarioSummary
+from tapecheck.load.engine.recorder import ErrorKind
+from tapecheck.load.imports import files, k6, registry
 from tapecheck.load.plan import METRICS, LoadPlan
 from tapecheck.load.recording import Recording
-from tapecheck.load.samples import ErrorKind
-from tapecheck.load.tools import failures, k6, registry
+from tapecheck.runs import results
 from tapecheck.verdict import Verdict, parse
 
 DATA = Path(__file__).parent / "data" / "tools"
@@ -199,7 +200,7 @@ def test_a_clock_of_whole_seconds_bounds_a_throughput(tmp_path: Path) -> None:
     """100 requests in about a second may have been in two: more than 50 a second is not proven; fewer would be a miss all the same."""
     fine, coarse = (read(write(tmp_path / str(scale), planted.k6_csv(planted.k6_run(100), scale)))[1] for scale in (10**9, 1))
     verdicts = [
-        judgement.check({"it": found}, [parse(f"throughput_rps > {limit}", METRICS)])[0].verdict
+        analysis.check({"it": found}, [parse(f"throughput_rps > {limit}", METRICS)])[0].verdict
         for found in (fine, coarse)
         for limit in (40, 80)
     ]
@@ -475,7 +476,7 @@ def test_a_full_history_of_locust_has_no_percentiles_of_the_whole_run() -> None:
 )
 def test_messages_of_go_and_python_are_our_kinds(message: str, kind: ErrorKind) -> None:
     """The first that fits."""
-    assert failures.kind_of(message) is kind
+    assert files.kind_of(message) is kind
 
 
 # ---- judged, drawn, recorded ----

@@ -17,7 +17,7 @@ from servers import Exchange, Server, free_port
 from tapecheck.load import validation as load
 from tapecheck.load.analysis import ScenarioSummary
 from tapecheck.load.plan import LoadPlan
-from tapecheck.stats import Distribution
+from tapecheck.statistics.intervals import Distribution
 
 DELAY_MS = 20
 PLAN = LoadPlan.model_validate({"scenarios": {"any": {"executor": "burst", "concurrency": 1, "request": "any"}}})

@@ -24,15 +24,14 @@ from clusters import DaskCluster, cluster
 from engines import schedule
 from servers import Server
 
-from tapecheck import clocks
-from tapecheck import cluster as shared_cluster
 from tapecheck.errors import ConfigError, MeasurementError
-from tapecheck.load import cluster as load_cluster
-from tapecheck.load import worker
-from tapecheck.load.recorder import CHUNK_ROWS, Recorder, map_rows, scratch
-from tapecheck.load.samples import SAMPLE, Outcome, Samples
-from tapecheck.load.work import Address, PreparedRequest, Work
+from tapecheck.load import workers
+from tapecheck.load.engine import engine
+from tapecheck.load.engine.recorder import CHUNK_ROWS, SAMPLE, Outcome, Recorder, Samples, map_rows, scratch
+from tapecheck.load.engine.work import Address, PreparedRequest, Work
 from tapecheck.load.workers import Generator
+from tapecheck.workers import dask as shared_cluster
+from tapecheck.workers import processes
 
 RAW = b"GET /?symbol=A HTTP/1.1\r\nHost: x\r\n\r\n"
 
@@ -215,13 +214,13 @@ def test_clocks_are_compared_by_exchange(monkeypatch: pytest.MonkeyPatch) -> Non
     """A clock that is an hour ahead is found to be, within the stated error; times that never were stay so."""
     ahead_ns = 3_600 * 10**9
     real = time.monotonic_ns
-    monkeypatch.setattr(clocks, "read_clock", lambda: real() + ahead_ns)
+    monkeypatch.setattr(processes, "read_clock", lambda: real() + ahead_ns)
     with ThreadPoolExecutor(1) as executor:
-        offset_ns, error_ns = clocks.exchange(executor)
+        offset_ns, error_ns = processes.exchange(executor)
     assert abs(offset_ns - ahead_ns) <= error_ns < 5_000_000
     rows = np.zeros(1, SAMPLE)
     rows["intended_ns"], rows["done_ns"] = ahead_ns + 5, ahead_ns + 7
-    moved = load_cluster.on_clock(rows, ahead_ns)
+    moved = workers.on_clock(rows, ahead_ns)
     assert [int(moved[name][0]) for name in ("intended_ns", "sent_ns", "done_ns")] == [5, 0, 7]
 
 
@@ -238,17 +237,17 @@ class FarTeam:
         topics = SimpleNamespace(subscribe_topic=lambda *given: None, unsubscribe_topic=lambda *given: None)
         self._there = threading.local()
         scheduler: Any = SimpleNamespace(client=topics, executor=self._executor, lost=())
-        self._workers = [load_cluster.DaskWorker(scheduler, str(number)) for number in range(len(AHEAD_NS))]
+        self._workers = [workers.DaskWorker(scheduler, str(number)) for number in range(len(AHEAD_NS))]
         self.told: dict[int, Work] = {}
-        monkeypatch.setattr(clocks, "read_clock", lambda: time.monotonic_ns() + self._there.ahead_ns)
-        monkeypatch.setattr(worker, "measure_apart", self.answer)
+        monkeypatch.setattr(processes, "read_clock", lambda: time.monotonic_ns() + self._there.ahead_ns)
+        monkeypatch.setattr(engine, "measure_apart", self.answer)
         for one in self._workers:
-            one.meet(dataclasses.replace(clocks.whoami(), clock=f"of machine {one.address}"))
+            one.meet(dataclasses.replace(processes.whoami(), clock=f"of machine {one.address}"))
 
     def _executor(self, address: str) -> ThreadPoolExecutor:
         return ThreadPoolExecutor(1, initializer=setattr, initargs=(self._there, "ahead_ns", AHEAD_NS[int(address)]))
 
-    def workers(self) -> list[load_cluster.DaskWorker]:
+    def workers(self) -> list[workers.DaskWorker]:
         return self._workers
 
     def answer(self, work: Work, token: str) -> tuple[Outcome, Samples]:
@@ -320,7 +319,7 @@ def test_a_worker_tells_how_many_rows_there_are_in_all(rounds: list[Iterable[int
     """Those that were there when it looked before are counted too, and each once, whatever the order in which requests ended."""
     heard: list[int] = []
     with scratch(1) as file:
-        worker._tell(file.fileno(), heard.append, cast(threading.Event, Rounds(file.fileno(), rounds)))
+        engine._tell(file.fileno(), heard.append, cast(threading.Event, Rounds(file.fileno(), rounds)))
     assert heard == told
 
 
@@ -419,5 +418,5 @@ def test_a_worker_does_not_outlive_a_killed_parent(tmp_path: Path, server: Serve
 def test_the_worker_imports_nothing_slow() -> None:
     """What a worker needs loads without pandas, pyarrow, httpx or pydantic, so that it starts quickly."""
     slow = {"pandas", "pyarrow", "httpx", "pydantic", "yaml"}
-    code = f"import sys, tapecheck.load.engine, tapecheck.load.workers; print(*{slow} & set(sys.modules))"
+    code = f"import sys, tapecheck.load.engine.engine, tapecheck.load.workers; print(*{slow} & set(sys.modules))"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == ""

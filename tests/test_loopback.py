@@ -3,7 +3,7 @@
 import psycopg
 import pytest
 
-from tapecheck.loopback import is_local_database, is_loopback
+from tapecheck.target.opening import is_local_database, is_loopback
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ import pytest
 from benchmarks import report
 from benchmarks.__main__ import PARTS
 
-from tapecheck.load.tables import UNITS
+from tapecheck.load.samples import UNITS
 
 PAGE = (Path(__file__).parents[1] / "docs" / "METHOD.md").read_text(encoding="utf-8")
 

@@ -19,7 +19,8 @@ from nbclient import NotebookClient
 from regenerate import WITH_NOTEBOOK, golden_cell
 
 from tapecheck import __main__ as command_line
-from tapecheck import charts, config, screen
+from tapecheck import charts, config
+from tapecheck import notebook as screen
 from tapecheck.backfill import validation as backfill
 from tapecheck.compare import validation as compare
 from tapecheck.load import validation as load

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats as reference
 
-from tapecheck import ratios
+from tapecheck.statistics import paired
 
 POSITIVE = st.lists(st.tuples(st.floats(0.1, 100), st.floats(0.1, 100)), min_size=4, max_size=12)
 SIMULATED = 1000
@@ -17,7 +17,7 @@ FEW = 400  # resamples, of which a simulation needs no more: it draws a thousand
 
 def test_the_ratio_is_the_geometric_mean_of_the_rounds() -> None:
     """Halved once and doubled once is no change; the arithmetic mean of 0.5 and 2 would say a quarter more."""
-    assert ratios.ratio(ratios.logs([2, 2], [1, 4])).value == pytest.approx(1)
+    assert paired.ratio(paired.logs([2, 2], [1, 4])).value == pytest.approx(1)
 
 
 @settings(deadline=None)  # a busy machine is no fault
@@ -25,7 +25,7 @@ def test_the_ratio_is_the_geometric_mean_of_the_rounds() -> None:
 def test_before_and_after_swapped_give_the_inverse(pairs: list[tuple[float, float]]) -> None:
     """No side is privileged, in the ratio nor in its interval."""
     before, after = zip(*pairs, strict=True)
-    there, back = (ratios.ratio(ratios.logs(*sides), resamples=FEW) for sides in ((before, after), (after, before)))
+    there, back = (paired.ratio(paired.logs(*sides), resamples=FEW) for sides in ((before, after), (after, before)))
     assert there.value * back.value == pytest.approx(1)
     assert there.low is not None and there.high is not None and back.low is not None and back.high is not None
     assert (there.low, there.high) == (pytest.approx(1 / back.high), pytest.approx(1 / back.low))
@@ -33,69 +33,69 @@ def test_before_and_after_swapped_give_the_inverse(pairs: list[tuple[float, floa
 
 def test_more_is_better_turns_the_ratio_round() -> None:
     """A throughput that doubled has the ratio 0.5, as a time that halved has."""
-    assert ratios.ratio(ratios.logs([10, 10], [20, 20], less_is_better=False)).value == pytest.approx(0.5)
+    assert paired.ratio(paired.logs([10, 10], [20, 20], less_is_better=False)).value == pytest.approx(0.5)
 
 
 @pytest.mark.parametrize(("before", "after"), [([1.0, 0.0], [1.0, 1.0]), ([1.0], [1.0, 1.0]), ([1.0], [-1.0])])
 def test_what_is_no_pair_above_zero_is_refused(before: list[float], after: list[float]) -> None:
     """A time of zero has no ratio, and a run without its partner is no round."""
     with pytest.raises(ValueError, match="no pairs above 0"):
-        ratios.logs(before, after)
+        paired.logs(before, after)
 
 
 def test_one_round_has_a_ratio_and_no_interval() -> None:
     """Nothing is known of how rounds differ, so nothing is claimed: neither an interval nor a small p value."""
-    d = ratios.logs([2.0], [1.0])
-    found = ratios.ratio(d)
+    d = paired.logs([2.0], [1.0])
+    found = paired.ratio(d)
     assert (found.value, found.low, found.high, found.n) == (pytest.approx(0.5), None, None, 1)
-    assert ratios.p_below(d, 0.9) == 1.0
+    assert paired.p_below(d, 0.9) == 1.0
 
 
 @pytest.mark.parametrize("rounds", [2, 3])
 def test_too_few_rounds_bound_nothing(rounds: int) -> None:
     """An interval of two would have no width, one of three would leave the truth out once in five."""
-    found = ratios.ratio(np.random.default_rng(0).normal(0, 0.1, rounds))
+    found = paired.ratio(np.random.default_rng(0).normal(0, 0.1, rounds))
     assert (found.low, found.high, found.exact) == (None, None, False)
 
 
 def test_as_many_rounds_as_are_advised_tell_mostly() -> None:
     """Four times out of five, in sessions of their own."""
     rng, limit = np.random.default_rng(5), 0.9
-    known = ratios.Ratio(value=0.8, low=None, high=None, n=6, spread=0.1)
-    n = ratios.needed_rounds(known, limit)
+    known = paired.Ratio(value=0.8, low=None, high=None, n=6, spread=0.1)
+    n = paired.needed_rounds(known, limit)
     assert n is not None
-    found = [ratios.ratio(rng.normal(math.log(0.8), 0.1, n), resamples=FEW) for _ in range(400)]
+    found = [paired.ratio(rng.normal(math.log(0.8), 0.1, n), resamples=FEW) for _ in range(400)]
     told = [one.high is not None and one.high <= limit for one in found]
     assert 0.72 <= np.mean(told) <= 0.9
-    assert (ratios.needed_rounds(known, limit, claims=4) or 0) > n
+    assert (paired.needed_rounds(known, limit, claims=4) or 0) > n
 
 
 def test_rounds_that_all_say_the_same_are_exact() -> None:
     """A count that is the same every round needs no statistics."""
-    found = ratios.ratio(ratios.logs([30, 30, 30], [10, 10, 10]))
+    found = paired.ratio(paired.logs([30, 30, 30], [10, 10, 10]))
     assert found.exact
     assert found.low == found.high == found.value
-    assert ratios.p_below(ratios.logs([30] * 3, [10] * 3), 0.9) == 0.0
+    assert paired.p_below(paired.logs([30] * 3, [10] * 3), 0.9) == 0.0
 
 
 def test_the_same_seed_gives_the_same_interval() -> None:
     """A recorded comparison that is analysed again says the same."""
     d = np.random.default_rng(1).normal(0, 0.1, 8)
-    assert ratios.ratio(d, seed=3) == ratios.ratio(d, seed=3) != ratios.ratio(d, seed=4)
+    assert paired.ratio(d, seed=3) == paired.ratio(d, seed=3) != paired.ratio(d, seed=4)
 
 
 def test_the_p_value_is_that_of_students_test() -> None:
     """The claim "below 0.9" is the one-sided t test of the logarithms, doubled."""
     d = np.log([0.7, 0.8, 0.75, 0.9, 0.66])
     expected = 2 * reference.ttest_1samp(d, math.log(0.9), alternative="less").pvalue
-    assert ratios.p_below(d, 0.9) == pytest.approx(expected)
-    assert ratios.p_above(-d, 1 / 0.9) == pytest.approx(expected)
+    assert paired.p_below(d, 0.9) == pytest.approx(expected)
+    assert paired.p_above(-d, 1 / 0.9) == pytest.approx(expected)
 
 
 def test_a_claim_of_being_between_is_as_strong_as_its_weaker_side() -> None:
     """Both limits must be kept."""
     d = np.log([0.95, 0.97, 0.93, 0.96])
-    assert ratios.p_within(d, 0.9, 1 / 0.9) == max(ratios.p_above(d, 0.9), ratios.p_below(d, 1 / 0.9)) == ratios.p_above(d, 0.9)
+    assert paired.p_within(d, 0.9, 1 / 0.9) == max(paired.p_above(d, 0.9), paired.p_below(d, 1 / 0.9)) == paired.p_above(d, 0.9)
 
 
 @pytest.mark.parametrize(
@@ -109,29 +109,29 @@ def test_a_claim_of_being_between_is_as_strong_as_its_weaker_side() -> None:
 )
 def test_holm(p: list[float], adjusted: list[float]) -> None:
     """Adjusted p values are R's, in the order in which they came."""
-    assert ratios.holm(p) == pytest.approx(adjusted)
+    assert paired.holm(p) == pytest.approx(adjusted)
 
 
 def test_the_noise_floor_of_known_noise() -> None:
     """With many pairs it is 1.96 standard errors, and it shrinks with the root of the rounds."""
     a = np.tile([0.1, -0.1], 5000)
-    assert ratios.noise_floor(a, 1) == pytest.approx(1 - math.exp(-0.196), abs=1e-3)
-    assert ratios.noise_floor(a, 4) == pytest.approx(1 - math.exp(-0.098), abs=1e-3)
-    assert ratios.noise_floor(np.array([]), 4) is None
-    assert ratios.noise_floor(np.array([0.1, -0.1]), 1) == pytest.approx(1 - math.exp(-0.43027), abs=1e-4)  # t of 2 is 4.3027
+    assert paired.noise_floor(a, 1) == pytest.approx(1 - math.exp(-0.196), abs=1e-3)
+    assert paired.noise_floor(a, 4) == pytest.approx(1 - math.exp(-0.098), abs=1e-3)
+    assert paired.noise_floor(np.array([]), 4) is None
+    assert paired.noise_floor(np.array([0.1, -0.1]), 1) == pytest.approx(1 - math.exp(-0.43027), abs=1e-4)  # t of 2 is 4.3027
 
 
 def test_a_drift_shows_in_the_noise_floor() -> None:
     """Around zero, not around their own mean: equals that all got slower are noise too."""
-    floor = ratios.noise_floor(np.full(6, 0.2), 6)
+    floor = paired.noise_floor(np.full(6, 0.2), 6)
     assert floor is not None and floor > 0.1
 
 
 def test_needed_rounds_are_the_least_that_would_do() -> None:
     """With one round fewer the half-width of the interval is larger than the distance."""
     d = np.random.default_rng(2).normal(math.log(0.85), 0.1, 8)
-    found = ratios.ratio(d)
-    n = ratios.needed_rounds(found, 0.9)
+    found = paired.ratio(d)
+    n = paired.needed_rounds(found, 0.9)
     assert n is not None
     distance = abs(math.log(found.value / 0.9))
     widths = [(reference.t.ppf(0.975, k - 1) + reference.t.ppf(0.8, k - 1)) * found.spread / math.sqrt(k) for k in (n - 1, n)]
@@ -143,7 +143,7 @@ def test_the_interval_covers_the_truth_as_often_as_it_says(rounds: int) -> None:
     """93 to 97 % of intervals from normal noise have the true ratio in them."""
     rng, truth, covered = np.random.default_rng(rounds), math.log(0.8), 0
     for seed in range(2 * SIMULATED):
-        found = ratios.ratio(rng.normal(truth, 0.1, rounds), seed=seed, resamples=FEW)
+        found = paired.ratio(rng.normal(truth, 0.1, rounds), seed=seed, resamples=FEW)
         assert found.low is not None and found.high is not None
         covered += found.low <= 0.8 <= found.high
     assert 0.93 <= covered / (2 * SIMULATED) <= 0.97
@@ -153,7 +153,7 @@ def test_the_interval_holds_where_noise_is_skewed() -> None:
     """Of rounds that are now and then disturbed, six of them, 90 % of intervals have the truth in them; the plain bootstrap's have not."""
     rng, covered = np.random.default_rng(1), 0
     for seed in range(SIMULATED):
-        found = ratios.ratio(rng.exponential(0.1, 6) - 0.1, seed=seed, resamples=FEW)
+        found = paired.ratio(rng.exponential(0.1, 6) - 0.1, seed=seed, resamples=FEW)
         assert found.low is not None and found.high is not None
         covered += found.low <= 1 <= found.high
     assert covered / SIMULATED >= 0.9
@@ -163,7 +163,7 @@ def test_the_interval_holds_where_noise_is_skewed() -> None:
 def test_a_stricter_level_stretches_both_ends_as_students_t_does(rounds: int) -> None:
     """By the quotient of its quantiles: few rounds have no resamples as rare as the level of a first look."""
     d = np.random.default_rng(rounds).normal(0, 0.1, rounds)
-    plain, strict = ratios.ratio(d), ratios.ratio(d, alpha=1e-4)
+    plain, strict = paired.ratio(d), paired.ratio(d, alpha=1e-4)
     wider = reference.t.isf(5e-5, rounds - 1) / reference.t.isf(0.025, rounds - 1)
     for end in ("low", "high"):
         assert math.log(getattr(strict, end) / strict.value) == pytest.approx(wider * math.log(getattr(plain, end) / plain.value))
@@ -173,8 +173,8 @@ def test_holm_keeps_the_family_honest() -> None:
     """Of eight claims about nothing, any is made in at most 5 % of sessions; without the correction in a third."""
     rng, families = np.random.default_rng(0), []
     for _ in range(SIMULATED):
-        p = [min(ratios.p_below(d, 1), ratios.p_above(d, 1)) for d in rng.normal(0, 0.1, (8, 8))]
-        families.append((min(p), min(ratios.holm(p))))
+        p = [min(paired.p_below(d, 1), paired.p_above(d, 1)) for d in rng.normal(0, 0.1, (8, 8))]
+        families.append((min(p), min(paired.holm(p))))
     plain, adjusted = (np.mean(np.array(found) <= 0.05) for found in zip(*families, strict=True))
     assert adjusted <= 0.065
     assert plain > 0.25

@@ -9,15 +9,15 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from tapecheck import runs
-from tapecheck.backfill import recording as backfill
+from tapecheck.backfill import recording
 from tapecheck.errors import ConfigError
 from tapecheck.load import frames, validation
 from tapecheck.load import recording as load
 from tapecheck.recovery import recording as recovery
+from tapecheck.runs import folders
 
 DATA = Path(__file__).parent / "data"
-KINDS = {"load": (load, "samples"), "backfill": (backfill, "spans"), "rto_rpo": (recovery, "probes")}
+KINDS = {"load": (load, "samples"), "backfill": (recording, "spans"), "rto_rpo": (recovery, "probes")}
 SECOND = {"load": "resources", "backfill": "jobs", "rto_rpo": "acks"}
 Change = Callable[[pa.Table], pa.Table]
 Make = Callable[[pa.ChunkedArray], pa.Array]
@@ -60,7 +60,7 @@ def test_a_table_of_too_many_rows_is_refused_before_one_is_read(
 
 def test_ten_million_samples_are_not_too_many() -> None:
     """The limit lies above the largest load run that is promised to be analysed."""
-    assert runs.MOST_ROWS >= 10_000_000
+    assert folders.MOST_ROWS >= 10_000_000
 
 
 @pytest.mark.parametrize("kind", KINDS)

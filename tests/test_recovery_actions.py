@@ -14,9 +14,9 @@ from orphans import orphans
 
 from tapecheck.errors import ConfigError
 from tapecheck.recovery import actions
+from tapecheck.recovery.drill_target import check_processes
 from tapecheck.recovery.experiment import Drill, chosen
-from tapecheck.recovery.ground import check_processes
-from tapecheck.target_file import Target
+from tapecheck.target.file import Target
 
 IDLE = "import sys; print('runs', flush=True); sys.stdin.read()"
 

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import pytest
 from aged import PLAN
 
-from tapecheck.recovery.alerts import Alert, evaluate
+from tapecheck.recovery.analysis import Alert, evaluate
 from tapecheck.recovery.recording import Ages, SeriesAge
 
 SIX_HOURS = 21600.0

@@ -10,8 +10,8 @@ from aged import target_at
 from servers import Behaviour, Exchange, Server
 
 from tapecheck.errors import ConfigError, TargetDown, TargetError
+from tapecheck.http import Answer, Client
 from tapecheck.recovery.answers import Status
-from tapecheck.recovery.client import Answer, Client
 
 SECRET = "hunter2hunter2"
 STATUS = b'{"series": [{"symbol": "A", "timeframe": "1d", "age_s": 1.5, "freshness": "fresh", "more": 1}], "uptime": 3}'
@@ -171,7 +171,7 @@ def test_a_failed_request_is_data() -> None:
 
 def test_a_body_without_an_end_is_not_kept(monkeypatch: pytest.MonkeyPatch) -> None:
     """A download where a status should be is an error, not a full memory."""
-    monkeypatch.setattr("tapecheck.recovery.client.BODY_LIMIT", 1000)
+    monkeypatch.setattr("tapecheck.http.BODY_LIMIT", 1000)
     with Server(servers.body(b"x" * 2000)) as server, pytest.raises(TargetError, match="larger than 1000 bytes"):
         read(server.url)
 

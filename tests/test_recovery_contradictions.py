@@ -7,11 +7,11 @@ from typing import Any
 import pytest
 import yaml
 
-from tapecheck import config, stats
+from tapecheck import config
 from tapecheck.errors import ConfigError, Problem
-from tapecheck.recovery.contradictions import check, find
-from tapecheck.recovery.policy import RecoveryPlan, read_plan
-from tapecheck.recovery.rules import SETTLEABLE, STRUCTURAL, refill_floor_s, refresh_requests_per_h
+from tapecheck.recovery.contradictions import SETTLEABLE, STRUCTURAL, check, find, refill_floor_s, refresh_requests_per_h
+from tapecheck.recovery.objectives import RecoveryPlan, read_plan
+from tapecheck.statistics import intervals
 
 TEXT = (config.CONFIG / "rto_rpo.yaml").read_text()
 SHIPPED = read_plan("config/rto_rpo.yaml")
@@ -396,6 +396,6 @@ def test_a_refresh_that_takes_all_of_the_rate_fits() -> None:
 def test_the_share_that_trials_support_is_that_of_the_exact_bound() -> None:
     """0.05 to the power of 1/N: 54.9 % for 5 trials, and more than 95 % from 59 on."""
     for n in (1, 5, 58, 59):
-        assert stats.ratio_lower_bound(n, n) == pytest.approx(0.05 ** (1 / n))
+        assert intervals.ratio_lower_bound(n, n) == pytest.approx(0.05 ** (1 / n))
         is_enough = not found({"trials.each": n, "trials.proven_share": 0.95})
-        assert is_enough == (stats.ratio_lower_bound(n, n) > 0.95)
+        assert is_enough == (intervals.ratio_lower_bound(n, n) > 0.95)

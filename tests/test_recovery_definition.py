@@ -8,9 +8,10 @@ import pytest
 import yaml
 
 from tapecheck import config
-from tapecheck.recovery import definition, definition_frames
+from tapecheck.recovery import document as definition
+from tapecheck.recovery import frames
 from tapecheck.recovery.contradictions import Contradiction, find
-from tapecheck.recovery.policy import RecoveryPlan, read_plan
+from tapecheck.recovery.objectives import RecoveryPlan, read_plan
 
 PLAN = read_plan("config/rto_rpo.yaml")
 DOCUMENT = definition.document(PLAN, find(PLAN))
@@ -148,7 +149,7 @@ def test_each_class_begins_where_the_one_before_ends() -> None:
 def test_the_notebooks_tables_are_those_of_the_document(name: str) -> None:
     """The same rows and columns, the first column as the index."""
     rows = getattr(definition, name)(PLAN)
-    frame = getattr(definition_frames, name)(PLAN)
+    frame = getattr(frames, name)(PLAN)
     assert frame.reset_index().to_dict("records") == rows
     for row in rows:
         assert f"| {' | '.join(row.values())} |" in DOCUMENT
@@ -156,5 +157,5 @@ def test_the_notebooks_tables_are_those_of_the_document(name: str) -> None:
 
 def test_the_table_of_contradictions_says_so_when_there_is_none() -> None:
     """And has a row for each otherwise."""
-    assert list(definition_frames.contradictions([]).index) == ["no rule finds any"]
-    assert list(definition_frames.contradictions(find(PLAN)).index) == [one.rule for one in find(PLAN)]
+    assert list(frames.contradictions([]).index) == ["no rule finds any"]
+    assert list(frames.contradictions(find(PLAN)).index) == [one.rule for one in find(PLAN)]

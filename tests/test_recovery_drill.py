@@ -20,16 +20,16 @@ from chaoslib.run import Runner
 from chaoslib.types import Strategy
 
 from tapecheck.errors import ConfigError, RollbackError
-from tapecheck.recovery import actions, drill, experiment, timeline, trials
+from tapecheck.recovery import actions, drill, experiment, timeline
 from tapecheck.recovery.drill import Done
+from tapecheck.recovery.drill_target import Ground, check_allowed, check_promised, ground
 from tapecheck.recovery.experiment import Drill
-from tapecheck.recovery.ground import Ground, check_allowed, check_promised, ground
-from tapecheck.recovery.keeper import Keeper
-from tapecheck.recovery.policy import Prober as Schedule
-from tapecheck.recovery.policy import read_plan
+from tapecheck.recovery.objectives import Prober as Schedule
+from tapecheck.recovery.objectives import read_plan
 from tapecheck.recovery.recording import INVALID, MEASURED
-from tapecheck.target_file import Target
-from tapecheck.targets import SandboxState, open_target
+from tapecheck.recovery.watchdog import Keeper
+from tapecheck.target.file import Target
+from tapecheck.target.opening import SandboxState, open_target
 
 SCHEDULE = Schedule(settle_s=0.3)
 FOREVER_S = 240
@@ -84,7 +84,7 @@ def run(one: Drill, where: Ground) -> Done:
 
 def clocks(done: Done) -> timeline.Clocks:
     assert done.trial.injected_ns is not None
-    return timeline.clocks(trials.seen(done.probes), done.trial.injected_ns, slow_ns=int(SCHEDULE.slow_s * 1e9))
+    return timeline.clocks(timeline.seen(done.probes), done.trial.injected_ns, slow_ns=int(SCHEDULE.slow_s * 1e9))
 
 
 def frozen() -> list[int]:

@@ -14,7 +14,7 @@ from tapecheck.backfill import checkpoints
 from tapecheck.errors import ConfigError, TargetError
 from tapecheck.recovery import freshness, planting, stored
 from tapecheck.recovery.recording import Ages, SeriesAge
-from tapecheck.targets import SandboxState
+from tapecheck.target.opening import SandboxState
 
 NAMED = ("AAPL", "MSFT", "GOOGL", "SPY", "BTC", "ETH")
 AGES = {"fresh": 60.0, "aging": 2 * HOUR, "stale": 7 * HOUR, "missing": 30 * HOUR}

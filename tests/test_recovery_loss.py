@@ -12,11 +12,11 @@ from servers import Server
 
 from tapecheck.backfill import checkpoints
 from tapecheck.errors import MeasurementError
-from tapecheck.recovery import census, refetch
-from tapecheck.recovery.census import Gone, Held, Snapshot
-from tapecheck.recovery.loss import TierLoss, summarize
+from tapecheck.recovery import recorder, stored
+from tapecheck.recovery.judgement import TierLoss, summarize
+from tapecheck.recovery.recorder import ask_upstream
 from tapecheck.recovery.recording import Ack
-from tapecheck.recovery.refetch import ask_upstream
+from tapecheck.recovery.stored import Gone, Held, Snapshot
 
 LOST = [ack("AAPL", minutes, "lost") for minutes in (0, 5)]
 SCHEMA = "tapecheck_census"
@@ -111,7 +111,7 @@ def answer(body: bytes, status: str = "200 OK") -> bytes:
 )  # fmt: skip
 def test_only_a_whole_answer_says_that_a_bar_is_gone(reply: bytes, expected: list[bool | None], monkeypatch: pytest.MonkeyPatch) -> None:
     """What upstream does not list in a page that can be trusted is gone; no other answer says anything."""
-    monkeypatch.setattr(refetch, "PAUSES_S", (0.0,))
+    monkeypatch.setattr(recorder, "PAUSES_S", (0.0,))
     with Server(servers.raw(reply, close=True)) as server:
         asked = ask_upstream([*LOST, ack("AAPL", 10)], server.url, "key")
     assert [one.refetchable for one in asked] == [*expected, None]
@@ -126,14 +126,14 @@ def test_nothing_is_asked_without_an_upstream_or_a_loss() -> None:
 
 def test_an_upstream_that_is_away_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
     """After the time that was given nobody waits any longer."""
-    monkeypatch.setattr(refetch, "PAUSES_S", (0.1,) * 1000)
+    monkeypatch.setattr(recorder, "PAUSES_S", (0.1,) * 1000)
     assert ask_upstream(LOST, "http://127.0.0.1:1", "", within_s=0.3) == LOST
 
 
 def test_a_request_asks_for_no_more_than_a_page_holds() -> None:
     """Bars far apart are asked for in several requests, each within the vendor's limit of base minutes."""
     lost = [ack("BTC", minutes, "lost") for minutes in (0, 49_995, 50_000, 200_000)]
-    windows = [[t // 60_000 for t in one.times_ms] for one in refetch._windows([*lost, ack("BTC", 0, "lost", minutes=60)])]
+    windows = [[t // 60_000 for t in one.times_ms] for one in recorder._windows([*lost, ack("BTC", 0, "lost", minutes=60)])]
     assert windows == [[0, 49_995], [50_000], [200_000], [0]]
 
 
@@ -166,29 +166,29 @@ def snapshot(one: Held | None) -> Snapshot:
 )
 def test_what_went_is_counted_once(before: Held, after: Held | None, expected: tuple[int, tuple[int, ...]] | None) -> None:
     """Rows that were there, and rows that a checkpoint acknowledges in vain; those of the newest days by name."""
-    found = [(one.bars, one.times_ms) for one in census.compare(snapshot(before), snapshot(after))]
+    found = [(one.bars, one.times_ms) for one in stored.compare(snapshot(before), snapshot(after))]
     assert found == ([] if expected is None else [expected])
 
 
 def test_named_bars_become_lost_ones() -> None:
     """A lost bar of the live tables is counted as one of a recorder is, with the minutes of its timeframe."""
     gone = [Gone(symbol="AAPL", timeframe="4h", bars=3, times_ms=(0, 7)), Gone(symbol="SPY", timeframe="1d", bars=1, times_ms=())]
-    acks = census.as_acks(gone, PLAN, drill="d", trial=1, acked_ns=9)
+    acks = stored.as_acks(gone, PLAN, drill="d", trial=1, acked_ns=9)
     assert acks == [ack("AAPL", 0, "lost", minutes=240, acked_ns=9), ack("AAPL", 7 / 60_000, "lost", minutes=240, acked_ns=9)]
 
 
 @pytest.mark.parametrize(("frame", "minutes"), [("5m", 5), ("15m", 15), ("1h", 60), ("4h", 240), ("1d", 1440)])
 def test_timeframes_have_minutes(frame: str, minutes: float) -> None:
     """As in our tables."""
-    assert census.minutes_of(frame) == minutes
+    assert stored.minutes_of(frame) == minutes
 
 
 def test_checkpoints_acknowledge_what_is_there(database_url: str) -> None:
     """In a healthy sandbox every series holds just the rows that its checkpoint says, so that a difference is a loss."""
-    found = census.snapshot(database_url)
+    found = stored.snapshot(database_url)
     assert len(found.series) == 30
     assert {key: one.acknowledged - one.found for key, one in found.series.items() if one.acknowledged != one.found} == {}
-    assert census.compare(found, found) == []
+    assert stored.compare(found, found) == []
 
 
 @pytest.fixture
@@ -214,9 +214,9 @@ def deleted(connection: psycopg.Connection[Any], condition: str) -> set[int]:
 )
 def test_deleted_rows_are_found(database_url: str, tables: psycopg.Connection[Any], condition: str) -> None:
     """Exactly the rows of the table that went are gone, and those of the newest days have their times."""
-    before = census.snapshot(database_url, SCHEMA)
+    before = stored.snapshot(database_url, SCHEMA)
     times_ms = deleted(tables, condition)
-    (gone,) = census.compare(before, census.snapshot(database_url, SCHEMA))
+    (gone,) = stored.compare(before, stored.snapshot(database_url, SCHEMA))
     assert (gone.symbol, gone.timeframe, gone.bars) == ("BTC", "1h", len(times_ms)) and times_ms
     assert set(gone.times_ms) == {t for t in times_ms if t >= before.series["BTC", "1h"].since_ms}
 
@@ -225,5 +225,5 @@ def test_deleted_rows_are_found(database_url: str, tables: psycopg.Connection[An
 def test_a_database_that_cannot_be_counted_is_said_so(url: str) -> None:
     """In a sentence that does not repeat a URL."""
     with pytest.raises(MeasurementError, match="cannot be counted") as caught:
-        census.snapshot(url)
+        stored.snapshot(url)
     assert "hunter2" not in str(caught.value)

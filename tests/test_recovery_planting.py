@@ -12,10 +12,10 @@ from aged import PLAN, Lie, figures, plan_of, relay, target_at
 from servers import Exchange, Server, free_port
 
 from tapecheck.errors import ConfigError, MeasurementError, TapecheckError, TargetDown
+from tapecheck.http import Answer, Client
 from tapecheck.recovery import freshness, planting, stored
-from tapecheck.recovery.client import Answer, Client
 from tapecheck.sandbox import supervision
-from tapecheck.targets import SandboxState
+from tapecheck.target.opening import SandboxState
 
 KEY = ("MSFT", "4h")
 WHERE = "WHERE symbol = %s AND timeframe = %s"

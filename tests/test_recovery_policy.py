@@ -9,8 +9,7 @@ from hypothesis import strategies as st
 
 from tapecheck import config
 from tapecheck.errors import ConfigError
-from tapecheck.recovery.durations import spelled
-from tapecheck.recovery.policy import RecoveryPlan, Staleness, read_plan, tiers
+from tapecheck.recovery.objectives import RecoveryPlan, Staleness, read_plan, spelled, tiers
 
 TEXT = (config.CONFIG / "rto_rpo.yaml").read_text()
 SHIPPED = read_plan("config/rto_rpo.yaml")

@@ -17,11 +17,11 @@ import pytest
 import servers
 from servers import Server
 
-from tapecheck.recovery import timeline, trials
-from tapecheck.recovery.policy import Prober as Schedule
+from tapecheck.recovery import timeline
+from tapecheck.recovery.experiment import View
+from tapecheck.recovery.objectives import Prober as Schedule
 from tapecheck.recovery.prober import Prober
 from tapecheck.recovery.recording import BAD, DEGRADED, FULL
-from tapecheck.recovery.views import View
 
 SCHEDULE = Schedule(period_s=0.05, timeout_s=1.0, slow_s=0.5, settle_s=0.3)
 SERVICE = {"service": View(request="GET /health", serves=True)}
@@ -143,7 +143,7 @@ def test_a_frozen_process_is_out_as_long_as_it_was_frozen(tmp_path: Path) -> Non
         os.kill(pid, signal.SIGCONT)
         assert timed_out and prober.wait(FULL, frozen_ns, within_s=60, unseen_s=60)
         table, well_ns = prober.table("frozen", 1), time.monotonic_ns()
-    found = timeline.clocks(trials.seen(table), frozen_ns, slow_ns=int(SCHEDULE.slow_s * 1e9))
+    found = timeline.clocks(timeline.seen(table), frozen_ns, slow_ns=int(SCHEDULE.slow_s * 1e9))
     assert found.recover_s is not None and thawing_ns <= frozen_ns + found.recover_s * 1e9 + 1 < well_ns
 
 

@@ -12,13 +12,12 @@ import psycopg
 import pytest
 from recorded_drills import PLAN
 
-from tapecheck.backfill.endpoints import Endpoints
+from tapecheck.backfill.plan import Endpoints
 from tapecheck.errors import MeasurementError
 from tapecheck.recovery import recorder
-from tapecheck.recovery.loss import summarize
-from tapecheck.recovery.recorder import SCHEMA, Recorder
+from tapecheck.recovery.judgement import summarize
+from tapecheck.recovery.recorder import SCHEMA, Recorder, ask_upstream
 from tapecheck.recovery.recording import Ack
-from tapecheck.recovery.refetch import ask_upstream
 from tapecheck.sandbox import supervision
 
 PRESENT = f"SELECT symbol, (extract(epoch FROM time) * 1000)::int8 FROM {SCHEMA}.bars"

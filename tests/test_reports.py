@@ -18,9 +18,9 @@ from markdown_it import MarkdownIt
 from prometheus_client.openmetrics.parser import text_string_to_metric_families
 from recorded_runs import check, checks, many, put, set_at
 
-from tapecheck import batch, index, results, runs
-from tapecheck.reports import brief, overview, pages, wording
-from tapecheck.reports.comment import plain
+from tapecheck.reports import markdown, overview, pages
+from tapecheck.reports.markdown import plain
+from tapecheck.runs import batch, folders, results
 from tapecheck.verdict import NEXT, Verdict
 
 PAGES = ["index.html", "executive.html"]
@@ -54,7 +54,7 @@ def hostile(tmp_path_factory: pytest.TempPathFactory) -> Path:
         result["environment"].update(host=HOSTILE)
 
     put(out, "load", 0, change)
-    index.write(out)
+    pages.write(out)
     return out
 
 
@@ -63,7 +63,7 @@ def written(tmp_path: Path) -> Path:
     """The reports of a load run with each verdict once, and of a backfill that passed."""
     put(tmp_path, "load", 0, FIVE)
     put(tmp_path, "backfill", 1)
-    index.write(tmp_path)
+    pages.write(tmp_path)
     return tmp_path
 
 
@@ -100,8 +100,8 @@ def test_an_attempt_since_then_is_told_everywhere(written: Path) -> None:
     (written / "unfinished" / "backfill-20261102T000000Z-aaaa").mkdir(parents=True)
     (written / "rto_rpo" / "20261102T000000Z-bbbb").mkdir(parents=True)
     (written / "unfinished" / "backfill-20261001T000000Z-old").mkdir(parents=True)
-    index.write(written)
-    for name in (index.INDEX, "executive.html", "summary.md", "junit.xml"):
+    pages.write(written)
+    for name in (pages.INDEX, "executive.html", "summary.md", "junit.xml"):
         text = (written / name).read_text().replace("\\", "")
         assert "20261102T000000Z-aaaa" in text, name
         assert "20261102T000000Z-bbbb" in text, name
@@ -124,10 +124,10 @@ def test_a_pass_is_none_once_a_later_attempt_left_no_result(tmp_path: Path) -> N
 def test_a_text_that_is_no_text_makes_a_run_unreadable(tmp_path: Path) -> None:
     """Half a surrogate pair is valid JSON and can be written to no file."""
     put(tmp_path, "load", 0, lambda r: r["target"].update(name="\ud800"))
-    (run,) = runs.listed(tmp_path)
+    (run,) = folders.listed(tmp_path)
     assert run.problem is not None
     assert "unreadable" in run.problem
-    assert "unreadable result.json" in index.write(tmp_path).read_text()
+    assert "unreadable result.json" in pages.write(tmp_path).read_text()
 
 
 @pytest.mark.parametrize(
@@ -136,7 +136,7 @@ def test_a_text_that_is_no_text_makes_a_run_unreadable(tmp_path: Path) -> None:
 )
 def test_a_figure_is_short(value: Any, text: str) -> None:
     """No exponents, no false digits."""
-    assert wording.number(value) == text
+    assert overview.number(value) == text
 
 
 # ---- JUnit ----
@@ -165,7 +165,7 @@ def test_a_fix_that_is_not_proven_turns_a_pipeline_red(tmp_path: Path, reason: s
     """It is no miss that needs more samples: a ratio of 1.003 is none of at most 0.9, and of a drifted session nobody knows."""
     open_ = check("not_proven", "bulk_copy", "duration_s ratio <= 0.9", value=1.003, reason=reason)
     put(tmp_path, "compare", 0, checks(open_, verdict="not_proven"))
-    index.write(tmp_path)
+    pages.write(tmp_path)
     (suite,) = JUnitXml.fromfile(str(tmp_path / "junit.xml"))
     assert (suite.errors, suite.skipped, suite.failures) == (1, 0, 0)
     (error,) = next(iter(suite)).result
@@ -183,7 +183,7 @@ def samples(text: str, name: str) -> dict[frozenset[tuple[str, str]], float]:
 def test_prometheus_reads_the_metrics(tmp_path: Path) -> None:
     """Each check has its value and its verdict under five labels; what has no value has no sample, so that no 0 stands for it."""
     put(tmp_path, "load", 0, checks(check("fail", value=7.5), check("no_data", objective="p99_ms < 1", value=None)))
-    index.write(tmp_path)
+    pages.write(tmp_path)
     text = (tmp_path / "metrics.txt").read_text()
     labels = frozenset({"validation": "load", "name": "steady_rate", "objective": "p95_ms < 1000", "target": "sandbox", "nth": "1"}.items())
     assert samples(text, "tapecheck_check_value") == {labels: 7.5}
@@ -198,7 +198,7 @@ def test_prometheus_reads_the_metrics(tmp_path: Path) -> None:
 def test_a_check_that_is_there_twice_is_two_series(tmp_path: Path) -> None:
     """None is dropped for the other, and none is there twice, which Prometheus refuses."""
     put(tmp_path, "load", 0, checks(check("fail", value=1), check("pass", value=2), check("pass", objective="p99_ms < 9", value=3)))
-    index.write(tmp_path)
+    pages.write(tmp_path)
     text = (tmp_path / "metrics.txt").read_text()
     found = samples(text, "tapecheck_check_value")
     assert sorted((dict(labels)["objective"], dict(labels)["nth"], value) for labels, value in found.items()) == [
@@ -213,7 +213,7 @@ def test_prometheus_sees_that_a_pass_is_an_old_one(tmp_path: Path) -> None:
     put(tmp_path, "load", 0)
     for name in ("backfill-20261102T000000Z-a", "backfill-20261103T000000Z-b", "compare-20261102T000000Z-c"):
         (tmp_path / "unfinished" / name).mkdir(parents=True)
-    index.write(tmp_path)
+    pages.write(tmp_path)
     since = samples((tmp_path / "metrics.txt").read_text(), "tapecheck_attempts_without_result")
     assert {dict(labels)["validation"]: value for labels, value in since.items()} == {"load": 0, "backfill": 2, "compare": 1}
 
@@ -244,7 +244,7 @@ def test_the_comment_is_a_table_and_what_is_folded_under_it(written: Path) -> No
 
 def test_a_comment_without_runs_says_so(tmp_path: Path) -> None:
     """An empty folder has all reports too."""
-    index.write(tmp_path)
+    pages.write(tmp_path)
     assert words(rendered(tmp_path / "summary.md")) == "tapecheck: no recorded runs"
     assert list(JUnitXml.fromfile(str(tmp_path / "junit.xml"))) == []
     assert list(text_string_to_metric_families((tmp_path / "metrics.txt").read_text()))
@@ -289,7 +289,7 @@ def test_the_list_has_a_sparkline_and_links_that_lead_somewhere(written: Path) -
     assert images(strictly((written / "index.html").read_text())) == [], "a single run has no course"
     put(written, "load", 2, FIVE)
     put(written, "backfill", 3)
-    tree = strictly(index.write(written).read_text())
+    tree = strictly(pages.write(written).read_text())
     assert len(images(tree)) == 1, "the load runs are invalid in part"
     places = {e.get("id") for e in tree.iter() if e.get("id")}
     links = [a.get("href") for a in tree.iter("a")]
@@ -315,7 +315,7 @@ def test_no_page_is_wider_than_a_phone(hostile: Path, written: Path, browser: Br
 def test_the_list_breaks_no_targets_name(tmp_path: Path, browser: Browser) -> None:
     """However much was found beside it."""
     put(tmp_path, "compare", 0)
-    assert browser.lines(index.write(tmp_path), 900, "td.any.target") == 1
+    assert browser.lines(pages.write(tmp_path), 900, "td.any.target") == 1
 
 
 def test_the_summary_is_printed_on_one_page(tmp_path: Path, browser: Browser) -> None:
@@ -344,7 +344,7 @@ def test_the_summary_is_printed_on_one_page(tmp_path: Path, browser: Browser) ->
     put(tmp_path, "compare", 20, compared)
     for i in range(9):
         (tmp_path / "unfinished" / f"compare-20261103T00000{i}Z-aaaa").mkdir(parents=True)
-    index.write(tmp_path)
+    pages.write(tmp_path)
     assert browser.printed_pages(tmp_path / "executive.html") == 1
 
 
@@ -364,7 +364,7 @@ def test_a_validation_without_a_main_figure_has_all_reports(tmp_path: Path, monk
     """A comparison's findings are proofs; it has no one figure that could be followed."""
     monkeypatch.setattr(overview, "MAIN", {})
     put(tmp_path, "load", 0)
-    tree = strictly(index.write(tmp_path).read_text())
+    tree = strictly(pages.write(tmp_path).read_text())
     assert images(tree) == []
     (standing,) = overview.read(tmp_path).standings
     assert (standing.main, standing.trend) == (None, ())
@@ -378,7 +378,7 @@ def test_other_versions_and_half_runs_are_skipped_and_named(tmp_path: Path) -> N
     put(tmp_path, "load", 1, lambda r: r.update(schema_version=0))
     put(tmp_path, "backfill", 2, lambda r: r.update(schema_version=2))
     (tmp_path / "rto_rpo" / "20261101T010000Z-dead").mkdir(parents=True)
-    page = words(strictly(index.write(tmp_path).read_text()))
+    page = words(strictly(pages.write(tmp_path).read_text()))
     assert "schema version 0, which this version does not read" in page
     assert "schema version 2, which this version does not read" in page
     assert "20261101T010000Z-dead: no result.json" in page
@@ -396,7 +396,7 @@ def test_a_sparkline_goes_from_left_to_right_and_up() -> None:
 
 def test_the_summary_says_what_is_broken_by_which_evidence_and_what_to_do(written: Path) -> None:
     """The worst first; of the backfill that nothing is, and what its run recommends."""
-    load, backfill = [brief.of(standing) for standing in overview.read(written).standings]
+    load, backfill = [markdown.of(standing) for standing in overview.read(written).standings]
     assert [text.partition(":")[0] for text in load.broken] == ["fail", "invalid", "no_data", "and 1 more"]
     assert load.actions == (NEXT[Verdict.FAIL],)
     assert backfill.broken == ()
@@ -411,8 +411,8 @@ def test_the_summary_stays_one_page(tmp_path: Path) -> None:
     """However much is missed, three things are said and how many more there are."""
     put(tmp_path, "load", 0, checks(*(check("fail", name=f"s{i}") for i in range(40))))
     (standing,) = overview.read(tmp_path).standings
-    assert brief.of(standing).broken[-1] == "and 37 more"
-    assert len(brief.of(standing).broken) == brief.MOST + 1
+    assert markdown.of(standing).broken[-1] == "and 37 more"
+    assert len(markdown.of(standing).broken) == markdown.MOST + 1
 
 
 # ---- a thousand runs ----
@@ -427,7 +427,7 @@ def test_each_schema_is_compiled_once_and_each_run_read_once(tmp_path: Path, mon
     results.validator.cache_clear()
     monkeypatch.setattr(results, "schema", lambda name: asked.append(name) or schema(name))
     monkeypatch.setattr(Path, "read_bytes", lambda path: opened.append(path) or read(path))
-    index.write(tmp_path)
+    pages.write(tmp_path)
     assert sorted(asked) == sorted(counts)
     assert len(opened) == len(set(opened)) == 200
     results.validator.cache_clear()
@@ -437,14 +437,14 @@ def test_no_more_than_one_whole_result_is_held(tmp_path: Path, monkeypatch: pyte
     """A thousand would take a gigabyte."""
     many(tmp_path, 12)
     held: list[int] = []
-    each = runs.each
+    each = folders.each
 
-    def counting(out: Path) -> Iterator[runs.Run]:
+    def counting(out: Path) -> Iterator[folders.Run]:
         for run in each(out):
             yield run
-            held.append(sum(isinstance(one, runs.Run) for one in gc.get_objects()))
+            held.append(sum(isinstance(one, folders.Run) for one in gc.get_objects()))
 
-    monkeypatch.setattr(runs, "each", counting)
+    monkeypatch.setattr(folders, "each", counting)
     assert len(overview.read(tmp_path).entries) == 12
     assert max(held) <= 2
 

@@ -8,18 +8,17 @@ import pytest
 from comparisons import INSERT_LIMITS, proof, recording, samples, times
 from recorded_runs import check, checks, put
 
-from tapecheck import index
 from tapecheck.compare import analysis, findings
 from tapecheck.compare.recording import Baseline
-from tapecheck.reports import brief, overview, proofs, wording
-from tapecheck.reports.brief import Brief
+from tapecheck.reports import markdown, overview, pages
+from tapecheck.reports.markdown import Brief
 
 ADVICE = "ask less: derive: true fetches one intraday series a symbol and builds the rest from it whole page by whole page"
 
 
 def told(out: Path) -> Brief:
     (standing,) = overview.read(out).standings
-    return brief.of(standing)
+    return markdown.of(standing)
 
 
 def finding(text: str, action: str = "do it", **evidence: float | str) -> dict[str, Any]:
@@ -81,15 +80,15 @@ def test_a_comparison_of_many_proofs_says_how_many_more(tmp_path: Path) -> None:
         result.update(headline=headline, recommendations=[])
 
     put(tmp_path, "compare", 0, change)
-    assert len(told(tmp_path).evidence) == brief.PROOFS + 1
-    assert told(tmp_path).evidence[-1] == f"and {12 - brief.PROOFS} more"
+    assert len(told(tmp_path).evidence) == markdown.PROOFS + 1
+    assert told(tmp_path).evidence[-1] == f"and {12 - markdown.PROOFS} more"
 
 
 def test_a_comparison_without_a_headline_says_nothing_of_proofs(tmp_path: Path) -> None:
     """Nothing is made up for it."""
     put(tmp_path, "compare", 0, lambda result: result.update(headline="", recommendations=[], checks=[]))
     (entry,) = overview.read(tmp_path).entries
-    assert (proofs.sentences(entry.result), proofs.others(entry.result)) == ([], [])
+    assert (markdown.sentences(entry.result), markdown.others(entry.result)) == ([], [])
 
 
 @pytest.mark.parametrize(
@@ -127,7 +126,7 @@ def test_figures_stand_beside_a_finding_that_has_none(tmp_path: Path, text: str,
 )  # fmt: skip
 def test_what_is_too_long_ends_with_a_sentence_or_a_clause(text: str, shown: str) -> None:
     """Never inside parentheses; in mid phrase only where there is nothing else to end with."""
-    assert wording.cut(text, 36) == shown
+    assert overview.cut(text, 36) == shown
 
 
 def test_an_action_is_not_cut_in_mid_phrase(tmp_path: Path) -> None:
@@ -135,6 +134,6 @@ def test_an_action_is_not_cut_in_mid_phrase(tmp_path: Path) -> None:
     action = f"adopt it (two jobs and requests at a time in place of one); the backfill's own advice was: {ADVICE}"
     put(tmp_path, "compare", 0, lambda result: result.update(recommendations=[finding("concurrency: proven", action)]))
     assert told(tmp_path).actions == ("adopt it (two jobs and requests at a time in place of one) …",)
-    index.write(tmp_path)
+    pages.write(tmp_path)
     for name in ("executive.html", "summary.md"):
         assert "in place of one) …" in (tmp_path / name).read_text(), name

@@ -17,7 +17,7 @@ from orphans import orphan, orphans
 
 from tapecheck import resources
 from tapecheck.resources import MACHINE, OTHERS, Watch, is_command, locate
-from tapecheck.target_file import ProcessSelector
+from tapecheck.target.file import ProcessSelector
 
 BUSY = "import time; end = time.monotonic() + 100\nwhile time.monotonic() < end: pass"
 IDLE = "import sys; print('runs', flush=True); sys.stdin.read()"

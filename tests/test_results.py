@@ -6,8 +6,9 @@ from dataclasses import replace
 import pytest
 from regenerate import RESULTS, TESTS
 
-from tapecheck import config, results, validation
-from tapecheck.runs import Recorded
+from tapecheck import config, validation
+from tapecheck.runs import results
+from tapecheck.runs.folders import Recorded
 from tapecheck.verdict import NEXT, Check, Verdict
 
 

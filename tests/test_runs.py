@@ -17,14 +17,16 @@ from jsonschema_rs import Draft202012Validator
 from regenerate import RESULTS
 from samples import burst, recording
 
-from tapecheck import charts, config, index, results, runs
+from tapecheck import charts, config
 from tapecheck.charts import load as load_charts
 from tapecheck.errors import ConfigError, OutputError
-from tapecheck.load import sending, validation
+from tapecheck.load import session, validation
 from tapecheck.load.plan import LoadPlan
 from tapecheck.load.recording import Recording
-from tapecheck.runs import Recorded
-from tapecheck.target_file import Target
+from tapecheck.reports import pages
+from tapecheck.runs import folders, results
+from tapecheck.runs.folders import Recorded
+from tapecheck.target.file import Target
 
 PLAN = config.validate(
     LoadPlan,
@@ -83,7 +85,7 @@ def test_latest_points_at_the_newest(tmp_path: Path) -> None:
     record(tmp_path)
     second = record(tmp_path, run_id="20261102T101600Z-0002")
     assert (tmp_path / "load" / "latest").resolve() == second.folder
-    assert [r.folder.name for r in runs.listed(tmp_path)] == ["20261102T101600Z-0002", "20261102T101500Z-0001"]
+    assert [r.folder.name for r in folders.listed(tmp_path)] == ["20261102T101600Z-0002", "20261102T101500Z-0001"]
 
 
 def test_what_is_recorded_is_what_was_judged_last(tmp_path: Path) -> None:
@@ -96,7 +98,7 @@ def test_what_is_recorded_is_what_was_judged_last(tmp_path: Path) -> None:
     assert (tmp_path / "load" / "latest").resolve() == strict.folder
     assert record(tmp_path, plan=STRICT).folder == strict.folder
     assert record(tmp_path).folder == first.folder == (tmp_path / "load" / "latest").resolve()
-    assert len(runs.listed(tmp_path)) == 2
+    assert len(folders.listed(tmp_path)) == 2
 
 
 def test_a_run_that_is_recorded_again_is_not_written_again(tmp_path: Path) -> None:
@@ -133,7 +135,7 @@ def test_a_recorded_run_that_is_analysed_twice_alike_is_one_more_run(tmp_path: P
 
 def test_what_was_measured_is_on_disk_before_anything_is_made_of_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """It can be analysed from there as the run that it is, and lies in the run folder once that is recorded, and nowhere else."""
-    monkeypatch.setattr(sending, "run", lambda plan, target: measured())
+    monkeypatch.setattr(session, "run", lambda plan, target: measured())
     validation.run(PLAN, Target(name="t", kind="external", base_url="http://127.0.0.1:1", requests={"health": "GET /"}), out=str(tmp_path))
     kept = tmp_path / "unfinished" / "load-20261102T101500Z-0001"
     assert {path.name for path in kept.iterdir()} == {"samples.parquet", "resources.parquet"}
@@ -149,13 +151,13 @@ def test_what_was_measured_is_on_disk_before_anything_is_made_of_it(tmp_path: Pa
 
 def test_what_was_measured_stays_when_its_run_cannot_be_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A disk that fills up while a run is recorded takes nothing away, and the message says where the samples are."""
-    runs.keep("20261102T101500Z-0001", measured().tables(), "load", out=tmp_path)
+    folders.keep("20261102T101500Z-0001", measured().tables(), "load", out=tmp_path)
 
     def full(*args: object, **kwargs: object) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     with monkeypatch.context() as patch:
-        patch.setattr(runs, "write_json", full)
+        patch.setattr(folders, "write_json", full)
         with pytest.raises(OutputError, match=r"is full; .*what was measured is in .*unfinished/load-20261102T101500Z-0001"):
             record(tmp_path)
     assert record(tmp_path, rec=validation.read(tmp_path / "unfinished" / "load-20261102T101500Z-0001")).verdict == "pass"
@@ -175,7 +177,7 @@ def test_a_run_that_is_killed_while_it_is_recorded_is_whole_or_a_recording(
         tmp_path / "unfinished/load-20261102T101500Z-0001",
         tmp_path / "load/20261102T101500Z-0001",
     )
-    runs.keep(run_id, measured().tables(), "load", out=tmp_path)
+    folders.keep(run_id, measured().tables(), "load", out=tmp_path)
     write, seen = Path.rename, []
 
     def kill(*args: object, **kwargs: object) -> None:
@@ -196,14 +198,14 @@ def test_a_run_that_is_killed_while_it_is_recorded_is_whole_or_a_recording(
         if moment == "a chart":
             patch.setattr(Path, "write_bytes", kill)
         elif moment == "the result":
-            patch.setattr(runs, "write_json", write_json)
+            patch.setattr(folders, "write_json", write_json)
         else:
             patch.setattr(Path, "rename", rename)
         with pytest.raises(_Killed):
             record(tmp_path)
     assert seen == [{"samples.parquet", "resources.parquet"}] and {path.name for path in kept.iterdir()} == seen[0]
     is_whole = moment == "after the rename"
-    assert [run.problem for run in runs.listed(tmp_path)] == [None] * is_whole
+    assert [run.problem for run in folders.listed(tmp_path)] == [None] * is_whole
     done = record(tmp_path, rec=validation.read(kept))
     assert (done.verdict, done.folder) == ("pass", folder)
     assert {path.name for path in folder.iterdir()} == {*seen[0], "result.json", "failures.jsonl", "timeline.png"}
@@ -218,7 +220,7 @@ def test_where_no_file_has_two_names_it_is_copied(tmp_path: Path, monkeypatch: p
         raise OSError(errno.EPERM, os.strerror(errno.EPERM))
 
     monkeypatch.setattr(Path, "hardlink_to", refuse)
-    runs.keep("20261102T101500Z-0001", measured().tables(), "load", out=tmp_path)
+    folders.keep("20261102T101500Z-0001", measured().tables(), "load", out=tmp_path)
     folder = record(tmp_path).folder
     assert folder and validation.read(folder).samples.equals(measured().samples)
     assert list((tmp_path / "unfinished").iterdir()) == []
@@ -231,8 +233,8 @@ def test_a_measurement_outlives_a_disk_that_is_full_before_it_is_kept(tmp_path: 
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     with monkeypatch.context() as patch:
-        patch.setattr(runs.pq, "write_table", full)
-        runs.keep("20261102T101500Z-0001", measured().tables(), "load", out=tmp_path)
+        patch.setattr(folders.pq, "write_table", full)
+        folders.keep("20261102T101500Z-0001", measured().tables(), "load", out=tmp_path)
     assert list((tmp_path / "unfinished").iterdir()) == []
     assert record(tmp_path).verdict == "pass"
 
@@ -266,7 +268,7 @@ def test_a_chart_that_fails_is_named_and_the_run_is_recorded_without_it(tmp_path
 def test_an_empty_out_records_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """`out = ""` analyses without writing a file."""
     monkeypatch.chdir(tmp_path)
-    runs.keep("20261102T101500Z-0001", measured().tables(), "load", out="")
+    folders.keep("20261102T101500Z-0001", measured().tables(), "load", out="")
     recorded = record("")
     assert recorded.folder is None
     assert list(tmp_path.iterdir()) == []
@@ -289,7 +291,7 @@ def test_a_full_disk_leaves_earlier_runs_intact(tmp_path: Path, monkeypatch: pyt
     def full(*args: object, **kwargs: object) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr(runs.pq, "write_table", full)
+    monkeypatch.setattr(folders.pq, "write_table", full)
     with pytest.raises(OutputError, match="is full; earlier runs are untouched, this one is not recorded"):
         record(tmp_path, run_id="20261102T101600Z-0002")
     assert [p for p in (tmp_path / "load").iterdir() if p.name != "latest"] == [first]
@@ -326,7 +328,7 @@ def test_a_read_only_folder_is_refused(tmp_path: Path) -> None:
         os.seteuid(65534)
     try:
         with pytest.raises(OutputError, match="cannot be written: Permission denied"):
-            runs.check_writable(tmp_path / "out")
+            folders.check_writable(tmp_path / "out")
     finally:
         os.seteuid(before)
 
@@ -358,7 +360,7 @@ def test_samples_of_another_shape_are_refused(tmp_path: Path) -> None:
     """A Parquet file without the columns of a load run is no recording."""
     folder = record(tmp_path).folder
     assert folder is not None
-    runs.pq.write_table(pa.table({"a": [1]}), folder / "samples.parquet")
+    folders.pq.write_table(pa.table({"a": [1]}), folder / "samples.parquet")
     with pytest.raises(ConfigError, match="samples that cannot be read"):
         validation.read(folder)
 
@@ -371,7 +373,7 @@ def test_the_index_lists_links_and_escapes(tmp_path: Path) -> None:
     result["target"]["name"] = "<script>alert(1)</script>"
     (folder / "result.json").write_text(json.dumps(result))
     (tmp_path / "load" / "20260101T000000Z-dead").mkdir()
-    html = index.write(tmp_path).read_text()
+    html = pages.write(tmp_path).read_text()
     assert "<script>alert(1)" not in html
     assert "&lt;script&gt;alert(1)" in html
     assert 'class="verdict fail"' in html

@@ -17,10 +17,10 @@ import pytest
 
 from tapecheck.backfill import features
 from tapecheck.backfill.bars import periods_per_year
-from tapecheck.load.timing import server_times_ms
+from tapecheck.load.engine.protocol import server_times_ms
 from tapecheck.sandbox import supervision
 from tapecheck.sandbox.answers import freshness_of
-from tapecheck.targets import SandboxState
+from tapecheck.target.opening import SandboxState
 
 HOUR = 3600.0
 

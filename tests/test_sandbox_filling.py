@@ -16,17 +16,17 @@ import psycopg
 import pytest
 from backfills import SCHEMA, plan, states
 
-from tapecheck import lockfiles, targets
-from tapecheck.backfill import checkpoints, filling, validation
-from tapecheck.backfill import endpoints as ends_of
-from tapecheck.backfill.endpoints import Endpoints
-from tapecheck.backfill.plan import History, today
+from tapecheck import lockfiles
+from tapecheck.backfill import checkpoints, session, validation
+from tapecheck.backfill import plan as ends_of
+from tapecheck.backfill.plan import Endpoints, History, today
 from tapecheck.errors import ConfigError, SandboxError, TargetDown
-from tapecheck.results import TargetInfo
+from tapecheck.runs.results import TargetInfo
 from tapecheck.sandbox import supervision
 from tapecheck.sandbox.processes import ask
 from tapecheck.sandbox.profile import Home, Profile, write_private
-from tapecheck.target_file import Target
+from tapecheck.target import opening
+from tapecheck.target.file import Target
 
 FILE = "config/targets/sandbox.yaml"
 PATIENCE_S = 90
@@ -46,29 +46,29 @@ def home(monkeypatch: pytest.MonkeyPatch) -> Iterator[Home]:
     folder = Path(tempfile.mkdtemp(prefix="tcf-", dir=base)).resolve()
     monkeypatch.setenv("TAPECHECK_SANDBOX_HOME", str(folder))
     monkeypatch.delenv("DATABASE_URL", raising=False)
-    monkeypatch.setattr(targets, "_use", None)
+    monkeypatch.setattr(opening, "_use", None)
     home = Home()
     home.create()
     write_private(home.profile, Profile(symbols=("SPY",), timeframes=("1d",), days=10).model_dump_json())
     yield home
-    targets.let_fill()
+    opening.let_fill()
     supervision.down(force=True)
     shutil.rmtree(folder)
 
 
 def health(home: Home) -> dict[str, object]:
-    state = targets.SandboxState.model_validate_json(home.state.read_bytes())
+    state = opening.SandboxState.model_validate_json(home.state.read_bytes())
     return ask(state.processes["api"].port or 0, "/api/v1/admin/scheduler-health") or {}
 
 
 def test_a_sandbox_that_holds_nothing_takes_over_what_was_backfilled_first(home: Home) -> None:
     """Until then it rests; afterwards it fetches only what the backfill, which ends with yesterday, left to fetch."""
-    ends = ends_of.endpoints(targets.open_target(FILE, needs_bars=False))
+    ends = ends_of.endpoints(opening.open_target(FILE, needs_bars=False))
     before = health(home)
     assert (before["held"], before["runs"], before["due"]) == (True, 0, 0)
-    found = filling.run(plan(symbols=["SPY"], timeframes=["1d"], history={"days": 12}, database_schema="tapecheck_backfill"), ends)
+    found = session.run(plan(symbols=["SPY"], timeframes=["1d"], history={"days": 12}, database_schema="tapecheck_backfill"), ends)
     assert health(home)["runs"] == 0, "it lets go first until it is told"
-    targets.let_fill()
+    opening.let_fill()
     supervision.wait_filled(timeout_s=PATIENCE_S)
     after = health(home)
     assert (after["held"], after["resumed"], after["redone"]) == (False, 1, 0)
@@ -124,10 +124,10 @@ def test_only_whole_history_is_taken_over(
 ) -> None:
     """And only into tables that hold nothing; else both stay as they are."""
     given = {"symbols": ["AAPL"], "timeframes": ["1d"], "history": {"days": 10}, "database_schema": DONE} | changes
-    found = filling.run(plan(**given), endpoints)
+    found = session.run(plan(**given), endpoints)
     checkpoints.prepare(endpoints.database_url, LIVE, empty=True)
     if why.startswith("the live"):
-        filling.run(plan(**given | {"database_schema": LIVE}), endpoints)
+        session.run(plan(**given | {"database_schema": LIVE}), endpoints)
     for table in checkpoints.TABLES:
         if "alone" in why and table not in why:
             connection.execute(f"TRUNCATE {LIVE}.{table}")
@@ -152,11 +152,11 @@ def test_only_whole_history_is_taken_over(
 def holders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[], list[int]]]:
     """Return who holds up a sandbox that does not run."""
     monkeypatch.setenv("TAPECHECK_SANDBOX_HOME", str(tmp_path / "home"))
-    monkeypatch.setattr(targets, "_use", None)
+    monkeypatch.setattr(opening, "_use", None)
     yield lambda: [one.pid for one in lockfiles.holders(Home().held) if one.is_there]
-    targets.let_fill()
-    if targets._use is not None:
-        lockfiles.release(targets._use)
+    opening.let_fill()
+    if opening._use is not None:
+        lockfiles.release(opening._use)
 
 
 EXTERNAL = Target(name="t", kind="external", base_url="http://127.0.0.1:1", requests={"health": "GET /"})
@@ -164,7 +164,7 @@ EXTERNAL = Target(name="t", kind="external", base_url="http://127.0.0.1:1", requ
 
 def test_a_backfill_that_cannot_begin_holds_up_nobody(holders: Callable[[], list[int]]) -> None:
     """The target of its cell names no endpoints, so that nothing will be measured."""
-    targets._use_sandbox(needs_bars=False)
+    opening._use_sandbox(needs_bars=False)
     assert holders() == [os.getpid()]
     with pytest.raises(ConfigError, match="backfill"):
         validation.endpoints(EXTERNAL)
@@ -173,7 +173,7 @@ def test_a_backfill_that_cannot_begin_holds_up_nobody(holders: Callable[[], list
 
 def test_a_measurement_that_ends_early_holds_up_nobody(holders: Callable[[], list[int]]) -> None:
     """The source does not answer, so that the cell ends with an error."""
-    targets._use_sandbox(needs_bars=False)
+    opening._use_sandbox(needs_bars=False)
     info = TargetInfo(name="t", kind="external", base_url="http://127.0.0.1:9")
     ends = Endpoints(source_url="http://127.0.0.1:9", key="k", database_url="postgresql://127.0.0.1:9/x", target=info)
     with pytest.raises(TargetDown):
@@ -192,16 +192,16 @@ def test_a_start_that_is_interrupted_holds_up_nobody(
         seen.append(holders())
         raise end
 
-    monkeypatch.setattr(targets.subprocess, "Popen", popen)
+    monkeypatch.setattr(opening.subprocess, "Popen", popen)
     with pytest.raises(type(end)):
-        targets.open_target(FILE, needs_bars=False)
+        opening.open_target(FILE, needs_bars=False)
     assert (seen, holders()) == ([[os.getpid()]], [])
 
 
 def test_nobody_waits_for_itself(holders: Callable[[], list[int]]) -> None:
     """A kernel in which a backfill was to be measured, and then something that needs a filled sandbox is."""
-    targets._use_sandbox(needs_bars=False)
-    targets._use_sandbox(needs_bars=True)
+    opening._use_sandbox(needs_bars=False)
+    opening._use_sandbox(needs_bars=True)
     assert holders() == []
 
 
@@ -235,7 +235,7 @@ def test_only_the_time_in_which_it_may_fill_itself_is_counted(
             return {"series": [one]}
         return {"due": 0 if is_held or is_done else 1, "in_flight": []} | ({"held": is_held} if knows_of_it else {})
 
-    state = targets.SandboxState(
+    state = opening.SandboxState(
         base_url="http://127.0.0.1:1", upstream_url="http://127.0.0.1:1", upstream_key_file="k", scheduler_url="http://127.0.0.1:1",
         database_url=None, supervisor_pid=1, processes={"api": {"port": 1}},
     )  # fmt: skip

@@ -20,7 +20,7 @@ import pytest
 from tapecheck.errors import SandboxError
 from tapecheck.sandbox import database, supervision
 from tapecheck.sandbox.profile import Home, Profile, tier_of
-from tapecheck.targets import SandboxState
+from tapecheck.target.opening import SandboxState
 
 SMALL = Profile(symbols=("SPY",), timeframes=("1d",), days=10)
 START = "from tapecheck.sandbox import supervision as s; from tapecheck.sandbox.profile import Profile as P; s.up(profile=P({}))"

@@ -22,22 +22,23 @@ import pytest
 import samples
 from recoveries import ONCE
 
-from tapecheck import __main__, lockfiles, targets
+from tapecheck import __main__, lockfiles
 from tapecheck.backfill import validation as backfill
 from tapecheck.backfill.recording import FAILED, Job
 from tapecheck.errors import SandboxError
-from tapecheck.load import sending
+from tapecheck.load import session
 from tapecheck.load import validation as load
 from tapecheck.load.plan import LoadPlan
 from tapecheck.recovery import drill, experiment, freshness
-from tapecheck.recovery import running as recovery
-from tapecheck.recovery.ground import ground
-from tapecheck.recovery.keeper import Keeper
-from tapecheck.recovery.policy import Prober as Schedule
+from tapecheck.recovery import session as recovery
+from tapecheck.recovery.drill_target import ground
+from tapecheck.recovery.objectives import Prober as Schedule
 from tapecheck.recovery.recording import INVALID, Ages
+from tapecheck.recovery.watchdog import Keeper
 from tapecheck.sandbox import reaper, supervision
 from tapecheck.sandbox.profile import Home, Profile
-from tapecheck.target_file import RequestTemplate
+from tapecheck.target import opening
+from tapecheck.target.file import RequestTemplate
 from tapecheck.validation import STOPPED
 from tapecheck.verdict import Verdict
 
@@ -74,9 +75,9 @@ def home(filled: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Home]:
         user.kill()
         user.communicate()
     User.alive.clear()
-    if targets._use is not None:
-        lockfiles.release(targets._use)
-        targets._use = None
+    if opening._use is not None:
+        lockfiles.release(opening._use)
+        opening._use = None
     supervision.down(force=True)
     for process in reapers(Home()):
         process.wait(PATIENCE_S)
@@ -144,10 +145,10 @@ def test_a_user_that_comes_while_it_is_stopped_gets_a_new_one(home: Home) -> Non
     user = User()
     assert user.opened()
     user.end(signal.SIGKILL)  # its reaper stops the sandbox while the next user starts it
-    with targets.sandbox_running() as state:
+    with opening.sandbox_running() as state:
         status = supervision.status()
         assert status is not None and all(process.healthy for process in status.processes)
-        assert targets.open_target("config/targets/sandbox.yaml").base_url == state.base_url
+        assert opening.open_target("config/targets/sandbox.yaml").base_url == state.base_url
         assert [one.pid for one in reaper.users(home)] == [os.getpid()], "several cells of one notebook are one user"
     assert supervision.status() is None
 
@@ -244,9 +245,9 @@ PLAN = LoadPlan.model_validate(
 
 def test_one_that_is_replaced_in_mid_scenario_makes_that_invalid(home: Home, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Stopped and started again under a load test, it is another sandbox: what was whole by then counts, the rest blames nobody."""
-    target = targets.open_target("config/targets/sandbox.yaml")
+    target = opening.open_target("config/targets/sandbox.yaml")
     target = target.model_copy(update={"requests": {"prices": RequestTemplate(request="GET /health?of={symbol}")}})
-    begun, show = threading.Event(), sending.progress.show
+    begun, show = threading.Event(), session.progress.show
 
     @contextmanager
     def shown(label: str, unit: str) -> Iterator[Callable[..., None]]:
@@ -260,7 +261,7 @@ def test_one_that_is_replaced_in_mid_scenario_makes_that_invalid(home: Home, tmp
         supervision.down(force=True)
         supervision.up(until_unused=True)
 
-    monkeypatch.setattr(sending.progress, "show", shown)
+    monkeypatch.setattr(session.progress, "show", shown)
     meanwhile = threading.Thread(target=replace)
     meanwhile.start()
     recording = load.run(PLAN, target)
@@ -278,12 +279,12 @@ def test_one_that_is_replaced_in_mid_scenario_makes_that_invalid(home: Home, tmp
         done = drill.run(experiment.chosen("api_killed")[0], ground(target), Schedule(settle_s=0.1), keeper, 1)
     assert (done.trial.state, done.trial.reason) == (INVALID, STOPPED)
 
-    targets.open_target("config/targets/sandbox.yaml")
-    assert not targets.sandbox_stopped(), "who opens it again has the other"
+    opening.open_target("config/targets/sandbox.yaml")
+    assert not opening.sandbox_stopped(), "who opens it again has the other"
     supervisor = running(home)
     supervisor.kill()
     supervisor.wait(PATIENCE_S)
-    assert targets.sandbox_stopped()
+    assert opening.sandbox_stopped()
 
 
 @pytest.mark.parametrize("is_stopped", [True, False])
@@ -291,7 +292,7 @@ def test_one_that_is_stopped_under_the_audit_of_ages_makes_that_invalid(
     home: Home, monkeypatch: pytest.MonkeyPatch, is_stopped: bool
 ) -> None:
     """What it answered, or did not, while it was stopped says nothing of its ages."""
-    target, audit = targets.open_target("config/targets/sandbox.yaml"), freshness.audit
+    target, audit = opening.open_target("config/targets/sandbox.yaml"), freshness.audit
 
     def stopped_under(*given: Any) -> Ages:
         found = audit(*given)
@@ -307,13 +308,13 @@ def test_one_that_is_stopped_under_the_audit_of_ages_makes_that_invalid(
 
 def test_another_target_is_not_asked_whether_the_sandbox_runs(monkeypatch: pytest.MonkeyPatch) -> None:
     """A stopped sandbox says nothing of an API that is not it."""
-    monkeypatch.setattr(targets, "sandbox_stopped", lambda: True)
-    sent = sending.Sent(
+    monkeypatch.setattr(opening, "sandbox_stopped", lambda: True)
+    sent = session.Sent(
         name="s", executor="burst", requests=samples.requests(), measured=samples.measured(samples.burst([])), sandbox_stopped=True
     )
     context = samples.recording({}).context
     assert context.target.kind == "external"
-    assert not sending._complete(context, [sent]).generator["s"].target_stopped
+    assert not session._complete(context, [sent]).generator["s"].target_stopped
 
 
 def test_a_backfill_under_which_it_was_stopped_blames_nobody() -> None:

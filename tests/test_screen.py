@@ -4,7 +4,7 @@ import types
 
 import pytest
 
-from tapecheck import screen
+from tapecheck import notebook
 
 DECLARED = 'target: str = "t"  # what\nrounds: int = 0  # how many'
 
@@ -43,12 +43,12 @@ def test_only_the_cell_that_papermill_puts_after_the_parameters_counts(
 ) -> None:
     """A variable of one's own in an interactive session is no parameter, wherever it is set."""
     shell = types.SimpleNamespace(user_ns={"In": ["", *cells]})
-    monkeypatch.setitem(screen.sys.modules, "IPython", types.SimpleNamespace(get_ipython=lambda: shell))
-    assert screen.given() == names
+    monkeypatch.setitem(notebook.sys.modules, "IPython", types.SimpleNamespace(get_ipython=lambda: shell))
+    assert notebook.given() == names
 
 
 def test_outside_of_a_notebook_nothing_is_given_and_nothing_cleared(monkeypatch: pytest.MonkeyPatch) -> None:
     """The command line and the tests call the same functions."""
-    monkeypatch.delitem(screen.sys.modules, "IPython", raising=False)
-    screen.clear("recording")
-    assert screen.given() == []
+    monkeypatch.delitem(notebook.sys.modules, "IPython", raising=False)
+    notebook.clear("recording")
+    assert notebook.given() == []

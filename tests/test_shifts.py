@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from tapecheck import shifts
+from tapecheck.statistics import changepoints
 
 Noise = NDArray[np.float64]
 SERIES = 48  # of each kind
@@ -30,7 +30,7 @@ def test_noise_alone_has_no_shift() -> None:
     """Of 240 series of five kinds of noise, 12 to 60 runs long, at most one in twenty shows one; 2 % is what the method says."""
     kinds = ("normal", "skewed", "heavy tails", "every tenth run five times as slow", "counts")
     lengths = (12, 20, 40, 60)
-    alarms = {kind: sum(bool(shifts.find(noise(kind, lengths[s % 4], 1000 + s).tolist())) for s in range(SERIES)) for kind in kinds}
+    alarms = {kind: sum(bool(changepoints.find(noise(kind, lengths[s % 4], 1000 + s).tolist())) for s in range(SERIES)) for kind in kinds}
     assert sum(alarms.values()) <= 0.05 * SERIES * len(kinds), alarms
 
 
@@ -41,44 +41,44 @@ def test_noise_alone_has_no_shift() -> None:
 )
 def test_a_planted_shift_is_found_in_its_place(levels: list[tuple[int, float]], noise_share: float) -> None:
     """In at least 80 % of the series, its first run right within one."""
-    found = [shifts.find(with_levels(levels, noise_share, seed).tolist()) for seed in range(25)]
+    found = [changepoints.find(with_levels(levels, noise_share, seed).tolist()) for seed in range(25)]
     right = sum(any(abs(shift.first - levels[0][0]) <= 1 for shift in of_one) for of_one in found)
     assert right >= 0.8 * len(found)
 
 
 def test_a_level_that_comes_and_goes_again_is_found_twice() -> None:
     """No single change point explains it: both are found together in at least 80 %."""
-    found = [[s.first for s in shifts.find(with_levels([(15, 100), (6, 75), (15, 100)], 0.05, seed).tolist())] for seed in range(15)]
+    found = [[s.first for s in changepoints.find(with_levels([(15, 100), (6, 75), (15, 100)], 0.05, seed).tolist())] for seed in range(15)]
     assert sum(len(f) == 2 and abs(f[0] - 15) <= 1 and abs(f[1] - 21) <= 1 for f in found) >= 12
 
 
 @pytest.mark.parametrize("values", [[], [1.0], [1.0] * 40, [0.0] * 40, [5.0, 9.0] * 4, [645.0] * 8 + [700.0] + [645.0] * 8])
 def test_values_that_are_alike_or_few_have_no_shift(values: list[float]) -> None:
     """Nor has a counter that is off once."""
-    assert shifts.find(values) == ()
+    assert changepoints.find(values) == ()
 
 
 def test_a_counter_that_changes_once_shifts_there() -> None:
     """Without any noise, from 0, and far from 0 too."""
-    (shift,) = shifts.find([645.0] * 8 + [180.0] * 8)
+    (shift,) = changepoints.find([645.0] * 8 + [180.0] * 8)
     assert (shift.first, shift.before, shift.after, shift.change) == (8, 645, 180, "-72.1 %")
-    (shift,) = shifts.find([0.0] * 8 + [3.0] * 8)
+    (shift,) = changepoints.find([0.0] * 8 + [3.0] * 8)
     assert (shift.first, shift.change) == (8, "from 0 to 3")
-    (shift,) = shifts.find([1e12 + i % 3 for i in range(9)] + [1e12 + 20 + i % 3 for i in range(9)])
+    (shift,) = changepoints.find([1e12 + i % 3 for i in range(9)] + [1e12 + 20 + i % 3 for i in range(9)])
     assert shift.first == 9
 
 
 def test_a_small_shift_is_seen_beside_a_large_one() -> None:
     """Each stretch between change points is examined by itself."""
-    found = shifts.find(with_levels([(10, 100), (10, 300), (10, 360)], 0.02, 0).tolist())
+    found = changepoints.find(with_levels([(10, 100), (10, 300), (10, 360)], 0.02, 0).tolist())
     assert [shift.first for shift in found] == [10, 20]
 
 
 def test_a_level_that_comes_and_goes_again_and_again_is_found_each_time() -> None:
     """Though no one or two change points explain much of it."""
-    found = shifts.find(with_levels([(10, 100), (10, 140)] * 3, 0.03, 0).tolist())
+    found = changepoints.find(with_levels([(10, 100), (10, 140)] * 3, 0.03, 0).tolist())
     assert [shift.first for shift in found] == [10, 20, 30, 40, 50]
-    found = shifts.find([100 * (1 + i // 30 % 2) + i % 5 for i in range(150)])
+    found = changepoints.find([100 * (1 + i // 30 % 2) + i % 5 for i in range(150)])
     assert [shift.first for shift in found] == [30, 60, 90, 120]
 
 
@@ -86,7 +86,7 @@ def test_a_run_that_stands_alone_hides_no_shift() -> None:
     """One that is ten times as slow is no level, and the level is told without it."""
     values = with_levels([(12, 100), (12, 75)], 0.03, 0)
     values[[4, 17]] *= 10
-    (shift,) = shifts.find(values.tolist())
+    (shift,) = changepoints.find(values.tolist())
     assert shift.first == 12
     assert shift.after / shift.before == pytest.approx(0.75, abs=0.03)
 
@@ -94,5 +94,5 @@ def test_a_run_that_stands_alone_hides_no_shift() -> None:
 def test_the_same_values_say_the_same() -> None:
     """What is drawn at random is drawn from a fixed seed; a change of unit changes no place."""
     values = with_levels([(12, 100), (12, 90)], 0.05, 3)
-    assert shifts.find(values.tolist()) == shifts.find(values.tolist())
-    assert [s.first for s in shifts.find(values.tolist())] == [s.first for s in shifts.find((values / 1e6).tolist())]
+    assert changepoints.find(values.tolist()) == changepoints.find(values.tolist())
+    assert [s.first for s in changepoints.find(values.tolist())] == [s.first for s in changepoints.find((values / 1e6).tolist())]

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import binom, norm, t
 
-from tapecheck import stats
+from tapecheck.statistics import intervals
 
 
 @pytest.mark.parametrize(
@@ -18,54 +18,54 @@ from tapecheck import stats
 )
 def test_interval_ranks_are_the_published_ones(n: int, p: float, low: int, high: int | None) -> None:
     """The distribution-free 95 % interval takes the order statistics that the binomial tables give."""
-    found = stats.percentile_of_sorted(np.arange(1, n + 1), p)
+    found = intervals.percentile_of_sorted(np.arange(1, n + 1), p)
     assert (found.low, found.high) == (low, high)
 
 
 @pytest.mark.parametrize(("n", "has_bound"), [(298, False), (299, True), (500, True)])
 def test_p99_has_an_upper_bound_from_299_samples(n: int, has_bound: bool) -> None:
     """A p99 without 299 samples has no one-sided bound, and says so with None instead of the maximum."""
-    assert (stats.percentile_of_sorted(np.arange(n), 0.99).upper is not None) == has_bound
+    assert (intervals.percentile_of_sorted(np.arange(n), 0.99).upper is not None) == has_bound
 
 
 def test_p99_of_100_samples_is_not_the_maximum() -> None:
     """The percentile interpolates at p(n-1): the index int(p*n) of an earlier script gave the maximum."""
-    assert stats.percentile_of_sorted(np.arange(1, 101), 0.99).value == pytest.approx(99.01)
+    assert intervals.percentile_of_sorted(np.arange(1, 101), 0.99).value == pytest.approx(99.01)
 
 
 @pytest.mark.parametrize(("p", "n"), [(0.95, 59), (0.99, 299)])
 def test_needed_n(p: float, n: int) -> None:
     """The sample size that gives a bound is the published one."""
-    assert stats.needed_n(p) == n == stats.needed_n_for_ratio(p)
+    assert intervals.needed_n(p) == n == intervals.needed_n_for_ratio(p)
 
 
 def test_all_of_100_successes_prove_97_percent() -> None:
     """100 of 100 successes prove only 97.05 %."""
-    assert stats.ratio_lower_bound(100, 100) == pytest.approx(0.9705, abs=5e-5)
+    assert intervals.ratio_lower_bound(100, 100) == pytest.approx(0.9705, abs=5e-5)
 
 
 @pytest.mark.parametrize(("successes", "n", "low"), [(0, 0, 0.0), (0, 10, 0.0), (10, 10, 0.7411), (5, 10, 0.2224)])
 def test_ratio_lower_bound(successes: int, n: int, low: float) -> None:
     """The lower bound equals Clopper and Pearson's, and nothing proves nothing."""
-    assert stats.ratio_lower_bound(successes, n) == pytest.approx(low, abs=1e-4)
+    assert intervals.ratio_lower_bound(successes, n) == pytest.approx(low, abs=1e-4)
 
 
 def test_ratio_of_more_successes_than_requests_is_refused() -> None:
     """A count that cannot be is an error, not a ratio above one."""
     with pytest.raises(ValueError, match="11 successes of 10"):
-        stats.ratio_lower_bound(11, 10)
+        intervals.ratio_lower_bound(11, 10)
 
 
 def test_distribution_of_nothing_is_none() -> None:
     """An empty sample has no percentiles; nothing is divided by zero."""
-    assert stats.distribution(np.array([])) is None
+    assert intervals.distribution(np.array([])) is None
 
 
 @given(st.lists(st.floats(0, 1e9), min_size=1, max_size=300), st.sampled_from([0.0, 0.5, 0.9, 0.95, 0.99, 1.0]))
 def test_percentile_agrees_with_numpy_and_lies_in_its_interval(values: list[float], p: float) -> None:
     """Every percentile equals numpy's linear one and lies between its bounds."""
     x = np.sort(np.array(values))
-    found = stats.percentile_of_sorted(x, p)
+    found = intervals.percentile_of_sorted(x, p)
     assert found.value == pytest.approx(np.quantile(x, p), rel=1e-12, abs=1e-9)
     assert found.low is None or found.low <= found.value + 1e-9
     assert found.high is None or found.high >= found.value - 1e-9
@@ -76,7 +76,7 @@ def test_interval_covers_the_truth_at_least_95_percent_of_the_time(n: int, p: fl
     """Of 2,000 intervals of exponential samples, 95 % or more hold the true quantile (margin: 4 standard errors)."""
     samples = np.sort(np.random.default_rng(7).exponential(size=(2000, n)), axis=1)
     truth = -np.log(1 - p)
-    found = [stats.percentile_of_sorted(row, p) for row in samples]
+    found = [intervals.percentile_of_sorted(row, p) for row in samples]
     covered = np.mean([f.low is not None and f.low <= truth and (f.high is None or truth <= f.high) for f in found])
     assert covered >= 0.95 - 4 * np.sqrt(0.95 * 0.05 / 2000)
 
@@ -84,7 +84,7 @@ def test_interval_covers_the_truth_at_least_95_percent_of_the_time(n: int, p: fl
 @given(st.integers(1, 5000), st.floats(0.01, 0.999))
 def test_ranks_are_the_tightest_that_hold(n: int, p: float) -> None:
     """No smaller upper rank and no larger lower rank keeps the promised tail."""
-    high, low = stats.upper_rank(n, p, 0.025), stats.lower_rank(n, p, 0.025)
+    high, low = intervals.upper_rank(n, p, 0.025), intervals.lower_rank(n, p, 0.025)
     if high is not None:
         assert 1 - binom.cdf(high - 1, n, p) <= 0.025 + 1e-12 < 1 - binom.cdf(high - 2, n, p) + 1e-9
     if low is not None:
@@ -93,7 +93,7 @@ def test_ranks_are_the_tightest_that_hold(n: int, p: float) -> None:
 
 def test_spectrum_ends_within_what_n_resolves() -> None:
     """The spectrum of 1,000 samples ends at p99.9, not at a percentile that no sample stands for."""
-    line = stats.spectrum(np.arange(1000))
+    line = intervals.spectrum(np.arange(1000))
     assert line["p"].max() == pytest.approx(0.999)
     assert np.all(np.diff(line["value"]) >= 0)
 
@@ -101,12 +101,12 @@ def test_spectrum_ends_within_what_n_resolves() -> None:
 @given(x=st.lists(st.floats(-1e6, 1e6), min_size=1, max_size=400))
 def test_a_distribution_selects_what_sorting_would_find(x: list[float]) -> None:
     """Order statistics are put in their places, not sorted; no figure may differ."""
-    found = stats.distribution(np.array(x))
+    found = intervals.distribution(np.array(x))
     assert found is not None
     s = np.sort(x)
     assert (found.min, found.max) == (s[0], s[-1])
     for p, one in ((0.5, found.p50), (0.9, found.p90), (0.95, found.p95), (0.99, found.p99)):
-        assert one == stats.percentile_of_sorted(s, p)
+        assert one == intervals.percentile_of_sorted(s, p)
 
 
 @pytest.mark.parametrize(
@@ -115,13 +115,13 @@ def test_a_distribution_selects_what_sorting_would_find(x: list[float]) -> None:
 )
 def test_looks_spend_little_error_at_first_and_all_of_it_at_last(part: float, spent: float) -> None:
     """As Lan and DeMets spend it after O'Brien and Fleming."""
-    assert stats.spent(part) == pytest.approx(spent, rel=1e-3)
+    assert intervals.spent(part) == pytest.approx(spent, rel=1e-3)
 
 
 def test_a_bootstrap_interval_leaves_out_2_5_percent_at_either_end() -> None:
     """Each parameter has its own column, and the order of its estimates does not matter."""
     estimates = np.random.default_rng(0).permuted(np.column_stack([np.arange(201.0), 1000 - 2 * np.arange(201.0)]), axis=0)
-    low, high = stats.bootstrap_interval(estimates)
+    low, high = intervals.bootstrap_interval(estimates)
     assert low.tolist() == [5, 610]
     assert high.tolist() == [195, 990]
 
@@ -131,11 +131,11 @@ def test_percentiles_are_computed_here_and_nowhere_else() -> None:
     asked = {"percentile", "quantile", "quantiles", "nanpercentile", "nanquantile", "median", "nanmedian"}
     called = {
         f"{file.name}: {ast.unparse(node.func)}"
-        for file in Path(stats.__file__).parent.rglob("*.py")
+        for file in Path(intervals.__file__).parents[1].rglob("*.py")
         for node in ast.walk(ast.parse(file.read_text(encoding="utf-8")))
         if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr in asked
     }
-    assert called == {"stats.py: np.percentile", "shifts.py: stats.median", "load.py: one.percentile"}, (
+    assert called == {"intervals.py: np.percentile", "changepoints.py: intervals.median", "load.py: one.percentile"}, (
         "the last is a field of a chart's series"
     )
 
@@ -145,9 +145,9 @@ def test_percentiles_are_computed_here_and_nowhere_else() -> None:
 
 def test_equal_batches_are_worth_all_their_samples() -> None:
     """Where every batch has the same share, or there is only one, nothing says that its samples are alike."""
-    assert stats.effective_n(np.array([95, 95, 95]), np.array([100, 100, 100])) == 300
-    assert stats.effective_n(np.array([95]), np.array([100])) == 100
-    assert stats.effective_n(np.array([0, 0]), np.array([100, 100])) == 200
+    assert intervals.effective_n(np.array([95, 95, 95]), np.array([100, 100, 100])) == 300
+    assert intervals.effective_n(np.array([95]), np.array([100])) == 100
+    assert intervals.effective_n(np.array([0, 0]), np.array([100, 100])) == 200
 
 
 def test_batches_that_are_all_or_nothing_are_worth_no_more_than_their_number() -> None:
@@ -155,12 +155,12 @@ def test_batches_that_are_all_or_nothing_are_worth_no_more_than_their_number() -
     batches = np.full(20, 100)
     hits = np.where(np.arange(20) % 2, 100, 0)
     by_hand = 19 * (t.ppf(0.975, 1999) / t.ppf(0.975, 19)) ** 2
-    assert stats.effective_n(hits, batches) == pytest.approx(by_hand)
+    assert intervals.effective_n(hits, batches) == pytest.approx(by_hand)
 
 
 def test_a_batch_without_samples_is_none() -> None:
     """A value of a parameter that a round did not ask for is no evidence on that round."""
-    assert stats.effective_n(np.array([5, 0, 9]), np.array([10, 0, 10])) == stats.effective_n(np.array([5, 9]), np.array([10, 10]))
+    assert intervals.effective_n(np.array([5, 0, 9]), np.array([10, 0, 10])) == intervals.effective_n(np.array([5, 9]), np.array([10, 10]))
 
 
 def _in_batches(rng: np.random.Generator, batches: int, size: int) -> np.ndarray:
@@ -176,7 +176,7 @@ def test_intervals_of_batches_cover_the_truth_where_independent_ones_do_not(batc
     for _ in range(500):
         x = _in_batches(rng, batches, size)
         for name, given_batches in (("batches", sizes), ("independent", None)):
-            found = stats.distribution(x, given_batches)
+            found = intervals.distribution(x, given_batches)
             assert found is not None
             one = {0.5: found.p50, 0.9: found.p90, 0.95: found.p95}[p]
             covered[name] += (one.low is None or one.low <= truth) and (one.high is None or truth <= one.high)
@@ -187,7 +187,7 @@ def test_intervals_of_batches_cover_the_truth_where_independent_ones_do_not(batc
 def test_an_upper_bound_of_batches_is_exceeded_in_one_of_twenty() -> None:
     """A verdict that trusts `upper` is wrong at most about 5 % of the time; the value itself would be wrong half of the time."""
     rng, truth, sizes = np.random.default_rng(4), norm.ppf(0.9) * np.sqrt(2), np.full(50, 40)
-    found = [stats.distribution(_in_batches(rng, 50, 40), sizes) for _ in range(500)]
+    found = [intervals.distribution(_in_batches(rng, 50, 40), sizes) for _ in range(500)]
     wrong = sum(f is not None and f.p90.upper is not None and f.p90.upper < truth for f in found)
     assert wrong <= 0.08 * 500
     assert sum(f is not None and f.p90.value < truth for f in found) > 0.3 * 500
@@ -196,7 +196,7 @@ def test_an_upper_bound_of_batches_is_exceeded_in_one_of_twenty() -> None:
 def test_rounds_that_differ_cannot_bound_what_their_number_of_samples_could() -> None:
     """500 samples of 5 rounds of which one is slow say nothing sure of a p99, though 299 independent ones would."""
     x = np.repeat([1.0, 1.0, 1.0, 9.0, 1.0], 100)
-    found = stats.distribution(x + np.linspace(0, 0.1, 500), np.full(5, 100))
+    found = intervals.distribution(x + np.linspace(0, 0.1, 500), np.full(5, 100))
     assert found is not None
     assert (found.p90.n, found.p90.upper) == (500, None)
     assert found.p90.n_effective < 10
@@ -205,7 +205,7 @@ def test_rounds_that_differ_cannot_bound_what_their_number_of_samples_could() ->
 def test_a_chart_shows_the_intervals_of_the_table() -> None:
     """The spectrum's band is as wide as the percentiles' intervals: batches count in both."""
     x, sizes = _in_batches(np.random.default_rng(5), 50, 100), np.full(50, 100)
-    line, found = stats.spectrum(x, sizes), stats.distribution(x, sizes)
+    line, found = intervals.spectrum(x, sizes), intervals.distribution(x, sizes)
     assert found is not None
     at = int(np.argmin(np.abs(line["p"] - 0.9)))
     width, wanted = line["high"][at] - line["low"][at], (found.p90.high or 0) - (found.p90.low or 0)
@@ -216,13 +216,13 @@ def test_a_chart_shows_the_intervals_of_the_table() -> None:
 def test_fewer_effective_samples_prove_less(successes: int, more: int, worth: float) -> None:
     """The lower bound of a ratio never rises when the same counts are worth fewer independent ones."""
     n = successes + more
-    assert stats.ratio_lower_bound(successes, n, n * worth) <= stats.ratio_lower_bound(successes, n) + 1e-12
+    assert intervals.ratio_lower_bound(successes, n, n * worth) <= intervals.ratio_lower_bound(successes, n) + 1e-12
 
 
 def test_batches_are_compared_at_the_quantile_whatever_order_the_samples_have() -> None:
     """Two parameters in turn, one fast, one slow and different in each stretch: no choice of samples may skip one of them."""
     rng, n = np.random.default_rng(6), 150_000
     slow = np.repeat(rng.normal(100, 20, 20), n // 20) + rng.normal(0, 0.1, n)
-    found = stats.distribution(np.where(np.arange(n) % 2, slow, 1.0), np.full(20, n // 20))
+    found = intervals.distribution(np.where(np.arange(n) % 2, slow, 1.0), np.full(20, n // 20))
     assert found is not None
     assert found.p90.n_effective < 1000

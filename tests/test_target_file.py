@@ -6,7 +6,7 @@ import pytest
 
 from tapecheck import config
 from tapecheck.errors import ConfigError
-from tapecheck.target_file import Secret, Target
+from tapecheck.target.file import Secret, Target
 
 
 @pytest.mark.parametrize("file", sorted((config.CONFIG / "targets").glob("*.yaml")), ids=lambda f: f.name)

@@ -14,12 +14,13 @@ import servers
 from samples import burst, recording
 from servers import Server
 
-from tapecheck import config, lockfiles, results, runs, validation
-from tapecheck.compare import circumstances
+from tapecheck import config, lockfiles, validation
+from tapecheck.compare import recorded
 from tapecheck.load import validation as load
 from tapecheck.load.recording import Recording
-from tapecheck.results import Neighbour
-from tapecheck.target_file import Target
+from tapecheck.runs import folders, results
+from tapecheck.runs.results import Neighbour
+from tapecheck.target.file import Target
 
 OTHER = """
 import sys
@@ -111,7 +112,7 @@ def test_it_is_said_in_the_result_and_read_again(server: Server, tmp_path: Path)
         checks, found = load.judge(summary, PLAN), load.find(one, summary)
         done = load.record(one, summary, checks, settings=settings, figures={})
         assert done.folder is not None
-        result = runs.read(done.folder).result
+        result = folders.read(done.folder).result
         assert [(each["measured"], each["pid"]) for each in result["beside"]] == others
         assert ("measured_beside_others" in [each["name"] for each in result["recommendations"]]) == bool(others)
         for text in (
@@ -166,4 +167,4 @@ def test_two_recorded_runs_differ_by_who_ran_beside_them() -> None:
     neighbour = {"measured": "backfill of sandbox", "pid": os.getpid(), "since": since.isoformat()}
     assert str(Neighbour(measured="m", pid=1, since=since)) == "m (pid 1, since 00:00:00 UTC)"
     for beside, wanted in (([neighbour], ["after ran beside another measurement: backfill of sandbox"]), ([], []), (None, [])):
-        assert list(circumstances.differs(before, {**before, "beside": beside}, {})) == wanted
+        assert list(recorded.differs(before, {**before, "beside": beside}, {})) == wanted

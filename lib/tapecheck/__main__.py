@@ -122,7 +122,10 @@ def _out(arguments: argparse.Namespace) -> Path:
 
 def _run(arguments: argparse.Namespace) -> int:
     began_s = time.monotonic()
-    from tapecheck import batch, index, lint, outcomes, targets
+    from tapecheck import check as lint
+    from tapecheck.reports import pages, terminal
+    from tapecheck.runs import batch
+    from tapecheck.target import opening
 
     chosen = list(config.ALL) if arguments.validation == "all" else [arguments.validation]
     given = _given(arguments)
@@ -131,17 +134,17 @@ def _run(arguments: argparse.Namespace) -> int:
     if arguments.out is None and "out" in given:
         out = config.outputs(given["out"]) if given["out"] else None
     target = lint.before_traffic(shares)
-    ended: list[outcomes.Outcome] = []
+    ended: list[terminal.Outcome] = []
     needs_sandbox = target.kind == "sandbox" and given.get("run", "new") == "new" and _need_target(chosen, given)
     try:
-        with targets.sandbox_used() if needs_sandbox else contextlib.nullcontext():
+        with opening.sandbox_used() if needs_sandbox else contextlib.nullcontext():
             ended.extend(batch.run(validation, shares[validation], out) for validation in chosen)  # keeps those before an interrupt
     finally:  # what is done is printed, whatever ends the rest
         if ended:
-            print(outcomes.table(ended), flush=True)
-    where = f"all runs: {index.write(out)}" if out else "not recorded (out is empty)"
-    print(f"\n{outcomes.measured(ended, time.monotonic() - began_s)}; {where}\n\n{outcomes.explanation(ended)}", flush=True)
-    return outcomes.worst(ended)
+            print(terminal.table(ended), flush=True)
+    where = f"all runs: {pages.write(out)}" if out else "not recorded (out is empty)"
+    print(f"\n{terminal.measured(ended, time.monotonic() - began_s)}; {where}\n\n{terminal.explanation(ended)}", flush=True)
+    return terminal.worst(ended)
 
 
 def _need_target(chosen: Sequence[str], given: Mapping[str, Any]) -> bool:
@@ -152,7 +155,8 @@ def _need_target(chosen: Sequence[str], given: Mapping[str, Any]) -> bool:
 
 def _shares(chosen: Sequence[str], given: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     """Return what each notebook is given; of several, a plan goes to the one whose plan it is, a profile to those whose plan has it."""
-    from tapecheck import batch, lint
+    from tapecheck import check as lint
+    from tapecheck.runs import batch
 
     if len(chosen) > 1 and given.get("run", "new") != "new":
         allowed = "one validation by name, as in: run load -p run FOLDER"
@@ -247,9 +251,9 @@ def _sandbox_down(arguments: argparse.Namespace) -> int:
 
 
 def _lab(arguments: argparse.Namespace) -> int:
-    from tapecheck import targets
+    from tapecheck.target import opening
 
-    with targets.sandbox_running() as state:
+    with opening.sandbox_running() as state:
         print(f"sandbox: {state.base_url}; it stops after JupyterLab, unless others use it", flush=True)
         command = [sys.executable, "-m", "jupyterlab", f"--ServerApp.root_dir={config.PROJECT}", "--LabApp.default_url=/lab/tree/notebooks"]
         root = ["--allow-root"] if os.geteuid() == 0 else []
@@ -273,7 +277,7 @@ def _jupyter_folders() -> dict[str, str]:
 
 
 def _params(arguments: argparse.Namespace) -> int:
-    from tapecheck import batch
+    from tapecheck.runs import batch
 
     path = Path(arguments.notebook)
     path = path if path.suffix == ".ipynb" and path.exists() else batch.notebook(path.stem)
@@ -283,7 +287,7 @@ def _params(arguments: argparse.Namespace) -> int:
 
 
 def _check(arguments: argparse.Namespace) -> int:
-    from tapecheck import lint
+    from tapecheck import check as lint
 
     files = [Path(f) for f in arguments.files] or sorted(config.CONFIG.rglob("*.yaml"))
     found = {file: lint.problems(file) for file in files}
@@ -297,26 +301,27 @@ def _check(arguments: argparse.Namespace) -> int:
 
 
 def _runs(arguments: argparse.Namespace) -> int:
-    from tapecheck import runs
+    from tapecheck.runs import folders
 
-    print("\n".join(map(str, runs.each(_out(arguments)))) or "no recorded runs")
+    print("\n".join(map(str, folders.each(_out(arguments)))) or "no recorded runs")
     return 0
 
 
 def _index(arguments: argparse.Namespace) -> int:
-    from tapecheck import index
+    from tapecheck.reports import pages
 
-    print(index.write(_out(arguments)))
+    print(pages.write(_out(arguments)))
     return 0
 
 
 def _history(arguments: argparse.Namespace) -> int:
-    from tapecheck import charts, history, runs
+    from tapecheck import charts
+    from tapecheck.runs import folders, history
 
     found = history.read(_out(arguments), arguments.metric, arguments.validation)
     print(history.table(found))
     picture = _out(arguments) / "history" / history.file_name(arguments.metric)
-    runs.write_file(picture, charts.history_trend(history=found).png())
+    folders.write_file(picture, charts.history_trend(history=found).png())
     print(picture)
     return 0
 

@@ -13,7 +13,7 @@ from typing import Any, Self
 import psutil
 import pyarrow as pa
 
-from tapecheck.target_file import ProcessSelector
+from tapecheck.target.file import ProcessSelector
 
 SCHEMA = pa.schema(
     [

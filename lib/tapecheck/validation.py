@@ -3,18 +3,21 @@
 import hashlib
 import json
 import logging
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any, ClassVar, Protocol, TypedDict, TypeVar
 
+import pandas as pd
 import pyarrow as pa
 from pydantic import ConfigDict, Field
 
-from tapecheck import config, lockfiles, runs, screen, verdict
+from tapecheck import config, lockfiles, notebook, verdict
 from tapecheck.config import Model
 from tapecheck.errors import ConfigError, Problem
-from tapecheck.results import Environment, Finding, Neighbour, TargetInfo
+from tapecheck.runs import folders
+from tapecheck.runs.results import Environment, Finding, Neighbour, TargetInfo
 from tapecheck.verdict import Check, Verdict, overall
 
 DIGEST_CHARACTERS = 12
@@ -41,12 +44,12 @@ def checked(kind: type[SettingsT], given: dict[str, object]) -> SettingsT:
         ConfigError: every wrong parameter at once, and each that papermill gave and the notebook does not have.
         OutputError: the output folder cannot be written.
     """
-    screen.clear()
-    screen.settle()
+    notebook.clear()
+    notebook.settle()
     allowed = "one of " + ", ".join(kind.model_fields)
     unknown = [
         Problem(file="parameters", key=name, got="an unknown parameter", allowed=allowed)
-        for name in screen.given()
+        for name in notebook.given()
         if name not in kind.model_fields
     ]
     try:
@@ -55,7 +58,7 @@ def checked(kind: type[SettingsT], given: dict[str, object]) -> SettingsT:
         raise ConfigError([*unknown, *error.problems]) from None
     if unknown:
         raise ConfigError(unknown)
-    runs.check_writable(settings.out)
+    folders.check_writable(settings.out)
     return settings
 
 
@@ -117,7 +120,7 @@ def measured(name: str, target: str, run: Callable[[], RecordingT], *, out: str 
     One within another is a part of that.
     """
     recording = run() if _is_measuring else _noticed(name, target, run)
-    runs.keep(recording.context.run_id, recording.tables(), name, out=out)
+    folders.keep(recording.context.run_id, recording.tables(), name, out=out)
     return recording
 
 
@@ -187,9 +190,9 @@ def head(context: Context, source: str | None, settings: Settings, checks: list[
         source: the recorded run that was analysed again, which makes it a run of its own.
         said: what the headline says beyond the verdict.
     """
-    source = None if source is None or runs.is_unfinished(source) else source
+    source = None if source is None or folders.is_unfinished(source) else source
     return Head(
-        run_id=context.run_id if source is None else runs.new_id(),
+        run_id=context.run_id if source is None else folders.new_id(),
         verdict=overall(c.verdict for c in checks),
         started_at=context.started_at,
         target=context.target,
@@ -226,3 +229,44 @@ def digest(plan: str) -> str | None:
     except ConfigError:
         return None
     return hashlib.sha256(json.dumps(data, sort_keys=True, default=str).encode()).hexdigest()[:DIGEST_CHARACTERS]
+
+
+# ---- frames ----
+
+
+def checks(checks: Iterable[Check]) -> pd.DataFrame:
+    """Return one row an objective and scenario, with the bound that decided."""
+    rows = [
+        {
+            "scenario": c.name,
+            "objective": c.objective,
+            "measured": number(c.value),
+            "95 % bound": "" if c.bound is None or c.bound == c.value else number(c.bound),
+            "n": f"{c.n:,}",
+            "verdict": str(c.verdict),
+            "why": c.reason,
+        }
+        for c in checks
+    ]
+    columns = ["scenario", "objective", "measured", "95 % bound", "n", "verdict", "why"]
+    return pd.DataFrame(rows, columns=columns).set_index(["scenario", "objective"])
+
+
+def findings(findings: Sequence[Finding]) -> pd.DataFrame:
+    """Return one row a finding: what the figures say, the figures, and what to do."""
+    rows = [
+        {
+            "finding": f.finding,
+            "evidence": ", ".join(f"{k} = {v if isinstance(v, str) else number(v)}" for k, v in f.evidence.items()),
+            "next step": f.action,
+        }
+        for f in findings
+    ]
+    return pd.DataFrame(rows or [{"finding": "no rule found anything", "evidence": "", "next step": ""}])
+
+
+def number(value: float | None) -> str:
+    """Write a number with three significant digits, or more before the point; nothing for one that is not known."""
+    if value is None or math.isnan(value):
+        return ""
+    return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"

@@ -14,7 +14,7 @@ from typing import Any
 
 from pydantic_core import to_jsonable_python
 
-from tapecheck import runs
+from tapecheck.runs import folders
 
 from . import backfill, bulk, compared, index, load, machine, recovery, report, targets, throughput
 
@@ -46,7 +46,7 @@ PARTS: Mapping[str, Part] = {
 def main() -> int:
     """Run what is asked for; the exit code says whether it could be measured, not how good it is."""
     asked = _arguments()
-    bench_id, about = runs.new_id(), machine.description()
+    bench_id, about = folders.new_id(), machine.description()
     waited_s, busy = machine.wait_quiet(asked.wait_quiet)
     done: dict[str, Any] = {"id": bench_id, "machine": about, "waited_for_quiet_s": round(waited_s), "others_busy_cores_before": busy}
     lines: dict[str, list[str]] = {}
@@ -69,7 +69,7 @@ def main() -> int:
 def _write(done: Mapping[str, Any], lines: Sequence[str]) -> None:
     path = machine.OUT / done["id"]
     machine.OUT.mkdir(parents=True, exist_ok=True)
-    runs.write_json(path.with_suffix(".json"), to_jsonable_python(done))
+    folders.write_json(path.with_suffix(".json"), to_jsonable_python(done))
     path.with_suffix(".md").write_text("\n".join(lines))
     if found := done.get("load"):
         footer = f"{throughput.CONNECTIONS} connections; servers on the other cores; {done['machine']['cpu']}"

@@ -25,11 +25,12 @@ def build(folder: Path, rows: int) -> None:
     """Write the recording of one scenario, as large as one may be, as a load run leaves it: samples and resources."""
     from datetime import UTC, datetime
 
-    from tapecheck import resources, results, runs
+    from tapecheck import resources
+    from tapecheck.load.engine.recorder import SAMPLE, ErrorKind
+    from tapecheck.load.engine.work import PreparedRequest
     from tapecheck.load.recording import Context, GeneratorStats, Recording
-    from tapecheck.load.samples import SAMPLE, ErrorKind
-    from tapecheck.load.tables import to_table
-    from tapecheck.load.work import PreparedRequest
+    from tapecheck.load.samples import to_table
+    from tapecheck.runs import folders, results
 
     random = np.random.default_rng(7)
     samples = np.zeros(rows, SAMPLE)
@@ -55,7 +56,7 @@ def build(folder: Path, rows: int) -> None:
     ], names=resources.SCHEMA.names).cast(resources.SCHEMA)  # fmt: skip
     generator = GeneratorStats(lag_p99_ms=0.5, cpu_ratio=0.6, achieved_ratio=1.0, content_checked=64)
     context = Context(
-        run_id=runs.new_id(), started_at=datetime.now(UTC), environment=results.environment(), executors={"bulk": "constant_rate"},
+        run_id=folders.new_id(), started_at=datetime.now(UTC), environment=results.environment(), executors={"bulk": "constant_rate"},
         target=results.TargetInfo(name="synthetic", kind="external", base_url="http://127.0.0.1:1"), generator={"bulk": generator},
     )  # fmt: skip
     recording = Recording(samples=to_table({"bulk": measured}, {"bulk": prepared}), resources=watched, context=context)

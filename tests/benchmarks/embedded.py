@@ -18,11 +18,11 @@ import numpy as np
 import psutil
 import psycopg
 
-from tapecheck.backfill.endpoints import Endpoints
-from tapecheck.results import TargetInfo
+from tapecheck.backfill.plan import Endpoints
+from tapecheck.runs.results import TargetInfo
 from tapecheck.sandbox import supervision
 from tapecheck.sandbox.profile import Home, Profile
-from tapecheck.targets import SandboxState
+from tapecheck.target.opening import SandboxState
 
 HOME = "TAPECHECK_SANDBOX_HOME"
 SMALL = Profile(symbols=("EEM",), timeframes=("1d",), days=2)  # refreshed once a day, so that its scheduler rests meanwhile

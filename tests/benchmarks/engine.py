@@ -7,12 +7,12 @@ import numpy as np
 import psutil
 from numpy.typing import NDArray
 
-from tapecheck.load.engine import measure
+from tapecheck.load.engine.engine import measure
+from tapecheck.load.engine.recorder import SAMPLE, ErrorKind, Samples
+from tapecheck.load.engine.work import Address, Work
 from tapecheck.load.plan import LoadPlan
 from tapecheck.load.requests import prepare_all
-from tapecheck.load.samples import SAMPLE, ErrorKind, Samples
-from tapecheck.load.work import Address, Work
-from tapecheck.target_file import Target
+from tapecheck.target.file import Target
 
 from .planted import CLOCK_MS
 

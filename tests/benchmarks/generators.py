@@ -7,8 +7,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from tapecheck.load.testimony import Testimony
-from tapecheck.load.tools import hey, wrk
+from tapecheck.load.imports import hey, wrk
+from tapecheck.load.recording import Testimony
 
 from . import machine
 

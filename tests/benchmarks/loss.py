@@ -9,9 +9,9 @@ from typing import Any
 
 import psycopg
 
-from tapecheck import profiles
+from tapecheck import config
 from tapecheck.recovery import actions
-from tapecheck.recovery.policy import RecoveryPlan
+from tapecheck.recovery.objectives import RecoveryPlan
 from tapecheck.recovery.recorder import SCHEMA, Recorder
 from tapecheck.recovery.recording import Ack
 from tapecheck.sandbox.profile import Profile
@@ -43,7 +43,7 @@ class Row:
 
 def run(trials: int = TRIALS, say: Say = print) -> list[Row]:
     """Kill the database of a sandbox of its own in mid-recording, so often in each variant."""
-    plan: RecoveryPlan = profiles.chosen(RecoveryPlan, PLAN, profiles.WHOLE)
+    plan: RecoveryPlan = config.chosen(RecoveryPlan, PLAN, config.WHOLE)
     rows = []
     with embedded.running(HELD) as sandbox:
         for variant, options in VARIANTS.items():

@@ -16,7 +16,7 @@ from typing import Any
 
 import psutil
 
-from tapecheck import results
+from tapecheck.runs import results
 
 ROOT = Path(__file__).resolve().parents[2]
 OUT = ROOT / "outputs" / "benchmarks"

@@ -14,11 +14,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tapecheck.recovery import timeline, trials
-from tapecheck.recovery.policy import Prober as Schedule
+from tapecheck.recovery import timeline
+from tapecheck.recovery.experiment import View
+from tapecheck.recovery.objectives import Prober as Schedule
 from tapecheck.recovery.prober import Prober
 from tapecheck.recovery.recording import FULL
-from tapecheck.recovery.views import View
 
 from . import loss
 
@@ -88,7 +88,7 @@ def _trial(url: str, pid: int, planted_s: float, silent: str | None) -> tuple[fl
             os.kill(pid, signal.SIGCONT)
         thawed_ns = time.monotonic_ns()
         assert prober.wait(FULL, frozen_ns, within_s=10, unseen_s=0.5)
-    clocks = timeline.clocks(trials.seen(prober.table("bench", 1)), frozen_ns, slow_ns=int(SCHEDULE.slow_s * 1e9))
+    clocks = timeline.clocks(timeline.seen(prober.table("bench", 1)), frozen_ns, slow_ns=int(SCHEDULE.slow_s * 1e9))
     assert clocks.recover_s is not None
     return (thawed_ns - frozen_ns) / 1e9, clocks.recover_s
 

@@ -16,13 +16,13 @@ import numpy as np
 import psycopg
 import pyarrow as pa
 
-from tapecheck.backfill import checkpoints, checksum, features, groups, sink
+from tapecheck.backfill import checkpoints, features, sink, workers
 from tapecheck.backfill.analysis import summarize
 from tapecheck.backfill.bars import COLUMNS, Bars, periods_per_year
-from tapecheck.backfill.filling import run
 from tapecheck.backfill.plan import BackfillPlan
+from tapecheck.backfill.prediction import predict_all
+from tapecheck.backfill.session import run
 from tapecheck.backfill.source import Source
-from tapecheck.backfill.whatif import predict_all
 
 from . import embedded, vendor
 
@@ -82,7 +82,7 @@ def record(plan: BackfillPlan, source_url: str, folder: Path) -> dict[str, Any]:
 
     async def fetch() -> None:
         async with source:
-            for group in groups.due(plan, {}):
+            for group in workers.due(plan, {}):
                 for key in group.keys:
                     jobs.append(
                         [_batch(page.bars, *key) async for page in source.pages(*key, *plan.history.range(key[0])) if len(page.bars)]
@@ -154,7 +154,7 @@ def _stored(url: str, is_checked: bool) -> dict[str, Any]:
         return {
             "stored": row[0] if row else 0,
             "synchronous_commit": one.synchronous_commit(),
-            "checksum": str(checksum.whole(connection, RAW)) if is_checked else None,
+            "checksum": str(checkpoints.whole(connection, RAW)) if is_checked else None,
         }
 
 

@@ -6,8 +6,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from tapecheck.backfill.integrity import NO_BARS, WRONG, Integrity
-from tapecheck.backfill.recording import COMPLETED, FAILED, SKIPPED, Job, Recording
-from tapecheck.backfill.spans import STAGES, Span
+from tapecheck.backfill.recording import COMPLETED, FAILED, SKIPPED, STAGES, Job, Recording, Span
 from tapecheck.validation import STOPPED
 from tapecheck.verdict import Check, Measured, Objective, judge
 

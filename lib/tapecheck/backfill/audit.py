@@ -17,15 +17,12 @@ import psycopg
 from psycopg import sql
 
 from tapecheck import progress
-from tapecheck.backfill import checkpoints, checksum, groups
-from tapecheck.backfill.aggregate import BASE, start_of
+from tapecheck.backfill import checkpoints, workers
 from tapecheck.backfill.bars import COLUMNS, Bars, FloatArray, IntArray, to_ms
-from tapecheck.backfill.examination import Series, distinct, examine
-from tapecheck.backfill.integrity import Integrity, Tally
+from tapecheck.backfill.calendar import BASE, BoolArray, start_of
+from tapecheck.backfill.integrity import Integrity, Series, Tally, distinct, examine
 from tapecheck.backfill.plan import BackfillPlan, History
-from tapecheck.backfill.recording import FAILED, Job
-from tapecheck.backfill.slots import BoolArray
-from tapecheck.backfill.spans import Received
+from tapecheck.backfill.recording import FAILED, Job, Received
 
 READ_ONLY = "SET TRANSACTION ISOLATION LEVEL REPEATABLE READ READ ONLY"
 
@@ -45,8 +42,8 @@ def audit(plan: BackfillPlan, database_url: str, jobs: Iterable[Job], received: 
     steps, tally = len(stretches) * len(plan.symbols) + 1, Tally()
     with _snapshot(database_url) as (connection, cursor), ThreadPoolExecutor(1) as beside, progress.show("audit", "steps") as report:
         stand = checkpoints.read_with(connection, plan.database_schema)
-        whole = beside.submit(checksum.whole, connection, plan.database_schema)  # the server's work: this process reads meanwhile
-        ended = [key for key in plan.jobs if key not in failed and groups.is_done(plan, key, stand.get(key))]
+        whole = beside.submit(checkpoints.whole, connection, plan.database_schema)  # the server's work: this process reads meanwhile
+        ended = [key for key in plan.jobs if key not in failed and workers.is_done(plan, key, stand.get(key))]
         for number, stretch in enumerate(stretches):
             series: list[Series] = []
             for at, symbol in enumerate(plan.symbols, number * len(plan.symbols)):

@@ -9,8 +9,10 @@ from typing import Any
 from zoneinfo import ZoneInfo
 
 import numpy as np
+import numpy.typing as npt
 
-from tapecheck.backfill.bars import IntArray
+from tapecheck.backfill.bars import TIMEFRAMES, Bars, FloatArray, IntArray, to_ms
+from tapecheck.tickers import CRYPTO
 
 EASTERN = ZoneInfo("America/New_York")
 FIRST_DAY = dt.date(2007, 1, 1)  # of a calendar that would begin twenty years before whatever is today
@@ -74,3 +76,116 @@ def midnights(t_s: IntArray) -> IntArray:
     days = np.array([_eastern_s(first + dt.timedelta(days=i), 0) for i in range((last - first).days + 1)], np.int64)
     found: IntArray = days[np.searchsorted(days, t_s, side="right") - 1]
     return found
+
+
+# ---- slots ----
+
+BoolArray = npt.NDArray[np.bool_]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Slots:
+    """Starts of bars in Unix milliseconds, ascending, and whether each bar meets the regular session (crypto: always)."""
+
+    t: IntArray
+    is_regular: BoolArray
+
+    def __len__(self) -> int:
+        return len(self.t)
+
+
+def slots(symbol: str, timeframe: str, start: dt.datetime, end: dt.datetime) -> Slots:
+    """Return the slots that begin at or after `start` and are over by `end`.
+
+    Stocks have those that meet a session of the New York exchange with its extended hours, counted from 00:00 Eastern Time:
+    04:00 to 20:00, on half days to 17:00. Crypto has every slot of every UTC day.
+    """
+    length_s = TIMEFRAMES[timeframe].length_s
+    found = _around_the_clock(start, end, length_s) if symbol in CRYPTO else _exchange(start, end, length_s)
+    is_inside = (found.t >= to_ms(start)) & (found.t + length_s * 1000 <= to_ms(end))
+    return Slots(t=found.t[is_inside], is_regular=found.is_regular[is_inside])
+
+
+def _around_the_clock(start: dt.datetime, end: dt.datetime, length_s: int) -> Slots:
+    first = to_ms(start) // 1000 // length_s * length_s
+    t = np.arange(first, max(first, to_ms(end) // 1000), length_s, dtype=np.int64) * 1000
+    return Slots(t=t, is_regular=np.ones(len(t), bool))
+
+
+def _exchange(start: dt.datetime, end: dt.datetime, length_s: int) -> Slots:
+    years = [_year(year, length_s) for year in range(start.astimezone(EASTERN).year, end.astimezone(EASTERN).year + 1)]
+    return Slots(
+        t=np.concatenate([part.t for part in years] or [np.empty(0, np.int64)]),
+        is_regular=np.concatenate([part.is_regular for part in years] or [np.empty(0, bool)]),
+    )
+
+
+def _year(year: int, length_s: int) -> Slots:
+    days = sessions(year)
+    first = days.midnight + (days.first - days.midnight) // length_s * length_s
+    counts = -(-(days.last - first) // length_s)
+    within_day = np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts)
+    t = np.repeat(first, counts) + within_day * length_s
+    is_regular = (t + length_s > np.repeat(days.opens, counts)) & (t < np.repeat(days.closes, counts))
+    return Slots(t=t * 1000, is_regular=is_regular)
+
+
+# ---- aggregate ----
+
+BASE = "5m"  # the intraday series that the others are built from
+DAY_S = 86400
+
+
+def derive(bars: Bars, symbol: str, timeframe: str) -> Bars:
+    """Build the bars of a timeframe from a symbol's 5-minute bars that begin at the start of a bar of that timeframe.
+
+    Bars are counted from the start of the day: 00:00 Eastern Time for stocks, 00:00 UTC for crypto, which for 4 hours is our
+    assumption about the vendor. The open is the first bar's, the close the last one's, volume and trades are sums, and the
+    price is weighted by volume over the bars that have one above zero. A bar without any 5-minute bar does not exist, as with the vendor.
+    """
+    if timeframe == BASE:
+        return bars
+    return aggregate(bars, day_of(bars.t // 1000, symbol), TIMEFRAMES[timeframe].length_s)
+
+
+def start_of(t: IntArray, symbol: str, timeframe: str) -> IntArray:
+    """Return the start of the bar of a timeframe in which each time lies, all in Unix milliseconds."""
+    t_s = t // 1000
+    return _starts(t_s, day_of(t_s, symbol), TIMEFRAMES[timeframe].length_s) * 1000
+
+
+def day_of(t_s: IntArray, symbol: str) -> IntArray:
+    """Return the start of each time's day, all in Unix seconds."""
+    return t_s // DAY_S * DAY_S if symbol in CRYPTO or not len(t_s) else midnights(t_s)
+
+
+def _starts(t_s: IntArray, day: IntArray, width_s: int) -> IntArray:
+    return day + (t_s - day) // width_s * width_s
+
+
+def aggregate(bars: Bars, day: IntArray, width_s: int) -> Bars:
+    """Aggregate ascending bars into bars of `width_s` seconds, counted from each one's `day` in Unix seconds."""
+    if len(bars) == 0:
+        return bars
+    start = _starts(bars.t // 1000, day, width_s)
+    first = np.flatnonzero(np.diff(start, prepend=start[0] - 1))
+    last = np.append(first[1:], len(start)) - 1
+    return Bars(
+        t=start[first] * 1000,
+        o=bars.o[first],
+        h=np.maximum.reduceat(bars.h, first),
+        l=np.minimum.reduceat(bars.l, first),
+        c=bars.c[last],
+        v=np.add.reduceat(bars.v, first),
+        vw=_weighted(bars, first),
+        n=np.add.reduceat(bars.n, first),
+    )
+
+
+def _weighted(bars: Bars, first: IntArray) -> FloatArray:
+    """Return the volume-weighted price of each run of bars; NaN where no bar of a run has both a price and a volume."""
+    weight = np.where(np.isnan(bars.vw), 0.0, np.maximum(bars.v, 0.0))
+    volume = np.add.reduceat(weight, first)
+    money = np.add.reduceat(np.where(weight > 0, bars.vw * weight, 0.0), first)
+    price: FloatArray = np.divide(money, volume, out=np.full(len(first), np.nan), where=volume > 0)
+    return price

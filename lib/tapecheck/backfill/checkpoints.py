@@ -1,5 +1,6 @@
 """Where each job stands, and the tables that hold it all in PostgreSQL. It moves no bars."""
 # ruff: noqa: S608 - what is put into statements is column and table names, constants of ours
+# ruff: noqa: S608 - what is put into statements is schema, table and column names, constants of ours
 
 import datetime as dt
 from collections.abc import Collection, Sequence
@@ -10,7 +11,10 @@ import psycopg
 from psycopg import sql
 from pydantic import ValidationError
 
-from tapecheck.backfill import database, lock, shape
+from tapecheck import database
+from tapecheck.backfill import schema as lock
+from tapecheck.backfill import schema as shape
+from tapecheck.backfill.bars import COLUMNS
 from tapecheck.backfill.features import NAMES
 from tapecheck.config import Model
 
@@ -151,3 +155,41 @@ def read_with(connection: psycopg.Connection, schema: str = LIVE) -> dict[tuple[
 def checkpoint_of(row: Sequence[Any]) -> Checkpoint:
     """Return a row of `FIELDS` as a checkpoint."""
     return Checkpoint(**dict(zip(FIELDS.split(", "), row, strict=True)))
+
+
+# ---- checksum ----
+
+VALUES = {"bars": COLUMNS[1:], "features": NAMES}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Checksum:
+    """How many rows, and the sum of their hashes (modulo 2^64)."""
+
+    rows: int = 0
+    hashes: int = 0
+
+    def __add__(self, other: "Checksum") -> "Checksum":
+        return Checksum(rows=self.rows + other.rows, hashes=(self.hashes + other.hashes) % 2**64)
+
+    def __str__(self) -> str:
+        return f"{self.rows}-{self.hashes:016x}"
+
+
+def by_series(connection: psycopg.Connection, schema: str = LIVE) -> dict[tuple[str, str], Checksum]:
+    """Return the checksum of each symbol and timeframe, bars and features together, in the order of their names."""
+    found = connection.execute(
+        "SELECT symbol, timeframe, count(*), sum(('x' || left(md5(row), 16))::bit(64)::int8)"
+        f" FROM ({' UNION ALL '.join(_rows(schema, table) for table in VALUES)}) rows GROUP BY 1, 2 ORDER BY 1, 2"
+    ).fetchall()
+    return {(symbol, timeframe): Checksum(rows=rows, hashes=int(hashes) % 2**64) for symbol, timeframe, rows, hashes in found}
+
+
+def whole(connection: psycopg.Connection, schema: str = LIVE) -> Checksum:
+    """Return the checksum of all series, which is the sum of theirs, since a row's hash holds its symbol and timeframe."""
+    return sum(by_series(connection, schema).values(), Checksum())
+
+
+def _rows(schema: str, table: str) -> str:
+    values = ", ".join(f"{name} + 0.0::float8" for name in VALUES[table])  # makes 0.0 of -0.0
+    return f"SELECT symbol, timeframe, record_send(ROW('{table}'::text, symbol, timeframe, time, {values})) AS row FROM {schema}.{table}"

@@ -2,35 +2,38 @@
 
 Each has its share from the beginning, asks one bucket in the database for tokens, and is followed by its checkpoints there.
 """
+# ruff: noqa: S608 - what is put into statements is a schema's checked name
 
+import threading
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor, Future, wait
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from threading import Thread
 
 import httpx
 import psycopg
+from anyio.to_thread import run_sync
 
-from tapecheck import clocks
-from tapecheck.backfill import checkpoints, groups, lock
+from tapecheck import database
+from tapecheck.backfill import checkpoints, schema
+from tapecheck.backfill import schema as shape
+from tapecheck.backfill import workers as groups
 from tapecheck.backfill.checkpoints import Checkpoint
-from tapecheck.backfill.endpoints import Endpoints
-from tapecheck.backfill.groups import Group, Key
 from tapecheck.backfill.pipeline import Outcome
-from tapecheck.backfill.plan import BackfillPlan
-from tapecheck.backfill.shared_bucket import SharedBucket
-from tapecheck.backfill.spans import Received, Span
-from tapecheck.backfill.workers import REPORT_EVERY_S, Filling, work
-from tapecheck.children import Child, close_all
-from tapecheck.clocks import Identity
-from tapecheck.cluster import READY_S, Scheduler
+from tapecheck.backfill.plan import SLACK_S, BackfillPlan, Endpoints
+from tapecheck.backfill.rate_limit import most_tokens
+from tapecheck.backfill.recording import Received, Span
+from tapecheck.backfill.workers import REPORT_EVERY_S, Filling, Group, Key, work
 from tapecheck.errors import ConfigError, MeasurementError, Problem
-from tapecheck.loopback import is_local_database, is_loopback
 from tapecheck.progress import Report
+from tapecheck.target.opening import is_local_database, is_loopback
+from tapecheck.workers import processes
+from tapecheck.workers.dask import READY_S, Scheduler
+from tapecheck.workers.processes import Child, Identity, close_all
 
 STOP_S = 5.0  # for a member to hear that it is to stop
 
@@ -106,14 +109,14 @@ def _of_cluster(scheduler: Scheduler) -> list[Member]:
 def _met(scheduler: Scheduler, address: str, executor: Executor, asked: "Future[Identity]") -> Member:
     """Return a worker of the cluster, with its clock compared if it is on another machine."""
     try:
-        is_here = asked.result(READY_S).clock == clocks.whoami().clock
+        is_here = asked.result(READY_S).clock == processes.whoami().clock
     except Exception as error:
         raise MeasurementError(f"worker {address} cannot work ({type(error).__name__}: {error}): is tapecheck installed there?") from None
     return Member(
         name=f"worker {address}",
         executor=executor,
         is_here=is_here,
-        offset_ns=0 if is_here else clocks.exchange(executor)[0],
+        offset_ns=0 if is_here else processes.exchange(executor)[0],
         lost=scheduler.lost,
         is_gone=lambda: address not in scheduler.addresses(),
         stop=lambda name: scheduler.client.run(stop, name, workers=[address]),
@@ -261,7 +264,7 @@ def identify() -> Identity:
     """Import what a share needs, so that none of it is measured, and say who this is."""
     from adbc_driver_postgresql import dbapi  # type: ignore[import-untyped]  # noqa: F401
 
-    return clocks.whoami()
+    return processes.whoami()
 
 
 def fill(share: Share) -> Done:
@@ -274,7 +277,7 @@ def fill(share: Share) -> Done:
     bucket = SharedBucket.of(share.plan, share.endpoints.database_url)
     filling = Filling(share.plan, share.endpoints, share.groups, bucket=bucket, first_worker=share.first_worker)
     try:
-        with lock.share(share.endpoints.database_url, share.plan.database_schema):
+        with schema.share(share.endpoints.database_url, share.plan.database_schema):
             work(filling, obey)
     finally:
         _stopped.discard(share.name)
@@ -286,3 +289,97 @@ def fill(share: Share) -> Done:
 def stop(name: str) -> None:
     """End what is done under a name."""
     _stopped.add(name)
+
+
+# ---- shared_bucket ----
+
+_TOKENS = "CREATE TABLE {schema}.tokens (tokens float8 NOT NULL, at timestamptz NOT NULL)"
+LEAST_WAIT_S = 0.001  # between two questions
+
+
+class SharedBucket:
+    """What `bucket.TokenBucket` is in one process, for several; whoever starts the backfill fills it.
+
+    Asking again and again what is in it would cost the database more than waiting for what will be in it.
+    """
+
+    def __init__(self, database_url: str, schema: str, rate_per_s: float, most: float) -> None:
+        self._url, self._schema, self._rate_per_s, self._most = database_url, schema, rate_per_s, most
+        self._table = f"{schema}.tokens"
+        self._connection: psycopg.Connection | None = None
+        self._one_at_a_time = threading.Lock()
+
+    @classmethod
+    def of(cls, plan: BackfillPlan, database_url: str) -> "SharedBucket | None":
+        """Return the bucket that a plan asks for, or None without a limit."""
+        rate_per_s = plan.source.rate_per_s
+        if rate_per_s is None:
+            return None
+        return cls(database_url, plan.database_schema, rate_per_s, most_tokens(rate_per_s, plan.source.burst, SLACK_S))
+
+    def check(self) -> None:
+        """Look whether it can be put there.
+
+        Raises:
+            WrongTables: a table of its name has another shape; nothing was written.
+        """
+        with database.connect(self._url) as connection:
+            self._check(connection)
+
+    def fill(self) -> None:
+        """Put it there, full, in place of an older one.
+
+        Raises:
+            WrongTables: a table of its name has another shape; nothing was written.
+        """
+        with database.connect(self._url) as connection:
+            connection.execute(checkpoints.LOCK_TIMEOUT)
+            self._check(connection)
+            connection.execute(f"DROP TABLE IF EXISTS {self._table}")
+            connection.execute(_TOKENS.format(schema=self._schema))
+            connection.execute(f"INSERT INTO {self._table} VALUES (%s, clock_timestamp())", (self._most,))
+
+    def drop(self) -> None:
+        """Take it away."""
+        with database.connect(self._url) as connection:
+            connection.execute(f"DROP TABLE IF EXISTS {self._table}")
+
+    async def ask(self) -> float:
+        """Take a token and return 0, or take none and return the seconds until there will be one.
+
+        Raises:
+            psycopg.Error: the database does not answer; the next question connects anew.
+        """
+        return await run_sync(self._asked)
+
+    def close(self) -> None:
+        """Leave the database; the bucket stays."""
+        with self._one_at_a_time:
+            if self._connection is not None:
+                self._connection.close()
+            self._connection = None
+
+    def _check(self, connection: psycopg.Connection) -> None:
+        shape.check(connection, self._schema, f"CREATE SCHEMA {shape.SCRATCH}; {_TOKENS.format(schema=shape.SCRATCH)}")
+
+    def _asked(self) -> float:
+        with self._one_at_a_time:
+            try:
+                if self._connection is None:
+                    self._connection = database.connect(self._url, autocommit=True)
+                return self._taken(self._connection)
+            except psycopg.Error:
+                if self._connection is not None:
+                    self._connection.close()
+                self._connection = None
+                raise
+
+    def _taken(self, connection: psycopg.Connection) -> float:
+        there = "least(%(most)s, tokens + greatest(0, extract(epoch FROM clock_timestamp() - at)) * %(rate)s)::float8"
+        values = {"most": self._most, "rate": self._rate_per_s}
+        taken = f"UPDATE {self._table} SET tokens = {there} - 1, at = clock_timestamp() WHERE {there} >= 1"
+        with closing(connection.execute(taken, values)) as cursor:
+            if cursor.rowcount == 1:
+                return 0.0
+        row = connection.execute(f"SELECT (1 - {there}) / %(rate)s FROM {self._table}", values).fetchone()
+        return max(LEAST_WAIT_S, float(row[0]) if row else 0.0)

@@ -2,14 +2,14 @@
 
 from collections.abc import Iterator, Sequence
 
-from tapecheck.backfill.aggregate import BASE
 from tapecheck.backfill.analysis import PRIMARY_SHARE, BackfillSummary, StageSummary
 from tapecheck.backfill.bars import to_datetime
+from tapecheck.backfill.calendar import BASE
 from tapecheck.backfill.integrity import NO_BARS, WRONG, Integrity
 from tapecheck.backfill.plan import BackfillPlan
+from tapecheck.backfill.prediction import WhatIf
 from tapecheck.backfill.recording import FAILED
-from tapecheck.backfill.whatif import WhatIf
-from tapecheck.results import Finding
+from tapecheck.runs.results import Finding
 from tapecheck.validation import stopped
 
 PROMISED = {"api": (0.30, 0.40), "database": (0.25, 0.35), "balanced": (0.20, 0.30)}  # shorter wall time, as the objectives have it

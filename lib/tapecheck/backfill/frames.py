@@ -5,14 +5,14 @@ from collections.abc import Iterable, Sequence
 
 import pandas as pd
 
-from tapecheck import frames
+from tapecheck import validation
 from tapecheck.backfill.analysis import BackfillSummary, JobSummary, StageSummary
 from tapecheck.backfill.findings import ceiling_ratio, saving_ratio
 from tapecheck.backfill.integrity import Integrity
 from tapecheck.backfill.plan import BackfillPlan, History
+from tapecheck.backfill.prediction import AS_RECORDED, WhatIf
 from tapecheck.backfill.recording import COMPLETED, FAILED
-from tapecheck.backfill.whatif import AS_RECORDED, WhatIf
-from tapecheck.frames import findings, number
+from tapecheck.validation import findings, number
 from tapecheck.verdict import Check
 
 __all__ = ["checks", "failed", "findings", "integrity", "plan", "slowest", "slowest_jobs", "stages", "totals", "what_if"]
@@ -54,7 +54,7 @@ def _history(history: History) -> str:
 
 def checks(checks: Iterable[Check]) -> pd.DataFrame:
     """Return one row an objective."""
-    return frames.checks(checks).droplevel("scenario")
+    return validation.checks(checks).droplevel("scenario")
 
 
 def totals(summary: BackfillSummary) -> pd.DataFrame:

@@ -1,12 +1,243 @@
-"""Puts what was found in single series together into one verdict: the totals, and what several symbols share. It keeps no bar."""
+"""Proves from other bars of the same symbol that there was trade where a bar is missing. It knows no calendar.
 
+A shorter bar inside the hole proves it. So does a longer bar around it whose volume or trades exceed the sum of the bars that
+are stored inside it; the shortest longer bar decides, because vendors count trades into day bars that they leave out of minutes.
+"""
+
+import datetime as dt
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 
 import numpy as np
 
-from tapecheck.backfill.bars import IntArray
-from tapecheck.backfill.examination import Defects, Series, is_among
+from tapecheck.backfill.bars import TIMEFRAMES, Bars, FloatArray, IntArray, to_ms
+from tapecheck.backfill.calendar import BoolArray, Slots, slots
+from tapecheck.tickers import CRYPTO
+
+SUM_TOLERANCE = 1e-9  # of a sum of volumes in floating point, as a ratio
+
+
+def length_ms(timeframe: str) -> int:
+    """Return the length of a bar in milliseconds."""
+    return TIMEFRAMES[timeframe].length_s * 1000
+
+
+def has_trade(name: str, tidy: Mapping[str, Bars], missing: IntArray, lost: IntArray) -> BoolArray:
+    """Tell of each missing start of a timeframe whether a bar of another timeframe proves that there was trade.
+
+    Args:
+        tidy: the symbol's stored bars by timeframe, ascending, each start once.
+        missing: starts (Unix ms) without a bar that upstream did not send.
+        lost: starts that it did send, without a stored bar.
+    """
+    is_proven, by_length = np.zeros(len(missing), bool), sorted(tidy, key=length_ms)
+    for shorter in by_length[: by_length.index(name)]:
+        t = tidy[shorter].t
+        is_proven |= np.searchsorted(t, missing) < np.searchsorted(t, missing + length_ms(name))
+    is_decided, explained = is_proven.copy(), np.append(lost, missing[is_proven])
+    known_t, known = tidy[name].t, _amounts(tidy[name])
+    for longer in by_length[by_length.index(name) + 1 :]:
+        bars, width_ms = tidy[longer], length_ms(longer)
+        excess = _amounts(bars) - _sums(known_t, known, bars.t, width_ms)
+        excess[~(excess > SUM_TOLERANCE * _amounts(bars))] = 0
+        known_t, known = np.append(known_t, bars.t), np.append(known, excess, axis=1)  # what this bar proves, a longer one proves not again
+        proves = (excess[0] > 0) | (excess[1] > 0)
+        proves[_windows(explained, bars.t, width_ms)[0]] = False  # a bar that is known to be missing explains any excess
+        window, is_covered = _windows(missing, bars.t, width_ms, is_decided)
+        is_proven[is_covered] = proves[window]
+        is_decided |= is_covered
+    return is_proven
+
+
+def _amounts(bars: Bars) -> FloatArray:
+    return np.stack((bars.v, bars.n))
+
+
+def _windows(t: IntArray, starts: IntArray, width_ms: int, is_done: BoolArray | None = None) -> tuple[IntArray, BoolArray]:
+    """Return which of the windows each time lies in, for those that lie in one and are not done, and which times those are."""
+    window = np.searchsorted(starts, t, side="right") - 1
+    is_inside = window >= 0
+    is_inside[is_inside] = t[is_inside] < starts[window[is_inside]] + width_ms
+    if is_done is not None:
+        is_inside &= ~is_done
+    return window[is_inside], is_inside
+
+
+def _sums(t: IntArray, amounts: FloatArray, starts: IntArray, width_ms: int) -> FloatArray:
+    window, is_inside = _windows(t, starts, width_ms)
+    return np.stack([np.bincount(window, weights=row[is_inside], minlength=len(starts)) for row in amounts])
+
+
+# ---- examination ----
+
+DAY_MS = 86_400_000
+NONE = np.empty(0, np.int64)
+OLD_CRYPTO_DAY_MS = 4 * 3600 * 1000  # the vendor's older samples begin a crypto day at 04:00 UTC
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Defects:
+    """Starts (Unix ms) of the bars of a series that cannot be right, by what is wrong with them."""
+
+    duplicate: IntArray
+    out_of_order: IntArray  # sent after a later bar of the same page; a table has no order
+    not_finite: IntArray
+    negative_volume: IntArray
+    high_below_low: IntArray
+    outside_range: IntArray  # open or close above the high or below the low
+    off_calendar: IntArray  # a start that no session has
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Series:
+    """What was found in one symbol and timeframe; times are starts in Unix ms, `fingerprints` are of the bars at `times`.
+
+    `stored` counts all rows, those too that are not judged.
+    """
+
+    symbol: str
+    timeframe: str
+    stored: int
+    expected: int
+    present: int
+    no_trade: IntArray
+    upstream_holes: IntArray
+    lost: IntArray
+    in_session: IntArray  # holes of the regular session that are not ours
+    defects: Defects
+    times: IntArray
+    fingerprints: IntArray
+
+
+def defects(bars: Bars, late: IntArray, calendar: IntArray) -> Defects:
+    """Return what is wrong with single stored bars of a series; `late` are the starts that were sent out of order."""
+    _, first = np.unique(bars.t, return_index=True)
+    is_repeated = np.ones(len(bars), bool)
+    is_repeated[first] = False
+    prices = np.stack((bars.o, bars.h, bars.l, bars.c))
+    is_finite = np.isfinite(prices).all(axis=0) & np.isfinite(bars.v)
+    is_crossed = bars.h < bars.l
+    is_outside = (np.maximum(bars.o, bars.c) > bars.h) | (np.minimum(bars.o, bars.c) < bars.l)
+    return Defects(
+        duplicate=bars.t[is_repeated],
+        out_of_order=late,
+        not_finite=bars.t[~is_finite],
+        negative_volume=bars.t[bars.v < 0],
+        high_below_low=bars.t[is_crossed],
+        outside_range=bars.t[is_outside & ~is_crossed],
+        off_calendar=bars.t[~is_among(bars.t, calendar)],
+    )
+
+
+def examine(
+    symbol: str, stored: Mapping[str, Bars], received: Mapping[str, Sequence[IntArray]], *, start: dt.datetime, end: dt.datetime
+) -> list[Series]:
+    """Examine every timeframe of one symbol; only bars that begin at or after `start` and are over by `end` are judged.
+
+    Args:
+        stored: the bars of each timeframe, all that are stored, in any order. Leave out of both a timeframe whose job did not
+            end: of what was never asked for nothing can be said.
+        received: the starts (Unix ms) that upstream sent, by timeframe, page by page; of one that is absent nothing can be
+            lost, and one that is absent from `stored` is lost as a whole.
+    """
+    names = dict.fromkeys((*stored, *received))
+    inside = {name: _judged(stored.get(name, Bars.empty()), symbol, name, start, end) for name in names}
+    sent = {name: _together([_judged_times(page, symbol, name, start, end) for page in received.get(name, ())]) for name in names}
+    late = {name: _together([_judged_times(_late(page), symbol, name, start, end) for page in received.get(name, ())]) for name in names}
+    tidy = {name: _tidy(bars) for name, bars in inside.items()}
+    calendars = {name: slots(symbol, name, start, end) for name in names}
+    return [
+        _series(symbol, name, bars, tidy, sent[name], late[name], len(stored.get(name, ())), calendars[name])
+        for name, bars in inside.items()
+    ]
+
+
+def _late(page: IntArray) -> IntArray:
+    """Return the starts of a page that came after a later one."""
+    return page[page < np.maximum.accumulate(page)]
+
+
+def _together(parts: Sequence[IntArray]) -> IntArray:
+    return np.concatenate([NONE, *parts])
+
+
+def distinct(t: IntArray) -> IntArray:
+    """Return values in ascending order, each once; `np.unique` hashes them, which takes ten times as long where they ascend already."""
+    ordered = np.sort(t)
+    is_first: BoolArray = np.diff(ordered, prepend=ordered[:1] - 1) > 0
+    return ordered[is_first]
+
+
+def is_among(t: IntArray, ascending: IntArray) -> BoolArray:
+    """Tell of each value whether it is one of some ascending ones, as `np.isin` does, which hashes too."""
+    is_found: BoolArray = np.searchsorted(ascending, t, side="right") > np.searchsorted(ascending, t)
+    return is_found
+
+
+def _series(
+    symbol: str, name: str, bars: Bars, tidy: Mapping[str, Bars], sent: IntArray, late: IntArray, stored: int, calendar: Slots
+) -> Series:
+    received = distinct(sent)
+    expected = distinct(np.concatenate([calendar.t, received]))
+    holes = expected[~is_among(expected, tidy[name].t)]
+    is_lost = is_among(holes, received)
+    lost, missing = holes[is_lost], holes[~is_lost]
+    is_hole = has_trade(name, tidy, missing, lost)
+    is_moving = tidy[name].h > tidy[name].l  # a bar of one trade may well be that of another symbol too
+    return Series(
+        symbol=symbol,
+        timeframe=name,
+        stored=stored,
+        expected=len(expected),
+        present=len(expected) - len(holes),
+        no_trade=missing[~is_hole],
+        upstream_holes=missing[is_hole],
+        lost=lost,
+        in_session=missing[is_among(missing, calendar.t[calendar.is_regular])],
+        defects=defects(bars, late, calendar.t),
+        times=tidy[name].t[is_moving],
+        fingerprints=_fingerprints(tidy[name][is_moving]),
+    )
+
+
+def _judged(bars: Bars, symbol: str, timeframe: str, start: dt.datetime, end: dt.datetime) -> Bars:
+    bars = replace(bars, t=_starts(bars.t, symbol, timeframe))
+    is_judged = _is_judged(bars.t, timeframe, start, end)
+    return bars if is_judged.all() else bars[is_judged]
+
+
+def _tidy(bars: Bars) -> Bars:
+    """Return the bars ascending, each start once; those that are so already are not copied."""
+    return bars if (np.diff(bars.t) > 0).all() else bars[np.unique(bars.t, return_index=True)[1]]
+
+
+def _judged_times(t: IntArray, symbol: str, timeframe: str, start: dt.datetime, end: dt.datetime) -> IntArray:
+    t = _starts(t, symbol, timeframe)
+    return t[_is_judged(t, timeframe, start, end)]
+
+
+def _starts(t: IntArray, symbol: str, timeframe: str) -> IntArray:
+    """Return the starts with those of the vendor's older crypto days moved to midnight."""
+    if symbol not in CRYPTO or timeframe != "1d":
+        return t
+    return np.where(t % DAY_MS == OLD_CRYPTO_DAY_MS, t - OLD_CRYPTO_DAY_MS, t)
+
+
+def _is_judged(t: IntArray, timeframe: str, start: dt.datetime, end: dt.datetime) -> BoolArray:
+    is_judged: BoolArray = (t >= to_ms(start)) & (t + length_ms(timeframe) <= to_ms(end))
+    return is_judged
+
+
+def _fingerprints(bars: Bars) -> IntArray:
+    """Return 64 bits of each bar's time, prices and volume."""
+    mixed = bars.t.astype(np.uint64)
+    for column in (bars.o, bars.h, bars.l, bars.c, bars.v):
+        mixed = (mixed ^ column.view(np.uint64)) * np.uint64(0x9E3779B97F4A7C15)
+        mixed ^= mixed >> np.uint64(32)
+    return mixed.view(np.int64)
+
+
+# ---- integrity ----
 
 NO_BARS = "no_bars"  # the kind of finding of a series that holds none of the bars that the calendar expects
 KEPT = 200  # shared holes that are named; all are counted

@@ -1,21 +1,26 @@
 """What to backfill and how, as the YAML says it. It fetches nothing."""
 
 import datetime as dt
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
+from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, BeforeValidator, Field, ValidationError, model_validator
 
-from tapecheck import profiles
+from tapecheck import config
 from tapecheck.backfill.bars import TIMEFRAMES
-from tapecheck.backfill.bucket import TokenBucket
 from tapecheck.backfill.calendar import EASTERN, FIRST_DAY
-from tapecheck.backfill.retry import Retry
-from tapecheck.cluster import checked_workers
+from tapecheck.backfill.rate_limit import Retry, TokenBucket
+from tapecheck.backfill.wire import Unauthorized
 from tapecheck.config import Model
 from tapecheck.errors import ConfigError, Problem
+from tapecheck.runs.results import TargetInfo
+from tapecheck.target.file import BackfillTarget, Secret, Target
+from tapecheck.target.opening import beyond, is_local_database, is_loopback
 from tapecheck.tickers import CRYPTO
 from tapecheck.verdict import parse
+from tapecheck.workers.dask import checked_workers
 
 METRICS = (
     "duration_s", "records_per_s", "job_success_ratio", "failed", "floor_ratio", "lost", "empty", "duplicates", "repeated",
@@ -173,7 +178,7 @@ def read_plan(path: str | Path, *, profile: str = "full", symbols: str = "all", 
     Raises:
         ConfigError: the file, any of its profiles, an objective, or a name is wrong.
     """
-    plan: BackfillPlan = profiles.chosen(BackfillPlan, path, profile)
+    plan: BackfillPlan = config.chosen(BackfillPlan, path, profile)
     problems: list[Problem] = []
     kept: dict[str, Any] = {}
     for key, asked in (("symbols", symbols), ("timeframes", timeframes)):
@@ -195,3 +200,80 @@ def read_plan(path: str | Path, *, profile: str = "full", symbols: str = "all", 
     if problems:
         raise ConfigError(problems)
     return plan.model_copy(update=kept)
+
+
+# ---- endpoints ----
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Endpoints:
+    """Where bars come from and go to; key and database URL are in no representation of it.
+
+    Without a key nothing can be asked for: it is empty then, and `no_key` says what to do.
+    """
+
+    source_url: str
+    key: str = field(repr=False)
+    database_url: str = field(repr=False)
+    target: TargetInfo
+    no_key: str = "name it in the target's backfill.api_key"
+
+    def check_key(self) -> None:
+        """Refuse to go on without a key.
+
+        Raises:
+            Unauthorized: there is none.
+        """
+        if not self.key:
+            raise Unauthorized(f"no API key: {self.no_key}")
+
+
+def endpoints(target: Target) -> Endpoints:
+    """Return the endpoints of a target that is opened, with its secrets revealed; a key that is not set fails each job by itself.
+
+    Raises:
+        ConfigError: the target names none, the key's file or the database's URL is not there or cannot be read, or one of them
+            lies beyond this machine without `allow_remote`; nothing was sent.
+    """
+    ends = target.backfill
+    if ends is None:
+        allowed = "backfill: {source_url: https://…}, and maybe api_key and database_url; see config/targets/example.yaml"
+        raise ConfigError([Problem(file=f"target {target.name}", key="backfill", got="nothing", allowed=allowed)])
+    problems: list[Problem] = []
+    key = _revealed(ends.api_key, problems) if ends.api_key.is_set else ""
+    database_url = _revealed(ends.database_url, problems)
+    if not (key.isascii() and key.isprintable()) or " " in key:
+        got, allowed = "a key that no header can carry", "printable ASCII without spaces"
+        problems.append(Problem(file=f"target {target.name}", key=ends.api_key.place, got=got, allowed=allowed))
+    if not problems:
+        problems = _remote(target, ends, database_url)
+    if problems:
+        raise ConfigError(problems)
+    info = TargetInfo(name=target.name, kind=target.kind, base_url=ends.source_url)
+    return Endpoints(source_url=ends.source_url, key=key, database_url=database_url, target=info, no_key=ends.api_key.remedy)
+
+
+def _revealed(value: Secret | str, problems: list[Problem]) -> str:
+    try:
+        return value.reveal() if isinstance(value, Secret) else value
+    except ConfigError as error:
+        problems += error.problems
+        return ""
+
+
+def _remote(target: Target, ends: BackfillTarget, database_url: str) -> list[Problem]:
+    """Return what lies beyond this machine although it may not; no message holds the database's URL."""
+    import psycopg  # a twentieth of a second: paid by who measures
+
+    found = []
+    place = ends.database_url.place if isinstance(ends.database_url, Secret) else "database_url"
+    try:
+        if not target.allow_remote and not is_local_database(database_url):
+            found.append(beyond(target, f"the database of {place} may be on another machine"))
+    except psycopg.ProgrammingError:
+        allowed = "postgresql://user@host:5432/database"
+        found.append(Problem(file=f"target {target.name}", key=place, got="a URL that cannot be read", allowed=allowed))
+    host = urlsplit(ends.source_url).hostname or ""
+    if not target.allow_remote and not is_loopback(host):
+        found.append(beyond(target, f"backfill.source_url leads to {host}, beyond this machine"))
+    return found

@@ -1,18 +1,189 @@
-"""What a backfill leaves behind: spans, jobs, and what is needed to read them without a target."""
+"""What took how long: one span a stage of a page of a job, as rows, Parquet and a Chrome trace. It measures no stage itself."""
 
 import json
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+import time
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 from pydantic import TypeAdapter
 
-from tapecheck import runs, validation
-from tapecheck.backfill import spans
+from tapecheck import validation
+from tapecheck.backfill.bars import IntArray
 from tapecheck.backfill.integrity import Integrity
 from tapecheck.backfill.plan import BackfillPlan
-from tapecheck.backfill.spans import Span
+from tapecheck.runs import folders
+
+Received = dict[tuple[str, str], list[IntArray]]
+"""By symbol and timeframe the starts (Unix ms) that the source sent, an array a page, in its order."""
+
+STAGES = ("wait", "fetch", "decode", "features", "insert", "other")
+"""In the order in which a page passes them; `wait` is for a token or between two attempts, `other` is checkpoints and aggregation."""
+
+MOST_TRACKS = 1000  # of a worker in a Chrome trace: far more than it does at once
+
+SCHEMA = pa.schema(
+    [
+        pa.field("worker", pa.int32(), metadata={"unit": "number of the job worker, from 0"}),
+        pa.field("symbol", pa.dictionary(pa.int32(), pa.string())),
+        pa.field("timeframe", pa.dictionary(pa.int32(), pa.string())),
+        pa.field("page", pa.int32(), metadata={"unit": "number of the page in its job, from 0; -1 before the first"}),
+        pa.field("stage", pa.dictionary(pa.int32(), pa.string())),
+        pa.field("began_ns", pa.int64(), metadata={"unit": "ns, monotonic"}),
+        pa.field("ended_ns", pa.int64(), metadata={"unit": "ns, monotonic"}),
+        pa.field("rows", pa.int64(), metadata={"unit": "bars"}),
+        pa.field("bytes", pa.int64(), metadata={"unit": "bytes of the answer's body, decompressed"}),
+        pa.field("requests", pa.int32(), metadata={"unit": "requests sent"}),
+        pa.field("statements", pa.int32(), metadata={"unit": "SQL statements sent, a COPY as one; null where nobody counted"}),
+    ]
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Span:
+    """One stage of one page of one job."""
+
+    worker: int = 0
+    symbol: str
+    timeframe: str
+    page: int
+    stage: str
+    began_ns: int
+    ended_ns: int
+    rows: int = 0
+    bytes: int = 0
+    requests: int = 0
+    statements: int | None = 0
+
+    @property
+    def duration_s(self) -> float:
+        """Return how long it took."""
+        return (self.ended_ns - self.began_ns) / 1e9
+
+
+@dataclass(slots=True)
+class Cost:
+    """What a stage moved; whoever runs the stage fills it in."""
+
+    rows: int = 0
+    bytes: int = 0
+    requests: int = 0
+    statements: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Trace:
+    """Takes the spans of one job, from any thread, a failed stage's too, and the starts that the source sent for it."""
+
+    symbol: str
+    timeframe: str
+    worker: int = 0
+    spans: list[Span] = field(default_factory=list)
+    received: Received = field(default_factory=dict)
+
+    @contextmanager
+    def span(self, stage: str, page: int) -> Iterator[Cost]:
+        """Record how long the context lasts."""
+        cost, began_ns = Cost(), time.monotonic_ns()
+        try:
+            yield cost
+        finally:
+            span = Span(
+                worker=self.worker,
+                symbol=self.symbol,
+                timeframe=self.timeframe,
+                page=page,
+                stage=stage,
+                began_ns=began_ns,
+                ended_ns=time.monotonic_ns(),
+                rows=cost.rows,
+                bytes=cost.bytes,
+                requests=cost.requests,
+                statements=cost.statements,
+            )
+            self.spans.append(span)
+
+    def sent(self, t: IntArray) -> None:
+        """Note the starts (Unix ms) of a page, as they were sent."""
+        self.received.setdefault((self.symbol, self.timeframe), []).append(t)
+
+    def of(self, timeframe: str) -> "Trace":
+        """Return a trace of another job of the same symbol and worker, into the same collections."""
+        return Trace(self.symbol, timeframe, self.worker, self.spans, self.received)
+
+
+def to_table(spans: Iterable[Span]) -> pa.Table:
+    """Return spans as columns, in the order in which they began."""
+    ordered = sorted(spans, key=lambda span: (span.began_ns, span.ended_ns))
+    return pa.table({name: pa.array([getattr(span, name) for span in ordered], SCHEMA.field(name).type) for name in SCHEMA.names}, SCHEMA)
+
+
+def from_table(table: pa.Table) -> list[Span]:
+    """Return the spans of a table; one that is older than the count of statements has none."""
+    known = {name: None for name in ("statements",) if name not in table.column_names}
+    return [Span(**row | known) for row in table.select([name for name in SCHEMA.names if name not in known]).to_pylist()]
+
+
+def chrome_trace(spans: Iterable[Span]) -> dict[str, Any]:
+    """Return spans as a Chrome trace, which Perfetto opens: a worker is a process, its jobs are slices, their stages nest below.
+
+    Slices of one track must nest, and a page is fetched while the one before is stored; so a job takes as many tracks
+    of its worker as it has stages at once. Processes are numbered from 1, and no track has the number of its
+    process or of another track: Perfetto takes 0 and the process's own number for one thread, and drops what overlaps there.
+    """
+    jobs: dict[tuple[int, str, str], list[Span]] = defaultdict(list)
+    for span in sorted(spans, key=lambda span: (span.began_ns, -span.ended_ns)):
+        jobs[span.worker, span.symbol, span.timeframe].append(span)
+    zero_ns = min((job[0].began_ns for job in jobs.values()), default=0)
+    free_ns: dict[int, list[int]] = defaultdict(list)  # by worker: when each of its tracks is free again
+    events: list[dict[str, Any]] = []
+    for (worker, symbol, timeframe), job in sorted(jobs.items(), key=lambda item: item[1][0].began_ns):
+        first_ns, last_ns = job[0].began_ns, max(span.ended_ns for span in job)
+        title = {"name": f"{symbol} {timeframe}", "cat": "job"}
+        inner_ns: dict[int, int] = {}
+        for span in job:
+            track = next((track for track, free in inner_ns.items() if free <= span.began_ns), None)
+            if track is None:
+                track = _track(free_ns[worker], first_ns, last_ns)
+                events.append(title | _slice(worker, track, first_ns, last_ns, zero_ns))
+            inner_ns[track] = span.ended_ns
+            cost = {"page": span.page, "rows": span.rows, "bytes": span.bytes, "requests": span.requests}
+            place = _slice(worker, track, span.began_ns, span.ended_ns, zero_ns)
+            events.append({"name": span.stage, "cat": "stage", "args": cost} | place)
+    names = [name for worker in sorted(free_ns) for name in _names(worker, len(free_ns[worker]))]
+    return {"displayTimeUnit": "ms", "traceEvents": [*names, *events]}
+
+
+def _track(free_ns: list[int], first_ns: int, last_ns: int) -> int:
+    """Return a track that is free from first to last, a new one where none is."""
+    for track, free in enumerate(free_ns):
+        if free <= first_ns:
+            free_ns[track] = last_ns
+            return track
+    free_ns.append(last_ns)
+    return len(free_ns) - 1
+
+
+def _names(worker: int, tracks: int) -> list[dict[str, Any]]:
+    """Return the events that name a worker and its tracks."""
+    process = {"ph": "M", "name": "process_name", **_place(worker, 0), "args": {"name": f"worker {worker}"}}
+    threads = [{"ph": "M", "name": "thread_name", **_place(worker, track), "args": {"name": f"track {track}"}} for track in range(tracks)]
+    return [process, *threads]
+
+
+def _place(worker: int, track: int) -> dict[str, int]:
+    return {"pid": worker + 1, "tid": (worker + 1) * MOST_TRACKS + track}
+
+
+def _slice(worker: int, track: int, began_ns: int, ended_ns: int, zero_ns: int) -> dict[str, Any]:
+    return {"ph": "X", **_place(worker, track), "ts": (began_ns - zero_ns) / 1e3, "dur": (ended_ns - began_ns) / 1e3}
+
+
+# ---- recording ----
 
 _METADATA_KEY = b"tapecheck"
 COMPLETED, FAILED, SKIPPED = "completed", "failed", "skipped"
@@ -83,7 +254,7 @@ class Recording:
     def tables(self) -> Mapping[str, pa.Table]:
         """Return the tables to store; the spans carry the context in their metadata."""
         context = TypeAdapter(Context).dump_json(self.context)
-        table = spans.to_table(self.spans).replace_schema_metadata({_METADATA_KEY: context})
+        table = to_table(self.spans).replace_schema_metadata({_METADATA_KEY: context})
         return {"spans": table, "jobs": pa.Table.from_pylist([asdict(job) for job in self.jobs], JOBS)}
 
 
@@ -93,7 +264,7 @@ def read(path: str | Path) -> Recording:
     Raises:
         ConfigError: the folder is no complete backfill run.
     """
-    return read_files(runs.recording(path, "backfill"), source=str(path))
+    return read_files(folders.recording(path, "backfill"), source=str(path))
 
 
 def read_files(folder: Path, *, source: str) -> Recording:
@@ -102,11 +273,11 @@ def read_files(folder: Path, *, source: str) -> Recording:
     Raises:
         ConfigError: one is missing, broken or incomplete.
     """
-    with runs.reading(source, "spans", "backfill"):
-        table = runs.table(
-            folder / "spans.parquet", spans.SCHEMA, may_lack=["statements"], may_be_null=["statements"], most=runs.MOST_OBJECTS
+    with folders.reading(source, "spans", "backfill"):
+        table = folders.table(
+            folder / "spans.parquet", SCHEMA, may_lack=["statements"], may_be_null=["statements"], most=folders.MOST_OBJECTS
         )
-        jobs = runs.table(folder / "jobs.parquet", JOBS, may_be_null=["error"], most=runs.MOST_OBJECTS)
+        jobs = folders.table(folder / "jobs.parquet", JOBS, may_be_null=["error"], most=folders.MOST_OBJECTS)
         context = TypeAdapter(Context).validate_python(json.loads(table.schema.metadata[_METADATA_KEY]))
         found = [Job(**row) for row in jobs.to_pylist()]
-        return Recording(spans=spans.from_table(table), jobs=found, context=context, source=source)
+        return Recording(spans=from_table(table), jobs=found, context=context, source=source)

@@ -4,10 +4,14 @@ A process is a generator. It yields where it has to wait: what it yields takes t
 """
 
 import heapq
-from collections import deque
-from collections.abc import Callable, Generator
-from dataclasses import dataclass
+from bisect import bisect_right
+from collections import defaultdict, deque
+from collections.abc import Callable, Generator, Mapping, Sequence
+from dataclasses import dataclass, field
 from itertools import count
+
+from tapecheck.backfill.plan import SLACK_S
+from tapecheck.backfill.recording import Recording, Span
 
 Process = Generator[Callable[["Process"], None], None, None]
 TINY_S = 1e-9
@@ -105,3 +109,130 @@ class Flag:
         """Wait until it has happened."""
         if not self._is_set:
             yield self._waiting.append
+
+
+# ---- schedule ----
+
+PRODUCING = ("wait", "fetch", "decode")
+CORES_A_SPAN = 1.5  # measured: one job at a time keeps as many busy, since this process works beside the server that it talks to
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Step:
+    """A stage of a page: seconds of work if it ran alone, and the time before it that nothing explains, such as a hand-over."""
+
+    stage: str
+    timeframe: str
+    work_s: float
+    lag_s: float = 0.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PageSteps:
+    """What it takes to get a page, and to store it."""
+
+    produce: list[Step] = field(default_factory=list)
+    store: list[Step] = field(default_factory=list)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JobSteps:
+    """What one job, or a symbol whose series are derived, does in its turn."""
+
+    symbol: str
+    timeframe: str
+    before: list[Step]
+    pages: list[PageSteps]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Schedule:
+    """Jobs in the order in which they are taken, and all that limits them; `open_s` is before a worker's first job, `close_s` after all."""
+
+    groups: list[JobSteps]
+    workers: int
+    requests: int
+    rate_per_s: float | None
+    burst: int
+    cores: float
+    alone: frozenset[str]
+    slack_s: float = 0.0
+    open_s: float = 0.0
+    close_s: float = 0.0
+
+
+def schedule_of(recording: Recording, cores: float | None = None) -> Schedule:
+    """Return what a recording did, without the waits that come about anew.
+
+    Args:
+        cores: how many spans can run at once without slowing each other down; None for what the recording's machine allows.
+    """
+    context, spans = recording.context, sorted(recording.spans, key=lambda span: span.began_ns)
+    plan = context.plan
+    rate_per_s, alone = plan.source.rate_per_s, frozenset({"wait"}) | frozenset(context.remote)
+    shared = cores or max(1.0, context.environment.cores / CORES_A_SPAN)
+    work_s = works_s([span for span in spans if span.stage not in alone], shared)
+    members: dict[tuple[int, str, str], list[Span]] = defaultdict(list)
+    for span in spans:
+        members[span.worker, span.symbol, "" if plan.derive else span.timeframe].append(span)
+    free_ns: dict[int, int] = {}
+    opens_s, groups = [], []
+    for (worker, _, _), own in members.items():
+        if worker not in free_ns:
+            opens_s.append((own[0].began_ns - context.began_ns) / 1e9)
+        groups.append(_group(own, free_ns.get(worker, own[0].began_ns), work_s, keeps_waits=rate_per_s is None))
+        free_ns[worker] = max(span.ended_ns for span in own)
+    return Schedule(
+        groups=groups,
+        workers=plan.concurrency.jobs * context.processes,
+        requests=plan.concurrency.requests * context.processes,
+        rate_per_s=rate_per_s,
+        burst=plan.source.burst,
+        cores=shared,
+        alone=alone,
+        slack_s=SLACK_S,
+        open_s=sum(opens_s) / len(opens_s) if opens_s else 0.0,
+        close_s=(context.ended_ns - max(free_ns.values())) / 1e9 if free_ns else 0.0,
+    )
+
+
+def works_s(spans: Sequence[Span], cores: float) -> dict[int, float]:
+    """Return by its id how long each span would have taken alone: the integral of min(1, cores / n) over it, n of them being open."""
+    edges = sorted([(span.began_ns, 1) for span in spans] + [(span.ended_ns, -1) for span in spans])
+    times, done_ns, n = [0], [0.0], 0
+    for at_ns, change in edges:
+        rate = min(1.0, cores / n) if n else 0.0
+        done_ns.append(done_ns[-1] + rate * (at_ns - times[-1]))
+        times.append(at_ns)
+        n += change
+
+    def done_at(at_ns: int) -> float:
+        return done_ns[bisect_right(times, at_ns) - 1]
+
+    return {id(span): (done_at(span.ended_ns) - done_at(span.began_ns)) / 1e9 for span in spans}
+
+
+def _group(own: Sequence[Span], free_ns: int, work_s: Mapping[int, float], *, keeps_waits: bool) -> JobSteps:
+    """Return the steps of a job from its spans in order; each one's lag counts from the end of what it had to wait for."""
+
+    def step(span: Span, after_ns: int) -> Step:
+        lag_s = 0.0 if span.stage in ("wait", "fetch") else max(0, span.began_ns - after_ns) / 1e9
+        return Step(stage=span.stage, timeframe=span.timeframe, work_s=work_s.get(id(span), span.duration_s), lag_s=lag_s)
+
+    before, stored_ns = [], free_ns
+    for span in (span for span in own if span.page < 0):
+        before.append(step(span, stored_ns))
+        stored_ns = span.ended_ns
+    pages = []
+    for number in sorted({span.page for span in own if span.page >= 0}):
+        page, produced_ns = PageSteps(), 0
+        for span in (span for span in own if span.page == number and span.stage in PRODUCING):
+            if span.stage != "wait" or keeps_waits:
+                page.produce.append(step(span, produced_ns))
+            produced_ns = span.ended_ns
+        stored_ns = max(stored_ns, produced_ns)
+        for span in (span for span in own if span.page == number and span.stage not in PRODUCING):
+            page.store.append(step(span, stored_ns))
+            stored_ns = span.ended_ns
+        pages.append(page)
+    return JobSteps(symbol=own[0].symbol, timeframe=own[0].timeframe, before=before, pages=pages)

@@ -13,11 +13,10 @@ import anyio.to_thread
 import httpx
 
 from tapecheck.backfill.bars import TIMEFRAMES, Bars, IntArray, to_ms
-from tapecheck.backfill.bucket import Bucket
-from tapecheck.backfill.retry import Budget, Retry
-from tapecheck.backfill.spans import Trace
+from tapecheck.backfill.rate_limit import Bucket, Budget, Retry
+from tapecheck.backfill.recording import Trace
 from tapecheck.backfill.wire import BadPage, Refused, SourceError, Unreachable, decode, failure, retry_after_s
-from tapecheck.loopback import is_loopback
+from tapecheck.target.opening import is_loopback
 from tapecheck.tickers import ticker_of
 
 PAGE_LIMIT = 50_000  # base aggregates a page, the most that the vendor allows

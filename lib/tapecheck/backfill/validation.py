@@ -6,21 +6,20 @@ from typing import Any
 
 from pydantic import Field
 
-from tapecheck import runs, targets
-from tapecheck import validation as shared
-from tapecheck.backfill import analysis, findings, whatif
-from tapecheck.backfill import endpoints as ends
+from tapecheck import validation
+from tapecheck.backfill import analysis, findings, prediction
+from tapecheck.backfill import plan as ends
 from tapecheck.backfill.analysis import BackfillSummary, JobSummary, Slowest, StageSummary, Totals, summarize
-from tapecheck.backfill.endpoints import Endpoints
 from tapecheck.backfill.integrity import Integrity
-from tapecheck.backfill.plan import METRICS, BackfillPlan, read_plan
-from tapecheck.backfill.recording import FAILED, Recording, read
-from tapecheck.backfill.spans import chrome_trace
-from tapecheck.backfill.whatif import WhatIf
-from tapecheck.frames import number
-from tapecheck.results import Finding, Result
-from tapecheck.runs import Picture, Recorded
-from tapecheck.target_file import Target
+from tapecheck.backfill.plan import METRICS, BackfillPlan, Endpoints, read_plan
+from tapecheck.backfill.prediction import WhatIf
+from tapecheck.backfill.recording import FAILED, Recording, chrome_trace, read
+from tapecheck.runs import folders
+from tapecheck.runs.folders import Picture, Recorded
+from tapecheck.runs.results import Finding, Result
+from tapecheck.target import opening
+from tapecheck.target.file import Target
+from tapecheck.validation import number
 from tapecheck.verdict import Check, Objective, parse_all
 
 __all__ = [
@@ -29,7 +28,7 @@ __all__ = [
 ]  # fmt: skip
 
 
-class Settings(shared.Settings):
+class Settings(validation.Settings):
     """The backfill notebook's parameters."""
 
     profile: str = Field(min_length=1)
@@ -65,7 +64,7 @@ def settings(**given: object) -> Settings:
         ConfigError: every wrong parameter at once.
         OutputError: the output folder cannot be written.
     """
-    return shared.checked(Settings, given)
+    return validation.checked(Settings, given)
 
 
 def objectives(plan: BackfillPlan) -> tuple[Objective, ...]:
@@ -87,33 +86,33 @@ def endpoints(target: Target) -> Endpoints:
     try:
         return ends.endpoints(target)
     except BaseException:
-        targets.let_fill()
+        opening.let_fill()
         raise
 
 
 def run(plan: BackfillPlan, endpoints: Endpoints, *, out: str = "") -> Recording:
     """Run the jobs that are to be done and keep the recording below `out`; see `filling.run`, which says what it raises."""
     try:
-        from tapecheck.backfill import filling  # HTTP client and database drivers: paid by who measures
+        from tapecheck.backfill import session  # HTTP client and database drivers: paid by who measures
 
-        return shared.measured("backfill", endpoints.target.name, lambda: filling.run(plan, endpoints), out=out)
+        return validation.measured("backfill", endpoints.target.name, lambda: session.run(plan, endpoints), out=out)
     finally:
-        targets.let_fill()
+        opening.let_fill()
 
 
 def predict(recording: Recording) -> list[WhatIf]:
     """Predict what the usual changes would save; the first one is no change, which shows how true the replay is."""
-    return whatif.predict_all(recording)
+    return prediction.predict_all(recording)
 
 
 def find(recording: Recording, summary: BackfillSummary, what_if: Sequence[WhatIf] = ()) -> list[Finding]:
     """Return what the figures and predictions say, each with its evidence."""
-    return findings.find(summary, recording.context.plan, what_if) + shared.neighbours(recording.context)
+    return findings.find(summary, recording.context.plan, what_if) + validation.neighbours(recording.context)
 
 
 def headline(recording: Recording, checks: list[Check], found: list[Finding]) -> str:
     """Return the verdict in one line of Markdown, with where the time goes."""
-    return shared.headline(recording.context, checks, _said(found))
+    return validation.headline(recording.context, checks, _said(found))
 
 
 def _said(found: list[Finding]) -> str:
@@ -134,7 +133,7 @@ def record(
     """Write the run folder and return where it is; see `runs.record`."""
     found = find(recording, summary, what_if)
     result = BackfillResult(
-        **shared.head(recording.context, recording.source, settings, checks, found, _said(found)),
+        **validation.head(recording.context, recording.source, settings, checks, found, _said(found)),
         validation="backfill",
         bottleneck=findings.bottleneck(found),
         totals=summary.totals,
@@ -148,7 +147,7 @@ def record(
         integrity=summary.integrity,
         measured_s=recording.context.measured_s([(recording.context.began_ns, recording.context.ended_ns)]),
     )
-    return runs.record(
+    return folders.record(
         result,
         out=settings.out,
         tables=recording.tables(),

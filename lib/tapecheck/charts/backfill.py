@@ -11,9 +11,8 @@ from matplotlib.colors import LogNorm
 from matplotlib.patches import Rectangle
 
 from tapecheck.backfill.analysis import PRIMARY_SHARE, BackfillSummary, JobSummary
-from tapecheck.backfill.recording import COMPLETED, FAILED, Job, Recording
-from tapecheck.backfill.spans import STAGES, Span
-from tapecheck.backfill.whatif import AS_RECORDED, WhatIf
+from tapecheck.backfill.prediction import AS_RECORDED, WhatIf
+from tapecheck.backfill.recording import COMPLETED, FAILED, STAGES, Job, Recording, Span
 from tapecheck.charts.figure import (
     BAD,
     INVALID,

@@ -23,9 +23,9 @@ from tapecheck.charts.figure import (
     style,
     width_pt,
 )
-from tapecheck.load import rows
+from tapecheck.load import samples
+from tapecheck.load.analysis import mark
 from tapecheck.load.capacity import CapacityResult, Level
-from tapecheck.load.judgement import mark
 from tapecheck.load.recording import Recording
 from tapecheck.verdict import Objective, Verdict
 
@@ -43,7 +43,7 @@ _LOOK = {
 def load_capacity(*, recording: Recording, capacity: CapacityResult | None, objectives: Sequence[Objective]) -> Chart:
     """Draw a capacity sweep: p95 over arrival rate with the knee's interval, and throughput over concurrency with the fitted law."""
     context = recording.context
-    n = sum(len(rows.counted(recording.samples, name)) for name in context.rates_rps)
+    n = sum(len(samples.counted(recording.samples, name)) for name in context.rates_rps)
     with style():
         if capacity is None:
             return empty("Capacity", "the plan has no capacity scenario", context, recording.samples.num_rows)

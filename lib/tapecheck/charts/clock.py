@@ -10,6 +10,7 @@ from tapecheck.charts.figure import (
     LINES,
     PALETTE,
     Chart,
+    Span,
     Steps,
     applying,
     empty,
@@ -18,16 +19,16 @@ from tapecheck.charts.figure import (
     invalid_patch,
     legend,
     limit_line,
+    mark,
     note,
     plain,
     style,
 )
-from tapecheck.charts.spans import Span, mark
-from tapecheck.load import rows
+from tapecheck.load import samples
 from tapecheck.load.analysis import ScenarioSummary
 from tapecheck.load.capacity import CapacityResult
 from tapecheck.load.recording import Recording
-from tapecheck.load.rows import Rows
+from tapecheck.load.samples import Rows
 from tapecheck.resources import MACHINE, OTHERS
 from tapecheck.verdict import Objective, Verdict
 
@@ -45,7 +46,7 @@ def _spans(recording: Recording, summary: Summary, capacity: CapacityResult | No
     invalid = _invalid(summary, levels, capacity)
     spans = []
     for name, members in groups.items():
-        found = [(member, rows.counted(recording.samples, member)) for member in members]
+        found = [(member, samples.counted(recording.samples, member)) for member in members]
         reaches = {member: _reach_s(part, start_ns) for member, part in found if len(part)}
         if reaches:
             whole = min(first for first, _ in reaches.values()), max(last for _, last in reaches.values())
@@ -77,7 +78,7 @@ def load_throughput(*, recording: Recording, summary: Summary, capacity: Capacit
     with style():
         chart, (ax, below) = figure(title, 2, 1, height=5.2, sharex=True, height_ratios=(2, 1.2))
         start = _clock(recording)
-        part = rows.measured(recording.samples)
+        part = samples.measured(recording.samples)
         done_s, failed = (part.numbers("done_ns") - start) / 1e9, part.failed()
         steps = Steps(done_s.max(initial=0.0))
         for axis, chosen, colour, label in ((ax, ~failed, PALETTE[0], "succeeded"), (below, failed, BAD, "failed")):
@@ -123,5 +124,5 @@ def load_resources(*, recording: Recording, summary: Summary, capacity: Capacity
             axis.set_ylim(bottom=0)
             axis.yaxis.set_major_formatter(plain())
         legend(chart, (ax,), *_key(spans))
-        footer(chart, recording.context, len(rows.measured(recording.samples)))
+        footer(chart, recording.context, len(samples.measured(recording.samples)))
     return chart

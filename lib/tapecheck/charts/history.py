@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 
 from tapecheck.charts.figure import BAD, LIMIT, PALETTE, Chart, figure, foot, legend, plain, shorten, style, width_pt
-from tapecheck.history import Condition, History, Trend
+from tapecheck.runs.history import Condition, History, Trend
 
 MOST = 6  # trends in one picture, those of most runs
 AXES_PT = 600

@@ -10,7 +10,6 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 
-from tapecheck import stats
 from tapecheck.charts.figure import (
     BAD,
     INVALID,
@@ -35,18 +34,19 @@ from tapecheck.charts.figure import (
     thin,
     width_pt,
 )
-from tapecheck.load import rows
+from tapecheck.load import samples
 from tapecheck.load.analysis import GroupSummary, ScenarioSummary
 from tapecheck.load.recording import Recording
-from tapecheck.load.rows import Mask, Numbers, Rows
-from tapecheck.stats import Percentile
+from tapecheck.load.samples import Mask, Numbers, Rows
+from tapecheck.statistics import intervals
+from tapecheck.statistics.intervals import Percentile
 from tapecheck.verdict import Objective
 
 Summary = Mapping[str, ScenarioSummary]
 TIMELINES_A_ROW = 6
 CROWDED_PT = 6  # less than this between two tick labels, and they are turned
 
-_KINDS: tuple[tuple[str, str, str, str, Callable[[ScenarioSummary], stats.Distribution | None]], ...] = (
+_KINDS: tuple[tuple[str, str, str, str, Callable[[ScenarioSummary], intervals.Distribution | None]], ...] = (
     ("response", "p95_ms", "o", PALETTE[0], lambda scenario: scenario.response_time_ms),
     ("service", "service_p95_ms", "s", PALETTE[1], lambda scenario: scenario.service_time_ms),
     ("server", "server_p95_ms", "^", PALETTE[2], lambda scenario: scenario.server_time_ms),
@@ -86,7 +86,7 @@ def load_percentiles(*, recording: Recording, summary: Summary, objectives: Sequ
             if not scenario.requests:
                 continue
             look: dict[str, Any] = {"color": PALETTE[i % len(PALETTE)], "linestyle": LINES[i % len(LINES)], "linewidth": 2}
-            _spectrum(ax, rows.counted(recording.samples, name), scenario, label=_described(name, scenario), **look)
+            _spectrum(ax, samples.counted(recording.samples, name), scenario, label=_described(name, scenario), **look)
         _tail_axis(ax, summary, objectives)
         _kinds_of_time(kinds, summary, objectives)
         shaded = [invalid_patch()] if any(s.invalid for s in summary.values()) else []
@@ -112,8 +112,8 @@ def _spectrum(ax: Axes, part: Rows, scenario: ScenarioSummary, **look: Any) -> N
         told = _percentiles(scenario)
         ax.plot([1 / (1 - p) for p in told], list(told.values()), marker="o", **look)
         return
-    line = stats.spectrum(part.response_ms(), part.batches(scenario.executor))
-    without = stats.spectrum(part.undelayed_ms(), part.batches(scenario.executor)) if scenario.generator_ms else line
+    line = intervals.spectrum(part.response_ms(), part.batches(scenario.executor))
+    without = intervals.spectrum(part.undelayed_ms(), part.batches(scenario.executor)) if scenario.generator_ms else line
     loop_ms = np.where(line["p"] >= 0.99, scenario.generator.lag_p99_ms or 0.0, 0.0)
     low = np.maximum(np.fmin(without["low"], line["low"] - loop_ms), 0.001)  # of zero, a logarithmic axis has nothing
     nines = 1 / (1 - line["p"])
@@ -179,7 +179,7 @@ def load_timeline(*, recording: Recording, summary: Summary, objectives: Sequenc
         columns = math.ceil(len(summary) / lines)
         chart, axes = figure(title, lines, columns, height=1.1 + 3.3 * lines, sharey=True)
         for ax, (name, scenario) in zip(axes, summary.items(), strict=False):
-            _course(ax, rows.counted(recording.samples, name), applying(objectives, ("p95_ms",), name))
+            _course(ax, samples.counted(recording.samples, name), applying(objectives, ("p95_ms",), name))
             if scenario.invalid:
                 shade_invalid(ax)
             mark = _marked(scenario).removeprefix(", ")

@@ -16,10 +16,9 @@ from matplotlib.ticker import MaxNLocator
 
 from tapecheck.charts.figure import BAD, INVALID, LIMIT, PALETTE, Chart, empty, figure, footer, legend, log_axis, plain, style
 from tapecheck.recovery.analysis import FailureSummary, RecoverySummary
-from tapecheck.recovery.policy import TOLERANCE_S, RecoveryPlan
+from tapecheck.recovery.objectives import TOLERANCE_S, RecoveryPlan
 from tapecheck.recovery.recording import Recording
-from tapecheck.recovery.timeline import Seen, states
-from tapecheck.recovery.trials import Timed, seen
+from tapecheck.recovery.timeline import Seen, Timed, seen, states
 from tapecheck.verdict import written
 
 LOOKS: Mapping[int, Mapping[str, Any]] = {  # of the state of a target; told apart in grey too

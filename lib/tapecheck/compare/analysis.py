@@ -4,16 +4,13 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from tapecheck.compare import answers, counters, difference, samples
-from tapecheck.compare.counters import CounterChange
+from tapecheck.compare import answers, difference, samples
 from tapecheck.compare.difference import Change, Difference, Method, State
-from tapecheck.compare.metrics import ANSWERS, COUNTED_EXACTLY
-from tapecheck.compare.plan import ROUNDS_NEEDED, Metric, Proof, Question
+from tapecheck.compare.plan import AFTER, ANSWERS, BEFORE, COUNTED_EXACTLY, ROUNDS_NEEDED, Metric, Proof, Question
 from tapecheck.compare.recording import Baseline, Recording
-from tapecheck.compare.samples import Pair, Sample
-from tapecheck.compare.variants import AFTER, BEFORE
-from tapecheck.ratios import ALPHA, RESAMPLES, Ratio
-from tapecheck.results import Finding
+from tapecheck.compare.samples import CounterChange, Pair, Sample
+from tapecheck.runs.results import Finding
+from tapecheck.statistics.paired import ALPHA, RESAMPLES, Ratio
 from tapecheck.verdict import Check, Verdict, written
 
 FAILED_MOST = 0.001  # of the requests after a change may fail, whatever failed before it
@@ -125,7 +122,7 @@ def of_proof(
 ) -> ProofSummary:
     """Summarize one proof from its samples, at the level of the look that so many rounds are."""
     rounds = samples.pairs(own)
-    found = counters.compare(rounds)
+    found = samples.compare(rounds)
     planned = len({sample.round for sample in own if sample.round})
     method = Method(alpha=_alpha(question, planned), seed=seed, resamples=resamples)
     controls = [_control(control, question.metrics[0], rounds, replace(method, alpha=ALPHA)) for control in question.controls]
@@ -140,7 +137,7 @@ def of_proof(
             validation=question.validation,
             says=question.says,
             counters=found,
-            checksums_equal=counters.checksums_equal(rounds),
+            checksums_equal=samples.checksums_equal(rounds),
             invalid=_invalid(question, found, rounds),
             doubt=_doubt(differs, len(rounds), planned),
             not_compared=answers.not_compared(rounds) if ANSWERS in question.equal else None,
@@ -219,7 +216,7 @@ def _promised(answered: Finding | None, end: str) -> float | None:
 
 def _invalid(question: Question, found: Sequence[CounterChange], rounds: Sequence[Pair]) -> str | None:
     """Return why before and after are no variants of one thing, if they are not."""
-    if counters.checksums_equal(rounds) is False:
+    if samples.checksums_equal(rounds) is False:
         return "the checksums of what was stored differ: the variants did not do the same"
     if question.validation == "load" and (more := _fails_more(found)):
         return more

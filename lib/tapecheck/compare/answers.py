@@ -15,11 +15,11 @@ from itertools import chain
 
 import numpy as np
 
-from tapecheck import ratios
+from tapecheck.compare.plan import AFTER, BEFORE
 from tapecheck.compare.samples import Pair, Sample
-from tapecheck.compare.variants import AFTER, BEFORE
-from tapecheck.load import rows
+from tapecheck.load import samples
 from tapecheck.load.recording import Recording
+from tapecheck.statistics import paired
 
 MEAN_BYTES = "answer_bytes"  # the clock that holds the mean size of right answers, head and body
 CHECKED = "content_checked"
@@ -27,7 +27,7 @@ SHARE = 0.01  # of the answers
 SURE = 4.0  # standard errors
 FEW_CHECKED = 0.1  # of those checked before: where fewer are after, the two are not checked alike
 UNSEEN = 5.0  # answers expected of which none is seen: by chance in 0.7 % of cases
-LIMITS = ratios.limits(0.1)  # of the mean size
+LIMITS = paired.limits(0.1)  # of the mean size
 LEAST_BYTES = 100
 _EXPONENTS = 64
 Kinds = Mapping[str, int]
@@ -45,7 +45,7 @@ class Answers:
 
 def of(recording: Recording, scenario: str) -> Answers:
     """Return the right answers of a scenario without its warm-up."""
-    own = rows.counted(recording.samples, scenario)
+    own = samples.counted(recording.samples, scenario)
     checked = {CHECKED: stats.content_checked} if (stats := recording.context.generator.get(scenario)) else {}
     if "bytes" not in own.table.column_names or not len(own):
         return Answers(kinds={}, clocks={}, counters=checked)
@@ -87,7 +87,7 @@ def _sizes(rounds: Sequence[Pair]) -> Iterator[str]:
     if not known:
         return
     x, y = zip(*known, strict=True)
-    measured, means = ratios.ratio(ratios.logs(x, y)), (ratios.mean(x), ratios.mean(y))
+    measured, means = paired.ratio(paired.logs(x, y)), (paired.mean(x), paired.mean(y))
     is_sure = measured.low is None or measured.high is None or not measured.low <= 1 <= measured.high
     if is_sure and not LIMITS[0] <= measured.value <= LIMITS[1] and abs(means[1] - means[0]) > LEAST_BYTES:
         yield f"{means[0]:,.0f} bytes an answer before, {means[1]:,.0f} after"

@@ -5,10 +5,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
 
-from tapecheck import ratios
 from tapecheck.compare.plan import Metric
 from tapecheck.compare.samples import Pair
-from tapecheck.ratios import ALPHA, Logs, Ratio
+from tapecheck.statistics import paired
+from tapecheck.statistics.paired import ALPHA, Logs, Ratio
 
 
 class Change(StrEnum):
@@ -54,12 +54,12 @@ class Difference:
     @property
     def good_below(self) -> float:
         """The ratio from which on downwards it is improved."""
-        return ratios.limits(self.smallest_effect)[0]
+        return paired.limits(self.smallest_effect)[0]
 
     @property
     def bad_above(self) -> float:
         """The ratio from which on upwards it is worse."""
-        return ratios.limits(self.smallest_effect)[1]
+        return paired.limits(self.smallest_effect)[1]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,11 +68,11 @@ class Method:
 
     alpha: float = ALPHA
     seed: int = 0
-    resamples: int = ratios.RESAMPLES
+    resamples: int = paired.RESAMPLES
 
     def ratio(self, d: Logs, *, is_count: bool = False) -> Ratio:
         """Return the ratio of rounds with its interval at this level."""
-        return ratios.ratio(d, seed=self.seed, is_count=is_count, alpha=self.alpha, resamples=self.resamples)
+        return paired.ratio(d, seed=self.seed, is_count=is_count, alpha=self.alpha, resamples=self.resamples)
 
 
 PLAIN = Method()  # of rounds that are looked at once
@@ -97,10 +97,10 @@ def measure(
     change, p = _claim(metric, measured, d)
     found = replace(
         nothing(metric, ""),
-        before=ratios.mean(before),
-        after=ratios.mean(after),
+        before=paired.mean(before),
+        after=paired.mean(after),
         ratio=measured,
-        noise_floor=None if a is None else ratios.noise_floor(a, measured.n),
+        noise_floor=None if a is None else paired.noise_floor(a, measured.n),
         p=p,
         p_family=p,
         change=change,
@@ -134,7 +134,7 @@ def _vanished(metric: Metric, before: Sequence[float]) -> Difference:
     none = Ratio(value=0.0, low=0.0, high=0.0, n=len(before), spread=0.0, exact=True)
     return replace(
         nothing(metric, "it fell to 0 in every round"),
-        before=ratios.mean(before),
+        before=paired.mean(before),
         after=0.0,
         ratio=none,
         p=0.0,
@@ -155,19 +155,19 @@ def logs(metric: Metric, rounds: Sequence[Pair]) -> Logs | None:
     if not kept:
         return None
     before, after = zip(*kept, strict=True)
-    return ratios.logs(before, after, less_is_better=metric.better == "lower")
+    return paired.logs(before, after, less_is_better=metric.better == "lower")
 
 
 def _claim(metric: Metric, measured: Ratio, d: Logs) -> tuple[Change, float]:
     """Return what the interval claims, and the p value of that; without a claim, of the one that the ratio itself would make."""
     good, bad = metric.good_below, metric.bad_above
     if measured.value <= good:
-        is_sure, change, p = measured.high is not None and measured.high <= good, Change.IMPROVED, ratios.p_below(d, good)
+        is_sure, change, p = measured.high is not None and measured.high <= good, Change.IMPROVED, paired.p_below(d, good)
     elif measured.value >= bad:
-        is_sure, change, p = measured.low is not None and measured.low >= bad, Change.WORSE, ratios.p_above(d, bad)
+        is_sure, change, p = measured.low is not None and measured.low >= bad, Change.WORSE, paired.p_above(d, bad)
     else:
         is_sure = measured.low is not None and measured.high is not None and good < measured.low and measured.high < bad
-        change, p = Change.NO_CHANGE, ratios.p_within(d, good, bad)
+        change, p = Change.NO_CHANGE, paired.p_within(d, good, bad)
     return (change if is_sure else Change.NOT_PROVEN), 0.0 if measured.exact else p
 
 
@@ -199,7 +199,7 @@ def _open(found: Difference, reason: str, alpha: float, claims: int = 1) -> Diff
     """Leave a difference open, with how many rounds would decide it by the nearest limit, where that is more than there were."""
     assert found.ratio is not None
     nearest = min((found.good_below, found.bad_above), key=lambda limit: abs(math.log(found.ratio.value / limit)) if found.ratio else 0.0)
-    needed = ratios.needed_rounds(found.ratio, nearest, claims, alpha)
+    needed = paired.needed_rounds(found.ratio, nearest, claims, alpha)
     return replace(found, change=Change.NOT_PROVEN, reason=reason, needed_rounds=needed if needed and needed > found.ratio.n else None)
 
 
@@ -224,7 +224,7 @@ def control(metric: Metric, rounds: Sequence[Pair], method: Method = PLAIN) -> t
 def among_family(found: Sequence[Difference], alpha: float = ALPHA) -> list[Difference]:
     """Adjust the metrics of one proof for being many: what one in twenty shows by chance, one of twenty does."""
     counted = [i for i, one in enumerate(found) if one.p is not None and not (one.ratio and one.ratio.exact)]
-    adjusted = dict(zip(counted, ratios.holm([found[i].p or 0.0 for i in counted]), strict=True))
+    adjusted = dict(zip(counted, paired.holm([found[i].p or 0.0 for i in counted]), strict=True))
     return [_adjusted(one, adjusted.get(i, one.p), len(counted), alpha) for i, one in enumerate(found)]
 
 

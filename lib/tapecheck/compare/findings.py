@@ -8,7 +8,7 @@ from tapecheck.compare.analysis import DRIFTED, MET, ProofSummary
 from tapecheck.compare.difference import Change, State
 from tapecheck.compare.plan import Proof
 from tapecheck.compare.recording import Recording
-from tapecheck.results import Finding
+from tapecheck.runs.results import Finding
 
 Summary = Mapping[str, ProofSummary]
 Rule = Callable[[Recording, Summary], Iterator[Finding]]

@@ -8,8 +8,8 @@ from tapecheck.compare import findings as bridge
 from tapecheck.compare.analysis import ProofSummary, objective
 from tapecheck.compare.plan import Proof, Question
 from tapecheck.compare.recording import Recording
-from tapecheck.frames import checks, findings, number
-from tapecheck.ratios import Ratio
+from tapecheck.statistics.paired import Ratio
+from tapecheck.validation import checks, findings, number
 
 __all__ = ["bridges", "checks", "controls", "counters", "differences", "findings", "plan", "sides"]
 

@@ -1,14 +1,64 @@
-"""What is to be proven, said before anything is measured: metric, direction, smallest effect, controls, promise. It measures nothing."""
+"""Which figures of each validation can be compared, and which way is better. It measures nothing."""
 
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, StringConstraints, model_validator
 
-from tapecheck import profiles, ratios, stats
-from tapecheck.compare.metrics import COUNTERS, SAME, Better, Validation, known
+from tapecheck import config
+from tapecheck.backfill import prediction
+from tapecheck.backfill.plan import BackfillPlan
+from tapecheck.backfill.recording import STAGES
 from tapecheck.config import Model
 from tapecheck.errors import ConfigError, Problem
+from tapecheck.load.plan import LoadPlan
+from tapecheck.statistics import intervals, paired
+from tapecheck.target.file import Target
+
+Better = Literal["lower", "higher"]
+Validation = Literal["backfill", "load", "rto_rpo"]
+STAGE_METRICS = ("wait_s", "fetch_s", "decode_s", "features_s", "insert_s", "other_s")  # busy time of the backfill's stages
+LATENCIES = ("mean_ms", "p50_ms", "p90_ms", "p95_ms", "p99_ms")
+WHERE = ("bottleneck_", "leading_")  # findings of a backfill about where its time goes, each with a stage
+ANSWERS = "answers"  # of a load run: by status and size, see there; they differ where only one side compresses
+MACHINE = "machine_s"  # a fixed piece of work just before each run: no change of a plan can touch it
+
+CLOCKS: Mapping[str, Mapping[str, Better]] = {
+    "backfill": {"duration_s": "lower", "records_per_s": "higher", **dict.fromkeys((*STAGE_METRICS, MACHINE), "lower")},
+    "load": {
+        **dict.fromkeys(LATENCIES, "lower"),
+        **{f"{kind}_{name}": "lower" for kind in ("service", "server") for name in LATENCIES},
+        "throughput_rps": "higher",
+        "answer_bytes": "lower",
+        MACHINE: "lower",
+    },
+    "rto_rpo": {"recover_max_s": "lower", "degraded_max_s": "lower"},
+}
+COUNTERS: Mapping[str, tuple[str, ...]] = {
+    "backfill": ("records", "requests", "bytes", "statements", "failed"),
+    "load": ("requests", "failed", "connections_opened", "bytes"),
+    "rto_rpo": ("trials",),
+}
+COUNTED_EXACTLY: Mapping[str, tuple[str, ...]] = {  # counters that are the same every time that the same is done
+    "backfill": COUNTERS["backfill"],
+    "load": (),
+    "rto_rpo": (),
+}
+SAME: Mapping[str, tuple[str, ...]] = {  # what must be equal, else two things were measured that are no variants of each other
+    "backfill": ("records", "failed"),
+    "load": (ANSWERS,),  # users that send when they are answered send as many as they can
+    "rto_rpo": (),
+}
+
+
+def known(validation: str) -> Mapping[str, Better]:
+    """Return every figure of a validation and which way is better; less of a counter is."""
+    return {**dict.fromkeys(COUNTERS[validation], "lower"), **CLOCKS[validation]}
+
+
+# ---- plan ----
 
 Name = Annotated[str, Field(pattern=r"^[A-Za-z][A-Za-z0-9_]{0,63}$")]
 Text = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1)]
@@ -51,8 +101,8 @@ class Rounds(Model):
         """Return the level of the look after so many rounds, see `stats.spent`; of none, that of the next one."""
         looks = self.looks
         at = next((i for i, look in enumerate(looks) if look >= rounds), len(looks) - 1)
-        before = stats.spent(looks[at - 1] / self.most) if at else 0.0
-        return stats.spent(looks[at] / self.most) - before
+        before = intervals.spent(looks[at - 1] / self.most) if at else 0.0
+        return intervals.spent(looks[at] / self.most) - before
 
     def __str__(self) -> str:
         return f"{self.least} to {self.most}" if self.least < self.most else str(self.most)
@@ -72,12 +122,12 @@ class Metric(Model):
     @property
     def good_below(self) -> float:
         """The ratio from which on downwards it is improved."""
-        return ratios.limits(self.smallest_effect)[0]
+        return paired.limits(self.smallest_effect)[0]
 
     @property
     def bad_above(self) -> float:
         """The ratio from which on upwards it is worse: as far from 1 as `good_below`."""
-        return ratios.limits(self.smallest_effect)[1]
+        return paired.limits(self.smallest_effect)[1]
 
 
 class Question(Model):
@@ -126,7 +176,7 @@ class Proof(Question):
 
     validation: Literal["backfill", "load"]
     plan: str | None = None
-    profile: str = profiles.WHOLE
+    profile: str = config.WHOLE
     scenario: Name | None = None
     baseline: dict[str, Any] = Field(default={})
     fix: dict[str, Any] = Field(default={})
@@ -192,7 +242,7 @@ class ComparePlan(Model):
         return proof.rounds or self.rounds
 
 
-def read_plan(path: str | Path, *, profile: str = profiles.WHOLE, proofs: str = "all", rounds: int = 0) -> ComparePlan:
+def read_plan(path: str | Path, *, profile: str = config.WHOLE, proofs: str = "all", rounds: int = 0) -> ComparePlan:
     """Read a plan with a profile's changes, keep the named proofs (comma-separated) and limit the rounds of each (0: as planned).
 
     Every variant is made, so that a mistake in one stops here.
@@ -200,7 +250,7 @@ def read_plan(path: str | Path, *, profile: str = profiles.WHOLE, proofs: str = 
     Raises:
         ConfigError: the file, any of its profiles, a proof's name or one of its variants is wrong.
     """
-    plan: ComparePlan = profiles.chosen(ComparePlan, path, profile)
+    plan: ComparePlan = config.chosen(ComparePlan, path, profile)
     names = tuple(plan.proofs) if proofs == "all" else tuple(name.strip() for name in proofs.split(","))
     problems = []
     if unknown := [name for name in names if name not in plan.proofs]:
@@ -211,9 +261,9 @@ def read_plan(path: str | Path, *, profile: str = profiles.WHOLE, proofs: str = 
         problems.append(Problem(file="parameters", key="rounds", got=str(rounds), allowed=allowed))
     if problems:
         raise ConfigError(problems)
-    from tapecheck.compare import variants  # which are made of the models of this module
+    pass  # which are made of the models of this module
 
-    variants.check(plan, file=str(path))
+    check(plan, file=str(path))
     kept = {
         name: proof.model_copy(update={"rounds": _limited(plan.rounds_of(proof), rounds)})
         for name, proof in plan.proofs.items()
@@ -226,7 +276,7 @@ def _limited(planned: Rounds, most: int) -> Rounds:
     return Rounds(least=min(planned.least, most), most=most) if most else planned
 
 
-def refills(path: str | Path, *, profile: str = profiles.WHOLE, proofs: str = "all", rounds: int = 0) -> bool:
+def refills(path: str | Path, *, profile: str = config.WHOLE, proofs: str = "all", rounds: int = 0) -> bool:
     """Tell whether a proof of the backfill was chosen, for which a target must say where history comes from and goes to.
 
     Raises:
@@ -234,3 +284,103 @@ def refills(path: str | Path, *, profile: str = profiles.WHOLE, proofs: str = "a
     """
     chosen = read_plan(path, profile=profile, proofs=proofs, rounds=rounds)
     return any(proof.validation == "backfill" for proof in chosen.proofs.values())
+
+
+# ---- variants ----
+
+Side = Literal["before", "after"]
+BEFORE: Side = "before"
+AFTER: Side = "after"
+SCHEMA = "tapecheck_compare"  # of the backfill's tables, so that those of its own notebook stay
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Variant:
+    """One side of a proof, ready to be measured; `target` is a file of its own, None for the session's; for `distance_ms` see `Proof`."""
+
+    proof: str
+    side: Side
+    plan: BackfillPlan | LoadPlan
+    target: str | None = None
+    distance_ms: int = 0
+
+
+def variants(name: str, proof: Proof, *, file: str | None = None) -> dict[Side, Variant]:
+    """Return both sides of a proof.
+
+    Args:
+        file: where the proof stands, whose lines are named then.
+
+    Raises:
+        ConfigError: the validation's plan or the target file of the side after is wrong, or a change does not fit the plan.
+    """
+    base = config.raw(proof.plan or f"config/{proof.validation}.yaml", proof.profile)
+    if proof.scenario and proof.scenario not in (base.get("scenarios") or {}):
+        allowed = "one of " + ", ".join(base.get("scenarios") or {})
+        raise ConfigError([Problem(file=file or "plan", key=f"proofs.{name}.scenario", got=proof.scenario, allowed=allowed)])
+    before = config.merged(base, _placed(proof, proof.baseline))
+    after = config.merged(before, _placed(proof, proof.fix))
+    if proof.after_target:
+        config.read(Target, proof.after_target)
+    plans = {
+        BEFORE: _made(proof, before, file, f"proofs.{name}.baseline"),
+        AFTER: _made(proof, after, file, f"proofs.{name}.fix"),
+    }
+    if unknown := list(_unknown_names(name, proof, plans[BEFORE], file)):
+        raise ConfigError(unknown)
+    targets = {BEFORE: None, AFTER: proof.after_target}
+    return {
+        side: Variant(proof=name, side=side, plan=plan, target=targets[side], distance_ms=proof.distance_ms) for side, plan in plans.items()
+    }
+
+
+def _unknown_names(name: str, proof: Proof, plan: BackfillPlan | LoadPlan, file: str | None) -> Iterator[Problem]:
+    """Yield each prediction and finding that no run of the baseline can have."""
+    if not isinstance(plan, BackfillPlan):
+        return
+    known = {"what_if": prediction.names(plan), "answers": tuple(f"{kind}{stage}" for kind in WHERE for stage in STAGES)}
+    for key, given in (("what_if", (proof.what_if,) if proof.what_if else ()), ("answers", proof.answers)):
+        if unknown := [one for one in given if one not in known[key]]:
+            place = f"proofs.{name}.{key}"
+            line = config.lines_by_key(file).get(place) if file else None
+            available = f"available for this baseline: {', '.join(known[key])}"
+            yield Problem(file=file or "plan", key=place, got=", ".join(unknown), allowed=available, line=line)
+
+
+def check(plan: ComparePlan, *, file: str) -> None:
+    """Make every variant of a plan.
+
+    Raises:
+        ConfigError: every problem of all of them at once.
+    """
+    problems: list[Problem] = []
+    for name, proof in plan.proofs.items():
+        try:
+            variants(name, proof, file=file)
+        except ConfigError as error:
+            problems += [problem for problem in error.problems if problem not in problems]
+    if problems:
+        raise ConfigError(problems)
+
+
+def _placed(proof: Proof, changes: Mapping[str, Any]) -> dict[str, Any]:
+    """Return changes where the plan has them: those of a load proof are about its scenario."""
+    return {"scenarios": {proof.scenario: dict(changes)}} if proof.scenario else dict(changes)
+
+
+def _made(proof: Proof, data: dict[str, Any], file: str | None, key: str) -> BackfillPlan | LoadPlan:
+    try:
+        if proof.validation == "backfill":
+            own = {"objectives": [], "begin": "fresh", "database_schema": SCHEMA}
+            return config.validate(BackfillPlan, {**data, **own}, file=file or "plan")
+        scenarios = {name: one for name, one in data["scenarios"].items() if name == proof.scenario}
+        return config.validate(LoadPlan, {**data, "scenarios": scenarios, "objectives": []}, file=file or "plan")
+    except ConfigError as error:
+        raise ConfigError([_at(one, key, f"scenarios.{proof.scenario}.", file) for one in error.problems]) from None
+
+
+def _at(problem: Problem, key: str, scenario: str, file: str | None) -> Problem:
+    """Return a problem of a variant where the change stands that caused it."""
+    place = f"{key}.{problem.key.removeprefix(scenario)}"
+    line = config.lines_by_key(file).get(place) if file else None
+    return Problem(file=problem.file, key=place, got=problem.got, allowed=problem.allowed, line=line)

@@ -1,27 +1,156 @@
-"""Makes one round of two recorded runs, or of files of other load generators. It measures nothing."""
+"""Finds in a result what is compared by itself: a scenario, a backfill, a kind of failure, each in figures. It opens no file."""
 
 import datetime as dt
-from collections.abc import Mapping
-from dataclasses import dataclass
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
 
 import pyarrow as pa
 
-from tapecheck import config, history, results, runs
-from tapecheck.compare import answers, circumstances, parts, spectra
+from tapecheck import config
+from tapecheck.compare import answers
+from tapecheck.compare import samples as spectra
 from tapecheck.compare.answers import Answers
-from tapecheck.compare.metrics import Validation
-from tapecheck.compare.parts import Part
-from tapecheck.compare.plan import Question, Recorded
+from tapecheck.compare.plan import AFTER, BEFORE, COUNTERS, LATENCIES, STAGE_METRICS, Question, Recorded, Side, Validation
 from tapecheck.compare.recording import Compared, Context, Recording
 from tapecheck.compare.samples import Sample
-from tapecheck.compare.variants import AFTER, BEFORE, Side
 from tapecheck.errors import ConfigError, Problem
-from tapecheck.load import recording as load_recording
+from tapecheck.load import recording
+from tapecheck.load.imports import registry
 from tapecheck.load.recording import Recording as LoadRecording
-from tapecheck.load.tools import registry
-from tapecheck.results import Environment, TargetInfo
-from tapecheck.runs import Run
+from tapecheck.runs import folders, history, results
+from tapecheck.runs.folders import Run
+from tapecheck.runs.results import Environment, TargetInfo
 from tapecheck.verdict import Verdict
+
+Json = dict[str, Any]  # of a result.json, which was checked by its schema when it was read
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Part:
+    """Clocks, counters and checksum; `problem` says why they do not count, where they do not."""
+
+    clocks: Mapping[str, float]
+    counters: Mapping[str, int]
+    checksum: str = ""
+    problem: str = ""
+    answers: Mapping[str, int] = field(default_factory=dict)
+
+
+def find(validation: Validation, result: Json) -> dict[str, Part]:
+    """Return the parts of a result by their names."""
+    if validation == "load":
+        return {name: _scenario(one) for name, one in result["scenarios"].items()}
+    if validation == "backfill":
+        return {"backfill": _backfill(result)}
+    return {name: _failure(name, one, result["checks"]) for name, one in result["rto"].items()}
+
+
+def _scenario(one: Json) -> Part:
+    times = {
+        f"{kind}{name}": value["value"] if isinstance(value, dict) else value
+        for kind, key in (("", "response_time_ms"), ("service_", "service_time_ms"), ("server_", "server_time_ms"))
+        for name in LATENCIES
+        if one[key]
+        for value in (one[key][name.removesuffix("_ms")],)
+    }
+    return Part(
+        clocks=_numbers({**times, "throughput_rps": one["throughput_rps"]}),
+        counters=_counted(one, *COUNTERS["load"]),
+        problem=one["invalid"] or "",
+    )
+
+
+def _backfill(result: Json) -> Part:
+    totals = result["totals"]
+    stages = {name: result["stages"].get(name.removesuffix("_s"), {}).get("busy_s") for name in STAGE_METRICS}
+    return Part(
+        clocks=_numbers({**{name: totals[name] for name in ("duration_s", "records_per_s")}, **stages}),
+        counters=_counted(totals, *COUNTERS["backfill"]),
+        checksum=(result["integrity"] or {}).get("checksum", ""),
+        problem=f"{totals['failed']} of {totals['jobs']} jobs failed" if totals["failed"] else "",
+    )
+
+
+def _failure(name: str, one: Json, checks: list[Json]) -> Part:
+    invalid = (check["reason"] for check in checks if check["name"] == name and check["verdict"] == Verdict.INVALID)
+    return Part(
+        clocks=_numbers({"recover_max_s": one["recover_s"]["max"], "degraded_max_s": one["degraded_s"]["max"]}),
+        counters={"trials": one["recover_s"]["n"]},
+        problem=next(invalid, "an invalid trial") if one["verdict"] == Verdict.INVALID else "",
+    )
+
+
+def _counted(one: Json, *names: str) -> dict[str, int]:
+    return {name: int(one[name]) for name in names if one.get(name) is not None}  # not everyone counts everything
+
+
+def _numbers(values: Mapping[str, Any]) -> dict[str, float]:
+    return {name: float(value) for name, value in values.items() if isinstance(value, int | float) and math.isfinite(value)}
+
+
+# ---- circumstances ----
+
+NO_CONFIGURATION = frozenset({"run", "out"})  # parameters of a notebook that change nothing that is measured
+NOT_RECORDED = "not recorded"
+
+
+def differs(before: Json, after: Json, pairs: Mapping[str, Mapping[Side, str]]) -> Iterator[str]:
+    """Yield each circumstance that is not the same in both results, as `what: before, after`.
+
+    Another commit, and so another version of tapecheck itself, is what two runs are mostly compared for.
+
+    Args:
+        pairs: what is compared, by the name that it has on each side.
+    """
+    yield from _targets(before["target"], after["target"])
+    tools = [(result.get("tool") or {}).get("name", "") for result in (before, after)]
+    yield from _unlike("measured by", *(tool or "this workbook" for tool in tools))
+    if any(tools):  # whose file says neither where it ran nor what it was told to do
+        yield from (f"machine: {tool} does not say on which it ran" for tool in sorted({*tools} - {""}))
+        return
+    yield from _environments(before["environment"], after["environment"])
+    for side, result in ((BEFORE, before), (AFTER, after)):
+        yield from (f"{side} ran beside another measurement: {one['measured']}" for one in result.get("beside") or ())
+    yield from _configurations(before, after)
+    if before["validation"] == "load":
+        yield from _executors(before["scenarios"], after["scenarios"], pairs)
+
+
+def _targets(before: Json, after: Json) -> Iterator[str]:
+    for name in ("name", "kind"):
+        yield from _unlike(f"target {name}", before[name], after[name])
+    if before["kind"] == after["kind"] == "external":  # a sandbox has another port after every start
+        yield from _unlike("target base_url", *(target["base_url"] or NOT_RECORDED for target in (before, after)))
+
+
+def _environments(before: Json, after: Json) -> Iterator[str]:
+    for name in ("host", "system", "cores", "memory_mb", "python"):
+        yield from _unlike(name, before[name], after[name])
+    for name in sorted((before["versions"].keys() | after["versions"].keys()) - {"tapecheck"}):
+        yield from _unlike(name, before["versions"].get(name), after["versions"].get(name))
+
+
+def _configurations(before: Json, after: Json) -> Iterator[str]:
+    """Compare what the plan files said, and the parameters; a run of before there were digests does not say what its plan was."""
+    yield from _unlike("plan digest", *(result.get("plan_digest") or NOT_RECORDED for result in (before, after)))
+    given, then = before["parameters"], after["parameters"]
+    for name in sorted((given.keys() | then.keys()) - NO_CONFIGURATION):
+        yield from _unlike(f"parameter {name}", given.get(name), then.get(name))
+
+
+def _executors(before: Json, after: Json, pairs: Mapping[str, Mapping[Side, str]]) -> Iterator[str]:
+    for name, own in pairs.items():
+        yield from _unlike(f"executor of {name}", before[own[BEFORE]]["executor"], after[own[AFTER]]["executor"])
+
+
+def _unlike(what: str, before: object, after: object) -> Iterator[str]:
+    if before != after:
+        yield f"{what}: {before} before, {after} after"
+
+
+# ---- recorded ----
 
 LIMITS = "config/load.yaml"  # the plan that says when a generator measured itself, as in the load notebook
 Pairs = Mapping[str, Mapping[Side, str]]
@@ -48,7 +177,7 @@ class Source:
         """
         if self.requests or not (self.run.folder / "samples.parquet").exists():
             return self.requests
-        return load_recording.read_files(self.run.folder, source=str(self.run.folder))
+        return recording.read_files(self.run.folder, source=str(self.run.folder))
 
 
 def read(before: str, after: str, asked: Recorded, *, seed: int = 0) -> Recording:
@@ -60,7 +189,7 @@ def read(before: str, after: str, asked: Recorded, *, seed: int = 0) -> Recordin
     """
     validation = _validation(before, after)
     sides: dict[Side, Source] = {BEFORE: _source(before), AFTER: _source(after)}
-    found = {side: parts.find(validation, source.run.result) for side, source in sides.items()}
+    found = {side: find(validation, source.run.result) for side, source in sides.items()}
     pairs = _pairs(sides, found)
     broken = {name for name, own in pairs.items() if any(found[side][own[side]].problem for side in sides)}
     drawn = {name: own for name, own in pairs.items() if name not in broken and validation == "load"}
@@ -115,7 +244,7 @@ def _validation(before: str, after: str) -> Validation:
 def _kind(path: str) -> str:
     file = registry.named(path)
     if file is None:
-        return str(runs.read(path).result["validation"])
+        return str(folders.read(path).result["validation"])
     registry.format_of(file, source=path)
     return "load"
 
@@ -123,7 +252,7 @@ def _kind(path: str) -> str:
 def _source(path: str) -> Source:
     file = registry.named(path)
     if file is None:
-        return Source(run=runs.read(path))
+        return Source(run=folders.read(path))
     from tapecheck.load import validation as load  # and with it the load engine: paid by who compares such a file
 
     found = load.read(path)
@@ -164,7 +293,7 @@ def _pairs(sides: Mapping[Side, Source], found: Mapping[Side, Mapping[str, Part]
 def _context(sides: Mapping[Side, Source], pairs: Pairs, question: Question, seed: int) -> Context:
     first, second = sides[BEFORE].run, sides[AFTER].run
     return Context(
-        run_id=runs.new_id(),
+        run_id=folders.new_id(),
         started_at=dt.datetime.fromisoformat(second.result["started_at"]),
         target=TargetInfo(**second.result["target"]),
         environment=Environment(**second.result["environment"]),
@@ -172,7 +301,7 @@ def _context(sides: Mapping[Side, Source], pairs: Pairs, question: Question, see
         seed=seed,
         before=_compared(first),
         after=_compared(second),
-        differs=tuple(circumstances.differs(first.result, second.result, pairs)),
+        differs=tuple(differs(first.result, second.result, pairs)),
     )
 
 

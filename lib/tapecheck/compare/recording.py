@@ -10,12 +10,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from pydantic import TypeAdapter
 
-from tapecheck import runs, validation
-from tapecheck.compare import spectra
+from tapecheck import validation
+from tapecheck.compare import samples as spectra
 from tapecheck.compare.plan import Proof, Question
 from tapecheck.compare.samples import Sample
 from tapecheck.errors import ConfigError, Problem
-from tapecheck.results import Finding
+from tapecheck.runs import folders
+from tapecheck.runs.results import Finding
 
 _METADATA_KEY = b"tapecheck"
 MAPS = ("clocks", "counters", "answers")
@@ -101,7 +102,7 @@ def read(path: str | Path) -> Recording:
     Raises:
         ConfigError: the folder is no complete comparison.
     """
-    return read_files(runs.recording(path, "compare"), source=str(path))
+    return read_files(folders.recording(path, "compare"), source=str(path))
 
 
 def read_files(folder: Path, *, source: str) -> Recording:

@@ -1,9 +1,18 @@
 """What one run of one variant gave, in figures, and those of a proof put into pairs. Pure: no target, no files, no clock."""
 
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from tapecheck.compare.variants import AFTER, BEFORE, Side
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from tapecheck.compare.plan import AFTER, BEFORE, Side
+from tapecheck.load import samples
+from tapecheck.load.recording import Recording
+from tapecheck.statistics import intervals
+from tapecheck.statistics.intervals import Counts
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,3 +71,112 @@ def equals(samples: Sequence[Sample]) -> list[Pair]:
 def problems(samples: Sequence[Sample]) -> list[str]:
     """Return why runs do not count, each reason once."""
     return list(dict.fromkeys(s.problem for s in samples if s.round and s.problem))
+
+
+# ---- spectra ----
+
+Times = NDArray[np.float64]
+SCHEMA = pa.schema(
+    [
+        pa.field("proof", pa.string()),
+        pa.field("side", pa.string()),
+        pa.field("p", pa.float64(), metadata={"unit": "part of the requests that were at least this fast"}),
+        *(pa.field(f"{name}_ms", pa.float64(), metadata={"unit": "ms; null: n gives no bound"}) for name in ("value", "low", "high")),
+        pa.field("n", pa.int64(), metadata={"unit": "requests"}),
+    ]
+)
+
+
+def of_rounds(response_ms: Mapping[tuple[str, Side], Sequence[Times]]) -> pa.Table:
+    """Return the spectra of a session, of each proof and side from the response times (ms) of its rounds."""
+    whole = {key: np.concatenate(rounds) for key, rounds in response_ms.items()}
+    return together(_one(*key, whole[key], _stretches(rounds)) for key, rounds in response_ms.items() if len(whole[key]))
+
+
+def _stretches(rounds: Sequence[Times]) -> Counts:
+    """Return the sizes of equal stretches of each round."""
+    each = math.ceil(samples.BLOCKS / len(rounds))
+    return np.concatenate([np.diff(np.linspace(0, len(one), each + 1).astype(np.int64)) for one in rounds])
+
+
+def of_run(side: Side, found: Recording, scenarios: Mapping[str, str]) -> Iterator[pa.Table]:
+    """Yield the spectrum of each scenario of a load run that has requests.
+
+    Args:
+        scenarios: by the name of the proof, what the scenario is called in this run.
+    """
+    tool = found.context.tool
+    for proof, scenario in scenarios.items():
+        sent = samples.counted(found.samples, scenario)
+        if len(sent):
+            batches = sent.batches(found.context.executors[scenario])
+            yield _one(proof, side, sent.response_ms(), batches, is_bounded=not (tool and tool.answers_only))
+
+
+def _one(proof: str, side: Side, response_ms: Times, batches: Counts, *, is_bounded: bool = True) -> pa.Table:
+    """Return one line; nothing bounds one from which requests without an answer are missing."""
+    line = {**intervals.spectrum(response_ms, batches)}
+    n = len(line["p"])
+    if not is_bounded:
+        line["low"] = line["high"] = np.full(n, np.nan)
+    values = {f"{name}_ms": pa.array(line[name], from_pandas=True) for name in ("value", "low", "high")}
+    return pa.table(
+        {"proof": pa.repeat(proof, n), "side": pa.repeat(side, n), "p": line["p"], **values, "n": pa.repeat(len(response_ms), n)}, SCHEMA
+    )
+
+
+def together(tables: Iterable[pa.Table]) -> pa.Table:
+    """Return one table of some."""
+    return pa.concat_tables([SCHEMA.empty_table(), *tables])
+
+
+# ---- counters ----
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CounterChange:
+    """A counter on both sides, the same in every round or as `from-to`; `ratio` is after over before, None where that is no number.
+
+    The sums are over all rounds.
+    """
+
+    name: str
+    before: str
+    after: str
+    before_sum: int
+    after_sum: int
+    ratio: float | None
+    equal: bool
+    steady: bool
+
+
+def compare(rounds: Sequence[Pair]) -> list[CounterChange]:
+    """Compare every counter that all runs have, in their order."""
+    runs = [run for pair in rounds for run in (pair.before, pair.after)]
+    names = [name for name in (runs[0].counters if runs else ()) if all(name in run.counters for run in runs)]
+    return [_change(name, [pair.before for pair in rounds], [pair.after for pair in rounds]) for name in names]
+
+
+def _change(name: str, before: Sequence[Sample], after: Sequence[Sample]) -> CounterChange:
+    x, y = ([sample.counters[name] for sample in side] for side in (before, after))
+    return CounterChange(
+        name=name,
+        before=_said(x),
+        after=_said(y),
+        before_sum=sum(x),
+        after_sum=sum(y),
+        ratio=sum(y) / sum(x) if sum(x) else None,
+        equal=x == y,
+        steady=len(set(x)) == len(set(y)) == 1,
+    )
+
+
+def _said(values: Sequence[int]) -> str:
+    low, high = min(values), max(values)
+    return f"{low:,}" if low == high else f"{low:,}-{high:,}"
+
+
+def checksums_equal(rounds: Sequence[Pair]) -> bool | None:
+    """Tell whether every run left the same behind; None where no run has a checksum."""
+    found = {run.checksum for pair in rounds for run in (pair.before, pair.after)}
+    return None if found <= {""} else len(found) == 1

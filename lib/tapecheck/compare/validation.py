@@ -6,16 +6,16 @@ from typing import Any, Self
 
 from pydantic import Field, model_validator
 
-from tapecheck import runs
-from tapecheck import validation as shared
+from tapecheck import validation
 from tapecheck.compare import analysis, difference, findings, recorded
 from tapecheck.compare.analysis import ProofSummary
 from tapecheck.compare.difference import Change
 from tapecheck.compare.plan import ComparePlan, Proof, Question, read_plan
 from tapecheck.compare.recording import Compared, Recording, read
-from tapecheck.results import Finding, Result
-from tapecheck.runs import Picture, Recorded
-from tapecheck.targets import open_target
+from tapecheck.runs import folders
+from tapecheck.runs.folders import Picture, Recorded
+from tapecheck.runs.results import Finding, Result
+from tapecheck.target.opening import open_target
 from tapecheck.verdict import Check
 
 __all__ = [
@@ -24,7 +24,7 @@ __all__ = [
 ]  # fmt: skip
 
 
-class Settings(shared.Settings):
+class Settings(validation.Settings):
     """The comparison notebook's parameters; with `before` and `after` two recorded runs are compared, and no target is asked."""
 
     profile: str = Field(min_length=1)
@@ -71,7 +71,7 @@ def settings(**given: object) -> Settings:
         ConfigError: every wrong parameter at once.
         OutputError: the output folder cannot be written.
     """
-    return shared.checked(Settings, given)
+    return validation.checked(Settings, given)
 
 
 def asked(plan: ComparePlan, settings: Settings) -> dict[str, Question | Proof]:
@@ -96,7 +96,7 @@ def run(plan: ComparePlan, settings: Settings) -> Recording:
     from tapecheck.compare import session  # HTTP clients and database drivers: paid by who measures
 
     target = open_target(settings.target)
-    return shared.measured("compare", target.name, lambda: session.run(plan, target), out=settings.out)
+    return validation.measured("compare", target.name, lambda: session.run(plan, target), out=settings.out)
 
 
 def summarize(recording: Recording) -> dict[str, ProofSummary]:
@@ -117,12 +117,12 @@ def judge(recording: Recording, summary: Mapping[str, ProofSummary]) -> list[Che
 
 def find(recording: Recording, summary: Mapping[str, ProofSummary]) -> list[Finding]:
     """Return what the figures say, each with its evidence."""
-    return findings.find(recording, summary) + shared.neighbours(recording.context)
+    return findings.find(recording, summary) + validation.neighbours(recording.context)
 
 
 def headline(recording: Recording, summary: Mapping[str, ProofSummary], checks: list[Check]) -> str:
     """Return the verdict in one line of Markdown, with what each proof says."""
-    return shared.headline(recording.context, checks, _said(summary))
+    return validation.headline(recording.context, checks, _said(summary))
 
 
 def _said(summary: Mapping[str, ProofSummary]) -> str:
@@ -154,7 +154,7 @@ def record(
     """Write the run folder and return where it is; see `runs.record`."""
     found, context = find(recording, summary), recording.context
     result = CompareResult(
-        **shared.head(context, recording.source, settings, checks, found, _said(summary)),
+        **validation.head(context, recording.source, settings, checks, found, _said(summary)),
         validation="compare",
         bottleneck=findings.bottleneck(found),
         proofs=apart(summary)[0],
@@ -165,7 +165,7 @@ def record(
         differs=list(context.differs),
         measured_s=recording.context.measured_s((one.began_ns, one.ended_ns) for one in recording.samples if one.ended_ns > one.began_ns),
     )
-    return runs.record(result, out=settings.out, tables=recording.tables(), figures=figures, lines={"failures": failures(recording)})
+    return folders.record(result, out=settings.out, tables=recording.tables(), figures=figures, lines={"failures": failures(recording)})
 
 
 def failures(recording: Recording) -> Iterator[dict[str, Any]]:

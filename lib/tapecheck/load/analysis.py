@@ -1,19 +1,21 @@
 """Turns the samples of a load run, or what another tool says of one, into a summary. Pure: no target, no files, no clock."""
 
-from collections.abc import Mapping
+import math
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 
 import numpy as np
 import pyarrow as pa
 
-from tapecheck import resources, stats
-from tapecheck.load import rows, selfcheck, testimony
-from tapecheck.load.recording import Context, GeneratorStats, Recording
-from tapecheck.load.rows import Mask, Numbers, Rows
-from tapecheck.load.selfcheck import Limits
-from tapecheck.load.testimony import Figures
-from tapecheck.stats import Counts, Distribution, Figure, Percentile
-from tapecheck.verdict import DOUBT_SHARE
+from tapecheck import resources
+from tapecheck.load import recording as selfcheck
+from tapecheck.load import recording as testimony
+from tapecheck.load import samples as rows
+from tapecheck.load.recording import Context, Figures, GeneratorStats, Limits, Recording
+from tapecheck.load.samples import Mask, Numbers, Rows
+from tapecheck.statistics import intervals
+from tapecheck.statistics.intervals import Counts, Distribution, Figure, Percentile
+from tapecheck.verdict import DOUBT_SHARE, Check, Measured, Objective, Verdict, judge
 
 EXACT, PERCENTILES = ("mean", "min", "max"), ("p50", "p90", "p95", "p99")
 OF_THE_LOOP = ("p99", "max")  # the figures into which the p99 of the event loop's lag may reach
@@ -113,7 +115,7 @@ def _told(context: Context, name: str, limits: Limits) -> ScenarioSummary:
         succeeded=succeeded,
         failed=said.failed,
         success_ratio=succeeded / n if n else None,
-        success_ratio_low=stats.ratio_lower_bound(succeeded, n),
+        success_ratio_low=intervals.ratio_lower_bound(succeeded, n),
         duration_s=said.duration_s,
         throughput_rps=succeeded / said.duration_s if said.duration_s > 0 else None,
         response_time_ms=said.response_time_ms,
@@ -151,8 +153,8 @@ def _scenario(recording: Recording, name: str, executor: str, generator: Generat
     n, errors, batches = len(part), _errors(part), part.batches(executor)
     failed = sum(errors.values())
     ratio, ratio_low = _success(n, errors, generator.content_checked, _worth(part, batches) if failed else n)
-    duration_s, response, loop_ms = _duration_s(part), stats.distribution(part.response_ms(), batches), generator.lag_p99_ms or 0.0
-    undelayed = stats.distribution(part.undelayed_ms(), batches) if not recording.context.tool else response
+    duration_s, response, loop_ms = _duration_s(part), intervals.distribution(part.response_ms(), batches), generator.lag_p99_ms or 0.0
+    undelayed = intervals.distribution(part.undelayed_ms(), batches) if not recording.context.tool else response
     service, added = _known(part.service_ms(), batches), _added(response, undelayed, loop_ms)
     used = _resources(recording.resources, part)
     others, machine = used.pop(resources.OTHERS, None), used.pop(resources.MACHINE, None)
@@ -169,7 +171,7 @@ def _scenario(recording: Recording, name: str, executor: str, generator: Generat
         service_time_ms=_reaching_down(service, service, loop_ms),
         server_time_ms=_known(part.numbers("server_ms"), batches),
         database_time_ms=_known(part.numbers("db_ms"), batches),
-        dispatch_lag_ms=None if recording.context.tool else stats.distribution(part.dispatch_lag_ms()),
+        dispatch_lag_ms=None if recording.context.tool else intervals.distribution(part.dispatch_lag_ms()),
         generator_ms=added | {f"service_{name}": late for name, late in _added(service, service, loop_ms).items()},
         generator_share=_shares(response, added),
         connections_opened=None if recording.context.tool else _opened(sent),
@@ -224,22 +226,26 @@ def _opened(sent: Rows) -> int:
 def _success(n: int, errors: Mapping[str, int], checked: int, effective: float) -> tuple[float | None, float]:
     """Return the success ratio and its lower bound; wrong bodies count by the share of those that were looked at, not of all requests."""
     wrong, failed = errors.get("content", 0), sum(errors.values())
-    ratio, low = ((n - failed) / n if n else None), stats.ratio_lower_bound(n - failed, n, effective)
+    ratio, low = ((n - failed) / n if n else None), intervals.ratio_lower_bound(n - failed, n, effective)
     if ratio is None or not wrong or not checked:
         return ratio, low
     right = max(checked - wrong, 0)
-    return min(ratio, right / checked), min(low, stats.ratio_lower_bound(right, checked))
+    return min(ratio, right / checked), min(low, intervals.ratio_lower_bound(right, checked))
 
 
 def _worth(part: Rows, batches: Counts) -> float:
     """Return how many independent requests would say as much about the success ratio: failures come in batches too."""
-    return stats.effective_n(stats.counts_within(~part.failed(), batches), batches)
+    return intervals.effective_n(intervals.counts_within(~part.failed(), batches), batches)
 
 
 def _known(values: Numbers, batches: Counts) -> Distribution | None:
     """Summarize what is known of a kind of time; NaN where the target or the request did not get that far."""
     known = ~np.isnan(values)
-    return stats.distribution(values, batches) if known.all() else stats.distribution(values[known], stats.counts_within(known, batches))
+    return (
+        intervals.distribution(values, batches)
+        if known.all()
+        else intervals.distribution(values[known], intervals.counts_within(known, batches))
+    )
 
 
 def _errors(part: Rows) -> dict[str, int]:
@@ -300,9 +306,9 @@ class _Times:
 
 def _group(times: _Times, chosen: Mask) -> GroupSummary:
     n, failed = int(np.count_nonzero(chosen)), int(np.count_nonzero(times.failed & chosen))
-    batches = stats.counts_within(chosen, times.batches)
-    response_ms = stats.distribution(times.response_ms[chosen], batches)
-    undelayed = response_ms if times.undelayed_ms is None else stats.distribution(times.undelayed_ms[chosen], batches)
+    batches = intervals.counts_within(chosen, times.batches)
+    response_ms = intervals.distribution(times.response_ms[chosen], batches)
+    undelayed = response_ms if times.undelayed_ms is None else intervals.distribution(times.undelayed_ms[chosen], batches)
     reaching = _reaching_down(response_ms, undelayed, times.loop_ms)
     assert reaching is not None, "a group has at least one sample"
     return GroupSummary(
@@ -332,3 +338,82 @@ def _resources(table: pa.Table, part: Rows) -> dict[str, ProcessUse]:
         )
         for name, group in inside.groupby("process", observed=True)
     }
+
+
+# ---- judgement ----
+
+UNBOUNDED = "the value meets it; the tool does not carry what would bound it"
+
+
+def check(summary: Mapping[str, ScenarioSummary], objectives: Iterable[Objective]) -> list[Check]:
+    """Judge every objective in every scenario it applies to."""
+    return [
+        judge(objective, measured(scenario, objective), name=name, invalid=scenario.invalid)
+        for name, scenario in summary.items()
+        for objective in objectives
+        if objective.scope in (None, name)
+    ]
+
+
+def not_measured(objective: Objective) -> Check:
+    """Return the check of an objective that is about nothing that was measured."""
+    name, reason = objective.scope or "all scenarios", "nothing was measured that it is about"
+    return Check(name=name, objective=str(objective), value=None, bound=None, n=0, verdict=Verdict.NO_DATA, reason=reason)
+
+
+def bounded(scenario: ScenarioSummary, objectives: Iterable[Objective], name: str) -> bool:
+    """Tell whether the samples of a scenario support a bound of each figure that it is judged by, whatever the figures are."""
+    every = [measured(scenario, one) for one in objectives if one.scope in (None, name)]
+    return all(one.value is None or one.bound is not None for one in every)
+
+
+def measured(scenario: ScenarioSummary, objective: Objective) -> Measured:
+    """Return the value of an objective's metric with the bound that counts against it.
+
+    Response times are judged only when something succeeded: how fast a target fails is no answer.
+    """
+    metric, n = objective.metric, scenario.requests
+    if metric == "success_ratio":
+        needed = intervals.needed_n_for_ratio(objective.limit) if 0 < objective.limit < 1 else None
+        return Measured(value=scenario.success_ratio, bound=scenario.success_ratio_low, n=n, needed_n=needed)
+    if metric == "throughput_rps":
+        return Measured(value=scenario.throughput_rps, bound=_throughput_bound(scenario, objective), n=n)
+    if metric == "failed":
+        return Measured(value=scenario.failed, bound=scenario.failed, n=n)
+    added = scenario.generator_ms.get(metric, 0.0)  # counts, rates and what the target says hold none
+    times, metric = _times(scenario, metric)
+    if times is None or scenario.succeeded == 0:
+        return Measured(value=None, bound=None, n=0)
+    if metric in EXACT:
+        value = _if_known(getattr(times, metric))
+        return Measured(value=value, bound=value, n=n, added=added)
+    percentile = getattr(times, metric)
+    if not percentile.n_effective:
+        return Measured(value=_if_known(percentile.value), bound=None, n=percentile.n, unbounded=UNBOUNDED)
+    bound = percentile.low if objective.upward else percentile.upper
+    needed = intervals.needed_n(int(metric[1:]) / 100) * percentile.n / percentile.n_effective
+    return Measured(value=percentile.value, bound=bound, n=percentile.n, needed_n=math.ceil(needed), added=added)
+
+
+def mark(doubtful: Mapping[str, float], *metrics: str) -> str:
+    """Return what follows a figure, or a few, of which a good part may be the generator's own lag (`generator_share`); else nothing."""
+    share = max((doubtful.get(metric, 0.0) for metric in metrics), default=0.0)
+    return f", up to {share:.0%} the generator's" if share else ""
+
+
+def _throughput_bound(scenario: ScenarioSummary, objective: Objective) -> float | None:
+    """Return the throughput if the clock that its duration was read from was off by as much as it may be."""
+    error_s = scenario.generator.clock_error_ms / 1000
+    duration_s = scenario.duration_s + (error_s if objective.upward else -error_s)
+    return scenario.succeeded / duration_s if duration_s > 0 else None
+
+
+def _if_known(value: float) -> float | None:
+    return None if math.isnan(value) else value
+
+
+def _times(scenario: ScenarioSummary, metric: str) -> tuple[Distribution | None, str]:
+    for prefix, times in (("service_", scenario.service_time_ms), ("server_", scenario.server_time_ms)):
+        if metric.startswith(prefix):
+            return times, metric.removeprefix(prefix).removesuffix("_ms")
+    return scenario.response_time_ms, metric.removesuffix("_ms")

@@ -12,14 +12,12 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from tapecheck import usl
-from tapecheck.load.analysis import ScenarioSummary, summarize
-from tapecheck.load.judgement import check, mark
+from tapecheck.load.analysis import ScenarioSummary, check, mark, summarize
 from tapecheck.load.plan import Capacity, LoadPlan
-from tapecheck.load.recording import Recording
-from tapecheck.load.selfcheck import Limits
-from tapecheck.stats import Percentile
-from tapecheck.usl import Usl
+from tapecheck.load.recording import Limits, Recording
+from tapecheck.statistics import scalability
+from tapecheck.statistics.intervals import Percentile
+from tapecheck.statistics.scalability import Usl
 from tapecheck.verdict import Check, Objective, Verdict, overall
 
 
@@ -214,7 +212,7 @@ def _rate(rate_rps: float) -> str:
 def _law(levels: Sequence[Level]) -> tuple[Usl | None, str]:
     usable = [one for one in levels if one.throughput_rps > 0 and one.concurrency > 0]
     try:
-        law = usl.fit(np.array([one.concurrency for one in usable]), np.array([one.throughput_rps for one in usable]))
+        law = scalability.fit(np.array([one.concurrency for one in usable]), np.array([one.throughput_rps for one in usable]))
     except ValueError as error:
         return None, f"no scalability law: {error}"
     return law, law.peak_note

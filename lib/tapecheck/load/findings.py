@@ -4,8 +4,8 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 
 from tapecheck.load.analysis import ScenarioSummary
-from tapecheck.load.testimony import Tool
-from tapecheck.results import Finding
+from tapecheck.load.recording import Tool
+from tapecheck.runs.results import Finding
 from tapecheck.validation import stopped
 from tapecheck.verdict import written
 

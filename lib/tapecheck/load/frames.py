@@ -5,11 +5,11 @@ from collections.abc import Mapping
 
 import pandas as pd
 
-from tapecheck.frames import checks, findings, number
-from tapecheck.load import judgement
+from tapecheck.load import analysis
 from tapecheck.load.analysis import ScenarioSummary
 from tapecheck.load.plan import LoadPlan
-from tapecheck.stats import Distribution, Percentile
+from tapecheck.statistics.intervals import Distribution, Percentile
+from tapecheck.validation import checks, findings, number
 
 __all__ = ["breakdown", "checks", "errors", "findings", "plan", "scenarios"]
 
@@ -64,7 +64,7 @@ def _scenario(s: ScenarioSummary) -> dict[str, str]:
 
 def _times(kind: str, times: Distribution, doubtful: Mapping[str, float]) -> dict[str, str]:
     rows = {"mean": number(times.mean)} | {p: interval(getattr(times, p)) for p in ("p50", "p95", "p99")}
-    return {f"{kind} time {p} (ms)": shown + judgement.mark(doubtful, f"{p}_ms") for p, shown in rows.items()}
+    return {f"{kind} time {p} (ms)": shown + analysis.mark(doubtful, f"{p}_ms") for p, shown in rows.items()}
 
 
 def breakdown(summary: Mapping[str, ScenarioSummary]) -> pd.DataFrame:
@@ -76,8 +76,8 @@ def breakdown(summary: Mapping[str, ScenarioSummary]) -> pd.DataFrame:
             "value": value,
             "requests": group.requests,
             "failed": group.failed,
-            "median (ms)": interval(group.response_time_ms.p50) + judgement.mark(group.generator_share, "p50_ms"),
-            "p95 (ms)": interval(group.response_time_ms.p95) + judgement.mark(group.generator_share, "p95_ms"),
+            "median (ms)": interval(group.response_time_ms.p50) + analysis.mark(group.generator_share, "p50_ms"),
+            "p95 (ms)": interval(group.response_time_ms.p95) + analysis.mark(group.generator_share, "p95_ms"),
             "median inside the target (ms)": "" if group.server_time_ms is None else interval(group.server_time_ms.p50),
             "answer (bytes)": f"{group.bytes_mean:,.0f}",
         }

@@ -1,16 +1,18 @@
 """What to send and when, as the YAML says it. It sends nothing and knows no target."""
 
 import math
-from typing import Annotated, Any, ClassVar, Literal, Self
+import re
+from collections.abc import Iterator, Mapping
+from typing import Annotated, Any, ClassVar, Literal, Self, assert_never
 
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
-from tapecheck.cluster import checked_workers
 from tapecheck.config import Model
-from tapecheck.load import schedule
-from tapecheck.load.samples import SAMPLE
-from tapecheck.load.schedule import Schedule
-from tapecheck.load.work import (
+from tapecheck.errors import Problem
+from tapecheck.load.engine import schedule
+from tapecheck.load.engine.recorder import SAMPLE
+from tapecheck.load.engine.schedule import Schedule
+from tapecheck.load.engine.work import (
     MAX_COMBINATIONS,
     MAX_CONCURRENCY,
     MAX_DURATION_S,
@@ -25,7 +27,9 @@ from tapecheck.load.work import (
     Value,
     Work,
 )
-from tapecheck.verdict import parse
+from tapecheck.statistics.intervals import needed_n, needed_n_for_ratio
+from tapecheck.verdict import Objective, parse
+from tapecheck.workers.dask import checked_workers
 
 COLUMNS = frozenset([*(SAMPLE.names or ()), "scenario"])  # a parameter of such a name would hide a column
 
@@ -318,3 +322,51 @@ class LoadPlan(Model):
         """Return the capacity scenario, if there is one."""
         scenario = self.scenarios.get(self.sweep_name)
         return scenario if isinstance(scenario, Capacity) else None
+
+
+# ---- provable ----
+
+_PERCENTILE = re.compile(r"(?:service_|server_)?p(\d\d)_ms")
+
+
+def problems(plan: LoadPlan, *, file: str, lines: Mapping[str, int]) -> list[Problem]:
+    """Return one problem for each objective and scenario whose number of requests is known and does not do, with the one that would.
+
+    Args:
+        lines: of the file's keys, written as in `scenarios.steady.rate_rps`.
+    """
+    return [
+        Problem(
+            file=file,
+            line=lines.get(f"scenarios.{name}"),
+            key=f"scenarios.{name}",
+            got=f"{sent} requests for {objective}",
+            allowed=f"{needed} or more, with which it can be proven with 95 % confidence; with fewer it is not_proven",
+        )
+        for objective in (parse(text, METRICS, plan.scenarios) for text in plan.objectives)
+        for name, sent in _sent(plan)
+        if objective.scope in (None, name) and (needed := _needed(objective)) > sent
+    ]
+
+
+def _sent(plan: LoadPlan) -> Iterator[tuple[str, int]]:
+    """Yield how many requests count of each scenario of which that is known beforehand, with all extensions."""
+    times = 1 + plan.extensions
+    for name, scenario in plan.scenarios.items():
+        match scenario:
+            case Burst():
+                yield name, scenario.concurrency * scenario.rounds * times
+            case ConstantRate() | RampingRate():
+                yield name, Schedule(stages=scenario.stages_of_rate).total * times
+            case Closed() | Capacity():  # as many as the target answers; levels enough for a p99
+                continue
+            case _:
+                assert_never(scenario)
+
+
+def _needed(objective: Objective) -> int:
+    """Return how many requests can prove an objective, all of them succeeding; 0 where any number does, or none."""
+    if objective.metric == "success_ratio":
+        return needed_n_for_ratio(objective.limit) if objective.upward and 0 < objective.limit < 1 else 0
+    percentile = _PERCENTILE.fullmatch(objective.metric)
+    return needed_n(int(percentile[1]) / 100) if percentile and not objective.upward else 0

@@ -15,12 +15,12 @@ from anyio.from_thread import start_blocking_portal
 
 from tapecheck import config
 from tapecheck.errors import ConfigError, Problem, TargetDown, TargetError
-from tapecheck.load import content
-from tapecheck.load.protocol import BODY_LIMIT
-from tapecheck.load.work import Address, PreparedRequest, Tls
-from tapecheck.loopback import beyond, is_loopback
-from tapecheck.target_file import Secret, Target
-from tapecheck.templating import redacted
+from tapecheck.load.engine import content
+from tapecheck.load.engine.protocol import BODY_LIMIT
+from tapecheck.load.engine.work import Address, PreparedRequest, Tls
+from tapecheck.target.file import Secret, Target
+from tapecheck.target.opening import beyond, is_loopback
+from tapecheck.target.templates import redacted
 
 REQUESTS_LIMIT = 32  # of all combinations, spread evenly over each scenario's
 TIME_LIMIT_S = 20.0  # after that, what has been checked is enough

@@ -1,6 +1,7 @@
-"""What a load run leaves behind: samples, resources, and what is needed to read them without a target."""
+"""What another tool says of a load run that it measured: which tool, and figures where it gives no single requests. It reads no file."""
 
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -8,9 +9,88 @@ from pathlib import Path
 import pyarrow as pa
 from pydantic import TypeAdapter
 
-from tapecheck import resources, runs, validation
-from tapecheck.load import tables
-from tapecheck.load.testimony import Testimony, Tool
+from tapecheck import resources, validation
+from tapecheck.load import samples as tables
+from tapecheck.runs import folders
+from tapecheck.statistics.intervals import Distribution, Figure, Percentile
+from tapecheck.validation import STOPPED
+
+LEVELS = (50, 90, 95, 99)  # per cent: the percentiles of a distribution
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tool:
+    """The tool that measured in our place, the kind of its output, and what that leaves open, a sentence each.
+
+    `answers_only`: requests without an answer are missing, so that nothing bounds what is said of the rest.
+    """
+
+    name: str
+    output: str
+    notes: tuple[str, ...]
+    answers_only: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Figures:
+    """What a tool says of some requests; `response_time_ms` has NaN for what it does not say."""
+
+    requests: int
+    failed: int
+    response_time_ms: Distribution | None
+    bytes_mean: Figure = math.nan
+
+    def __post_init__(self) -> None:
+        """Refuse counts that cannot be.
+
+        Raises:
+            ValueError: more failed than there were.
+        """
+        if not 0 <= self.failed <= self.requests:
+            raise ValueError(f"{self.failed} failures of {self.requests} requests")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Testimony(Figures):
+    """What a tool says of one scenario; `by` has the same for each value of a parameter."""
+
+    duration_s: float
+    errors: dict[str, int]
+    by: dict[str, dict[str, Figures]] = field(default_factory=dict)
+
+
+def distribution(
+    n: int, percentiles_ms: Mapping[int, float], *, mean_ms: float = math.nan, min_ms: float = math.nan, max_ms: float = math.nan
+) -> Distribution | None:
+    """Put a tool's own figures of n times in the place of ours: no percentile of it has an interval; None when n is 0.
+
+    Args:
+        percentiles_ms: by per cent; what is not one of `LEVELS` has no place, and what is absent is NaN.
+    """
+    if n == 0:
+        return None
+    p50, p90, p95, p99 = (_percentile(n, percentiles_ms.get(level, math.nan)) for level in LEVELS)
+    return Distribution(mean=mean_ms, min=min_ms, max=max_ms, p50=p50, p90=p90, p95=p95, p99=p99)
+
+
+def unbounded(times: Distribution | None) -> Distribution | None:
+    """Take the intervals from a distribution of which the worst may be missing."""
+    if times is None:
+        return None
+    return distribution(
+        times.p50.n,
+        {level: getattr(times, f"p{level}").value for level in LEVELS},
+        mean_ms=times.mean,
+        min_ms=times.min,
+        max_ms=times.max,
+    )
+
+
+def _percentile(n: int, value_ms: float) -> Percentile:
+    return Percentile(value=value_ms, low=None, high=None, upper=None, n=0 if math.isnan(value_ms) else n, n_effective=0)
+
+
+# ---- recording ----
 
 _METADATA_KEY = b"tapecheck"
 
@@ -88,7 +168,7 @@ def read(path: str | Path) -> Recording:
     Raises:
         ConfigError: the folder is no complete load run.
     """
-    return read_files(runs.recording(path, "load"), source=str(path))
+    return read_files(folders.recording(path, "load"), source=str(path))
 
 
 def read_files(folder: Path, *, source: str) -> Recording:
@@ -97,11 +177,49 @@ def read_files(folder: Path, *, source: str) -> Recording:
     Raises:
         ConfigError: one is missing, broken or incomplete.
     """
-    with runs.reading(source, "samples", "load"):
-        samples = runs.table(folder / "samples.parquet", tables.SCHEMA, may_lack=["retried"], may_be_null=["server_ms", "db_ms"])
-        watched = runs.table(folder / "resources.parquet", resources.SCHEMA)
+    with folders.reading(source, "samples", "load"):
+        samples = folders.table(folder / "samples.parquet", tables.SCHEMA, may_lack=["retried"], may_be_null=["server_ms", "db_ms"])
+        watched = folders.table(folder / "resources.parquet", resources.SCHEMA)
         context = TypeAdapter(Context).validate_python(json.loads(samples.schema.metadata[_METADATA_KEY]))
         if unknown := sorted(context.executors.keys() - context.generator.keys()):
             raise KeyError(f"no figures of the generator for {', '.join(unknown)}")
     pa.default_memory_pool().release_unused()  # what decoding took beside the table
     return Recording(samples=samples, resources=watched, context=context, source=source)
+
+
+# ---- selfcheck ----
+
+CPU_TICKS_S = 0.02  # some systems count CPU time in ticks of 10 ms; a short measurement may hold one too many at either end
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Limits:
+    """Beyond which figures of the generator a scenario says nothing about the target."""
+
+    cpu_ratio: float
+    achieved_ratio: float
+    lag_p99_ms: float | None = None
+    dispatch_lag_p99_ms: float | None = None
+
+
+def invalid(generator: GeneratorStats, limits: Limits, *, duration_s: float, local: int = 0) -> str | None:
+    """Say why a scenario of a duration did not measure its target, or None when it did.
+
+    `local` requests failed for want of ports or files here.
+    """
+    reasons = [STOPPED] if generator.target_stopped else []
+    if local:
+        reasons.append(f"{local:,} requests failed because this machine ran out of ports or file descriptors")
+    if generator.lag_p99_ms is not None and limits.lag_p99_ms is not None and generator.lag_p99_ms > limits.lag_p99_ms:
+        reasons.append(f"the generator's event loop lagged {generator.lag_p99_ms:.1f} ms (p99; limit {limits.lag_p99_ms:g})")
+    if generator.cpu_ratio is not None and generator.cpu_ratio * duration_s - CPU_TICKS_S > limits.cpu_ratio * duration_s:
+        reasons.append(f"the generator used {generator.cpu_ratio:.0%} of its core (limit {limits.cpu_ratio:.0%})")
+    if generator.achieved_ratio is not None and generator.achieved_ratio < limits.achieved_ratio:
+        reasons.append(f"only {generator.achieved_ratio:.1%} of the offered rate was sent (limit {limits.achieved_ratio:.0%})")
+    lag_ms, limit_ms = generator.dispatch_lag_p99_ms, limits.dispatch_lag_p99_ms
+    if lag_ms is not None and limit_ms is not None and lag_ms > limit_ms:
+        reasons.append(f"the generator sent {lag_ms:.1f} ms late while a connection was free (p99; limit {limit_ms:g})")
+    if generator.workers_lost:
+        lost = f"{len(generator.workers_lost)} of {generator.workers} load workers died in mid-run: {', '.join(generator.workers_lost)}"
+        reasons.append(f"{lost}; what is recorded of its share is counted, the rest is missing")
+    return "; ".join(reasons) or None

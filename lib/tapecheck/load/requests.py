@@ -5,15 +5,16 @@ Secrets are in fields that no `repr` shows.
 
 import itertools
 import json
+import resource
 from collections.abc import Mapping
 
 import httpx
 
-from tapecheck import templating
-from tapecheck.errors import ConfigError, Problem
+from tapecheck.errors import ConfigError, MeasurementError, Problem
+from tapecheck.load.engine.work import PreparedRequest, Value
 from tapecheck.load.plan import LoadPlan, Scenario
-from tapecheck.load.work import PreparedRequest, Value
-from tapecheck.target_file import RequestTemplate, Target
+from tapecheck.target import templates
+from tapecheck.target.file import RequestTemplate, Target
 
 USER_AGENT = "tapecheck"
 
@@ -38,13 +39,13 @@ def prepare_all(plan: LoadPlan, target: Target, *, file: str = "plan") -> dict[s
     """
     assert target.base_url is not None, "an opened target has a URL"
     problems: list[Problem] = []
-    headers = templating.headers(target, problems)
+    headers = templates.headers(target, problems)
     prepared = {}
     for name, scenario in plan.scenarios.items():
         template = target.requests.get(scenario.request)
         problems += _problems(name, scenario, template, target, file)
         if template is not None and not problems:
-            own = templating.headers_of(template, headers)
+            own = templates.headers_of(template, headers)
             prepared[name] = tuple(_request(template, values, target.base_url, own) for values in combinations(scenario.parameters))
     if problems:
         raise ConfigError(problems)
@@ -56,7 +57,7 @@ def _problems(name: str, scenario: Scenario, template: RequestTemplate | None, t
     if template is None:
         known = f"a request of target {target.name}: {', '.join(target.requests)}"
         return [Problem(file=file, key=f"{at}.request", got=repr(scenario.request), allowed=known)]
-    needed, given = templating.placeholders(template), list(scenario.parameters)
+    needed, given = templates.placeholders(template), list(scenario.parameters)
     names = ", ".join(needed) or "none"
     missing = [
         Problem(file=file, key=f"{at}.parameters", got=f"no {key!r}", allowed=f"every name in {template.request!r}: {names}")
@@ -72,8 +73,8 @@ def _problems(name: str, scenario: Scenario, template: RequestTemplate | None, t
 
 
 def _request(template: RequestTemplate, values: dict[str, Value], base_url: str, headers: list[tuple[str, str]]) -> PreparedRequest:
-    url = httpx.URL(base_url.rstrip("/") + templating.path(template, values))
-    body = templating.body(template, values)
+    url = httpx.URL(base_url.rstrip("/") + templates.path(template, values))
+    body = templates.body(template, values)
     request = httpx.Request(template.method, url, headers=_all_headers(url, headers, template, body), content=body or None)
     lines = [f"{template.method} {url.raw_path.decode('ascii')} HTTP/1.1".encode("ascii")]
     lines += [name + b": " + value for name, value in request.headers.raw]
@@ -85,7 +86,7 @@ def _request(template: RequestTemplate, values: dict[str, Value], base_url: str,
         headers=tuple((name.decode("ascii"), value.decode("ascii")) for name, value in request.headers.raw),
         body=body,
         expected_status=template.expect.status,
-        expected_json=templating.expected_json(template, values),
+        expected_json=templates.expected_json(template, values),
     )
 
 
@@ -104,3 +105,34 @@ def _is_json(body: bytes) -> bool:
     except ValueError:
         return False
     return True
+
+
+# ---- descriptors ----
+
+SPARE = 64  # files that a process has open beside its connections
+
+
+def refused(connections: int, workers: int = 1) -> str | None:
+    """Say how many connections `workers` processes can have instead, why, and what to do; None: they can have so many."""
+    hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    needed = -(-connections // workers) + SPARE
+    if hard == resource.RLIM_INFINITY or needed <= hard:
+        return None
+    most = max(0, hard - SPARE) * workers
+    return (
+        f"at most {most:,}, since a process may have {hard:,} files open and would need {needed:,}: "
+        f"lower it, or raise the hard limit as root (ulimit -n {needed})"
+    )
+
+
+def allow(connections: int) -> None:
+    """Raise the soft limit of open files so that there can be so many connections.
+
+    Raises:
+        MeasurementError: the hard limit does not allow it; nothing has been sent.
+    """
+    if (why := refused(connections)) is not None:
+        raise MeasurementError(f"{connections:,} connections; allowed: {why}")
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != resource.RLIM_INFINITY and soft < connections + SPARE:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (connections + SPARE, hard))

@@ -1,186 +1,272 @@
-"""Samples: one flat row a request, in arrays. It knows nothing of files or tables."""
+"""Samples as an Arrow table, the form they are stored in. It computes nothing."""
 
-import struct
-import time
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from datetime import UTC, datetime, timedelta
-from enum import IntEnum
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
+import pyarrow as pa
 from numpy.typing import NDArray
 
+from tapecheck.load.engine.recorder import SAMPLE, ErrorKind, Measured, Samples
+from tapecheck.load.engine.work import PreparedRequest, Value
+from tapecheck.load.plan import COLUMNS
+from tapecheck.statistics.intervals import Counts
 
-class ErrorKind(IntEnum):
-    """Why a request failed; `none` is a right answer. The order is stored: append only."""
+Prepared = Mapping[str, Sequence[PreparedRequest]]
+Values = Mapping[str, Value]
 
-    none = 0
-    connect_refused = 1  # the target refused the connection
-    connect_timeout = 2  # no connection within timeout_s
-    unreachable = 3  # no route, or another failure of the network to connect
-    tls = 4  # handshake or certificate
-    no_connection = 5  # waited timeout_s for a free connection; never sent
-    timeout = 6  # sent, and no whole answer within timeout_s
-    reset = 7  # the connection was reset before the answer was whole
-    closed_early = 8  # the connection was closed before the answer was whole
-    protocol = 9  # not HTTP/1.1, a head beyond HEAD_LIMIT, or more than was asked
-    status = 10  # another status than expected; redirects too, they are not followed
-    content = 11  # the right status, but the body is not what was expected
-    too_large = 12  # a body beyond BODY_LIMIT
-    censored = 13  # still in flight when the scenario was cut off: took at least that long
-    local = 14  # this machine ran out of ports or file descriptors: the generator's fault
-    other = 15  # another tool's failure that is none of these, or of which it does not say the kind
-
-
-_FIELDS = {
-    "intended_ns": "<i8",
-    "sent_ns": "<i8",
-    "first_byte_ns": "<i8",
-    "done_ns": "<i8",
-    "server_ms": "<f4",
-    "db_ms": "<f4",
-    "bytes": "<u4",
-    "request": "<u4",
-    "connection": "<u4",
-    "round": "<u2",
-    "status": "<u2",
-    "error": "u1",
-    "connection_reused": "u1",
-    "warm_up": "u1",
-    "waited": "u1",
-    "retried": "u1",
+FLAGS = ("connection_reused", "warm_up", "waited", "retried")
+UNITS = {
+    "intended_ns": "ns, monotonic clock: when the request was to start",
+    "sent_ns": "ns, monotonic clock: first handed to the socket, or its fresh connection begun; 0 if it never was sent",
+    "first_byte_ns": "ns, monotonic clock: first byte of the answer; 0 if none came",
+    "done_ns": "ns, monotonic clock: end of the answer, or when the request failed",
+    "server_ms": "ms: what the target says in Server-Timing; null if nothing",
+    "db_ms": "ms: the database's part of Server-Timing; null if nothing",
+    "bytes": "bytes: head and body of the answer as received, before decompression and inside TLS",
+    "request": "index of the combination of parameters",
+    "connection": "number of the connection in its scenario; 0 if it was never sent",
+    "round": "round of a burst, from 0; 0 throughout its warm-up",
+    "status": "HTTP status; 0 if none came",
+    "error": "why the request failed; none if it did not",
+    "connection_reused": "false for the first request on its connection",
+    "warm_up": "true: not part of any result",
+    "waited": "true: no connection was free when it was to start",
+    "retried": "true: sent again, since the target had closed a reused connection without a byte of an answer",
+    "scenario": "name of the scenario",
 }
-ROW = struct.Struct("<qqqqffIIIHHBBBB")  # of a request that has ended; `retried` is set before
-RETRIED_AT = ROW.size
-ROW_BYTES = ROW.size + 2  # `retried`, then padding; so that a chunk of rows is whole pages, of 4 or of 16 KiB
-SAMPLE = np.dtype({"names": list(_FIELDS), "formats": list(_FIELDS.values()), "itemsize": ROW_BYTES})
-
-Samples = NDArray[np.void]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Outcome:
-    """What one worker says of its share, beside its rows; times are of its own clock.
+def to_table(measured: Mapping[str, Measured], prepared: Prepared) -> pa.Table:
+    """Put all scenarios' samples into one table.
 
-    `started_ns` and `ended_ns` bound the part after the warm-up. `offered` and `on_time` count an open model's requests:
-    those of the share, and those that were submitted before the schedule was over.
+    Args:
+        measured: what a worker saw, for each scenario.
+        prepared: the requests of each scenario, whose `values` the samples used.
+
+    Returns:
+        A row for each request: `scenario`, a column for each parameter of any scenario (null where a scenario has
+        no such parameter), then the fields of `SAMPLE`. The unit of each column is in its field's metadata, key `unit`.
     """
-
-    started_ns: int
-    ended_ns: int
-    checked: int
-    connections: int
-    unsolicited: int
-    cpu_s: float
-    lag_ms: NDArray[np.float32]
-    limit_reached: bool
-    offered: int
-    on_time: int
-
-    @property
-    def cpu_ratio(self) -> float:
-        """Return the CPU seconds that the worker worked per second of the measurement: 1.0 is one busy core."""
-        return self.cpu_s * 1e9 / (self.ended_ns - self.started_ns) if self.ended_ns > self.started_ns else 0.0
+    values = {name: [request.values for request in prepared[name]] for name in measured}
+    return table_of({name: one.samples for name, one in measured.items()}, values)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Measured:
-    """What the workers saw of one scenario.
+def table_of(samples: Mapping[str, Samples], values: Mapping[str, Sequence[Values]]) -> pa.Table:
+    """Do the same with samples alone, whose field `request` is an index into the scenario's `values`."""
+    schema = _schema(values)
+    tables = [_one(name, rows, values[name], schema) for name, rows in samples.items()]
+    return pa.concat_tables(tables).unify_dictionaries() if tables else schema.empty_table()
 
-    `samples` are in the order of their requests as they were dealt out to the workers, the warm-up flagged. `started_ns`
-    and `ended_ns` bound the part after the warm-up on the monotonic clock that the samples use; `started_at` is the same
-    instant in UTC. `lag_ms` are delays of a 10 ms heartbeat in the workers' event loops.
-    """
 
-    samples: Samples
-    started_at: datetime
-    started_ns: int
-    ended_ns: int
-    checked: int  # bodies decoded and compared
-    connections: int  # opened in all, warm-up included
-    unsolicited: int  # idle connections on which the target spoke without being asked
-    cpu_ratio: float  # of the busiest worker: 1.0 is one busy core
-    lag_ms: NDArray[np.float32]
-    limit_reached: bool  # stopped at MAX_REQUESTS, before its duration was over
-    achieved_ratio: float | None = None  # of an open model: how much of the schedule was submitted before it was over
-    workers: int = 1
-    lost: tuple[str, ...] = ()  # for each worker that died in mid-run, which and how
-    clock_error_ms: float = 0.0  # how far the clocks of workers on other machines may be off
+def columns(table: pa.Table) -> dict[str, NDArray[Any]]:
+    """Return a table's columns as arrays: text as objects, an absent number as NaN."""
+    return {name: _array(table.column(name).combine_chunks()) for name in table.column_names}
 
-    @property
-    def wall_s(self) -> float:
-        """Return how long the part after the warm-up took."""
-        return (self.ended_ns - self.started_ns) / 1e9
 
-    @property
-    def retried(self) -> int:
-        """Return how many requests after the warm-up were sent twice, since a reused connection was closed without an answer."""
-        return int(np.count_nonzero((self.samples["retried"] == 1) & (self.samples["warm_up"] == 0)))
+def _array(column: pa.Array) -> NDArray[Any]:
+    if pa.types.is_dictionary(column.type):
+        column = column.dictionary_decode()
+    return np.asarray(column.to_numpy(zero_copy_only=False))
 
-    @property
+
+def _schema(values_of: Mapping[str, Sequence[Values]]) -> pa.Schema:
+    fields = [_field("scenario", pa.dictionary(pa.int32(), pa.string()))]
+    every = [values for requests in values_of.values() for values in requests]
+    for name in dict.fromkeys(name for values in every for name in values):
+        values = [one[name] for one in every if name in one]
+        fields.append(_field(name, pa.dictionary(pa.int32(), _type_of(values))))
+    special = {"error": pa.dictionary(pa.int8(), pa.string()), **dict.fromkeys(FLAGS, pa.bool_())}
+    fields += [_field(name, special.get(name) or pa.from_numpy_dtype(SAMPLE[name])) for name in SAMPLE.names or ()]
+    return pa.schema(fields)
+
+
+def _field(name: str, kind: pa.DataType) -> pa.Field:
+    return pa.field(name, kind, metadata={"unit": UNITS.get(name, "value of a parameter")})
+
+
+def _type_of(values: Sequence[Value]) -> pa.DataType:
+    """Return one type for all values of a dimension; numbers and text together are text."""
+    if any(isinstance(value, str) for value in values):
+        return pa.string()
+    return pa.float64() if any(isinstance(value, float) for value in values) else pa.int64()
+
+
+def _one(name: str, samples: Samples, requests: Sequence[Values], schema: pa.Schema) -> pa.Table:
+    arrays = []
+    for field in schema:
+        if field.name == "scenario":
+            indices, words = np.zeros(len(samples), np.int32), [name]
+            arrays.append(pa.DictionaryArray.from_arrays(indices, pa.array(words)))
+        elif field.name in (SAMPLE.names or ()):
+            arrays.append(_column(field.name, samples))
+        else:
+            arrays.append(_dimension(field, samples["request"], requests))
+    return pa.table(arrays, schema=schema)
+
+
+def _column(name: str, samples: Samples) -> pa.Array:
+    values = np.ascontiguousarray(samples[name])
+    if name == "error":
+        return pa.DictionaryArray.from_arrays(values.astype(np.int8), pa.array([kind.name for kind in ErrorKind]))
+    if name in FLAGS:
+        return pa.array(values.astype(bool))
+    return pa.array(values, from_pandas=True)  # NaN, the target said nothing, is null
+
+
+def _dimension(field: pa.Field, request: NDArray[np.uint32], requests: Sequence[Values]) -> pa.Array:
+    """Encode a parameter's value of every sample: the word of its request, looked up by one array operation."""
+    if field.name not in requests[0]:
+        return pa.nulls(len(request), field.type)
+    convert = str if field.type.value_type == pa.string() else float if field.type.value_type == pa.float64() else int
+    of_request = [convert(one[field.name]) for one in requests]
+    words = list(dict.fromkeys(of_request))
+    position = {word: i for i, word in enumerate(words)}
+    code = np.array([position[word] for word in of_request], np.int32)
+    return pa.DictionaryArray.from_arrays(code[request], pa.array(words, field.type.value_type))
+
+
+SCHEMA = _schema({})  # of any recording: without the parameters
+
+
+# ---- rows ----
+
+BLOCKS = 20  # stretches of a scenario without rounds, as the batches whose samples are alike
+Mask = NDArray[np.bool_]
+Numbers = NDArray[np.float64] | NDArray[np.int64]
+Codes = NDArray[np.integer]
+
+
+def counted(samples: pa.Table, scenario: str) -> "Rows":
+    """Select the samples of a scenario, without its warm-up; none when nothing was sent."""
+    return measured(sent(samples, scenario).table)
+
+
+def sent(samples: pa.Table, scenario: str) -> "Rows":
+    """Select the samples of a scenario, its warm-up included; none when nothing was sent."""
+    names, codes = _codes(samples.column("scenario"))
+    chosen = codes == names.index(scenario) if scenario in names else np.zeros(len(codes), bool)
+    first, last = _reach(chosen)
+    together = np.count_nonzero(chosen) == last - first  # as a load run leaves them: no copy
+    found = samples.slice(first, last - first) if together else samples.filter(pa.array(chosen))
+    number = found.column("round").to_numpy()
+    mixed = (number[1:] < number[:-1]).any()  # workers that were not equally fast leave the rounds of a burst so
+    return Rows(found.sort_by("round") if mixed else found)
+
+
+def measured(samples: pa.Table) -> "Rows":
+    """Select the samples without the warm-up."""
+    chosen = ~samples.column("warm_up").to_numpy()
+    first, last = _reach(chosen)
+    chosen = chosen[first:last]
+    return Rows(samples.slice(first, last - first), None if chosen.all() else chosen)
+
+
+def spans_ns(samples: pa.Table) -> list[tuple[int, int]]:
+    """Return, for each round, and each part of a scenario that was extended, when its first request was to start and its last was done."""
+    found = samples.group_by(["scenario", "round"]).aggregate([("intended_ns", "min"), ("done_ns", "max")])
+    return list(zip(found.column("intended_ns_min").to_pylist(), found.column("done_ns_max").to_pylist(), strict=True))
+
+
+def _reach(mask: Mask) -> tuple[int, int]:
+    """Return where the first chosen row is, and the one after the last."""
+    return (int(np.argmax(mask)), len(mask) - int(np.argmax(mask[::-1]))) if mask.any() else (0, 0)
+
+
+def _codes(column: pa.ChunkedArray) -> tuple[list[str], Codes]:
+    """Return the words of a column and, per row, the index into them; an absent one is the last word, which is empty."""
+    column = column if pa.types.is_dictionary(column.type) else column.dictionary_encode()
+    chunks = column.unify_dictionaries().chunks
+    words = chunks[0].dictionary.to_pylist() if chunks else []
+    codes, at = np.empty(len(column), np.min_scalar_type(len(words))), 0
+    for chunk in chunks:
+        codes[at : at + len(chunk)] = chunk.indices.fill_null(len(words)).to_numpy(zero_copy_only=False)
+        at += len(chunk)
+    return [*map(str, words), ""], codes
+
+
+def tally(codes: Codes, words: Sequence[str]) -> dict[str, int]:
+    """Count how often each word occurs, those that do not left out."""
+    parts = np.array_split(codes, len(codes) // 2**20 + 1)  # counting widens its argument eightfold
+    counts = np.sum([np.bincount(part, minlength=len(words)) for part in parts], axis=0).tolist()
+    return {word: count for word, count in zip(words, counts, strict=True) if count}
+
+
+class Rows:
+    """Some samples of a recording. Methods decode and return a new array each time they are called."""
+
+    def __init__(self, table: pa.Table, keep: Mask | None = None) -> None:
+        self.table = table
+        self._keep = keep
+
+    def __len__(self) -> int:
+        return self.table.num_rows if self._keep is None else int(np.count_nonzero(self._keep))
+
+    def numbers(self, name: str) -> Numbers:
+        """Return a column of numbers; an absent one is NaN."""
+        values: Numbers = self.table.column(name).to_numpy()
+        return values if self._keep is None else values[self._keep]
+
+    def codes(self, name: str) -> tuple[list[str], Codes]:
+        """Return the words of a column and, per sample, the index into them; an absent word is empty."""
+        names, codes = _codes(self.table.column(name))
+        return names, codes if self._keep is None else codes[self._keep]
+
+    def failed(self) -> Mask:
+        """Tell for each sample whether it failed."""
+        names, codes = self.codes("error")
+        failed: Mask = np.array([name != "none" for name in names], dtype=bool)[codes]
+        return failed
+
+    def dimensions(self) -> list[str]:
+        """Return the names of the parameters."""
+        return [name for name in self.table.column_names if name not in COLUMNS]
+
+    def batches(self, executor: str) -> Counts:
+        """Return the sizes of the consecutive batches whose samples are alike: a burst's rounds, or equal stretches of another scenario."""
+        number = self.numbers("round")
+        if executor == "burst":
+            edges = np.flatnonzero(np.diff(number)) + 1
+        else:
+            edges = np.unique(np.linspace(0, len(number), BLOCKS + 1).astype(np.int64))[1:-1]
+        sizes: Counts = np.diff(np.r_[0, edges, len(number)])
+        return sizes
+
+    def response_ms(self) -> NDArray[np.float64]:
+        """Completion minus intended start."""
+        return self._since("intended_ns")
+
     def dispatch_lag_ms(self) -> NDArray[np.float64]:
-        """Return how late each request was sent though a connection was free: the generator's own delay."""
-        rows = self.samples
-        own = (rows["waited"] == 0) & (rows["sent_ns"] > 0) & (rows["warm_up"] == 0)
-        lag_ms: NDArray[np.float64] = (rows["sent_ns"][own] - rows["intended_ns"][own]) / 1e6
-        return lag_ms
+        """Actual send minus intended start of each request that was sent and did not wait for a connection: the generator's own delay."""
+        parts, at = [np.empty(0)], 0
+        for batch in self.table.select(["sent_ns", "intended_ns", "waited"]).to_batches():  # part by part, as in `_since`
+            sent_ns, intended_ns, waited = (column.to_numpy(zero_copy_only=False) for column in batch.columns)
+            own = (sent_ns > 0) & ~waited
+            if self._keep is not None:
+                own &= self._keep[at : at + len(own)]
+            parts.append(np.maximum(sent_ns[own] - intended_ns[own], 0) / 1e6)
+            at += len(own)
+        return np.concatenate(parts)
 
+    def undelayed_ms(self) -> NDArray[np.float64]:
+        """Completion minus intended start, less the request's own dispatch lag: what a generator that sends in time would have seen."""
+        taken, at = np.empty(self.table.num_rows), 0
+        for batch in self.table.select(["sent_ns", "intended_ns", "waited", "done_ns"]).to_batches():  # part by part, as in `_since`
+            sent_ns, intended_ns, waited, done_ns = (column.to_numpy(zero_copy_only=False) for column in batch.columns)
+            taken[at : at + len(done_ns)] = (done_ns - np.where(waited, intended_ns, np.maximum(sent_ns, intended_ns))) / 1e6
+            at += len(done_ns)
+        return taken if self._keep is None else taken[self._keep]
 
-def merged(
-    samples: Samples, outcomes: Sequence[Outcome], *, workers: int = 1, lost: tuple[str, ...] = (), clock_error_ms: float = 0.0
-) -> Measured:
-    """Put together what several workers saw; their samples are already one array on one clock, this process's."""
-    counted = samples[samples["warm_up"] == 0] if not outcomes else samples[:0]  # all workers died: the rows must do
-    started_ns = min((o.started_ns for o in outcomes), default=int(counted["intended_ns"].min(initial=time.monotonic_ns())))
-    offered = sum(o.offered for o in outcomes)
-    return Measured(
-        samples=samples,
-        started_at=utc_of(started_ns),
-        started_ns=started_ns,
-        ended_ns=max((o.ended_ns for o in outcomes), default=int(counted["done_ns"].max(initial=started_ns))),
-        checked=sum(o.checked for o in outcomes),
-        connections=sum(o.connections for o in outcomes),
-        unsolicited=sum(o.unsolicited for o in outcomes),
-        cpu_ratio=max((o.cpu_ratio for o in outcomes), default=0.0),
-        lag_ms=np.concatenate([o.lag_ms for o in outcomes]) if outcomes else np.zeros(0, np.float32),
-        limit_reached=any(o.limit_reached for o in outcomes),
-        achieved_ratio=sum(o.on_time for o in outcomes) / offered if offered else None,
-        workers=workers,
-        lost=lost,
-        clock_error_ms=clock_error_ms,
-    )
+    def service_ms(self) -> NDArray[np.float64]:
+        """Completion minus actual send; NaN where nothing was sent."""
+        service_ms = self._since("sent_ns")
+        service_ms[self.numbers("sent_ns") == 0] = np.nan
+        return service_ms
 
-
-def joined(parts: Sequence[Measured]) -> Measured:
-    """Put together what was measured of one scenario in parts, one after another: the rounds and connections of each are numbered on."""
-    if len(parts) == 1:
-        return parts[0]
-    every, rounds, connections = [], 0, 0
-    for part in parts:
-        rows = part.samples.copy()
-        rows["round"] += rounds
-        rows["connection"][rows["connection"] > 0] += connections
-        every.append(rows)
-        rounds, connections = int(rows["round"].max()) + 1 if len(rows) else rounds, connections + part.connections
-    achieved = [part.achieved_ratio for part in parts if part.achieved_ratio is not None]
-    return replace(
-        parts[0],
-        samples=np.concatenate(every),
-        ended_ns=parts[-1].ended_ns,
-        checked=sum(part.checked for part in parts),
-        connections=connections,
-        unsolicited=sum(part.unsolicited for part in parts),
-        cpu_ratio=max(part.cpu_ratio for part in parts),
-        lag_ms=np.concatenate([part.lag_ms for part in parts]),
-        limit_reached=any(part.limit_reached for part in parts),
-        achieved_ratio=min(achieved, default=None),
-        workers=max(part.workers for part in parts),
-        lost=tuple(name for part in parts for name in part.lost),
-        clock_error_ms=max(part.clock_error_ms for part in parts),
-    )
-
-
-def utc_of(monotonic_ns: int) -> datetime:
-    """Return the instant in UTC at which this process's monotonic clock stood so."""
-    instant, elapsed = datetime.now(UTC), timedelta(seconds=(time.monotonic_ns() - monotonic_ns) / 1e9)
-    return instant - elapsed
+    def _since(self, name: str) -> NDArray[np.float64]:
+        taken, at = np.empty(self.table.num_rows), 0
+        for batch in self.table.select([name, "done_ns"]).to_batches():  # part by part, so that no whole column is copied
+            began, done = (column.to_numpy() for column in batch.columns)
+            taken[at : at + len(done)] = (done - began) / 1e6
+            at += len(done)
+        return taken if self._keep is None else taken[self._keep]

@@ -8,22 +8,20 @@ from typing import Any
 import pyarrow as pa
 from pydantic import Field
 
-from tapecheck import config, runs
-from tapecheck import validation as shared
+from tapecheck import config, validation
 from tapecheck.errors import ConfigError, Problem
-from tapecheck.frames import number
-from tapecheck.load import analysis, findings, judgement, recording, rows, sending
+from tapecheck.load import analysis, findings, recording, samples, session
 from tapecheck.load.analysis import ScenarioSummary
 from tapecheck.load.capacity import CapacityResult, conclude, levels
 from tapecheck.load.capacity import judge as judge_sweep
+from tapecheck.load.imports import registry
 from tapecheck.load.plan import METRICS, LoadPlan
-from tapecheck.load.recording import Recording
-from tapecheck.load.selfcheck import Limits
-from tapecheck.load.testimony import Tool
-from tapecheck.load.tools import registry
-from tapecheck.results import Finding, Result
-from tapecheck.runs import Picture, Recorded
-from tapecheck.target_file import Target
+from tapecheck.load.recording import Limits, Recording, Tool
+from tapecheck.runs import folders
+from tapecheck.runs.folders import Picture, Recorded
+from tapecheck.runs.results import Finding, Result
+from tapecheck.target.file import Target
+from tapecheck.validation import number
 from tapecheck.verdict import Check, Objective, parse_all
 
 BESIDE = ("generator_late", "neighbours", "machine_full")  # findings that every reader of the verdict has to know, the first of each
@@ -32,7 +30,7 @@ FAILURES_AT_ONCE = 10_000  # as Python objects: a target that refuses everything
 __all__ = ["LoadResult", "Settings", "find_capacity", "judge", "objectives", "read", "read_plan", "record", "run", "settings", "summarize"]
 
 
-class Settings(shared.Settings):
+class Settings(validation.Settings):
     """The load notebook's parameters."""
 
     scenarios: str = Field(min_length=1)
@@ -55,7 +53,7 @@ class LoadResult(Result):
             name = max(timed, key=lambda name: timed[name].p95.value)
             p50, p95, p99 = (number(getattr(timed[name], p).value) for p in ("p50", "p95", "p99"))
             rate = f" at {number(self.scenarios[name].throughput_rps)}/s" if self.scenarios[name].throughput_rps else ""
-            late = judgement.mark(self.scenarios[name].generator_share, "p50_ms", "p95_ms", "p99_ms")
+            late = analysis.mark(self.scenarios[name].generator_share, "p50_ms", "p95_ms", "p99_ms")
             found.append(f"p50 {p50}, p95 {p95}, p99 {p99} ms{rate} ({name}, the slowest{late})")
         return found + ([self.capacity.said] if self.capacity else [])
 
@@ -67,7 +65,7 @@ def settings(**given: object) -> Settings:
         ConfigError: every wrong parameter at once.
         OutputError: the output folder cannot be written.
     """
-    return shared.checked(Settings, given)
+    return validation.checked(Settings, given)
 
 
 def read_plan(path: str | Path, *, scenarios: str = "all", rounds: int = 0) -> LoadPlan:
@@ -93,7 +91,7 @@ def read_plan(path: str | Path, *, scenarios: str = "all", rounds: int = 0) -> L
 
 def run(plan: LoadPlan, target: Target, *, out: str = "") -> Recording:
     """Send every scenario to a target and keep the samples below `out`; see `sending.run`, which says what it raises."""
-    return shared.measured("load", target.name, lambda: sending.run(plan, target), out=out)
+    return validation.measured("load", target.name, lambda: session.run(plan, target), out=out)
 
 
 def read(path: str | Path) -> Recording:
@@ -128,7 +126,7 @@ def judge(summary: Mapping[str, ScenarioSummary], plan: LoadPlan, capacity: Capa
     Beside other scenarios, an objective for all of them decides how far the sweep goes; what it found is no miss of theirs.
     """
     parsed = objectives(plan)
-    checks = judgement.check(summary, parsed)
+    checks = analysis.check(summary, parsed)
     for one in parsed:
         swept = (
             judge_sweep(capacity, one) if capacity and one.scope in ({plan.sweep_name} if summary else {plan.sweep_name, None}) else None
@@ -136,7 +134,7 @@ def judge(summary: Mapping[str, ScenarioSummary], plan: LoadPlan, capacity: Capa
         if swept:
             checks.append(swept)
         elif not any(check.objective == str(one) for check in checks):
-            checks.append(judgement.not_measured(one))
+            checks.append(analysis.not_measured(one))
     return checks
 
 
@@ -144,12 +142,12 @@ def find(recording: Recording, summary: Mapping[str, ScenarioSummary]) -> list[F
     """Return what the figures say of the target, each with its evidence, and what another tool leaves open."""
     tool = recording.context.tool
     found = findings.find(summary, recording.context.environment.cores) + ([findings.measured_elsewhere(tool)] if tool else [])
-    return found + shared.neighbours(recording.context)
+    return found + validation.neighbours(recording.context)
 
 
 def headline(recording: Recording, checks: list[Check], found: list[Finding], capacity: CapacityResult | None) -> str:
     """Return the verdict in one line of Markdown, with what the target carries and what limits it."""
-    return shared.headline(recording.context, checks, _said(recording, found, capacity))
+    return validation.headline(recording.context, checks, _said(recording, found, capacity))
 
 
 def _said(recording: Recording, found: list[Finding], capacity: CapacityResult | None) -> str:
@@ -172,20 +170,20 @@ def record(
     """Write the run folder and return where it is; see `runs.record`."""
     found = find(recording, summary)
     result = LoadResult(
-        **shared.head(recording.context, recording.source, settings, checks, found, _said(recording, found, capacity)),
+        **validation.head(recording.context, recording.source, settings, checks, found, _said(recording, found, capacity)),
         validation="load",
         bottleneck=findings.bottleneck(found),
         scenarios=dict(summary),
         capacity=capacity,
         tool=recording.context.tool,
-        measured_s=recording.context.measured_s(rows.spans_ns(recording.samples)),
+        measured_s=recording.context.measured_s(samples.spans_ns(recording.samples)),
     )
-    return runs.record(result, out=settings.out, tables=recording.tables(), figures=figures, lines={"failures": failures(recording)})
+    return folders.record(result, out=settings.out, tables=recording.tables(), figures=figures, lines={"failures": failures(recording)})
 
 
 def failures(recording: Recording) -> Iterator[dict[str, Any]]:
     """Yield one plain record a failed request, in the order of their intended starts."""
-    failed = pa.array(rows.Rows(recording.samples).failed())
+    failed = pa.array(samples.Rows(recording.samples).failed())
     for batch in recording.samples.filter(failed).sort_by("intended_ns").to_batches(max_chunksize=FAILURES_AT_ONCE):
         for row in batch.to_pylist():
             yield {name: value for name, value in row.items() if value is not None and value == value}

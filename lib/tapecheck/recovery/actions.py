@@ -15,7 +15,7 @@ import psycopg
 
 from tapecheck.recovery.recording import DEGRADED, FULL
 from tapecheck.resources import command_line, locate
-from tapecheck.target_file import ProcessSelector
+from tapecheck.target.file import ProcessSelector
 
 Configuration = Mapping[str, Any]
 Done = dict[str, Any]

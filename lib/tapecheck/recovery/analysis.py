@@ -1,18 +1,75 @@
-"""Turns a recording into what is reported: clocks of each trial, worst and bound of each failure, age and loss of each tier. Pure."""
+"""Which alerts the plan's rules demand of an audit of ages: pure. It tells nobody."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
-from tapecheck import stats
-from tapecheck.recovery import loss
-from tapecheck.recovery.alerts import Alert, evaluate
+from tapecheck.recovery import judgement
 from tapecheck.recovery.contradictions import Contradiction, find
-from tapecheck.recovery.judgement import LOSS, age_s_of, failure_check, tier_checks, watched_s
-from tapecheck.recovery.loss import TierLoss
-from tapecheck.recovery.policy import RecoveryPlan
+from tapecheck.recovery.judgement import LOSS, TierLoss, age_s_of, failure_check, tier_checks, watched_s
+from tapecheck.recovery.objectives import AboveShare, RecoveryPlan
 from tapecheck.recovery.recording import Ages, Recording, SeriesAge
-from tapecheck.recovery.trials import Timed, Worst, time_trial, worst
+from tapecheck.recovery.timeline import Timed, Worst, time_trial, worst
+from tapecheck.statistics import intervals
 from tapecheck.verdict import Check, Measured, Objective, Verdict, judge, overall, parse_all
+
+OLD = ("stale", "missing")
+LISTED = 5  # names in a message
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Alert:
+    """A rule that is broken: `value` is above `limit`, in seconds or as a share; None is the age of what never was."""
+
+    rule: str
+    severity: Literal["warning", "critical"]
+    value: float | None
+    limit: float
+    message: str
+
+
+def evaluate(plan: RecoveryPlan, ages: Ages) -> list[Alert]:
+    """Return every alert that must be raised, in the order of the plan; a value that equals its limit raises none.
+
+    Series that were made old on purpose do not count.
+    """
+    rules = plan.alerts
+    series = [one for one in ages.series if not one.planted]
+    symbols = sorted({one.symbol for one in series})
+    old = [f"{one.symbol} {one.timeframe}" for one in series if one.state in OLD]
+    found = [
+        _late(plan, ages.last_success_s),
+        _share("failed_symbols", rules.failed_symbols, _of(symbols, ages.failed_symbols), len(symbols), "symbols have failed"),
+        _share(
+            "missing_features", rules.missing_features, _of(symbols, ages.symbols_without_features), len(symbols), "symbols lack features"
+        ),
+        _share("stale_features", rules.stale_features, old, len(series), "series are stale or missing"),
+    ]
+    return [alert for alert in found if alert is not None]
+
+
+def _of(symbols: Sequence[str], some: Sequence[str]) -> list[str]:
+    return [symbol for symbol in symbols if symbol in some]
+
+
+def _late(plan: RecoveryPlan, last_success_s: float | None) -> Alert | None:
+    rule = plan.alerts.no_successful_backfill
+    if last_success_s is not None and last_success_s <= rule.after_s:
+        return None
+    says = "no backfill has ever succeeded" if last_success_s is None else f"no backfill has succeeded for {last_success_s / 3600:.2f} h"
+    message = f"{says}; allowed are {rule.after_s / 3600:g} h"
+    return Alert(rule="no_successful_backfill", severity=rule.severity, value=last_success_s, limit=rule.after_s, message=message)
+
+
+def _share(name: str, rule: AboveShare, found: Sequence[str], total: int, what: str) -> Alert | None:
+    if not total or len(found) / total <= rule.above_share:
+        return None
+    names = ", ".join(found[:LISTED]) + (f" and {len(found) - LISTED} more" if len(found) > LISTED else "")
+    message = f"{len(found)} of {total} {what} ({len(found) / total:.0%}; allowed are {rule.above_share:.0%}): {names}"
+    return Alert(rule=name, severity=rule.severity, value=len(found) / total, limit=rule.above_share, message=message)
+
+
+# ---- analysis ----
 
 AUDITED = ("false_ages", "wrong_answers", "alerts")  # what the audit of ages finds
 
@@ -137,7 +194,7 @@ def _failure(name: str, own: list[Timed], plan: RecoveryPlan) -> FailureSummary:
         detect_s=max(told_s, default=None),
         undetected=len(silent),
         resolution_s=max((c.resolution_s for c in valid), default=0.0),
-        proven_share=stats.share_below_maximum(recover.n),
+        proven_share=intervals.share_below_maximum(recover.n),
         verdict=failure_check(name, own, plan).verdict,
     )
 
@@ -157,7 +214,7 @@ def _tiers(recording: Recording, timed: Sequence[Timed], plan: RecoveryPlan) -> 
     ages, recorded = recording.context.ages, {ack.drill for ack in recording.acks}
     valid = [one.clocks for one in timed if one.clocks and not one.invalid and one.trial.drill in recorded]
     longest_s = max((watched_s(clocks, "recover_s") for clocks in valid), default=None)
-    losses = loss.summarize(recording.acks, freshness_loss_minutes=None if longest_s is None else longest_s / 60)
+    losses = judgement.summarize(recording.acks, freshness_loss_minutes=None if longest_s is None else longest_s / 60)
     if not ages and not losses:
         return {}
     return {name: _tier(name, ages, losses.get(name) or _unwritten(timed), plan) for name in plan.rpo}
@@ -198,7 +255,7 @@ def _tier(name: str, ages: Ages | None, lost: TierLoss | None, plan: RecoveryPla
 def check(recording: Recording, summary: RecoverySummary, plan: RecoveryPlan) -> list[Check]:
     """Judge every promise that was put to the test; a run of definitions alone is judged by its contradictions."""
     ages = recording.context.ages
-    lost, unwritten = loss.summarize(recording.acks, freshness_loss_minutes=None), _unwritten(summary.timed)
+    lost, unwritten = judgement.summarize(recording.acks, freshness_loss_minutes=None), _unwritten(summary.timed)
     found = [_contradictions(summary.lint)]
     found += [failure_check(name, failure.trials, plan) for name, failure in summary.rto.items()]
     for name in summary.rpo:

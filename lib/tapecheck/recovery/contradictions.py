@@ -1,12 +1,226 @@
-"""Finds where promises contradict each other or cannot be proven, and whether the plan says why. It judges no target."""
+"""The rules by which promises contradict each other or cannot be proven: what each finds in a plan. It refuses nothing.
 
-from collections.abc import Iterator, Mapping
+Each rule is a function from a plan to the places where the plan breaks it; its name is the function's, without the underscore.
+"""
+
+import itertools
+import math
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
+from tapecheck.config import WHOLE
 from tapecheck.errors import ConfigError, Problem
-from tapecheck.profiles import WHOLE
-from tapecheck.recovery.policy import RecoveryPlan
-from tapecheck.recovery.rules import SETTLEABLE, STRUCTURAL
+from tapecheck.recovery.objectives import OTHERS, RecoveryPlan, spelled
+from tapecheck.statistics import intervals
+
+PERIODS = 2  # periods of the prober that an objective must span, for a miss to be told from the clock's own resolution
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Found:
+    """A place where a plan breaks a rule: its key, the figures, and what to change."""
+
+    where: str
+    finding: str
+    change: str
+
+
+Rule = Callable[[RecoveryPlan], Iterator[Found]]
+
+
+# ---- structure: no explanation settles these ----
+
+
+def _symbol_in_two_tiers(plan: RecoveryPlan) -> Iterator[Found]:
+    named = [(symbol, name) for name, tier in plan.rpo.items() if tier.symbols != OTHERS for symbol in tier.symbols]
+    counts = Counter(symbol for symbol, _ in named)
+    for symbol in sorted(symbol for symbol, count in counts.items() if count > 1):
+        tiers = [name for one, name in named if one == symbol]
+        yield Found(
+            where=f"rpo.{tiers[-1]}.symbols", finding=f"{symbol} in {' and '.join(tiers)}", change="each symbol in one tier, and once in it"
+        )
+
+
+def _no_tier_for_others(plan: RecoveryPlan) -> Iterator[Found]:
+    if all(tier.symbols != OTHERS for tier in plan.rpo.values()):
+        finding = "no promise for a symbol that none of " + ", ".join(plan.rpo) + " names"
+        yield Found(where="rpo", finding=finding, change=f"one tier with symbols: {OTHERS}")
+
+
+def _several_tiers_for_others(plan: RecoveryPlan) -> Iterator[Found]:
+    tiers = [name for name, tier in plan.rpo.items() if tier.symbols == OTHERS]
+    if len(tiers) > 1:
+        yield Found(
+            where=f"rpo.{tiers[-1]}.symbols", finding=f"{OTHERS} in {' and '.join(tiers)}", change=f"symbols: {OTHERS} in one tier only"
+        )
+
+
+def _thresholds_out_of_order(plan: RecoveryPlan) -> Iterator[Found]:
+    yield from _classes_out_of_order(plan)
+    after_s, missing_s = plan.alerts.no_successful_backfill.after_s, plan.staleness.stale.below_s
+    soonest_s = min(tier.refresh_s for tier in plan.rpo.values())
+    where = "alerts.no_successful_backfill.after_s"
+    if after_s >= missing_s:
+        finding = f"an alert after {spelled(after_s)}, when data is missing from {spelled(missing_s)} on"
+        yield Found(where=where, finding=finding, change="an alert before data is missing: below staleness.stale.below_s")
+    if after_s <= soonest_s:
+        finding = f"an alert after {spelled(after_s)}, when the most frequent refresh comes every {spelled(soonest_s)}"
+        yield Found(where=where, finding=finding, change="an alert that is silent while all is well: above the shortest refresh_s")
+
+
+def _classes_out_of_order(plan: RecoveryPlan) -> Iterator[Found]:
+    ends = [(name, getattr(plan.staleness, name).below_s) for name in ("fresh", "aging", "stale")]
+    for (younger, younger_s), (older, older_s) in itertools.pairwise(ends):
+        if younger_s >= older_s:
+            finding = f"{older} ends at {spelled(older_s)}, {younger} at {spelled(younger_s)}"
+            yield Found(where=f"staleness.{older}.below_s", finding=finding, change=f"more than staleness.{younger}.below_s")
+
+
+def _order_against_tiers(plan: RecoveryPlan) -> Iterator[Found]:
+    order, tiers = plan.scheduler.order, tuple(plan.rpo)
+    if sorted(order) != sorted(tiers):
+        change = f"each tier of rpo once: {', '.join(tiers)}"
+        yield Found(where="scheduler.order", finding=", ".join(order), change=change)
+
+
+# ---- recovery: what is done takes longer than is promised ----
+
+
+def _backoff_beyond_rto(plan: RecoveryPlan) -> Iterator[Found]:
+    promised, pauses_s = plan.rto.get("upstream_rate_limit"), plan.backfill.retries_s
+    if promised and promised.clock == "full" and sum(pauses_s) > promised.objective_s:
+        pauses = " + ".join(f"{pause_s:g}" for pause_s in pauses_s) + f" s = {spelled(sum(pauses_s))}"
+        finding = f"pauses of {pauses}, beyond the {spelled(promised.objective_s)} of rto.upstream_rate_limit"
+        change = "shorter pauses, a longer objective_s, or clock: degraded, since the fallback does not wait for them"
+        yield Found(where="backfill.retries_s", finding=finding, change=change)
+
+
+def _retries_beyond_cap(plan: RecoveryPlan) -> Iterator[Found]:
+    longest_s, most_s = max(plan.backfill.retries_s), plan.backfill.backoff_max_s
+    if longest_s > most_s:
+        finding = f"a pause of {spelled(longest_s)}, beyond the {spelled(most_s)} of backoff_max_s"
+        yield Found(where="backfill.retries_s", finding=finding, change="pauses up to backoff_max_s, or a higher one")
+
+
+def _refill_beyond_rto(plan: RecoveryPlan) -> Iterator[Found]:
+    refill_s = refill_floor_s(plan)
+    what = (
+        f"{plan.backfill.jobs} jobs at {plan.backfill.requests_per_minute:g} requests a minute, {plan.backfill.burst} of them at once, "
+        f"take at least {spelled(round(refill_s))}"
+    )
+    change = "fewer jobs, a higher rate, or a longer time"
+    crash = plan.rto.get("scheduler_crash")
+    if crash and crash.clock == "full" and refill_s > crash.objective_s:
+        finding = f"{what}, beyond the {spelled(crash.objective_s)} of rto.scheduler_crash"
+        yield Found(where="rto.scheduler_crash.objective_s", finding=finding, change=change)
+    name, tier = min(plan.rpo.items(), key=lambda item: item[1].refresh_s)
+    if refill_s > tier.refresh_s:
+        finding = f"{what}, beyond the {spelled(tier.refresh_s)} after which {name} is due again"
+        yield Found(where=f"rpo.{name}.refresh_s", finding=finding, change=change)
+
+
+def refill_floor_s(plan: RecoveryPlan) -> float:
+    """Return how long it takes at least to fetch everything, whatever the code does: one request a job, a burst's at once."""
+    backfill = plan.backfill
+    return max(0.0, 60 * (backfill.jobs - backfill.burst) / backfill.requests_per_minute)
+
+
+# ---- age and loss ----
+
+
+def _refresh_against_loss(plan: RecoveryPlan) -> Iterator[Found]:
+    for name, tier in plan.rpo.items():
+        if tier.refresh_s > 60 * tier.max_lost_minutes:
+            allowed = spelled(60 * tier.max_lost_minutes) if tier.max_lost_minutes else "none"
+            finding = f"of {name} {allowed} may be lost, but up to {spelled(tier.refresh_s)} are not fetched yet when something dies"
+            yield Found(where=f"rpo.{name}.max_lost_minutes", finding=finding, change="a refresh at least as often as what may be lost")
+
+
+def _refresh_beyond_age(plan: RecoveryPlan) -> Iterator[Found]:
+    for name, tier in plan.rpo.items():
+        if tier.refresh_s >= tier.max_age_s:
+            finding = f"{name} is refreshed every {spelled(tier.refresh_s)}, and may be {spelled(tier.max_age_s)} old"
+            yield Found(where=f"rpo.{name}.refresh_s", finding=finding, change="a refresh that begins and ends before max_age_s")
+
+
+def _tier_beyond_class(plan: RecoveryPlan) -> Iterator[Found]:
+    missing_s = plan.staleness.stale.below_s
+    for name, tier in plan.rpo.items():
+        if tier.max_age_s >= missing_s:
+            finding = f"{name} may be {spelled(tier.max_age_s)} old, and from {spelled(missing_s)} on, that included, data is missing"
+            yield Found(where=f"rpo.{name}.max_age_s", finding=finding, change="an age below staleness.stale.below_s")
+
+
+def _refresh_beyond_rate(plan: RecoveryPlan) -> Iterator[Found]:
+    needed, allowed = refresh_requests_per_h(plan), 60 * plan.backfill.requests_per_minute
+    if needed is not None and needed > allowed:
+        finding = f"refreshing every tier takes at least {needed:,.0f} requests an hour, and {allowed:,.0f} are allowed"
+        yield Found(where="backfill.requests_per_minute", finding=finding, change="longer refresh_s, fewer symbols, or a higher rate")
+
+
+def refresh_requests_per_h(plan: RecoveryPlan) -> float | None:
+    """Return how many requests the tiers' refresh takes an hour at least, one a job; None where the plan does not say its timeframes."""
+    timeframes = plan.backfill.timeframes
+    if timeframes is None:
+        return None
+    named = sum(len(tier.symbols) for tier in plan.rpo.values() if tier.symbols != OTHERS)
+    others = max(0, plan.backfill.jobs // timeframes - named)
+    symbols = {name: others if tier.symbols == OTHERS else len(tier.symbols) for name, tier in plan.rpo.items()}
+    return sum(count * timeframes * 3600 / plan.rpo[name].refresh_s for name, count in symbols.items())
+
+
+# ---- proof: what the measurement cannot show ----
+
+
+def _trials_prove_nothing(plan: RecoveryPlan) -> Iterator[Found]:
+    each, share = plan.trials.each, plan.trials.proven_share
+    if share is not None and each < (needed := intervals.needed_n(share)):
+        supports = math.floor(1000 * intervals.ratio_lower_bound(each, each)) / 10  # rounded down, as a bound is
+        finding = f"{each} trials prove at best that {supports:g} % of recoveries meet it, with 95 % confidence, not {100 * share:g} %"
+        yield Found(where="trials.each", finding=finding, change=f"at least {needed} trials, or proven_share: null")
+
+
+def _clock_resolution(plan: RecoveryPlan) -> Iterator[Found]:
+    prober = plan.prober
+    for name, promised in plan.rto.items():
+        if promised.objective_s < PERIODS * prober.period_s:
+            finding = f"{spelled(promised.objective_s)}, with a probe every {spelled(prober.period_s)}"
+            change = f"at least {PERIODS} periods of the prober, or a shorter period_s"
+            yield Found(where=f"rto.{name}.objective_s", finding=finding, change=change)
+    if prober.timeout_s < prober.slow_s:
+        finding = f"a probe ends after {spelled(prober.timeout_s)}, before the {spelled(prober.slow_s)} after which it is slow"
+        yield Found(where="prober.timeout_s", finding=finding, change="at least slow_s")
+
+
+def _balanced_blames(plan: RecoveryPlan) -> Iterator[Found]:
+    if blamed := plan.backfill.balanced_blames:
+        finding = f"{blamed}, which no stage's figure says: that no stage stands out is no finding about one of them"
+        yield Found(where="backfill.balanced_blames", finding=finding, change="null: a stage is named when its own time passes the rule")
+
+
+STRUCTURAL: Mapping[str, Rule] = {
+    "symbol_in_two_tiers": _symbol_in_two_tiers,
+    "no_tier_for_others": _no_tier_for_others,
+    "several_tiers_for_others": _several_tiers_for_others,
+    "thresholds_out_of_order": _thresholds_out_of_order,
+    "order_against_tiers": _order_against_tiers,
+}
+SETTLEABLE: Mapping[str, Rule] = {
+    "backoff_beyond_rto": _backoff_beyond_rto,
+    "retries_beyond_cap": _retries_beyond_cap,
+    "refill_beyond_rto": _refill_beyond_rto,
+    "refresh_against_loss": _refresh_against_loss,
+    "refresh_beyond_age": _refresh_beyond_age,
+    "tier_beyond_class": _tier_beyond_class,
+    "refresh_beyond_rate": _refresh_beyond_rate,
+    "trials_prove_nothing": _trials_prove_nothing,
+    "clock_resolution": _clock_resolution,
+    "balanced_blames": _balanced_blames,
+}
+
+
+# ---- contradictions ----
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

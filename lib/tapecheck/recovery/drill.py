@@ -15,15 +15,15 @@ import pyarrow as pa
 from chaoslib.run import RunEventHandler, Runner
 from chaoslib.types import Strategy
 
-from tapecheck import targets
 from tapecheck.errors import RollbackError
 from tapecheck.recovery import actions
+from tapecheck.recovery.drill_target import Ground
 from tapecheck.recovery.experiment import Drill
-from tapecheck.recovery.ground import Ground
-from tapecheck.recovery.keeper import Keeper, roll_back, worked
-from tapecheck.recovery.policy import Prober as Schedule
+from tapecheck.recovery.objectives import Prober as Schedule
 from tapecheck.recovery.prober import Prober
 from tapecheck.recovery.recording import FULL, INVALID, MEASURED, Trial
+from tapecheck.recovery.watchdog import Keeper, roll_back, worked
+from tapecheck.target import opening
 from tapecheck.validation import STOPPED
 
 log = logging.getLogger(__name__)
@@ -87,7 +87,7 @@ def run(drill: Drill, ground: Ground, schedule: Schedule, keeper: Keeper, number
         stop, since_ns = _stop(drill, ground, journal), max(moments.at_ns.values(), default=began_ns)
         is_whole = stop is None and prober.wait(FULL, since_ns, within_s=STEADY_S, unseen_s=schedule.settle_s)
     died = f"the prober ended: {type(prober.died_of).__name__}: {prober.died_of}" if prober.died_of else ""
-    if ground.target.kind == "sandbox" and targets.sandbox_stopped():
+    if ground.target.kind == "sandbox" and opening.sandbox_stopped():
         died = STOPPED
     trial = _trial(drill, number, journal, moments, began_ns, is_whole, ground, died)
     kept = {key: journal[key] for key in KEPT if key in journal}

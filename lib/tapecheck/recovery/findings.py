@@ -5,9 +5,9 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 
 from tapecheck.recovery.analysis import RecoverySummary
-from tapecheck.recovery.policy import RecoveryPlan
+from tapecheck.recovery.objectives import RecoveryPlan
 from tapecheck.recovery.recording import Recording
-from tapecheck.results import Finding
+from tapecheck.runs.results import Finding
 from tapecheck.validation import stopped
 from tapecheck.verdict import written
 

@@ -5,13 +5,14 @@ from collections.abc import Sequence
 
 import pandas as pd
 
-from tapecheck.frames import checks, findings, number
-from tapecheck.recovery import ledger
+from tapecheck.recovery import document, ledger
 from tapecheck.recovery.analysis import RecoverySummary
+from tapecheck.recovery.contradictions import Contradiction
 from tapecheck.recovery.experiment import Drill
+from tapecheck.recovery.objectives import RecoveryPlan
 from tapecheck.recovery.recording import Ages, Recording
-from tapecheck.recovery.timeline import Clocks
-from tapecheck.recovery.trials import Timed
+from tapecheck.recovery.timeline import Clocks, Timed
+from tapecheck.validation import checks, findings, number
 from tapecheck.verdict import written
 
 __all__ = ["ages", "answers", "checks", "drills", "findings", "history", "losses", "plan", "trials"]
@@ -163,3 +164,44 @@ def history(recording: Recording) -> pd.DataFrame:
         for name, days in since.items()
     ]
     return pd.DataFrame(rows).set_index("failure")
+
+
+# ---- definition_frames ----
+
+_definition_frames__all__ = ["alerts", "backfill", "contradictions", "rpo", "rto", "staleness"]
+
+
+def staleness(plan: RecoveryPlan) -> pd.DataFrame:
+    """Return one row a class of ages."""
+    return _frame(document.staleness(plan))
+
+
+def rto(plan: RecoveryPlan) -> pd.DataFrame:
+    """Return one row a failure."""
+    return _frame(document.rto(plan))
+
+
+def rpo(plan: RecoveryPlan) -> pd.DataFrame:
+    """Return one row a tier."""
+    return _frame(document.rpo(plan))
+
+
+def alerts(plan: RecoveryPlan) -> pd.DataFrame:
+    """Return one row an alert rule."""
+    return _frame(document.alerts(plan))
+
+
+def backfill(plan: RecoveryPlan) -> pd.DataFrame:
+    """Return one row a limit of the backfill."""
+    return _frame(document.backfill(plan))
+
+
+def contradictions(found: Sequence[Contradiction]) -> pd.DataFrame:
+    """Return one row a contradiction, or one that says that there is none."""
+    none: document.Row = {"rule": "no rule finds any", "where": "", "finding": "", "settled by": ""}
+    return _frame(document.contradictions(found) or [none])
+
+
+def _frame(rows: Sequence[document.Row]) -> pd.DataFrame:
+    """Return rows as a frame, with their first column to name them."""
+    return pd.DataFrame(rows).set_index(next(iter(rows[0])))

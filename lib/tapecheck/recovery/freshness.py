@@ -5,15 +5,15 @@ import random
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from tapecheck.errors import TargetError
-from tapecheck.recovery import behaviour, claims
+from tapecheck.http import Answer, Client
+from tapecheck.recovery import ages as behaviour
+from tapecheck.recovery import ages as claims
+from tapecheck.recovery.ages import UNLISTED, Look, Reply
 from tapecheck.recovery.answers import Raised, SchedulerHealth, Served, Status
-from tapecheck.recovery.behaviour import Reply
-from tapecheck.recovery.claims import UNLISTED, Look
-from tapecheck.recovery.client import Answer, Client
-from tapecheck.recovery.policy import OTHERS, RecoveryPlan
+from tapecheck.recovery.objectives import OTHERS, RecoveryPlan
 from tapecheck.recovery.recording import Ages, SeriesAge
 from tapecheck.recovery.stored import Key, read_if_there, refuse_remote
-from tapecheck.target_file import Target
+from tapecheck.target.file import Target
 
 FRAMES = ("5m", "15m", "1h", "4h", "1d")  # of symbols that a plan names, where a status lists nothing at all
 STATUS, SCHEDULER, FEATURES = "status", "scheduler", "features"  # the requests of a target file

@@ -7,9 +7,10 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from tapecheck import config, results
+from tapecheck import config
 from tapecheck.errors import OutputError
-from tapecheck.recovery.trials import Timed
+from tapecheck.recovery.timeline import Timed
+from tapecheck.runs import results
 
 FILE = Path("rto_rpo") / "ledger.jsonl"
 SHOWN = 500  # newest lines that a run keeps and a chart shows

@@ -15,14 +15,14 @@ from types import FrameType
 import psycopg
 
 from tapecheck.errors import MeasurementError, TapecheckError
+from tapecheck.http import Client
 from tapecheck.recovery import stored
-from tapecheck.recovery.claims import Look
-from tapecheck.recovery.client import Client
+from tapecheck.recovery.ages import Look
 from tapecheck.recovery.freshness import FEATURES, check, look, reply, series_age, unusual_limits, values
-from tapecheck.recovery.policy import AgeClass, RecoveryPlan
+from tapecheck.recovery.objectives import AgeClass, RecoveryPlan
 from tapecheck.recovery.recording import SeriesAge
 from tapecheck.recovery.stored import SCHEMA, Key
-from tapecheck.target_file import Target
+from tapecheck.target.file import Target
 
 ATTEMPTS = 3  # a refresh may come between planting and looking
 RESTORE_S = 30.0  # so long a database that went away is waited for

@@ -19,10 +19,10 @@ import httpx
 import psycopg
 import pyarrow as pa
 
-from tapecheck.recovery.database import opened, within
-from tapecheck.recovery.policy import Prober as Schedule
+from tapecheck.database import opened, within
+from tapecheck.recovery.experiment import View
+from tapecheck.recovery.objectives import Prober as Schedule
 from tapecheck.recovery.recording import BAD, FULL, PROBES
-from tapecheck.recovery.views import View
 
 FIRST_S = 10.0  # for the first answer of every view
 

@@ -10,8 +10,9 @@ from typing import Any, Literal
 import pyarrow as pa
 from pydantic import TypeAdapter
 
-from tapecheck import runs, validation
-from tapecheck.recovery.policy import RecoveryPlan
+from tapecheck import validation
+from tapecheck.recovery.objectives import RecoveryPlan
+from tapecheck.runs import folders
 
 _METADATA_KEY = b"tapecheck"
 BAD, DEGRADED, FULL = 0, 1, 2  # the state that a probe saw
@@ -186,7 +187,7 @@ def read(path: str | Path) -> Recording:
     Raises:
         ConfigError: the folder is no complete recovery run.
     """
-    return read_files(runs.recording(path, "rto_rpo"), source=str(path))
+    return read_files(folders.recording(path, "rto_rpo"), source=str(path))
 
 
 def read_files(folder: Path, *, source: str) -> Recording:
@@ -195,8 +196,8 @@ def read_files(folder: Path, *, source: str) -> Recording:
     Raises:
         ConfigError: one is missing, broken or incomplete.
     """
-    with runs.reading(source, "probes", "recovery"):
-        probes = runs.table(folder / "probes.parquet", PROBES)
-        acks = runs.table(folder / "acks.parquet", ACKS, may_be_null=["acked_ns", "refetchable"], most=runs.MOST_OBJECTS)
+    with folders.reading(source, "probes", "recovery"):
+        probes = folders.table(folder / "probes.parquet", PROBES)
+        acks = folders.table(folder / "acks.parquet", ACKS, may_be_null=["acked_ns", "refetchable"], most=folders.MOST_OBJECTS)
         context = TypeAdapter(Context).validate_python(json.loads(probes.schema.metadata[_METADATA_KEY]))
         return Recording(probes=probes, acks=[Ack(**row) for row in acks.to_pylist()], context=context, source=source)

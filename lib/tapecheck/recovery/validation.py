@@ -6,21 +6,20 @@ from typing import Any
 
 from pydantic import Field
 
-from tapecheck import runs
-from tapecheck import validation as shared
+from tapecheck import validation
 from tapecheck.recovery import analysis, findings
-from tapecheck.recovery.alerts import Alert
-from tapecheck.recovery.analysis import FailureSummary, RecoverySummary, SymbolAge, TierSummary
+from tapecheck.recovery.analysis import Alert, FailureSummary, RecoverySummary, SymbolAge, TierSummary
 from tapecheck.recovery.contradictions import Contradiction
 from tapecheck.recovery.contradictions import find as lint
-from tapecheck.recovery.definition import definition, document
+from tapecheck.recovery.document import definition, document
 from tapecheck.recovery.experiment import NONE, Drill, chosen
-from tapecheck.recovery.policy import RecoveryPlan, read_plan
+from tapecheck.recovery.objectives import RecoveryPlan, read_plan
 from tapecheck.recovery.recording import Recording, read
-from tapecheck.recovery.trials import Timed
-from tapecheck.results import Finding, Result
-from tapecheck.runs import Picture, Recorded
-from tapecheck.targets import open_target
+from tapecheck.recovery.timeline import Timed
+from tapecheck.runs import folders
+from tapecheck.runs.folders import Picture, Recorded
+from tapecheck.runs.results import Finding, Result
+from tapecheck.target.opening import open_target
 from tapecheck.verdict import Check, written
 
 __all__ = [
@@ -29,7 +28,7 @@ __all__ = [
 ]  # fmt: skip
 
 
-class Settings(shared.Settings):
+class Settings(validation.Settings):
     """The recovery notebook's parameters."""
 
     profile: str = Field(min_length=1)
@@ -63,7 +62,7 @@ def settings(**given: object) -> Settings:
         ConfigError: every wrong parameter at once.
         OutputError: the output folder cannot be written.
     """
-    return shared.checked(Settings, given)
+    return validation.checked(Settings, given)
 
 
 def run(plan: RecoveryPlan, drills: list[Drill], settings: Settings) -> Recording:
@@ -72,12 +71,12 @@ def run(plan: RecoveryPlan, drills: list[Drill], settings: Settings) -> Recordin
     Raises:
         TapecheckError: see `running.run`.
     """
-    from tapecheck.recovery import running  # Chaos Toolkit, httpx and psycopg: paid by who measures
+    from tapecheck.recovery import session  # Chaos Toolkit, httpx and psycopg: paid by who measures
 
     if settings.drills == NONE:
-        return running.define(plan, out=settings.out)
+        return session.define(plan, out=settings.out)
     target = open_target(settings.target)
-    return shared.measured("rto_rpo", target.name, lambda: running.run(plan, target, drills, out=settings.out), out=settings.out)
+    return validation.measured("rto_rpo", target.name, lambda: session.run(plan, target, drills, out=settings.out), out=settings.out)
 
 
 def summarize(recording: Recording, plan: RecoveryPlan) -> RecoverySummary:
@@ -92,12 +91,12 @@ def judge(recording: Recording, summary: RecoverySummary, plan: RecoveryPlan) ->
 
 def find(recording: Recording, summary: RecoverySummary, plan: RecoveryPlan) -> list[Finding]:
     """Return what the figures say, each with its evidence."""
-    return findings.find(recording, summary, plan) + shared.neighbours(recording.context)
+    return findings.find(recording, summary, plan) + validation.neighbours(recording.context)
 
 
 def headline(recording: Recording, summary: RecoverySummary, checks: list[Check], found: list[Finding]) -> str:
     """Return the verdict in one line of Markdown, with the slowest recovery and what was lost."""
-    return shared.headline(recording.context, checks, _said(summary, found))
+    return validation.headline(recording.context, checks, _said(summary, found))
 
 
 def _said(summary: RecoverySummary, found: list[Finding]) -> str:
@@ -131,7 +130,7 @@ def record(
     """Write the run folder and return where it is; see `runs.record`."""
     found = find(recording, summary, plan)
     result = RecoveryResult(
-        **shared.head(recording.context, recording.source, settings, checks, found, _said(summary, found)),
+        **validation.head(recording.context, recording.source, settings, checks, found, _said(summary, found)),
         validation="rto_rpo",
         bottleneck=findings.bottleneck(found),
         definition=definition(plan),
@@ -144,7 +143,7 @@ def record(
         wrong_answers=summary.wrong_answers,
         measured_s=recording.context.measured_s((one.began_ns, one.ended_ns) for one in recording.context.trials),
     )
-    return runs.record(
+    return folders.record(
         result,
         out=settings.out,
         tables=recording.tables(),

@@ -9,9 +9,8 @@ An attempt that left no result since that run is an error too, or the checks of 
 
 from xml.etree import ElementTree as ET  # it only writes here
 
-from tapecheck.reports.overview import Broken, Overview, Standing
-from tapecheck.reports.wording import legal, number
-from tapecheck.results import Result
+from tapecheck.reports.overview import Broken, Overview, Standing, legal, number
+from tapecheck.runs.results import Result
 from tapecheck.verdict import Check, Verdict
 
 KINDS = {Verdict.FAIL: "failure", Verdict.INVALID: "error", Verdict.NO_DATA: "error", Verdict.NOT_PROVEN: "skipped"}

@@ -1,15 +1,19 @@
 """What all reports are made from: how each recorded run begins, and the last of each validation. It writes nothing."""
 
+import math
 import os
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from urllib.parse import quote
 
-from tapecheck import config, history, runs
-from tapecheck.history import Condition
-from tapecheck.results import Result
-from tapecheck.runs import Run
+from tapecheck import config
+from tapecheck.runs import folders, history
+from tapecheck.runs.folders import Run
+from tapecheck.runs.history import Condition
+from tapecheck.runs.results import Result
 from tapecheck.verdict import Check, Verdict, overall
 
 SPARKS = 30  # so many runs in a sparkline
@@ -126,7 +130,7 @@ def read(out: Path) -> Overview:
     """Read how every run below an output folder begins, one at a time: a thousand whole results do not fit into memory."""
     entries: list[Entry] = []
     broken: list[Broken] = []
-    for run in runs.each(out):
+    for run in folders.each(out):
         found = _read(run, out)
         if isinstance(found, Entry):
             entries.append(found)
@@ -171,3 +175,54 @@ def _trend(last: Entry | None, own: Sequence[Entry]) -> tuple[float, ...]:
     measured = [e for e in own if e.result.reanalysis_of is None and e.result.started_at < last.result.started_at]
     ordered = sorted((e for e in measured if e.condition == last.condition), key=lambda entry: entry.result.started_at)
     return tuple(entry.main for entry in (*ordered, last) if entry.main is not None)[-SPARKS:]
+
+
+# ---- wording ----
+
+_ILLEGAL = re.compile("[^\t\n\r\x20-\x7e\xa0-\ud7ff\ue000-\ufdcf\ufdf0-\ufffd\U00010000-\U0010ffff]")
+
+
+def number(value: float | str | None) -> str:
+    """Write a figure as a person reads it: three digits that count, or all of a whole number; — for none."""
+    if value is None:
+        return "—"
+    if isinstance(value, str) or not math.isfinite(value):
+        return str(value)
+    if value == int(value) or abs(value) >= 1000:
+        return f"{value:,.0f}"
+    return f"{value:.3g}"
+
+
+def moment(at: datetime) -> str:
+    """Write a time."""
+    return at.strftime("%Y-%m-%d %H:%M:%S UTC")
+
+
+def words(verdict: str) -> str:
+    """Write a verdict as words."""
+    return verdict.replace("_", " ")
+
+
+def cut(text: str, longest: int) -> str:
+    """Return a text on one line, of too many characters its beginning, up to the end of a sentence or clause and no open parenthesis."""
+    line = " ".join(text.split())
+    if len(line) <= longest:
+        return line
+    room = longest - len(" …")
+    words_end = [at for at in _spaces(line) if at <= room] or [at for at in range(room + 1) if line[at] == " "]
+    clauses_end = [at for at in words_end if line[at - 1] in ".;," and at >= room / 3]
+    return f"{line[: max(clauses_end or words_end, default=room)].rstrip(',;')} …"
+
+
+def _spaces(line: str) -> Iterator[int]:
+    """Yield where the spaces outside parentheses are."""
+    depth = 0
+    for at, sign in enumerate(line):
+        depth = max(0, depth + (sign == "(") - (sign == ")"))
+        if sign == " " and depth == 0:
+            yield at
+
+
+def legal(text: str) -> str:
+    """Replace what neither XML 1.0 nor HTML can say, however it is escaped: control characters, and half of a pair."""
+    return _ILLEGAL.sub("�", text)

@@ -8,9 +8,9 @@ from pathlib import Path
 from jinja2 import Environment, PackageLoader
 from markupsafe import Markup
 
-from tapecheck.reports import brief
-from tapecheck.reports.overview import Entry, Overview
-from tapecheck.reports.wording import legal, moment, number, words
+from tapecheck.reports import junit, markdown, openmetrics, overview
+from tapecheck.reports.overview import Entry, Overview, legal, moment, number, words
+from tapecheck.runs import folders
 
 FILES = ("report.html", "notebook.ipynb", "result.json", "trace.json")
 WIDTH, HEIGHT, MARGIN = 150, 32, 4  # of a sparkline, in pixels
@@ -24,14 +24,16 @@ def index(overview: Overview, others: Sequence[str]) -> str:
 
 def executive(overview: Overview, now: datetime | None = None) -> str:
     """Write the page that says what is broken, the evidence and the next action; `now` is when."""
-    briefs = [brief.of(standing) for standing in overview.standings]
+    briefs = [markdown.of(standing) for standing in overview.standings]
     at = now or datetime.now(UTC)
     return _environment().get_template("executive.html").render(overview=overview, briefs=briefs, now=at)
 
 
 @cache
 def _environment() -> Environment:
-    templates = Environment(loader=PackageLoader("tapecheck"), autoescape=True, trim_blocks=True, lstrip_blocks=True, finalize=_shown)
+    templates = Environment(
+        loader=PackageLoader("tapecheck.reports"), autoescape=True, trim_blocks=True, lstrip_blocks=True, finalize=_shown
+    )
     templates.filters.update(moment=moment, words=words, number=number, polyline=polyline)
     templates.globals.update(width=WIDTH, height=HEIGHT)
     return templates
@@ -53,3 +55,22 @@ def polyline(values: Sequence[float]) -> list[tuple[float, float]]:
     step = (WIDTH - 2 * MARGIN) / max(len(values) - 1, 1)
     shares = [(value - low) / (high - low) if high > low else 0.5 for value in values]
     return [(round(MARGIN + i * step, 1), round(HEIGHT - MARGIN - share * (HEIGHT - 2 * MARGIN), 1)) for i, share in enumerate(shares)]
+
+
+# ---- index ----
+
+INDEX = "index.html"
+REPORTS = ("executive.html", "summary.md", "junit.xml", "metrics.txt")
+
+
+def write(out: Path) -> Path:
+    """Write the page and the reports of an output folder, and return the page's path.
+
+    Raises:
+        OutputError: one cannot be written.
+    """
+    found = overview.read(out)
+    texts = (executive(found), markdown.text(found), junit.text(found), openmetrics.text(found))
+    for name, text in zip((*REPORTS, INDEX), (*texts, index(found, REPORTS)), strict=True):
+        folders.write_file(out / name, text.encode())
+    return out / INDEX

@@ -15,8 +15,8 @@ import psycopg
 from psycopg.conninfo import conninfo_to_dict
 
 from tapecheck.errors import SandboxError
-from tapecheck.loopback import is_local_database
 from tapecheck.sandbox.profile import NOT_FOR_INITDB, Home, write_private
+from tapecheck.target.opening import is_local_database
 
 SERVER_USER = "nobody" if os.getuid() == 0 else None  # postgres refuses to run as root
 SETTINGS = {

@@ -13,9 +13,8 @@ from functools import lru_cache
 import numpy as np
 import numpy.typing as npt
 
-from tapecheck.backfill.aggregate import DAY_S, aggregate
 from tapecheck.backfill.bars import Bars, FloatArray, IntArray
-from tapecheck.backfill.calendar import EASTERN, sessions
+from tapecheck.backfill.calendar import DAY_S, EASTERN, aggregate, sessions
 from tapecheck.tickers import CRYPTO
 
 SLOT_S = 300

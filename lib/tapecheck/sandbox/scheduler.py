@@ -17,7 +17,7 @@ from tapecheck.backfill import checkpoints
 from tapecheck.backfill.bars import TIMEFRAMES
 from tapecheck.backfill.checkpoints import Checkpoint
 from tapecheck.backfill.pipeline import refresh
-from tapecheck.backfill.retry import Retry
+from tapecheck.backfill.rate_limit import Retry
 from tapecheck.backfill.sink import Sink, SinkError
 from tapecheck.backfill.source import Source
 from tapecheck.backfill.wire import RateLimited, SourceError, UnknownTicker

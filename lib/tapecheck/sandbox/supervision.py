@@ -17,8 +17,8 @@ from tapecheck.progress import Report
 from tapecheck.sandbox import database, reaper
 from tapecheck.sandbox.processes import ask, is_healthy, is_running, stop, supervised
 from tapecheck.sandbox.profile import PROCESSES, Home, Ports, Profile, write_private
-from tapecheck.target_file import ProcessSelector
-from tapecheck.targets import SandboxState
+from tapecheck.target.file import ProcessSelector
+from tapecheck.target.opening import SandboxState
 
 START_S = 45.0
 FILL_S = 180.0

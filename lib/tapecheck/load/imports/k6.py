@@ -1,0 +1,266 @@
+"""Reads what `k6 run --out json=FILE` and `--out csv=FILE` write: several points a request, one after the other."""
+
+import math
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from tapecheck.load import recording
+from tapecheck.load.engine.recorder import ErrorKind
+from tapecheck.load.imports import files
+from tapecheck.load.imports.files import Broken, Format, Measurement, Requests, nanoseconds
+from tapecheck.load.recording import Testimony
+from tapecheck.statistics.intervals import Distribution
+
+BEGINS = "http_reqs"  # the first point of a request
+TIMES = frozenset({"http_req_duration", "http_req_blocked", "http_req_receiving"})
+WANTED = frozenset({BEGINS, "http_req_failed", "iterations", "dropped_iterations", *TIMES})
+CSV_COLUMNS = ("metric_name", "timestamp", "metric_value")
+TAGS = ("method", "name", "url", "status", "scenario", "error_code")
+DIGITS_OF_SECONDS = 10
+EXECUTOR = "it does not say which executor sent; a closed one, such as constant-vus, asks a target that stalls less, and finds it too fast"
+NO_SCENARIO = "no_scenario"  # of requests in setup and teardown, or where the tag was switched off
+SECONDS_NOTE = "its times are whole seconds, so its duration may be one second off; K6_CSV_TIME_FORMAT=unix_nano tells more"
+_CODES = (  # (first, last, kind) of k6's error codes
+    (1050, 1050, ErrorKind.timeout),
+    (1100, 1199, ErrorKind.unreachable),
+    (1211, 1211, ErrorKind.connect_timeout),
+    (1212, 1212, ErrorKind.connect_refused),
+    (1210, 1213, ErrorKind.unreachable),
+    (1201, 1201, ErrorKind.reset),
+    (1220, 1220, ErrorKind.reset),
+    (1300, 1399, ErrorKind.tls),
+    (1400, 1599, ErrorKind.status),
+    (1600, 1699, ErrorKind.protocol),
+    (1700, 1799, ErrorKind.content),
+)
+
+
+class Tags(msgspec.Struct):
+    """What a point is about."""
+
+    method: str = ""
+    name: str = ""
+    url: str = ""
+    status: str = ""
+    scenario: str = NO_SCENARIO
+    error_code: str = ""
+
+
+class _Data(msgspec.Struct):
+    time: datetime
+    value: float
+    tags: Tags = msgspec.field(default_factory=Tags)
+
+
+class _Line(msgspec.Struct):
+    metric: str
+    type: str
+    data: msgspec.Raw
+
+
+@dataclass(slots=True)
+class Point:
+    """One value of one metric; times are in ms."""
+
+    line: int
+    metric: str
+    value: float
+    at_ns: int
+    tags: Tags
+
+
+@dataclass(slots=True)
+class _Request:
+    first: Point
+    values: dict[str, float] = field(default_factory=dict)
+
+
+def read_json(path: Path) -> Measurement:
+    """Read JSON lines."""
+    return _measurement("JSON lines", _points_of_json(path))
+
+
+def read_csv(path: Path) -> Measurement:
+    """Read CSV."""
+    if _in_seconds(path):
+        return replace(_measurement("CSV", _points_of_csv(path), SECONDS_NOTE), clock_error_ms=1000.0)
+    return _measurement("CSV", _points_of_csv(path))
+
+
+def _points_of_json(path: Path) -> Iterator[Point]:
+    line_of, data_of = msgspec.json.Decoder(_Line).decode, msgspec.json.Decoder(_Data).decode
+    for number, text in files.lines(path):
+        line = files.as_read(number, lambda text=text: line_of(text))  # type: ignore[misc]
+        if line.type == "Point" and line.metric in WANTED:
+            data = files.as_read(number, lambda line=line: data_of(line.data))  # type: ignore[misc]
+            yield Point(number, line.metric, data.value, nanoseconds(data.time), data.tags)
+
+
+def _points_of_csv(path: Path) -> Iterator[Point]:
+    rows = files.rows(path)
+    _, header = next(rows)
+    places = [header.index(name) if name in header else None for name in TAGS]
+    for number, row in rows:
+        if len(row) != len(header):
+            raise Broken(f"{len(row)} columns where the first line has {len(header)}", number)
+        if row[0] in WANTED:
+            yield files.as_read(number, lambda number=number, row=row: _of_row(number, row, places))  # type: ignore[misc]
+
+
+def _of_row(number: int, row: Sequence[str], places: Sequence[int | None]) -> Point:
+    found = {name: row[place] for name, place in zip(TAGS, places, strict=True) if place is not None and row[place]}
+    return Point(number, row[0], float(row[2]), _nanoseconds(row[1]), Tags(**found))
+
+
+def _nanoseconds(text: str) -> int:
+    """Read a time of any of K6_CSV_TIME_FORMAT's formats: seconds to nanoseconds since 1970, or RFC 3339."""
+    if not text.isdecimal():
+        return nanoseconds(datetime.fromisoformat(text))
+    digits = len(text) - DIGITS_OF_SECONDS
+    if digits not in (0, 3, 6, 9):
+        raise ValueError(f"no time: {text}")
+    return int(text) * int(10 ** (9 - digits))
+
+
+def _in_seconds(path: Path) -> bool:
+    _, row = next((pair for i, pair in enumerate(files.rows(path)) if i == 1), (0, ["", ""]))
+    return len(row[1]) == DIGITS_OF_SECONDS or (not row[1].isdecimal() and "." not in row[1])
+
+
+def _measurement(output: str, points: Iterable[Point], *notes: str) -> Measurement:
+    requests, iterations, dropped = Requests(), Counter[str](), Counter[str]()
+    for one in _requests(points, {"iterations": iterations, "dropped_iterations": dropped}):
+        _add(requests, one)
+    if not len(requests):
+        raise Broken("no http_reqs point: no request")
+    aside = requests.leave_out(NO_SCENARIO)
+    short = [f"it dropped {count:,.0f} iterations of {name}, for want of free users" for name, count in dropped.items()]
+    short += [f"requests of setup and teardown, which are of no scenario, are left out: {aside:,}"] if aside else []
+    return Measurement(
+        tool=files.tool("k6", output, EXECUTOR, *short, *notes),
+        requests=requests,
+        url=" ".join(requests.origins),
+        started_at=requests.started_at(),
+        achieved_ratio={name: iterations[name] / (iterations[name] + count) for name, count in dropped.items()},
+    )
+
+
+def _requests(points: Iterable[Point], counters: dict[str, "Counter[str]"]) -> Iterator[_Request]:
+    """Put the points of each request together, which k6 writes in one go; count what belongs to none."""
+    request = None
+    for point in points:
+        if point.metric in counters:
+            counters[point.metric][point.tags.scenario] += point.value  # type: ignore[assignment]
+        elif point.metric == BEGINS:
+            if request is not None:
+                yield request
+            request = _Request(point)
+        elif request is None:
+            raise Broken(f"{point.metric} before any {BEGINS}", point.line)
+        else:
+            request.values[point.metric] = point.value
+    if request is not None:
+        yield request
+
+
+def _add(requests: Requests, one: _Request) -> None:
+    """Add a request; it began when k6 began to look for a connection, as ours do."""
+    tags, done_ns, status = one.first.tags, one.first.at_ns, int(one.first.tags.status or 0)
+    took_ms = one.values.get("http_req_duration", math.nan) + one.values.get("http_req_blocked", 0.0)
+    if math.isnan(took_ms):
+        raise Broken("a request without http_req_duration: half-written, or of another version", one.first.line)
+    failed = one.values.get("http_req_failed", files.is_failure(status))
+    requests.add(
+        tags.scenario,
+        sent_ns=done_ns - round(took_ms * 1e6),
+        done_ns=done_ns,
+        first_byte_ns=done_ns - round(one.values.get("http_req_receiving", 0.0) * 1e6) if status else 0,
+        status=status,
+        error=_error(tags.error_code, status) if failed else ErrorKind.none,
+        request=requests.named(tags.method, tags.name, tags.url),
+    )
+
+
+def _error(code: str, status: int) -> ErrorKind:
+    number = int(code or 0)
+    known = next((kind for first, last, kind in _CODES if first <= number <= last), None)
+    return known or (ErrorKind.status if status else ErrorKind.other)
+
+
+FORMATS = (
+    Format(
+        name="k6 JSON lines (k6 run --out json=FILE)",
+        begins=lambda text: text.startswith('{"') and '"metric":"' in text.partition("\n")[0] and '"type":"' in text.partition("\n")[0],
+        read=read_json,
+    ),
+    Format(name="k6 CSV (k6 run --out csv=FILE)", begins=lambda text: text.startswith(",".join(CSV_COLUMNS)), read=read_csv),
+)
+
+
+# ---- k6_summary ----
+
+NO_CONNECTING = "its times begin when the connection is there; the JSON and CSV outputs have the time before that too"
+ALL = "its scenarios are not told apart"
+NO_KINDS = "which kinds of failure there were is not in it"
+FEW = "its percentiles are those that summaryTrendStats names"
+Values = Mapping[str, float]
+
+
+class Summary(msgspec.Struct):
+    """The part of either that is read: metrics by name."""
+
+    metrics: dict[str, dict[str, Any]]
+
+
+def read(path: Path) -> Measurement:
+    """Read JSON."""
+    metrics = files.document(path, Summary).metrics
+    requests, took, failed = (_values(metrics, name) for name in ("http_reqs", "http_req_duration", "http_req_failed"))
+    dropped, done = (_values(metrics, name).get("count", 0.0) for name in ("dropped_iterations", "iterations"))
+    n, rate_rps = int(requests.get("count", 0)), requests.get("rate", 0.0)
+    if not n or not rate_rps:
+        raise Broken("no http_reqs: no request, or of another version")
+    short = [f"it dropped {dropped:,.0f} iterations, for want of free users"] if dropped else []
+    told = Testimony(
+        requests=n,
+        failed=int(failed.get("passes", 0)),  # k6 counts as passed what is true: "it failed"
+        response_time_ms=_times(n, took),
+        duration_s=n / rate_rps,
+        errors={"other": int(failed["passes"])} if failed.get("passes") else {},
+    )
+    return Measurement(
+        tool=files.tool("k6", "summary", EXECUTOR, *short, NO_CONNECTING, ALL, NO_KINDS, FEW),
+        told={"k6": told},
+        achieved_ratio={"k6": done / (done + dropped)} if dropped else {},
+    )
+
+
+def _values(metrics: Mapping[str, dict[str, Any]], name: str) -> Values:
+    """Return the figures of a metric, which handleSummary has one level deeper."""
+    metric = metrics.get(name, {})
+    values = metric.get("values", metric)
+    return {key: float(value) for key, value in values.items() if isinstance(value, int | float)}
+
+
+def _times(n: int, took: Values) -> Distribution | None:
+    if "avg" not in took:
+        raise Broken("no http_req_duration: of another version")
+    percentiles_ms = {50: took.get("med", took.get("p(50)", math.nan)), **{p: took.get(f"p({p})", math.nan) for p in (90, 95, 99)}}
+    return recording.distribution(
+        n, percentiles_ms, mean_ms=took["avg"], min_ms=took.get("min", math.nan), max_ms=took.get("max", math.nan)
+    )
+
+
+SUMMARY_FORMATS = (
+    Format(
+        name="k6 summary (k6 run --summary-export FILE, or handleSummary)",
+        begins=lambda text: text.startswith("{") and '"metrics"' in text and '"http_req' in text,
+        read=read,
+    ),
+)

@@ -1,0 +1,169 @@
+"""Reads what `vegeta encode` writes as JSON or CSV, one line a request, and the report that `vegeta report -type=json` makes of it."""
+
+import math
+from datetime import datetime
+from pathlib import Path
+from typing import Annotated
+
+import msgspec
+
+from tapecheck.load import recording
+from tapecheck.load.engine.recorder import ErrorKind
+from tapecheck.load.imports import files
+from tapecheck.load.imports.files import Broken, Format, Measurement, Requests, nanoseconds
+from tapecheck.load.recording import Testimony
+
+COLUMNS = (9, 12)  # of a CSV: versions 12.0 to 12.8 have no method, URL and headers
+NANOSECOND_DIGITS = 19  # of an instant since 1970
+BODIES = "its bytes are those of the body alone"
+ESTIMATED = "its percentiles are estimates"
+
+
+class Hit(msgspec.Struct):
+    """One request as vegeta tells it; its latency is in ns."""
+
+    timestamp: datetime
+    latency: int
+    code: int
+    bytes_in: int
+    error: str = ""
+    attack: str = ""
+    method: str = ""
+    url: str = ""
+
+
+class Latencies(msgspec.Struct):
+    """What a report says of the times, in ns; older versions have neither p90 nor minimum."""
+
+    mean: float
+    max: float
+    p50: float = msgspec.field(name="50th")
+    p95: float = msgspec.field(name="95th")
+    p99: float = msgspec.field(name="99th")
+    p90: float = msgspec.field(name="90th", default=math.nan)
+    min: float = math.nan
+
+
+class Bytes(msgspec.Struct):
+    """What a report says of the bodies."""
+
+    mean: float
+
+
+class Report(msgspec.Struct):
+    """A report; `duration` and `wait`, in ns, are until the last hit and from then until the last answer."""
+
+    latencies: Latencies
+    bytes_in: Bytes
+    earliest: Annotated[datetime, msgspec.Meta(tz=True)]
+    duration: int
+    wait: int
+    requests: int
+    status_codes: dict[str, int]
+    errors: list[str] | None = None
+
+
+def read_json(path: Path) -> Measurement:
+    """Read JSON lines."""
+    hit_of = msgspec.json.Decoder(Hit).decode
+    requests = Requests()
+    for number, line in files.lines(path):
+        hit = files.as_read(number, lambda line=line: hit_of(line))  # type: ignore[misc]
+        _add(requests, hit, nanoseconds(hit.timestamp))
+    return _measurement("JSON", requests)
+
+
+def read_csv(path: Path) -> Measurement:
+    """Read CSV, which has no header."""
+    requests = Requests()
+    for number, row in files.rows(path):
+        if len(row) not in COLUMNS:
+            raise Broken(f"{len(row)} columns where vegeta writes {' or '.join(map(str, COLUMNS))}", number)
+        files.as_read(number, lambda row=row: _add_row(requests, row))  # type: ignore[misc]
+    return _measurement("CSV", requests)
+
+
+def _add_row(requests: Requests, row: list[str]) -> None:
+    at_ns, code, latency_ns, _, size = map(int, row[:5])
+    method, url = row[9:11] if len(row) > COLUMNS[0] else ("", "")
+    hit = Hit(timestamp=datetime.min, latency=latency_ns, code=code, bytes_in=size, error=row[5], attack=row[7], method=method, url=url)
+    _add(requests, hit, at_ns)
+
+
+def _add(requests: Requests, hit: Hit, at_ns: int) -> None:
+    requests.add(
+        hit.attack or "vegeta",
+        sent_ns=at_ns,
+        done_ns=at_ns + hit.latency,
+        status=hit.code,
+        error=files.kind_of(hit.error, hit.code) if hit.error or files.is_failure(hit.code) else ErrorKind.none,
+        size=hit.bytes_in,
+        request=requests.named(hit.method, hit.url) if hit.url else 0,
+    )
+
+
+def _measurement(output: str, requests: Requests) -> Measurement:
+    if not len(requests):
+        raise Broken("no request")
+    return Measurement(
+        tool=files.tool("vegeta", output, BODIES), requests=requests, url=" ".join(requests.origins), started_at=requests.started_at()
+    )
+
+
+def read_report(path: Path) -> Measurement:
+    """Read a report in JSON."""
+    report = files.document(path, Report)
+    if not report.requests:
+        raise Broken("no request")
+    found = files.tool("vegeta", "report", ESTIMATED, BODIES)
+    return Measurement(tool=found, told={"vegeta": _testimony(report)}, started_at=report.earliest)
+
+
+def _testimony(report: Report) -> Testimony:
+    errors = _errors(report)
+    took = report.latencies
+    percentiles_ms = {50: took.p50 / 1e6, 90: took.p90 / 1e6, 95: took.p95 / 1e6, 99: took.p99 / 1e6}
+    return Testimony(
+        requests=report.requests,
+        failed=sum(errors.values()),
+        response_time_ms=recording.distribution(
+            report.requests, percentiles_ms, mean_ms=took.mean / 1e6, min_ms=took.min / 1e6, max_ms=took.max / 1e6
+        ),
+        bytes_mean=report.bytes_in.mean,
+        duration_s=(report.duration + report.wait) / 1e9,
+        errors=errors,
+    )
+
+
+def _errors(report: Report) -> dict[str, int]:
+    """Count failures by kind; of those without an answer the kind is known only where all messages are of one."""
+    failed = {status: count for status, count in report.status_codes.items() if files.is_failure(int(status))}
+    silent = failed.pop("0", 0)
+    kinds = {files.kind_of(message).name for message in report.errors or ()} - {"status"}
+    found = {"status": sum(failed.values()), kinds.pop() if len(kinds) == 1 else "other": silent}
+    return {kind: count for kind, count in found.items() if count}
+
+
+def _first_line_has(text: str, *keys: str) -> bool:
+    first = text.partition("\n")[0]
+    return text.startswith("{") and all(f'"{key}":' in first for key in keys)
+
+
+def _begins_as_csv(text: str) -> bool:
+    first = text.partition("\n")[0].split(",")
+    return len(first) >= COLUMNS[0] and all(one.isdecimal() for one in first[:5]) and len(first[0]) == NANOSECOND_DIGITS
+
+
+FORMATS = (
+    Format(
+        name="vegeta JSON (vegeta encode --to json)",
+        begins=lambda text: _first_line_has(text, "timestamp", "latency", "code"),
+        read=read_json,
+    ),
+    Format(
+        name="vegeta's report (vegeta report -type=json)",
+        begins=lambda text: text.startswith("{") and '"latencies"' in text and '"50th"' in text,
+        read=read_report,
+    ),
+    Format(name="vegeta CSV (vegeta encode --to csv)", begins=_begins_as_csv, read=read_csv),
+)

@@ -1,0 +1,263 @@
+"""What is promised of recovery and loss, as config/rto_rpo.yaml says it once. It measures nothing and finds no contradictions."""
+
+import datetime as dt
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Literal, Self
+
+from pydantic import AfterValidator, Field, StringConstraints, model_validator
+
+from tapecheck import config
+from tapecheck.config import Model
+from tapecheck.errors import ConfigError, Problem
+from tapecheck.verdict import parse
+
+AgeClass = Literal["fresh", "aging", "stale", "missing"]
+Action = Literal["plain", "warning", "warning_and_alert", "not_found_and_trigger"]
+TOLERANCE_S = 5.0  # clocks of two machines, and an answer kept for seconds, differ so; of the narrowest class, an hour, it is 0.14 %
+Clock = Literal["degraded", "full"]
+OTHERS = "others"  # in place of a tier's symbols: every symbol that no other tier names
+METRICS = ("false_ages", "wrong_answers", "unrecoverable_bars", "gone_bars", "alerts")  # beside what `rto` and `rpo` imply
+
+Seconds = Annotated[float, Field(gt=0, le=31_536_000)]
+Share = Annotated[float, Field(gt=0, lt=1)]
+Symbol = Annotated[str, Field(pattern=r"^[A-Z][A-Z0-9.]{0,11}$")]
+Text = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1)]
+
+
+def _objective(text: str) -> str:
+    parse(text, METRICS)
+    return text
+
+
+class Younger(Model):
+    """A class of ages: from where the class before it ends up to, but not including, `below_s`; what an answer of it must do."""
+
+    below_s: Seconds
+    action: Action
+
+
+class Oldest(Model):
+    """The class of all that is older, and of what never was there."""
+
+    action: Action
+
+
+class Staleness(Model):
+    """What the age of data means; the four classes leave no age without one."""
+
+    fresh: Younger
+    aging: Younger
+    stale: Younger
+    missing: Oldest
+
+    def classify(self, age_s: float | None) -> AgeClass:
+        """Return the class of an age; None is the age of what never was there."""
+        if age_s is None:
+            return "missing"
+        if age_s < self.fresh.below_s:
+            return "fresh"
+        if age_s < self.aging.below_s:
+            return "aging"
+        return "stale" if age_s < self.stale.below_s else "missing"
+
+    def action(self, name: AgeClass) -> Action:
+        """Return what an answer with data of a class must do."""
+        found: Younger | Oldest = getattr(self, name)
+        return found.action
+
+
+class Recovery(Model):
+    """A failure: within what time service must be back, by which of the two clocks, and how.
+
+    `degraded` ends when the target answers again, if only from its fallback; `full` when all is as before and its work resumed.
+    """
+
+    objective_s: Seconds
+    clock: Clock = "full"
+    procedure: Text
+    fallback: Text
+
+
+class Tier(Model):
+    """Symbols that share a promise: how old their data may be, how often it is refreshed, how many minutes of bars may be lost."""
+
+    symbols: Annotated[tuple[Symbol, ...], Field(min_length=1)] | Literal["others"]
+    max_age_s: Seconds
+    refresh_s: Seconds
+    max_lost_minutes: float = Field(ge=0, le=525_600)
+
+
+class AfterTime(Model):
+    """An alert rule: nothing good for so long."""
+
+    after_s: Seconds
+    severity: Literal["warning", "critical"]
+
+
+class AboveShare(Model):
+    """An alert rule: more than this share of symbols or series."""
+
+    above_share: Share
+    severity: Literal["warning", "critical"]
+
+
+class Alerts(Model):
+    """When a person must be told."""
+
+    no_successful_backfill: AfterTime
+    failed_symbols: AboveShare
+    missing_features: AboveShare
+    stale_features: AboveShare
+
+
+def _without_zone(time: dt.time) -> dt.time:
+    if time.tzinfo is not None:
+        raise ValueError("a time of day in UTC, without a zone of its own")
+    return time
+
+
+class Scheduler(Model):
+    """How the scheduler goes on: every day, after a crash, and after a long time down."""
+
+    daily_at_utc: Annotated[dt.time, AfterValidator(_without_zone)]
+    order: tuple[str, ...] = Field(min_length=1)
+    after_crash: tuple[str, ...] = Field(min_length=1)
+    forced_after_down_s: Seconds
+
+
+class HotSymbols(Model):
+    """The cache of symbols that are asked for most."""
+
+    count: int = Field(ge=1)
+    ttl_s: Seconds
+    records: int = Field(ge=1)
+
+
+class QueryCache(Model):
+    """The cache of answers."""
+
+    queries: int = Field(ge=1)
+    ttl_s: Seconds
+
+
+class Cache(Model):
+    """What is kept in memory, which is also what can be served while the database is away."""
+
+    hot_symbols: HotSymbols
+    query: QueryCache
+
+
+class Backfill(Model):
+    """How missing history is fetched: `jobs`, each a symbol and one of so many `timeframes`.
+
+    Without `timeframes` nobody can say how many symbols there are. `balanced_blames`: the stage that "balanced" is said to mean, if
+    anybody says so.
+    """
+
+    symbols_at_once: int = Field(ge=1)
+    requests_at_once: int = Field(ge=1)
+    batch_records: int = Field(ge=1)
+    retries_s: tuple[Seconds, ...] = Field(min_length=1)
+    requests_per_minute: float = Field(gt=0)
+    burst: int = Field(ge=1)
+    backoff_max_s: Seconds
+    jobs: int = Field(ge=1)
+    timeframes: int | None = Field(default=None, ge=1)
+    balanced_blames: Literal["fetch", "insert", "features"] | None = None
+
+    @model_validator(mode="after")
+    def _whole_symbols(self) -> Self:
+        if self.timeframes and self.jobs % self.timeframes:
+            raise ValueError(f"jobs that are symbols times timeframes; {self.jobs} is no multiple of {self.timeframes}")
+        return self
+
+
+class Prober(Model):
+    """How recovery is watched: a probe of each view every `period_s`, whatever became of the ones before."""
+
+    period_s: float = Field(default=0.05, ge=0.01, le=5)
+    timeout_s: float = Field(default=2.0, gt=0, le=60)
+    slow_s: float = Field(default=0.5, gt=0, le=60)
+    settle_s: float = Field(default=0.5, ge=0.1, le=60)
+
+
+class Trials(Model):
+    """How often each drill is run, and what share of all recoveries must be proven to meet its objective, with 95 % confidence.
+
+    Without a share a pass says that every trial met it, and no more.
+    """
+
+    each: int = Field(default=5, ge=1, le=1000)
+    proven_share: Share | None = None
+
+
+class RecoveryPlan(Model):
+    """All promises, and how they are put to the test; `settled` explains contradictions that are known and meant."""
+
+    staleness: Staleness
+    rto: dict[str, Recovery] = Field(min_length=1)
+    rpo: dict[str, Tier] = Field(min_length=1)
+    alerts: Alerts
+    scheduler: Scheduler
+    cache: Cache
+    backfill: Backfill
+    prober: Prober = Prober()
+    trials: Trials = Trials()
+    objectives: tuple[Annotated[str, AfterValidator(_objective)], ...] = ()
+    settled: dict[str, Text] = Field(default={})
+
+    def tier_of(self, symbol: str) -> str | None:
+        """Return the tier that names a symbol, else the one of all others; None where there is neither."""
+        named = (name for name, tier in self.rpo.items() if tier.symbols != OTHERS and symbol in tier.symbols)
+        return next(named, next((name for name, tier in self.rpo.items() if tier.symbols == OTHERS), None))
+
+
+def read_plan(path: str | Path, *, profile: str = config.WHOLE, trials: int = 0) -> RecoveryPlan:
+    """Read a recovery plan with a profile's changes, and set how often each drill is run (0: as planned).
+
+    What is checked for contradictions is the file, in each of its profiles: so few trials that they prove nothing may be asked for, and
+    end as not proven.
+
+    Raises:
+        ConfigError: the file or any of its profiles is wrong, or contradicts itself without saying why.
+    """
+    plan: RecoveryPlan = config.chosen(RecoveryPlan, path, profile)
+    check(path)
+    if not 0 <= trials <= 1000:
+        raise ConfigError([Problem(file="parameters", key="trials", got=str(trials), allowed="0 for what is planned, or up to 1000")])
+    return plan.model_copy(update={"trials": plan.trials.model_copy(update={"each": trials})}) if trials else plan
+
+
+def check(path: str | Path) -> None:
+    """Check that the plan in a file contradicts itself in none of its profiles without saying why.
+
+    Raises:
+        ConfigError: every problem of the file and its profiles at once.
+    """
+    from tapecheck.recovery.contradictions import check_profiles  # which is about the models of this module
+
+    check_profiles(config.read_profile(RecoveryPlan, path), file=str(path), lines=config.lines_by_key(path))
+
+
+def tiers(plan: RecoveryPlan, symbols: Sequence[str]) -> dict[str, list[str]]:
+    """Return the given symbols by tier, in the order of the plan; a tier without one of them is there, and empty."""
+    return {name: [symbol for symbol in symbols if plan.tier_of(symbol) == name] for name in plan.rpo}
+
+
+# ---- durations ----
+
+_UNITS = ((86_400, "days", 2), (3_600, "h", 1), (60, "min", 1), (1, "s", 1))  # unit, name, from how many of it on
+
+
+def spelled(seconds: float) -> str:
+    """Write seconds in the largest unit that needs no fraction: 1 h, 90 min, 36 s, 50 ms."""
+    if 0 < seconds < 1:
+        return f"{seconds * 1000:g} ms"
+    unit, name, _ = next((u for u in _UNITS if seconds >= u[0] * u[2] and seconds % u[0] == 0), _UNITS[-1])
+    return f"{seconds / unit:,.10g} {name}"
+
+
+def whole(seconds: float) -> str:
+    """Write seconds without a fraction; what is too long for an age in a few digits."""
+    return f"{seconds:.0f}" if abs(seconds) < 1e12 else f"{seconds:.3g}"

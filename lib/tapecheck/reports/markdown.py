@@ -1,0 +1,182 @@
+"""What is broken, the evidence and the next action, of the last run of each validation. It judges nothing anew."""
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+from tapecheck.reports.overview import Overview, Standing, cut, legal, number, words
+from tapecheck.runs.results import Finding, Result
+from tapecheck.verdict import NEXT, Check, Verdict
+
+MOST = 3  # things said under one heading; a page has room for no more of four validations
+PROOFS = 7  # of a comparison, each in a line or two
+LONGEST = 160  # characters of one of them
+FIGURES = 4  # of a finding's evidence
+QUESTIONS: Mapping[str, str] = {
+    "load": "How much traffic does it carry before it breaks its promises?",
+    "backfill": "Where does the time go when history is refilled, and is it complete?",
+    "rto_rpo": "How long until service is back after a failure, and what is lost?",
+    "compare": "Did the fix work?",
+}
+WORST_FIRST = (Verdict.FAIL, Verdict.INVALID, Verdict.NO_DATA, Verdict.NOT_PROVEN)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Brief:
+    """One validation in a few sentences."""
+
+    standing: Standing
+    question: str
+    broken: tuple[str, ...]
+    evidence: tuple[str, ...]
+    actions: tuple[str, ...]
+
+
+def of(standing: Standing) -> Brief:
+    """Say of a validation what is broken, by which evidence, and what to do next."""
+    question = QUESTIONS[standing.validation]
+    if standing.entry is None:
+        broken = ("Nothing could be measured: no attempt left a result.",)
+        return Brief(
+            standing=standing, question=question, broken=broken, evidence=_few(_attempts(standing)), actions=(NEXT[Verdict.NO_DATA],)
+        )
+    entry = standing.entry
+    found = entry.result.recommendations or [one for one in (entry.result.bottleneck,) if one]
+    return Brief(
+        standing=standing,
+        question=question,
+        broken=_few([*_attempts(standing), *(_missed(check) for check in _worst_first(entry.missed))]),
+        evidence=_few(_evidence(entry.result, found), PROOFS if entry.result.validation == "compare" else MOST),
+        actions=_few([one.action for one in found] or [NEXT[entry.result.verdict]]),
+    )
+
+
+def _worst_first(checks: Iterable[Check]) -> list[Check]:
+    return sorted(checks, key=lambda check: WORST_FIRST.index(check.verdict))
+
+
+def _missed(check: Check) -> str:
+    return f"{check.name}: {check.objective}: {words(check.verdict)}: {check.reason} (n = {check.n:,})"
+
+
+def _evidence(result: Result, found: Iterable[Finding]) -> list[str]:
+    """Return the headline, of a comparison proof by proof, and each finding that it does not say itself."""
+    if result.validation == "compare":
+        return [*sentences(result), *map(_with_figures, others(result))]
+    headline = [result.headline] if result.headline else []
+    return [*headline, *(_with_figures(one) for one in found if one.finding not in result.headline)]
+
+
+def _with_figures(finding: Finding) -> str:
+    """Return a finding, with figures where it names none of them itself and there is room."""
+    figures = [f"{name} {number(value)}" for name, value in finding.evidence.items()]
+    text = f"{finding.finding} ({', '.join(figures[:FIGURES])})"
+    is_said = any(_is_said(value, finding.finding) for value in finding.evidence.values())
+    return finding.finding if is_said or not figures or len(text) > LONGEST else text
+
+
+def _is_said(value: float | str, text: str) -> bool:
+    """Tell whether a figure stands in a text, as a number or in percent."""
+    forms = [number(value)] if isinstance(value, str) else [number(value), f"{value:.0%}"]
+    return any(re.search(rf"(?<![\w.,]){re.escape(form)}(?![\w%])", text) for form in forms)
+
+
+def _attempts(standing: Standing) -> tuple[str, ...]:
+    """Name the attempts that left no result, after the run that the rest is about if there is one."""
+    return tuple(f"{one}{', after the run shown here' if standing.entry else ''}" for one in standing.since)
+
+
+def _few(said: Sequence[str], most: int = MOST) -> tuple[str, ...]:
+    """Say each thing once, and of too many how many more there are."""
+    once = [cut(text, LONGEST) for text in dict.fromkeys(said)]
+    return (*once[:most], *([f"and {len(once) - most} more"] if len(once) > most else []))
+
+
+# ---- comment ----
+
+SIGNS = {"pass": "✅", "fail": "❌", "invalid": "⚠️", "no_data": "⚠️", "not_proven": "❔"}
+_SPECIAL = re.compile(r"([\\`*_\[\]<>#|~&$])")
+_BEGINS_A_LIST = re.compile(r"^(\d*)([-+.)=])")
+HEADINGS = ("validation", "verdict", "checks met", "main figure", "target", "run")
+
+
+def text(overview: Overview) -> str:
+    """Write the comment: one table, and under it what is broken, the evidence and the next action, folded."""
+    if not overview.standings:
+        return "## tapecheck: no recorded runs\n"
+    briefs = [of(standing) for standing in overview.standings]
+    table = [_line(HEADINGS), _line(["---"] * len(HEADINGS)), *(_row(one) for one in overview.standings)]
+    folded = [line for one in briefs for line in _details(one)]
+    return "\n".join([f"## tapecheck: {plain(words(overview.verdict).upper())}", "", *table, "", *folded]) + "\n"
+
+
+def _row(standing: Standing) -> str:
+    since = ", and later attempts without a result" if standing.since else ""
+    verdict = f"{SIGNS[standing.verdict]} {words(standing.verdict).upper()}{since}"
+    if standing.entry is None:
+        return _line([plain(standing.validation), plain(verdict), "", "", "", ""])
+    result, main = standing.entry.result, standing.main
+    figure = f"{main.name}: {number(standing.entry.main)} {main.unit}{_change(standing)}" if main else ""
+    cells = (standing.validation, verdict, standing.entry.met, figure, result.target.name, result.run_id)
+    return _line([plain(cell) for cell in cells])
+
+
+def _change(standing: Standing) -> str:
+    """Say how the main figure differs from the run before; one pair of runs proves nothing, so that nobody is told of a change."""
+    return f", {number(standing.trend[-2])} before" if len(standing.trend) > 1 else ""
+
+
+def _details(one: Brief) -> list[str]:
+    parts = {"Broken": one.broken or ("nothing: every objective is met",), "Evidence": one.evidence, "Next action": one.actions}
+    lines = ["<details>", f"<summary>{one.standing.validation}: what is broken, the evidence, the next action</summary>", ""]
+    for heading, said in parts.items():
+        lines += [f"**{heading}**", "", *(f"- {plain(text)}" for text in said), ""]
+    return [*lines, "</details>", ""]
+
+
+def _line(cells: Sequence[str]) -> str:
+    return f"| {' | '.join(cells)} |"
+
+
+def plain(text: str) -> str:
+    """Escape a text so that Markdown shows it as it is, on one line, and an @ calls nobody."""
+    line = _SPECIAL.sub(r"\\\1", " ".join(legal(text).split()))
+    return _BEGINS_A_LIST.sub(r"\1\\\2", line).replace("@", "@&#8288;")
+
+
+# ---- proofs ----
+
+_MEASURED = re.compile(r"[-+]\d+%")
+_BASELINE = "; its baseline: "  # what follows it in a finding is about the run before the change
+
+
+def sentences(result: Result) -> list[str]:
+    """Return the sentences of the headline, each with what was measured and, where its finding says it, hoped for."""
+    names = "|".join(re.escape(name) for name in (*_first_checks(result), "Method check"))
+    split = re.split(rf"(?<=\.) (?=(?:{names}): )", result.headline)
+    return [_told(sentence, result) for sentence in split if sentence]
+
+
+def others(result: Result) -> list[Finding]:
+    """Return the findings that are about no proof, which no sentence tells."""
+    begins = tuple(f"{name}{more}" for name in _first_checks(result) for more in (": ", " is worse: "))
+    return [one for one in result.recommendations if not one.finding.startswith(begins)]
+
+
+def _first_checks(result: Result) -> dict[str, Check]:
+    """Return the check of each proof's first metric, by the proof's name; it is the one that the headline is about."""
+    return {check.name: check for check in reversed(result.checks)}
+
+
+def _told(sentence: str, result: Result) -> str:
+    """Return what is said of a proof: its finding if that has what was measured, else its sentence of the headline."""
+    name = sentence.partition(": ")[0]
+    found = [one.finding.partition(_BASELINE)[0] for one in result.recommendations if one.finding.startswith(f"{name}: ")]
+    measured = [text for text in (*found, sentence) if _MEASURED.search(text)]
+    return measured[0] if measured else _with_ratio(sentence, _first_checks(result).get(name))
+
+
+def _with_ratio(sentence: str, check: Check | None) -> str:
+    """Add what was measured to a sentence that names no figure."""
+    measured = f", ratio {check.value:.3f} (n = {check.n:,})" if check and check.value is not None else ""
+    return f"{sentence.removesuffix('.')}{measured}"

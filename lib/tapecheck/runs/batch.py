@@ -1,0 +1,277 @@
+"""Runs notebooks headlessly through papermill and keeps what they leave. It measures and judges nothing itself."""
+
+import errno
+import logging
+import os
+import shutil
+import sys
+import time
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import nbformat
+import papermill
+from jupyter_client.manager import AsyncKernelManager
+from nbclient.exceptions import DeadKernelError
+from nbconvert import HTMLExporter
+from papermill.exceptions import PapermillExecutionError
+from traitlets.config import Config
+
+from tapecheck import config, errors, lockfiles, progress
+from tapecheck.errors import ConfigError, OutputError, Problem
+from tapecheck.reports.terminal import CRASHED, Outcome
+from tapecheck.runs import folders
+from tapecheck.runs.folders import Recorded
+from tapecheck.verdict import Verdict, exit_code
+
+FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
+KERNEL_LOG = "kernel.log"
+TEMPORARY_PATH_BYTES = 70  # of the folder in which multiprocessing has a folder with a socket
+IPC_PATH_BYTES = 90  # of the folder; a socket's whole path may have 104 on macOS
+_TYPES: Mapping[str, tuple[type, ...]] = {"str": (str,), "int": (int,), "float": (int, float), "bool": (bool,)}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Parameter:
+    """A notebook's parameter as its `parameters` cell declares it."""
+
+    name: str
+    type: str
+    default: str
+    help: str
+
+
+def notebook(validation: str) -> Path:
+    """Return the notebook of a validation.
+
+    Raises:
+        ConfigError: there is none.
+    """
+    path = config.NOTEBOOKS / f"{validation}.ipynb"
+    if not path.exists():
+        known = ", ".join(available())
+        raise ConfigError([Problem(file="command line", key="validation", got=repr(validation), allowed=f"one of {known}, all")])
+    return path
+
+
+def available() -> list[str]:
+    """Return the validations that have a notebook, in the order in which they run."""
+    return [v for v in config.VALIDATIONS if (config.NOTEBOOKS / f"{v}.ipynb").exists()]
+
+
+def parameters(path: Path) -> list[Parameter]:
+    """Return the parameters that a notebook declares."""
+    found = papermill.inspect_notebook(str(path))
+    return [
+        Parameter(name=p["name"], type=p["inferred_type_name"], default=p["default"], help=(p["help"] or "").strip())
+        for p in found.values()
+    ]
+
+
+def check_parameters(path: Path, given: Mapping[str, object]) -> None:
+    """Check the given values against a notebook's declared parameters.
+
+    Raises:
+        ConfigError: unknown names and wrong types, all together.
+    """
+    declared = {p.name: p for p in parameters(path)}
+    problems = []
+    for name, value in given.items():
+        if name not in declared:
+            allowed = "one of " + ", ".join(declared)
+            problems.append(Problem(file=path.name, key=name, got="an unknown parameter", allowed=allowed))
+        elif not _fits(value, declared[name].type):
+            allowed = f"{declared[name].type}, as in {declared[name].default}"
+            problems.append(Problem(file=path.name, key=name, got=f"{value!r} ({type(value).__name__})", allowed=allowed))
+    if problems:
+        raise ConfigError(problems)
+
+
+def shared(validations: Sequence[str], given: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """Return by validation the parameters that its notebook takes; one that no notebook takes is an error in each.
+
+    Raises:
+        ConfigError: an unknown name, or a wrong type.
+    """
+    declared = {validation: {p.name for p in parameters(notebook(validation))} for validation in validations}
+    known = set().union(*declared.values())
+    shares = {v: {name: value for name, value in given.items() if name in names or name not in known} for v, names in declared.items()}
+    for validation, own in shares.items():
+        check_parameters(notebook(validation), own)
+    return shares
+
+
+def _fits(value: object, kind: str) -> bool:
+    types = _TYPES.get(kind)
+    return types is None or (isinstance(value, types) and (kind == "bool" or not isinstance(value, bool)))
+
+
+def run(validation: str, given: Mapping[str, Any], out: Path | None) -> Outcome:
+    """Run one notebook and put it, with an HTML report, into the run folder that it wrote; `out` None records nothing.
+
+    Raises:
+        ConfigError: a parameter is wrong; nothing was started.
+        OutputError: the output folder cannot be written; nothing was started.
+        KeyboardInterrupt: interrupted; the kernel is stopped and the notebook kept as crashed.
+    """
+    path = notebook(validation)
+    check_parameters(path, given)
+    folders.check_writable(out or "")
+    unfinished = out and out / "unfinished" / f"{validation}-{folders.new_id()}"
+    started = time.monotonic()
+    with lockfiles.scratch() as scratch:
+        executed = scratch / "notebook.ipynb"
+        failure: str | None = None
+        code, is_mistyped = CRASHED, False
+        try:
+            _execute(path, executed, {**given, "out": str(out or "")}, scratch, unfinished)
+        except PapermillExecutionError as error:
+            failure, code = _explain(error)
+            is_mistyped = error.ename == ConfigError.__name__
+        except OSError as error:
+            raise lockfiles.no_room(error) if error.errno in FULL else error from None
+        except DeadKernelError:
+            failure = _died(executed.with_name(KERNEL_LOG))
+        except KeyboardInterrupt:
+            logging.getLogger("asyncio").setLevel(logging.CRITICAL)  # the kernel's end is no news of nbclient's tasks
+            if kept := _keep(executed, unfinished):
+                print(f"{validation}: what was done so far is in {kept / 'notebook.ipynb'}", file=sys.stderr)
+            raise
+        duration_s = time.monotonic() - started
+        recorded = None if failure else _recorded(executed)
+        if recorded is None:
+            folder = None if is_mistyped else _keep(executed, unfinished)  # a wrong parameter is no attempt
+            message = failure or "the notebook ended without recording a run"
+            if folder is not None and any(folder.glob("*.parquet")):
+                message += f"\n  what was measured is kept; analyse it with: tapecheck run {validation} -p run {config.shown(folder)}"
+            return Outcome(validation=validation, exit_code=code, duration_s=duration_s, message=message, folder=folder)
+        return _finish(validation, executed, recorded, duration_s)
+
+
+def _died(log: Path) -> str:
+    said = log.read_text(encoding="utf-8", errors="replace").strip().splitlines()
+    return "the notebook's kernel died" + (f"; its last words: {said[-1]}" if said else "")
+
+
+def _execute(path: Path, executed: Path, given: Mapping[str, Any], scratch: Path, unfinished: Path | None) -> None:
+    logging.getLogger("papermill").setLevel(logging.ERROR)
+    reports = scratch / "progress.jsonl"
+    kernel = {"transport": "ipc", "ip": str(scratch / "k")} if len(str(scratch)) < IPC_PATH_BYTES else {"transport": "tcp"}
+    with (
+        progress.follow(reports),
+        _environment({progress.FILE_VARIABLE: str(reports), "JUPYTER_RUNTIME_DIR": str(scratch)}),
+        warnings.catch_warnings(),
+    ):
+        warnings.simplefilter("ignore")  # of papermill and nbclient about themselves, not of what is measured
+        papermill.execute_notebook(
+            str(path),
+            str(executed),
+            dict(given),
+            kernel_name="python3",
+            progress_bar=False,
+            autosave_cell_every=0,
+            config=Config(
+                {
+                    "KernelManager": {**kernel, "connection_file": str(scratch / "kernel.json")},
+                    "NotebookClient": {"kernel_manager_class": _manager(scratch, unfinished)},
+                }
+            ),
+        )
+
+
+def _manager(scratch: Path, unfinished: Path | None) -> type[AsyncKernelManager]:
+    """Return a kernel manager whose kernels write their log to a file in place of our terminal, and ignore the user's IPython settings."""
+    own = {"IPYTHONDIR": str(scratch / "ipython"), folders.UNFINISHED_VARIABLE: str(unfinished or "")}
+    if len(str(scratch)) < TEMPORARY_PATH_BYTES:
+        own["TMPDIR"] = str(scratch)  # what a killed kernel leaves goes with the rest
+
+    class Manager(AsyncKernelManager):
+        async def start_kernel(self, **options: Any) -> None:  # type: ignore[override]
+            with (scratch / KERNEL_LOG).open("ab") as log:
+                environment = {**options.get("env", os.environ), **own}
+                await super().start_kernel(**{**options, "env": environment, "stdout": log, "stderr": log})
+
+    return Manager
+
+
+@contextmanager
+def _environment(variables: Mapping[str, str]) -> Iterator[None]:
+    before = {name: os.environ.get(name) for name in variables}
+    os.environ.update(variables)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
+
+
+def _explain(error: PapermillExecutionError) -> tuple[str, int]:
+    """Return the message and exit code of what stopped a notebook: one of our errors, or a crash."""
+    kind = getattr(errors, error.ename, None)
+    if isinstance(kind, type) and issubclass(kind, errors.TapecheckError):
+        return str(error.evalue), kind.exit_code
+    if error.ename == "OSError" and any(f"[Errno {number}]" in str(error.evalue) for number in FULL):
+        return str(lockfiles.no_room(OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)))), OutputError.exit_code
+    return f"cell {error.exec_count} raised {error.ename}: {error.evalue}", CRASHED
+
+
+def _recorded(executed: Path) -> dict[str, Any] | None:
+    """Return what the notebook recorded; None when any code cell was not run to its end."""
+    notebook = nbformat.read(executed, as_version=4)  # type: ignore[no-untyped-call]
+    cells = [c for c in notebook.cells if c.cell_type == "code" and c.source.strip()]
+    if any(c.execution_count is None or any(o.output_type == "error" for o in c.outputs) for c in cells):
+        return None  # papermill takes sys.exit(0) for a good end
+    found = [o.data[Recorded.MIME] for c in cells for o in c.outputs if Recorded.MIME in o.get("data", {})]
+    return dict(found[-1]) if found else None
+
+
+def _finish(validation: str, executed: Path, recorded: Mapping[str, Any], duration_s: float) -> Outcome:
+    verdict, folder = Verdict(recorded["verdict"]), recorded["folder"] and config.outputs(recorded["folder"])
+    if folder is not None:
+        _keep(executed, folder)
+    return Outcome(
+        validation=validation,
+        exit_code=CRASHED if recorded.get("not_drawn") else exit_code(verdict),
+        duration_s=duration_s,
+        message="",
+        verdict=verdict,
+        checks=recorded["checks"],
+        headline=recorded["headline"],
+        figures=recorded["figures"],
+        missed=[*recorded.get("not_drawn", ()), *recorded["missed"]],
+        measured_s=recorded["measured_s"],
+        folder=folder,
+    )
+
+
+def _keep(executed: Path, folder: Path | None) -> Path | None:
+    """Move an executed notebook into a folder, with a report of its outputs and prose."""
+    if folder is None or not executed.exists():
+        return None
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / ".report.part").write_text(html_report(executed), encoding="utf-8")
+        (folder / ".report.part").replace(folder / "report.html")
+        shutil.copyfile(executed, folder / ".notebook.part")
+        (folder / ".notebook.part").replace(folder / "notebook.ipynb")
+    except OSError as error:
+        raise OutputError(f"the executed notebook cannot be written to {folder}: {error.strerror}") from error
+    return folder
+
+
+def html_report(executed: Path) -> str:
+    """Return a self-contained HTML page of a notebook's prose and outputs, without its code."""
+    hide = {"exclude_input": True, "exclude_input_prompt": True, "exclude_output_prompt": True}
+    exporter = HTMLExporter(**hide, embed_images=True)  # type: ignore[no-untyped-call]
+    exporter.mathjax_url = exporter.require_js_url = exporter.jquery_url = exporter.mermaid_js_url = ""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        body, _ = exporter.from_filename(str(executed))
+    return str(body)

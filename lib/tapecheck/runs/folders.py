@@ -1,0 +1,427 @@
+"""Run folders: writes each as a whole or not at all, reads and lists them. It does not judge."""
+
+import errno
+import json
+import os
+import secrets
+import shutil
+import sys
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, ClassVar, Protocol
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from pydantic_core import from_json
+
+from tapecheck import config, notebook
+from tapecheck.errors import ConfigError, OutputError, Problem
+from tapecheck.runs import results
+from tapecheck.runs.results import Result
+from tapecheck.verdict import Check, Verdict
+
+RESULT = "result.json"
+UNFINISHED = "unfinished"
+MOST_ROWS = 20_000_000  # of a table that is read: about 2 GB
+MOST_OBJECTS = 1_000_000  # of a table whose rows become Python objects
+UNFINISHED_VARIABLE = "TAPECHECK_UNFINISHED"  # where a batch keeps what is left of a notebook that does not end
+
+
+class Picture(Protocol):
+    """A chart."""
+
+    def png(self) -> bytes:
+        """Return it as PNG."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Recorded:
+    """A run that is done: where it lies (None when it was not to be written), what it found, and which charts it lacks, with the reason.
+
+    In a notebook it displays as one line, and carries the verdict to a batch in a MIME type of its own.
+    """
+
+    MIME: ClassVar[str] = "application/vnd.tapecheck.run+json"
+
+    folder: Path | None
+    validation: str
+    run_id: str
+    verdict: Verdict
+    checks: list[Check] = field(default_factory=list)
+    headline: str = ""
+    figures: list[str] = field(default_factory=list)
+    missed: list[str] = field(default_factory=list)
+    measured_s: float | None = None
+    not_drawn: Mapping[str, str] = field(default_factory=dict)
+
+    def _ipython_display_(self) -> None:
+        notebook.show(recorded=self._repr_mimebundle_())
+
+    def _repr_mimebundle_(self, include: object = None, exclude: object = None) -> dict[str, Any]:
+        without = [f"the chart {name} could not be drawn: {why}" for name, why in self.not_drawn.items()]
+        where = "not recorded (out is empty)" if self.folder is None else f"recorded in {config.shown(self.folder)}"
+        brief = {
+            "folder": None if self.folder is None else config.shown(self.folder),
+            "validation": self.validation,
+            "run_id": self.run_id,
+            "verdict": str(self.verdict),
+            "checks": {v: sum(c.verdict == v for c in self.checks) for v in sorted({str(c.verdict) for c in self.checks})},
+            "headline": self.headline,
+            "figures": self.figures,
+            "missed": self.missed,
+            "measured_s": self.measured_s,
+            "not_drawn": without,
+        }
+        return {"text/plain": "; ".join([f"{self.validation}: {self.verdict}, {where}", *without]), self.MIME: brief}
+
+
+def new_id(now: datetime | None = None) -> str:
+    """Return a run id that sorts by time: 20261123T154501Z-9f3c."""
+    return (now or datetime.now(UTC)).strftime("%Y%m%dT%H%M%SZ") + "-" + secrets.token_hex(2)
+
+
+def check_writable(out: str | Path) -> Path | None:
+    """Return the output folder, made if need be; None for "", which means: do not record.
+
+    Raises:
+        OutputError: it cannot be written; said before anything is measured.
+    """
+    if str(out) == "":
+        return None
+    folder = config.outputs(out)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        probe = folder / f".writable-{secrets.token_hex(4)}"
+        probe.write_bytes(b"x")
+        probe.unlink()
+    except OSError as error:
+        raise OutputError(f"the output folder {folder} cannot be written: {error.strerror}; name another with out") from error
+    return folder
+
+
+def keep(run_id: str, tables: Mapping[str, pa.Table], validation: str, *, out: str | Path) -> None:
+    """Write what was measured before anything is made of it, so that nothing later can lose it; `record` moves it into the run folder.
+
+    Where there is no room it does nothing: the verdict is still worth seeing, and `record` says what is the matter.
+    """
+    if str(out) == "":
+        return
+    folder = _unfinished(out, validation, run_id)
+    part = folder.with_name(f".{folder.name}.part")
+    with suppress(OSError):
+        part.mkdir(parents=True)
+        _write(part, tables, {}, {}, {})
+        part.rename(folder)
+    shutil.rmtree(part, ignore_errors=True)
+
+
+def _unfinished(out: str | Path, validation: str, run_id: str) -> Path:
+    return Path(os.environ.get(UNFINISHED_VARIABLE) or config.outputs(out) / UNFINISHED / f"{validation}-{run_id}")
+
+
+def is_unfinished(path: str | Path) -> bool:
+    """Tell whether a folder is for what was measured and not recorded."""
+    return Path(path).parent.name == UNFINISHED
+
+
+def recording(path: str | Path, validation: str) -> Path:
+    """Return the folder of a recording: of a recorded run, or of one that was measured and never recorded.
+
+    Raises:
+        ConfigError: it is neither, or of another validation.
+    """
+    folder = config.find(path)
+    return folder if is_unfinished(folder) and folder.name.startswith(f"{validation}-") else read(path, validation).folder
+
+
+@contextmanager
+def reading(source: str, what: str, kind: str) -> Iterator[None]:
+    """Read the files of a recording: what goes wrong is a problem of its `source`, which should have been a complete run of that kind.
+
+    Raises:
+        ConfigError: a file is missing, broken, incomplete or too large.
+    """
+    try:
+        yield
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, pa.ArrowException) as error:
+        got = f"{what} that cannot be read ({type(error).__name__}: {str(error)[:300]})"
+        raise ConfigError([Problem(file=source, key="run", got=got, allowed=f"a complete {kind} run")]) from error
+
+
+def table(
+    file: Path, schema: pa.Schema, *, may_lack: Sequence[str] = (), may_be_null: Sequence[str] = (), most: int = MOST_ROWS
+) -> pa.Table:
+    """Read a table of a recording: the columns of a schema, and what others it has. What it is, is known before a row is read.
+
+    Raises:
+        ValueError: it has more than `most` rows, lacks a column, or has one of another type, or nulls where there may be none.
+    """
+    with pq.ParquetFile(file, pre_buffer=False) as stored:  # reading ahead would hold the whole file beside the table
+        found, rows = stored.schema_arrow, stored.metadata.num_rows
+        if rows > most:
+            raise ValueError(f"{file.name} has {rows:,} rows; at most {most:,} are read")
+        wrong = [f"no column {name}" for name in schema.names if name not in found.names and name not in may_lack]
+        wrong += [f"{name} twice" for name in dict.fromkeys(found.names) if found.names.count(name) > 1]
+        wrong += [f"{one.name} is {one.type}" for one in found if not _fits(one, schema, may_be_null)]
+        if wrong:
+            raise ValueError(f"{file.name}: {', '.join(wrong)}")
+        whole = stored.read()
+    for i, name in enumerate(whole.column_names):
+        column = whole.column(i)
+        if name not in schema.names:
+            continue
+        if column.null_count and name not in may_be_null:
+            raise ValueError(f"{file.name}: {name} is null in {column.null_count:,} of {rows:,} rows")
+        wanted = schema.field(name).type
+        if column.type != wanted and not pa.types.is_dictionary(wanted) and not pa.types.is_map(wanted):
+            whole = whole.set_column(i, schema.field(name), column.cast(wanted))
+    return whole
+
+
+def _fits(column: pa.Field, schema: pa.Schema, may_be_null: Sequence[str]) -> bool:
+    """Tell whether a stored column can be taken for that of a schema: numbers of another width, text encoded or not."""
+    kind = column.type.value_type if pa.types.is_dictionary(column.type) else column.type
+    if column.name not in schema.names:
+        return not (pa.types.is_nested(kind) or pa.types.is_binary(kind))
+    wanted = schema.field(column.name).type
+    wanted = wanted.value_type if pa.types.is_dictionary(wanted) else wanted
+    if pa.types.is_null(kind):
+        return column.name in may_be_null
+    if pa.types.is_integer(wanted):
+        return bool(pa.types.is_integer(kind))
+    if pa.types.is_floating(wanted):
+        return bool(pa.types.is_integer(kind) or pa.types.is_floating(kind))
+    return bool(kind == wanted or (pa.types.is_string(wanted) and pa.types.is_large_string(kind)))
+
+
+def record(
+    result: Result,
+    *,
+    out: str | Path,
+    tables: Mapping[str, pa.Table] | None = None,
+    figures: Mapping[str, Picture] | None = None,
+    lines: Mapping[str, Iterable[Mapping[str, Any]]] | None = None,
+    documents: Mapping[str, Any] | None = None,
+    texts: Mapping[str, str] | None = None,
+) -> Recorded:
+    """Write a run folder: result.json, one Parquet file a table, one PNG a figure, one JSON-lines file each of `lines`, and documents.
+
+    A document is JSON of another's format, such as a Chrome trace; a text is whatever its name, which has an ending, says.
+    A figure that cannot be drawn is left out and named.
+
+    It is written under a temporary name and renamed when it is whole, then `latest` points at it. No run is ever changed: the same
+    again is the run that is there, and anything else, such as under a changed plan, a run of its own that names the first.
+
+    Raises:
+        OutputError: the folder cannot be written or is full; earlier runs are untouched.
+    """
+    base = check_writable(out)
+    small, not_drawn = _drawn(figures or {})
+    small |= {name: text.encode() for name, text in (texts or {}).items()}
+    folder = None
+    if base is not None:
+        result, folder = _as_recorded(result, base / result.validation / result.run_id, small)
+        raw = _unfinished(out, result.validation, result.run_id)
+        try:
+            if folder is None:
+                folder = base / result.validation / result.run_id
+                with _part(folder, raw) as part:
+                    _write(part, {} if raw.is_dir() else tables or {}, small, lines or {}, documents or {})
+                    write_json(part / RESULT, results.to_json(result))
+            point_latest(folder)
+        except OSError as error:
+            what = "is full" if error.errno in (errno.ENOSPC, errno.EDQUOT) else f"cannot be written: {error.strerror}"
+            left = f"; what was measured is in {config.shown(raw)}" if raw.exists() else ""
+            raise OutputError(f"the output folder {base} {what}; earlier runs are untouched, this one is not recorded{left}") from error
+    return Recorded(
+        folder=folder,
+        validation=result.validation,
+        run_id=result.run_id,
+        verdict=result.verdict,
+        checks=result.checks,
+        headline=result.headline,
+        figures=result.main_figures(),
+        missed=result.missed(),
+        measured_s=None if result.reanalysis_of else result.measured_s,  # what was measured before is no part of this run's time
+        not_drawn=not_drawn,
+    )
+
+
+@contextmanager
+def _part(folder: Path, raw: Path) -> Iterator[Path]:
+    """Give the folder that becomes a run folder when all of it is written; what was kept of it in `raw` is in it, and then nowhere else.
+
+    Until then nothing is added to `raw`: killed at any moment, it is a recording and the run folder is whole or not there.
+    """
+    part = folder.with_name(f".{folder.name}.part")
+    shutil.rmtree(part, ignore_errors=True)  # of one that was killed
+    try:
+        part.mkdir(parents=True)
+        for file in raw.iterdir() if raw.is_dir() else ():
+            _link(file, part / file.name)
+        yield part
+        part.rename(folder)
+        shutil.rmtree(raw, ignore_errors=True)
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
+
+
+def _link(file: Path, link: Path) -> None:
+    try:
+        link.hardlink_to(file)
+    except OSError:  # of a file system that has none, or a file of another user
+        shutil.copyfile(file, link)
+
+
+def _drawn(figures: Mapping[str, Picture]) -> tuple[dict[str, bytes], dict[str, str]]:
+    """Return every picture by the name of its file, and why each of the others could not be drawn."""
+    pictures, not_drawn = {}, {}
+    for name, figure in figures.items():
+        try:
+            pictures[f"{name}.png"] = figure.png()
+        except Exception as error:
+            not_drawn[name] = f"{type(error).__name__}: {error}"
+    return pictures, not_drawn
+
+
+def _as_recorded(result: Result, folder: Path, small: Mapping[str, bytes]) -> tuple[Result, Path | None]:
+    """Return a result as it is to be recorded, and the run that holds it already, its own or the latest one."""
+    origin = config.shown(folder) if folder.exists() else result.reanalysis_of
+    latest = folder.with_name("latest").resolve()
+    for one in (result, replace(result, run_id=latest.name, reanalysis_of=origin)):
+        if _holds(known := folder.with_name(one.run_id), one, small):
+            return one, known
+    return (replace(result, run_id=new_id(), reanalysis_of=origin) if folder.exists() else result), None
+
+
+def _holds(folder: Path, result: Result, small: Mapping[str, bytes]) -> bool:
+    """Tell whether a run folder has this result, these pictures and no others, and these texts."""
+    try:
+        same = {path.name for path in folder.glob("*.png")} == {name for name in small if name.endswith(".png")}
+        same = same and all((folder / name).read_bytes() == data for name, data in small.items())
+        return same and json.loads((folder / RESULT).read_bytes()) == results.to_json(result)
+    except (OSError, ValueError):
+        return False
+
+
+def _write(
+    folder: Path,
+    tables: Mapping[str, pa.Table],
+    small: Mapping[str, bytes],
+    lines: Mapping[str, Iterable[Mapping[str, Any]]],
+    documents: Mapping[str, Any],
+) -> None:
+    """Write every file of a run but its result; see `record`."""
+    for name, table in tables.items():
+        pq.write_table(table, folder / f"{name}.parquet", compression="zstd")
+    for name, data in small.items():
+        (folder / name).write_bytes(data)
+    for name, rows in lines.items():
+        with (folder / f"{name}.jsonl").open("w", encoding="utf-8") as file:
+            file.writelines(json.dumps(row) + "\n" for row in rows)
+    for name, document in documents.items():
+        (folder / f"{name}.json").write_text(json.dumps(document), encoding="utf-8")
+
+
+def write_json(path: Path, data: Any) -> None:
+    """Write JSON so that a reader sees the old file or the new one, never a part."""
+    part = path.with_name(f".{path.name}.part")
+    part.write_text(json.dumps(data, indent=2, allow_nan=False) + "\n", encoding="utf-8")
+    part.replace(path)
+
+
+def write_file(path: Path, data: bytes) -> None:
+    """Write a file beside the runs, and its folder, so that a reader sees the old file or the new one.
+
+    Raises:
+        OutputError: it cannot be written.
+    """
+    part = path.with_name(f".{path.name}.part")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        part.write_bytes(data)
+        part.replace(path)
+    except OSError as error:
+        raise OutputError(f"{path} cannot be written: {error.strerror}") from error
+
+
+def point_latest(folder: Path) -> None:
+    """Point `latest`, beside a run folder, at it."""
+    link = folder.with_name(f".latest-{folder.name}")
+    link.unlink(missing_ok=True)
+    link.symlink_to(folder.name)
+    link.replace(folder.with_name("latest"))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Run:
+    """A recorded run as found on disk, and how it begins; `problem` says why it cannot be read, if it cannot."""
+
+    folder: Path
+    result: dict[str, Any]
+    head: Result | None = None
+    problem: str | None = None
+
+    def __str__(self) -> str:
+        what = f"{self.head.verdict:<11} {self.head.target.name}" if self.head else self.problem
+        return f"{self.folder.parent.name:<10} {self.folder.name:<24} {what}"
+
+
+def read(path: str | Path, validation: str | None = None) -> Run:
+    """Read a recorded run: its folder, or its result.json.
+
+    Raises:
+        ConfigError: it is no run, half a run, or one of another validation.
+    """
+    folder = config.find(path)
+    folder = folder.parent if folder.name == RESULT else folder
+    run = _read(folder)
+    if run.problem is None and validation is not None and run.result["validation"] != validation:
+        run = Run(folder=folder, result=run.result, problem=f"a run of {run.result['validation']}")
+    if run.problem is not None:
+        raise ConfigError(
+            [Problem(file=str(path), key="run", got=run.problem, allowed=f"a complete run of {validation or 'any validation'}")]
+        )
+    return run
+
+
+def _read(folder: Path) -> Run:
+    try:
+        result = from_json((folder / RESULT).read_bytes())  # faster than json, and refuses half of a surrogate pair
+        problem = _problem(result)
+        return Run(folder=folder, result=result, head=None if problem else results.head(result), problem=problem)
+    except FileNotFoundError:
+        return Run(folder=folder, result={}, problem=f"no {RESULT}")
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        return Run(folder=folder, result={}, problem=f"an unreadable {RESULT} ({type(error).__name__})")
+
+
+def _problem(result: Mapping[str, Any]) -> str | None:
+    """Say why a result cannot be used; another version is named, since there is none yet that could be made into this one."""
+    version = result.get("schema_version", results.SCHEMA_VERSION)
+    if version != results.SCHEMA_VERSION:
+        return f"a {RESULT} of schema version {version!r:.20}, which this version does not read (it reads {results.SCHEMA_VERSION})"
+    if result["validation"] not in config.VALIDATIONS:
+        raise ValueError(result["validation"])
+    problem = results.breaks_schema(result)
+    return None if problem is None else f"a {RESULT} that breaks its schema {problem}"
+
+
+def listed(out: str | Path) -> list[Run]:
+    """Return every run below an output folder, newest first; the unreadable ones with their problem."""
+    return list(each(out))
+
+
+def each(out: str | Path, validations: Sequence[str] = config.VALIDATIONS) -> Iterator[Run]:
+    """Yield what `listed` returns, one at a time: a thousand whole results take a gigabyte."""
+    base = config.outputs(out)
+    folders = [f for v in validations for f in base.glob(f"{v}/[!.]*") if f.is_dir() and not f.is_symlink()]
+    for folder in sorted(folders, key=lambda f: f.name, reverse=True):
+        yield _read(folder)
+
+
+if sys.platform == "win32":  # pragma: no cover
+    raise ImportError("tapecheck runs on Linux and macOS; on Windows use WSL")

@@ -1,0 +1,207 @@
+"""The history of a metric: what each recorded run says of it, and from which runs on it says something else. It draws nothing."""
+
+import difflib
+import itertools
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from tapecheck import config
+from tapecheck.errors import ConfigError, Problem
+from tapecheck.runs import folders
+from tapecheck.runs.results import Environment, Result
+from tapecheck.statistics import changepoints
+from tapecheck.statistics.changepoints import Shift
+from tapecheck.verdict import Verdict
+
+ANY = "*"
+_NOT_ASKED = ("target", "plan", "run", "out")  # parameters that say where from and where to, not what is measured
+COMMIT_CHARACTERS = 7
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, order=True)
+class Condition:
+    """What runs must have in common before their figures may be compared."""
+
+    validation: str
+    target: str
+    host: str
+    plan: str
+    asked: str
+
+    def __str__(self) -> str:
+        return f"{self.validation} of {self.target} from {self.host}, {self.plan}{', ' if self.asked else ''}{self.asked}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Point:
+    """What one run says of a metric, and by which code."""
+
+    run_id: str
+    started_at: datetime
+    value: float
+    code: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Trend:
+    """The runs of one condition, oldest first, and where their level shifts."""
+
+    condition: Condition
+    points: tuple[Point, ...]
+    shifts: tuple[Shift, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class History:
+    """A metric over all runs of an output folder; `left_out` counts the runs that have no part in it, by the reason."""
+
+    metric: str
+    trends: tuple[Trend, ...]
+    left_out: Mapping[str, int]
+
+    @property
+    def n(self) -> int:
+        """How many runs there are in it."""
+        return sum(len(trend.points) for trend in self.trends)
+
+
+def value_at(data: Any, metric: str) -> float | None:
+    """Return the number at a dotted path, or None where there is none.
+
+    A `*` stands for every key, and the largest number counts; a key may itself have dots, as BRK.B has; in a list, a step is a position.
+    """
+    return _value(data, tuple(metric.split(".")))
+
+
+def _value(data: Any, steps: tuple[str, ...]) -> float | None:
+    if not steps:
+        return float(data) if isinstance(data, int | float) and not isinstance(data, bool) else None
+    found = (_value(inner, rest) for inner, rest in _below(data, steps))
+    return max((value for value in found if value is not None), default=None)
+
+
+def _below(data: Any, steps: tuple[str, ...]) -> Iterator[tuple[Any, tuple[str, ...]]]:
+    """Yield what lies one key below, and the steps that are left from there."""
+    if isinstance(data, list):
+        data = {str(i): inner for i, inner in enumerate(data)}
+    if not isinstance(data, Mapping):
+        return
+    if steps[0] == ANY:
+        yield from ((inner, steps[1:]) for inner in data.values())
+        return
+    for n in range(1, len(steps) + 1):
+        if (key := ".".join(steps[:n])) in data:
+            yield data[key], steps[n:]
+
+
+def paths(data: Any, begin: str = "") -> Iterator[str]:
+    """Yield the path of every number in a result."""
+    if isinstance(data, Mapping):
+        for key, inner in data.items():
+            yield from paths(inner, f"{begin}.{key}" if begin else str(key))
+    elif isinstance(data, int | float) and not isinstance(data, bool):
+        yield begin
+
+
+def condition(result: Result) -> Condition:
+    """Return what a run must have in common with another that it is compared with."""
+    asked = ", ".join(f"{name} {value}" for name, value in sorted(result.parameters.items()) if name not in _NOT_ASKED)
+    plan = " ".join([Path(str(result.parameters.get("plan", ""))).name, *([result.plan_digest] if result.plan_digest else [])])
+    return Condition(validation=result.validation, target=result.target.name, host=result.environment.host, plan=plan, asked=asked)
+
+
+def point(result: Result, value: float) -> Point:
+    """Return what a run says of a metric."""
+    return Point(run_id=result.run_id, started_at=result.started_at, value=value, code=code(result.environment))
+
+
+def code(environment: Environment) -> str:
+    """Name the code of a run by version and commit, such as 0.1.0 45dcabf*; a star means that it was changed since that commit."""
+    commit = (environment.git_commit or "")[:COMMIT_CHARACTERS] + ("*" if environment.git_dirty else "")
+    return f"{environment.versions.get('tapecheck', '')} {commit}".strip()
+
+
+def doubtful(result: Result, metric: str) -> bool:
+    """Tell whether a metric is from an invalid measurement: of the scenario that its path names, or of any where it names none."""
+    named = {check.name for check in result.checks} & set(metric.split("."))
+    return any(check.verdict == Verdict.INVALID and (not named or check.name in named) for check in result.checks)
+
+
+def read(out: str | Path, metric: str, validation: str | None = None) -> History:
+    """Read the history of a metric from every run below an output folder.
+
+    Args:
+        metric: a dotted path in result.json, as `value_at` takes it.
+        validation: only its runs.
+
+    Raises:
+        ConfigError: no run has a number there; says which numbers have a like name.
+    """
+    found: dict[Condition, list[Point]] = {}
+    left_out: dict[str, int] = {}
+    known: dict[str, None] = {}
+    for run in folders.each(out, config.VALIDATIONS if validation is None else (validation,)):
+        reason = _place(run, metric, found)
+        if reason is not None:
+            left_out[reason] = left_out.get(reason, 0) + 1
+            known.update(dict.fromkeys(paths(run.result)) if not found else {})
+    if not found:
+        raise ConfigError([_unknown(metric, validation, list(known))])
+    trends = tuple(_trend(key, points) for key, points in sorted(found.items()))
+    return History(metric=metric, trends=trends, left_out=left_out)
+
+
+def _place(run: folders.Run, metric: str, found: dict[Condition, list[Point]]) -> str | None:
+    """Put a run where it belongs, or say why it belongs nowhere."""
+    head, value = run.head, value_at(run.result, metric)
+    if head is None:
+        return "it cannot be read"
+    if value is None:
+        return "no such number"
+    if head.reanalysis_of is not None:
+        return "another analysis of what was measured before"
+    if doubtful(head, metric):
+        return "the measurement was invalid there"
+    found.setdefault(condition(head), []).append(point(head, value))
+    return None
+
+
+def _trend(key: Condition, points: Sequence[Point]) -> Trend:
+    ordered = tuple(sorted(points, key=lambda p: (p.started_at, p.run_id)))
+    return Trend(condition=key, points=ordered, shifts=changepoints.find([p.value for p in ordered]))
+
+
+def _unknown(metric: str, validation: str | None, known: Sequence[str]) -> Problem:
+    alike = difflib.get_close_matches(metric, known, n=3, cutoff=0.5)
+    more = f", such as {', '.join(alike)}" if alike else ""
+    return Problem(
+        file="command line", key="metric", got=f"{metric!r}, which no recorded run of {validation or 'any validation'} has",
+        allowed=f"the dotted path of a number in result.json{more}",
+    )  # fmt: skip
+
+
+def table(history: History) -> str:
+    """Write a history as text: one line a run, and one where the level shifts."""
+    blocks = [_block(trend) for trend in history.trends]
+    left_out = [f"{count} {'run' if count == 1 else 'runs'} left out: {reason}" for reason, count in history.left_out.items()]
+    return "\n".join([history.metric, *itertools.chain.from_iterable(blocks), *left_out])
+
+
+def _block(trend: Trend) -> list[str]:
+    begins = {shift.first: shift for shift in trend.shifts}
+    lines = ["", f"{trend.condition}: {len(trend.points)} runs, {len(begins)} change points"]
+    for i, p in enumerate(trend.points):
+        said = f"  {begins[i]}" if i in begins else ""
+        lines.append(f"  {p.started_at:%Y-%m-%d %H:%M:%S}  {p.run_id:<22} {p.code:<16} {p.value:>14,.6g}{said}")
+    if len(trend.points) < changepoints.NEEDS:
+        lines.append(f"  a change point needs {changepoints.NEEDS} runs")
+    return lines
+
+
+def file_name(metric: str) -> str:
+    """Return the name of a metric's chart, without what a file system may take for more than a name."""
+    return re.sub(r"[^\w.-]", "_", metric)[:150] + ".png"

@@ -1,0 +1,189 @@
+"""What every result.json begins with, and the schema that it keeps. It writes no file."""
+
+import functools
+import json
+import os
+import platform
+import subprocess
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from importlib import metadata, resources
+from typing import TYPE_CHECKING, Any
+
+import psutil
+from pydantic import TypeAdapter
+
+from tapecheck import config
+from tapecheck.verdict import NEXT, Check, Verdict
+
+if TYPE_CHECKING:
+    from jsonschema_rs import Draft202012Validator
+
+SCHEMA_VERSION = 1
+_SAID = {Verdict.FAIL: "missed", Verdict.INVALID: "invalid", Verdict.NO_DATA: "no data", Verdict.NOT_PROVEN: "not proven"}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TargetInfo:
+    """What was measured."""
+
+    name: str
+    kind: str
+    base_url: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Environment:
+    """Where it was measured from."""
+
+    host: str
+    system: str
+    cores: int
+    memory_mb: float
+    python: str
+    versions: dict[str, str]
+    git_commit: str | None
+    git_dirty: bool | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Neighbour:
+    """Another measurement that ran on this machine meanwhile: of what, by which process, since when (UTC)."""
+
+    measured: str
+    pid: int
+    since: datetime
+
+    def __str__(self) -> str:
+        return f"{self.measured} (pid {self.pid}, since {self.since:%H:%M:%S} UTC)"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Finding:
+    """Something that the numbers say, the numbers, and what to do about it."""
+
+    name: str
+    finding: str
+    evidence: dict[str, int | float | str]
+    action: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Result:
+    """What every validation's result.json begins with; each validation adds its own part.
+
+    `headline` says in a sentence or two what was found beyond the verdict, `plan_digest` is the same for plans that say the same;
+    `measured_s` is how long measurements ran, None where another tool measured; `beside` are the other measurements on this
+    machine meanwhile, None where that is not known.
+    """
+
+    schema_version: int = SCHEMA_VERSION
+    validation: str
+    run_id: str
+    verdict: Verdict
+    started_at: datetime
+    target: TargetInfo
+    environment: Environment
+    parameters: dict[str, str | int | float | bool]
+    checks: list[Check]
+    bottleneck: Finding | None
+    recommendations: list[Finding]
+    headline: str = ""
+    reanalysis_of: str | None = None
+    plan_digest: str | None = None
+    beside: list[Neighbour] | None = None
+    measured_s: float | None = None
+
+    def main_figures(self) -> list[str]:
+        """Return the figures that say most, each with its unit, for the one table that shows all validations."""
+        return []
+
+    def missed(self) -> list[str]:
+        """Say of the objectives that are not met why, and what to do, a sentence for all that have one reason."""
+        alike: dict[tuple[str, Verdict, str], list[str]] = {}
+        for check in (check for check in self.checks if check.verdict != Verdict.PASS):
+            alike.setdefault((check.name, check.verdict, check.reason), []).append(check.objective)
+        return [
+            f"{name}: {', '.join(objectives)}: {_SAID[verdict]}: {reason}; {self._next(name, verdict)}"
+            for (name, verdict, reason), objectives in alike.items()
+        ]
+
+    def _next(self, name: str, verdict: Verdict) -> str:
+        found = (one.action for one in self.recommendations if one.finding.startswith(f"{name}: "))
+        return next(found, NEXT[verdict]) if verdict == Verdict.FAIL else NEXT[verdict]
+
+
+@functools.cache
+def environment() -> Environment:
+    """Describe this machine and the versions that the figures depend on."""
+    names = ("tapecheck", "httpx", "httptools", "uvloop", "numpy", "pandas", "pyarrow", "papermill", "jupyterlab")
+    return Environment(
+        host=platform.node(),
+        system=f"{platform.system()} {platform.release()} {platform.machine()}",
+        cores=len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1,
+        memory_mb=round(psutil.virtual_memory().total / 1e6),
+        python=platform.python_version(),
+        versions={name: metadata.version(name) for name in names},
+        git_commit=_git("rev-parse", "HEAD"),
+        git_dirty=None if (status := _git("status", "--porcelain")) is None else bool(status),
+    )
+
+
+def _git(*words: str) -> str | None:
+    try:
+        done = subprocess.run(
+            ["git", "--no-optional-locks", "-C", str(config.PROJECT), *words], capture_output=True, text=True, timeout=10, check=True
+        )
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return done.stdout.strip()
+
+
+def to_json(result: Result) -> dict[str, Any]:
+    """Return a result as plain JSON data, NaN and infinity as null, checked against the schema that ships with the package."""
+    data: dict[str, Any] = json.loads(TypeAdapter(type(result)).dump_json(result))
+    if problem := breaks_schema(data):
+        raise ValueError(f"a result that breaks its own schema {problem}")
+    return data
+
+
+def breaks_schema(data: Mapping[str, Any]) -> str | None:
+    """Say where a result breaks the schema of its validation, or None where it does not."""
+    error = next(validator(data["validation"]).iter_errors(data), None)
+    return None if error is None else f"at {config.dotted(tuple(error.instance_path))}: {error.message[:80]}"
+
+
+@functools.cache
+def validator(validation: str) -> "Draft202012Validator":
+    """Return what holds a result against the schema of its validation."""
+    from jsonschema_rs import Draft202012Validator  # 20 ms that only who writes or reads a run has to pay
+
+    return Draft202012Validator(schema(validation))
+
+
+def head(data: Mapping[str, Any]) -> Result:
+    """Return what a result begins with, without its validation's own part.
+
+    Raises:
+        ValueError: it does not begin so.
+    """
+    return _heads().validate_python(data)
+
+
+@functools.cache
+def _heads() -> TypeAdapter[Result]:
+    return TypeAdapter(Result)
+
+
+def json_schema(kind: type[Result]) -> dict[str, Any]:
+    """Generate the JSON Schema of a validation's result; the committed one must equal it."""
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **TypeAdapter(kind).json_schema(mode="serialization")}
+
+
+@functools.cache
+def schema(validation: str) -> dict[str, Any]:
+    """Return the JSON Schema of a validation's result.json, as shipped."""
+    text = resources.files("tapecheck.runs").joinpath("schemas", f"{validation}.json").read_text(encoding="utf-8")
+    data: dict[str, Any] = json.loads(text)
+    return data
