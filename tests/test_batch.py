@@ -85,7 +85,7 @@ def test_an_ending_without_a_run_is_never_a_pass(tiny: Path, cell: str, message:
 
 def test_what_was_measured_outlives_a_notebook_that_fails(tiny: Path) -> None:
     """It lies beside the notebook as far as that got, and the message says how to go on from there."""
-    keep = "import pyarrow\nfrom tapecheck import runs\nruns.keep('id', {'samples': pyarrow.table({'a': [1]})}, 'load', out=out)"
+    keep = "import pyarrow\nfrom tapecheck.runs import folders\nfolders.keep('id', {'samples': pyarrow.table({'a': [1]})}, 'load', out=out)"
     write(tiny, keep, "1 / 0")
     outcome = batch.run("load", {}, tiny / "out")
     assert outcome.exit_code == 3 and outcome.folder is not None

@@ -414,8 +414,8 @@ def test_the_soft_limit_of_files_is_raised_when_that_is_enough() -> None:
     code = """
         import resource, sys
         resource.setrlimit(resource.RLIMIT_NOFILE, (100, 2000))
-        from tapecheck.load.engine import measure
-        from tapecheck.load.work import Address, PreparedRequest, Work
+        from tapecheck.load.engine.engine import measure
+        from tapecheck.load.engine.work import Address, PreparedRequest, Work
         request = PreparedRequest(values={}, method="GET", url="", raw=b"GET / HTTP/1.1\\r\\nHost: x\\r\\n\\r\\n", headers=())
         address = Address(host="127.0.0.1", port=int(sys.argv[1]))
         work = Work(address=address, requests=(request,), executor="burst", concurrency=300, rounds=1)
@@ -431,9 +431,9 @@ def test_rows_need_no_files() -> None:
     code = """
         import resource, sys
         resource.setrlimit(resource.RLIMIT_NOFILE, (100, 100))
-        from tapecheck.load import recorder
-        from tapecheck.load.engine import measure
-        from tapecheck.load.work import Address, PreparedRequest, Work
+        from tapecheck.load.engine import recorder
+        from tapecheck.load.engine.engine import measure
+        from tapecheck.load.engine.work import Address, PreparedRequest, Work
         recorder.CHUNK_ROWS = 8
         request = PreparedRequest(values={}, method="GET", url="", raw=b"GET / HTTP/1.1\\r\\nHost: x\\r\\n\\r\\n", headers=())
         address = Address(host="127.0.0.1", port=int(sys.argv[1]))
@@ -536,11 +536,11 @@ def test_memory_for_each_stored_sample_is_its_row() -> None:
     """Half a million samples through the engine's own bookkeeping take at most 64 bytes each at the peak, joined and all."""
     code = """
         import asyncio, time
-        from tapecheck.load import engine
-        from tapecheck.load.pool import Pool
-        from tapecheck.load.protocol import Connection
-        from tapecheck.load.recorder import Recorder, scratch, written
-        from tapecheck.load.work import Address, PreparedRequest, Work
+        from tapecheck.load.engine import engine
+        from tapecheck.load.engine.pool import Pool
+        from tapecheck.load.engine.protocol import Connection
+        from tapecheck.load.engine.recorder import Recorder, scratch, written
+        from tapecheck.load.engine.work import Address, PreparedRequest, Work
         request = PreparedRequest(values={}, method="GET", url="", raw=b"", headers=())
         class Transport(asyncio.Transport):
             def write(self, data): pass

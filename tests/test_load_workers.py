@@ -340,7 +340,7 @@ def test_an_exception_in_mid_measurement_leaves_no_process(server: Server) -> No
 
 SCRIPT = """
     import asyncio, signal
-    from tapecheck.load.work import Address, PreparedRequest, Work
+    from tapecheck.load.engine.work import Address, PreparedRequest, Work
     from tapecheck.load.workers import Generator
     print("main", flush=True)   # a worker that ran this file again would print it twice
     request = PreparedRequest(values={}, method="GET", url="http://x/", raw=RAW, headers=())

@@ -113,7 +113,7 @@ def test_plain_papermill_with_an_unknown_parameter_stops_before_anything_is_aske
     assert [text for text in listed if text not in done.stderr] == []
     assert "ConfigError" in done.stderr
     begun = [cell.source for cell in code(tmp_path / "out.ipynb") if cell.execution_count]
-    assert not [source for source in begun if source.startswith("screen.clear(")]
+    assert not [source for source in begun if source.startswith("notebook.clear(")]
 
 
 def test_it_is_committed_executed_in_order_without_errors(notebook: Path) -> None:
@@ -190,7 +190,7 @@ read = {module}.read
 {module}.read = lambda path: (pathlib.Path({fifo!r}).write_text(str(os.getpid())), threading.Event().wait())
 """
 CELLS = ("parameters", "plan", "run", "verdict", "record", "wait", "wait no more")
-BEGINNINGS = {"plan": "from IPython", "run": "screen.clear(", "verdict": "checks = "}
+BEGINNINGS = {"plan": "from IPython", "run": "notebook.clear(", "verdict": "checks = "}
 
 
 @pytest.fixture(scope="module")

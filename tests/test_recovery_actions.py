@@ -107,7 +107,7 @@ sys.stdin.read()
 """
 RUNNER = """
 import signal
-from tapecheck.recovery.keeper import Keeper
+from tapecheck.recovery.watchdog import Keeper
 kill = {{"type": "action", "name": "kill", "provider": {{"type": "python", "module": "tapecheck.recovery.actions", "func": "kill",
         "arguments": {{"process": "api"}}}}}}
 with Keeper() as keeper:

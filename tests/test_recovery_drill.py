@@ -276,10 +276,10 @@ def test_an_interrupt_within_an_activity_skips_the_pause_after_it(monkeypatch: p
 RUNNER = """
 import sys
 from tapecheck.recovery import drill, experiment
-from tapecheck.recovery.ground import ground
-from tapecheck.recovery.keeper import Keeper
-from tapecheck.recovery.policy import Prober
-from tapecheck.targets import open_target
+from tapecheck.recovery.drill_target import ground
+from tapecheck.recovery.watchdog import Keeper
+from tapecheck.recovery.objectives import Prober
+from tapecheck.target.opening import open_target
 with Keeper() as keeper:
     drill.run(experiment.read(sys.argv[1]), ground(open_target("config/targets/sandbox.yaml")), Prober(), keeper, 1)
 """

@@ -32,8 +32,8 @@ FILE = "config/targets/sandbox.yaml"
 PATIENCE_S = 90
 OPEN = f"""
 import sys
-from tapecheck import targets
-targets.open_target({FILE!r}, needs_bars=False)
+from tapecheck.target import opening
+opening.open_target({FILE!r}, needs_bars=False)
 print("open", flush=True)
 sys.stdin.read()
 """

@@ -45,7 +45,7 @@ from tapecheck.verdict import Verdict
 PATIENCE_S = 60
 USER = """
 import sys
-from tapecheck.targets import open_target
+from tapecheck.target.opening import open_target
 print(open_target("config/targets/sandbox.yaml").base_url, flush=True)
 sys.stdin.read()
 """
