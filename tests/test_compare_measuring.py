@@ -35,7 +35,7 @@ def loaded(monkeypatch: pytest.MonkeyPatch, **generator: Any) -> session.Figures
     """Return the figures of a burst of four requests of 1 to 4 ms."""
     found = recording({"steady_state": burst([1.0, 2.0, 3.0, 4.0], per_round=2)}, generator=replace(GENERATOR, **generator))
     monkeypatch.setattr(session.load, "run", lambda plan, target: found)
-    monkeypatch.setattr(session.machine, "work_s", lambda: 0.123)
+    monkeypatch.setattr(session, "work_s", lambda: 0.123)
     return Bench(TARGET)(variants("x", load_proof())["before"])
 
 

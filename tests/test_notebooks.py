@@ -181,7 +181,7 @@ class Session:
 
 
 RECORDED = """
-from tapecheck.runs import Recorded
+from tapecheck.runs.folders import Recorded
 Recorded(folder=None, validation="v", run_id="an earlier one", verdict="pass")
 """
 WAITING = """
