@@ -123,8 +123,8 @@ def _out(arguments: argparse.Namespace) -> Path:
 def _run(arguments: argparse.Namespace) -> int:
     began_s = time.monotonic()
     from tapecheck import check as lint
-    from tapecheck.reports import pages, terminal
-    from tapecheck.runs import batch
+    from tapecheck.reports import pages
+    from tapecheck.runs import batch, outcomes
     from tapecheck.target import opening
 
     chosen = list(config.ALL) if arguments.validation == "all" else [arguments.validation]
@@ -134,17 +134,17 @@ def _run(arguments: argparse.Namespace) -> int:
     if arguments.out is None and "out" in given:
         out = config.outputs(given["out"]) if given["out"] else None
     target = lint.before_traffic(shares)
-    ended: list[terminal.Outcome] = []
+    ended: list[outcomes.Outcome] = []
     needs_sandbox = target.kind == "sandbox" and given.get("run", "new") == "new" and _need_target(chosen, given)
     try:
         with opening.sandbox_used() if needs_sandbox else contextlib.nullcontext():
             ended.extend(batch.run(validation, shares[validation], out) for validation in chosen)  # keeps those before an interrupt
     finally:  # what is done is printed, whatever ends the rest
         if ended:
-            print(terminal.table(ended), flush=True)
+            print(outcomes.table(ended), flush=True)
     where = f"all runs: {pages.write(out)}" if out else "not recorded (out is empty)"
-    print(f"\n{terminal.measured(ended, time.monotonic() - began_s)}; {where}\n\n{terminal.explanation(ended)}", flush=True)
-    return terminal.worst(ended)
+    print(f"\n{outcomes.measured(ended, time.monotonic() - began_s)}; {where}\n\n{outcomes.explanation(ended)}", flush=True)
+    return outcomes.worst(ended)
 
 
 def _need_target(chosen: Sequence[str], given: Mapping[str, Any]) -> bool:

@@ -23,9 +23,9 @@ from traitlets.config import Config
 
 from tapecheck import config, errors, lockfiles, progress
 from tapecheck.errors import ConfigError, OutputError, Problem
-from tapecheck.reports.terminal import CRASHED, Outcome
 from tapecheck.runs import folders
 from tapecheck.runs.folders import Recorded
+from tapecheck.runs.outcomes import CRASHED, Outcome
 from tapecheck.verdict import Verdict, exit_code
 
 FULL = frozenset({errno.ENOSPC, errno.EDQUOT})

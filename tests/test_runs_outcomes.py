@@ -2,8 +2,8 @@
 
 import pytest
 
-from tapecheck.reports import terminal
-from tapecheck.reports.terminal import Outcome
+from tapecheck.runs import outcomes
+from tapecheck.runs.outcomes import Outcome
 from tapecheck.verdict import Verdict
 
 
@@ -15,14 +15,14 @@ def outcome(validation: str = "load", exit_code: int = 0, **more: object) -> Out
 @pytest.mark.parametrize(("codes", "code"), [([], 0), ([0, 0], 0), ([0, 2], 2), ([1, 2], 1), ([1, 3], 3), ([3, 4, 0], 4)])
 def test_several_end_with_the_most_severe_code(codes: list[int], code: int) -> None:
     """A crash outweighs a miss, a miss outweighs no verdict."""
-    assert terminal.worst([outcome(exit_code=c) for c in codes]) == code
+    assert outcomes.worst([outcome(exit_code=c) for c in codes]) == code
 
 
 def test_the_table_has_a_row_a_validation_and_a_line_a_figure_all_aligned() -> None:
     """Each column begins at one place, and a second figure stands below the first."""
     load = outcome(checks={"pass": 29}, figures=["p50 2, p95 9, p99 12 ms", "capacity 2,263/s"], measured_s=15.2)
     crashed = outcome("rto_rpo", 3, message="the notebook's kernel died")
-    head, first, second, last = terminal.table([load, crashed]).splitlines()
+    head, first, second, last = outcomes.table([load, crashed]).splitlines()
     at = head.index("main figures")
     assert first.split()[:6] == ["load", "PASS", "29", "of", "29", "15"]
     assert first[at:] == "p50 2, p95 9, p99 12 ms"
@@ -34,14 +34,14 @@ def test_the_table_has_a_row_a_validation_and_a_line_a_figure_all_aligned() -> N
 @pytest.mark.parametrize("figure", ["word " * 200, "x" * 500, "a_name_without_a_space" * 3 + " p95 1 ms"])
 def test_the_table_is_never_wider_than_120_columns(figure: str) -> None:
     """However long a figure, name or message is."""
-    text = terminal.table([outcome("compare", 2, figures=[figure, figure], checks={"pass": 100, "not_proven": 1000}, measured_s=3)])
+    text = outcomes.table([outcome("compare", 2, figures=[figure, figure], checks={"pass": 100, "not_proven": 1000}, measured_s=3)])
     assert max(map(len, text.splitlines())) <= 120
 
 
 def test_what_is_not_known_is_not_printed() -> None:
     """Without a measuring time there is only how long it took; nothing counts as zero."""
-    assert terminal.measured([outcome(measured_s=None)], 30.2) == "took 30 s"
-    assert terminal.measured([outcome(measured_s=10.0), outcome(measured_s=12.4)], 30.2) == "measured 22 of 30 s"
+    assert outcomes.measured([outcome(measured_s=None)], 30.2) == "took 30 s"
+    assert outcomes.measured([outcome(measured_s=10.0), outcome(measured_s=12.4)], 30.2) == "measured 22 of 30 s"
     assert outcome(measured_s=None).measured == "20 s"
 
 
@@ -57,13 +57,13 @@ def test_what_is_not_known_is_not_printed() -> None:
 )
 def test_the_last_lines_say_in_words_what_the_exit_code_means(ended: list[Outcome], begins: str) -> None:
     """They are what a person reads before make's own error."""
-    assert terminal.explanation(ended).splitlines()[-1].startswith(begins)
+    assert outcomes.explanation(ended).splitlines()[-1].startswith(begins)
 
 
 def test_each_thing_that_is_not_a_pass_has_a_line_with_what_to_do_up_to_a_limit() -> None:
     """The rest is counted, and the report named."""
     missed = [f"s{i}: p99_ms < 5: missed: 9 misses < 5; do {i}" for i in range(9)]
-    said = terminal.explanation([outcome(exit_code=1, missed=missed), outcome("rto_rpo", 3, message="cell 4 raised KeyError: 'x'")])
+    said = outcomes.explanation([outcome(exit_code=1, missed=missed), outcome("rto_rpo", 3, message="cell 4 raised KeyError: 'x'")])
     lines = said.splitlines()
     assert lines[:6] == [f"load: {text}" for text in missed[:6]]
     assert lines[6] == "load: and 3 more; see above"
