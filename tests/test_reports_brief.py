@@ -8,6 +8,7 @@ import pytest
 from comparisons import INSERT_LIMITS, proof, recording, samples, times
 from recorded_runs import check, checks, put
 
+from tapecheck import verdict
 from tapecheck.compare import analysis, findings
 from tapecheck.compare.recording import Baseline
 from tapecheck.reports import markdown, overview, pages
@@ -126,7 +127,7 @@ def test_figures_stand_beside_a_finding_that_has_none(tmp_path: Path, text: str,
 )  # fmt: skip
 def test_what_is_too_long_ends_with_a_sentence_or_a_clause(text: str, shown: str) -> None:
     """Never inside parentheses; in mid phrase only where there is nothing else to end with."""
-    assert overview.cut(text, 36) == shown
+    assert verdict.cut(text, 36) == shown
 
 
 def test_an_action_is_not_cut_in_mid_phrase(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ Rules:
 
 import operator
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -204,3 +204,28 @@ def headline(target: str, checks: Sequence[Check], said: str) -> str:
 def exit_code(verdict: Verdict) -> int:
     """Return 0 for a pass, 1 for a missed objective, 2 for no verdict."""
     return {Verdict.PASS: 0, Verdict.FAIL: 1}.get(verdict, 2)
+
+
+def words(verdict: str) -> str:
+    """Write a verdict as words."""
+    return verdict.replace("_", " ")
+
+
+def cut(text: str, longest: int) -> str:
+    """Return a text on one line, of too many characters its beginning, up to the end of a sentence or clause and no open parenthesis."""
+    line = " ".join(text.split())
+    if len(line) <= longest:
+        return line
+    room = longest - len(" …")
+    words_end = [at for at in _spaces(line) if at <= room] or [at for at in range(room + 1) if line[at] == " "]
+    clauses_end = [at for at in words_end if line[at - 1] in ".;," and at >= room / 3]
+    return f"{line[: max(clauses_end or words_end, default=room)].rstrip(',;')} …"
+
+
+def _spaces(line: str) -> Iterator[int]:
+    """Yield where the spaces outside parentheses are."""
+    depth = 0
+    for at, sign in enumerate(line):
+        depth = max(0, depth + (sign == "(") - (sign == ")"))
+        if sign == " " and depth == 0:
+            yield at

@@ -4,9 +4,9 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from tapecheck.reports.overview import Overview, Standing, cut, legal, number, words
+from tapecheck.reports.overview import Overview, Standing, legal, number
 from tapecheck.runs.results import Finding, Result
-from tapecheck.verdict import NEXT, Check, Verdict
+from tapecheck.verdict import NEXT, Check, Verdict, cut, words
 
 MOST = 3  # things said under one heading; a page has room for no more of four validations
 PROOFS = 7  # of a comparison, each in a line or two

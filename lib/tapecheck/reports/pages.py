@@ -9,8 +9,9 @@ from jinja2 import Environment, PackageLoader
 from markupsafe import Markup
 
 from tapecheck.reports import junit, markdown, openmetrics, overview
-from tapecheck.reports.overview import Entry, Overview, legal, moment, number, words
+from tapecheck.reports.overview import Entry, Overview, legal, moment, number
 from tapecheck.runs import folders
+from tapecheck.verdict import words
 
 FILES = ("report.html", "notebook.ipynb", "result.json", "trace.json")
 WIDTH, HEIGHT, MARGIN = 150, 32, 4  # of a sparkline, in pixels

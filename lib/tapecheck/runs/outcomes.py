@@ -5,8 +5,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from tapecheck.reports.overview import cut, words
-from tapecheck.verdict import Verdict
+from tapecheck.verdict import Verdict, cut, words
 
 CRASHED = 3  # the exit code of a notebook that ended early
 WIDTH = 120  # columns, on a terminal or piped
