@@ -228,4 +228,4 @@ def test_counters_are_equal_when_they_are_so_in_every_round() -> None:
     """One round that differs is found, wherever it is."""
     found = samples(times(4, 1.0))
     found[-1] = replace(found[-1], counters={**found[-1].counters, "records": 7})
-    assert [one.equal for one in counters.compare(pairs(found)) if one.name == "records"] == [False]
+    assert [one.equal for one in counters.counter_changes(pairs(found)) if one.name == "records"] == [False]

@@ -14,7 +14,8 @@ import servers
 from servers import Behaviour, Server
 
 from tapecheck import config
-from tapecheck.compare import analysis, answers, recorded
+from tapecheck.compare import analysis, recorded
+from tapecheck.compare import samples as compared
 from tapecheck.compare import validation as compare
 from tapecheck.compare.plan import AFTER, BEFORE, Question, Recorded, Side
 from tapecheck.compare.samples import Pair, Sample
@@ -32,15 +33,14 @@ def run(side: Side, number: int, sizes: Sequence[int], *, status: Sequence[int] 
     rows["bytes"][: len(sizes)], rows["status"][: len(sizes)] = sizes, status
     rows["bytes"][len(sizes) :] = 0
     found = samples.recording({"month": rows}, generator=replace(samples.GENERATOR, content_checked=checked))
-    given = answers.of(found, "month")
-    return Sample(
-        proof="x", side=side, round=number, began_ns=0, ended_ns=0, answers=given.kinds, clocks=given.clocks, counters=given.counters
-    )
+    return Sample(**compared.answers(found, "month").values(), proof="x", side=side, round=number, began_ns=0, ended_ns=0)
 
 
 def said(before: Draw, after: Draw, *, rounds: int = ROUNDS) -> str | None:
     rng = np.random.default_rng(7)
-    return answers.differ([Pair(before=run(BEFORE, n, before(rng)), after=run(AFTER, n, after(rng))) for n in range(1, rounds + 1)])
+    return compared.answers_differ(
+        [Pair(before=run(BEFORE, n, before(rng)), after=run(AFTER, n, after(rng))) for n in range(1, rounds + 1)]
+    )
 
 
 def always(size: int) -> Draw:
@@ -105,9 +105,11 @@ def test_answers_of_another_status_are_found() -> None:
     """Another 2xx on all answers, and on one in twenty; chance alone is none."""
     same = run(BEFORE, 1, [900] * REQUESTS)
     some = [206 if i % 20 == 0 else 200 for i in range(REQUESTS)]
-    assert answers.differ(pair(same, run(AFTER, 1, [900] * REQUESTS, status=204))) == "status 200 on 100% of them before, on 0% after"
-    assert answers.differ(pair(run(BEFORE, 1, [900] * 2000), run(AFTER, 1, [900] * 2000, status=some * 10))) is not None
-    assert answers.differ(pair(same, run(AFTER, 1, [900] * REQUESTS, status=[206, *[200] * (REQUESTS - 1)]))) is None
+    assert (
+        compared.answers_differ(pair(same, run(AFTER, 1, [900] * REQUESTS, status=204))) == "status 200 on 100% of them before, on 0% after"
+    )
+    assert compared.answers_differ(pair(run(BEFORE, 1, [900] * 2000), run(AFTER, 1, [900] * 2000, status=some * 10))) is not None
+    assert compared.answers_differ(pair(same, run(AFTER, 1, [900] * REQUESTS, status=[206, *[200] * (REQUESTS - 1)]))) is None
 
 
 @pytest.mark.parametrize(
@@ -125,7 +127,7 @@ def test_answers_of_another_status_are_found() -> None:
 )
 def test_answers_of_which_far_fewer_were_checked_are_found(before: tuple[int, int], after: tuple[int, int], is_found: bool) -> None:
     """Of a side whose content hardly anybody looked at, a size says too little."""
-    found = answers.differ(pair(*(run(side, 1, [900] * n, checked=k) for side, (n, k) in ((BEFORE, before), (AFTER, after)))))
+    found = compared.answers_differ(pair(*(run(side, 1, [900] * n, checked=k) for side, (n, k) in ((BEFORE, before), (AFTER, after)))))
     text = f"the content of {before[1]:,} of {before[0]:,} of them was checked before, of {after[1]:,} of {after[0]:,} after"
     assert found == (text if is_found else None)
 
@@ -152,9 +154,9 @@ def test_answers_that_cannot_be_compared_are_said_to_be_not(after: list[int], sa
 
 def test_failed_requests_have_no_answer() -> None:
     """Their bytes are in no mean; how many failed is judged elsewhere. Nothing is said where a side has no right answer."""
-    assert answers.differ(pair(run(BEFORE, 1, [900] * 100), run(AFTER, 1, [900] * 100, failed=90))) is None
-    assert answers.differ(pair(run(BEFORE, 1, [900] * 9), run(AFTER, 1, [], failed=9))) is None
-    assert answers.differ([]) is None
+    assert compared.answers_differ(pair(run(BEFORE, 1, [900] * 100), run(AFTER, 1, [900] * 100, failed=90))) is None
+    assert compared.answers_differ(pair(run(BEFORE, 1, [900] * 9), run(AFTER, 1, [], failed=9))) is None
+    assert compared.answers_differ([]) is None
 
 
 def test_a_change_that_is_meant_to_alter_answers_says_so() -> None:

@@ -143,8 +143,8 @@ def test_a_claim_that_its_family_took_back_says_how_many_rounds_would_tell() -> 
 )  # fmt: skip
 def test_a_control_moves_when_it_does_so_surely_and_far(ratio: float, noise: float, expected: State) -> None:
     """Neither noise nor a movement smaller than what matters is a drift; one that nothing bounds did neither move nor hold still."""
-    assert difference.control(METRIC, pairs(samples(times(8, ratio, noise=noise))))[1] is expected
-    assert difference.control(METRIC, pairs(samples(times(3, ratio, noise=noise))))[1] is State.UNKNOWN
+    assert difference.control("duration_s", METRIC, pairs(samples(times(8, ratio, noise=noise)))).state is expected
+    assert difference.control("duration_s", METRIC, pairs(samples(times(3, ratio, noise=noise)))).state is State.UNKNOWN
 
 
 def test_runs_of_one_variant_that_followed_each_other_are_equals() -> None:

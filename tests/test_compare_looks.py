@@ -15,7 +15,7 @@ from tapecheck.compare.analysis import ProofSummary
 from tapecheck.compare.difference import Change
 from tapecheck.compare.plan import AFTER, Proof, Rounds, Variant
 from tapecheck.compare.samples import Sample
-from tapecheck.compare.session import Figures
+from tapecheck.compare.session import RunFigures
 from tapecheck.verdict import Check, Verdict
 
 SIMULATED, FEW = 200, 400  # sessions, and resamples of each interval
@@ -95,10 +95,10 @@ def measured(clocks: Clocks, *, counted: Mapping[str, Mapping[str, int]] | None 
     """Return what a session of one proof says whose runs, counted from 0, have these clocks."""
     ran: list[Variant] = []
 
-    def measuring(variant: Variant) -> Figures:
+    def measuring(variant: Variant) -> RunFigures:
         ran.append(variant)
         counters = {"records": 10, "failed": 0, **(counted or {}).get(variant.side, {})}
-        return Figures(clocks={"machine_s": 0.02, **clocks(len(ran) - 1, variant)}, counters=counters, checksum="10-0")
+        return RunFigures(clocks={"machine_s": 0.02, **clocks(len(ran) - 1, variant)}, counters=counters, checksum="10-0")
 
     whole = plan(bulk_copy=proof(rounds={"least": 4, "most": 12}, **question))
     found = session.measure(whole, TARGET, measuring, lambda: len(ran))
@@ -232,11 +232,11 @@ def seen(check: Check) -> tuple[float, float]:
 def test_rounds_that_do_not_count_lead_to_more_of_them(failing: int, rounds: int, verdict: Verdict) -> None:
     """What was in the way of the first four may pass; after eight in vain nothing is hoped for."""
 
-    def measuring(variant: Variant) -> Figures:
+    def measuring(variant: Variant) -> RunFigures:
         ran.append(variant)
         problem = "the generator used 99% of its core" if len(ran) <= failing else ""
         clocks = {"duration_s": halved(len(ran), variant)["duration_s"] * (1 + len(ran) % 5 / 1000)}
-        return Figures(clocks=clocks, counters={}, problem=problem)
+        return RunFigures(clocks=clocks, counters={}, problem=problem)
 
     ran: list[Variant] = []
     found = session.measure(plan(bulk_copy=proof(rounds={"least": 4, "most": 24})), TARGET, measuring, lambda: len(ran))

@@ -31,7 +31,7 @@ def load_proof(**fix: Any) -> Proof:
     })  # fmt: skip
 
 
-def loaded(monkeypatch: pytest.MonkeyPatch, **generator: Any) -> session.Figures:
+def loaded(monkeypatch: pytest.MonkeyPatch, **generator: Any) -> session.RunFigures:
     """Return the figures of a burst of four requests of 1 to 4 ms."""
     found = recording({"steady_state": burst([1.0, 2.0, 3.0, 4.0], per_round=2)}, generator=replace(GENERATOR, **generator))
     monkeypatch.setattr(session.load, "run", lambda plan, target: found)

@@ -12,7 +12,7 @@ from tapecheck.compare import analysis, recording, session
 from tapecheck.compare.difference import Change
 from tapecheck.compare.plan import Variant
 from tapecheck.compare.recording import Baseline, Recording
-from tapecheck.compare.session import Figures
+from tapecheck.compare.session import RunFigures
 from tapecheck.errors import MeasurementError, TargetDown
 
 
@@ -24,14 +24,16 @@ class Planted:
         self.now_ns = 0
         self.fails_at = fails_at
 
-    def __call__(self, variant: Variant) -> Figures:
+    def __call__(self, variant: Variant) -> RunFigures:
         self.seen.append(variant)
         if len(self.seen) == self.fails_at:
             raise MeasurementError("the workers did not start")
         duration_s = 1.0 if variant.side == "before" else 0.5
         self.now_ns += int(duration_s * 1e9)
         baseline = Baseline(what_if={"insert at no cost": float(len(self.seen))})
-        return Figures(clocks={"duration_s": duration_s, "machine_s": 0.02}, counters={"records": 10}, checksum="10-0", baseline=baseline)
+        return RunFigures(
+            clocks={"duration_s": duration_s, "machine_s": 0.02}, counters={"records": 10}, checksum="10-0", baseline=baseline
+        )
 
     def clock(self) -> int:
         return self.now_ns
@@ -95,7 +97,7 @@ def test_a_run_that_could_not_be_measured_costs_its_round_only() -> None:
 def test_a_target_that_is_gone_ends_the_session() -> None:
     """It is no property of a variant."""
 
-    def gone(variant: Variant) -> Figures:
+    def gone(variant: Variant) -> RunFigures:
         raise TargetDown("the database does not answer")
 
     with pytest.raises(TargetDown):

@@ -4,9 +4,9 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from tapecheck.compare import answers, difference, samples
-from tapecheck.compare.difference import Change, Difference, Method, State
-from tapecheck.compare.plan import AFTER, ANSWERS, BEFORE, COUNTED_EXACTLY, ROUNDS_NEEDED, Metric, Proof, Question
+from tapecheck.compare import difference, samples
+from tapecheck.compare.difference import Change, Control, Difference, Method, State
+from tapecheck.compare.plan import AFTER, ANSWERS, BEFORE, COUNTED_EXACTLY, ROUNDS_NEEDED, Metric, Question
 from tapecheck.compare.recording import Baseline, Recording
 from tapecheck.compare.samples import CounterChange, Pair, Sample
 from tapecheck.runs.results import Finding
@@ -24,15 +24,6 @@ MET: Mapping[str, frozenset[Change]] = {  # what each expectation is content wit
     "not_worse": frozenset({Change.IMPROVED, Change.NO_CHANGE}),
     "no_claim": frozenset({Change.NO_CHANGE}),  # and with rounds that bound something and prove nothing, see `judge`
 }
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Control:
-    """A figure that the change cannot touch; one that moved says that the session drifted."""
-
-    metric: str
-    ratio: Ratio | None
-    state: State
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -121,95 +112,68 @@ def of_proof(
     resamples: int = RESAMPLES,
 ) -> ProofSummary:
     """Summarize one proof from its samples, at the level of the look that so many rounds are."""
-    rounds = samples.pairs(own)
-    found = samples.compare(rounds)
-    planned = len({sample.round for sample in own if sample.round})
-    method = Method(alpha=_alpha(question, planned), seed=seed, resamples=resamples)
-    controls = [_control(control, question.metrics[0], rounds, replace(method, alpha=ALPHA)) for control in question.controls]
-    answered = answered_finding(question, baseline)
-    what_if = question.what_if if isinstance(question, Proof) else None
-    equals = samples.equals(own)
-    measured = _despite_lag(
-        _differences(question, rounds, equals, method), rounds, lambda kept: _differences(question, kept, equals, method)
-    )
+    rounds, planned = samples.pairs(own), len({sample.round for sample in own if sample.round})
+    counted, equals = samples.counter_changes(rounds), samples.equals(own)
+    alpha = question.rounds.alpha(planned) if question.rounds else ALPHA  # two recorded runs are looked at once
+    method = Method(alpha=alpha, seed=seed, resamples=resamples)
+    answered = next((one for one in baseline.found if one.name in question.answers), None)
     return _guarded(
         ProofSummary(
             validation=question.validation,
             says=question.says,
-            counters=found,
+            counters=counted,
             checksums_equal=samples.checksums_equal(rounds),
-            invalid=_invalid(question, found, rounds),
+            invalid=_invalid(question, counted, rounds),
             doubt=_doubt(differs, len(rounds), planned),
-            not_compared=answers.not_compared(rounds) if ANSWERS in question.equal else None,
-            method_check=isinstance(question, Proof) and question.method_check,
+            not_compared=samples.not_compared(rounds) if ANSWERS in question.equal else None,
+            method_check=question.method_check,
             planned_rounds=planned,
-            alpha=method.alpha,
+            alpha=alpha,
             left_out=samples.problems(own),
             late=sum(bool(pair.before.late or pair.after.late) for pair in rounds),
             answers=answered.finding if answered else None,
-            differences=measured,
-            controls=controls,
+            differences=_despite_lag(rounds, lambda kept: _differences(question, kept, equals, method)),
+            controls=[difference.control(name, question.metrics[0], rounds, replace(method, alpha=ALPHA)) for name in question.controls],
             rounds=_rounds(question.metrics[0], rounds),
             promised_low_ratio=_promised(answered, "low"),
             promised_high_ratio=_promised(answered, "high"),
-            predicted_by=what_if,
-            predicted_ratio=baseline.what_if.get(what_if) if what_if else None,
+            predicted_by=question.what_if,
+            predicted_ratio=baseline.what_if.get(question.what_if) if question.what_if else None,
         )
     )
 
 
 def _differences(question: Question, rounds: Sequence[Pair], equals: Sequence[Pair], method: Method) -> list[Difference]:
-    counts = COUNTED_EXACTLY[question.validation]
+    counts = COUNTED_EXACTLY.get(question.validation, ())
     alone = [difference.measure(metric, rounds, equals, method, is_count=metric.name in counts) for metric in question.metrics]
     return difference.among_family(alone, method.alpha)
 
 
-def _despite_lag(
-    found: Sequence[Difference], rounds: Sequence[Pair], measure: Callable[[Sequence[Pair]], Sequence[Difference]]
-) -> list[Difference]:
-    """Take back what a load generator that lagged may have hidden or made; its lag is added to the times of the side that it measures.
+def _despite_lag(rounds: Sequence[Pair], measure: Callable[[Sequence[Pair]], list[Difference]]) -> list[Difference]:
+    """Measure, and take back what a load generator that lagged may have hidden or made: its lag adds to the times of the side it measures.
 
     So it may hide that something changed, and a claim has to stand without the rounds in which only the side that looks slower lagged.
     """
-    late = sum(bool(pair.before.late or pair.after.late) for pair in rounds)
+    found, late = measure(rounds), sum(bool(pair.before.late or pair.after.late) for pair in rounds)
     if not late:
-        return list(found)
+        return found
     without = {
-        Change.IMPROVED: measure([pair for pair in rounds if pair.after.late or not pair.before.late]),
-        Change.WORSE: measure([pair for pair in rounds if pair.before.late or not pair.after.late]),
+        Change.IMPROVED: (BEFORE, measure([pair for pair in rounds if pair.after.late or not pair.before.late])),
+        Change.WORSE: (AFTER, measure([pair for pair in rounds if pair.before.late or not pair.after.late])),
     }
     said = f"in {late} of {len(rounds)} rounds the load generator lagged, which"
     quieter = "measure again on a quieter machine or at a lower rate"
-    kept = []
     for i, one in enumerate(found):
         if one.change == Change.NO_CHANGE and not (one.ratio and one.ratio.exact):
-            kept.append(replace(one, change=Change.NOT_PROVEN, reason=f"{said} hides differences; {quieter}"))
-        elif one.change in without and without[one.change][i].change != one.change:
-            side = BEFORE if one.change == Change.IMPROVED else AFTER
-            kept.append(
-                difference.refused(
-                    one, f"{said} may have made this difference: without those where only {side} lagged it is not proven; {quieter}"
-                )
-            )
-        else:
-            kept.append(one)
-    return kept
-
-
-def _alpha(question: Question, rounds: int) -> float:
-    """Return the level of the look after so many rounds; two recorded runs are looked at once."""
-    planned = question.rounds if isinstance(question, Proof) else None
-    return planned.alpha(rounds) if planned else ALPHA
-
-
-def answered_finding(question: Question, baseline: Baseline) -> Finding | None:
-    """Return the finding of a baseline that a change is the fix for, the gravest one."""
-    answers = question.answers if isinstance(question, Proof) else ()
-    return next((one for one in baseline.found if one.name in answers), None)
+            found[i] = replace(one, change=Change.NOT_PROVEN, reason=f"{said} hides differences; {quieter}")
+        elif one.change in without and without[one.change][1][i].change != one.change:
+            why = f"may have made this difference: without those where only {without[one.change][0]} lagged it is not proven; {quieter}"
+            found[i] = difference.refused(one, f"{said} {why}")
+    return found
 
 
 def _promised(answered: Finding | None, end: str) -> float | None:
-    """Return an end of what was promised to whoever mends what a finding is about."""
+    """Return an end of what a finding promises to whoever mends what it is about."""
     promised = answered.evidence.get(f"promised_saving_{end}_ratio") if answered else None
     return float(promised) if promised is not None else None
 
@@ -220,7 +184,7 @@ def _invalid(question: Question, found: Sequence[CounterChange], rounds: Sequenc
         return "the checksums of what was stored differ: the variants did not do the same"
     if question.validation == "load" and (more := _fails_more(found)):
         return more
-    if ANSWERS in question.equal and (other := answers.differ(rounds)):
+    if ANSWERS in question.equal and (other := samples.answers_differ(rounds)):
         return f"the answers differ: {other}"
     unequal = [f"{one.name} {one.before} before, {one.after} after" for one in found if one.name in question.equal and not one.equal]
     return f"the variants did not do the same: {', '.join(unequal)}" if unequal else None
@@ -264,11 +228,6 @@ def _may_have_made(one: Difference, drift: Ratio) -> bool:
     return one.change != Change.WORSE or measured.low / max(drift.high, 1.0) < one.bad_above
 
 
-def _control(name: str, guarded: Metric, rounds: Sequence[Pair], method: Method) -> Control:
-    measured, state = difference.control(guarded.model_copy(update={"name": name, "better": "lower"}), rounds, method)
-    return Control(metric=name, ratio=measured, state=state)
-
-
 def _rounds(metric: Metric, rounds: Sequence[Pair]) -> list[Round]:
     first_ns = min((min(pair.before.began_ns, pair.after.began_ns) for pair in rounds), default=0)
     found = []
@@ -291,18 +250,13 @@ def _kept_or_refused(one: Difference, proof: ProofSummary) -> Difference:
     return one if is_kept else difference.refused(one, reason or "")
 
 
-def check(summary: Mapping[str, ProofSummary], questions: Mapping[str, Question | Proof]) -> list[Check]:
+def check(summary: Mapping[str, ProofSummary], questions: Mapping[str, Question]) -> list[Check]:
     """Judge every metric of every proof by what was expected of it."""
     return [
-        judge(name, metric, one, proof, _least(questions[name]))
+        judge(name, metric, one, proof, planned.least if (planned := questions[name].rounds) else ROUNDS_NEEDED)
         for name, proof in summary.items()
         for metric, one in zip(questions[name].metrics, proof.differences, strict=True)
     ]
-
-
-def _least(question: Question) -> int:
-    planned = question.rounds if isinstance(question, Proof) else None
-    return planned.least if planned else ROUNDS_NEEDED
 
 
 def judge(name: str, metric: Metric, one: Difference, proof: ProofSummary, least: int = ROUNDS_NEEDED) -> Check:

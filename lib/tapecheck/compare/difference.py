@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
 
-from tapecheck.compare.plan import Metric
+from tapecheck.compare.plan import Limits, Metric
 from tapecheck.compare.samples import Pair
 from tapecheck.statistics import paired
 from tapecheck.statistics.paired import ALPHA, Logs, Ratio
@@ -29,7 +29,16 @@ class State(StrEnum):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Difference:
+class Control:
+    """A figure that the change cannot touch; one that moved says that the session drifted."""
+
+    metric: str
+    ratio: Ratio | None
+    state: State
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Difference(Limits):
     """One figure before and after (geometric means over rounds), its ratio, and what that proves.
 
     A ratio below 1 is better, whichever way the figure is. `p` is of the claim that the interval makes or comes nearest to, and
@@ -50,16 +59,6 @@ class Difference:
     reason: str
     needed_rounds: int | None
     refused: bool = False
-
-    @property
-    def good_below(self) -> float:
-        """The ratio from which on downwards it is improved."""
-        return paired.limits(self.smallest_effect)[0]
-
-    @property
-    def bad_above(self) -> float:
-        """The ratio from which on upwards it is worse."""
-        return paired.limits(self.smallest_effect)[1]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -203,22 +202,21 @@ def _open(found: Difference, reason: str, alpha: float, claims: int = 1) -> Diff
     return replace(found, change=Change.NOT_PROVEN, reason=reason, needed_rounds=needed if needed and needed > found.ratio.n else None)
 
 
-def control(metric: Metric, rounds: Sequence[Pair], method: Method = PLAIN) -> tuple[Ratio | None, State]:
+def control(name: str, guarded: Metric, rounds: Sequence[Pair], method: Method = PLAIN) -> Control:
     """Return the ratio of a control, and whether it held still.
 
     It moved when its interval leaves out 1 and it is further from 1 than the smallest effect of the metric that it guards; it held
     when the whole interval is nearer than that. Else nobody knows.
     """
-    d = logs(metric, rounds)
-    if d is None:
-        return None, State.UNKNOWN
-    measured = method.ratio(d)
-    if measured.low is None or measured.high is None:
-        return measured, State.UNKNOWN
-    if metric.good_below < measured.low and measured.high < metric.bad_above:
-        return measured, State.HELD
-    is_sure, is_far = not measured.low <= 1 <= measured.high, not metric.good_below < measured.value < metric.bad_above
-    return measured, State.MOVED if is_sure and is_far else State.UNKNOWN
+    d = logs(guarded.model_copy(update={"name": name, "better": "lower"}), rounds)
+    measured = None if d is None else method.ratio(d)
+    if measured is None or measured.low is None or measured.high is None:
+        return Control(metric=name, ratio=measured, state=State.UNKNOWN)
+    good, bad = guarded.good_below, guarded.bad_above
+    if good < measured.low and measured.high < bad:
+        return Control(metric=name, ratio=measured, state=State.HELD)
+    is_sure, is_far = not measured.low <= 1 <= measured.high, not good < measured.value < bad
+    return Control(metric=name, ratio=measured, state=State.MOVED if is_sure and is_far else State.UNKNOWN)
 
 
 def among_family(found: Sequence[Difference], alpha: float = ALPHA) -> list[Difference]:

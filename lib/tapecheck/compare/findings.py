@@ -5,10 +5,10 @@ from dataclasses import replace
 
 from tapecheck.compare import difference
 from tapecheck.compare.analysis import DRIFTED, MET, ProofSummary
-from tapecheck.compare.difference import Change, State
-from tapecheck.compare.plan import Proof
+from tapecheck.compare.difference import Change, Difference, State
 from tapecheck.compare.recording import Recording
 from tapecheck.runs.results import Finding
+from tapecheck.statistics.paired import Ratio
 
 Summary = Mapping[str, ProofSummary]
 Rule = Callable[[Recording, Summary], Iterator[Finding]]
@@ -64,30 +64,38 @@ def _unequal(recording: Recording, summary: Summary) -> Iterator[Finding]:
 
 
 def _harmful(recording: Recording, summary: Summary) -> Iterator[Finding]:
-    for name, proof in summary.items():
-        for one in proof.differences:
-            expected = {m.name: m.expect for m in recording.context.questions[name].metrics}
-            if one.change == Change.WORSE and one.ratio and expected[one.metric] != "worse" and not proof.method_check:
-                yield Finding(
-                    name="worse",
-                    finding=f"{name} is worse: {difference.said(one)}",
-                    evidence={"ratio": one.ratio.value, "rounds": one.ratio.n, "smallest_effect_ratio": one.smallest_effect},
-                    action="do not ship this change; look at the counters first, then at what it does to this figure",
-                )
+    for name, one, expected in _claims(recording, summary, method_check=False):
+        if one.change == Change.WORSE and expected != "worse":
+            yield Finding(
+                name="worse",
+                finding=f"{name} is worse: {difference.said(one)}",
+                evidence={**_evidence(one.ratio), "smallest_effect_ratio": one.smallest_effect},
+                action="do not ship this change; look at the counters first, then at what it does to this figure",
+            )
 
 
 def _method(recording: Recording, summary: Summary) -> Iterator[Finding]:
     """Name each method check that claims what is known to be wrong."""
+    for name, one, expected in _claims(recording, summary, method_check=True):
+        if one.change not in (*MET[expected], Change.NOT_PROVEN):
+            yield Finding(
+                name="method_check",
+                finding=f"{name} claims what is known to be wrong: {difference.said(one)}, expected {expected}",
+                evidence=_evidence(one.ratio),
+                action="believe no proof of this session; measure again on a quieter machine",
+            )
+
+
+def _claims(recording: Recording, summary: Summary, *, method_check: bool) -> Iterator[tuple[str, Difference, str]]:
+    """Yield each difference that has a ratio, with its proof and what was expected of it."""
     for name, proof in summary.items():
-        expected = {m.name: m.expect for m in recording.context.questions[name].metrics}
-        for one in proof.differences:
-            if proof.method_check and one.ratio and one.change not in (*MET[expected[one.metric]], Change.NOT_PROVEN):
-                yield Finding(
-                    name="method_check",
-                    finding=f"{name} claims what is known to be wrong: {difference.said(one)}, expected {expected[one.metric]}",
-                    evidence={"ratio": one.ratio.value, "rounds": one.ratio.n},
-                    action="believe no proof of this session; measure again on a quieter machine",
-                )
+        for metric, one in zip(recording.context.questions[name].metrics, proof.differences, strict=True):
+            if one.ratio and proof.method_check == method_check:
+                yield name, one, metric.expect
+
+
+def _evidence(measured: Ratio | None) -> dict[str, int | float | str]:
+    return {"ratio": measured.value, "rounds": measured.n} if measured else {}
 
 
 def _drifted(recording: Recording, summary: Summary) -> Iterator[Finding]:
@@ -97,7 +105,7 @@ def _drifted(recording: Recording, summary: Summary) -> Iterator[Finding]:
                 yield Finding(
                     name="drifted",
                     finding=f"{name}: {control.metric} moved, which the change cannot touch",
-                    evidence={"ratio": control.ratio.value, "rounds": control.ratio.n},
+                    evidence=_evidence(control.ratio),
                     action="measure again on a quieter machine; until then this proof proves nothing",
                 )
 
@@ -157,8 +165,7 @@ def _next_step(name: str, proof: ProofSummary) -> str:
 
 def _unanswered(recording: Recording, summary: Summary) -> Iterator[Finding]:
     """Name what limits a baseline and no proof of this run is the fix for."""
-    questions = recording.context.questions.values()
-    answers = {answer for question in questions if isinstance(question, Proof) for answer in question.answers}
+    answers = {answer for question in recording.context.questions.values() for answer in question.answers}
     seen: set[str] = set()
     for baseline in recording.context.baselines.values():
         for one in baseline.found:

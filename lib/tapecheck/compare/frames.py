@@ -16,7 +16,7 @@ __all__ = ["bridges", "checks", "controls", "counters", "differences", "findings
 Summary = Mapping[str, ProofSummary]
 
 
-def plan(questions: Mapping[str, Question | Proof]) -> pd.DataFrame:
+def plan(questions: Mapping[str, Question]) -> pd.DataFrame:
     """Return one row a metric: what was registered before anything is measured."""
     rows = [
         {
@@ -27,18 +27,14 @@ def plan(questions: Mapping[str, Question | Proof]) -> pd.DataFrame:
             "smallest effect": f"{metric.smallest_effect:.0%}",
             "expected": objective(metric),
             "controls": ", ".join(question.controls),
-            "rounds": str(question.rounds) if isinstance(question, Proof) else "1",
-            "method check": "yes" if isinstance(question, Proof) and question.method_check else "",
-            **_after_target(question),
+            "rounds": str(question.rounds or 1),
+            "method check": "yes" if question.method_check else "",
+            **({"target of the side after": question.after_target} if isinstance(question, Proof) and question.after_target else {}),
         }
         for name, question in questions.items()
         for metric in question.metrics
     ]
     return pd.DataFrame(rows).fillna("").set_index(["proof", "metric"])
-
-
-def _after_target(question: Question) -> dict[str, str]:
-    return {"target of the side after": question.after_target} if isinstance(question, Proof) and question.after_target else {}
 
 
 def counters(summary: Summary) -> pd.DataFrame:

@@ -1,7 +1,7 @@
-"""Which figures of each validation can be compared, and which way is better. It measures nothing."""
+"""What is asked of two variants, how it is measured, and which figures of each validation can be compared. It measures nothing."""
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
@@ -41,11 +41,7 @@ COUNTERS: Mapping[str, tuple[str, ...]] = {
     "load": ("requests", "failed", "connections_opened", "bytes"),
     "rto_rpo": ("trials",),
 }
-COUNTED_EXACTLY: Mapping[str, tuple[str, ...]] = {  # counters that are the same every time that the same is done
-    "backfill": COUNTERS["backfill"],
-    "load": (),
-    "rto_rpo": (),
-}
+COUNTED_EXACTLY = {"backfill": COUNTERS["backfill"]}  # counters that are the same every time that the same is done
 SAME: Mapping[str, tuple[str, ...]] = {  # what must be equal, else two things were measured that are no variants of each other
     "backfill": ("records", "failed"),
     "load": (ANSWERS,),  # users that send when they are answered send as many as they can
@@ -108,7 +104,24 @@ class Rounds(Model):
         return f"{self.least} to {self.most}" if self.least < self.most else str(self.most)
 
 
-class Metric(Model):
+class Limits:
+    """The ratios beyond which a difference matters, as far from 1 as each other on either side."""
+
+    __slots__ = ()
+    smallest_effect: float
+
+    @property
+    def good_below(self) -> float:
+        """The ratio from which on downwards it is improved."""
+        return paired.limits(self.smallest_effect)[0]
+
+    @property
+    def bad_above(self) -> float:
+        """The ratio from which on upwards it is worse."""
+        return paired.limits(self.smallest_effect)[1]
+
+
+class Metric(Model, Limits):
     """A figure, which way is better, the smallest difference that matters (a part of 1), and what is expected of the change.
 
     `no_claim` is met where neither improved nor worse is proven, as of a variant beside itself; `no_change` has to be proven.
@@ -119,22 +132,15 @@ class Metric(Model):
     smallest_effect: Share
     expect: Expected = "improved"
 
-    @property
-    def good_below(self) -> float:
-        """The ratio from which on downwards it is improved."""
-        return paired.limits(self.smallest_effect)[0]
-
-    @property
-    def bad_above(self) -> float:
-        """The ratio from which on upwards it is worse: as far from 1 as `good_below`."""
-        return paired.limits(self.smallest_effect)[1]
-
 
 class Question(Model):
     """What is asked of two variants.
 
     The first metric is the one the change is for. `controls` are figures that it cannot touch: when one moves, the session drifted.
     `same` are counters that must be equal, and `answers` of a load proof; none of them where a change is meant to alter them.
+    What follows is of a proof alone: its own `rounds`, of an effect that needs fewer or more of them than others do; a `method_check` is
+    no proof of the user's, it shows that the comparison finds nothing where there is nothing, and a change for the worse where there is
+    one; `what_if` names the backfill's own prediction of the fix, from the baseline's spans, and `answers` the findings that it is for.
     """
 
     validation: Validation
@@ -142,6 +148,10 @@ class Question(Model):
     metrics: tuple[Metric, ...] = Field(min_length=1)
     controls: tuple[str, ...] = ()
     same: tuple[str, ...] | None = None
+    rounds: Rounds | None = None
+    method_check: bool = False
+    what_if: Text | None = None
+    answers: tuple[Text, ...] = ()
 
     @model_validator(mode="after")
     def _known_figures(self) -> Self:
@@ -169,9 +179,7 @@ class Proof(Question):
 
     `after_target` is a target file for the side after, such as a repaired build beside the old one; without it both sides have one target.
     `distance_ms` puts the sandbox's vendor, which is on this machine, as far away as one is across a network; another target's is where
-    it is. `rounds` are its own, of an effect that needs fewer or more of them than others do. A `method_check` is no proof of the
-    user's: it shows that the comparison finds nothing where there is nothing, and a change for the worse where there is one.
-    `what_if` names the backfill's own prediction of the fix, from the baseline's spans; `answers` the findings that it is the fix for.
+    it is.
     """
 
     validation: Literal["backfill", "load"]
@@ -182,10 +190,6 @@ class Proof(Question):
     fix: dict[str, Any] = Field(default={})
     after_target: Text | None = None
     distance_ms: int = Field(default=0, ge=0, le=1000)
-    rounds: Rounds | None = None
-    method_check: bool = False
-    what_if: Text | None = None
-    answers: tuple[Text, ...] = ()
 
     @model_validator(mode="after")
     def _fits_its_validation(self) -> Self:
@@ -261,8 +265,6 @@ def read_plan(path: str | Path, *, profile: str = config.WHOLE, proofs: str = "a
         problems.append(Problem(file="parameters", key="rounds", got=str(rounds), allowed=allowed))
     if problems:
         raise ConfigError(problems)
-    pass  # which are made of the models of this module
-
     check(plan, file=str(path))
     kept = {
         name: proof.model_copy(update={"rounds": _limited(plan.rounds_of(proof), rounds)})
@@ -322,15 +324,13 @@ def variants(name: str, proof: Proof, *, file: str | None = None) -> dict[Side, 
     after = config.merged(before, _placed(proof, proof.fix))
     if proof.after_target:
         config.read(Target, proof.after_target)
-    plans = {
-        BEFORE: _made(proof, before, file, f"proofs.{name}.baseline"),
-        AFTER: _made(proof, after, file, f"proofs.{name}.fix"),
-    }
-    if unknown := list(_unknown_names(name, proof, plans[BEFORE], file)):
+    plan = _made(proof, before, file, f"proofs.{name}.baseline")
+    fixed = _made(proof, after, file, f"proofs.{name}.fix")
+    if unknown := list(_unknown_names(name, proof, plan, file)):
         raise ConfigError(unknown)
-    targets = {BEFORE: None, AFTER: proof.after_target}
     return {
-        side: Variant(proof=name, side=side, plan=plan, target=targets[side], distance_ms=proof.distance_ms) for side, plan in plans.items()
+        BEFORE: Variant(proof=name, side=BEFORE, plan=plan, distance_ms=proof.distance_ms),
+        AFTER: Variant(proof=name, side=AFTER, plan=fixed, target=proof.after_target, distance_ms=proof.distance_ms),
     }
 
 
@@ -338,13 +338,12 @@ def _unknown_names(name: str, proof: Proof, plan: BackfillPlan | LoadPlan, file:
     """Yield each prediction and finding that no run of the baseline can have."""
     if not isinstance(plan, BackfillPlan):
         return
-    known = {"what_if": prediction.names(plan), "answers": tuple(f"{kind}{stage}" for kind in WHERE for stage in STAGES)}
-    for key, given in (("what_if", (proof.what_if,) if proof.what_if else ()), ("answers", proof.answers)):
-        if unknown := [one for one in given if one not in known[key]]:
-            place = f"proofs.{name}.{key}"
-            line = config.lines_by_key(file).get(place) if file else None
-            available = f"available for this baseline: {', '.join(known[key])}"
-            yield Problem(file=file or "plan", key=place, got=", ".join(unknown), allowed=available, line=line)
+    answers = tuple(f"{kind}{stage}" for kind in WHERE for stage in STAGES)
+    what_if = (proof.what_if,) if proof.what_if else ()
+    for key, given, known in (("what_if", what_if, prediction.names(plan)), ("answers", proof.answers, answers)):
+        if unknown := [one for one in given if one not in known]:
+            allowed = f"available for this baseline: {', '.join(known)}"
+            yield _placed_at(f"proofs.{name}.{key}", Problem(file=file or "plan", key=key, got=", ".join(unknown), allowed=allowed), file)
 
 
 def check(plan: ComparePlan, *, file: str) -> None:
@@ -376,11 +375,10 @@ def _made(proof: Proof, data: dict[str, Any], file: str | None, key: str) -> Bac
         scenarios = {name: one for name, one in data["scenarios"].items() if name == proof.scenario}
         return config.validate(LoadPlan, {**data, "scenarios": scenarios, "objectives": []}, file=file or "plan")
     except ConfigError as error:
-        raise ConfigError([_at(one, key, f"scenarios.{proof.scenario}.", file) for one in error.problems]) from None
+        place = f"scenarios.{proof.scenario}."
+        raise ConfigError([_placed_at(f"{key}.{one.key.removeprefix(place)}", one, file) for one in error.problems]) from None
 
 
-def _at(problem: Problem, key: str, scenario: str, file: str | None) -> Problem:
+def _placed_at(key: str, problem: Problem, file: str | None) -> Problem:
     """Return a problem of a variant where the change stands that caused it."""
-    place = f"{key}.{problem.key.removeprefix(scenario)}"
-    line = config.lines_by_key(file).get(place) if file else None
-    return Problem(file=problem.file, key=place, got=problem.got, allowed=problem.allowed, line=line)
+    return replace(problem, key=key, line=config.lines_by_key(file).get(key) if file else None)

@@ -1,20 +1,18 @@
-"""Finds in a result what is compared by itself: a scenario, a backfill, a kind of failure, each in figures. It opens no file."""
+"""Puts two recorded runs, or files of other load generators, side by side as one round, and names what else differs between them."""
 
 import datetime as dt
 import math
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import pyarrow as pa
 
 from tapecheck import config
-from tapecheck.compare import answers
-from tapecheck.compare import samples as spectra
-from tapecheck.compare.answers import Answers
+from tapecheck.compare import samples
 from tapecheck.compare.plan import AFTER, BEFORE, COUNTERS, LATENCIES, STAGE_METRICS, Question, Recorded, Side, Validation
 from tapecheck.compare.recording import Compared, Context, Recording
-from tapecheck.compare.samples import Sample
+from tapecheck.compare.samples import Figures, Sample
 from tapecheck.errors import ConfigError, Problem
 from tapecheck.load import recording
 from tapecheck.load.imports import registry
@@ -24,137 +22,107 @@ from tapecheck.runs.folders import Run
 from tapecheck.runs.results import Environment, TargetInfo
 from tapecheck.verdict import Verdict
 
-Json = dict[str, Any]  # of a result.json, which was checked by its schema when it was read
+Json = Mapping[str, Any]  # of a result.json, which was checked by its schema when it was read, or of a summary as plain data
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Part:
-    """Clocks, counters and checksum; `problem` says why they do not count, where they do not."""
-
-    clocks: Mapping[str, float]
-    counters: Mapping[str, int]
-    checksum: str = ""
-    problem: str = ""
-    answers: Mapping[str, int] = field(default_factory=dict)
-
-
-def find(validation: Validation, result: Json) -> dict[str, Part]:
-    """Return the parts of a result by their names."""
+def figures(validation: Validation, result: Json) -> dict[str, Figures]:
+    """Return the figures of each part of a result that is compared by itself: a scenario, a backfill, a kind of failure."""
     if validation == "load":
-        return {name: _scenario(one) for name, one in result["scenarios"].items()}
+        return {name: of_scenario(one) for name, one in result["scenarios"].items()}
     if validation == "backfill":
-        return {"backfill": _backfill(result)}
-    return {name: _failure(name, one, result["checks"]) for name, one in result["rto"].items()}
+        return {"backfill": of_backfill(result)}
+    return {name: _of_failure(name, one, result["checks"]) for name, one in result["rto"].items()}
 
 
-def _scenario(one: Json) -> Part:
-    times = {
-        f"{kind}{name}": value["value"] if isinstance(value, dict) else value
-        for kind, key in (("", "response_time_ms"), ("service_", "service_time_ms"), ("server_", "server_time_ms"))
-        for name in LATENCIES
-        if one[key]
-        for value in (one[key][name.removesuffix("_ms")],)
-    }
-    return Part(
-        clocks=_numbers({**times, "throughput_rps": one["throughput_rps"]}),
-        counters=_counted(one, *COUNTERS["load"]),
-        problem=one["invalid"] or "",
-    )
+def of_scenario(one: Json) -> Figures:
+    """Return the figures of a scenario; a tool that gives no intervals has plain numbers."""
+    kinds = (("", one["response_time_ms"]), ("service_", one["service_time_ms"]), ("server_", one["server_time_ms"]))
+    found = {f"{kind}{name}": times[name.removesuffix("_ms")] for kind, times in kinds if times for name in LATENCIES}
+    values = {name: value["value"] if isinstance(value, Mapping) else value for name, value in found.items()}
+    clocks = _numbers({**values, "throughput_rps": one["throughput_rps"]})
+    return Figures(clocks=clocks, counters=_counted(one, "load"), problem=one["invalid"] or "")
 
 
-def _backfill(result: Json) -> Part:
+def of_backfill(result: Json) -> Figures:
+    """Return the figures of a backfill; a stage that did not run has none."""
     totals = result["totals"]
-    stages = {name: result["stages"].get(name.removesuffix("_s"), {}).get("busy_s") for name in STAGE_METRICS}
-    return Part(
-        clocks=_numbers({**{name: totals[name] for name in ("duration_s", "records_per_s")}, **stages}),
-        counters=_counted(totals, *COUNTERS["backfill"]),
+    stages = {name: result["stages"].get(name.removesuffix("_s"), {}).get("busy_s") or None for name in STAGE_METRICS}
+    return Figures(
+        clocks=_numbers({"duration_s": totals["duration_s"], "records_per_s": totals["records_per_s"] or None, **stages}),
+        counters=_counted(totals, "backfill"),
         checksum=(result["integrity"] or {}).get("checksum", ""),
         problem=f"{totals['failed']} of {totals['jobs']} jobs failed" if totals["failed"] else "",
     )
 
 
-def _failure(name: str, one: Json, checks: list[Json]) -> Part:
+def _of_failure(name: str, one: Json, checks: list[Json]) -> Figures:
     invalid = (check["reason"] for check in checks if check["name"] == name and check["verdict"] == Verdict.INVALID)
-    return Part(
+    return Figures(
         clocks=_numbers({"recover_max_s": one["recover_s"]["max"], "degraded_max_s": one["degraded_s"]["max"]}),
         counters={"trials": one["recover_s"]["n"]},
         problem=next(invalid, "an invalid trial") if one["verdict"] == Verdict.INVALID else "",
     )
 
 
-def _counted(one: Json, *names: str) -> dict[str, int]:
-    return {name: int(one[name]) for name in names if one.get(name) is not None}  # not everyone counts everything
+def _counted(one: Json, validation: str) -> dict[str, int]:
+    return {name: int(one[name]) for name in COUNTERS[validation] if one.get(name) is not None}  # not everyone counts everything
 
 
-def _numbers(values: Mapping[str, Any]) -> dict[str, float]:
+def _numbers(values: Json) -> dict[str, float]:
     return {name: float(value) for name, value in values.items() if isinstance(value, int | float) and math.isfinite(value)}
 
 
-# ---- circumstances ----
+# ---- confounders ----
 
 NO_CONFIGURATION = frozenset({"run", "out"})  # parameters of a notebook that change nothing that is measured
 NOT_RECORDED = "not recorded"
+Pairs = Mapping[str, Mapping[Side, str]]
+"""What is compared, by the name that it has on each side."""
 
 
-def differs(before: Json, after: Json, pairs: Mapping[str, Mapping[Side, str]]) -> Iterator[str]:
-    """Yield each circumstance that is not the same in both results, as `what: before, after`.
+def confounders(before: Json, after: Json, pairs: Pairs) -> Iterator[str]:
+    """Yield what else is not the same in both results, as `what: before, after`.
 
-    Another commit, and so another version of tapecheck itself, is what two runs are mostly compared for.
-
-    Args:
-        pairs: what is compared, by the name that it has on each side.
+    Another commit, and so another version of tapecheck itself, is what two runs are mostly compared for. A sandbox has another port after
+    every start. The file of another tool says neither where it ran nor what it was told to do.
     """
-    yield from _targets(before["target"], after["target"])
-    tools = [(result.get("tool") or {}).get("name", "") for result in (before, after)]
-    yield from _unlike("measured by", *(tool or "this workbook" for tool in tools))
-    if any(tools):  # whose file says neither where it ran nor what it was told to do
+    sides: dict[Side, Json] = {BEFORE: before, AFTER: after}
+    tools = [(result.get("tool") or {}).get("name", "") for result in sides.values()]
+    named = ("name", "kind", *(["base_url"] if all(result["target"]["kind"] == "external" for result in sides.values()) else []))
+    yield from _unlike("target ", *({name: result["target"][name] or NOT_RECORDED for name in named} for result in sides.values()))
+    yield from _unlike("", *({"measured by": tool or "this workbook"} for tool in tools))
+    if any(tools):
         yield from (f"machine: {tool} does not say on which it ran" for tool in sorted({*tools} - {""}))
         return
-    yield from _environments(before["environment"], after["environment"])
-    for side, result in ((BEFORE, before), (AFTER, after)):
+    yield from _unlike("", *(_environment(result["environment"]) for result in sides.values()))
+    for side, result in sides.items():
         yield from (f"{side} ran beside another measurement: {one['measured']}" for one in result.get("beside") or ())
-    yield from _configurations(before, after)
+    yield from _unlike("", *({"plan digest": result.get("plan_digest") or NOT_RECORDED} for result in sides.values()))
+    yield from _unlike("parameter ", *(_parameters(result["parameters"]) for result in sides.values()))
     if before["validation"] == "load":
-        yield from _executors(before["scenarios"], after["scenarios"], pairs)
+        executors = ({name: result["scenarios"][own[side]]["executor"] for name, own in pairs.items()} for side, result in sides.items())
+        yield from _unlike("executor of ", *executors)
 
 
-def _targets(before: Json, after: Json) -> Iterator[str]:
-    for name in ("name", "kind"):
-        yield from _unlike(f"target {name}", before[name], after[name])
-    if before["kind"] == after["kind"] == "external":  # a sandbox has another port after every start
-        yield from _unlike("target base_url", *(target["base_url"] or NOT_RECORDED for target in (before, after)))
+def _environment(environment: Json) -> Json:
+    versions = {name: version for name, version in sorted(environment["versions"].items()) if name != "tapecheck"}
+    return {name: environment[name] for name in ("host", "system", "cores", "memory_mb", "python")} | versions
 
 
-def _environments(before: Json, after: Json) -> Iterator[str]:
-    for name in ("host", "system", "cores", "memory_mb", "python"):
-        yield from _unlike(name, before[name], after[name])
-    for name in sorted((before["versions"].keys() | after["versions"].keys()) - {"tapecheck"}):
-        yield from _unlike(name, before["versions"].get(name), after["versions"].get(name))
+def _parameters(given: Json) -> Json:
+    return {name: value for name, value in sorted(given.items()) if name not in NO_CONFIGURATION}
 
 
-def _configurations(before: Json, after: Json) -> Iterator[str]:
-    """Compare what the plan files said, and the parameters; a run of before there were digests does not say what its plan was."""
-    yield from _unlike("plan digest", *(result.get("plan_digest") or NOT_RECORDED for result in (before, after)))
-    given, then = before["parameters"], after["parameters"]
-    for name in sorted((given.keys() | then.keys()) - NO_CONFIGURATION):
-        yield from _unlike(f"parameter {name}", given.get(name), then.get(name))
-
-
-def _executors(before: Json, after: Json, pairs: Mapping[str, Mapping[Side, str]]) -> Iterator[str]:
-    for name, own in pairs.items():
-        yield from _unlike(f"executor of {name}", before[own[BEFORE]]["executor"], after[own[AFTER]]["executor"])
-
-
-def _unlike(what: str, before: object, after: object) -> Iterator[str]:
-    if before != after:
-        yield f"{what}: {before} before, {after} after"
+def _unlike(what: str, before: Json, after: Json) -> Iterator[str]:
+    """Yield what is not the same on both sides."""
+    for name in {**before, **after}:
+        if before.get(name) != after.get(name):
+            yield f"{what}{name}: {before.get(name)} before, {after.get(name)} after"
 
 
 # ---- recorded ----
 
 LIMITS = "config/load.yaml"  # the plan that says when a generator measured itself, as in the load notebook
-Pairs = Mapping[str, Mapping[Side, str]]
-"""What is compared, by the name that it has on each side."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -189,16 +157,26 @@ def read(before: str, after: str, asked: Recorded, *, seed: int = 0) -> Recordin
     """
     validation = _validation(before, after)
     sides: dict[Side, Source] = {BEFORE: _source(before), AFTER: _source(after)}
-    found = {side: find(validation, source.run.result) for side, source in sides.items()}
+    found = {side: figures(validation, source.run.result) for side, source in sides.items()}
     pairs = _pairs(sides, found)
-    broken = {name for name, own in pairs.items() if any(found[side][own[side]].problem for side in sides)}
-    drawn = {name: own for name, own in pairs.items() if name not in broken and validation == "load"}
-    given, lines = _requests(sides, drawn)
-    samples = [_sample(name, side, found[side][own[side]], given.get((name, side))) for name, own in pairs.items() for side in sides]
-    return Recording(samples=samples, context=_context(sides, pairs, asked.question(validation), seed), spectra=lines)
+    drawn = {name: own for name, own in pairs.items() if validation == "load" and not any(found[s][own[s]].problem for s in sides)}
+    answers, lines = _requests(sides, drawn)
+    both = [
+        Sample(
+            **found[side][own[side]].and_answers(answers.get((name, side), Figures())),
+            proof=name,
+            side=side,
+            round=1,
+            began_ns=0,
+            ended_ns=0,
+        )
+        for name, own in pairs.items()
+        for side in sides
+    ]
+    return Recording(samples=both, context=_context(sides, pairs, asked.question(validation), seed), spectra=lines)
 
 
-def _requests(sides: Mapping[Side, Source], drawn: Pairs) -> tuple[dict[tuple[str, Side], Answers], pa.Table]:
+def _requests(sides: Mapping[Side, Source], drawn: Pairs) -> tuple[dict[tuple[str, Side], Figures], pa.Table]:
     """Return the answers and the spectra of both sides, one side after the other; a run without its requests has neither.
 
     Two tools do not count the bytes of an answer alike, so that the answers of theirs are not compared.
@@ -206,16 +184,16 @@ def _requests(sides: Mapping[Side, Source], drawn: Pairs) -> tuple[dict[tuple[st
     Raises:
         ConfigError: the samples of a run cannot be read.
     """
-    given: dict[tuple[str, Side], Answers] = {}
+    answers: dict[tuple[str, Side], Figures] = {}
     lines: list[pa.Table] = []
     for side, source in sides.items():
         requests = source.requests_of_run() if drawn else None
         if requests is not None:
             own = {name: both[side] for name, both in drawn.items()}
-            lines += spectra.of_run(side, requests, own)
+            lines += samples.of_run(side, requests, own)
             if len({one.tool for one in sides.values()}) == 1:
-                given |= {(name, side): answers.of(requests, scenario) for name, scenario in own.items()}
-    return given, spectra.together(lines)
+                answers |= {(name, side): samples.answers(requests, scenario) for name, scenario in own.items()}
+    return answers, samples.together(lines)
 
 
 def asked(before: str, after: str, recorded: Recorded) -> dict[str, Question]:
@@ -273,7 +251,7 @@ def _source(path: str) -> Source:
     return Source(run=Run(folder=file.resolve(), result=results.to_json(result)), requests=found)
 
 
-def _pairs(sides: Mapping[Side, Source], found: Mapping[Side, Mapping[str, Part]]) -> Pairs:
+def _pairs(sides: Mapping[Side, Source], found: Mapping[Side, Mapping[str, Figures]]) -> Pairs:
     """Return what both sides have; of another tool, which names its scenarios itself, the only one of each.
 
     Raises:
@@ -301,7 +279,7 @@ def _context(sides: Mapping[Side, Source], pairs: Pairs, question: Question, see
         seed=seed,
         before=_compared(first),
         after=_compared(second),
-        differs=tuple(differs(first.result, second.result, pairs)),
+        differs=tuple(confounders(first.result, second.result, pairs)),
     )
 
 
@@ -311,19 +289,4 @@ def _compared(run: Run) -> Compared:
         run_id=run.result["run_id"],
         target=run.result["target"]["name"],
         code=history.code(Environment(**run.result["environment"])),
-    )
-
-
-def _sample(name: str, side: Side, part: Part, given: Answers | None) -> Sample:
-    return Sample(
-        proof=name,
-        side=side,
-        round=1,
-        began_ns=0,
-        ended_ns=0,
-        clocks={**part.clocks, **(given.clocks if given else {})},
-        counters={**part.counters, **(given.counters if given else {})},
-        answers=given.kinds if given else {},
-        checksum=part.checksum,
-        problem=part.problem,
     )

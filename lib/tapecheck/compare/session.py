@@ -1,39 +1,35 @@
-"""A fixed piece of work that no plan changes: when its time moves, the machine did. It measures no target."""
+"""Measures interleaved rounds of both variants of each proof, and beside each run a fixed piece of work that no change can touch."""
 
 import datetime as dt
 import hashlib
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 
 from tapecheck import progress
 from tapecheck.backfill import validation as backfill
-from tapecheck.backfill.analysis import BackfillSummary
 from tapecheck.backfill.plan import BackfillPlan
-from tapecheck.compare import analysis, answers
-from tapecheck.compare import samples as spectra
-from tapecheck.compare.plan import AFTER, BEFORE, COUNTERS, LATENCIES, MACHINE, WHERE, ComparePlan, Proof, Side, Variant, variants
-from tapecheck.compare.recorded import Part
+from tapecheck.compare import analysis, recorded, samples
+from tapecheck.compare.plan import AFTER, BEFORE, MACHINE, WHERE, ComparePlan, Proof, Side, Variant, variants
 from tapecheck.compare.recording import Baseline, Context, Recording
-from tapecheck.compare.samples import Sample, Times
+from tapecheck.compare.samples import Figures, Sample, Times
 from tapecheck.errors import ConfigError, MeasurementError, Problem
-from tapecheck.load import samples
+from tapecheck.load import samples as requests
 from tapecheck.load import validation as load
-from tapecheck.load.analysis import ScenarioSummary
 from tapecheck.load.plan import LoadPlan
 from tapecheck.load.requests import prepare_all
 from tapecheck.runs import folders, results
 from tapecheck.runs.results import TargetInfo
-from tapecheck.statistics.intervals import Distribution
 from tapecheck.target.file import Target
 from tapecheck.target.opening import at_distance, open_target
 
 BLOCK = bytes(1 << 20)
 BLOCKS = 24  # 10 to 50 ms: long enough to be told from the clock's own noise, short beside a run
+HIDING_MS = 20.0  # of lag of the event loop, p99, from which on a plan without a limit of its own proves no equality
 
 
 def work_s() -> float:
-    """Return how long this machine takes just now to hash 24 MiB, the median of three times."""
+    """Return how long this machine takes just now to hash 24 MiB, the median of three times: when it moves, the machine did."""
     return sorted(_once_s() for _ in range(3))[1]
 
 
@@ -46,16 +42,10 @@ def _once_s() -> float:
     return (time.monotonic_ns() - began_ns) / 1e9
 
 
-# ---- measuring ----
-
-HIDING_MS = 20.0  # of lag of the event loop, p99, from which on a plan without a limit of its own proves no equality
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Figures(Part):
-    """What one run of one variant gave; `baseline` is what the backfill's own analysis says of it, the others are of a load run."""
+class RunFigures(Figures):
+    """What one run of one variant gave; `baseline` is what the backfill's own analysis says of it, `response_ms` is of a load run."""
 
-    late: str = ""
     baseline: Baseline = field(default_factory=Baseline)
     response_ms: Times | None = None
 
@@ -78,7 +68,7 @@ class Bench:
         else:
             prepare_all(variant.plan, target)
 
-    def __call__(self, variant: Variant) -> Figures:
+    def __call__(self, variant: Variant) -> RunFigures:
         """Run a variant once, a fixed piece of work just before it.
 
         Raises:
@@ -88,9 +78,9 @@ class Bench:
         machine_s = work_s()
         with progress.silent():
             if isinstance(variant.plan, BackfillPlan):
-                figures = self._backfill(variant.plan, at_distance(target, variant.distance_ms))
+                figures = _refill(variant.plan, at_distance(target, variant.distance_ms))
             else:
-                figures = self._load(variant.plan, target)
+                figures = _load(variant.plan, target)
         return replace(figures, clocks={**figures.clocks, MACHINE: machine_s})
 
     def _opened(self, file: str | None) -> Target:
@@ -98,32 +88,26 @@ class Bench:
             self._targets[file] = open_target(file or "")
         return self._targets[file]
 
-    def _backfill(self, plan: BackfillPlan, target: Target) -> Figures:
-        recording = backfill.run(plan, backfill.endpoints(target))
-        summary = backfill.summarize(recording)
-        what_if = backfill.predict(recording)
-        found = tuple(one for one in backfill.find(recording, summary, what_if) if one.name.startswith(WHERE))
-        return Figures(
-            clocks=backfill_clocks(summary),
-            counters=backfill_counters(summary),
-            checksum=summary.integrity.checksum if summary.integrity else "",
-            problem=summary.invalid or "",
-            baseline=Baseline(found=found, what_if={one.change: one.saving_ratio for one in what_if}),
-        )
 
-    def _load(self, plan: LoadPlan, target: Target) -> Figures:
-        recording = load.run(plan, target)
-        ((name, summary),) = load.summarize(recording, _limited(plan, lag_p99_ms=None, dispatch_lag_p99_ms=None)).items()
-        late = load.summarize(recording, _limited(plan, lag_p99_ms=plan.generator.lag_p99_ms or HIDING_MS))[name].invalid
-        measured, answered = samples.counted(recording.samples, name), answers.of(recording, name)
-        return Figures(
-            clocks={**load_clocks(summary), **answered.clocks},
-            counters={**load_counters(summary), "bytes": int(measured.numbers("bytes").sum()), **answered.counters},
-            answers=answered.kinds,
-            problem=summary.invalid or "",
-            late="" if summary.invalid else late or "",
-            response_ms=measured.response_ms(),
-        )
+def _refill(plan: BackfillPlan, target: Target) -> RunFigures:
+    recording = backfill.run(plan, backfill.endpoints(target))
+    summary = backfill.summarize(recording)
+    what_if = backfill.predict(recording)
+    found = tuple(one for one in backfill.find(recording, summary, what_if) if one.name.startswith(WHERE))
+    return RunFigures(
+        **recorded.of_backfill(asdict(summary)).values() | {"problem": summary.invalid or ""},  # jobs that failed are counted
+        baseline=Baseline(found=found, what_if={one.change: one.saving_ratio for one in what_if}),
+    )
+
+
+def _load(plan: LoadPlan, target: Target) -> RunFigures:
+    recording = load.run(plan, target)
+    ((name, summary),) = load.summarize(recording, _limited(plan, lag_p99_ms=None, dispatch_lag_p99_ms=None)).items()
+    late = load.summarize(recording, _limited(plan, lag_p99_ms=plan.generator.lag_p99_ms or HIDING_MS))[name].invalid
+    measured, figures = requests.counted(recording.samples, name), recorded.of_scenario(asdict(summary))
+    counters = {**figures.counters, "bytes": int(measured.numbers("bytes").sum())}
+    whole = replace(figures, counters=counters, late="" if summary.invalid else late or "")
+    return RunFigures(**whole.and_answers(samples.answers(recording, name)), response_ms=measured.response_ms())
 
 
 def _limited(plan: LoadPlan, **limits_ms: float | None) -> LoadPlan:
@@ -135,40 +119,9 @@ def _limited(plan: LoadPlan, **limits_ms: float | None) -> LoadPlan:
     return plan.model_copy(update={"generator": plan.generator.model_copy(update=limits_ms)})
 
 
-def backfill_clocks(summary: BackfillSummary) -> dict[str, float]:
-    """Return the clocks of a backfill; a stage that did not run has none."""
-    totals = summary.totals
-    speed = {"records_per_s": totals.records_per_s} if totals.records_per_s else {}
-    busy = {f"{name}_s": stage.busy_s for name, stage in summary.stages.items() if stage.busy_s}
-    return {"duration_s": totals.duration_s, **speed, **busy}
-
-
-def backfill_counters(summary: BackfillSummary) -> dict[str, int]:
-    """Return what a backfill counted."""
-    return {name: count for name in COUNTERS["backfill"] if (count := getattr(summary.totals, name)) is not None}
-
-
-def load_clocks(summary: ScenarioSummary) -> dict[str, float]:
-    """Return the clocks of a scenario."""
-    kinds = (("", summary.response_time_ms), ("service_", summary.service_time_ms), ("server_", summary.server_time_ms))
-    times = {f"{kind}{name}": value for kind, times in kinds if times for name, value in _latencies(times).items()}
-    return times if summary.throughput_rps is None else {**times, "throughput_rps": summary.throughput_rps}
-
-
-def _latencies(times: Distribution) -> dict[str, float]:
-    percentiles = {f"{name}_ms": getattr(times, name).value for name in ("p50", "p90", "p95", "p99")}
-    found = {"mean_ms": times.mean, **percentiles}
-    return {name: found[name] for name in LATENCIES}
-
-
-def load_counters(summary: ScenarioSummary) -> dict[str, int]:
-    """Return what a scenario counted."""
-    return {"requests": summary.requests, "failed": summary.failed, "connections_opened": summary.connections_opened or 0}
-
-
 # ---- session ----
 
-Measure = Callable[[Variant], Figures]
+Measure = Callable[[Variant], RunFigures]
 Clock = Callable[[], int]
 
 
@@ -229,7 +182,7 @@ def measure(plan: ComparePlan, target: TargetInfo, measuring: Measure, clock: Cl
                 report(len(kept.samples), len(kept.samples) + sum(left.values()), name)
             left[name] = 0
         report(len(kept.samples), len(kept.samples))
-    return Recording(samples=kept.samples, context=_context(plan, target, started_at, kept), spectra=spectra.of_rounds(kept.response_ms))
+    return Recording(samples=kept.samples, context=_context(plan, target, started_at, kept), spectra=samples.of_rounds(kept.response_ms))
 
 
 @dataclass(slots=True, kw_only=True)
@@ -240,9 +193,9 @@ class _Kept:
     baselines: dict[str, Baseline] = field(default_factory=dict)
     response_ms: dict[tuple[str, Side], list[Times]] = field(default_factory=dict)
 
-    def add(self, sample: Sample, figures: Figures | None) -> None:
+    def add(self, sample: Sample, figures: RunFigures) -> None:
         self.samples.append(sample)
-        if figures is None or sample.problem or not sample.round:
+        if sample.problem or not sample.round:
             return
         if sample.side == BEFORE:
             self.baselines.setdefault(sample.proof, figures.baseline)
@@ -277,23 +230,11 @@ def _context(plan: ComparePlan, target: TargetInfo, started_at: dt.datetime, kep
     )
 
 
-def _one(variant: Variant, number: int, measuring: Measure, clock: Clock) -> tuple[Sample, Figures | None]:
-    began_ns, figures, problem = clock(), None, ""
+def _one(variant: Variant, number: int, measuring: Measure, clock: Clock) -> tuple[Sample, RunFigures]:
+    began_ns = clock()
     try:
         figures = measuring(variant)
     except MeasurementError as error:
-        problem = str(error)
-    sample = Sample(
-        proof=variant.proof,
-        side=variant.side,
-        round=number,
-        began_ns=began_ns,
-        ended_ns=clock(),
-        clocks=figures.clocks if figures else {},
-        counters=figures.counters if figures else {},
-        checksum=figures.checksum if figures else "",
-        problem=figures.problem if figures else problem,
-        late=figures.late if figures else "",
-        answers=figures.answers if figures else {},
-    )
-    return sample, figures
+        figures = RunFigures(problem=str(error))
+    values, ended_ns = figures.values(), clock()
+    return Sample(**values, proof=variant.proof, side=variant.side, round=number, began_ns=began_ns, ended_ns=ended_ns), figures
