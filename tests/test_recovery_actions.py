@@ -68,12 +68,20 @@ def test_all_of_several_are_broken_where_that_is_asked_for(service: list[str]) -
 
 def test_what_only_mentions_the_name_is_left_alone(service: list[str]) -> None:
     """A supervisor whose program text holds the path, and a reader of a log with a longer name, live on."""
-    mentions = ["-c", f"{IDLE}\n# {service!r}"], ["-c", IDLE, f"{service[1]}.log"], ["-c", IDLE, f"--log={service[1]}"]
+    mentions = (
+        ["-c", f"{IDLE}\n# {service!r}"],
+        ["-c", IDLE, f"{service[1]}.log"],
+        ["-c", IDLE, f"--log={service[1]}"],
+        ["-c", IDLE, service[1]],
+    )
     bystanders = [[sys.executable, *words] for words in mentions]
     with orphans(service, *bystanders) as (api, *others):
         check_processes(target(named(service)["processes"]["api"]), [drill()])
         assert actions.kill("api", named(service))["pids"] == [api.pid]
         assert psutil.wait_procs([api], timeout=20)[1] == []
+        said = rf"it is only an argument of pid {others[-1].pid}: .*{Path(service[1]).name}; nothing was touched$"
+        with pytest.raises(RuntimeError, match=said):
+            actions.kill("api", named(service))
         assert all(one.is_running() for one in others)
 
 

@@ -4,9 +4,11 @@ import os
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import psutil
@@ -140,9 +142,8 @@ SHELL = "cd /srv && exec python /srv/casesapi.py"
         ("srv/casesapi.py", API, "", False),
         ("casesapi", API, "", False),
         ("cases", API, "", False),
-        ("18200", API, "", True),
-        ("1820", API, "", False),
-        ("api.log", API, "", True),
+        ("18200", API, "", False),
+        ("api.log", API, "", False),
         ("python3.11", API, "", True),
         ("python3", API, "", False),
         ("python3", API, "/opt/python3", True),
@@ -166,6 +167,23 @@ SHELL = "cd /srv && exec python /srv/casesapi.py"
         ("casesapi.py", ["rsync", "host:/srv/casesapi.py"], "", False),
         ("casesapi.py", ["curl", "https://example.com/casesapi.py"], "", False),
         ("/opt/my app/api", ["/opt/my app/api", "--fast"], "", True),
+        ("server", ["/opt/my app/server", "--fast"], "", True),
+        ("server", ["/opt/my", "app/server"], "/opt/my app/server", True),
+        ("my", ["/opt/my", "app/server"], "/opt/my app/server", False),
+        ("gunicorn", ["tail", "-f", "gunicorn"], "/usr/bin/tail", False),
+        ("gunicorn", ["gunicorn: master [app:app]", "20"], "/usr/bin/sleep", True),
+        ("gunicorn", ["gunicorn:", "master", "[app:app]"], "/usr/bin/python3.11", True),
+        ("gunicorn: master", ["gunicorn:", "master", "[app:app]"], "/usr/bin/python3.11", True),
+        ("server", ["reader: /srv/server", "20"], "/usr/bin/sleep", False),
+        ("gunicorn", ["python", "read.py", "gunicorn"], "/usr/bin/python3.11", False),
+        ("uvicorn", ["python", "-muvicorn", "app:main"], "/usr/bin/python3.11", True),
+        ("uvicorn app:main", ["python", "-Im", "uvicorn", "app:main"], "", True),
+        ("uvicorn", ["python", "-W", "uvicorn", "-c", "code"], "", False),
+        ("uvicorn", ["python", "-Wuvicorn", "-X", "dev", "-m", "uvicorn"], "", True),
+        ("server.js", ["node", "--inspect", "-r", "dotenv/config", "/srv/server.js"], "", True),
+        ("app.jar", ["java", "-Xmx512m", "-cp", "a:b", "-jar", "/srv/app.jar"], "", True),
+        ("start.sh", ["bash", "-e", "/srv/start.sh"], "", True),
+        ("casesapi.py", ["bash", "-lc", "/srv/casesapi.py"], "", False),
         ("nginx", ["nginx: master process nginx -g daemon off;"], "/usr/sbin/nginx", True),
         ("postgres", ["postgres: checkpointer "], "/usr/lib/postgresql/18/bin/postgres", True),
         ("anything", [], "", False),
@@ -173,7 +191,7 @@ SHELL = "cd /srv && exec python /srv/casesapi.py"
     ],
 )
 def test_a_command_is_meant_as_a_whole_or_by_its_file_name(text: str, words: list[str], program: str, is_meant: bool) -> None:
-    """The program, an argument, or several in a row; never a part of a word, nor a path within a longer text."""
+    """The program, its title, a script or module, and what follows; never a part of a word, nor an argument alone."""
     assert is_command(text, words, program) == is_meant
 
 
@@ -182,7 +200,18 @@ def test_no_part_of_a_word_is_meant(word: str, data: st.DataObject) -> None:
     """Whatever the word."""
     begin = data.draw(st.integers(0, len(word) - 1))
     end = data.draw(st.integers(begin + 1, len(word)))
-    assert is_command(word[begin:end], ["program", word]) == (word[begin:end] in (word, "program"))
+    assert is_command(word[begin:end], [f"/srv/{word}"]) == (word[begin:end] == word)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def second_thread() -> Iterator[None]:
+    """Give this process a thread beside its first, whose id is no pid."""
+    done = threading.Event()
+    thread = threading.Thread(target=done.wait)
+    thread.start()
+    yield
+    done.set()
+    thread.join()
 
 
 @pytest.fixture(scope="module")
@@ -205,6 +234,14 @@ def words_of(processes: list[psutil.Process]) -> list[str]:
     return sorted(text for text in words | parts | {" ".join(line) for line in lines} if text.strip())
 
 
+def threads_of(process: psutil.Process) -> list[int]:
+    """The ids of its threads, of which Linux gives each one that looks like a pid."""
+    try:
+        return [one.id for one in process.threads()] if psutil.LINUX else []
+    except psutil.AccessDenied:
+        return []
+
+
 @settings(max_examples=60, deadline=None)
 @given(data=st.data())
 def test_no_selector_ever_names_this_process_or_its_kin(kin: list[psutil.Process], data: st.DataObject) -> None:
@@ -212,22 +249,21 @@ def test_no_selector_ever_names_this_process_or_its_kin(kin: list[psutil.Process
     with socket.create_server(("127.0.0.1", 0)) as own:
         ports = [own.getsockname()[1], *(c.laddr.port for one in kin[1:] for c in resources._connections(one) if c.status == "LISTEN")]
         fields = {
-            "pid": st.sampled_from([one.pid for one in kin]),
+            "pid": st.sampled_from(sorted({thread for one in kin for thread in (one.pid, *threads_of(one))})),
             "port": st.sampled_from(ports),
             "command": st.sampled_from(words_of(kin)) | st.text(min_size=1).filter(str.strip),
         }
         name = data.draw(st.sampled_from(sorted(fields)))
         selector = ProcessSelector.model_validate({name: data.draw(fields[name]), "all": data.draw(st.booleans())})
-        assert not {one.pid for one in locate(selector)} & {one.pid for one in kin}
+        assert not {one.pid for one in locate(selector)} & {thread for one in kin for thread in (one.pid, *threads_of(one))}
 
 
 def test_a_command_that_names_this_process_still_names_others(tmp_path: Path) -> None:
     """What is spared is this process and its kin, not the name; children of what it names are not counted beside it."""
     script = tmp_path / f"service_{os.getpid()}.py"
-    script.write_text(IDLE)
-    parent = f"import subprocess, sys; subprocess.run([sys.executable, {str(script)!r}])"
+    script.write_text(f"import subprocess, sys\nif sys.argv[1:]: subprocess.run([sys.executable, __file__])\n{IDLE}")
     words = [sys.executable, str(script)]
-    with orphans(words, [sys.executable, "-c", parent, str(script)]) as (alone, above), subprocess.Popen(words, stdin=subprocess.PIPE):
+    with orphans(words, [*words, "above"]) as (alone, above), subprocess.Popen(words, stdin=subprocess.PIPE):
         assert {one.pid for one in locate(ProcessSelector(command=script.name))} == {alone.pid, above.pid}
 
 
@@ -245,3 +281,12 @@ def test_a_dead_process_that_waits_for_its_parent_is_gone() -> None:
         pid = int(parent.stdout.readline())
         assert psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
         assert locate(ProcessSelector(pid=pid)) == []
+
+
+def test_neither_a_thread_nor_the_kernel_is_a_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A signal to a thread's id ends the whole process; a kernel's thread has no memory of its own."""
+    with orphans([sys.executable, "-c", f"import threading; threading.Thread(target=input).start(); {IDLE}"]) as (one,):
+        for thread in set(threads_of(one)) - {one.pid}:
+            assert locate(ProcessSelector(pid=thread)) == []
+        monkeypatch.setattr(psutil.Process, "memory_info", lambda self: SimpleNamespace(rss=0, vms=0))
+        assert (locate(ProcessSelector(pid=one.pid)) == []) == psutil.LINUX

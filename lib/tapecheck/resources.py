@@ -6,7 +6,7 @@ import os
 import re
 import threading
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
 from types import TracebackType
 from typing import Any, Self
 
@@ -30,6 +30,14 @@ SHOWN = 200  # characters of a command line in a message
 SPARED: set[psutil.Process] = set()  # what `locate` never returns beside this process and its kin
 _GONE = (psutil.NoSuchProcess, psutil.ZombieProcess, psutil.AccessDenied)
 _PATH = re.compile(r"(?!-)[^/=\s:;,|&<>\"'`$(){}*?]*(?:/[^/\s:;,|&<>\"'`$(){}*?]+)+")  # no option, list, URL or shell command
+_INTERPRETERS: Mapping[str, tuple[str, str, str]] = {  # by program: options with a value, that name what runs, and that hold code
+    r"(python|pypy)[\d.]*t?": ("-W -X --check-hash-based-pycs", "-m", "-c"),
+    r"node|nodejs|bun|deno": ("-r --require --import --loader -C --conditions --env-file", "run", "-e --eval -p --print eval"),
+    r"(ruby|perl|lua)[\d.]*": ("-I -r -C", "", "-e -E"),
+    r"php[\d.]*": ("-c -d -z", "-f", "-r"),
+    r"java|dotnet": ("-cp -classpath --class-path -p --module-path --add-opens --add-exports --add-modules", "-jar -m --module exec", ""),
+    r"(ba|da|z|k)?sh": ("-o +o -O +O --rcfile --init-file", "", "-c"),
+}
 _first_of_pid: dict[int, psutil.Process] = {}  # for selectors by pid: the process that they mean
 
 
@@ -44,42 +52,103 @@ def locate(selector: ProcessSelector) -> list[psutil.Process]:
     return [p for p in found.values() if not any(parent.pid in found for parent in _parents(p))]
 
 
+def mentions(selector: ProcessSelector) -> list[psutil.Process]:
+    """Return the processes that name a selector's command as an argument alone, as `tail -f api.log` does: none of them is meant."""
+    text, here = selector.command or "", psutil.Process()
+    found = _processes(psutil.pids()) if text else ()
+    return [p for p in found if p != here and not _is_named(selector, p) and any(_is_word(text, word) for word in _words(p)[1:])]
+
+
 def _named(selector: ProcessSelector) -> Iterator[psutil.Process]:
     if selector.port is not None:
         yield from _processes(_listening(selector.port))
     elif selector.pid is not None:
         yield from (p for p in _processes([selector.pid]) if p == _first_of_pid.setdefault(p.pid, p))
     else:
-        yield from (p for p in _processes(psutil.pids()) if is_command(selector.command or "", _words(p), _program(p)))
+        yield from (p for p in _processes(psutil.pids()) if _is_named(selector, p))
+
+
+def _is_named(selector: ProcessSelector, process: psutil.Process) -> bool:
+    return is_command(selector.command or "", _words(process), _program(process))
 
 
 def _processes(pids: Iterable[int]) -> Iterator[psutil.Process]:
-    """Yield what runs under these pids; whoever signals one later reaches it and no other that has its pid by then."""
+    """Yield what runs under these pids, neither a thread's id nor the kernel's own.
+
+    Whoever signals one later reaches it and no other that has its pid by then.
+    """
     for pid in pids:
         with contextlib.suppress(*_GONE):
             process = psutil.Process(pid)
-            if process.status() != psutil.STATUS_ZOMBIE:
+            is_own = psutil.pid_exists(pid)  # of a thread's id, a Process is made all the same, and a signal ends the whole process
+            if is_own and process.status() != psutil.STATUS_ZOMBIE and not (psutil.LINUX and process.memory_info().vms == 0):
                 yield process
 
 
 def is_command(text: str, words: Sequence[str], program: str = "") -> bool:
-    """Tell whether a text names a command: its program or an argument, or several in a row, each as a whole or by its file name.
+    """Tell whether a text names a process: its program, its title, or the script or module that an interpreter runs.
+
+    Each counts as a whole or by its file name; further words of the text are the arguments that follow. An argument alone names nothing:
+    `tail -f gunicorn` is no gunicorn.
 
     Args:
         words: the command line.
         program: the path of its executable, where that is known.
     """
-    lines = (words, (program, *words[1:]))
-    return any(_is_word(text, word) for line in lines for word in line) or any(_has_run(text.split(), line) for line in lines)
+    if not text.strip() or not words:
+        return False
+    if " " in program and " ".join(words).startswith(program):  # psutil splits a lone word at its spaces, here those of a path
+        words = [program, *" ".join(words).removeprefix(program).split()]
+    first, rest = words[0], words[1:]
+    title, *more = first.split() if first.strip() and not first.startswith("/") else [""]
+    lines = [[first, *rest], [program, *rest], [title, *more, *rest], [title.removesuffix(":"), *more, *rest]]
+    return any(_begins(text, line, _is_path_of) for line in lines) or _begins(text, _run_by(program or first, rest), _is_word)
 
 
-def _has_run(wanted: Sequence[str], words: Sequence[str]) -> bool:
-    starts = range(len(words) - len(wanted) + 1) if wanted else ()
-    return any(all(map(_is_word, wanted, words[at : at + len(wanted)])) for at in starts)
+def _begins(text: str, line: Sequence[str], is_first: Callable[[str, str], bool]) -> bool:
+    wanted = text.split()
+    if not line or not line[0] or len(wanted) > len(line):
+        return False
+    return is_first(text.strip(), line[0]) or (is_first(wanted[0], line[0]) and all(map(_is_word, wanted[1:], line[1:])))
+
+
+def _run_by(program: str, arguments: Sequence[str]) -> list[str]:
+    """Return the script or module that an interpreter was started with, and its arguments; nothing for code, or another program."""
+    kinds = (kind for pattern, kind in _INTERPRETERS.items() if re.fullmatch(pattern, _file_name(program), re.IGNORECASE))
+    if (kind := next(kinds, None)) is None:
+        return []
+    with_value, with_name, with_code = (options.split() for options in kind)
+    words = list(arguments)
+    while words:
+        option, value = _option(words.pop(0), {*with_value, *with_name, *with_code})
+        if option in with_code:
+            return []
+        if option in with_name or not option.startswith("-"):
+            return [value or option, *words] if value or option not in with_name else words
+        words = words[1:] if option in with_value and not value else words
+    return []
+
+
+def _option(word: str, known: Set[str]) -> tuple[str, str]:
+    """Split what stands in one word: `-Im` is -m, `-muvicorn` is -m with its value, `-lc` is -c; a known word, or `--long`, is itself."""
+    if word not in known and "-jar" not in known and re.match("-[A-Za-z]", word):
+        for at, letter in enumerate(word[1:], 2):
+            if f"-{letter}" in known:
+                return f"-{letter}", word[at:]
+    return word, ""
+
+
+def _is_path_of(wanted: str, path: str) -> bool:
+    """Tell whether a program is meant; its path may hold any character."""
+    return _is_word(wanted, path) or (path.startswith("/") and _file_name(path) == wanted)
+
+
+def _file_name(path: str) -> str:
+    return path.rpartition("/")[2]
 
 
 def _is_word(wanted: str, word: str) -> bool:
-    return bool(wanted) and (word == wanted or (_PATH.fullmatch(word) is not None and word.rpartition("/")[2] == wanted))
+    return bool(wanted) and (word == wanted or (_PATH.fullmatch(word) is not None and _file_name(word) == wanted))
 
 
 def command_line(process: psutil.Process) -> str:

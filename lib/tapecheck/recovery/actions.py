@@ -14,7 +14,7 @@ import psutil
 import psycopg
 
 from tapecheck.recovery.recording import DEGRADED, FULL
-from tapecheck.resources import command_line, locate
+from tapecheck.resources import command_line, locate, mentions
 from tapecheck.target.file import ProcessSelector
 
 Configuration = Mapping[str, Any]
@@ -81,7 +81,9 @@ def served(within_s: float = 30.0) -> bool:
 def unfit(selector: ProcessSelector, found: Sequence[psutil.Process]) -> str:
     """Return in words why a drill must not break what a selector names now, or nothing: no process, or several without `all: true`."""
     if not found:
-        return "no process of this machine (those that run the drill never count)"
+        others = "; ".join(map(command_line, mentions(selector)))
+        named = f"; it is only an argument of {others}" if others else ""
+        return f"no process of this machine (those that run the drill never count){named}"
     return "" if len(found) == 1 or selector.all else f"{len(found)} processes ({'; '.join(map(command_line, found))})"
 
 

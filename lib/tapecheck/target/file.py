@@ -85,7 +85,7 @@ class ProcessSelector(Model):
     """Which local process is meant: by its pid, the port that it listens on, or its command.
 
     Args:
-        command: the program or an argument, or several in a row, each as a whole or by the file name of its path; never a part of a word.
+        command: the program, its title, or the script or module that an interpreter runs, as a whole or by its file name; then arguments.
         all: whether a drill may break all of several processes that it names; otherwise it refuses to.
     """
 
