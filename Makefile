@@ -16,7 +16,7 @@ PY := .venv/bin/python
 STAMP := .venv/.stamp
 endif
 
-.PHONY: help setup run compare rto test check lab bench lock clean
+.PHONY: help setup run compare rto test check lab bench docs lock clean
 help:
 	@echo "make run    measure load, backfill and recovery on the sandbox, print the verdicts, write outputs/index.html (2 to 3 min)"
 	@echo "make compare  prove that fixes work: variants of the sandbox measured in interleaved rounds"
@@ -25,6 +25,7 @@ help:
 	@echo "make test   run the whole test suite, golden notebooks included"
 	@echo "make check  lint, type-check and validate every YAML"
 	@echo "make bench  measure the load engine beside wrk, hey, k6 and locust, and the backfill beside a raw COPY"
+	@echo "make docs   draw docs/images/rooms.png, the picture of the architecture, from the imports as they are"
 	@echo "make setup  create .venv from requirements.lock (done by the others when needed)"
 	@echo "make lock   resolve requirements.lock anew from pyproject.toml"
 	@echo "make clean  stop the sandbox, remove .venv and caches; outputs/ stays"
@@ -62,6 +63,7 @@ check: setup
 	$(PY) -m mypy
 	$(PY) -c 'from importlinter.cli import lint_imports_command as lint; lint()'
 	$(PY) -m codespell_lib
+	$(PY) -m check_jsonschema --builtin-schema vendor.github-workflows .github/workflows/ci.yml
 	$(PY) -m tapecheck check
 
 lab: setup
@@ -69,6 +71,9 @@ lab: setup
 
 bench: setup
 	@$(PY) -m tests.benchmarks $(BENCH)
+
+docs: setup
+	$(PY) docs/draw_rooms.py
 
 lock:
 	$(PY) -m uv pip compile --quiet --universal --generate-hashes --no-emit-index-url --no-header --python-version 3.11 --group dev pyproject.toml --output-file requirements.lock
