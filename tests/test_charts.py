@@ -285,14 +285,15 @@ def test_the_same_samples_give_the_same_picture() -> None:
     assert there.strip() == str(digests())
 
 
-def test_settings_of_matplotlib_that_nobody_asked_for_print_nothing(tmp_path: Path) -> None:
-    """An unknown setting, a font that is not there, or a home that cannot be written is no output of a notebook."""
+@pytest.mark.parametrize("backend", ["no-such-backend", "TkAgg", ""])
+def test_settings_of_matplotlib_that_nobody_asked_for_print_nothing(tmp_path: Path, backend: str) -> None:
+    """An unknown setting or backend, a font that is not there, or a home that cannot be written is no output of a notebook."""
     (tmp_path / "matplotlibrc").write_text("nosuch.key: 3\nfont.family: No Such Font\n")
     script = (
         "from tapecheck import charts; charts.load_timeline\n"
         "from tapecheck.charts.figure import figure, style\n"
         "with style(): figure('t')[0].png()"
     )
-    environment = {"HOME": "/proc/none", "MATPLOTLIBRC": str(tmp_path / "matplotlibrc"), "PATH": ""}
+    environment = {"HOME": "/proc/none", "MATPLOTLIBRC": str(tmp_path / "matplotlibrc"), "PATH": "", "MPLBACKEND": backend}
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, env=environment, timeout=60)
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")

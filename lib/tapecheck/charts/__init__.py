@@ -4,7 +4,9 @@ A notebook says `from tapecheck import charts` and `charts.load_percentiles(...)
 So called, a chart that cannot be drawn is shown and recorded as such, and stops nothing.
 """
 
+import contextlib
 import logging
+import os
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
@@ -27,6 +29,19 @@ __all__ = [
 
 logging.getLogger("matplotlib").setLevel(logging.ERROR)  # a home that cannot be written, or a user's unknown setting: neither counts here
 
+
+def _import_matplotlib() -> None:
+    """Import it without `MPLBACKEND`, an unknown name in which it refuses; set a known one, for the user's own figures."""
+    backend = os.environ.pop("MPLBACKEND", "")
+    import matplotlib as mpl
+
+    if backend:
+        os.environ["MPLBACKEND"] = backend
+        with contextlib.suppress(ValueError):
+            mpl.rcParams["backend"] = backend
+
+
+_import_matplotlib()
 _ELSEWHERE = {"load_capacity": "capacity", "load_resources": "clock", "load_throughput": "clock"}  # others: by their first word
 
 

@@ -30,6 +30,7 @@ from tapecheck.verdict import Verdict, exit_code
 
 FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
 KERNEL_LOG = "kernel.log"
+INLINE = "module://matplotlib_inline.backend_inline"  # what a kernel sets where nobody has set another
 TEMPORARY_PATH_BYTES = 70  # of the folder in which multiprocessing has a folder with a socket
 IPC_PATH_BYTES = 90  # of the folder; a socket's whole path may have 104 on macOS
 _TYPES: Mapping[str, tuple[type, ...]] = {"str": (str,), "int": (int,), "float": (int, float), "bool": (bool,)}
@@ -185,7 +186,7 @@ def _execute(path: Path, executed: Path, given: Mapping[str, Any], scratch: Path
 
 def _manager(scratch: Path, unfinished: Path | None) -> type[AsyncKernelManager]:
     """Return a kernel manager whose kernels write their log to a file in place of our terminal, and ignore the user's IPython settings."""
-    own = {"IPYTHONDIR": str(scratch / "ipython"), folders.UNFINISHED_VARIABLE: str(unfinished or "")}
+    own = {"IPYTHONDIR": str(scratch / "ipython"), "MPLBACKEND": INLINE, folders.UNFINISHED_VARIABLE: str(unfinished or "")}
     if len(str(scratch)) < TEMPORARY_PATH_BYTES:
         own["TMPDIR"] = str(scratch)  # what a killed kernel leaves goes with the rest
 
