@@ -40,7 +40,7 @@ PREFIX = "tct-"
 FOLDER = "TAPECHECK_TESTS_SANDBOXES"  # in the environment of every process that the tests start
 USE_A_SANDBOX = {  # what is under one name breaks its sandbox and mends it, file after file; the names are independent
     "backfill": (
-        "test_backfill_audit", "test_backfill_checksum", "test_backfill_crew", "test_backfill_database", "test_backfill_endpoints",
+        "test_backfill_audit", "test_backfill_checksum", "test_backfill_sharding", "test_backfill_database", "test_backfill_endpoints",
         "test_backfill_faults", "test_backfill_integrity", "test_backfill_lock", "test_backfill_official", "test_backfill_pipeline",
         "test_backfill_resume", "test_backfill_shape", "test_backfill_sink", "test_backfill_source", "test_backfill_strategies",
         "test_benchmarks_backfill",
@@ -52,7 +52,8 @@ USE_A_SANDBOX = {  # what is under one name breaks its sandbox and mends it, fil
 }  # fmt: skip
 OF_A_SANDBOX = {file: name for name, files in USE_A_SANDBOX.items() for file in files}
 TAKE_LONG = (
-    "test_batch", "test_sandbox_supervision", "test_sandbox_users", "test_load_findings", "test_ratios", "test_load_workers", "test_charts",
+    "test_batch", "test_sandbox_supervision", "test_sandbox_users", "test_load_findings", "test_ratios", "test_load_generator",
+    "test_charts",
 )  # fmt: skip
 
 

@@ -41,18 +41,7 @@ def requests(*values: dict[str, Value]) -> tuple[PreparedRequest, ...]:
 
 def measured(samples: Samples) -> Measured:
     """Wrap samples as a worker returns them."""
-    return Measured(
-        samples=samples,
-        started_at=datetime(2026, 11, 2, 10, 15, tzinfo=UTC),
-        started_ns=START_NS,
-        ended_ns=START_NS + 1,
-        checked=0,
-        connections=0,
-        unsolicited=0,
-        cpu_ratio=0.0,
-        lag_ms=np.zeros(0, np.float32),
-        limit_reached=False,
-    )
+    return Measured(samples=samples, started_ns=START_NS, ended_ns=START_NS + 1)
 
 
 def recording(

@@ -13,9 +13,9 @@ from backfills import SCHEMA, plan
 from psycopg.conninfo import make_conninfo
 
 from tapecheck import database
-from tapecheck.backfill.crew import SharedBucket
 from tapecheck.backfill.plan import Endpoints
 from tapecheck.backfill.session import run
+from tapecheck.backfill.sharding import SharedBucket
 from tapecheck.backfill.sink import RowByRowSink, Sink
 from tapecheck.errors import TargetDown, TargetError
 

@@ -61,7 +61,9 @@ def part(rounds: int, **more: object) -> Measured:
 
 def test_parts_of_a_scenario_become_one() -> None:
     """Counts add up, the worst of what one limit is about is kept, and no two parts share a round or a connection."""
-    one = joined([part(2, checked=3, cpu_ratio=0.5, achieved_ratio=1.0), part(1), part(1, checked=4, achieved_ratio=0.9, lost=("a",))])
+    one = joined(
+        [part(2, checked=3, cpu_ratio=0.5, offered=10, on_time=10), part(1), part(1, checked=4, offered=10, on_time=8, lost=("a",))]
+    )
     assert one.samples["round"].tolist() == [0, 0, 0, 1, 1, 1, 2, 2, 2, 3, 3, 3]
     assert one.samples["connection"].tolist() == [0, 1, 2, 0, 1, 2, 0, 3, 4, 0, 5, 6]
     assert (one.checked, one.connections, one.cpu_ratio, one.achieved_ratio, one.lost) == (7, 6, 0.5, 0.9, ("a",))

@@ -21,9 +21,9 @@ from tapecheck.load import findings, session, validation
 from tapecheck.load.analysis import ScenarioSummary, summarize
 from tapecheck.load.engine.recorder import ErrorKind, Samples
 from tapecheck.load.findings import LIMITING
+from tapecheck.load.generator import Generator
 from tapecheck.load.plan import LoadPlan
 from tapecheck.load.recording import Limits
-from tapecheck.load.workers import Generator
 from tapecheck.runs.results import Finding
 from tapecheck.target.file import Target
 

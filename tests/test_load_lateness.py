@@ -17,9 +17,9 @@ from servers import Server
 from tapecheck import charts
 from tapecheck.load import analysis, capacity, findings, frames, validation
 from tapecheck.load.analysis import ScenarioSummary, check
+from tapecheck.load.generator import Generator
 from tapecheck.load.plan import METRICS, LoadPlan
 from tapecheck.load.recording import Limits, Recording
-from tapecheck.load.workers import Generator
 from tapecheck.target.file import Target
 from tapecheck.verdict import Check, Verdict, parse
 

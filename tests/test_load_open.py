@@ -9,7 +9,8 @@ import servers
 from engines import errors, requests_for, response_ms, run, schedule, service_ms, work_for
 from servers import Server
 
-from tapecheck.load.engine.engine import Stopped, measure
+from tapecheck.errors import MeasurementError
+from tapecheck.load.engine.engine import measure
 from tapecheck.load.engine.recorder import ErrorKind
 from tapecheck.load.engine.work import Address, Tls
 
@@ -134,8 +135,8 @@ def test_a_rate_beyond_what_is_possible_still_ends_and_drops_nothing() -> None:
 def test_a_stop_ends_the_schedule_at_once() -> None:
     """The parent's wish to stop is obeyed."""
     began = time.monotonic()
-    with Server(servers.fast) as server, pytest.raises(Stopped):
-        measure(work_for(server, rate_rps=100, duration_s=30.0), [0, 1])
+    with Server(servers.fast) as server, pytest.raises(MeasurementError, match="stopped"):
+        measure(work_for(server, rate_rps=100, duration_s=30.0), [0, 1, 0, 0])
     assert time.monotonic() - began < 20
 
 

@@ -12,9 +12,9 @@ from servers import Server
 
 from tapecheck.errors import ConfigError
 from tapecheck.load import analysis, frames, session, validation
+from tapecheck.load.generator import Generator
 from tapecheck.load.plan import LoadPlan
 from tapecheck.load.recording import GeneratorStats, Limits, invalid
-from tapecheck.load.workers import Generator
 from tapecheck.target.file import Target
 from tapecheck.verdict import overall
 
@@ -65,7 +65,7 @@ def test_busy_threads_in_the_worker_flip_the_verdict(server: Server, monkeypatch
     class Sabotaged(Generator):
         def __enter__(self) -> "Sabotaged":
             super().__enter__()
-            self.workers[0].executor.submit(exec, BUSY, {}).result()
+            self.pool.workers[0].executor.submit(exec, BUSY, {}).result()
             return self
 
     monkeypatch.setattr(session, "Generator", Sabotaged)

@@ -6,8 +6,8 @@ from servers import Exchange, Server
 from tapecheck.load import session, validation
 from tapecheck.load.engine.recorder import Measured
 from tapecheck.load.engine.work import Work
+from tapecheck.load.generator import Generator
 from tapecheck.load.plan import LoadPlan
-from tapecheck.load.workers import Generator
 from tapecheck.target.file import Target
 from tapecheck.verdict import Verdict
 

@@ -17,10 +17,11 @@ import psycopg
 from psycopg import sql
 
 from tapecheck import progress
-from tapecheck.backfill import checkpoints, workers
+from tapecheck.backfill import checkpoints
 from tapecheck.backfill.bars import COLUMNS, Bars, FloatArray, IntArray, to_ms
 from tapecheck.backfill.calendar import BASE, BoolArray, start_of
 from tapecheck.backfill.integrity import Integrity, Series, Tally, distinct, examine
+from tapecheck.backfill.jobs import is_done
 from tapecheck.backfill.plan import BackfillPlan, History
 from tapecheck.backfill.recording import FAILED, Job, Received
 
@@ -43,7 +44,7 @@ def audit(plan: BackfillPlan, database_url: str, jobs: Iterable[Job], received: 
     with _snapshot(database_url) as (connection, cursor), ThreadPoolExecutor(1) as beside, progress.show("audit", "steps") as report:
         stand = checkpoints.read_with(connection, plan.database_schema)
         whole = beside.submit(checkpoints.whole, connection, plan.database_schema)  # the server's work: this process reads meanwhile
-        ended = [key for key in plan.jobs if key not in failed and workers.is_done(plan, key, stand.get(key))]
+        ended = [key for key in plan.jobs if key not in failed and is_done(plan, key, stand.get(key))]
         for number, stretch in enumerate(stretches):
             series: list[Series] = []
             for at, symbol in enumerate(plan.symbols, number * len(plan.symbols)):

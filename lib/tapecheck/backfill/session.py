@@ -11,16 +11,16 @@ import httpx
 import psycopg
 
 from tapecheck import database, progress
-from tapecheck.backfill import checkpoints, workers
+from tapecheck.backfill import checkpoints
 from tapecheck.backfill import schema as lock
 from tapecheck.backfill.audit import audit
 from tapecheck.backfill.checkpoints import Checkpoint, Note
 from tapecheck.backfill.integrity import Integrity
+from tapecheck.backfill.jobs import DATABASE_PAUSE_S, Filling, Key, due, line, outcome_of, work
 from tapecheck.backfill.pipeline import Outcome
 from tapecheck.backfill.plan import MAX_DAYS, BackfillPlan, Endpoints, History
 from tapecheck.backfill.recording import Context, Job, Received, Recording
 from tapecheck.backfill.sink import STRATEGIES, SinkError
-from tapecheck.backfill.workers import DATABASE_PAUSE_S, Filling, Key, line, work
 from tapecheck.errors import ConfigError, Problem, TargetDown, TargetError
 from tapecheck.progress import Report
 from tapecheck.runs import folders, results
@@ -55,14 +55,14 @@ def _filled(plan: BackfillPlan, before: Mapping[Key, Checkpoint], note: Note | N
     """Have done what the checkpoints leave to do; a fresh run's tables are emptied last, when all that does the jobs is there."""
     STRATEGIES[plan.insert](endpoints.database_url, plan.database_schema).close()  # loads the driver: not what is measured
     started_at = dt.datetime.now(dt.UTC)
-    filling = Filling(plan, endpoints, workers.due(plan, before), bucket=plan.source.bucket())
-    with _ready(filling, before) as (processes, do), progress.show("backfill", "jobs") as report:
+    filling = Filling(plan, endpoints, due(plan, before), bucket=plan.source.bucket())
+    with _ready(filling) as (processes, do), progress.show("backfill", "jobs") as report:
         _begin(plan, endpoints, note)
         began_ns = time.monotonic_ns()
         do(report)
         ended_ns = time.monotonic_ns()
     after = _settled(plan, endpoints.database_url, filling.done)
-    jobs = [workers.result(key, filling.done.get(key), before.get(key), after.get(key)) for key in plan.jobs]
+    jobs = [outcome_of(key, filling.done.get(key), before.get(key), after.get(key)) for key in plan.jobs]
     audited_ns, integrity = time.monotonic_ns(), _audited(plan, endpoints.database_url, jobs, filling.received)
     return Recording(
         spans=sorted(filling.spans, key=lambda span: span.began_ns),
@@ -85,16 +85,17 @@ def _filled(plan: BackfillPlan, before: Mapping[Key, Checkpoint], note: Note | N
 
 
 @contextmanager
-def _ready(filling: Filling, before: Mapping[Key, Checkpoint]) -> Iterator[tuple[int, Callable[[Report], None]]]:
+def _ready(filling: Filling) -> Iterator[tuple[int, Callable[[Report], None]]]:
     """Yield how many processes there are, ready to work, and what has them do the jobs."""
     if filling.plan.workers == 1:
         yield 1, partial(work, filling)
         return
-    from tapecheck.backfill import crew  # processes and Dask: paid by who asks for them
+    from tapecheck.backfill import sharding  # processes and Dask: paid by who asks for them
+    from tapecheck.workers.pool import pool
 
-    with crew.gathered(filling.plan.workers) as members:
-        crew.check_reach(members, filling.endpoints)
-        yield len(members), partial(crew.work_together, members, filling, before)
+    with pool(filling.plan.workers, sharding.prepare) as workers:
+        sharding.check_reach(workers.workers, filling.endpoints)
+        yield len(workers.workers), partial(sharding.work_together, workers, filling)
 
 
 def _audited(plan: BackfillPlan, database_url: str, jobs: list[Job], received: Received) -> Integrity | None:
@@ -140,7 +141,7 @@ def _prepared(plan: BackfillPlan, database_url: str) -> tuple[BackfillPlan, dict
     schema = plan.database_schema
     checkpoints.prepare(database_url, schema)
     if plan.workers != 1:
-        from tapecheck.backfill.crew import SharedBucket  # paid by who asks for several
+        from tapecheck.backfill.sharding import SharedBucket  # paid by who asks for several
 
         if bucket := SharedBucket.of(plan, database_url):
             bucket.check()

@@ -3,30 +3,16 @@
 import math
 import re
 from collections.abc import Iterator, Mapping
-from typing import Annotated, Any, ClassVar, Literal, Self, assert_never
+from typing import Annotated, Any, Literal, Self, assert_never
 
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
 from tapecheck.config import Model
 from tapecheck.errors import Problem
-from tapecheck.load.engine import schedule
+from tapecheck.load.engine import work
 from tapecheck.load.engine.recorder import SAMPLE
-from tapecheck.load.engine.schedule import Schedule
-from tapecheck.load.engine.work import (
-    MAX_COMBINATIONS,
-    MAX_CONCURRENCY,
-    MAX_DURATION_S,
-    MAX_EXTENSIONS,
-    MAX_RATE_RPS,
-    MAX_REQUESTS,
-    MAX_ROUNDS,
-    MAX_STAGES,
-    MAX_TIMEOUT_S,
-    Address,
-    PreparedRequest,
-    Value,
-    Work,
-)
+from tapecheck.load.engine.schedule import Schedule, Stage
+from tapecheck.load.engine.work import Address, PreparedRequest, Value, Work
 from tapecheck.statistics.intervals import needed_n, needed_n_for_ratio
 from tapecheck.verdict import Objective, parse
 from tapecheck.workers.dask import checked_workers
@@ -51,9 +37,9 @@ def _not_empty(values: tuple[Value, ...]) -> tuple[Value, ...]:
 Parameter = Annotated[Any, BeforeValidator(_scalar)]
 Values = Annotated[tuple[Parameter, ...], AfterValidator(_not_empty)]
 Name = Annotated[str, Field(pattern=r"^[A-Za-z][A-Za-z0-9_]{0,63}$")]
-Duration = Annotated[float, Field(gt=0, le=MAX_DURATION_S)]
-Concurrency = Annotated[int, Field(gt=0, le=MAX_CONCURRENCY)]
-Rate = Annotated[float, Field(gt=0, le=MAX_RATE_RPS)]
+Duration = Annotated[float, Field(gt=0, le=work.MAX_DURATION_S)]
+Concurrency = Annotated[int, Field(gt=0, le=work.MAX_CONCURRENCY)]
+Rate = Annotated[float, Field(gt=0, le=work.MAX_RATE_RPS)]
 LEVELS_NEEDED = 6  # of a sweep, for the scalability law to be fitted
 LEVEL_LEAST = 59  # at the least where a level would take too long otherwise: for a p95
 LEVEL_REQUESTS = 500  # at the least in a level; the 95 % bound of a p99 needs 299 that are independent
@@ -67,19 +53,20 @@ CONNECTIONS = 1000  # of an open model, unless it says otherwise
 class ScenarioBase(Model):
     """What every scenario has, whatever its executor."""
 
+    executor: str
     request: str
     parameters: dict[Name, Values] = Field(default={})
-    warm_up_s: float = Field(default=0.0, ge=0, le=MAX_DURATION_S)
-    timeout_s: float = Field(default=10.0, gt=0, le=MAX_TIMEOUT_S)
-    max_connections: int | None = Field(default=None, gt=0, le=MAX_CONCURRENCY)
+    warm_up_s: float = Field(default=0.0, ge=0, le=work.MAX_DURATION_S)
+    timeout_s: float = Field(default=10.0, gt=0, le=work.MAX_TIMEOUT_S)
+    max_connections: int | None = Field(default=None, gt=0, le=work.MAX_CONCURRENCY)
     fresh_connections: bool = False
 
     @model_validator(mode="after")
     def _parameters_fit(self) -> Self:
         if taken := sorted(COLUMNS & self.parameters.keys()):
             raise ValueError(f"parameters not named as a column of the samples: {', '.join(taken)}")
-        if (count := self.combinations) > MAX_COMBINATIONS:
-            raise ValueError(f"at most {MAX_COMBINATIONS} combinations of parameters, these are {count}")
+        if (count := self.combinations) > work.MAX_COMBINATIONS:
+            raise ValueError(f"at most {work.MAX_COMBINATIONS} combinations of parameters, these are {count}")
         return self
 
     @property
@@ -92,15 +79,19 @@ class ScenarioBase(Model):
         """Return how many connections may be open at once."""
         return self.max_connections or CONNECTIONS
 
-    def _common(self, address: Address, requests: tuple[PreparedRequest, ...]) -> dict[str, Any]:
-        return {
-            "address": address,
-            "requests": requests,
-            "warm_up_s": self.warm_up_s,
-            "timeout_s": self.timeout_s,
-            "max_connections": self.connections,
-            "fresh_connections": self.fresh_connections,
-        }
+    def work(self, address: Address, requests: tuple[PreparedRequest, ...]) -> Work:
+        """Return what the load generator is given to do."""
+        own = {name: getattr(self, name) for name in ("concurrency", "rounds", "schedule", "duration_s") if hasattr(self, name)}
+        return Work(
+            address=address,
+            requests=requests,
+            executor=self.executor,
+            warm_up_s=self.warm_up_s,
+            timeout_s=self.timeout_s,
+            max_connections=self.connections,
+            fresh_connections=self.fresh_connections,
+            **own,
+        )
 
 
 class Users(ScenarioBase):
@@ -117,22 +108,20 @@ class Users(ScenarioBase):
 class Open(ScenarioBase):
     """What the open models have in common: requests start when the schedule says, whatever became of the ones before."""
 
-    progress_unit: ClassVar[str] = "ms"
-
     @property
-    def stages_of_rate(self) -> tuple[schedule.Stage, ...]:
+    def stages_of_rate(self) -> tuple[Stage, ...]:
         """Return the measured stages, without the warm-up."""
         raise NotImplementedError
 
     @model_validator(mode="after")
     def _bounded(self) -> Self:
         measured = Schedule(stages=self.stages_of_rate)
-        if (duration_s := measured.duration_s) > MAX_DURATION_S:
-            raise ValueError(f"at most {MAX_DURATION_S:g} s, all stages together take {duration_s:g}")
+        if (duration_s := measured.duration_s) > work.MAX_DURATION_S:
+            raise ValueError(f"at most {work.MAX_DURATION_S:g} s, all stages together take {duration_s:g}")
         if not measured.total:
             raise ValueError("at least one request: rate times duration is nothing")
-        if (count := self.schedule.total) > MAX_REQUESTS:
-            raise ValueError(f"at most {MAX_REQUESTS} requests, rate times duration with the warm-up is {count}")
+        if (count := self.schedule.total) > work.MAX_REQUESTS:
+            raise ValueError(f"at most {work.MAX_REQUESTS} requests, rate times duration with the warm-up is {count}")
         return self
 
     @property
@@ -140,40 +129,28 @@ class Open(ScenarioBase):
         """Return when requests are due: a warm-up at the first rate, then the stages."""
         stages = self.stages_of_rate
         rate_rps = stages[0].start_rps
-        warm_up = [schedule.Stage(start_rps=rate_rps, end_rps=rate_rps, duration_s=self.warm_up_s)] if self.warm_up_s else []
+        warm_up = [Stage(start_rps=rate_rps, end_rps=rate_rps, duration_s=self.warm_up_s)] if self.warm_up_s else []
         return Schedule(stages=(*warm_up, *stages))
 
 
 class Burst(Users):
     """Rounds of `concurrency` requests that start at one instant; the next round starts when all have ended."""
 
-    progress_unit: ClassVar[str] = "requests"
-
     executor: Literal["burst"]
-    rounds: int = Field(default=1, gt=0, le=MAX_ROUNDS)
+    rounds: int = Field(default=1, gt=0, le=work.MAX_ROUNDS)
 
     @model_validator(mode="after")
     def _not_too_many(self) -> Self:
-        if (count := self.concurrency * self.rounds) > MAX_REQUESTS:
-            raise ValueError(f"at most {MAX_REQUESTS} requests, concurrency times rounds is {count}")
+        if (count := self.concurrency * self.rounds) > work.MAX_REQUESTS:
+            raise ValueError(f"at most {work.MAX_REQUESTS} requests, concurrency times rounds is {count}")
         return self
-
-    def work(self, address: Address, requests: tuple[PreparedRequest, ...]) -> Work:
-        """Return what a worker is given to do."""
-        return Work(executor=self.executor, concurrency=self.concurrency, rounds=self.rounds, **self._common(address, requests))
 
 
 class Closed(Users):
     """`concurrency` users for `duration_s`; each sends again as soon as it is answered."""
 
-    progress_unit: ClassVar[str] = "ms"
-
     executor: Literal["closed"]
     duration_s: Duration
-
-    def work(self, address: Address, requests: tuple[PreparedRequest, ...]) -> Work:
-        """Return what a worker is given to do."""
-        return Work(executor=self.executor, concurrency=self.concurrency, duration_s=self.duration_s, **self._common(address, requests))
 
 
 class ConstantRate(Open):
@@ -184,13 +161,9 @@ class ConstantRate(Open):
     duration_s: Duration
 
     @property
-    def stages_of_rate(self) -> tuple[schedule.Stage, ...]:
+    def stages_of_rate(self) -> tuple[Stage, ...]:
         """Return the one stage."""
-        return (schedule.Stage(start_rps=self.rate_rps, end_rps=self.rate_rps, duration_s=self.duration_s),)
-
-    def work(self, address: Address, requests: tuple[PreparedRequest, ...]) -> Work:
-        """Return what a worker is given to do."""
-        return Work(executor=self.executor, schedule=self.schedule, duration_s=self.duration_s, **self._common(address, requests))
+        return (Stage(start_rps=self.rate_rps, end_rps=self.rate_rps, duration_s=self.duration_s),)
 
 
 class Ramp(Model):
@@ -204,16 +177,16 @@ class RampingRate(Open):
     """Rates that change in straight lines: from `start_rate_rps`, by default the first stage's own, to that of each stage."""
 
     executor: Literal["ramping_rate"]
-    stages: Annotated[tuple[Ramp, ...], Field(min_length=1, max_length=MAX_STAGES)]
-    start_rate_rps: float | None = Field(default=None, ge=0, le=MAX_RATE_RPS)
+    stages: Annotated[tuple[Ramp, ...], Field(min_length=1, max_length=work.MAX_STAGES)]
+    start_rate_rps: float | None = Field(default=None, ge=0, le=work.MAX_RATE_RPS)
 
     @property
-    def stages_of_rate(self) -> tuple[schedule.Stage, ...]:
+    def stages_of_rate(self) -> tuple[Stage, ...]:
         """Return the stages, each from where the one before has ended."""
         first_rps = self.stages[0].rate_rps if self.start_rate_rps is None else self.start_rate_rps
         starts = [first_rps, *(stage.rate_rps for stage in self.stages)]
         return tuple(
-            schedule.Stage(start_rps=start, end_rps=stage.rate_rps, duration_s=stage.duration_s)
+            Stage(start_rps=start, end_rps=stage.rate_rps, duration_s=stage.duration_s)
             for start, stage in zip(starts, self.stages, strict=False)
         )
 
@@ -222,15 +195,9 @@ class RampingRate(Open):
         """Return how long all stages take."""
         return math.fsum(stage.duration_s for stage in self.stages)
 
-    def work(self, address: Address, requests: tuple[PreparedRequest, ...]) -> Work:
-        """Return what a worker is given to do."""
-        return Work(executor=self.executor, schedule=self.schedule, duration_s=self.duration_s, **self._common(address, requests))
-
 
 class Capacity(ScenarioBase):
     """A sweep of arrival rates, each a level of its own with its own warm-up, until the highest that meets every objective is known."""
-
-    progress_unit: ClassVar[str] = "ms"
 
     executor: Literal["capacity"]
     start_rate_rps: Rate
@@ -246,8 +213,8 @@ class Capacity(ScenarioBase):
     def _bounded(self) -> Self:
         if self.start_rate_rps > self.max_rate_rps or self.levels_min > self.levels_max:
             raise ValueError("start_rate_rps at most max_rate_rps, and levels_min at most levels_max")
-        if (longest_s := self.levels_max * (self.level_s + self.warm_up_s)) > MAX_DURATION_S:
-            raise ValueError(f"at most {MAX_DURATION_S:g} s, levels_max levels with their warm-up take {longest_s:g}")
+        if (longest_s := self.levels_max * (self.level_s + self.warm_up_s)) > work.MAX_DURATION_S:
+            raise ValueError(f"at most {work.MAX_DURATION_S:g} s, levels_max levels with their warm-up take {longest_s:g}")
         if self.start_rate_rps < self.lowest_rps:
             lowest = math.ceil(self.lowest_rps * 100) / 100
             raise ValueError(
@@ -258,7 +225,7 @@ class Capacity(ScenarioBase):
     @property
     def _longest_s(self) -> float:
         """Return how long a level may take at most, so that all of them end in time."""
-        return MAX_DURATION_S / self.levels_max - self.warm_up_s
+        return work.MAX_DURATION_S / self.levels_max - self.warm_up_s
 
     @property
     def lowest_rps(self) -> float:
@@ -267,7 +234,7 @@ class Capacity(ScenarioBase):
 
     def level(self, rate_rps: float) -> ConstantRate:
         """Return one level, long enough for a 95 % bound of its p99, or as long as a level may be."""
-        common = {name: getattr(self, name) for name in ScenarioBase.model_fields}
+        common = {name: getattr(self, name) for name in ScenarioBase.model_fields if name != "executor"}
         duration_s = min(max(self.level_s, LEVEL_REQUESTS / rate_rps), self._longest_s)
         return ConstantRate(executor="constant_rate", rate_rps=rate_rps, duration_s=duration_s, **common)
 
@@ -300,7 +267,7 @@ class LoadPlan(Model):
 
     scenarios: dict[Name, Scenario] = Field(min_length=1)
     objectives: tuple[Annotated[str, AfterValidator(_objective)], ...] = ()
-    extensions: int = Field(default=0, ge=0, le=MAX_EXTENSIONS)
+    extensions: int = Field(default=0, ge=0, le=work.MAX_EXTENSIONS)
     generator: GeneratorLimits = GeneratorLimits()
     workers: Annotated[Any, BeforeValidator(checked_workers)] = 1
     seed: int = 0
@@ -324,7 +291,7 @@ class LoadPlan(Model):
         return scenario if isinstance(scenario, Capacity) else None
 
 
-# ---- provable ----
+# ---- sample size ----
 
 _PERCENTILE = re.compile(r"(?:service_|server_)?p(\d\d)_ms")
 

@@ -1,7 +1,7 @@
 """Sends a plan's scenarios to a target, one after another, a capacity sweep level by level, and returns the samples."""
 
 import dataclasses
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 
 import pyarrow as pa
@@ -9,21 +9,20 @@ import pyarrow as pa
 from tapecheck import progress, resources
 from tapecheck.errors import ConfigError, Problem
 from tapecheck.load import analysis, capacity, preflight
-from tapecheck.load import requests as descriptors
 from tapecheck.load.engine.recorder import Measured, joined
-from tapecheck.load.engine.work import MAX_REQUESTS, Address, PreparedRequest
+from tapecheck.load.engine.work import MAX_REQUESTS, Address, PreparedRequest, refused_connections
+from tapecheck.load.generator import Generator
 from tapecheck.load.plan import METRICS, Capacity, LoadPlan, Paced
 from tapecheck.load.recording import Context, GeneratorStats, Limits, Recording
 from tapecheck.load.requests import prepare_all
 from tapecheck.load.samples import to_table
-from tapecheck.load.workers import Generator
 from tapecheck.resources import Watch
 from tapecheck.runs import folders, results
 from tapecheck.runs.results import TargetInfo
 from tapecheck.statistics import intervals
 from tapecheck.target import opening
 from tapecheck.target.file import Target
-from tapecheck.verdict import Verdict, parse_all
+from tapecheck.verdict import Objective, Verdict, parse_all
 from tapecheck.workers.dask import require_dask
 
 LEVEL_ATTEMPTS = 2  # at a level of a sweep in which the generator was the bottleneck: a busy moment should not end the search
@@ -50,7 +49,8 @@ def run(plan: LoadPlan, target: Target) -> Recording:
         generator={},
     )
     with Generator(plan.workers) as generator, Watch(target.processes) as watch:
-        sent = [one for name in plan.scenarios for one in _send(plan, name, prepared[name], address, generator, context)]
+        sender = _Sender(plan=plan, prepared=prepared, address=address, generator=generator, context=context)
+        sent = [one for name in plan.scenarios for one in sender.send(name)]
     return Recording(samples=_table(sent), resources=watch.table(), context=_complete(context, sent))
 
 
@@ -66,56 +66,55 @@ class Sent:
     sandbox_stopped: bool = dataclasses.field(default_factory=opening.sandbox_stopped)  # by its end
 
 
-def _send(
-    plan: LoadPlan, name: str, requests: tuple[PreparedRequest, ...], address: Address, generator: Generator, context: Context
-) -> Iterator[Sent]:
-    """Send one scenario; of a capacity sweep, one level after another, each chosen by how the ones before held."""
-    scenario = plan.scenarios[name]
-    if not isinstance(scenario, Capacity):
-        yield _extended(plan, name, scenario, requests, address, generator, context)
-        return
-    objectives = parse_all(plan.objectives, METRICS, plan.scenarios, file="plan")
-    tried: dict[float, bool] = {}
-    while (rate_rps := capacity.next_rate(scenario, tried)) is not None:
-        for attempt in range(1, LEVEL_ATTEMPTS + 1):
-            level, label = scenario.level(rate_rps), f"{name} at {rate_rps:.6g}/s" + (f", again ({attempt})" if attempt > 1 else "")
-            with progress.show(f"load: {label}", level.progress_unit) as report:
-                measured = generator.measure(level.work(address, requests), on_progress=report)
-            sent = Sent(name=label, executor=scenario.executor, requests=requests, measured=measured, rate_rps=rate_rps)
-            yield sent
-            verdict = capacity.levels(_alone(sent, context), plan, objectives)[0].verdict
-            if verdict != Verdict.INVALID:
-                break
-        tried[rate_rps] = verdict not in (Verdict.FAIL, Verdict.INVALID)
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class _Sender:
+    """Sends one scenario after another, each as far as what it has given so far asks for."""
 
+    plan: LoadPlan
+    prepared: Mapping[str, tuple[PreparedRequest, ...]]
+    address: Address
+    generator: Generator
+    context: Context
 
-def _extended(
-    plan: LoadPlan,
-    name: str,
-    scenario: Paced,
-    requests: tuple[PreparedRequest, ...],
-    address: Address,
-    generator: Generator,
-    context: Context,
-) -> Sent:
-    """Send one scenario, and on as often as the plan allows while its samples cannot bound a percentile that an objective is about."""
-    objectives = parse_all(plan.objectives, METRICS, plan.scenarios, file="plan")
-    parts: list[Measured] = []
-    while True:
-        label = f"load: {name}" + (f", extended ({len(parts)})" if parts else "")
-        with progress.show(label, scenario.progress_unit) as report:
-            parts.append(generator.measure(scenario.work(address, requests), on_progress=report))
-        sent = Sent(name=name, executor=scenario.executor, requests=requests, measured=joined(parts))
-        rows = len(sent.measured.samples)
-        if len(parts) > plan.extensions or rows * (len(parts) + 1) > MAX_REQUESTS * len(parts):
-            return sent
-        summary = analysis.summarize(_alone(sent, context), Limits(**plan.generator.model_dump()))[name]
-        if summary.invalid or analysis.bounded(summary, objectives, name):
-            return sent
+    def send(self, name: str) -> Iterator[Sent]:
+        """Send a scenario; of a capacity sweep, one level after another, each chosen by how the ones before held."""
+        scenario, objectives = self.plan.scenarios[name], parse_all(self.plan.objectives, METRICS, self.plan.scenarios, file="plan")
+        if not isinstance(scenario, Capacity):
+            yield self._extended(name, scenario, objectives)
+            return
+        tried: dict[float, bool] = {}
+        while (rate_rps := capacity.next_rate(scenario, tried)) is not None:
+            for attempt in range(1, LEVEL_ATTEMPTS + 1):
+                label = f"{name} at {rate_rps:.6g}/s" + (f", again ({attempt})" if attempt > 1 else "")
+                measured = self._measure(label, scenario.level(rate_rps), self.prepared[name])
+                sent = Sent(name=label, executor=scenario.executor, requests=self.prepared[name], measured=measured, rate_rps=rate_rps)
+                yield sent
+                verdict = capacity.levels(self._alone(sent), self.plan, objectives)[0].verdict
+                if verdict != Verdict.INVALID:
+                    break
+            tried[rate_rps] = verdict not in (Verdict.FAIL, Verdict.INVALID)
 
+    def _extended(self, name: str, scenario: Paced, objectives: Sequence[Objective]) -> Sent:
+        """Send a scenario, and on as often as the plan allows while its samples cannot bound a percentile that an objective is about."""
+        parts: list[Measured] = []
+        while True:
+            label = name + (f", extended ({len(parts)})" if parts else "")
+            parts.append(self._measure(label, scenario, self.prepared[name]))
+            sent = Sent(name=name, executor=scenario.executor, requests=self.prepared[name], measured=joined(parts))
+            rows = len(sent.measured.samples)
+            if len(parts) > self.plan.extensions or rows * (len(parts) + 1) > MAX_REQUESTS * len(parts):
+                return sent
+            summary = analysis.summarize(self._alone(sent), Limits(**self.plan.generator.model_dump()))[name]
+            if summary.invalid or analysis.bounded(summary, objectives, name):
+                return sent
 
-def _alone(sent: Sent, context: Context) -> Recording:
-    return Recording(samples=_table([sent]), resources=resources.SCHEMA.empty_table(), context=_complete(context, [sent]))
+    def _measure(self, label: str, scenario: Paced, requests: tuple[PreparedRequest, ...]) -> Measured:
+        work = scenario.work(self.address, requests)
+        with progress.show(f"load: {label}", work.progress_unit) as report:
+            return self.generator.measure(work, on_progress=report)
+
+    def _alone(self, sent: Sent) -> Recording:
+        return Recording(samples=_table([sent]), resources=resources.SCHEMA.empty_table(), context=_complete(self.context, [sent]))
 
 
 def _table(sent: Sequence[Sent]) -> pa.Table:
@@ -127,7 +126,7 @@ def _complete(context: Context, sent: Sequence[Sent]) -> Context:
     return dataclasses.replace(
         context,
         executors={one.name: one.executor for one in sent},
-        generator={one.name: dataclasses.replace(_generator(one.measured), target_stopped=is_ours and one.sandbox_stopped) for one in sent},
+        generator={one.name: _generator(one.measured, target_stopped=is_ours and one.sandbox_stopped) for one in sent},
         rates_rps={one.name: one.rate_rps for one in sent if one.rate_rps is not None},
     )
 
@@ -140,13 +139,13 @@ def _check_generator(plan: LoadPlan) -> None:
     problems = [
         Problem(file="plan", key=f"scenarios.{name}.max_connections", got=f"{scenario.connections}", allowed=why)
         for name, scenario in plan.scenarios.items()
-        if (why := descriptors.refused(scenario.connections, plan.workers)) is not None
+        if (why := refused_connections(scenario.connections, plan.workers)) is not None
     ]
     if problems:
         raise ConfigError(problems)
 
 
-def _generator(measured: Measured) -> GeneratorStats:
+def _generator(measured: Measured, *, target_stopped: bool = False) -> GeneratorStats:
     lag_ms, dispatch_lag_ms = intervals.distribution(measured.lag_ms), intervals.distribution(measured.dispatch_lag_ms)
     return GeneratorStats(
         lag_p99_ms=lag_ms.p99.value if lag_ms else None,
@@ -160,4 +159,5 @@ def _generator(measured: Measured) -> GeneratorStats:
         unsolicited=measured.unsolicited,
         retried=measured.retried,
         stopped_early=measured.limit_reached,
+        target_stopped=target_stopped,
     )

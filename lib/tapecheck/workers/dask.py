@@ -1,18 +1,24 @@
-"""A running Dask cluster, whose workers stand behind executors like processes do. What they do is their caller's business.
+"""The workers of a running Dask cluster, each behind an executor of its own.
 
 Whoever may use the scheduler may run code on its workers, and what a task needs as a secret travels there: a cluster
 belongs on a trusted network, or behind TLS.
 """
 
+import contextlib
 import re
-from concurrent.futures import CancelledError, Executor
+import threading
+import uuid
+from collections.abc import Callable
+from concurrent.futures import CancelledError, Future
 from types import ModuleType
-from typing import Any
+from typing import Any, TypeVar
 
 from tapecheck.errors import ConfigError, MeasurementError, Problem
+from tapecheck.workers.worker import SLOTS, STOP, Control, Death, Identity, Worker, compare_clocks, identify
 
+T = TypeVar("T")
 CONNECT_S = 10.0
-READY_S = 60.0  # for all workers to import what they need
+REPORT_S = 0.5  # between two reports of a worker that shares no memory
 MAX_PROCESSES = 64
 ADDRESS = re.compile(r"dask://(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+):[0-9]{1,5}")
 
@@ -59,7 +65,7 @@ class Scheduler:
             self.client: Any = distributed.Client(self.url, timeout=CONNECT_S, set_as_default=False)
         except (OSError, TimeoutError):
             raise MeasurementError(f"no Dask scheduler answers at {self.url}: start one (dask scheduler), or correct `workers`") from None
-        self.lost: tuple[type[BaseException], ...] = (distributed.KilledWorker, CancelledError, OSError)  # what a dead worker's task raises
+        self.died: tuple[type[BaseException], ...] = (distributed.KilledWorker, CancelledError, OSError)
 
     def addresses(self) -> set[str]:
         """Return the addresses of the workers that it has now."""
@@ -75,11 +81,81 @@ class Scheduler:
             raise MeasurementError(f"the Dask scheduler at {self.url} has no worker: start some (dask worker {self.url})")
         return sorted(found)
 
-    def executor(self, address: str) -> Executor:
-        """Return an executor that sends work to one worker and to no other."""
-        found: Executor = self.client.get_executor(workers=[address], allow_other_workers=False, pure=False, retries=0)
-        return found
 
-    def close(self) -> None:
-        """Leave; the cluster stays."""
-        self.client.close()
+class DaskWorker(Worker):
+    """One worker of a cluster, which reports every half second how far it is, so that this much is known if it dies."""
+
+    def __init__(self, scheduler: Scheduler, address: str) -> None:
+        self._client, self._scheduler, self.address = scheduler.client, scheduler, address
+        super().__init__(
+            f"worker {address}", self._client.get_executor(workers=[address], allow_other_workers=False, pure=False, retries=0)
+        )
+        self.died = scheduler.died
+        self._token = ""
+
+    def compare_clock(self, identity: Identity) -> None:
+        """Agree on the clock: the same one on this machine, else by exchange."""
+        if identity.clock != identify().clock:
+            self.offset_ns, self.error_ns = compare_clocks(self.executor)
+
+    def begin(self, function: Callable[..., T], *arguments: Any) -> "Future[T]":
+        """Start to work; the function gets a control first, of which this one hears."""
+        self.control[:] = [0] * len(SLOTS)
+        self._token = uuid.uuid4().hex
+        self._client.subscribe_topic(self._token, self._hear)
+        return self.executor.submit(work, self._token, function, arguments)
+
+    def end(self, future: "Future[T]") -> T | Death:
+        """Return the result of what has ended, or that the worker died."""
+        try:
+            return super().end(future)
+        finally:
+            self.forget()
+
+    def forget(self) -> None:
+        """Hear no more of what it did."""
+        self._client.unsubscribe_topic(self._token)
+
+    def _hear(self, event: tuple[float, list[int]]) -> None:
+        self.control[:] = event[1]
+
+    def is_gone(self) -> bool:
+        """Tell whether the scheduler knows it no more."""
+        return self.address not in self._scheduler.addresses()
+
+    def stop(self) -> None:
+        """End what it does; what cannot be reached ends by itself."""
+        with contextlib.suppress(Exception):
+            self._client.run(stop, self._token, workers=[self.address])
+
+
+# ---- in the worker ----
+
+_controls: dict[str, Control] = {}  # of what runs, by token
+
+
+def work(token: str, function: Callable[..., T], arguments: tuple[Any, ...]) -> T:
+    """Do a task, and report now and then how far it is."""
+    from distributed import get_worker
+
+    control = _controls[token] = [0] * len(SLOTS)
+    ended, log_event = threading.Event(), get_worker().log_event
+
+    def report() -> None:
+        while not ended.wait(REPORT_S):
+            log_event(token, list(control))
+
+    reporter = threading.Thread(target=report)
+    reporter.start()
+    try:
+        return function(control, *arguments)
+    finally:
+        ended.set()
+        reporter.join()
+        del _controls[token]
+
+
+def stop(token: str) -> None:
+    """End what runs under a token, if anything does."""
+    if token in _controls:
+        _controls[token][STOP] = 1

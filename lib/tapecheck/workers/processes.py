@@ -1,94 +1,45 @@
-"""Which monotonic clock a process reads, and how far the clocks of two machines are apart. It moves no times."""
+"""Worker processes of this machine: none runs the parent's main module, sees Ctrl-C, or outlives its parent."""
 
 import contextlib
 import multiprocessing
 import os
-import platform
 import signal
 import sys
 import threading
-import time
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Executor, ProcessPoolExecutor
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import dataclass
 from multiprocessing.connection import wait
-from pathlib import Path
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
 from tapecheck.errors import MeasurementError
+from tapecheck.workers.worker import SLOTS, Control, Worker, meet
 
-BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
-EXCHANGES = 20  # of clocks with each worker
+T = TypeVar("T")
+READY_S = 30.0  # for a process to start
+KILL_AFTER_S = 2.0  # for a process that works to end by itself
 
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Identity:
-    """Which process a worker is. Processes with one `clock` are on one machine and read the same monotonic clock."""
-
-    pid: int
-    clock: str
+_control: Control = [0] * len(SLOTS)  # in a worker: shared with the parent
 
 
-def whoami() -> Identity:
-    """Say who this process is."""
-    try:
-        clock = BOOT_ID.read_text().strip()
-    except OSError:
-        clock = platform.node()
-    return Identity(pid=os.getpid(), clock=clock)
-
-
-def read_clock() -> int:
-    """Return this process's monotonic clock, in ns."""
-    return time.monotonic_ns()
-
-
-def exchange(executor: Executor) -> tuple[int, int]:
-    """Return how far a worker's monotonic clock is ahead of this one, and by how much that may be wrong, in ns.
-
-    The worker read its clock at some instant between asking and hearing; the quickest exchange says it best.
-    """
-    best = (0, 2**62)
-    for _ in range(EXCHANGES):
-        asked_ns = time.monotonic_ns()
-        there_ns = executor.submit(read_clock).result()
-        heard_ns = time.monotonic_ns()
-        half_ns = (heard_ns - asked_ns) // 2
-        if half_ns < best[1]:
-            best = (there_ns - asked_ns - half_ns, half_ns)
-    return best
-
-
-# ---- children ----
-
-READY_S = 30.0  # for a child to start
-
-
-class Child:
-    """A worker process that does one task after the other, and ends with this one.
-
-    It works from a script, a test and a Jupyter kernel alike: it never runs the parent's main module, and Ctrl-C is the parent's to handle.
+class Process(Worker):
+    """A worker process that does one task after the other; it works from a script, a test and a Jupyter kernel alike.
 
     Args:
-        identify: called in it first; imports what its tasks need and says who it is.
-        set_up: called in it before that, with `arguments`, which may be memory that it shares with this process.
+        prepare: called in it first; imports what its tasks need.
         core: the only one that it may use, where the system allows to say so.
     """
 
-    def __init__(
-        self, identify: Callable[[], Identity], *, set_up: Callable[..., None] | None = None, arguments: tuple[Any, ...] = (),
-        core: int | None = None,
-    ) -> None:  # fmt: skip
-        self.executor = ProcessPoolExecutor(1, multiprocessing.get_context("spawn"), _initialize, (core, set_up, arguments))
-        with _child_signals_and_main():
-            self._ready = self.executor.submit(identify)
-        self.pid: int | None = None
+    died = (BrokenProcessPool,)
 
-    @property
-    def name(self) -> str:
-        """Name it in a message."""
-        return f"process {self.pid}"
+    def __init__(self, prepare: Callable[[], object], core: int | None = None) -> None:
+        context = multiprocessing.get_context("spawn")
+        control: Any = context.RawArray("q", len(SLOTS))
+        super().__init__("process", ProcessPoolExecutor(1, context, _initialize, (core, control)))
+        self.control, self.core = control, core
+        with _child_signals_and_main():
+            self._ready = self.executor.submit(meet, prepare)
+        self.pid: int | None = None
 
     def wait_ready(self) -> Self:
         """Wait until it can work.
@@ -102,10 +53,21 @@ class Child:
             raise MeasurementError(f"a worker process did not start within {READY_S:.0f} s") from None
         except BrokenProcessPool:
             raise MeasurementError("a worker process died when it was to start: killed, or out of memory") from None
+        self.name = f"process {self.pid}"
         return self
 
-    def close(self, grace_s: float = 0.0) -> None:
+    def begin(self, function: Callable[..., T], *arguments: Any) -> "Future[T]":
+        """Start to work; the function gets the control first, which both processes share."""
+        self.control[:] = [0] * len(SLOTS)
+        return self.executor.submit(_work, function, arguments)
+
+    def describe(self, error: BaseException) -> str:
+        """Say how it died."""
+        return "killed, or out of memory"
+
+    def close(self, grace_s: float = KILL_AFTER_S) -> None:
         """Leave no process: one that is still at work after a grace is killed."""
+        self.stop()
         killer = threading.Timer(grace_s, self._kill)
         killer.daemon = True
         killer.start()
@@ -115,17 +77,16 @@ class Child:
             killer.cancel()
 
     def _kill(self) -> None:
-        for process in list((self.executor._processes or {}).values()):  # it may never have said its pid
+        for process in list((self.executor._processes or {}).values()):  # type: ignore[attr-defined]  # it may never have said its pid
             process.kill()
 
 
-def close_all(children: Sequence[Child], grace_s: float = 0.0) -> None:
-    """End several at once."""
-    closers = [threading.Thread(target=one.close, args=(grace_s,)) for one in children]
-    for thread in closers:
-        thread.start()
-    for thread in closers:
-        thread.join()
+def free_cores(count: int) -> list[int | None]:
+    """Return the core for each of `count` workers: the last ones allowed, if that leaves one for others; else leave it to the system."""
+    allowed = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
+    if count >= len(allowed):
+        return [None] * count
+    return [allowed[-1 - i] for i in range(count)]
 
 
 @contextlib.contextmanager
@@ -145,9 +106,9 @@ def _child_signals_and_main() -> Iterator[None]:
 # ---- in the child ----
 
 
-def _initialize(core: int | None, set_up: Callable[..., None] | None, arguments: tuple[Any, ...]) -> None:
-    if set_up is not None:
-        set_up(*arguments)
+def _initialize(core: int | None, control: Control) -> None:
+    global _control
+    _control = control
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     if core is not None:
         with contextlib.suppress(OSError, AttributeError):  # macOS has no such call
@@ -160,3 +121,7 @@ def _end_with_parent() -> None:
     if parent is not None:
         wait([parent.sentinel])
         os._exit(1)
+
+
+def _work(function: Callable[..., T], arguments: tuple[Any, ...]) -> T:
+    return function(_control, *arguments)

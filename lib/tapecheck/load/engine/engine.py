@@ -7,13 +7,9 @@ A row is written when its request has ended, however it ended; none is ever drop
 
 import array
 import asyncio
-import contextlib
-import functools
 import gc
 import os
-import threading
 import time
-from collections.abc import Callable, MutableSequence
 from time import monotonic_ns
 from typing import Any, Protocol, cast
 
@@ -21,49 +17,42 @@ import numpy as np
 import uvloop
 
 from tapecheck.errors import MeasurementError
-from tapecheck.load import requests
 from tapecheck.load.engine.pool import FreshPool, Pool
-from tapecheck.load.engine.recorder import Measured, Outcome, Recorder, Samples, map_rows, merged, scratch, written
+from tapecheck.load.engine.recorder import Measured, Outcome, Recorder, Samples, merged, scratch, written
 from tapecheck.load.engine.schedule import Dispatcher, share
-from tapecheck.load.engine.work import MAX_DURATION_S, MAX_REQUESTS, Work
-from tapecheck.workers.processes import Identity, whoami
+from tapecheck.load.engine.work import MAX_DURATION_S, MAX_REQUESTS, Work, allow_connections
+from tapecheck.workers.worker import COUNT, DONE, SLOTS, STOP, Control
 
 HEARTBEAT_S = 0.01
 LISTEN_S = 0.05  # after the last request, for answers that nobody asked for
 LEAD_NS = 5_000_000  # from being ready to the start of a schedule
-DONE, STOP = 0, 1  # the counters that a worker shares with its parent
 
 
-class Stopped(Exception):
-    """The parent asked to stop."""
-
-
-def measure(work: Work, counters: MutableSequence[int] | None = None) -> Measured:
+def measure(work: Work, control: Control | None = None) -> Measured:
     """Run one scenario in this process and return its samples; see `run`."""
     with scratch(work.likely_rows) as file:
         recorder = Recorder(file.fileno())
-        outcome = run(work, recorder, counters if counters is not None else [0, 0])
+        outcome = run(work, recorder, control if control is not None else [0] * len(SLOTS))
         return merged(written(recorder.rows(MAX_REQUESTS)), [outcome])
 
 
-def run(work: Work, recorder: Recorder, counters: MutableSequence[int]) -> Outcome:
+def run(work: Work, recorder: Recorder, control: Control) -> Outcome:
     """Run one worker's share of a scenario; its rows go to the recorder.
 
     Args:
         work: what to send, where and when.
         recorder: where its rows go, one as soon as its request has ended.
-        counters: [done, stop], shared with the parent: progress towards `work.progress_total`, and a wish to stop.
+        control: shared with who asked: progress towards `work.progress_total`, how many requests have begun, and a wish to stop.
 
     Raises:
-        MeasurementError: it cannot be measured: too many connections for this machine, or no room for the samples.
-        Stopped: the parent asked to stop.
+        MeasurementError: it cannot be measured (too many connections for this machine, no room for the samples), or is to stop.
     """
-    requests.allow(work.max_connections)
+    allow_connections(work.max_connections)
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         gc.freeze()
         gc.disable()  # a collection in mid-run would be measured as the target's
         try:
-            return runner.run(Engine(work, recorder, counters).run())
+            return runner.run(Engine(work, recorder, control).run())
         finally:
             gc.enable()
             gc.unfreeze()
@@ -72,10 +61,10 @@ def run(work: Work, recorder: Recorder, counters: MutableSequence[int]) -> Outco
 class Engine:
     """The executors of one scenario, its clock and its self-check."""
 
-    def __init__(self, work: Work, recorder: Recorder, counters: MutableSequence[int]) -> None:
+    def __init__(self, work: Work, recorder: Recorder, control: Control) -> None:
         self.work = work
         self.recorder = recorder
-        self.counters = counters
+        self.control = control
         self.lags = array.array("f")
         self.cutoff_ns: int | None = None  # what is still in flight then is censored
         self.dispatcher: Dispatcher | None = None
@@ -104,7 +93,7 @@ class Engine:
         except asyncio.CancelledError:
             if self.broken is not None:
                 raise MeasurementError(f"the load worker failed: {self.broken}") from self.broken
-            raise Stopped from None
+            raise MeasurementError("the measurement was stopped") from None
         finally:
             self._close()
         await asyncio.sleep(0)
@@ -220,20 +209,21 @@ class Engine:
     # ---- timers ----
 
     def _beat(self) -> None:
-        """Record the loop's lag, tell progress, obey a stop."""
+        """Record the loop's lag, report progress, obey a stop."""
         now = monotonic_ns()
         self.lags.append(max(0, now - self.expected_beat_ns) / 1e6)
         self.expected_beat_ns = now + int(HEARTBEAT_S * 1e9)
-        self._tell(now)
+        self._report(now)
         self.beat = self.loop.call_later(HEARTBEAT_S, self._beat)
-        if self.counters[STOP]:
+        if self.control[STOP]:
             self.task.cancel()
 
-    def _tell(self, now: int) -> None:
+    def _report(self, now: int) -> None:
+        self.control[COUNT] = self.pool.number
         if self.work.executor == "burst":
-            self.counters[DONE] = self.pool.done - self.pool.origin if self.started else 0
+            self.control[DONE] = self.pool.done - self.pool.origin if self.started else 0
         elif self.clock_start_ns:
-            self.counters[DONE] = max(0, min((now - self.clock_start_ns) // 1_000_000, self.work.progress_total))
+            self.control[DONE] = max(0, min((now - self.clock_start_ns) // 1_000_000, self.work.progress_total))
 
     def _sweep(self) -> None:
         """End what has taken too long: one timer for all, so a timeout is recorded up to one period late."""
@@ -264,7 +254,7 @@ class Engine:
             checked=self.pool.check(),
             connections=self.pool.opened_total,
             unsolicited=self.pool.unsolicited,
-            cpu_s=cpu_s,
+            cpu_ratio=cpu_s * 1e9 / max(1, ended_ns - self.started_ns),
             lag_ms=np.array(self.lags, np.float32),
             limit_reached=self.limit_reached,
             offered=dispatcher.total if dispatcher else 0,
@@ -272,11 +262,7 @@ class Engine:
         )
 
 
-# ---- worker ----
-
-TELL_S = 0.5  # between two messages of a worker that shares nothing
-
-_stops: dict[str, MutableSequence[int]] = {}  # in a worker of a cluster: the counters of what runs, by token
+# ---- in a worker ----
 
 
 class Descriptor(Protocol):
@@ -286,62 +272,18 @@ class Descriptor(Protocol):
         """Return its descriptor here."""
 
 
-def identify() -> Identity:
-    """Import what measuring needs, and say who this is."""
-    import tapecheck.load.engine  # noqa: F401  # so that the first measurement does not wait for it
-
-    return whoami()
+def prepare() -> None:
+    """Do nothing: to call this imports what measuring needs, so that the first measurement does not wait for it."""
 
 
-def measure_into(file: Descriptor, work: Work, counters: MutableSequence[int]) -> Outcome:
-    """Run a share and write its rows to a file that all workers on this machine share."""
+def measure_share(control: Control, work: Work, file: Descriptor | None) -> tuple[Outcome, Samples | None]:
+    """Run one worker's share of a scenario; its rows go into the file that all workers of a machine share, or else are returned."""
+    if file is None:
+        with scratch(work.likely_rows // work.workers) as own:
+            recorder = Recorder(own.fileno())
+            return run(work, recorder, control), written(recorder.rows(MAX_REQUESTS))
     descriptor = file.detach()
     try:
-        return _run(work, Recorder(descriptor, work.worker, work.workers), counters)
+        return run(work, Recorder(descriptor, work.worker, work.workers), control), None
     finally:
         os.close(descriptor)
-
-
-def measure_apart(work: Work, token: str) -> tuple[Outcome, Samples]:
-    """Run a share and return its rows, from a worker that shares nothing with the asker; meanwhile tell how many there are."""
-    from distributed import get_worker
-
-    counters = _stops[token] = [0, 0]
-    ended, tell = threading.Event(), functools.partial(get_worker().log_event, token)
-    try:
-        with scratch(work.likely_rows // work.workers) as file:
-            telling = threading.Thread(target=_tell, args=(file.fileno(), tell, ended))
-            telling.start()
-            try:
-                recorder = Recorder(file.fileno())
-                outcome = _run(work, recorder, counters)
-                return outcome, written(recorder.rows(MAX_REQUESTS))
-            finally:
-                ended.set()
-                telling.join()
-    finally:
-        del _stops[token]
-
-
-def _tell(file: int, tell: Callable[[int], object], ended: threading.Event) -> None:
-    """Tell the asker now and then how many rows are written, so that this much is known if the worker dies."""
-    whole = 0  # so many from the first on: they need not be looked at again
-    while not ended.wait(TELL_S):
-        there = map_rows(file)["done_ns"][whole:] > 0
-        tell(whole + int(np.count_nonzero(there)))
-        whole += len(there) if there.all() else int(np.argmin(there))
-
-
-def stop(token: str) -> None:
-    """End what runs under a token, if anything does."""
-    with contextlib.suppress(KeyError):
-        _stops[token][1] = 1
-
-
-def _run(work: Work, recorder: Recorder, counters: MutableSequence[int]) -> Outcome:
-    pass
-
-    try:
-        return run(work, recorder, counters)
-    except Stopped:
-        raise MeasurementError("the measurement was stopped") from None

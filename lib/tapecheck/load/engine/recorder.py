@@ -1,4 +1,4 @@
-"""Samples: one flat row a request, in arrays. It knows nothing of files or tables."""
+"""Samples: one flat row a request, in memory that workers share with this process, and what workers report beside them."""
 
 import ctypes
 import errno
@@ -9,12 +9,11 @@ import struct
 import tempfile
 import time
 import weakref
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from datetime import UTC, datetime, timedelta
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from enum import IntEnum
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -72,57 +71,58 @@ Samples = NDArray[np.void]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Outcome:
-    """What one worker says of its share, beside its rows; times are of its own clock.
+    """What a worker reports of its share, or several of theirs, beside the rows; times are of its own clock.
 
-    `started_ns` and `ended_ns` bound the part after the warm-up. `offered` and `on_time` count an open model's requests:
-    those of the share, and those that were submitted before the schedule was over.
+    `started_ns` and `ended_ns` bound the part after the warm-up. `lag_ms` are delays of a 10 ms heartbeat in the event loop.
+    `offered` and `on_time` count an open model's requests: all, and those that were submitted before the schedule was over.
     """
 
     started_ns: int
     ended_ns: int
-    checked: int
-    connections: int
-    unsolicited: int
-    cpu_s: float
-    lag_ms: NDArray[np.float32]
-    limit_reached: bool
-    offered: int
-    on_time: int
+    checked: int = 0  # bodies decoded and compared
+    connections: int = 0  # opened in all, warm-up included
+    unsolicited: int = 0  # idle connections on which the target spoke without being asked
+    cpu_ratio: float = 0.0  # of the busiest worker: 1.0 is one busy core
+    lag_ms: NDArray[np.float32] = field(default_factory=lambda: np.zeros(0, np.float32))
+    limit_reached: bool = False  # stopped at MAX_REQUESTS, before its duration was over
+    offered: int = 0
+    on_time: int = 0
 
     @property
-    def cpu_ratio(self) -> float:
-        """Return the CPU seconds that the worker worked per second of the measurement: 1.0 is one busy core."""
-        return self.cpu_s * 1e9 / (self.ended_ns - self.started_ns) if self.ended_ns > self.started_ns else 0.0
+    def achieved_ratio(self) -> float | None:
+        """Return how much of an open model's schedule was submitted before it was over; None of another model."""
+        return self.on_time / self.offered if self.offered else None
+
+
+TOGETHER: dict[str, Callable[[list[Any]], Any]] = {
+    "started_ns": min,
+    "ended_ns": max,
+    "checked": sum,
+    "connections": sum,
+    "unsolicited": sum,
+    "cpu_ratio": max,
+    "lag_ms": np.concatenate,
+    "limit_reached": any,
+    "offered": sum,
+    "on_time": sum,
+}  # what each figure is of several outcomes
+
+
+def _together(outcomes: Sequence[Outcome]) -> dict[str, Any]:
+    return {name: combine([getattr(one, name) for one in outcomes]) for name, combine in TOGETHER.items()}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Measured:
-    """What the workers saw of one scenario.
+class Measured(Outcome):
+    """What the workers measured of one scenario, on this process's monotonic clock.
 
-    `samples` are in the order of their requests as they were dealt out to the workers, the warm-up flagged. `started_ns`
-    and `ended_ns` bound the part after the warm-up on the monotonic clock that the samples use; `started_at` is the same
-    instant in UTC. `lag_ms` are delays of a 10 ms heartbeat in the workers' event loops.
+    `samples` are in the order of their requests as they were split across the workers, the warm-up flagged.
     """
 
     samples: Samples
-    started_at: datetime
-    started_ns: int
-    ended_ns: int
-    checked: int  # bodies decoded and compared
-    connections: int  # opened in all, warm-up included
-    unsolicited: int  # idle connections on which the target spoke without being asked
-    cpu_ratio: float  # of the busiest worker: 1.0 is one busy core
-    lag_ms: NDArray[np.float32]
-    limit_reached: bool  # stopped at MAX_REQUESTS, before its duration was over
-    achieved_ratio: float | None = None  # of an open model: how much of the schedule was submitted before it was over
     workers: int = 1
     lost: tuple[str, ...] = ()  # for each worker that died in mid-run, which and how
     clock_error_ms: float = 0.0  # how far the clocks of workers on other machines may be off
-
-    @property
-    def wall_s(self) -> float:
-        """Return how long the part after the warm-up took."""
-        return (self.ended_ns - self.started_ns) / 1e9
 
     @property
     def retried(self) -> int:
@@ -141,26 +141,12 @@ class Measured:
 def merged(
     samples: Samples, outcomes: Sequence[Outcome], *, workers: int = 1, lost: tuple[str, ...] = (), clock_error_ms: float = 0.0
 ) -> Measured:
-    """Put together what several workers saw; their samples are already one array on one clock, this process's."""
-    counted = samples[samples["warm_up"] == 0] if not outcomes else samples[:0]  # all workers died: the rows must do
-    started_ns = min((o.started_ns for o in outcomes), default=int(counted["intended_ns"].min(initial=time.monotonic_ns())))
-    offered = sum(o.offered for o in outcomes)
-    return Measured(
-        samples=samples,
-        started_at=utc_of(started_ns),
-        started_ns=started_ns,
-        ended_ns=max((o.ended_ns for o in outcomes), default=int(counted["done_ns"].max(initial=started_ns))),
-        checked=sum(o.checked for o in outcomes),
-        connections=sum(o.connections for o in outcomes),
-        unsolicited=sum(o.unsolicited for o in outcomes),
-        cpu_ratio=max((o.cpu_ratio for o in outcomes), default=0.0),
-        lag_ms=np.concatenate([o.lag_ms for o in outcomes]) if outcomes else np.zeros(0, np.float32),
-        limit_reached=any(o.limit_reached for o in outcomes),
-        achieved_ratio=sum(o.on_time for o in outcomes) / offered if offered else None,
-        workers=workers,
-        lost=lost,
-        clock_error_ms=clock_error_ms,
-    )
+    """Put together what several workers measured; their samples are already one array on one clock, this process's."""
+    if not outcomes:  # all workers died: the rows must do
+        counted = samples[samples["warm_up"] == 0]
+        started_ns = int(counted["intended_ns"].min(initial=time.monotonic_ns()))
+        outcomes = [Outcome(started_ns=started_ns, ended_ns=int(counted["done_ns"].max(initial=started_ns)))]
+    return Measured(samples=samples, workers=workers, lost=lost, clock_error_ms=clock_error_ms, **_together(outcomes))
 
 
 def joined(parts: Sequence[Measured]) -> Measured:
@@ -174,36 +160,20 @@ def joined(parts: Sequence[Measured]) -> Measured:
         rows["connection"][rows["connection"] > 0] += connections
         every.append(rows)
         rounds, connections = int(rows["round"].max()) + 1 if len(rows) else rounds, connections + part.connections
-    achieved = [part.achieved_ratio for part in parts if part.achieved_ratio is not None]
-    return replace(
-        parts[0],
+    return Measured(
         samples=np.concatenate(every),
-        ended_ns=parts[-1].ended_ns,
-        checked=sum(part.checked for part in parts),
-        connections=connections,
-        unsolicited=sum(part.unsolicited for part in parts),
-        cpu_ratio=max(part.cpu_ratio for part in parts),
-        lag_ms=np.concatenate([part.lag_ms for part in parts]),
-        limit_reached=any(part.limit_reached for part in parts),
-        achieved_ratio=min(achieved, default=None),
         workers=max(part.workers for part in parts),
         lost=tuple(name for part in parts for name in part.lost),
         clock_error_ms=max(part.clock_error_ms for part in parts),
+        **_together(parts),
     )
 
 
-def utc_of(monotonic_ns: int) -> datetime:
-    """Return the instant in UTC at which this process's monotonic clock stood so."""
-    instant, elapsed = datetime.now(UTC), timedelta(seconds=(time.monotonic_ns() - monotonic_ns) / 1e9)
-    return instant - elapsed
-
-
-# ---- recorder ----
+# ---- where they are written ----
 
 CHUNK_ROWS = 8192  # of one worker; small, so that no reservation of a chunk takes long
 MOST_ROWS = 2 * MAX_REQUESTS  # of all workers, their warm-up included
 MEMORY = Path("/dev/shm")  # noqa: S108 - a file system in memory: writing to it never waits for a disk
-
 
 Mapped = ctypes.Array[ctypes.c_ubyte]
 

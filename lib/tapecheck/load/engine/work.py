@@ -1,10 +1,11 @@
 """What a worker process is told to do, as plain picklable values. It reads no configuration and imports nothing slow."""
 
 import dataclasses
+import resource
 import ssl
 from dataclasses import dataclass, field
-from typing import Literal
 
+from tapecheck.errors import MeasurementError
 from tapecheck.load.engine.schedule import Schedule, share
 
 MAX_REQUESTS = 10_000_000  # in one scenario
@@ -18,7 +19,6 @@ MAX_TIMEOUT_S = 120.0
 MAX_COMBINATIONS = 10_000  # of a scenario's parameters
 
 Value = str | int | float
-Executor = Literal["burst", "closed", "constant_rate", "ramping_rate"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,7 +70,7 @@ class Work:
 
     address: Address
     requests: tuple[PreparedRequest, ...]
-    executor: Executor
+    executor: str  # burst, closed, or of an open model, which has a schedule
     concurrency: int = 0  # burst, closed
     rounds: int = 0  # burst
     schedule: Schedule | None = None  # of an open model, warm-up included
@@ -89,8 +89,13 @@ class Work:
         return self.concurrency * self.rounds if self.executor == "burst" else round((self.warm_up_s + self.duration_s) * 1000)
 
     @property
+    def progress_unit(self) -> str:
+        """Return the unit of `progress_total`."""
+        return "requests" if self.executor == "burst" else "ms"
+
+    @property
     def parts(self) -> int:
-        """Return among how many workers it can be dealt out; a burst is one instant, and stays whole."""
+        """Return across how many workers it can be split; a burst is one instant, and stays whole."""
         return {"burst": 1, "closed": self.concurrency}.get(self.executor, self.max_connections)
 
     @property
@@ -110,3 +115,34 @@ class Work:
             workers=workers,
             start_ns=start_ns,
         )
+
+
+# ---- open files ----
+
+SPARE = 64  # files that a process has open beside its connections
+
+
+def refused_connections(connections: int, workers: int = 1) -> str | None:
+    """Say how many connections `workers` processes can have instead, why, and what to do; None: they can have so many."""
+    hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    needed = -(-connections // workers) + SPARE
+    if hard == resource.RLIM_INFINITY or needed <= hard:
+        return None
+    most = max(0, hard - SPARE) * workers
+    return (
+        f"at most {most:,}, since a process may have {hard:,} files open and would need {needed:,}: "
+        f"lower it, or raise the hard limit as root (ulimit -n {needed})"
+    )
+
+
+def allow_connections(connections: int) -> None:
+    """Raise the soft limit of open files so that there can be so many connections.
+
+    Raises:
+        MeasurementError: the hard limit does not allow it; nothing has been sent.
+    """
+    if (why := refused_connections(connections)) is not None:
+        raise MeasurementError(f"{connections:,} connections; allowed: {why}")
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != resource.RLIM_INFINITY and soft < connections + SPARE:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (connections + SPARE, hard))

@@ -1,7 +1,6 @@
 """The worker process: starts quickly, says how far it is, ends with its parent, and never leaves a process."""
 
 import contextlib
-import dataclasses
 import os
 import re
 import signal
@@ -10,11 +9,9 @@ import sys
 import textwrap
 import threading
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any, cast
 
 import numpy as np
 import psutil
@@ -25,13 +22,14 @@ from engines import schedule
 from servers import Server
 
 from tapecheck.errors import ConfigError, MeasurementError
-from tapecheck.load import workers
+from tapecheck.load import generator as generators
 from tapecheck.load.engine import engine
-from tapecheck.load.engine.recorder import CHUNK_ROWS, SAMPLE, Outcome, Recorder, Samples, map_rows, scratch
+from tapecheck.load.engine.recorder import SAMPLE, Outcome, Samples
 from tapecheck.load.engine.work import Address, PreparedRequest, Work
-from tapecheck.load.workers import Generator
-from tapecheck.workers import dask as shared_cluster
-from tapecheck.workers import processes
+from tapecheck.load.generator import Generator
+from tapecheck.workers import dask as clusters
+from tapecheck.workers import processes, worker
+from tapecheck.workers.pool import Cluster
 
 RAW = b"GET /?symbol=A HTTP/1.1\r\nHost: x\r\n\r\n"
 
@@ -43,6 +41,12 @@ def work(port: int, **how: object) -> Work:
         return Work(**{"address": Address(host="127.0.0.1", port=port), "requests": (REQUEST,), "executor": "constant_rate", **how})  # type: ignore[arg-type]
     shape = {"executor": "closed"} if "duration_s" in how else {"executor": "burst", "rounds": 2}
     return Work(**{"address": Address(host="127.0.0.1", port=port), "requests": (REQUEST,), "concurrency": 5, **shape, **how})  # type: ignore[arg-type]
+
+
+def pid_of(generator: Generator, number: int = 0) -> int:
+    one = generator.pool.workers[number]
+    assert isinstance(one, processes.Process) and one.pid
+    return one.pid
 
 
 @pytest.fixture(scope="module")
@@ -69,7 +73,7 @@ def test_one_worker_measures_again_and_again(generator: Generator, server: Serve
     assert len(generator.measure(work(server.port)).samples) == 10
     closed = generator.measure(work(server.port, duration_s=0.7), lambda done, total: seen.append((done, total)))
     assert len(closed.samples) > 100
-    assert generator.workers[0].pid != os.getpid()
+    assert pid_of(generator) != os.getpid()
     assert seen[-1] == (700, 700)
     assert len(seen) >= 3
     assert [done for done, _ in seen] == sorted(done for done, _ in seen)
@@ -85,7 +89,7 @@ def test_samples_share_the_clock_of_this_process(generator: Generator, server: S
 def test_what_a_killed_worker_had_done_is_counted(server: Server) -> None:
     """Its rows survive it, the result names it, and the next scenario has a new worker."""
     with Generator() as generator:
-        pid = generator.workers[0].pid
+        pid = pid_of(generator)
         threading.Timer(0.5, os.kill, (pid, signal.SIGKILL)).start()
         began = time.monotonic()
         measured = generator.measure(work(server.port, duration_s=90.0))
@@ -125,7 +129,7 @@ def test_one_of_two_workers_dies_and_the_other_goes_on(server: Server) -> None:
     """The share of the living is whole, that of the dead as far as it came; both are in order, and nothing is made up."""
     whole = schedule(200, 1.0)
     with Generator(2) as generator:
-        pid = generator.workers[1].pid
+        pid = pid_of(generator, 1)
         threading.Timer(0.7, os.kill, (pid, signal.SIGKILL)).start()
         measured = generator.measure(work(server.port, schedule=whole, duration_s=1.0, requests=(REQUEST,) * 2))
     assert len(measured.lost) == 1
@@ -144,7 +148,7 @@ def dask(tmp_path_factory: pytest.TempPathFactory) -> Iterator[DaskCluster]:
         while joined < 2:
             assert time.monotonic() < deadline, "the workers did not join"
             with contextlib.suppress(MeasurementError), Generator(running.url) as generator:
-                joined = len(generator.workers)
+                joined = len(generator.pool.workers)
         yield running
 
 
@@ -191,16 +195,16 @@ def test_a_worker_of_the_cluster_that_dies_is_named_and_the_others_are_counted(d
         threading.Timer(1.8, dask.workers[0].kill).start()
         measured = generator.measure(work(server.port, schedule=schedule(100, 2.0), duration_s=2.0))
         assert len(measured.lost) == 1
-        had_ended = re.search(r"it had ended (\d+) requests, whose rows are lost with it", measured.lost[0])
-        assert had_ended
-        assert 10 < int(had_ended[1]) < 100
+        had_begun = re.search(r"it had begun (\d+) requests, whose rows are lost with it", measured.lost[0])
+        assert had_begun
+        assert 10 < int(had_begun[1]) < 100
         assert len(measured.samples) == 100
         assert generator.measure(work(server.port, duration_s=0.2)).workers == 1
 
 
 def test_no_scheduler_and_no_worker_are_said_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each is a MeasurementError that says what to start; Dask that is not installed is a mistake in the plan."""
-    monkeypatch.setattr(shared_cluster, "CONNECT_S", 0.5)
+    monkeypatch.setattr(clusters, "CONNECT_S", 0.5)
     with pytest.raises(MeasurementError, match="no Dask scheduler answers"), Generator(f"dask://127.0.0.1:{servers.free_port()}"):
         pass
     with cluster(tmp_path, workers=0) as dask, pytest.raises(MeasurementError, match="has no worker"), Generator(dask.url):
@@ -214,13 +218,13 @@ def test_clocks_are_compared_by_exchange(monkeypatch: pytest.MonkeyPatch) -> Non
     """A clock that is an hour ahead is found to be, within the stated error; times that never were stay so."""
     ahead_ns = 3_600 * 10**9
     real = time.monotonic_ns
-    monkeypatch.setattr(processes, "read_clock", lambda: real() + ahead_ns)
+    monkeypatch.setattr(worker, "read_clock", lambda: real() + ahead_ns)
     with ThreadPoolExecutor(1) as executor:
-        offset_ns, error_ns = processes.exchange(executor)
+        offset_ns, error_ns = worker.compare_clocks(executor)
     assert abs(offset_ns - ahead_ns) <= error_ns < 5_000_000
     rows = np.zeros(1, SAMPLE)
     rows["intended_ns"], rows["done_ns"] = ahead_ns + 5, ahead_ns + 7
-    moved = workers.on_clock(rows, ahead_ns)
+    moved = generators.on_clock(rows, ahead_ns)
     assert [int(moved[name][0]) for name in ("intended_ns", "sent_ns", "done_ns")] == [5, 0, 7]
 
 
@@ -228,49 +232,45 @@ AHEAD_NS = (3_600 * 10**9, 7_200 * 10**9)  # by worker: their machines have been
 FAR = Address(host="192.0.2.1", port=80)  # nothing is sent there
 
 
-class FarTeam:
-    """Two workers of a cluster that are threads of this process, each on a clock of its own; what they are told is kept."""
+class FarPool(Cluster):
+    """Two workers of a cluster that are threads of this process, each on a clock of its own; what they are given is kept."""
 
     lead_s = 0.5
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        topics = SimpleNamespace(subscribe_topic=lambda *given: None, unsubscribe_topic=lambda *given: None)
         self._there = threading.local()
-        scheduler: Any = SimpleNamespace(client=topics, executor=self._executor, lost=())
-        self._workers = [workers.DaskWorker(scheduler, str(number)) for number in range(len(AHEAD_NS))]
-        self.told: dict[int, Work] = {}
-        monkeypatch.setattr(processes, "read_clock", lambda: time.monotonic_ns() + self._there.ahead_ns)
-        monkeypatch.setattr(engine, "measure_apart", self.answer)
-        for one in self._workers:
-            one.meet(dataclasses.replace(processes.whoami(), clock=f"of machine {one.address}"))
+        self.far = [worker.Worker(f"worker {number}", self._executor(number)) for number in range(len(AHEAD_NS))]
+        self.given: dict[int, Work] = {}
+        monkeypatch.setattr(worker, "read_clock", lambda: time.monotonic_ns() + self._there.ahead_ns)
+        monkeypatch.setattr(engine, "measure_share", self.answer)
+        for one in self.far:
+            one.offset_ns, one.error_ns = worker.compare_clocks(one.executor)
 
-    def _executor(self, address: str) -> ThreadPoolExecutor:
-        return ThreadPoolExecutor(1, initializer=setattr, initargs=(self._there, "ahead_ns", AHEAD_NS[int(address)]))
+    def _executor(self, number: int) -> ThreadPoolExecutor:
+        return ThreadPoolExecutor(1, initializer=setattr, initargs=(self._there, "ahead_ns", AHEAD_NS[number]))
 
-    def workers(self) -> list[workers.DaskWorker]:
-        return self._workers
+    @property
+    def workers(self) -> list[worker.Worker]:
+        return self.far
 
-    def answer(self, work: Work, token: str) -> tuple[Outcome, Samples]:
-        """Say of 10 requests, the first at the start that was told, a second apart, what this worker's clock shows; none was answered."""
-        self.told[work.worker] = work
+    def answer(self, control: worker.Control, work: Work, file: None) -> tuple[Outcome, Samples]:
+        """Say of 10 requests, the first at the start that was given, a second apart, what this worker's clock shows; none was answered."""
+        self.given[work.worker] = work
         rows = np.zeros(10, SAMPLE)
         rows["intended_ns"] = work.start_ns + np.arange(10) * 10**9
         rows["sent_ns"], rows["done_ns"] = rows["intended_ns"] + 1, rows["intended_ns"] + 2
-        outcome = Outcome(
-            started_ns=work.start_ns, ended_ns=work.start_ns + 10**10, checked=0, connections=0, unsolicited=0, cpu_s=5.0,
-            lag_ms=np.zeros(0, np.float32), limit_reached=False, offered=10, on_time=10,
-        )  # fmt: skip
+        outcome = Outcome(started_ns=work.start_ns, ended_ns=work.start_ns + 10**10, cpu_ratio=0.5, offered=10, on_time=10)
         return outcome, rows
 
 
 def test_workers_whose_clocks_are_ahead_start_together_and_are_counted_on_this_clock(monkeypatch: pytest.MonkeyPatch) -> None:
     """Each is told the common start on its own, and what it tells is moved back to this one, but for what never was."""
-    generator, team = Generator(), FarTeam(monkeypatch)
-    monkeypatch.setattr(generator, "_team", team)
+    generator, far = Generator(), FarPool(monkeypatch)
+    monkeypatch.setattr(generator, "pool", far)
     before_ns = time.monotonic_ns()
     measured = generator.measure(work(0, address=FAR, schedule=schedule(2, 10), duration_s=10.0))
     after_ns = time.monotonic_ns()
-    for number, told in team.told.items():
+    for number, told in far.given.items():
         assert before_ns < told.start_ns - AHEAD_NS[number] < after_ns + 10**9, "the start, on this clock"
     start_ns, rows = measured.started_ns, measured.samples
     assert before_ns < start_ns < after_ns + 10**9
@@ -285,42 +285,10 @@ def test_workers_whose_clocks_are_ahead_start_together_and_are_counted_on_this_c
 @pytest.mark.parametrize("host", ["127.0.0.1", "::1"])
 def test_a_worker_on_another_machine_is_not_sent_to_its_own_loopback(host: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """What listens there is not the target; the message says to name an address that holds for all."""
-    generator, team = Generator(), FarTeam(monkeypatch)
-    monkeypatch.setattr(generator, "_team", team)
+    generator, far = Generator(), FarPool(monkeypatch)
+    monkeypatch.setattr(generator, "pool", far)
     with pytest.raises(MeasurementError, match=r"worker 0 is on another machine, .* name an address for all"):
         generator.measure(work(0, address=Address(host=host, port=80), duration_s=1.0))
-
-
-class Rounds:
-    """Stands for the event that a measurement has ended: instead of each wait, rows are written; after the last it has."""
-
-    def __init__(self, file: int, rounds: Iterable[Iterable[int]]) -> None:
-        self._file, self._rounds, self._recorder = file, iter(rounds), Recorder(file)
-
-    def wait(self, timeout: float) -> bool:
-        written = next(self._rounds, None)
-        for number in written or ():
-            while number >= self._recorder.room:
-                self._recorder.grow()
-            map_rows(self._file)["done_ns"][number] = 1
-        return written is None
-
-
-@pytest.mark.parametrize(
-    ("rounds", "told"),
-    [
-        ([[], [0, 1], [], [2]], [0, 2, 2, 3]),
-        ([[0, 1, 2, 4], [], [3], [6, 7]], [4, 4, 5, 7]),
-        ([[5], range(5), range(6, CHUNK_ROWS), [CHUNK_ROWS, CHUNK_ROWS + 1]], [1, 6, CHUNK_ROWS, CHUNK_ROWS + 2]),
-    ],
-    ids=["one after the other", "out of order", "beyond a chunk"],
-)
-def test_a_worker_tells_how_many_rows_there_are_in_all(rounds: list[Iterable[int]], told: list[int]) -> None:
-    """Those that were there when it looked before are counted too, and each once, whatever the order in which requests ended."""
-    heard: list[int] = []
-    with scratch(1) as file:
-        engine._tell(file.fileno(), heard.append, cast(threading.Event, Rounds(file.fileno(), rounds)))
-    assert heard == told
 
 
 def test_an_exception_in_mid_measurement_leaves_no_process(server: Server) -> None:
@@ -334,21 +302,20 @@ def test_an_exception_in_mid_measurement_leaves_no_process(server: Server) -> No
     with pytest.raises(KeyboardInterrupt), generator:
         generator.measure(work(server.port, duration_s=90.0), interrupt)
     assert time.monotonic() - began < 45
-    assert generator.workers[0].pid is not None
-    assert not psutil.pid_exists(generator.workers[0].pid)
+    assert not psutil.pid_exists(pid_of(generator))
 
 
 SCRIPT = """
     import asyncio, signal
     from tapecheck.load.engine.work import Address, PreparedRequest, Work
-    from tapecheck.load.workers import Generator
+    from tapecheck.load.generator import Generator
     print("main", flush=True)   # a worker that ran this file again would print it twice
     request = PreparedRequest(values={}, method="GET", url="http://x/", raw=RAW, headers=())
     work = Work(address=Address(host="127.0.0.1", port=PORT), requests=(request,), executor="closed", concurrency=5, duration_s=DURATION)
     async def main():   # as in a Jupyter kernel: an event loop already runs in the main thread
         signal.signal(signal.SIGINT, signal.default_int_handler)   # as ipykernel does while a cell runs
         with Generator() as generator:
-            print("pid", generator.workers[0].pid, flush=True)
+            print("pid", generator.pool.workers[0].pid, flush=True)
             print("n", len(generator.measure(work, lambda done, total: print("at", done, flush=True)).samples) > 10, flush=True)
     try:
         asyncio.run(main())
@@ -418,5 +385,5 @@ def test_a_worker_does_not_outlive_a_killed_parent(tmp_path: Path, server: Serve
 def test_the_worker_imports_nothing_slow() -> None:
     """What a worker needs loads without pandas, pyarrow, httpx or pydantic, so that it starts quickly."""
     slow = {"pandas", "pyarrow", "httpx", "pydantic", "yaml"}
-    code = f"import sys, tapecheck.load.engine.engine, tapecheck.load.workers; print(*{slow} & set(sys.modules))"
+    code = f"import sys, tapecheck.load.engine.engine, tapecheck.load.generator; print(*{slow} & set(sys.modules))"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == ""

@@ -1,9 +1,9 @@
-"""Which jobs are to be done, in which order, and what became of each. It does none."""
+"""The jobs of a backfill: which are to be done, in which order, by which job workers of this process, and what became of each."""
 
 import logging
 import time
 from collections import deque
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import wait
 from dataclasses import dataclass, replace
 
@@ -68,7 +68,7 @@ def is_done(plan: BackfillPlan, key: Key, checkpoint: Checkpoint | None) -> bool
     return checkpoint.refreshed_at >= plan.history.range(key[0])[1]
 
 
-def result(key: Key, found: Outcome | str | None, before: Checkpoint | None, after: Checkpoint | None) -> Job:
+def outcome_of(key: Key, found: Outcome | str | None, before: Checkpoint | None, after: Checkpoint | None) -> Job:
     """Say what became of a job; how many bars are new is told by its checkpoints, which count those before a lost connection too."""
     symbol, timeframe = key
     inserted = (after.rows if after else 0) - (before.rows if before else 0)
@@ -98,12 +98,12 @@ def work(filling: "Filling", report: Report) -> None:
         future = portal.start_task_soon(filling.run)
         try:
             while not wait([future], REPORT_EVERY_S).done:
-                filling.tell(report, filling.done, filling.rows)
+                filling.report(report, len(filling.done), filling.rows, filling.weight)
             future.result()
         except BaseException:
             future.cancel()
             raise
-    filling.tell(report, filling.done, filling.rows)
+    filling.report(report, len(filling.done), filling.rows, filling.weight)
 
 
 class Filling:
@@ -141,13 +141,18 @@ class Filling:
         """Return how many bars were written so far."""
         return sum(span.rows for span in tuple(self.spans) if span.stage == "insert")
 
-    def tell(self, report: Report, done: Collection[Key], rows: int) -> None:
+    @property
+    def weight(self) -> float:
+        """Return the weight of the jobs that are done."""
+        return sum(self._weights[key] for key in tuple(self.done))
+
+    def report(self, report: Report, done: int, rows: int, weight: float) -> None:
         """Report how many jobs are done, the rows a second, and by the weight of what is done how long the rest takes."""
-        elapsed_s = time.monotonic() - self._begun_s
+        elapsed_s, total = time.monotonic() - self._begun_s, sum(self._weights.values())
         notes = [f"{rows / elapsed_s:,.0f} rows/s"] if elapsed_s > REPORT_EVERY_S else []
-        if (left := sum(weight for key, weight in self._weights.items() if key not in done)) and done:
-            notes.append(f"{elapsed_s * left / (sum(self._weights.values()) - left):.0f} s left")
-        report(len(done), len(self._weights), ", ".join(notes))
+        if weight and done < len(self._weights):
+            notes.append(f"{elapsed_s * max(0.0, total - weight) / weight:.0f} s left")
+        report(done, len(self._weights), ", ".join(notes))
 
 
 class _Worker:

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from tapecheck.backfill import workers
+from tapecheck.backfill import jobs
 from tapecheck.backfill.checkpoints import Checkpoint
 from tapecheck.backfill.pipeline import Outcome
 from tapecheck.backfill.plan import BackfillPlan
@@ -30,9 +30,9 @@ def checkpoint(state: str, *, refreshed: str | None = None, rows: int = 0, timef
 
 def test_the_longest_jobs_begin_first() -> None:
     """So that no long job is alone at the end; with derived series a symbol is one group."""
-    order = [group.keys[0] for group in workers.due(plan(), {})]
+    order = [group.keys[0] for group in jobs.due(plan(), {})]
     assert order[:3] == [("SOL", "5m"), ("TSLA", "5m"), ("SOL", "15m")] and order[-1] == ("TSLA", "1d")
-    assert [(group.symbol, len(group.timeframes)) for group in workers.due(plan(derive=True), {})] == [("SOL", 5), ("TSLA", 5)]
+    assert [(group.symbol, len(group.timeframes)) for group in jobs.due(plan(derive=True), {})] == [("SOL", 5), ("TSLA", 5)]
 
 
 DUE = [
@@ -52,13 +52,13 @@ DUE = [
 def test_what_is_to_be_done(begin: str, before: Checkpoint | None, is_due: bool) -> None:
     """Resuming does what is not complete to the end of the history; only_failed does nothing else than what failed."""
     one = plan(symbols=["TSLA"], timeframes=["1d"], begin=begin)
-    assert bool(workers.due(one, {("TSLA", "1d"): before} if before else {})) == is_due
+    assert bool(jobs.due(one, {("TSLA", "1d"): before} if before else {})) == is_due
 
 
 def test_a_derived_group_has_only_what_is_due() -> None:
     """A symbol of which one series is missing is fetched for that one alone."""
     done = {("TSLA", frame): checkpoint("done", refreshed="2026-02-02", timeframe=frame) for frame in BASE["timeframes"] if frame != "4h"}
-    (group,) = workers.due(plan(symbols=["TSLA"], derive=True, begin="resume"), done)
+    (group,) = jobs.due(plan(symbols=["TSLA"], derive=True, begin="resume"), done)
     assert group.timeframes == ("4h",)
 
 
@@ -66,10 +66,10 @@ def test_new_bars_are_counted_by_the_checkpoints() -> None:
     """So that what was stored before a failure, or before the database was lost in between, counts, and what was only claimed does not."""
     key, before, after = ("TSLA", "1d"), checkpoint("filling", rows=5), checkpoint("done", rows=12)
     claimed = Outcome(counts=Counts(inserted=99, changed=1, unchanged=2), requests=1, repeated=3, checkpoint=after)
-    assert workers.result(key, claimed, before, after) == Job(
+    assert jobs.outcome_of(key, claimed, before, after) == Job(
         symbol="TSLA", timeframe="1d", state="completed", inserted=7, changed=1, unchanged=2, repeated=3
     )
-    assert workers.result(key, "HTTP 404", before, after) == Job(
+    assert jobs.outcome_of(key, "HTTP 404", before, after) == Job(
         symbol="TSLA", timeframe="1d", state="failed", error="HTTP 404", inserted=7
     )
-    assert workers.result(key, None, before, before) == Job(symbol="TSLA", timeframe="1d", state="skipped")
+    assert jobs.outcome_of(key, None, before, before) == Job(symbol="TSLA", timeframe="1d", state="skipped")

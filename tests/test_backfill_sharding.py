@@ -1,4 +1,4 @@
-"""Backfills dealt out to real processes and to the real workers of a Dask cluster: the same tables, one rate limit, no one left behind."""
+"""Backfills split across real processes and the workers of a real Dask cluster: the same tables, one rate limit, no process left."""
 
 import os
 import signal
@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -19,17 +20,18 @@ import servers
 from backfills import BASE, SCHEMA, refill, states
 from clusters import DaskCluster, cluster
 
-from tapecheck.backfill import checkpoints, crew, schema
+from tapecheck.backfill import checkpoints, schema, sharding
 from tapecheck.backfill.analysis import summarize
-from tapecheck.backfill.crew import Member, SharedBucket, Stopped, dealt
+from tapecheck.backfill.jobs import Filling, Group
 from tapecheck.backfill.plan import Endpoints
 from tapecheck.backfill.replay import schedule_of
 from tapecheck.backfill.schema import WrongTables
 from tapecheck.backfill.session import run
-from tapecheck.backfill.workers import Filling, Group
+from tapecheck.backfill.sharding import Shard, ShardResult, SharedBucket, Stopped, split
 from tapecheck.errors import ConfigError, MeasurementError
-from tapecheck.workers import processes
-from tapecheck.workers.processes import Child
+from tapecheck.workers.pool import WorkerPool, pool
+from tapecheck.workers.processes import Process
+from tapecheck.workers.worker import SLOTS, STOP, Control, Worker
 
 Database = psycopg.Connection[Any]
 plan = partial(backfills.plan, history={"days": 60})
@@ -50,8 +52,8 @@ def dask(tmp_path_factory: pytest.TempPathFactory) -> Iterator[DaskCluster]:
 def joined(url: str) -> int:
     """Return how many workers have joined a cluster."""
     try:
-        with crew.gathered(url) as members:
-            return len(members)
+        with pool(url, sharding.prepare) as running:
+            return len(running.workers)
     except MeasurementError:
         return 0
 
@@ -216,100 +218,125 @@ def test_an_interrupt_ends_them_and_what_is_stored_is_whole(endpoints: Endpoints
     assert not states(recording)["failed"] and recording.context.integrity and recording.context.integrity.lost == 0
 
 
-def test_a_stop_is_obeyed_by_name(endpoints: Endpoints, connection: Database, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A share ends soon after its name is stopped, and another name's is not touched; until then no new run may begin."""
+class Threads(WorkerPool):
+    """Workers that are threads of this process."""
+
+    def __init__(self, *workers: Worker) -> None:
+        self._workers = list(workers)
+
+    @property
+    def workers(self) -> list[Worker]:
+        return self._workers
+
+    def _start(self) -> None: ...
+
+    def close(self) -> None: ...
+
+    def lose(self, worker: Worker) -> None: ...
+
+
+def quiet(done: int, total: int, note: str = "") -> None: ...
+
+
+def test_a_stop_is_obeyed(endpoints: Endpoints, connection: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A shard ends soon after it is stopped; until then no new run may begin."""
     monkeypatch.setattr(schema, "GRACE_S", 0.1)
     run(plan(**FAST), endpoints)
-    groups = [Group(symbol="TSLA", timeframes=("1d",))]
     slow = plan(source=BASE["source"] | {"requests_per_minute": 1, "burst": 1}, **FAST)
     bucket = SharedBucket.of(slow, endpoints.database_url)
     assert bucket
     bucket.fill()
-    assert bucket._asked() == 0  # so that the share waits for the next token for a minute
+    assert bucket._asked() == 0  # so that the shard waits for the next token for a minute
     bucket.close()
-    crew.stop("another")
-    share = crew.Share(name="this", plan=slow, endpoints=endpoints, groups=groups, first_worker=0)
+    shard = Shard(plan=slow, endpoints=endpoints, groups=[Group(symbol="TSLA", timeframes=("1d",))], first_worker=0)
+    control: Control = [0] * len(SLOTS)
     with ThreadPoolExecutor(1) as executor:
-        future = executor.submit(crew.fill, share)
-        time.sleep(1.2)
-        assert not future.done()
+        future = executor.submit(sharding.fill, control, shard)
+        with pytest.raises(TimeoutError):
+            future.result(1.2)
         with pytest.raises(schema.Busy, match="another backfill, or a worker that one has left behind"):
             run(plan(**FAST), endpoints)
-        crew.stop("this")
+        control[STOP] = 1
         with pytest.raises(Stopped):
             future.result(45)
-    crew._stopped.discard("another")
 
 
-def test_a_member_that_cannot_be_stopped_neither_hides_why_nor_keeps_the_others_running(
+def test_an_interrupt_stops_every_worker_and_leaves_no_tokens(
     endpoints: Endpoints, connection: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The interrupt is what is raised, every member was told to stop, and no tokens are left behind."""
+    """One that hears it late neither hides the interrupt nor keeps the others from it."""
+    monkeypatch.setattr("tapecheck.workers.pool.STOP_S", 0.1)
     connection.execute(f"CREATE SCHEMA {SCHEMA}")
-    told: list[str] = []
+    stopped = [threading.Event(), threading.Event()]
 
-    def unreachable(name: str) -> None:
-        told.append(name)
-        raise OSError("closed")
+    class Deaf(Worker):
+        def stop(self) -> None:
+            super().stop()
+            stopped[self.name == "two"].set()
+            time.sleep(1)
 
     def interrupt(done: int, total: int, note: str = "") -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(crew, "fill", lambda share: time.sleep(1))
+    monkeypatch.setattr(sharding, "fill", lambda control, shard: time.sleep(1))
     groups = [Group(symbol=symbol, timeframes=("1d",)) for symbol in ("TSLA", "SOL")]
     with ThreadPoolExecutor(2) as executor:
-        members = [Member(name=name, executor=executor, stop=unreachable) for name in ("one", "two")]
+        workers = Threads(*(Deaf(name, executor) for name in ("one", "two")))
         with pytest.raises(KeyboardInterrupt):
-            crew.work_together(members, Filling(plan(**SLOW), endpoints, groups), {}, interrupt)
-    assert len(told) == 2
+            sharding.work_together(workers, Filling(plan(**SLOW), endpoints, groups), interrupt)
+    assert all(event.wait(30) for event in stopped)
     assert connection.execute("SELECT to_regclass(%s)", (f"{SCHEMA}.tokens",)).fetchone() == (None,)
 
 
-def test_an_error_of_a_living_member_is_not_its_death(endpoints: Endpoints, connection: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_error_of_a_living_worker_is_not_its_death(endpoints: Endpoints, connection: Database, monkeypatch: pytest.MonkeyPatch) -> None:
     """What it says is raised, rather than that it died; one that the scheduler knows no more did die."""
     connection.execute(f"CREATE SCHEMA {SCHEMA}")
 
-    def full(share: crew.Share) -> crew.Done:
+    def full(control: Control, shard: Shard) -> ShardResult:
         raise OSError("no space left")
 
-    monkeypatch.setattr(crew, "fill", full)
+    class Mortal(Worker):
+        died = (OSError,)
+
+    class Gone(Mortal):
+        def is_gone(self) -> bool:
+            return True
+
+    monkeypatch.setattr(sharding, "fill", full)
     filling = Filling(plan(**FAST), endpoints, [Group(symbol="TSLA", timeframes=("1d",))])
     with ThreadPoolExecutor(1) as executor:
-        alive = Member(name="worker one", executor=executor, lost=(OSError,))
         with pytest.raises(MeasurementError, match="worker one failed: OSError: no space left"):
-            crew.work_together([alive], filling, {}, lambda done, total, note="": None)
+            sharding.work_together(Threads(Mortal("worker one", executor)), filling, quiet)
         filling.queue.append(Group(symbol="TSLA", timeframes=("1d",)))
-        crew.work_together([crew.replace(alive, is_gone=lambda: True)], filling, {}, lambda done, total, note="": None)
+        sharding.work_together(Threads(Gone("worker one", executor)), filling, quiet)
     assert "worker one, which did it, died" in str(filling.done["TSLA", "1d"])
 
 
-def test_a_child_that_never_says_who_it_is_is_ended(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_process_that_never_starts_is_ended(monkeypatch: pytest.MonkeyPatch) -> None:
     """One that hangs while it starts is an error after a time, and no process is left."""
     monkeypatch.setattr("tapecheck.workers.processes.READY_S", 0.5)
     before = {child.pid for child in of_this_process("spawn_main")}
-    child = Child(hanging)
+    process = Process(hanging)
     with pytest.raises(MeasurementError, match="did not start within"):
-        child.wait_ready()
-    child.close()
+        process.wait_ready()
+    process.close(grace_s=0)
     assert {one.pid for one in of_this_process("spawn_main")} <= before
 
 
-def hanging() -> processes.Identity:
-    """Never say who this is."""
+def hanging() -> None:
     time.sleep(60)
-    raise AssertionError
 
 
 # ---- their parts ----
 
 
-def test_every_group_is_dealt_once_and_evenly() -> None:
-    """Whatever the number of members, no group is lost or doubled, and no two shares differ by more than the longest group."""
+def test_every_group_is_in_one_shard_and_they_are_even() -> None:
+    """Whatever the number of workers, no group is lost or doubled, and no two shards differ by more than the longest group."""
     groups = [Group(symbol=symbol, timeframes=(frame,)) for frame in ("5m", "15m", "1h", "1d") for symbol in ("AAPL", "MSFT", "BTC")]
     for count in (1, 2, 3, 5, 20):
-        shares = dealt(groups, count)
-        assert len(shares) == count and sorted(repr(group) for share in shares for group in share) == sorted(map(repr, groups))
-        weights = [sum(group.weight for group in share) for share in shares]
+        shards = split(groups, count)
+        assert len(shards) == count and sorted(repr(group) for shard in shards for group in shard) == sorted(map(repr, groups))
+        weights = [sum(group.weight for group in shard) for shard in shards]
         assert max(weights) - min(weights) <= max(group.weight for group in groups)
 
 
@@ -350,22 +377,23 @@ def test_a_table_of_another_shape_is_no_bucket(endpoints: Endpoints, connection:
 
 
 def test_spans_of_another_clock_are_moved_to_ours(endpoints: Endpoints, connection: Database, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A member whose clock is an hour ahead seems to have worked when it did."""
+    """A worker whose clock is an hour ahead seems to have worked when it did."""
     ahead_ns = 3_600 * 10**9
     run(plan(**FAST), endpoints)
     filling = Filling(plan(**FAST), endpoints, [Group(symbol="TSLA", timeframes=("1d",))])
 
-    def ahead(share: crew.Share) -> crew.Done:
-        done = real(share)
-        spans = [crew.replace(span, began_ns=span.began_ns + ahead_ns, ended_ns=span.ended_ns + ahead_ns) for span in done.spans]
-        return crew.Done(spans=spans, outcomes=done.outcomes, received=done.received)
+    def ahead(control: Control, shard: Shard) -> ShardResult:
+        done = real(control, shard)
+        spans = [replace(span, began_ns=span.began_ns + ahead_ns, ended_ns=span.ended_ns + ahead_ns) for span in done.spans]
+        return replace(done, spans=spans)
 
-    real = crew.fill
-    monkeypatch.setattr(crew, "fill", ahead)
+    real = sharding.fill
+    monkeypatch.setattr(sharding, "fill", ahead)
     before_ns = time.monotonic_ns()
     with ThreadPoolExecutor(1) as executor:
-        member = Member(name="far", executor=executor, offset_ns=ahead_ns)
-        crew.work_together([member], filling, {}, lambda done, total, note="": None)
+        far = Worker("far", executor)
+        far.offset_ns = ahead_ns
+        sharding.work_together(Threads(far), filling, quiet)
     assert set(filling.received) == {("TSLA", "1d")} and set(filling.done) == {("TSLA", "1d")}
     assert filling.spans and all(before_ns < span.began_ns <= span.ended_ns < time.monotonic_ns() for span in filling.spans)
 
@@ -373,7 +401,7 @@ def test_spans_of_another_clock_are_moved_to_ours(endpoints: Endpoints, connecti
 def test_a_replay_has_as_many_job_workers_as_all_processes_together() -> None:
     """Two processes with five jobs and three requests each are ten and six."""
     recording = refill(workers=10)
-    both = schedule_of(crew.replace(recording, context=crew.replace(recording.context, processes=2)))
+    both = schedule_of(replace(recording, context=replace(recording.context, processes=2)))
     assert (both.workers, both.requests) == (10, 6)
 
 
@@ -383,9 +411,10 @@ def test_a_replay_has_as_many_job_workers_as_all_processes_together() -> None:
 def test_a_worker_elsewhere_cannot_reach_a_loopback_address(endpoints: Endpoints) -> None:
     """Its own loopback is another one: refused before anything is sent, and the message holds no URL of the database."""
     with ThreadPoolExecutor(1) as executor:
-        member = Member(name="worker tcp://10.0.0.7:4000", executor=executor, is_here=False)
+        far = Worker("worker tcp://10.0.0.7:4000", executor)
+        far.error_ns = 1
         with pytest.raises(ConfigError) as caught:
-            crew.check_reach([member], endpoints)
+            sharding.check_reach([far], endpoints)
     assert "worker tcp://10.0.0.7:4000 is on another machine" in str(caught.value) and "the source 127.0.0.1" in str(caught.value)
     assert "the database cannot be reached" in str(caught.value) and "postgres" not in str(caught.value)
 
@@ -413,8 +442,3 @@ def test_workers_are_a_number_or_a_scheduler(wrong: object) -> None:
     """Anything else is refused, with what is allowed."""
     with pytest.raises(ValueError, match="1 to 64 processes of this machine, or a Dask scheduler"):
         plan(workers=wrong)
-
-
-def test_this_process_is_where_it_is() -> None:
-    """A worker of this machine reads the same clock."""
-    assert crew.identify() == processes.whoami()

@@ -1,0 +1,242 @@
+"""Splits the jobs of a backfill across a worker pool, processes or a Dask cluster's, and collects what they did.
+
+Each worker has its shard from the beginning, and asks one bucket in the database for tokens.
+"""
+# ruff: noqa: S608 - what is put into statements is a schema's checked name
+
+import threading
+from collections.abc import Sequence
+from contextlib import closing, suppress
+from dataclasses import dataclass, replace
+
+import httpx
+import psycopg
+from anyio.to_thread import run_sync
+
+from tapecheck import database
+from tapecheck.backfill import checkpoints, schema
+from tapecheck.backfill.jobs import Filling, Group, Key, work
+from tapecheck.backfill.pipeline import Outcome
+from tapecheck.backfill.plan import SLACK_S, BackfillPlan, Endpoints
+from tapecheck.backfill.rate_limit import most_tokens
+from tapecheck.backfill.recording import Received, Span
+from tapecheck.errors import ConfigError, Problem
+from tapecheck.progress import Report
+from tapecheck.target.opening import is_local_database, is_loopback
+from tapecheck.workers.pool import WorkerPool
+from tapecheck.workers.worker import COUNT, DONE, STOP, WEIGHT, Control, Death, Worker
+
+
+class Stopped(Exception):
+    """The process that split the jobs asked to stop."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Shard:
+    """The jobs of one worker, whose job workers are numbered from `first_worker`."""
+
+    plan: BackfillPlan
+    endpoints: Endpoints
+    groups: list[Group]
+    first_worker: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ShardResult:
+    """What a worker did of its shard; times are of its own clock."""
+
+    spans: list[Span]
+    outcomes: dict[Key, Outcome | str]
+    received: Received
+
+
+def split(groups: Sequence[Group], count: int) -> list[list[Group]]:
+    """Split groups across `count` workers: each, from the longest on, goes to who has least to do."""
+    shards: list[list[Group]] = [[] for _ in range(count)]
+    weights = [0.0] * count
+    for group in groups:
+        k = weights.index(min(weights))
+        shards[k].append(group)
+        weights[k] += group.weight
+    return shards
+
+
+def work_together(pool: WorkerPool, filling: Filling, report: Report) -> None:
+    """Have the jobs of a filling done by a pool, and collect in it what its workers did.
+
+    The jobs of one that dies are failed ones, whose checkpoints hold what it had stored.
+
+    Raises:
+        psycopg.Error: the bucket cannot be put into the database.
+    """
+    plan, endpoints, workers = filling.plan, filling.endpoints, pool.workers
+    shards = [
+        Shard(plan=plan, endpoints=endpoints, groups=groups, first_worker=k * plan.concurrency.jobs)
+        for k, groups in enumerate(split(list(filling.queue), len(workers)))
+    ]
+
+    def on_poll(running: object = None) -> None:
+        filling.report(report, *(sum(worker.control[slot] for worker in workers) for slot in (DONE, COUNT, WEIGHT)))
+
+    bucket = SharedBucket.of(plan, endpoints.database_url)
+    if bucket:
+        bucket.fill()
+    try:
+        filling.queue.clear()
+        ended = pool.run(fill, [(worker, (shard,)) for worker, shard in zip(workers, shards, strict=True)], on_poll)
+        on_poll()
+    finally:
+        if bucket:
+            with suppress(psycopg.Error):  # a lost database keeps it until the next run fills another one
+                bucket.drop()
+    for worker, shard, one in zip(workers, shards, ended, strict=True):
+        _take(worker, shard, one, filling)
+
+
+def _take(worker: Worker, shard: Shard, one: ShardResult | Death, filling: Filling) -> None:
+    if isinstance(one, Death):
+        why = f"{worker.name}, which did it, died; what it stored is kept, what it measured is lost: begin: resume does the rest"
+        filling.done |= {key: why for group in shard.groups for key in group.keys}
+        return
+    ahead_ns = worker.offset_ns
+    filling.spans += [replace(span, began_ns=span.began_ns - ahead_ns, ended_ns=span.ended_ns - ahead_ns) for span in one.spans]
+    filling.received |= one.received
+    filling.done |= one.outcomes
+
+
+def check_reach(workers: Sequence[Worker], endpoints: Endpoints) -> None:
+    """Refuse workers on other machines where an endpoint is a loopback address, which is another one there.
+
+    Raises:
+        ConfigError: which worker cannot reach what.
+    """
+    host = httpx.URL(endpoints.source_url).host
+    near = [f"the source {host}"] if is_loopback(host) else []
+    near += ["the database"] if is_local_database(endpoints.database_url) else []
+    far = [worker.name for worker in workers if not worker.is_here]
+    if near and far:
+        got = f"{far[0]} is on another machine, from which {' and '.join(near)} cannot be reached"
+        raise ConfigError(
+            [Problem(file="plan", key="workers", got=got, allowed="addresses that all can reach, or workers of this machine")]
+        )
+
+
+# ---- in a worker ----
+
+
+def prepare() -> None:
+    """Import what a shard needs, so that none of it is measured."""
+    from adbc_driver_postgresql import dbapi  # type: ignore[import-untyped]  # noqa: F401
+
+
+def fill(control: Control, shard: Shard) -> ShardResult:
+    """Do the jobs of a shard."""
+    bucket = SharedBucket.of(shard.plan, shard.endpoints.database_url)
+    filling = Filling(shard.plan, shard.endpoints, shard.groups, bucket=bucket, first_worker=shard.first_worker)
+
+    def obey(done: int, total: int, note: str = "") -> None:
+        control[DONE], control[COUNT], control[WEIGHT] = done, filling.rows, int(filling.weight)
+        if control[STOP]:
+            raise Stopped
+
+    try:
+        with schema.share(shard.endpoints.database_url, shard.plan.database_schema):
+            work(filling, obey)
+    finally:
+        if bucket:
+            bucket.close()
+    return ShardResult(spans=filling.spans, outcomes=filling.done, received=filling.received)
+
+
+# ---- one rate limit for all ----
+
+_TOKENS = "CREATE TABLE {schema}.tokens (tokens float8 NOT NULL, at timestamptz NOT NULL)"
+LEAST_WAIT_S = 0.001  # between two questions
+
+
+class SharedBucket:
+    """What `rate_limit.TokenBucket` is in one process, for several; the process that starts the backfill fills it.
+
+    Asking again and again what is in it would cost the database more than waiting for what will be in it.
+    """
+
+    def __init__(self, database_url: str, database_schema: str, rate_per_s: float, most: float) -> None:
+        self._url, self._schema, self._rate_per_s, self._most = database_url, database_schema, rate_per_s, most
+        self._table = f"{database_schema}.tokens"
+        self._connection: psycopg.Connection | None = None
+        self._one_at_a_time = threading.Lock()
+
+    @classmethod
+    def of(cls, plan: BackfillPlan, database_url: str) -> "SharedBucket | None":
+        """Return the bucket that a plan asks for, or None without a limit."""
+        rate_per_s = plan.source.rate_per_s
+        if rate_per_s is None:
+            return None
+        return cls(database_url, plan.database_schema, rate_per_s, most_tokens(rate_per_s, plan.source.burst, SLACK_S))
+
+    def check(self) -> None:
+        """Look whether it can be put there.
+
+        Raises:
+            WrongTables: a table of its name has another shape; nothing was written.
+        """
+        with database.connect(self._url) as connection:
+            self._check(connection)
+
+    def fill(self) -> None:
+        """Put it there, full, in place of an older one.
+
+        Raises:
+            WrongTables: a table of its name has another shape; nothing was written.
+        """
+        with database.connect(self._url) as connection:
+            connection.execute(checkpoints.LOCK_TIMEOUT)
+            self._check(connection)
+            connection.execute(f"DROP TABLE IF EXISTS {self._table}")
+            connection.execute(_TOKENS.format(schema=self._schema))
+            connection.execute(f"INSERT INTO {self._table} VALUES (%s, clock_timestamp())", (self._most,))
+
+    def drop(self) -> None:
+        """Take it away."""
+        with database.connect(self._url) as connection:
+            connection.execute(f"DROP TABLE IF EXISTS {self._table}")
+
+    async def ask(self) -> float:
+        """Take a token and return 0, or take none and return the seconds until there will be one.
+
+        Raises:
+            psycopg.Error: the database does not answer; the next question connects anew.
+        """
+        return await run_sync(self._asked)
+
+    def close(self) -> None:
+        """Leave the database; the bucket stays."""
+        with self._one_at_a_time:
+            if self._connection is not None:
+                self._connection.close()
+            self._connection = None
+
+    def _check(self, connection: psycopg.Connection) -> None:
+        schema.check(connection, self._schema, f"CREATE SCHEMA {schema.SCRATCH}; {_TOKENS.format(schema=schema.SCRATCH)}")
+
+    def _asked(self) -> float:
+        with self._one_at_a_time:
+            try:
+                if self._connection is None:
+                    self._connection = database.connect(self._url, autocommit=True)
+                return self._taken(self._connection)
+            except psycopg.Error:
+                if self._connection is not None:
+                    self._connection.close()
+                self._connection = None
+                raise
+
+    def _taken(self, connection: psycopg.Connection) -> float:
+        there = "least(%(most)s, tokens + greatest(0, extract(epoch FROM clock_timestamp() - at)) * %(rate)s)::float8"
+        values = {"most": self._most, "rate": self._rate_per_s}
+        taken = f"UPDATE {self._table} SET tokens = {there} - 1, at = clock_timestamp() WHERE {there} >= 1"
+        with closing(connection.execute(taken, values)) as cursor:
+            if cursor.rowcount == 1:
+                return 0.0
+        row = connection.execute(f"SELECT (1 - {there}) / %(rate)s FROM {self._table}", values).fetchone()
+        return max(LEAST_WAIT_S, float(row[0]) if row else 0.0)
