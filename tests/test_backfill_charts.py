@@ -169,7 +169,7 @@ def test_throughput_counts_every_bar_and_request() -> None:
 
 def test_every_event_is_in_a_step() -> None:
     """What ends with the run is in the last one, and so is what the clock of another machine puts a little beyond it."""
-    chart, (ax,) = charts.figure.figure("x")
+    chart, (ax,) = charts.figure.begin("x")
     Steps(2.0).draw(ax, np.array([-0.3, 0.0, 2.0, 2.3]), np.array([1, 2, 3, 4]))
     (stairs,) = ax.patches
     assert stairs.get_data().values[[0, -1]] == pytest.approx([3 / 0.1, 7 / 0.1]) and len(stairs.get_data().values) == 21

@@ -137,7 +137,7 @@ def test_every_failure_has_its_objective_and_its_trials() -> None:
 def test_what_proves_nothing_yet_is_marked() -> None:
     """An endless recovery points to the right, an invalid trial is hatched, five trials have their bound."""
     labels = {str(line.get_label()) for line in draw("one invalid, one lost", "rto").axes[0].lines}
-    assert "not over when watching ended" in labels
+    assert "not recovered when the watch ended" in labels
     assert [p.get_hatch() for p in draw("one invalid, one lost", "rto").axes[0].patches] == ["//"]
     bounds = [line for line in draw("five trials each", "rto").axes[0].lines if str(line.get_label()).startswith("95 %")]
     assert [line.get_xdata()[0] for line in bounds] == [pytest.approx(3.0, abs=0.06)] * 2

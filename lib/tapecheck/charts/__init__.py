@@ -12,11 +12,10 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from tapecheck.charts.backfill import backfill_jobs, backfill_stages, backfill_throughput, backfill_timeline, backfill_what_if
-    from tapecheck.charts.capacity import load_capacity
-    from tapecheck.charts.clock import load_resources, load_throughput
+    from tapecheck.charts.clock import load_resources, load_throughput, load_timeline
     from tapecheck.charts.compare import compare_ratios, compare_rounds, compare_savings, compare_spectra
     from tapecheck.charts.history import history_trend
-    from tapecheck.charts.load import load_dimensions, load_percentiles, load_timeline
+    from tapecheck.charts.load import load_capacity, load_dimensions, load_percentiles
     from tapecheck.charts.recovery import recovery_ages, recovery_loss, recovery_rto, recovery_timeline, recovery_trend
 
 __all__ = [
@@ -42,7 +41,7 @@ def _import_matplotlib() -> None:
 
 
 _import_matplotlib()
-_ELSEWHERE = {"load_capacity": "capacity", "load_resources": "clock", "load_throughput": "clock"}  # others: by their first word
+_ELSEWHERE = dict.fromkeys(("load_resources", "load_throughput", "load_timeline"), "clock")  # others: by their first word
 
 
 def __getattr__(name: str) -> Any:

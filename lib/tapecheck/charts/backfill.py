@@ -13,26 +13,10 @@ from matplotlib.patches import Rectangle
 from tapecheck.backfill.analysis import PRIMARY_SHARE, BackfillSummary, JobSummary
 from tapecheck.backfill.prediction import AS_RECORDED, WhatIf
 from tapecheck.backfill.recording import COMPLETED, FAILED, STAGES, Job, Recording, Span
-from tapecheck.charts.figure import (
-    BAD,
-    INVALID,
-    LIMIT,
-    PALETTE,
-    Chart,
-    Steps,
-    applying,
-    empty,
-    figure,
-    footer,
-    legend,
-    limit_line,
-    plain,
-    style,
-    width_pt,
-)
+from tapecheck.charts import figure
 from tapecheck.verdict import Objective
 
-COLOURS = dict(zip(STAGES, (PALETTE[5], PALETTE[0], PALETTE[4], PALETTE[2], PALETTE[1], "#777777"), strict=True))
+COLOURS = dict(zip(STAGES, (*(figure.PALETTE[i] for i in (5, 0, 4, 2, 1)), "#777777"), strict=True))
 GETTING = ("wait", "fetch", "decode")  # while another page is stored
 AXES_PT = 640  # about how wide a single column of axes is
 NAME_PT = 7  # of a job in the timeline
@@ -40,30 +24,30 @@ THROUGHPUT_STEPS = 60  # so few that most hold several pages
 OBJECTIVE_WITHIN = 2  # times the longest bar; farther off it would squeeze all bars, and is met anyhow
 
 
-def backfill_stages(*, recording: Recording, summary: BackfillSummary) -> Chart:
+def backfill_stages(*, recording: Recording, summary: BackfillSummary) -> figure.Chart:
     """Draw each stage's share of busy time and of wall time, with the share above which a stage is the bottleneck."""
     title = "Where the time goes: share of each stage"
     if not recording.spans:
-        return empty(title, "no job had anything to do", recording.context, summary.totals.jobs, "jobs")
-    with style():
-        chart, (ax,) = figure(title, height=4.4)
+        return figure.empty(title, "no job had anything to do", recording.context, summary.totals.jobs, "jobs")
+    with figure.style():
+        chart, (ax,) = figure.begin(title, height=4.4)
         rows = np.arange(len(summary.stages))
         stages = list(summary.stages.values())
         busy, wall = [stage.busy_share for stage in stages], [stage.wall_share for stage in stages]
-        ax.barh(rows - 0.2, busy, 0.36, color=PALETTE[0], label="of busy time: all spans added up")
-        ax.barh(rows + 0.2, wall, 0.36, color=PALETTE[1], label="of wall time: on the critical path")
+        ax.barh(rows - 0.2, busy, 0.36, color=figure.PALETTE[0], label="of busy time: all spans added up")
+        ax.barh(rows + 0.2, wall, 0.36, color=figure.PALETTE[1], label="of wall time: on the critical path")
         _figures(ax, [(row - 0.2, f"{stage.busy_share:.1%} ({stage.busy_s:,.3g} s)") for row, stage in enumerate(stages)])
         _figures(ax, [(row + 0.2, f"{stage.wall_share:.1%}") for row, stage in enumerate(stages)])
         rule = f"{PRIMARY_SHARE:.0%} of busy time: beyond it a stage is the bottleneck"
-        ax.axvline(PRIMARY_SHARE, color=LIMIT, linestyle=(0, (4, 2)), linewidth=1.4, label=rule)
+        ax.axvline(PRIMARY_SHARE, color=figure.LIMIT, linestyle=(0, (4, 2)), linewidth=1.4, label=rule)
         ax.set_yticks(rows, list(summary.stages))
         ax.invert_yaxis()
         ax.set_xlim(0, 1.05 * max(PRIMARY_SHARE, *busy, *wall))
         ax.xaxis.set_major_formatter(mpl.ticker.PercentFormatter(1, 0))
         ax.set_xlabel("share of time")
         ax.set_title(f"bottleneck: {summary.bottleneck}" if summary.bottleneck else "balanced: no stage is the bottleneck", fontsize=11)
-        legend(chart, (ax,))
-        footer(chart, recording.context, summary.totals.jobs, "jobs")
+        figure.legend(chart, (ax,))
+        figure.footer(chart, recording.context, summary.totals.jobs, "jobs")
     return chart
 
 
@@ -76,16 +60,16 @@ def _figures(ax: Axes, texts: Sequence[tuple[float, str]]) -> None:
 # ---- the timeline ----
 
 
-def backfill_timeline(*, recording: Recording) -> Chart:
+def backfill_timeline(*, recording: Recording) -> figure.Chart:
     """Draw every span of every job on the clock, one row a worker: above how pages were got, below how they were stored."""
     title, context = "Timeline: what each worker did", recording.context
     jobs = _by_job(recording)
     if not jobs:
-        return empty(title, "no job had anything to do", context, len(recording.jobs), "jobs")
-    with style():
+        return figure.empty(title, "no job had anything to do", context, len(recording.jobs), "jobs")
+    with figure.style():
         workers = sorted({worker for worker, _ in jobs})
         row_in = max(0.25, min(0.62, 9 / len(workers)))
-        chart, (ax,) = figure(title, height=1.2 + row_in * len(workers))
+        chart, (ax,) = figure.begin(title, height=1.2 + row_in * len(workers))
         for row, worker in enumerate(workers):
             own = [span for (other, _), spans in jobs.items() if other == worker for span in spans]
             _stages(ax, row, own, context.began_ns)
@@ -94,11 +78,11 @@ def backfill_timeline(*, recording: Recording) -> Chart:
         ends_s = [(max(span.ended_ns for span in spans) - context.began_ns) / 1e9 for spans in jobs.values()]
         ax.vlines(begins_s, np.array(rows) + 0.02, np.array(rows) + 0.98, color="black", linewidth=0.5)
         for (_, name), row, first_s, last_s in zip(jobs, rows, begins_s, ends_s, strict=True):
-            if width_pt(name, NAME_PT) + 4 < (last_s - first_s) / context.wall_s * AXES_PT and row_in > 0.4:
+            if figure.width_pt(name, NAME_PT) + 4 < (last_s - first_s) / context.wall_s * AXES_PT and row_in > 0.4:
                 ax.text((first_s + last_s) / 2, row + 0.14, name, fontsize=NAME_PT, ha="center", va="center")
         failed = _failed(recording)
         if crosses := [(last_s, row + 0.5) for (_, name), row, last_s in zip(jobs, rows, ends_s, strict=True) if name in failed]:
-            look: dict[str, Any] = {"color": BAD, "markersize": 9, "markeredgecolor": "white", "clip_on": False, "zorder": 5}
+            look: dict[str, Any] = {"color": figure.BAD, "markersize": 9, "markeredgecolor": "white", "clip_on": False, "zorder": 5}
             ax.plot(*zip(*crosses, strict=True), "X", label="job failed", **look)
         ax.set_xlim(-0.005 * context.wall_s, 1.005 * context.wall_s)
         ax.set_ylim(len(workers), 0)
@@ -106,8 +90,8 @@ def backfill_timeline(*, recording: Recording) -> Chart:
         ax.grid(visible=False, axis="y")
         ax.set_xlabel("time since the run began (s)")
         ax.set_title("in each row above: getting a page; below: storing one", fontsize=10)
-        legend(chart, (ax,))
-        footer(chart, context, len(recording.jobs), "jobs")
+        figure.legend(chart, (ax,))
+        figure.footer(chart, context, len(recording.jobs), "jobs")
     return chart
 
 
@@ -139,14 +123,14 @@ def _stages(ax: Axes, row: int, spans: Sequence[Span], zero_ns: int) -> None:
 # ---- jobs ----
 
 
-def backfill_jobs(*, recording: Recording, summary: BackfillSummary) -> Chart:
+def backfill_jobs(*, recording: Recording, summary: BackfillSummary) -> figure.Chart:
     """Draw how long each job took, a symbol a row and a timeframe a column, with what failed or was skipped."""
     title, symbols = "How long each job took, in seconds", list(summary.jobs)
     frames = list(dict.fromkeys(frame for jobs in summary.jobs.values() for frame in jobs))
     if not symbols:
-        return empty(title, "no jobs", recording.context, 0, "jobs")
-    with style():
-        chart, (ax,) = figure(title, height=1.1 + 0.25 * len(symbols))
+        return figure.empty(title, "no jobs", recording.context, 0, "jobs")
+    with figure.style():
+        chart, (ax,) = figure.begin(title, height=1.1 + 0.25 * len(symbols))
         took = [job.duration_s for jobs in summary.jobs.values() for job in jobs.values() if job.state == COMPLETED and job.duration_s > 0]
         shortest, longest = min(took, default=0.1), max(took, default=1.0)
         colours = mpl.cm.ScalarMappable(LogNorm(shortest, max(longest, 2 * shortest)), "YlGnBu")
@@ -162,7 +146,7 @@ def backfill_jobs(*, recording: Recording, summary: BackfillSummary) -> Chart:
         ax.grid(visible=False)
         ax.spines[:].set_visible(False)
         ax.set_xlabel("timeframe; a job lasts while any of its stages runs")
-        footer(chart, recording.context, summary.totals.jobs, "jobs")
+        figure.footer(chart, recording.context, summary.totals.jobs, "jobs")
     return chart
 
 
@@ -175,7 +159,7 @@ def _cell(ax: Axes, row: int, column: int, job: JobSummary, colours: mpl.cm.Scal
         luminance = np.dot(face[:3] ** 2.2, (0.2126, 0.7152, 0.0722))
         colour = "black" if luminance > 0.18 else "white"  # where both contrast alike
     elif job.state == FAILED:
-        look, text, colour = dict(INVALID), f"failed after {_seconds(job.duration_s)}" if job.duration_s else "failed", BAD
+        look, text, colour = dict(figure.INVALID), f"failed after {_seconds(job.duration_s)}" if job.duration_s else "failed", figure.BAD
     ax.add_patch(Rectangle((column - 0.49, row - 0.46), 0.98, 0.92, **look))
     ax.text(column, row, text, ha="center", va="center", fontsize=9, color=colour, weight="bold" if job.state == FAILED else "normal")
 
@@ -187,65 +171,65 @@ def _seconds(seconds: float) -> str:
 # ---- over time, and what a change would buy ----
 
 
-def backfill_throughput(*, recording: Recording, objectives: Sequence[Objective]) -> Chart:
+def backfill_throughput(*, recording: Recording, objectives: Sequence[Objective]) -> figure.Chart:
     """Draw bars stored a second over the run, counted when their page was stored, and below requests sent a second."""
     title, context = "Throughput over time: bars stored, and requests sent for them", recording.context
     stored = [span for span in recording.spans if span.stage == "insert"]
     sent = [span for span in recording.spans if span.stage == "fetch"]
     if not stored:
-        return empty(title, "nothing was stored", context, len(recording.jobs), "jobs")
-    with style():
-        chart, (ax, below) = figure(title, 2, 1, height=4.8, sharex=True, height_ratios=(1.6, 1))
-        steps = Steps(context.wall_s, THROUGHPUT_STEPS)
+        return figure.empty(title, "nothing was stored", context, len(recording.jobs), "jobs")
+    with figure.style():
+        chart, (ax, below) = figure.begin(title, 2, 1, height=4.8, sharex=True, height_ratios=(1.6, 1))
+        steps = figure.Steps(context.wall_s, THROUGHPUT_STEPS)
         done_s, sent_s = (
             (np.array(ns, np.float64) - context.began_ns) / 1e9 for ns in ([s.ended_ns for s in stored], [s.began_ns for s in sent])
         )
-        steps.draw(ax, done_s, np.array([span.rows for span in stored]), color=PALETTE[0])
-        steps.draw(below, sent_s, np.array([span.requests for span in sent]), color=PALETTE[1])
-        for one in applying(objectives, ("records_per_s",), "backfill"):
-            limit_line(ax, one, 0, steps.longest_s)
+        steps.draw(ax, done_s, np.array([span.rows for span in stored]), color=figure.PALETTE[0])
+        steps.draw(below, sent_s, np.array([span.requests for span in sent]), color=figure.PALETTE[1])
+        for one in figure.applying(objectives, ("records_per_s",), "backfill"):
+            figure.limit_line(ax, one, 0, steps.longest_s)
         if rate := context.plan.source.rate_per_s:
-            below.axhline(rate, color=LIMIT, linestyle=(0, (4, 2)), linewidth=1.4, label=f"rate limit: {rate:g} requests/s")
+            below.axhline(rate, color=figure.LIMIT, linestyle=(0, (4, 2)), linewidth=1.4, label=f"rate limit: {rate:g} requests/s")
         ax.set_ylabel("stored\n(bars/s)")
         below.set_ylabel("sent\n(requests/s)")
         for axis in (ax, below):
             axis.set_xlim(-0.005 * steps.longest_s, 1.005 * steps.longest_s)
             axis.set_ylim(0, max(axis.get_ylim()[1], 1))
         below.set_xlabel(f"time since the run began (s), counted in steps of {steps.width_s:g} s")
-        legend(chart, (ax, below))
-        footer(chart, context, sum(span.requests for span in sent))
+        figure.legend(chart, (ax, below))
+        figure.footer(chart, context, sum(span.requests for span in sent))
     return chart
 
 
-def backfill_what_if(*, recording: Recording, what_if: Sequence[WhatIf], objectives: Sequence[Objective]) -> Chart:
+def backfill_what_if(*, recording: Recording, what_if: Sequence[WhatIf], objectives: Sequence[Objective]) -> figure.Chart:
     """Draw the wall time predicted for each change beside the measured one, and how far the replay itself is off."""
     title, context = "What a change would buy: wall time, predicted by replaying the spans", recording.context
     if not what_if:
-        return empty(title, "nothing ran that could be replayed", context, len(recording.jobs), "jobs")
-    with style():
-        chart, (ax,) = figure(title, height=1.4 + 0.34 * len(what_if))
+        return figure.empty(title, "nothing ran that could be replayed", context, len(recording.jobs), "jobs")
+    with figure.style():
+        chart, (ax,) = figure.begin(title, height=1.4 + 0.34 * len(what_if))
         names = ["no change: the replay itself" if one.change == AS_RECORDED else one.change for one in what_if]
-        colours = ["#999999" if one.change == AS_RECORDED else PALETTE[4] for one in what_if]
+        colours = ["#999999" if one.change == AS_RECORDED else figure.PALETTE[4] for one in what_if]
         ax.barh(range(len(names)), [one.wall_s for one in what_if], 0.7, color=colours)
         _figures(ax, [(row, f"{one.wall_s:,.3g} s ({_change(one)})") for row, one in enumerate(what_if)])
         ax.axvline(context.wall_s, color="black", linewidth=1.4, label=f"measured: {context.wall_s:,.3g} s")
         longest_s = max(context.wall_s, *(one.wall_s for one in what_if))
-        for one in applying(objectives, ("duration_s",), "backfill"):
+        for one in figure.applying(objectives, ("duration_s",), "backfill"):
             if one.limit < OBJECTIVE_WITHIN * longest_s:
-                limit_line(ax, one, -0.6, len(names) - 0.4, upright=True)
+                figure.limit_line(ax, one, -0.6, len(names) - 0.4, upright=True)
                 longest_s = max(longest_s, one.limit)
         ax.set_yticks(range(len(names)), names, fontsize=10)
         ax.set_ylim(len(names) - 0.4, -0.6)
         ax.set_xlim(0, 1.05 * longest_s)
         ax.grid(visible=False, axis="y")
-        ax.xaxis.set_major_formatter(plain())
+        ax.xaxis.set_major_formatter(figure.plain())
         ax.set_xlabel("wall time (s)")
         off = next((one.saving_ratio for one in what_if if one.change == AS_RECORDED), None)
         ax.set_title(
             "" if off is None else f"the replay of what was measured is {abs(off):.1%} off; smaller differences mean nothing", fontsize=10
         )
-        legend(chart, (ax,))
-        footer(chart, context, len(recording.jobs), "jobs")
+        figure.legend(chart, (ax,))
+        figure.footer(chart, context, len(recording.jobs), "jobs")
     return chart
 
 

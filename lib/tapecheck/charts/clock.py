@@ -1,45 +1,32 @@
-"""The figures of a load run on its clock: what was answered each second, and what the target's processes used meanwhile."""
+"""The figures of a load run over time: each request, what was answered each second, and what the target's processes used."""
 
+import math
+import textwrap
 from collections.abc import Mapping, Sequence
-from typing import Any
 
+import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.patches import Patch
+from matplotlib.ticker import MaxNLocator
 
-from tapecheck.charts.figure import (
-    BAD,
-    LINES,
-    PALETTE,
-    Chart,
-    Span,
-    Steps,
-    applying,
-    empty,
-    figure,
-    footer,
-    invalid_patch,
-    legend,
-    limit_line,
-    mark,
-    note,
-    plain,
-    style,
-)
+from tapecheck.charts import figure
 from tapecheck.load import samples
 from tapecheck.load.analysis import ScenarioSummary
 from tapecheck.load.capacity import CapacityResult
 from tapecheck.load.recording import Recording
-from tapecheck.load.samples import Rows
+from tapecheck.load.samples import Mask, Numbers, Rows
 from tapecheck.resources import MACHINE, OTHERS
 from tapecheck.verdict import Objective, Verdict
 
 Summary = Mapping[str, ScenarioSummary]
+TIMELINES_A_ROW = 6
 
 
 def _clock(recording: Recording) -> float:
     return float(recording.samples.column("intended_ns").to_numpy().min()) if recording.samples.num_rows else 0.0
 
 
-def _spans(recording: Recording, summary: Summary, capacity: CapacityResult | None, start_ns: float) -> list[Span]:
+def _spans(recording: Recording, summary: Summary, capacity: CapacityResult | None, start_ns: float) -> list[figure.Span]:
     """Return when each scenario ran; a sweep counts as one, of which some levels may be invalid."""
     levels = list(recording.context.rates_rps)
     groups = {name: [name] for name in summary} | ({levels[0].partition(" at ")[0]: levels} if levels else {})
@@ -51,7 +38,7 @@ def _spans(recording: Recording, summary: Summary, capacity: CapacityResult | No
         if reaches:
             whole = min(first for first, _ in reaches.values()), max(last for _, last in reaches.values())
             bad = tuple(reach for member, reach in reaches.items() if member in invalid)
-            spans.append(Span(name=name, first_s=whole[0], last_s=whole[1], invalid_s=bad if len(bad) < len(reaches) else (whole,)))
+            spans.append(figure.Span(name=name, first_s=whole[0], last_s=whole[1], invalid_s=bad if len(bad) < len(reaches) else (whole,)))
     return spans
 
 
@@ -66,63 +53,122 @@ def _invalid(summary: Summary, levels: Sequence[str], capacity: CapacityResult |
     return {name for name, one in summary.items() if one.invalid is not None} | (set(levels) - counted)
 
 
-def _key(spans: Sequence[Span]) -> list[Patch]:
-    return [invalid_patch()] if any(span.invalid_s for span in spans) else []
+def _key(spans: Sequence[figure.Span]) -> list[Patch]:
+    return [figure.invalid_patch()] if any(span.invalid_s for span in spans) else []
 
 
-def load_throughput(*, recording: Recording, summary: Summary, capacity: CapacityResult | None, objectives: Sequence[Objective]) -> Chart:
+def load_throughput(
+    *, recording: Recording, summary: Summary, capacity: CapacityResult | None, objectives: Sequence[Objective]
+) -> figure.Chart:
     """Draw answers and failures per second over the whole run, counted at their completion."""
     title = "Throughput and errors over time"
     if not recording.samples.num_rows:
-        return empty(title, recording.without_samples, recording.context, sum(one.requests for one in summary.values()))
-    with style():
-        chart, (ax, below) = figure(title, 2, 1, height=5.2, sharex=True, height_ratios=(2, 1.2))
+        return figure.empty(title, recording.without_samples, recording.context, sum(one.requests for one in summary.values()))
+    with figure.style():
         start = _clock(recording)
+        spans = _spans(recording, summary, capacity, start)
+        chart, (ax, below) = figure.on_clock(title, spans, (2.4, 1.4))
         part = samples.measured(recording.samples)
         done_s, failed = (part.numbers("done_ns") - start) / 1e9, part.failed()
-        steps = Steps(done_s.max(initial=0.0))
-        for axis, chosen, colour, label in ((ax, ~failed, PALETTE[0], "succeeded"), (below, failed, BAD, "failed")):
+        steps = figure.Steps(done_s.max(initial=0.0))
+        for axis, chosen, colour, label in ((ax, ~failed, figure.PALETTE[0], "succeeded"), (below, failed, figure.BAD, "failed")):
             steps.draw(axis, done_s[chosen], color=colour)
             axis.set_ylabel(f"{label}\n(requests/s)")
-        spans = _spans(recording, summary, capacity, start)
         for span in spans:
-            for one in applying(objectives, ("throughput_rps",), span.name) if span.name in summary else ():
-                limit_line(ax, one, span.first_s, span.last_s)
-        mark(chart, (ax, below), spans)
+            for one in figure.applying(objectives, ("throughput_rps",), span.name) if span.name in summary else ():
+                figure.limit_line(ax, one, span.first_s, span.last_s)
         ax.set_ylim(0, max(ax.get_ylim()[1], 1))
         below.set_ylim(0, max(below.get_ylim()[1], 1))
         if not failed.any():
             below.set_yticks([0])
-            note(below, "no failed requests")
+            figure.note(below, "no failed requests")
         below.set_xlabel(f"time since the first request (s), counted in steps of {steps.width_s:g} s")
-        legend(chart, (ax,), *_key(spans))
-        footer(chart, recording.context, len(part))
+        figure.legend(chart, (ax,), *_key(spans))
+        figure.footer(chart, recording.context, len(part))
     return chart
 
 
-def load_resources(*, recording: Recording, summary: Summary, capacity: CapacityResult | None) -> Chart:
+def load_resources(*, recording: Recording, summary: Summary, capacity: CapacityResult | None) -> figure.Chart:
     """Draw CPU and memory of the watched processes on the clock of the requests."""
     frame = recording.resources.to_pandas()
     frame = frame[frame.process != MACHINE]
     if frame.empty:
         why = "the target file names no local process, or none could be seen"
-        return empty("CPU and memory of the target", why, recording.context, recording.samples.num_rows)
-    with style():
+        return figure.empty("CPU and memory of the target", why, recording.context, recording.samples.num_rows)
+    with figure.style():
         start = _clock(recording)
-        chart, (ax, below) = figure("CPU and memory of the target's processes", 2, 1, height=5.2, sharex=True)
+        spans = _spans(recording, summary, capacity, start)
+        chart, (ax, below) = figure.on_clock("CPU and memory of the target's processes", spans, (1.9, 1.9))
         for i, (name, part) in enumerate(frame.groupby("process", observed=True)):
             seconds = (part.time_ns - start) / 1e9
-            look: dict[str, Any] = {"color": PALETTE[i % len(PALETTE)], "linestyle": LINES[i % len(LINES)], "linewidth": 1.8}
-            ax.plot(seconds, part.cpu_ratio, label="other processes" if name == OTHERS else str(name), **look)
-            below.plot(seconds, part.rss_mb, **look)
+            ax.plot(seconds, part.cpu_ratio, label="other processes" if name == OTHERS else str(name), **figure.nth(i))
+            below.plot(seconds, part.rss_mb, **figure.nth(i))
         ax.set_ylabel("CPU (busy cores)")
         below.set_ylabel("resident memory (MB)")
         below.set_xlabel("time since the first request (s)")
-        spans = _spans(recording, summary, capacity, start)
-        mark(chart, (ax, below), spans)
         for axis in (ax, below):
             axis.set_ylim(bottom=0)
-            axis.yaxis.set_major_formatter(plain())
-        legend(chart, (ax,), *_key(spans))
-        footer(chart, recording.context, len(samples.measured(recording.samples)))
+            axis.yaxis.set_major_formatter(figure.plain())
+        figure.legend(chart, (ax,), *_key(spans))
+        figure.footer(chart, recording.context, len(samples.measured(recording.samples)))
     return chart
+
+
+def load_timeline(*, recording: Recording, summary: Summary, objectives: Sequence[Objective]) -> figure.Chart:
+    """Draw every response time at its intended start, scenarios side by side, failures marked."""
+    title = "Response time of every request over the run"
+    n = sum(scenario.requests for scenario in summary.values())
+    if not n or not recording.samples.num_rows:
+        return figure.empty(title, recording.without_samples, recording.context, n)
+    with figure.style():
+        lines = math.ceil(len(summary) / TIMELINES_A_ROW)
+        columns = math.ceil(len(summary) / lines)
+        chart, axes = figure.begin(title, lines, columns, height=1.1 + 3.3 * lines, sharey=True)
+        for ax, (name, scenario) in zip(axes, summary.items(), strict=False):
+            _course(ax, samples.counted(recording.samples, name), figure.applying(objectives, ("p95_ms",), name))
+            if scenario.invalid:
+                figure.shade_invalid(ax)
+            mark = figure.marked(scenario)
+            ax.set_title(_broken(name, figure.WIDTH_PT / columns) + (f"\n({mark})" if mark else ""), fontsize=10.5)
+        figure.log_axis(axes[0], "y")
+        for ax in axes[::columns]:
+            ax.set_ylabel("response time (ms)")
+        for ax in axes[len(summary) :]:
+            ax.remove()
+        shaded = [figure.invalid_patch()] if any(s.invalid for s in summary.values()) else []
+        figure.legend(chart, axes[: len(summary)], *shaded)
+        figure.footer(chart, recording.context, n)
+    return chart
+
+
+def _course(ax: Axes, part: Rows, objectives: Sequence[Objective]) -> None:
+    """Draw one scenario: of those that succeeded, the extremes of every stretch of time; of those that failed, each."""
+    if not len(part):
+        figure.note(ax, "no requests")
+        return
+    failed = part.failed()
+    ax.plot(*_points(part, ~failed, thinned=True), ".", color=figure.PALETTE[0], markersize=3, alpha=0.5, label="succeeded")
+    if failed.any():
+        ax.plot(*_points(part, failed, thinned=False), "x", color=figure.BAD, markersize=5, label="failed")
+    end_s = max(float(np.ptp(part.numbers("intended_ns"))) / 1e9, 0.01)
+    for one in objectives:
+        figure.limit_line(ax, one, -0.05 * end_s, 1.05 * end_s)
+    ax.set_xlim(-0.05 * end_s, 1.05 * end_s)
+    ax.xaxis.set_major_locator(MaxNLocator(3))
+    ax.tick_params(axis="x", labelsize=9)
+    ax.set_xlabel("intended start (s)", fontsize=9.5)
+
+
+def _points(part: Rows, chosen: Mask, *, thinned: bool) -> tuple[Numbers, Numbers]:
+    """Return intended start (s, since the first) and response time (ms) of the chosen samples."""
+    response_ms = part.response_ms()[chosen]
+    intended_ns = part.numbers("intended_ns")
+    at_ns, ms = figure.thin(intended_ns[chosen], response_ms) if thinned else (intended_ns[chosen], response_ms)
+    return np.asarray((at_ns - intended_ns.min()) / 1e9, dtype=np.float64), ms
+
+
+def _broken(name: str, room_pt: float) -> str:
+    """Break a name after its underscores into lines of a panel's width, at most three."""
+    wide = max(8, int(room_pt / 8.5))
+    lines = textwrap.wrap(figure.shorten(name, 3 * wide - 12).replace("_", "_ "), wide)
+    return "\n".join(line.replace("_ ", "_") for line in lines)

@@ -9,21 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.axis import Axis
 from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullFormatter
 
-from tapecheck.charts.figure import (
-    BAD,
-    INVALID,
-    LIMIT,
-    PALETTE,
-    Chart,
-    empty,
-    figure,
-    footer,
-    invalid_patch,
-    legend,
-    log_axis,
-    shorten,
-    style,
-)
+from tapecheck.charts import figure
 from tapecheck.compare.analysis import ProofSummary, Round
 from tapecheck.compare.difference import Change, Difference
 from tapecheck.compare.recording import Recording
@@ -31,14 +17,14 @@ from tapecheck.compare.recording import Recording
 Summary = Mapping[str, ProofSummary]
 Row = tuple[str, ProofSummary, Difference]
 LOOKS: Mapping[Change, Mapping[str, Any]] = {  # of a ratio; told apart by their shape too
-    Change.IMPROVED: {"color": PALETTE[2], "marker": "v", "label": "improved"},
-    Change.NO_CHANGE: {"color": PALETTE[0], "marker": "s", "label": "no change"},
-    Change.WORSE: {"color": BAD, "marker": "^", "label": "worse"},
-    Change.NOT_PROVEN: {"color": PALETTE[6], "marker": "o", "label": "not proven"},
+    Change.IMPROVED: {"color": figure.PALETTE[2], "marker": "v", "label": "improved"},
+    Change.NO_CHANGE: {"color": figure.PALETTE[0], "marker": "s", "label": "no change"},
+    Change.WORSE: {"color": figure.BAD, "marker": "^", "label": "worse"},
+    Change.NOT_PROVEN: {"color": figure.PALETTE[6], "marker": "o", "label": "not proven"},
 }
 SIDES: Mapping[str, Mapping[str, Any]] = {
-    "before": {"color": PALETTE[0], "linestyle": "--"},
-    "after": {"color": PALETTE[3], "linestyle": "-"},
+    "before": {"color": figure.PALETTE[0], "linestyle": "--"},
+    "after": {"color": figure.PALETTE[3], "linestyle": "-"},
 }
 TICKS = (0.01, 0.02, 0.05, 0.1, 0.2, 0.3, 0.5, 0.7, 1, 1.4, 2, 3, 5, 10, 20, 50, 100)
 BEYOND = 3.0  # times the furthest ratio, beyond which an interval is cut off: few rounds can leave an end as good as open
@@ -51,11 +37,11 @@ def _runs(recording: Recording) -> int:
     return sum(bool(sample.round) and not sample.problem for sample in recording.samples)
 
 
-def _panels(title: str, count: int, *, columns: int, height: float, label: str, **grid: Any) -> tuple[Chart, list[Axes]]:
+def _panels(title: str, count: int, *, columns: int, height: float, label: str, **grid: Any) -> tuple[figure.Chart, list[Axes]]:
     """Return a chart with as many axes, in rows of at most so many columns, each row with a label and so high."""
     columns = min(columns, count)
     rows = math.ceil(count / columns)
-    chart, axes = figure(title, rows, columns, height=1.0 + height * rows, **grid)
+    chart, axes = figure.begin(title, rows, columns, height=1.0 + height * rows, **grid)
     for ax in axes[count:]:
         ax.axis("off")
     for ax in axes[:count:columns]:
@@ -66,14 +52,14 @@ def _panels(title: str, count: int, *, columns: int, height: float, label: str, 
 # ---- what each change is worth ----
 
 
-def compare_ratios(*, recording: Recording, summary: Summary) -> Chart:
+def compare_ratios(*, recording: Recording, summary: Summary) -> figure.Chart:
     """Draw each metric's ratio with its interval, the smallest effect that matters, and how far identical variants got from 1."""
     title = "After / before, of every metric: left of 1 is better"
     rows = [(name, proof, one) for name, proof in summary.items() for one in proof.differences if one.ratio]
     if not rows:
-        return empty(title, "no round of which both runs count", recording.context, _runs(recording), RUNS)
-    with style():
-        chart, (ax,) = figure(title, height=1.4 + 0.5 * len(rows))
+        return figure.empty(title, "no round of which both runs count", recording.context, _runs(recording), RUNS)
+    with figure.style():
+        chart, (ax,) = figure.begin(title, height=1.4 + 0.5 * len(rows))
         for y, row in enumerate(rows):
             _ratio(ax, y, row)
         ax.axvline(1, color="black", linewidth=1)
@@ -82,10 +68,10 @@ def compare_ratios(*, recording: Recording, summary: Summary) -> Chart:
         values = [one.ratio.value for _, _, one in rows if one.ratio]
         low, high = ax.get_xlim()
         ax.set_xlim(max(low, min(values) / BEYOND), min(high, max(values) * BEYOND))
-        _ratio_axis(ax, ax.xaxis)
+        _ratio_axis(ax, ax.xaxis, most=9)
         ax.set_xlabel(f"after / before; where more is better, before / after{_explained(summary)}")
-        legend(chart, (ax,), *([invalid_patch()] if any(proof.invalid for _, proof, _ in rows) else []))
-        footer(chart, recording.context, _runs(recording), RUNS)
+        figure.legend(chart, (ax,), *([figure.invalid_patch()] if any(proof.invalid for _, proof, _ in rows) else []))
+        figure.footer(chart, recording.context, _runs(recording), RUNS)
     return chart
 
 
@@ -101,7 +87,7 @@ def _named(row: Row, *, several: bool) -> str:
 
 def _marked(name: str, proof: ProofSummary, characters: int) -> str:
     """Return the name of a proof; that of a method check in brackets."""
-    return f"[{shorten(name, characters - 2)}]" if proof.method_check else shorten(name, characters)
+    return f"[{figure.shorten(name, characters - 2)}]" if proof.method_check else figure.shorten(name, characters)
 
 
 def _explained(summary: Summary) -> str:
@@ -113,26 +99,26 @@ def _ratio(ax: Axes, y: int, row: Row) -> None:
     assert one.ratio is not None
     measured, look = one.ratio, LOOKS[one.change]
     if proof.invalid:
-        ax.axhspan(y - 0.45, y + 0.45, **INVALID)
+        ax.axhspan(y - 0.45, y + 0.45, **figure.INVALID)
     if one.noise_floor is not None:
         low = 1 - min(one.noise_floor, 0.99)
         ax.barh(y, 1 / low - low, left=low, height=0.7, color="#d9d9d9", label="identical variants got so far (95 %)", zorder=1)
-    edges: dict[str, Any] = {"color": LIMIT, "linestyle": (0, (4, 2)), "linewidth": 1.6, "zorder": 3}
+    edges: dict[str, Any] = {"color": figure.LIMIT, "linestyle": (0, (4, 2)), "linewidth": 1.6, "zorder": 3}
     ax.vlines([one.good_below, one.bad_above], y - 0.4, y + 0.4, label="smallest effect that matters, either way", **edges)
     if measured.low is not None and measured.high is not None:
         ax.hlines(y, measured.low, measured.high, color=look["color"], linewidth=2.5, zorder=4)
     ax.plot(measured.value, y, linestyle="", markersize=9, markeredgecolor="white", zorder=5, **look)
 
 
-def _ratio_axis(ax: Axes, axis: Axis) -> None:
-    """Make an axis of ratios logarithmic, with 1 and some room to either side of it in view."""
+def _ratio_axis(ax: Axes, axis: Axis, most: int) -> None:
+    """Make an axis of ratios logarithmic, with 1, some room to either side of it, and about so many ticks in view."""
     (ax.set_xscale if axis is ax.xaxis else ax.set_yscale)("log")
     low, high = sorted(axis.get_view_interval())
     low, high = min(low, 0.7), max(high, 1.4)
     axis.set_view_interval(low, high, ignore=True)
     inside = [tick for tick in TICKS if low <= tick <= high]
-    every = math.ceil(len(inside) / 9)
-    axis.set_major_locator(FixedLocator([t for i, t in enumerate(inside) if every == 1 or t == 1 or i % every == 0]))
+    every = math.ceil(len(inside) / most)
+    axis.set_major_locator(FixedLocator([t for i, t in enumerate(inside) if (i - inside.index(1)) % every == 0]))
     axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     axis.set_minor_formatter(NullFormatter())
 
@@ -140,39 +126,39 @@ def _ratio_axis(ax: Axes, axis: Axis) -> None:
 # ---- promised, predicted, measured ----
 
 
-def compare_savings(*, recording: Recording, summary: Summary) -> Chart:
+def compare_savings(*, recording: Recording, summary: Summary) -> figure.Chart:
     """Draw of each proof the saving that was promised, the one that the baseline's replay predicts, and the measured one."""
     title = "What each fix saves: promised, predicted, measured"
     rows = [(name, proof) for name, proof in summary.items() if proof.promised_low_ratio is not None or proof.predicted_ratio is not None]
     if not rows:
-        return empty(title, "nothing was promised or predicted", recording.context, _runs(recording), RUNS)
-    with style():
-        chart, (ax,) = figure(title, height=1.4 + 0.75 * len(rows))
+        return figure.empty(title, "nothing was promised or predicted", recording.context, _runs(recording), RUNS)
+    with figure.style():
+        chart, (ax,) = figure.begin(title, height=1.4 + 0.75 * len(rows))
         for y, (_, proof) in enumerate(rows):
             _saving(ax, y, proof)
         ax.axvline(0, color="black", linewidth=1)
-        ax.set_yticks(range(len(rows)), [f"{shorten(name, NAME)}\n{proof.main.metric}" for name, proof in rows], fontsize=9.5)
+        ax.set_yticks(range(len(rows)), [f"{figure.shorten(name, NAME)}\n{proof.main.metric}" for name, proof in rows], fontsize=9.5)
         ax.set_ylim(len(rows) - 0.4, -0.6)
         low, high = ax.get_xlim()
         ax.set_xlim(max(min(low, -0.05), -1.0), min(max(high, 0.5), 1.0))
         ax.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.0%}"))
         ax.set_xlabel("part of the baseline that is saved (right is better)")
-        legend(chart, (ax,))
-        footer(chart, recording.context, _runs(recording), RUNS)
+        figure.legend(chart, (ax,))
+        figure.footer(chart, recording.context, _runs(recording), RUNS)
     return chart
 
 
 def _saving(ax: Axes, y: int, proof: ProofSummary) -> None:
     low, high, measured = proof.promised_low_ratio, proof.promised_high_ratio, proof.main.ratio
     if low is not None and high is not None:
-        ax.barh(y - 0.25, high - low, left=low, height=0.2, color=PALETTE[1], hatch="//", edgecolor="white", label="promised")
+        ax.barh(y - 0.25, high - low, left=low, height=0.2, color=figure.PALETTE[1], hatch="//", edgecolor="white", label="promised")
     if proof.predicted_ratio is not None:
         is_ceiling = (proof.predicted_by or "").endswith("at no cost")
         label = "at most, were its stage for nothing" if is_ceiling else "predicted from the baseline's spans"
-        ax.plot(proof.predicted_ratio, y, "<" if is_ceiling else "D", color=PALETTE[5], markersize=8, linestyle="", label=label)
+        ax.plot(proof.predicted_ratio, y, "<" if is_ceiling else "D", color=figure.PALETTE[5], markersize=8, linestyle="", label=label)
     if measured is None:
         return
-    colour = PALETTE[0]
+    colour = figure.PALETTE[0]
     if measured.low is not None and measured.high is not None:
         ax.hlines(y + 0.25, 1 - measured.high, 1 - measured.low, color=colour, linewidth=2.5)
     ax.plot(1 - measured.value, y + 0.25, "o", color=colour, markersize=8, markeredgecolor="white", label="measured, with 95 % interval")
@@ -181,23 +167,23 @@ def _saving(ax: Axes, y: int, proof: ProofSummary) -> None:
 # ---- what requests saw ----
 
 
-def compare_spectra(*, recording: Recording, summary: Summary) -> Chart:
+def compare_spectra(*, recording: Recording, summary: Summary) -> figure.Chart:
     """Draw for each load proof the response times of both sides by percentile, with their intervals."""
     title = "What requests saw: response time by percentile, before and after"
     seen = recording.spectra.to_pandas()
     names = [name for name in summary if (seen.proof == name).any()]
     if not names:
-        return empty(title, "no load runs are compared here", recording.context, _runs(recording), RUNS)
-    with style():
-        chart, axes = _panels(title, len(names), columns=2, height=2.6, label="response time [ms]")
+        return figure.empty(title, "no load runs are compared here", recording.context, _runs(recording), RUNS)
+    with figure.style():
+        chart, axes = _panels(title, len(names), columns=2, height=2.6, label="response time (ms)")
         for ax, name in zip(axes, names, strict=True):
             own = seen[seen.proof == name]
             for side in own.side.unique():
                 _spectrum(ax, own[own.side == side], side, SIDES[side])
             _percentile_axes(ax)
             ax.set_title(f"{_marked(name, summary[name], NAME - 10)} (n = {_counted(own)})", fontsize=10)
-        legend(chart, axes)
-        footer(chart, recording.context, _runs(recording), RUNS)
+        figure.legend(chart, axes)
+        figure.footer(chart, recording.context, _runs(recording), RUNS)
     return chart
 
 
@@ -214,8 +200,8 @@ def _spectrum(ax: Axes, line: pd.DataFrame, side: str, look: Mapping[str, Any]) 
 def _percentile_axes(ax: Axes) -> None:
     ax.set_xscale("log")
     right = ax.get_xlim()[1]
-    log_axis(ax, "y")
-    log_axis(ax, "x")
+    figure.log_axis(ax, "y")
+    figure.log_axis(ax, "x")
     ax.set_xlim(1, right)
     ticks = [p for p in (0.5, 0.9, 0.99, 0.999, 0.9999) if 1 / (1 - p) <= right]
     ax.set_xticks([1 / (1 - p) for p in ticks], [f"p{p * 100:g}" for p in ticks], fontsize=10)
@@ -224,19 +210,19 @@ def _percentile_axes(ax: Axes) -> None:
 # ---- how steady it was ----
 
 
-def compare_rounds(*, recording: Recording, summary: Summary) -> Chart:
+def compare_rounds(*, recording: Recording, summary: Summary) -> figure.Chart:
     """Draw the ratio of every round of each proof in the order in which they were measured: a drift or a lone round shows."""
-    title = "Every round, in its order: a proof holds in each, not only on average"
+    title = "The ratio of every round, in the order in which they were measured"
     rows = [(name, proof) for name, proof in summary.items() if proof.rounds]
     if not rows:
-        return empty(title, "no round of which both runs count", recording.context, _runs(recording), RUNS)
-    with style():
+        return figure.empty(title, "no round of which both runs count", recording.context, _runs(recording), RUNS)
+    with figure.style():
         chart, axes = _panels(title, len(rows), columns=3, height=2.1, label="ratio of a round", sharey=True)
         for ax, (name, proof) in zip(axes, rows, strict=True):
             _rounds(ax, name, proof)
-        _ratio_axis(axes[0], axes[0].yaxis)
-        legend(chart, axes)
-        footer(chart, recording.context, _runs(recording), RUNS)
+        _ratio_axis(axes[0], axes[0].yaxis, most=5)
+        figure.legend(chart, axes)
+        figure.footer(chart, recording.context, _runs(recording), RUNS)
     return chart
 
 
@@ -244,16 +230,16 @@ def _rounds(ax: Axes, name: str, proof: ProofSummary) -> None:
     numbers, values = [one.round for one in proof.rounds], [one.ratio for one in proof.rounds]
     ax.axhspan(proof.main.good_below, proof.main.bad_above, color="#e4e4e4", label="too small to matter")
     ax.axhline(1, color="black", linewidth=1)
-    for first, colour, marker in ((1, PALETTE[0], "o"), (0, PALETTE[1], "s")):
+    for first, colour, marker in ((1, figure.PALETTE[0], "o"), (0, figure.PALETTE[1], "s")):
         own = _begun(proof.rounds, first)
         ax.plot(*own, marker, color=colour, markersize=6, label=f"{'before' if first else 'after'} was run first", zorder=4)
     ax.plot(numbers, values, color="#aaaaaa", linewidth=1, zorder=3)
     if proof.main.ratio:
-        ax.axhline(proof.main.ratio.value, color=PALETTE[2], linestyle="--", linewidth=1.5, label="their geometric mean")
+        ax.axhline(proof.main.ratio.value, color=figure.PALETTE[2], linestyle="--", linewidth=1.5, label="their geometric mean")
     ax.set_title(_marked(name, proof, 24), fontsize=10)
     ax.set_xlabel("round")
     ax.set_xlim(min(numbers) - 0.5, max(numbers) + 0.5)
-    ax.xaxis.set_major_locator(MaxNLocator(integer=True))
+    ax.xaxis.set_major_locator(MaxNLocator(6, integer=True))
 
 
 def _begun(rounds: Sequence[Round], first: int) -> tuple[list[int], list[float]]:

@@ -1,4 +1,4 @@
-"""What all charts share: the figure itself, its look, title, legend and footer, and axes on which labels have room.
+"""What all charts share: the figure itself, its look, title, legend and footer, axes, and when on a clock each part ran.
 
 It knows no validation.
 """
@@ -10,7 +10,7 @@ import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import matplotlib as mpl
 import numpy as np
@@ -19,7 +19,6 @@ from matplotlib.axes import Axes
 from matplotlib.axis import Axis
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
-from matplotlib.textpath import TextPath
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 from numpy.typing import NDArray
 
@@ -50,6 +49,7 @@ STYLE: dict[Any, Any] = {
     "svg.hashsalt": "tapecheck",
 }
 WIDTH_PT = 720  # of a figure
+CHARACTER = 0.55  # about how wide one is, in sizes of its font
 LEGEND_PT = 9
 TITLE_IN = 0.24  # how much of a figure's height its title takes
 MAX_POINTS = 4_000  # a scatter chart shows at most so many that succeeded, extremes always among them
@@ -121,7 +121,7 @@ def style() -> Iterator[None]:
         yield
 
 
-def figure(title: str, rows: int = 1, columns: int = 1, *, height: float = 4.6, **grid: Any) -> tuple[Chart, list[Axes]]:
+def begin(title: str, rows: int = 1, columns: int = 1, *, height: float = 4.6, **grid: Any) -> tuple[Chart, list[Axes]]:
     """Begin a chart with a title and a grid of axes; `height` in inches, without what the legend will take."""
     chart = Chart(figsize=(WIDTH_PT / 72, height), dpi=100, layout="constrained")
     chart.suptitle(title, x=0.01, ha="left", fontsize=13)
@@ -143,11 +143,16 @@ def foot(chart: Chart, text: str) -> None:
 def empty(title: str, why: str, context: Context, n: int, of: str = "requests") -> Chart:
     """Return a chart that says why there is nothing to draw."""
     with style():
-        chart, (ax,) = figure(title, height=2)
+        chart, (ax,) = begin(title, height=2)
         ax.axis("off")
         note(ax, why)
         footer(chart, context, n, of)
     return chart
+
+
+def nth(i: int) -> dict[str, Any]:
+    """Return the look of one line of several, told apart by its dashes too."""
+    return {"color": PALETTE[i % len(PALETTE)], "linestyle": LINES[i % len(LINES)], "linewidth": 2}
 
 
 def legend(chart: Chart, axes: Sequence[Axes], *more: Artist) -> None:
@@ -214,6 +219,23 @@ def note(ax: Axes, text: str) -> None:
     ax.text(0.5, 0.5, text, transform=ax.transAxes, ha="center", va="center", color=LIMIT, backgroundcolor="white")
 
 
+class _Judged(Protocol):
+    """A part of a run whose figures may not be, or not only be, the target's."""
+
+    @property
+    def invalid(self) -> str | None:
+        """Why they say nothing about the target."""
+
+    @property
+    def generator_share(self) -> Mapping[str, float]:
+        """How much of each figure may be the load generator's own."""
+
+
+def marked(part: _Judged) -> str:
+    """Return what every chart says of figures that are not, or not only, the target's."""
+    return "INVALID" if part.invalid else "generator late" if part.generator_share else ""
+
+
 def shade_invalid(ax: Axes) -> None:
     """Shade all of an axes: what it shows is no result."""
     ax.patch.set(**INVALID)
@@ -245,8 +267,8 @@ def log_axis(ax: Axes, which: str) -> None:
 
 
 def width_pt(text: str, size: float) -> float:
-    """Return how wide a text is, in points."""
-    return float(TextPath((0, 0), text, size=size).get_extents().width) if text.strip() else 0.0
+    """Return about how wide a text is, in points."""
+    return CHARACTER * size * len(text)
 
 
 def shorten(text: str, characters: int) -> str:
@@ -276,10 +298,7 @@ def thin(x: Numbers, y: Numbers, points: int = MAX_POINTS) -> tuple[Numbers, Num
 
 # ---- spans ----
 
-SIZE_PT = 9
-LANE_PT = 13
-AXES_PT = 620  # about how wide a single column of axes is; a name has this and its gap to err
-GAP_PT = 14
+SPAN_IN = 0.2  # height of one row
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -295,55 +314,27 @@ class Span:
     def title(self) -> str:
         """Name it, and say what of it is invalid."""
         how = "" if not self.invalid_s else " (INVALID)" if self.invalid_s == ((self.first_s, self.last_s),) else " (INVALID in part)"
-        return shorten(self.name, 40) + how
+        return shorten(self.name, 30 if how else 40) + how
 
 
-def mark(chart: Chart, axes: Sequence[Axes], spans: Sequence[Span]) -> None:
-    """Shade every other span, hatch what of them is invalid, and name them all above the first axes."""
-    end_s = max((span.last_s for span in spans), default=0.0) or 1.0
-    for i, span in enumerate(spans):
+def on_clock(title: str, spans: Sequence[Span], heights_in: Sequence[float]) -> tuple[Chart, list[Axes]]:
+    """Begin a chart of axes on one clock, above them a row for each span; what of a span is invalid is hatched in all of them."""
+    strip_in = SPAN_IN * max(len(spans), 1)
+    heights = (strip_in, *heights_in)
+    chart, (strip, *axes) = begin(title, len(heights), 1, height=0.9 + sum(heights), sharex=True, height_ratios=heights)
+    for row, span in enumerate(spans):
+        strip.broken_barh([(span.first_s, span.last_s - span.first_s)], (row - 0.35, 0.7), facecolor=LIMIT, linewidth=0)
+        for first_s, last_s in span.invalid_s:
+            strip.broken_barh([(first_s, last_s - first_s)], (row - 0.35, 0.7), **INVALID)
         for ax in axes:
-            ax.axvspan(span.first_s, span.last_s, zorder=0, facecolor="#e6e6e6" if i % 2 == 0 else "#f6f6f6", linewidth=0)
+            ax.axvspan(span.first_s, span.last_s, zorder=0, facecolor="#e6e6e6" if row % 2 == 0 else "#f6f6f6", linewidth=0)
             for first_s, last_s in span.invalid_s:
                 ax.axvspan(first_s, last_s, zorder=0, **INVALID)
-            ax.set_xlim(-0.01 * end_s, 1.01 * end_s)
-    named = sorted(spans, key=lambda span: span.first_s)
-    names = [span.title for span in named]
-    reaches_pt = [(span.first_s / end_s * AXES_PT, span.last_s / end_s * AXES_PT) for span in named]
-    placed = lanes(reaches_pt, [width_pt(name, SIZE_PT) for name in names])
-    for name, span, (lane, to_left) in zip(names, named, placed, strict=True):
-        _name(axes[0], name, span.last_s if to_left else span.first_s, lane, to_left)
-    chart.set_figheight(chart.get_figheight() + LANE_PT / 72 * max((lane for lane, _ in placed), default=0))
-
-
-def lanes(reaches_pt: Sequence[tuple[float, float]], widths_pt: Sequence[float]) -> list[tuple[int, bool]]:
-    """Return for the name of each span, in the order of their starts, its lane (0 lowest) and whether it ends with the span.
-
-    A name starts with its span, unless it would leave the axes. From right to left, each takes the lowest lane that is free,
-    so that the line from a name down to its span passes left of the names below.
-    """
-    taken: list[list[tuple[float, float]]] = []
-    placed = []
-    for (first, last), width in zip(reversed(reaches_pt), reversed(widths_pt), strict=True):
-        to_left = first + width > AXES_PT
-        left, right = (last - width, last) if to_left else (first, first + width)
-        lane = next((i for i, others in enumerate(taken) if all(right + GAP_PT <= a or b + GAP_PT <= left for a, b in others)), len(taken))
-        taken += [[] for _ in range(lane + 1 - len(taken))]
-        taken[lane].append((left, right))
-        placed.append((lane, to_left))
-    return placed[::-1]
-
-
-def _name(ax: Axes, name: str, at_s: float, lane: int, to_left: bool) -> None:
-    above = ("data", "axes fraction")
-    if lane:
-        line = {"arrowstyle": "-", "color": "#aaaaaa", "linewidth": 0.7, "shrinkA": 0, "shrinkB": 0}
-        ax.annotate(
-            "", (at_s, 1), xycoords=above, xytext=(0, LANE_PT * lane + 6), textcoords="offset points", arrowprops=line,
-            annotation_clip=False, zorder=4,
-        )  # fmt: skip
-    ax.annotate(
-        name, (at_s, 1), xycoords=above, xytext=(-2 if to_left else 2, LANE_PT * lane + 2), textcoords="offset points",
-        ha="right" if to_left else "left", va="bottom", fontsize=SIZE_PT, annotation_clip=False, zorder=5,
-        bbox={"facecolor": "white", "edgecolor": "none", "pad": 0.5},
-    )  # fmt: skip
+    strip.set_yticks(range(len(spans)), [span.title for span in spans], fontsize=9)
+    strip.set_ylim(len(spans) - 0.4, -0.6)
+    strip.tick_params(axis="both", length=0, labelbottom=False)
+    strip.grid(visible=False, axis="y")
+    strip.spines[:].set_visible(False)
+    end_s = max((span.last_s for span in spans), default=0.0) or 1.0
+    strip.set_xlim(-0.01 * end_s, 1.01 * end_s)
+    return chart, axes

@@ -1,5 +1,6 @@
 """The figure of a metric's history: a point a run, the code that it ran, and where the level shifts."""
 
+import textwrap
 from collections.abc import Sequence
 from dataclasses import astuple, fields
 from itertools import pairwise
@@ -8,28 +9,29 @@ from typing import Any
 from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 
-from tapecheck.charts.figure import BAD, LIMIT, PALETTE, Chart, figure, foot, legend, plain, shorten, style, width_pt
+from tapecheck.charts import figure
 from tapecheck.runs.history import Condition, History, Trend
 
 MOST = 6  # trends in one picture, those of most runs
-AXES_PT = 600
-TICK_PT = 8.5
+TITLE = 105  # characters of a line
+TICKS = 5  # runs that are named below, at most
 MOST_COMMITS = 40  # more lines between commits would be a grey field
 UNITS = ("_s", "_ms", "_ns", "_rps", "_ratio", "_bytes", "_mb", "_share", "_minutes")
 
 
-def history_trend(*, history: History) -> Chart:
+def history_trend(*, history: History) -> figure.Chart:
     """Draw a metric over the runs, those of each condition in an axes of their own, with version, commit and change points."""
     shown = sorted(sorted(history.trends, key=lambda trend: len(trend.points), reverse=True)[:MOST], key=lambda trend: trend.condition)
-    with style():
-        chart, axes = figure(shorten(f"History of {history.metric}", 80), rows=len(shown), height=0.9 + 2.5 * len(shown))
+    with figure.style():
+        chart, axes = figure.begin(f"History of {figure.shorten(history.metric, 70)}", rows=len(shown), height=0.9 + 2.6 * len(shown))
         for ax, trend, name in zip(axes, shown, _names([trend.condition for trend in shown]), strict=True):
             _trend(ax, trend)
-            ax.set_ylabel(shorten(_quantity(history.metric), 26))
-            ax.set_title(shorten(name, 95), fontsize=10)
-        legend(chart, axes)
+            ax.set_ylabel(figure.shorten(_quantity(history.metric), 26))
+            changes = f"change points: {', '.join(shift.change for shift in trend.shifts)}" if trend.shifts else ""
+            ax.set_title("\n".join(filter(None, (*textwrap.wrap(name, TITLE)[:3], changes))), fontsize=10)
+        figure.legend(chart, axes)
         more = len(history.trends) - len(shown)
-        foot(chart, f"n = {history.n:,} runs{f'; {more} conditions of fewer runs are not drawn' if more else ''}")
+        figure.foot(chart, f"n = {history.n:,} runs{f'; {more} conditions of fewer runs are not drawn' if more else ''}")
     return chart
 
 
@@ -51,14 +53,13 @@ def _quantity(metric: str) -> str:
 def _trend(ax: Axes, trend: Trend) -> None:
     values = [point.value for point in trend.points]
     _commits(ax, trend)
-    ax.plot(range(len(values)), values, "o-", color=PALETTE[0], markersize=5, linewidth=0.8, label="a run")
+    ax.plot(range(len(values)), values, "o-", color=figure.PALETTE[0], markersize=5, linewidth=0.8, label="a run")
     _levels(ax, trend)
     ax.set_xlim(-0.7, len(values) - 0.3)
-    ax.margins(y=0.25)  # room for what the change points say
+    ax.margins(y=0.15)
     ax.yaxis.set_major_locator(MaxNLocator(5))
-    ax.yaxis.set_major_formatter(plain())
+    ax.yaxis.set_major_formatter(figure.plain())
     _ticks(ax, trend)
-    _say(ax, trend)
 
 
 def _commits(ax: Axes, trend: Trend) -> None:
@@ -80,31 +81,14 @@ def _levels(ax: Axes, trend: Trend) -> None:
     look: dict[str, Any] = {"markersize": 11, "markerfacecolor": "none", "markeredgewidth": 2, "zorder": 4}
     if trend.shifts:
         at = [shift.first for shift in trend.shifts]
-        ax.plot(at, [trend.points[i].value for i in at], "s", color=BAD, label="change point: the first run of another level", **look)
+        ax.plot(
+            at, [trend.points[i].value for i in at], "s", color=figure.BAD, label="change point: the first run of another level", **look
+        )
 
 
 def _ticks(ax: Axes, trend: Trend) -> None:
-    """Write version, commit and time below as many runs as have room; the change points come first."""
-    n = len(trend.points)
-    wanted = [*(shift.first for shift in trend.shifts), n - 1, 0, *(round(i * (n - 1) / 6) for i in range(7)), *range(min(n, 50))]
-    texts = {i: f"{trend.points[i].code}\n{trend.points[i].started_at:%Y-%m-%d %H:%M}" for i in wanted}
-    run_pt = AXES_PT / (n + 0.4)
-    wide_pt = max(width_pt(line, TICK_PT) for text in texts.values() for line in text.split("\n")) + 10
-    kept: list[int] = []
-    for i in wanted:
-        if all(abs(i - other) * run_pt >= wide_pt for other in kept):
-            kept.append(i)
-    ax.set_xticks(sorted(kept), [texts[i] for i in sorted(kept)], fontsize=TICK_PT, color=LIMIT)
-
-
-def _say(ax: Axes, trend: Trend) -> None:
-    """Write at the top how much each change point changes, as far as there is room."""
-    run_pt, free_pt = AXES_PT / (len(trend.points) + 0.4), 0.0
-    for shift in trend.shifts:
-        text = shift.change
-        half_pt, at_pt = width_pt(text, 9) / 2 + 3, (shift.first + 0.7) * run_pt
-        if at_pt - half_pt >= free_pt and at_pt + half_pt <= AXES_PT:
-            ax.text(
-                shift.first, 0.97, text, transform=ax.get_xaxis_transform(), ha="center", va="top", fontsize=9, color=BAD, weight="bold"
-            )
-            free_pt = at_pt + half_pt
+    """Write version, commit and time below the first and the last run, and some between."""
+    last = len(trend.points) - 1
+    at = sorted({round(i * last / (TICKS - 1)) for i in range(TICKS)})
+    texts = [f"{trend.points[i].code}\n{trend.points[i].started_at:%Y-%m-%d %H:%M}" for i in at]
+    ax.set_xticks(at, texts, fontsize=8.5, color=figure.LIMIT)

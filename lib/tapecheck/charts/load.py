@@ -1,5 +1,6 @@
-"""The figures of response times in a load run: by percentile, by time and by parameter. They compute nothing that is reported."""
+"""The figures of a load run by percentile, by parameter and by rate. They compute nothing that is reported."""
 
+import itertools
 import math
 import textwrap
 from collections.abc import Callable, Mapping, Sequence
@@ -10,46 +11,23 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 
-from tapecheck.charts.figure import (
-    BAD,
-    INVALID,
-    LIMIT,
-    LINES,
-    PALETTE,
-    WIDTH_PT,
-    Chart,
-    applying,
-    empty,
-    figure,
-    footer,
-    invalid_patch,
-    legend,
-    limit_line,
-    log_axis,
-    note,
-    plain,
-    shade_invalid,
-    shorten,
-    style,
-    thin,
-    width_pt,
-)
+from tapecheck.charts import figure
 from tapecheck.load import samples
-from tapecheck.load.analysis import GroupSummary, ScenarioSummary
+from tapecheck.load.analysis import GroupSummary, ScenarioSummary, mark
+from tapecheck.load.capacity import CapacityResult, Level
 from tapecheck.load.recording import Recording
-from tapecheck.load.samples import Mask, Numbers, Rows
+from tapecheck.load.samples import Rows
 from tapecheck.statistics import intervals
 from tapecheck.statistics.intervals import Percentile
-from tapecheck.verdict import Objective
+from tapecheck.verdict import Objective, Verdict
 
 Summary = Mapping[str, ScenarioSummary]
-TIMELINES_A_ROW = 6
 CROWDED_PT = 6  # less than this between two tick labels, and they are turned
 
 _KINDS: tuple[tuple[str, str, str, str, Callable[[ScenarioSummary], intervals.Distribution | None]], ...] = (
-    ("response", "p95_ms", "o", PALETTE[0], lambda scenario: scenario.response_time_ms),
-    ("service", "service_p95_ms", "s", PALETTE[1], lambda scenario: scenario.service_time_ms),
-    ("server", "server_p95_ms", "^", PALETTE[2], lambda scenario: scenario.server_time_ms),
+    ("response", "p95_ms", "o", figure.PALETTE[0], lambda scenario: scenario.response_time_ms),
+    ("service", "service_p95_ms", "s", figure.PALETTE[1], lambda scenario: scenario.service_time_ms),
+    ("server", "server_p95_ms", "^", figure.PALETTE[2], lambda scenario: scenario.server_time_ms),
 )
 
 
@@ -63,35 +41,34 @@ class _Series:
 
 
 _RESPONSE = (
-    _Series(label="median", offset=-0.15, marker="o", colour=PALETTE[0], percentile=lambda group: group.response_time_ms.p50),
-    _Series(label="p95", offset=0.15, marker="s", colour=PALETTE[3], percentile=lambda group: group.response_time_ms.p95),
+    _Series(label="median", offset=-0.15, marker="o", colour=figure.PALETTE[0], percentile=lambda group: group.response_time_ms.p50),
+    _Series(label="p95", offset=0.15, marker="s", colour=figure.PALETTE[3], percentile=lambda group: group.response_time_ms.p95),
 )
 _INSIDE = (
     _Series(
-        label="median inside the target", offset=0, marker="^", colour=PALETTE[2],
+        label="median inside the target", offset=0, marker="^", colour=figure.PALETTE[2],
         percentile=lambda group: group.server_time_ms.p50 if group.server_time_ms else None,
     ),
 )  # fmt: skip
 
 
-def load_percentiles(*, recording: Recording, summary: Summary, objectives: Sequence[Objective]) -> Chart:
+def load_percentiles(*, recording: Recording, summary: Summary, objectives: Sequence[Objective]) -> figure.Chart:
     """Draw the percentile spectrum of response times per scenario, and beside it p95 by kind of time: response, service, server."""
     title = f"Response time by percentile, {_intervals(recording)}"
     n = sum(scenario.requests for scenario in summary.values())
     if not any(_percentiles(scenario) for scenario in summary.values()):
-        return empty(title, "no percentile is known" if n else "no requests", recording.context, n)
-    with style():
-        chart, (ax, kinds) = figure(title, 1, 2, height=5.2, width_ratios=(2.2, 1))
+        return figure.empty(title, "no percentile is known" if n else "no requests", recording.context, n)
+    with figure.style():
+        chart, (ax, kinds) = figure.begin(title, 1, 2, height=5.2, width_ratios=(2.2, 1))
         for i, (name, scenario) in enumerate(summary.items()):
             if not scenario.requests:
                 continue
-            look: dict[str, Any] = {"color": PALETTE[i % len(PALETTE)], "linestyle": LINES[i % len(LINES)], "linewidth": 2}
-            _spectrum(ax, samples.counted(recording.samples, name), scenario, label=_described(name, scenario), **look)
+            _spectrum(ax, samples.counted(recording.samples, name), scenario, label=_described(name, scenario), **figure.nth(i))
         _tail_axis(ax, summary, objectives)
         _kinds_of_time(kinds, summary, objectives)
-        shaded = [invalid_patch()] if any(s.invalid for s in summary.values()) else []
-        legend(chart, (ax, kinds), *shaded)
-        footer(chart, recording.context, n)
+        shaded = [figure.invalid_patch()] if any(s.invalid for s in summary.values()) else []
+        figure.legend(chart, (ax, kinds), *shaded)
+        figure.footer(chart, recording.context, n)
     return chart
 
 
@@ -123,12 +100,7 @@ def _spectrum(ax: Axes, part: Rows, scenario: ScenarioSummary, **look: Any) -> N
 
 def _described(name: str, scenario: ScenarioSummary) -> str:
     failed = f", {scenario.failed:,} failed" if scenario.failed else ""
-    return f"{name} (n = {scenario.requests:,}{failed}{_marked(scenario)})"
-
-
-def _marked(scenario: ScenarioSummary) -> str:
-    """Return what every chart says of figures that are not, or not only, the target's."""
-    return ", INVALID" if scenario.invalid else ", generator late" if scenario.generator_share else ""
+    return f"{name} (n = {scenario.requests:,}{failed}{', ' + how if (how := figure.marked(scenario)) else ''})"
 
 
 def _tail_axis(ax: Axes, summary: Summary, objectives: Sequence[Objective]) -> None:
@@ -139,9 +111,10 @@ def _tail_axis(ax: Axes, summary: Summary, objectives: Sequence[Objective]) -> N
     for one in objectives:
         if one.metric in ("p50_ms", "p90_ms", "p95_ms", "p99_ms") and one.scope in (None, *names):
             at = 1 / (1 - int(one.metric[1:3]) / 100)
-            limit_line(ax, one, at / 1.25, at * 1.25, colour=PALETTE[names.index(one.scope) % len(PALETTE)] if one.scope else LIMIT)
-    log_axis(ax, "y")
-    log_axis(ax, "x")
+            colour = figure.nth(names.index(one.scope))["color"] if one.scope else figure.LIMIT
+            figure.limit_line(ax, one, at / 1.25, at * 1.25, colour=colour)
+    figure.log_axis(ax, "y")
+    figure.log_axis(ax, "x")
     ax.set_xlim(1, right)
     ticks = [p for p in (0, 0.5, 0.9, 0.95, 0.99, 0.999, 0.9999) if 1 / (1 - p) <= right]
     ax.set_xticks([1 / (1 - p) for p in ticks], ["min" if p == 0 else f"p{p * 100:g}" for p in ticks], fontsize=10)
@@ -155,101 +128,41 @@ def _kinds_of_time(ax: Axes, summary: Summary, objectives: Sequence[Objective]) 
         if found:
             ax.plot([x + (i - 1) * 0.2 for x, _ in found], [p95 for _, p95 in found], marker, color=colour, label=f"{kind} time p95")
         for x, name in enumerate(summary):
-            for one in applying(objectives, (metric,), name):
-                limit_line(ax, one, x - 0.4, x + 0.4)
+            for one in figure.applying(objectives, (metric,), name):
+                figure.limit_line(ax, one, x - 0.4, x + 0.4)
     for x, scenario in enumerate(summary.values()):
         if scenario.invalid:
-            ax.axvspan(x - 0.5, x + 0.5, zorder=0, **INVALID)
-    log_axis(ax, "y")
+            ax.axvspan(x - 0.5, x + 0.5, zorder=0, **figure.INVALID)
+    figure.log_axis(ax, "y")
     ax.set_xlim(-0.6, len(summary) - 0.4)
-    names = [shorten(name, 24) for name in summary]
+    names = [figure.shorten(name, 24) for name in summary]
     ax.set_xticks(range(len(summary)), names, rotation=35 if len(summary) < 10 else 60, ha="right", rotation_mode="anchor", fontsize=9)
     ax.set_title("Where it goes: p95 by kind", fontsize=11)
     ax.set_ylabel("time (ms)")
 
 
-def load_timeline(*, recording: Recording, summary: Summary, objectives: Sequence[Objective]) -> Chart:
-    """Draw every response time at its intended start, scenarios side by side, failures marked."""
-    title = "Response time of every request over the run"
-    n = sum(scenario.requests for scenario in summary.values())
-    if not n or not recording.samples.num_rows:
-        return empty(title, recording.without_samples, recording.context, n)
-    with style():
-        lines = math.ceil(len(summary) / TIMELINES_A_ROW)
-        columns = math.ceil(len(summary) / lines)
-        chart, axes = figure(title, lines, columns, height=1.1 + 3.3 * lines, sharey=True)
-        for ax, (name, scenario) in zip(axes, summary.items(), strict=False):
-            _course(ax, samples.counted(recording.samples, name), applying(objectives, ("p95_ms",), name))
-            if scenario.invalid:
-                shade_invalid(ax)
-            mark = _marked(scenario).removeprefix(", ")
-            ax.set_title(_broken(name, WIDTH_PT / columns) + (f"\n({mark})" if mark else ""), fontsize=10.5)
-        log_axis(axes[0], "y")
-        for ax in axes[::columns]:
-            ax.set_ylabel("response time (ms)")
-        for ax in axes[len(summary) :]:
-            ax.remove()
-        shaded = [invalid_patch()] if any(s.invalid for s in summary.values()) else []
-        legend(chart, axes[: len(summary)], *shaded)
-        footer(chart, recording.context, n)
-    return chart
-
-
-def _course(ax: Axes, part: Rows, objectives: Sequence[Objective]) -> None:
-    """Draw one scenario: of those that succeeded, the extremes of every stretch of time; of those that failed, each."""
-    if not len(part):
-        note(ax, "no requests")
-        return
-    failed = part.failed()
-    ax.plot(*_points(part, ~failed, thinned=True), ".", color=PALETTE[0], markersize=3, alpha=0.5, label="succeeded")
-    if failed.any():
-        ax.plot(*_points(part, failed, thinned=False), "x", color=BAD, markersize=5, label="failed")
-    end_s = max(float(np.ptp(part.numbers("intended_ns"))) / 1e9, 0.01)
-    for one in objectives:
-        limit_line(ax, one, -0.05 * end_s, 1.05 * end_s)
-    ax.set_xlim(-0.05 * end_s, 1.05 * end_s)
-    ax.xaxis.set_major_locator(MaxNLocator(3))
-    ax.tick_params(axis="x", labelsize=9)
-    ax.set_xlabel("intended start (s)", fontsize=9.5)
-
-
-def _points(part: Rows, chosen: Mask, *, thinned: bool) -> tuple[Numbers, Numbers]:
-    """Return intended start (s, since the first) and response time (ms) of the chosen samples."""
-    response_ms = part.response_ms()[chosen]
-    intended_ns = part.numbers("intended_ns")
-    at_ns, ms = thin(intended_ns[chosen], response_ms) if thinned else (intended_ns[chosen], response_ms)
-    return np.asarray((at_ns - intended_ns.min()) / 1e9, dtype=np.float64), ms
-
-
-def _broken(name: str, room_pt: float) -> str:
-    """Break a name after its underscores into lines of a panel's width, at most three."""
-    wide = max(8, int(room_pt / 8.5))
-    lines = textwrap.wrap(shorten(name, 3 * wide - 12).replace("_", "_ "), wide)
-    return "\n".join(line.replace("_ ", "_") for line in lines)
-
-
-def load_dimensions(*, recording: Recording, summary: Summary) -> Chart:
+def load_dimensions(*, recording: Recording, summary: Summary) -> figure.Chart:
     """Draw median and p95 of response time, and the target's own time, per value of each parameter that was varied."""
     title = f"Response time by parameter value, {_intervals(recording)}"
     panels = [(name, d, values) for name, s in summary.items() for d, values in s.by.items() if len(values) > 1]
-    with style():
+    with figure.style():
         if not panels:
             n = sum(scenario.requests for scenario in summary.values()) if recording.context.told else recording.samples.num_rows
-            return empty(title, "no scenario varies a parameter", recording.context, n)
+            return figure.empty(title, "no scenario varies a parameter", recording.context, n)
         longest = max(len(values) for _, _, values in panels)
         columns = min(len(panels), 3 if longest <= 8 else 2 if longest <= 16 else 1)
         lines = math.ceil(len(panels) / columns)
-        chart, grid = figure(title, 2 * lines, columns, height=0.5 + 4.2 * lines, height_ratios=(2.2, 1) * lines)
+        chart, grid = figure.begin(title, 2 * lines, columns, height=0.5 + 4.2 * lines, height_ratios=(2.2, 1) * lines)
         axes = np.array(grid, dtype=object).reshape(lines, 2, columns).swapaxes(1, 2).reshape(-1, 2)
         for i, ((ax, below), (name, dimension, values)) in enumerate(zip(axes, panels, strict=False)):
             _groups(ax, values, _RESPONSE)
             _groups(below, values, _INSIDE)
-            _value_names(ax, below, list(values), WIDTH_PT / columns - 80)
+            _value_names(ax, below, list(values), figure.WIDTH_PT / columns - 80)
             if summary[name].invalid:
-                shade_invalid(ax)
-                shade_invalid(below)
-            mark = _marked(summary[name])
-            ax.set_title(f"{shorten(name, 105 // columns - len(mark) - len(dimension) - 5)}{mark}: by {dimension}", fontsize=10.5)
+                figure.shade_invalid(ax)
+                figure.shade_invalid(below)
+            how = f"\n({how})" if (how := figure.marked(summary[name])) else ""
+            ax.set_title(f"{figure.shorten(name, 100 // columns - len(dimension) - 5)}: by {dimension}{how}", fontsize=10.5)
             counts = sorted({group.requests for group in values.values()})
             below.set_xlabel(f"{dimension} (n = {'-'.join(f'{n:,}' for n in (counts[0], counts[-1])[: len(counts)])} each)", fontsize=10)
             if i % columns == 0:
@@ -257,8 +170,8 @@ def load_dimensions(*, recording: Recording, summary: Summary) -> Chart:
                 below.set_ylabel("in target (ms)", fontsize=10)
         for ax in axes[len(panels) :].flat:
             ax.remove()
-        legend(chart, list(axes[: len(panels)].flat))
-        footer(chart, recording.context, sum(s.requests for s in summary.values()))
+        figure.legend(chart, list(axes[: len(panels)].flat))
+        figure.footer(chart, recording.context, sum(s.requests for s in summary.values()))
     return chart
 
 
@@ -276,10 +189,10 @@ def _groups(ax: Axes, values: Mapping[str, GroupSummary], series: Sequence[_Seri
                 markersize=5, label=one.label,
             )  # fmt: skip
     if not known:
-        note(ax, "no Server-Timing")
+        figure.note(ax, "no Server-Timing")
     ax.set_ylim(-0.06 * top, top)
     ax.yaxis.set_major_locator(MaxNLocator(5 if len(series) > 1 else 2, steps=[1, 2, 5, 10], min_n_ticks=2))
-    ax.yaxis.set_major_formatter(plain())
+    ax.yaxis.set_major_formatter(figure.plain())
 
 
 def _above(p: Percentile, out_of_sight: float) -> float:
@@ -291,7 +204,92 @@ def _above(p: Percentile, out_of_sight: float) -> float:
 
 def _value_names(ax: Axes, below: Axes, names: Sequence[str], room_pt: float) -> None:
     """Name the columns below both axes, upright when they would touch."""
-    crowded = max(width_pt(name, 10) for name in names) + CROWDED_PT > room_pt / len(names)
-    for axes, shown in ((ax, [""] * len(names)), (below, [shorten(name, 16) for name in names])):
+    crowded = max(figure.width_pt(name, 10) for name in names) + CROWDED_PT > room_pt / len(names)
+    for axes, shown in ((ax, [""] * len(names)), (below, [figure.shorten(name, 16) for name in names])):
         axes.set_xticks(range(len(names)), shown, fontsize=10, rotation=90 if crowded else 0)
         axes.set_xlim(-0.6, len(names) - 0.4)
+
+
+# ---- capacity ----
+
+_LOOK = {
+    Verdict.PASS: ("o", figure.PALETTE[0]),
+    Verdict.NOT_PROVEN: ("D", figure.PALETTE[1]),
+    Verdict.INVALID: ("s", "#777777"),
+    Verdict.NO_DATA: ("P", "black"),
+}
+_FAILED = (("X", figure.BAD), ("P", figure.PALETTE[5]), ("*", "black"))  # of levels that failed, by the objective that they missed
+
+
+def load_capacity(*, recording: Recording, capacity: CapacityResult | None, objectives: Sequence[Objective]) -> figure.Chart:
+    """Draw a capacity sweep: p95 over arrival rate with the knee's interval, and throughput over concurrency with the fitted law."""
+    context = recording.context
+    n = sum(len(samples.counted(recording.samples, name)) for name in context.rates_rps)
+    with figure.style():
+        if capacity is None:
+            return figure.empty("Capacity", "the plan has no capacity scenario", context, recording.samples.num_rows)
+        chart, (left, right) = figure.begin("Capacity: how much traffic before an objective is missed", 1, 2, height=4.6)
+        _knee(left, capacity, [one for one in objectives if one.metric == "p95_ms" and one.scope is None])
+        _law(right, capacity)
+        knee, law = capacity.knee_note, capacity.law_note
+        left.set_title(textwrap.fill(knee, 56), fontsize=9.5)
+        right.set_title(textwrap.fill(f"peak of the law: {law}" if capacity.usl else law, 56), fontsize=9.5)
+        figure.legend(chart, (left, right))
+        figure.footer(chart, context, n)
+    return chart
+
+
+def _knee(ax: Axes, capacity: CapacityResult, objectives: Sequence[Objective]) -> None:
+    by_look: dict[str, list[Level]] = {}
+    for level in capacity.levels:
+        by_look.setdefault(_said(level), []).append(level)
+    failed = iter(_FAILED * len(capacity.levels))
+    for said, levels in by_look.items():
+        marker, colour = _LOOK.get(levels[0].verdict) or next(failed)
+        points = [(one.rate_rps, one.p95_ms.value) for one in levels if one.p95_ms is not None]
+        if points:
+            late = mark({"p95_ms": max(one.generator_share.get("p95_ms", 0.0) for one in levels)}, "p95_ms")
+            ax.plot(*zip(*points, strict=True), marker, color=colour, markersize=8, label=f"level: {said}{late}")
+    _shade_rates(ax, capacity.levels)
+    if capacity.knee_rps is not None and capacity.knee_high_rps is not None:
+        label = f"knee: {capacity.knee_rps:,.0f} to {capacity.knee_high_rps:,.0f}/s"
+        ax.axvspan(capacity.knee_rps, capacity.knee_high_rps, color=figure.PALETTE[2], alpha=0.25, label=label)
+    rates = [one.rate_rps for one in capacity.levels]
+    for one in objectives:
+        figure.limit_line(ax, one, min(rates), max(rates))
+    figure.log_axis(ax, "y")
+    figure.log_axis(ax, "x")
+    ax.set_xlabel("arrival rate (requests/s)")
+    ax.set_ylabel("p95 response time (ms)")
+
+
+def _said(level: Level) -> str:
+    """Return the verdict on a level, of one that failed with the first objective that it missed."""
+    missed = next((check.objective for check in level.checks if check.verdict == Verdict.FAIL), "")
+    return f"fails {missed}" if missed and level.verdict == Verdict.FAIL else level.verdict.replace("_", " ")
+
+
+def _shade_rates(ax: Axes, levels: Sequence[Level]) -> None:
+    """Shade the rates at which the generator was the limit, and give the reason."""
+    for invalid, run in itertools.groupby(levels, lambda one: one.verdict == Verdict.INVALID):
+        if invalid:
+            part = list(run)
+            reason = textwrap.shorten(part[0].reason.partition(": ")[2] or part[0].reason, 110, placeholder=" …")
+            ax.axvspan(part[0].rate_rps / 1.08, part[-1].rate_rps * 1.08, zorder=0, **figure.INVALID, label=f"invalid: {reason}")
+
+
+def _law(ax: Axes, capacity: CapacityResult) -> None:
+    points = [(one.concurrency, one.throughput_rps) for one in capacity.levels if one.steady and one.concurrency > 0]
+    if not points:
+        figure.note(ax, "no level was steady and valid")
+    ax.plot([n for n, _ in points], [x for _, x in points], "o", color=figure.PALETTE[0], markersize=6, label="_steady levels")
+    law = capacity.usl
+    if law is not None:
+        n = np.geomspace(law.n_min, law.n_max, 200)
+        contention = f"contention {law.alpha.value:.1%} ({law.alpha.low:.1%} to {law.alpha.high:.1%})"
+        ax.plot(n, law.throughput_rps(n), color=figure.PALETTE[3], label=f"scalability law, within what was measured: {contention}")
+    figure.log_axis(ax, "x")
+    ax.set_ylim(bottom=0)
+    ax.yaxis.set_major_formatter(figure.plain())
+    ax.set_xlabel("mean requests in flight (steady levels)")
+    ax.set_ylabel("throughput (succeeded/s)")

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from datetime import datetime
+from datetime import UTC, datetime
 from itertools import groupby
 from typing import Any
 
@@ -10,11 +10,10 @@ import matplotlib as mpl
 import numpy as np
 import pyarrow.compute as pc
 from matplotlib.axes import Axes
-from matplotlib.dates import AutoDateLocator, ConciseDateFormatter, date2num
 from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator
 
-from tapecheck.charts.figure import BAD, INVALID, LIMIT, PALETTE, Chart, empty, figure, footer, legend, log_axis, plain, style
+from tapecheck.charts import figure
 from tapecheck.recovery.analysis import FailureSummary, RecoverySummary
 from tapecheck.recovery.objectives import TOLERANCE_S, RecoveryPlan
 from tapecheck.recovery.recording import Recording
@@ -22,8 +21,8 @@ from tapecheck.recovery.timeline import Seen, Timed, seen, states
 from tapecheck.verdict import written
 
 LOOKS: Mapping[int, Mapping[str, Any]] = {  # of the state of a target; told apart in grey too
-    0: {"facecolor": PALETTE[3], "label": "no service"},
-    1: {"facecolor": PALETTE[1], "hatch": "//", "edgecolor": "white", "label": "degraded: a fallback serves, or work is left to do"},
+    0: {"facecolor": figure.PALETTE[3], "label": "no service"},
+    1: {"facecolor": figure.PALETTE[1], "hatch": "//", "edgecolor": "white", "label": "degraded: a fallback serves, or work is left to do"},
     2: {"facecolor": "#cfe8df", "label": "full service"},
 }
 CLASSES = {"fresh": "#e8f4ee", "aging": "#fdf3dc", "stale": "#f7e0d3", "missing": "#e4e4e4"}
@@ -35,14 +34,14 @@ TRIALS = "trials"
 # ---- what each drill did ----
 
 
-def recovery_timeline(*, recording: Recording, summary: RecoverySummary) -> Chart:
+def recovery_timeline(*, recording: Recording, summary: RecoverySummary) -> figure.Chart:
     """Draw the slowest trial of each drill on the clock since the fault: availability of each view, and when all was as before."""
     title, shown = "Timeline of each drill: what could be seen of the target", _slowest(summary.timed)
     if not shown:
-        return empty(title, "no drill was run, or none was valid", recording.context, len(summary.timed), TRIALS)
-    with style():
+        return figure.empty(title, "no drill was run, or none was valid", recording.context, len(summary.timed), TRIALS)
+    with figure.style():
         rows = [(one, name, view) for one in shown for name, view in _views(recording, one).items()]
-        chart, (ax,) = figure(title, height=1.3 + 0.19 * len(rows) + 0.16 * len(shown))
+        chart, (ax,) = figure.begin(title, height=1.3 + 0.19 * len(rows) + 0.16 * len(shown))
         ends_s, at, ticks = [], 0.0, []
         for one, group in groupby(rows, key=lambda row: row[0]):
             begun = at
@@ -57,8 +56,8 @@ def recovery_timeline(*, recording: Recording, summary: RecoverySummary) -> Char
         ax.set_xlim(-BEFORE_S, 1.01 * max(ends_s))
         ax.grid(visible=False, axis="y")
         ax.set_xlabel("time since the fault began (s)")
-        legend(chart, (ax,), *(Patch(**look) for look in LOOKS.values()))
-        footer(chart, recording.context, len(summary.timed), TRIALS)
+        figure.legend(chart, (ax,), *(Patch(**look) for look in LOOKS.values()))
+        figure.footer(chart, recording.context, len(summary.timed), TRIALS)
     return chart
 
 
@@ -109,36 +108,36 @@ def _moments(ax: Axes, one: Timed, top: float, bottom: float) -> None:
     ax.vlines(0, top, bottom - 0.2, color="black", linewidth=1.2, label="the fault begins")
     if one.trial.released_ns and one.trial.injected_ns:
         released_s = (one.trial.released_ns - one.trial.injected_ns) / 1e9
-        ax.vlines(released_s, top, bottom - 0.2, color="black", linewidth=1, linestyle=":", label="the drill takes it away")
+        ax.vlines(released_s, top, bottom - 0.2, color="black", linewidth=1, linestyle=":", label="the drill ends the fault")
     look: dict[str, Any] = {"markersize": 8, "markeredgecolor": "white", "clip_on": False, "zorder": 5}
     if clocks.degraded_s and clocks.degraded_s != clocks.recover_s:
         ax.plot(clocks.degraded_s, top + 0.4, "v", color="black", label="degraded recovery", **look)
     if clocks.recover_s is not None:
-        ax.plot(clocks.recover_s, top + 0.4, "v", color=PALETTE[0], label="full recovery", **look)
+        ax.plot(clocks.recover_s, top + 0.4, "v", color=figure.PALETTE[0], label="full recovery", **look)
     if clocks.detect_s is not None:
-        ax.plot(clocks.detect_s, top + 0.4, "d", color=PALETTE[5], label="the target tells of it", **look)
+        ax.plot(clocks.detect_s, top + 0.4, "d", color=figure.PALETTE[5], label="detected: the target reports it", **look)
 
 
 # ---- how long recovery took ----
 
 
-def recovery_rto(*, recording: Recording, summary: RecoverySummary) -> Chart:
+def recovery_rto(*, recording: Recording, summary: RecoverySummary) -> figure.Chart:
     """Draw every trial of each failure beside its objective, by the clock that counts, on a logarithmic axis."""
     title = "Recovery times beside their objectives"
     if not summary.rto:
-        return empty(title, "no drill was run", recording.context, 0, TRIALS)
-    with style():
-        chart, (ax,) = figure(title, height=1.5 + 0.55 * len(summary.rto))
+        return figure.empty(title, "no drill was run", recording.context, 0, TRIALS)
+    with figure.style():
+        chart, (ax,) = figure.begin(title, height=1.5 + 0.55 * len(summary.rto))
         for row, failure in enumerate(summary.rto.values()):
             _times(ax, row, failure)
-            ax.plot(failure.objective_s, row, "|", color=LIMIT, markersize=24, markeredgewidth=2.5, label="objective (good: left)")
+            ax.plot([failure.objective_s] * 2, [row - 0.35, row + 0.35], color=figure.LIMIT, linewidth=2.5, label="objective (good: left)")
         names = [f"{name}\n({'degraded recovery' if f.clock == 'degraded' else 'full recovery'})" for name, f in summary.rto.items()]
         ax.set_yticks(range(len(names)), names, fontsize=9.5)
         ax.set_ylim(len(names) - 0.4, -0.6)
-        log_axis(ax, "x")
+        figure.log_axis(ax, "x")
         ax.set_xlabel("time since the fault began (s)")
-        legend(chart, (ax,))
-        footer(chart, recording.context, len(summary.timed), TRIALS)
+        figure.legend(chart, (ax,))
+        figure.footer(chart, recording.context, len(summary.timed), TRIALS)
     return chart
 
 
@@ -148,28 +147,26 @@ def _times(ax: Axes, row: int, failure: FailureSummary) -> None:
     valid = [one.clocks for one in failure.trials if one.clocks and not one.invalid]
     times_s = [max(LEAST_S, t) for t in (getattr(clocks, metric) for clocks in valid) if t is not None]
     spread = np.linspace(-0.13, 0.13, len(times_s)) if len(times_s) > 1 else [0.0]
-    ax.plot(times_s, row + np.asarray(spread)[: len(times_s)], "o", color=PALETTE[0], markersize=6, alpha=0.75, label="a trial")
+    ax.plot(times_s, row + np.asarray(spread)[: len(times_s)], "o", color=figure.PALETTE[0], markersize=6, alpha=0.75, label="a trial")
     if unfinished := [clocks.watched_s for clocks in valid if getattr(clocks, metric) is None]:
-        ax.plot(unfinished, [row] * len(unfinished), ">", color=BAD, markersize=9, label="not over when watching ended")
+        ax.plot(unfinished, [row] * len(unfinished), ">", color=figure.BAD, markersize=9, label="not recovered when the watch ended")
     if any(one.invalid for one in failure.trials):
-        ax.axhspan(row - 0.4, row + 0.4, zorder=0, label="a trial was invalid", **INVALID)
+        ax.axhspan(row - 0.4, row + 0.4, zorder=0, label="a trial was invalid", **figure.INVALID)
     if worst.upper is not None and math.isfinite(worst.upper):
-        ax.plot(
-            max(LEAST_S, worst.upper), row + 0.27, "^", color=PALETTE[3], markersize=8, label="95 % upper bound of the share to be proven"
-        )
+        ax.plot(max(LEAST_S, worst.upper), row + 0.27, "^", color=figure.PALETTE[3], markersize=8, label="95 % upper bound")
 
 
 # ---- how old data is, and what was lost ----
 
 
-def recovery_ages(*, recording: Recording, summary: RecoverySummary, plan: RecoveryPlan) -> Chart:
+def recovery_ages(*, recording: Recording, summary: RecoverySummary, plan: RecoveryPlan) -> figure.Chart:
     """Draw the oldest series of each symbol against the classes of age, with what its tier allows."""
     title, ages = "Age of data: the oldest series of each symbol", recording.context.ages
     if not summary.freshness or ages is None:
-        return empty(title, "ages were not audited", recording.context, 0, "series")
-    with style():
+        return figure.empty(title, "ages were not audited", recording.context, 0, "series")
+    with figure.style():
         order = sorted(summary.freshness.items(), key=lambda item: (list(plan.rpo).index(item[1].tier or ""), item[0]))
-        chart, (ax,) = figure(title, height=1.5 + 0.2 * len(order))
+        chart, (ax,) = figure.begin(title, height=1.5 + 0.2 * len(order))
         limits_s = [plan.staleness.fresh.below_s, plan.staleness.aging.below_s, plan.staleness.stale.below_s]
         least_s = min([60.0, *(one.age_s for _, one in order if one.age_s and one.age_s > 1)])
         edges_s = [0.7 * least_s, *limits_s, 2.5 * limits_s[-1]]
@@ -180,7 +177,7 @@ def recovery_ages(*, recording: Recording, summary: RecoverySummary, plan: Recov
             age_s = min(edges_s[-1] * 0.9, max(edges_s[0] * 1.05, one.age_s if one.age_s is not None else math.inf))
             is_possible = one.age_s is not None and one.age_s >= -TOLERANCE_S
             marker = "o" if is_possible else "X" if one.age_s is None else "<"  # to the left: of the future
-            ax.plot(age_s, row, marker, color=PALETTE[0] if is_possible and one.state != "missing" else BAD, markersize=6)
+            ax.plot(age_s, row, marker, color=figure.PALETTE[0] if is_possible and one.state != "missing" else figure.BAD, markersize=6)
         _allowed(ax, [plan.rpo[one.tier or ""].max_age_s for _, one in order])
         ax.set_yticks(range(len(order)), [f"{symbol} ({one.tier})" for symbol, one in order], fontsize=8.5)
         ax.set_ylim(len(order) - 0.4, -1.6)
@@ -190,8 +187,8 @@ def recovery_ages(*, recording: Recording, summary: RecoverySummary, plan: Recov
         ax.xaxis.set_minor_formatter(mpl.ticker.NullFormatter())
         ax.grid(visible=False, axis="y")
         ax.set_xlabel("age: time since upstream confirmed that nothing is missing")
-        legend(chart, (ax,))
-        footer(chart, recording.context, len([one for one in ages.series if not one.planted]), "series")
+        figure.legend(chart, (ax,))
+        figure.footer(chart, recording.context, len([one for one in ages.series if not one.planted]), "series")
     return chart
 
 
@@ -203,25 +200,19 @@ def _allowed(ax: Axes, limits_s: Sequence[float]) -> None:
     first = 0
     for limit_s, rows in groupby(limits_s):
         last = first + len(list(rows))
-        ax.plot(
-            [limit_s] * 2,
-            [first - 0.4, last - 0.6],
-            color=LIMIT,
-            linestyle=(0, (4, 2)),
-            linewidth=1.6,
-            label="oldest that the tier allows (good: left)",
-        )
+        ends = [first - 0.4, last - 0.6]
+        ax.plot([limit_s] * 2, ends, color=figure.LIMIT, linestyle=(0, (4, 2)), label="oldest that the tier allows (good: left)")
         first = last
 
 
-def recovery_loss(*, recording: Recording, summary: RecoverySummary) -> Chart:
+def recovery_loss(*, recording: Recording, summary: RecoverySummary) -> figure.Chart:
     """Draw what became of the bars that the database acknowledged while it was broken, by tier."""
     title, tiers = "What became of acknowledged bars", summary.rpo
     total = sum(tier.acknowledged_bars for tier in tiers.values())
     if not total:
-        return empty(title, "no drill recorded bars", recording.context, 0, "bars")
-    with style():
-        chart, (ax,) = figure(title, height=1.5 + 0.55 * len(tiers))
+        return figure.empty(title, "no drill recorded bars", recording.context, 0, "bars")
+    with figure.style():
+        chart, (ax,) = figure.begin(title, height=1.5 + 0.55 * len(tiers))
         for row, tier in enumerate(tiers.values()):
             left = 0
             stable = tier.acknowledged_bars - tier.lost_bars - tier.never_read_bars
@@ -234,52 +225,44 @@ def recovery_loss(*, recording: Recording, summary: RecoverySummary) -> Chart:
         ax.set_yticks(range(len(tiers)), list(tiers))
         ax.set_ylim(len(tiers) - 0.4, -0.6)
         ax.xaxis.set_major_locator(MaxNLocator(integer=True))
-        ax.xaxis.set_major_formatter(plain())
+        ax.xaxis.set_major_formatter(figure.plain())
         ax.grid(visible=False, axis="y")
         ax.set_xlabel("bars that the database acknowledged during drills")
-        legend(chart, (ax,))
-        footer(chart, recording.context, total, "bars")
+        figure.legend(chart, (ax,))
+        figure.footer(chart, recording.context, total, "bars")
     return chart
 
 
 FATES: tuple[Mapping[str, Any], ...] = (
-    {"color": PALETTE[2]},
-    {"color": BAD},
-    {"facecolor": "white", "edgecolor": LIMIT, "hatch": "//"},
+    {"color": figure.PALETTE[2]},
+    {"color": figure.BAD},
+    {"facecolor": "white", "edgecolor": figure.LIMIT, "hatch": "//"},
 )
 
 
 # ---- over the years ----
 
 
-def recovery_trend(*, recording: Recording) -> Chart:
+def recovery_trend(*, recording: Recording) -> figure.Chart:
     """Draw every recovery in the ledger of this target, by failure, over time."""
     title, context = "Every drill ever run on this target", recording.context
     entries = [
         e for e in context.ledger if e.get("target") == context.target.name and e.get("recover_s") is not None and not e.get("invalid")
     ]
     if not entries:
-        return empty(title, "the ledger of this output folder has no valid drill of this target", context, 0, TRIALS)
-    with style():
-        chart, (ax,) = figure(title, height=4.2)
-        for colour, marker, name in zip(PALETTE * 3, "os^Dv<>" * 3, dict.fromkeys(e["failure"] for e in entries), strict=False):
+        return figure.empty(title, "the ledger of this output folder has no valid drill of this target", context, 0, TRIALS)
+    with figure.style():
+        chart, (ax,) = figure.begin(title, height=4.2)
+        for colour, marker, name in zip(figure.PALETTE * 3, "os^Dv<>" * 3, dict.fromkeys(e["failure"] for e in entries), strict=False):
             own = [e for e in entries if e["failure"] == name]
-            ax.plot(
-                date2num([datetime.fromisoformat(e["at"]) for e in own]),  # type: ignore[no-untyped-call]
-                [max(LEAST_S, e["recover_s"]) for e in own],
-                marker,
-                color=colour,
-                alpha=0.75,
-                markersize=5,
-                label=name,
-            )
-        log_axis(ax, "y")
-        ax.xaxis_date()
-        locator = AutoDateLocator(maxticks=8)  # type: ignore[no-untyped-call]
-        ax.xaxis.set_major_locator(locator)
-        ax.xaxis.set_major_formatter(ConciseDateFormatter(locator))  # type: ignore[no-untyped-call]
-        ax.set_ylabel("until all was as before (s)")
+            at_s = [datetime.fromisoformat(e["at"]).timestamp() for e in own]
+            ax.plot(at_s, [max(LEAST_S, e["recover_s"]) for e in own], marker, color=colour, alpha=0.75, markersize=5, label=name)
+        figure.log_axis(ax, "y")
+        moments = [datetime.fromisoformat(e["at"]).timestamp() for e in entries]
+        ticks = np.unique(np.linspace(min(moments), max(moments), 4).round())
+        ax.set_xticks(ticks, [f"{datetime.fromtimestamp(at, UTC):%Y-%m-%d\n%H:%M:%S}" for at in ticks])
+        ax.set_ylabel("time to full recovery (s)")
         ax.set_xlabel("when the drill was run (UTC)")
-        legend(chart, (ax,))
-        footer(chart, context, len(entries), TRIALS)
+        figure.legend(chart, (ax,))
+        figure.footer(chart, context, len(entries), TRIALS)
     return chart
