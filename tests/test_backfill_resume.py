@@ -1,8 +1,12 @@
-"""Backfills that are killed at random moments, in processes of their own: each resumes to the tables of one that never was."""
+"""Backfills that are killed in processes of their own, wherever they are: each resumes to the tables of one that never was."""
 
 import datetime as dt
 import multiprocessing
+import os
+import signal
+import threading
 import time
+from collections.abc import Callable
 from random import Random
 from typing import Any
 
@@ -10,14 +14,17 @@ import psycopg
 import pytest
 from backfills import SCHEMA, plan, states
 
+from tapecheck import database
 from tapecheck.backfill import checkpoints, source
 from tapecheck.backfill import plan as plans
 from tapecheck.backfill.checkpoints import Checkpoint
 from tapecheck.backfill.plan import BackfillPlan, Endpoints
 from tapecheck.backfill.session import run
+from tapecheck.backfill.sink import Sink
 from tapecheck.errors import ConfigError
 
-SEED, KILLS = 4, 10  # of each way
+SEED, CHAINS = 4, 3  # runs of each way, each killed and resumed, and killed once more
+STATEMENTS = [(psycopg.Cursor, "execute"), (database.Counting, "execute"), (database.Counting, "adbc_ingest")]
 SMALL: dict[str, Any] = {"timeframes": ["5m", "1h"], "history": {"days": 8, "end": plans.today()}}  # the same days after midnight, too
 PAGE_LIMIT = 2500  # base aggregates: 500 bars of five minutes, so that a job has several pages
 PROCESSES = multiprocessing.get_context("forkserver")  # forked from one in which all is imported: they start in no time
@@ -26,9 +33,38 @@ Database = psycopg.Connection[Any]
 Key = tuple[str, str]
 
 
-def fill(plan: BackfillPlan, endpoints: Endpoints) -> None:
-    """Run a backfill in small pages, in whatever process."""
+def fill(plan: BackfillPlan, endpoints: Endpoints, moments: Any, last: int, within_a_job: bool) -> None:
+    """Run a backfill in small pages, in whatever process, which kills itself at a moment.
+
+    Moments are before and after each statement, most of them within a transaction; or where a page of a job was stored, and others follow.
+    """
+    lock = threading.Lock()
+
+    def met() -> None:
+        with lock:  # this process's own: a shared one would be left locked
+            moments.value += 1
+            if moments.value == last:
+                os.kill(os.getpid(), signal.SIGKILL)
+
+    def watched(kind: type, name: str, before: Callable[..., bool], after: Callable[..., bool]) -> None:
+        real = getattr(kind, name)
+
+        def watching(*words: Any, **options: Any) -> Any:
+            if before(*words):
+                met()
+            found = real(*words, **options)
+            if after(*words):
+                met()
+            return found
+
+        setattr(kind, name, watching)
+
     source.PAGE_LIMIT = PAGE_LIMIT
+    if within_a_job:
+        watched(Sink, "write", lambda *_: False, lambda *words: words[-1].state == "filling")
+    else:
+        for kind, name in STATEMENTS:
+            watched(kind, name, lambda *_: True, lambda *_: True)
     run(plan, endpoints)
 
 
@@ -38,15 +74,14 @@ def small_pages(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(source, "PAGE_LIMIT", PAGE_LIMIT)
 
 
-def is_killed(endpoints: Endpoints, after_s: float, **changes: Any) -> bool:
-    """Run a backfill in another process and kill it after some time; return whether it still ran."""
-    process = PROCESSES.Process(target=fill, args=(plan(**SMALL, **changes), endpoints))
+def killed(endpoints: Endpoints, last: int, within_a_job: bool = False, **changes: Any) -> tuple[bool, int]:
+    """Run a backfill in another process, killed at a moment; return whether it was before the end, and how many moments there were."""
+    moments = PROCESSES.RawValue("i", 0)
+    process = PROCESSES.Process(target=fill, args=(plan(**SMALL, **changes), endpoints, moments, last, within_a_job))
     process.start()
-    process.join(after_s)
-    process.kill()
     process.join()
     assert process.exitcode in (0, -9)
-    return process.exitcode != 0
+    return process.exitcode != 0, moments.value
 
 
 def stored(connection: Database) -> dict[Key, Checkpoint]:
@@ -76,22 +111,21 @@ def stored_now(connection: Database) -> dict[Key, Checkpoint]:
 
 @pytest.mark.parametrize("derive", [False, True], ids=["fetched", "derived"])
 def test_a_killed_run_resumes_to_the_same_tables(endpoints: Endpoints, connection: Database, derive: bool) -> None:
-    """SIGKILL at ten or more random moments of a first or resumed run leaves whole pages, and the last run does only what is missing."""
+    """SIGKILL anywhere in a first or a resumed run leaves whole pages, and the last run does only what is missing."""
     whole = run(plan(**SMALL, derive=derive), endpoints)
     expected, total = checkpoints.whole(connection, SCHEMA), stored(connection)
-    began_s = time.monotonic()
-    assert not is_killed(endpoints, 60, derive=derive)
-    length_s = time.monotonic() - began_s
-    random, kills, halfway = Random(SEED), 0, 0
-    while kills < KILLS or (not halfway and kills < 10 * KILLS):  # a moment within a job is short: go on until one was met
+    _, length = killed(endpoints, 0, derive=derive)
+    assert length > 100, "a moment for each statement"
+    random = Random(SEED)
+    first_moments = [(1 + random.randrange(3), True)] + [(int((i + random.random()) / CHAINS * length), False) for i in range(CHAINS)]
+    for first, within_a_job in first_moments:
         connection.execute(f"DROP SCHEMA {SCHEMA} CASCADE")
-        moments_s, begin, before = [], "fresh", dict[Key, Checkpoint]()
-        while not moments_s or (kills < KILLS and random.random() < 0.7):
-            moments_s.append(random.uniform(0, length_s))
-            was_killed = is_killed(endpoints, moments_s[-1], derive=derive, begin=begin)
-            kills, begin, before = kills + was_killed, "resume", stored(connection)
-            halfway += was_killed and any(0 < one.rows < total[key].rows for key, one in before.items())
-        said = f"seed {SEED}, run of {length_s:.3f} s killed after {', '.join(f'{at:.3f}' for at in moments_s)} s"
+        assert killed(endpoints, first, within_a_job, derive=derive)[0]
+        before = stored(connection)
+        assert not within_a_job or any(0 < one.rows < total[key].rows for key, one in before.items())
+        second = random.randrange(max(1, length - first))
+        killed(endpoints, second, derive=derive, begin="resume")  # nothing is left where the rest is shorter than that
+        before, said = stored(connection), f"seed {SEED}, killed at {first} of {length} and at {second}"
         last = run(plan(**SMALL, derive=derive, begin="resume"), endpoints)
         assert checkpoints.whole(connection, SCHEMA) == expected, said
         done = {key for key, one in before.items() if one.state == "done"}
@@ -103,7 +137,6 @@ def test_a_killed_run_resumes_to_the_same_tables(endpoints: Endpoints, connectio
         missing = sum(one.rows for one in total.values()) - sum(one.rows for one in before.values())
         assert sum(span.rows for span in spans) <= missing + len(before.keys() - done), said  # the newest bar of each again
         assert not done or sum(span.requests for span in last.spans) < sum(span.requests for span in whole.spans), said
-    assert halfway
 
 
 NEVER_BEGAN = {
