@@ -160,6 +160,27 @@ def test_each_notebook_gets_the_parameters_that_it_declares(tiny: Path) -> None:
         batch.shared(["load", "backfill"], given | {"profile": 3})
 
 
+def test_a_kernel_that_cannot_start_is_said_in_one_sentence(
+    tiny: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """As at too low a limit of open files: with what it printed last, as of one that dies later."""
+    write(tiny, "1")
+    monkeypatch.setenv("PYTHONPATH", str(tiny))
+    (tiny / "sitecustomize.py").write_text("import sys\nif 'ipykernel_launcher' in sys.orig_argv:\n    raise SystemExit('no room')")
+    outcome = batch.run("load", {}, tiny / "out")
+    assert (outcome.exit_code, outcome.message) == (3, "the notebook's kernel died; its last words: SystemExit: no room")
+    assert capfd.readouterr().err == ""
+
+
+@pytest.mark.parametrize("variable", ["HOME", "IPYTHONDIR"])
+def test_a_home_that_cannot_be_written_stops_no_run(tiny: Path, monkeypatch: pytest.MonkeyPatch, variable: str) -> None:
+    """Jupyter looks for kernels in IPython's folder, which it makes."""
+    monkeypatch.delenv("IPYTHONDIR", raising=False)
+    monkeypatch.setenv(variable, "/proc/none")
+    write(tiny, RECORD.replace("VERDICT", "'pass'"))
+    assert batch.run("load", {}, tiny / "out").exit_code == 0
+
+
 def test_start_up_files_of_the_user_are_not_read(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Somebody's own IPython settings are no part of what a batch records."""
     (tiny / "ipython" / "profile_default" / "startup").mkdir(parents=True)
@@ -401,6 +422,20 @@ def test_a_reader_that_has_left_ends_a_command_quietly(words: tuple[str, ...], s
     assert b"Traceback" not in getattr(done, other) and b"Exception ignored" not in getattr(done, other)
     ends = {141} if stream == "stdout" or words == ("check", "README.md") else {0}
     assert done.returncode in ends | ({0} if words == ("--help",) else set())  # of its own printing argparse may keep that to itself
+
+
+@pytest.mark.parametrize(
+    ("output", "code", "said"),
+    [(">&-", 0, ""), (">&- 2>&-", 0, ""), (">/dev/full", 3, "error: the output cannot be written: No space left on device\n")],
+)
+def test_an_output_that_takes_nothing_is_no_crash(output: str, code: int, said: str) -> None:
+    """A closed one changes no exit code, one on a full disk is named in one line; neither is a traceback."""
+    if not Path("/dev/full").exists():
+        pytest.skip("no /dev/full on this system")
+    for words, unbuffered in (("params load", ""), ("check config/load.yaml", "1")):
+        command = ["sh", "-c", f'"$0" -m tapecheck {words} {output}', sys.executable]
+        done = subprocess.run(command, cwd=config.PROJECT, capture_output=True, env={**os.environ, "PYTHONUNBUFFERED": unbuffered})
+        assert (done.returncode, done.stderr.decode()) == (code, said)
 
 
 def test_the_help_of_run_names_every_validation() -> None:

@@ -2,6 +2,7 @@
 
 import argparse
 import contextlib
+import errno
 import os
 import signal
 import subprocess
@@ -10,12 +11,14 @@ import time
 import traceback
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TextIO
 
 import yaml
 
 from tapecheck import config, lockfiles
 from tapecheck.errors import ConfigError, Problem, TapecheckError
+
+_UNWRITABLE = (errno.EPIPE, errno.ENOSPC, errno.EDQUOT, errno.EIO)  # what printing raises
 
 
 class _Parser(argparse.ArgumentParser):
@@ -28,18 +31,31 @@ class _Parser(argparse.ArgumentParser):
 def main(words: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code: 0 met, 1 missed, 2 no verdict, 3 crashed, 4 wrong configuration or usage.
 
-    It is that of a process that SIGPIPE ended where nobody reads its output any more, as after `| head -1`.
+    It is that of a process that SIGPIPE ended where nobody reads its output any more, as after `| head -1`. A closed output (`>&-`)
+    changes no verdict, one that takes no more (`>/dev/full`) is 3.
     """
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:
+            setattr(sys, name, Path(os.devnull).open("w"))  # noqa: SIM115 - open to the end
     try:
         try:
             return _command(words)
         finally:
             sys.stdout.flush()
     except BrokenPipeError:
-        with Path(os.devnull).open("w") as nobody:  # for the interpreter, which flushes once more
-            for stream in (sys.stdout, sys.stderr):
-                os.dup2(nobody.fileno(), stream.fileno())
+        _to_nobody(sys.stdout, sys.stderr)
         return 128 + signal.SIGPIPE
+    except OSError as error:
+        _to_nobody(sys.stdout)
+        print(f"error: the output cannot be written: {error.strerror}", file=sys.stderr)
+        return 3
+
+
+def _to_nobody(*streams: TextIO) -> None:
+    """Discard what the interpreter flushes at its end."""
+    with Path(os.devnull).open("w") as nobody:
+        for stream in streams:
+            os.dup2(nobody.fileno(), stream.fileno())
 
 
 def _command(words: Sequence[str] | None) -> int:
@@ -58,9 +74,9 @@ def _command(words: Sequence[str] | None) -> int:
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return 3
-    except BrokenPipeError:
-        raise
-    except Exception:  # exit code 1 would say that an objective was missed
+    except Exception as error:  # exit code 1 would say that an objective was missed
+        if isinstance(error, OSError) and error.filename is None and error.errno in _UNWRITABLE:
+            raise
         traceback.print_exc()
         return 3
 

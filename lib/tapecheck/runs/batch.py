@@ -16,10 +16,10 @@ from typing import Any
 import nbformat
 import papermill
 from jupyter_client.manager import AsyncKernelManager
-from nbclient.exceptions import DeadKernelError
 from nbconvert import HTMLExporter
 from papermill.exceptions import PapermillExecutionError
 from traitlets.config import Config
+from zmq import ZMQError
 
 from tapecheck import config, errors, lockfiles, progress
 from tapecheck.errors import ConfigError, OutputError, Problem
@@ -135,8 +135,8 @@ def run(validation: str, given: Mapping[str, Any], out: Path | None) -> Outcome:
             is_mistyped = error.ename == ConfigError.__name__
         except OSError as error:
             raise lockfiles.no_room(error) if error.errno in FULL else error from None
-        except DeadKernelError:
-            failure = _died(executed.with_name(KERNEL_LOG))
+        except (RuntimeError, ZMQError) as error:  # nbclient's: it died while it ran (DeadKernelError), or before it was there
+            failure = _died(error, executed.with_name(KERNEL_LOG))
         except KeyboardInterrupt:
             logging.getLogger("asyncio").setLevel(logging.CRITICAL)  # the kernel's end is no news of nbclient's tasks
             if kept := _keep(executed, unfinished):
@@ -153,18 +153,19 @@ def run(validation: str, given: Mapping[str, Any], out: Path | None) -> Outcome:
         return _finish(validation, executed, recorded, duration_s)
 
 
-def _died(log: Path) -> str:
-    said = log.read_text(encoding="utf-8", errors="replace").strip().splitlines()
-    return "the notebook's kernel died" + (f"; its last words: {said[-1]}" if said else "")
+def _died(error: Exception, log: Path) -> str:
+    said = log.read_text(encoding="utf-8", errors="replace").strip().splitlines() if log.exists() else []
+    how = "kernel died" if "died" in str(error) else f"kernel did not start: {error}"
+    return f"the notebook's {how}" + (f"; its last words: {said[-1]}" if said else "")
 
 
 def _execute(path: Path, executed: Path, given: Mapping[str, Any], scratch: Path, unfinished: Path | None) -> None:
-    logging.getLogger("papermill").setLevel(logging.ERROR)
+    logging.getLogger("papermill").setLevel(logging.CRITICAL)  # what it calls an error is raised too
     reports = scratch / "progress.jsonl"
     kernel = {"transport": "ipc", "ip": str(scratch / "k")} if len(str(scratch)) < IPC_PATH_BYTES else {"transport": "tcp"}
     with (
         progress.follow(reports),
-        _environment({progress.FILE_VARIABLE: str(reports), "JUPYTER_RUNTIME_DIR": str(scratch)}),
+        _environment({progress.FILE_VARIABLE: str(reports), "JUPYTER_RUNTIME_DIR": str(scratch), "IPYTHONDIR": str(scratch / "ipython")}),
         warnings.catch_warnings(),
     ):
         warnings.simplefilter("ignore")  # of papermill and nbclient about themselves, not of what is measured
@@ -186,7 +187,7 @@ def _execute(path: Path, executed: Path, given: Mapping[str, Any], scratch: Path
 
 def _manager(scratch: Path, unfinished: Path | None) -> type[AsyncKernelManager]:
     """Return a kernel manager whose kernels write their log to a file in place of our terminal, and ignore the user's IPython settings."""
-    own = {"IPYTHONDIR": str(scratch / "ipython"), "MPLBACKEND": INLINE, folders.UNFINISHED_VARIABLE: str(unfinished or "")}
+    own = {"MPLBACKEND": INLINE, folders.UNFINISHED_VARIABLE: str(unfinished or "")}
     if len(str(scratch)) < TEMPORARY_PATH_BYTES:
         own["TMPDIR"] = str(scratch)  # what a killed kernel leaves goes with the rest
 
