@@ -1,1 +1,1 @@
-"""TODO."""
+"""The load engine: what a worker process does."""

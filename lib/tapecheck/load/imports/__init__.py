@@ -1,1 +1,1 @@
-"""TODO."""
+"""Readers of what other load generators write."""

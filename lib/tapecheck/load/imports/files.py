@@ -6,11 +6,11 @@ import io
 import re
 import zlib
 from array import array
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import BinaryIO, ClassVar, TypeVar
+from typing import BinaryIO, ClassVar, NamedTuple, TypeVar
 from urllib.parse import parse_qsl, urlsplit
 
 import msgspec
@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tapecheck.load.engine.recorder import SAMPLE, ErrorKind, Samples
-from tapecheck.load.recording import Testimony, Tool
+from tapecheck.load.recording import Figures, Testimony, Tool
 
 GZIP = b"\x1f\x8b"
 HEAD_BYTES = 65_536  # by which a file is recognised
@@ -26,6 +26,7 @@ FIELD_BYTES = 2**26  # of one field: vegeta stores whole bodies
 UNREADABLE = (OSError, EOFError, zlib.error, ValueError, OverflowError, csv.Error, msgspec.DecodeError)
 
 T = TypeVar("T")
+U = TypeVar("U")
 
 
 class Broken(ValueError):
@@ -111,18 +112,20 @@ def table(path: Path, needed: Sequence[str]) -> Iterator[tuple[int, dict[str, st
         yield number, dict(zip(header, row, strict=True))
 
 
-def as_read(number: int, read: Callable[[], T]) -> T:
-    """Return what `read` makes of a line.
+def parsed(items: Iterable[tuple[int, T]], parse: Callable[[T], U]) -> Iterator[tuple[int, U]]:
+    """Yield what `parse` makes of each line or row, with its number.
 
     Raises:
         Broken: it cannot, with the number of the line.
     """
-    try:
-        return read()
-    except Broken:
-        raise
-    except (ValueError, OverflowError, IndexError, KeyError, msgspec.DecodeError) as error:
-        raise Broken(f"a line that cannot be read ({str(error)[:80]})", number) from None
+    for number, item in items:
+        try:
+            value = parse(item)
+        except Broken:
+            raise
+        except (ValueError, OverflowError, IndexError, KeyError, msgspec.DecodeError) as error:
+            raise Broken(f"a line that cannot be read ({str(error)[:80]})", number) from None
+        yield number, value
 
 
 # ---- failures ----
@@ -146,9 +149,9 @@ _MESSAGES = tuple(
 
 
 def kind_of(message: str, status: int = 0) -> ErrorKind:
-    """Return the kind of a failure from its message and, where an answer came, its status."""
-    if status and is_failure(status):
-        return ErrorKind.status
+    """Return the kind of a failure from its message and, where an answer came, its status; none where both are well."""
+    if status and (is_failure(status) or not message):
+        return ErrorKind.status if is_failure(status) else ErrorKind.none
     return next((kind for pattern, kind in _MESSAGES if pattern.search(message)), ErrorKind.other)
 
 
@@ -164,62 +167,63 @@ REMEMBERED = 10_000  # names whose number need not be found again; with a token 
 MOST_BYTES = 2**32 - 1  # that a sample can hold
 DIMENSION = "name"
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+SINCE_1970_NS = 10**17  # a clock that shows less, three years, counts from elsewhere
 _SECRET = re.compile(r"key|token|secret|signature|passw|auth|credential|session", re.IGNORECASE)
 
 
+class Request(NamedTuple):
+    """One request as a tool reports it, by its method and its name, which may be its URL."""
+
+    scenario: str
+    sent_ns: int
+    done_ns: int
+    status: int = 0
+    error: ErrorKind = ErrorKind.none
+    first_byte_ns: int = 0
+    bytes: int = 0
+    method: str = ""
+    name: str = ""
+    url: str = ""
+
+
 class Requests:
-    """A list of requests that takes some 40 bytes for each."""
+    """Single requests, of which each takes some 40 bytes.
+
+    Raises:
+        Broken: there is none, or one ends before it begins.
+    """
 
     _CODES: ClassVar[dict[str, str]] = {
         "sent_ns": "q", "first_byte_ns": "q", "done_ns": "q", "bytes": "I", "request": "I", "status": "H", "error": "B",
     }  # fmt: skip
 
-    def __init__(self) -> None:
+    def __init__(self, found: Iterable[tuple[int, Request]]) -> None:
         self.origins: dict[str, None] = {}
         self._columns = {name: array(code) for name, code in self._CODES.items()}
         self._scenario = array("H")
         self._scenarios: dict[str, int] = {}
         self._labels: dict[str, int] = {}
         self._numbers: dict[tuple[str, str], int] = {}
+        for _ in parsed(found, self._add):
+            pass
+        if not self._scenario:
+            raise Broken("no request")
 
-    def __len__(self) -> int:
-        return len(self._scenario)
-
-    def add(
-        self,
-        scenario: str,
-        *,
-        sent_ns: int,
-        done_ns: int,
-        first_byte_ns: int = 0,
-        status: int = 0,
-        error: ErrorKind = ErrorKind.none,
-        size: int = 0,
-        request: int = 0,
-    ) -> None:
-        """Add one; `request` is what `named` says of it.
-
-        Raises:
-            ValueError: it ends before it begins.
-        """
-        if done_ns < sent_ns:
-            raise ValueError(f"a request that took {(done_ns - sent_ns) / 1e6:g} ms")
-        self._scenario.append(self._scenarios.setdefault(scenario, len(self._scenarios)))
-        for column, value in zip(
-            self._columns.values(), (sent_ns, first_byte_ns, done_ns, min(size, MOST_BYTES), request, status, error), strict=True
-        ):
+    def _add(self, one: Request) -> None:
+        if one.done_ns < one.sent_ns:
+            raise ValueError(f"a request that took {(one.done_ns - one.sent_ns) / 1e6:g} ms")
+        self._scenario.append(self._scenarios.setdefault(one.scenario, len(self._scenarios)))
+        number = self._numbers.get((one.method, one.name))
+        if number is None:
+            number = self._number(label(one.method, one.name), origin_of(one.url or one.name)) if one.name else 0
+            if len(self._numbers) < REMEMBERED:
+                self._numbers[one.method, one.name] = number
+        values = (one.sent_ns, one.first_byte_ns, one.done_ns, min(one.bytes, MOST_BYTES), number, one.status, one.error)
+        for column, value in zip(self._columns.values(), values, strict=True):
             column.append(value)
 
-    def named(self, method: str, name: str, url: str = "") -> int:
-        """Return the number of a kind of request, by its method and its name, which may be its URL; beyond `NAMES` they are all one."""
-        number = self._numbers.get((method, name))
-        if number is None:
-            number = self._number(label(method, name), origin_of(url or name))
-            if len(self._numbers) < REMEMBERED:
-                self._numbers[method, name] = number
-        return number
-
     def _number(self, text: str, origin: str) -> int:
+        """Return the number of a kind of request; beyond `NAMES` they are all one."""
         if origin and len(self.origins) < NAMES:
             self.origins.setdefault(origin)
         if len(self._labels) > NAMES:
@@ -243,9 +247,11 @@ class Requests:
         scenario = np.frombuffer(self._scenario, self._scenario.typecode)
         return {name: _sorted(columns, np.flatnonzero(scenario == code)) for name, code in self._scenarios.items()}
 
-    def started_at(self) -> datetime:
-        """Return when the first was sent, of a tool whose clock counts from 1970."""
-        return EPOCH + timedelta(microseconds=min(self._columns["sent_ns"]) // 1000)
+    @property
+    def started_at(self) -> datetime | None:
+        """Return when the first was sent; None where the clock counts from the start of the run, and not from 1970."""
+        first_ns = min(self._columns["sent_ns"])
+        return EPOCH + timedelta(microseconds=first_ns // 1000) if first_ns >= SINCE_1970_NS else None
 
 
 def _sorted(columns: dict[str, NDArray[np.integer]], chosen: NDArray[np.int64]) -> Samples:
@@ -300,7 +306,7 @@ class Measurement:
     """
 
     tool: Tool
-    requests: Requests = field(default_factory=Requests)
+    requests: Requests | None = None
     told: Mapping[str, Testimony] = field(default_factory=dict)
     url: str = ""
     started_at: datetime | None = None
@@ -315,6 +321,13 @@ class Format:
     name: str
     begins: Callable[[str], bool]
     read: Callable[[Path], Measurement]
+
+
+def summary(total: Figures, *, duration_s: float, errors: Mapping[str, int], by: Mapping[str, Figures] | None = None) -> Testimony:
+    """Put together what a tool reports of all requests, and of those of each name."""
+    every = {name: getattr(total, name) for name in Figures.__dataclass_fields__}
+    kinds = {kind: count for kind, count in errors.items() if count}
+    return Testimony(**every, duration_s=duration_s, errors=kinds, by={DIMENSION: dict(by)} if by else {})
 
 
 def tool(name: str, output: str, *notes: str, answers_only: bool = False) -> Tool:

@@ -3,16 +3,17 @@
 import math
 import re
 from collections import Counter
+from collections.abc import Mapping
 from pathlib import Path
 
 from tapecheck.load import recording
-from tapecheck.load.engine.recorder import ErrorKind
 from tapecheck.load.imports import files
-from tapecheck.load.imports.files import CLOSED, CUT_OFF, Broken, Format, Measurement, Requests
-from tapecheck.load.recording import Testimony
+from tapecheck.load.imports.files import CLOSED, CUT_OFF, Broken, Format, Measurement, Request, Requests
+from tapecheck.load.recording import Figures, Testimony
 
 COLUMNS = "response-time,DNS+dialup,DNS,Request-write,Response-delay,Response-read"
 NEEDED = ("response-time", "Response-read", "status-code", "offset")
+FIGURES = {"mean_ms": "Average", "min_ms": "Fastest", "max_ms": "Slowest"}
 STEPS = "its times are steps of 0.1 ms"
 ANSWERS = "requests without an answer are not in it, so neither the success ratio nor a percentile can be proven by it; the report has them"
 MOST = "its percentiles are those of the first million answers"
@@ -20,20 +21,14 @@ MOST = "its percentiles are those of the first million answers"
 
 def read_csv(path: Path) -> Measurement:
     """Read CSV; its clock counts from the start of the run."""
-    requests = Requests()
-    for number, row in files.table(path, NEEDED):
-        files.as_read(number, lambda row=row: _add(requests, *(row[name] for name in NEEDED)))  # type: ignore[misc]
-    if not len(requests):
-        raise Broken("no answer")
-    return Measurement(tool=files.tool("hey", "CSV", CLOSED, STEPS, ANSWERS, answers_only=True), requests=requests)
+    tool = files.tool("hey", "CSV", CLOSED, STEPS, ANSWERS, answers_only=True)
+    return Measurement(tool=tool, requests=Requests(files.parsed(files.table(path, NEEDED), _request)))
 
 
-def _add(requests: Requests, took: str, reading: str, status: str, offset: str) -> None:
-    sent_ns = round(float(offset) * 1e9)
-    done_ns = sent_ns + round(float(took) * 1e9)
-    error = ErrorKind.status if files.is_failure(int(status)) else ErrorKind.none
-    first_byte_ns = done_ns - round(float(reading) * 1e9)
-    requests.add("hey", sent_ns=sent_ns, done_ns=done_ns, first_byte_ns=first_byte_ns, status=int(status), error=error)
+def _request(row: Mapping[str, str]) -> Request:
+    took_ns, reading_ns, sent_ns = (round(float(row[name]) * 1e9) for name in ("response-time", "Response-read", "offset"))
+    status, done_ns = int(row["status-code"]), sent_ns + took_ns
+    return Request("hey", sent_ns, done_ns, status, files.kind_of("", status), first_byte_ns=done_ns - reading_ns)
 
 
 def read_text(path: Path) -> Measurement:
@@ -58,19 +53,13 @@ def figures(text: str) -> Testimony:
     for count, said in failed:
         errors[files.kind_of(said).name] += count
     errors["status"] += sum(count for status, count in statuses.items() if files.is_failure(status))
-    return Testimony(
-        requests=answers + sum(count for count, _ in failed),
-        failed=errors.total(),
-        duration_s=duration_s,
-        response_time_ms=recording.distribution(
-            answers,
-            {int(p): float(s) * 1000 for p, s in re.findall(r"(\d+)%+ in ([\d.]+) secs", text)},
-            mean_ms=_number(text, r"Average:\s+([\d.]+) secs") * 1000,
-            min_ms=_number(text, r"Fastest:\s+([\d.]+) secs") * 1000,
-            max_ms=_number(text, r"Slowest:\s+([\d.]+) secs") * 1000,
-        ),
-        errors=dict(+errors),
+    times = recording.distribution(
+        answers,
+        {int(p): float(s) * 1000 for p, s in re.findall(r"(\d+)%+ in ([\d.]+) secs", text)},
+        **{name: _number(text, rf"{word}:\s+([\d.]+) secs") * 1000 for name, word in FIGURES.items()},
     )
+    total = Figures(requests=answers + sum(count for count, _ in failed), failed=errors.total(), response_time_ms=times)
+    return files.summary(total, duration_s=duration_s, errors=errors)
 
 
 def _number(text: str, pattern: str) -> float:

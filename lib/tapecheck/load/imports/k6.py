@@ -2,19 +2,19 @@
 
 import math
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 
 from tapecheck.load import recording
 from tapecheck.load.engine.recorder import ErrorKind
 from tapecheck.load.imports import files
-from tapecheck.load.imports.files import Broken, Format, Measurement, Requests, nanoseconds
-from tapecheck.load.recording import Testimony
+from tapecheck.load.imports.files import Broken, Format, Measurement, Request, Requests, nanoseconds
+from tapecheck.load.recording import Figures
 from tapecheck.statistics.intervals import Distribution
 
 BEGINS = "http_reqs"  # the first point of a request
@@ -64,11 +64,9 @@ class _Line(msgspec.Struct):
     data: msgspec.Raw
 
 
-@dataclass(slots=True)
-class Point:
+class Point(NamedTuple):
     """One value of one metric; times are in ms."""
 
-    line: int
     metric: str
     value: float
     at_ns: int
@@ -76,46 +74,38 @@ class Point:
 
 
 @dataclass(slots=True)
-class _Request:
+class _Points:
+    """The points of one request."""
+
     first: Point
     values: dict[str, float] = field(default_factory=dict)
 
 
 def read_json(path: Path) -> Measurement:
     """Read JSON lines."""
-    return _measurement("JSON lines", _points_of_json(path))
+    line_of, data_of = msgspec.json.Decoder(_Line).decode, msgspec.json.Decoder(_Data).decode
+
+    def point(text: bytes) -> Point | None:
+        line = line_of(text)
+        if line.type != "Point" or line.metric not in WANTED:
+            return None
+        data = data_of(line.data)
+        return Point(line.metric, data.value, nanoseconds(data.time), data.tags)
+
+    return _measurement("JSON lines", files.parsed(files.lines(path), point))
 
 
 def read_csv(path: Path) -> Measurement:
     """Read CSV."""
-    if _in_seconds(path):
-        return replace(_measurement("CSV", _points_of_csv(path), SECONDS_NOTE), clock_error_ms=1000.0)
-    return _measurement("CSV", _points_of_csv(path))
 
+    def point(row: Mapping[str, str]) -> Point | None:
+        if row["metric_name"] not in WANTED:
+            return None
+        tags = Tags(**{name: row[name] for name in TAGS if row.get(name)})
+        return Point(row["metric_name"], float(row["metric_value"]), _nanoseconds(row["timestamp"]), tags)
 
-def _points_of_json(path: Path) -> Iterator[Point]:
-    line_of, data_of = msgspec.json.Decoder(_Line).decode, msgspec.json.Decoder(_Data).decode
-    for number, text in files.lines(path):
-        line = files.as_read(number, lambda text=text: line_of(text))  # type: ignore[misc]
-        if line.type == "Point" and line.metric in WANTED:
-            data = files.as_read(number, lambda line=line: data_of(line.data))  # type: ignore[misc]
-            yield Point(number, line.metric, data.value, nanoseconds(data.time), data.tags)
-
-
-def _points_of_csv(path: Path) -> Iterator[Point]:
-    rows = files.rows(path)
-    _, header = next(rows)
-    places = [header.index(name) if name in header else None for name in TAGS]
-    for number, row in rows:
-        if len(row) != len(header):
-            raise Broken(f"{len(row)} columns where the first line has {len(header)}", number)
-        if row[0] in WANTED:
-            yield files.as_read(number, lambda number=number, row=row: _of_row(number, row, places))  # type: ignore[misc]
-
-
-def _of_row(number: int, row: Sequence[str], places: Sequence[int | None]) -> Point:
-    found = {name: row[place] for name, place in zip(TAGS, places, strict=True) if place is not None and row[place]}
-    return Point(number, row[0], float(row[2]), _nanoseconds(row[1]), Tags(**found))
+    found = _measurement("CSV", files.parsed(files.table(path, CSV_COLUMNS), point), *([SECONDS_NOTE] if _in_seconds(path) else []))
+    return replace(found, clock_error_ms=1000.0 if _in_seconds(path) else 0.0)
 
 
 def _nanoseconds(text: str) -> int:
@@ -129,61 +119,60 @@ def _nanoseconds(text: str) -> int:
 
 
 def _in_seconds(path: Path) -> bool:
-    _, row = next((pair for i, pair in enumerate(files.rows(path)) if i == 1), (0, ["", ""]))
-    return len(row[1]) == DIGITS_OF_SECONDS or (not row[1].isdecimal() and "." not in row[1])
+    _, row = next(files.table(path, CSV_COLUMNS), (0, {"timestamp": ""}))
+    return len(row["timestamp"]) == DIGITS_OF_SECONDS or (not row["timestamp"].isdecimal() and "." not in row["timestamp"])
 
 
-def _measurement(output: str, points: Iterable[Point], *notes: str) -> Measurement:
-    requests, iterations, dropped = Requests(), Counter[str](), Counter[str]()
-    for one in _requests(points, {"iterations": iterations, "dropped_iterations": dropped}):
-        _add(requests, one)
-    if not len(requests):
-        raise Broken("no http_reqs point: no request")
+def _measurement(output: str, points: Iterable[tuple[int, Point | None]], *notes: str) -> Measurement:
+    iterations, dropped = Counter[str](), Counter[str]()
+    requests = Requests(files.parsed(_requests(points, {"iterations": iterations, "dropped_iterations": dropped}), _request))
     aside = requests.leave_out(NO_SCENARIO)
     short = [f"it dropped {count:,.0f} iterations of {name}, for want of free users" for name, count in dropped.items()]
     short += [f"requests of setup and teardown, which are of no scenario, are left out: {aside:,}"] if aside else []
     return Measurement(
         tool=files.tool("k6", output, EXECUTOR, *short, *notes),
         requests=requests,
-        url=" ".join(requests.origins),
-        started_at=requests.started_at(),
         achieved_ratio={name: iterations[name] / (iterations[name] + count) for name, count in dropped.items()},
     )
 
 
-def _requests(points: Iterable[Point], counters: dict[str, "Counter[str]"]) -> Iterator[_Request]:
+def _requests(points: Iterable[tuple[int, Point | None]], counters: dict[str, "Counter[str]"]) -> Iterator[tuple[int, _Points]]:
     """Put the points of each request together, which k6 writes in one go; count what belongs to none."""
-    request = None
-    for point in points:
+    line, request = 0, None
+    for number, point in points:
+        if point is None:
+            continue
         if point.metric in counters:
             counters[point.metric][point.tags.scenario] += point.value  # type: ignore[assignment]
         elif point.metric == BEGINS:
             if request is not None:
-                yield request
-            request = _Request(point)
+                yield line, request
+            line, request = number, _Points(point)
         elif request is None:
-            raise Broken(f"{point.metric} before any {BEGINS}", point.line)
+            raise Broken(f"{point.metric} before any {BEGINS}", number)
         else:
             request.values[point.metric] = point.value
     if request is not None:
-        yield request
+        yield line, request
 
 
-def _add(requests: Requests, one: _Request) -> None:
-    """Add a request; it began when k6 began to look for a connection, as ours do."""
+def _request(one: _Points) -> Request:
+    """Return a request; it began when k6 began to look for a connection, as ours do."""
     tags, done_ns, status = one.first.tags, one.first.at_ns, int(one.first.tags.status or 0)
     took_ms = one.values.get("http_req_duration", math.nan) + one.values.get("http_req_blocked", 0.0)
     if math.isnan(took_ms):
-        raise Broken("a request without http_req_duration: half-written, or of another version", one.first.line)
+        raise ValueError("a request without http_req_duration: half-written, or of another version")
     failed = one.values.get("http_req_failed", files.is_failure(status))
-    requests.add(
-        tags.scenario,
+    return Request(
+        scenario=tags.scenario,
         sent_ns=done_ns - round(took_ms * 1e6),
         done_ns=done_ns,
         first_byte_ns=done_ns - round(one.values.get("http_req_receiving", 0.0) * 1e6) if status else 0,
         status=status,
         error=_error(tags.error_code, status) if failed else ErrorKind.none,
-        request=requests.named(tags.method, tags.name, tags.url),
+        method=tags.method,
+        name=tags.name,
+        url=tags.url,
     )
 
 
@@ -193,17 +182,7 @@ def _error(code: str, status: int) -> ErrorKind:
     return known or (ErrorKind.status if status else ErrorKind.other)
 
 
-FORMATS = (
-    Format(
-        name="k6 JSON lines (k6 run --out json=FILE)",
-        begins=lambda text: text.startswith('{"') and '"metric":"' in text.partition("\n")[0] and '"type":"' in text.partition("\n")[0],
-        read=read_json,
-    ),
-    Format(name="k6 CSV (k6 run --out csv=FILE)", begins=lambda text: text.startswith(",".join(CSV_COLUMNS)), read=read_csv),
-)
-
-
-# ---- k6_summary ----
+# ---- summaries ----
 
 NO_CONNECTING = "its times begin when the connection is there; the JSON and CSV outputs have the time before that too"
 ALL = "its scenarios are not told apart"
@@ -218,7 +197,7 @@ class Summary(msgspec.Struct):
     metrics: dict[str, dict[str, Any]]
 
 
-def read(path: Path) -> Measurement:
+def read_summary(path: Path) -> Measurement:
     """Read JSON."""
     metrics = files.document(path, Summary).metrics
     requests, took, failed = (_values(metrics, name) for name in ("http_reqs", "http_req_duration", "http_req_failed"))
@@ -227,16 +206,11 @@ def read(path: Path) -> Measurement:
     if not n or not rate_rps:
         raise Broken("no http_reqs: no request, or of another version")
     short = [f"it dropped {dropped:,.0f} iterations, for want of free users"] if dropped else []
-    told = Testimony(
-        requests=n,
-        failed=int(failed.get("passes", 0)),  # k6 counts as passed what is true: "it failed"
-        response_time_ms=_times(n, took),
-        duration_s=n / rate_rps,
-        errors={"other": int(failed["passes"])} if failed.get("passes") else {},
-    )
+    count = int(failed.get("passes", 0))  # k6 counts as passed what is true: "it failed"
+    total = Figures(requests=n, failed=count, response_time_ms=_times(n, took))
     return Measurement(
         tool=files.tool("k6", "summary", EXECUTOR, *short, NO_CONNECTING, ALL, NO_KINDS, FEW),
-        told={"k6": told},
+        told={"k6": files.summary(total, duration_s=n / rate_rps, errors={"other": count})},
         achieved_ratio={"k6": done / (done + dropped)} if dropped else {},
     )
 
@@ -257,10 +231,16 @@ def _times(n: int, took: Values) -> Distribution | None:
     )
 
 
-SUMMARY_FORMATS = (
+FORMATS = (
+    Format(
+        name="k6 JSON lines (k6 run --out json=FILE)",
+        begins=lambda text: text.startswith('{"') and '"metric":"' in text.partition("\n")[0] and '"type":"' in text.partition("\n")[0],
+        read=read_json,
+    ),
+    Format(name="k6 CSV (k6 run --out csv=FILE)", begins=lambda text: text.startswith(",".join(CSV_COLUMNS)), read=read_csv),
     Format(
         name="k6 summary (k6 run --summary-export FILE, or handleSummary)",
         begins=lambda text: text.startswith("{") and '"metrics"' in text and '"http_req' in text,
-        read=read,
+        read=read_summary,
     ),
 )

@@ -7,7 +7,6 @@ import contextlib
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -17,7 +16,7 @@ import numpy as np
 from tapecheck.load import recording
 from tapecheck.load.engine.recorder import ErrorKind
 from tapecheck.load.imports import files
-from tapecheck.load.imports.files import CLOSED, CUT_OFF, DIMENSION, Broken, Format, Measurement, label
+from tapecheck.load.imports.files import CLOSED, CUT_OFF, Broken, Format, Measurement, label
 from tapecheck.load.recording import Figures, Testimony, Tool
 from tapecheck.statistics import intervals
 from tapecheck.statistics.intervals import Distribution
@@ -33,48 +32,27 @@ CURRENT = "its percentiles are those of the last seconds alone, and left out; PR
 Row = Mapping[str, str]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Names:
-    """How a file calls its columns."""
-
-    requests: str
-    failed: str
-    median: str
-    mean: str
-    min: str
-    max: str
-    size: str
-
-
-_STATS = _Names(
-    requests="Request Count",
-    failed="Failure Count",
-    median="Median Response Time",
-    mean="Average Response Time",
-    min="Min Response Time",
-    max="Max Response Time",
-    size="Average Content Size",
-)
-_HISTORY = _Names(**{name: f"Total {getattr(_STATS, name)}" for name in _Names.__slots__})
+COLUMNS = ("Request Count", "Failure Count", "Median Response Time", "Average Response Time", "Min Response Time", "Max Response Time",
+           "Average Content Size")  # fmt: skip
+OF_HISTORY = "Total "  # what a history has before each of these names
 
 
 def read_stats(path: Path) -> Measurement:
     """Read the totals of a run."""
-    found = _rows(path, ("Requests/s", *(getattr(_STATS, name) for name in _Names.__slots__)))
-    total = found[-1]
-    rate_rps = _number(total, "Requests/s")
-    duration_s = _number(total, _STATS.requests) / rate_rps if rate_rps else 0.0
-    scenario = _testimony(path, found, _STATS, duration_s)
+    found = _rows(path, ("Requests/s", *COLUMNS))
+    rate_rps = _number(found[-1], "Requests/s")
+    duration_s = _number(found[-1], "Request Count") / rate_rps if rate_rps else 0.0
+    scenario = _summary(path, found, duration_s)
     return Measurement(tool=_tool("stats.csv", scenario, ROUNDED), told={SCENARIO: scenario})
 
 
 def read_history(path: Path) -> Measurement:
     """Read the last totals of a history; with --csv-full-history its percentiles are of the last seconds, and are left out."""
-    found = _rows(path, ("Timestamp", *(getattr(_HISTORY, name) for name in _Names.__slots__)))
+    found = _rows(path, ("Timestamp", *(OF_HISTORY + name for name in COLUMNS)))
     began_s, ended_s = (_number(found[i], "Timestamp") for i in (0, -1))
     last = {(row["Type"], row["Name"]): row for row in found}
     total = last.pop((found[-1]["Type"], TOTAL))
-    scenario = _testimony(path, [*last.values(), total], _HISTORY, ended_s - began_s, whole=not last)
+    scenario = _summary(path, [*last.values(), total], ended_s - began_s, OF_HISTORY, whole=not last)
     return Measurement(
         tool=_tool("stats_history.csv", scenario, SECONDS, CURRENT if last else ROUNDED),
         told={SCENARIO: scenario},
@@ -106,19 +84,11 @@ def _errors(path: Path, failed: int) -> dict[str, int]:
     return dict(kinds) if kinds.total() == failed else {ErrorKind.other.name: failed}
 
 
-def _testimony(path: Path, found: Sequence[Row], names: _Names, duration_s: float, *, whole: bool = True) -> Testimony:
+def _summary(path: Path, found: Sequence[Row], duration_s: float, prefix: str = "", *, whole: bool = True) -> Testimony:
     """Read the last row, which is about all, and those before it by name; `whole`: their percentiles are of the whole run."""
-    every = _figures(found[-1], names, whole)
-    by = {label(row["Type"], row["Name"]): _figures(row, names, whole) for row in found[:-1] if int(row[names.requests])}
-    return Testimony(
-        requests=every.requests,
-        failed=every.failed,
-        response_time_ms=every.response_time_ms,
-        bytes_mean=every.bytes_mean,
-        duration_s=duration_s,
-        errors=_errors(path, every.failed),
-        by={DIMENSION: by} if by else {},
-    )
+    every = _figures(found[-1], prefix, whole)
+    by = {label(row["Type"], row["Name"]): _figures(row, prefix, whole) for row in found[:-1] if int(row[prefix + "Request Count"])}
+    return files.summary(every, duration_s=duration_s, errors=_errors(path, every.failed), by=by)
 
 
 def _tool(output: str, scenario: Testimony, *notes: str) -> Tool:
@@ -126,13 +96,11 @@ def _tool(output: str, scenario: Testimony, *notes: str) -> Tool:
     return files.tool("locust", output, CLOSED, CUT_OFF, LAST_SECOND, *notes, *unknown)
 
 
-def _figures(row: Row, names: _Names, whole: bool) -> Figures:
-    requests = int(row[names.requests])
-    percentiles = {p: _number(row, f"{p}%") for p in recording.LEVELS} if whole else {50: _number(row, names.median)}
-    times = recording.distribution(
-        requests, percentiles, mean_ms=_number(row, names.mean), min_ms=_number(row, names.min), max_ms=_number(row, names.max)
-    )
-    return Figures(requests=requests, failed=int(row[names.failed]), response_time_ms=times, bytes_mean=_number(row, names.size))
+def _figures(row: Row, prefix: str, whole: bool) -> Figures:
+    requests, failed, median_ms, mean_ms, min_ms, max_ms, size = (_number(row, prefix + name) for name in COLUMNS)
+    percentiles_ms = {p: _number(row, f"{p}%") for p in recording.LEVELS} if whole else {50: median_ms}
+    times = recording.distribution(int(requests), percentiles_ms, mean_ms=mean_ms, min_ms=min_ms, max_ms=max_ms)
+    return Figures(requests=int(requests), failed=int(failed), response_time_ms=times, bytes_mean=size)
 
 
 def _number(row: Row, name: str) -> float:
@@ -141,18 +109,7 @@ def _number(row: Row, name: str) -> float:
     return math.nan if text in ("", "N/A") else float(text)
 
 
-FORMATS = (
-    Format(name="Locust stats (locust --csv PREFIX: PREFIX_stats.csv)", begins=lambda text: text.startswith("Type,Name,"), read=read_stats),
-    Format(
-        name="Locust history (PREFIX_stats_history.csv)",
-        begins=lambda text: text.startswith("Timestamp,User Count,Type,Name,"),
-        read=read_history,
-    ),
-    Format(name="Locust failures (PREFIX_failures.csv)", begins=lambda text: text.startswith(",".join(FAILURES)), read=read_failures),
-)
-
-
-# ---- locust_json ----
+# ---- JSON ----
 
 JSON_ROUNDED = "its times are rounded to two digits or to 1 ms, and so are the percentiles, which are ours"
 JSON_NO_KINDS = "which kinds of failure there were is not in it"
@@ -175,38 +132,29 @@ class Entry(msgspec.Struct):
     response_times: dict[int, int]
 
 
-def read(path: Path) -> Measurement:
+def read_json(path: Path) -> Measurement:
     """Read JSON."""
     entries = [entry for entry in files.document(path, list[Entry]) if entry.num_requests]
     if not entries:
         raise Broken("no request")
-    began_s = min(entry.start_time for entry in entries)
-    found = files.tool("locust", "JSON", CLOSED, CUT_OFF, JSON_ROUNDED, JSON_NO_KINDS)
-    return Measurement(
-        tool=found, told={"locust": _locust_json_testimony(entries, began_s)}, started_at=datetime.fromtimestamp(began_s, UTC)
-    )
-
-
-def _locust_json_testimony(entries: Sequence[Entry], began_s: float) -> Testimony:
-    every = _locust_json_figures(entries)
-    return Testimony(
-        requests=every.requests,
-        failed=every.failed,
-        response_time_ms=every.response_time_ms,
-        bytes_mean=every.bytes_mean,
+    began_s, total = min(entry.start_time for entry in entries), _figures_of(entries)
+    scenario = files.summary(
+        total,
         duration_s=max(entry.last_request_timestamp or began_s for entry in entries) - began_s,
-        errors={"other": every.failed} if every.failed else {},
-        by={DIMENSION: {label(entry.method or "", entry.name): _locust_json_figures([entry]) for entry in entries}},
+        errors={"other": total.failed},
+        by={label(entry.method or "", entry.name): _figures_of([entry]) for entry in entries},
     )
+    tool = files.tool("locust", "JSON", CLOSED, CUT_OFF, JSON_ROUNDED, JSON_NO_KINDS)
+    return Measurement(tool=tool, told={SCENARIO: scenario}, started_at=datetime.fromtimestamp(began_s, UTC))
 
 
-def _locust_json_figures(entries: Sequence[Entry]) -> Figures:
+def _figures_of(entries: Sequence[Entry]) -> Figures:
     requests = sum(entry.num_requests for entry in entries)
     return Figures(
         requests=requests,
         failed=sum(entry.num_failures for entry in entries),
         response_time_ms=_times(entries, requests - sum(entry.num_none_requests for entry in entries)),
-        bytes_mean=sum(entry.total_content_length for entry in entries) / requests if requests else math.nan,
+        bytes_mean=sum(entry.total_content_length for entry in entries) / requests,
     )
 
 
@@ -228,10 +176,17 @@ def _times(entries: Sequence[Entry], n: int) -> Distribution | None:
     )
 
 
-JSON_FORMATS = (
+FORMATS = (
+    Format(name="Locust stats (locust --csv PREFIX: PREFIX_stats.csv)", begins=lambda text: text.startswith("Type,Name,"), read=read_stats),
+    Format(
+        name="Locust history (PREFIX_stats_history.csv)",
+        begins=lambda text: text.startswith("Timestamp,User Count,Type,Name,"),
+        read=read_history,
+    ),
+    Format(name="Locust failures (PREFIX_failures.csv)", begins=lambda text: text.startswith(",".join(FAILURES)), read=read_failures),
     Format(
         name="Locust JSON (locust --json-file FILE)",
         begins=lambda text: text.startswith("[") and '"num_requests"' in text and '"response_times"' in text,
-        read=read,
+        read=read_json,
     ),
 )

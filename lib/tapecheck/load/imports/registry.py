@@ -13,9 +13,7 @@ from tapecheck.load.samples import table_of
 from tapecheck.runs import folders
 from tapecheck.runs.results import Environment, TargetInfo
 
-FORMATS: tuple[Format, ...] = (
-    *k6.FORMATS, *k6.SUMMARY_FORMATS, *locust.FORMATS, *locust.JSON_FORMATS, *vegeta.FORMATS, *wrk.FORMATS, *hey.FORMATS,
-)  # fmt: skip
+FORMATS: tuple[Format, ...] = (*k6.FORMATS, *locust.FORMATS, *vegeta.FORMATS, *wrk.FORMATS, *hey.FORMATS)
 SHOWN = 40  # characters of a file that is none of them
 UNKNOWN = Environment(  # no tool says where it ran
     host="unknown", system="unknown", cores=0, memory_mb=0, python="unknown", versions={}, git_commit=None, git_dirty=None
@@ -80,20 +78,21 @@ def _problem(source: str, got: str, allowed: str, line: int | None = None) -> Co
 
 
 def _recording(path: Path, found: Measurement, source: str) -> Recording:
-    samples = found.requests.samples()
+    requests, tool = found.requests, found.tool
+    samples = requests.samples() if requests else {}
+    url = found.url or " ".join(requests.origins if requests else ())
     names = [*samples, *found.told]
-    tool, at = found.tool, found.started_at or datetime.fromtimestamp(path.stat().st_mtime, UTC)
     context = Context(
         run_id=path.name,
-        started_at=at,
-        target=TargetInfo(name=found.url.replace("http://", "") or "an unnamed target", kind="external", base_url=found.url),
+        started_at=found.started_at or (requests and requests.started_at) or datetime.fromtimestamp(path.stat().st_mtime, UTC),
+        target=TargetInfo(name=url.replace("http://", "") or "an unnamed target", kind="external", base_url=url),
         environment=UNKNOWN,
         executors=dict.fromkeys(names, f"unknown ({tool.name})"),
         generator={name: _generator(found, name) for name in names},
         tool=tool,
         told=dict(found.told),
     )
-    table = table_of(samples, dict.fromkeys(samples, found.requests.values))
+    table = table_of(samples, dict.fromkeys(samples, requests.values if requests else []))
     return Recording(samples=table, resources=resources.SCHEMA.empty_table(), context=context, source=source)
 
 

@@ -1,6 +1,7 @@
 """Reads what `vegeta encode` writes as JSON or CSV, one line a request, and the report that `vegeta report -type=json` makes of it."""
 
 import math
+from collections.abc import Iterable
 from datetime import datetime
 from pathlib import Path
 from typing import Annotated
@@ -8,10 +9,9 @@ from typing import Annotated
 import msgspec
 
 from tapecheck.load import recording
-from tapecheck.load.engine.recorder import ErrorKind
 from tapecheck.load.imports import files
-from tapecheck.load.imports.files import Broken, Format, Measurement, Requests, nanoseconds
-from tapecheck.load.recording import Testimony
+from tapecheck.load.imports.files import Broken, Format, Measurement, Request, Requests, nanoseconds
+from tapecheck.load.recording import Figures, Testimony
 
 COLUMNS = (9, 12)  # of a CSV: versions 12.0 to 12.8 have no method, URL and headers
 NANOSECOND_DIGITS = 19  # of an instant since 1970
@@ -65,49 +65,39 @@ class Report(msgspec.Struct):
 
 def read_json(path: Path) -> Measurement:
     """Read JSON lines."""
-    hit_of = msgspec.json.Decoder(Hit).decode
-    requests = Requests()
-    for number, line in files.lines(path):
-        hit = files.as_read(number, lambda line=line: hit_of(line))  # type: ignore[misc]
-        _add(requests, hit, nanoseconds(hit.timestamp))
-    return _measurement("JSON", requests)
+    hits = files.parsed(files.lines(path), msgspec.json.Decoder(Hit).decode)
+    return _measurement("JSON", files.parsed(hits, lambda hit: _request(hit, nanoseconds(hit.timestamp))))
 
 
 def read_csv(path: Path) -> Measurement:
     """Read CSV, which has no header."""
-    requests = Requests()
-    for number, row in files.rows(path):
-        if len(row) not in COLUMNS:
-            raise Broken(f"{len(row)} columns where vegeta writes {' or '.join(map(str, COLUMNS))}", number)
-        files.as_read(number, lambda row=row: _add_row(requests, row))  # type: ignore[misc]
-    return _measurement("CSV", requests)
+    return _measurement("CSV", files.parsed(files.rows(path), _of_row))
 
 
-def _add_row(requests: Requests, row: list[str]) -> None:
+def _of_row(row: list[str]) -> Request:
+    if len(row) not in COLUMNS:
+        raise ValueError(f"{len(row)} columns where vegeta writes {' or '.join(map(str, COLUMNS))}")
     at_ns, code, latency_ns, _, size = map(int, row[:5])
     method, url = row[9:11] if len(row) > COLUMNS[0] else ("", "")
     hit = Hit(timestamp=datetime.min, latency=latency_ns, code=code, bytes_in=size, error=row[5], attack=row[7], method=method, url=url)
-    _add(requests, hit, at_ns)
+    return _request(hit, at_ns)
 
 
-def _add(requests: Requests, hit: Hit, at_ns: int) -> None:
-    requests.add(
-        hit.attack or "vegeta",
+def _request(hit: Hit, at_ns: int) -> Request:
+    return Request(
+        scenario=hit.attack or "vegeta",
         sent_ns=at_ns,
         done_ns=at_ns + hit.latency,
         status=hit.code,
-        error=files.kind_of(hit.error, hit.code) if hit.error or files.is_failure(hit.code) else ErrorKind.none,
-        size=hit.bytes_in,
-        request=requests.named(hit.method, hit.url) if hit.url else 0,
+        error=files.kind_of(hit.error, hit.code),
+        bytes=hit.bytes_in,
+        method=hit.method,
+        name=hit.url,
     )
 
 
-def _measurement(output: str, requests: Requests) -> Measurement:
-    if not len(requests):
-        raise Broken("no request")
-    return Measurement(
-        tool=files.tool("vegeta", output, BODIES), requests=requests, url=" ".join(requests.origins), started_at=requests.started_at()
-    )
+def _measurement(output: str, found: Iterable[tuple[int, Request]]) -> Measurement:
+    return Measurement(tool=files.tool("vegeta", output, BODIES), requests=Requests(found))
 
 
 def read_report(path: Path) -> Measurement:
@@ -115,24 +105,17 @@ def read_report(path: Path) -> Measurement:
     report = files.document(path, Report)
     if not report.requests:
         raise Broken("no request")
-    found = files.tool("vegeta", "report", ESTIMATED, BODIES)
-    return Measurement(tool=found, told={"vegeta": _testimony(report)}, started_at=report.earliest)
+    tool = files.tool("vegeta", "report", ESTIMATED, BODIES)
+    return Measurement(tool=tool, told={"vegeta": _summary(report)}, started_at=report.earliest)
 
 
-def _testimony(report: Report) -> Testimony:
-    errors = _errors(report)
-    took = report.latencies
-    percentiles_ms = {50: took.p50 / 1e6, 90: took.p90 / 1e6, 95: took.p95 / 1e6, 99: took.p99 / 1e6}
-    return Testimony(
-        requests=report.requests,
-        failed=sum(errors.values()),
-        response_time_ms=recording.distribution(
-            report.requests, percentiles_ms, mean_ms=took.mean / 1e6, min_ms=took.min / 1e6, max_ms=took.max / 1e6
-        ),
-        bytes_mean=report.bytes_in.mean,
-        duration_s=(report.duration + report.wait) / 1e9,
-        errors=errors,
-    )
+def _summary(report: Report) -> Testimony:
+    errors, took = _errors(report), report.latencies
+    percentiles_ms = {level: getattr(took, f"p{level}") / 1e6 for level in recording.LEVELS}
+    mean_ms, min_ms, max_ms = took.mean / 1e6, took.min / 1e6, took.max / 1e6
+    times = recording.distribution(report.requests, percentiles_ms, mean_ms=mean_ms, min_ms=min_ms, max_ms=max_ms)
+    total = Figures(requests=report.requests, failed=sum(errors.values()), response_time_ms=times, bytes_mean=report.bytes_in.mean)
+    return files.summary(total, duration_s=(report.duration + report.wait) / 1e9, errors=errors)
 
 
 def _errors(report: Report) -> dict[str, int]:
@@ -140,8 +123,7 @@ def _errors(report: Report) -> dict[str, int]:
     failed = {status: count for status, count in report.status_codes.items() if files.is_failure(int(status))}
     silent = failed.pop("0", 0)
     kinds = {files.kind_of(message).name for message in report.errors or ()} - {"status"}
-    found = {"status": sum(failed.values()), kinds.pop() if len(kinds) == 1 else "other": silent}
-    return {kind: count for kind, count in found.items() if count}
+    return {"status": sum(failed.values()), kinds.pop() if len(kinds) == 1 else "other": silent}
 
 
 def _first_line_has(text: str, *keys: str) -> bool:

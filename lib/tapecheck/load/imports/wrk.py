@@ -7,7 +7,7 @@ from pathlib import Path
 from tapecheck.load import recording
 from tapecheck.load.imports import files
 from tapecheck.load.imports.files import CLOSED, CUT_OFF, Broken, Format, Measurement, origin_of
-from tapecheck.load.recording import Testimony
+from tapecheck.load.recording import Figures, Testimony
 from tapecheck.statistics.intervals import Distribution
 
 SCALE_MS = {"us": 0.001, "ms": 1.0, "s": 1000.0, "m": 60_000.0, "h": 3_600_000.0}
@@ -47,13 +47,9 @@ def figures(text: str) -> Testimony:
         "other": socket.get("read", 0) + socket.get("write", 0),
     }
     requests = answers + errors["unreachable"] + errors["other"]
-    return Testimony(
-        requests=requests,
-        failed=min(requests, sum(errors.values())),
-        duration_s=_ms(counted[2], counted[3]) / 1000,
-        response_time_ms=_times(text, answers - errors["timeout"]),
-        errors={kind: count for kind, count in errors.items() if count},
-    )
+    times = _times(text, answers - errors["timeout"])
+    total = Figures(requests=requests, failed=min(requests, sum(errors.values())), response_time_ms=times)
+    return files.summary(total, duration_s=_ms(counted[2], counted[3]) / 1000, errors=errors)
 
 
 def _times(text: str, answers: int) -> Distribution | None:
