@@ -1,6 +1,7 @@
 """What tests of several files stand on: a small sandbox of real processes, and a TLS server."""
 
 import contextlib
+import gc
 import os
 import shutil
 import signal
@@ -63,6 +64,7 @@ def is_worker() -> bool:
 
 def pytest_configure(config: pytest.Config) -> None:
     """Let the first process choose the folder of the sandboxes, which it stops when all its workers are done, SIGTERM or not."""
+    config.addinivalue_line("markers", "interrupts_itself: a signal may leave a file or connection unclosed, anywhere in others' code")
     if not is_worker():
         base = Path("/var/tmp") if Path("/var/tmp").is_dir() else Path(tempfile.gettempdir())
         for left in base.glob(f"{PREFIX}*"):
@@ -92,10 +94,20 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> ByFile:
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Begin with what takes longest; a file that uses a sandbox without being named above is an error."""
     for item in items:
+        if item.get_closest_marker("interrupts_itself"):
+            for warning in ("ResourceWarning", "pytest.PytestUnraisableExceptionWarning"):
+                item.add_marker(pytest.mark.filterwarnings(f"ignore::{warning}"))
         if "sandbox" in getattr(item, "fixturenames", ()) and item.path.stem not in OF_A_SANDBOX:
             raise pytest.UsageError(f"{item.path.name} uses a sandbox: name it in USE_A_SANDBOX of {__file__}")
     order = {name: at for at, name in enumerate((*OF_A_SANDBOX, *TAKE_LONG))}
     items.sort(key=lambda item: order.get(item.path.stem, len(order)))
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_teardown(item: pytest.Item) -> None:
+    """Have what an interrupt left unclosed found within its test, where that is no error."""
+    if item.get_closest_marker("interrupts_itself"):
+        gc.collect()
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:

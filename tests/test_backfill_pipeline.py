@@ -107,7 +107,7 @@ def test_a_failed_job_is_named_and_the_others_go_on(
     assert checksum(connection) == whole
 
 
-@pytest.mark.filterwarnings("ignore:Exception ignored in.*BaseConnection.__del__")  # it may come just before a connection is held
+@pytest.mark.interrupts_itself
 @pytest.mark.parametrize("derive", [False, True], ids=["fetched", "derived"])
 def test_an_interrupted_run_resumes_to_the_same_tables(endpoints: Endpoints, connection: psycopg.Connection[Any], derive: bool) -> None:
     """Ctrl-C in the middle leaves whole pages; resuming does only what is missing, and the tables equal an uninterrupted run's."""

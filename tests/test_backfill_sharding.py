@@ -202,7 +202,7 @@ def test_a_worker_of_a_cluster_that_dies_does_too(endpoints: Endpoints, connecti
     assert all("died" in job.error and job.error.startswith("worker tcp://") for job in recording.jobs if job.state == "failed")
 
 
-@pytest.mark.filterwarnings("ignore:Exception ignored in.*BaseConnection.__del__")  # it may come just before a connection is held
+@pytest.mark.interrupts_itself
 @each_kind
 def test_an_interrupt_ends_them_and_what_is_stored_is_whole(endpoints: Endpoints, connection: Database, workers: int | str) -> None:
     """Ctrl-C leaves no process of ours and no job running in a cluster, and the run can be resumed."""

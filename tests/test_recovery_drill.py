@@ -234,6 +234,7 @@ def never_thawed(data: dict[str, Any]) -> None:
     data["extensions"][0].pop("release")
 
 
+@pytest.mark.interrupts_itself
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 @pytest.mark.parametrize("change", [endless, never_thawed])
 def test_an_interrupt_rolls_back_first(
