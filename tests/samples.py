@@ -10,7 +10,7 @@ from tapecheck import resources
 from tapecheck.load.engine.recorder import SAMPLE, ErrorKind, Measured, Samples
 from tapecheck.load.engine.work import PreparedRequest, Value
 from tapecheck.load.recording import Context, GeneratorStats, Recording
-from tapecheck.load.samples import to_table
+from tapecheck.load.samples import table_of
 from tapecheck.runs import results
 
 START_NS = 1_000_000_000_000
@@ -53,9 +53,8 @@ def recording(
     executor: str = "burst",
 ) -> Recording:
     """Put samples into a recording as a run would leave it."""
-    table = to_table(
-        {name: measured(rows) for name, rows in samples.items()}, {name: (prepared or {}).get(name, requests()) for name in samples}
-    )
+    values = {name: [one.values for one in (prepared or {}).get(name, requests())] for name in samples}
+    table = table_of(samples, values)
     context = Context(
         run_id="20261102T101500Z-0001",
         started_at=datetime(2026, 11, 2, 10, 15, tzinfo=UTC),

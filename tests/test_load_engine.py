@@ -21,7 +21,7 @@ from tapecheck.load.engine import pool, protocol, recorder
 from tapecheck.load.engine.engine import measure
 from tapecheck.load.engine.recorder import SAMPLE
 from tapecheck.load.engine.work import MAX_ROUNDS, Address, Tls
-from tapecheck.load.samples import UNITS, columns, to_table
+from tapecheck.load.samples import UNITS, table_of
 from tapecheck.target.file import RequestTemplate
 
 
@@ -573,15 +573,16 @@ def test_the_table_has_every_row_value_and_unit() -> None:
     with Server(servers.timed) as server:
         a, b = requests_for(server.url), requests_for(server.url, template="GET /x?limit={limit}", parameters={"limit": [7]})
         measured = {"many": measure(work_for(server, a, rounds=2)), "one": measure(work_for(server, b))}
-    table = to_table(measured, {"many": a, "one": b})
-    got = columns(table)
+    samples = {name: one.samples for name, one in measured.items()}
+    table = table_of(samples, {"many": [one.values for one in a], "one": [one.values for one in b]})
+    got = table.to_pydict()
     assert table.num_rows == 30
-    assert list(got["scenario"]) == ["many"] * 20 + ["one"] * 10
+    assert got["scenario"] == ["many"] * 20 + ["one"] * 10
     assert list(zip(got["symbol"][:6], got["limit"][:6], strict=True)) == [tuple(r.values.values()) for r in a]
     assert set(got["limit"][20:]) == {7}
     assert set(got["symbol"][20:]) == {None}
     assert set(got["error"]) == {"none"}
-    assert (got["done_ns"][:20] == measured["many"].samples["done_ns"]).all()
+    assert got["done_ns"][:20] == samples["many"]["done_ns"].tolist()
     assert all(table.schema.field(name).metadata[b"unit"] for name in table.column_names)
     assert set(UNITS) <= set(table.column_names)
 

@@ -120,7 +120,7 @@ class Sabotaged(Generator):
 
     def __enter__(self) -> "Sabotaged":
         super().__enter__()
-        self.workers[0].executor.submit(exec, BUSY, {}).result()
+        self.pool.workers[0].executor.submit(exec, BUSY, {}).result()
         return self
 
 

@@ -5,7 +5,6 @@ import resource
 import sys
 import time
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pyarrow as pa
@@ -27,9 +26,8 @@ def build(folder: Path, rows: int) -> None:
 
     from tapecheck import resources
     from tapecheck.load.engine.recorder import SAMPLE, ErrorKind
-    from tapecheck.load.engine.work import PreparedRequest
     from tapecheck.load.recording import Context, GeneratorStats, Recording
-    from tapecheck.load.samples import to_table
+    from tapecheck.load.samples import table_of
     from tapecheck.runs import folders, results
 
     random = np.random.default_rng(7)
@@ -46,8 +44,6 @@ def build(folder: Path, rows: int) -> None:
     samples["error"] = np.where(random.random(rows) < 0.001, int(ErrorKind.timeout), 0)
     values = [{"symbol": s, "timeframe": t, "limit": n} for s in SYMBOLS for t in TIMEFRAMES for n in LIMITS]
     samples["request"] = np.arange(rows) % len(values)
-    prepared = tuple(PreparedRequest(values=dict(v), method="GET", url="", raw=b"", headers=()) for v in values)
-    measured = SimpleNamespace(samples=samples)  # all that a table is made of
     seconds = rows / RATE_RPS
     beats = np.arange(0, seconds, 0.2)
     watched = pa.table([
@@ -59,7 +55,7 @@ def build(folder: Path, rows: int) -> None:
         run_id=folders.new_id(), started_at=datetime.now(UTC), environment=results.environment(), executors={"bulk": "constant_rate"},
         target=results.TargetInfo(name="synthetic", kind="external", base_url="http://127.0.0.1:1"), generator={"bulk": generator},
     )  # fmt: skip
-    recording = Recording(samples=to_table({"bulk": measured}, {"bulk": prepared}), resources=watched, context=context)
+    recording = Recording(samples=table_of({"bulk": samples}, {"bulk": values}), resources=watched, context=context)
     for name, table in recording.tables().items():
         pq.write_table(table, folder / f"{name}.parquet", compression="zstd")
 

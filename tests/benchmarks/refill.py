@@ -16,9 +16,10 @@ import numpy as np
 import psycopg
 import pyarrow as pa
 
-from tapecheck.backfill import checkpoints, features, sink, workers
+from tapecheck.backfill import checkpoints, features, sink
 from tapecheck.backfill.analysis import summarize
 from tapecheck.backfill.bars import COLUMNS, Bars, periods_per_year
+from tapecheck.backfill.jobs import due
 from tapecheck.backfill.plan import BackfillPlan
 from tapecheck.backfill.prediction import predict_all
 from tapecheck.backfill.session import run
@@ -82,7 +83,7 @@ def record(plan: BackfillPlan, source_url: str, folder: Path) -> dict[str, Any]:
 
     async def fetch() -> None:
         async with source:
-            for group in workers.due(plan, {}):
+            for group in due(plan, {}):
                 for key in group.keys:
                     jobs.append(
                         [_batch(page.bars, *key) async for page in source.pages(*key, *plan.history.range(key[0])) if len(page.bars)]

@@ -1,18 +1,17 @@
-"""Samples as an Arrow table, the form they are stored in. It computes nothing."""
+"""Samples as an Arrow table, the form they are stored in, and selections of them."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from tapecheck.load.engine.recorder import SAMPLE, ErrorKind, Measured, Samples
-from tapecheck.load.engine.work import PreparedRequest, Value
+from tapecheck.load.engine.recorder import SAMPLE, ErrorKind, Samples
+from tapecheck.load.engine.work import Value
 from tapecheck.load.plan import COLUMNS
 from tapecheck.statistics.intervals import Counts
 
-Prepared = Mapping[str, Sequence[PreparedRequest]]
 Values = Mapping[str, Value]
 
 FLAGS = ("connection_reused", "warm_up", "waited", "retried")
@@ -37,37 +36,20 @@ UNITS = {
 }
 
 
-def to_table(measured: Mapping[str, Measured], prepared: Prepared) -> pa.Table:
+def table_of(samples: Mapping[str, Samples], values: Mapping[str, Sequence[Values]]) -> pa.Table:
     """Put all scenarios' samples into one table.
 
     Args:
-        measured: what a worker saw, for each scenario.
-        prepared: the requests of each scenario, whose `values` the samples used.
+        samples: of each scenario.
+        values: the parameters of each scenario's requests, which the field `request` of its samples counts.
 
     Returns:
         A row for each request: `scenario`, a column for each parameter of any scenario (null where a scenario has
         no such parameter), then the fields of `SAMPLE`. The unit of each column is in its field's metadata, key `unit`.
     """
-    values = {name: [request.values for request in prepared[name]] for name in measured}
-    return table_of({name: one.samples for name, one in measured.items()}, values)
-
-
-def table_of(samples: Mapping[str, Samples], values: Mapping[str, Sequence[Values]]) -> pa.Table:
-    """Do the same with samples alone, whose field `request` is an index into the scenario's `values`."""
     schema = _schema(values)
     tables = [_one(name, rows, values[name], schema) for name, rows in samples.items()]
     return pa.concat_tables(tables).unify_dictionaries() if tables else schema.empty_table()
-
-
-def columns(table: pa.Table) -> dict[str, NDArray[Any]]:
-    """Return a table's columns as arrays: text as objects, an absent number as NaN."""
-    return {name: _array(table.column(name).combine_chunks()) for name in table.column_names}
-
-
-def _array(column: pa.Array) -> NDArray[Any]:
-    if pa.types.is_dictionary(column.type):
-        column = column.dictionary_decode()
-    return np.asarray(column.to_numpy(zero_copy_only=False))
 
 
 def _schema(values_of: Mapping[str, Sequence[Values]]) -> pa.Schema:
@@ -234,39 +216,34 @@ class Rows:
 
     def response_ms(self) -> NDArray[np.float64]:
         """Completion minus intended start."""
-        return self._since("intended_ns")
+        return self._ms(lambda intended_ns, done_ns: done_ns - intended_ns, "intended_ns", "done_ns")
 
     def dispatch_lag_ms(self) -> NDArray[np.float64]:
         """Actual send minus intended start of each request that was sent and did not wait for a connection: the generator's own delay."""
-        parts, at = [np.empty(0)], 0
-        for batch in self.table.select(["sent_ns", "intended_ns", "waited"]).to_batches():  # part by part, as in `_since`
-            sent_ns, intended_ns, waited = (column.to_numpy(zero_copy_only=False) for column in batch.columns)
-            own = (sent_ns > 0) & ~waited
-            if self._keep is not None:
-                own &= self._keep[at : at + len(own)]
-            parts.append(np.maximum(sent_ns[own] - intended_ns[own], 0) / 1e6)
-            at += len(own)
-        return np.concatenate(parts)
+
+        def late_ns(sent_ns: Numbers, intended_ns: Numbers, waited: Mask) -> NDArray[np.float64]:
+            return np.where((sent_ns > 0) & ~waited, np.maximum(sent_ns - intended_ns, 0), np.nan)
+
+        found = self._ms(late_ns, "sent_ns", "intended_ns", "waited")
+        return found[~np.isnan(found)]
 
     def undelayed_ms(self) -> NDArray[np.float64]:
         """Completion minus intended start, less the request's own dispatch lag: what a generator that sends in time would have seen."""
-        taken, at = np.empty(self.table.num_rows), 0
-        for batch in self.table.select(["sent_ns", "intended_ns", "waited", "done_ns"]).to_batches():  # part by part, as in `_since`
-            sent_ns, intended_ns, waited, done_ns = (column.to_numpy(zero_copy_only=False) for column in batch.columns)
-            taken[at : at + len(done_ns)] = (done_ns - np.where(waited, intended_ns, np.maximum(sent_ns, intended_ns))) / 1e6
-            at += len(done_ns)
-        return taken if self._keep is None else taken[self._keep]
+
+        def taken_ns(sent_ns: Numbers, intended_ns: Numbers, waited: Mask, done_ns: Numbers) -> Numbers:
+            return done_ns - np.where(waited, intended_ns, np.maximum(sent_ns, intended_ns))
+
+        return self._ms(taken_ns, "sent_ns", "intended_ns", "waited", "done_ns")
 
     def service_ms(self) -> NDArray[np.float64]:
         """Completion minus actual send; NaN where nothing was sent."""
-        service_ms = self._since("sent_ns")
-        service_ms[self.numbers("sent_ns") == 0] = np.nan
-        return service_ms
+        return self._ms(lambda sent_ns, done_ns: np.where(sent_ns > 0, done_ns - sent_ns, np.nan), "sent_ns", "done_ns")
 
-    def _since(self, name: str) -> NDArray[np.float64]:
-        taken, at = np.empty(self.table.num_rows), 0
-        for batch in self.table.select([name, "done_ns"]).to_batches():  # part by part, so that no whole column is copied
-            began, done = (column.to_numpy() for column in batch.columns)
-            taken[at : at + len(done)] = (done - began) / 1e6
-            at += len(done)
-        return taken if self._keep is None else taken[self._keep]
+    def _ms(self, compute_ns: Callable[..., NDArray[Any]], *names: str) -> NDArray[np.float64]:
+        """Compute a time of each sample from its columns, part by part, so that no whole column is copied."""
+        found, at = np.empty(self.table.num_rows), 0
+        for batch in self.table.select(list(names)).to_batches():
+            found[at : at + len(batch)] = compute_ns(*(column.to_numpy(zero_copy_only=False) for column in batch.columns))
+            at += len(batch)
+        found /= 1e6
+        return found if self._keep is None else found[self._keep]

@@ -15,7 +15,7 @@ from tapecheck.load.generator import Generator
 from tapecheck.load.plan import METRICS, Capacity, LoadPlan, Paced
 from tapecheck.load.recording import Context, GeneratorStats, Limits, Recording
 from tapecheck.load.requests import prepare_all
-from tapecheck.load.samples import to_table
+from tapecheck.load.samples import table_of
 from tapecheck.resources import Watch
 from tapecheck.runs import folders, results
 from tapecheck.runs.results import TargetInfo
@@ -118,7 +118,8 @@ class _Sender:
 
 
 def _table(sent: Sequence[Sent]) -> pa.Table:
-    return to_table({one.name: one.measured for one in sent}, {one.name: one.requests for one in sent})
+    values = {one.name: [request.values for request in one.requests] for one in sent}
+    return table_of({one.name: one.measured.samples for one in sent}, values)
 
 
 def _complete(context: Context, sent: Sequence[Sent]) -> Context:
