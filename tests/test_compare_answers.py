@@ -56,6 +56,10 @@ def mixed(rng: np.random.Generator) -> Sequence[int]:
     return rng.choice([600, 2_000, 9_000, 60_000, 250_000], REQUESTS, p=[0.2, 0.2, 0.2, 0.2, 0.2])
 
 
+def short_mix(rng: np.random.Generator) -> Sequence[int]:
+    return rng.choice([70, 130, 250], 12)
+
+
 def few(size: int, part: float, other: Draw) -> Draw:
     return lambda rng: np.where(rng.random(REQUESTS) < part, size, other(rng))
 
@@ -63,6 +67,8 @@ def few(size: int, part: float, other: Draw) -> Draw:
 OTHER: dict[str, tuple[Draw, Draw, str]] = {
     "an error body with 200": (stamped(48_000), stamped(160), "bytes an answer before, 16"),
     "an empty body": (always(900), always(130), "900 bytes an answer before, 130 after"),
+    "an error body with 200 in place of a short answer": (stamped(98), stamped(85), "bytes an answer before, 8"),
+    "a short answer of one size": (always(100), always(87), "100 bytes an answer before, 87 after"),
     "cut off after four fifths": (stamped(5_000), stamped(4_000), "bytes an answer before, 4,00"),
     "a fifth more": (always(5_000), always(6_000), "5,000 bytes an answer before, 6,000 after"),
     "errors in place of some": (stamped(5_000), few(160, 0.04, stamped(5_000)), "of them after have 128 to 256 bytes"),
@@ -81,7 +87,8 @@ def test_answers_of_another_size_are_found(case: str, rounds: int) -> None:
 
 ALIKE: dict[str, tuple[Draw, Draw]] = {
     "a time stamp": (stamped(5_000), stamped(5_003)),
-    "a header more on a short answer": (always(300), always(360)),
+    "a few bytes more on a short answer": (always(300), always(325)),
+    "few answers of a short mix": (short_mix, short_mix),
     "a few bars more": (always(50_000), always(50_900)),
     "both sides of a power of two": (always(2_047), always(2_049)),
     "a mix drawn anew": (mixed, mixed),

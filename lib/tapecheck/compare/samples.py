@@ -207,11 +207,12 @@ def checksums_equal(rounds: Sequence[Pair]) -> bool | None:
 # ---- answers ----
 
 # A build that answers with errors may well be faster, so both sides of a load proof must give the same answers. They are compared by
-# status and size, since nobody keeps a million bodies. The threshold is 10 % of the bytes an answer and 100 bytes: a time stamp, another
-# request number or one header more are less than that, a page, a symbol or a field less are more. Noise of the mix of requests is taken
-# out by comparing rounds, as of any figure. Of an error that replaces few answers the mean says nothing, so 1 % of all answers is enough
-# where they have another status, or a size that is less than half or more than twice that of any answer of the other side, and chance
-# would not make so many.
+# status and size, since nobody keeps a million bodies. The threshold is 10 % of the bytes an answer: a time stamp or another request
+# number are less than that, a page, a symbol or a field less are more. Noise of the mix of requests is taken out by comparing rounds, as
+# of any figure, and is ruled out where the means differ by more than 100 bytes, or by more than sizes that are spread evenly over the
+# classes seen would make them differ by chance: of answers of about 100 bytes, an error body is but some bytes less. Of an error that
+# replaces few answers the mean says nothing, so 1 % of all answers is enough where they have another status, or a size that is less than
+# half or more than twice that of any answer of the other side, and chance would not make so many.
 
 MEAN_BYTES = "answer_bytes"  # the clock that holds the mean size of right answers, head and body
 CHECKED = "content_checked"
@@ -220,7 +221,7 @@ SURE = 4.0  # standard errors
 FEW_CHECKED = 0.1  # of those checked before: where fewer are after, the two are not checked alike
 UNSEEN = 5.0  # answers expected of which none is seen: by chance in 0.7 % of cases
 LIMITS = paired.limits(0.1)  # of the mean size
-LEAST_BYTES = 100
+LEAST_BYTES = 100  # between the means; below it the sizes of a side have to be steady
 _EXPONENTS = 64
 
 
@@ -289,8 +290,17 @@ def _sizes(rounds: Sequence[Pair]) -> Iterator[str]:
     x, y = zip(*known, strict=True)
     measured, means = paired.ratio(paired.logs(x, y)), (paired.mean(x), paired.mean(y))
     is_sure = measured.low is None or measured.high is None or not measured.low <= 1 <= measured.high
-    if is_sure and not LIMITS[0] <= measured.value <= LIMITS[1] and abs(means[1] - means[0]) > LEAST_BYTES:
+    chance = SURE * math.hypot(*(_relative_error(_kinds(rounds, side)) for side in (BEFORE, AFTER)))
+    is_sure = is_sure and (abs(means[1] - means[0]) > LEAST_BYTES or abs(math.log(measured.value)) > chance)
+    if is_sure and not LIMITS[0] <= measured.value <= LIMITS[1]:
         yield f"{means[0]:,.0f} bytes an answer before, {means[1]:,.0f} after"
+
+
+def _relative_error(kinds: Kinds) -> float:
+    """Return the standard error of the mean size over the mean, of sizes spread evenly from the smallest class to the largest."""
+    sizes, n = _shares(kinds, 1)
+    reach = 2 * max(sizes) / max(min(sizes), 1)
+    return (reach - 1) / (reach + 1) / math.sqrt(3 * n)
 
 
 def _strange(before: Kinds, after: Kinds) -> Iterator[str]:
