@@ -37,9 +37,9 @@ class Verdict(StrEnum):
 
 NEXT: Mapping[Verdict, str] = {  # what to do about it, where nothing more particular is known
     Verdict.FAIL: "find the cause in the run's report, fix it, and measure again",
-    Verdict.INVALID: "measure again on a quieter machine, or with the load generator on a machine of its own",
+    Verdict.INVALID: "remove what the reason names, and measure again",
     Verdict.NO_DATA: "make the target answer, and measure again",
-    Verdict.NOT_PROVEN: "measure again on a quieter machine, or with more samples (rounds, duration_s or trials in the plan)",
+    Verdict.NOT_PROVEN: "measure again with more samples: rounds, duration_s or trials in the plan",
     Verdict.PASS: "none is needed",
 }
 
@@ -209,6 +209,11 @@ def exit_code(verdict: Verdict) -> int:
 def words(verdict: str) -> str:
     """Write a verdict as words."""
     return verdict.replace("_", " ")
+
+
+def counted(n: int, things: str) -> str:
+    """Write how many of something there are: 1 run, 2 runs."""
+    return f"{n:,} {things.removesuffix('s') if n == 1 and things != 'series' else things}"
 
 
 def cut(text: str, longest: int) -> str:

@@ -23,7 +23,7 @@ from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 from numpy.typing import NDArray
 
 from tapecheck.validation import Context
-from tapecheck.verdict import Objective
+from tapecheck.verdict import Objective, counted
 
 Numbers = NDArray[np.float64] | NDArray[np.int64]
 
@@ -132,7 +132,7 @@ def footer(chart: Chart, context: Context, n: int, of: str = "requests") -> None
     """Say below what was measured, and from how many requests, or whatever else there were."""
     where = f" ({context.target.base_url})" if context.target.base_url else ""
     by = f", measured by {context.measured_by}" if context.measured_by else ""
-    foot(chart, f"target {context.target.name}{where}, run {context.run_id}{by}, n = {n:,} {of}")
+    foot(chart, f"target {context.target.name}{where}, run {context.run_id}{by}, n = {counted(n, of)}")
 
 
 def foot(chart: Chart, text: str) -> None:

@@ -11,6 +11,7 @@ from matplotlib.ticker import MaxNLocator
 
 from tapecheck.charts import figure
 from tapecheck.runs.history import Condition, History, Trend
+from tapecheck.verdict import counted
 
 MOST = 6  # trends in one picture, those of most runs
 TITLE = 105  # characters of a line
@@ -31,7 +32,7 @@ def history_trend(*, history: History) -> figure.Chart:
             ax.set_title("\n".join(filter(None, (*textwrap.wrap(name, TITLE)[:3], changes))), fontsize=10)
         figure.legend(chart, axes)
         more = len(history.trends) - len(shown)
-        figure.foot(chart, f"n = {history.n:,} runs{f'; {more} conditions of fewer runs are not drawn' if more else ''}")
+        figure.foot(chart, f"n = {counted(history.n, 'runs')}{f'; {more} conditions of fewer runs are not drawn' if more else ''}")
     return chart
 
 

@@ -4,14 +4,15 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from tapecheck.reports.overview import Overview, Standing, legal, number
-from tapecheck.runs.results import Finding, Result
+from tapecheck.reports.overview import Entry, Overview, Standing, legal, number
+from tapecheck.runs.results import Finding
 from tapecheck.verdict import NEXT, Check, Verdict, cut, words
 
 MOST = 3  # things said under one heading; a page has room for no more of four validations
 PROOFS = 7  # of a comparison, each in a line or two
 LONGEST = 160  # characters of one of them
 FIGURES = 4  # of a finding's evidence
+OF_PROOFS = ("fix", "fix_unproven", "worse", "not_the_same", "drifted", "method_check")  # findings of a comparison about one proof
 QUESTIONS: Mapping[str, str] = {
     "load": "How much traffic does it carry before it breaks its promises?",
     "backfill": "Where does the time go when history is refilled, and is it complete?",
@@ -46,7 +47,7 @@ def of(standing: Standing) -> Brief:
         standing=standing,
         question=question,
         broken=_few([*_attempts(standing), *(_missed(check) for check in _worst_first(entry.missed))]),
-        evidence=_few(_evidence(entry.result, found), PROOFS if entry.result.validation == "compare" else MOST),
+        evidence=_few(_evidence(entry, found), PROOFS if entry.proofs else MOST),
         actions=_few([one.action for one in found] or [NEXT[entry.result.verdict]]),
     )
 
@@ -59,12 +60,12 @@ def _missed(check: Check) -> str:
     return f"{check.name}: {check.objective}: {words(check.verdict)}: {check.reason} (n = {check.n:,})"
 
 
-def _evidence(result: Result, found: Iterable[Finding]) -> list[str]:
-    """Return the headline, of a comparison proof by proof, and each finding that it does not say itself."""
-    if result.validation == "compare":
-        return [*sentences(result), *map(_with_figures, others(result))]
-    headline = [result.headline] if result.headline else []
-    return [*headline, *(_with_figures(one) for one in found if one.finding not in result.headline)]
+def _evidence(entry: Entry, found: Iterable[Finding]) -> list[str]:
+    """Return the headline, of a comparison proof by proof, and each finding that these do not say themselves."""
+    if entry.proofs:
+        return [*entry.proofs, *(_with_figures(one) for one in found if one.name not in OF_PROOFS)]
+    headline = [entry.result.headline] if entry.result.headline else []
+    return [*headline, *(_with_figures(one) for one in found if one.finding not in entry.result.headline)]
 
 
 def _with_figures(finding: Finding) -> str:
@@ -142,41 +143,3 @@ def plain(text: str) -> str:
     """Escape a text so that Markdown shows it as it is, on one line, and an @ calls nobody."""
     line = _SPECIAL.sub(r"\\\1", " ".join(legal(text).split()))
     return _BEGINS_A_LIST.sub(r"\1\\\2", line).replace("@", "@&#8288;")
-
-
-# ---- proofs ----
-
-_MEASURED = re.compile(r"[-+]\d+%")
-_BASELINE = "; its baseline: "  # what follows it in a finding is about the run before the change
-
-
-def sentences(result: Result) -> list[str]:
-    """Return the sentences of the headline, each with what was measured and, where its finding says it, hoped for."""
-    names = "|".join(re.escape(name) for name in (*_first_checks(result), "Method check"))
-    split = re.split(rf"(?<=\.) (?=(?:{names}): )", result.headline)
-    return [_told(sentence, result) for sentence in split if sentence]
-
-
-def others(result: Result) -> list[Finding]:
-    """Return the findings that are about no proof, which no sentence tells."""
-    begins = tuple(f"{name}{more}" for name in _first_checks(result) for more in (": ", " is worse: "))
-    return [one for one in result.recommendations if not one.finding.startswith(begins)]
-
-
-def _first_checks(result: Result) -> dict[str, Check]:
-    """Return the check of each proof's first metric, by the proof's name; it is the one that the headline is about."""
-    return {check.name: check for check in reversed(result.checks)}
-
-
-def _told(sentence: str, result: Result) -> str:
-    """Return what is said of a proof: its finding if that has what was measured, else its sentence of the headline."""
-    name = sentence.partition(": ")[0]
-    found = [one.finding.partition(_BASELINE)[0] for one in result.recommendations if one.finding.startswith(f"{name}: ")]
-    measured = [text for text in (*found, sentence) if _MEASURED.search(text)]
-    return measured[0] if measured else _with_ratio(sentence, _first_checks(result).get(name))
-
-
-def _with_ratio(sentence: str, check: Check | None) -> str:
-    """Add what was measured to a sentence that names no figure."""
-    measured = f", ratio {check.value:.3f} (n = {check.n:,})" if check and check.value is not None else ""
-    return f"{sentence.removesuffix('.')}{measured}"

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
+from typing import Any
 from urllib.parse import quote
 
 from tapecheck import config
@@ -14,7 +15,7 @@ from tapecheck.runs import folders, history
 from tapecheck.runs.folders import Run
 from tapecheck.runs.history import Condition
 from tapecheck.runs.results import Result
-from tapecheck.verdict import Check, Verdict, overall
+from tapecheck.verdict import Check, Verdict, overall, words
 
 SPARKS = 30  # so many runs in a sparkline
 
@@ -37,12 +38,13 @@ MAIN: Mapping[str, Metric] = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Entry:
-    """A run: where it lies below the output folder, as a link, how its result begins, and its main metric."""
+    """A run: where it lies below the output folder, as a link, how its result begins, its main metric, and of a comparison its proofs."""
 
     folder: Path
     link: str
     result: Result
     main: float | None
+    proofs: tuple[str, ...] = ()
 
     @property
     def condition(self) -> Condition:
@@ -128,14 +130,9 @@ class Overview:
 
 def read(out: Path) -> Overview:
     """Read how every run below an output folder begins, one at a time: a thousand whole results do not fit into memory."""
-    entries: list[Entry] = []
-    broken: list[Broken] = []
-    for run in folders.each(out):
-        found = _read(run, out)
-        if isinstance(found, Entry):
-            entries.append(found)
-        else:
-            broken.append(found)
+    found = [_read(run, out) for run in folders.each(out)]
+    entries = [one for one in found if isinstance(one, Entry)]
+    broken = [one for one in found if isinstance(one, Broken)]
     attempts = [*broken, *_unfinished(out)]
     standings = (_standing(validation, entries, attempts) for validation in config.VALIDATIONS)
     return Overview(entries=tuple(entries), broken=tuple(broken), standings=tuple(one for one in standings if one.entry or one.since))
@@ -145,12 +142,26 @@ def _read(run: Run, out: Path) -> Entry | Broken:
     link = quote(os.path.relpath(run.folder, out))
     if run.head is None:
         return Broken(validation=run.folder.parent.name, run_id=run.folder.name, link=link, problem=run.problem or "")
-    return Entry(folder=run.folder, link=link, result=run.head, main=_main(run, run.head))
+    main = MAIN.get(run.head.validation)
+    value = None if main is None or history.doubtful(run.head, main.path) else history.value_at(run.result, main.path)
+    proofs = {**run.result.get("proofs", {}), **run.result.get("method_check", {})}
+    said = tuple(f"{name}: {_proof(one)}" for name, one in proofs.items())
+    return Entry(folder=run.folder, link=link, result=run.head, main=value, proofs=said)
 
 
-def _main(run: Run, result: Result) -> float | None:
-    main = MAIN.get(result.validation)
-    return None if main is None or history.doubtful(result, main.path) else history.value_at(run.result, main.path)
+def _proof(proof: Mapping[str, Any]) -> str:
+    """Say how the first metric of a proof changed, in its own direction, and what was predicted."""
+    one = proof["differences"][0]
+    said, measured = words(one["change"]), one["ratio"]
+    if measured is None:
+        return f"{said}, {one['metric']} not measured"
+    values = (measured["value"], measured["low"], measured["high"])
+    changes = [value if one["better"] == "lower" else math.inf if not value else 1 / value for value in values if value is not None]
+    first, *interval = (f"{change - 1:+.0%}" for change in (changes[0], *sorted(changes[1:])))
+    bounds = f" ({' to '.join(interval)})" if interval and not measured["exact"] else ""
+    hoped = [("promised", proof["promised_low_ratio"]), ("predicted", proof["predicted_ratio"])]
+    more = " and ".join(f"{-value:+.0%} {what}" for what, value in hoped if value is not None)
+    return f"{said}, {one['metric']} {first}{bounds}{f', where {more}' if more else ''}"
 
 
 def _unfinished(out: Path) -> Iterator[Broken]:

@@ -14,6 +14,7 @@ from tapecheck.runs import folders
 from tapecheck.verdict import words
 
 FILES = ("report.html", "notebook.ipynb", "result.json", "trace.json")
+MOST = 5  # objectives that a run missed and that the list names; its report has the others
 WIDTH, HEIGHT, MARGIN = 150, 32, 4  # of a sparkline, in pixels
 
 
@@ -35,8 +36,8 @@ def _environment() -> Environment:
     templates = Environment(
         loader=PackageLoader("tapecheck.reports"), autoescape=True, trim_blocks=True, lstrip_blocks=True, finalize=_shown
     )
-    templates.filters.update(moment=moment, words=words, number=number, polyline=polyline)
-    templates.globals.update(width=WIDTH, height=HEIGHT)
+    templates.filters.update(moment=moment, words=words, number=number, polyline=polyline, last_step=lambda path: Path(path).name)
+    templates.globals.update(width=WIDTH, height=HEIGHT, most=MOST)
     return templates
 
 

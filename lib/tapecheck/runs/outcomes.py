@@ -103,7 +103,7 @@ def _conclusion(outcomes: Sequence[Outcome]) -> str:
     return {
         0: "Every objective is met.",
         1: f"Objectives missed ({names}): find the cause above or in the report, fix it, and run it again.",
-        2: f"No verdict ({names}): not everything could be judged; run it again on a quieter machine, or do what the lines above say.",
+        2: f"No verdict ({names}): not everything could be judged; do what the lines above say, and run it again.",
         3: f"Ended early, or without a chart ({names}): the reason stands above, the cell in the notebook; mend that, and run it again.",
         4: f"Not run ({names}): correct what the lines above name, and run it again.",
     }[code]
