@@ -4,9 +4,12 @@ import datetime as dt
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+from tapecheck.backfill.analysis import BackfillSummary
 from tapecheck.backfill.plan import BackfillPlan
 from tapecheck.backfill.recording import COMPLETED, FAILED, SKIPPED, Context, Job, Recording, Span
+from tapecheck.backfill.validation import backfill
 from tapecheck.runs.results import Environment, TargetInfo
+from tapecheck.validation import Analysis
 
 ENVIRONMENT = Environment(
     host="h", system="s", cores=2, memory_mb=1, python="3", versions={"tapecheck": "0"}, git_commit=None, git_dirty=None
@@ -58,7 +61,7 @@ def recording(
         "history": {"start": dt.date(2026, 1, 1), "end": dt.date(2026, 2, 1)},
     }
     last_ns = max((s.ended_ns for s in spans), default=0)
-    return Recording(
+    return Recording.of(
         spans=sorted(spans, key=lambda s: s.began_ns),
         jobs=found,
         context=Context(
@@ -72,6 +75,11 @@ def recording(
             remote=remote,
         ),
     )
+
+
+def analysed(found: Recording) -> Analysis[BackfillPlan, Recording, BackfillSummary]:
+    """Return what a recording says under the plan that it was measured by."""
+    return backfill.analyse(found, found.context.plan)
 
 
 SYMBOLS = (

@@ -91,7 +91,7 @@ def recording(
     differs: tuple[str, ...] = (),
 ) -> Recording:
     """Return samples as a session would leave them."""
-    return Recording(
+    return Recording.of(
         samples=found,
         context=Context(
             run_id="20260101T000000Z-0000",

@@ -109,7 +109,7 @@ def recording(
     late_s: float = 0.001,
 ) -> Recording:
     """Return the recording of a run."""
-    return Recording(
+    return Recording.of(
         probes=pa.concat_tables([PROBES.empty_table(), *(table(one.drill, one.trial, views, late_s) for one, views in trials)]),
         acks=acks,
         context=Context(

@@ -17,20 +17,11 @@ from typing import Any
 import nbformat
 from nbclient import NotebookClient
 
-from tapecheck import config
-from tapecheck.backfill.validation import BackfillResult
-from tapecheck.compare.validation import CompareResult
-from tapecheck.load.validation import LoadResult
-from tapecheck.recovery.validation import RecoveryResult
+from tapecheck import config, validation
 from tapecheck.runs import folders, results
 
 TESTS = Path(__file__).resolve().parent
-RESULTS: Mapping[str, type[results.Result]] = {
-    "load": LoadResult,
-    "backfill": BackfillResult,
-    "rto_rpo": RecoveryResult,
-    "compare": CompareResult,
-}
+RESULTS: Mapping[str, type[results.Result]] = {name: validation.named(name).types.result for name in config.VALIDATIONS}
 SMALL_ENOUGH_TO_COMMIT: Mapping[str, dict[str, str | int]] = {
     "load": {"rounds": 150},
     "backfill": {"symbols": "AAPL,BRK.B,WMT,BTC,SPY"},
@@ -65,33 +56,33 @@ def execute(notebook: nbformat.NotebookNode, folder: Path) -> nbformat.NotebookN
 
 
 def golden(chosen: Sequence[str]) -> None:
-    for validation in chosen:
-        notebook = nbformat.read(config.NOTEBOOKS / f"{validation}.ipynb", as_version=4)
+    for name in chosen:
+        notebook = nbformat.read(config.NOTEBOOKS / f"{name}.ipynb", as_version=4)
         parameters = next(c for c in notebook.cells if "parameters" in c.metadata.get("tags", []))
-        parameters.source = golden_cell(validation, parameters.source)
-        nbformat.write(execute(notebook, TESTS / "notebooks"), TESTS / "notebooks" / f"{validation}.ipynb")
+        parameters.source = golden_cell(name, parameters.source)
+        nbformat.write(execute(notebook, TESTS / "notebooks"), TESTS / "notebooks" / f"{name}.ipynb")
 
 
 def notebooks(chosen: Sequence[str]) -> None:
-    for validation in chosen:
-        file = config.NOTEBOOKS / f"{validation}.ipynb"
+    for name in chosen:
+        file = config.NOTEBOOKS / f"{name}.ipynb"
         nbformat.write(execute(nbformat.read(file, as_version=4), config.NOTEBOOKS), file)
 
 
 def recording(chosen: Sequence[str]) -> None:
     from tapecheck.runs import batch
 
-    for validation in chosen:
+    for name in chosen:
         with tempfile.TemporaryDirectory() as out:
-            outcome = batch.run(validation, SMALL_ENOUGH_TO_COMMIT[validation], Path(out))
+            outcome = batch.run(name, SMALL_ENOUGH_TO_COMMIT[name], Path(out))
             assert outcome.folder is not None, outcome.message
-            shutil.rmtree(TESTS / "data" / validation, ignore_errors=True)
-            (TESTS / "data" / validation).mkdir(parents=True)
+            shutil.rmtree(TESTS / "data" / name, ignore_errors=True)
+            (TESTS / "data" / name).mkdir(parents=True)
             for file in outcome.folder.iterdir():
                 if file.suffix in (".parquet", ".jsonl"):
-                    shutil.copy(file, TESTS / "data" / validation / file.name)
+                    shutil.copy(file, TESTS / "data" / name / file.name)
             result = json.loads((outcome.folder / folders.RESULT).read_text())
-            folders.write_json(TESTS / "data" / validation / folders.RESULT, at_home(result))
+            folders.write_json(TESTS / "data" / name / folders.RESULT, at_home(result))
 
 
 def at_home(result: dict[str, Any]) -> dict[str, Any]:
@@ -100,8 +91,8 @@ def at_home(result: dict[str, Any]) -> dict[str, Any]:
 
 
 def schemas(chosen: Sequence[str]) -> None:
-    for validation in chosen:
-        folders.write_json(Path(results.__file__).parent / "schemas" / f"{validation}.json", results.json_schema(RESULTS[validation]))
+    for name in chosen:
+        folders.write_json(Path(results.__file__).parent / "schemas" / f"{name}.json", results.json_schema(RESULTS[name]))
 
 
 if __name__ == "__main__":

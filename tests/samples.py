@@ -63,7 +63,8 @@ def recording(
         executors=dict.fromkeys(samples, executor),
         generator=dict.fromkeys(samples, generator),
     )
-    return Recording(samples=table, resources=watched if watched is not None else resources.SCHEMA.empty_table(), context=context)
+    tables = {"samples": table, "resources": watched if watched is not None else resources.SCHEMA.empty_table()}
+    return Recording(tables=tables, context=context)
 
 
 def watched(*rows: tuple[float, str, float, float]) -> pa.Table:

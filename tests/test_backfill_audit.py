@@ -7,15 +7,16 @@ from typing import Any
 import httpx
 import psycopg
 import pytest
-from backfills import SCHEMA
+from backfills import SCHEMA, analysed
 
 from tapecheck.backfill import plan as plans
-from tapecheck.backfill import session, validation
+from tapecheck.backfill import session
 from tapecheck.backfill.audit import audit
 from tapecheck.backfill.bars import COLUMNS
 from tapecheck.backfill.integrity import Integrity
 from tapecheck.backfill.plan import BackfillPlan, Endpoints
 from tapecheck.backfill.recording import Recording
+from tapecheck.backfill.validation import backfill
 from tapecheck.verdict import Verdict
 
 BASE: dict[str, Any] = {
@@ -170,7 +171,7 @@ def test_bars_with_a_negative_volume_are_stored_and_reported(
     upstream.post("/faults", json={"kind": "negative_volume", "ticker": "TSLA"}).raise_for_status()
     recording = session.run(plan(features=features, objectives=["job_success_ratio >= 1", "wrong_bars <= 0"]), endpoints)
     assert kinds(audited(recording)) == {"negative_volume": 3}
-    checks = validation.judge(validation.summarize(recording), recording.context.plan)
+    checks = backfill.judge(analysed(recording).summary, recording.context.plan)
     assert [(check.value, check.verdict) for check in checks] == [(1.0, Verdict.PASS), (3, Verdict.FAIL)]
     scored = f"SELECT count(*) FROM {SCHEMA}.bars JOIN {SCHEMA}.features USING (symbol, timeframe, time) WHERE v < 0"
     assert connection.execute(scored).fetchone() == (3,)
@@ -187,7 +188,7 @@ def test_a_page_of_another_symbol_is_refused(endpoints: Endpoints, connection: p
 def test_requests_for_bars_to_build_from_are_of_a_job_of_the_plan(endpoints: Endpoints, connection: psycopg.Connection[Any]) -> None:
     """Without 5-minute bars in the plan the first job has asked for them, and what must come of them is known all the same."""
     recording = session.run(plan(symbols=["TSLA"], timeframes=["1h", "1d"], derive=True), endpoints)
-    jobs = validation.summarize(recording).jobs["TSLA"]
+    jobs = analysed(recording).summary.jobs["TSLA"]
     assert (jobs["1h"].requests, jobs["1h"].pages, jobs["1d"].requests) == (1, 1, 0)
     assert {(span.symbol, span.timeframe) for span in recording.spans} == {*recording.context.plan.jobs}
 
@@ -224,12 +225,12 @@ def test_a_history_without_a_bar_passes_nothing(endpoints: Endpoints, connection
     objectives = ["job_success_ratio >= 1", "lost <= 0", "empty <= 0"]
     for begin in ("fresh", "resume"):
         recording = session.run(plan(begin=begin, objectives=objectives), endpoints)
-        summary = validation.summarize(recording)
-        checks = {check.objective: check for check in validation.judge(summary, recording.context.plan)}
+        summary = analysed(recording).summary
+        checks = {check.objective: check for check in backfill.judge(summary, recording.context.plan)}
         assert (checks["empty <= 0"].value, checks["empty <= 0"].n, checks["empty <= 0"].verdict) == (3, 6, Verdict.FAIL)
-        found = validation.find(recording, summary)[0]
+        found = backfill.find(recording, summary, recording.context.plan)[0]
         assert found.name == "no_bars" and "3 of 6 jobs" in found.finding and "TSLA 5m, TSLA 1h, TSLA 1d" in found.finding
-        assert found.finding in validation.headline(recording, [*checks.values()], [found])
+        assert found.finding in backfill.say(recording, summary, [found])
 
 
 def test_a_failed_job_is_not_judged(endpoints: Endpoints, connection: psycopg.Connection[Any]) -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from backfills import SYMBOLS, recording, refill, span
+from backfills import SYMBOLS, analysed, recording, refill, span
 from legible import drawn, illegible, promises
 from matplotlib.axes import Axes
 from matplotlib.collections import LineCollection, PolyCollection
@@ -14,8 +14,8 @@ from matplotlib.colors import to_hex
 from matplotlib.patches import Rectangle
 
 from tapecheck import charts
-from tapecheck.backfill import validation
 from tapecheck.backfill.recording import SKIPPED, Job, Recording
+from tapecheck.backfill.validation import backfill, objectives
 from tapecheck.charts.backfill import COLOURS
 from tapecheck.charts.figure import Chart, Steps
 
@@ -34,7 +34,7 @@ CASES: Mapping[str, Callable[[], Recording]] = {
         SYMBOLS[:3], workers=1, derive=True, failed=tuple(f"MSFT {frame}" for frame in ("5m", "15m", "1h", "4h", "1d"))
     ),
     "nothing to do": lambda: recording([], jobs=[Job(symbol="AAPL", timeframe="1d", state=SKIPPED)], wall_s=0.2),
-    "a real run": lambda: validation.read(DATA),
+    "a real run": lambda: backfill.read(DATA),
 }
 
 
@@ -46,13 +46,13 @@ def built(name: str) -> Recording:
 @functools.cache
 def draw(name: str, chart: str) -> Chart:
     found = built(name)
-    summary, objectives = validation.summarize(found), validation.objectives(found.context.plan)
+    summary, limits = analysed(found).summary, objectives(found.context.plan)
     return {
         "stages": lambda: charts.backfill_stages(recording=found, summary=summary),
         "timeline": lambda: charts.backfill_timeline(recording=found),
         "jobs": lambda: charts.backfill_jobs(recording=found, summary=summary),
-        "throughput": lambda: charts.backfill_throughput(recording=found, objectives=objectives),
-        "what_if": lambda: charts.backfill_what_if(recording=found, what_if=validation.predict(found), objectives=objectives),
+        "throughput": lambda: charts.backfill_throughput(recording=found, objectives=limits),
+        "what_if": lambda: charts.backfill_what_if(recording=found, what_if=summary.what_if, objectives=limits),
     }[chart]()
 
 
@@ -76,7 +76,7 @@ def test_the_rule_is_drawn_at_60_percent_and_each_share_beside_it() -> None:
     (ax,) = draw("125 jobs", "stages").axes
     (rule,) = ax.lines
     assert set(rule.get_xdata()) == {0.6} and "60% of busy time" in str(rule.get_label())
-    stages = validation.summarize(built("125 jobs")).stages
+    stages = analysed(built("125 jobs")).summary.stages
     busy, wall = ([bar.get_width() for bar in bars] for bars in ax.containers)
     assert busy == [stage.busy_share for stage in stages.values()] and wall == [stage.wall_share for stage in stages.values()]
     assert f"{busy[4]:.1%} (" in ax.texts[4].get_text() and ax.texts[10].get_text() == f"{wall[4]:.1%}"
@@ -87,7 +87,7 @@ def test_the_rule_is_drawn_at_60_percent_and_each_share_beside_it() -> None:
 def test_the_stages_say_what_the_rule_found(share: float, said: str) -> None:
     """Above 60 % a bottleneck, else that there is none."""
     found = recording([span("insert", 0, share), span("fetch", share, 1)])
-    (ax,) = charts.backfill_stages(recording=found, summary=validation.summarize(found)).axes
+    (ax,) = charts.backfill_stages(recording=found, summary=analysed(found).summary).axes
     assert ax.get_title(loc="left") == said
 
 
@@ -179,7 +179,7 @@ def test_every_event_is_in_a_step() -> None:
 def test_predictions_stand_beside_what_was_measured() -> None:
     """A bar a change, the first the replay itself, whose error is stated; the measured time and the promise are lines."""
     found = built("failures, skips and a limit")
-    predicted = validation.predict(found)
+    predicted = analysed(found).summary.what_if
     (ax,) = draw("failures, skips and a limit", "what_if").axes
     assert [bar.get_width() for bar in ax.containers[0]] == [one.wall_s for one in predicted]
     assert ax.get_yticklabels()[0].get_text() == "no change: the replay itself"

@@ -5,14 +5,15 @@ import datetime as dt
 
 import pandas as pd
 import pytest
-from backfills import SYMBOLS, recording, refill
+from backfills import SYMBOLS, analysed, recording, refill
 
-from tapecheck.backfill import frames, validation
+from tapecheck.backfill import frames
 from tapecheck.backfill.integrity import Finding, Integrity, SharedHole
 from tapecheck.backfill.plan import BackfillPlan
+from tapecheck.backfill.validation import backfill
 
 FOUND = refill(SYMBOLS[:4], failed=("AAPL 15m",), skipped=("GOOGL 4h",), objectives=["job_success_ratio >= 1", "duration_s < 90"])
-SUMMARY = validation.summarize(FOUND)
+SUMMARY = analysed(FOUND).summary
 PLAN = {"symbols": ["AAPL", "BTC"], "timeframes": ["5m", "1d"], "history": {"days": 30}}
 
 
@@ -50,7 +51,7 @@ def test_the_plan_is_echoed_without_dates_that_change(changes: dict[str, object]
 
 def test_every_check_has_a_row() -> None:
     """By its objective alone, since there is only one thing that is checked."""
-    shown = frames.checks(validation.judge(SUMMARY, FOUND.context.plan))
+    shown = frames.checks(backfill.judge(SUMMARY, FOUND.context.plan))
     assert list(shown.index) == ["job_success_ratio >= 1", "duration_s < 90"]
     assert list(shown.verdict) == ["fail", "pass"]
 
@@ -61,7 +62,7 @@ def test_the_run_in_figures() -> None:
     assert "20: 18 completed, 1 failed, 1 skipped" in shown and "180,000" not in shown
     slowest = frames.slowest(SUMMARY)
     assert list(slowest.index) == ["job", "timeframe", "symbol"] and slowest.loc["timeframe", "slowest"] == "5m"
-    assert frames.slowest(validation.summarize(recording([], jobs=[]))).empty
+    assert frames.slowest(analysed(recording([], jobs=[])).summary).empty
 
 
 def test_every_stage_has_its_shares_and_ceiling() -> None:
@@ -79,12 +80,12 @@ def test_the_slowest_jobs_come_first_and_the_failed_with_their_error() -> None:
     assert list(shown.index[:4]) == [f"{symbol} 5m" for symbol in SYMBOLS[:4]] and len(shown) == 19 and "GOOGL 4h" not in shown.index
     assert len(frames.slowest_jobs(SUMMARY)) == 10
     assert frames.failed(SUMMARY).to_dict("index") == {"AAPL 15m": {"error": "AAPL: HTTP 404: Ticker not found.", "bars stored": "0"}}
-    assert list(frames.failed(validation.summarize(refill(SYMBOLS[:1]))).index) == ["none failed"]
+    assert list(frames.failed(analysed(refill(SYMBOLS[:1])).summary).index) == ["none failed"]
 
 
 def test_what_a_change_buys_is_signed() -> None:
     """The first row is the replay itself."""
-    predicted = validation.predict(FOUND)
+    predicted = analysed(FOUND).summary.what_if
     shown = frames.what_if(predicted)
     assert shown.index[0] == "none: how far off the replay is" and list(shown.index[1:]) == [one.change for one in predicted[1:]]
     assert list(shown.saves) == [f"{one.saving_ratio:+.1%}" for one in predicted]

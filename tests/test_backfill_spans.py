@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 
 from tapecheck.backfill import recording as spans
 from tapecheck.backfill.analysis import summarize
-from tapecheck.backfill.recording import FAILED, STAGES, Job, Span, Trace, chrome_trace, read_files
+from tapecheck.backfill.recording import FAILED, STAGES, Job, Span, Trace, chrome_trace
+from tapecheck.backfill.validation import backfill
 from tapecheck.errors import ConfigError
 
 
@@ -47,9 +48,9 @@ def test_a_recording_reads_back_as_it_was(tmp_path: Path) -> None:
     """Spans, jobs, plan and clock survive Parquet, and every quantity's unit stands in the file."""
     jobs = [Job(symbol="AAPL", timeframe="1d", state=FAILED, error="HTTP 404", inserted=3)]
     before = recording([span("fetch", 1, 2, bytes=9, requests=1), span("insert", 2, 3, rows=5)], jobs=jobs, derive=True, remote=("fetch",))
-    for name, table in before.tables().items():
+    for name, table in before.stored().items():
         pq.write_table(table, tmp_path / f"{name}.parquet")
-    after = read_files(tmp_path, source="there")
+    after = backfill.read_files(tmp_path, source="there")
     assert (after.spans, after.jobs, after.context, after.source) == (before.spans, before.jobs, before.context, "there")
     schema = pq.read_schema(tmp_path / "spans.parquet")
     units = {field.name: field.metadata[b"unit"].decode() for field in schema if field.metadata and b"unit" in field.metadata}
@@ -68,14 +69,14 @@ def test_what_was_not_counted_yet_stays_unknown() -> None:
 @pytest.mark.parametrize("what", ["absent", "garbage", "no context"])
 def test_half_a_recording_is_refused(tmp_path: Path, what: str) -> None:
     """A folder without whole files is a configuration problem, not a traceback."""
-    tables = recording([span("fetch", 0, 1)]).tables()
+    tables = recording([span("fetch", 0, 1)]).stored()
     if what != "absent":
         pq.write_table(spans.to_table([span("fetch", 0, 1)]), tmp_path / "spans.parquet")
         pq.write_table(tables["jobs"], tmp_path / "jobs.parquet")
     if what == "garbage":
         (tmp_path / "jobs.parquet").write_bytes(b"x")
     with pytest.raises(ConfigError, match="a complete backfill run"):
-        read_files(tmp_path, source="there")
+        backfill.read_files(tmp_path, source="there")
 
 
 def slices_of(trace: dict[str, Any]) -> dict[tuple[int, int], list[dict[str, Any]]]:

@@ -6,11 +6,10 @@ import sys
 from pathlib import Path
 
 import pytest
-from backfills import recording, span
+from backfills import analysed, recording, span
 
-from tapecheck.backfill import validation
 from tapecheck.backfill.recording import COMPLETED, FAILED, Job, Recording
-from tapecheck.backfill.validation import BackfillResult
+from tapecheck.backfill.validation import BackfillResult, backfill
 from tapecheck.errors import ConfigError
 from tapecheck.runs.folders import Recorded
 from tapecheck.verdict import Verdict
@@ -27,15 +26,7 @@ PARAMETERS = {"target": "t", "plan": "config/backfill.yaml", "run": "new", "prof
 
 
 def recorded(found: Recording, out: Path) -> Recorded:
-    summary = validation.summarize(found)
-    return validation.record(
-        found,
-        summary,
-        validation.judge(summary, found.context.plan),
-        settings=validation.settings(**PARAMETERS, out=str(out)),
-        figures={},
-        what_if=validation.predict(found),
-    )
+    return backfill.record(analysed(found), settings=backfill.settings(**PARAMETERS, out=str(out)))
 
 
 def two_jobs() -> Recording:
@@ -59,8 +50,8 @@ def test_a_run_is_written_and_analysed_again_to_the_same_figures(tmp_path: Path)
     first = recorded(two_jobs(), tmp_path)
     files = {"result.json", "spans.parquet", "jobs.parquet", "failures.jsonl", "trace.json"}
     assert first.folder and {p.name for p in first.folder.iterdir()} == files
-    again = validation.read(first.folder)
-    assert validation.summarize(again) == validation.summarize(two_jobs())
+    again = backfill.read(first.folder)
+    assert analysed(again).summary == analysed(two_jobs()).summary
     second = recorded(again, tmp_path)
     one, two = (json.loads((run.folder / "result.json").read_text()) for run in (first, second) if run.folder)
     own = [name for name in BackfillResult.__dataclass_fields__ if name not in ("run_id", "reanalysis_of")]
@@ -84,9 +75,7 @@ def test_the_result_has_what_the_design_names(tmp_path: Path) -> None:
 
 def test_the_headline_says_what_failed_and_where_the_time_goes() -> None:
     """One line, the worst first."""
-    found = two_jobs()
-    summary = validation.summarize(found)
-    said = validation.headline(found, validation.judge(summary, found.context.plan), validation.find(found, summary))
+    said = analysed(two_jobs()).headline
     assert said.startswith("**FAIL** for sandbox: 1 of 2 checks met. First: job_success_ratio >= 1: 0.5 misses >= 1.")
     assert (
         "1 of 2 jobs failed: AAPL 1d; the first says: AAPL: HTTP 403: no plan. Where the time goes: insert takes 80% of busy time" in said
@@ -95,14 +84,12 @@ def test_the_headline_says_what_failed_and_where_the_time_goes() -> None:
 
 def test_without_objectives_there_is_no_verdict() -> None:
     """A run that promises nothing passes nothing."""
-    found = recording([span("fetch", 0, 1)])
-    summary = validation.summarize(found)
-    assert validation.judge(summary, found.context.plan) == []
-    assert validation.headline(found, [], []).startswith(f"**{Verdict.NO_DATA.value.replace('_', ' ').upper()}**")
+    found = analysed(recording([span("fetch", 0, 1)]))
+    assert found.checks == [] and found.headline.startswith(f"**{Verdict.NO_DATA.value.replace('_', ' ').upper()}**")
 
 
 def test_wrong_parameters_are_named_together() -> None:
     """A wrong type is not converted."""
     with pytest.raises(ConfigError) as caught:
-        validation.settings(**PARAMETERS | {"profile": 3}, out="", days="7")
+        backfill.settings(**PARAMETERS | {"profile": 3}, out="", days="7")
     assert {problem.key for problem in caught.value.problems} == {"profile", "days"}

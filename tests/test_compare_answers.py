@@ -16,9 +16,9 @@ from servers import Behaviour, Server
 from tapecheck import config
 from tapecheck.compare import analysis, recorded
 from tapecheck.compare import samples as compared
-from tapecheck.compare import validation as compare
 from tapecheck.compare.plan import AFTER, BEFORE, Question, Recorded, Side
 from tapecheck.compare.samples import Pair, Sample
+from tapecheck.compare.validation import compare
 from tapecheck.load.engine.recorder import ErrorKind
 
 ROUNDS, REQUESTS = 4, 200
@@ -260,9 +260,10 @@ def test_a_build_that_answers_with_something_else_is_no_improvement(
             (tmp_path / f"{name}.yaml").write_text(text)
         knobs = {"profile": "full", "proofs": "all", "rounds": 0}
         settings = compare.settings(target="before.yaml", plan="plan.yaml", run="new", out="", **knobs)
-        found = compare.run(compare.read_plan("plan.yaml"), settings)
-    proof = compare.summarize(found)["index"]
-    (check,) = compare.judge(found, compare.summarize(found))
+        found = compare.recording(compare.plan(settings), settings)
+    summary = analysis.summarize(found)
+    proof = summary["index"]
+    (check,) = analysis.check(summary, found.context.questions)
     if is_found:
         assert (check.verdict, proof.planned_rounds) == ("invalid", 4)
         assert check.reason.startswith("the answers differ: ")

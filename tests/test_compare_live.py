@@ -15,9 +15,10 @@ from pydantic import TypeAdapter
 from servers import Server
 
 from tapecheck import config
-from tapecheck.compare import validation as compare
+from tapecheck.compare import analysis
 from tapecheck.compare.difference import Change
 from tapecheck.compare.recording import Recording
+from tapecheck.compare.validation import asked, compare
 from tapecheck.errors import ConfigError
 from tapecheck.runs import folders
 from tapecheck.target.opening import SandboxState
@@ -60,13 +61,13 @@ def measured(sandbox: SandboxState, tmp_path_factory: pytest.TempPathFactory) ->
     settings = compare.settings(
         target="config/targets/sandbox.yaml", plan=str(folder / "plan.yaml"), run="new", out="", profile="full", proofs="all", rounds=0
     )
-    return compare.run(plan, settings)
+    return compare.recording(plan, settings)
 
 
 @pytest.fixture(scope="module")
 def summary(measured: Recording) -> Mapping[str, Any]:
     """What that says."""
-    return compare.summarize(measured)
+    return analysis.summarize(measured)
 
 
 @pytest.mark.parametrize(
@@ -82,13 +83,13 @@ def test_what_is_counted_proves_a_change(summary: Mapping[str, Any], name: str, 
 
 def test_a_regression_is_a_failed_check(measured: Recording, summary: Mapping[str, Any]) -> None:
     """Where an improvement was expected; what it did is in the reason."""
-    (check,) = [one for one in compare.judge(measured, summary) if one.name == "regression"]
+    (check,) = [one for one in analysis.check(summary, measured.context.questions) if one.name == "regression"]
     assert check.verdict == Verdict.FAIL and check.reason.startswith("worse: ")
 
 
 def test_a_variant_that_does_less_is_no_variant(measured: Recording, summary: Mapping[str, Any]) -> None:
     """It is faster, and that is not compared."""
-    (check,) = [one for one in compare.judge(measured, summary) if one.name == "another"]
+    (check,) = [one for one in analysis.check(summary, measured.context.questions) if one.name == "another"]
     assert check.verdict == Verdict.INVALID
     assert "the checksums of what was stored differ" in check.reason
 
@@ -132,8 +133,8 @@ def test_a_repaired_build_is_measured_beside_the_old_one(tmp_path: Path, monkeyp
             (tmp_path / f"{name}.yaml").write_text(text)
         knobs = {"profile": "full", "proofs": "all", "rounds": 0}
         settings = compare.settings(target="old.yaml", plan="builds.yaml", run="new", out="", **knobs)
-        recording = compare.run(compare.read_plan("builds.yaml"), settings)
-    proof = compare.summarize(recording)["repaired"]
+        recording = compare.recording(compare.plan(settings), settings)
+    proof = analysis.summarize(recording)["repaired"]
     assert proof.main.before > 50 > 25 > proof.main.after
     by_side = {side: sum(one.counters["requests"] for one in recording.samples if one.side == side) for side in ("before", "after")}
     assert old.seen.requests >= by_side["before"] and repaired.seen.requests >= by_side["after"] > by_side["before"]
@@ -159,7 +160,7 @@ def test_two_recorded_load_runs_need_no_target(tmp_path: Path) -> None:
     recorded = folders.read(folder, "compare").result
     assert recorded["before"]["run_id"] == recorded["after"]["run_id"] and recorded["differs"] == []
     assert set(pq.read_table(folder / "spectra.parquet").column("proof").to_pylist()) == set(recorded["proofs"])
-    again = compare.summarize(compare.read(str(folder)))
+    again = analysis.summarize(compare.read(str(folder)))
     assert json.loads(TypeAdapter(dict).dump_json(again)) == recorded["proofs"]
 
 
@@ -169,11 +170,9 @@ def compared(folder: Path, before: object, after: object) -> None:
     settings = compare.settings(
         target="config/targets/sandbox.yaml", plan="config/compare.yaml", run="new", out=str(folder / "out"), **given
     )
-    todo = compare.read_plan(settings.plan, profile="full", proofs="all", rounds=0)
-    compare.asked(todo, settings)
-    recording = compare.run(todo, settings)
-    summary = compare.summarize(recording)
-    compare.record(recording, summary, compare.judge(recording, summary), settings=settings, figures={})
+    todo = compare.plan(settings)
+    asked(todo, settings)
+    compare.record(compare.analyse(compare.recording(todo, settings), todo), settings=settings)
 
 
 def test_files_of_two_other_tools_need_no_target(tmp_path: Path) -> None:
@@ -184,7 +183,7 @@ def test_files_of_two_other_tools_need_no_target(tmp_path: Path) -> None:
     assert "measured by: k6 before, vegeta after" in recorded["differs"] and list(recorded["proofs"]) == ["paced / vegeta"]
     assert exit_code(Verdict(recorded["verdict"])) == 2
     assert (recorded["before"]["run_id"], recorded["before"]["code"]) == ("k6.json", "")
-    assert json.loads(TypeAdapter(dict).dump_json(compare.summarize(compare.read(str(folder))))) == recorded["proofs"]
+    assert json.loads(TypeAdapter(dict).dump_json(analysis.summarize(compare.read(str(folder))))) == recorded["proofs"]
 
 
 @pytest.mark.parametrize(

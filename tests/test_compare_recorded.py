@@ -14,7 +14,7 @@ from tapecheck.compare import analysis, frames, recorded
 from tapecheck.compare.difference import Change
 from tapecheck.compare.plan import COUNTERS, Recorded
 from tapecheck.errors import ConfigError
-from tapecheck.load import validation as load
+from tapecheck.load.validation import load
 from tapecheck.runs import folders
 from tapecheck.verdict import Verdict
 
@@ -254,9 +254,8 @@ WITHOUT_A_MACHINE = "machine: {} does not say on which it ran"
 def analysed(file: Path, out: Path) -> str:
     """Record what the load notebook makes of a file of another tool."""
     found = load.read(file)
-    summary = load.summarize(found, load.read_plan("config/load.yaml"))
     settings = load.settings(target="t", plan="config/load.yaml", run=str(file), out=str(out), scenarios="all", rounds=0)
-    return str(load.record(found, summary, [], settings=settings, figures={}).folder)
+    return str(load.record(load.analyse(found, load.read_plan("config/load.yaml")), settings=settings).folder)
 
 
 @pytest.mark.parametrize(

@@ -8,11 +8,12 @@ from comparisons import TARGET, plan, proof
 
 from tapecheck import progress
 from tapecheck.backfill.plan import BackfillPlan
-from tapecheck.compare import analysis, recording, session
+from tapecheck.compare import analysis, session
 from tapecheck.compare.difference import Change
 from tapecheck.compare.plan import Variant
 from tapecheck.compare.recording import Baseline, Recording
 from tapecheck.compare.session import RunFigures
+from tapecheck.compare.validation import compare
 from tapecheck.errors import MeasurementError, TargetDown
 
 
@@ -109,9 +110,9 @@ def test_a_recording_reads_back_as_it_was(tmp_path: Path) -> None:
     import pyarrow.parquet as pq
 
     found = measured(Planted(fails_at=2), warm_up=1)
-    for name, table in found.tables().items():
+    for name, table in found.stored().items():
         pq.write_table(table, tmp_path / f"{name}.parquet")
-    again = recording.read_files(tmp_path, source="x")
+    again = compare.read_files(tmp_path, source="x")
     assert list(again.samples) == list(found.samples)
     assert again.context == found.context
     assert analysis.summarize(again) == analysis.summarize(found)

@@ -8,14 +8,22 @@ from comparisons import INSERT_LIMITS, METRIC, proof, recording, samples, times
 
 from tapecheck import charts
 from tapecheck.compare import frames
-from tapecheck.compare import validation as compare
 from tapecheck.compare.recording import Baseline, Recording
+from tapecheck.compare.validation import apart, compare
 from tapecheck.errors import ConfigError
 from tapecheck.runs import folders, results
+from tapecheck.runs.folders import Recorded
 
 GIVEN = {
     "target": "t", "plan": "config/compare.yaml", "run": "new", "profile": "full", "proofs": "all", "rounds": 0, "before": "", "after": "",
 }  # fmt: skip
+
+
+PLAN = compare.read_plan("config/compare.yaml")
+
+
+def recorded(found: Recording, out: Path) -> Recorded:
+    return compare.record(compare.analyse(found, PLAN), settings=compare.settings(**GIVEN | {"out": str(out)}))
 
 
 def session() -> Recording:
@@ -45,9 +53,8 @@ def test_a_wrong_parameter_is_refused(tmp_path: Path, wrong: dict[str, object], 
 
 def test_what_is_recorded_reads_back_and_keeps_its_schema(tmp_path: Path) -> None:
     """The result has the checks, the findings, and the questions as they were registered; the run reads back to the same summary."""
-    one, settings = session(), compare.settings(**GIVEN | {"out": str(tmp_path)})
-    summary = compare.summarize(one)
-    done = compare.record(one, summary, compare.judge(one, summary), settings=settings, figures={})
+    one = session()
+    done = recorded(one, tmp_path)
     assert done.folder is not None
     result = json.loads((done.folder / folders.RESULT).read_text())
     assert results.breaks_schema(result) is None
@@ -58,15 +65,13 @@ def test_what_is_recorded_reads_back_and_keeps_its_schema(tmp_path: Path) -> Non
         "proof": "bulk_copy", "side": "after", "round": 3, "problem": "1 of 5 jobs failed",
     }  # fmt: skip
     again = compare.read(done.folder)
-    assert compare.summarize(again) == summary
+    assert compare.summarize(again, PLAN) == compare.summarize(one, PLAN)
     assert again.context == one.context
 
 
 def test_the_headline_says_how_much_and_how_sure() -> None:
     """The proven difference with its interval."""
-    one = session()
-    summary = compare.summarize(one)
-    said = compare.headline(one, summary, compare.judge(one, summary))
+    said = compare.analyse(session(), PLAN).headline
     assert said.startswith("**PASS** for sandbox: 1 of 1 checks met. bulk_copy: improved, duration_s -4")
     assert " to " in said
 
@@ -76,10 +81,10 @@ def test_a_method_check_stands_apart_from_the_proofs(tmp_path: Path) -> None:
     checked = proof(method_check=True, metrics=[METRIC.model_dump() | {"expect": "no_claim"}])
     found = [*samples(times(8, 0.6)), *samples(times(8, 1.0, noise=0.2), name="a_a_test")]
     one = recording(found, {"bulk_copy": proof(), "a_a_test": checked})
-    summary, settings = compare.summarize(one), compare.settings(**GIVEN | {"out": str(tmp_path)})
-    own, method_check = compare.apart(summary)
+    summary = compare.summarize(one, PLAN)
+    own, method_check = apart(summary)
     assert (list(own), list(method_check)) == (["bulk_copy"], ["a_a_test"])
-    done = compare.record(one, summary, compare.judge(one, summary), settings=settings, figures={})
+    done = recorded(one, tmp_path)
     assert done.folder is not None
     result = json.loads((done.folder / folders.RESULT).read_text())
     assert (list(result["proofs"]), list(result["method_check"]), result["verdict"]) == (["bulk_copy"], ["a_a_test"], "pass")
@@ -94,8 +99,7 @@ def test_what_a_method_check_missed_stands_after_the_proofs(tmp_path: Path) -> N
     checked = proof(method_check=True, metrics=[METRIC.model_dump() | {"expect": "no_claim"}])
     found = [*samples(times(8, 0.6), name="a_a_test"), *samples(times(8, 1.5))]
     one = recording(found, {"a_a_test": checked, "bulk_copy": proof()})
-    summary, settings = compare.summarize(one), compare.settings(**GIVEN | {"out": str(tmp_path)})
-    done = compare.record(one, summary, compare.judge(one, summary), settings=settings, figures={})
+    done = recorded(one, tmp_path)
     assert [line.partition(": ")[0] for line in done.missed] == ["bulk_copy", "method check, a_a_test"]
 
 
@@ -103,7 +107,7 @@ def test_a_method_check_that_fails_says_what_not_to_believe() -> None:
     """A claim about a variant beside itself is no finding about the target."""
     checked = proof(method_check=True, metrics=[METRIC.model_dump() | {"expect": "no_claim"}])
     one = recording(samples(times(8, 1.5)), {"bulk_copy": checked})
-    (finding,) = compare.find(one, compare.summarize(one))
+    (finding,) = compare.analyse(one, PLAN).findings
     assert finding.name == "method_check"
     assert "expected no_claim" in finding.finding and "believe no proof of this session" in finding.action
 
@@ -111,7 +115,7 @@ def test_a_method_check_that_fails_says_what_not_to_believe() -> None:
 def test_the_tables_show_each_figure_beside_its_proof() -> None:
     """Counters, differences, controls and the bridge, each with its own row."""
     one = session()
-    summary = compare.summarize(one)
+    summary = compare.summarize(one, PLAN)
     assert frames.counters(summary).loc[("bulk_copy", "records"), "before"] == "1,000"
     row = frames.differences(summary).loc[("bulk_copy", "duration_s")]
     assert (row["proven"], row["rounds"]) == ("improved", "7 of 8")

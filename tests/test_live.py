@@ -14,15 +14,16 @@ import pyarrow.parquet as pq
 import pytest
 import servers
 import yaml
+from backfills import analysed
 from servers import Server
 
 from tapecheck import config
-from tapecheck.backfill import validation as backfill
+from tapecheck.backfill.validation import backfill
 from tapecheck.errors import TapecheckError
-from tapecheck.load import validation
 from tapecheck.load.plan import LoadPlan
 from tapecheck.load.recording import Recording
-from tapecheck.recovery import validation as recovery
+from tapecheck.load.validation import load
+from tapecheck.recovery.validation import recovery
 from tapecheck.runs import batch, folders
 from tapecheck.sandbox import supervision
 from tapecheck.sandbox.profile import Home
@@ -76,8 +77,8 @@ def measured(
     monkeypatch.setenv("PLANTED_KEY", SECRET)
     file = target_file(folder, url, path)
     (folder / "plan.yaml").write_text(plan)
-    todo = validation.read_plan(folder / "plan.yaml")
-    return validation.run(todo, open_target(str(file)), out=str(folder / "out")), todo
+    todo = load.read_plan(folder / "plan.yaml")
+    return load.run(todo, open_target(str(file)), out=str(folder / "out")), todo
 
 
 def artefacts(folder: Path) -> Iterator[tuple[Path, bytes]]:
@@ -140,9 +141,8 @@ def test_drills_from_the_command_line(sandbox: SandboxState, tmp_path: Path) -> 
     ledger = (tmp_path / "results" / "rto_rpo" / "ledger.jsonl").read_text().splitlines()
     assert [json.loads(line)["run_id"] for line in ledger] == [result["run_id"]]
     todo, recording = recovery.read_plan(tmp_path / "plan.yaml", profile="once", trials=0), recovery.read(str(folder))
-    summary = recovery.summarize(recording, todo)
     settings = recovery.settings(**result["parameters"] | {"run": str(folder), "out": str(tmp_path / "again")})
-    again = recovery.record(recording, summary, recovery.judge(recording, summary, todo), todo, settings=settings, figures={})
+    again = recovery.record(recovery.analyse(recording, todo), settings=settings)
     assert folders.read(str(again.folder)).result["verdict"] == result["verdict"]
     assert not (tmp_path / "again" / "rto_rpo" / "ledger.jsonl").exists(), "nothing was broken again"
     secrets = [Home().secret(), Home().passfile.read_text().strip().rpartition(":")[2]]
@@ -176,7 +176,7 @@ def test_an_api_that_is_not_the_sandbox_and_no_secret_in_any_artefact(tmp_path: 
     again = folders.read(tmp_path / "out" / "load" / "latest").result
     assert (again["reanalysis_of"], again["run_id"] != first.name) == (str(first), True)
     assert again["scenarios"] == folders.read(first).result["scenarios"]
-    assert validation.read(tmp_path / "out" / "load" / "latest").samples.equals(validation.read(first).samples)
+    assert load.read(tmp_path / "out" / "load" / "latest").samples.equals(load.read(first).samples)
     found = [file for file, content in artefacts(tmp_path / "out") if SECRET.encode() in content]
     assert found == []
     assert SECRET not in done.stdout + done.stderr + strict.stdout + strict.stderr
@@ -229,8 +229,8 @@ def test_a_static_file_server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
             recording, todo = measured(tmp_path, monkeypatch, f"http://127.0.0.1:{port}", path="GET /page.txt", plan=plan)
         finally:
             server.terminate()
-    summary = validation.summarize(recording, todo)
-    assert [check.verdict for check in validation.judge(summary, todo)] == ["pass"]
+    summary = load.summarize(recording, todo)
+    assert [check.verdict for check in load.judge(summary, todo)] == ["pass"]
     assert (summary["s"].requests, summary["s"].failed) == (320, 0)
 
 
@@ -238,10 +238,9 @@ def test_a_target_that_dies_in_mid_run_gives_a_whole_result(tmp_path: Path, monk
     """Its errors are counted, the verdict is fail, every failed request has its line, and the run ends."""
     with Server(servers.dies_after(100)) as server:
         recording, todo = measured(tmp_path, monkeypatch, server.url)
-    summary = validation.summarize(recording, todo)
     given = {"target": str(tmp_path / "target.yaml"), "plan": str(tmp_path / "plan.yaml"), "run": "new", "out": str(tmp_path / "out")}
-    settings = validation.settings(**given, scenarios="all", rounds=0)
-    recorded = validation.record(recording, summary, validation.judge(summary, todo), settings=settings, figures={})
+    settings = load.settings(**given, scenarios="all", rounds=0)
+    recorded = load.record(load.analyse(recording, todo), settings=settings)
     assert recorded.verdict == "fail"
     folder = tmp_path / "out" / "load" / "latest"
     burst = folders.read(folder).result["scenarios"]["burst"]
@@ -276,10 +275,9 @@ def test_a_backfill_with_an_unknown_ticker_and_no_secret_in_any_artefact(sandbox
     trace = json.loads((folder / "trace.json").read_text())["traceEvents"]
     assert sum(event.get("cat") == "stage" for event in trace) == pq.read_metadata(folder / "spans.parquet").num_rows > 20
     found = backfill.read(folder)
-    summary, own = backfill.summarize(found), {key: result[key] for key in result if key not in ("run_id", "reanalysis_of", "parameters")}
-    checks = backfill.judge(summary, found.context.plan)
+    own = {key: result[key] for key in result if key not in ("run_id", "reanalysis_of", "parameters")}
     settings = backfill.settings(**result["parameters"] | {"out": str(tmp_path / "again")})
-    second = backfill.record(found, summary, checks, settings=settings, figures={}, what_if=backfill.predict(found))
+    second = backfill.record(analysed(found), settings=settings)
     again = folders.read(str(second.folder)).result
     assert {key: again[key] for key in own} == own and again["reanalysis_of"] == str(folder)
     secrets = [Home().secret().encode(), Home().passfile.read_text().strip().rpartition(":")[2].encode()]
@@ -296,12 +294,11 @@ def test_a_backfill_without_a_key_names_every_job(sandbox: SandboxState, tmp_pat
     given = {"profile": "small", "symbols": "all", "timeframes": "all", "days": 0}
     settings = backfill.settings(target=str(file), plan="config/backfill.yaml", run="new", out=str(tmp_path / "out"), **given)
     todo = backfill.read_plan(settings.plan, **given)
-    found = backfill.run(todo, backfill.endpoints(open_target(settings.target, needs_bars=False)), out=settings.out)
-    summary = backfill.summarize(found)
-    checks = backfill.judge(summary, todo)
-    assert exit_code(overall(check.verdict for check in checks)) == 1
-    assert "15 of 15 jobs failed: AAPL 5m, " in backfill.headline(found, checks, backfill.find(found, summary))
-    backfill.record(found, summary, checks, settings=settings, figures={}, what_if=backfill.predict(found))
+    found = backfill.recording(todo, settings)
+    said = backfill.analyse(found, todo)
+    assert exit_code(overall(check.verdict for check in said.checks)) == 1
+    assert "15 of 15 jobs failed: AAPL 5m, " in said.headline
+    backfill.record(said, settings=settings)
     lines = (tmp_path / "out" / "backfill" / "latest" / "failures.jsonl").read_text().splitlines()
     assert [json.loads(line)["error"] for line in lines] == ["no API key: export PLANTED_KEY=... or OTHER_KEY=..."] * 15
 

@@ -9,11 +9,12 @@ import pytest
 from samples import GENERATOR, START_NS, burst, recording, requests, watched
 
 from tapecheck.config import PROJECT
-from tapecheck.load import analysis, findings, frames, validation
+from tapecheck.load import analysis, findings, frames
 from tapecheck.load.analysis import Limits, ScenarioSummary
 from tapecheck.load.engine.recorder import ErrorKind
 from tapecheck.load.plan import METRICS
 from tapecheck.load.recording import GeneratorStats, Recording
+from tapecheck.load.validation import load
 from tapecheck.verdict import Verdict, overall, parse
 
 LIMITS = Limits(lag_p99_ms=20, cpu_ratio=0.9, achieved_ratio=0.95)
@@ -215,7 +216,7 @@ def test_resources_are_those_of_the_scenario() -> None:
 def test_failures_are_one_plain_record_each() -> None:
     """A failed request can be read as JSON with its kind, its parameters and its times."""
     rows = burst(np.full(10, 20.0), failed={2: ErrorKind.status, 5: ErrorKind.timeout})
-    found = list(validation.failures(recording({"s": rows}, {"s": requests({"symbol": "BRK.B"})})))
+    found = list(load.failures(recording({"s": rows}, {"s": requests({"symbol": "BRK.B"})})))
     assert [f["error"] for f in found] == ["status", "timeout"]
     assert found[0]["symbol"] == "BRK.B"
     assert found[0]["intended_ns"] == START_NS
@@ -337,8 +338,8 @@ def test_the_target_s_own_time_is_not_compared_with_response_times() -> None:
 
 def test_failures_are_written_part_by_part(monkeypatch: pytest.MonkeyPatch) -> None:
     """Each failed request has its line, in order, however few fit in memory at a time."""
-    monkeypatch.setattr(validation, "FAILURES_AT_ONCE", 3)
+    monkeypatch.setattr("tapecheck.load.validation.FAILURES_AT_ONCE", 3)
     rec = recording({"s": burst(np.full(100, 5.0), per_round=10, failed=dict.fromkeys(range(0, 100, 7), ErrorKind.reset))})
-    found = list(validation.failures(rec))
+    found = list(load.failures(rec))
     assert len(found) == 15
     assert [f["intended_ns"] for f in found] == sorted(f["intended_ns"] for f in found)

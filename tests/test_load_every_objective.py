@@ -11,10 +11,10 @@ from pydantic import ValidationError
 from samples import GENERATOR, START_NS, burst, recording
 from servers import Server
 
-from tapecheck.load import validation
 from tapecheck.load.capacity import next_rate
 from tapecheck.load.plan import METRICS, Capacity, LoadPlan
 from tapecheck.load.recording import Recording
+from tapecheck.load.validation import load, objectives
 from tapecheck.target.file import Target
 from tapecheck.verdict import OPERATORS, Verdict
 
@@ -46,7 +46,7 @@ def recorded(plan: LoadPlan, level_ms: float = 5.0, highest_ms: float = 900.0) -
 
 
 def judged(plan: LoadPlan, found: Recording) -> list[tuple[str, str, Verdict, str]]:
-    checks = validation.judge(validation.summarize(found, plan), plan, validation.find_capacity(found, plan))
+    checks = load.judge(load.summarize(found, plan), plan)
     return [(c.name, c.objective, c.verdict, c.reason) for c in checks]
 
 
@@ -59,11 +59,11 @@ def test_every_objective_that_a_plan_accepts_yields_a_check(data: st.DataObject)
     scopes = st.sampled_from(["", *(f"{kind}." for kind in kinds)])
     limits = st.sampled_from([0.5, 1, 20, 1000, 2_000_000])
     objective = st.builds("{}{} {} {}".format, scopes, st.sampled_from(METRICS), st.sampled_from(sorted(OPERATORS)), limits)
-    objectives = data.draw(st.lists(objective, min_size=1, max_size=6, unique=True))
-    plan = LoadPlan.model_validate({"scenarios": scenarios, "objectives": objectives})
+    texts = data.draw(st.lists(objective, min_size=1, max_size=6, unique=True))
+    plan = LoadPlan.model_validate({"scenarios": scenarios, "objectives": texts})
     for found in (recorded(plan), recording({}), recording({"elsewhere": burst(np.full(400, 5.0))})):
         checks = judged(plan, found)
-        for one in validation.objectives(plan):
+        for one in objectives(plan):
             mine = [c for c in checks if c[1] == str(one)]
             assert mine, f"{one} yields no check"
             assert len({c[0] for c in mine}) == len(mine)
@@ -93,7 +93,7 @@ def test_an_objective_of_the_sweep_decides_its_knee_and_is_judged() -> None:
     plan = sweep("capacity.p95_ms < 100")
     assert [c[2] for c in judged(plan, recorded(plan))] == [Verdict.PASS]
     slow = recorded(plan, level_ms=500.0)
-    found = validation.find_capacity(slow, plan)
+    found = load.summarize(slow, plan).capacity
     assert found is not None and found.knee_rps is None
     assert judged(plan, slow) == [("capacity", "capacity.p95_ms < 100", Verdict.FAIL, "at 100/s: 500 misses < 100")]
 
@@ -174,5 +174,5 @@ def test_the_smallest_scenario_that_is_accepted_is_measured(scenario: dict[str, 
     plan = LoadPlan.model_validate({**data, "generator": {"lag_p99_ms": 1e6, "cpu_ratio": 1, "achieved_ratio": 1e-9}})
     with Server(servers.fast) as server:
         target = Target.model_validate({"name": "t", "kind": "external", "base_url": server.url, "requests": {"one": "GET /"}})
-        found = validation.run(plan, target)
+        found = load.run(plan, target)
     assert {objective for _, objective, _, _ in judged(plan, found)} == set(plan.objectives)

@@ -8,10 +8,11 @@ import servers
 from samples import burst, measured, recording
 from servers import Server
 
-from tapecheck.load import analysis, validation
+from tapecheck.load import analysis
 from tapecheck.load.engine.recorder import Measured, joined
 from tapecheck.load.plan import METRICS, LoadPlan
 from tapecheck.load.recording import Limits
+from tapecheck.load.validation import load
 from tapecheck.statistics import intervals
 from tapecheck.target.file import Target
 from tapecheck.verdict import parse
@@ -36,11 +37,11 @@ def test_a_scenario_is_extended_until_its_percentiles_are_bounded(objective: str
     plan = LoadPlan.model_validate(data).model_copy(update={"objectives": (objective,) if not objective.startswith("else") else ()})
     with Server(servers.fast) as server:
         target = Target.model_validate({"name": "t", "kind": "external", "base_url": server.url, "requests": {"one": "GET /"}})
-        found = validation.run(plan, target)
+        found = load.run(plan, target)
     rows = found.samples
     assert rows.num_rows in requests
     assert rows.column("round").to_pylist() == [i // 20 for i in range(rows.num_rows)]
-    assert validation.summarize(found, plan)["hot"].connections_opened == rows.num_rows
+    assert load.summarize(found, plan)["hot"].connections_opened == rows.num_rows
 
 
 def test_enough_is_a_question_of_samples_and_never_of_their_values() -> None:

@@ -17,13 +17,14 @@ import pytest
 from orphans import orphan
 from samples import burst, recording, watched
 
-from tapecheck.load import findings, session, validation
+from tapecheck.load import findings, session
 from tapecheck.load.analysis import ScenarioSummary, summarize
 from tapecheck.load.engine.recorder import ErrorKind, Samples
 from tapecheck.load.findings import LIMITING
 from tapecheck.load.generator import Generator
 from tapecheck.load.plan import LoadPlan
 from tapecheck.load.recording import Limits
+from tapecheck.load.validation import load
 from tapecheck.runs.results import Finding
 from tapecheck.target.file import Target
 
@@ -158,12 +159,12 @@ def measure(case: Case, monkeypatch: pytest.MonkeyPatch) -> Said:
             }
         )
         before = psutil.Process(pid).cpu_times()
-        rec = validation.run(plan, target)
+        rec = load.run(plan, target)
         after = psutil.Process(pid).cpu_times()
-    summary = validation.summarize(rec, plan)
+    summary = load.summarize(rec, plan)
     busy_s = after.user + after.system - before.user - before.system
     cores_given = busy_s / (summary["s"].duration_s + plan.scenarios["s"].warm_up_s)
-    found = [one for one in validation.find(rec, summary) if one.name not in NEIGHBOURS]
+    found = [one for one in load.find(rec, summary, plan) if one.name not in NEIGHBOURS]
     return Said(summary=summary["s"], found=found, cores_given=cores_given)
 
 

@@ -15,11 +15,12 @@ from samples import GENERATOR, burst, recording, requests
 from servers import Server
 
 from tapecheck import charts
-from tapecheck.load import analysis, capacity, findings, frames, validation
+from tapecheck.load import analysis, capacity, findings, frames
 from tapecheck.load.analysis import ScenarioSummary, check
 from tapecheck.load.generator import Generator
 from tapecheck.load.plan import METRICS, LoadPlan
 from tapecheck.load.recording import Limits, Recording
+from tapecheck.load.validation import LoadResult, load
 from tapecheck.target.file import Target
 from tapecheck.verdict import Check, Verdict, parse
 
@@ -82,7 +83,7 @@ def test_a_lag_of_a_second_alone_invalidates_nothing() -> None:
     assert (late.invalid, judged(late, "p99_ms < 2000").verdict) == (None, Verdict.PASS)
     for limits, invalid in (({}, None), ({"dispatch_lag_p99_ms": 10}, "the generator sent 1000.0 ms late while a connection was free")):
         plan = LoadPlan.model_validate(PLAN | {"generator": limits})
-        reason = validation.summarize(recorded(1000.0, 1200.0), plan)["s"].invalid
+        reason = load.summarize(recorded(1000.0, 1200.0), plan)["s"].invalid
         assert reason is None if invalid is None else reason is not None and reason.startswith(invalid)
 
 
@@ -105,13 +106,13 @@ def test_the_lag_of_the_warm_up_and_of_what_was_never_sent_counts_for_nothing() 
 def test_a_doubtful_figure_is_marked_wherever_it_is_shown() -> None:
     """In the tables, the finding, the headline and the charts; a fifth or less is not."""
     rec, plan = recorded(2.8), LoadPlan.model_validate(PLAN | {"objectives": ["p99_ms < 5"]})
-    found = validation.summarize(rec, plan)
+    found = load.summarize(rec, plan)
     assert "up to 60% the generator's" in frames.scenarios(found).loc["response time p99 (ms)", "s"]
     assert "generator's" not in frames.scenarios(found).loc["service time p99 (ms)", "s"]
-    assert "up to 2.8 of 4.7" in frames.checks(validation.judge(found, plan)).iloc[0]["why"]
-    said = validation.find(rec, found)
+    assert "up to 2.8 of 4.7" in frames.checks(load.judge(found, plan)).iloc[0]["why"]
+    said = load.find(rec, found, plan)
     assert [one.name for one in said] == ["generator_late"] and findings.bottleneck(said) is None
-    headline = validation.headline(rec, validation.judge(found, plan), said, None)
+    headline = load.say(rec, found, said)
     assert "S: the generator was late, so up to 60% of mean, 60% of p50" in headline
     for chart in (
         charts.load_percentiles(recording=rec, summary=found, objectives=[]),
@@ -191,10 +192,9 @@ def test_a_figure_that_the_event_loop_may_have_made_is_marked() -> None:
     assert "up to 94% the generator's" in frames.scenarios(found).loc["response time p99 (ms)", "steady_state"]
     (said,) = (f for f in findings.find(found, 2) if f.name == "generator_late")
     assert said.evidence["lag_p99_ms"] == 15.0
-    plan = LoadPlan.model_validate(PLAN)
-    result = validation.LoadResult.main_figures(SimpleNamespace(scenarios=found, capacity=None))  # type: ignore[arg-type]
+    result = LoadResult.main_figures(SimpleNamespace(scenarios=found, capacity=None))  # type: ignore[arg-type]
     assert result[0].endswith("(steady_state, the slowest, up to 94% the generator's)")
-    assert validation.headline(rec, validation.judge(found, plan), [said], None).count("up to 94% of p99") == 1
+    assert load.say(rec, found, [said]).count("up to 94% of p99") == 1
 
 
 def test_groups_and_levels_are_marked_too() -> None:
@@ -216,7 +216,7 @@ def test_a_lag_of_the_event_loop_alone_invalidates_nothing() -> None:
     rec, _ = closed_with(24.0)
     for limits, invalid in (({}, None), ({"lag_p99_ms": 20}, "the generator's event loop lagged 24.0 ms")):
         plan = LoadPlan.model_validate(PLAN | {"generator": limits, "scenarios": {"steady_state": SCENARIO}})
-        one = validation.summarize(rec, plan)["steady_state"]
+        one = load.summarize(rec, plan)["steady_state"]
         assert one.invalid is None if invalid is None else one.invalid is not None and one.invalid.startswith(invalid)
         assert judged(one, "p99_ms < 2000").verdict == (Verdict.PASS if invalid is None else Verdict.INVALID)
 
@@ -257,8 +257,8 @@ def test_a_generator_that_is_stopped_again_and_again_knows_that_it_was_late() ->
         patch.setattr(Generator, "__enter__", disturbed)
         patch.setattr(Generator, "__exit__", left_alone)
         target = Target.model_validate({"name": "t", "kind": "external", "base_url": server.url, "requests": {"one": "GET /"}})
-        rec = validation.run(plan, target)
-    found = validation.summarize(rec, plan)
+        rec = load.run(plan, target)
+    found = load.summarize(rec, plan)
     one = found["s"]
     assert one.response_time_ms is not None and one.dispatch_lag_ms is not None
     p90 = one.response_time_ms.p90

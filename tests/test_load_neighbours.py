@@ -3,10 +3,10 @@
 import pytest
 from samples import burst, recording, watched
 
-from tapecheck.load import analysis, findings, frames, validation
+from tapecheck.load import analysis, findings, frames
 from tapecheck.load.analysis import ScenarioSummary
-from tapecheck.load.plan import LoadPlan
 from tapecheck.load.recording import Limits
+from tapecheck.load.validation import LoadSummary, load
 from tapecheck.resources import MACHINE, OTHERS
 
 LIMITS = Limits(lag_p99_ms=20, cpu_ratio=0.9, achieved_ratio=0.95)
@@ -44,10 +44,9 @@ def test_the_neighbours_are_said_in_the_result() -> None:
     one = busy["s"]
     assert (one.others_busy_cores, one.machine_busy_cores, set(one.resources)) == (pytest.approx(1.0), pytest.approx(2.0), {"api"})
     assert frames.scenarios(busy).loc["cores busy with other processes", "s"] == "1.00"
-    plan = LoadPlan.model_validate({"scenarios": {"s": {"executor": "burst", "concurrency": 1, "request": "r"}}})
     found = findings.find(busy, 2)
-    assert "other processes kept 1 of 2 cores busy; api had 0.6 of what was left" in validation.headline(rec, [], found, None)
+    assert "other processes kept 1 of 2 cores busy; api had 0.6 of what was left" in load.say(rec, LoadSummary(), found)
     room = findings.find(summary(0.3, 0.4, 1.0), 2)
-    assert "S: other processes kept 0.4 of 2 cores busy." in validation.headline(rec, validation.judge(busy, plan), room, None)
+    assert "S: other processes kept 0.4 of 2 cores busy." in load.say(rec, LoadSummary(busy), room)
     unknown = summary(0.6, None, None)
     assert (unknown["s"].others_busy_cores, frames.scenarios(unknown).loc["cores busy with other processes", "s"]) == (None, "")

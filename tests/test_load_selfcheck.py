@@ -11,10 +11,11 @@ from samples import burst, measured, recording
 from servers import Server
 
 from tapecheck.errors import ConfigError
-from tapecheck.load import analysis, frames, session, validation
+from tapecheck.load import analysis, frames, session
 from tapecheck.load.generator import Generator
 from tapecheck.load.plan import LoadPlan
 from tapecheck.load.recording import GeneratorStats, Limits, invalid
+from tapecheck.load.validation import load
 from tapecheck.target.file import Target
 from tapecheck.verdict import overall
 
@@ -44,8 +45,8 @@ def plan(**more: object) -> LoadPlan:
 
 
 def verdict(server: Server, plan: LoadPlan) -> tuple[str, str | None, GeneratorStats]:
-    summary = validation.summarize(validation.run(plan, target(server)), plan)
-    checks = validation.judge(summary, plan)
+    summary = load.summarize(load.run(plan, target(server)), plan)
+    checks = load.judge(summary, plan)
     return str(overall(c.verdict for c in checks)), summary["steady"].invalid, summary["steady"].generator
 
 
@@ -109,7 +110,7 @@ def test_more_connections_than_files_are_a_mistake_in_the_plan(server: Server, m
     monkeypatch.setattr(resource, "getrlimit", lambda what: (100, 300))
     before = server.seen.connections
     with pytest.raises(ConfigError, match=r"scenarios\.steady\.max_connections: got 1000; allowed: at most 472, .* \(ulimit -n 564\)"):
-        validation.run(plan(workers=2), target(server))
+        load.run(plan(workers=2), target(server))
     assert server.seen.connections == before
 
 

@@ -3,11 +3,12 @@
 import pytest
 from servers import Exchange, Server
 
-from tapecheck.load import session, validation
+from tapecheck.load import session
 from tapecheck.load.engine.recorder import Measured
 from tapecheck.load.engine.work import Work
 from tapecheck.load.generator import Generator
 from tapecheck.load.plan import LoadPlan
+from tapecheck.load.validation import load
 from tapecheck.target.file import Target
 from tapecheck.verdict import Verdict
 
@@ -41,8 +42,8 @@ def test_a_sweep_finds_where_a_server_begins_to_fail(monkeypatch: pytest.MonkeyP
     plan = LoadPlan.model_validate({"scenarios": {"c": scenario | rates}, "objectives": objectives, "generator": WIDE})
     with Server(limited) as server:
         target = Target.model_validate({"name": "planted", "kind": "external", "base_url": server.url, "requests": {"one": "GET /"}})
-        recording = validation.run(plan, target)
-    found = validation.find_capacity(recording, plan)
+        recording = load.run(plan, target)
+    found = load.summarize(recording, plan).capacity
     assert found is not None
     assert found.knee_rps is not None and found.knee_high_rps is not None
     assert found.knee_rps <= LIMIT_RPS < found.knee_high_rps < 1.3 * found.knee_rps

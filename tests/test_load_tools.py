@@ -23,13 +23,12 @@ from tapecheck.compare import recorded
 from tapecheck.compare.plan import Recorded
 from tapecheck.errors import ConfigError
 from tapecheck.load import analysis, frames
-from tapecheck.load import recording as recordings
-from tapecheck.load import validation as load
 from tapecheck.load.analysis import ScenarioSummary
 from tapecheck.load.engine.recorder import ErrorKind
 from tapecheck.load.imports import files, k6, registry
 from tapecheck.load.plan import METRICS, LoadPlan
 from tapecheck.load.recording import Recording
+from tapecheck.load.validation import LoadSummary, load, objectives
 from tapecheck.runs import results
 from tapecheck.verdict import Verdict, parse
 
@@ -118,7 +117,7 @@ def test_iterations_that_k6_dropped_are_load_that_the_target_never_saw(tmp_path:
     recording, found = read(write(tmp_path / "run", planted.k6_json([*planted.k6_run(60), iterations])))
     assert found.generator.achieved_ratio == 0.6
     assert found.invalid and "60.0%" in found.invalid
-    assert "dropped 40 iterations of default" in str(load.find(recording, {"default": found}))
+    assert "dropped 40 iterations of default" in str(load.find(recording, LoadSummary(default=found), PLAN))
 
 
 @pytest.mark.parametrize(
@@ -148,13 +147,13 @@ def test_requests_of_no_time_are_drawn_and_judged(took_ms: list[float]) -> None:
     rows["request"], rows["server_ms"] = np.tile([0, 1], 200), np.nan
     rec = samples.recording({"a": rows}, {"a": samples.requests({"symbol": "A"}, {"symbol": "B"})})
     found = load.summarize(rec, PLAN)
-    slow = [one.finding for one in load.find(rec, found) if one.name == "slow_parameter"]
+    slow = [one.finding for one in load.find(rec, found, PLAN) if one.name == "slow_parameter"]
     names = ("B", "A") if took_ms[1] else ("A", "B")
     assert slow == ([] if took_ms == [0.0, 0.0] else ["a: symbol {} takes 5 ms, {} 0 ms".format(*names)])
     assert load.judge(found, PLAN)
     for draw in (charts.load_percentiles, charts.load_timeline):
-        for objectives in ((), load.objectives(PLAN)):
-            assert isinstance(draw(recording=rec, summary=found, objectives=objectives), Chart)
+        for limits in ((), objectives(PLAN)):
+            assert isinstance(draw(recording=rec, summary=found, objectives=limits), Chart)
     assert isinstance(charts.load_dimensions(recording=rec, summary=found), Chart)
     assert not frames.scenarios(found).empty and not frames.breakdown(found).empty
 
@@ -384,13 +383,13 @@ def test_a_run_without_any_answer_never_passes() -> None:
     """hey says how often, and why; its times are none."""
     _, found = read(DATA / "hey_refused.txt")
     assert (found.requests, found.errors, found.response_time_ms) == (60, {"connect_refused": 60}, None)
-    assert {check.verdict for check in load.judge({"hey": found}, PLAN)} == {Verdict.FAIL, Verdict.NO_DATA}
+    assert {check.verdict for check in load.judge(LoadSummary(hey=found), PLAN)} == {Verdict.FAIL, Verdict.NO_DATA}
 
 
 def test_answers_alone_prove_nothing_of_what_was_not_answered() -> None:
     """hey's CSV leaves out requests that failed: 60 right answers may be 60 of 1,000."""
     _, found = read(DATA / "hey.csv")
-    verdicts = {check.objective: check.verdict for check in load.judge({"hey": found}, PLAN)}
+    verdicts = {check.objective: check.verdict for check in load.judge(LoadSummary(hey=found), PLAN)}
     assert (found.requests, found.success_ratio_low) == (60, 0.0)
     assert verdicts["success_ratio > 0.5"] == verdicts["p95_ms < 1000"] == Verdict.NOT_PROVEN
 
@@ -486,7 +485,7 @@ def test_messages_of_go_and_python_are_our_kinds(message: str, kind: ErrorKind) 
 def test_a_percentile_without_samples_is_never_a_pass(name: str) -> None:
     """Not proven where the tool tells it, no data where it does not; mean, ratio and rate are judged."""
     recording, found = read(DATA / name)
-    verdicts = {check.objective: check.verdict for check in load.judge({"it": found}, PLAN)}
+    verdicts = {check.objective: check.verdict for check in load.judge(LoadSummary(it=found), PLAN)}
     told = not math.isnan(found.response_time_ms.p95.value)
     assert verdicts.pop("p95_ms < 1000") == (Verdict.NOT_PROVEN if told else Verdict.NO_DATA)
     assert set(verdicts.values()) == {Verdict.PASS}
@@ -496,10 +495,9 @@ def test_a_percentile_without_samples_is_never_a_pass(name: str) -> None:
 @pytest.mark.parametrize("name", SAMPLED + FIGURES)
 def test_every_tool_is_named_in_headline_and_findings(name: str) -> None:
     """Nobody takes its figures for ours, and what it leaves open is said."""
-    recording, found = read(DATA / name)
-    summary = {next(iter(recording.context.executors)): found}
-    findings = load.find(recording, summary)
-    headline = load.headline(recording, load.judge(summary, PLAN), findings, None)
+    recording, _ = read(DATA / name)
+    said = load.analyse(recording, PLAN)
+    findings, headline, summary = said.findings, said.headline, said.summary
     assert f"Measured by {recording.context.measured_by}: coordinated omission cannot be excluded." in headline
     assert findings[-1].name == "other_tool" and "does not say when requests were due" in findings[-1].finding
     assert ("closed model" in findings[-1].finding) == (recording.context.measured_by in ("locust", "wrk", "hey"))
@@ -511,12 +509,12 @@ def test_every_chart_is_drawn_and_names_the_tool(name: str) -> None:
     """Of single requests, of figures, and of figures by name."""
     recording, found = read(DATA / name)
     summary = {next(iter(recording.context.executors)): found}
-    tool, objectives = recording.context.measured_by, load.objectives(PLAN)
+    tool, limits = recording.context.measured_by, objectives(PLAN)
     drawn = (
-        charts.load_percentiles(recording=recording, summary=summary, objectives=objectives),
-        charts.load_timeline(recording=recording, summary=summary, objectives=objectives),
+        charts.load_percentiles(recording=recording, summary=summary, objectives=limits),
+        charts.load_timeline(recording=recording, summary=summary, objectives=limits),
         charts.load_dimensions(recording=recording, summary=summary),
-        charts.load_throughput(recording=recording, summary=summary, capacity=None, objectives=objectives),
+        charts.load_throughput(recording=recording, summary=summary, capacity=None, objectives=limits),
         charts.load_resources(recording=recording, summary=summary, capacity=None),
     )
     for chart in drawn:
@@ -547,17 +545,16 @@ def test_the_points_that_a_tool_tells_are_drawn_where_they_belong() -> None:
 @pytest.mark.parametrize("name", ["k6.json", "wrk.txt"])
 def test_what_was_recorded_of_a_tool_is_read_again(tmp_path: Path, name: str) -> None:
     """result.json keeps its schema, null where the tool says nothing; the recording says the same as the file."""
-    recording, found = read(DATA / name)
-    summary = {next(iter(recording.context.executors)): found}
+    recording, _ = read(DATA / name)
     settings = load.settings(target="t", plan="p", run=str(DATA / name), out=str(tmp_path), scenarios="all", rounds=0)
-    folder = load.record(recording, summary, load.judge(summary, PLAN), settings=settings, figures={}).folder
+    folder = load.record(load.analyse(recording, PLAN), settings=settings).folder
     assert folder is not None
     result = json.loads((folder / "result.json").read_text())
     assert results.breaks_schema(result) is None
     assert result["tool"]["name"] == name.partition(".")[0]
-    again = recordings.read(folder)
+    again = load.read(folder)
     assert again.context.tool == recording.context.tool
-    assert str(load.summarize(again, PLAN)) == str(summary)
+    assert str(load.summarize(again, PLAN)) == str(load.summarize(recording, PLAN))
 
 
 def test_the_notebook_analyses_and_records_a_file_of_a_tool(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -581,7 +578,7 @@ def test_two_recorded_runs_of_a_tool_can_be_compared(tmp_path: Path) -> None:
     for i in range(2):
         recording, found = read(DATA / "wrk.txt")
         settings = load.settings(target="t", plan="p", run=str(DATA / "wrk.txt"), out=str(tmp_path / str(i)), scenarios="all", rounds=0)
-        folders.append(str(load.record(recording, {"wrk": found}, [], settings=settings, figures={}).folder))
+        folders.append(str(load.record(load.analyse(recording, PLAN), settings=settings).folder))
     pair = recorded.read(*folders, Recorded())
     assert "machine: wrk does not say on which it ran" in pair.context.differs
     for sample in pair.samples:
@@ -593,4 +590,4 @@ def test_our_own_recordings_name_no_tool() -> None:
     """Charts and headline of a run of this workbook are as they were."""
     recording = own_recording({})
     assert recording.context.measured_by == ""
-    assert "Measured by" not in load.headline(recording, [], [], None)
+    assert "Measured by" not in load.say(recording, LoadSummary(), [])

@@ -14,9 +14,9 @@ import numpy as np
 import pytest
 from servers import Exchange, Server, free_port
 
-from tapecheck.load import validation as load
 from tapecheck.load.analysis import ScenarioSummary
 from tapecheck.load.plan import LoadPlan
+from tapecheck.load.validation import load
 from tapecheck.statistics.intervals import Distribution
 
 DELAY_MS = 20

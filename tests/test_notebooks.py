@@ -21,10 +21,7 @@ from regenerate import WITH_NOTEBOOK, golden_cell
 from tapecheck import __main__ as command_line
 from tapecheck import charts, config
 from tapecheck import notebook as screen
-from tapecheck.backfill import validation as backfill
-from tapecheck.compare import validation as compare
-from tapecheck.load import validation as load
-from tapecheck.recovery import validation as recovery
+from tapecheck.validation import named
 
 NOTEBOOKS = sorted(config.NOTEBOOKS.glob("*.ipynb"))
 FORBIDDEN = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef, ast.Try, ast.Lambda)
@@ -74,14 +71,11 @@ def test_the_order_begins_with_title_and_parameters(notebook: Path) -> None:
     assert {"target", "plan", "run", "out"} <= set(declared)
 
 
-SETTINGS = {"load": load.Settings, "backfill": backfill.Settings, "rto_rpo": recovery.Settings, "compare": compare.Settings}
-
-
 @pytest.mark.parametrize("validation", WITH_NOTEBOOK)
 def test_a_notebook_declares_what_is_checked(validation: str) -> None:
     """No parameter of a notebook is unknown to what checks them, and none that it does not declare is known."""
     declared = papermill.inspect_notebook(str(config.NOTEBOOKS / f"{validation}.ipynb"))
-    assert list(declared) == list(SETTINGS[validation].model_fields)
+    assert list(declared) == list(named(validation).types.settings.model_fields)
 
 
 @pytest.mark.parametrize(

@@ -9,15 +9,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from tapecheck.backfill import recording
 from tapecheck.errors import ConfigError
-from tapecheck.load import frames, validation
-from tapecheck.load import recording as load
-from tapecheck.recovery import recording as recovery
+from tapecheck.load import frames
+from tapecheck.load.validation import load
 from tapecheck.runs import folders
+from tapecheck.validation import named
 
 DATA = Path(__file__).parent / "data"
-KINDS = {"load": (load, "samples"), "backfill": (recording, "spans"), "rto_rpo": (recovery, "probes")}
+KINDS = {name: (named(name), next(iter(named(name).tables))) for name in ("load", "backfill", "rto_rpo")}
 SECOND = {"load": "resources", "backfill": "jobs", "rto_rpo": "acks"}
 Change = Callable[[pa.Table], pa.Table]
 Make = Callable[[pa.ChunkedArray], pa.Array]
@@ -125,9 +124,9 @@ def test_a_column_of_another_kind_is_named(kind: str, table: str, column: str, o
 def test_the_same_figures_in_another_width_or_coding_are_read_alike(column: str, make: Make, tmp_path: Path) -> None:
     """What loses nothing is no reason to refuse; a time that nobody told is unknown."""
     found = load.read_files(changed("load", tmp_path, "samples", with_column(column, make)), source="there")
-    plan = validation.read_plan("config/load.yaml")
-    summary = validation.summarize(found, plan)
-    expected = validation.summarize(load.read_files(DATA / "load", source="there"), plan)
+    plan = load.read_plan("config/load.yaml")
+    summary = load.summarize(found, plan)
+    expected = load.summarize(load.read_files(DATA / "load", source="there"), plan)
     for name, one in summary.items():
         assert one.response_time_ms == expected[name].response_time_ms
         assert (one.errors, one.requests) == (expected[name].errors, expected[name].requests)

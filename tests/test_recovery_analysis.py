@@ -21,7 +21,7 @@ from tapecheck.verdict import Check, Verdict
 
 def judged(made: Recording, plan: RecoveryPlan = ONCE) -> dict[str, Check]:
     """Return the checks of a recording by name and metric."""
-    found = analysis.check(made, analysis.summarize(made, plan), plan)
+    found = analysis.check(analysis.summarize(made, plan), plan)
     return {f"{check.name} {check.objective.partition(' ')[0]}": check for check in found}
 
 

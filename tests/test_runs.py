@@ -20,9 +20,10 @@ from samples import burst, recording
 from tapecheck import charts, config
 from tapecheck.charts import load as load_charts
 from tapecheck.errors import ConfigError, OutputError
-from tapecheck.load import session, validation
+from tapecheck.load import session
 from tapecheck.load.plan import LoadPlan
 from tapecheck.load.recording import Recording
+from tapecheck.load.validation import load
 from tapecheck.reports import pages
 from tapecheck.runs import folders, results
 from tapecheck.runs.folders import Recorded
@@ -56,10 +57,10 @@ def record(
     rec: Recording | None = None,
 ) -> Recorded:
     rec = measured(run_id, milliseconds) if rec is None else rec
-    summary = validation.summarize(rec, plan)
-    figures = {"timeline": charts.load_timeline(recording=rec, summary={title: summary["s"]}, objectives=[])}
-    settings = validation.Settings(target="t", plan="p", run="new", out=str(out), scenarios="all", rounds=0)
-    return validation.record(rec, summary, validation.judge(summary, plan), settings=settings, figures=figures)
+    found = load.analyse(rec, plan)
+    figures = {"timeline": charts.load_timeline(recording=rec, summary={title: found.summary["s"]}, objectives=[])}
+    settings = load.types.settings(target="t", plan="p", run="new", out=str(out), scenarios="all", rounds=0)
+    return load.record(found, settings=settings, figures=figures)
 
 
 def verdict_in(done: Recorded) -> str:
@@ -72,9 +73,9 @@ def test_a_run_is_written_read_and_analysed_again_to_the_same_figures(tmp_path: 
     folder = record(tmp_path).folder
     assert folder is not None
     assert {p.name for p in folder.iterdir()} == {"result.json", "samples.parquet", "resources.parquet", "failures.jsonl", "timeline.png"}
-    again = validation.read(folder)
+    again = load.read(folder)
     first = json.loads((folder / "result.json").read_text())
-    summary = validation.summarize(again, PLAN)
+    summary = load.summarize(again, PLAN)
     assert summary["s"].response_time_ms is not None
     assert summary["s"].response_time_ms.p95.value == first["scenarios"]["s"]["response_time_ms"]["p95"]["value"]
     assert again.context.started_at == datetime(2026, 11, 2, 10, 15, tzinfo=UTC)
@@ -129,18 +130,18 @@ def test_a_recorded_run_that_is_analysed_twice_alike_is_one_more_run(tmp_path: P
     """Its analysis has an id of its own, which is not a new one each time that it is recorded."""
     first = record(tmp_path).folder
     assert first
-    again = [record(tmp_path, plan=STRICT, rec=validation.read(first)).folder for _ in range(2)]
+    again = [record(tmp_path, plan=STRICT, rec=load.read(first)).folder for _ in range(2)]
     assert again[0] == again[1] != first
 
 
 def test_what_was_measured_is_on_disk_before_anything_is_made_of_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """It can be analysed from there as the run that it is, and lies in the run folder once that is recorded, and nowhere else."""
     monkeypatch.setattr(session, "run", lambda plan, target: measured())
-    validation.run(PLAN, Target(name="t", kind="external", base_url="http://127.0.0.1:1", requests={"health": "GET /"}), out=str(tmp_path))
+    load.run(PLAN, Target(name="t", kind="external", base_url="http://127.0.0.1:1", requests={"health": "GET /"}), out=str(tmp_path))
     kept = tmp_path / "unfinished" / "load-20261102T101500Z-0001"
     assert {path.name for path in kept.iterdir()} == {"samples.parquet", "resources.parquet"}
     file = (kept / "samples.parquet").stat().st_ino
-    found = validation.read(kept)
+    found = load.read(kept)
     assert found.samples.equals(measured().samples)
     done = record(tmp_path, rec=found)
     assert done.folder == tmp_path / "load" / "20261102T101500Z-0001"
@@ -151,7 +152,7 @@ def test_what_was_measured_is_on_disk_before_anything_is_made_of_it(tmp_path: Pa
 
 def test_what_was_measured_stays_when_its_run_cannot_be_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A disk that fills up while a run is recorded takes nothing away, and the message says where the samples are."""
-    folders.keep("20261102T101500Z-0001", measured().tables(), "load", out=tmp_path)
+    folders.keep("20261102T101500Z-0001", measured().stored(), "load", out=tmp_path)
 
     def full(*args: object, **kwargs: object) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
@@ -160,7 +161,7 @@ def test_what_was_measured_stays_when_its_run_cannot_be_written(tmp_path: Path, 
         patch.setattr(folders, "write_json", full)
         with pytest.raises(OutputError, match=r"is full; .*what was measured is in .*unfinished/load-20261102T101500Z-0001"):
             record(tmp_path)
-    assert record(tmp_path, rec=validation.read(tmp_path / "unfinished" / "load-20261102T101500Z-0001")).verdict == "pass"
+    assert record(tmp_path, rec=load.read(tmp_path / "unfinished" / "load-20261102T101500Z-0001")).verdict == "pass"
 
 
 class _Killed(BaseException):
@@ -177,7 +178,7 @@ def test_a_run_that_is_killed_while_it_is_recorded_is_whole_or_a_recording(
         tmp_path / "unfinished/load-20261102T101500Z-0001",
         tmp_path / "load/20261102T101500Z-0001",
     )
-    folders.keep(run_id, measured().tables(), "load", out=tmp_path)
+    folders.keep(run_id, measured().stored(), "load", out=tmp_path)
     write, seen = Path.rename, []
 
     def kill(*args: object, **kwargs: object) -> None:
@@ -206,10 +207,10 @@ def test_a_run_that_is_killed_while_it_is_recorded_is_whole_or_a_recording(
     assert seen == [{"samples.parquet", "resources.parquet"}] and {path.name for path in kept.iterdir()} == seen[0]
     is_whole = moment == "after the rename"
     assert [run.problem for run in folders.listed(tmp_path)] == [None] * is_whole
-    done = record(tmp_path, rec=validation.read(kept))
+    done = record(tmp_path, rec=load.read(kept))
     assert (done.verdict, done.folder) == ("pass", folder)
     assert {path.name for path in folder.iterdir()} == {*seen[0], "result.json", "failures.jsonl", "timeline.png"}
-    assert validation.read(folder).samples.equals(measured().samples)
+    assert load.read(folder).samples.equals(measured().samples)
     assert [path.name for path in (tmp_path / "load").iterdir() if path.name != "latest"] == [run_id]
 
 
@@ -220,9 +221,9 @@ def test_where_no_file_has_two_names_it_is_copied(tmp_path: Path, monkeypatch: p
         raise OSError(errno.EPERM, os.strerror(errno.EPERM))
 
     monkeypatch.setattr(Path, "hardlink_to", refuse)
-    folders.keep("20261102T101500Z-0001", measured().tables(), "load", out=tmp_path)
+    folders.keep("20261102T101500Z-0001", measured().stored(), "load", out=tmp_path)
     folder = record(tmp_path).folder
-    assert folder and validation.read(folder).samples.equals(measured().samples)
+    assert folder and load.read(folder).samples.equals(measured().samples)
     assert list((tmp_path / "unfinished").iterdir()) == []
 
 
@@ -234,7 +235,7 @@ def test_a_measurement_outlives_a_disk_that_is_full_before_it_is_kept(tmp_path: 
 
     with monkeypatch.context() as patch:
         patch.setattr(folders.pq, "write_table", full)
-        folders.keep("20261102T101500Z-0001", measured().tables(), "load", out=tmp_path)
+        folders.keep("20261102T101500Z-0001", measured().stored(), "load", out=tmp_path)
     assert list((tmp_path / "unfinished").iterdir()) == []
     assert record(tmp_path).verdict == "pass"
 
@@ -244,7 +245,7 @@ def test_another_validation_or_an_empty_folder_is_no_recording(tmp_path: Path) -
     for name in ("backfill-20261102T101500Z-0001", "load-20261102T101500Z-0002"):
         (tmp_path / "unfinished" / name).mkdir(parents=True)
         with pytest.raises(ConfigError, match=r"no result\.json|samples that cannot be read"):
-            validation.read(tmp_path / "unfinished" / name)
+            load.read(tmp_path / "unfinished" / name)
 
 
 @pytest.mark.parametrize("when", ["called", "drawn"])
@@ -260,7 +261,7 @@ def test_a_chart_that_fails_is_named_and_the_run_is_recorded_without_it(tmp_path
     assert done.folder and not (done.folder / "timeline.png").exists()
     assert done._repr_mimebundle_()["text/plain"].endswith("; the chart timeline could not be drawn: ValueError: no room for the legend")
     rec = measured()
-    chart = charts.load_timeline(recording=rec, summary=validation.summarize(rec, PLAN), objectives=[])
+    chart = charts.load_timeline(recording=rec, summary=load.summarize(rec, PLAN), objectives=[])
     shown = chart._repr_mimebundle_() if when == "drawn" else {"text/plain": repr(chart)}
     assert "image/png" not in shown and "could not be drawn" in shown["text/plain"] and "no room for the legend" in shown["text/plain"]
 
@@ -268,7 +269,7 @@ def test_a_chart_that_fails_is_named_and_the_run_is_recorded_without_it(tmp_path
 def test_an_empty_out_records_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """`out = ""` analyses without writing a file."""
     monkeypatch.chdir(tmp_path)
-    folders.keep("20261102T101500Z-0001", measured().tables(), "load", out="")
+    folders.keep("20261102T101500Z-0001", measured().stored(), "load", out="")
     recorded = record("")
     assert recorded.folder is None
     assert list(tmp_path.iterdir()) == []
@@ -317,7 +318,7 @@ def test_a_folder_that_cannot_be_written_is_refused_before_measuring(tmp_path: P
     """`out` is tried before anything is sent; here it is below a file."""
     (tmp_path / "file").write_text("")
     with pytest.raises(OutputError, match="cannot be written: Not a directory"):
-        validation.settings(target="t", plan="p", run="new", out=str(tmp_path / "file" / "out"), scenarios="all", rounds=0)
+        load.settings(target="t", plan="p", run="new", out=str(tmp_path / "file" / "out"), scenarios="all", rounds=0)
 
 
 def test_a_read_only_folder_is_refused(tmp_path: Path) -> None:
@@ -353,7 +354,7 @@ def test_a_broken_run_is_named(tmp_path: Path, damage, message: str) -> None:  #
     assert folder is not None
     damage(folder)
     with pytest.raises(ConfigError, match=message):
-        validation.read(folder)
+        load.read(folder)
 
 
 def test_samples_of_another_shape_are_refused(tmp_path: Path) -> None:
@@ -362,7 +363,7 @@ def test_samples_of_another_shape_are_refused(tmp_path: Path) -> None:
     assert folder is not None
     folders.pq.write_table(pa.table({"a": [1]}), folder / "samples.parquet")
     with pytest.raises(ConfigError, match="samples that cannot be read"):
-        validation.read(folder)
+        load.read(folder)
 
 
 def test_the_index_lists_links_and_escapes(tmp_path: Path) -> None:

@@ -17,11 +17,11 @@ import pytest
 from backfills import SCHEMA, plan, states
 
 from tapecheck import lockfiles
-from tapecheck.backfill import checkpoints, session, validation
+from tapecheck.backfill import checkpoints, session
 from tapecheck.backfill import plan as ends_of
 from tapecheck.backfill.plan import Endpoints, History, today
+from tapecheck.backfill.validation import backfill
 from tapecheck.errors import ConfigError, SandboxError, TargetDown
-from tapecheck.runs.results import TargetInfo
 from tapecheck.sandbox import supervision
 from tapecheck.sandbox.processes import ask
 from tapecheck.sandbox.profile import Home, Profile, write_private
@@ -167,17 +167,17 @@ def test_a_backfill_that_cannot_begin_holds_up_nobody(holders: Callable[[], list
     opening._use_sandbox(needs_bars=False)
     assert holders() == [os.getpid()]
     with pytest.raises(ConfigError, match="backfill"):
-        validation.endpoints(EXTERNAL)
+        backfill.run(plan(), EXTERNAL)
     assert holders() == []
 
 
 def test_a_measurement_that_ends_early_holds_up_nobody(holders: Callable[[], list[int]]) -> None:
     """The source does not answer, so that the cell ends with an error."""
     opening._use_sandbox(needs_bars=False)
-    info = TargetInfo(name="t", kind="external", base_url="http://127.0.0.1:9")
-    ends = Endpoints(source_url="http://127.0.0.1:9", key="k", database_url="postgresql://127.0.0.1:9/x", target=info)
+    ends = {"source_url": "http://127.0.0.1:9", "database_url": "postgresql://127.0.0.1:9/x"}
+    target = Target.model_validate(EXTERNAL.model_dump() | {"backfill": ends})
     with pytest.raises(TargetDown):
-        validation.run(plan(), ends)
+        backfill.run(plan(), target)
     assert holders() == []
 
 

@@ -20,15 +20,16 @@ import pexpect
 import psutil
 import pytest
 import samples
+from backfills import analysed
 from recoveries import ONCE
 
 from tapecheck import __main__, lockfiles
-from tapecheck.backfill import validation as backfill
 from tapecheck.backfill.recording import FAILED, Job
+from tapecheck.backfill.validation import backfill
 from tapecheck.errors import SandboxError
 from tapecheck.load import session
-from tapecheck.load import validation as load
 from tapecheck.load.plan import LoadPlan
+from tapecheck.load.validation import load
 from tapecheck.recovery import drill, experiment, freshness
 from tapecheck.recovery import session as recovery
 from tapecheck.recovery.drill_target import ground
@@ -271,7 +272,7 @@ def test_one_that_is_replaced_in_mid_scenario_makes_that_invalid(home: Home, tmp
     assert {one.name: one.verdict for one in checks} == {"before": Verdict.PASS, "meanwhile": Verdict.INVALID}, checks
     assert summary["meanwhile"].failed > 0
     assert checks[1].reason.startswith("the sandbox was stopped meanwhile")
-    found = load.find(recording, summary)
+    found = load.find(recording, summary, PLAN)
     assert [(one.name, one.finding.partition(":")[0]) for one in found if "meanwhile" in one.finding] == [("sandbox_stopped", "meanwhile")]
 
     monkeypatch.setattr(drill, "STEADY_S", 0.1)
@@ -322,9 +323,9 @@ def test_a_backfill_under_which_it_was_stopped_blames_nobody() -> None:
     failed = backfills.recording([], jobs=[Job(symbol="SPY", timeframe="1d", state=FAILED, error="refused")], objectives=["failed <= 0"])
     for was_stopped, verdict, finding in ((False, Verdict.FAIL, "failed_jobs"), (True, Verdict.INVALID, "sandbox_stopped")):
         recording = dataclasses.replace(failed, context=dataclasses.replace(failed.context, target_stopped=was_stopped))
-        summary = backfill.summarize(recording)
+        summary = analysed(recording).summary
         assert {check.verdict for check in backfill.judge(summary, recording.context.plan)} == {verdict}
-        assert finding in [one.name for one in backfill.find(recording, summary)]
+        assert finding in [one.name for one in backfill.find(recording, summary, recording.context.plan)]
 
 
 # ---- lock files ----

@@ -16,8 +16,9 @@ from servers import Server
 
 from tapecheck import config, lockfiles, validation
 from tapecheck.compare import recorded
-from tapecheck.load import validation as load
+from tapecheck.load.plan import LoadPlan
 from tapecheck.load.recording import Recording
+from tapecheck.load.validation import load
 from tapecheck.runs import folders, results
 from tapecheck.runs.results import Neighbour
 from tapecheck.target.file import Target
@@ -34,7 +35,7 @@ def run():
 found = validation.measured(sys.argv[1], "other", run).context.beside
 print(*(one.measured for one in found), sep=", ")
 """
-PLAN = load.LoadPlan.model_validate(
+PLAN = LoadPlan.model_validate(
     {
         "scenarios": {"s": {"executor": "burst", "concurrency": 2, "rounds": 10, "request": "a"}},
         "objectives": ["success_ratio > 0.1"],
@@ -108,18 +109,12 @@ def test_it_is_said_in_the_result_and_read_again(server: Server, tmp_path: Path)
     alone = measured(server)
     settings = load.settings(target="t", plan=str(config.CONFIG / "load.yaml"), run="new", out=str(tmp_path), scenarios="all", rounds=0)
     for one, others in ((beside, [("compare of other", other.process.pid)]), (alone, [])):
-        summary = load.summarize(one, PLAN)
-        checks, found = load.judge(summary, PLAN), load.find(one, summary)
-        done = load.record(one, summary, checks, settings=settings, figures={})
+        done = load.record(load.analyse(one, PLAN), settings=settings)
         assert done.folder is not None
         result = folders.read(done.folder).result
         assert [(each["measured"], each["pid"]) for each in result["beside"]] == others
         assert ("measured_beside_others" in [each["name"] for each in result["recommendations"]]) == bool(others)
-        for text in (
-            result["headline"],
-            load.headline(one, checks, found, None),
-            load.headline(load.read(done.folder), checks, found, None),
-        ):
+        for text in (result["headline"], load.analyse(one, PLAN).headline, load.analyse(load.read(done.folder), PLAN).headline):
             assert ("ran on this machine at the same time" in text) == bool(others)
             assert ("compare of other (pid" in text) == bool(others)
 

@@ -1,52 +1,21 @@
 """Validates every configuration file and finds promises that cannot hold, without traffic: `python -m tapecheck check`."""
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from tapecheck import config
-from tapecheck.backfill import plan as backfill
 from tapecheck.backfill.plan import endpoints
 from tapecheck.compare import plan as compare
 from tapecheck.errors import ConfigError, Problem
 from tapecheck.load import plan as provable
-from tapecheck.load import validation as load
 from tapecheck.load.plan import LoadPlan
 from tapecheck.recovery import contradictions, experiment, objectives
 from tapecheck.recovery.drill_target import check_allowed
 from tapecheck.target.file import Target
+from tapecheck.validation import named
 
 _EXPERIMENT = frozenset({"method", "rollbacks", "steady-state-hypothesis"})  # keys of a drill
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Kind:
-    """A kind of plan: the keys that tell it, what reads it, which of a notebook's parameters choose from it, and where it is."""
-
-    keys: frozenset[str]
-    read: Callable[..., object]
-    choices: tuple[str, ...]
-    file: str
-
-
-_PLANS = {  # the first whose key a file has
-    "compare": _Kind(
-        keys=frozenset({"proofs"}), read=compare.read_plan, choices=("profile", "proofs", "rounds"), file="config/compare.yaml"
-    ),
-    "rto_rpo": _Kind(
-        keys=frozenset({"staleness", "rto", "rpo"}), read=objectives.read_plan, choices=("profile", "trials"), file="config/rto_rpo.yaml"
-    ),
-    "backfill": _Kind(
-        keys=frozenset({"symbols", "timeframes", "history", "profiles"}),
-        read=backfill.read_plan,
-        choices=("profile", "symbols", "timeframes", "days"),
-        file="config/backfill.yaml",
-    ),
-    "load": _Kind(
-        keys=frozenset({"scenarios", "objectives"}), read=load.read_plan, choices=("scenarios", "rounds"), file="config/load.yaml"
-    ),
-}
 
 
 def plan_kind(file: str | Path) -> str | None:
@@ -56,7 +25,7 @@ def plan_kind(file: str | Path) -> str | None:
         ConfigError: it cannot be read.
     """
     keys = _keys(file)
-    return next((name for name, kind in _PLANS.items() if keys & kind.keys), None)
+    return next((name for name in reversed(config.VALIDATIONS) if keys & named(name).keys), None)
 
 
 def knows_profile(validation: str, given: Mapping[str, Any]) -> bool:
@@ -65,9 +34,9 @@ def knows_profile(validation: str, given: Mapping[str, Any]) -> bool:
     Raises:
         ConfigError: the plan's file cannot be read.
     """
-    if "profile" not in given or validation not in _PLANS:
+    if "profile" not in given:
         return False
-    data, _ = config.read_yaml(config.find(given.get("plan", _PLANS[validation].file)))
+    data, _ = config.read_yaml(config.find(given.get("plan", named(validation).file)))
     return isinstance(data, dict) and given["profile"] in {config.WHOLE, *(data.get("profiles") or {})}
 
 
@@ -80,7 +49,7 @@ def problems(file: Path) -> list[Problem]:
     """Return every problem of one YAML file, whose kind its keys tell; an empty list when there is none."""
     try:
         if kind := plan_kind(file):
-            plan = _PLANS[kind].read(file)
+            plan = named(kind).read_plan(file)
             return provable.problems(plan, file=str(file), lines=config.lines_by_key(file)) if isinstance(plan, LoadPlan) else []
         if _keys(file) & _EXPERIMENT:
             return experiment.problems(file)
@@ -123,11 +92,10 @@ def before_traffic(given: Mapping[str, Mapping[str, Any]]) -> Target:
     except ConfigError as error:
         found += error.problems
     found += _drill_problems(given.get("rto_rpo", {"drills": experiment.NONE}), target)
-    for validation, kind in _PLANS.items():
+    for validation, own in given.items():
         try:
-            if validation in given:
-                own = given[validation]
-                kind.read(own.get("plan", kind.file), **{name: own[name] for name in kind.choices if name in own})
+            kind = named(validation)
+            kind.read_plan(own.get("plan", kind.file), **{name: own[name] for name in kind.choices if name in own})
         except ConfigError as error:
             found += error.problems
     if found or target is None:
@@ -139,7 +107,7 @@ def _refills(given: Mapping[str, Mapping[str, Any]]) -> bool:
     """Tell whether a run will fill history, be it as a variant that is compared."""
     backfill, compared = given.get("backfill", {"run": ""}), given.get("compare", {"run": ""})
     is_compared = compared.get("run", "new") == "new" and not compared.get("before")
-    kind = _PLANS["compare"]
+    kind = named("compare")
     chosen = {name: compared[name] for name in kind.choices if name in compared}
     return backfill.get("run", "new") == "new" or (is_compared and compare.refills(compared.get("plan", kind.file), **chosen))
 

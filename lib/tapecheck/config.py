@@ -16,7 +16,12 @@ PROJECT = Path(__file__).resolve().parents[2]
 CONFIG = PROJECT / "config"
 NOTEBOOKS = PROJECT / "notebooks"
 OUTPUTS = PROJECT / "outputs"
-VALIDATIONS = ("load", "backfill", "rto_rpo", "compare")
+VALIDATIONS = {  # by name, where each stands; `validation.named` imports it
+    "load": "tapecheck.load.validation:load",
+    "backfill": "tapecheck.backfill.validation:backfill",
+    "rto_rpo": "tapecheck.recovery.validation:recovery",
+    "compare": "tapecheck.compare.validation:compare",
+}
 ALL = ("backfill", "load", "rto_rpo")  # what `run all` runs; what a backfill stores serves a sandbox that holds nothing yet
 
 Location = tuple[str | int, ...]

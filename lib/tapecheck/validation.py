@@ -1,26 +1,36 @@
-"""What the validations' facades share: the parameters that every notebook has, and how every result begins. It measures nothing."""
+"""The one shape of every validation: settings and plan -> recording -> summary -> checks and findings -> result.json.
+
+A package gives what is its own (what it measures, its figures and rules); reading, judging, recording and the tables of the notebook
+stand here once. Everything right of a recording is a pure function of recording and plan.
+"""
 
 import hashlib
+import importlib
 import json
 import logging
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
-from typing import Any, ClassVar, Protocol, TypedDict, TypeVar
+from pathlib import Path
+from typing import Any, ClassVar, Generic, TypeVar
 
 import pandas as pd
 import pyarrow as pa
-from pydantic import ConfigDict, Field
+from pydantic import ConfigDict, Field, TypeAdapter
 
 from tapecheck import config, lockfiles, notebook, verdict
 from tapecheck.config import Model
 from tapecheck.errors import ConfigError, Problem
 from tapecheck.runs import folders
-from tapecheck.runs.results import Environment, Finding, Neighbour, TargetInfo
-from tapecheck.verdict import Check, Verdict, overall
+from tapecheck.runs.folders import Picture, Recorded, Table
+from tapecheck.runs.results import Environment, Finding, Neighbour, Result, TargetInfo
+from tapecheck.target.file import Target
+from tapecheck.verdict import Check, overall
 
 DIGEST_CHARACTERS = 12
+CONTEXT_KEY = b"tapecheck"  # in the metadata of a recording's first table
 
 
 class Settings(Model):
@@ -34,39 +44,11 @@ class Settings(Model):
     out: str
 
 
-SettingsT = TypeVar("SettingsT", bound=Settings)
-
-
-def checked(kind: type[SettingsT], given: dict[str, object]) -> SettingsT:
-    """Check a notebook's parameters, and that the output folder can be written; what is on screen is of other ones and goes.
-
-    Raises:
-        ConfigError: every wrong parameter at once, and each that papermill gave and the notebook does not have.
-        OutputError: the output folder cannot be written.
-    """
-    notebook.clear()
-    notebook.settle()
-    allowed = "one of " + ", ".join(kind.model_fields)
-    unknown = [
-        Problem(file="parameters", key=name, got="an unknown parameter", allowed=allowed)
-        for name in notebook.given()
-        if name not in kind.model_fields
-    ]
-    try:
-        settings = config.validate(kind, given, file="parameters")
-    except ConfigError as error:
-        raise ConfigError([*unknown, *error.problems]) from None
-    if unknown:
-        raise ConfigError(unknown)
-    folders.check_writable(settings.out)
-    return settings
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Context:
     """Which run a recording is of: when (UTC), against what, from where, and beside which other measurements (None: unknown).
 
-    Each validation adds what its samples do not say. `audited_ns` is when the target's data was audited, on the monotonic clock.
+    Each validation adds what its tables do not say. `audited_ns` is when the target's data was audited, on the monotonic clock.
     """
 
     run_id: str
@@ -76,14 +58,264 @@ class Context:
     beside: tuple[Neighbour, ...] | None = None
     audited_ns: tuple[int, int] | None = None
 
-    def measured_s(self, spans_ns: Iterable[tuple[int, int]]) -> float | None:
-        """Return how long measurements of such spans, and the audit, ran; of several at once the time is counted once."""
-        return covered_s([*spans_ns, *([self.audited_ns] if self.audited_ns else [])])
-
     @property
     def measured_by(self) -> str:
         """Return the name of the other tool that measured; empty when it was this workbook."""
         return ""
+
+
+ContextT = TypeVar("ContextT", bound=Context)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recording(Generic[ContextT]):
+    """What was measured and nothing that a plan decides: raw tables by name and their context; `source` is where it was read from."""
+
+    context: ContextT
+    tables: Mapping[str, pa.Table]
+    source: str | None = None
+
+    def stored(self) -> dict[str, pa.Table]:
+        """Return the tables to store; the first carries the context in its metadata."""
+        (name, first), *others = self.tables.items()
+        metadata = {**(first.schema.metadata or {}), CONTEXT_KEY: TypeAdapter(type(self.context)).dump_json(self.context)}
+        return {name: first.replace_schema_metadata(metadata), **dict(others)}
+
+
+PlanT = TypeVar("PlanT", bound=Model)
+RecordingT = TypeVar("RecordingT", bound=Recording[Any])
+SummaryT = TypeVar("SummaryT")
+SettingsT = TypeVar("SettingsT", bound=Settings)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Analysis(Generic[PlanT, RecordingT, SummaryT]):
+    """What a recording says under a plan; `said` is what the headline says beyond the verdict."""
+
+    recording: RecordingT
+    plan: PlanT
+    summary: SummaryT
+    checks: list[Check]
+    findings: list[Finding]
+    bottleneck: Finding | None
+    said: str
+
+    @property
+    def headline(self) -> str:
+        """Return the verdict in one line of Markdown, with what else is to be said, and of which run it is."""
+        context = self.recording.context
+        run = f"Run {context.run_id}, measured {context.started_at:%Y-%m-%d %H:%M:%S} UTC."
+        return verdict.headline(context.target.name, self.checks, f"{self.said} {run}".strip())
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Types(Generic[RecordingT, SettingsT]):
+    """The types of one validation."""
+
+    context: type[Context]
+    recording: type[RecordingT]
+    settings: type[SettingsT]
+    result: type[Result]
+
+
+class Validation(ABC, Generic[PlanT, RecordingT, SummaryT, SettingsT]):
+    """What each validation gives, and what all do alike over it.
+
+    Its plan is `config/NAME.yaml` unless another is named, and is told by its `keys`; `choices` are the parameters of its notebook that
+    choose from the plan. The first of its `tables` carries the context. `read_plan` takes a plan's file and the choices, and raises a
+    `ConfigError` where one of them is wrong.
+    """
+
+    name: ClassVar[str]
+    keys: ClassVar[frozenset[str]]
+    choices: ClassVar[tuple[str, ...]] = ()
+    tables: ClassVar[Mapping[str, Table]]
+    types: Types[RecordingT, SettingsT]
+    read_plan: Callable[..., PlanT]
+
+    @property
+    def file(self) -> str:
+        """Return the plan that is read unless another is named."""
+        return f"config/{self.name}.yaml"
+
+    # what a package gives
+
+    @abstractmethod
+    def measure(self, plan: PlanT, target: Target, *, out: str) -> RecordingT:
+        """Measure an opened target.
+
+        Raises:
+            TapecheckError: it cannot be measured.
+        """
+
+    @abstractmethod
+    def summarize(self, recording: RecordingT, plan: PlanT) -> SummaryT:
+        """Return the figures of a recording."""
+
+    @abstractmethod
+    def judge(self, summary: SummaryT, plan: PlanT) -> list[Check]:
+        """Judge every objective of the plan."""
+
+    @abstractmethod
+    def rules(self, recording: RecordingT, summary: SummaryT, plan: PlanT) -> list[Finding]:
+        """Return what the figures say, each with its evidence."""
+
+    @abstractmethod
+    def part(self, found: Analysis[PlanT, RecordingT, SummaryT]) -> dict[str, Any]:
+        """Return the fields that this validation adds to every result."""
+
+    def say(self, recording: RecordingT, summary: SummaryT, findings: Sequence[Finding]) -> str:
+        """Return what the headline says beyond the verdict."""
+        return ""
+
+    def bottleneck(self, findings: Sequence[Finding]) -> Finding | None:
+        """Return the finding that limits first."""
+        return None
+
+    def figures(self, part: Mapping[str, Any]) -> Mapping[str, Mapping[str, float]]:
+        """Return the numbers that can be compared, by what they are of, from the validation's own part of a result.json."""
+        return {}
+
+    def spans_ns(self, recording: RecordingT) -> Iterable[tuple[int, int]]:
+        """Return when measurements ran, on the monotonic clock."""
+        return ()
+
+    def failures(self, recording: RecordingT) -> Iterator[dict[str, Any]]:
+        """Yield one plain record for each thing that failed."""
+        yield from ()
+
+    def files(self, found: Analysis[PlanT, RecordingT, SummaryT]) -> Mapping[str, Any]:
+        """Return further files of a run folder; see `folders.record`."""
+        return {}
+
+    # what follows from it
+
+    def settings(self, **given: object) -> SettingsT:
+        """Check a notebook's parameters, and that the output folder can be written; what is on screen is of other ones and goes.
+
+        Raises:
+            ConfigError: every wrong parameter at once, and each that papermill gave and the notebook does not have.
+            OutputError: the output folder cannot be written.
+        """
+        notebook.clear()
+        notebook.settle()
+        fields = self.types.settings.model_fields
+        allowed = "one of " + ", ".join(fields)
+        unknown = [name for name in notebook.given() if name not in fields]
+        problems = [Problem(file="parameters", key=name, got="an unknown parameter", allowed=allowed) for name in unknown]
+        try:
+            settings = config.validate(self.types.settings, given, file="parameters")
+        except ConfigError as error:
+            raise ConfigError([*problems, *error.problems]) from None
+        if problems:
+            raise ConfigError(problems)
+        folders.check_writable(settings.out)
+        return settings
+
+    def plan(self, settings: SettingsT) -> PlanT:
+        """Read the plan that a notebook's parameters name, and choose from it as they say; see `read_plan`."""
+        return self.read_plan(settings.plan, **{name: getattr(settings, name) for name in self.choices})
+
+    def recording(self, plan: PlanT, settings: SettingsT) -> RecordingT:
+        """Measure now, or read the recorded run that the settings name."""
+        return self.begin(plan, settings) if settings.run == "new" else self.read(settings.run)
+
+    def begin(self, plan: PlanT, settings: SettingsT) -> RecordingT:
+        """Open the target of the settings and measure it."""
+        from tapecheck.target.opening import open_target  # with HTTP client and database driver: paid by who measures
+
+        return self.run(plan, open_target(settings.target), out=settings.out)
+
+    def run(self, plan: PlanT, target: Target, *, out: str = "") -> RecordingT:
+        """Measure an opened target and keep the recording below `out`; see `measure`, which says what it raises."""
+        return measured(self.name, target.name, lambda: self.measure(plan, target, out=out), out=out)
+
+    def read(self, path: str | Path) -> RecordingT:
+        """Read the recording of a run folder, or of one that was measured and never recorded.
+
+        Raises:
+            ConfigError: the folder holds no complete run of this validation.
+        """
+        return self.read_files(folders.recording(path, self.name), source=str(path))
+
+    def read_files(self, folder: Path, *, source: str) -> RecordingT:
+        """Read the files of a recording, whatever else the folder holds.
+
+        Raises:
+            ConfigError: one is missing, broken, incomplete or too large.
+        """
+        first = next(iter(self.tables))
+        try:
+            tables = {name: folders.table(folder / f"{name}.parquet", kind) for name, kind in self.tables.items()}
+            context = TypeAdapter(self.types.context).validate_python(json.loads(tables[first].schema.metadata[CONTEXT_KEY]))
+            recording = self.types.recording(context=context, tables=tables, source=source)
+            self.check(recording)
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, pa.ArrowException) as error:
+            got = f"{first} that cannot be read ({type(error).__name__}: {str(error)[:300]})"
+            raise ConfigError([Problem(file=source, key="run", got=got, allowed=f"a complete {self.name} run")]) from error
+        pa.default_memory_pool().release_unused()  # what decoding took beside the tables
+        return recording
+
+    def check(self, recording: RecordingT) -> None:
+        """Make sure of what the types do not say of a recording that is read.
+
+        Raises:
+            ValueError: it is not complete.
+        """
+
+    def find(self, recording: RecordingT, summary: SummaryT, plan: PlanT) -> list[Finding]:
+        """Return what the figures say, each with its evidence, and that others measured at the same time."""
+        return [*self.rules(recording, summary, plan), *neighbours(recording.context)]
+
+    def analyse(self, recording: RecordingT, plan: PlanT) -> Analysis[PlanT, RecordingT, SummaryT]:
+        """Return what a recording says under a plan."""
+        summary = self.summarize(recording, plan)
+        findings = self.find(recording, summary, plan)
+        beside = (f"Note: {one.finding}." for one in neighbours(recording.context))
+        return Analysis(
+            recording=recording,
+            plan=plan,
+            summary=summary,
+            checks=self.judge(summary, plan),
+            findings=findings,
+            bottleneck=self.bottleneck(findings),
+            said=" ".join(filter(None, (*beside, self.say(recording, summary, findings)))),
+        )
+
+    def record(
+        self, found: Analysis[PlanT, RecordingT, SummaryT], *, settings: SettingsT, figures: Mapping[str, Picture] | None = None
+    ) -> Recorded:
+        """Write the run folder and return where it is; see `folders.record`. A recorded run that was read again is a run of its own."""
+        recording, context = found.recording, found.recording.context
+        source = None if recording.source is None or folders.is_unfinished(recording.source) else recording.source
+        spans_ns = [*self.spans_ns(recording), *([context.audited_ns] if context.audited_ns else [])]
+        result = self.types.result(
+            validation=self.name,
+            run_id=context.run_id if source is None else folders.new_id(),
+            verdict=overall(c.verdict for c in found.checks),
+            started_at=context.started_at,
+            target=context.target,
+            environment=context.environment,
+            parameters=settings.model_dump(),
+            checks=found.checks,
+            bottleneck=found.bottleneck,
+            recommendations=found.findings,
+            reanalysis_of=source,
+            plan_digest=digest(settings.plan),
+            headline=found.said,
+            beside=None if context.beside is None else list(context.beside),
+            measured_s=covered_s(spans_ns),
+            **self.part(found),
+        )
+        files = {"failures.jsonl": self.failures(recording), **self.files(found)}
+        return folders.record(result, out=settings.out, tables=recording.stored(), figures=figures, files=files)
+
+
+def named(name: str) -> Validation[Any, Any, Any, Any]:
+    """Return a validation by its name; its package is imported only now."""
+    module, _, variable = config.VALIDATIONS[name].partition(":")
+    found: Validation[Any, Any, Any, Any] = getattr(importlib.import_module(module), variable)
+    return found
 
 
 STOPPED = "the sandbox was stopped meanwhile, so that failures and times say nothing of it; measure again"
@@ -96,31 +328,16 @@ def stopped() -> Finding:
 
 # ---- beside which other measurements ----
 
-
-class _Recording(Protocol):
-    """The recording of any validation."""
-
-    __dataclass_fields__: ClassVar[dict[str, Any]]
-
-    @property
-    def context(self) -> Context:
-        """Which run it is of."""
-
-    def tables(self) -> Mapping[str, pa.Table]:
-        """Return the tables to store."""
-
-
-RecordingT = TypeVar("RecordingT", bound=_Recording)
 _is_measuring = False
 
 
 def measured(name: str, target: str, run: Callable[[], RecordingT], *, out: str = "") -> RecordingT:
-    """Run a measurement, note in its recording which others ran on this machine meanwhile, and keep it below `out`; see `runs.keep`.
+    """Run a measurement, note in its recording which others ran on this machine meanwhile, and keep it below `out`; see `folders.keep`.
 
     One within another is a part of that.
     """
     recording = run() if _is_measuring else _noticed(name, target, run)
-    folders.keep(recording.context.run_id, recording.tables(), name, out=out)
+    folders.keep(recording.context.run_id, recording.stored(), name, out=out)
     return recording
 
 
@@ -159,54 +376,6 @@ def neighbours(context: Context) -> list[Finding]:
     ]
 
 
-def _said(context: Context, said: str) -> str:
-    return " ".join(filter(None, (*(f"Note: {one.finding}." for one in neighbours(context)), said)))
-
-
-# ---- results ----
-
-
-class Head(TypedDict):
-    """The fields of `Result` that every validation fills in alike."""
-
-    run_id: str
-    verdict: Verdict
-    started_at: datetime
-    target: TargetInfo
-    environment: Environment
-    parameters: dict[str, str | int | float | bool]
-    checks: list[Check]
-    recommendations: list[Finding]
-    reanalysis_of: str | None
-    plan_digest: str | None
-    headline: str
-    beside: list[Neighbour] | None
-
-
-def head(context: Context, source: str | None, settings: Settings, checks: list[Check], found: Sequence[Finding], said: str) -> Head:
-    """Return how a result begins.
-
-    Args:
-        source: the recorded run that was analysed again, which makes it a run of its own.
-        said: what the headline says beyond the verdict.
-    """
-    source = None if source is None or folders.is_unfinished(source) else source
-    return Head(
-        run_id=context.run_id if source is None else folders.new_id(),
-        verdict=overall(c.verdict for c in checks),
-        started_at=context.started_at,
-        target=context.target,
-        environment=context.environment,
-        parameters=settings.model_dump(),
-        checks=checks,
-        recommendations=list(found),
-        reanalysis_of=source,
-        plan_digest=digest(settings.plan),
-        headline=_said(context, said),
-        beside=None if context.beside is None else list(context.beside),
-    )
-
-
 def covered_s(spans_ns: Iterable[tuple[int, int]]) -> float | None:
     """Return how long at least one of some spans of time ran, of which several may run at once; None without any."""
     total, last, is_any = 0, 0, False
@@ -214,12 +383,6 @@ def covered_s(spans_ns: Iterable[tuple[int, int]]) -> float | None:
         total += max(0, ended - (max(began, last) if is_any else began))
         last, is_any = max(ended, last) if is_any else ended, True
     return total / 1e9 if is_any else None
-
-
-def headline(context: Context, checks: Sequence[Check], said: str) -> str:
-    """Return the verdict in one line of Markdown, with what else is to be said, and of which run it is."""
-    run = f"Run {context.run_id}, measured {context.started_at:%Y-%m-%d %H:%M:%S} UTC."
-    return verdict.headline(context.target.name, checks, f"{_said(context, said)} {run}".strip())
 
 
 def digest(plan: str) -> str | None:

@@ -55,8 +55,8 @@ def build(folder: Path, rows: int) -> None:
         run_id=folders.new_id(), started_at=datetime.now(UTC), environment=results.environment(), executors={"bulk": "constant_rate"},
         target=results.TargetInfo(name="synthetic", kind="external", base_url="http://127.0.0.1:1"), generator={"bulk": generator},
     )  # fmt: skip
-    recording = Recording(samples=table_of({"bulk": samples}, {"bulk": values}), resources=watched, context=context)
-    for name, table in recording.tables().items():
+    recording = Recording(tables={"samples": table_of({"bulk": samples}, {"bulk": values}), "resources": watched}, context=context)
+    for name, table in recording.stored().items():
         pq.write_table(table, folder / f"{name}.parquet", compression="zstd")
 
 
@@ -64,9 +64,9 @@ def analyse(folder: Path) -> dict[str, dict[str, float]]:
     """Read the recording, summarize it, judge it, draw every chart of the load notebook; return what each step took."""
     began = time.perf_counter()
     from tapecheck import charts
-    from tapecheck.load import validation as load
     from tapecheck.load.plan import LoadPlan
-    from tapecheck.load.recording import read_files
+    from tapecheck.load.validation import load
+    from tapecheck.load.validation import objectives as parsed
 
     plan = LoadPlan.model_validate(PLAN)
     steps = {}
@@ -77,15 +77,15 @@ def analyse(folder: Path) -> dict[str, dict[str, float]]:
         steps[name], began = {"s": now - began, "peak_bytes": _peak_bytes()}, now
 
     step("import")
-    recording = read_files(folder, source=str(folder))
+    recording = load.read_files(folder, source=str(folder))
     step("read")
     summary = load.summarize(recording, plan)
     step("summarize")
     checks = load.judge(summary, plan)
-    load.find(recording, summary)
+    load.find(recording, summary, plan)
     step("judge")
     both = {"recording": recording, "summary": summary}
-    objectives = load.objectives(plan)
+    objectives = parsed(plan)
     for name, draw in {
         "percentiles": lambda: charts.load_percentiles(**both, objectives=objectives),
         "timeline": lambda: charts.load_timeline(**both, objectives=objectives),

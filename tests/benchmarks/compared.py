@@ -27,16 +27,14 @@ def run(say: Callable[[str], None], *, rows: int = ROWS, times: int = TIMES) -> 
 
 def _recorded(folder: Path, rows: int) -> Path:
     """Write a run folder as the load notebook does, and return it."""
-    from tapecheck.load import validation as load
     from tapecheck.load.plan import LoadPlan
-    from tapecheck.load.recording import read_files
+    from tapecheck.load.validation import load
 
     folder.mkdir()
     bulk.build(folder, rows)
-    recording, plan = read_files(folder, source=str(folder)), LoadPlan.model_validate(bulk.PLAN)
-    summary = load.summarize(recording, plan)
+    recording, plan = load.read_files(folder, source=str(folder)), LoadPlan.model_validate(bulk.PLAN)
     settings = load.settings(target="-", plan="-", run="new", out=str(folder), scenarios="all", rounds=0)
-    done = load.record(recording, summary, load.judge(summary, plan), settings=settings, figures={})
+    done = load.record(load.analyse(recording, plan), settings=settings)
     assert done.folder is not None
     return done.folder
 
@@ -69,16 +67,15 @@ def main() -> None:
         steps[name], began = now - began, now
 
     from tapecheck import charts
-    from tapecheck.compare import validation as compare
+    from tapecheck.compare.validation import compare
 
     step("import")
     knobs = {"profile": "full", "proofs": "all", "rounds": 0, "before": sys.argv[1], "after": sys.argv[2]}
     settings = compare.settings(target="-", plan="config/compare.yaml", run="new", out="", **knobs)
-    recording = compare.run(compare.read_plan(settings.plan), settings)
+    plan = compare.plan(settings)
+    recording = compare.recording(plan, settings)
     step("read")
-    summary = compare.summarize(recording)
-    compare.judge(recording, summary)
-    compare.find(recording, summary)
+    summary = compare.analyse(recording, plan).summary
     step("judge")
     for draw in (charts.compare_ratios, charts.compare_rounds, charts.compare_savings, charts.compare_spectra):
         draw(recording=recording, summary=summary).png()

@@ -3,9 +3,10 @@
 from bisect import bisect_right
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from tapecheck.backfill.integrity import NO_BARS, WRONG, Integrity
+from tapecheck.backfill.prediction import WhatIf
 from tapecheck.backfill.recording import COMPLETED, FAILED, SKIPPED, STAGES, Job, Recording, Span
 from tapecheck.validation import STOPPED
 from tapecheck.verdict import Check, Measured, Objective, judge
@@ -78,7 +79,8 @@ class BackfillSummary:
     """A backfill in figures.
 
     `bottleneck` is the stage above 60 % of busy time, or None where time is balanced; `leading` are the stages that take most
-    of it, the longest first. `rate_limit_floor_s` is the least time that its requests take by its rate limit, whatever the code does.
+    of it, the longest first. `what_if` are predictions, the first of no change. `rate_limit_floor_s` is the least time that its
+    requests take by its rate limit, whatever the code does.
     """
 
     totals: Totals
@@ -91,6 +93,7 @@ class BackfillSummary:
     jobs: dict[str, dict[str, JobSummary]]
     rate_limit_floor_s: float
     integrity: Integrity | None
+    what_if: list[WhatIf] = field(default_factory=list)
     invalid: str | None = None
 
 

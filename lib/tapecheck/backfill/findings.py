@@ -47,7 +47,7 @@ def find(summary: BackfillSummary, plan: BackfillPlan, what_if: Sequence[WhatIf]
     ]
 
 
-def bottleneck(findings: list[Finding]) -> Finding | None:
+def bottleneck(findings: Sequence[Finding]) -> Finding | None:
     """Return the finding that says where the time goes, or None where nothing was done."""
     return next((f for f in findings if f.name.startswith("bottleneck_") or f.name == "balanced"), None)
 

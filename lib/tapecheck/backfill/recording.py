@@ -1,22 +1,19 @@
 """What took how long: one span a stage of a page of a job, as rows, Parquet and a Chrome trace. It measures no stage itself."""
 
-import json
 import time
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
-from typing import Any
+from functools import cached_property
+from typing import Any, Self
 
 import pyarrow as pa
-from pydantic import TypeAdapter
 
 from tapecheck import validation
 from tapecheck.backfill.bars import IntArray
 from tapecheck.backfill.integrity import Integrity
 from tapecheck.backfill.plan import BackfillPlan
-from tapecheck.runs import folders
 
 Received = dict[tuple[str, str], list[IntArray]]
 """By symbol and timeframe the starts (Unix ms) that the source sent, an array a page, in its order."""
@@ -185,7 +182,6 @@ def _slice(worker: int, track: int, began_ns: int, ended_ns: int, zero_ns: int) 
 
 # ---- recording ----
 
-_METADATA_KEY = b"tapecheck"
 COMPLETED, FAILED, SKIPPED = "completed", "failed", "skipped"
 
 
@@ -242,42 +238,20 @@ class Context(validation.Context):
         return (self.ended_ns - self.began_ns) / 1e9
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Recording:
+class Recording(validation.Recording[Context]):
     """Spans in the order in which they began, jobs in the order of the plan, and their context."""
 
-    spans: list[Span]
-    jobs: list[Job]
-    context: Context
-    source: str | None = None
+    @classmethod
+    def of(cls, spans: Iterable[Span], jobs: Iterable[Job], context: Context) -> Self:
+        """Return the recording of what was measured."""
+        return cls(context=context, tables={"spans": to_table(spans), "jobs": pa.Table.from_pylist([asdict(job) for job in jobs], JOBS)})
 
-    def tables(self) -> Mapping[str, pa.Table]:
-        """Return the tables to store; the spans carry the context in their metadata."""
-        context = TypeAdapter(Context).dump_json(self.context)
-        table = to_table(self.spans).replace_schema_metadata({_METADATA_KEY: context})
-        return {"spans": table, "jobs": pa.Table.from_pylist([asdict(job) for job in self.jobs], JOBS)}
+    @cached_property
+    def spans(self) -> list[Span]:
+        """Return the spans; in a recording that is older than the count of statements, they have none."""
+        return from_table(self.tables["spans"])
 
-
-def read(path: str | Path) -> Recording:
-    """Read the recording of a run folder.
-
-    Raises:
-        ConfigError: the folder is no complete backfill run.
-    """
-    return read_files(folders.recording(path, "backfill"), source=str(path))
-
-
-def read_files(folder: Path, *, source: str) -> Recording:
-    """Read the files of a recording, whatever else the folder holds.
-
-    Raises:
-        ConfigError: one is missing, broken or incomplete.
-    """
-    with folders.reading(source, "spans", "backfill"):
-        table = folders.table(
-            folder / "spans.parquet", SCHEMA, may_lack=["statements"], may_be_null=["statements"], most=folders.MOST_OBJECTS
-        )
-        jobs = folders.table(folder / "jobs.parquet", JOBS, may_be_null=["error"], most=folders.MOST_OBJECTS)
-        context = TypeAdapter(Context).validate_python(json.loads(table.schema.metadata[_METADATA_KEY]))
-        found = [Job(**row) for row in jobs.to_pylist()]
-        return Recording(spans=from_table(table), jobs=found, context=context, source=source)
+    @cached_property
+    def jobs(self) -> list[Job]:
+        """Return the jobs."""
+        return [Job(**row) for row in self.tables["jobs"].to_pylist()]

@@ -64,7 +64,7 @@ def _filled(plan: BackfillPlan, before: Mapping[Key, Checkpoint], note: Note | N
     after = _settled(plan, endpoints.database_url, filling.done)
     jobs = [outcome_of(key, filling.done.get(key), before.get(key), after.get(key)) for key in plan.jobs]
     audited_ns, integrity = time.monotonic_ns(), _audited(plan, endpoints.database_url, jobs, filling.received)
-    return Recording(
+    return Recording.of(
         spans=sorted(filling.spans, key=lambda span: span.began_ns),
         jobs=jobs,
         context=Context(

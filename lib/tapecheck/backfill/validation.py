@@ -1,31 +1,25 @@
-"""The backfill validation as the notebook tells it: settings, plan, run or read, summarize, judge, record."""
+"""The backfill validation: where the time goes when history is refilled, what a fix would buy, and whether the history is whole."""
 
 import dataclasses
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any, ClassVar
 
 from pydantic import Field
 
 from tapecheck import validation
 from tapecheck.backfill import analysis, findings, prediction
-from tapecheck.backfill import plan as ends
-from tapecheck.backfill.analysis import BackfillSummary, JobSummary, Slowest, StageSummary, Totals, summarize
+from tapecheck.backfill import plan as plans
+from tapecheck.backfill.analysis import BackfillSummary, JobSummary, Slowest, StageSummary, Totals
 from tapecheck.backfill.integrity import Integrity
-from tapecheck.backfill.plan import METRICS, BackfillPlan, Endpoints, read_plan
+from tapecheck.backfill.plan import METRICS, BackfillPlan
 from tapecheck.backfill.prediction import WhatIf
-from tapecheck.backfill.recording import FAILED, Recording, chrome_trace, read
-from tapecheck.runs import folders
-from tapecheck.runs.folders import Picture, Recorded
+from tapecheck.backfill.recording import FAILED, JOBS, SCHEMA, Context, Recording, chrome_trace
+from tapecheck.runs.folders import MOST_OBJECTS, Table
 from tapecheck.runs.results import Finding, Result
 from tapecheck.target import opening
 from tapecheck.target.file import Target
-from tapecheck.validation import number
+from tapecheck.validation import Analysis, Types, number
 from tapecheck.verdict import Check, Objective, parse_all
-
-__all__ = [
-    "BackfillResult", "Settings", "endpoints", "find", "headline", "judge", "objectives", "predict", "read", "read_plan", "record",
-    "run", "settings", "summarize",
-]  # fmt: skip
 
 
 class Settings(validation.Settings):
@@ -57,14 +51,76 @@ class BackfillResult(Result):
         return rate + ([f"bottleneck: {self.bottleneck.finding}"] if self.bottleneck else [])
 
 
-def settings(**given: object) -> Settings:
-    """Check the notebook's parameters, and that the output folder can be written.
+class Backfill(validation.Validation[BackfillPlan, Recording, BackfillSummary, Settings]):
+    """Where the time goes when history is refilled, and whether the history is whole."""
 
-    Raises:
-        ConfigError: every wrong parameter at once.
-        OutputError: the output folder cannot be written.
-    """
-    return validation.checked(Settings, given)
+    name = "backfill"
+    keys = frozenset({"symbols", "timeframes", "history", "profiles"})
+    choices = ("profile", "symbols", "timeframes", "days")
+    tables: ClassVar = {
+        "spans": Table(SCHEMA, may_lack=("statements",), may_be_null=("statements",), most=MOST_OBJECTS),
+        "jobs": Table(JOBS, may_be_null=("error",), most=MOST_OBJECTS),
+    }
+    types = Types(context=Context, recording=Recording, settings=Settings, result=BackfillResult)
+    read_plan = staticmethod(plans.read_plan)
+
+    def begin(self, plan: BackfillPlan, settings: Settings) -> Recording:
+        """Open the target of the settings, which need not hold any bars, and backfill."""
+        return self.run(plan, opening.open_target(settings.target, needs_bars=False), out=settings.out)
+
+    def run(self, plan: BackfillPlan, target: Target, *, out: str = "") -> Recording:
+        """Backfill an opened target and keep the recording; whatever becomes of it, its sandbox waits no longer."""
+        try:
+            return super().run(plan, target, out=out)
+        finally:
+            opening.let_fill()
+
+    def measure(self, plan: BackfillPlan, target: Target, *, out: str = "") -> Recording:
+        """Run the jobs that are to be done; see `session.run`, which says what it raises."""
+        from tapecheck.backfill import session  # HTTP client and database drivers: paid by who measures
+
+        return session.run(plan, plans.endpoints(target))
+
+    def summarize(self, recording: Recording, plan: BackfillPlan) -> BackfillSummary:
+        """Return the figures, and what the usual changes are predicted to save."""
+        return dataclasses.replace(analysis.summarize(recording), what_if=prediction.predict_all(recording))
+
+    def judge(self, summary: BackfillSummary, plan: BackfillPlan) -> list[Check]:
+        """Judge every objective of the plan."""
+        return analysis.check(summary, objectives(plan))
+
+    def rules(self, recording: Recording, summary: BackfillSummary, plan: BackfillPlan) -> list[Finding]:
+        """Return what the figures and predictions say."""
+        return findings.find(summary, recording.context.plan, summary.what_if)
+
+    def bottleneck(self, found: Sequence[Finding]) -> Finding | None:
+        """Return where the time goes."""
+        return findings.bottleneck(found)
+
+    def say(self, recording: Recording, summary: BackfillSummary, found: Sequence[Finding]) -> str:
+        """Return what is lost, and where the time goes."""
+        limit = findings.bottleneck(found)
+        grave = [finding.finding for finding in found if finding.name in findings.GRAVE]
+        return " ".join(f"{text}." for text in (*grave, limit and f"Where the time goes: {limit.finding}") if text)
+
+    def part(self, found: Analysis[BackfillPlan, Recording, BackfillSummary]) -> dict[str, Any]:
+        """Return the figures of the summary."""
+        own = {field.name for field in dataclasses.fields(BackfillResult)} - {"bottleneck"}
+        return {field.name: getattr(found.summary, field.name) for field in dataclasses.fields(found.summary) if field.name in own}
+
+    def spans_ns(self, recording: Recording) -> Iterable[tuple[int, int]]:
+        """Return when the jobs ran."""
+        return [(recording.context.began_ns, recording.context.ended_ns)]
+
+    def failures(self, recording: Recording) -> Iterator[dict[str, Any]]:
+        """Yield one plain record a failed job."""
+        for job in recording.jobs:
+            if job.state == FAILED:
+                yield {"symbol": job.symbol, "timeframe": job.timeframe, "error": job.error}
+
+    def files(self, found: Analysis[BackfillPlan, Recording, BackfillSummary]) -> Mapping[str, Any]:
+        """Return the trace of all jobs."""
+        return {"trace.json": chrome_trace(found.recording.spans)}
 
 
 def objectives(plan: BackfillPlan) -> tuple[Objective, ...]:
@@ -72,93 +128,4 @@ def objectives(plan: BackfillPlan) -> tuple[Objective, ...]:
     return parse_all(plan.objectives, METRICS, (), file="plan")
 
 
-def judge(summary: BackfillSummary, plan: BackfillPlan) -> list[Check]:
-    """Judge every objective of the plan."""
-    return analysis.check(summary, objectives(plan))
-
-
-def endpoints(target: Target) -> Endpoints:
-    """Return the endpoints of an opened target; see `endpoints.endpoints`. Where there are none, its sandbox waits no longer.
-
-    Raises:
-        ConfigError: the target names none, or they cannot be used.
-    """
-    try:
-        return ends.endpoints(target)
-    except BaseException:
-        opening.let_fill()
-        raise
-
-
-def run(plan: BackfillPlan, endpoints: Endpoints, *, out: str = "") -> Recording:
-    """Run the jobs that are to be done and keep the recording below `out`; see `filling.run`, which says what it raises."""
-    try:
-        from tapecheck.backfill import session  # HTTP client and database drivers: paid by who measures
-
-        return validation.measured("backfill", endpoints.target.name, lambda: session.run(plan, endpoints), out=out)
-    finally:
-        opening.let_fill()
-
-
-def predict(recording: Recording) -> list[WhatIf]:
-    """Predict what the usual changes would save; the first one is no change, which shows how true the replay is."""
-    return prediction.predict_all(recording)
-
-
-def find(recording: Recording, summary: BackfillSummary, what_if: Sequence[WhatIf] = ()) -> list[Finding]:
-    """Return what the figures and predictions say, each with its evidence."""
-    return findings.find(summary, recording.context.plan, what_if) + validation.neighbours(recording.context)
-
-
-def headline(recording: Recording, checks: list[Check], found: list[Finding]) -> str:
-    """Return the verdict in one line of Markdown, with where the time goes."""
-    return validation.headline(recording.context, checks, _said(found))
-
-
-def _said(found: list[Finding]) -> str:
-    limit = findings.bottleneck(found)
-    grave = [finding.finding for finding in found if finding.name in findings.GRAVE]
-    return " ".join(f"{text}." for text in (*grave, limit and f"Where the time goes: {limit.finding}") if text)
-
-
-def record(
-    recording: Recording,
-    summary: BackfillSummary,
-    checks: list[Check],
-    *,
-    settings: Settings,
-    figures: Mapping[str, Picture],
-    what_if: list[WhatIf],
-) -> Recorded:
-    """Write the run folder and return where it is; see `runs.record`."""
-    found = find(recording, summary, what_if)
-    result = BackfillResult(
-        **validation.head(recording.context, recording.source, settings, checks, found, _said(found)),
-        validation="backfill",
-        bottleneck=findings.bottleneck(found),
-        totals=summary.totals,
-        stages=summary.stages,
-        slowest_job=summary.slowest_job,
-        slowest_timeframe=summary.slowest_timeframe,
-        slowest_symbol=summary.slowest_symbol,
-        jobs=summary.jobs,
-        rate_limit_floor_s=summary.rate_limit_floor_s,
-        what_if=what_if,
-        integrity=summary.integrity,
-        measured_s=recording.context.measured_s([(recording.context.began_ns, recording.context.ended_ns)]),
-    )
-    return folders.record(
-        result,
-        out=settings.out,
-        tables=recording.tables(),
-        figures=figures,
-        lines={"failures": failures(recording)},
-        documents={"trace": chrome_trace(recording.spans)},
-    )
-
-
-def failures(recording: Recording) -> Iterator[dict[str, Any]]:
-    """Yield one plain record a failed job."""
-    for job in recording.jobs:
-        if job.state == FAILED:
-            yield {"symbol": job.symbol, "timeframe": job.timeframe, "error": job.error}
+backfill = Backfill()

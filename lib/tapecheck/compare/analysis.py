@@ -83,7 +83,11 @@ def summarize(recording: Recording) -> dict[str, ProofSummary]:
     context = recording.context
     return {
         name: of_proof(
-            question, recording.of(name), baseline=context.baselines.get(name, NO_BASELINE), differs=context.differs, seed=context.seed
+            question,
+            recording.of_proof(name),
+            baseline=context.baselines.get(name, NO_BASELINE),
+            differs=context.differs,
+            seed=context.seed,
         )
         for name, question in context.questions.items()
     }

@@ -14,7 +14,6 @@ from tapecheck.compare.plan import AFTER, BEFORE, COUNTERS, LATENCIES, STAGE_MET
 from tapecheck.compare.recording import Compared, Context, Recording
 from tapecheck.compare.samples import Figures, Sample
 from tapecheck.errors import ConfigError, Problem
-from tapecheck.load import recording
 from tapecheck.load.imports import registry
 from tapecheck.load.recording import Recording as LoadRecording
 from tapecheck.runs import folders, history, results
@@ -145,7 +144,9 @@ class Source:
         """
         if self.requests or not (self.run.folder / "samples.parquet").exists():
             return self.requests
-        return recording.read_files(self.run.folder, source=str(self.run.folder))
+        from tapecheck.load.validation import load
+
+        return load.read_files(self.run.folder, source=str(self.run.folder))
 
 
 def read(before: str, after: str, asked: Recorded, *, seed: int = 0) -> Recording:
@@ -173,7 +174,7 @@ def read(before: str, after: str, asked: Recorded, *, seed: int = 0) -> Recordin
         for name, own in pairs.items()
         for side in sides
     ]
-    return Recording(samples=both, context=_context(sides, pairs, asked.question(validation), seed), spectra=lines)
+    return Recording.of(samples=both, context=_context(sides, pairs, asked.question(validation), seed), spectra=lines)
 
 
 def _requests(sides: Mapping[Side, Source], drawn: Pairs) -> tuple[dict[tuple[str, Side], Figures], pa.Table]:
@@ -231,10 +232,10 @@ def _source(path: str) -> Source:
     file = registry.named(path)
     if file is None:
         return Source(run=folders.read(path))
-    from tapecheck.load import validation as load  # and with it the load engine: paid by who compares such a file
+    from tapecheck.load.validation import LoadResult, load
 
     found = load.read(path)
-    result = load.LoadResult(
+    result = LoadResult(
         validation="load",
         run_id=found.context.run_id,
         verdict=Verdict.NO_DATA,  # nothing was promised of it
@@ -245,7 +246,7 @@ def _source(path: str) -> Source:
         checks=[],
         bottleneck=None,
         recommendations=[],
-        scenarios=load.summarize(found, load.read_plan(LIMITS)),
+        scenarios=dict(load.summarize(found, load.read_plan(LIMITS))),
         tool=found.context.tool,
     )
     return Source(run=Run(folder=file.resolve(), result=results.to_json(result)), requests=found)

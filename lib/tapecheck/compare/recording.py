@@ -1,24 +1,20 @@
 """What a comparison leaves behind: one sample a run, and what is needed to read them without a target."""
 
 import dataclasses
-import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
+from functools import cached_property
+from typing import Self
 
 import pyarrow as pa
-import pyarrow.parquet as pq
-from pydantic import TypeAdapter
 
 from tapecheck import validation
 from tapecheck.compare import samples as spectra
 from tapecheck.compare.plan import Proof, Question
 from tapecheck.compare.samples import Sample
-from tapecheck.errors import ConfigError, Problem
-from tapecheck.runs import folders
 from tapecheck.runs.results import Finding
 
-_METADATA_KEY = b"tapecheck"
+NO_SPECTRA = spectra.SCHEMA.empty_table()
 MAPS = ("clocks", "counters", "answers")
 _NAME = pa.dictionary(pa.int32(), pa.string())
 SAMPLES = pa.schema(
@@ -74,49 +70,27 @@ class Context(validation.Context):
     differs: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Recording:
+class Recording(validation.Recording[Context]):
     """Samples in the order in which they began, the spectra of load proofs (`spectra.SCHEMA`), and their context."""
 
-    samples: Sequence[Sample]
-    context: Context
-    spectra: pa.Table = field(default_factory=spectra.SCHEMA.empty_table)
-    source: str | None = None
+    @classmethod
+    def of(cls, samples: Iterable[Sample], context: Context, spectra: pa.Table = NO_SPECTRA) -> Self:
+        """Return the recording of what was measured."""
+        rows = [dataclasses.asdict(sample) for sample in samples]
+        plain = [row | {name: list(row[name].items()) for name in MAPS} for row in rows]
+        return cls(context=context, tables={"samples": pa.Table.from_pylist(plain, SAMPLES), "spectra": spectra})
 
-    def of(self, proof: str) -> list[Sample]:
+    @cached_property
+    def samples(self) -> list[Sample]:
+        """Return the samples; those of an older recording say nothing of their answers."""
+        rows = self.tables["samples"].to_pylist()
+        return [Sample(**row | {name: dict(row[name]) for name in MAPS if name in row}) for row in rows]
+
+    @property
+    def spectra(self) -> pa.Table:
+        """The latency spectra of both sides."""
+        return self.tables["spectra"]
+
+    def of_proof(self, proof: str) -> list[Sample]:
         """Return the samples of one proof."""
         return [sample for sample in self.samples if sample.proof == proof]
-
-    def tables(self) -> Mapping[str, pa.Table]:
-        """Return the tables to store; the samples carry the context in their metadata."""
-        context = TypeAdapter(Context).dump_json(self.context)
-        rows = [dataclasses.asdict(sample) for sample in self.samples]
-        plain = [row | {name: list(row[name].items()) for name in MAPS} for row in rows]
-        samples = pa.Table.from_pylist(plain, SAMPLES).replace_schema_metadata({_METADATA_KEY: context})
-        return {"samples": samples, "spectra": self.spectra}
-
-
-def read(path: str | Path) -> Recording:
-    """Read the recording of a run folder.
-
-    Raises:
-        ConfigError: the folder is no complete comparison.
-    """
-    return read_files(folders.recording(path, "compare"), source=str(path))
-
-
-def read_files(folder: Path, *, source: str) -> Recording:
-    """Read the files of a recording, whatever else the folder holds.
-
-    Raises:
-        ConfigError: one is missing, broken or incomplete.
-    """
-    try:
-        table, lines = (pq.read_table(folder / f"{name}.parquet") for name in ("samples", "spectra"))
-        context = TypeAdapter(Context).validate_python(json.loads(table.schema.metadata[_METADATA_KEY]))
-        plain = table.to_pylist()
-        rows = [Sample(**row | {name: dict(row[name]) for name in MAPS if name in row}) for row in plain]
-        return Recording(samples=rows, context=context, spectra=lines, source=source)
-    except (OSError, ValueError, KeyError, TypeError, pa.ArrowInvalid) as error:
-        got = f"samples that cannot be read ({type(error).__name__}: {str(error)[:80]})"
-        raise ConfigError([Problem(file=source, key="run", got=got, allowed="a complete comparison")]) from error

@@ -7,17 +7,17 @@ from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field, replace
 
 from tapecheck import progress
-from tapecheck.backfill import validation as backfill
-from tapecheck.backfill.plan import BackfillPlan
+from tapecheck.backfill.plan import BackfillPlan, endpoints
+from tapecheck.backfill.validation import backfill
 from tapecheck.compare import analysis, recorded, samples
 from tapecheck.compare.plan import AFTER, BEFORE, MACHINE, WHERE, ComparePlan, Proof, Side, Variant, variants
 from tapecheck.compare.recording import Baseline, Context, Recording
 from tapecheck.compare.samples import Figures, Sample, Times
 from tapecheck.errors import ConfigError, MeasurementError, Problem
 from tapecheck.load import samples as requests
-from tapecheck.load import validation as load
 from tapecheck.load.plan import LoadPlan
 from tapecheck.load.requests import prepare_all
+from tapecheck.load.validation import load
 from tapecheck.runs import folders, results
 from tapecheck.runs.results import TargetInfo
 from tapecheck.target.file import Target
@@ -64,7 +64,7 @@ class Bench:
         """
         target = self._opened(variant.target)
         if isinstance(variant.plan, BackfillPlan):
-            backfill.endpoints(target)
+            endpoints(target)
         else:
             prepare_all(variant.plan, target)
 
@@ -90,13 +90,12 @@ class Bench:
 
 
 def _refill(plan: BackfillPlan, target: Target) -> RunFigures:
-    recording = backfill.run(plan, backfill.endpoints(target))
-    summary = backfill.summarize(recording)
-    what_if = backfill.predict(recording)
-    found = tuple(one for one in backfill.find(recording, summary, what_if) if one.name.startswith(WHERE))
+    recording = backfill.run(plan, target)
+    summary = backfill.summarize(recording, plan)
+    found = tuple(one for one in backfill.rules(recording, summary, plan) if one.name.startswith(WHERE))
     return RunFigures(
         **recorded.of_backfill(asdict(summary)).values() | {"problem": summary.invalid or ""},  # jobs that failed are counted
-        baseline=Baseline(found=found, what_if={one.change: one.saving_ratio for one in what_if}),
+        baseline=Baseline(found=found, what_if={one.change: one.saving_ratio for one in summary.what_if}),
     )
 
 
@@ -182,7 +181,7 @@ def measure(plan: ComparePlan, target: TargetInfo, measuring: Measure, clock: Cl
                 report(len(kept.samples), len(kept.samples) + sum(left.values()), name)
             left[name] = 0
         report(len(kept.samples), len(kept.samples))
-    return Recording(samples=kept.samples, context=_context(plan, target, started_at, kept), spectra=samples.of_rounds(kept.response_ms))
+    return Recording.of(samples=kept.samples, context=_context(plan, target, started_at, kept), spectra=samples.of_rounds(kept.response_ms))
 
 
 @dataclass(slots=True, kw_only=True)

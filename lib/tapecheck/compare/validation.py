@@ -1,27 +1,24 @@
-"""The comparison as the notebook tells it: settings, plan, run or read, summarize, judge, record."""
+"""The comparison: whether a fix worked, or the difference is noise."""
 
 import dataclasses
-from collections.abc import Iterator, Mapping
-from typing import Any, Self
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any, ClassVar, Self
 
 from pydantic import Field, model_validator
 
 from tapecheck import validation
 from tapecheck.compare import analysis, difference, findings, recorded
+from tapecheck.compare import plan as plans
+from tapecheck.compare import samples as spectra
 from tapecheck.compare.analysis import ProofSummary
 from tapecheck.compare.difference import Change
-from tapecheck.compare.plan import ComparePlan, Proof, Question, read_plan
-from tapecheck.compare.recording import Compared, Recording, read
-from tapecheck.runs import folders
-from tapecheck.runs.folders import Picture, Recorded
+from tapecheck.compare.plan import ComparePlan, Proof, Question
+from tapecheck.compare.recording import SAMPLES, Compared, Context, Recording
+from tapecheck.runs.folders import Table
 from tapecheck.runs.results import Finding, Result
-from tapecheck.target.opening import open_target
+from tapecheck.target.file import Target
+from tapecheck.validation import Analysis, Types
 from tapecheck.verdict import Check
-
-__all__ = [
-    "CompareResult", "Settings", "apart", "asked", "find", "headline", "judge", "read", "read_plan", "record", "run", "settings",
-    "summarize",
-]  # fmt: skip
 
 
 class Settings(validation.Settings):
@@ -64,14 +61,76 @@ class CompareResult(Result):
         return [f"method check, {line}" if is_method else line for is_method, line in sorted(lines, key=lambda one: one[0])]
 
 
-def settings(**given: object) -> Settings:
-    """Check the notebook's parameters, and that the output folder can be written.
+class Proofs(dict[str, ProofSummary]):
+    """The summary of each proof by its name, and what was asked."""
 
-    Raises:
-        ConfigError: every wrong parameter at once.
-        OutputError: the output folder cannot be written.
-    """
-    return validation.checked(Settings, given)
+    questions: Mapping[str, Question | Proof]
+
+
+class Compare(validation.Validation[ComparePlan, Recording, Proofs, Settings]):
+    """Whether a fix worked, or the difference is noise."""
+
+    name = "compare"
+    keys = frozenset({"proofs"})
+    choices = ("profile", "proofs", "rounds")
+    tables: ClassVar = {
+        "samples": Table(SAMPLES, may_lack=("late", "answers")),
+        "spectra": Table(spectra.SCHEMA, may_be_null=("low_ms", "high_ms")),
+    }
+    types = Types(context=Context, recording=Recording, settings=Settings, result=CompareResult)
+    read_plan = staticmethod(plans.read_plan)
+
+    def begin(self, plan: ComparePlan, settings: Settings) -> Recording:
+        """Compare the two recorded runs of the settings, or measure every proof of the plan against the target."""
+        if settings.before:
+            return recorded.read(settings.before, settings.after, plan.recorded, seed=plan.seed)
+        return super().begin(plan, settings)
+
+    def measure(self, plan: ComparePlan, target: Target, *, out: str = "") -> Recording:
+        """Measure every proof; see `session.run`, which says what it raises."""
+        from tapecheck.compare import session  # HTTP clients and database drivers: paid by who measures
+
+        return session.run(plan, target)
+
+    def summarize(self, recording: Recording, plan: ComparePlan) -> Proofs:
+        """Summarize every proof of a recording."""
+        found = Proofs(analysis.summarize(recording))
+        found.questions = recording.context.questions
+        return found
+
+    def judge(self, summary: Proofs, plan: ComparePlan) -> list[Check]:
+        """Judge every metric of every proof by what was expected of it before it was measured."""
+        return analysis.check(summary, summary.questions)
+
+    def rules(self, recording: Recording, summary: Proofs, plan: ComparePlan) -> list[Finding]:
+        """Return what the figures say."""
+        return findings.find(recording, summary)
+
+    def bottleneck(self, found: Sequence[Finding]) -> Finding | None:
+        """Return the change that does harm, or else the fix that saves most."""
+        return findings.bottleneck(found)
+
+    def say(self, recording: Recording, summary: Proofs, found: Sequence[Finding]) -> str:
+        """Return what each proof says."""
+        own, method_check = apart(summary)
+        return " ".join([*(_one(name, proof) for name, proof in own.items()), *([_checked(method_check)] if method_check else [])])
+
+    def part(self, found: Analysis[ComparePlan, Recording, Proofs]) -> dict[str, Any]:
+        """Return the proofs, what was asked, and the two sides."""
+        context, (own, method_check) = found.recording.context, apart(found.summary)
+        questions = {name: question.model_dump(mode="json") for name, question in context.questions.items()}
+        sides = {"before": context.before, "after": context.after, "differs": list(context.differs)}
+        return {"proofs": own, "method_check": method_check, "questions": questions, **sides}
+
+    def spans_ns(self, recording: Recording) -> Iterable[tuple[int, int]]:
+        """Return when each run was measured; those of recorded runs were before."""
+        return [(one.began_ns, one.ended_ns) for one in recording.samples if one.ended_ns > one.began_ns]
+
+    def failures(self, recording: Recording) -> Iterator[dict[str, Any]]:
+        """Yield one plain record a run that does not count."""
+        for sample in recording.samples:
+            if sample.problem:
+                yield {"proof": sample.proof, "side": sample.side, "round": sample.round, "problem": sample.problem}
 
 
 def asked(plan: ComparePlan, settings: Settings) -> dict[str, Question | Proof]:
@@ -85,49 +144,10 @@ def asked(plan: ComparePlan, settings: Settings) -> dict[str, Question | Proof]:
     return {**plan.proofs}
 
 
-def run(plan: ComparePlan, settings: Settings) -> Recording:
-    """Compare the two recorded runs of the settings, or measure every proof of the plan against the target.
-
-    Raises:
-        TapecheckError: see `recorded.read` and `session.run`.
-    """
-    if settings.before:
-        return recorded.read(settings.before, settings.after, plan.recorded, seed=plan.seed)
-    from tapecheck.compare import session  # HTTP clients and database drivers: paid by who measures
-
-    target = open_target(settings.target)
-    return validation.measured("compare", target.name, lambda: session.run(plan, target), out=settings.out)
-
-
-def summarize(recording: Recording) -> dict[str, ProofSummary]:
-    """Summarize every proof of a recording."""
-    return analysis.summarize(recording)
-
-
 def apart(summary: Mapping[str, ProofSummary]) -> tuple[dict[str, ProofSummary], dict[str, ProofSummary]]:
     """Return the proofs about the target, and those that check the method."""
     own = {name: proof for name, proof in summary.items() if not proof.method_check}
     return own, {name: proof for name, proof in summary.items() if name not in own}
-
-
-def judge(recording: Recording, summary: Mapping[str, ProofSummary]) -> list[Check]:
-    """Judge every metric of every proof by what was expected of it before it was measured."""
-    return analysis.check(summary, recording.context.questions)
-
-
-def find(recording: Recording, summary: Mapping[str, ProofSummary]) -> list[Finding]:
-    """Return what the figures say, each with its evidence."""
-    return findings.find(recording, summary) + validation.neighbours(recording.context)
-
-
-def headline(recording: Recording, summary: Mapping[str, ProofSummary], checks: list[Check]) -> str:
-    """Return the verdict in one line of Markdown, with what each proof says."""
-    return validation.headline(recording.context, checks, _said(summary))
-
-
-def _said(summary: Mapping[str, ProofSummary]) -> str:
-    own, method_check = apart(summary)
-    return " ".join([*(_one(name, proof) for name, proof in own.items()), *([_checked(method_check)] if method_check else [])])
 
 
 def _checked(method_check: Mapping[str, ProofSummary]) -> str:
@@ -143,33 +163,4 @@ def _one(name: str, proof: ProofSummary) -> str:
     return f"{name}: {one.change}, {difference.said(one)}."
 
 
-def record(
-    recording: Recording,
-    summary: dict[str, ProofSummary],
-    checks: list[Check],
-    *,
-    settings: Settings,
-    figures: Mapping[str, Picture],
-) -> Recorded:
-    """Write the run folder and return where it is; see `runs.record`."""
-    found, context = find(recording, summary), recording.context
-    result = CompareResult(
-        **validation.head(context, recording.source, settings, checks, found, _said(summary)),
-        validation="compare",
-        bottleneck=findings.bottleneck(found),
-        proofs=apart(summary)[0],
-        method_check=apart(summary)[1],
-        questions={name: question.model_dump(mode="json") for name, question in context.questions.items()},
-        before=context.before,
-        after=context.after,
-        differs=list(context.differs),
-        measured_s=recording.context.measured_s((one.began_ns, one.ended_ns) for one in recording.samples if one.ended_ns > one.began_ns),
-    )
-    return folders.record(result, out=settings.out, tables=recording.tables(), figures=figures, lines={"failures": failures(recording)})
-
-
-def failures(recording: Recording) -> Iterator[dict[str, Any]]:
-    """Yield one plain record a run that does not count."""
-    for sample in recording.samples:
-        if sample.problem:
-            yield {"proof": sample.proof, "side": sample.side, "round": sample.round, "problem": sample.problem}
+compare = Compare()

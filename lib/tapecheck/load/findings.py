@@ -1,6 +1,6 @@
 """Says what the figures of a load run mean: findings, each with the numbers that caused it and what to do."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 
 from tapecheck.load.analysis import ScenarioSummary
@@ -37,7 +37,7 @@ def find(summary: Mapping[str, ScenarioSummary], cores: int) -> list[Finding]:
     ]
 
 
-def bottleneck(findings: list[Finding]) -> Finding | None:
+def bottleneck(findings: Sequence[Finding]) -> Finding | None:
     """Return the finding that limits first, by the order of `LIMITING`, or None when no rule names one."""
     return min((f for f in findings if f.name in LIMITING), key=lambda f: LIMITING.index(f.name), default=None)
 

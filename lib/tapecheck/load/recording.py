@@ -1,17 +1,12 @@
 """What another tool says of a load run that it measured: which tool, and figures where it gives no single requests. It reads no file."""
 
-import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import pyarrow as pa
-from pydantic import TypeAdapter
 
-from tapecheck import resources, validation
-from tapecheck.load import samples as tables
-from tapecheck.runs import folders
+from tapecheck import validation
 from tapecheck.statistics.intervals import Distribution, Figure, Percentile
 from tapecheck.validation import STOPPED
 
@@ -92,8 +87,6 @@ def _percentile(n: int, value_ms: float) -> Percentile:
 
 # ---- recording ----
 
-_METADATA_KEY = b"tapecheck"
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GeneratorStats:
@@ -141,50 +134,23 @@ class Context(validation.Context):
         return self.tool.name if self.tool else ""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Recording:
+class Recording(validation.Recording[Context]):
     """Raw samples (columns: docs/METHOD.md), resources (`resources.SCHEMA`) and their context."""
 
-    samples: pa.Table
-    resources: pa.Table
-    context: Context
-    source: str | None = None
+    @property
+    def samples(self) -> pa.Table:
+        """One row a request."""
+        return self.tables["samples"]
+
+    @property
+    def resources(self) -> pa.Table:
+        """What the target's processes used."""
+        return self.tables["resources"]
 
     @property
     def without_samples(self) -> str:
         """Say why there is nothing to draw where there are no samples."""
         return f"{self.context.measured_by} gives figures, and no single requests" if self.context.told else "no requests"
-
-    def tables(self) -> Mapping[str, pa.Table]:
-        """Return the tables to store; the samples carry the context in their metadata."""
-        context = TypeAdapter(Context).dump_json(self.context)
-        samples = self.samples.replace_schema_metadata({**(self.samples.schema.metadata or {}), _METADATA_KEY: context})
-        return {"samples": samples, "resources": self.resources}
-
-
-def read(path: str | Path) -> Recording:
-    """Read the recording of a run folder.
-
-    Raises:
-        ConfigError: the folder is no complete load run.
-    """
-    return read_files(folders.recording(path, "load"), source=str(path))
-
-
-def read_files(folder: Path, *, source: str) -> Recording:
-    """Read the files of a recording, whatever else the folder holds.
-
-    Raises:
-        ConfigError: one is missing, broken or incomplete.
-    """
-    with folders.reading(source, "samples", "load"):
-        samples = folders.table(folder / "samples.parquet", tables.SCHEMA, may_lack=["retried"], may_be_null=["server_ms", "db_ms"])
-        watched = folders.table(folder / "resources.parquet", resources.SCHEMA)
-        context = TypeAdapter(Context).validate_python(json.loads(samples.schema.metadata[_METADATA_KEY]))
-        if unknown := sorted(context.executors.keys() - context.generator.keys()):
-            raise KeyError(f"no figures of the generator for {', '.join(unknown)}")
-    pa.default_memory_pool().release_unused()  # what decoding took beside the table
-    return Recording(samples=samples, resources=watched, context=context, source=source)
 
 
 # ---- selfcheck ----

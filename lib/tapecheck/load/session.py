@@ -51,7 +51,7 @@ def run(plan: LoadPlan, target: Target) -> Recording:
     with Generator(plan.workers) as generator, Watch(target.processes) as watch:
         sender = _Sender(plan=plan, prepared=prepared, address=address, generator=generator, context=context)
         sent = [one for name in plan.scenarios for one in sender.send(name)]
-    return Recording(samples=_table(sent), resources=watch.table(), context=_complete(context, sent))
+    return Recording(tables={"samples": _table(sent), "resources": watch.table()}, context=_complete(context, sent))
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -114,7 +114,8 @@ class _Sender:
             return self.generator.measure(work, on_progress=report)
 
     def _alone(self, sent: Sent) -> Recording:
-        return Recording(samples=_table([sent]), resources=resources.SCHEMA.empty_table(), context=_complete(self.context, [sent]))
+        tables = {"samples": _table([sent]), "resources": resources.SCHEMA.empty_table()}
+        return Recording(tables=tables, context=_complete(self.context, [sent]))
 
 
 def _table(sent: Sequence[Sent]) -> pa.Table:

@@ -1,40 +1,37 @@
-"""The load validation as the notebook tells it: settings, plan, run or read, summarize, judge, record."""
+"""The load validation: how much traffic a target carries, and what breaks first."""
 
 import dataclasses
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar, Self
 
 import pyarrow as pa
 from pydantic import Field
 
-from tapecheck import config, validation
+from tapecheck import config, resources, validation
 from tapecheck.errors import ConfigError, Problem
-from tapecheck.load import analysis, findings, recording, samples, session
+from tapecheck.load import analysis, findings, samples
 from tapecheck.load.analysis import ScenarioSummary
 from tapecheck.load.capacity import CapacityResult, conclude, levels
 from tapecheck.load.capacity import judge as judge_sweep
 from tapecheck.load.imports import registry
 from tapecheck.load.plan import METRICS, LoadPlan
-from tapecheck.load.recording import Limits, Recording, Tool
-from tapecheck.runs import folders
-from tapecheck.runs.folders import Picture, Recorded
+from tapecheck.load.recording import Context, Limits, Recording, Tool
+from tapecheck.runs.folders import Table
 from tapecheck.runs.results import Finding, Result
 from tapecheck.target.file import Target
-from tapecheck.validation import number
+from tapecheck.validation import Analysis, Types, number
 from tapecheck.verdict import Check, Objective, parse_all
 
 BESIDE = ("generator_late", "neighbours", "machine_full")  # findings that every reader of the verdict has to know, the first of each
 FAILURES_AT_ONCE = 10_000  # as Python objects: a target that refuses everything can fail millions
 
-__all__ = ["LoadResult", "Settings", "find_capacity", "judge", "objectives", "read", "read_plan", "record", "run", "settings", "summarize"]
-
 
 class Settings(validation.Settings):
     """The load notebook's parameters."""
 
-    scenarios: str = Field(min_length=1)
-    rounds: int = Field(ge=0, le=1000)
+    scenarios: str = Field(default="all", min_length=1)
+    rounds: int = Field(default=0, ge=0, le=1000)
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,14 +55,17 @@ class LoadResult(Result):
         return found + ([self.capacity.said] if self.capacity else [])
 
 
-def settings(**given: object) -> Settings:
-    """Check the notebook's parameters, and that the output folder can be written.
+class LoadSummary(dict[str, ScenarioSummary]):
+    """The summary of each scenario by its name, and what a capacity sweep, whose levels are none of them, proves."""
 
-    Raises:
-        ConfigError: every wrong parameter at once.
-        OutputError: the output folder cannot be written.
-    """
-    return validation.checked(Settings, given)
+    capacity: CapacityResult | None = None
+
+    @classmethod
+    def of(cls, scenarios: Mapping[str, ScenarioSummary], capacity: CapacityResult | None = None) -> Self:
+        """Put both together."""
+        found = cls(scenarios)
+        found.capacity = capacity
+        return found
 
 
 def read_plan(path: str | Path, *, scenarios: str = "all", rounds: int = 0) -> LoadPlan:
@@ -77,11 +77,9 @@ def read_plan(path: str | Path, *, scenarios: str = "all", rounds: int = 0) -> L
     plan = config.read(LoadPlan, path)
     parse_all(plan.objectives, METRICS, plan.scenarios, file=str(path))
     chosen = [name.strip() for name in scenarios.split(",")] if scenarios != "all" else list(plan.scenarios)
-    unknown = [name for name in chosen if name not in plan.scenarios]
-    if unknown:
-        raise ConfigError(
-            [Problem(file="parameters", key="scenarios", got=", ".join(unknown), allowed="all, or some of " + ", ".join(plan.scenarios))]
-        )
+    if unknown := [name for name in chosen if name not in plan.scenarios]:
+        allowed = "all, or some of " + ", ".join(plan.scenarios)
+        raise ConfigError([Problem(file="parameters", key="scenarios", got=", ".join(unknown), allowed=allowed)])
     kept = {name: plan.scenarios[name] for name in plan.scenarios if name in chosen}
     if rounds:
         kept = {name: s.model_copy(update={"rounds": rounds}) if s.executor == "burst" else s for name, s in kept.items()}
@@ -89,19 +87,93 @@ def read_plan(path: str | Path, *, scenarios: str = "all", rounds: int = 0) -> L
     return plan.model_copy(update={"scenarios": kept, "objectives": applicable, **({"extensions": 0} if rounds else {})})
 
 
-def run(plan: LoadPlan, target: Target, *, out: str = "") -> Recording:
-    """Send every scenario to a target and keep the samples below `out`; see `sending.run`, which says what it raises."""
-    return validation.measured("load", target.name, lambda: session.run(plan, target), out=out)
+class Load(validation.Validation[LoadPlan, Recording, LoadSummary, Settings]):
+    """How much traffic a target carries before it misses its objectives, and what breaks first."""
 
+    name = "load"
+    keys = frozenset({"scenarios", "objectives"})
+    choices = ("scenarios", "rounds")
+    tables: ClassVar = {
+        "samples": Table(samples.SCHEMA, may_lack=("retried",), may_be_null=("server_ms", "db_ms")),
+        "resources": Table(resources.SCHEMA),
+    }
+    types = Types(context=Context, recording=Recording, settings=Settings, result=LoadResult)
 
-def read(path: str | Path) -> Recording:
-    """Read a recorded run's folder, or a file of another tool.
+    read_plan = staticmethod(read_plan)
 
-    Raises:
-        ConfigError: it is neither.
-    """
-    file = registry.named(path)
-    return recording.read(path) if file is None else registry.read(file, source=str(path))
+    def measure(self, plan: LoadPlan, target: Target, *, out: str = "") -> Recording:
+        """Send every scenario; see `session.run`, which says what it raises."""
+        from tapecheck.load import session  # the engine: paid by who measures
+
+        return session.run(plan, target)
+
+    def read(self, path: str | Path) -> Recording:
+        """Read a recorded run's folder, or a file of another tool.
+
+        Raises:
+            ConfigError: it is neither.
+        """
+        file = registry.named(path)
+        return super().read(path) if file is None else registry.read(file, source=str(path))
+
+    def check(self, recording: Recording) -> None:
+        """Make sure that the figures of the generator are there for each scenario."""
+        if unknown := sorted(recording.context.executors.keys() - recording.context.generator.keys()):
+            raise ValueError(f"no figures of the generator for {', '.join(unknown)}")
+
+    def summarize(self, recording: Recording, plan: LoadPlan) -> LoadSummary:
+        """Summarize the scenarios of a recording, without the levels of a sweep; the plan says when the generator was the bottleneck."""
+        everything, rates = analysis.summarize(recording, Limits(**plan.generator.model_dump())), recording.context.rates_rps
+        own = {name: one for name, one in everything.items() if name not in rates}
+        return LoadSummary.of(own, conclude(levels(recording, plan, objectives(plan))) if rates else None)
+
+    def judge(self, summary: LoadSummary, plan: LoadPlan) -> list[Check]:
+        """Judge every objective of the plan in every scenario that was run, and in a capacity sweep where nothing else was.
+
+        Beside other scenarios, an objective for all of them decides how far the sweep goes; what it found is no miss of theirs.
+        """
+        parsed = objectives(plan)
+        checks = analysis.check(summary, parsed)
+        swept_by = {plan.sweep_name} if summary else {plan.sweep_name, None}
+        for one in parsed:
+            swept = judge_sweep(summary.capacity, one) if summary.capacity and one.scope in swept_by else None
+            if swept:
+                checks.append(swept)
+            elif not any(check.objective == str(one) for check in checks):
+                checks.append(analysis.not_measured(one))
+        return checks
+
+    def rules(self, recording: Recording, summary: LoadSummary, plan: LoadPlan) -> list[Finding]:
+        """Return what the figures say of the target, and what another tool leaves open."""
+        tool = recording.context.tool
+        return findings.find(summary, recording.context.environment.cores) + ([findings.measured_elsewhere(tool)] if tool else [])
+
+    def bottleneck(self, found: Sequence[Finding]) -> Finding | None:
+        """Return the finding that limits first."""
+        return findings.bottleneck(found)
+
+    def say(self, recording: Recording, summary: LoadSummary, found: Sequence[Finding]) -> str:
+        """Return what the target carries and what limits it."""
+        limit, tool = findings.bottleneck(found), recording.context.measured_by
+        open_ended = [f"Measured by {tool}: coordinated omission cannot be excluded."] if tool else []
+        beside = {one.name: f"{one.finding[0].upper()}{one.finding[1:]}." for one in reversed(found) if one.name in BESIDE and one != limit}
+        carries = [f"Capacity: {summary.capacity.knee_note}."] if summary.capacity else []
+        return " ".join([*open_ended, *([f"Bottleneck: {limit.finding}."] if limit else []), *beside.values(), *carries])
+
+    def part(self, found: Analysis[LoadPlan, Recording, LoadSummary]) -> dict[str, Any]:
+        """Return the scenarios, the capacity and the tool."""
+        return {"scenarios": dict(found.summary), "capacity": found.summary.capacity, "tool": found.recording.context.tool}
+
+    def spans_ns(self, recording: Recording) -> Iterable[tuple[int, int]]:
+        """Return when each scenario was sent."""
+        return samples.spans_ns(recording.samples)
+
+    def failures(self, recording: Recording) -> Iterator[dict[str, Any]]:
+        """Yield one plain record a failed request, in the order of their intended starts."""
+        failed = pa.array(samples.Rows(recording.samples).failed())
+        for batch in recording.samples.filter(failed).sort_by("intended_ns").to_batches(max_chunksize=FAILURES_AT_ONCE):
+            for row in batch.to_pylist():
+                yield {name: value for name, value in row.items() if value is not None and value == value}
 
 
 def objectives(plan: LoadPlan) -> tuple[Objective, ...]:
@@ -109,81 +181,4 @@ def objectives(plan: LoadPlan) -> tuple[Objective, ...]:
     return parse_all(plan.objectives, METRICS, plan.scenarios, file="plan")
 
 
-def summarize(recording: Recording, plan: LoadPlan) -> dict[str, ScenarioSummary]:
-    """Summarize the scenarios of a recording, without the levels of a sweep; the plan says when the generator was the bottleneck."""
-    everything = analysis.summarize(recording, Limits(**plan.generator.model_dump()))
-    return {name: one for name, one in everything.items() if name not in recording.context.rates_rps}
-
-
-def find_capacity(recording: Recording, plan: LoadPlan) -> CapacityResult | None:
-    """Say what a recording's capacity sweep proves; None when it has none."""
-    return conclude(levels(recording, plan, objectives(plan))) if recording.context.rates_rps else None
-
-
-def judge(summary: Mapping[str, ScenarioSummary], plan: LoadPlan, capacity: CapacityResult | None = None) -> list[Check]:
-    """Judge every objective of the plan in every scenario that was run, and in a capacity sweep where nothing else was.
-
-    Beside other scenarios, an objective for all of them decides how far the sweep goes; what it found is no miss of theirs.
-    """
-    parsed = objectives(plan)
-    checks = analysis.check(summary, parsed)
-    for one in parsed:
-        swept = (
-            judge_sweep(capacity, one) if capacity and one.scope in ({plan.sweep_name} if summary else {plan.sweep_name, None}) else None
-        )
-        if swept:
-            checks.append(swept)
-        elif not any(check.objective == str(one) for check in checks):
-            checks.append(analysis.not_measured(one))
-    return checks
-
-
-def find(recording: Recording, summary: Mapping[str, ScenarioSummary]) -> list[Finding]:
-    """Return what the figures say of the target, each with its evidence, and what another tool leaves open."""
-    tool = recording.context.tool
-    found = findings.find(summary, recording.context.environment.cores) + ([findings.measured_elsewhere(tool)] if tool else [])
-    return found + validation.neighbours(recording.context)
-
-
-def headline(recording: Recording, checks: list[Check], found: list[Finding], capacity: CapacityResult | None) -> str:
-    """Return the verdict in one line of Markdown, with what the target carries and what limits it."""
-    return validation.headline(recording.context, checks, _said(recording, found, capacity))
-
-
-def _said(recording: Recording, found: list[Finding], capacity: CapacityResult | None) -> str:
-    limit, tool = findings.bottleneck(found), recording.context.measured_by
-    open_ended = [f"Measured by {tool}: coordinated omission cannot be excluded."] if tool else []
-    beside = {one.name: f"{one.finding[0].upper()}{one.finding[1:]}." for one in reversed(found) if one.name in BESIDE and one != limit}
-    carries = [f"Capacity: {capacity.knee_note}."] if capacity else []
-    return " ".join([*open_ended, *([f"Bottleneck: {limit.finding}."] if limit else []), *beside.values(), *carries])
-
-
-def record(
-    recording: Recording,
-    summary: Mapping[str, ScenarioSummary],
-    checks: list[Check],
-    *,
-    settings: Settings,
-    figures: Mapping[str, Picture],
-    capacity: CapacityResult | None = None,
-) -> Recorded:
-    """Write the run folder and return where it is; see `runs.record`."""
-    found = find(recording, summary)
-    result = LoadResult(
-        **validation.head(recording.context, recording.source, settings, checks, found, _said(recording, found, capacity)),
-        validation="load",
-        bottleneck=findings.bottleneck(found),
-        scenarios=dict(summary),
-        capacity=capacity,
-        tool=recording.context.tool,
-        measured_s=recording.context.measured_s(samples.spans_ns(recording.samples)),
-    )
-    return folders.record(result, out=settings.out, tables=recording.tables(), figures=figures, lines={"failures": failures(recording)})
-
-
-def failures(recording: Recording) -> Iterator[dict[str, Any]]:
-    """Yield one plain record a failed request, in the order of their intended starts."""
-    failed = pa.array(samples.Rows(recording.samples).failed())
-    for batch in recording.samples.filter(failed).sort_by("intended_ns").to_batches(max_chunksize=FAILURES_AT_ONCE):
-        for row in batch.to_pylist():
-            yield {name: value for name, value in row.items() if value is not None and value == value}
+load = Load()

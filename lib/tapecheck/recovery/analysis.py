@@ -144,6 +144,8 @@ class RecoverySummary:
     compared: int
     asked: int
     timed: list[Timed]
+    ages: Ages | None
+    lost: dict[str, TierLoss]
 
 
 def summarize(recording: Recording, plan: RecoveryPlan) -> RecoverySummary:
@@ -164,6 +166,8 @@ def summarize(recording: Recording, plan: RecoveryPlan) -> RecoverySummary:
         compared=sum(one.database_s is not None for one in series),
         asked=sum(one.seen is not None for one in series),
         timed=timed,
+        ages=context.ages,
+        lost=judgement.summarize(recording.acks),
     )
 
 
@@ -252,10 +256,9 @@ def _tier(name: str, ages: Ages | None, lost: TierLoss | None, plan: RecoveryPla
 # ---- verdicts ----
 
 
-def check(recording: Recording, summary: RecoverySummary, plan: RecoveryPlan) -> list[Check]:
+def check(summary: RecoverySummary, plan: RecoveryPlan) -> list[Check]:
     """Judge every promise that was put to the test; a run of definitions alone is judged by its contradictions."""
-    ages = recording.context.ages
-    lost, unwritten = judgement.summarize(recording.acks, freshness_loss_minutes=None), _unwritten(summary.timed)
+    ages, lost, unwritten = summary.ages, summary.lost, _unwritten(summary.timed)
     found = [_contradictions(summary.lint)]
     found += [failure_check(name, failure.trials, plan) for name, failure in summary.rto.items()]
     for name in summary.rpo:

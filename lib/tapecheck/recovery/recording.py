@@ -1,20 +1,16 @@
 """What a recovery run leaves behind: probes, trials, ages and the fate of acknowledged bars, readable without a target."""
 
 import dataclasses
-import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any, Literal
+from functools import cached_property
+from typing import Any, Literal, Self
 
 import pyarrow as pa
-from pydantic import TypeAdapter
 
 from tapecheck import validation
 from tapecheck.recovery.objectives import RecoveryPlan
-from tapecheck.runs import folders
 
-_METADATA_KEY = b"tapecheck"
 BAD, DEGRADED, FULL = 0, 1, 2  # the state that a probe saw
 MEASURED, INVALID = "measured", "invalid"
 
@@ -146,26 +142,6 @@ class Context(validation.Context):
     ledger: Sequence[Mapping[str, Any]] = ()
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Recording:
-    """Probes in the order of their intended starts (`PROBES`), acknowledged bars, and their context.
-
-    `journals` are Chaos Toolkit's own, one a trial.
-    """
-
-    probes: pa.Table
-    acks: Sequence[Ack]
-    context: Context
-    journals: Sequence[Mapping[str, Any]] = ()
-    source: str | None = None
-
-    def tables(self) -> Mapping[str, pa.Table]:
-        """Return the tables to store; the probes carry the context in their metadata."""
-        context = TypeAdapter(Context).dump_json(self.context)
-        probes = self.probes.cast(PROBES).replace_schema_metadata({_METADATA_KEY: context})
-        return {"probes": probes, "acks": pa.Table.from_pylist([dataclasses.asdict(ack) for ack in self.acks], ACKS)}
-
-
 ACKS = pa.schema(
     [
         pa.field("drill", _NAME),
@@ -181,23 +157,27 @@ ACKS = pa.schema(
 )
 
 
-def read(path: str | Path) -> Recording:
-    """Read the recording of a run folder.
+@dataclass(frozen=True, kw_only=True)
+class Recording(validation.Recording[Context]):
+    """Probes in the order of their intended starts (`PROBES`), acknowledged bars, and their context.
 
-    Raises:
-        ConfigError: the folder is no complete recovery run.
+    `journals` are Chaos Toolkit's own, one a trial, of a run that was measured just now.
     """
-    return read_files(folders.recording(path, "rto_rpo"), source=str(path))
 
+    journals: Sequence[Mapping[str, Any]] = ()
 
-def read_files(folder: Path, *, source: str) -> Recording:
-    """Read the files of a recording, whatever else the folder holds.
+    @classmethod
+    def of(cls, probes: pa.Table, acks: Iterable[Ack], context: Context, journals: Sequence[Mapping[str, Any]] = ()) -> Self:
+        """Return the recording of what was measured."""
+        rows = pa.Table.from_pylist([dataclasses.asdict(ack) for ack in acks], ACKS)
+        return cls(context=context, tables={"probes": probes.cast(PROBES), "acks": rows}, journals=journals)
 
-    Raises:
-        ConfigError: one is missing, broken or incomplete.
-    """
-    with folders.reading(source, "probes", "recovery"):
-        probes = folders.table(folder / "probes.parquet", PROBES)
-        acks = folders.table(folder / "acks.parquet", ACKS, may_be_null=["acked_ns", "refetchable"], most=folders.MOST_OBJECTS)
-        context = TypeAdapter(Context).validate_python(json.loads(probes.schema.metadata[_METADATA_KEY]))
-        return Recording(probes=probes, acks=[Ack(**row) for row in acks.to_pylist()], context=context, source=source)
+    @property
+    def probes(self) -> pa.Table:
+        """One row a probe."""
+        return self.tables["probes"]
+
+    @cached_property
+    def acks(self) -> list[Ack]:
+        """Return what became of each bar that was written."""
+        return [Ack(**row) for row in self.tables["acks"].to_pylist()]

@@ -146,7 +146,7 @@ def _recording(
     plan: RecoveryPlan, target: TargetInfo, drills: Sequence[Drill], ages: Ages | None, found: _Found, started_at: dt.datetime,
     entries: Sequence[Mapping[str, Any]], *, run_id: str = "",
 ) -> Recording:  # fmt: skip
-    return Recording(
+    return Recording.of(
         probes=pa.concat_tables([PROBES.empty_table(), *found.probes]),
         acks=found.acks,
         journals=found.journals,

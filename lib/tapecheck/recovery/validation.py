@@ -1,31 +1,26 @@
-"""The recovery validation as the notebook tells it: settings, plan, run or read, summarize, judge, record."""
+"""The recovery validation: how long until service is back when something dies, and which data is stale or lost."""
 
 import dataclasses
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any, ClassVar
 
 from pydantic import Field
 
 from tapecheck import validation
-from tapecheck.recovery import analysis, findings
+from tapecheck.recovery import analysis, findings, objectives
 from tapecheck.recovery.analysis import Alert, FailureSummary, RecoverySummary, SymbolAge, TierSummary
 from tapecheck.recovery.contradictions import Contradiction
-from tapecheck.recovery.contradictions import find as lint
 from tapecheck.recovery.document import definition, document
 from tapecheck.recovery.experiment import NONE, Drill, chosen
-from tapecheck.recovery.objectives import RecoveryPlan, read_plan
-from tapecheck.recovery.recording import Recording, read
+from tapecheck.recovery.objectives import RecoveryPlan
+from tapecheck.recovery.recording import ACKS, PROBES, Context, Recording
 from tapecheck.recovery.timeline import Timed
-from tapecheck.runs import folders
-from tapecheck.runs.folders import Picture, Recorded
+from tapecheck.runs.folders import MOST_OBJECTS, Table
 from tapecheck.runs.results import Finding, Result
+from tapecheck.target.file import Target
 from tapecheck.target.opening import open_target
+from tapecheck.validation import Analysis, Types
 from tapecheck.verdict import Check, written
-
-__all__ = [
-    "RecoveryResult", "Settings", "chosen", "find", "headline", "judge", "lint", "read", "read_plan", "record", "run", "settings",
-    "summarize",
-]  # fmt: skip
 
 
 class Settings(validation.Settings):
@@ -55,53 +50,72 @@ class RecoveryResult(Result):
         return [text.removesuffix(".") for text in (_slowest(timed), _kept(self.rpo)) if text]
 
 
-def settings(**given: object) -> Settings:
-    """Check the notebook's parameters, and that the output folder can be written.
+class Recovery(validation.Validation[RecoveryPlan, Recording, RecoverySummary, Settings]):
+    """When something dies, how long until service is back, and which data is stale or lost."""
 
-    Raises:
-        ConfigError: every wrong parameter at once.
-        OutputError: the output folder cannot be written.
-    """
-    return validation.checked(Settings, given)
+    name = "rto_rpo"
+    keys = frozenset({"staleness", "rto", "rpo"})
+    choices = ("profile", "trials")
+    tables: ClassVar = {"probes": Table(PROBES), "acks": Table(ACKS, may_be_null=("acked_ns", "refetchable"), most=MOST_OBJECTS)}
+    types = Types(context=Context, recording=Recording, settings=Settings, result=RecoveryResult)
+    read_plan = staticmethod(objectives.read_plan)
 
+    def begin(self, plan: RecoveryPlan, settings: Settings) -> Recording:
+        """Audit and drill the target of the settings; with `drills: none` only define, for which no target is opened."""
+        if settings.drills == NONE:
+            from tapecheck.recovery import session
 
-def run(plan: RecoveryPlan, drills: list[Drill], settings: Settings) -> Recording:
-    """Audit and drill the target of the settings; with `drills: none` only define, for which no target is opened.
+            return session.define(plan, out=settings.out)
+        target, drills = open_target(settings.target), chosen(settings.drills)
+        return validation.measured(
+            self.name, target.name, lambda: self.measure(plan, target, out=settings.out, drills=drills), out=settings.out
+        )
 
-    Raises:
-        TapecheckError: see `running.run`.
-    """
-    from tapecheck.recovery import session  # Chaos Toolkit, httpx and psycopg: paid by who measures
+    def measure(self, plan: RecoveryPlan, target: Target, *, out: str = "", drills: Sequence[Drill] = ()) -> Recording:
+        """Audit a target and do drills; see `session.run`, which says what it raises."""
+        from tapecheck.recovery import session  # Chaos Toolkit, httpx and psycopg: paid by who measures
 
-    if settings.drills == NONE:
-        return session.define(plan, out=settings.out)
-    target = open_target(settings.target)
-    return validation.measured("rto_rpo", target.name, lambda: session.run(plan, target, drills, out=settings.out), out=settings.out)
+        return session.run(plan, target, drills, out=out)
 
+    def summarize(self, recording: Recording, plan: RecoveryPlan) -> RecoverySummary:
+        """Summarize a recording by a plan."""
+        return analysis.summarize(recording, plan)
 
-def summarize(recording: Recording, plan: RecoveryPlan) -> RecoverySummary:
-    """Summarize a recording by a plan."""
-    return analysis.summarize(recording, plan)
+    def judge(self, summary: RecoverySummary, plan: RecoveryPlan) -> list[Check]:
+        """Judge every objective of the plan that was put to the test."""
+        return analysis.check(summary, plan)
 
+    def rules(self, recording: Recording, summary: RecoverySummary, plan: RecoveryPlan) -> list[Finding]:
+        """Return what the figures say."""
+        return findings.find(recording, summary, plan)
 
-def judge(recording: Recording, summary: RecoverySummary, plan: RecoveryPlan) -> list[Check]:
-    """Judge every promise of the plan that was put to the test."""
-    return analysis.check(recording, summary, plan)
+    def bottleneck(self, found: Sequence[Finding]) -> Finding | None:
+        """Return what is lost or missed, or the recovery nearest to its objective."""
+        return findings.bottleneck(found)
 
+    def say(self, recording: Recording, summary: RecoverySummary, found: Sequence[Finding]) -> str:
+        """Return the slowest recovery, and what was lost."""
+        limit = findings.bottleneck(found)
+        return " ".join(text for text in (f"{limit.finding}." if limit else "", _slowest(summary.timed), _kept(summary.rpo)) if text)
 
-def find(recording: Recording, summary: RecoverySummary, plan: RecoveryPlan) -> list[Finding]:
-    """Return what the figures say, each with its evidence."""
-    return findings.find(recording, summary, plan) + validation.neighbours(recording.context)
+    def part(self, found: Analysis[RecoveryPlan, Recording, RecoverySummary]) -> dict[str, Any]:
+        """Return the plan as it was, and the figures."""
+        names = ("rto", "freshness", "rpo", "alerts", "lint", "false_ages", "wrong_answers")
+        return {"definition": definition(found.plan), **{name: getattr(found.summary, name) for name in names}}
 
+    def spans_ns(self, recording: Recording) -> Iterable[tuple[int, int]]:
+        """Return when the drills ran."""
+        return [(one.began_ns, one.ended_ns) for one in recording.context.trials]
 
-def headline(recording: Recording, summary: RecoverySummary, checks: list[Check], found: list[Finding]) -> str:
-    """Return the verdict in one line of Markdown, with the slowest recovery and what was lost."""
-    return validation.headline(recording.context, checks, _said(summary, found))
+    def failures(self, recording: Recording) -> Iterator[dict[str, Any]]:
+        """Yield one plain record a bar that was lost."""
+        for ack in recording.acks:
+            if ack.fate == "lost":
+                yield {name: value for name, value in dataclasses.asdict(ack).items() if value is not None}
 
-
-def _said(summary: RecoverySummary, found: list[Finding]) -> str:
-    limit = findings.bottleneck(found)
-    return " ".join(text for text in (f"{limit.finding}." if limit else "", _slowest(summary.timed), _kept(summary.rpo)) if text)
+    def files(self, found: Analysis[RecoveryPlan, Recording, RecoverySummary]) -> Mapping[str, Any]:
+        """Return the journals of the drills, and the plan written out."""
+        return {"journals.jsonl": found.recording.journals, "definition.md": document(found.plan, found.summary.lint)}
 
 
 def _slowest(timed: Sequence[Timed]) -> str:
@@ -118,43 +132,4 @@ def _kept(rpo: Mapping[str, TierSummary]) -> str:
     return f"Of {acknowledged:,} bars acknowledged during drills {lost or 'none'} {'were' if lost else 'was'} lost." if acknowledged else ""
 
 
-def record(
-    recording: Recording,
-    summary: RecoverySummary,
-    checks: list[Check],
-    plan: RecoveryPlan,
-    *,
-    settings: Settings,
-    figures: Mapping[str, Picture],
-) -> Recorded:
-    """Write the run folder and return where it is; see `runs.record`."""
-    found = find(recording, summary, plan)
-    result = RecoveryResult(
-        **validation.head(recording.context, recording.source, settings, checks, found, _said(summary, found)),
-        validation="rto_rpo",
-        bottleneck=findings.bottleneck(found),
-        definition=definition(plan),
-        rto=summary.rto,
-        freshness=summary.freshness,
-        rpo=summary.rpo,
-        alerts=summary.alerts,
-        lint=summary.lint,
-        false_ages=summary.false_ages,
-        wrong_answers=summary.wrong_answers,
-        measured_s=recording.context.measured_s((one.began_ns, one.ended_ns) for one in recording.context.trials),
-    )
-    return folders.record(
-        result,
-        out=settings.out,
-        tables=recording.tables(),
-        figures=figures,
-        lines={"failures": failures(recording), "journals": recording.journals},
-        texts={"definition.md": document(plan, summary.lint)},
-    )
-
-
-def failures(recording: Recording) -> Iterator[dict[str, Any]]:
-    """Yield one plain record a bar that was lost."""
-    for ack in recording.acks:
-        if ack.fate == "lost":
-            yield {name: value for name, value in dataclasses.asdict(ack).items() if value is not None}
+recovery = Recovery()

@@ -25,6 +25,7 @@ from tapecheck.verdict import Check, Verdict
 
 RESULT = "result.json"
 UNFINISHED = "unfinished"
+PLAIN = (".json", ".jsonl")
 MOST_ROWS = 20_000_000  # of a table that is read: about 2 GB
 MOST_OBJECTS = 1_000_000  # of a table whose rows become Python objects
 UNFINISHED_VARIABLE = "TAPECHECK_UNFINISHED"  # where a batch keeps what is left of a notebook that does not end
@@ -113,7 +114,7 @@ def keep(run_id: str, tables: Mapping[str, pa.Table], validation: str, *, out: s
     part = folder.with_name(f".{folder.name}.part")
     with suppress(OSError):
         part.mkdir(parents=True)
-        _write(part, tables, {}, {}, {})
+        _write(part, tables, {}, {})
         part.rename(folder)
     shutil.rmtree(part, ignore_errors=True)
 
@@ -137,33 +138,28 @@ def recording(path: str | Path, validation: str) -> Path:
     return folder if is_unfinished(folder) and folder.name.startswith(f"{validation}-") else read(path, validation).folder
 
 
-@contextmanager
-def reading(source: str, what: str, kind: str) -> Iterator[None]:
-    """Read the files of a recording: what goes wrong is a problem of its `source`, which should have been a complete run of that kind.
+@dataclass(frozen=True, slots=True)
+class Table:
+    """What a table of a recording has: its columns, which of them an older recording may lack, which may be null, and its most rows."""
+
+    schema: pa.Schema
+    may_lack: Sequence[str] = ()
+    may_be_null: Sequence[str] = ()
+    most: int = MOST_ROWS
+
+
+def table(file: Path, kind: Table) -> pa.Table:
+    """Read a table of a recording: its own columns, and what others it has. What it is, is known before a row is read.
 
     Raises:
-        ConfigError: a file is missing, broken, incomplete or too large.
+        ValueError: it has too many rows, lacks a column, or has one of another type, or nulls where there may be none.
     """
-    try:
-        yield
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, pa.ArrowException) as error:
-        got = f"{what} that cannot be read ({type(error).__name__}: {str(error)[:300]})"
-        raise ConfigError([Problem(file=source, key="run", got=got, allowed=f"a complete {kind} run")]) from error
-
-
-def table(
-    file: Path, schema: pa.Schema, *, may_lack: Sequence[str] = (), may_be_null: Sequence[str] = (), most: int = MOST_ROWS
-) -> pa.Table:
-    """Read a table of a recording: the columns of a schema, and what others it has. What it is, is known before a row is read.
-
-    Raises:
-        ValueError: it has more than `most` rows, lacks a column, or has one of another type, or nulls where there may be none.
-    """
+    schema, may_be_null = kind.schema, kind.may_be_null
     with pq.ParquetFile(file, pre_buffer=False) as stored:  # reading ahead would hold the whole file beside the table
         found, rows = stored.schema_arrow, stored.metadata.num_rows
-        if rows > most:
-            raise ValueError(f"{file.name} has {rows:,} rows; at most {most:,} are read")
-        wrong = [f"no column {name}" for name in schema.names if name not in found.names and name not in may_lack]
+        if rows > kind.most:
+            raise ValueError(f"{file.name} has {rows:,} rows; at most {kind.most:,} are read")
+        wrong = [f"no column {name}" for name in schema.names if name not in found.names and name not in kind.may_lack]
         wrong += [f"{name} twice" for name in dict.fromkeys(found.names) if found.names.count(name) > 1]
         wrong += [f"{one.name} is {one.type}" for one in found if not _fits(one, schema, may_be_null)]
         if wrong:
@@ -203,13 +199,11 @@ def record(
     out: str | Path,
     tables: Mapping[str, pa.Table] | None = None,
     figures: Mapping[str, Picture] | None = None,
-    lines: Mapping[str, Iterable[Mapping[str, Any]]] | None = None,
-    documents: Mapping[str, Any] | None = None,
-    texts: Mapping[str, str] | None = None,
+    files: Mapping[str, Any] | None = None,
 ) -> Recorded:
-    """Write a run folder: result.json, one Parquet file a table, one PNG a figure, one JSON-lines file each of `lines`, and documents.
+    """Write a run folder: result.json, one Parquet file a table, one PNG a figure, and further files.
 
-    A document is JSON of another's format, such as a Chrome trace; a text is whatever its name, which has an ending, says.
+    What a further file holds, its ending says: `.jsonl` takes rows, `.json` plain data, and any other ending text.
     A figure that cannot be drawn is left out and named.
 
     It is written under a temporary name and renamed when it is whole, then `latest` points at it. No run is ever changed: the same
@@ -220,7 +214,8 @@ def record(
     """
     base = check_writable(out)
     small, not_drawn = _drawn(figures or {})
-    small |= {name: text.encode() for name, text in (texts or {}).items()}
+    plain = {name: content for name, content in (files or {}).items() if Path(name).suffix in PLAIN}
+    small |= {name: text.encode() for name, text in (files or {}).items() if name not in plain}
     folder = None
     if base is not None:
         result, folder = _as_recorded(result, base / result.validation / result.run_id, small)
@@ -229,7 +224,7 @@ def record(
             if folder is None:
                 folder = base / result.validation / result.run_id
                 with _part(folder, raw) as part:
-                    _write(part, {} if raw.is_dir() else tables or {}, small, lines or {}, documents or {})
+                    _write(part, {} if raw.is_dir() else tables or {}, small, plain)
                     write_json(part / RESULT, results.to_json(result))
             point_latest(folder)
         except OSError as error:
@@ -307,23 +302,15 @@ def _holds(folder: Path, result: Result, small: Mapping[str, bytes]) -> bool:
         return False
 
 
-def _write(
-    folder: Path,
-    tables: Mapping[str, pa.Table],
-    small: Mapping[str, bytes],
-    lines: Mapping[str, Iterable[Mapping[str, Any]]],
-    documents: Mapping[str, Any],
-) -> None:
+def _write(folder: Path, tables: Mapping[str, pa.Table], small: Mapping[str, bytes], plain: Mapping[str, Any]) -> None:
     """Write every file of a run but its result; see `record`."""
     for name, table in tables.items():
         pq.write_table(table, folder / f"{name}.parquet", compression="zstd")
     for name, data in small.items():
         (folder / name).write_bytes(data)
-    for name, rows in lines.items():
-        with (folder / f"{name}.jsonl").open("w", encoding="utf-8") as file:
-            file.writelines(json.dumps(row) + "\n" for row in rows)
-    for name, document in documents.items():
-        (folder / f"{name}.json").write_text(json.dumps(document), encoding="utf-8")
+    for name, content in plain.items():
+        with (folder / name).open("w", encoding="utf-8") as file:
+            file.writelines([json.dumps(content)] if Path(name).suffix == ".json" else (json.dumps(row) + "\n" for row in content))
 
 
 def write_json(path: Path, data: Any) -> None:
@@ -415,7 +402,7 @@ def listed(out: str | Path) -> list[Run]:
     return list(each(out))
 
 
-def each(out: str | Path, validations: Sequence[str] = config.VALIDATIONS) -> Iterator[Run]:
+def each(out: str | Path, validations: Iterable[str] = config.VALIDATIONS) -> Iterator[Run]:
     """Yield what `listed` returns, one at a time: a thousand whole results take a gigabyte."""
     base = config.outputs(out)
     folders = [f for v in validations for f in base.glob(f"{v}/[!.]*") if f.is_dir() and not f.is_symlink()]

@@ -93,7 +93,7 @@ def _recording(path: Path, found: Measurement, source: str) -> Recording:
         told=dict(found.told),
     )
     table = table_of(samples, dict.fromkeys(samples, requests.values if requests else []))
-    return Recording(samples=table, resources=resources.SCHEMA.empty_table(), context=context, source=source)
+    return Recording(tables={"samples": table, "resources": resources.SCHEMA.empty_table()}, context=context, source=source)
 
 
 def _generator(found: Measurement, name: str) -> GeneratorStats:
