@@ -117,7 +117,9 @@ def test_throughput_counts_a_request_when_it_ends() -> None:
 def test_cpu_and_memory_are_drawn_each_in_its_panel() -> None:
     """Each line is what the table has of its process: busy cores above, resident memory below, on the clock of the requests."""
     one = built("one scenario")
-    late = dataclasses.replace(one.recording, resources=one.recording.resources.slice(2))  # the watch began after the first request
+    late = dataclasses.replace(
+        one.recording, tables={**one.recording.tables, "resources": one.recording.resources.slice(2)}
+    )  # the watch began after the first request
     figure = dataclasses.replace(one, recording=late).figures()["resources"]()
     start_ns = late.samples.column("intended_ns").to_numpy().min()
     for ax, column, label in zip(figure.axes[1:], ("cpu_ratio", "rss_mb"), ("CPU (busy cores)", "resident memory (MB)"), strict=True):
