@@ -102,7 +102,7 @@ def test_both_sides_of_a_load_proof_were_really_asked(measured: Recording, summa
 
 def test_every_run_kept_its_order(measured: Recording) -> None:
     """Interleaved (ABBA), one at a time."""
-    own = measured.of("fewer")
+    own = measured.of_proof("fewer")
     assert [one.side for one in own] == ["before", "after", "after", "before"] * 2
     assert all(a.ended_ns <= b.began_ns for a, b in itertools.pairwise(own))
 

@@ -20,7 +20,7 @@ from tapecheck.load.analysis import ScenarioSummary, check
 from tapecheck.load.generator import Generator
 from tapecheck.load.plan import METRICS, LoadPlan
 from tapecheck.load.recording import Limits, Recording
-from tapecheck.load.validation import LoadResult, load
+from tapecheck.load.validation import LoadResult, LoadSummary, load
 from tapecheck.target.file import Target
 from tapecheck.verdict import Check, Verdict, parse
 
@@ -194,7 +194,7 @@ def test_a_figure_that_the_event_loop_may_have_made_is_marked() -> None:
     assert said.evidence["lag_p99_ms"] == 15.0
     result = LoadResult.main_figures(SimpleNamespace(scenarios=found, capacity=None))  # type: ignore[arg-type]
     assert result[0].endswith("(steady_state, the slowest, up to 94% the generator's)")
-    assert load.say(rec, found, [said]).count("up to 94% of p99") == 1
+    assert load.say(rec, LoadSummary(found), [said]).count("up to 94% of p99") == 1
 
 
 def test_groups_and_levels_are_marked_too() -> None:

@@ -162,4 +162,4 @@ def test_two_recorded_runs_differ_by_who_ran_beside_them() -> None:
     neighbour = {"measured": "backfill of sandbox", "pid": os.getpid(), "since": since.isoformat()}
     assert str(Neighbour(measured="m", pid=1, since=since)) == "m (pid 1, since 00:00:00 UTC)"
     for beside, wanted in (([neighbour], ["after ran beside another measurement: backfill of sandbox"]), ([], []), (None, [])):
-        assert list(recorded.differs(before, {**before, "beside": beside}, {})) == wanted
+        assert list(recorded.confounders(before, {**before, "beside": beside}, {})) == wanted
