@@ -1,16 +1,182 @@
-"""An answer that looks like the last one is taken without parsing it; nobody can tell by what is recorded."""
+"""Answers: every fault is named, every right way to answer is right, and one that looks like the last is taken without parsing it."""
 
 import asyncio
+import gzip
 import itertools
 from typing import cast
 
 import numpy as np
 import pytest
 import servers
-from engines import errors, run
+from engines import errors, requests_for, run, work_for
+from servers import Server
 
 from tapecheck.load.engine import protocol
-from tapecheck.load.engine.protocol import UNKNOWN, Connection, Exchange
+from tapecheck.load.engine.engine import measure
+from tapecheck.load.engine.protocol import UNKNOWN, Connection, Exchange, server_times_ms
+from tapecheck.target.file import RequestTemplate
+
+each_shape = pytest.mark.parametrize("shape", [{"rounds": 3}, {"duration_s": 0.15}], ids=["burst", "closed"])
+
+
+# ---- faults and right answers ----
+
+
+HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\n"
+FAULTS = {
+    "500": (servers.status(500), "status"),
+    "redirect": (servers.status(302, "Location: /elsewhere\r\n"), "status"),
+    "reset in mid-body": (servers.resets_in_mid_body, "reset"),
+    "cut body": (servers.cuts_body, "closed_early"),
+    "closed without a word": (servers.raw(b"", close=True), "closed_early"),
+    "garbage": (servers.raw(b"\x00\x01garbage\r\n\r\n" * 5), "protocol"),
+    "ssh": (servers.raw(b"SSH-2.0-OpenSSH_9.2\r\n"), "protocol"),
+    "two answers": (servers.twice(), "protocol"),
+    "more body than it said": (servers.raw(HEAD + b"Content-Length: 2\r\n\r\nokHTTP"), "protocol"),
+    "two lengths": (servers.raw(HEAD + b"Content-Length: 2\r\nContent-Length: 3\r\n\r\nokk"), "protocol"),
+    "upgrade": (servers.raw(b"HTTP/1.1 101 Switching\r\nUpgrade: x\r\nConnection: Upgrade\r\n\r\n"), "protocol"),
+    "100,000 bytes of headers": (servers.raw(HEAD + b"X: " + b"x" * 100_000 + b"\r\nContent-Length: 2\r\n\r\nok"), "protocol"),
+    "headers without end": (servers.raw(HEAD + b"X: y\r\n" * 20_000), "protocol"),
+    "bad chunk": (servers.raw(HEAD + b"Transfer-Encoding: chunked\r\n\r\nzz\r\nok\r\n0\r\n\r\n"), "protocol"),
+    "not JSON": (servers.body(b"{not json"), "content"),
+    "bad gzip": (servers.body(b"plain", "Content-Encoding: gzip\r\n"), "content"),
+}
+
+
+@each_shape
+@pytest.mark.parametrize("fault", FAULTS)
+def test_a_fault_is_counted_by_its_name(fault: str, shape: dict[str, object]) -> None:
+    """Each request that meets a fault is a row with that error and a time; none is dropped, nothing is raised."""
+    behaviour, kind = FAULTS[fault]
+    measured, _ = run(behaviour, **shape)
+    counted = errors(measured.samples)
+    if kind == "content":
+        assert counted[kind] == measured.checked > 0
+    else:
+        assert counted == {kind: len(measured.samples)}
+    assert len(measured.samples) >= 10
+
+
+@pytest.mark.parametrize("pause_s", [0.0001, 0.005])
+def test_answers_that_nobody_asked_for_are_noticed_when_they_come_apart(pause_s: float) -> None:
+    """Surplus answers between which others were sent are found out, and never pass as a run without errors."""
+    measured, _ = run(servers.twice(pause_s), duration_s=0.2, concurrency=3)
+    assert errors(measured.samples).get("protocol", 0) + measured.unsolicited > 0
+
+
+JSON = b"Content-Type: application/json\r\n"
+RIGHT = {
+    "chunked": servers.chunked,
+    "body until close": servers.until_close,
+    "interim answer": servers.interim,
+    "three interim answers": servers.interims,
+    "keep-alive of HTTP/1.0": servers.raw(b"HTTP/1.0 200 OK\r\nConnection: keep-alive\r\n" + JSON + b"Content-Length: 2\r\n\r\n{}"),
+    "chunks with extensions and a trailer": servers.raw(
+        b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nTransfer-Encoding: chunked\r\n\r\n2;a=b\r\n{}\r\n0\r\nX: y\r\n\r\n"
+    ),
+    "closes after each": servers.closes_after_each,
+    "gzip": servers.zipped,
+    "slow": servers.slow(0.01),
+}
+
+
+@each_shape
+@pytest.mark.parametrize("kind", RIGHT)
+def test_every_right_way_to_answer_succeeds(kind: str, shape: dict[str, object]) -> None:
+    """Chunked, close-delimited, interim, closing and compressed answers are right answers."""
+    measured, _ = run(RIGHT[kind], **shape)
+    assert errors(measured.samples) == {"none": len(measured.samples)}
+    assert measured.checked > 0
+
+
+@pytest.mark.parametrize(
+    ("behaviour", "request_line", "status"),
+    [
+        (servers.raw(b"HTTP/1.1 204 No Content\r\n\r\n"), "GET /x", 204),
+        (servers.raw(b"HTTP/1.1 304 Not Modified\r\nContent-Length: 5000\r\n\r\n"), "GET /x", 304),
+        (servers.headed, "HEAD /x", 200),
+    ],
+)
+def test_an_answer_without_a_body_ends_with_its_head(behaviour: servers.Behaviour, request_line: str, status: int) -> None:
+    """204, 304 and every answer to HEAD, whatever length they name."""
+    template = RequestTemplate.model_validate({"request": request_line, "expect": {"status": status}})
+    with Server(behaviour) as server:
+        samples = measure(work_for(server, requests_for(server.url, template=template, parameters={}), rounds=3)).samples
+        assert errors(samples) == {"none": 30}
+        assert server.seen.connections == 10
+
+
+def test_a_body_beyond_the_limit_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A body that is too large ends its request, and the engine goes on."""
+    monkeypatch.setattr(protocol, "BODY_LIMIT", 100_000)
+    measured, _ = run(servers.body(b"x" * 3_000_000, "Content-Type: text/plain\r\n"))
+    assert errors(measured.samples) == {"too_large": 10}
+
+
+def test_bytes_are_those_on_the_wire() -> None:
+    """Head and body count as they were sent, also when the body is compressed."""
+    text = b'{"symbol": "AAPL"}'
+    head = b"HTTP/1.1 200 Planted\r\nContent-Type: application/json\r\nContent-Length: 18\r\n\r\n"
+    assert set(run(servers.body(text))[0].samples["bytes"]) == {len(head) + len(text)}
+    zipped = gzip.compress(b'{"symbol": "AAPL"}' * 1000, mtime=0)
+    head = b"HTTP/1.1 200 Planted\r\nContent-Type: text/plain\r\nContent-Encoding: gzip\r\nContent-Length: %d\r\n\r\n" % len(zipped)
+    behaviour = servers.body(zipped, "Content-Type: text/plain\r\nContent-Encoding: gzip\r\n")
+    assert set(run(behaviour)[0].samples["bytes"]) == {len(head) + len(zipped)}
+
+
+# ---- Server-Timing ----
+
+
+def test_server_timing_is_recorded() -> None:
+    """What the target says of its own time and its database's stands in every row; NaN where it says nothing."""
+    samples = run(servers.timed)[0].samples
+    assert set(samples["server_ms"]) == {7.25}
+    assert set(samples["db_ms"]) == {2.5}
+    assert np.isnan(run(servers.fast)[0].samples["server_ms"]).all()
+
+
+@pytest.mark.parametrize(
+    ("head", "db_ms"),
+    [
+        (b"SERVER-TIMING: db;dur=2.5\r\nContent-Length: 2", 2.5),
+        (b"Content-Length: 2\r\nserver-timing:db;dur=2.5\r\nServer-Timing: app;dur=3", 2.5),
+        (b"X: " + b"x" * 8000 + b"\r\nServer-Timing: db;dur=2.5\r\nContent-Length: 2", 2.5),
+        (b"Content-Length: 2\r\nX-Server-Timing: db;dur=2.5", np.nan),
+        (b"Content-Length: 30\r\nX: a=b\r\n\r\nok\r\nServer-Timing: db;dur=2.50", np.nan),  # in the body
+    ],
+)
+def test_server_timing_is_a_header_of_the_final_answer(head: bytes, db_ms: float) -> None:
+    """However it is spelled and wherever it stands in the head, also behind an interim answer; a body says nothing of it."""
+    tail = b"" if b"\r\n\r\n" in head else b"\r\n\r\nok"
+    for before in (b"", b"HTTP/1.1 103 Early Hints\r\nServer-Timing: db;dur=9\r\n\r\n"):
+        samples = run(servers.raw(before + b"HTTP/1.1 200 OK\r\n" + head + tail))[0].samples
+        assert errors(samples) == {"none": len(samples)}
+        np.testing.assert_array_equal(samples["db_ms"], np.float32(db_ms))
+
+
+@pytest.mark.parametrize(
+    ("header", "server_ms", "db_ms"),
+    [
+        (b"db;dur=2.5, app;dur=7.25", 7.25, 2.5),
+        (b"app;dur=7, total;dur=5, server;dur=9", 5, np.nan),  # a name that means the whole goes before a longer metric
+        (b"db;dur=2.5, render;dur=4, auth;dur=1", 4, 2.5),
+        (b"auth;dur=1, sql;dur=3", 3, 3),
+        (b'Total;DUR="6.5"', 6.5, np.nan),
+        (b'total;desc="all, of it;dur=1";dur=5, db;dur=9', 5, 9),
+        (b"total ; dur = 4 ,db;desc=x; dur=2", 4, 2),
+        (b"cache;desc=hit", np.nan, np.nan),
+        (b"app;dur=-1, db;dur=nan, total;dur=soon", np.nan, np.nan),
+        (b"app;dur=1e99", np.nan, np.nan),
+        (b"", np.nan, np.nan),
+    ],
+)
+def test_server_times(header: bytes, server_ms: float, db_ms: float) -> None:
+    """The whole is `total`, `app` or `server`, else the longest metric; what is absent or absurd is not known."""
+    np.testing.assert_equal(server_times_ms(header), (server_ms, db_ms))
+
+
+# ---- answers like the last one ----
+
 
 OK = b"HTTP/1.1 200 OK\r\nServer-Timing: db;dur=2\r\nContent-Length: 4\r\n\r\n"
 ANSWERS = {
@@ -95,12 +261,13 @@ def told(segments: list[list[bytes]], method: str = "GET") -> tuple[list[object]
     return owner.told, owner.unparsed
 
 
-@pytest.fixture(autouse=True)
+@pytest.fixture
 def learns_from_each_answer(monkeypatch: pytest.MonkeyPatch) -> None:
     """Whatever the clock says."""
     monkeypatch.setattr(protocol, "LEARN_NS", 0)
 
 
+@pytest.mark.usefixtures("learns_from_each_answer")
 @pytest.mark.parametrize("method", ["GET", "HEAD"])
 @pytest.mark.parametrize("first", ANSWERS)
 def test_what_is_recorded_is_what_a_parser_says(first: str, method: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -120,6 +287,7 @@ def test_what_is_recorded_is_what_a_parser_says(first: str, method: str, monkeyp
         np.testing.assert_equal(got, told(one, method)[0])
 
 
+@pytest.mark.usefixtures("learns_from_each_answer")
 @pytest.mark.parametrize(
     ("first", "then", "unparsed"),
     [
