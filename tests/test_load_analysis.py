@@ -15,7 +15,7 @@ from tapecheck.load.engine.recorder import ErrorKind
 from tapecheck.load.plan import METRICS
 from tapecheck.load.recording import GeneratorStats, Recording
 from tapecheck.load.validation import load
-from tapecheck.verdict import Verdict, overall, parse
+from tapecheck.verdict import NOTHING, Verdict, overall, parse
 
 LIMITS = Limits(lag_p99_ms=20, cpu_ratio=0.9, achieved_ratio=0.95)
 OBJECTIVES = ("mean_ms < 500", "p95_ms < 1000", "p99_ms < 2000", "success_ratio > 0.99", "throughput_rps > 20")
@@ -316,6 +316,15 @@ def test_each_kind_of_time_is_judged_by_itself() -> None:
     p50 = summary["s"].response_time_ms.p50
     between = ((p50.low or 0) + p50.value) / 2
     assert (judged(f"p50_ms > {(p50.low or 0) - 1}"), judged(f"p50_ms > {between}")) == (Verdict.PASS, Verdict.NOT_PROVEN)
+
+
+def test_a_time_that_the_target_does_not_say_is_named() -> None:
+    """It answers, and only sends no Server-Timing: that is what is missing."""
+    for failed, said in ((range(0), analysis.NO_SERVER_TIMING), (range(500), NOTHING)):
+        rows = burst(np.full(500, 5.0), per_round=100, failed=dict.fromkeys(failed, ErrorKind.timeout))
+        rows["server_ms"][:] = np.nan
+        (check,) = analysis.check(analysis.summarize(recording({"s": rows}), LIMITS), [parse("server_p95_ms < 10", METRICS)])
+        assert (check.verdict, check.reason) == (Verdict.NO_DATA, said)
 
 
 def test_wrong_bodies_are_no_few_errors() -> None:

@@ -4,12 +4,13 @@ import json
 from dataclasses import replace
 
 import pytest
+from pydantic import TypeAdapter
 from regenerate import RESULTS, TESTS
 
 from tapecheck import config, validation
 from tapecheck.runs import results
 from tapecheck.runs.folders import Recorded
-from tapecheck.verdict import NEXT, Check, Verdict
+from tapecheck.verdict import NEXT, NOTHING, Check, Verdict
 
 
 @pytest.mark.parametrize("validation_name", RESULTS)
@@ -32,6 +33,38 @@ def test_what_is_not_met_is_said_once_for_all_objectives_with_one_reason() -> No
         f"b: p95_ms < 5, p99_ms < 5: invalid: late; {NEXT[Verdict.INVALID]}",
         f"c: p95_ms < 5: missed: 9 misses < 5; {NEXT[Verdict.FAIL]}",
     ]
+
+
+def of(validation_name: str, check: Check, *found: results.Finding) -> str:
+    """Return what the result of a validation says of a check that is not met."""
+    kind = TypeAdapter(RESULTS[validation_name])
+    result = kind.validate_python(json.loads((config.PROJECT / "tests" / "data" / validation_name / "result.json").read_text()))
+    (line,) = replace(result, checks=[check], recommendations=list(found)).missed()
+    return str(line)
+
+
+@pytest.mark.parametrize(
+    ("objective", "action"),
+    [("success_ratio > 0.9", "read failures"), ("s.failed < 1", "read failures"), ("p95_ms < 5", "add an index")],
+)
+def test_a_miss_has_the_advice_of_what_may_have_caused_it(objective: str, action: str) -> None:
+    """The generator's lag makes no request fail, and a failed request no other one slow."""
+    check = Check(name="s", objective=objective, value=9, bound=9, n=1, verdict=Verdict.FAIL, reason="missed")
+    actions = {"generator_late": "take as limits", "target_errors": "read failures", "database": "add an index"}
+    found = [results.Finding(name=name, finding=f"s: {name}", evidence={}, action=text) for name, text in actions.items()]
+    assert of("load", check, *found).endswith(f"missed; {action}")
+
+
+def test_a_check_whose_reason_says_what_to_do_gets_no_other_advice() -> None:
+    """A target that answers need not be made to; where a single round proves nothing, no quieter machine helps."""
+    check = Check(
+        name="s", objective="server_p95_ms < 5", value=None, bound=None, n=0, verdict=Verdict.NO_DATA, reason="no header: send one"
+    )
+    assert of("load", check).endswith("no data: no header: send one")
+    assert of("load", replace(check, reason=NOTHING)).endswith(NEXT[Verdict.NO_DATA])
+    one = replace(check, n=1, verdict=Verdict.NOT_PROVEN, reason="one round")
+    assert of("compare", one).endswith("one round; measure both sides in more rounds: as a proof of the compare plan")
+    assert of("compare", replace(one, n=9)).endswith(NEXT[Verdict.NOT_PROVEN])
 
 
 @pytest.mark.parametrize(

@@ -50,7 +50,7 @@ def test_what_is_not_known_is_not_printed() -> None:
     [
         ([outcome()], "Every objective is met."),
         ([outcome(), outcome("backfill", 1)], "Objectives missed (backfill): find the cause"),
-        ([outcome(exit_code=2), outcome("rto_rpo", 2)], "No verdict (load, rto_rpo): not everything could be judged; run it again"),
+        ([outcome(exit_code=2), outcome("rto_rpo", 2)], "No verdict (load, rto_rpo): not everything could be judged; do what"),
         ([outcome(), outcome("backfill", 3)], "Ended early, or without a chart (backfill): the reason stands above"),
         ([outcome("load", 4)], "Not run (load): correct what the lines above name"),
     ],

@@ -35,6 +35,7 @@ class Verdict(StrEnum):
     NO_DATA = "no_data"
 
 
+NOTHING = "nothing was measured that this objective could be judged by"
 NEXT: Mapping[Verdict, str] = {  # what to do about it, where nothing more particular is known
     Verdict.FAIL: "find the cause in the run's report, fix it, and measure again",
     Verdict.INVALID: "remove what the reason names, and measure again",
@@ -74,10 +75,10 @@ class Objective:
 class Measured:
     """A value with the bound that counts against its objective, and the n behind both.
 
-    `bound` is the one-sided 95 % bound on the unfavourable side; None where n cannot support one, and equal to the
-    value where the value is exact (a count, or a mean that is reported without an interval). `needed_n` says how many
-    samples would give a bound; `unbounded` why no number of them would. `added` is how much of the value the instrument
-    may have added: where that decides, the check is invalid.
+    `bound` is the one-sided 95 % bound on the unfavourable side; None where n cannot support one, and equal to the value where the
+    value is exact (a count, or a mean that is reported without an interval). `needed_n` says how many samples would give a bound;
+    `unbounded` why no number of them would; `missing` why there is no value, and what to do. `added` is how much of the value the
+    instrument may have added: where that decides, the check is invalid.
     """
 
     value: float | None
@@ -85,6 +86,7 @@ class Measured:
     n: int
     needed_n: int | None = None
     unbounded: str | None = None
+    missing: str | None = None
     added: float = 0.0
 
 
@@ -164,7 +166,7 @@ def _decide(objective: Objective, measured: Measured, invalid: str | None) -> tu
     if invalid is not None:
         return Verdict.INVALID, invalid
     if measured.value is None or measured.n == 0:
-        return Verdict.NO_DATA, "nothing was measured that this objective could be judged by"
+        return Verdict.NO_DATA, measured.missing or NOTHING
     if objective.met_by(measured.value) != objective.met_by(measured.value - measured.added):
         return (
             Verdict.INVALID,

@@ -274,7 +274,7 @@ def judge(name: str, metric: Metric, one: Difference, proof: ProofSummary, least
     is_open = one.change == Change.NOT_PROVEN and verdict != Verdict.PASS
     more = [f"about {one.needed_rounds} rounds needed"] if one.needed_rounds and is_open else []
     more += [f"{lost} of {proof.planned_rounds} rounds do not count"] if lost else []
-    more += [f"{one.ratio.n} rounds count, at least {least} are needed"] if one.ratio and one.ratio.n < least and is_open else []
+    more += [f"at least {least} rounds needed, {one.ratio.n} measured"] if one.ratio and one.ratio.n < least and is_open else []
     more += [proof.not_compared] if proof.not_compared else []
     more += [_unseen(one)] if one.change == Change.NOT_PROVEN and verdict == Verdict.PASS else []
     claimed = "no difference is claimed" if one.change == Change.NOT_PROVEN else one.change.replace("_", " ")

@@ -12,13 +12,13 @@ from tapecheck.compare import plan as plans
 from tapecheck.compare import samples as spectra
 from tapecheck.compare.analysis import ProofSummary
 from tapecheck.compare.difference import Change
-from tapecheck.compare.plan import ComparePlan, Proof, Question
+from tapecheck.compare.plan import ROUNDS_NEEDED, ComparePlan, Proof, Question
 from tapecheck.compare.recording import SAMPLES, Compared, Context, Recording
 from tapecheck.runs.folders import Table
 from tapecheck.runs.results import Finding, Result
 from tapecheck.target.file import Target
 from tapecheck.validation import Analysis, Types
-from tapecheck.verdict import Check
+from tapecheck.verdict import Check, Verdict
 
 
 class Settings(validation.Settings):
@@ -49,6 +49,12 @@ class CompareResult(Result):
     before: Compared | None
     after: Compared | None
     differs: list[str]
+
+    def advice(self, check: Check) -> str:
+        """Say what to do; where too few rounds were measured, no quieter machine helps."""
+        if check.verdict == Verdict.NOT_PROVEN and check.n < ROUNDS_NEEDED:
+            return "measure both sides in more rounds: as a proof of the compare plan"
+        return Result.advice(self, check)
 
     def main_figures(self) -> list[str]:
         """Return of each proof what it saves, or that nothing changed, and what the method check claims."""

@@ -342,6 +342,10 @@ def _resources(table: pa.Table, part: Rows) -> dict[str, ProcessUse]:
 
 # ---- judgement ----
 
+NO_SERVER_TIMING = (
+    "no Server-Timing header was seen, which says how long the target took: let it send one, or judge response times (p95_ms)"
+)
+NO_SERVICE_TIME = "service times were not recorded: judge response times (p95_ms), or measure here"
 UNBOUNDED = "the value meets it; the tool does not carry what would bound it"
 
 
@@ -357,7 +361,8 @@ def check(summary: Mapping[str, ScenarioSummary], objectives: Iterable[Objective
 
 def not_measured(objective: Objective) -> Check:
     """Return the check of an objective that is about nothing that was measured."""
-    name, reason = objective.scope or "all scenarios", "nothing was measured that it is about"
+    name = objective.scope or "all scenarios"
+    reason = "nothing was measured that it is about: run that scenario too, or take the objective out of the plan"
     return Check(name=name, objective=str(objective), value=None, bound=None, n=0, verdict=Verdict.NO_DATA, reason=reason)
 
 
@@ -383,7 +388,8 @@ def measured(scenario: ScenarioSummary, objective: Objective) -> Measured:
     added = scenario.generator_ms.get(metric, 0.0)  # counts, rates and what the target says hold none
     times, metric = _times(scenario, metric)
     if times is None or scenario.succeeded == 0:
-        return Measured(value=None, bound=None, n=0)
+        why = {"server": NO_SERVER_TIMING, "service": NO_SERVICE_TIME} if scenario.succeeded else {}
+        return Measured(value=None, bound=None, n=0, missing=why.get(objective.metric.partition("_")[0]))
     if metric in EXACT:
         value = _if_known(getattr(times, metric))
         return Measured(value=value, bound=value, n=n, added=added)

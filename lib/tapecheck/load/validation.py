@@ -42,6 +42,11 @@ class LoadResult(Result):
     capacity: CapacityResult | None = None
     tool: Tool | None = None
 
+    def explains(self, finding: Finding, check: Check) -> bool:
+        """Tell whether a finding may be the cause of a miss: of failed requests failures are, and of a time neither they nor lag."""
+        is_failure, metric = finding.name in ("target_errors", "few_errors"), check.objective.split()[0].rpartition(".")[2]
+        return is_failure if metric in ("success_ratio", "failed") else not is_failure and finding.name != "generator_late"
+
     def main_figures(self) -> list[str]:
         """Return the percentiles and the rate of the slowest scenario, and the capacity."""
         timed = {name: one.response_time_ms for name, one in self.scenarios.items() if one.response_time_ms and not one.invalid}

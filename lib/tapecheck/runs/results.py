@@ -15,7 +15,7 @@ import psutil
 from pydantic import TypeAdapter
 
 from tapecheck import config
-from tapecheck.verdict import NEXT, Check, Verdict
+from tapecheck.verdict import NEXT, NOTHING, Check, Verdict
 
 if TYPE_CHECKING:
     from jsonschema_rs import Draft202012Validator
@@ -103,15 +103,20 @@ class Result:
         """Say of the objectives that are not met why, and what to do, a sentence for all that have one reason."""
         alike: dict[tuple[str, Verdict, str], list[str]] = {}
         for check in (check for check in self.checks if check.verdict != Verdict.PASS):
-            alike.setdefault((check.name, check.verdict, check.reason), []).append(check.objective)
-        return [
-            f"{name}: {', '.join(objectives)}: {_SAID[verdict]}: {reason}; {self._next(name, verdict)}"
-            for (name, verdict, reason), objectives in alike.items()
-        ]
+            why = "; ".join(filter(None, (check.reason, self.advice(check))))
+            alike.setdefault((check.name, check.verdict, why), []).append(check.objective)
+        return [f"{name}: {', '.join(objectives)}: {_SAID[verdict]}: {why}" for (name, verdict, why), objectives in alike.items()]
 
-    def _next(self, name: str, verdict: Verdict) -> str:
-        found = (one.action for one in self.recommendations if one.finding.startswith(f"{name}: "))
-        return next(found, NEXT[verdict]) if verdict == Verdict.FAIL else NEXT[verdict]
+    def advice(self, check: Check) -> str:
+        """Say what to do about an objective that is not met; nothing where its reason says so."""
+        if check.verdict == Verdict.FAIL:
+            own = (one for one in self.recommendations if one.finding.startswith(f"{check.name}: "))
+            return next((one.action for one in own if self.explains(one, check)), NEXT[Verdict.FAIL])
+        return "" if check.verdict == Verdict.NO_DATA and check.reason != NOTHING else NEXT[check.verdict]
+
+    def explains(self, finding: Finding, check: Check) -> bool:
+        """Tell whether a finding about what a check is of may be the cause of its failure."""
+        return True
 
 
 @functools.cache
