@@ -134,6 +134,23 @@ ANSWERS: dict[str, tuple[Behaviour, type[TargetError], int, str]] = {
     "silent close": (servers.raw(b"", close=True), TargetDown, 2, "closed before the answer was whole"),
     "reset": (servers.resets_in_mid_body, TargetDown, 2, "reset"),
     "ssh": (servers.raw(b"Invalid SSH identification string.\r\n", close=True), TargetDown, 2, "or is something else"),
+    "switches": (servers.raw(b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: x\r\n\r\n"), TargetError, 4, "another protocol"),
+    "two lengths": (
+        servers.raw(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nContent-Length: 3\r\n\r\n{}"),
+        TargetError,
+        4,
+        "breaks the rules of HTTP",
+    ),
+    "long head": (servers.body(b"{}", f"X-Long: {'x' * 70_000}\r\n"), TargetError, 4, "longer than 65,536 bytes, the most that is read"),
+    "longer head": (servers.body(b"{}", f"X-Long: {'x' * 300_000}\r\n"), TargetError, 4, "longer than 65,536 bytes, the most that is read"),
+    "no content": (servers.status(204, text=b""), TargetError, 4, "without a body; if that is right, write expect: {status: 204}"),
+    "binary": (servers.body(b"\x89PNG\r\n\x1a\n\0\0"), TargetError, 4, "not JSON: 10 bytes of binary data"),
+    "titled page": (
+        servers.body(b"<!DOCTYPE html><html><title>Log in</title>"),
+        TargetError,
+        4,
+        "not JSON: a web page with the title 'Log in'",
+    ),
     "garbage": (servers.raw(b"\x00\x01\x02\r\n\r\n"), TargetError, 4, "not HTTP"),
     "another body": (servers.wrong_symbol, TargetError, 4, "'symbol' is 'ZZZZ', expected 'S0'"),
     "not JSON": (servers.body(b"<html>hello</html>"), TargetError, 4, "not JSON"),
@@ -227,11 +244,12 @@ def test_https_to_a_plain_port_and_http_to_a_tls_port_are_named(tls_server: Serv
     """Either mix-up ends with one clear error that says what to write, also if the plain port waits for the end of what it cannot read."""
     with (
         Server(servers.fast) as plain,
-        pytest.raises(TargetDown, match=r"TLS: no handshake within 0.3 s.*the port answers without TLS: write http://"),
+        pytest.raises(TargetError, match=r"TLS: no handshake within 0.3 s.*the port answers without TLS: write http://"),
     ):
         check(plain.url.replace("http:", "https:"), timeout_s=0.3)
-    with pytest.raises(TargetError, match=r"(not HTTP|closed).*the port speaks TLS: write https:// in base_url"):
+    with pytest.raises(TargetError, match=r"(not HTTP|closed|reset).*the port speaks TLS: write https:// in base_url") as raised:
         check(f"http://localhost:{tls_server.port}")
+    assert raised.value.exit_code == 4, "only the configuration can mend it"
     refuses = servers.status(400, text=b"Invalid HTTP request received.")
     with Server(refuses) as plain, pytest.raises(TargetError) as caught:
         check(plain.url)

@@ -16,7 +16,7 @@ from anyio.from_thread import start_blocking_portal
 from tapecheck import config
 from tapecheck.errors import ConfigError, Problem, TargetDown, TargetError
 from tapecheck.load.engine import content
-from tapecheck.load.engine.protocol import BODY_LIMIT
+from tapecheck.load.engine.protocol import BODY_LIMIT, HEAD_LIMIT
 from tapecheck.load.engine.work import Address, PreparedRequest, Tls
 from tapecheck.target.file import Secret, Target
 from tapecheck.target.opening import beyond, is_loopback
@@ -28,6 +28,7 @@ TIMEOUT_S = 10.0  # for one answer
 CONNECT_S = 5.0  # for a connection
 PROBE_S = 1.0  # to find out whether a port speaks the other scheme
 QUOTED = 200  # characters of an answer in a message
+TOO_LONG_A_HEAD = f"its response headers are longer than {HEAD_LIMIT:,} bytes, the most that is read of them: let the target send fewer"
 CONNECT_SHARE = 0.9  # of the time for one answer, after which a connection or handshake that hangs is named as such
 
 
@@ -71,9 +72,11 @@ async def _check_all(
 
 
 async def _exchange(client: httpx.AsyncClient, sent: httpx.Request, target: Target) -> tuple[httpx.Response, bytes]:
-    """Return the answer and its body of at most `BODY_LIMIT` bytes, its secrets blanked out."""
+    """Return the answer, whose head and body are within the engine's limits, and its body, secrets blanked out."""
     parts, size = [], 0
     async with contextlib.aclosing(await client.send(sent, stream=True)) as answer:
+        if sum(len(name) + len(value) + len(": \r\n") for name, value in answer.headers.raw) > HEAD_LIMIT:
+            raise TargetError(f"{sent.method} {sent.url}: {TOO_LONG_A_HEAD}")
         async for part in answer.aiter_bytes():
             parts.append(part)
             size += len(part)
@@ -165,7 +168,7 @@ async def _check_one(client: httpx.AsyncClient, target: Target, request: Prepare
     except httpx.ConnectTimeout:
         kind = "TLS: no handshake" if address.tls else "no connection"
         hint = "is this port https?" if address.tls else "the target is too busy to accept one"
-        raise TargetDown(f"{what}: {kind} within {timeout_s:g} s: {hint}{_other_scheme(address)}") from None
+        raise _down(f"{what}: {kind} within {timeout_s:g} s: {hint}", _other_scheme(address)) from None
     except TimeoutError:
         raise TargetDown(f"{what}: no whole answer within {timeout_s:g} s: the target is too slow for any load, or hangs") from None
     except httpx.RemoteProtocolError as error:
@@ -179,10 +182,22 @@ async def _check_one(client: httpx.AsyncClient, target: Target, request: Prepare
             raise TargetError(f"{what}: {problem}: correct the request's `expect`, or base_url if this is another service")
 
 
+def _down(said: str, hint: str) -> TargetError:
+    """Return that the target does not answer; where it speaks the other scheme, only the configuration can mend that."""
+    return TargetError(said + hint) if hint else TargetDown(said)
+
+
 def _not_http(what: str, error: httpx.RemoteProtocolError, hint: str) -> TargetError:
-    if "disconnected" in str(error) or "peer closed" in str(error):
-        return TargetDown(f"{what}: the connection was closed before the answer was whole: the target failed, or is something else{hint}")
-    return TargetError(f"{what}: the answer is not HTTP ({error}): the port is of something else{hint}")
+    text = str(error)
+    if "disconnected" in text or "peer closed" in text:
+        return _down(f"{what}: the connection was closed before the answer was whole: the target failed, or is something else", hint)
+    if "too long" in text:
+        return TargetError(f"{what}: {TOO_LONG_A_HEAD}")
+    if "status line" in text:
+        return TargetError(f"{what}: the answer is not HTTP ({text}): the port is of something else{hint}")
+    if "_SWITCH_" in text:
+        return TargetError(f"{what}: answered 101 and switches to another protocol, which cannot be measured: correct the request")
+    return TargetError(f"{what}: the answer breaks the rules of HTTP ({text}): correct what the target, or a proxy before it, sends")
 
 
 def _transport(what: str, error: httpx.TransportError, hint: str) -> TargetError:
@@ -191,7 +206,7 @@ def _transport(what: str, error: httpx.TransportError, hint: str) -> TargetError
         return TargetError(f"{what}: TLS: the certificate is refused ({cause.verify_message}): name its authority with ca_file")
     if cause is not None:
         return TargetError(f"{what}: TLS: {(cause.reason or str(cause)).replace('_', ' ').lower()}: is this port https?{hint}")
-    return TargetDown(f"{what}: {str(error) or type(error).__name__}: the target closed or reset the connection{hint}")
+    return _down(f"{what}: {str(error) or type(error).__name__}: the target closed or reset the connection", hint)
 
 
 def _other_scheme(address: Address) -> str:
@@ -233,7 +248,10 @@ def _check_status(what: str, target: Target, request: PreparedRequest, answer: h
         raise TargetError(f"{says}: redirected to {_location(answer)}, and redirects are not followed: name that URL instead")
     if status == 429 or status >= 500:
         raise TargetDown(f"{says}: the target does not work, even without load: {content.shown(body)}")
-    raise TargetError(f"{says}: {content.shown(body, QUOTED)}{_other_scheme(address) if status == 400 else ''}")
+    hint = (
+        f"; if that is right, write expect: {{status: {status}}}" if answer.is_success else _other_scheme(address) if status == 400 else ""
+    )
+    raise TargetError(f"{says}: {content.shown(body, QUOTED)}{hint}")
 
 
 def _header_names(target: Target) -> str:

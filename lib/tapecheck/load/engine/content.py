@@ -90,7 +90,14 @@ def wrong(body: bytes, expected: Mapping[str, object], *, says_json: bool) -> st
 
 
 def shown(body: bytes, most: int = 60) -> str:
-    """Return the beginning of a body as one printable line."""
+    """Return the beginning of a body as one printable line; of a web page its title, and of binary data or none that it is so."""
+    if not body.strip():
+        return "without a body"
+    if b"\0" in body:
+        return f"{len(body):,} bytes of binary data"
+    if re.match(rb"\s*<(!doctype html|html)\b", body, re.IGNORECASE):
+        title = re.search(rb"<title[^>]*>([^<]*)", body, re.IGNORECASE)
+        return f"a web page{f' with the title {shown(title[1], most)}' if title and title[1].strip() else ''}"
     return repr(_short(re.sub(r"\s+", " ", body[: 4 * most].decode("utf-8", "replace")), most))
 
 
