@@ -25,7 +25,7 @@ from tapecheck.errors import ConfigError, Problem, TargetDown, TargetError
 from tapecheck.progress import Report
 from tapecheck.runs import folders, results
 from tapecheck.target import opening
-from tapecheck.target.opening import is_local_database, is_loopback
+from tapecheck.target.opening import client_options, is_local_database, is_loopback
 
 log = logging.getLogger(__name__)
 
@@ -120,7 +120,7 @@ def _check_source(url: str, timeout_s: float) -> None:
     """Ask for the root, without a key and so at no cost, to tell a source that is not there at once."""
     host = httpx.URL(url).host
     try:
-        httpx.get(url, timeout=min(timeout_s, 10), trust_env=not is_loopback(host))
+        httpx.get(url, timeout=min(timeout_s, 10), **client_options(url))
     except httpx.RequestError as error:
         why = line(error) or type(error).__name__
         raise TargetDown(f"the source {host} does not answer ({why}); nothing was fetched: is it running, and the network there?") from None

@@ -16,7 +16,7 @@ from tapecheck.backfill.bars import TIMEFRAMES, Bars, IntArray, to_ms
 from tapecheck.backfill.rate_limit import Bucket, Budget, Retry
 from tapecheck.backfill.recording import Trace
 from tapecheck.backfill.wire import BadPage, Refused, SourceError, Unreachable, decode, failure, retry_after_s
-from tapecheck.target.opening import is_loopback
+from tapecheck.target.opening import client_options
 from tapecheck.tickers import ticker_of
 
 PAGE_LIMIT = 50_000  # base aggregates a page, the most that the vendor allows
@@ -69,7 +69,7 @@ class Source:
             timeout=timeout_s,
             limits=httpx.Limits(max_connections=None, max_keepalive_connections=connections),  # the slots are the limit
             follow_redirects=False,
-            trust_env=not is_loopback(self._base.host),  # no proxy on the way to ourselves
+            **client_options(base_url),
         )
 
     async def __aenter__(self) -> Self:

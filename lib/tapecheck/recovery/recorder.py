@@ -27,7 +27,7 @@ from tapecheck.errors import MeasurementError
 from tapecheck.recovery import stored
 from tapecheck.recovery.objectives import RecoveryPlan, tiers
 from tapecheck.recovery.recording import Ack, Fate
-from tapecheck.target.opening import is_loopback
+from tapecheck.target.opening import client_options
 from tapecheck.tickers import ticker_of
 
 SCHEMA, LIVE = "tapecheck_drill", stored.SCHEMA
@@ -238,8 +238,7 @@ def _key(ack: Ack) -> tuple[str, float, int]:
 
 def _client(source_url: str, key: str) -> httpx.Client:
     headers = {"Accept": "application/json"} | ({"Authorization": f"Bearer {key}"} if key else {})
-    trusts = not is_loopback(httpx.URL(source_url).host)  # no proxy on the way to ourselves
-    return httpx.Client(base_url=source_url, headers=headers, timeout=ANSWER_S, follow_redirects=False, trust_env=trusts)
+    return httpx.Client(base_url=source_url, headers=headers, timeout=ANSWER_S, follow_redirects=False, **client_options(source_url))
 
 
 def _windows(lost: Iterable[Ack]) -> Iterator[_Window]:

@@ -9,6 +9,8 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
 
 import psutil
 
@@ -184,6 +186,13 @@ def is_loopback(host: str) -> bool:
         return ipaddress.ip_address(host.partition("%")[0]).is_loopback
     except ValueError:
         return host == "localhost"
+
+
+def client_options(url: str) -> dict[str, Any]:
+    """Return httpx's options for a URL: no proxy on the way to ourselves, and certificates are read only where one is checked."""
+    split = urlsplit(url)
+    is_here = is_loopback(split.hostname or "")
+    return {"trust_env": not is_here, "verify": not (is_here and split.scheme == "http")}
 
 
 def is_local_database(url: str) -> bool:
