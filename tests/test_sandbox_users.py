@@ -36,7 +36,7 @@ from tapecheck.recovery.drill_target import ground
 from tapecheck.recovery.objectives import Prober as Schedule
 from tapecheck.recovery.recording import INVALID, Ages
 from tapecheck.recovery.watchdog import Keeper
-from tapecheck.sandbox import reaper, supervision
+from tapecheck.sandbox import processes, supervision
 from tapecheck.sandbox.profile import Home, Profile
 from tapecheck.target import opening
 from tapecheck.target.file import RequestTemplate
@@ -88,7 +88,7 @@ def reapers(home: Home) -> list[psutil.Process]:
     return [
         one
         for one in psutil.process_iter(["cmdline"])
-        if "tapecheck.sandbox.reaper" in (one.info["cmdline"] or []) and one.environ().get("TAPECHECK_SANDBOX_HOME") == str(home.folder)
+        if "tapecheck.sandbox.processes" in (one.info["cmdline"] or []) and one.environ().get("TAPECHECK_SANDBOX_HOME") == str(home.folder)
     ]
 
 
@@ -122,10 +122,10 @@ def test_the_last_user_stops_it_however_each_ends(home: Home) -> None:
     urls = {user.opened() for user in users}
     assert len(urls) == 1
     supervisor, pids = running(home), {user.process.pid for user in users}
-    assert {one.pid for one in reaper.users(home)} == pids
+    assert {one.pid for one in processes.users(home)} == pids
     users[0].end(signal.SIGKILL)
     supervision.down_unused()
-    assert supervisor.is_running() and {one.pid for one in reaper.users(home)} == {users[1].process.pid}
+    assert supervisor.is_running() and {one.pid for one in processes.users(home)} == {users[1].process.pid}
     for waiting in reapers(home):
         waiting.kill()
         waiting.wait(PATIENCE_S)
@@ -150,7 +150,7 @@ def test_a_user_that_comes_while_it_is_stopped_gets_a_new_one(home: Home) -> Non
         status = supervision.status()
         assert status is not None and all(process.healthy for process in status.processes)
         assert opening.open_target("config/targets/sandbox.yaml").base_url == state.base_url
-        assert [one.pid for one in reaper.users(home)] == [os.getpid()], "several cells of one notebook are one user"
+        assert [one.pid for one in processes.users(home)] == [os.getpid()], "several cells of one notebook are one user"
     assert supervision.status() is None
 
 
@@ -171,7 +171,7 @@ def test_a_killed_run_leaves_neither_sandbox_nor_folders(home: Home, tmp_path: P
             if line.startswith("load: s"):
                 break
         assert process.poll() is None and said[-1].startswith("load: s"), said
-        supervisor, using = running(home), [one.pid for one in reaper.users(home)]
+        supervisor, using = running(home), [one.pid for one in processes.users(home)]
         assert len(using) == 2 and process.pid in using, "the run and its kernel"
         process.kill()
     supervisor.wait(PATIENCE_S)

@@ -1,12 +1,13 @@
 """The shape of the api's answers, and what the age of data means. It asks nobody."""
 
 import datetime as dt
-from typing import Annotated, Literal
+from typing import Annotated, Generic, Literal, TypeVar
 
 from pydantic import BaseModel, Field
 
 FRESH_S, AGING_S, STALE_S = 3600, 6 * 3600, 24 * 3600  # half-open: an age of exactly 1 h is aging
 Freshness = Literal["fresh", "aging", "stale", "missing"]
+Row = TypeVar("Row")
 
 
 def freshness_of(age_s: float | None) -> Freshness:
@@ -43,8 +44,8 @@ class FeatureBar(Bar):
     drawdown_100: float | None
 
 
-class Envelope(BaseModel):
-    """What every series comes in; `age_s` is the time since upstream confirmed that nothing is missing."""
+class Envelope(BaseModel, Generic[Row]):
+    """Rows of a series, oldest first; `age_s` is the time since upstream confirmed that nothing is missing."""
 
     symbol: str
     timeframe: str
@@ -53,18 +54,7 @@ class Envelope(BaseModel):
     freshness: Freshness
     warning: str | None
     source: Literal["database", "cache"]
-
-
-class Historical(Envelope):
-    """Bars, oldest first."""
-
-    rows: list[Bar]
-
-
-class Features(Envelope):
-    """Bars with features, oldest first."""
-
-    rows: list[FeatureBar]
+    rows: list[Row]
 
 
 class Missing(BaseModel):

@@ -7,11 +7,12 @@ import logging
 import time
 from collections import deque
 from collections.abc import AsyncIterator
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 import httpx
 from fastapi import FastAPI, Header, HTTPException, Path, Query, Response
 from fastapi_offline import FastAPIOffline
+from pydantic import BaseModel
 from starlette.datastructures import MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -21,10 +22,10 @@ from tapecheck.sandbox import store as sql
 from tapecheck.sandbox.answers import (
     STALE_S,
     Alert,
+    Bar,
     Envelope,
-    Features,
+    FeatureBar,
     Health,
-    Historical,
     Missing,
     NotFound,
     SchedulerHealth,
@@ -40,6 +41,7 @@ from tapecheck.sandbox.store import Entry, Store, Unreachable
 
 log = logging.getLogger("uvicorn.error")
 TRIGGER_EVERY_S = 5.0
+SaidT = TypeVar("SaidT", bound=BaseModel)
 
 Symbol = Annotated[str, Path(pattern=r"^[A-Z][A-Z.]{0,9}$", examples=["AAPL"])]
 Limit = Annotated[int, Query(ge=1, le=5000, description="rows, the newest ones")]
@@ -76,12 +78,12 @@ class Service:
             raise HTTPException(503, trouble, {"Retry-After": "1"})
         if entry.freshness() == "missing" or (entry.count == 0 and query.start is None):
             raise HTTPException(404, (await self._missing(query)).model_dump())
-        envelope = self._envelope(query, entry, trouble, "cache" if is_hit else "database").model_dump_json().encode()
+        envelope = self._envelope(query, entry, trouble, "cache" if is_hit else "database").model_dump_json(exclude={"rows"}).encode()
         timing = f"db;dur={db_ms:.3f}, cache;desc={'hit' if is_hit else 'miss'}"
         body = b"".join((envelope[:-1], b',"rows":', entry.rows, b"}"))  # the rows were validated when they were read
         return Response(body, media_type="application/json", headers={"Server-Timing": timing})
 
-    def _envelope(self, query: sql.Query, entry: Entry, trouble: str | None, source: Literal["cache", "database"]) -> Envelope:
+    def _envelope(self, query: sql.Query, entry: Entry, trouble: str | None, source: Literal["cache", "database"]) -> Envelope[Bar]:
         age_s, freshness = entry.age_s() or 0.0, entry.freshness()
         warnings = [f"{trouble}: cached {time.monotonic() - entry.read_s:.0f} s ago, staleness unknown"] if trouble else []
         if freshness != "fresh":
@@ -90,7 +92,7 @@ class Service:
             self._alert(query, warnings[-1])
         else:
             self.alerts.pop((query.symbol, query.timeframe), None)
-        return Envelope(
+        return Envelope[Bar](
             symbol=query.symbol,
             timeframe=query.timeframe,
             count=entry.count,
@@ -98,6 +100,7 @@ class Service:
             freshness=freshness,
             warning="; ".join(warnings) or None,
             source=source,
+            rows=[],
         )
 
     def _alert(self, query: sql.Query, message: str) -> None:
@@ -119,12 +122,19 @@ class Service:
 
     async def _trigger(self, symbol: str) -> tuple[bool, str]:
         try:
-            said = Triggered.model_validate_json((await self.scheduler.post("/trigger", json={"symbols": [symbol]})).content)
-        except (httpx.HTTPError, ValueError):
+            said = await self.scheduled(Triggered, "POST", "/trigger", json={"symbols": [symbol]})
+        except HTTPException:
             return False, "no data, and the scheduler cannot be reached to get it"
         if symbol in said.unknown:
             return False, "no data, and upstream does not know this symbol"
         return True, f"no data younger than {STALE_S // 3600} h; enrichment was triggered"
+
+    async def scheduled(self, kind: type[SaidT], method: str, path: str, **more: Any) -> SaidT:
+        """Return what the scheduler answers, or raise a 503."""
+        try:
+            return kind.model_validate_json((await self.scheduler.request(method, path, **more)).content)
+        except (httpx.HTTPError, ValueError):
+            raise HTTPException(503, "the scheduler does not answer", {"Retry-After": "1"}) from None
 
     async def status(self) -> Status:
         """Return the freshness of everything; from memory where the database does not answer."""
@@ -206,13 +216,13 @@ def application(home: Home) -> FastAPI:
         503: {"model": Unavailable, "description": "The database is gone and nothing is cached"},
     }
 
-    @app.get("/api/v1/features/quant/{symbol}", response_model=Features, responses=errors)
+    @app.get("/api/v1/features/quant/{symbol}", response_model=Envelope[FeatureBar], responses=errors)
     async def features(symbol: Symbol, timeframe: Frame = "1d", limit: Limit = 100, cache_control: CacheControl = None) -> Response:
         """Return the newest bars of a symbol with their features, oldest first."""
         query = sql.Query(sql=sql.NEWEST_FEATURES, symbol=symbol, timeframe=timeframe, limit=limit)
         return await service.answer(query, cache_control)
 
-    @app.get("/api/v1/historical/{symbol}", response_model=Historical, responses=errors)
+    @app.get("/api/v1/historical/{symbol}", response_model=Envelope[Bar], responses=errors)
     async def historical(
         symbol: Symbol,
         timeframe: Frame = "1d",
@@ -242,18 +252,11 @@ def application(home: Home) -> FastAPI:
     @app.get("/api/v1/admin/scheduler-health", responses={503: {"model": Unavailable}})
     async def scheduler_health() -> SchedulerHealth:
         """Return what the scheduler says of itself."""
-        try:
-            return SchedulerHealth.model_validate_json((await service.scheduler.get("/health")).content)
-        except (httpx.HTTPError, ValueError):
-            raise HTTPException(503, "the scheduler does not answer", {"Retry-After": "1"}) from None
+        return await service.scheduled(SchedulerHealth, "GET", "/health")
 
     @app.post("/api/v1/admin/backfill/trigger", status_code=202, responses={503: {"model": Unavailable}})
     async def trigger(asked: Trigger) -> Triggered:
         """Have the scheduler refresh symbols now, all of them if none is named."""
-        try:
-            said = await service.scheduler.post("/trigger", json=asked.model_dump())
-            return Triggered.model_validate_json(said.content)
-        except (httpx.HTTPError, ValueError):
-            raise HTTPException(503, "the scheduler does not answer", {"Retry-After": "1"}) from None
+        return await service.scheduled(Triggered, "POST", "/trigger", json=asked.model_dump())
 
     return app

@@ -9,6 +9,7 @@ import subprocess
 from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import psutil
 import psycopg
@@ -82,21 +83,10 @@ def programs(home: Home) -> Path:
 
 
 def _run(home: Home, program: str, *arguments: str) -> None:
-    command = [str(programs(home) / program), *arguments]
-    environment = {"PATH": os.defpath, "LC_ALL": "C", "HOME": str(home.folder)}
-    groups: list[int] | None = [] if SERVER_USER else None
+    command, environment = [str(programs(home) / program), *arguments], {"PATH": os.defpath, "LC_ALL": "C", "HOME": str(home.folder)}
+    owner: dict[str, Any] = {"user": SERVER_USER, "group": _group(), "extra_groups": []} if SERVER_USER else {}
     try:
-        done = subprocess.run(
-            command,
-            cwd=home.folder,
-            env=environment,
-            user=SERVER_USER,
-            group=_group(),
-            extra_groups=groups,
-            capture_output=True,
-            text=True,
-            timeout=60,
-        )
+        done = subprocess.run(command, cwd=home.folder, env=environment, capture_output=True, text=True, timeout=60, **owner)
     except (OSError, subprocess.SubprocessError) as error:
         hint = f" (its user {SERVER_USER!r} must be able to enter {home.folder})" if SERVER_USER else ""
         raise SandboxError(f"{program} did not run: {error}{hint}") from None
@@ -150,6 +140,14 @@ def wipe(home: Home) -> None:
         connection.execute("DROP SCHEMA IF EXISTS tapecheck CASCADE")
 
 
+def wake(process: psutil.Process) -> None:
+    """Let a frozen process and its children go on, so that they hear the signal to stop."""
+    with contextlib.suppress(psutil.Error):
+        for one in (process, *process.children(recursive=True)):
+            with contextlib.suppress(psutil.Error):
+                one.resume()
+
+
 def stop_orphan(home: Home) -> None:
     """Stop a server of this data folder that outlived its supervisor."""
     try:
@@ -159,7 +157,5 @@ def stop_orphan(home: Home) -> None:
     except (OSError, ValueError, IndexError, psutil.Error):
         return
     if is_ours:
-        for one in (process, *process.children(recursive=True)):
-            with contextlib.suppress(psutil.Error):
-                one.resume()  # a frozen server hears no signal
+        wake(process)
         _run(home, "pg_ctl", "stop", "-D", str(home.data), "-m", "fast", "-t", "30")

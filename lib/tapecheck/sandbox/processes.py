@@ -1,17 +1,25 @@
-"""The sandbox's processes as the system sees them: how to find, ask and end them. It starts none."""
+"""The sandbox's processes as the system sees them: how to find, ask and end them, and who uses them.
+
+`python -m tapecheck.sandbox.processes` is the reaper, one process a home, left behind by `up`: it stops the sandbox when its last user
+is gone.
+"""
 
 import contextlib
+import fcntl
 import http.client
-import json
 import os
 import socket
+import subprocess
+import sys
 import time
 import xmlrpc.client
 from typing import Any
 
+import httpx
 import psutil
 import psycopg
 
+from tapecheck import lockfiles
 from tapecheck.errors import SandboxError
 from tapecheck.sandbox import database
 from tapecheck.sandbox.profile import Home
@@ -48,15 +56,11 @@ def _call(home: Home, method: str, *arguments: Any) -> Any:
 
 def ask(port: int, path: str) -> dict[str, Any] | None:
     """Return the JSON that a process of ours answers, or None; no proxy can come between."""
-    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=3)
     try:
-        connection.request("GET", path)
-        answer = connection.getresponse()
-        return json.loads(answer.read()) if answer.status == 200 else None
-    except (OSError, http.client.HTTPException, ValueError):
+        answer = httpx.get(f"http://127.0.0.1:{port}{path}", timeout=3, trust_env=False, verify=False)  # noqa: S501 - plain HTTP: no certificates to read
+        return dict(answer.json()) if answer.status_code == 200 else None
+    except (httpx.HTTPError, ValueError):
         return None
-    finally:
-        connection.close()
 
 
 def is_healthy(home: Home, name: str, port: int) -> bool:
@@ -71,8 +75,8 @@ def is_healthy(home: Home, name: str, port: int) -> bool:
     return answer is not None and answer.get("database", "up") == "up"
 
 
-def _ours(home: Home) -> list[psutil.Process]:
-    """Return the processes of this home by their command lines, supervisord first, the database's not."""
+def _ours(home: Home) -> tuple[list[psutil.Process], list[psutil.Process]]:
+    """Return supervisord and the services of this home by their command lines; the database is no process of ours."""
     supervisors, services = [], []
     for process in psutil.process_iter(["cmdline", "uids"]):
         words, uids = process.info["cmdline"] or [], process.info["uids"]
@@ -82,16 +86,7 @@ def _ours(home: Home) -> list[psutil.Process]:
             supervisors.append(process)
         elif "tapecheck.sandbox.service" in words and words[-1] == str(home.folder):
             services.append(process)
-    return supervisors + services
-
-
-def _wake(processes: list[psutil.Process]) -> None:
-    """Let frozen processes and their children go on, so that they hear the signal to stop."""
-    for process in processes:
-        with contextlib.suppress(psutil.Error):
-            for one in (process, *process.children(recursive=True)):
-                if one.status() == psutil.STATUS_STOPPED:
-                    one.resume()
+    return supervisors, services
 
 
 def _wait(processes: list[psutil.Process], timeout_s: float) -> list[psutil.Process]:
@@ -116,21 +111,77 @@ def stop(home: Home) -> bool:
         SandboxError: a process did not stop.
     """
     home.state.unlink(missing_ok=True)  # first: who measures it must know why it answers no more
-    found = _ours(home)
-    _wake(found)
-    supervisors = [process for process in found if "supervisor.supervisord" in process.info["cmdline"]]
+    supervisors, services = _ours(home)
+    for process in (*supervisors, *services):
+        database.wake(process)
     for process in supervisors:
         with contextlib.suppress(psutil.Error):
             process.terminate()
     _wait(supervisors, STOP_S)
-    rest = _ours(home)
+    rest = [process for some in _ours(home) for process in some]
     for process in rest:
         with contextlib.suppress(psutil.Error):
             process.kill()
-    alive = _wait(rest, 5)
-    if alive:
+    if alive := _wait(rest, 5):
         raise SandboxError(f"did not stop: {', '.join(str(process.pid) for process in alive)}")
     database.stop_orphan(home)
     for file in (home.socket, home.stays, home.folder / "supervisord.pid"):
         file.unlink(missing_ok=True)
-    return bool(found)
+    return bool(supervisors or services)
+
+
+# ---- users ----
+
+
+def users(home: Home) -> list[lockfiles.Holder]:
+    """Return the processes that use the sandbox; one that has ended, however it ended, no longer counts."""
+    return [one for one in lockfiles.holders(home.users) if one.is_there]
+
+
+def stop_unused(home: Home) -> bool:
+    """Stop the sandbox unless a process uses it or `sandbox up` started it to stay; the caller holds the home's lock.
+
+    Return whether nobody uses it.
+
+    Raises:
+        SandboxError: a process did not stop.
+    """
+    if users(home):
+        return False
+    lockfiles.sweep(home.users)
+    if not home.stays.exists():
+        stop(home)
+    return True
+
+
+def leave_reaper(home: Home) -> None:
+    """Leave a reaper behind, unless one waits already; the caller holds the home's lock."""
+    with home.reaper.open("a") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return
+    null = subprocess.DEVNULL
+    environment = {**os.environ, "TAPECHECK_SANDBOX_HOME": str(home.folder)}
+    command = [sys.executable, "-P", "-m", "tapecheck.sandbox.processes"]
+    subprocess.Popen(command, cwd=home.folder, env=environment, stdin=null, stdout=null, stderr=null, start_new_session=True)
+
+
+def reap(home: Home) -> None:
+    """Wait until nobody uses the sandbox, then stop it. A user comes before it asks for the sandbox, so that none is overlooked."""
+    with home.reaper.open("a") as only:
+        try:
+            fcntl.flock(only, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return
+        while True:
+            with home.locked():
+                if stop_unused(home):
+                    fcntl.flock(only, fcntl.LOCK_UN)  # before the home's lock: the next `up` must see that nobody waits
+                    return
+            for user in users(home):
+                user.wait()
+
+
+if __name__ == "__main__":
+    reap(Home())

@@ -14,7 +14,7 @@ from typing import Any
 from tapecheck import lockfiles
 from tapecheck.errors import SandboxError
 from tapecheck.progress import Report
-from tapecheck.sandbox import database, reaper
+from tapecheck.sandbox import database, processes
 from tapecheck.sandbox.processes import ask, is_healthy, is_running, stop, supervised
 from tapecheck.sandbox.profile import PROCESSES, Home, Ports, Profile, write_private
 from tapecheck.target.file import ProcessSelector
@@ -74,7 +74,7 @@ def up(*, profile: Profile | None = None, until_unused: bool = False, on_progres
         if running is None:
             home.stays.unlink(missing_ok=True)
         if until_unused and not home.stays.exists():
-            reaper.leave_one(home)  # before the start, so that a user that is killed meanwhile is noticed
+            processes.leave_reaper(home)  # before the start, so that a user that is killed meanwhile is noticed
         if running is None:
             try:
                 running = _started(home, wanted, is_other=before not in (None, wanted), on_progress=on_progress)
@@ -94,8 +94,8 @@ def status() -> Status | None:
         return None
     ports = {name: state.processes[name].port or 0 for name in PROCESSES}
     held = ask(ports["api"], "/api/v1/status") or {}
-    processes = tuple(_process(home, name, port) for name, port in ports.items())
-    return Status(state=state, processes=processes, jobs_done=held.get("done", 0), jobs_total=held.get("jobs", 0), folder=str(home.folder))
+    found = tuple(_process(home, name, port) for name, port in ports.items())
+    return Status(state=state, processes=found, jobs_done=held.get("done", 0), jobs_total=held.get("jobs", 0), folder=str(home.folder))
 
 
 def down(*, force: bool = False) -> bool:
@@ -112,7 +112,7 @@ def down(*, force: bool = False) -> bool:
         return False
     home.create()
     with home.locked():
-        others = [user for user in reaper.users(home) if user.pid != os.getpid()]
+        others = [user for user in processes.users(home) if user.pid != os.getpid()]
         if others and not force and _state(home) is not None:
             using = ", ".join(map(str, others))
             raise SandboxError(f"the sandbox is in use by {using}; wait until they end, or stop it under them: sandbox down --force")
@@ -128,7 +128,7 @@ def down_unused() -> None:
     home = Home()
     if home.folder.is_dir():
         with home.locked():
-            reaper.stop_unused(home)
+            processes.stop_unused(home)
 
 
 def wait_filled(
@@ -264,15 +264,9 @@ def _commands(home: Home, ports: Ports) -> dict[str, list[str]]:
 
 def _program(name: str, *more: str) -> list[str]:
     """Return one program of supervisord's configuration: restarted whenever it ends, however often."""
-    lines = [f"[program:{name}]", f"command=%(ENV_{_variable(name)})s", "autorestart=true", "startsecs=1", "startretries=1000000"]
-    return [
-        *lines,
-        "redirect_stderr=true",
-        f"stdout_logfile=logs/{name}.log",
-        "stdout_logfile_maxbytes=5MB",
-        "stdout_logfile_backups=1",
-        *more,
-    ]
+    restarted = ("autorestart=true", "startsecs=1", "startretries=1000000")
+    logged = ("redirect_stderr=true", f"stdout_logfile=logs/{name}.log", "stdout_logfile_maxbytes=5MB", "stdout_logfile_backups=1")
+    return [f"[program:{name}]", f"command=%(ENV_{_variable(name)})s", *restarted, *logged, *more]
 
 
 def _variable(name: str) -> str:
