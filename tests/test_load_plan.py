@@ -61,7 +61,7 @@ def test_the_shipped_plan_is_valid_and_has_enough_samples() -> None:
         (("    concurrency: 10\n", ""), 2, "scenarios.hot.concurrency", "nothing", "required"),
         (("rounds: 2", "rounds: 0"), 5, "scenarios.hot.rounds", "0", "greater than 0"),
         (("rounds: 2", "duration_s: 2"), 5, "scenarios.hot.duration_s", "unknown key", "rounds"),
-        (("rounds: 2", "timeout_s: 0"), 5, "scenarios.hot.timeout_s", "0", "greater than 0"),
+        (("rounds: 2", "timeout_s: 0"), 5, "scenarios.hot.timeout_s", "0", "greater than or equal to 0.001"),
         (("[AAPL]", "[]"), 7, "scenarios.hot.parameters.symbol", "list", "at least one value"),
         (("[AAPL]", "AAPL"), 7, "scenarios.hot.parameters.symbol", "'AAPL'", "a list"),
         (("[AAPL]", "[yes]"), 7, "scenarios.hot.parameters.symbol.0", "True", "quotes"),

@@ -112,6 +112,7 @@ def test_a_wrong_choice_is_named(chosen: dict[str, object], key: str, allowed: s
         ("above_share: 0.2,", "above_share: 20,", "alerts.failed_symbols.above_share", "less than 1"),
         ('"01:30"', '"25:30"', "scheduler.daily_at_utc", "time"),
         ('"01:30"', '"01:30+02:00"', "scheduler.daily_at_utc", "in UTC, without a zone"),
+        ("symbols_at_once: ", "symbols_at_once: 100000000000", "backfill.symbols_at_once", "less than or equal to 1000000000"),
         ("  timeframes: 5", "  timeframes: 7", "backfill", "no multiple of 7"),
         ("false_ages <= 0", "false_age <= 0", "objectives.0", "no metric 'false_age'"),
         ("each: 1, proven", "each: 0, proven", "trials.each", "greater than or equal to 1"),

@@ -3,7 +3,7 @@
 import pytest
 
 from tapecheck.errors import ConfigError
-from tapecheck.verdict import Measured, Objective, Verdict, exit_code, judge, overall, parse, parse_all, written
+from tapecheck.verdict import Measured, Objective, Verdict, each_once, exit_code, judge, overall, parse, parse_all, written
 
 METRICS = ("p95_ms", "p99_ms", "success_ratio", "throughput_rps")
 
@@ -29,6 +29,12 @@ def test_parse(text: str, objective: Objective) -> None:
         ("p95_ms == 3", "is not an objective; write METRIC < NUMBER"),
         ("p95_ms < fast", "is not an objective"),
         ("p95_ms < 1-2", "'1-2' is not a number"),
+        ("p95_ms < 1e400", "no value of p95_ms, which is 0 or more, can decide 'p95_ms < 1e400'"),
+        ("success_ratio > 2", "no value of success_ratio, which is 0 to 1, can decide"),
+        ("success_ratio > 1", "no value of success_ratio"),
+        ("p99_ms < -5", "no value of p99_ms"),
+        ("throughput_rps > -1", "no value of throughput_rps"),
+        ("p95_ms < 0", "no value of p95_ms"),
         ("stedy.p95_ms < 1", "no scenario 'stedy'; the scenarios are steady"),
     ],
 )
@@ -36,6 +42,15 @@ def test_parse_says_what_is_allowed(text: str, message: str) -> None:
     """A wrong objective names what was got and what exists."""
     with pytest.raises(ValueError, match=message.replace(".", r"\.")):
         parse(text, METRICS, ["steady"])
+
+
+def test_a_metric_has_one_limit_from_each_side() -> None:
+    """Of two for one scenario only one can decide; an upper and a lower limit are no two of a kind."""
+    assert len(each_once(("p95_ms < 5", "a.p95_ms < 5", "p95_ms > 1"))) == 3
+    with pytest.raises(ValueError, match=r"'a\.p95_ms < 5' and 'a\.p95_ms <= 6' are two"):
+        each_once(("p95_ms < 5", "a.p95_ms < 5", "a.p95_ms <= 6"))
+    with pytest.raises(ValueError, match="are two"):
+        each_once(("p95_ms < 5", "p95_ms < 5"))
 
 
 def test_parse_all_lists_every_problem() -> None:
@@ -93,11 +108,11 @@ def test_overall(verdicts: list[str], whole: Verdict, code: int) -> None:
 
 @pytest.mark.parametrize(
     ("value", "text"),
-    [(10_060, "10,060"), (2_000_000.0, "2,000,000"), (999.94, "999.9"), (0.0012, "0.0012"), (0, "0"), (-12_345.6, "-12,346")],
+    [(10_060, "10,060"), (2_000_000.0, "2,000,000"), (999.94, "999.9"), (0.0012, "0.0012"), (0, "0")],
 )
 def test_figures_are_written_for_people(value: float, text: str) -> None:
     """No count has an exponent, in a reason or in the objective itself, which can be parsed again."""
     assert written(value) == text
-    missed = judge(parse(f"failed < {value!r}", ["failed"]), Measured(value=value + 10_000, bound=None, n=1), name="s")
+    missed = judge(parse(f"failed <= {value!r}", ["failed"]), Measured(value=value + 10_000, bound=None, n=1), name="s")
     assert "e+" not in missed.reason + missed.objective
-    assert parse(missed.objective, ["failed"]) == parse(f"failed < {value!r}", ["failed"])
+    assert parse(missed.objective, ["failed"]) == parse(f"failed <= {value!r}", ["failed"])

@@ -7,6 +7,7 @@ Rules:
 - In an invalid measurement every check is `invalid`.
 """
 
+import math
 import operator
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -127,7 +128,25 @@ def parse(text: str, metrics: Iterable[str], scopes: Iterable[str] = ()) -> Obje
         limit = float(match["limit"])
     except ValueError:
         raise ValueError(f"{match['limit']!r} is not a number") from None
-    return Objective(metric=metric, op=match["op"], limit=limit, scope=scope)
+    found = Objective(metric=metric, op=match["op"], limit=limit, scope=scope)
+    most = 1.0 if metric.endswith("success_ratio") else math.inf
+    ends = (0.0, most) if found.upward else (most, 0.0)  # the worst value and the best
+    if not math.isfinite(limit) or not 0 <= limit <= most or not found.met_by(ends[1]):
+        among = f"0 to {most:g}" if math.isfinite(most) else "0 or more"
+        raise ValueError(f"no value of {metric}, which is {among}, can decide {text.strip()!r}")
+    return found
+
+
+def each_once(texts: tuple[str, ...]) -> tuple[str, ...]:
+    """Refuse two objectives that limit one metric of one scenario from the same side."""
+    seen: dict[tuple[str | None, ...], str] = {}
+    for text in texts:
+        match = _OBJECTIVE.fullmatch(text)
+        side = (*match.group("scope", "metric"), match["op"][0]) if match else (text,)
+        if side in seen:
+            raise ValueError(f"one limit for each metric and scenario; {seen[side]!r} and {text!r} are two")
+        seen[side] = text
+    return texts
 
 
 def parse_all(texts: Iterable[str], metrics: Iterable[str], scopes: Iterable[str], *, file: str) -> tuple[Objective, ...]:

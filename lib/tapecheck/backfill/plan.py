@@ -19,7 +19,7 @@ from tapecheck.runs.results import TargetInfo
 from tapecheck.target.file import BackfillTarget, Secret, Target
 from tapecheck.target.opening import beyond, is_local_database, is_loopback
 from tapecheck.tickers import CRYPTO
-from tapecheck.verdict import parse
+from tapecheck.verdict import each_once, parse
 from tapecheck.workers.dask import checked_workers
 
 METRICS = (
@@ -111,9 +111,15 @@ class History(Model):
 class RetryPlan(Model):
     """How long a job goes on when its requests fail; see `source.Retry`."""
 
-    first_s: float = Field(default=0.5, gt=0, le=60)
-    cap_s: float = Field(default=30.0, gt=0, le=300)
+    first_s: float = Field(default=0.5, ge=0.001, le=60)
+    cap_s: float = Field(default=30.0, ge=0.001, le=300)
     budget_s: float = Field(default=120.0, gt=0, le=3600)
+
+    @model_validator(mode="after")
+    def _grows(self) -> Self:
+        if self.first_s > self.cap_s:
+            raise ValueError(f"a first_s of at most cap_s; these are {self.first_s:g} and {self.cap_s:g}")
+        return self
 
     def policy(self) -> Retry:
         """Return it as the source takes it."""
@@ -123,9 +129,9 @@ class RetryPlan(Model):
 class SourcePlan(Model):
     """How the source may be asked; without `requests_per_minute` as fast as it answers."""
 
-    requests_per_minute: float | None = Field(default=None, gt=0, le=1e6)
+    requests_per_minute: float | None = Field(default=None, ge=0.01, le=1e6)
     burst: int = Field(default=10, ge=1, le=10_000)
-    timeout_s: float = Field(default=15.0, gt=0, le=300)
+    timeout_s: float = Field(default=15.0, ge=0.01, le=300)
     retry: RetryPlan = RetryPlan()
 
     @property
@@ -164,7 +170,7 @@ class BackfillPlan(Model):
     features: Literal["vectorized", "per_row", "off"] = "vectorized"
     begin: Literal["fresh", "resume", "only_failed"] = "fresh"
     database_schema: str = Field(default="tapecheck_backfill", pattern=r"^tapecheck_[a-z0-9_]{1,40}$")
-    objectives: tuple[Annotated[str, AfterValidator(_objective)], ...] = ()
+    objectives: Annotated[tuple[Annotated[str, AfterValidator(_objective)], ...], AfterValidator(each_once)] = ()
 
     @property
     def jobs(self) -> list[tuple[str, str]]:

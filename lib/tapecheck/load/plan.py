@@ -14,7 +14,7 @@ from tapecheck.load.engine.recorder import SAMPLE
 from tapecheck.load.engine.schedule import Schedule, Stage
 from tapecheck.load.engine.work import Address, PreparedRequest, Value, Work
 from tapecheck.statistics.intervals import needed_n, needed_n_for_ratio
-from tapecheck.verdict import Objective, parse
+from tapecheck.verdict import Objective, each_once, parse
 from tapecheck.workers.dask import checked_workers
 
 COLUMNS = frozenset([*(SAMPLE.names or ()), "scenario"])  # a parameter of such a name would hide a column
@@ -57,7 +57,7 @@ class ScenarioBase(Model):
     request: str
     parameters: dict[Name, Values] = Field(default={})
     warm_up_s: float = Field(default=0.0, ge=0, le=work.MAX_DURATION_S)
-    timeout_s: float = Field(default=10.0, gt=0, le=work.MAX_TIMEOUT_S)
+    timeout_s: float = Field(default=10.0, ge=0.001, le=work.MAX_TIMEOUT_S)
     max_connections: int | None = Field(default=None, gt=0, le=work.MAX_CONCURRENCY)
     fresh_connections: bool = False
 
@@ -266,7 +266,7 @@ class LoadPlan(Model):
     """The scenarios, what is promised of each, and when a measurement does not count."""
 
     scenarios: dict[Name, Scenario] = Field(min_length=1)
-    objectives: tuple[Annotated[str, AfterValidator(_objective)], ...] = ()
+    objectives: Annotated[tuple[Annotated[str, AfterValidator(_objective)], ...], AfterValidator(each_once)] = ()
     extensions: int = Field(default=0, ge=0, le=work.MAX_EXTENSIONS)
     generator: GeneratorLimits = GeneratorLimits()
     workers: Annotated[Any, BeforeValidator(checked_workers)] = 1

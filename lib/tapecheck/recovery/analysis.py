@@ -283,6 +283,11 @@ def _unrecorded(summary: RecoverySummary) -> list[Check]:
     return [judge(objective, Measured(value=None, bound=None, n=0), name="loss")]
 
 
+NOT_AUDITED = (
+    "no reported age could be compared with what is stored: name the request of its status and its database_url in the target file"
+)
+
+
 def _contradictions(lint: Sequence[Contradiction]) -> Check:
     open_ones = sum(not one.settled for one in lint)
     objective = Objective(metric="unsettled_contradictions", op="<=", limit=0)
@@ -307,5 +312,6 @@ def _further(summary: RecoverySummary, plan: RecoveryPlan, *, invalid: str) -> l
         value, n = values[objective.metric]
         why = invalid if objective.metric in AUDITED else ""
         if value is not None or why:
-            found.append(judge(objective, Measured(value=value, bound=value, n=n), name="target", invalid=why or None))
+            one = Measured(value=value, bound=value, n=n, missing=NOT_AUDITED if objective.metric in AUDITED else None)
+            found.append(judge(objective, one, name="target", invalid=why or None))
     return found

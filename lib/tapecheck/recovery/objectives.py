@@ -10,7 +10,7 @@ from pydantic import AfterValidator, Field, StringConstraints, model_validator
 from tapecheck import config
 from tapecheck.config import Model
 from tapecheck.errors import ConfigError, Problem
-from tapecheck.verdict import parse
+from tapecheck.verdict import each_once, parse
 
 AgeClass = Literal["fresh", "aging", "stale", "missing"]
 Action = Literal["plain", "warning", "warning_and_alert", "not_found_and_trigger"]
@@ -21,6 +21,7 @@ METRICS = ("false_ages", "wrong_answers", "unrecoverable_bars", "gone_bars", "al
 
 Seconds = Annotated[float, Field(gt=0, le=31_536_000)]
 Share = Annotated[float, Field(gt=0, lt=1)]
+Count = Annotated[int, Field(ge=1, le=10**9)]
 Symbol = Annotated[str, Field(pattern=r"^[A-Z][A-Z0-9.]{0,11}$")]
 Text = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1)]
 
@@ -129,15 +130,15 @@ class Scheduler(Model):
 class HotSymbols(Model):
     """The cache of symbols that are asked for most."""
 
-    count: int = Field(ge=1)
+    count: Count
     ttl_s: Seconds
-    records: int = Field(ge=1)
+    records: Count
 
 
 class QueryCache(Model):
     """The cache of answers."""
 
-    queries: int = Field(ge=1)
+    queries: Count
     ttl_s: Seconds
 
 
@@ -155,15 +156,15 @@ class Backfill(Model):
     anybody says so.
     """
 
-    symbols_at_once: int = Field(ge=1)
-    requests_at_once: int = Field(ge=1)
-    batch_records: int = Field(ge=1)
+    symbols_at_once: Count
+    requests_at_once: Count
+    batch_records: Count
     retries_s: tuple[Seconds, ...] = Field(min_length=1)
-    requests_per_minute: float = Field(gt=0)
-    burst: int = Field(ge=1)
+    requests_per_minute: float = Field(ge=0.01, le=1e6)
+    burst: Count
     backoff_max_s: Seconds
-    jobs: int = Field(ge=1)
-    timeframes: int | None = Field(default=None, ge=1)
+    jobs: Count
+    timeframes: Count | None = None
     balanced_blames: Literal["fetch", "insert", "features"] | None = None
 
     @model_validator(mode="after")
@@ -177,7 +178,7 @@ class Prober(Model):
     """How recovery is watched: a probe of each view every `period_s`, whatever became of the ones before."""
 
     period_s: float = Field(default=0.05, ge=0.01, le=5)
-    timeout_s: float = Field(default=2.0, gt=0, le=60)
+    timeout_s: float = Field(default=2.0, ge=0.01, le=60)
     slow_s: float = Field(default=0.5, gt=0, le=60)
     settle_s: float = Field(default=0.5, ge=0.1, le=60)
 
@@ -204,7 +205,7 @@ class RecoveryPlan(Model):
     backfill: Backfill
     prober: Prober = Prober()
     trials: Trials = Trials()
-    objectives: tuple[Annotated[str, AfterValidator(_objective)], ...] = ()
+    objectives: Annotated[tuple[Annotated[str, AfterValidator(_objective)], ...], AfterValidator(each_once)] = ()
     settled: dict[str, Text] = Field(default={})
 
     def tier_of(self, symbol: str) -> str | None:
