@@ -136,7 +136,7 @@ def test_wrong_parameters_are_all_listed_and_nothing_starts(tiny: Path) -> None:
     with pytest.raises(ConfigError) as caught:
         batch.run("load", {"raunds": 3, "rounds": "3", "rate": True, "run": 5, "out": "x"}, tiny / "out")
     text = str(caught.value)
-    assert "raunds: got an unknown parameter; allowed: one of target, run, out, rounds, rate" in text
+    assert "raunds: unknown parameter; available: target, run, out, rounds, rate" in text
     assert "rounds: got '3' (str); allowed: int, as in 0" in text
     assert "rate: got True (bool); allowed: float" in text
     assert "run: got 5 (int); allowed: str" in text
@@ -154,7 +154,7 @@ def test_each_notebook_gets_the_parameters_that_it_declares(tiny: Path) -> None:
     assert batch.shared(["load", "backfill"], given) == {
         "load": {"rounds": 3, "target": "x"}, "backfill": {"profile": "small", "target": "x"},
     }  # fmt: skip
-    with pytest.raises(ConfigError, match="raunds: got an unknown parameter"):
+    with pytest.raises(ConfigError, match="raunds: unknown parameter"):
         batch.shared(["load", "backfill"], given | {"raunds": 3})
     with pytest.raises(ConfigError, match=r"backfill\.ipynb: profile: got 3 \(int\)"):
         batch.shared(["load", "backfill"], given | {"profile": 3})
@@ -233,16 +233,16 @@ def tapecheck(*words: str, cwd: Path | None = None, env: Mapping[str, str] | Non
     [
         (["runn"], "invalid choice: 'runn'"),
         (["run", "lod"], "one of load"),
-        (["run", "load", "-p", "raunds", "3"], "raunds: got an unknown parameter"),
+        (["run", "load", "-p", "raunds", "3"], "raunds: unknown parameter"),
         (["run", "load", "-p", "rounds", "many"], "rounds: got 'many' (str); allowed: int"),
-        (["run", "load", "--target", "none.yaml"], "none.yaml: path: got no such file"),
-        (["run", "load", "-p", "plan", "none.yaml"], "none.yaml: path: got no such file"),
-        (["run", "load", "-p", "run", "none"], "none: path: got no such file"),
+        (["run", "load", "--target", "none.yaml"], "none.yaml: path: file not found"),
+        (["run", "load", "-p", "plan", "none.yaml"], "none.yaml: path: file not found"),
+        (["run", "load", "-p", "run", "none"], "none: path: file not found"),
         (
             ["run", "all", "-p", "run", "tests/data/load"],
             "run: got a recorded run for backfill, load, rto_rpo; allowed: one validation by name",
         ),
-        (["run", "backfill", "-p", "plan", "config/load.yaml", "-p", "symbols", "AAPL"], "scenarios: got an unknown key 'scenarios'"),
+        (["run", "backfill", "-p", "plan", "config/load.yaml", "-p", "symbols", "AAPL"], "scenarios: unknown key `scenarios`"),
         (["check", "README.md"], "README.md"),
         (["params", "none"], "one of load"),
         (["sandbox", "up", "--symbols", "NOPE"], "NOPE"),
@@ -264,7 +264,7 @@ def test_check_lists_every_problem_with_its_line(tmp_path: Path) -> None:
     )
     done = tapecheck("check", str(tmp_path / "a.yaml"), str(tmp_path / "b.yaml"))
     assert done.returncode == 4
-    assert "a.yaml:5: extra: got an unknown key 'extra'; allowed: one of name," in done.stderr
+    assert "a.yaml:5: extra: unknown key `extra`; available: name," in done.stderr
     assert "b.yaml:2: scenarios.s.concurrency: got 'many'" in done.stderr
     assert "b.yaml:3: scenarios.t" in done.stderr
     assert "b.yaml:4: objectives.0: got 'p95 < 3'; allowed: no metric 'p95'; the metrics are" in done.stderr

@@ -183,7 +183,7 @@ def test_files_of_two_other_tools_need_no_target(tmp_path: Path) -> None:
     ("before", "after", "message"),
     [
         (DATA / "load", DATA / "backfill", "got a run of backfill; allowed: a run of load, as before is"),
-        (DATA / "load", "nowhere", "nowhere: path: got no such file"),
+        (DATA / "load", "nowhere", "nowhere: path: file not found"),
         (DATA / "load", "half", "half: run: got an unreadable result.json"),
         (DATA / "load", "", "before and after both"),
         (DATA / "tools" / "k6.json", DATA / "tools" / "README.md", "got a file that begins with '# Files of other load generators"),

@@ -1,6 +1,7 @@
 """Configuration is validated as a whole, and every message says file, line, key, what was got and what is allowed."""
 
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
 
@@ -39,12 +40,12 @@ def test_a_good_target_is_frozen(tmp_path: Path) -> None:
     ("change", "line", "key", "got", "allowed"),
     [
         (("kind: external", "kind: mock"), 2, "kind", "'mock'", "'sandbox' or 'external'"),
-        (("name: staging", "name: staging\nallow_remot: true"), 2, "allow_remot", "unknown key 'allow_remot'", "allow_remote"),
+        (("name: staging", "name: staging\nallow_remot: true"), 2, "allow_remot", "unknown key `allow_remot`; available: name, kind", ""),
         (("GET /health", "GET health"), 5, "requests.health", "'GET health'", "GET, HEAD or POST and a path"),
         (("base_url: http://127.0.0.1:8000\n", ""), 1, "(file)", "dict", "an external target needs base_url"),
         (("http://127", "ftp://127"), 3, "base_url", "ftp://", "http:// or https://"),
         (("name: staging", "name: staging\nname: again"), 2, "name", "duplicate key `name`", ""),
-        (("name: staging\n", ""), 1, "name", "nothing", "required"),
+        (("name: staging\n", ""), 1, "name", "missing required key `name`", ""),
         (("name: staging", "name: staging\nprocesses: {api: {port: 8, pid: 9}}"), 2, "processes.api", "dict", "exactly one of"),
         (("name: staging", "name: staging\nheaders: {X: {path: a}}"), 2, "headers.X", "path", ""),
         (("name: staging", "name: [staging"), 2, "(file)", "", "YAML"),
@@ -64,9 +65,33 @@ def test_all_mistakes_are_listed_at_once(tmp_path: Path) -> None:
     assert {p.key for p in found} == {"name", "kind", "requests", "extra"}
 
 
+class Explained(config.Model):
+    """A part of a plan whose key has another name than before."""
+
+    RENAMED: ClassVar = {"settled": "explained"}
+    explained: str
+
+
+class Outer(config.Model):
+    """A plan with such a part."""
+
+    contradictions: dict[str, Explained]
+
+
+def test_an_old_key_is_an_error_that_names_the_new_one() -> None:
+    """Beside the key that is missing now; where it stands is said too."""
+    with pytest.raises(ConfigError) as caught:
+        config.validate(Outer, {"contradictions": {"a": {"settled": "why", "other": 1}}}, file="plan.yaml")
+    assert [str(problem) for problem in caught.value.problems] == [
+        "plan.yaml: contradictions.a.explained: missing required key `explained`",
+        "plan.yaml: contradictions.a.settled: `settled` is now called `explained`",
+        "plan.yaml: contradictions.a.other: unknown key `other`; available: explained",
+    ]
+
+
 def test_a_missing_file_says_where_it_was_looked_for() -> None:
     """A path is looked up from the current folder and from the project."""
-    with pytest.raises(ConfigError, match="no such file"):
+    with pytest.raises(ConfigError, match="file not found"):
         config.find("config/none.yaml")
 
 

@@ -105,9 +105,9 @@ MISTAKES: list[tuple[str, Callable[[dict[str, Any]], Any], str]] = [
         lambda d: d["extensions"][0].update(inject="melt"),
         r"inject: got 'melt'; allowed: an activity of method: \['freeze'\]",
     ),
-    ("unknown key", lambda d: d["extensions"][0].update(fast=True), r"fast: got an unknown key 'fast'; allowed: one of name, failure"),
+    ("unknown key", lambda d: d["extensions"][0].update(fast=True), r"fast: unknown key `fast`; available: name, failure"),
     ("nothing serves", lambda d: d["extensions"][0]["views"]["service"].pop("serves"), r"views: got none with serves: true"),
-    ("no repair", lambda d: d["extensions"][0].pop("repair"), r"repair: got nothing; allowed: this key is required"),
+    ("no repair", lambda d: d["extensions"][0].pop("repair"), r"repair: missing required key `repair`"),
     (
         "SELECT with conditions",
         lambda d: d["extensions"][0]["views"].update(db={"request": "SELECT 1", "degraded": {}}),

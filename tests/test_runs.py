@@ -18,7 +18,7 @@ from regenerate import RESULTS
 from samples import burst, recording
 
 from tapecheck import charts, config
-from tapecheck.charts import load as load_charts
+from tapecheck.charts import figure
 from tapecheck.errors import ConfigError, OutputError
 from tapecheck.load import session
 from tapecheck.load.plan import LoadPlan
@@ -255,7 +255,7 @@ def test_a_chart_that_fails_is_named_and_the_run_is_recorded_without_it(tmp_path
     def fail(*args: object, **kwargs: object) -> None:
         raise ValueError("no room for the legend")
 
-    monkeypatch.setattr(load_charts, "figure", fail) if when == "called" else monkeypatch.setattr(charts.figure.Chart, "savefig", fail)
+    monkeypatch.setattr(figure, "begin", fail) if when == "called" else monkeypatch.setattr(charts.figure.Chart, "savefig", fail)
     done = record(tmp_path)
     assert (done.not_drawn, verdict_in(done)) == ({"timeline": "ValueError: no room for the legend"}, "pass")
     assert done.folder and not (done.folder / "timeline.png").exists()

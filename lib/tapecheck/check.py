@@ -6,7 +6,7 @@ from typing import Any
 
 from tapecheck import config
 from tapecheck.backfill.plan import endpoints
-from tapecheck.compare import plan as compare
+from tapecheck.compare.plan import ComparePlan
 from tapecheck.errors import ConfigError, Problem
 from tapecheck.load import plan as provable
 from tapecheck.load.plan import LoadPlan
@@ -84,32 +84,31 @@ def before_traffic(given: Mapping[str, Mapping[str, Any]]) -> Target:
         ConfigError: every problem of all files.
     """
     found: list[Problem] = []
-    target = None
+    target, plans = None, {}
+    for validation, own in given.items():
+        try:
+            kind = named(validation)
+            plans[validation] = kind.read_plan(own.get("plan", kind.file), **{name: own[name] for name in kind.choices if name in own})
+        except ConfigError as error:
+            found += error.problems
     try:
         target = config.read(Target, next(iter(given.values())).get("target", "config/targets/sandbox.yaml"))
-        if target.kind == "external" and _refills(given):
+        if target.kind == "external" and _refills(given, plans.get("compare")):
             endpoints(target)
     except ConfigError as error:
         found += error.problems
     found += _drill_problems(given.get("rto_rpo", {"drills": experiment.NONE}), target)
-    for validation, own in given.items():
-        try:
-            kind = named(validation)
-            kind.read_plan(own.get("plan", kind.file), **{name: own[name] for name in kind.choices if name in own})
-        except ConfigError as error:
-            found += error.problems
     if found or target is None:
         raise ConfigError(found)
     return target
 
 
-def _refills(given: Mapping[str, Mapping[str, Any]]) -> bool:
+def _refills(given: Mapping[str, Mapping[str, Any]], compared: ComparePlan | None) -> bool:
     """Tell whether a run will fill history, be it as a variant that is compared."""
-    backfill, compared = given.get("backfill", {"run": ""}), given.get("compare", {"run": ""})
-    is_compared = compared.get("run", "new") == "new" and not compared.get("before")
-    kind = named("compare")
-    chosen = {name: compared[name] for name in kind.choices if name in compared}
-    return backfill.get("run", "new") == "new" or (is_compared and compare.refills(compared.get("plan", kind.file), **chosen))
+    own = given.get("compare", {})
+    is_compared = own.get("run", "new") == "new" and not own.get("before")
+    proofs = compared.proofs.values() if compared and is_compared else ()
+    return given.get("backfill", {"run": ""}).get("run", "new") == "new" or any(proof.validation == "backfill" for proof in proofs)
 
 
 def _drill_problems(given: Mapping[str, Any], target: Target | None) -> list[Problem]:

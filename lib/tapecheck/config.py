@@ -5,7 +5,7 @@ import os
 import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -29,8 +29,12 @@ MOST_LEVELS, MOST_NODES = 50, 100_000  # of a YAML file, aliases written out: a 
 
 
 class Model(BaseModel):
-    """A configuration object: frozen, and any unknown key is an error."""
+    """A configuration object: frozen, and any unknown key is an error.
 
+    `RENAMED` has the keys that it once had, each with its present name, so that an old file is told which.
+    """
+
+    RENAMED: ClassVar[Mapping[str, str]] = {}
     model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
 
 
@@ -66,9 +70,7 @@ def find(path: str | Path) -> Path:
     for candidate in (asked, PROJECT / asked):
         if candidate.exists():
             return candidate.resolve()
-    raise ConfigError(
-        [Problem(file=str(asked), key="path", got="no such file", allowed=f"a path relative to the current folder or to {PROJECT}")]
-    )
+    raise ConfigError([Problem(file=str(asked), key="path", got=f"file not found (searched: {Path.cwd()}, {PROJECT})", allowed="")])
 
 
 def outputs(path: str | Path) -> Path:
@@ -230,13 +232,13 @@ _KINDS = {  # pydantic's words for these speak of Python
 def _described(error: Any, data: Any, at: Location, model: type[BaseModel]) -> tuple[str, str]:
     kind, message = error["type"], error["msg"]
     if kind == "missing":
-        return "nothing", "this key is required"
+        return f"missing required key `{at[-1]}`", ""
     if kind == "secret":
         return "a secret in plain text", message
     if kind == "extra_forbidden":
-        return f"an unknown key {at[-1]!r}", message_of_allowed_keys(data, at, model)
+        return _unknown(str(at[-1]), _models_at(model, at[:-1], data)), ""
     if kind == "union_tag_not_found":
-        return "nothing", "this key is required: it says which other keys there are"
+        return f"missing required key `{at[-1]}`, which says which other keys there are", ""
     if kind == "union_tag_invalid":
         return repr(error["ctx"]["tag"]), "one of " + error["ctx"]["expected_tags"].replace("'", "")
     got = _value(data, at)
@@ -245,13 +247,16 @@ def _described(error: Any, data: Any, at: Location, model: type[BaseModel]) -> t
     return text if len(text) <= 80 else text[:77] + "...", allowed
 
 
-def message_of_allowed_keys(data: Any, at: Location, model: type[BaseModel]) -> str:
-    """Say which keys a model has where an unknown one stood, as far as its fields tell."""
-    fields = _model_at(model, at[:-1], data)
-    return "one of " + ", ".join(fields) if fields else "only the documented keys"
+def _unknown(key: str, models: list[type[BaseModel]]) -> str:
+    """Say which keys there are where an unknown one stood, as far as the models tell, or what it is called now."""
+    renamed = next((model.RENAMED[key] for model in models if issubclass(model, Model) and key in model.RENAMED), None)
+    if renamed is not None:
+        return f"`{key}` is now called `{renamed}`"
+    known = ", ".join(dict.fromkeys(name for model in models for name in model.model_fields))
+    return f"unknown key `{key}`; available: {known or 'only the documented keys'}"
 
 
-def _model_at(model: Any, at: Location, data: Any) -> list[str]:
+def _models_at(model: Any, at: Location, data: Any) -> list[type[BaseModel]]:
     models = list(_models_in(model))
     for i, step in enumerate(at):
         inner: list[type[BaseModel]] = []
@@ -263,7 +268,7 @@ def _model_at(model: Any, at: Location, data: Any) -> list[str]:
         tag = chosen.get("executor") if isinstance(chosen, Mapping) else None
         if tag is not None:
             models = [m for m in models if "executor" not in m.model_fields or tag in str(m.model_fields["executor"].annotation)]
-    return list(dict.fromkeys(name for m in models for name in m.model_fields))
+    return models
 
 
 def _models_in(annotation: Any) -> Iterator[type[BaseModel]]:
@@ -329,7 +334,15 @@ def chosen(model: type[ModelT], path: str | Path, profile: str) -> ModelT:
     Raises:
         ConfigError: the file, any of its profiles, or the profile's name is wrong.
     """
-    plans = read_profile(model, path)
+    return pick(read_profile(model, path), profile)
+
+
+def pick(plans: Mapping[str, ModelT], profile: str) -> ModelT:
+    """Return the plan of one profile.
+
+    Raises:
+        ConfigError: there is no such profile.
+    """
     if profile not in plans:
         raise ConfigError([Problem(file="parameters", key="profile", got=profile, allowed=f"one of {', '.join(plans)}")])
     return plans[profile]

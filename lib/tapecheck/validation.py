@@ -200,9 +200,8 @@ class Validation(ABC, Generic[PlanT, RecordingT, SummaryT, SettingsT]):
         notebook.clear()
         notebook.settle()
         fields = self.types.settings.model_fields
-        allowed = "one of " + ", ".join(fields)
-        unknown = [name for name in notebook.given() if name not in fields]
-        problems = [Problem(file="parameters", key=name, got="an unknown parameter", allowed=allowed) for name in unknown]
+        got = f"unknown parameter; available: {', '.join(fields)}"
+        problems = [Problem(file="parameters", key=name, got=got, allowed="") for name in notebook.given() if name not in fields]
         try:
             settings = config.validate(self.types.settings, given, file="parameters")
         except ConfigError as error:

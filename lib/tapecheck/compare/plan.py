@@ -278,16 +278,6 @@ def _limited(planned: Rounds, most: int) -> Rounds:
     return Rounds(least=min(planned.least, most), most=most) if most else planned
 
 
-def refills(path: str | Path, *, profile: str = config.WHOLE, proofs: str = "all", rounds: int = 0) -> bool:
-    """Tell whether a proof of the backfill was chosen, for which a target must say where history comes from and goes to.
-
-    Raises:
-        ConfigError: the file is wrong.
-    """
-    chosen = read_plan(path, profile=profile, proofs=proofs, rounds=rounds)
-    return any(proof.validation == "backfill" for proof in chosen.proofs.values())
-
-
 # ---- variants ----
 
 Side = Literal["before", "after"]

@@ -223,22 +223,14 @@ def read_plan(path: str | Path, *, profile: str = config.WHOLE, trials: int = 0)
     Raises:
         ConfigError: the file or any of its profiles is wrong, or contradicts itself without saying why.
     """
-    plan: RecoveryPlan = config.chosen(RecoveryPlan, path, profile)
-    check(path)
+    from tapecheck.recovery.contradictions import check_profiles  # which is about the models of this module
+
+    plans = config.read_profile(RecoveryPlan, path)
+    check_profiles(plans, file=str(path), lines=config.lines_by_key(path))
+    plan = config.pick(plans, profile)
     if not 0 <= trials <= 1000:
         raise ConfigError([Problem(file="parameters", key="trials", got=str(trials), allowed="0 for what is planned, or up to 1000")])
     return plan.model_copy(update={"trials": plan.trials.model_copy(update={"each": trials})}) if trials else plan
-
-
-def check(path: str | Path) -> None:
-    """Check that the plan in a file contradicts itself in none of its profiles without saying why.
-
-    Raises:
-        ConfigError: every problem of the file and its profiles at once.
-    """
-    from tapecheck.recovery.contradictions import check_profiles  # which is about the models of this module
-
-    check_profiles(config.read_profile(RecoveryPlan, path), file=str(path), lines=config.lines_by_key(path))
 
 
 def tiers(plan: RecoveryPlan, symbols: Sequence[str]) -> dict[str, list[str]]:

@@ -83,8 +83,8 @@ def check_parameters(path: Path, given: Mapping[str, object]) -> None:
     problems = []
     for name, value in given.items():
         if name not in declared:
-            allowed = "one of " + ", ".join(declared)
-            problems.append(Problem(file=path.name, key=name, got="an unknown parameter", allowed=allowed))
+            got = f"unknown parameter; available: {', '.join(declared)}"
+            problems.append(Problem(file=path.name, key=name, got=got, allowed=""))
         elif not _fits(value, declared[name].type):
             allowed = f"{declared[name].type}, as in {declared[name].default}"
             problems.append(Problem(file=path.name, key=name, got=f"{value!r} ({type(value).__name__})", allowed=allowed))
