@@ -10,11 +10,11 @@ import samples
 from tapecheck import charts
 from tapecheck.load import analysis, capacity
 from tapecheck.load.engine.recorder import ErrorKind, Samples
-from tapecheck.load.plan import METRICS, LoadPlan
-from tapecheck.load.recording import GeneratorStats, Limits, Recording
+from tapecheck.load.plan import METRICS, GeneratorLimits, LoadPlan
+from tapecheck.load.recording import GeneratorStats, Recording
 from tapecheck.verdict import Objective, parse
 
-LIMITS = Limits(lag_p99_ms=20, cpu_ratio=0.9, achieved_ratio=0.95)
+LIMITS = GeneratorLimits(lag_p99_ms=20)
 BUSY = dataclasses.replace(samples.GENERATOR, cpu_ratio=0.99)
 SYMBOLS = [
     "AAPL", "MSFT", "GOOGL", "AMZN", "TSLA", "NVDA", "META", "NFLX", "AVGO", "ASML", "BRK.B", "JPM", "V", "WMT", "JNJ",

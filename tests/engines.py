@@ -4,7 +4,7 @@ import numpy as np
 from servers import Behaviour, Server
 
 from tapecheck.load.engine.engine import measure
-from tapecheck.load.engine.recorder import ErrorKind, Measured, Samples
+from tapecheck.load.engine.recorder import ErrorKind, Measurement, Samples
 from tapecheck.load.engine.schedule import Schedule, Stage
 from tapecheck.load.engine.work import Address, PreparedRequest, Work
 from tapecheck.load.plan import LoadPlan
@@ -59,7 +59,7 @@ def service_ms(samples: Samples) -> np.ndarray:
     return (samples["done_ns"] - samples["sent_ns"]) / 1e6
 
 
-def run(behaviour: Behaviour, **how: object) -> tuple[Measured, Server]:
+def run(behaviour: Behaviour, **how: object) -> tuple[Measurement, Server]:
     """Measure against a planted server and check what holds of every result."""
     with Server(behaviour) as server:
         measured = measure(work_for(server, **how))

@@ -7,7 +7,7 @@ import numpy as np
 import pyarrow as pa
 
 from tapecheck import resources
-from tapecheck.load.engine.recorder import SAMPLE, ErrorKind, Measured, Samples
+from tapecheck.load.engine.recorder import SAMPLE, ErrorKind, Measurement, Samples
 from tapecheck.load.engine.work import PreparedRequest, Value
 from tapecheck.load.recording import Context, GeneratorStats, Recording
 from tapecheck.load.samples import table_of
@@ -39,9 +39,9 @@ def requests(*values: dict[str, Value]) -> tuple[PreparedRequest, ...]:
     return tuple(PreparedRequest(values=v, method="GET", url="", raw=b"", headers=()) for v in values or ({"symbol": "AAPL"},))
 
 
-def measured(samples: Samples) -> Measured:
+def measured(samples: Samples) -> Measurement:
     """Wrap samples as a worker returns them."""
-    return Measured(samples=samples, started_ns=START_NS, ended_ns=START_NS + 1)
+    return Measurement(samples=samples, started_ns=START_NS, ended_ns=START_NS + 1)
 
 
 def recording(

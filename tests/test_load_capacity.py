@@ -11,8 +11,7 @@ from samples import GENERATOR, burst, recording
 from tapecheck.load.analysis import summarize
 from tapecheck.load.capacity import Level, conclude, next_rate
 from tapecheck.load.capacity import level as level_of
-from tapecheck.load.plan import METRICS, Capacity
-from tapecheck.load.recording import Limits
+from tapecheck.load.plan import METRICS, Capacity, GeneratorLimits
 from tapecheck.verdict import Verdict, parse
 
 SEARCH = Capacity(executor="capacity", request="features", start_rate_rps=50, max_rate_rps=10_000)
@@ -138,7 +137,7 @@ def test_a_queue_that_grows_is_a_miss_though_answers_come_in_time() -> None:
     rows = burst(np.linspace(10, 1010, 500))
     rows["intended_ns"] += np.linspace(0, 5e8, 500).astype(np.int64)  # asked within half a second, answered within one
     rec = recording({"c at 1000/s": rows}, executor="capacity")
-    summary = summarize(rec, Limits(lag_p99_ms=20, cpu_ratio=0.9, achieved_ratio=0.95))["c at 1000/s"]
+    summary = summarize(rec, GeneratorLimits(lag_p99_ms=20))["c at 1000/s"]
     objectives = [parse("p95_ms < 5000", METRICS)]
     growing, steady = (level_of("c", rate, summary, objectives, 0.95) for rate in (1000.0, 400.0))
     assert (growing.verdict, growing.steady) == (Verdict.FAIL, False)
@@ -152,7 +151,7 @@ def test_a_level_whose_generator_was_the_limit_is_invalid_whatever_was_promised(
     rec = recording(
         {"c at 100/s": burst(np.full(500, 4000.0))}, executor="capacity", generator=dataclasses.replace(GENERATOR, cpu_ratio=0.99)
     )
-    summary = summarize(rec, Limits(lag_p99_ms=20, cpu_ratio=0.9, achieved_ratio=0.95))["c at 100/s"]
+    summary = summarize(rec, GeneratorLimits(lag_p99_ms=20))["c at 100/s"]
     found = level_of("c at 100/s", 100.0, summary, [parse(text, METRICS) for text in promised], 0.95)
     assert (found.verdict, found.steady) == (Verdict.INVALID, False)
     assert "the generator used 99% of its core" in found.reason

@@ -9,9 +9,8 @@ from samples import burst, measured, recording
 from servers import Server
 
 from tapecheck.load import analysis
-from tapecheck.load.engine.recorder import Measured, joined
-from tapecheck.load.plan import METRICS, LoadPlan
-from tapecheck.load.recording import Limits
+from tapecheck.load.engine.recorder import Measurement, joined
+from tapecheck.load.plan import METRICS, GeneratorLimits, LoadPlan
 from tapecheck.load.validation import load
 from tapecheck.statistics import intervals
 from tapecheck.target.file import Target
@@ -46,7 +45,7 @@ def test_a_scenario_is_extended_until_its_percentiles_are_bounded(objective: str
 
 def test_enough_is_a_question_of_samples_and_never_of_their_values() -> None:
     """A figure that misses its objective by far is bounded like one that meets it, so that no run is extended until it passes."""
-    limits = Limits(lag_p99_ms=20, cpu_ratio=0.9, achieved_ratio=0.95)
+    limits = GeneratorLimits(lag_p99_ms=20)
     for scale in (1, 1000):
         rows = burst(scale * np.random.default_rng(1).uniform(1, 2, 30_000), per_round=100)
         for n, enough in ((10_000, True), (200, False)):
@@ -54,7 +53,7 @@ def test_enough_is_a_question_of_samples_and_never_of_their_values() -> None:
             assert analysis.bounded(summary, [parse("p99_ms < 2", METRICS)], "a") is enough
 
 
-def part(rounds: int, **more: object) -> Measured:
+def part(rounds: int, **more: object) -> Measurement:
     rows = burst(np.full(3 * rounds, 5.0), per_round=3)
     rows["connection"] = np.tile([0, 1, 2], rounds)
     return dataclasses.replace(measured(rows), connections=2, **more)

@@ -22,8 +22,7 @@ from tapecheck.load.analysis import ScenarioSummary, summarize
 from tapecheck.load.engine.recorder import ErrorKind, Samples
 from tapecheck.load.findings import LIMITING
 from tapecheck.load.generator import Generator
-from tapecheck.load.plan import LoadPlan
-from tapecheck.load.recording import Limits
+from tapecheck.load.plan import GeneratorLimits, LoadPlan
 from tapecheck.load.validation import load
 from tapecheck.runs.results import Finding
 from tapecheck.target.file import Target
@@ -191,7 +190,7 @@ def limiting(*names: str) -> list[Finding]:
     return [Finding(name=name, finding="", evidence={}, action="") for name in names]
 
 
-def test_the_gravest_kind_is_the_bottleneck_whatever_was_found_first() -> None:
+def test_the_most_severe_kind_is_the_bottleneck_whatever_was_found_first() -> None:
     """A generator that lags spoils every other figure, and a queue is only what is left when nothing explains it."""
     order = [
         "generator",
@@ -220,7 +219,7 @@ def told(rows: Samples, *, cores: int = 2, executor: str = "closed", busy: Mappi
     seconds = np.arange(1, 10) / 10
     use = [(float(s), name, ratio, 100.0) for s in seconds for name, ratio in (busy or {}).items()]
     rec = recording({"s": rows}, watched=watched(*use) if use else None, executor=executor)
-    limits = Limits(lag_p99_ms=20, cpu_ratio=0.9, achieved_ratio=0.95)
+    limits = GeneratorLimits(lag_p99_ms=20)
     return findings.find(summarize(rec, limits), cores)
 
 
@@ -265,10 +264,10 @@ def test_a_rule_speaks_from_its_threshold_on(rows: Samples, busy: dict[str, floa
     assert [f.name for f in told(rows, cores=cores, busy=busy)] == names
 
 
-def test_one_busy_core_is_told_as_what_was_seen() -> None:
+def test_one_busy_core_is_reported_as_it_was_measured() -> None:
     """Four processes that use a quarter of a core each look the same, so the finding does not say that it is one thread."""
     (found,) = told(rows_of(800, server_ms=790), busy={"api": 1.0}, cores=4)
-    assert found.finding == "s: api uses one full core of 4, as a single-threaded process would"
+    assert found.finding == "s: api is single-threaded (1.0 of 4 cores busy)"
     assert (found.evidence["cpu_ratio"], found.evidence["cores"], found.evidence["samples"]) == (pytest.approx(1), 4, 9)
 
 

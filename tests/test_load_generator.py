@@ -24,7 +24,7 @@ from servers import Server
 from tapecheck.errors import ConfigError, MeasurementError
 from tapecheck.load import generator as generators
 from tapecheck.load.engine import engine
-from tapecheck.load.engine.recorder import SAMPLE, Outcome, Samples
+from tapecheck.load.engine.recorder import SAMPLE, Samples, Tally
 from tapecheck.load.engine.work import Address, PreparedRequest, Work
 from tapecheck.load.generator import Generator
 from tapecheck.workers import dask as clusters
@@ -253,13 +253,13 @@ class FarPool(Cluster):
     def workers(self) -> list[worker.Worker]:
         return self.far
 
-    def answer(self, control: worker.Control, work: Work, file: None) -> tuple[Outcome, Samples]:
+    def answer(self, control: worker.Control, work: Work, file: None) -> tuple[Tally, Samples]:
         """Say of 10 requests, the first at the start that was given, a second apart, what this worker's clock shows; none was answered."""
         self.given[work.worker] = work
         rows = np.zeros(10, SAMPLE)
         rows["intended_ns"] = work.start_ns + np.arange(10) * 10**9
         rows["sent_ns"], rows["done_ns"] = rows["intended_ns"] + 1, rows["intended_ns"] + 2
-        outcome = Outcome(started_ns=work.start_ns, ended_ns=work.start_ns + 10**10, cpu_ratio=0.5, offered=10, on_time=10)
+        outcome = Tally(started_ns=work.start_ns, ended_ns=work.start_ns + 10**10, cpu_ratio=0.5, offered=10, on_time=10)
         return outcome, rows
 
 

@@ -18,13 +18,13 @@ from tapecheck import charts
 from tapecheck.load import analysis, capacity, findings, frames
 from tapecheck.load.analysis import ScenarioSummary, check
 from tapecheck.load.generator import Generator
-from tapecheck.load.plan import METRICS, LoadPlan
-from tapecheck.load.recording import Limits, Recording
+from tapecheck.load.plan import METRICS, GeneratorLimits, LoadPlan
+from tapecheck.load.recording import Recording
 from tapecheck.load.validation import LoadResult, LoadSummary, load
 from tapecheck.target.file import Target
 from tapecheck.verdict import Check, Verdict, parse
 
-LIMITS = Limits(lag_p99_ms=20, cpu_ratio=0.9, achieved_ratio=0.95)
+LIMITS = GeneratorLimits(lag_p99_ms=20)
 
 
 def recorded(lag_ms: float, response_ms: float = 4.7, waited: bool = False) -> Recording:
@@ -208,7 +208,7 @@ def test_groups_and_levels_are_marked_too() -> None:
     assert all("up to 60% the generator's" in cell for name in ("median (ms)", "p95 (ms)") for cell in table[name])
     level = capacity.level("s", 100.0, found["s"], [parse("mean_ms < 50", METRICS)], 0.0)
     assert level.generator_share == found["s"].generator_share
-    assert capacity.conclude([level]).said.endswith("up to 60% the generator's)")
+    assert capacity.conclude([level]).in_words.endswith("up to 60% the generator's)")
 
 
 def test_a_lag_of_the_event_loop_alone_invalidates_nothing() -> None:

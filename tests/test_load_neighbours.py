@@ -5,11 +5,11 @@ from samples import burst, recording, watched
 
 from tapecheck.load import analysis, findings, frames
 from tapecheck.load.analysis import ScenarioSummary
-from tapecheck.load.recording import Limits
+from tapecheck.load.plan import GeneratorLimits
 from tapecheck.load.validation import LoadSummary, load
 from tapecheck.resources import MACHINE, OTHERS
 
-LIMITS = Limits(lag_p99_ms=20, cpu_ratio=0.9, achieved_ratio=0.95)
+LIMITS = GeneratorLimits(lag_p99_ms=20)
 RESPONSES_MS = [2000.0] * 100
 
 

@@ -227,10 +227,10 @@ class Owner:
     def lost(self, connection: Connection) -> None:
         self.told.append("lost")
 
-    def spoke_unasked(self, connection: Connection, data: bytes) -> None:
+    def on_unsolicited(self, connection: Connection, data: bytes) -> None:
         self.told.append("spoke unasked")
 
-    def said_too_much(self, connection: Connection) -> None:
+    def on_surplus(self, connection: Connection) -> None:
         self.told.append("said too much")
 
 

@@ -98,7 +98,7 @@ def test_memory_for_each_stored_sample_is_its_row() -> None:
         from tapecheck.load.engine import engine
         from tapecheck.load.engine.pool import Pool
         from tapecheck.load.engine.protocol import Connection
-        from tapecheck.load.engine.recorder import Recorder, scratch, written
+        from tapecheck.load.engine.recorder import SampleWriter, scratch, written
         from tapecheck.load.engine.work import Address, PreparedRequest, Work
         request = PreparedRequest(values={}, method="GET", url="", raw=b"", headers=())
         class Transport(asyncio.Transport):
@@ -108,7 +108,7 @@ def test_memory_for_each_stored_sample_is_its_row() -> None:
         async def main():
             with scratch(1_000_000) as file:
                 work = Work(address=Address(host="", port=1), requests=(request,), executor="closed")
-                pool = Pool(work, Recorder(file.fileno()))
+                pool = Pool(work, SampleWriter(file.fileno()))
                 connection = Connection(pool)
                 connection.connection_made(Transport())
                 def send(count):

@@ -13,8 +13,8 @@ from servers import Server
 from tapecheck.errors import ConfigError
 from tapecheck.load import analysis, frames, session
 from tapecheck.load.generator import Generator
-from tapecheck.load.plan import LoadPlan
-from tapecheck.load.recording import GeneratorStats, Limits, invalid
+from tapecheck.load.plan import GeneratorLimits, LoadPlan
+from tapecheck.load.recording import GeneratorStats, invalid
 from tapecheck.load.validation import load
 from tapecheck.target.file import Target
 from tapecheck.verdict import overall
@@ -100,7 +100,7 @@ def test_lags_are_judged_by_their_p99() -> None:
 )
 def test_each_limit_has_its_reason(bad: dict[str, object], text: str | None) -> None:
     """Beyond a limit the scenario is invalid and the reason says value and limit; within all of them it is not."""
-    limits = Limits(lag_p99_ms=20, cpu_ratio=0.9, achieved_ratio=0.95, dispatch_lag_p99_ms=10)
+    limits = GeneratorLimits(lag_p99_ms=20, dispatch_lag_p99_ms=10)
     reason = invalid(GeneratorStats(**{**HONEST, **bad}), limits, duration_s=1.0)  # type: ignore[arg-type]
     assert (reason is None) if text is None else (text in str(reason))
 
@@ -119,8 +119,8 @@ def test_what_the_generator_saw_beside_the_samples_is_kept() -> None:
     rec = recording({"s": burst(np.full(50, 5.0))}, generator=GeneratorStats(**HONEST, unsolicited=3, stopped_early=True))  # type: ignore[arg-type]
     odd = dataclasses.replace(measured(burst([])), unsolicited=3, limit_reached=True)
     assert (session._generator(odd).unsolicited, session._generator(odd).stopped_early) == (3, True)
-    table = frames.scenarios(analysis.summarize(rec, Limits(lag_p99_ms=20, cpu_ratio=0.9, achieved_ratio=0.95)))
-    assert table.loc["connections on which the target spoke unasked", "s"] == "3"
+    table = frames.scenarios(analysis.summarize(rec, GeneratorLimits(lag_p99_ms=20)))
+    assert table.loc["connections with unsolicited data", "s"] == "3"
     assert "as many requests as one scenario may" in table.loc["ended early", "s"]
 
 
@@ -128,13 +128,13 @@ def test_what_the_generator_saw_beside_the_samples_is_kept() -> None:
 def test_retries_are_a_row_of_the_table_when_there_were_any(retried: int | None, shown: str | None) -> None:
     """Their number is shown when it is known and not 0; an older recording, or another tool's, does not say it."""
     rec = recording({"s": burst(np.full(50, 5.0))}, generator=GeneratorStats(**HONEST, retried=retried))  # type: ignore[arg-type]
-    summary = analysis.summarize(rec, Limits(lag_p99_ms=20, cpu_ratio=0.9, achieved_ratio=0.95))
+    summary = analysis.summarize(rec, GeneratorLimits(lag_p99_ms=20))
     assert summary["s"].generator.retried == retried
-    assert frames.scenarios(summary)["s"].get("sent again: the target had closed the connection") == shown
+    assert frames.scenarios(summary)["s"].get("sent again after the target closed the connection") == shown
 
 
 def test_a_tick_of_the_system_clock_is_no_busy_generator() -> None:
     """CPU time that is counted in ticks can exceed a short measurement; over a second the same ratio is beyond the limit."""
-    limits, busy = Limits(lag_p99_ms=20, cpu_ratio=0.9, achieved_ratio=0.95), GeneratorStats(**{**HONEST, "cpu_ratio": 1.2})  # type: ignore[arg-type]
+    limits, busy = GeneratorLimits(lag_p99_ms=20), GeneratorStats(**{**HONEST, "cpu_ratio": 1.2})  # type: ignore[arg-type]
     assert invalid(busy, limits, duration_s=0.05) is None
     assert "used 120% of its core" in str(invalid(busy, limits, duration_s=1.0))

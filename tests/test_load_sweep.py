@@ -4,7 +4,7 @@ import pytest
 from servers import Exchange, Server
 
 from tapecheck.load import session
-from tapecheck.load.engine.recorder import Measured
+from tapecheck.load.engine.recorder import Measurement
 from tapecheck.load.engine.work import Work
 from tapecheck.load.generator import Generator
 from tapecheck.load.plan import LoadPlan
@@ -30,7 +30,7 @@ def test_a_sweep_finds_where_a_server_begins_to_fail(monkeypatch: pytest.MonkeyP
     limited = Limited()
 
     class Told(Generator):
-        def measure(self, work: Work, **how: object) -> Measured:
+        def measure(self, work: Work, **how: object) -> Measurement:
             assert work.schedule is not None
             limited.rate_rps = work.schedule.stages[-1].start_rps
             return super().measure(work, **how)  # type: ignore[arg-type]

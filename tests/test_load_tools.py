@@ -489,7 +489,7 @@ def test_a_percentile_without_samples_is_never_a_pass(name: str) -> None:
     told = not math.isnan(found.response_time_ms.p95.value)
     assert verdicts.pop("p95_ms < 1000") == (Verdict.NOT_PROVEN if told else Verdict.NO_DATA)
     assert set(verdicts.values()) == {Verdict.PASS}
-    assert recording.context.told
+    assert recording.context.imported
 
 
 @pytest.mark.parametrize("name", SAMPLED + FIGURES)

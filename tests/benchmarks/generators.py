@@ -7,8 +7,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from tapecheck.load.imports import hey, wrk
-from tapecheck.load.recording import Testimony
+from tapecheck.load.imports.wrk_and_hey import hey_figures, wrk_figures
+from tapecheck.load.recording import ImportedSummary
 
 from . import machine
 
@@ -81,15 +81,15 @@ def parse_engine(text: str) -> Count:
 
 def parse_wrk(text: str) -> Count:
     """Read wrk's report; a failure is a status of 400 or more, or an error of a socket."""
-    return _count(wrk.figures(text))
+    return _count(wrk_figures(text))
 
 
 def parse_hey(text: str) -> Count:
     """Read hey's report; a failure is a status of 400 or more, or no answer."""
-    return _count(hey.figures(text))
+    return _count(hey_figures(text))
 
 
-def _count(told: Testimony) -> Count:
+def _count(told: ImportedSummary) -> Count:
     return Count(requests=told.requests - told.failed, failed=told.failed, duration_s=told.duration_s)
 
 

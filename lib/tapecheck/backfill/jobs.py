@@ -69,7 +69,7 @@ def is_done(plan: BackfillPlan, key: Key, checkpoint: Checkpoint | None) -> bool
 
 
 def outcome_of(key: Key, found: Outcome | str | None, before: Checkpoint | None, after: Checkpoint | None) -> Job:
-    """Say what became of a job; how many bars are new is told by its checkpoints, which count those before a lost connection too."""
+    """Return what became of a job; its checkpoints say how many bars are new, those before a lost connection included."""
     symbol, timeframe = key
     inserted = (after.rows if after else 0) - (before.rows if before else 0)
     job = Job(symbol=symbol, timeframe=timeframe, state=SKIPPED, inserted=inserted)

@@ -73,7 +73,7 @@ def load_percentiles(*, recording: Recording, summary: Summary, objectives: Sequ
 
 
 def _intervals(recording: Recording) -> str:
-    return "as the tool says" if recording.context.told else "with 95 % intervals"
+    return "as the tool says" if recording.context.imported else "with 95 % intervals"
 
 
 def _percentiles(scenario: ScenarioSummary) -> dict[float, float]:
@@ -147,7 +147,7 @@ def load_dimensions(*, recording: Recording, summary: Summary) -> figure.Chart:
     panels = [(name, d, values) for name, s in summary.items() for d, values in s.by.items() if len(values) > 1]
     with figure.style():
         if not panels:
-            n = sum(scenario.requests for scenario in summary.values()) if recording.context.told else recording.samples.num_rows
+            n = sum(scenario.requests for scenario in summary.values()) if recording.context.imported else recording.samples.num_rows
             return figure.empty(title, "no scenario varies a parameter", recording.context, n)
         longest = max(len(values) for _, _, values in panels)
         columns = min(len(panels), 3 if longest <= 8 else 2 if longest <= 16 else 1)

@@ -1,4 +1,4 @@
-"""Turns the samples of a load run, or what another tool says of one, into a summary. Pure: no target, no files, no clock."""
+"""Turns the samples of a load run, or what another tool reports of one, into a summary. Pure: no target, no files, no clock."""
 
 import math
 from collections.abc import Iterable, Mapping
@@ -8,10 +8,9 @@ import numpy as np
 import pyarrow as pa
 
 from tapecheck import resources
-from tapecheck.load import recording as selfcheck
-from tapecheck.load import recording as testimony
 from tapecheck.load import samples as rows
-from tapecheck.load.recording import Context, Figures, GeneratorStats, Limits, Recording
+from tapecheck.load.plan import GeneratorLimits
+from tapecheck.load.recording import Context, GeneratorStats, ImportedFigures, Recording, invalid, unbounded
 from tapecheck.load.samples import Mask, Numbers, Rows
 from tapecheck.statistics import intervals
 from tapecheck.statistics.intervals import Counts, Distribution, Figure, Percentile
@@ -81,16 +80,16 @@ class ScenarioSummary:
     generator_share: dict[str, float] = field(default_factory=dict)
 
 
-def summarize(recording: Recording, limits: Limits) -> dict[str, ScenarioSummary]:
+def summarize(recording: Recording, limits: GeneratorLimits) -> dict[str, ScenarioSummary]:
     """Summarize every scenario of a recording, and each level of a sweep, in the order in which they ran."""
     context = recording.context
     return {name: _summary(recording, name, executor, limits) for name, executor in context.executors.items()}
 
 
-def _summary(recording: Recording, name: str, executor: str, limits: Limits) -> ScenarioSummary:
+def _summary(recording: Recording, name: str, executor: str, limits: GeneratorLimits) -> ScenarioSummary:
     context = recording.context
-    if name in context.told:
-        return _told(context, name, limits)
+    if name in context.imported:
+        return _imported(context, name, limits)
     found = _scenario(recording, name, executor, context.generator[name], limits)
     return _of_answers(found) if context.tool and context.tool.answers_only else found
 
@@ -100,14 +99,14 @@ def _of_answers(found: ScenarioSummary) -> ScenarioSummary:
     return replace(
         found,
         success_ratio_low=0.0,
-        response_time_ms=testimony.unbounded(found.response_time_ms),
-        service_time_ms=testimony.unbounded(found.service_time_ms),
+        response_time_ms=unbounded(found.response_time_ms),
+        service_time_ms=unbounded(found.service_time_ms),
     )
 
 
-def _told(context: Context, name: str, limits: Limits) -> ScenarioSummary:
-    """Take over what another tool says of a scenario: only ratios and rates of its counts are computed, and their bound."""
-    said, generator = context.told[name], context.generator[name]
+def _imported(context: Context, name: str, limits: GeneratorLimits) -> ScenarioSummary:
+    """Take over what another tool reports of a scenario: only ratios and rates of its counts are computed, and their bound."""
+    said, generator = context.imported[name], context.generator[name]
     n, succeeded = said.requests, said.requests - said.failed
     return ScenarioSummary(
         executor=context.executors[name],
@@ -124,14 +123,14 @@ def _told(context: Context, name: str, limits: Limits) -> ScenarioSummary:
         database_time_ms=None,
         connections_opened=None,
         errors=said.errors,
-        by={dimension: _told_groups(values) for dimension, values in said.by.items()},
+        by={dimension: _imported_groups(values) for dimension, values in said.by.items()},
         generator=generator,
-        invalid=selfcheck.invalid(generator, limits, duration_s=said.duration_s),
+        invalid=invalid(generator, limits, duration_s=said.duration_s),
         resources={},
     )
 
 
-def _told_groups(values: Mapping[str, Figures]) -> dict[str, GroupSummary]:
+def _imported_groups(values: Mapping[str, ImportedFigures]) -> dict[str, GroupSummary]:
     return {
         value: GroupSummary(
             requests=said.requests,
@@ -147,7 +146,7 @@ def _told_groups(values: Mapping[str, Figures]) -> dict[str, GroupSummary]:
     }
 
 
-def _scenario(recording: Recording, name: str, executor: str, generator: GeneratorStats, limits: Limits) -> ScenarioSummary:
+def _scenario(recording: Recording, name: str, executor: str, generator: GeneratorStats, limits: GeneratorLimits) -> ScenarioSummary:
     sent = rows.sent(recording.samples, name)
     part = rows.measured(sent.table)
     n, errors, batches = len(part), _errors(part), part.batches(executor)
@@ -178,7 +177,7 @@ def _scenario(recording: Recording, name: str, executor: str, generator: Generat
         errors=errors,
         by=_by(part, batches, loop_ms, is_ours=recording.context.tool is None),
         generator=generator,
-        invalid=selfcheck.invalid(generator, limits, duration_s=duration_s, local=errors.get("local", 0)),
+        invalid=invalid(generator, limits, duration_s=duration_s, local=errors.get("local", 0)),
         resources=used,
         machine_busy_cores=machine.cpu_ratio if machine else None,
         others_busy_cores=max(0.0, others.cpu_ratio) if others else None,
@@ -198,7 +197,7 @@ def _reaching_down(times: Distribution | None, undelayed: Distribution | None, l
 
 
 def _added(times: Distribution | None, undelayed: Distribution | None, loop_ms: float) -> dict[str, float]:
-    """Return how much of each time may be the generator's own lag; of the loop's only a p99 is known, which tells of no lower figure."""
+    """Return how much of each time may be the generator's own lag; of the loop's only the p99 is known, which bounds no lower figure."""
     if times is None or undelayed is None:
         return {}
     added = {}
@@ -346,7 +345,7 @@ NO_SERVER_TIMING = (
     "no Server-Timing header was seen, which says how long the target took: let it send one, or judge response times (p95_ms)"
 )
 NO_SERVICE_TIME = "service times were not recorded: judge response times (p95_ms), or measure here"
-UNBOUNDED = "the value meets it; the tool does not carry what would bound it"
+UNBOUNDED = "the value meets it, but the tool's output has no confidence interval"
 
 
 def check(summary: Mapping[str, ScenarioSummary], objectives: Iterable[Objective]) -> list[Check]:

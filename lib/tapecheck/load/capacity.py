@@ -14,7 +14,7 @@ import numpy as np
 
 from tapecheck.load.analysis import ScenarioSummary, check, mark, summarize
 from tapecheck.load.plan import Capacity, LoadPlan
-from tapecheck.load.recording import Limits, Recording
+from tapecheck.load.recording import Recording
 from tapecheck.statistics import scalability
 from tapecheck.statistics.intervals import Percentile
 from tapecheck.statistics.scalability import Usl
@@ -62,7 +62,7 @@ class CapacityResult:
     law_note: str
 
     @property
-    def said(self) -> str:
+    def in_words(self) -> str:
         """The capacity in a few words."""
         if self.knee_rps is None:
             return f"capacity: {self.knee_note}"
@@ -146,7 +146,7 @@ def levels(recording: Recording, plan: LoadPlan, objectives: Sequence[Objective]
     rates = recording.context.rates_rps
     sweep, name = plan.sweep, plan.sweep_name
     sustained_ratio = sweep.sustained_ratio if sweep else Capacity.model_fields["sustained_ratio"].default
-    summaries = summarize(recording, Limits(**plan.generator.model_dump()))
+    summaries = summarize(recording, plan.generator)
     return [level(label, rate, summaries[label], objectives, sustained_ratio, name) for label, rate in rates.items()]
 
 

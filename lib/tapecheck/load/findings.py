@@ -9,17 +9,17 @@ from tapecheck.runs.results import Finding
 from tapecheck.validation import stopped
 from tapecheck.verdict import written
 
-ERROR_SHARE = 0.01  # of all requests: below it failures are told, but do not limit
+ERROR_SHARE = 0.01  # of all requests: below it failures are reported, but do not limit
 BUSY_CORE = 0.85  # of one core: a process above it has no room left on that core
 DATABASE_SHARE = 0.6  # of the server time
 SERVER_SHARE = 0.2  # of the service time: below it the handler is not where the time goes
-SLOW_MS = 5.0  # of a wait or of the median service time: below it nobody waits
+SLOW_MS = 5.0  # of a wait or of the median service time: below it no wait matters
 QUEUE_RATIO = 3.0  # median service time over median server time
 WAIT_SHARE = 0.5  # of the mean response time spent before the request was sent
-NEIGHBOUR_CORES = 0.25  # busy with what is neither the target's nor ours: from there on it is said
-FULL_SHARE = 0.9  # of all cores: beyond it nobody gets what he could use
+NEIGHBOUR_CORES = 0.25  # busy with what is neither the target's nor ours: from there on it is a finding
+FULL_SHARE = 0.9  # of all cores: beyond it no process gets all that it could use
 IDLE_CORE = 0.25  # of one core: below it a process is not what everything waits for
-FASTEST_SHARE = 0.5  # of the median service time: what even the fastest request takes when the way is long, and not the line
+FASTEST_SHARE = 0.5  # of the median service time: what even the fastest request takes when the network is slow, and there is no queue
 SPREAD_RATIO = 3.0  # p95 over mean: the variance warning
 SLOW_VALUE_RATIO = 2.0  # median of the slowest over the fastest value of a parameter
 
@@ -27,7 +27,7 @@ Rule = Callable[[str, ScenarioSummary, int], Iterator[Finding]]
 
 
 def find(summary: Mapping[str, ScenarioSummary], cores: int) -> list[Finding]:
-    """Return every finding of every scenario, the gravest kind first; an invalid scenario says nothing of the target."""
+    """Return every finding of every scenario, the most severe kind first; an invalid scenario says nothing about the target."""
     return [
         finding
         for rule in RULES
@@ -73,7 +73,7 @@ def _late(name: str, scenario: ScenarioSummary, cores: int) -> Iterator[Finding]
         figures = ", ".join(f"{part:.0%} of {metric.removesuffix('_ms')}" for metric, part in share.items())
         yield Finding(
             name="generator_late",
-            finding=f"{name}: the generator was late, so up to {figures} may be its own",
+            finding=f"{name}: the generator was late, so up to {figures} may be its own delay",
             evidence={
                 **({"dispatch_lag_p50_ms": lag.p50.value, "dispatch_lag_p99_ms": lag.p99.value} if lag else {}),
                 **({"lag_p99_ms": own.lag_p99_ms} if own.lag_p99_ms is not None else {}),
@@ -119,8 +119,7 @@ def _cpu(name: str, scenario: ScenarioSummary, cores: int) -> Iterator[Finding]:
             alone = cores > 1 and use.cpu_ratio < 1 + (1 - BUSY_CORE)
             yield Finding(
                 name="target_single_threaded" if alone else "target_cpu",
-                finding=f"{name}: {process} uses "
-                + (f"one full core of {cores}, as a single-threaded process would" if alone else f"{use.cpu_ratio:.1f} of {cores} cores"),
+                finding=f"{name}: {process} {'is single-threaded' if alone else 'is busy'} ({use.cpu_ratio:.1f} of {cores} cores busy)",
                 evidence={"cpu_ratio": use.cpu_ratio, "cpu_peak_ratio": use.cpu_peak_ratio, "cores": cores, "samples": use.samples},
                 action="look whether one of its threads is always busy (top -H); if so, run more worker processes of it"
                 if alone
@@ -169,16 +168,16 @@ def _queue(name: str, scenario: ScenarioSummary, cores: int) -> Iterator[Finding
     if busiest is not None:
         evidence["busiest_process_cpu_ratio"] = busiest
     idle = busiest is not None and busiest < IDLE_CORE
-    network = idle and service.min >= FASTEST_SHARE * service.p50.value  # where there is a line, somebody is the first in it
+    network = idle and service.min >= FASTEST_SHARE * service.p50.value  # in a queue some request is the first
     yield Finding(
         name="network" if network else "queue",
         finding=f"{name}: of a median {service.p50.value:.3g} ms after the send, the target accounts for {server.p50.value:.2g} ms"
-        + (", no request is much faster, and no watched process is busy: the time is spent on the way" if network else ""),
+        + (", no request is much faster, and no watched process is busy: the time is spent in the network" if network else ""),
         evidence=evidence,
-        action="send one request at a time: if it is as slow, look at proxies and bandwidth, or measure from nearer;"
-        " if not, it waits for the target to take it"
+        action="send one request at a time: if it is as slow, look at proxies and bandwidth, or measure from a machine nearer to it;"
+        " if not, it waits in a queue of the target"
         if network
-        else "the rest is spent before and after the handler, as in a line: let the target serve more at once,"
+        else "the rest is spent in a queue before the handler: let the target serve more requests at once,"
         " by more worker processes or a higher limit, rather than tune the handler",
     )
 

@@ -54,9 +54,9 @@ def _scenario(s: ScenarioSummary) -> dict[str, str]:
     rows["cores busy with other processes"] = "" if s.others_busy_cores is None else f"{s.others_busy_cores:.2f}"
     rows["answers whose content was checked"] = f"{s.generator.content_checked:,}"
     if s.generator.unsolicited:
-        rows["connections on which the target spoke unasked"] = f"{s.generator.unsolicited:,}"
+        rows["connections with unsolicited data"] = f"{s.generator.unsolicited:,}"
     if s.generator.retried:
-        rows["sent again: the target had closed the connection"] = f"{s.generator.retried:,}"
+        rows["sent again after the target closed the connection"] = f"{s.generator.retried:,}"
     if s.generator.stopped_early:
         rows["ended early"] = "it had sent as many requests as one scenario may"
     return rows

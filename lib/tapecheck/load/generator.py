@@ -10,7 +10,7 @@ from typing import Self
 
 from tapecheck.errors import MeasurementError
 from tapecheck.load.engine import engine
-from tapecheck.load.engine.recorder import Measured, Outcome, Samples, map_rows, merged, place, scratch, written
+from tapecheck.load.engine.recorder import Measurement, Samples, Tally, map_rows, merged, place, scratch, written
 from tapecheck.load.engine.work import Work
 from tapecheck.workers.pool import Cluster, pool
 from tapecheck.workers.worker import DONE, Death, Worker
@@ -33,7 +33,7 @@ class Generator:
         """End the workers, in mid-measurement too."""
         self.pool.__exit__(kind, error, trace)
 
-    def measure(self, work: Work, on_progress: Callable[[int, int], object] = lambda done, total: None) -> Measured:
+    def measure(self, work: Work, on_progress: Callable[[int, int], object] = lambda done, total: None) -> Measurement:
         """Run one scenario, split across as many workers as it can occupy.
 
         A worker that dies is named in the result, which holds what it had recorded and the whole shares of the others.
@@ -78,7 +78,7 @@ def _describe(worker: Worker, death: Death, shares_file: bool) -> str:
     return f"{worker.name} ({death.why}{kept})"
 
 
-def _take(worker: Worker, share: Work, outcome: Outcome, rows: Samples | None, file: int) -> Outcome:
+def _take(worker: Worker, share: Work, outcome: Tally, rows: Samples | None, file: int) -> Tally:
     """Put the rows that a worker returned into the file, on this process's clock, and return the rest."""
     if rows is None:
         return outcome

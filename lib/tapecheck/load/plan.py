@@ -263,7 +263,7 @@ def _objective(text: str) -> str:
 
 
 class LoadPlan(Model):
-    """The scenarios, what is promised of each, and when a measurement does not count."""
+    """The scenarios, their objectives, and when a measurement does not count."""
 
     scenarios: dict[Name, Scenario] = Field(min_length=1)
     objectives: Annotated[tuple[Annotated[str, AfterValidator(_objective)], ...], AfterValidator(each_once)] = ()

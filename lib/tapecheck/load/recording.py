@@ -1,12 +1,15 @@
-"""What another tool says of a load run that it measured: which tool, and figures where it gives no single requests. It reads no file."""
+"""What a load run leaves beside its samples: how the generator fared, and what another tool reports that measured in our place."""
 
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Annotated
 
 import pyarrow as pa
+from pydantic import AliasChoices, Field
 
 from tapecheck import validation
+from tapecheck.load.plan import GeneratorLimits
 from tapecheck.statistics.intervals import Distribution, Figure, Percentile
 from tapecheck.validation import STOPPED
 
@@ -27,7 +30,7 @@ class Tool:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Figures:
+class ImportedFigures:
     """What a tool says of some requests; `response_time_ms` has NaN for what it does not say."""
 
     requests: int
@@ -46,12 +49,12 @@ class Figures:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Testimony(Figures):
+class ImportedSummary(ImportedFigures):
     """What a tool says of one scenario; `by` has the same for each value of a parameter."""
 
     duration_s: float
     errors: dict[str, int]
-    by: dict[str, dict[str, Figures]] = field(default_factory=dict)
+    by: dict[str, dict[str, ImportedFigures]] = field(default_factory=dict)
 
 
 def distribution(
@@ -119,14 +122,14 @@ class Context(validation.Context):
     """What the samples do not say: how the generator fared, by scenario.
 
     Each level of a capacity sweep is a scenario of its own, with its rate in `rates_rps`. Of another `tool` that gives no
-    single requests, `told` has its figures by scenario, and there are no samples.
+    single requests, `imported` has its figures by scenario, and there are no samples.
     """
 
     executors: dict[str, str]
     generator: dict[str, GeneratorStats]
     rates_rps: dict[str, float] = field(default_factory=dict)
     tool: Tool | None = None
-    told: dict[str, Testimony] = field(default_factory=dict)
+    imported: Annotated[dict[str, ImportedSummary], Field(validation_alias=AliasChoices("imported", "told"))] = field(default_factory=dict)
 
     @property
     def measured_by(self) -> str:
@@ -150,25 +153,15 @@ class Recording(validation.Recording[Context]):
     @property
     def without_samples(self) -> str:
         """Say why there is nothing to draw where there are no samples."""
-        return f"{self.context.measured_by} gives figures, and no single requests" if self.context.told else "no requests"
+        return f"{self.context.measured_by} gives figures, and no single requests" if self.context.imported else "no requests"
 
 
-# ---- selfcheck ----
+# ---- was the generator the bottleneck ----
 
 CPU_TICKS_S = 0.02  # some systems count CPU time in ticks of 10 ms; a short measurement may hold one too many at either end
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Limits:
-    """Beyond which figures of the generator a scenario says nothing about the target."""
-
-    cpu_ratio: float
-    achieved_ratio: float
-    lag_p99_ms: float | None = None
-    dispatch_lag_p99_ms: float | None = None
-
-
-def invalid(generator: GeneratorStats, limits: Limits, *, duration_s: float, local: int = 0) -> str | None:
+def invalid(generator: GeneratorStats, limits: GeneratorLimits, *, duration_s: float, local: int = 0) -> str | None:
     """Say why a scenario of a duration did not measure its target, or None when it did.
 
     `local` requests failed for want of ports or files here.

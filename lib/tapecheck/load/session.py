@@ -9,11 +9,11 @@ import pyarrow as pa
 from tapecheck import progress, resources
 from tapecheck.errors import ConfigError, Problem
 from tapecheck.load import analysis, capacity, preflight
-from tapecheck.load.engine.recorder import Measured, joined
+from tapecheck.load.engine.recorder import Measurement, joined
 from tapecheck.load.engine.work import MAX_REQUESTS, Address, PreparedRequest, refused_connections
 from tapecheck.load.generator import Generator
 from tapecheck.load.plan import METRICS, Capacity, LoadPlan, Paced
-from tapecheck.load.recording import Context, GeneratorStats, Limits, Recording
+from tapecheck.load.recording import Context, GeneratorStats, Recording
 from tapecheck.load.requests import prepare_all
 from tapecheck.load.samples import table_of
 from tapecheck.resources import Watch
@@ -61,7 +61,7 @@ class Sent:
     name: str
     executor: str
     requests: tuple[PreparedRequest, ...]
-    measured: Measured
+    measured: Measurement
     rate_rps: float | None = None
     sandbox_stopped: bool = dataclasses.field(default_factory=opening.sandbox_stopped)  # by its end
 
@@ -96,7 +96,7 @@ class _Sender:
 
     def _extended(self, name: str, scenario: Paced, objectives: Sequence[Objective]) -> Sent:
         """Send a scenario, and on as often as the plan allows while its samples cannot bound a percentile that an objective is about."""
-        parts: list[Measured] = []
+        parts: list[Measurement] = []
         while True:
             label = name + (f", extended ({len(parts)})" if parts else "")
             parts.append(self._measure(label, scenario, self.prepared[name]))
@@ -104,11 +104,11 @@ class _Sender:
             rows = len(sent.measured.samples)
             if len(parts) > self.plan.extensions or rows * (len(parts) + 1) > MAX_REQUESTS * len(parts):
                 return sent
-            summary = analysis.summarize(self._alone(sent), Limits(**self.plan.generator.model_dump()))[name]
+            summary = analysis.summarize(self._alone(sent), self.plan.generator)[name]
             if summary.invalid or analysis.bounded(summary, objectives, name):
                 return sent
 
-    def _measure(self, label: str, scenario: Paced, requests: tuple[PreparedRequest, ...]) -> Measured:
+    def _measure(self, label: str, scenario: Paced, requests: tuple[PreparedRequest, ...]) -> Measurement:
         work = scenario.work(self.address, requests)
         with progress.show(f"load: {label}", work.progress_unit) as report:
             return self.generator.measure(work, on_progress=report)
@@ -147,7 +147,7 @@ def _check_generator(plan: LoadPlan) -> None:
         raise ConfigError(problems)
 
 
-def _generator(measured: Measured, *, target_stopped: bool = False) -> GeneratorStats:
+def _generator(measured: Measurement, *, target_stopped: bool = False) -> GeneratorStats:
     lag_ms, dispatch_lag_ms = intervals.distribution(measured.lag_ms), intervals.distribution(measured.dispatch_lag_ms)
     return GeneratorStats(
         lag_p99_ms=lag_ms.p99.value if lag_ms else None,

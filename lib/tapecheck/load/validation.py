@@ -16,7 +16,7 @@ from tapecheck.load.capacity import CapacityResult, conclude, levels
 from tapecheck.load.capacity import judge as judge_sweep
 from tapecheck.load.imports import registry
 from tapecheck.load.plan import METRICS, LoadPlan
-from tapecheck.load.recording import Context, Limits, Recording, Tool
+from tapecheck.load.recording import Context, Recording, Tool
 from tapecheck.runs.folders import Table
 from tapecheck.runs.results import Finding, Result
 from tapecheck.target.file import Target
@@ -57,7 +57,7 @@ class LoadResult(Result):
             rate = f" at {number(self.scenarios[name].throughput_rps)}/s" if self.scenarios[name].throughput_rps else ""
             late = analysis.mark(self.scenarios[name].generator_share, "p50_ms", "p95_ms", "p99_ms")
             found.append(f"p50 {p50}, p95 {p95}, p99 {p99} ms{rate} ({name}, the slowest{late})")
-        return found + ([self.capacity.said] if self.capacity else [])
+        return found + ([self.capacity.in_words] if self.capacity else [])
 
 
 class LoadSummary(dict[str, ScenarioSummary]):
@@ -128,7 +128,7 @@ class Load(validation.Validation[LoadPlan, Recording, LoadSummary, Settings]):
 
     def summarize(self, recording: Recording, plan: LoadPlan) -> LoadSummary:
         """Summarize the scenarios of a recording, without the levels of a sweep; the plan says when the generator was the bottleneck."""
-        everything, rates = analysis.summarize(recording, Limits(**plan.generator.model_dump())), recording.context.rates_rps
+        everything, rates = analysis.summarize(recording, plan.generator), recording.context.rates_rps
         own = {name: one for name, one in everything.items() if name not in rates}
         return LoadSummary.of(own, conclude(levels(recording, plan, objectives(plan))) if rates else None)
 

@@ -50,7 +50,7 @@ def require_dask() -> ModuleType:
     return distributed
 
 
-class Scheduler:
+class DaskScheduler:
     """A connection to the scheduler at `dask://HOST:PORT`.
 
     Raises:
@@ -85,7 +85,7 @@ class Scheduler:
 class DaskWorker(Worker):
     """One worker of a cluster, which reports every half second how far it is, so that this much is known if it dies."""
 
-    def __init__(self, scheduler: Scheduler, address: str) -> None:
+    def __init__(self, scheduler: DaskScheduler, address: str) -> None:
         self._client, self._scheduler, self.address = scheduler.client, scheduler, address
         super().__init__(
             f"worker {address}", self._client.get_executor(workers=[address], allow_other_workers=False, pure=False, retries=0)
@@ -99,10 +99,10 @@ class DaskWorker(Worker):
             self.offset_ns, self.error_ns = compare_clocks(self.executor)
 
     def begin(self, function: Callable[..., T], *arguments: Any) -> "Future[T]":
-        """Start to work; the function gets a control first, of which this one hears."""
+        """Start to work; the function gets a control first, whose reports arrive here."""
         self.control[:] = [0] * len(SLOTS)
         self._token = uuid.uuid4().hex
-        self._client.subscribe_topic(self._token, self._hear)
+        self._client.subscribe_topic(self._token, self._take_report)
         return self.executor.submit(work, self._token, function, arguments)
 
     def end(self, future: "Future[T]") -> T | Death:
@@ -113,10 +113,10 @@ class DaskWorker(Worker):
             self.forget()
 
     def forget(self) -> None:
-        """Hear no more of what it did."""
+        """Receive no more reports of what it did."""
         self._client.unsubscribe_topic(self._token)
 
-    def _hear(self, event: tuple[float, list[int]]) -> None:
+    def _take_report(self, event: tuple[float, list[int]]) -> None:
         self.control[:] = event[1]
 
     def is_gone(self) -> bool:

@@ -8,7 +8,7 @@ from types import TracebackType
 from typing import Any, Self, TypeVar
 
 from tapecheck.errors import MeasurementError
-from tapecheck.workers.dask import DaskWorker, Scheduler
+from tapecheck.workers.dask import DaskScheduler, DaskWorker
 from tapecheck.workers.processes import Process, free_cores
 from tapecheck.workers.worker import COUNT, Death, Worker, meet
 
@@ -147,11 +147,11 @@ class Cluster(WorkerPool):
 
     def __init__(self, address: str, prepare: Callable[[], object]) -> None:
         self._address, self._prepare = address, prepare
-        self._scheduler: Scheduler | None = None
+        self._scheduler: DaskScheduler | None = None
         self._workers: dict[str, DaskWorker] = {}
 
     def _start(self) -> None:
-        self._scheduler = Scheduler(self._address)
+        self._scheduler = DaskScheduler(self._address)
         assert self.workers
 
     @property
@@ -182,7 +182,7 @@ class Cluster(WorkerPool):
 
 
 def _stop_all(workers: Sequence[Worker]) -> None:
-    """Ask every worker to stop; one that cannot hear it neither keeps the others from it nor hides why they are stopped."""
+    """Ask every worker to stop; one that cannot be reached neither delays the others nor hides why they are stopped."""
     _at_once([worker.stop for worker in workers], STOP_S)
 
 

@@ -118,5 +118,5 @@ class Worker:
         return type(error).__name__
 
     def stop(self) -> None:
-        """Ask it to stop what it does; a worker of another machine may not hear it."""
+        """Ask it to stop what it does; the message may not reach a worker of another machine."""
         self.control[STOP] = 1

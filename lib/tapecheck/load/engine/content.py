@@ -12,7 +12,7 @@ BYTES_LIMIT = 64 * 2**20  # of all of them, and of one when decompressed
 FIRST_STRIDE = 50  # every 50th answer is kept, until there are too many; then every 100th, 200th, …
 
 
-class Answer:
+class ParsedAnswer:
     """An answer taken apart once more, with its headers and body this time."""
 
     def __init__(self, raw: Sequence[bytes]) -> None:
@@ -52,7 +52,7 @@ def is_json(content_type: str) -> bool:
 
 
 def decoded(body: bytes, encoding: str) -> bytes:
-    """Undo a Content-Encoding, as `Answer.body` says."""
+    """Undo a Content-Encoding, as `ParsedAnswer.body` says."""
     if encoding in ("", "identity"):
         return body
     if encoding not in ("gzip", "x-gzip", "deflate"):
@@ -110,7 +110,7 @@ def is_wrong(raw: Sequence[bytes], expected: Mapping[str, object], *, bodiless: 
     if bodiless:
         return False
     try:
-        answer = Answer(raw)
+        answer = ParsedAnswer(raw)
         return wrong(answer.body, expected, says_json=answer.is_json) is not None
     except (HttpParserError, ValueError):
         return True

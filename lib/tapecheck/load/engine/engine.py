@@ -1,7 +1,7 @@
 """Sends a scenario's requests and records every one. It runs in a worker process, and knows no configuration and no files.
 
 All executors share one path: `submit` a request with its intended start; it takes an idle connection, or waits for
-one (connections grow on demand up to `max_connections`); when it has ended, the executor is told and decides what is next.
+one (connections grow on demand up to `max_connections`); when it has ended, the executor is called and decides what is next.
 A row is written when its request has ended, however it ended; none is ever dropped.
 """
 
@@ -18,7 +18,7 @@ import uvloop
 
 from tapecheck.errors import MeasurementError
 from tapecheck.load.engine.pool import FreshPool, Pool
-from tapecheck.load.engine.recorder import Measured, Outcome, Recorder, Samples, merged, scratch, written
+from tapecheck.load.engine.recorder import Measurement, Samples, SampleWriter, Tally, merged, scratch, written
 from tapecheck.load.engine.schedule import Dispatcher, share
 from tapecheck.load.engine.work import MAX_DURATION_S, MAX_REQUESTS, Work, allow_connections
 from tapecheck.workers.worker import COUNT, DONE, SLOTS, STOP, Control
@@ -28,15 +28,15 @@ LISTEN_S = 0.05  # after the last request, for answers that nobody asked for
 LEAD_NS = 5_000_000  # from being ready to the start of a schedule
 
 
-def measure(work: Work, control: Control | None = None) -> Measured:
+def measure(work: Work, control: Control | None = None) -> Measurement:
     """Run one scenario in this process and return its samples; see `run`."""
     with scratch(work.likely_rows) as file:
-        recorder = Recorder(file.fileno())
+        recorder = SampleWriter(file.fileno())
         outcome = run(work, recorder, control if control is not None else [0] * len(SLOTS))
         return merged(written(recorder.rows(MAX_REQUESTS)), [outcome])
 
 
-def run(work: Work, recorder: Recorder, control: Control) -> Outcome:
+def run(work: Work, recorder: SampleWriter, control: Control) -> Tally:
     """Run one worker's share of a scenario; its rows go to the recorder.
 
     Args:
@@ -61,7 +61,7 @@ def run(work: Work, recorder: Recorder, control: Control) -> Outcome:
 class Engine:
     """The executors of one scenario, its clock and its self-check."""
 
-    def __init__(self, work: Work, recorder: Recorder, control: Control) -> None:
+    def __init__(self, work: Work, recorder: SampleWriter, control: Control) -> None:
         self.work = work
         self.recorder = recorder
         self.control = control
@@ -75,11 +75,11 @@ class Engine:
 
     # ---- the scenario ----
 
-    async def run(self) -> Outcome:
+    async def run(self) -> Tally:
         """Run the scenario to its end."""
         self.loop = asyncio.get_running_loop()
         self.loop.set_exception_handler(self._break)
-        self.task = cast("asyncio.Task[Outcome]", asyncio.current_task())
+        self.task = cast("asyncio.Task[Tally]", asyncio.current_task())
         self.pool = (FreshPool if self.work.fresh_connections else Pool)(self.work, self.recorder)
         self.expected_beat_ns = monotonic_ns()
         self._beat()
@@ -246,9 +246,9 @@ class Engine:
 
     # ---- the result ----
 
-    def _outcome(self, ended_ns: int, cpu_s: float) -> Outcome:
+    def _outcome(self, ended_ns: int, cpu_s: float) -> Tally:
         dispatcher = self.dispatcher
-        return Outcome(
+        return Tally(
             started_ns=self.started_ns,
             ended_ns=ended_ns,
             checked=self.pool.check(),
@@ -276,14 +276,14 @@ def prepare() -> None:
     """Do nothing: to call this imports what measuring needs, so that the first measurement does not wait for it."""
 
 
-def measure_share(control: Control, work: Work, file: Descriptor | None) -> tuple[Outcome, Samples | None]:
+def measure_share(control: Control, work: Work, file: Descriptor | None) -> tuple[Tally, Samples | None]:
     """Run one worker's share of a scenario; its rows go into the file that all workers of a machine share, or else are returned."""
     if file is None:
         with scratch(work.likely_rows // work.workers) as own:
-            recorder = Recorder(own.fileno())
+            recorder = SampleWriter(own.fileno())
             return run(work, recorder, control), written(recorder.rows(MAX_REQUESTS))
     descriptor = file.detach()
     try:
-        return run(work, Recorder(descriptor, work.worker, work.workers), control), None
+        return run(work, SampleWriter(descriptor, work.worker, work.workers), control), None
     finally:
         os.close(descriptor)

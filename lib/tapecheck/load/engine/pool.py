@@ -13,7 +13,7 @@ import numpy as np
 
 from tapecheck.load.engine.content import Kept, is_wrong
 from tapecheck.load.engine.protocol import UNKNOWN, Connection, Exchange, Fresh
-from tapecheck.load.engine.recorder import RETRIED_AT, ROW, ErrorKind, Recorder
+from tapecheck.load.engine.recorder import RETRIED_AT, ROW, ErrorKind, SampleWriter
 from tapecheck.load.engine.work import Work
 
 NAN = float("nan")
@@ -23,7 +23,7 @@ TIMEOUT, NO_CONNECTION, CENSORED, PROTOCOL, CONTENT = (
     int(kind) for kind in (ErrorKind.timeout, ErrorKind.no_connection, ErrorKind.censored, ErrorKind.protocol, ErrorKind.content)
 )
 LOCAL_ERRNO = {errno.EMFILE, errno.ENFILE, errno.EADDRNOTAVAIL, errno.ENOBUFS, errno.ENOMEM}
-IDLE_TIMEOUTS = (b"HTTP/1.1 408", b"HTTP/1.0 408")  # some servers say this before they close an idle connection
+IDLE_TIMEOUTS = (b"HTTP/1.1 408", b"HTTP/1.0 408")  # some servers send this before they close an idle connection
 
 
 def connect_error(error: BaseException) -> ErrorKind:
@@ -50,7 +50,7 @@ class Pool:
     warm-up; which combination a request uses is counted from `first_counted`, over all workers.
     """
 
-    def __init__(self, work: Work, recorder: Recorder) -> None:
+    def __init__(self, work: Work, recorder: SampleWriter) -> None:
         self.work = work
         self.recorder = recorder
         self.loop = asyncio.get_running_loop()
@@ -60,7 +60,7 @@ class Pool:
         self.kept = Kept(self.kinds)
         self.idle: list[Connection] = []
         self.connections: set[Connection] = set()
-        self.suspect: set[int] = set()  # names of connections on which more was said than asked
+        self.suspect: set[int] = set()  # names of connections on which more came than was asked for
         self.waiting: deque[tuple[int, int]] = deque()  # (number, intended start)
         self.tasks: set[asyncio.Task[None]] = set()
         self.number = 0  # of the next request, in this worker
@@ -86,7 +86,7 @@ class Pool:
         self.kept.start_round(origin)
 
     def repeat(self, until_ns: int, limit: int) -> None:
-        """Let each answer before an instant be followed by another request, up to so many: the executor need not be told of it."""
+        """Let each answer before an instant be followed by another request, up to so many: without a call of the executor."""
         self.repeat_until_ns, self.repeat_limit = until_ns, limit
 
     # ---- requests ----
@@ -170,7 +170,7 @@ class Pool:
         self._go_on(connection, done_ns)
 
     def _go_on(self, connection: Connection, done_ns: int) -> None:
-        """Use the connection for the next request; tell the executor, unless that is known to ask again at once."""
+        """Use the connection for the next request; call the executor, unless it is known to ask again at once."""
         if connection.keep_alive:
             if self.waiting:
                 self._send_waiting(connection)
@@ -298,15 +298,15 @@ class Pool:
         if self.waiting:
             self._open_for_waiting()
 
-    def said_too_much(self, connection: Connection) -> None:
+    def on_surplus(self, connection: Connection) -> None:
         """Remember that answers on this connection may have been taken for those to other requests."""
         self.suspect.add(connection.name)
 
-    def spoke_unasked(self, connection: Connection, data: bytes) -> None:
+    def on_unsolicited(self, connection: Connection, data: bytes) -> None:
         """Close an idle connection on which data came: what it says next would be taken for another answer."""
         self.unsolicited += 1
         if not data.startswith(IDLE_TIMEOUTS):
-            self.said_too_much(connection)
+            self.on_surplus(connection)
         connection.abort()
         self.lost(connection)
 

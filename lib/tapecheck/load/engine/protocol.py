@@ -84,7 +84,7 @@ def final_head(data: bytes) -> bytes:
 
 
 class Owner(Protocol):
-    """Who owns connections and is told what happens on them."""
+    """What owns connections, and is called for what happens on them."""
 
     def opened(self, connection: "Connection") -> None:
         """Take a connection that can be used."""
@@ -101,11 +101,11 @@ class Owner(Protocol):
     def lost(self, connection: "Connection") -> None:
         """Forget a connection that is closed."""
 
-    def spoke_unasked(self, connection: "Connection", data: bytes) -> None:
-        """Hear that data came while no request was in flight."""
+    def on_unsolicited(self, connection: "Connection", data: bytes) -> None:
+        """Take data that came while no request was in flight."""
 
-    def said_too_much(self, connection: "Connection") -> None:
-        """Hear that more than one answer came to a request; its end is told next."""
+    def on_surplus(self, connection: "Connection") -> None:
+        """Note that more than one answer came to a request, which ends next."""
 
 
 class Connection(asyncio.Protocol):
@@ -153,7 +153,7 @@ class Connection(asyncio.Protocol):
     # ---- towards the target ----
 
     def send(self, exchange: Exchange, number: int, intended_ns: int, waited: bool, kept: list[bytes] | None) -> None:
-        """Send a request; its end is told to the owner."""
+        """Send a request; the owner is called when it has ended."""
         self.exchange = exchange
         self.known = exchange if kept is None else UNKNOWN
         self.number = number
@@ -213,7 +213,7 @@ class Connection(asyncio.Protocol):
 
     def _parse(self, data: bytes, now: int) -> None:
         if not self.busy:
-            self.owner.spoke_unasked(self, data)
+            self.owner.on_unsolicited(self, data)
             return
         before = self.bytes
         if not before:
@@ -234,7 +234,7 @@ class Connection(asyncio.Protocol):
             self._fail(now, PROTOCOL)
         elif self.complete:
             if self.extra or (self.exchange.is_head and not b"\r\n\r\n".endswith(data[-4:])):
-                self.owner.said_too_much(self)
+                self.owner.on_surplus(self)
                 self._fail(now, PROTOCOL)
             else:
                 if not before and now >= self.exchange.learn_ns:
@@ -250,7 +250,7 @@ class Connection(asyncio.Protocol):
             exchange.learn(data, *self.times_ms())
 
     def times_ms(self) -> tuple[float, float]:
-        """Return what the target said of its own time and its database's; NaN for what it did not."""
+        """Return the time of the target and of its database as Server-Timing has them; NaN for what it has not."""
         return server_times_ms(self.timing) if self.timing is not None else (math.nan, math.nan)
 
     def _keep(self, data: bytes) -> None:

@@ -70,7 +70,7 @@ Samples = NDArray[np.void]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Outcome:
+class Tally:
     """What a worker reports of its share, or several of theirs, beside the rows; times are of its own clock.
 
     `started_ns` and `ended_ns` bound the part after the warm-up. `lag_ms` are delays of a 10 ms heartbeat in the event loop.
@@ -108,12 +108,12 @@ TOGETHER: dict[str, Callable[[list[Any]], Any]] = {
 }  # what each figure is of several outcomes
 
 
-def _together(outcomes: Sequence[Outcome]) -> dict[str, Any]:
+def _together(outcomes: Sequence[Tally]) -> dict[str, Any]:
     return {name: combine([getattr(one, name) for one in outcomes]) for name, combine in TOGETHER.items()}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Measured(Outcome):
+class Measurement(Tally):
     """What the workers measured of one scenario, on this process's monotonic clock.
 
     `samples` are in the order of their requests as they were split across the workers, the warm-up flagged.
@@ -139,17 +139,17 @@ class Measured(Outcome):
 
 
 def merged(
-    samples: Samples, outcomes: Sequence[Outcome], *, workers: int = 1, lost: tuple[str, ...] = (), clock_error_ms: float = 0.0
-) -> Measured:
+    samples: Samples, outcomes: Sequence[Tally], *, workers: int = 1, lost: tuple[str, ...] = (), clock_error_ms: float = 0.0
+) -> Measurement:
     """Put together what several workers measured; their samples are already one array on one clock, this process's."""
     if not outcomes:  # all workers died: the rows must do
         counted = samples[samples["warm_up"] == 0]
         started_ns = int(counted["intended_ns"].min(initial=time.monotonic_ns()))
-        outcomes = [Outcome(started_ns=started_ns, ended_ns=int(counted["done_ns"].max(initial=started_ns)))]
-    return Measured(samples=samples, workers=workers, lost=lost, clock_error_ms=clock_error_ms, **_together(outcomes))
+        outcomes = [Tally(started_ns=started_ns, ended_ns=int(counted["done_ns"].max(initial=started_ns)))]
+    return Measurement(samples=samples, workers=workers, lost=lost, clock_error_ms=clock_error_ms, **_together(outcomes))
 
 
-def joined(parts: Sequence[Measured]) -> Measured:
+def joined(parts: Sequence[Measurement]) -> Measurement:
     """Put together what was measured of one scenario in parts, one after another: the rounds and connections of each are numbered on."""
     if len(parts) == 1:
         return parts[0]
@@ -160,7 +160,7 @@ def joined(parts: Sequence[Measured]) -> Measured:
         rows["connection"][rows["connection"] > 0] += connections
         every.append(rows)
         rounds, connections = int(rows["round"].max()) + 1 if len(rows) else rounds, connections + part.connections
-    return Measured(
+    return Measurement(
         samples=np.concatenate(every),
         workers=max(part.workers for part in parts),
         lost=tuple(name for part in parts for name in part.lost),
@@ -184,7 +184,7 @@ def scratch(rows: int) -> IO[bytes]:
     return tempfile.TemporaryFile(dir=MEMORY if fits else None)
 
 
-class Recorder:
+class SampleWriter:
     """Where one worker writes its rows: row `number` begins at byte `number * stride + shift` of `mapped`, once there is room."""
 
     __slots__ = ("_file", "mapped", "room", "shift", "stride")

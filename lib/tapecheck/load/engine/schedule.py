@@ -1,7 +1,7 @@
 """When each request of an open model is due: a pure function of its number. It knows no clock and sends nothing.
 
 Request `k` (from 0) is due at the first instant at which the rate, summed over time, has reached `k`. So the schedule
-has no state, can be asked in either direction, and can be dealt out: worker `w` of `n` takes requests w, w + n, w + 2n, …
+has no state, can be asked in either direction, and can be split: worker `w` of `n` takes requests w, w + n, w + 2n, …
 """
 
 import asyncio
@@ -95,7 +95,7 @@ class Schedule:
 
 
 def share(total: int, worker: int, workers: int) -> int:
-    """Return how many of `total` things dealt out in turn go to `worker`, counted from 0."""
+    """Return how many of `total` things split in turn go to `worker`, counted from 0."""
     return max(0, (total - worker + workers - 1) // workers)
 
 
@@ -202,7 +202,7 @@ class Dispatcher:
             self._alarm.at(self._alarm_ns)
 
     def send_due(self, now: int, most: int = 1) -> None:
-        """Submit what is due at `now` on the clock; for whoever is awake anyway, which costs less than to be woken for it."""
+        """Submit what is due at `now` on the clock; for a caller that is awake anyway, which costs less than to be woken for it."""
         due_ns, first = self._due_ns, self._at
         i, stop = first, min(first + most, len(due_ns))
         while i < stop and due_ns[i] <= now:

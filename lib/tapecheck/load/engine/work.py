@@ -1,4 +1,4 @@
-"""What a worker process is told to do, as plain picklable values. It reads no configuration and imports nothing slow."""
+"""What a worker process has to do, as plain picklable values. It reads no configuration and imports nothing slow."""
 
 import dataclasses
 import resource

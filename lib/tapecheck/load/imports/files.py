@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tapecheck.load.engine.recorder import SAMPLE, ErrorKind, Samples
-from tapecheck.load.recording import Figures, Testimony, Tool
+from tapecheck.load.recording import ImportedFigures, ImportedSummary, Tool
 
 GZIP = b"\x1f\x8b"
 HEAD_BYTES = 65_536  # by which a file is recognised
@@ -29,7 +29,7 @@ T = TypeVar("T")
 U = TypeVar("U")
 
 
-class Broken(ValueError):
+class BrokenFile(ValueError):
     """A file that is not what it began as; `got` says what is wrong."""
 
     def __init__(self, got: str, line: int | None = None) -> None:
@@ -54,12 +54,12 @@ def lines(path: Path) -> Iterator[tuple[int, bytes]]:
     """Yield every line with its number.
 
     Raises:
-        Broken: the last line has no end.
+        BrokenFile: the last line has no end.
     """
     with opened(path) as file:
         for number, line in enumerate(file, 1):
             if not line.endswith(b"\n"):
-                raise Broken("half a line at its end: it is half-written", number)
+                raise BrokenFile("half a line at its end: it is half-written", number)
             yield number, line
 
 
@@ -67,7 +67,7 @@ def rows(path: Path) -> Iterator[tuple[int, list[str]]]:
     """Yield every row of a CSV file with the number of its last line, blank lines left out.
 
     Raises:
-        Broken: the last line has no end.
+        BrokenFile: the last line has no end.
     """
     csv.field_size_limit(FIELD_BYTES)
     reader = csv.reader(line.decode("utf-8-sig" if number == 1 else "utf-8") for number, line in lines(path))
@@ -86,29 +86,29 @@ def document(path: Path, kind: type[T]) -> T:
     """Return a JSON file as a whole.
 
     Raises:
-        Broken: it is no JSON, or says something else.
+        BrokenFile: it is no JSON, or says something else.
     """
     try:
         return msgspec.json.decode(text(path), type=kind)
     except msgspec.ValidationError as error:
-        raise Broken(f"something else ({str(error)[:80]}): of another version") from None
+        raise BrokenFile(f"something else ({str(error)[:80]}): of another version") from None
     except msgspec.DecodeError as error:
-        raise Broken(f"broken JSON ({str(error)[:80]}): it is half-written") from None
+        raise BrokenFile(f"broken JSON ({str(error)[:80]}): it is half-written") from None
 
 
 def table(path: Path, needed: Sequence[str]) -> Iterator[tuple[int, dict[str, str]]]:
     """Yield every row of a CSV file with the number of its line, by the names in its first line.
 
     Raises:
-        Broken: a column is missing, or a row is not as long as the first line.
+        BrokenFile: a column is missing, or a row is not as long as the first line.
     """
     found = rows(path)
     _, header = next(found, (1, []))
     if missing := [name for name in needed if name not in header]:
-        raise Broken(f"no column {', '.join(missing)}: of another version", 1)
+        raise BrokenFile(f"no column {', '.join(missing)}: of another version", 1)
     for number, row in found:
         if len(row) != len(header):
-            raise Broken(f"{len(row)} columns where the first line has {len(header)}", number)
+            raise BrokenFile(f"{len(row)} columns where the first line has {len(header)}", number)
         yield number, dict(zip(header, row, strict=True))
 
 
@@ -116,15 +116,15 @@ def parsed(items: Iterable[tuple[int, T]], parse: Callable[[T], U]) -> Iterator[
     """Yield what `parse` makes of each line or row, with its number.
 
     Raises:
-        Broken: it cannot, with the number of the line.
+        BrokenFile: it cannot, with the number of the line.
     """
     for number, item in items:
         try:
             value = parse(item)
-        except Broken:
+        except BrokenFile:
             raise
         except (ValueError, OverflowError, IndexError, KeyError, msgspec.DecodeError) as error:
-            raise Broken(f"a line that cannot be read ({str(error)[:80]})", number) from None
+            raise BrokenFile(f"a line that cannot be read ({str(error)[:80]})", number) from None
         yield number, value
 
 
@@ -190,7 +190,7 @@ class Requests:
     """Single requests, of which each takes some 40 bytes.
 
     Raises:
-        Broken: there is none, or one ends before it begins.
+        BrokenFile: there is none, or one ends before it begins.
     """
 
     _CODES: ClassVar[dict[str, str]] = {
@@ -207,7 +207,7 @@ class Requests:
         for _ in parsed(found, self._add):
             pass
         if not self._scenario:
-            raise Broken("no request")
+            raise BrokenFile("no request")
 
     def _add(self, one: Request) -> None:
         if one.done_ns < one.sent_ns:
@@ -299,7 +299,7 @@ CUT_OFF = "what was in flight when it stopped is missing"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Measurement:
+class ImportedRun:
     """Single requests, or figures by scenario, and what else the file says.
 
     `achieved_ratio` is of what the tool was to send; `clock_error_ms` how far off its duration may be.
@@ -307,7 +307,7 @@ class Measurement:
 
     tool: Tool
     requests: Requests | None = None
-    told: Mapping[str, Testimony] = field(default_factory=dict)
+    summaries: Mapping[str, ImportedSummary] = field(default_factory=dict)
     url: str = ""
     started_at: datetime | None = None
     achieved_ratio: Mapping[str, float] = field(default_factory=dict)
@@ -320,14 +320,16 @@ class Format:
 
     name: str
     begins: Callable[[str], bool]
-    read: Callable[[Path], Measurement]
+    read: Callable[[Path], ImportedRun]
 
 
-def summary(total: Figures, *, duration_s: float, errors: Mapping[str, int], by: Mapping[str, Figures] | None = None) -> Testimony:
+def summary(
+    total: ImportedFigures, *, duration_s: float, errors: Mapping[str, int], by: Mapping[str, ImportedFigures] | None = None
+) -> ImportedSummary:
     """Put together what a tool reports of all requests, and of those of each name."""
-    every = {name: getattr(total, name) for name in Figures.__dataclass_fields__}
+    every = {name: getattr(total, name) for name in ImportedFigures.__dataclass_fields__}
     kinds = {kind: count for kind, count in errors.items() if count}
-    return Testimony(**every, duration_s=duration_s, errors=kinds, by={DIMENSION: dict(by)} if by else {})
+    return ImportedSummary(**every, duration_s=duration_s, errors=kinds, by={DIMENSION: dict(by)} if by else {})
 
 
 def tool(name: str, output: str, *notes: str, answers_only: bool = False) -> Tool:

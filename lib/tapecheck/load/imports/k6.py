@@ -13,8 +13,8 @@ import msgspec
 from tapecheck.load import recording
 from tapecheck.load.engine.recorder import ErrorKind
 from tapecheck.load.imports import files
-from tapecheck.load.imports.files import Broken, Format, Measurement, Request, Requests, nanoseconds
-from tapecheck.load.recording import Figures
+from tapecheck.load.imports.files import BrokenFile, Format, ImportedRun, Request, Requests, nanoseconds
+from tapecheck.load.recording import ImportedFigures
 from tapecheck.statistics.intervals import Distribution
 
 BEGINS = "http_reqs"  # the first point of a request
@@ -64,7 +64,7 @@ class _Line(msgspec.Struct):
     data: msgspec.Raw
 
 
-class Point(NamedTuple):
+class K6Point(NamedTuple):
     """One value of one metric; times are in ms."""
 
     metric: str
@@ -77,32 +77,32 @@ class Point(NamedTuple):
 class _Points:
     """The points of one request."""
 
-    first: Point
+    first: K6Point
     values: dict[str, float] = field(default_factory=dict)
 
 
-def read_json(path: Path) -> Measurement:
+def read_json(path: Path) -> ImportedRun:
     """Read JSON lines."""
     line_of, data_of = msgspec.json.Decoder(_Line).decode, msgspec.json.Decoder(_Data).decode
 
-    def point(text: bytes) -> Point | None:
+    def point(text: bytes) -> K6Point | None:
         line = line_of(text)
         if line.type != "Point" or line.metric not in WANTED:
             return None
         data = data_of(line.data)
-        return Point(line.metric, data.value, nanoseconds(data.time), data.tags)
+        return K6Point(line.metric, data.value, nanoseconds(data.time), data.tags)
 
     return _measurement("JSON lines", files.parsed(files.lines(path), point))
 
 
-def read_csv(path: Path) -> Measurement:
+def read_csv(path: Path) -> ImportedRun:
     """Read CSV."""
 
-    def point(row: Mapping[str, str]) -> Point | None:
+    def point(row: Mapping[str, str]) -> K6Point | None:
         if row["metric_name"] not in WANTED:
             return None
         tags = Tags(**{name: row[name] for name in TAGS if row.get(name)})
-        return Point(row["metric_name"], float(row["metric_value"]), _nanoseconds(row["timestamp"]), tags)
+        return K6Point(row["metric_name"], float(row["metric_value"]), _nanoseconds(row["timestamp"]), tags)
 
     found = _measurement("CSV", files.parsed(files.table(path, CSV_COLUMNS), point), *([SECONDS_NOTE] if _in_seconds(path) else []))
     return replace(found, clock_error_ms=1000.0 if _in_seconds(path) else 0.0)
@@ -123,20 +123,20 @@ def _in_seconds(path: Path) -> bool:
     return len(row["timestamp"]) == DIGITS_OF_SECONDS or (not row["timestamp"].isdecimal() and "." not in row["timestamp"])
 
 
-def _measurement(output: str, points: Iterable[tuple[int, Point | None]], *notes: str) -> Measurement:
+def _measurement(output: str, points: Iterable[tuple[int, K6Point | None]], *notes: str) -> ImportedRun:
     iterations, dropped = Counter[str](), Counter[str]()
     requests = Requests(files.parsed(_requests(points, {"iterations": iterations, "dropped_iterations": dropped}), _request))
     aside = requests.leave_out(NO_SCENARIO)
     short = [f"it dropped {count:,.0f} iterations of {name}, for want of free users" for name, count in dropped.items()]
     short += [f"requests of setup and teardown, which are of no scenario, are left out: {aside:,}"] if aside else []
-    return Measurement(
+    return ImportedRun(
         tool=files.tool("k6", output, EXECUTOR, *short, *notes),
         requests=requests,
         achieved_ratio={name: iterations[name] / (iterations[name] + count) for name, count in dropped.items()},
     )
 
 
-def _requests(points: Iterable[tuple[int, Point | None]], counters: dict[str, "Counter[str]"]) -> Iterator[tuple[int, _Points]]:
+def _requests(points: Iterable[tuple[int, K6Point | None]], counters: dict[str, "Counter[str]"]) -> Iterator[tuple[int, _Points]]:
     """Put the points of each request together, which k6 writes in one go; count what belongs to none."""
     line, request = 0, None
     for number, point in points:
@@ -149,7 +149,7 @@ def _requests(points: Iterable[tuple[int, Point | None]], counters: dict[str, "C
                 yield line, request
             line, request = number, _Points(point)
         elif request is None:
-            raise Broken(f"{point.metric} before any {BEGINS}", number)
+            raise BrokenFile(f"{point.metric} before any {BEGINS}", number)
         else:
             request.values[point.metric] = point.value
     if request is not None:
@@ -197,20 +197,20 @@ class Summary(msgspec.Struct):
     metrics: dict[str, dict[str, Any]]
 
 
-def read_summary(path: Path) -> Measurement:
+def read_summary(path: Path) -> ImportedRun:
     """Read JSON."""
     metrics = files.document(path, Summary).metrics
     requests, took, failed = (_values(metrics, name) for name in ("http_reqs", "http_req_duration", "http_req_failed"))
     dropped, done = (_values(metrics, name).get("count", 0.0) for name in ("dropped_iterations", "iterations"))
     n, rate_rps = int(requests.get("count", 0)), requests.get("rate", 0.0)
     if not n or not rate_rps:
-        raise Broken("no http_reqs: no request, or of another version")
+        raise BrokenFile("no http_reqs: no request, or of another version")
     short = [f"it dropped {dropped:,.0f} iterations, for want of free users"] if dropped else []
     count = int(failed.get("passes", 0))  # k6 counts as passed what is true: "it failed"
-    total = Figures(requests=n, failed=count, response_time_ms=_times(n, took))
-    return Measurement(
+    total = ImportedFigures(requests=n, failed=count, response_time_ms=_times(n, took))
+    return ImportedRun(
         tool=files.tool("k6", "summary", EXECUTOR, *short, NO_CONNECTING, ALL, NO_KINDS, FEW),
-        told={"k6": files.summary(total, duration_s=n / rate_rps, errors={"other": count})},
+        summaries={"k6": files.summary(total, duration_s=n / rate_rps, errors={"other": count})},
         achieved_ratio={"k6": done / (done + dropped)} if dropped else {},
     )
 
@@ -224,7 +224,7 @@ def _values(metrics: Mapping[str, dict[str, Any]], name: str) -> Values:
 
 def _times(n: int, took: Values) -> Distribution | None:
     if "avg" not in took:
-        raise Broken("no http_req_duration: of another version")
+        raise BrokenFile("no http_req_duration: of another version")
     percentiles_ms = {50: took.get("med", took.get("p(50)", math.nan)), **{p: took.get(f"p({p})", math.nan) for p in (90, 95, 99)}}
     return recording.distribution(
         n, percentiles_ms, mean_ms=took["avg"], min_ms=took.get("min", math.nan), max_ms=took.get("max", math.nan)

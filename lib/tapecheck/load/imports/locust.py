@@ -16,8 +16,8 @@ import numpy as np
 from tapecheck.load import recording
 from tapecheck.load.engine.recorder import ErrorKind
 from tapecheck.load.imports import files
-from tapecheck.load.imports.files import CLOSED, CUT_OFF, Broken, Format, Measurement, label
-from tapecheck.load.recording import Figures, Testimony, Tool
+from tapecheck.load.imports.files import CLOSED, CUT_OFF, BrokenFile, Format, ImportedRun, label
+from tapecheck.load.recording import ImportedFigures, ImportedSummary, Tool
 from tapecheck.statistics import intervals
 from tapecheck.statistics.intervals import Distribution
 
@@ -37,39 +37,39 @@ COLUMNS = ("Request Count", "Failure Count", "Median Response Time", "Average Re
 OF_HISTORY = "Total "  # what a history has before each of these names
 
 
-def read_stats(path: Path) -> Measurement:
+def read_stats(path: Path) -> ImportedRun:
     """Read the totals of a run."""
     found = _rows(path, ("Requests/s", *COLUMNS))
     rate_rps = _number(found[-1], "Requests/s")
     duration_s = _number(found[-1], "Request Count") / rate_rps if rate_rps else 0.0
     scenario = _summary(path, found, duration_s)
-    return Measurement(tool=_tool("stats.csv", scenario, ROUNDED), told={SCENARIO: scenario})
+    return ImportedRun(tool=_tool("stats.csv", scenario, ROUNDED), summaries={SCENARIO: scenario})
 
 
-def read_history(path: Path) -> Measurement:
+def read_history(path: Path) -> ImportedRun:
     """Read the last totals of a history; with --csv-full-history its percentiles are of the last seconds, and are left out."""
     found = _rows(path, ("Timestamp", *(OF_HISTORY + name for name in COLUMNS)))
     began_s, ended_s = (_number(found[i], "Timestamp") for i in (0, -1))
     last = {(row["Type"], row["Name"]): row for row in found}
     total = last.pop((found[-1]["Type"], TOTAL))
     scenario = _summary(path, [*last.values(), total], ended_s - began_s, OF_HISTORY, whole=not last)
-    return Measurement(
+    return ImportedRun(
         tool=_tool("stats_history.csv", scenario, SECONDS, CURRENT if last else ROUNDED),
-        told={SCENARIO: scenario},
+        summaries={SCENARIO: scenario},
         started_at=datetime.fromtimestamp(began_s, UTC),
         clock_error_ms=1000.0,
     )
 
 
-def read_failures(path: Path) -> Measurement:
+def read_failures(path: Path) -> ImportedRun:
     """Refuse what says how often something failed, but not of how many."""
-    raise Broken("failures alone, without the requests that did not fail: name PREFIX_stats.csv, beside which it is read")
+    raise BrokenFile("failures alone, without the requests that did not fail: name PREFIX_stats.csv, beside which it is read")
 
 
 def _rows(path: Path, needed: Sequence[str]) -> list[Row]:
     found: list[Row] = [row for _, row in files.table(path, ("Type", "Name", *needed))]
     if not found or found[-1]["Name"] != TOTAL:
-        raise Broken(f"no {TOTAL} at its end: it is half-written")
+        raise BrokenFile(f"no {TOTAL} at its end: it is half-written")
     return found
 
 
@@ -84,23 +84,23 @@ def _errors(path: Path, failed: int) -> dict[str, int]:
     return dict(kinds) if kinds.total() == failed else {ErrorKind.other.name: failed}
 
 
-def _summary(path: Path, found: Sequence[Row], duration_s: float, prefix: str = "", *, whole: bool = True) -> Testimony:
+def _summary(path: Path, found: Sequence[Row], duration_s: float, prefix: str = "", *, whole: bool = True) -> ImportedSummary:
     """Read the last row, which is about all, and those before it by name; `whole`: their percentiles are of the whole run."""
     every = _figures(found[-1], prefix, whole)
     by = {label(row["Type"], row["Name"]): _figures(row, prefix, whole) for row in found[:-1] if int(row[prefix + "Request Count"])}
     return files.summary(every, duration_s=duration_s, errors=_errors(path, every.failed), by=by)
 
 
-def _tool(output: str, scenario: Testimony, *notes: str) -> Tool:
+def _tool(output: str, scenario: ImportedSummary, *notes: str) -> Tool:
     unknown = [NO_KINDS] if scenario.errors.keys() == {ErrorKind.other.name} else []
     return files.tool("locust", output, CLOSED, CUT_OFF, LAST_SECOND, *notes, *unknown)
 
 
-def _figures(row: Row, prefix: str, whole: bool) -> Figures:
+def _figures(row: Row, prefix: str, whole: bool) -> ImportedFigures:
     requests, failed, median_ms, mean_ms, min_ms, max_ms, size = (_number(row, prefix + name) for name in COLUMNS)
     percentiles_ms = {p: _number(row, f"{p}%") for p in recording.LEVELS} if whole else {50: median_ms}
     times = recording.distribution(int(requests), percentiles_ms, mean_ms=mean_ms, min_ms=min_ms, max_ms=max_ms)
-    return Figures(requests=int(requests), failed=int(failed), response_time_ms=times, bytes_mean=size)
+    return ImportedFigures(requests=int(requests), failed=int(failed), response_time_ms=times, bytes_mean=size)
 
 
 def _number(row: Row, name: str) -> float:
@@ -115,7 +115,7 @@ JSON_ROUNDED = "its times are rounded to two digits or to 1 ms, and so are the p
 JSON_NO_KINDS = "which kinds of failure there were is not in it"
 
 
-class Entry(msgspec.Struct):
+class LocustEntry(msgspec.Struct):
     """All requests of one name; times are in ms, instants in seconds since 1970."""
 
     name: str
@@ -132,11 +132,11 @@ class Entry(msgspec.Struct):
     response_times: dict[int, int]
 
 
-def read_json(path: Path) -> Measurement:
+def read_json(path: Path) -> ImportedRun:
     """Read JSON."""
-    entries = [entry for entry in files.document(path, list[Entry]) if entry.num_requests]
+    entries = [entry for entry in files.document(path, list[LocustEntry]) if entry.num_requests]
     if not entries:
-        raise Broken("no request")
+        raise BrokenFile("no request")
     began_s, total = min(entry.start_time for entry in entries), _figures_of(entries)
     scenario = files.summary(
         total,
@@ -145,12 +145,12 @@ def read_json(path: Path) -> Measurement:
         by={label(entry.method or "", entry.name): _figures_of([entry]) for entry in entries},
     )
     tool = files.tool("locust", "JSON", CLOSED, CUT_OFF, JSON_ROUNDED, JSON_NO_KINDS)
-    return Measurement(tool=tool, told={SCENARIO: scenario}, started_at=datetime.fromtimestamp(began_s, UTC))
+    return ImportedRun(tool=tool, summaries={SCENARIO: scenario}, started_at=datetime.fromtimestamp(began_s, UTC))
 
 
-def _figures_of(entries: Sequence[Entry]) -> Figures:
+def _figures_of(entries: Sequence[LocustEntry]) -> ImportedFigures:
     requests = sum(entry.num_requests for entry in entries)
-    return Figures(
+    return ImportedFigures(
         requests=requests,
         failed=sum(entry.num_failures for entry in entries),
         response_time_ms=_times(entries, requests - sum(entry.num_none_requests for entry in entries)),
@@ -158,13 +158,13 @@ def _figures_of(entries: Sequence[Entry]) -> Figures:
     )
 
 
-def _times(entries: Sequence[Entry], n: int) -> Distribution | None:
+def _times(entries: Sequence[LocustEntry], n: int) -> Distribution | None:
     """Return the exact mean and extremes, and the percentiles of the rounded times."""
     counts: Counter[int] = Counter()
     for entry in entries:
         counts.update(entry.response_times)
     if counts.total() != n:
-        raise Broken(f"{counts.total()} times of {n} requests")
+        raise BrokenFile(f"{counts.total()} times of {n} requests")
     rounded = intervals.distribution(np.repeat(np.array(list(counts), np.int64), list(counts.values())), np.array([n]))
     percentiles_ms = {level: getattr(rounded, f"p{level}").value for level in recording.LEVELS} if rounded else {}
     return recording.distribution(

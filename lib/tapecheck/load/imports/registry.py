@@ -6,14 +6,14 @@ from pathlib import Path
 
 from tapecheck import config, resources
 from tapecheck.errors import ConfigError, Problem
-from tapecheck.load.imports import files, hey, k6, locust, vegeta, wrk
-from tapecheck.load.imports.files import Format, Measurement
+from tapecheck.load.imports import files, k6, locust, vegeta, wrk_and_hey
+from tapecheck.load.imports.files import Format, ImportedRun
 from tapecheck.load.recording import Context, GeneratorStats, Recording
 from tapecheck.load.samples import table_of
 from tapecheck.runs import folders
 from tapecheck.runs.results import Environment, TargetInfo
 
-FORMATS: tuple[Format, ...] = (*k6.FORMATS, *locust.FORMATS, *vegeta.FORMATS, *wrk.FORMATS, *hey.FORMATS)
+FORMATS: tuple[Format, ...] = (*k6.FORMATS, *locust.FORMATS, *vegeta.FORMATS, *wrk_and_hey.FORMATS)
 SHOWN = 40  # characters of a file that is none of them
 UNKNOWN = Environment(  # no tool says where it ran
     host="unknown", system="unknown", cores=0, memory_mb=0, python="unknown", versions={}, git_commit=None, git_dirty=None
@@ -58,7 +58,7 @@ def read(path: Path, *, source: str) -> Recording:
     one = format_of(path, source=source)
     try:
         return _recording(path, one.read(path), source)
-    except files.Broken as error:
+    except files.BrokenFile as error:
         raise _problem(source, error.got, f"a whole file of {one.name}", error.line) from None
     except files.UNREADABLE as error:
         raise _problem(source, f"{type(error).__name__}: {str(error)[:80]}", f"a whole file of {one.name}") from None
@@ -77,11 +77,11 @@ def _problem(source: str, got: str, allowed: str, line: int | None = None) -> Co
     return ConfigError([Problem(file=source, line=line, key="run", got=got, allowed=allowed)])
 
 
-def _recording(path: Path, found: Measurement, source: str) -> Recording:
+def _recording(path: Path, found: ImportedRun, source: str) -> Recording:
     requests, tool = found.requests, found.tool
     samples = requests.samples() if requests else {}
     url = found.url or " ".join(requests.origins if requests else ())
-    names = [*samples, *found.told]
+    names = [*samples, *found.summaries]
     context = Context(
         run_id=path.name,
         started_at=found.started_at or (requests and requests.started_at) or datetime.fromtimestamp(path.stat().st_mtime, UTC),
@@ -90,13 +90,13 @@ def _recording(path: Path, found: Measurement, source: str) -> Recording:
         executors=dict.fromkeys(names, f"unknown ({tool.name})"),
         generator={name: _generator(found, name) for name in names},
         tool=tool,
-        told=dict(found.told),
+        imported=dict(found.summaries),
     )
     table = table_of(samples, dict.fromkeys(samples, requests.values if requests else []))
     return Recording(tables={"samples": table, "resources": resources.SCHEMA.empty_table()}, context=context, source=source)
 
 
-def _generator(found: Measurement, name: str) -> GeneratorStats:
+def _generator(found: ImportedRun, name: str) -> GeneratorStats:
     return GeneratorStats(
         lag_p99_ms=None,
         cpu_ratio=None,

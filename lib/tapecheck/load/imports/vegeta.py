@@ -10,8 +10,8 @@ import msgspec
 
 from tapecheck.load import recording
 from tapecheck.load.imports import files
-from tapecheck.load.imports.files import Broken, Format, Measurement, Request, Requests, nanoseconds
-from tapecheck.load.recording import Figures, Testimony
+from tapecheck.load.imports.files import BrokenFile, Format, ImportedRun, Request, Requests, nanoseconds
+from tapecheck.load.recording import ImportedFigures, ImportedSummary
 
 COLUMNS = (9, 12)  # of a CSV: versions 12.0 to 12.8 have no method, URL and headers
 NANOSECOND_DIGITS = 19  # of an instant since 1970
@@ -20,7 +20,7 @@ ESTIMATED = "its percentiles are estimates"
 
 
 class Hit(msgspec.Struct):
-    """One request as vegeta tells it; its latency is in ns."""
+    """One request as vegeta writes it; its latency is in ns."""
 
     timestamp: datetime
     latency: int
@@ -50,7 +50,7 @@ class Bytes(msgspec.Struct):
     mean: float
 
 
-class Report(msgspec.Struct):
+class VegetaReport(msgspec.Struct):
     """A report; `duration` and `wait`, in ns, are until the last hit and from then until the last answer."""
 
     latencies: Latencies
@@ -63,13 +63,13 @@ class Report(msgspec.Struct):
     errors: list[str] | None = None
 
 
-def read_json(path: Path) -> Measurement:
+def read_json(path: Path) -> ImportedRun:
     """Read JSON lines."""
     hits = files.parsed(files.lines(path), msgspec.json.Decoder(Hit).decode)
     return _measurement("JSON", files.parsed(hits, lambda hit: _request(hit, nanoseconds(hit.timestamp))))
 
 
-def read_csv(path: Path) -> Measurement:
+def read_csv(path: Path) -> ImportedRun:
     """Read CSV, which has no header."""
     return _measurement("CSV", files.parsed(files.rows(path), _of_row))
 
@@ -96,29 +96,29 @@ def _request(hit: Hit, at_ns: int) -> Request:
     )
 
 
-def _measurement(output: str, found: Iterable[tuple[int, Request]]) -> Measurement:
-    return Measurement(tool=files.tool("vegeta", output, BODIES), requests=Requests(found))
+def _measurement(output: str, found: Iterable[tuple[int, Request]]) -> ImportedRun:
+    return ImportedRun(tool=files.tool("vegeta", output, BODIES), requests=Requests(found))
 
 
-def read_report(path: Path) -> Measurement:
+def read_report(path: Path) -> ImportedRun:
     """Read a report in JSON."""
-    report = files.document(path, Report)
+    report = files.document(path, VegetaReport)
     if not report.requests:
-        raise Broken("no request")
+        raise BrokenFile("no request")
     tool = files.tool("vegeta", "report", ESTIMATED, BODIES)
-    return Measurement(tool=tool, told={"vegeta": _summary(report)}, started_at=report.earliest)
+    return ImportedRun(tool=tool, summaries={"vegeta": _summary(report)}, started_at=report.earliest)
 
 
-def _summary(report: Report) -> Testimony:
+def _summary(report: VegetaReport) -> ImportedSummary:
     errors, took = _errors(report), report.latencies
     percentiles_ms = {level: getattr(took, f"p{level}") / 1e6 for level in recording.LEVELS}
     mean_ms, min_ms, max_ms = took.mean / 1e6, took.min / 1e6, took.max / 1e6
     times = recording.distribution(report.requests, percentiles_ms, mean_ms=mean_ms, min_ms=min_ms, max_ms=max_ms)
-    total = Figures(requests=report.requests, failed=sum(errors.values()), response_time_ms=times, bytes_mean=report.bytes_in.mean)
+    total = ImportedFigures(requests=report.requests, failed=sum(errors.values()), response_time_ms=times, bytes_mean=report.bytes_in.mean)
     return files.summary(total, duration_s=(report.duration + report.wait) / 1e9, errors=errors)
 
 
-def _errors(report: Report) -> dict[str, int]:
+def _errors(report: VegetaReport) -> dict[str, int]:
     """Count failures by kind; of those without an answer the kind is known only where all messages are of one."""
     failed = {status: count for status, count in report.status_codes.items() if files.is_failure(int(status))}
     silent = failed.pop("0", 0)
