@@ -8,7 +8,7 @@ import servers
 from samples import burst, measured, recording
 from servers import Server
 
-from tapecheck.load import analysis
+from tapecheck.load import analysis, metrics
 from tapecheck.load.engine.recorder import Measurement, joined
 from tapecheck.load.plan import METRICS, GeneratorLimits, LoadPlan
 from tapecheck.load.validation import load
@@ -50,7 +50,7 @@ def test_enough_is_a_question_of_samples_and_never_of_their_values() -> None:
         rows = burst(scale * np.random.default_rng(1).uniform(1, 2, 30_000), per_round=100)
         for n, enough in ((10_000, True), (200, False)):
             summary = analysis.summarize(recording({"a": rows[:n]}), limits)["a"]
-            assert analysis.bounded(summary, [parse("p99_ms < 2", METRICS)], "a") is enough
+            assert metrics.bounded(summary, [parse("p99_ms < 2", METRICS)], "a") is enough
 
 
 def part(rounds: int, **more: object) -> Measurement:

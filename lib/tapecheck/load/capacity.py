@@ -12,7 +12,8 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from tapecheck.load.analysis import ScenarioSummary, check, mark, summarize
+from tapecheck.load.analysis import ScenarioSummary, mark, summarize
+from tapecheck.load.metrics import check
 from tapecheck.load.plan import Capacity, LoadPlan
 from tapecheck.load.recording import Recording
 from tapecheck.statistics import scalability

@@ -8,7 +8,7 @@ import pyarrow as pa
 
 from tapecheck import progress, resources
 from tapecheck.errors import ConfigError, Problem
-from tapecheck.load import analysis, capacity, preflight
+from tapecheck.load import analysis, capacity, metrics, preflight
 from tapecheck.load.engine.recorder import Measurement, joined
 from tapecheck.load.engine.work import MAX_REQUESTS, Address, PreparedRequest, refused_connections
 from tapecheck.load.generator import Generator
@@ -105,7 +105,7 @@ class _Sender:
             if len(parts) > self.plan.extensions or rows * (len(parts) + 1) > MAX_REQUESTS * len(parts):
                 return sent
             summary = analysis.summarize(self._alone(sent), self.plan.generator)[name]
-            if summary.invalid or analysis.bounded(summary, objectives, name):
+            if summary.invalid or metrics.bounded(summary, objectives, name):
                 return sent
 
     def _measure(self, label: str, scenario: Paced, requests: tuple[PreparedRequest, ...]) -> Measurement:

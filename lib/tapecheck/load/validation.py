@@ -10,7 +10,7 @@ from pydantic import Field
 
 from tapecheck import config, resources, validation
 from tapecheck.errors import ConfigError, Problem
-from tapecheck.load import analysis, findings, samples
+from tapecheck.load import analysis, findings, metrics, samples
 from tapecheck.load.analysis import ScenarioSummary
 from tapecheck.load.capacity import CapacityResult, conclude, levels
 from tapecheck.load.capacity import judge as judge_sweep
@@ -138,14 +138,14 @@ class Load(validation.Validation[LoadPlan, Recording, LoadSummary, Settings]):
         Beside other scenarios, an objective for all of them decides how far the sweep goes; what it found is no miss of theirs.
         """
         parsed = objectives(plan)
-        checks = analysis.check(summary, parsed)
+        checks = metrics.check(summary, parsed)
         swept_by = {plan.sweep_name} if summary else {plan.sweep_name, None}
         for one in parsed:
             swept = judge_sweep(summary.capacity, one) if summary.capacity and one.scope in swept_by else None
             if swept:
                 checks.append(swept)
             elif not any(check.objective == str(one) for check in checks):
-                checks.append(analysis.not_measured(one))
+                checks.append(metrics.not_measured(one))
         return checks
 
     def rules(self, recording: Recording, summary: LoadSummary, plan: LoadPlan) -> list[Finding]:
