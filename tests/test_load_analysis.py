@@ -320,7 +320,7 @@ def test_each_kind_of_time_is_judged_by_itself() -> None:
 
 def test_a_time_that_the_target_does_not_say_is_named() -> None:
     """It answers, and only sends no Server-Timing: that is what is missing."""
-    for failed, said in ((range(0), analysis.NO_SERVER_TIMING), (range(500), NOTHING)):
+    for failed, said in ((range(0), metrics.NO_SERVER_TIMING), (range(500), NOTHING)):
         rows = burst(np.full(500, 5.0), per_round=100, failed=dict.fromkeys(failed, ErrorKind.timeout))
         rows["server_ms"][:] = np.nan
         (check,) = metrics.check(analysis.summarize(recording({"s": rows}), LIMITS), [parse("server_p95_ms < 10", METRICS)])
