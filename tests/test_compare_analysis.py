@@ -5,13 +5,12 @@ from typing import Any
 
 import numpy as np
 import pytest
-from comparisons import INSERT_LIMITS, METRIC, proof, recording, samples, times
+from comparisons import METRIC, proof, recording, samples, times
 
 from tapecheck.compare import analysis
 from tapecheck.compare import samples as counters
 from tapecheck.compare.difference import Change
 from tapecheck.compare.plan import Metric, Question
-from tapecheck.compare.recording import Baseline
 from tapecheck.compare.samples import pairs
 from tapecheck.verdict import Check, Verdict
 
@@ -20,13 +19,6 @@ def checked(found: list[Any], **question: Any) -> Check:
     questions = {"bulk_copy": proof(**question)}
     (one,) = analysis.check(analysis.summarize(recording(found, questions)), questions)
     return one
-
-
-def test_a_proven_improvement_passes_with_its_bound() -> None:
-    """The bound is the end of the interval that counts against it, and n are rounds, not requests."""
-    one = checked(samples(times(8, 0.6)))
-    assert (one.verdict, one.n, one.objective) == (Verdict.PASS, 8, "duration_s ratio <= 0.9")
-    assert one.value is not None and one.bound is not None and one.value < one.bound < 0.9
 
 
 @pytest.mark.parametrize(
@@ -44,13 +36,6 @@ def test_an_expectation_is_met_or_missed(ratio: float, expect: str, verdict: Ver
     assert checked(samples(times(8, ratio, noise=0.02)), metrics=[metric]).verdict == verdict
 
 
-def test_what_is_not_proven_is_neither_passed_nor_missed() -> None:
-    """And says about how many rounds are needed."""
-    one = checked(samples(times(4, 0.85, noise=0.1)))
-    assert one.verdict == Verdict.NOT_PROVEN
-    assert one.reason.endswith("rounds needed")
-
-
 def test_no_round_is_no_data() -> None:
     """A proof whose runs all failed never passes."""
     found = samples(times(3, 0.5), problems={(n, "after"): "3 of 5 jobs failed" for n in (1, 2, 3)})
@@ -59,24 +44,21 @@ def test_no_round_is_no_data() -> None:
     assert summary["bulk_copy"].left_out == ["3 of 5 jobs failed"]
 
 
-def test_different_checksums_make_any_speed_invalid() -> None:
-    """A variant that is twice as fast and stores something else is no fix."""
-    one = checked(samples(times(8, 0.5), checksums={"before": "1000-aa", "after": "1000-bb"}))
-    assert one.verdict == Verdict.INVALID
-    assert "checksums" in one.reason
-
-
-def test_a_run_without_a_checksum_beside_one_with_it_is_not_equal() -> None:
-    """An audit that could not be made on one side proves nothing of the other."""
-    assert checked(samples(times(8, 0.5), checksums={"before": ""})).verdict == Verdict.INVALID
-
-
-@pytest.mark.parametrize(("after", "verdict"), [({"records": 999}, Verdict.INVALID), ({"failed": 1}, Verdict.INVALID), ({}, Verdict.PASS)])
-def test_counters_that_must_be_equal_are(after: dict[str, int], verdict: Verdict) -> None:
+@pytest.mark.parametrize(
+    ("counters", "checksums", "said"),
+    [
+        ({"after": {"records": 999}}, {}, "records 1,000 before, 999 after"),
+        ({"after": {"failed": 1}}, {}, "failed 0 before, 1 after"),
+        ({}, {"before": "1000-aa", "after": "1000-bb"}, "checksums"),
+        ({}, {"before": ""}, "checksums"),  # an audit that could not be made on one side proves nothing of the other
+    ],
+)
+def test_a_variant_that_did_something_else_is_invalid_however_fast(
+    counters: dict[Any, dict[str, int]], checksums: dict[Any, str], said: str
+) -> None:
     """Fewer rows are less work, not more speed; the message says which."""
-    one = checked(samples(times(8, 0.5), counters={"after": after}))
-    assert one.verdict == verdict
-    assert verdict == Verdict.PASS or next(iter(after)) in one.reason
+    one = checked(samples(times(8, 0.5), counters=counters, checksums=checksums))
+    assert one.verdict == Verdict.INVALID and said in one.reason
 
 
 def test_other_counters_may_differ_and_are_compared_exactly() -> None:
@@ -85,15 +67,6 @@ def test_other_counters_may_differ_and_are_compared_exactly() -> None:
     summary = analysis.summarize(recording(found))["bulk_copy"]
     one = next(counter for counter in summary.counters if counter.name == "requests")
     assert (one.before, one.after, one.ratio, one.steady, one.equal) == ("30", "10", pytest.approx(1 / 3), True, False)
-
-
-def test_a_control_that_moved_takes_the_proof_back() -> None:
-    """A stage that the change cannot touch got faster too: the session drifted, and 40 % prove nothing."""
-    found = samples(times(8, 0.6), clocks={"after": {"machine_s": 0.012}})
-    one = checked(found, controls=["machine_s"])
-    assert one.verdict == Verdict.NOT_PROVEN
-    assert "the session drifted: machine_s moved" in one.reason
-    assert checked(samples(times(8, 0.6)), controls=["machine_s"]).verdict == Verdict.PASS
 
 
 @pytest.mark.parametrize(
@@ -137,28 +110,12 @@ def test_no_drift_takes_back_what_was_counted() -> None:
     assert (clock.change, counter.change) == (Change.NOT_PROVEN, Change.IMPROVED)
 
 
-def test_sides_between_which_more_lies_than_the_change_prove_nothing() -> None:
-    """Another host is shown as what it is."""
-    summary = analysis.summarize(recording(samples(times(8, 0.6)), differs=("host: a before, b after",)))
-    assert summary["bulk_copy"].main.change == Change.NOT_PROVEN
-    assert "host: a before, b after" in summary["bulk_copy"].main.reason
-
-
 def test_warm_ups_are_in_no_result() -> None:
     """Round 0 is recorded and not counted."""
     cold = samples([(0, "before", 50.0), (0, "after", 0.01)])
     warm = samples(times(8, 0.6))
     both = analysis.summarize(recording([*cold, *warm]))["bulk_copy"]
     assert both.differences == analysis.summarize(recording(warm))["bulk_copy"].differences
-
-
-def test_promise_and_prediction_stand_beside_what_was_measured() -> None:
-    """Each as the part that is saved."""
-    question = proof(what_if="insert at no cost", answers=["bottleneck_insert"])
-    baselines = {"bulk_copy": Baseline(found=(INSERT_LIMITS,), what_if={"as recorded": 0.0, "insert at no cost": 0.6})}
-    one = analysis.summarize(recording(samples(times(8, 0.6)), {"bulk_copy": question}, baselines=baselines))["bulk_copy"]
-    assert (one.promised_low_ratio, one.promised_high_ratio, one.predicted_ratio) == (0.25, 0.35, 0.6)
-    assert one.saved_ratio == pytest.approx(0.4, abs=0.03)
 
 
 def test_the_metrics_of_a_proof_are_one_family() -> None:
@@ -192,12 +149,6 @@ def test_a_fix_that_fails_requests_is_invalid_however_fast() -> None:
     assert [verdict(0, 4), verdict(10, 31), verdict(0, 3000)] == [Verdict.INVALID] * 3
 
 
-def test_a_fix_that_fails_jobs_is_invalid() -> None:
-    """A backfill that does less is faster."""
-    one = checked(samples(times(8, 0.5), counters={"after": {"failed": 1}}))
-    assert one.verdict == Verdict.INVALID and "failed 0 before, 1 after" in one.reason
-
-
 def test_rounds_that_do_not_count_are_said_and_too_few_prove_nothing() -> None:
     """With two of eight lost the claim stands and says so; with three left it does not, nor where most are lost."""
     lost = {(number, "after"): "the generator's event loop lagged" for number in (1, 2)}
@@ -220,7 +171,8 @@ def test_what_is_invalid_keeps_no_claim_not_even_a_counted_one() -> None:
 def test_the_bound_of_a_check_is_the_end_that_counts_against_it() -> None:
     """The upper one of an improvement, the lower one of a regression that was expected."""
     good, bad = checked(samples(times(8, 0.6))), checked(samples(times(8, 1.6)), metrics=[METRIC.model_dump() | {"expect": "worse"}])
-    assert good.bound is not None and good.value is not None and good.bound > good.value
+    assert (good.verdict, good.n, good.objective) == (Verdict.PASS, 8, "duration_s ratio <= 0.9")
+    assert good.bound is not None and good.value is not None and good.value < good.bound < 0.9
     assert bad.bound is not None and bad.value is not None and bad.bound < bad.value
 
 

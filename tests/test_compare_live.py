@@ -166,38 +166,3 @@ def test_two_recorded_load_runs_need_no_target(tmp_path: Path, monkeypatch: pyte
     assert set(pq.read_table(folder / "spectra.parquet").column("proof").to_pylist()) == set(recorded["proofs"])
     again = analysis.summarize(compare.read(str(folder)))
     assert json.loads(TypeAdapter(dict).dump_json(again)) == recorded["proofs"]
-
-
-def test_files_of_two_other_tools_need_no_target(tmp_path: Path) -> None:
-    """Their only scenarios are one round, recorded with both spectra, and read again from the folder."""
-    compared(tmp_path, DATA / "tools" / "k6.json", DATA / "tools" / "vegeta.json")
-    folder = (tmp_path / "out" / "compare" / "latest").resolve()
-    recorded = folders.read(folder, "compare").result
-    assert "measured by: k6 before, vegeta after" in recorded["differs"] and list(recorded["proofs"]) == ["paced / vegeta"]
-    assert exit_code(Verdict(recorded["verdict"])) == 2
-    assert (recorded["before"]["run_id"], recorded["before"]["code"]) == ("k6.json", "")
-    assert json.loads(TypeAdapter(dict).dump_json(analysis.summarize(compare.read(str(folder))))) == recorded["proofs"]
-
-
-@pytest.mark.parametrize(
-    ("before", "after", "message"),
-    [
-        (DATA / "load", DATA / "backfill", "got a run of backfill; allowed: a run of load, as before is"),
-        (DATA / "load", "nowhere", "nowhere: path: file not found"),
-        (DATA / "load", "half", "half: run: got an unreadable result.json"),
-        (DATA / "load", "", "before and after both"),
-        (DATA / "tools" / "k6.json", DATA / "tools" / "README.md", "got a file that begins with '# Files of other load generators"),
-        (DATA / "tools" / "k6.json", DATA / "tools" / "locust_failures.csv", "got failures alone"),
-    ],
-)
-def test_runs_that_cannot_be_compared_are_one_clear_error(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, before: Path, after: str | Path, message: str
-) -> None:
-    """Of configuration, and nothing is recorded."""
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "half").mkdir()
-    (tmp_path / "half" / "result.json").write_text(json.dumps({"validation": "load"})[:-3])
-    with pytest.raises(ConfigError) as caught:
-        compared(tmp_path, before, after)
-    assert message in str(caught.value)
-    assert not list((tmp_path / "out").glob("compare/*"))

@@ -278,14 +278,6 @@ def test_lag_of_one_side_makes_no_difference_to_its_own_account(ratio: float, si
     assert (change == Change.NOT_PROVEN) == ("measure again on a quieter machine or at a lower rate" in one.main.reason)
 
 
-def test_a_loss_that_only_lag_made_fails_no_check() -> None:
-    """It is not proven, and says why."""
-    one = analysis.of_proof(proof(), lagging(2.0, after=EVERY))
-    (check,) = analysis.check({"bulk_copy": one}, {"bulk_copy": proof()})
-    assert check.verdict == Verdict.NOT_PROVEN
-    assert check.reason.startswith("in 8 of 8 rounds the load generator lagged, which may have made this difference")
-
-
 def lagging(ratio: float, **sides: set[int]) -> list[Sample]:
     """Return the runs of a known truth, of which some of each side are late."""
     found = samples(times(8, ratio, noise=0.01))

@@ -16,7 +16,6 @@ from tapecheck.compare.plan import COUNTERS, Recorded
 from tapecheck.errors import ConfigError
 from tapecheck.load.validation import load
 from tapecheck.runs import folders
-from tapecheck.verdict import Verdict
 
 DATA = config.PROJECT / "tests" / "data"
 
@@ -78,16 +77,6 @@ def test_what_was_counted_is_compared_exactly(copied: Callable[..., str]) -> Non
     found = analysis.summarize(recorded.read(copied("backfill", "a"), copied("backfill", "b", fewer), Recorded()))["backfill"]
     requests = next(one for one in found.counters if one.name == "requests")
     assert (requests.equal, requests.ratio) == (False, pytest.approx(0.5, abs=0.01))
-
-
-def test_another_result_is_invalid(copied: Callable[..., str]) -> None:
-    """Two backfills that stored different bars are no variants of one."""
-
-    def other(result: dict[str, Any]) -> None:
-        result["integrity"]["checksum"] = "1-0000000000000001"
-
-    found = recorded.read(copied("backfill", "a"), copied("backfill", "b", other), Recorded())
-    assert {check.verdict for check in analysis.check(analysis.summarize(found), found.context.questions)} == {Verdict.INVALID}
 
 
 @pytest.mark.parametrize(
@@ -187,16 +176,7 @@ def test_the_code_of_both_sides_is_shown(copied: Callable[..., str]) -> None:
 
     found = recorded.read(copied("load", "a", clean), copied("load", "b", change), Recorded())
     assert frames.sides(found)["code"].to_dict() == {"before": "0.1.0 fffffff", "after": "9.9 0123456*"}
-
-
-def test_another_version_of_ours_is_what_is_compared(copied: Callable[..., str]) -> None:
-    """Neither another commit nor our own version is in the way."""
-
-    def change(result: dict[str, Any]) -> None:
-        result["environment"]["versions"]["tapecheck"] = "9.9"
-        result["environment"]["git_commit"] = "0" * 40
-
-    assert recorded.read(copied("load", "a"), copied("load", "b", change), Recorded()).context.differs == ()
+    assert found.context.differs == (), "another version of ours is what is compared"
 
 
 def test_runs_of_different_validations_are_refused(copied: Callable[..., str]) -> None:

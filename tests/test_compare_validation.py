@@ -69,13 +69,6 @@ def test_what_is_recorded_reads_back_and_keeps_its_schema(tmp_path: Path) -> Non
     assert again.context == one.context
 
 
-def test_the_headline_says_how_much_and_how_sure() -> None:
-    """The proven difference with its interval."""
-    said = compare.analyse(session(), PLAN).headline
-    assert said.startswith("**PASS** for sandbox: 1 of 1 checks met. bulk_copy: improved, duration_s -4")
-    assert " to " in said
-
-
 def test_a_method_check_stands_apart_from_the_proofs(tmp_path: Path) -> None:
     """In result, headline and table, and in brackets in the charts; its verdict is one of the run's checks."""
     checked = proof(method_check=True, metrics=[METRIC.model_dump() | {"expect": "no_claim"}])

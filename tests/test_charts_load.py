@@ -269,7 +269,7 @@ def digests() -> dict[str, str]:
 def test_the_same_samples_give_the_same_picture() -> None:
     """Byte for byte, in another process with other hashes too."""
     there = subprocess.run(
-        [sys.executable, "-c", "import test_charts; print(test_charts.digests())"],
+        [sys.executable, "-c", "import test_charts_load; print(test_charts_load.digests())"],
         cwd=Path(__file__).parent, check=True, capture_output=True, text=True,
     ).stdout  # fmt: skip
     assert there.strip() == str(digests())
