@@ -278,7 +278,7 @@ def test_tables_of_another_shape_are_left_alone(endpoints: Endpoints, connection
     """The difference is named before anything is asked or written, and even a fresh start drops nothing."""
     connection.execute(f"DROP SCHEMA IF EXISTS {SCHEMA} CASCADE; CREATE SCHEMA {SCHEMA}")
     connection.execute(f"CREATE TABLE {SCHEMA}.bars AS SELECT 'TSLA' AS symbol, 7 AS price")
-    with pytest.raises(WrongTables, match=rf"{SCHEMA}.bars: column price integer is not ours.*Nothing was written"):
+    with pytest.raises(WrongTables, match=rf"{SCHEMA}.bars: column price is integer, expected none.*Nothing was written"):
         run(plan(begin=begin), dataclasses.replace(endpoints, key="never sent"))
     tables = connection.execute("SELECT tablename FROM pg_tables WHERE schemaname = %s", (SCHEMA,)).fetchall()
     assert tables == [("bars",)]

@@ -141,7 +141,7 @@ def test_a_killed_run_resumes_to_the_same_tables(endpoints: Endpoints, connectio
 
 NEVER_BEGAN = {
     "before there was anything": f"DROP SCHEMA {SCHEMA} CASCADE",
-    "before it was noted": f"COMMENT ON SCHEMA {SCHEMA} IS NULL; TRUNCATE {SCHEMA}.bars, {SCHEMA}.features, {SCHEMA}.checkpoints",
+    "before it was noted": f"TRUNCATE {SCHEMA}.bars, {SCHEMA}.features, {SCHEMA}.checkpoints, {SCHEMA}.history",
     "after another run was emptied": f"TRUNCATE {SCHEMA}.bars, {SCHEMA}.features, {SCHEMA}.checkpoints",
 }
 
@@ -161,6 +161,19 @@ def test_what_never_began_has_nothing_failed(endpoints: Endpoints, connection: D
     connection.execute(f"DROP SCHEMA IF EXISTS {SCHEMA} CASCADE")
     with pytest.raises(ConfigError, match="one that never began"):
         run(plan(**SMALL, begin="only_failed"), endpoints)
+
+
+def test_the_note_of_an_older_version_is_read(endpoints: Endpoints, connection: Database) -> None:
+    """It was a comment on the schema; one of somebody else is none."""
+    small = {"timeframes": ["1d"], "history": {"days": 5}}
+    first = run(plan(**small), endpoints).context.plan.history.start
+    connection.execute(f"DROP TABLE {SCHEMA}.history; COMMENT ON SCHEMA {SCHEMA} IS 'somebody else wrote this'")
+    with pytest.raises(ConfigError, match="to resume one that never began"):
+        run(plan(**small, begin="resume"), endpoints)
+    connection.execute(f"""COMMENT ON SCHEMA {SCHEMA} IS '{{"first":"{first}","features":true,"days":5}}'""")
+    assert len(states(run(plan(**small, begin="resume"), endpoints))["skipped"]) == 2
+    with pytest.raises(ConfigError, match="features: False, to resume one with history from"):
+        run(plan(**small, begin="resume", features="off"), endpoints)
 
 
 @pytest.mark.parametrize("begin", ["resume", "only_failed"])

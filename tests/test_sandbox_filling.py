@@ -132,7 +132,7 @@ def test_only_whole_history_is_taken_over(
         if "alone" in why and table not in why:
             connection.execute(f"TRUNCATE {LIVE}.{table}")
     if why.startswith("a note"):
-        connection.execute(f"COMMENT ON SCHEMA {DONE} IS 'history from the beginning'")
+        connection.execute(f"TRUNCATE {DONE}.history; COMMENT ON SCHEMA {DONE} IS 'history from the beginning'")
     kept = {table: rows_of(connection, f"{LIVE}.{table}") for table in checkpoints.TABLES}
     first = History(days=10).bounds()[0]
     assert checkpoints.take_over(endpoints.database_url, DONE, keys, first, live=LIVE) is is_taken

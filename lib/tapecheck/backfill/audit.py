@@ -16,7 +16,7 @@ import numpy as np
 import psycopg
 from psycopg import sql
 
-from tapecheck import progress
+from tapecheck import database, progress
 from tapecheck.backfill import checkpoints
 from tapecheck.backfill.bars import COLUMNS, Bars, FloatArray, IntArray, to_ms
 from tapecheck.backfill.calendar import BASE, BoolArray, start_of
@@ -100,9 +100,7 @@ def _examined(
 @contextmanager
 def _snapshot(database_url: str) -> Iterator[tuple[psycopg.Connection, Any]]:
     """Yield a connection and another one's ADBC cursor that see the same moment of the database and cannot write."""
-    from adbc_driver_postgresql import dbapi  # type: ignore[import-untyped]  # over a second, paid by who reads
-
-    with psycopg.connect(database_url, connect_timeout=5) as connection, closing(dbapi.connect(database_url)) as other:
+    with database.connect(database_url) as connection, closing(database.connect_adbc(database_url)) as other:
         connection.execute(READ_ONLY)
         row = connection.execute("SELECT pg_export_snapshot()").fetchone()
         with closing(other.cursor()) as cursor:

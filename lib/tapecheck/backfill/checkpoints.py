@@ -1,25 +1,21 @@
 """Where each job stands, and the tables that hold it all in PostgreSQL. It moves no bars."""
-# ruff: noqa: S608 - what is put into statements is column and table names, constants of ours
 # ruff: noqa: S608 - what is put into statements is schema, table and column names, constants of ours
 
 import datetime as dt
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, LiteralString
 
 import psycopg
-from psycopg import sql
 from pydantic import ValidationError
 
 from tapecheck import database
-from tapecheck.backfill import schema as lock
-from tapecheck.backfill import schema as shape
+from tapecheck.backfill import schema as schemas
 from tapecheck.backfill.bars import COLUMNS
 from tapecheck.backfill.features import NAMES
 from tapecheck.config import Model
 
 LIVE = "tapecheck"  # the schema of what a service serves; a measured backfill has one of its own
-LOCK_TIMEOUT = "SET LOCAL lock_timeout = '10s'"  # for somebody's open transaction nobody waits for ever
 TABLES = ("bars", "features", "checkpoints")
 FIELDS = "symbol, timeframe, state, watermark, refreshed_at, rows, failures, error"
 
@@ -37,6 +33,7 @@ CREATE TABLE IF NOT EXISTS {schema}.checkpoints (
     symbol text NOT NULL, timeframe text NOT NULL, state text NOT NULL, watermark timestamptz, refreshed_at timestamptz,
     rows int8 NOT NULL DEFAULT 0, failures int4 NOT NULL DEFAULT 0, error text, updated_at timestamptz NOT NULL DEFAULT now(),
     PRIMARY KEY (symbol, timeframe));
+CREATE TABLE IF NOT EXISTS {schema}.history (first_day date NOT NULL, features boolean NOT NULL, days int4);
 """
 
 
@@ -81,30 +78,38 @@ def prepare(database_url: str, schema: str = LIVE, *, empty: bool = False) -> No
     """
     features = ", ".join(f"{name} float8" for name in NAMES)
     with database.connect(database_url) as connection:
-        connection.execute(LOCK_TIMEOUT)
         connection.execute("SELECT pg_advisory_xact_lock(8245117)")
-        shape.check(connection, schema, _TABLES.format(schema=shape.SCRATCH, features=features))
+        schemas.check(connection, schema, _TABLES.format(schema=schemas.SCRATCH, features=features))
         if empty:
-            for table in TABLES:  # TimescaleDB drops no hypertable together with other tables
-                connection.execute(f"DROP TABLE IF EXISTS {schema}.{table}")
+            connection.execute(f"DROP TABLE IF EXISTS {', '.join(f'{schema}.{table}' for table in (*TABLES, 'history'))}")
         connection.execute(_TABLES.format(schema=schema, features=features))
-        shape.partition(connection, schema, ("bars", "features"))
 
 
 def write_note(database_url: str, schema: str, note: Note) -> None:
-    """Note on a schema how what it holds was made."""
+    """Note in a schema how what it holds was made."""
     with database.connect(database_url) as connection:
-        connection.execute(f"COMMENT ON SCHEMA {schema} IS {sql.quote(note.model_dump_json())}")
+        connection.execute(f"DELETE FROM {schema}.history")
+        connection.execute(f"INSERT INTO {schema}.history VALUES (%s, %s, %s)", (note.first, note.features, note.days))
 
 
 def read_note(database_url: str, schema: str) -> Note | None:
-    """Return the note, or None where none of ours is."""
+    """Return the note, or None where there is none; older versions left it as a comment on the schema."""
     with database.connect(database_url) as connection:
-        row = connection.execute("SELECT obj_description(to_regnamespace(%s), 'pg_namespace')", (schema,)).fetchone()
+        if _row(connection, "SELECT to_regclass(%s)", f"{schema}.history") and (
+            row := _row(connection, f"SELECT first_day, features, days FROM {schema}.history")
+        ):
+            return Note(first=row[0], features=row[1], days=row[2])
+        comment = _row(connection, "SELECT obj_description(to_regnamespace(%s), 'pg_namespace')", schema)
     try:
-        return Note.model_validate_json(row[0]) if row and row[0] else None
+        return Note.model_validate_json(comment[0]) if comment else None
     except ValidationError:
         return None
+
+
+def _row(connection: psycopg.Connection, question: LiteralString, *values: str) -> tuple[Any, ...] | None:
+    """Return the first row of an answer, or None where there is none or its first value is NULL."""
+    row = connection.execute(question, values).fetchone()
+    return row if row and row[0] is not None else None
 
 
 def take_over(database_url: str, schema: str, keys: Collection[tuple[str, str]], first: dt.date, live: str = LIVE) -> bool:
@@ -119,11 +124,9 @@ def take_over(database_url: str, schema: str, keys: Collection[tuple[str, str]],
     note = read_note(database_url, schema)
     if note is None or not note.features or note.days is None or note.first > first:
         return False
-    with lock.run(database_url, schema), database.connect(database_url) as connection:
-        connection.execute(LOCK_TIMEOUT)
-        connection.execute(
-            f"LOCK TABLE {', '.join(f'{live}.{table}' for table in TABLES)} IN EXCLUSIVE MODE"
-        )  # nobody fills them meanwhile
+    with schemas.exclusive(database_url, schema), database.connect(database_url) as connection:
+        live_tables = ", ".join(f"{live}.{table}" for table in TABLES)
+        connection.execute(f"LOCK TABLE {live_tables} IN EXCLUSIVE MODE")  # nobody fills them meanwhile
         found = {key for key, one in read_with(connection, schema).items() if one.state == "done"}
         if not found.issuperset(keys) or any(connection.execute(f"SELECT FROM {live}.{table} LIMIT 1").fetchall() for table in TABLES):
             return False

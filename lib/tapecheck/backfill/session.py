@@ -11,8 +11,7 @@ import httpx
 import psycopg
 
 from tapecheck import database, progress
-from tapecheck.backfill import checkpoints
-from tapecheck.backfill import schema as lock
+from tapecheck.backfill import checkpoints, schema
 from tapecheck.backfill.audit import audit
 from tapecheck.backfill.checkpoints import Checkpoint, Note
 from tapecheck.backfill.integrity import Integrity
@@ -45,7 +44,7 @@ def run(plan: BackfillPlan, endpoints: Endpoints) -> Recording:
     """
     _check_source(endpoints.source_url, plan.source.timeout_s)
     try:
-        with lock.run(endpoints.database_url, plan.database_schema):
+        with schema.exclusive(endpoints.database_url, plan.database_schema):
             return _filled(*_prepared(plan, endpoints.database_url), endpoints)
     except SinkError as error:
         raise _named(error, plan.database_schema) from None
@@ -101,7 +100,7 @@ def _ready(filling: Filling) -> Iterator[tuple[int, Callable[[Report], None]]]:
 def _audited(plan: BackfillPlan, database_url: str, jobs: list[Job], received: Received) -> Integrity | None:
     """Audit what was stored; a database that is lost now costs the audit, not what was measured."""
     try:
-        return audit(plan, database.conninfo(database_url), jobs, received)
+        return audit(plan, database_url, jobs, received)
     except SinkError as error:
         log.warning("what was stored was not audited: %s", line(error))
         return None
@@ -126,11 +125,11 @@ def _check_source(url: str, timeout_s: float) -> None:
         raise TargetDown(f"the source {host} does not answer ({why}); nothing was fetched: is it running, and the network there?") from None
 
 
-def _named(error: BaseException, schema: str) -> TargetError:
+def _named(error: BaseException, name: str) -> TargetError:
     """Say what an error of the database means for a run."""
     if isinstance(error, psycopg.errors.LockNotAvailable):
         what_to_do = "end its transaction (see pg_stat_activity), and begin again"
-        return TargetError(f"another session holds a lock on the tables of {schema}: {what_to_do}")
+        return TargetError(f"another session holds a lock on the tables of {name}: {what_to_do}")
     if database.is_lost(error):
         return TargetDown(f"the database does not answer: {line(error)}")
     return TargetError(f"the database refuses: {line(error)}")
@@ -138,15 +137,15 @@ def _named(error: BaseException, schema: str) -> TargetError:
 
 def _prepared(plan: BackfillPlan, database_url: str) -> tuple[BackfillPlan, dict[Key, Checkpoint], Note | None]:
     """Make the tables ready without emptying them; return the plan by its dates, where each job stands for it, and a note of its own."""
-    schema = plan.database_schema
-    checkpoints.prepare(database_url, schema)
+    name = plan.database_schema
+    checkpoints.prepare(database_url, name)
     if plan.workers != 1:
         from tapecheck.backfill.sharding import SharedBucket  # paid by who asks for several
 
         if bucket := SharedBucket.of(plan, database_url):
             bucket.check()
-    before = {} if plan.begin == "fresh" else checkpoints.read(database_url, schema)
-    noted = checkpoints.read_note(database_url, schema)
+    before = {} if plan.begin == "fresh" else checkpoints.read(database_url, name)
+    noted = checkpoints.read_note(database_url, name)
     dated = plan.model_copy(update={"history": _dated(plan.history, noted if before else None)})
     days = plan.history.days if plan.history.end is None else None
     note = Note(first=dated.history.bounds()[0], features=plan.features != "off", days=days)

@@ -14,7 +14,7 @@ import psycopg
 from anyio.to_thread import run_sync
 
 from tapecheck import database
-from tapecheck.backfill import checkpoints, schema
+from tapecheck.backfill import schema
 from tapecheck.backfill.jobs import Filling, Group, Key, work
 from tapecheck.backfill.pipeline import Outcome
 from tapecheck.backfill.plan import SLACK_S, BackfillPlan, Endpoints
@@ -140,8 +140,7 @@ def fill(control: Control, shard: Shard) -> ShardResult:
             raise Stopped
 
     try:
-        with schema.share(shard.endpoints.database_url, shard.plan.database_schema):
-            work(filling, obey)
+        work(filling, obey)
     finally:
         if bucket:
             bucket.close()
@@ -190,7 +189,6 @@ class SharedBucket:
             WrongTables: a table of its name has another shape; nothing was written.
         """
         with database.connect(self._url) as connection:
-            connection.execute(checkpoints.LOCK_TIMEOUT)
             self._check(connection)
             connection.execute(f"DROP TABLE IF EXISTS {self._table}")
             connection.execute(_TOKENS.format(schema=self._schema))

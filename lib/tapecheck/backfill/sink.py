@@ -19,10 +19,9 @@ import pyarrow as pa
 
 from tapecheck import database
 from tapecheck.backfill.bars import COLUMNS, Bars, FloatArray, to_datetime
-from tapecheck.backfill.checkpoints import FIELDS, LIVE, Checkpoint, checkpoint_of
-from tapecheck.backfill.features import NAMES
+from tapecheck.backfill.checkpoints import FIELDS, LIVE, VALUES, Checkpoint, checkpoint_of
+from tapecheck.backfill.schema import writers_lock
 
-_VALUES = {"bars": COLUMNS[1:], "features": NAMES}
 SinkError = database.Error
 
 
@@ -43,26 +42,32 @@ class Counts:
 class Sink:
     """One connection that writes; not for two threads at once. Use it as a context manager.
 
-    `inserted` counts the bars that it has added.
+    `inserted` counts the bars that it has added, `statements` the SQL statements that it has sent, a COPY as one.
     """
 
-    inserted = 0
+    inserted = statements = 0
 
     def __init__(self, database_url: str, schema: str = LIVE) -> None:
-        from adbc_driver_postgresql import dbapi  # type: ignore[import-untyped]  # over a second, pandas included: paid by who writes
-
         self._schema = schema
         self._ends: dict[tuple[str, str], int] = {}  # of a series: a start (ms) after which nothing was stored when we asked
-        self._connection = dbapi.connect(database.conninfo(database_url))  # a transaction is always open
-        self._cursor = database.Counting(self._connection.cursor())
-        for table in _VALUES:
-            self._cursor.execute(f"CREATE TEMP TABLE staging_{table} (LIKE {self._schema}.{table}) ON COMMIT DELETE ROWS")
+        self._connection = database.connect_adbc(database_url)
+        self._begin()
+        for table in VALUES:
+            self._execute(f"CREATE TEMP TABLE staging_{table} (LIKE {self._schema}.{table}) ON COMMIT DELETE ROWS")
         self._connection.commit()
 
-    @property
-    def statements(self) -> int:
-        """How many SQL statements it has sent, a COPY as one."""
-        return self._cursor.statements
+    def _begin(self) -> None:
+        self._cursor: Any = self._connection.cursor()
+        self._execute(writers_lock(self._schema))
+        self._cursor.fetchall()
+
+    def _execute(self, *statement: Any) -> Any:
+        self.statements += 1
+        return self._cursor.execute(*statement)
+
+    def _copy(self, name: str, table: pa.Table, **options: Any) -> None:
+        self.statements += 1
+        self._cursor.adbc_ingest(name, table, mode="append", **options)
 
     def __enter__(self) -> Self:
         return self
@@ -98,7 +103,7 @@ class Sink:
 
     def tail(self, symbol: str, timeframe: str, before: dt.datetime, count: int) -> Bars:
         """Return the newest `count` bars that start before a time, oldest first."""
-        self._cursor.execute(
+        self._execute(
             f"SELECT (extract(epoch FROM time) * 1000)::int8 AS t, o, h, l, c, v, vw, n::float8 AS n FROM {self._schema}.bars"
             " WHERE symbol = $1 AND timeframe = $2 AND time < $3 ORDER BY time DESC LIMIT $4",
             (symbol, timeframe, before, count),
@@ -109,21 +114,21 @@ class Sink:
 
     def checkpoint(self, symbol: str, timeframe: str) -> Checkpoint | None:
         """Return where a job stands, or None for one that never began."""
-        self._cursor.execute(f"SELECT {FIELDS} FROM {self._schema}.checkpoints WHERE symbol = $1 AND timeframe = $2", (symbol, timeframe))
+        self._execute(f"SELECT {FIELDS} FROM {self._schema}.checkpoints WHERE symbol = $1 AND timeframe = $2", (symbol, timeframe))
         row = self._cursor.fetchone()
         self._connection.rollback()
         return checkpoint_of(row) if row else None
 
     def synchronous_commit(self) -> str:
         """Return this connection's setting; with `off`, what `write` acknowledged may be gone after the server crashes."""
-        self._cursor.execute("SELECT current_setting('synchronous_commit')")
+        self._execute("SELECT current_setting('synchronous_commit')")
         row = self._cursor.fetchone()
         self._connection.rollback()
         return str(row[0])
 
     def fail(self, symbol: str, timeframe: str, error: str) -> None:
         """Record that a job failed, and why; what it stored before stays."""
-        self._cursor.execute(
+        self._execute(
             f"INSERT INTO {self._schema}.checkpoints AS old (symbol, timeframe, state, failures, error) VALUES ($1, $2, 'failed', 1, $3)"
             " ON CONFLICT (symbol, timeframe) DO UPDATE SET state = 'failed', failures = old.failures + 1,"
             " error = excluded.error, updated_at = now()",
@@ -135,12 +140,12 @@ class Sink:
         counts = Counts()
         if len(bars):
             key = _key_columns(bars, checkpoint.symbol, checkpoint.timeframe)
-            nullable = {name: getattr(bars, name) for name in _VALUES["bars"]}
+            nullable = {name: getattr(bars, name) for name in VALUES["bars"]}
             tables = {"bars": _table(key, nullable)} | ({"features": _table(key, features)} if features else {})
             if direct and self._is_new(bars, checkpoint):
                 counts = Counts(inserted=len(bars))
                 for name, table in tables.items():
-                    self._cursor.adbc_ingest(name, table, mode="append", db_schema_name=self._schema)
+                    self._copy(name, table, db_schema_name=self._schema)
             else:
                 counts = self._upserted("bars", tables["bars"])
                 if features:
@@ -159,7 +164,7 @@ class Sink:
         return is_new
 
     def _is_free(self, symbol: str, timeframe: str, begin: dt.datetime) -> bool:
-        self._cursor.execute(
+        self._execute(
             f"SELECT NOT EXISTS (SELECT FROM {self._schema}.bars WHERE symbol = $1 AND timeframe = $2 AND time >= $3)",
             (symbol, timeframe, begin),
         )
@@ -168,19 +173,19 @@ class Sink:
 
     def _upserted(self, name: str, table: pa.Table) -> Counts:
         """Upsert through staging; a row whose values are equal is left alone, so that its page is not written again."""
-        self._cursor.adbc_ingest(f"staging_{name}", table, mode="append", temporary=True)
-        self._cursor.execute(
+        self._copy(f"staging_{name}", table, temporary=True)
+        self._execute(
             f"WITH written AS ({self._upsert(name, f'SELECT * FROM staging_{name}')})"
             " SELECT count(*) FILTER (WHERE is_new), count(*) FILTER (WHERE NOT is_new) FROM written"
         )
         row = self._cursor.fetchone()
         inserted, changed = (int(row[0]), int(row[1])) if row else (0, 0)
-        self._cursor.execute(f"DELETE FROM staging_{name}")
+        self._execute(f"DELETE FROM staging_{name}")
         return Counts(inserted=inserted, changed=changed, unchanged=table.num_rows - inserted - changed)
 
     def _upsert(self, name: str, rows: str) -> str:
         """Return the statement that upserts rows, a query or VALUES, and says of each one it wrote whether it is new."""
-        values = _VALUES[name]
+        values = VALUES[name]
         return (
             f"INSERT INTO {self._schema}.{name} AS old {rows}"
             f" ON CONFLICT (symbol, timeframe, time) DO UPDATE SET {', '.join(f'{v} = excluded.{v}' for v in values)}"
@@ -194,7 +199,7 @@ class Sink:
         return Bars(**arrays)
 
     def _save(self, checkpoint: Checkpoint, inserted: int) -> None:
-        self._cursor.execute(
+        self._execute(
             f"INSERT INTO {self._schema}.checkpoints AS old (symbol, timeframe, state, watermark, refreshed_at, rows)"
             " VALUES ($1, $2, $3, $4, $5, $6)"
             " ON CONFLICT (symbol, timeframe) DO UPDATE SET state = excluded.state, watermark = excluded.watermark,"
@@ -227,7 +232,8 @@ class _InsertSink(Sink, ABC):
     def __init__(self, database_url: str, schema: str = LIVE) -> None:
         self._schema = schema
         self._connection = database.connect(database_url, cursor_factory=psycopg.RawCursor)  # $1, as ADBC writes it
-        self._cursor = database.Counting(self._connection.cursor())
+        self._begin()
+        self._connection.commit()
 
     def _is_new(self, bars: Bars, checkpoint: Checkpoint) -> bool:
         return False  # the short way of a range known to be new is part of `copy`
@@ -255,7 +261,7 @@ class RowByRowSink(_InsertSink):
 
     def _inserted(self, statement: str, rows: Sequence[Row]) -> Iterable[bool | None]:
         for row in rows:
-            found = self._cursor.execute(statement, row).fetchone()
+            found = self._execute(statement, row).fetchone()
             yield found[0] if found else None
 
 
@@ -263,6 +269,7 @@ class ExecutemanySink(_InsertSink):
     """Sends all rows of a page through psycopg's executemany, which does not wait between them."""
 
     def _inserted(self, statement: str, rows: Sequence[Row]) -> Iterable[bool | None]:
+        self.statements += len(rows)
         self._cursor.executemany(statement, rows, returning=True)
         for result in self._cursor.results():
             found = result.fetchone()

@@ -1,9 +1,11 @@
-"""How the database is reached, and which of its errors are losses: a real server, one that never answers, and every kind of error."""
+"""One session with a database: its settings, and which errors are losses; a real server, one that never answers, every kind of error."""
 
 import dataclasses
+import datetime as dt
 import socket
 import threading
 import time
+from collections.abc import Iterator
 from typing import Any
 
 import adbc_driver_manager
@@ -11,12 +13,15 @@ import psycopg
 import pytest
 from backfills import SCHEMA, plan
 from psycopg.conninfo import make_conninfo
+from test_backfill_strategies import bars_of, write
 
 from tapecheck import database
+from tapecheck.backfill import checkpoints
+from tapecheck.backfill.bars import to_datetime
 from tapecheck.backfill.plan import Endpoints
 from tapecheck.backfill.session import run
 from tapecheck.backfill.sharding import SharedBucket
-from tapecheck.backfill.sink import RowByRowSink, Sink
+from tapecheck.backfill.sink import STRATEGIES, RowByRowSink, Sink
 from tapecheck.errors import TargetDown, TargetError
 
 Database = psycopg.Connection[Any]
@@ -52,6 +57,72 @@ def test_a_silent_server_is_given_up(opened: Any, monkeypatch: pytest.MonkeyPatc
             opened(f"postgresql://me@127.0.0.1:{silent.getsockname()[1]}/d?sslmode=disable&gssencmode=disable")
         hang_up.cancel()
     assert database.is_lost(caught.value) and time.monotonic() - began_s < 50
+
+
+OTHERS = {  # defaults of a database under which our statements would fail, or read other values than are stored
+    "search_path": "test_shadow, pg_catalog",
+    "DateStyle": "'SQL, DMY'",
+    "IntervalStyle": "sql_standard",
+    "TimeZone": "'Asia/Kathmandu'",
+    "client_encoding": "LATIN1",
+    "extra_float_digits": "-12",
+    "standard_conforming_strings": "off",
+    "lock_timeout": "'50s'",
+    "statement_timeout": "'50s'",
+    "idle_in_transaction_session_timeout": "'50s'",
+    "idle_session_timeout": "'50s'",
+}
+
+
+@pytest.fixture
+def odd(endpoints: Endpoints, connection: Database) -> Iterator[str]:
+    """A database of its own whose defaults are others, with functions of its own that stand in for those of the catalogue."""
+    connection.execute("CREATE DATABASE tapecheck_odd")
+    url = make_conninfo(endpoints.database_url, dbname="tapecheck_odd")
+    try:
+        with psycopg.connect(url, autocommit=True) as other:
+            other.execute("CREATE SCHEMA test_shadow")
+            other.execute("CREATE FUNCTION test_shadow.md5(bytea) RETURNS text LANGUAGE sql AS $$SELECT repeat('0', 32)$$")
+            other.execute("CREATE FUNCTION test_shadow.now() RETURNS timestamptz LANGUAGE sql AS $$SELECT 'epoch'::timestamptz$$")
+        for name, value in OTHERS.items():
+            connection.execute(f"ALTER DATABASE tapecheck_odd SET {name} = {value}")
+        yield url
+    finally:
+        connection.execute("DROP DATABASE tapecheck_odd WITH (FORCE)")
+
+
+ASK = "SELECT " + ", ".join(f"current_setting('{name}')" for name in OTHERS)
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES.values(), ids=STRATEGIES)
+def test_the_defaults_of_a_database_change_nothing(endpoints: Endpoints, connection: Database, odd: str, strategy: Any) -> None:
+    """What is stored, read and summed under other defaults is what it is under the usual ones, to the last bit."""
+    found = []
+    for url in (endpoints.database_url, odd):
+        checkpoints.prepare(url, SCHEMA)
+        with strategy(url, SCHEMA) as sink, database.connect(url) as reader:
+            write(sink, bars_of(0, 50))
+            tail = sink.tail("T", "5m", to_datetime(300_000 * 40), 30)
+            sink.fail("T", "1h", "schlüssel €")
+            sink._execute(ASK)
+            settings = [sink._cursor.fetchone(), reader.execute(ASK).fetchone()]
+            stand = checkpoints.read_with(reader, SCHEMA)
+            values = [getattr(tail, name).tobytes() for name in ("t", "o", "c", "vw", "n")]
+            found.append((settings, values, stand, str(checkpoints.whole(reader, SCHEMA))))
+            year = reader.execute(f"SELECT extract(year FROM min(updated_at))::int > 2000 FROM {SCHEMA}.checkpoints").fetchone()
+            assert year == (True,)
+    assert found[0] == found[1]
+
+
+def test_a_watching_session_keeps_only_the_search_path(odd: str) -> None:
+    """Statements of a target file are read in the role's own schemas; times, numbers and timeouts are ours."""
+    ask = "SELECT current_setting('search_path'), current_setting('statement_timeout'), '2026-03-04 05:06Z'::timestamptz, 0.1::float8 + 0.2"
+
+    async def asked() -> list[Any]:
+        async with database.opened(odd) as connection:
+            return list(await (await connection.execute(ask)).fetchone() or ())
+
+    assert database.wait_for(asked) == ["test_shadow, pg_catalog", "1h", dt.datetime(2026, 3, 4, 5, 6, tzinfo=dt.UTC), 0.1 + 0.2]
 
 
 @pytest.mark.parametrize("dial", ["psycopg", "adbc"])
@@ -116,7 +187,7 @@ def test_an_open_transaction_of_somebody_is_not_waited_for(
     """Who has only read the tables would keep a fresh run waiting for ever; it says so, and what is stored stays."""
     small: dict[str, Any] = {"symbols": ["TSLA"], "timeframes": ["1d"], "history": {"days": 9}}
     run(plan(**small), endpoints)
-    monkeypatch.setattr("tapecheck.backfill.checkpoints.LOCK_TIMEOUT", "SET LOCAL lock_timeout = '300ms'")
+    monkeypatch.setitem(database.SETTINGS, "lock_timeout", "300ms")
     with psycopg.connect(endpoints.database_url) as reader:
         before = reader.execute(f"SELECT count(*) FROM {SCHEMA}.bars").fetchone()
         with pytest.raises(TargetError, match=f"another session holds a lock on the tables of {SCHEMA}"):
