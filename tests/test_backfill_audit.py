@@ -38,11 +38,11 @@ def audited(recording: Recording) -> Integrity:
 
 
 def kinds(integrity: Integrity) -> dict[str, int]:
-    """Return how many bars have each kind of fault, without the holes that the sandbox's market has by design."""
+    """Return how many bars have each kind of fault, without the gaps that the sandbox's market has by design."""
     return {
         kind: sum(one.bars for one in integrity.findings if one.kind == kind)
         for kind in dict.fromkeys(one.kind for one in integrity.findings)
-        if kind != "upstream_hole"
+        if kind != "upstream_gap"
     }
 
 
@@ -75,7 +75,7 @@ def test_a_run_that_nothing_disturbs_loses_nothing(endpoints: Endpoints, connect
     """Every expected bar is in one class, none is lost, doubled or wrong; and resuming finds the same without fetching anything."""
     whole = audited(session.run(plan(derive=derive), endpoints))
     assert whole.series == 6 and kinds(whole) == {} and whole.duplicates == 0
-    assert 0 < whole.present <= whole.expected == whole.present + whole.no_trade + whole.upstream_holes
+    assert 0 < whole.present <= whole.expected == whole.present + whole.no_trade + whole.upstream_gaps
     again = session.run(plan(derive=derive, begin="resume"), endpoints)
     assert not again.spans and audited(again) == whole
 

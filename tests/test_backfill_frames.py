@@ -8,7 +8,7 @@ import pytest
 from backfills import SYMBOLS, analysed, recording, refill
 
 from tapecheck.backfill import frames
-from tapecheck.backfill.integrity import Finding, Integrity, SharedHole
+from tapecheck.backfill.integrity import Finding, Integrity, SharedGap
 from tapecheck.backfill.plan import BackfillPlan
 from tapecheck.backfill.validation import backfill
 
@@ -93,15 +93,15 @@ def test_what_a_change_buys_is_signed() -> None:
 
 
 WHOLE = Integrity(
-    series=3, expected=100, present=90, no_trade=5, upstream_holes=3, lost=2, vanished=4, duplicates=1, checksum="c0ffee",
+    series=3, expected=100, present=90, no_trade=5, upstream_gaps=3, lost=2, vanished=4, duplicates=1, checksum="c0ffee",
     findings=(
         Finding(symbol="AAPL", timeframe="5m", kind="lost", bars=2, first_ms=1_767_312_000_000),
-        Finding(symbol="BTC", timeframe="1h", kind="upstream_hole", bars=2, first_ms=1_767_312_000_000),
-        Finding(symbol="SPY", timeframe="1h", kind="upstream_hole", bars=1, first_ms=1_767_225_600_000),
+        Finding(symbol="BTC", timeframe="1h", kind="upstream_gap", bars=2, first_ms=1_767_312_000_000),
+        Finding(symbol="SPY", timeframe="1h", kind="upstream_gap", bars=1, first_ms=1_767_225_600_000),
         Finding(symbol="SPY", timeframe="1h", kind="vanished", bars=4, first_ms=None),
     ),
     shared_slots=3,
-    shared_holes=(SharedHole(timeframe="5m", t_ms=1_767_312_000_000, symbols=("AAPL", "SPY", "QQQ")),),
+    shared_gaps=(SharedGap(timeframe="5m", t_ms=1_767_312_000_000, symbols=("AAPL", "SPY", "QQQ")),),
 )  # fmt: skip
 
 
@@ -110,15 +110,15 @@ def test_integrity_shows_every_class_and_kind() -> None:
     shown = frames.integrity(WHOLE)
     counts = {what: bars for what, bars in shown.bars.items() if bars}
     assert counts == {
-        "expected": "100", "present": "90", "absent: no trade": "5", "absent: a hole of upstream's": "3", "absent: lost by us": "2",
-        "vanished since an earlier run": "4", "duplicates": "1", "found: lost": "2", "found: upstream hole": "3", "found: vanished": "4",
+        "expected": "100", "present": "90", "absent: no trade": "5", "absent: upstream gap": "3", "absent: lost by us": "2",
+        "vanished since an earlier run": "4", "duplicates": "1", "found: lost": "2", "found: upstream gap": "3", "found: vanished": "4",
         "found: moments absent in several symbols": "3",
     }  # fmt: skip
-    assert shown.loc["found: upstream hole", "where"] == "2 series, first SPY 1h 2026-01-01 00:00 UTC"
+    assert shown.loc["found: upstream gap", "where"] == "2 series, first SPY 1h 2026-01-01 00:00 UTC"
     assert shown.loc["found: moments absent in several symbols", "where"] == "first 5m 2026-01-02 00:00 UTC: AAPL SPY QQQ"
     assert shown.loc["found: vanished", "where"] == "1 series"
     assert shown.loc["checksum of all that is stored", "where"] == "c0ffee"
-    assert list(frames.integrity(dataclasses.replace(WHOLE, findings=(), shared_holes=())).index)[-2:] == [
+    assert list(frames.integrity(dataclasses.replace(WHOLE, findings=(), shared_gaps=())).index)[-2:] == [
         "duplicates", "checksum of all that is stored",
     ]  # fmt: skip
     assert "not audited" in cells(frames.integrity(None))

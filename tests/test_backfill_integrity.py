@@ -67,11 +67,11 @@ def without(bars: Bars, rows: Any) -> Bars:
 
 @pytest.mark.parametrize("known", [True, False], ids=["times known", "times unknown"])
 def test_a_year_has_no_false_alarms(known: bool) -> None:
-    """Two symbols, a year, five timeframes: every hole is want of trade, and nothing is wrong."""
+    """Two symbols, a year, five timeframes: every gap is want of trade, and nothing is wrong."""
     start, end = dt.datetime(2025, 11, 20, 5, tzinfo=dt.UTC), dt.datetime(2026, 11, 20, 5, tzinfo=dt.UTC)
     stored = {symbol: market_of(symbol, start, end) for symbol in ("AAPL", "BTC")}
     found = checked(*(of(s, bars, times_of(bars) if known else {}, start=start, end=end) for s, bars in stored.items()))
-    assert (found.findings, found.shared_holes, found.lost, found.upstream_holes, found.duplicates) == ((), (), 0, 0, 0)
+    assert (found.findings, found.shared_gaps, found.lost, found.upstream_gaps, found.duplicates) == ((), (), 0, 0, 0)
     assert found.expected == sum(len(slots(symbol, name, start, end)) for symbol in stored for name in TIMEFRAMES)
     assert 0 < found.present < found.expected == found.present + found.no_trade and found.checksum == "sum"
     assert found.no_trade > 500
@@ -80,7 +80,7 @@ def test_a_year_has_no_false_alarms(known: bool) -> None:
 def test_a_month_of_every_symbol_has_no_false_alarms() -> None:
     """Twenty-five symbols miss some minutes together by chance outside the regular session; that is no finding."""
     found = checked(*(of(symbol, market_of(symbol)) for symbol in market.LISTED))
-    assert (found.findings, found.shared_holes) == ((), ())
+    assert (found.findings, found.shared_gaps) == ((), ())
     assert found.expected == found.present + found.no_trade
 
 
@@ -98,47 +98,47 @@ def rows_of(bars: Bars, name: str) -> st.SearchStrategy[list[int]]:
 @settings(max_examples=30, deadline=None)
 @given(symbol=symbols, name=timeframes, data=st.data())
 def test_a_bar_that_was_received_and_is_not_stored_is_lost(symbol: str, name: str, data: st.DataObject) -> None:
-    """Exactly the removed bars are lost, in their own series, and no other hole changes its class."""
+    """Exactly the removed bars are lost, in their own series, and no other gap changes its class."""
     whole = market_of(symbol)
     rows = data.draw(rows_of(whole[name], name))
     series = {part.timeframe: part for part in of(symbol, whole | {name: without(whole[name], rows)}, times_of(whole))}
     assert series[name].lost.tolist() == sorted(whole[name].t[rows].tolist())
     for before in of(symbol, whole):
         assert series[before.timeframe].no_trade.tolist() == before.no_trade.tolist()
-        assert len(series[before.timeframe].upstream_holes) == 0
+        assert len(series[before.timeframe].upstream_gaps) == 0
         assert len(series[before.timeframe].lost) == (len(rows) if before.timeframe == name else 0)
 
 
 @settings(max_examples=30, deadline=None)
 @given(symbol=symbols, name=timeframes, data=st.data())
 def test_a_bar_that_upstream_never_sent_is_its_hole(symbol: str, name: str, data: st.DataObject) -> None:
-    """The removed bars are upstream's, proven by bars of other timeframes; beside them only holes in the same longer bar."""
+    """The removed bars are upstream's, proven by bars of other timeframes; beside them only gaps in the same longer bar."""
     whole = market_of(symbol)
     rows = data.draw(rows_of(whole[name], name))
     removed = whole[name].t[rows]
     parts = of(symbol, whole | {name: without(whole[name], rows)})
     part = next(part for part in parts if part.timeframe == name)
     before = next(part for part in of(symbol, whole) if part.timeframe == name)
-    assert set(removed.tolist()) <= set(part.upstream_holes.tolist())
-    assert sorted([*part.no_trade, *part.upstream_holes]) == sorted([*before.no_trade, *removed])
+    assert set(removed.tolist()) <= set(part.upstream_gaps.tolist())
+    assert sorted([*part.no_trade, *part.upstream_gaps]) == sorted([*before.no_trade, *removed])
     near = before.no_trade // 900_000 if name == "5m" else np.empty(0, np.int64)  # cannot be told from a removed one
-    assert len(part.upstream_holes) - len(rows) == np.isin(near, removed // 900_000).sum()
+    assert len(part.upstream_gaps) - len(rows) == np.isin(near, removed // 900_000).sum()
     found = checked(parts)
-    assert kinds(found) == {"upstream_hole": len(part.upstream_holes)} and found.lost == 0
-    assert found.expected == found.present + found.no_trade + found.upstream_holes
+    assert kinds(found) == {"upstream_gap": len(part.upstream_gaps)} and found.lost == 0
+    assert found.expected == found.present + found.no_trade + found.upstream_gaps
 
 
 def test_the_shortest_longer_bar_decides_and_wider_ones_only_where_it_is_missing() -> None:
-    """With three minutes and their quarter-hour gone the hour still proves them; no other hole of the hour's or the day's is blamed."""
+    """With three minutes and their quarter-hour gone the hour still proves them; no other gap of the hour's or the day's is blamed."""
     whole = market_of("ASML")
     at = int(np.flatnonzero(whole["15m"].t == to_ms(dt.datetime(2025, 11, 5, 15, tzinfo=dt.UTC)))[0])
     quarter = whole["15m"].t[at]
     rows = np.flatnonzero(whole["5m"].t // 900_000 == quarter // 900_000)
     stored = whole | {"5m": without(whole["5m"], rows), "15m": without(whole["15m"], [at])}
     parts = {part.timeframe: part for part in of("ASML", stored)}
-    assert parts["5m"].upstream_holes.tolist() == [quarter, quarter + 300_000, quarter + 600_000]
-    assert parts["15m"].upstream_holes.tolist() == [quarter]
-    assert [len(parts[name].upstream_holes) for name in ("1h", "4h", "1d")] == [0, 0, 0]
+    assert parts["5m"].upstream_gaps.tolist() == [quarter, quarter + 300_000, quarter + 600_000]
+    assert parts["15m"].upstream_gaps.tolist() == [quarter]
+    assert [len(parts[name].upstream_gaps) for name in ("1h", "4h", "1d")] == [0, 0, 0]
 
 
 def test_what_a_shorter_bar_explains_a_longer_one_proves_not_again() -> None:
@@ -149,7 +149,7 @@ def test_what_a_shorter_bar_explains_a_longer_one_proves_not_again() -> None:
     longer = {name: derive(five, "AAPL", name) for name in TIMEFRAMES if name != "5m"}
     row = int(np.searchsorted(five.t, quarter + 900_000))
     part = of("AAPL", {"5m": without(five, [row])} | longer)[0]
-    assert part.upstream_holes.tolist() == [five.t[row]] and quarter in part.no_trade
+    assert part.upstream_gaps.tolist() == [five.t[row]] and quarter in part.no_trade
 
 
 def test_the_last_bits_of_a_sum_prove_nothing() -> None:
@@ -158,7 +158,7 @@ def test_the_last_bits_of_a_sum_prove_nothing() -> None:
     five = replace(five, v=five.v * 0.1)
     longer = {name: derive(five, "ASML", name) for name in TIMEFRAMES if name != "5m"}
     longer = {name: replace(bars, v=np.nextafter(bars.v, np.inf)) for name, bars in longer.items()}
-    assert of("ASML", {"5m": five} | longer)[0].upstream_holes.tolist() == []
+    assert of("ASML", {"5m": five} | longer)[0].upstream_gaps.tolist() == []
 
 
 def test_trades_alone_prove_a_hole() -> None:
@@ -168,24 +168,24 @@ def test_trades_alone_prove_a_hole() -> None:
     five = replace(five, v=np.where(np.arange(len(five)) == 500, 0.0, five.v))
     longer = {name: derive(replace(five, v=np.maximum(five.v, 1e-300)), "AAPL", name) for name in ("15m", "1h", "4h", "1d")}
     parts = of("AAPL", {"5m": without(five, [500])} | longer)
-    assert five.t[500] in parts[0].upstream_holes
+    assert five.t[500] in parts[0].upstream_gaps
 
 
 def test_without_a_longer_bar_nothing_is_proven() -> None:
     """One series alone, and upstream did not send the bar: nothing says that there was trade."""
     whole = market_of("AAPL")
     found = checked(of("AAPL", {"5m": without(whole["5m"], [500])}))
-    assert (found.upstream_holes, found.lost, found.findings) == (0, 0, ())
+    assert (found.upstream_gaps, found.lost, found.findings) == (0, 0, ())
 
 
 def test_a_longer_bar_that_began_before_the_range_proves_nothing() -> None:
-    """The day's volume before the range is no volume of a hole inside it, nor is what came after its end."""
+    """The day's volume before the range is no volume of a gap inside it, nor is what came after its end."""
     whole = market_of("AAPL")
     start, end = dt.datetime(2025, 11, 5, 17, 2, tzinfo=dt.UTC), dt.datetime(2025, 11, 12, 18, 7, tzinfo=dt.UTC)
     stored = {name: bars[(bars.t >= to_ms(start)) & (bars.t <= to_ms(end)) | (name == "1d")] for name, bars in whole.items()}
     stored["5m"] = stored["5m"][stored["5m"].t <= to_ms(end) - 300_000]
     found = checked(of("AAPL", stored, start=start, end=end))
-    assert (found.findings, found.lost, found.upstream_holes) == ((), 0, 0)
+    assert (found.findings, found.lost, found.upstream_gaps) == ((), 0, 0)
 
 
 def _swapped(bars: Bars, i: int) -> Bars:
@@ -232,7 +232,7 @@ def test_each_planted_defect_is_found_once(plant: str, i: int) -> None:
 
 @pytest.mark.parametrize("move_s", [60, 86400 * 5], ids=["off the grid", "a closed day"])
 def test_a_start_that_no_session_has_is_found(move_s: int) -> None:
-    """Its own slot is a hole, and the moved bar is off the calendar: expected where upstream sent it so, else extra."""
+    """Its own slot is a gap, and the moved bar is off the calendar: expected where upstream sent it so, else extra."""
     bars = market_of("AAPL")["5m"]
     monday = np.searchsorted(bars.t, to_ms(dt.datetime(2025, 11, 3, 15, tzinfo=dt.UTC)))
     t = bars.t.copy()
@@ -262,19 +262,19 @@ def test_bars_of_another_symbol_are_found_and_both_are_named() -> None:
 
 
 @pytest.mark.parametrize(
-    ("hour_utc", "symbols", "holes"),
+    ("hour_utc", "symbols", "gaps"),
     [(15, ("AAPL", "MSFT", "SPY"), 3), (15, ("AAPL", "MSFT"), 0), (10, ("AAPL", "MSFT", "SPY"), 0), (15, ("AAPL", "BTC", "SPY"), 3)],
     ids=["three", "two", "before the session", "with crypto"],
 )
-def test_a_minute_missing_in_several_symbols_is_upstreams(hour_utc: int, symbols: tuple[str, ...], holes: int) -> None:
+def test_a_minute_missing_in_several_symbols_is_upstreams(hour_utc: int, symbols: tuple[str, ...], gaps: int) -> None:
     """Three symbols without trade in the same regular minute are flagged and blamed on upstream, with no other bar to prove it."""
     minute = to_ms(dt.datetime(2025, 11, 5, hour_utc, 5, tzinfo=dt.UTC))
     stored = {symbol: {"5m": market_of(symbol)["5m"]} for symbol in ("AAPL", "MSFT", "SPY", "BTC", "QQQ")}
     for symbol in symbols:
         stored[symbol]["5m"] = without(stored[symbol]["5m"], np.flatnonzero(stored[symbol]["5m"].t == minute))
     found = checked(*(of(symbol, bars) for symbol, bars in stored.items()))
-    assert found.upstream_holes == holes == sum(kinds(found).values())
-    assert [(h.timeframe, h.t_ms, set(h.symbols)) for h in found.shared_holes] == ([("5m", minute, set(symbols))] if holes else [])
+    assert found.upstream_gaps == gaps == sum(kinds(found).values())
+    assert [(h.timeframe, h.t_ms, set(h.symbols)) for h in found.shared_gaps] == ([("5m", minute, set(symbols))] if gaps else [])
 
 
 def test_what_we_lost_is_never_blamed_on_upstream() -> None:
@@ -285,18 +285,18 @@ def test_what_we_lost_is_never_blamed_on_upstream() -> None:
         whole = market_of(symbol)
         parts.append(of(symbol, whole | {"5m": without(whole["5m"], np.flatnonzero(whole["5m"].t == minute))}, times_of(whole)))
     found = checked(*parts)
-    assert (found.lost, found.upstream_holes, found.shared_holes) == (3, 0, ())
+    assert (found.lost, found.upstream_gaps, found.shared_gaps) == (3, 0, ())
     assert {f.kind for f in found.findings} == {"lost"} and {f.first_ms for f in found.findings} == {minute}
 
 
 def test_a_lost_bar_is_no_proof_against_upstream() -> None:
-    """In a quarter of an hour with one hole and one bar that we lost, the missing volume is the lost bar's: the hole stays no trade."""
+    """In a quarter of an hour with one gap and one bar that we lost, the missing volume is the lost bar's: the gap stays no trade."""
     whole = market_of("ASML")
-    five, holes = whole["5m"], of("ASML", whole)[0].no_trade
-    beside = np.flatnonzero(np.isin(five.t // 900_000, holes // 900_000))[:50]
+    five, gaps = whole["5m"], of("ASML", whole)[0].no_trade
+    beside = np.flatnonzero(np.isin(five.t // 900_000, gaps // 900_000))[:50]
     part = of("ASML", whole | {"5m": without(five, beside)}, times_of(whole))[0]
     assert len(beside) == 50 and part.lost.tolist() == five.t[beside].tolist()
-    assert (part.no_trade.tolist(), len(part.upstream_holes)) == (holes.tolist(), 0)
+    assert (part.no_trade.tolist(), len(part.upstream_gaps)) == (gaps.tolist(), 0)
 
 
 def test_stretch_after_stretch_gives_the_same_verdict() -> None:
@@ -318,7 +318,7 @@ def test_stretch_after_stretch_gives_the_same_verdict() -> None:
     again = tally.integrity("sum")
     assert replace(again, findings=()) == replace(once, findings=())
     assert sorted(map(repr, again.findings)) == sorted(map(repr, once.findings))
-    assert {"lost", "upstream_hole", "negative_volume", "out_of_order"} <= set(kinds(once)) and once.shared_slots == 3
+    assert {"lost", "upstream_gap", "negative_volume", "out_of_order"} <= set(kinds(once)) and once.shared_slots == 3
 
 
 def test_rows_that_are_gone_are_counted_over_all_stretches() -> None:
@@ -365,5 +365,5 @@ def test_what_the_sandbox_stored_has_no_false_alarms(sandbox: SandboxState) -> N
         stored = {key: sink.tail(*key, end, 10**6) for key in done}
         parts = [examine(s, {name: stored[s, name] for name in TIMEFRAMES}, {}, start=start, end=end) for s in sorted(known)]
     found = checked(*parts)
-    assert (len(known), found.findings, found.shared_holes) == (6, (), ())
+    assert (len(known), found.findings, found.shared_gaps) == (6, (), ())
     assert found.present > 20_000 and found.expected == found.present + found.no_trade

@@ -138,7 +138,7 @@ def test_an_interrupted_run_resumes_to_the_same_tables(endpoints: Endpoints, con
 
 
 def test_another_history_is_not_resumed(endpoints: Endpoints, connection: psycopg.Connection[Any]) -> None:
-    """Resuming with an earlier first day would leave a hole before the checkpoints, so it is refused."""
+    """Resuming with an earlier first day would leave a gap before the checkpoints, so it is refused."""
     run(plan(timeframes=["1d"], history={"days": 10}), endpoints)
     with pytest.raises(ConfigError, match="the same first day and features"):
         run(plan(timeframes=["1d"], history={"days": 20}, begin="resume"), endpoints)

@@ -155,7 +155,7 @@ def test_an_interrupted_job_ends_as_an_uninterrupted_one(
         monkeypatch.setattr(Sink, "write", write)
         async with Source(sandbox.upstream_url, Home().secret()) as source:
             with Sink(database_url) as sink:
-                return (await refresh(source, sink, "XRP", "5m", start=start, end=end)).counts.inserted
+                return (await refresh(source, sink, "XRP", ("5m",), start=start, end=end))["5m"].counts.inserted
 
     whole_count = asyncio.run(run(100))
     whole = [_rows(connection, table, "XRP") for table in ("bars", "features")]

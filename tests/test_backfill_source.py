@@ -100,10 +100,11 @@ def test_a_fault_that_passes_costs_no_bar(upstream: httpx.Client, kind: str, mor
         assert len(_naive(upstream)) < len(_joined(whole))
         upstream.delete("/faults")
     _fault(upstream, kind, **more)
-    faulty = asyncio.run(_with_source(upstream, _read))
+    trace = Trace(TICKER, "5m")
+    faulty = asyncio.run(_with_source(upstream, lambda source: _read(source, trace=trace)))
     np.testing.assert_array_equal(_joined(faulty).t, _joined(whole).t)
     np.testing.assert_array_equal(_joined(faulty).c, _joined(whole).c)
-    assert sum(page.requests for page in faulty) > len(faulty)
+    assert sum(span.requests for span in trace.spans) > len(faulty)
 
 
 def test_wrong_symbol_fools_a_naive_client(upstream: httpx.Client) -> None:
@@ -190,8 +191,9 @@ def test_retry_after_is_waited_for(upstream: httpx.Client) -> None:
     assert [span.stage for span in trace.spans[:4]] == ["fetch", "wait", "fetch", "decode"]
     assert trace.spans[1].duration_s >= 0.5
     _fault(upstream, "rate_limited", count=1, retry_after="86400")
-    pages = asyncio.run(_with_source(upstream, _read))
-    assert pages[0].requests == 2
+    trace = Trace(TICKER, "5m")
+    asyncio.run(_with_source(upstream, lambda source: _read(source, trace=trace)))
+    assert [span.requests for span in trace.spans[:3]] == [1, 0, 1]
     _fault(upstream, "rate_limited", retry_after="86400")
     with pytest.raises(wire.RateLimited):
         asyncio.run(_with_source(upstream, _read, retry=Retry(first_s=0.02, cap_s=0.1, budget_s=0.3)))

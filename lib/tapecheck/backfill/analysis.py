@@ -13,7 +13,7 @@ from tapecheck.verdict import Check, Measured, Objective, judge
 
 PRIMARY_SHARE = 0.6  # of busy time: a stage above it is the bottleneck
 LEADING_SHARE = 0.2  # of busy time: without a primary stage, those above it are named
-INTEGRITY = ("lost", "empty", "duplicates", "upstream_holes", "wrong_bars")  # metrics that only an audit gives: bars; `empty`: jobs
+INTEGRITY = ("lost", "empty", "duplicates", "upstream_gaps", "wrong_bars")  # metrics that only an audit gives: bars; `empty`: jobs
 Key = tuple[str, str]
 
 
@@ -270,7 +270,7 @@ def _measured_bars(integrity: Integrity | None, metric: str) -> Measured:
         "lost": integrity.lost + integrity.vanished,
         "empty": sum(finding.kind == NO_BARS for finding in integrity.findings),
         "duplicates": integrity.duplicates,
-        "upstream_holes": integrity.upstream_holes,
+        "upstream_gaps": integrity.upstream_gaps,
         "wrong_bars": sum(finding.bars for finding in integrity.findings if finding.kind in WRONG),
     }
     return Measured(

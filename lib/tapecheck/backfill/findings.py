@@ -27,7 +27,7 @@ BARS = {  # kind of bars: what they are, and what to do about them
     "high_below_low": ("bars whose high is below their low", "fetch them again; if they stay so, tell the vendor"),
     "outside_range": ("bars that open or close beyond their high or low", "fetch them again; if they stay so, tell the vendor"),
     "off_calendar": ("bars that begin when no session has one", "look whether the session was a special one; else tell the vendor"),
-    "upstream_hole": ("holes upstream, where other bars prove trade", "ask the vendor for them; a later run with begin: fresh takes them"),
+    "upstream_gap": ("gaps upstream, where other bars prove trade", "ask the vendor for them; a later run with begin: fresh takes them"),
 }
 
 
@@ -39,7 +39,7 @@ def find(summary: BackfillSummary, plan: BackfillPlan, what_if: Sequence[WhatIf]
         *_bars(summary.integrity, "lost", "vanished"),
         *_failed(summary),
         *_empty(summary.integrity),
-        *_bars(summary.integrity, "duplicate", *WRONG, "upstream_hole"),
+        *_bars(summary.integrity, "duplicate", *WRONG, "upstream_gap"),
         *_shared(summary.integrity),
         *_repeated(summary),
         *_bottleneck(summary, plan, what_if),
@@ -115,9 +115,9 @@ def _bars(integrity: Integrity | None, *kinds: str) -> Iterator[Finding]:
 
 def _shared(integrity: Integrity | None) -> Iterator[Finding]:
     if integrity and integrity.shared_slots:
-        first = integrity.shared_holes[0]
+        first = integrity.shared_gaps[0]
         yield Finding(
-            name="shared_holes",
+            name="shared_gaps",
             finding=f"slots of the regular session that several symbols lack: {integrity.shared_slots:,}",
             evidence={"slots": integrity.shared_slots, "first": f"{first.timeframe} {_utc(first.t_ms)} {', '.join(first.symbols)}"},
             action="hardly for want of trade: ask the vendor what happened then",

@@ -146,7 +146,7 @@ def integrity(integrity: Integrity | None) -> pd.DataFrame:
         "expected": integrity.expected,
         "present": integrity.present,
         "absent: no trade": integrity.no_trade,
-        "absent: a hole of upstream's": integrity.upstream_holes,
+        "absent: upstream gap": integrity.upstream_gaps,
         "absent: lost by us": integrity.lost,
         "vanished since an earlier run": integrity.vanished,
         "duplicates": integrity.duplicates,
@@ -157,7 +157,7 @@ def integrity(integrity: Integrity | None) -> pd.DataFrame:
         known = [(one.first_ms, f"{one.symbol} {one.timeframe}") for one in ones if one.first_ms is not None]
         where = f"{len(ones):,} series" + (f", first {min(known)[1]} {_moment(min(known)[0])}" if known else "")
         rows.append({"what": f"found: {kind.replace('_', ' ')}", "bars": f"{sum(one.bars for one in ones):,}", "where": where})
-    if shared := integrity.shared_holes:
+    if shared := integrity.shared_gaps:
         where = f"first {shared[0].timeframe} {_moment(shared[0].t_ms)}: {' '.join(shared[0].symbols)}"
         rows.append({"what": "found: moments absent in several symbols", "bars": f"{integrity.shared_slots:,}", "where": where})
     rows.append({"what": "checksum of all that is stored", "bars": "", "where": integrity.checksum})

@@ -1,14 +1,16 @@
 """Proves from other bars of the same symbol that there was trade where a bar is missing. It knows no calendar.
 
-A shorter bar inside the hole proves it. So does a longer bar around it whose volume or trades exceed the sum of the bars that
+A shorter bar inside the gap proves it. So does a longer bar around it whose volume or trades exceed the sum of the bars that
 are stored inside it; the shortest longer bar decides, because vendors count trades into day bars that they leave out of minutes.
 """
 
 import datetime as dt
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, replace
+from typing import Annotated
 
 import numpy as np
+from pydantic import AliasChoices, Field
 
 from tapecheck.backfill.bars import TIMEFRAMES, Bars, FloatArray, IntArray, to_ms
 from tapecheck.backfill.calendar import BoolArray, Slots, slots
@@ -76,23 +78,10 @@ OLD_CRYPTO_DAY_MS = 4 * 3600 * 1000  # the vendor's older samples begin a crypto
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Defects:
-    """Starts (Unix ms) of the bars of a series that cannot be right, by what is wrong with them."""
-
-    duplicate: IntArray
-    out_of_order: IntArray  # sent after a later bar of the same page; a table has no order
-    not_finite: IntArray
-    negative_volume: IntArray
-    high_below_low: IntArray
-    outside_range: IntArray  # open or close above the high or below the low
-    off_calendar: IntArray  # a start that no session has
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Series:
     """What was found in one symbol and timeframe; times are starts in Unix ms, `fingerprints` are of the bars at `times`.
 
-    `stored` counts all rows, those too that are not judged.
+    `stored` counts all rows, also those that are not judged; `wrong` has the bars that cannot be right, by what is wrong with them.
     """
 
     symbol: str
@@ -101,32 +90,29 @@ class Series:
     expected: int
     present: int
     no_trade: IntArray
-    upstream_holes: IntArray
+    upstream_gaps: IntArray
     lost: IntArray
-    in_session: IntArray  # holes of the regular session that are not ours
-    defects: Defects
+    in_session: IntArray  # gaps of the regular session that are not ours
+    wrong: dict[str, IntArray]
     times: IntArray
     fingerprints: IntArray
 
 
-def defects(bars: Bars, late: IntArray, calendar: IntArray) -> Defects:
-    """Return what is wrong with single stored bars of a series; `late` are the starts that were sent out of order."""
+def wrong_bars(bars: Bars, late: IntArray, calendar: IntArray) -> dict[str, IntArray]:
+    """Return the starts of the stored bars of a series that cannot be right; `late` are the starts that were sent out of order."""
     _, first = np.unique(bars.t, return_index=True)
-    is_repeated = np.ones(len(bars), bool)
-    is_repeated[first] = False
-    prices = np.stack((bars.o, bars.h, bars.l, bars.c))
-    is_finite = np.isfinite(prices).all(axis=0) & np.isfinite(bars.v)
+    is_finite = np.isfinite(np.stack((bars.o, bars.h, bars.l, bars.c, bars.v))).all(axis=0)
     is_crossed = bars.h < bars.l
     is_outside = (np.maximum(bars.o, bars.c) > bars.h) | (np.minimum(bars.o, bars.c) < bars.l)
-    return Defects(
-        duplicate=bars.t[is_repeated],
-        out_of_order=late,
-        not_finite=bars.t[~is_finite],
-        negative_volume=bars.t[bars.v < 0],
-        high_below_low=bars.t[is_crossed],
-        outside_range=bars.t[is_outside & ~is_crossed],
-        off_calendar=bars.t[~is_among(bars.t, calendar)],
-    )
+    return {
+        "duplicate": np.delete(bars.t, first),
+        "out_of_order": late,  # sent after a later bar of the same page; a table has no order
+        "not_finite": bars.t[~is_finite],
+        "negative_volume": bars.t[bars.v < 0],
+        "high_below_low": bars.t[is_crossed],
+        "outside_range": bars.t[is_outside & ~is_crossed],  # open or close above the high or below the low
+        "off_calendar": bars.t[~is_among(bars.t, calendar)],  # a start that no session has
+    }
 
 
 def examine(
@@ -140,15 +126,19 @@ def examine(
         received: the starts (Unix ms) that upstream sent, by timeframe, page by page; of one that is absent nothing can be
             lost, and one that is absent from `stored` is lost as a whole.
     """
-    names = dict.fromkeys((*stored, *received))
-    inside = {name: _judged(stored.get(name, Bars.empty()), symbol, name, start, end) for name in names}
-    sent = {name: _together([_judged_times(page, symbol, name, start, end) for page in received.get(name, ())]) for name in names}
-    late = {name: _together([_judged_times(_late(page), symbol, name, start, end) for page in received.get(name, ())]) for name in names}
-    tidy = {name: _tidy(bars) for name, bars in inside.items()}
-    calendars = {name: slots(symbol, name, start, end) for name in names}
+    found, sent, late = {}, {}, {}
+    for name in dict.fromkeys((*stored, *received)):
+        bars, pages = stored.get(name, Bars.empty()), received.get(name, ())
+        bars = replace(bars, t=_starts(bars.t, symbol, name))
+        is_judged = _is_judged(bars.t, name, start, end)
+        found[name] = bars if is_judged.all() else bars[is_judged]
+        sent[name], late[name] = (
+            _judged([_starts(page, symbol, name) for page in parts], name, start, end) for parts in (pages, map(_late, pages))
+        )
+    tidy = {name: _tidy(bars) for name, bars in found.items()}
     return [
-        _series(symbol, name, bars, tidy, sent[name], late[name], len(stored.get(name, ())), calendars[name])
-        for name, bars in inside.items()
+        _series(symbol, name, bars, tidy, sent[name], late[name], len(stored.get(name, ())), slots(symbol, name, start, end))
+        for name, bars in found.items()
     ]
 
 
@@ -157,8 +147,9 @@ def _late(page: IntArray) -> IntArray:
     return page[page < np.maximum.accumulate(page)]
 
 
-def _together(parts: Sequence[IntArray]) -> IntArray:
-    return np.concatenate([NONE, *parts])
+def _judged(pages: Sequence[IntArray], timeframe: str, start: dt.datetime, end: dt.datetime) -> IntArray:
+    t = np.concatenate([NONE, *pages])
+    return t[_is_judged(t, timeframe, start, end)]
 
 
 def distinct(t: IntArray) -> IntArray:
@@ -179,41 +170,30 @@ def _series(
 ) -> Series:
     received = distinct(sent)
     expected = distinct(np.concatenate([calendar.t, received]))
-    holes = expected[~is_among(expected, tidy[name].t)]
-    is_lost = is_among(holes, received)
-    lost, missing = holes[is_lost], holes[~is_lost]
-    is_hole = has_trade(name, tidy, missing, lost)
+    gaps = expected[~is_among(expected, tidy[name].t)]
+    is_lost = is_among(gaps, received)
+    lost, missing = gaps[is_lost], gaps[~is_lost]
+    is_gap = has_trade(name, tidy, missing, lost)
     is_moving = tidy[name].h > tidy[name].l  # a bar of one trade may well be that of another symbol too
     return Series(
         symbol=symbol,
         timeframe=name,
         stored=stored,
         expected=len(expected),
-        present=len(expected) - len(holes),
-        no_trade=missing[~is_hole],
-        upstream_holes=missing[is_hole],
+        present=len(expected) - len(gaps),
+        no_trade=missing[~is_gap],
+        upstream_gaps=missing[is_gap],
         lost=lost,
         in_session=missing[is_among(missing, calendar.t[calendar.is_regular])],
-        defects=defects(bars, late, calendar.t),
+        wrong=wrong_bars(bars, late, calendar.t),
         times=tidy[name].t[is_moving],
         fingerprints=_fingerprints(tidy[name][is_moving]),
     )
 
 
-def _judged(bars: Bars, symbol: str, timeframe: str, start: dt.datetime, end: dt.datetime) -> Bars:
-    bars = replace(bars, t=_starts(bars.t, symbol, timeframe))
-    is_judged = _is_judged(bars.t, timeframe, start, end)
-    return bars if is_judged.all() else bars[is_judged]
-
-
 def _tidy(bars: Bars) -> Bars:
     """Return the bars ascending, each start once; those that are so already are not copied."""
     return bars if (np.diff(bars.t) > 0).all() else bars[np.unique(bars.t, return_index=True)[1]]
-
-
-def _judged_times(t: IntArray, symbol: str, timeframe: str, start: dt.datetime, end: dt.datetime) -> IntArray:
-    t = _starts(t, symbol, timeframe)
-    return t[_is_judged(t, timeframe, start, end)]
 
 
 def _starts(t: IntArray, symbol: str, timeframe: str) -> IntArray:
@@ -240,9 +220,11 @@ def _fingerprints(bars: Bars) -> IntArray:
 # ---- integrity ----
 
 NO_BARS = "no_bars"  # the kind of finding of a series that holds none of the bars that the calendar expects
-KEPT = 200  # shared holes that are named; all are counted
+KEPT = 200  # shared gaps that are named; all are counted
 SEVERAL = 3  # symbols that miss the same slot: if each of 25 missed one of 2,000 by itself, three would together once in 180 years
-WRONG = ("wrong_symbol", *(field.name for field in fields(Defects) if field.name != "duplicate"))  # kinds of bars that cannot be right
+WRONG = (  # kinds of bars that cannot be right
+    "wrong_symbol", "out_of_order", "not_finite", "negative_volume", "high_below_low", "outside_range", "off_calendar",
+)  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -257,7 +239,7 @@ class Finding:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class SharedHole:
+class SharedGap:
     """A slot of the regular session that several symbols miss: hardly for want of trade."""
 
     timeframe: str
@@ -267,24 +249,24 @@ class SharedHole:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Integrity:
-    """The verdict on `series` series; expected = present + no_trade + upstream_holes + lost.
+    """The verdict on `series` series; expected = present + no_trade + upstream_gaps + lost.
 
     `vanished` bars were stored by an earlier run and are gone: which, cannot be told, so they are counted among `no_trade` or
-    `upstream_holes` too. `shared_holes` are the first of `shared_slots`.
+    `upstream_gaps` too. `shared_gaps` are the first of `shared_slots`.
     """
 
     series: int
     expected: int
     present: int
     no_trade: int
-    upstream_holes: int
+    upstream_gaps: Annotated[int, Field(validation_alias=AliasChoices("upstream_gaps", "upstream_holes"))]  # of an older recording
     lost: int
     vanished: int
     duplicates: int
     checksum: str
     findings: tuple[Finding, ...]
     shared_slots: int
-    shared_holes: tuple[SharedHole, ...]
+    shared_gaps: Annotated[tuple[SharedGap, ...], Field(validation_alias=AliasChoices("shared_gaps", "shared_holes"))]
 
 
 class Tally:
@@ -294,14 +276,14 @@ class Tally:
         self._several = several
         self._accounts: dict[tuple[str, str], _Account] = {}
         self._shared_slots = 0
-        self._shared_holes: list[SharedHole] = []
+        self._shared_gaps: list[SharedGap] = []
 
     def add(self, parts: Sequence[Series]) -> None:
         """Add the series of all symbols in one stretch of days; no bar may lie in two stretches."""
         shared = _shared_slots(parts, self._several)
         self._shared_slots += sum(len(times) for times in shared.values())
         first = [(name, t_ms) for name, times in shared.items() for t_ms in times[:KEPT].tolist()]
-        self._shared_holes += [_shared_hole(parts, *slot) for slot in first[: KEPT - len(self._shared_holes)]]
+        self._shared_gaps += [_shared_gap(parts, *slot) for slot in first[: KEPT - len(self._shared_gaps)]]
         for part, of_another in zip(parts, _of_another_symbol(parts), strict=True):
             account = self._accounts.setdefault((part.symbol, part.timeframe), _Account())
             account.add(_blamed(part, shared[part.timeframe]), of_another)
@@ -319,14 +301,14 @@ class Tally:
             expected=sum(account.expected for account in accounts),
             present=sum(account.present for account in accounts),
             no_trade=sum(account.no_trade for account in accounts),
-            upstream_holes=sum(account.count("upstream_hole") for account in accounts),
+            upstream_gaps=sum(account.count("upstream_gap") for account in accounts),
             lost=sum(account.count("lost") for account in accounts),
             vanished=sum(gone.values()),
             duplicates=sum(account.count("duplicate") for account in accounts),
             checksum=checksum,
             findings=tuple(one for key, account in self._accounts.items() for one in account.findings(*key, gone[key])),
             shared_slots=self._shared_slots,
-            shared_holes=tuple(self._shared_holes),
+            shared_gaps=tuple(self._shared_gaps),
         )
 
 
@@ -346,7 +328,8 @@ class _Account:
         self.expected += part.expected
         self.present += part.present
         self.no_trade += len(part.no_trade)
-        for kind, times in _kinds(part, of_another).items():
+        missing = {"lost": part.lost, "upstream_gap": part.upstream_gaps, "wrong_symbol": of_another}
+        for kind, times in (missing | part.wrong).items():
             if len(times):
                 count, first_ms = self.kinds.get(kind, (0, int(times.min())))
                 self.kinds[kind] = count + len(times), min(first_ms, int(times.min()))
@@ -371,12 +354,6 @@ class _Account:
         ]
 
 
-def _kinds(part: Series, of_another: IntArray) -> dict[str, IntArray]:
-    """Return the starts of what is missing or wrong, by the kind of finding."""
-    kinds = {"lost": part.lost, "upstream_hole": part.upstream_holes, "wrong_symbol": of_another}
-    return kinds | {field.name: getattr(part.defects, field.name) for field in fields(Defects)}
-
-
 def _shared_slots(parts: Sequence[Series], several: int) -> dict[str, IntArray]:
     """Return by timeframe the slots of the regular session that several symbols lack."""
     shared = {}
@@ -386,15 +363,15 @@ def _shared_slots(parts: Sequence[Series], several: int) -> dict[str, IntArray]:
     return shared
 
 
-def _shared_hole(parts: Iterable[Series], name: str, t_ms: int) -> SharedHole:
+def _shared_gap(parts: Iterable[Series], name: str, t_ms: int) -> SharedGap:
     symbols = tuple(part.symbol for part in parts if part.timeframe == name and t_ms in part.in_session)
-    return SharedHole(timeframe=name, t_ms=t_ms, symbols=symbols)
+    return SharedGap(timeframe=name, t_ms=t_ms, symbols=symbols)
 
 
 def _blamed(part: Series, shared: IntArray) -> Series:
-    """Move the holes that a series shares with others from `no_trade` to `upstream_holes`."""
+    """Move the gaps that a series shares with others from `no_trade` to `upstream_gaps`."""
     is_shared = is_among(part.no_trade, shared) & is_among(part.no_trade, part.in_session)
-    return replace(part, no_trade=part.no_trade[~is_shared], upstream_holes=np.union1d(part.upstream_holes, part.no_trade[is_shared]))
+    return replace(part, no_trade=part.no_trade[~is_shared], upstream_gaps=np.union1d(part.upstream_gaps, part.no_trade[is_shared]))
 
 
 def _of_another_symbol(parts: Sequence[Series]) -> list[IntArray]:

@@ -14,8 +14,9 @@ from anyio.to_thread import run_sync
 from tapecheck import database
 from tapecheck.backfill import features
 from tapecheck.backfill.bars import periods_per_year
+from tapecheck.backfill.calendar import BASE
 from tapecheck.backfill.checkpoints import Checkpoint
-from tapecheck.backfill.pipeline import Outcome, refresh, refresh_derived
+from tapecheck.backfill.pipeline import Outcome, refresh
 from tapecheck.backfill.plan import BackfillPlan, Endpoints
 from tapecheck.backfill.rate_limit import Bucket
 from tapecheck.backfill.recording import COMPLETED, FAILED, SKIPPED, Job, Received, Span, Trace
@@ -127,7 +128,7 @@ class Filling:
         client = Source(
             self.endpoints.source_url,
             self.endpoints.key,
-            retry=source.retry.policy(),
+            retry=source.retry,
             timeout_s=source.timeout_s,
             connections=self.plan.concurrency.requests,
             bucket=self.bucket,
@@ -196,17 +197,14 @@ class _Worker:
 
     async def _refreshed(self, sink: Sink, group: Group) -> dict[Key, Outcome | str]:
         start, end = self._plan.history.range(group.symbol)
-        compute = COMPUTE[self._plan.features]
         trace = Trace(group.symbol, group.timeframes[0], self._number, self._filling.spans, self._filling.received)
         try:
             self._filling.endpoints.check_key()
-            if self._plan.derive:
-                found = await refresh_derived(
-                    self._source, sink, group.symbol, group.timeframes, start=start, end=end, compute=compute, trace=trace
-                )
-                return {(group.symbol, timeframe): outcome for timeframe, outcome in found.items()}
-            outcome = await refresh(self._source, sink, *group.keys[0], start=start, end=end, compute=compute, trace=trace)
-            return {group.keys[0]: outcome}
+            found = await refresh(
+                self._source, sink, group.symbol, group.timeframes, base=BASE if self._plan.derive else None,
+                start=start, end=end, compute=COMPUTE[self._plan.features], trace=trace,
+            )  # fmt: skip
+            return {(group.symbol, timeframe): outcome for timeframe, outcome in found.items()}
         except SinkError:
             raise
         except Exception as error:

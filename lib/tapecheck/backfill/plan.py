@@ -24,7 +24,7 @@ from tapecheck.workers.dask import checked_workers
 
 METRICS = (
     "duration_s", "records_per_s", "job_success_ratio", "failed", "floor_ratio", "lost", "empty", "duplicates", "repeated",
-    "upstream_holes", "wrong_bars",
+    "upstream_gaps", "wrong_bars",
 )  # fmt: skip
 MAX_DAYS = 3650
 STRETCH, SATURDAY = dt.timedelta(weeks=13), 5
@@ -46,6 +46,8 @@ def _each_once(values: tuple[str, ...]) -> tuple[str, ...]:
 
 
 def _objective(text: str) -> str:
+    if "upstream_holes" in text:
+        raise ValueError("metric 'upstream_holes' is named upstream_gaps now")
     parse(text, METRICS)
     return text
 
@@ -108,31 +110,13 @@ class History(Model):
         return found
 
 
-class RetryPlan(Model):
-    """How long a job goes on when its requests fail; see `source.Retry`."""
-
-    first_s: float = Field(default=0.5, ge=0.001, le=60)
-    cap_s: float = Field(default=30.0, ge=0.001, le=300)
-    budget_s: float = Field(default=120.0, gt=0, le=3600)
-
-    @model_validator(mode="after")
-    def _grows(self) -> Self:
-        if self.first_s > self.cap_s:
-            raise ValueError(f"a first_s of at most cap_s; these are {self.first_s:g} and {self.cap_s:g}")
-        return self
-
-    def policy(self) -> Retry:
-        """Return it as the source takes it."""
-        return Retry(**self.model_dump())
-
-
 class SourcePlan(Model):
     """How the source may be asked; without `requests_per_minute` as fast as it answers."""
 
     requests_per_minute: float | None = Field(default=None, ge=0.01, le=1e6)
     burst: int = Field(default=10, ge=1, le=10_000)
     timeout_s: float = Field(default=15.0, ge=0.01, le=300)
-    retry: RetryPlan = RetryPlan()
+    retry: Retry = Retry()
 
     @property
     def rate_per_s(self) -> float | None:

@@ -1,9 +1,12 @@
-"""A token bucket on a clock that is given to it. It never sleeps: it says how long to wait."""
+"""When the next request may be sent: a token bucket on a clock that is given to it, and pauses after failures. It never sleeps."""
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, Self
+
+from pydantic import Field, model_validator
+
+from tapecheck.config import Model
 
 
 class Bucket(Protocol):
@@ -50,16 +53,21 @@ class TokenBucket:
 # ---- retry ----
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Retry:
-    """How long to go on: exponential backoff with jitter, within a budget of time.
+class Retry(Model):
+    """How long to go on when requests fail: exponential backoff with jitter, within a budget of time.
 
     A job, which is one call of `Source.pages`, spends it on attempts that failed and the pauses after them, all its pages together.
     """
 
-    first_s: float = 0.5
-    cap_s: float = 30.0
-    budget_s: float = 120.0
+    first_s: float = Field(default=0.5, ge=0.001, le=60)
+    cap_s: float = Field(default=30.0, ge=0.001, le=300)
+    budget_s: float = Field(default=120.0, gt=0, le=3600)
+
+    @model_validator(mode="after")
+    def _grows(self) -> Self:
+        if self.first_s > self.cap_s:
+            raise ValueError(f"a first_s of at most cap_s; these are {self.first_s:g} and {self.cap_s:g}")
+        return self
 
     def delay_s(self, attempt: int, asked_s: float | None, jitter: float) -> float:
         """Return the pause after the attempt-th failure (from 1); a server's own wish goes first; jitter is in [0, 1)."""

@@ -28,13 +28,12 @@ logging.getLogger("httpx").setLevel(logging.WARNING)  # its INFO lines hold whol
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Page:
-    """One page, numbered from 0, and how many requests it took; its times are in the trace."""
+    """One page, numbered from 0; its times and requests are in the trace."""
 
     number: int
     bars: Bars
     last: bool
     repeated: int
-    requests: int
     asked_at: dt.datetime
 
 
@@ -122,9 +121,7 @@ class Source:
                 bars, next_url, sent = await anyio.to_thread.run_sync(_decoded, response.content, ticker, number, trace)
                 trace.sent(sent)
                 repeated = len(sent) - len(bars)
-                page = Page(
-                    number=number, bars=bars, last=next_url is None, repeated=repeated, requests=attempt, asked_at=asked_at
-                )  # fmt: skip
+                page = Page(number=number, bars=bars, last=next_url is None, repeated=repeated, asked_at=asked_at)
                 return page, self._followed(next_url, ticker)
             except SourceError as error:
                 delay_s = budget.pause_s(attempt, time.monotonic() - begun_s, asked_s, self._random.random())

@@ -158,7 +158,7 @@ class Scheduler:
         self.counts["runs"] += 1
         self.counts["redone"] += begun_s < self.finished.pop(key, begun_s)
         try:
-            outcome = await refresh(source, sink, symbol, frame, start=start, end=now)
+            outcome = (await refresh(source, sink, symbol, (frame,), start=start, end=now))[frame]
         except UnknownTicker:
             self._forget(symbol)
             return
