@@ -14,7 +14,6 @@ import psycopg
 import pytest
 from backfills import SCHEMA, plan, states
 
-from tapecheck import database
 from tapecheck.backfill import checkpoints, source
 from tapecheck.backfill import plan as plans
 from tapecheck.backfill.checkpoints import Checkpoint
@@ -24,7 +23,7 @@ from tapecheck.backfill.sink import Sink
 from tapecheck.errors import ConfigError
 
 SEED, CHAINS = 4, 3  # runs of each way, each killed and resumed, and killed once more
-STATEMENTS = [(psycopg.Cursor, "execute"), (database.Counting, "execute"), (database.Counting, "adbc_ingest")]
+STATEMENTS = [(psycopg.Cursor, "execute"), (Sink, "_execute"), (Sink, "_copy")]
 SMALL: dict[str, Any] = {"timeframes": ["5m", "1h"], "history": {"days": 8, "end": plans.today()}}  # the same days after midnight, too
 PAGE_LIMIT = 2500  # base aggregates: 500 bars of five minutes, so that a job has several pages
 PROCESSES = multiprocessing.get_context("forkserver")  # forked from one in which all is imported: they start in no time
