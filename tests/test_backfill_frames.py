@@ -112,10 +112,10 @@ def test_integrity_shows_every_class_and_kind() -> None:
     assert counts == {
         "expected": "100", "present": "90", "absent: no trade": "5", "absent: upstream gap": "3", "absent: lost by us": "2",
         "vanished since an earlier run": "4", "duplicates": "1", "found: lost": "2", "found: upstream gap": "3", "found: vanished": "4",
-        "found: moments absent in several symbols": "3",
+        "found: slots that several symbols lack": "3",
     }  # fmt: skip
-    assert shown.loc["found: upstream gap", "where"] == "2 series, first SPY 1h 2026-01-01 00:00 UTC"
-    assert shown.loc["found: moments absent in several symbols", "where"] == "first 5m 2026-01-02 00:00 UTC: AAPL SPY QQQ"
+    assert shown.loc["found: upstream gap", "where"] == "2 series, first SPY 1h 2026-01-01T00:00:00Z"
+    assert shown.loc["found: slots that several symbols lack", "where"] == "first 5m 2026-01-02T00:00:00Z AAPL, SPY, QQQ"
     assert shown.loc["found: vanished", "where"] == "1 series"
     assert shown.loc["checksum of all that is stored", "where"] == "c0ffee"
     assert list(frames.integrity(dataclasses.replace(WHOLE, findings=(), shared_gaps=())).index)[-2:] == [

@@ -18,6 +18,7 @@ import httpx
 import psycopg
 import pytest
 from backfills import BASE, SCHEMA, plan, states
+from test_backfill_recording import is_nested, tracks_of
 
 from tapecheck import progress
 from tapecheck.backfill.analysis import summarize
@@ -64,6 +65,7 @@ def test_every_job_is_stored_with_its_spans(
     fetches = [s for s in recording.spans if s.stage == "fetch"]
     at_once = [sum(other.began_ns <= s.began_ns < other.ended_ns for other in fetches) for s in fetches]
     assert max(at_once) == recording.context.plan.concurrency.requests == 3
+    assert all(map(is_nested, tracks_of(recording.spans)[1].values())), "the trace"
     context = recording.context
     assert all(context.began_ns <= span.began_ns <= span.ended_ns <= context.ended_ns for span in recording.spans)
     assert endpoints.key not in repr(endpoints) and "passfile" not in repr(endpoints)

@@ -136,6 +136,7 @@ def _totals(recording: Recording, requests: int) -> Totals:
     duration_s = recording.context.wall_s
     states = [job.state for job in recording.jobs]
     finished = sum(job.records for job in recording.jobs if job.state == COMPLETED)
+    statements = [span.statements for span in recording.spans]
     return Totals(
         duration_s=duration_s,
         records=sum(job.records for job in recording.jobs),
@@ -146,25 +147,15 @@ def _totals(recording: Recording, requests: int) -> Totals:
         skipped=states.count(SKIPPED),
         requests=requests,
         bytes=sum(span.bytes for span in recording.spans),
-        statements=_statements(recording.spans),
+        statements=None if None in statements else sum(count or 0 for count in statements),
     )
 
 
-def _statements(spans: Sequence[Span]) -> int | None:
-    counts = [span.statements for span in spans]
-    return None if None in counts else sum(count or 0 for count in counts)
-
-
 def _job(job: Job, spans: Sequence[Span]) -> JobSummary:
+    kept = ("state", "error", "records", "inserted", "changed", "unchanged", "repeated")
     return JobSummary(
-        state=job.state,
-        error=job.error,
+        **{name: getattr(job, name) for name in kept},
         duration_s=_covered_ns(spans) / 1e9,
-        records=job.records,
-        inserted=job.inserted,
-        changed=job.changed,
-        unchanged=job.unchanged,
-        repeated=job.repeated,
         requests=sum(span.requests for span in spans),
         bytes=sum(span.bytes for span in spans),
         pages=len({span.page for span in spans if span.stage == "decode"}),
@@ -273,6 +264,5 @@ def _measured_bars(integrity: Integrity | None, metric: str) -> Measured:
         "upstream_gaps": integrity.upstream_gaps,
         "wrong_bars": sum(finding.bars for finding in integrity.findings if finding.kind in WRONG),
     }
-    return Measured(
-        value=float(counts[metric]), bound=float(counts[metric]), n=integrity.series if metric == "empty" else integrity.expected
-    )
+    value = float(counts[metric])
+    return Measured(value=value, bound=value, n=integrity.series if metric == "empty" else integrity.expected)

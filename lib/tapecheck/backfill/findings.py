@@ -3,7 +3,6 @@
 from collections.abc import Iterator, Sequence
 
 from tapecheck.backfill.analysis import PRIMARY_SHARE, BackfillSummary, StageSummary
-from tapecheck.backfill.bars import to_datetime
 from tapecheck.backfill.calendar import BASE
 from tapecheck.backfill.integrity import NO_BARS, WRONG, Integrity
 from tapecheck.backfill.plan import BackfillPlan
@@ -79,14 +78,13 @@ def _failed(summary: BackfillSummary) -> Iterator[Finding]:
 
 
 def _empty(integrity: Integrity | None) -> Iterator[Finding]:
-    found = [finding for finding in integrity.findings if finding.kind == NO_BARS] if integrity else []
-    if integrity and found:
-        bars = sum(finding.bars for finding in found)
-        names = _named([f"{finding.symbol} {finding.timeframe}" for finding in found])
+    if integrity and (found := integrity.kinds().get(NO_BARS)):
+        count = len(found.series)
         yield Finding(
             name="no_bars",
-            finding=f"{len(found)} of {integrity.series} jobs ended without a single bar, of {bars:,} that the calendar expects: {names}",
-            evidence={"empty": len(found), "jobs": integrity.series, "expected": bars},
+            finding=f"{count} of {integrity.series} jobs ended without a single bar, of {found.bars:,} that the calendar expects:"
+            f" {_named(found.series)}",
+            evidence={"empty": count, "jobs": integrity.series, "expected": found.bars},
             action="ask upstream for one of them by hand: has the key access to that history, is the ticker right, was it traded then?",
         )
 
@@ -96,30 +94,24 @@ def _named(names: Sequence[str]) -> str:
 
 
 def _bars(integrity: Integrity | None, *kinds: str) -> Iterator[Finding]:
+    every = integrity.kinds() if integrity else {}
     for kind in kinds:
-        found = [finding for finding in integrity.findings if finding.kind == kind] if integrity else []
-        if found:
-            bars, names = sum(finding.bars for finding in found), [f"{finding.symbol} {finding.timeframe}" for finding in found]
-            evidence: dict[str, int | float | str] = {"bars": bars, "series": len(found)}
-            known = [(finding.first_ms, name) for finding, name in zip(found, names, strict=True) if finding.first_ms is not None]
-            if known:
-                evidence["first"] = f"{min(known)[1]} {_utc(min(known)[0])}"
+        if found := every.get(kind):
             what, action = BARS[kind]
             yield Finding(
                 name=f"{kind}_bars",
-                finding=f"{what}: {bars:,} in {_named(names)}",
-                evidence=evidence,
+                finding=f"{what}: {found.bars:,} in {_named(found.series)}",
+                evidence={"bars": found.bars, "series": len(found.series), **({"first": found.first} if found.first else {})},
                 action=action,
             )
 
 
 def _shared(integrity: Integrity | None) -> Iterator[Finding]:
     if integrity and integrity.shared_slots:
-        first = integrity.shared_gaps[0]
         yield Finding(
             name="shared_gaps",
             finding=f"slots of the regular session that several symbols lack: {integrity.shared_slots:,}",
-            evidence={"slots": integrity.shared_slots, "first": f"{first.timeframe} {_utc(first.t_ms)} {', '.join(first.symbols)}"},
+            evidence={"slots": integrity.shared_slots, "first": integrity.first_shared()},
             action="hardly for want of trade: ask the vendor what happened then",
         )
 
@@ -136,21 +128,11 @@ def _repeated(summary: BackfillSummary) -> Iterator[Finding]:
         )
 
 
-def _utc(t_ms: int) -> str:
-    return f"{to_datetime(t_ms):%Y-%m-%dT%H:%M:%SZ}"
-
-
 def _bottleneck(summary: BackfillSummary, plan: BackfillPlan, what_if: Sequence[WhatIf]) -> Iterator[Finding]:
     if not summary.leading:
         return
     if summary.bottleneck:
-        stage = summary.stages[summary.bottleneck]
-        yield Finding(
-            name=f"bottleneck_{summary.bottleneck}",
-            finding=f"{summary.bottleneck} takes {stage.busy_share:.0%} of busy time and {stage.wall_share:.0%} of wall time",
-            evidence=_evidence(stage, KIND.get(summary.bottleneck, "balanced"), saving_ratio(summary.bottleneck, stage, what_if)),
-            action=action(summary.bottleneck, plan, summary),
-        )
+        yield _stage("bottleneck", summary.bottleneck, summary, plan, what_if)
         return
     shares = ", ".join(f"{name} {summary.stages[name].busy_share:.0%}" for name in summary.leading)
     yield Finding(
@@ -160,13 +142,18 @@ def _bottleneck(summary: BackfillSummary, plan: BackfillPlan, what_if: Sequence[
         action="profile the longest first; a fix of one alone buys little",
     )
     for name in summary.leading:
-        stage = summary.stages[name]
-        yield Finding(
-            name=f"leading_{name}",
-            finding=f"{name} takes {stage.busy_share:.0%} of busy time and {stage.wall_share:.0%} of wall time",
-            evidence=_evidence(stage, "balanced", saving_ratio(name, stage, what_if)),
-            action=action(name, plan, summary),
-        )
+        yield _stage("leading", name, summary, plan, what_if)
+
+
+def _stage(what: str, name: str, summary: BackfillSummary, plan: BackfillPlan, what_if: Sequence[WhatIf]) -> Finding:
+    stage = summary.stages[name]
+    kind = KIND.get(name, "balanced") if what == "bottleneck" else "balanced"
+    return Finding(
+        name=f"{what}_{name}",
+        finding=f"{name} takes {stage.busy_share:.0%} of busy time and {stage.wall_share:.0%} of wall time",
+        evidence=_evidence(stage, kind, saving_ratio(name, stage, what_if)),
+        action=action(name, plan, summary),
+    )
 
 
 def _evidence(stage: StageSummary, kind: str, saving: float) -> dict[str, int | float | str]:

@@ -1,6 +1,5 @@
 """Tables of a backfill for the notebook, as pandas frames. Every figure in them comes from the summary."""
 
-import datetime as dt
 from collections.abc import Iterable, Sequence
 
 import pandas as pd
@@ -152,17 +151,11 @@ def integrity(integrity: Integrity | None) -> pd.DataFrame:
         "duplicates": integrity.duplicates,
     }
     rows = [{"what": what, "bars": f"{bars:,}", "where": ""} for what, bars in classes.items()]
-    for kind in dict.fromkeys(one.kind for one in integrity.findings):
-        ones = [one for one in integrity.findings if one.kind == kind]
-        known = [(one.first_ms, f"{one.symbol} {one.timeframe}") for one in ones if one.first_ms is not None]
-        where = f"{len(ones):,} series" + (f", first {min(known)[1]} {_moment(min(known)[0])}" if known else "")
-        rows.append({"what": f"found: {kind.replace('_', ' ')}", "bars": f"{sum(one.bars for one in ones):,}", "where": where})
-    if shared := integrity.shared_gaps:
-        where = f"first {shared[0].timeframe} {_moment(shared[0].t_ms)}: {' '.join(shared[0].symbols)}"
-        rows.append({"what": "found: moments absent in several symbols", "bars": f"{integrity.shared_slots:,}", "where": where})
+    for kind, found in integrity.kinds().items():
+        where = f"{len(found.series):,} series" + (f", first {found.first}" if found.first else "")
+        rows.append({"what": f"found: {kind.replace('_', ' ')}", "bars": f"{found.bars:,}", "where": where})
+    if integrity.shared_gaps:
+        what = "found: slots that several symbols lack"
+        rows.append({"what": what, "bars": f"{integrity.shared_slots:,}", "where": f"first {integrity.first_shared()}"})
     rows.append({"what": "checksum of all that is stored", "bars": "", "where": integrity.checksum})
     return pd.DataFrame(rows).set_index("what")
-
-
-def _moment(ms: int) -> str:
-    return dt.datetime.fromtimestamp(ms / 1000, dt.UTC).strftime("%Y-%m-%d %H:%M UTC")

@@ -12,7 +12,7 @@ from typing import Annotated
 import numpy as np
 from pydantic import AliasChoices, Field
 
-from tapecheck.backfill.bars import TIMEFRAMES, Bars, FloatArray, IntArray, to_ms
+from tapecheck.backfill.bars import TIMEFRAMES, Bars, FloatArray, IntArray, to_datetime, to_ms
 from tapecheck.backfill.calendar import BoolArray, Slots, slots
 from tapecheck.tickers import CRYPTO
 
@@ -239,6 +239,15 @@ class Finding:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Kind:
+    """One kind of finding over all series; `first` is the first bar that is known by its time."""
+
+    bars: int
+    series: tuple[str, ...]
+    first: str | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class SharedGap:
     """A slot of the regular session that several symbols miss: hardly for want of trade."""
 
@@ -267,6 +276,29 @@ class Integrity:
     findings: tuple[Finding, ...]
     shared_slots: int
     shared_gaps: Annotated[tuple[SharedGap, ...], Field(validation_alias=AliasChoices("shared_gaps", "shared_holes"))]
+
+    def kinds(self) -> dict[str, Kind]:
+        """Return what was found, by its kind."""
+        found: dict[str, Kind] = {}
+        for name in dict.fromkeys(one.kind for one in self.findings):
+            ones = [one for one in self.findings if one.kind == name]
+            known = [(one.first_ms, f"{one.symbol} {one.timeframe}") for one in ones if one.first_ms is not None]
+            found[name] = Kind(
+                bars=sum(one.bars for one in ones),
+                series=tuple(f"{one.symbol} {one.timeframe}" for one in ones),
+                first=f"{min(known)[1]} {utc(min(known)[0])}" if known else None,
+            )
+        return found
+
+    def first_shared(self) -> str:
+        """Return the first slot that several symbols lack."""
+        first = self.shared_gaps[0]
+        return f"{first.timeframe} {utc(first.t_ms)} {', '.join(first.symbols)}"
+
+
+def utc(t_ms: int) -> str:
+    """Return Unix milliseconds in ISO 8601."""
+    return f"{to_datetime(t_ms):%Y-%m-%dT%H:%M:%SZ}"
 
 
 class Tally:

@@ -10,12 +10,13 @@ that one database may not commit faster for more connections, and that stages of
 from collections import defaultdict, deque
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
+from itertools import zip_longest
 
 from tapecheck.backfill.calendar import BASE
 from tapecheck.backfill.plan import BackfillPlan
 from tapecheck.backfill.rate_limit import TokenBucket
 from tapecheck.backfill.recording import Recording
-from tapecheck.backfill.replay import Flag, JobSteps, Machine, PageSteps, Process, Schedule, Slots, Step, schedule_of
+from tapecheck.backfill.replay import JobSteps, Machine, PageSteps, Process, Schedule, Slots, Step, schedule_of
 
 WORTH_ASKING = 0.02  # of busy time: what would happen without a stage below it is not asked
 AS_RECORDED = "as recorded"
@@ -91,15 +92,10 @@ def faster(schedule: Schedule, stage: str, factor: float) -> Schedule:
     def changed(steps: Iterable[Step]) -> list[Step]:
         return [replace(step, work_s=step.work_s * factor) if step.stage == stage else step for step in steps]
 
-    groups = [
-        replace(
-            group,
-            before=changed(group.before),
-            pages=[PageSteps(produce=changed(page.produce), store=changed(page.store)) for page in group.pages],
-        )
-        for group in schedule.groups
-    ]
-    return replace(schedule, groups=groups)
+    def pages(group: JobSteps) -> list[PageSteps]:
+        return [PageSteps(produce=changed(page.produce), store=changed(page.store)) for page in group.pages]
+
+    return replace(schedule, groups=[replace(group, before=changed(group.before), pages=pages(group)) for group in schedule.groups])
 
 
 def derive(schedule: Schedule) -> Schedule | None:
@@ -161,17 +157,17 @@ class _Replay:
         """Store one page while the next is fetched."""
         for step in group.before:
             yield from self._step(step)
-        ready = [Flag(self._machine) for _ in group.pages]
-        for i, page in enumerate(group.pages):
-            if i == 0:
-                self._machine.start(self._produce(page, ready[0]))
-            yield from ready[i].wait()
-            if i + 1 < len(group.pages):
-                self._machine.start(self._produce(group.pages[i + 1], ready[i + 1]))
+        ready = Slots(self._machine, 0)
+        if group.pages:
+            self._machine.start(self._produce(group.pages[0], ready))
+        for page, following in zip_longest(group.pages, group.pages[1:]):
+            yield from ready.take()
+            if following:
+                self._machine.start(self._produce(following, ready))
             for step in page.store:
                 yield from self._step(step)
 
-    def _produce(self, page: PageSteps, ready: Flag) -> Process:
+    def _produce(self, page: PageSteps, ready: Slots) -> Process:
         for step in page.produce:
             if step.stage != "fetch":
                 yield from self._step(step)
@@ -181,7 +177,7 @@ class _Replay:
                 yield from self._machine.sleep(delay_s)
             yield from self._step(step)
             self._slots.release()
-        ready.set()
+        ready.release()
 
     def _step(self, step: Step) -> Process:
         if step.lag_s:

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
+from itertools import groupby
 from typing import Any, Self
 
 import pyarrow as pa
@@ -21,7 +22,8 @@ Received = dict[tuple[str, str], list[IntArray]]
 STAGES = ("wait", "fetch", "decode", "features", "insert", "other")
 """In the order in which a page passes them; `wait` is for a token or between two attempts, `other` is checkpoints and aggregation."""
 
-MOST_TRACKS = 1000  # of a worker in a Chrome trace: far more than it does at once
+FETCHING = ("wait", "fetch", "decode")  # one page after another, while the page before is stored
+TRACKS = 1000  # a track's number in a Chrome trace is its worker's times this
 
 SCHEMA = pa.schema(
     [
@@ -128,56 +130,31 @@ def from_table(table: pa.Table) -> list[Span]:
 def chrome_trace(spans: Iterable[Span]) -> dict[str, Any]:
     """Return spans as a Chrome trace, which Perfetto opens: a worker is a process, its jobs are slices, their stages nest below.
 
-    Slices of one track must nest, and a page is fetched while the one before is stored; so a job takes as many tracks
-    of its worker as it has stages at once. Processes are numbered from 1, and no track has the number of its
-    process or of another track: Perfetto takes 0 and the process's own number for one thread, and drops what overlaps there.
+    A worker has two tracks, since one page is fetched while the one before is stored. Processes are numbered from 1, and no track
+    has the number of its process or of another track: Perfetto takes 0 and the process's own number for one thread.
     """
-    jobs: dict[tuple[int, str, str], list[Span]] = defaultdict(list)
-    for span in sorted(spans, key=lambda span: (span.began_ns, -span.ended_ns)):
-        jobs[span.worker, span.symbol, span.timeframe].append(span)
-    zero_ns = min((job[0].began_ns for job in jobs.values()), default=0)
-    free_ns: dict[int, list[int]] = defaultdict(list)  # by worker: when each of its tracks is free again
+    tracks: dict[tuple[int, bool], list[Span]] = defaultdict(list)
+    for span in sorted(spans, key=lambda span: (span.began_ns, span.ended_ns)):
+        tracks[span.worker, span.stage not in FETCHING].append(span)
+    zero_ns = min((own[0].began_ns for own in tracks.values()), default=0)
     events: list[dict[str, Any]] = []
-    for (worker, symbol, timeframe), job in sorted(jobs.items(), key=lambda item: item[1][0].began_ns):
-        first_ns, last_ns = job[0].began_ns, max(span.ended_ns for span in job)
-        title = {"name": f"{symbol} {timeframe}", "cat": "job"}
-        inner_ns: dict[int, int] = {}
-        for span in job:
-            track = next((track for track, free in inner_ns.items() if free <= span.began_ns), None)
-            if track is None:
-                track = _track(free_ns[worker], first_ns, last_ns)
-                events.append(title | _slice(worker, track, first_ns, last_ns, zero_ns))
-            inner_ns[track] = span.ended_ns
-            cost = {"page": span.page, "rows": span.rows, "bytes": span.bytes, "requests": span.requests}
-            place = _slice(worker, track, span.began_ns, span.ended_ns, zero_ns)
-            events.append({"name": span.stage, "cat": "stage", "args": cost} | place)
-    names = [name for worker in sorted(free_ns) for name in _names(worker, len(free_ns[worker]))]
-    return {"displayTimeUnit": "ms", "traceEvents": [*names, *events]}
+    for (worker, stores), own in sorted(tracks.items()):
+        place = {"pid": worker + 1, "tid": (worker + 1) * TRACKS + stores}
+        events.append({"ph": "M", "name": "process_name", **place, "args": {"name": f"worker {worker}"}})
+        events.append({"ph": "M", "name": "thread_name", **place, "args": {"name": "stores pages" if stores else "fetches pages"}})
+        for (symbol, timeframe), group in groupby(own, key=lambda span: (span.symbol, span.timeframe)):
+            job = list(group)
+            times_ns = job[0].began_ns - zero_ns, max(span.ended_ns for span in job) - zero_ns
+            events.append({"name": f"{symbol} {timeframe}", "cat": "job", **place, **_slice(*times_ns)})
+            for span in job:
+                cost = {"page": span.page, "rows": span.rows, "bytes": span.bytes, "requests": span.requests}
+                times_ns = span.began_ns - zero_ns, span.ended_ns - zero_ns
+                events.append({"name": span.stage, "cat": "stage", "args": cost, **place, **_slice(*times_ns)})
+    return {"displayTimeUnit": "ms", "traceEvents": events}
 
 
-def _track(free_ns: list[int], first_ns: int, last_ns: int) -> int:
-    """Return a track that is free from first to last, a new one where none is."""
-    for track, free in enumerate(free_ns):
-        if free <= first_ns:
-            free_ns[track] = last_ns
-            return track
-    free_ns.append(last_ns)
-    return len(free_ns) - 1
-
-
-def _names(worker: int, tracks: int) -> list[dict[str, Any]]:
-    """Return the events that name a worker and its tracks."""
-    process = {"ph": "M", "name": "process_name", **_place(worker, 0), "args": {"name": f"worker {worker}"}}
-    threads = [{"ph": "M", "name": "thread_name", **_place(worker, track), "args": {"name": f"track {track}"}} for track in range(tracks)]
-    return [process, *threads]
-
-
-def _place(worker: int, track: int) -> dict[str, int]:
-    return {"pid": worker + 1, "tid": (worker + 1) * MOST_TRACKS + track}
-
-
-def _slice(worker: int, track: int, began_ns: int, ended_ns: int, zero_ns: int) -> dict[str, Any]:
-    return {"ph": "X", **_place(worker, track), "ts": (began_ns - zero_ns) / 1e3, "dur": (ended_ns - began_ns) / 1e3}
+def _slice(began_ns: int, ended_ns: int) -> dict[str, Any]:
+    return {"ph": "X", "ts": began_ns / 1e3, "dur": (ended_ns - began_ns) / 1e3}
 
 
 # ---- recording ----

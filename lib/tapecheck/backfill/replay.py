@@ -11,16 +11,10 @@ from dataclasses import dataclass, field
 from itertools import count
 
 from tapecheck.backfill.plan import SLACK_S
-from tapecheck.backfill.recording import Recording, Span
+from tapecheck.backfill.recording import FETCHING, Recording, Span
 
 Process = Generator[Callable[["Process"], None], None, None]
 TINY_S = 1e-9
-
-
-@dataclass(slots=True)
-class _Work:
-    process: "Process"
-    left_s: float
 
 
 class Machine:
@@ -31,7 +25,7 @@ class Machine:
         self._cores = cores
         self._ready: deque[Process] = deque()
         self._sleeping: list[tuple[float, int, Process]] = []
-        self._working: list[_Work] = []
+        self._working: list[tuple[float, Process]] = []  # seconds of work that are left
         self._order = count()
 
     def start(self, process: Process) -> None:
@@ -45,7 +39,7 @@ class Machine:
     def work(self, seconds: float) -> Process:
         """Wait until a core has done so much for this process; all that work at once get equal parts of the cores."""
         if seconds > 0:
-            yield lambda process: self._working.append(_Work(process, seconds))
+            yield lambda process: self._working.append((seconds, process))
 
     def run(self) -> float:
         """Run all processes to their end and return when that was."""
@@ -61,19 +55,18 @@ class Machine:
     def _advance(self) -> None:
         """Go to the next moment at which a sleep or some work ends."""
         rate = min(1.0, self._cores / len(self._working)) if self._working else 1.0
-        until_s = [work.left_s / rate for work in self._working] + [at_s - self.now_s for at_s, _, _ in self._sleeping[:1]]
+        until_s = [left_s / rate for left_s, _ in self._working] + [at_s - self.now_s for at_s, _, _ in self._sleeping[:1]]
         step_s = max(0.0, min(until_s, default=0.0))
         self.now_s += step_s
-        for work in self._working:
-            work.left_s -= step_s * rate
-        self._ready.extend(work.process for work in self._working if work.left_s <= TINY_S)
-        self._working = [work for work in self._working if work.left_s > TINY_S]
+        working = [(left_s - step_s * rate, process) for left_s, process in self._working]
+        self._ready.extend(process for left_s, process in working if left_s <= TINY_S)
+        self._working = [(left_s, process) for left_s, process in working if left_s > TINY_S]
         while self._sleeping and self._sleeping[0][0] <= self.now_s + TINY_S:
             self._ready.append(heapq.heappop(self._sleeping)[2])
 
 
 class Slots:
-    """A number of places, taken in the order in which they were asked for."""
+    """A number of places, taken in the order in which they were asked for; without any, what one process waits for and another gives."""
 
     def __init__(self, machine: Machine, places: int) -> None:
         self._machine, self._free, self._waiting = machine, places, deque[Process]()
@@ -93,27 +86,8 @@ class Slots:
             self._free += 1
 
 
-class Flag:
-    """Something that happens once."""
-
-    def __init__(self, machine: Machine) -> None:
-        self._machine, self._is_set, self._waiting = machine, False, deque[Process]()
-
-    def set(self) -> None:
-        """Let it happen."""
-        self._is_set = True
-        while self._waiting:
-            self._machine.start(self._waiting.popleft())
-
-    def wait(self) -> Process:
-        """Wait until it has happened."""
-        if not self._is_set:
-            yield self._waiting.append
-
-
 # ---- schedule ----
 
-PRODUCING = ("wait", "fetch", "decode")
 CORES_A_SPAN = 1.5  # measured: one job at a time keeps as many busy, since this process works beside the server that it talks to
 
 
@@ -226,12 +200,12 @@ def _group(own: Sequence[Span], free_ns: int, work_s: Mapping[int, float], *, ke
     pages = []
     for number in sorted({span.page for span in own if span.page >= 0}):
         page, produced_ns = PageSteps(), 0
-        for span in (span for span in own if span.page == number and span.stage in PRODUCING):
+        for span in (span for span in own if span.page == number and span.stage in FETCHING):
             if span.stage != "wait" or keeps_waits:
                 page.produce.append(step(span, produced_ns))
             produced_ns = span.ended_ns
         stored_ns = max(stored_ns, produced_ns)
-        for span in (span for span in own if span.page == number and span.stage not in PRODUCING):
+        for span in (span for span in own if span.page == number and span.stage not in FETCHING):
             page.store.append(step(span, stored_ns))
             stored_ns = span.ended_ns
         pages.append(page)
