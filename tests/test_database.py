@@ -13,7 +13,7 @@ import psycopg
 import pytest
 from backfills import SCHEMA, plan
 from psycopg.conninfo import make_conninfo
-from test_backfill_strategies import bars_of, write
+from test_backfill_sink import bars_of, write
 
 from tapecheck import database
 from tapecheck.backfill import checkpoints

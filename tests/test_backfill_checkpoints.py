@@ -5,7 +5,7 @@ from typing import Any
 
 import psycopg
 import pytest
-from test_backfill_strategies import bars_of, write
+from test_backfill_sink import bars_of, write
 
 from tapecheck.backfill import checkpoints
 from tapecheck.backfill.checkpoints import Checksum
