@@ -80,6 +80,7 @@ WRONG = [
     ({"concurrencies": {}}, "concurrencies", "available: symbols"),
     ({"database_schema": "tapecheck"}, "database_schema", "pattern"),
     ({"objectives": ["p95_ms < 5"]}, "objectives.0", "no metric 'p95_ms'"),
+    ({"objectives": ["upstream_holes < 5"]}, "objectives.0", "is named upstream_gaps now"),
     ({"profiles": {"small": {"timeframes": ["9m"]}}}, "timeframes.0", "one of 5m"),
 ]
 
