@@ -17,6 +17,7 @@ import psutil
 import pytest
 
 from tapecheck import __main__, config, lockfiles
+from tapecheck import check as lint
 from tapecheck.errors import ConfigError, OutputError
 from tapecheck.runs import batch
 from tapecheck.runs.folders import Recorded
@@ -256,6 +257,16 @@ def test_wrong_usage_is_exit_4_with_one_clear_error(words: list[str], message: s
     assert "Traceback" not in done.stderr
 
 
+@pytest.mark.parametrize(
+    ("text", "got"), [("", "nothing"), ("null", "nothing"), ("[1]", "a list and no keys"), ("x", "a single value and no keys")]
+)
+def test_check_says_what_a_file_holds_that_is_no_configuration(tmp_path: Path, text: str, got: str) -> None:
+    """An empty file, a list, or a text."""
+    (tmp_path / "a.yaml").write_text(text)
+    (problem,) = lint.problems(tmp_path / "a.yaml")
+    assert problem.got == got and "see config/" in problem.allowed
+
+
 def test_check_lists_every_problem_with_its_line(tmp_path: Path) -> None:
     """`check` reads every file and reports all that is wrong, each with file, line, key, got and allowed."""
     (tmp_path / "a.yaml").write_text("name: a\nkind: external\nbase_url: http://127.0.0.1:1\nrequests: {h: GET /}\nextra: 1\n")
@@ -290,7 +301,7 @@ def test_all_configuration_is_checked_before_anything_starts(tmp_path: Path) -> 
     done = tapecheck("run", "load", "--target", str(tmp_path / "t.yaml"), "-p", "plan", str(tmp_path / "p.yaml"))
     assert done.returncode == 4
     assert "t.yaml:3: base_url: got 'http://host:abc'; allowed: http:// or https://, a host" in done.stderr
-    assert "p.yaml: (file): got" in done.stderr
+    assert "p.yaml:1: scenarios.s.parameters.d.0: got 2024-13-45 (month must be in 1..12)" in done.stderr
     assert "Traceback" not in done.stderr
 
 

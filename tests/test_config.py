@@ -49,6 +49,8 @@ def test_a_good_target_is_frozen(tmp_path: Path) -> None:
         (("name: staging", "name: staging\nprocesses: {api: {port: 8, pid: 9}}"), 2, "processes.api", "dict", "exactly one of"),
         (("name: staging", "name: staging\nheaders: {X: {path: a}}"), 2, "headers.X", "path", ""),
         (("name: staging", "name: [staging"), 2, "(file)", "", "YAML"),
+        (("name: staging", "name: staging\nprocesses: {{a: b}: c}"), 2, "processes", "a mapping or list as a key", "text; in quotes"),
+        (("name: staging", "name: staging\nprocesses:\n  api: 2026-02-30"), 3, "processes.api", "2026-02-30 (day is out of range", "YAML"),
     ],
 )
 def test_each_mistake_is_named(tmp_path: Path, change: tuple[str, str], line: int, key: str, got: str, allowed: str) -> None:

@@ -19,13 +19,16 @@ from tapecheck.load import samples as rows
 from tapecheck.load.engine import recorder
 from tapecheck.load.engine.engine import measure
 from tapecheck.load.engine.recorder import ErrorKind, joined
+from tapecheck.load.engine.work import refused_connections
 from tapecheck.load.samples import UNITS, table_of
 
 # ---- while they are measured ----
 
 
 def test_more_connections_than_files_are_refused_before_anything_is_sent(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The message says how many are possible."""
+    """The message says how many are possible, if any are."""
+    monkeypatch.setattr(resource, "getrlimit", lambda what: (64, 64))
+    assert "more than 64 files open, here 64: raise the hard limit as root (ulimit -n 74)" in (refused_connections(10) or "")
     monkeypatch.setattr(resource, "getrlimit", lambda what: (100, 300))
     with (
         Server(servers.fast) as server,

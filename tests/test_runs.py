@@ -17,7 +17,7 @@ from jsonschema_rs import Draft202012Validator
 from regenerate import RESULTS
 from samples import burst, recording
 
-from tapecheck import charts, config
+from tapecheck import charts, config, notebook
 from tapecheck.charts import figure
 from tapecheck.errors import ConfigError, OutputError
 from tapecheck.load import session
@@ -99,7 +99,19 @@ def test_what_is_recorded_is_what_was_judged_last(tmp_path: Path) -> None:
     assert (tmp_path / "load" / "latest").resolve() == strict.folder
     assert record(tmp_path, plan=STRICT).folder == strict.folder
     assert record(tmp_path).folder == first.folder == (tmp_path / "load" / "latest").resolve()
+    assert record(tmp_path, plan=STRICT).folder == strict.folder, "by turns they are no new runs either"
     assert len(folders.listed(tmp_path)) == 2
+
+
+def test_the_headline_on_screen_names_the_run_that_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a run that is recorded once more under another plan, that is not the one that was measured."""
+    shown: list[str] = []
+    monkeypatch.setattr(notebook, "_shown", {"verdict"})
+    monkeypatch.setattr(notebook, "_display", lambda part, name, update: shown.append(part["text/markdown"]))
+    first = record(tmp_path)
+    assert shown == [], "it names that already"
+    strict = record(tmp_path, plan=STRICT)
+    assert [f"Run {strict.run_id}, an analysis of {first.run_id}, measured 2026-11-02" in text for text in shown] == [True]
 
 
 def test_a_run_that_is_recorded_again_is_not_written_again(tmp_path: Path) -> None:
@@ -340,7 +352,7 @@ def test_a_read_only_folder_is_refused(tmp_path: Path) -> None:
         (lambda f: (f / "result.json").unlink(), "no result.json"),
         (lambda f: (f / "result.json").write_text("{"), "an unreadable result.json"),
         (lambda f: (f / "result.json").write_text('{"validation": "load"}'), "breaks its schema"),
-        (lambda f: (f / "result.json").write_text("[1]"), "an unreadable result.json"),
+        (lambda f: (f / "result.json").write_text("[1]"), "a result.json that holds no JSON object"),
         (lambda f: (f / "result.json").write_text('{"schema_version": 0}'), "schema version 0, which this version does not read"),
         (lambda f: (f / "result.json").write_text('{"schema_version": 2}'), "schema version 2, which this version does not read"),
         (lambda f: (f / "result.json").write_text('{"validation": "other"}'), "an unreadable result.json"),

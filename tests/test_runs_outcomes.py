@@ -66,6 +66,7 @@ def test_each_thing_that_is_not_a_pass_has_a_line_with_what_to_do_up_to_a_limit(
     said = outcomes.explanation([outcome(exit_code=1, missed=missed), outcome("rto_rpo", 3, message="cell 4 raised KeyError: 'x'")])
     lines = said.splitlines()
     assert lines[:6] == [f"load: {text}" for text in missed[:6]]
+    assert outcomes.explanation([outcome("backfill", 1, missed=["backfill: lost"])]).startswith("backfill: lost"), "the name once"
     assert lines[6] == "load: and 3 more; see above"
     assert lines[7] == "rto_rpo: cell 4 raised KeyError: 'x'"
     assert len(lines) == 9

@@ -53,6 +53,12 @@ def test_a_metric_has_one_limit_from_each_side() -> None:
         each_once(("p95_ms < 5", "p95_ms < 5"))
 
 
+def test_a_scope_where_there_is_none_is_told_so() -> None:
+    """No list of nothing."""
+    with pytest.raises(ValueError, match=r"no scenario 'steady'; write 'p95_ms < 1'$"):
+        parse("steady.p95_ms < 1", METRICS)
+
+
 def test_parse_all_lists_every_problem() -> None:
     """All wrong objectives are reported together, each with its place."""
     with pytest.raises(ConfigError) as caught:

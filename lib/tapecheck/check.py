@@ -45,6 +45,14 @@ def _keys(file: str | Path) -> set[str]:
     return set(map(str, data)) if isinstance(data, dict) else set()
 
 
+def _holds(file: str | Path) -> str:
+    """Say what a file holds that is no kind of ours."""
+    data, _ = config.read_yaml(config.find(file))
+    if isinstance(data, dict) and data:
+        return f"keys {', '.join(sorted(map(str, data)))}"
+    return "nothing" if not data else f"a {'list' if isinstance(data, list) else 'single value'} and no keys"
+
+
 def problems(file: Path) -> list[Problem]:
     """Return every problem of one YAML file, whose kind its keys tell; an empty list when there is none."""
     try:
@@ -57,7 +65,7 @@ def problems(file: Path) -> list[Problem]:
             config.read(Target, file)
         else:
             allowed = "a target, a plan of load, backfill, recovery or comparison, or a drill; see config/"
-            raise ConfigError([Problem(file=str(file), key="(file)", got=f"keys {sorted(_keys(file))}", allowed=allowed)])
+            raise ConfigError([Problem(file=str(file), key="(file)", got=_holds(file), allowed=allowed)])
     except ConfigError as error:
         return list(error.problems) or [Problem(file=str(file), key="(file)", got=str(error), allowed="a valid file")]
     return []

@@ -158,11 +158,24 @@ class _Walk:
     def _keys(self, node: yaml.MappingNode, at: Location, above: tuple[yaml.Node, ...]) -> None:
         seen: set[str] = set()
         for key, value in node.value:
+            if not isinstance(key, yaml.ScalarNode):
+                self.note(at, key.start_mark.line + 1, "a mapping or list as a key", "text; in quotes where it begins with { or [")
+                continue
             here, line = (*at, str(key.value)), key.start_mark.line + 1
             if str(key.value) in seen:
                 self.note(here, line, f"duplicate key `{key.value}`", "")
             seen.add(str(key.value))
             self.go(value, here, above, line)
+
+
+class _Loader(yaml.SafeLoader):
+    """Says where a value stands that looks like a date and is none."""
+
+    def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:
+        try:
+            return super().construct_object(node, deep=deep)
+        except ValueError as error:
+            raise yaml.constructor.ConstructorError(None, None, f"{node.value} ({error})", node.start_mark) from None
 
 
 def read_yaml(path: Path) -> tuple[Any, dict[Location, int]]:
@@ -182,11 +195,12 @@ def read_yaml(path: Path) -> tuple[Any, dict[Location, int]]:
             walk.go(node)
         if walk.problems:
             raise ConfigError(walk.problems)
-        return yaml.safe_load(text), walk.lines
+        return yaml.load(text, _Loader), walk.lines  # noqa: S506 - a safe loader
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
-        what = getattr(error, "problem", None) or str(error)
-        raise ConfigError([Problem(file=str(path), line=mark.line + 1 if mark else None, key="(file)", got=what, allowed="YAML")]) from None
+        what, line = getattr(error, "problem", None) or str(error), mark.line + 1 if mark else None
+        here = [dotted(at) for at, its_line in walk.lines.items() if its_line == line and at]
+        raise ConfigError([Problem(file=str(path), line=line, key=here[-1] if here else "(file)", got=what, allowed="YAML")]) from None
     except RecursionError:
         got = f"more than {MOST_LEVELS} levels"
         raise ConfigError([Problem(file=str(path), key="(file)", got=got, allowed="a smaller document")]) from None

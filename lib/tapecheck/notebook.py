@@ -21,6 +21,13 @@ def show(**parts: Any) -> None:
         _shown.add(name)
 
 
+def amend(**parts: str) -> None:
+    """Replace text that `show` displayed, where it is on screen."""
+    for name, text in parts.items():
+        if name in _shown:
+            _display({"text/markdown": text, "text/plain": text}, name, update=True)
+
+
 def clear(*variables: str) -> None:
     """Take what `show` displayed off the screen, and variables of an earlier run out of the notebook."""
     for name in _shown:

@@ -103,8 +103,13 @@ class Analysis(Generic[PlanT, RecordingT, SummaryT]):
     @property
     def headline(self) -> str:
         """Return the verdict in one line of Markdown, with what else is to be said, and of which run it is."""
+        return self.headline_of(self.recording.context.run_id)
+
+    def headline_of(self, run_id: str) -> str:
+        """Return the headline of the run that this is recorded as, which may be another one than was measured."""
         context = self.recording.context
-        run = f"Run {context.run_id}, measured {context.started_at:%Y-%m-%d %H:%M:%S} UTC."
+        of = "" if run_id == context.run_id else f", an analysis of {context.run_id}"
+        run = f"Run {run_id}{of}, measured {context.started_at:%Y-%m-%d %H:%M:%S} UTC."
         return verdict.headline(context.target.name, self.checks, f"{self.said} {run}".strip())
 
 
@@ -307,7 +312,10 @@ class Validation(ABC, Generic[PlanT, RecordingT, SummaryT, SettingsT]):
             **self.part(found),
         )
         files = {"failures.jsonl": self.failures(recording), **self.files(found)}
-        return folders.record(result, out=settings.out, tables=recording.stored(), figures=figures, files=files)
+        done = folders.record(result, out=settings.out, tables=recording.stored(), figures=figures, files=files)
+        if done.folder is not None and done.run_id != context.run_id:
+            notebook.amend(verdict=found.headline_of(done.run_id))
+        return done
 
 
 def named(name: str) -> Validation[Any, Any, Any, Any]:

@@ -123,7 +123,8 @@ def parse(text: str, metrics: Iterable[str], scopes: Iterable[str] = ()) -> Obje
     if metric not in known:
         raise ValueError(f"no metric {metric!r}; the metrics are {', '.join(known)}")
     if scope is not None and scope not in scenarios:
-        raise ValueError(f"no scenario {scope!r}; the scenarios are {', '.join(scenarios)}")
+        known_ones = f"the scenarios are {', '.join(scenarios)}" if scenarios else f"write {text.strip().removeprefix(f'{scope}.')!r}"
+        raise ValueError(f"no scenario {scope!r}; {known_ones}")
     try:
         limit = float(match["limit"])
     except ValueError:

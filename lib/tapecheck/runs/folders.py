@@ -283,10 +283,10 @@ def _drawn(figures: Mapping[str, Picture]) -> tuple[dict[str, bytes], dict[str, 
 
 
 def _as_recorded(result: Result, folder: Path, small: Mapping[str, bytes]) -> tuple[Result, Path | None]:
-    """Return a result as it is to be recorded, and the run that holds it already, its own or the latest one."""
+    """Return a result as it is to be recorded, and the run that holds it already, its own or any analysis of the same run."""
     origin = config.shown(folder) if folder.exists() else result.reanalysis_of
-    latest = folder.with_name("latest").resolve()
-    for one in (result, replace(result, run_id=latest.name, reanalysis_of=origin)):
+    others = sorted((one.name for one in folder.parent.glob("[!.]*") if not one.is_symlink()), reverse=True) if origin else ()
+    for one in (result, *(replace(result, run_id=name, reanalysis_of=origin) for name in others)):
         if _holds(known := folder.with_name(one.run_id), one, small):
             return one, known
     return (replace(result, run_id=new_id(), reanalysis_of=origin) if folder.exists() else result), None
@@ -378,6 +378,8 @@ def read(path: str | Path, validation: str | None = None) -> Run:
 def _read(folder: Path) -> Run:
     try:
         result = from_json((folder / RESULT).read_bytes())  # faster than json, and refuses half of a surrogate pair
+        if not isinstance(result, dict):
+            return Run(folder=folder, result={}, problem=f"a {RESULT} that holds no JSON object")
         problem = _problem(result)
         return Run(folder=folder, result=result, head=None if problem else results.head(result), problem=problem)
     except FileNotFoundError:

@@ -92,7 +92,7 @@ def _not_met(one: Outcome) -> Iterator[str]:
         where = f"; see {one.folder / 'notebook.ipynb'}" if one.folder else ""
         yield f"{one.validation}: {one.message}{where}"
     for text in one.missed[:MOST_MISSED]:
-        yield cut(f"{one.validation}: {text}", SENTENCE)
+        yield cut(f"{one.validation}: {text.removeprefix(f'{one.validation}: ')}", SENTENCE)
     if len(one.missed) > MOST_MISSED:
         yield f"{one.validation}: and {len(one.missed) - MOST_MISSED} more; see {one.folder / 'report.html' if one.folder else 'above'}"
 

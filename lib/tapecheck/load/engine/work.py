@@ -129,6 +129,8 @@ def refused_connections(connections: int, workers: int = 1) -> str | None:
     if hard == resource.RLIM_INFINITY or needed <= hard:
         return None
     most = max(0, hard - SPARE) * workers
+    if not most:
+        return f"a process that may have more than {SPARE} files open, here {hard:,}: raise the hard limit as root (ulimit -n {needed})"
     return (
         f"at most {most:,}, since a process may have {hard:,} files open and would need {needed:,}: "
         f"lower it, or raise the hard limit as root (ulimit -n {needed})"
