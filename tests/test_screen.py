@@ -1,6 +1,10 @@
 """What papermill gives a notebook is told from what somebody tries out in it."""
 
+import os
+import subprocess
+import sys
 import types
+from pathlib import Path
 
 import pytest
 
@@ -45,6 +49,20 @@ def test_only_the_cell_that_papermill_puts_after_the_parameters_counts(
     shell = types.SimpleNamespace(user_ns={"In": ["", *cells]})
     monkeypatch.setitem(notebook.sys.modules, "IPython", types.SimpleNamespace(get_ipython=lambda: shell))
     assert notebook.given() == names
+
+
+def test_the_last_value_of_a_cell_is_shown_whatever_the_user_has_configured(tmp_path: Path) -> None:
+    """Where IPython is told to show none, or all, charts and tables would be missing, or doubled."""
+    script = (
+        "from IPython.terminal.interactiveshell import TerminalInteractiveShell as Shell\n"
+        "from tapecheck import notebook\n"
+        "shell = Shell.instance(ast_node_interactivity='none', history_length=0)\n"
+        "shell.run_cell('x = 1')\nnotebook.settle()\n"
+        "shell.run_cell('6 * 7\\n8 * 9')"
+    )
+    environment = {**os.environ, "IPYTHONDIR": str(tmp_path)}
+    done = subprocess.run([sys.executable, "-c", script], env=environment, capture_output=True, text=True, timeout=100)
+    assert ("72" in done.stdout, "42" in done.stdout) == (True, False), done.stderr
 
 
 def test_outside_of_a_notebook_nothing_is_given_and_nothing_cleared(monkeypatch: pytest.MonkeyPatch) -> None:
