@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from backfills import SYMBOLS, analysed, recording, refill, span
-from legible import drawn, illegible, promises
+from legible import illegible, promises
 from matplotlib.axes import Axes
 from matplotlib.collections import LineCollection, PolyCollection
 from matplotlib.colors import to_hex
@@ -107,19 +107,6 @@ def test_the_timeline_has_every_span_and_job() -> None:
         assert rectangles(ax, stage) == expected and len(expected) >= 125
     (begins,) = [one for one in ax.collections if isinstance(one, LineCollection)]
     assert len(begins.get_segments()) == 125
-
-
-def test_a_name_in_the_timeline_stays_within_its_job() -> None:
-    """A job too short for its name has none, so that no name is read for its neighbour's."""
-    figure = draw("125 jobs", "timeline")
-    (ax,), (renderer, _) = figure.axes, drawn(figure)
-    began_s = {f"{s.symbol} {s.timeframe}": s.began_ns / 1e9 for s in reversed(built("125 jobs").spans)}
-    ended_s = {f"{s.symbol} {s.timeframe}": s.ended_ns / 1e9 for s in sorted(built("125 jobs").spans, key=lambda s: s.ended_ns)}
-    assert 25 <= len(ax.texts) < 125
-    for text in ax.texts:
-        box = text.get_window_extent(renderer)
-        first, last = (ax.transData.transform((times[text.get_text()], 0))[0] for times in (began_s, ended_s))
-        assert first <= box.x0 and box.x1 <= last
 
 
 @pytest.mark.parametrize(("name", "crosses"), [("failures, skips and a limit", 2), ("derived", 1), ("125 jobs", 0)])

@@ -18,19 +18,16 @@ from tapecheck.verdict import Objective
 
 COLOURS = dict(zip(STAGES, (*(figure.PALETTE[i] for i in (5, 0, 4, 2, 1)), "#777777"), strict=True))
 GETTING = ("wait", "fetch", "decode")  # while another page is stored
-AXES_PT = 640  # about how wide a single column of axes is
-NAME_PT = 7  # of a job in the timeline
 THROUGHPUT_STEPS = 60  # so few that most hold several pages
 OBJECTIVE_WITHIN = 2  # times the longest bar; farther off it would squeeze all bars, and is met anyhow
 
 
 def backfill_stages(*, recording: Recording, summary: BackfillSummary) -> figure.Chart:
     """Draw each stage's share of busy time and of wall time, with the share above which a stage is the bottleneck."""
-    title = "Where the time goes: share of each stage"
+    caption = figure.Caption("Where the time goes: share of each stage", recording.context, summary.totals.jobs, "jobs")
     if not recording.spans:
-        return figure.empty(title, "no job had anything to do", recording.context, summary.totals.jobs, "jobs")
-    with figure.style():
-        chart, (ax,) = figure.begin(title, height=4.4)
+        return caption.empty("no job had anything to do")
+    with caption.drawing(height=4.4) as (chart, (ax,)):
         rows = np.arange(len(summary.stages))
         stages = list(summary.stages.values())
         busy, wall = [stage.busy_share for stage in stages], [stage.wall_share for stage in stages]
@@ -46,8 +43,6 @@ def backfill_stages(*, recording: Recording, summary: BackfillSummary) -> figure
         ax.xaxis.set_major_formatter(mpl.ticker.PercentFormatter(1, 0))
         ax.set_xlabel("share of time")
         ax.set_title(f"bottleneck: {summary.bottleneck}" if summary.bottleneck else "balanced: no stage is the bottleneck", fontsize=11)
-        figure.legend(chart, (ax,))
-        figure.footer(chart, recording.context, summary.totals.jobs, "jobs")
     return chart
 
 
@@ -62,14 +57,13 @@ def _figures(ax: Axes, texts: Sequence[tuple[float, str]]) -> None:
 
 def backfill_timeline(*, recording: Recording) -> figure.Chart:
     """Draw every span of every job on the clock, one row a worker: above how pages were got, below how they were stored."""
-    title, context = "Timeline: what each worker did", recording.context
-    jobs = _by_job(recording)
+    caption = figure.Caption("Timeline: what each worker did", recording.context, len(recording.jobs), "jobs")
+    jobs, context = _by_job(recording), recording.context
     if not jobs:
-        return figure.empty(title, "no job had anything to do", context, len(recording.jobs), "jobs")
-    with figure.style():
-        workers = sorted({worker for worker, _ in jobs})
-        row_in = max(0.25, min(0.62, 9 / len(workers)))
-        chart, (ax,) = figure.begin(title, height=1.2 + row_in * len(workers))
+        return caption.empty("no job had anything to do")
+    workers = sorted({worker for worker, _ in jobs})
+    row_in = max(0.25, min(0.62, 9 / len(workers)))
+    with caption.drawing(height=1.2 + row_in * len(workers)) as (chart, (ax,)):
         for row, worker in enumerate(workers):
             own = [span for (other, _), spans in jobs.items() if other == worker for span in spans]
             _stages(ax, row, own, context.began_ns)
@@ -77,9 +71,6 @@ def backfill_timeline(*, recording: Recording) -> figure.Chart:
         begins_s = [(spans[0].began_ns - context.began_ns) / 1e9 for spans in jobs.values()]
         ends_s = [(max(span.ended_ns for span in spans) - context.began_ns) / 1e9 for spans in jobs.values()]
         ax.vlines(begins_s, np.array(rows) + 0.02, np.array(rows) + 0.98, color="black", linewidth=0.5)
-        for (_, name), row, first_s, last_s in zip(jobs, rows, begins_s, ends_s, strict=True):
-            if figure.width_pt(name, NAME_PT) + 4 < (last_s - first_s) / context.wall_s * AXES_PT and row_in > 0.4:
-                ax.text((first_s + last_s) / 2, row + 0.14, name, fontsize=NAME_PT, ha="center", va="center")
         failed = _failed(recording)
         if crosses := [(last_s, row + 0.5) for (_, name), row, last_s in zip(jobs, rows, ends_s, strict=True) if name in failed]:
             look: dict[str, Any] = {"color": figure.BAD, "markersize": 9, "markeredgecolor": "white", "clip_on": False, "zorder": 5}
@@ -90,8 +81,6 @@ def backfill_timeline(*, recording: Recording) -> figure.Chart:
         ax.grid(visible=False, axis="y")
         ax.set_xlabel("time since the run began (s)")
         ax.set_title("in each row above: getting a page; below: storing one", fontsize=10)
-        figure.legend(chart, (ax,))
-        figure.footer(chart, context, len(recording.jobs), "jobs")
     return chart
 
 
@@ -125,12 +114,11 @@ def _stages(ax: Axes, row: int, spans: Sequence[Span], zero_ns: int) -> None:
 
 def backfill_jobs(*, recording: Recording, summary: BackfillSummary) -> figure.Chart:
     """Draw how long each job took, a symbol a row and a timeframe a column, with what failed or was skipped."""
-    title, symbols = "How long each job took, in seconds", list(summary.jobs)
-    frames = list(dict.fromkeys(frame for jobs in summary.jobs.values() for frame in jobs))
+    caption = figure.Caption("How long each job took, in seconds", recording.context, summary.totals.jobs, "jobs")
+    symbols, frames = list(summary.jobs), list(dict.fromkeys(frame for jobs in summary.jobs.values() for frame in jobs))
     if not symbols:
-        return figure.empty(title, "no jobs", recording.context, 0, "jobs")
-    with figure.style():
-        chart, (ax,) = figure.begin(title, height=1.1 + 0.25 * len(symbols))
+        return caption.empty("no jobs")
+    with caption.drawing(height=1.1 + 0.25 * len(symbols)) as (chart, (ax,)):
         took = [job.duration_s for jobs in summary.jobs.values() for job in jobs.values() if job.state == COMPLETED and job.duration_s > 0]
         shortest, longest = min(took, default=0.1), max(took, default=1.0)
         colours = mpl.cm.ScalarMappable(LogNorm(shortest, max(longest, 2 * shortest)), "YlGnBu")
@@ -146,7 +134,6 @@ def backfill_jobs(*, recording: Recording, summary: BackfillSummary) -> figure.C
         ax.grid(visible=False)
         ax.spines[:].set_visible(False)
         ax.set_xlabel("timeframe; a job lasts while any of its stages runs")
-        figure.footer(chart, recording.context, summary.totals.jobs, "jobs")
     return chart
 
 
@@ -159,7 +146,11 @@ def _cell(ax: Axes, row: int, column: int, job: JobSummary, colours: mpl.cm.Scal
         luminance = np.dot(face[:3] ** 2.2, (0.2126, 0.7152, 0.0722))
         colour = "black" if luminance > 0.18 else "white"  # where both contrast alike
     elif job.state == FAILED:
-        look, text, colour = dict(figure.INVALID), f"failed after {_seconds(job.duration_s)}" if job.duration_s else "failed", figure.BAD
+        look, text, colour = (
+            figure.HATCHED,
+            f"failed after {_seconds(job.duration_s)}" if job.duration_s else "failed",
+            figure.BAD,
+        )
     ax.add_patch(Rectangle((column - 0.49, row - 0.46), 0.98, 0.92, **look))
     ax.text(column, row, text, ha="center", va="center", fontsize=9, color=colour, weight="bold" if job.state == FAILED else "normal")
 
@@ -173,13 +164,13 @@ def _seconds(seconds: float) -> str:
 
 def backfill_throughput(*, recording: Recording, objectives: Sequence[Objective]) -> figure.Chart:
     """Draw bars stored a second over the run, counted when their page was stored, and below requests sent a second."""
-    title, context = "Throughput over time: bars stored, and requests sent for them", recording.context
     stored = [span for span in recording.spans if span.stage == "insert"]
-    sent = [span for span in recording.spans if span.stage == "fetch"]
+    sent, context = [span for span in recording.spans if span.stage == "fetch"], recording.context
+    n = sum(span.requests for span in sent)
+    caption = figure.Caption("Throughput over time: bars stored, and requests sent for them", context, n)
     if not stored:
-        return figure.empty(title, "nothing was stored", context, len(recording.jobs), "jobs")
-    with figure.style():
-        chart, (ax, below) = figure.begin(title, 2, 1, height=4.8, sharex=True, height_ratios=(1.6, 1))
+        return caption.empty("nothing was stored")
+    with caption.drawing(2, 1, height=4.8, sharex=True, height_ratios=(1.6, 1)) as (chart, (ax, below)):
         steps = figure.Steps(context.wall_s, THROUGHPUT_STEPS)
         done_s, sent_s = (
             (np.array(ns, np.float64) - context.began_ns) / 1e9 for ns in ([s.ended_ns for s in stored], [s.began_ns for s in sent])
@@ -196,18 +187,16 @@ def backfill_throughput(*, recording: Recording, objectives: Sequence[Objective]
             axis.set_xlim(-0.005 * steps.longest_s, 1.005 * steps.longest_s)
             axis.set_ylim(0, max(axis.get_ylim()[1], 1))
         below.set_xlabel(f"time since the run began (s), counted in steps of {steps.width_s:g} s")
-        figure.legend(chart, (ax, below))
-        figure.footer(chart, context, sum(span.requests for span in sent))
     return chart
 
 
 def backfill_what_if(*, recording: Recording, what_if: Sequence[WhatIf], objectives: Sequence[Objective]) -> figure.Chart:
     """Draw the wall time predicted for each change beside the measured one, and how far the replay itself is off."""
     title, context = "What a change would buy: wall time, predicted by replaying the spans", recording.context
+    caption = figure.Caption(title, context, len(recording.jobs), "jobs")
     if not what_if:
-        return figure.empty(title, "nothing ran that could be replayed", context, len(recording.jobs), "jobs")
-    with figure.style():
-        chart, (ax,) = figure.begin(title, height=1.4 + 0.34 * len(what_if))
+        return caption.empty("nothing ran that could be replayed")
+    with caption.drawing(height=1.4 + 0.34 * len(what_if)) as (chart, (ax,)):
         names = ["no change: the replay itself" if one.change == AS_RECORDED else one.change for one in what_if]
         colours = ["#999999" if one.change == AS_RECORDED else figure.PALETTE[4] for one in what_if]
         ax.barh(range(len(names)), [one.wall_s for one in what_if], 0.7, color=colours)
@@ -228,8 +217,6 @@ def backfill_what_if(*, recording: Recording, what_if: Sequence[WhatIf], objecti
         ax.set_title(
             "" if off is None else f"the replay of what was measured is {abs(off):.1%} off; smaller differences mean nothing", fontsize=10
         )
-        figure.legend(chart, (ax,))
-        figure.footer(chart, context, len(recording.jobs), "jobs")
     return chart
 
 

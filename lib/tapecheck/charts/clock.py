@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator
 
 from tapecheck.charts import figure
@@ -53,22 +52,17 @@ def _invalid(summary: Summary, levels: Sequence[str], capacity: CapacityResult |
     return {name for name, one in summary.items() if one.invalid is not None} | (set(levels) - counted)
 
 
-def _key(spans: Sequence[figure.Span]) -> list[Patch]:
-    return [figure.invalid_patch()] if any(span.invalid_s for span in spans) else []
-
-
 def load_throughput(
     *, recording: Recording, summary: Summary, capacity: CapacityResult | None, objectives: Sequence[Objective]
 ) -> figure.Chart:
     """Draw answers and failures per second over the whole run, counted at their completion."""
-    title = "Throughput and errors over time"
+    part = samples.measured(recording.samples)
+    caption = figure.Caption("Throughput and errors over time", recording.context, sum(one.requests for one in summary.values()))
     if not recording.samples.num_rows:
-        return figure.empty(title, recording.without_samples, recording.context, sum(one.requests for one in summary.values()))
-    with figure.style():
-        start = _clock(recording)
-        spans = _spans(recording, summary, capacity, start)
-        chart, (ax, below) = figure.on_clock(title, spans, (2.4, 1.4))
-        part = samples.measured(recording.samples)
+        return caption.empty(recording.without_samples)
+    start = _clock(recording)
+    spans = _spans(recording, summary, capacity, start)
+    with caption.on_clock(spans, (2.4, 1.4)) as (chart, (ax, below)):
         done_s, failed = (part.numbers("done_ns") - start) / 1e9, part.failed()
         steps = figure.Steps(done_s.max(initial=0.0))
         for axis, chosen, colour, label in ((ax, ~failed, figure.PALETTE[0], "succeeded"), (below, failed, figure.BAD, "failed")):
@@ -83,8 +77,6 @@ def load_throughput(
             below.set_yticks([0])
             figure.note(below, "no failed requests")
         below.set_xlabel(f"time since the first request (s), counted in steps of {steps.width_s:g} s")
-        figure.legend(chart, (ax,), *_key(spans))
-        figure.footer(chart, recording.context, len(part))
     return chart
 
 
@@ -92,13 +84,12 @@ def load_resources(*, recording: Recording, summary: Summary, capacity: Capacity
     """Draw CPU and memory of the watched processes on the clock of the requests."""
     frame = recording.resources.to_pandas()
     frame = frame[frame.process != MACHINE]
+    n = len(samples.measured(recording.samples))
+    caption = figure.Caption("CPU and memory of the target's processes", recording.context, n)
     if frame.empty:
-        why = "the target file names no local process, or none could be seen"
-        return figure.empty("CPU and memory of the target", why, recording.context, recording.samples.num_rows)
-    with figure.style():
-        start = _clock(recording)
-        spans = _spans(recording, summary, capacity, start)
-        chart, (ax, below) = figure.on_clock("CPU and memory of the target's processes", spans, (1.9, 1.9))
+        return caption.empty("the target file names no local process, or none could be seen")
+    start = _clock(recording)
+    with caption.on_clock(_spans(recording, summary, capacity, start), (1.9, 1.9)) as (chart, (ax, below)):
         for i, (name, part) in enumerate(frame.groupby("process", observed=True)):
             seconds = (part.time_ns - start) / 1e9
             ax.plot(seconds, part.cpu_ratio, label="other processes" if name == OTHERS else str(name), **figure.nth(i))
@@ -109,21 +100,18 @@ def load_resources(*, recording: Recording, summary: Summary, capacity: Capacity
         for axis in (ax, below):
             axis.set_ylim(bottom=0)
             axis.yaxis.set_major_formatter(figure.plain())
-        figure.legend(chart, (ax,), *_key(spans))
-        figure.footer(chart, recording.context, len(samples.measured(recording.samples)))
     return chart
 
 
 def load_timeline(*, recording: Recording, summary: Summary, objectives: Sequence[Objective]) -> figure.Chart:
     """Draw every response time at its intended start, scenarios side by side, failures marked."""
-    title = "Response time of every request over the run"
     n = sum(scenario.requests for scenario in summary.values())
+    caption = figure.Caption("Response time of every request over the run", recording.context, n)
     if not n or not recording.samples.num_rows:
-        return figure.empty(title, recording.without_samples, recording.context, n)
-    with figure.style():
-        lines = math.ceil(len(summary) / TIMELINES_A_ROW)
-        columns = math.ceil(len(summary) / lines)
-        chart, axes = figure.begin(title, lines, columns, height=1.1 + 3.3 * lines, sharey=True)
+        return caption.empty(recording.without_samples)
+    lines = math.ceil(len(summary) / TIMELINES_A_ROW)
+    columns = math.ceil(len(summary) / lines)
+    with caption.drawing(lines, columns, height=1.1 + 3.3 * lines, sharey=True) as (chart, axes):
         for ax, (name, scenario) in zip(axes, summary.items(), strict=False):
             _course(ax, samples.counted(recording.samples, name), figure.applying(objectives, ("p95_ms",), name))
             if scenario.invalid:
@@ -135,9 +123,7 @@ def load_timeline(*, recording: Recording, summary: Summary, objectives: Sequenc
             ax.set_ylabel("response time (ms)")
         for ax in axes[len(summary) :]:
             ax.remove()
-        shaded = [figure.invalid_patch()] if any(s.invalid for s in summary.values()) else []
-        figure.legend(chart, axes[: len(summary)], *shaded)
-        figure.footer(chart, recording.context, n)
+
     return chart
 
 

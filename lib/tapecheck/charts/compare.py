@@ -1,7 +1,8 @@
 """The figures of a comparison: what each change is worth, beside what was promised and predicted, and how steady the session was."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import pandas as pd
@@ -29,24 +30,26 @@ SIDES: Mapping[str, Mapping[str, Any]] = {
 TICKS = (0.01, 0.02, 0.05, 0.1, 0.2, 0.3, 0.5, 0.7, 1, 1.4, 2, 3, 5, 10, 20, 50, 100)
 BEYOND = 3.0  # times the furthest ratio, beyond which an interval is cut off: few rounds can leave an end as good as open
 NAME = 34  # characters of a row's name that are shown
-RUNS = "runs"
 
 
-def _runs(recording: Recording) -> int:
-    """Return how many runs there are in the figures: no warm-ups, and none that does not count."""
-    return sum(bool(sample.round) and not sample.problem for sample in recording.samples)
+def _caption(title: str, recording: Recording) -> figure.Caption:
+    """Return a caption that counts the runs in the figures: no warm-ups, and none that does not count."""
+    return figure.Caption(title, recording.context, sum(bool(sample.round) and not sample.problem for sample in recording.samples), "runs")
 
 
-def _panels(title: str, count: int, *, columns: int, height: float, label: str, **grid: Any) -> tuple[figure.Chart, list[Axes]]:
-    """Return a chart with as many axes, in rows of at most so many columns, each row with a label and so high."""
+@contextmanager
+def _panels(
+    caption: figure.Caption, count: int, *, columns: int, height: float, label: str, **grid: Any
+) -> Iterator[tuple[figure.Chart, list[Axes]]]:
+    """Draw a chart with as many axes, in rows of at most so many columns, each row with a label and so high."""
     columns = min(columns, count)
     rows = math.ceil(count / columns)
-    chart, axes = figure.begin(title, rows, columns, height=1.0 + height * rows, **grid)
-    for ax in axes[count:]:
-        ax.axis("off")
-    for ax in axes[:count:columns]:
-        ax.set_ylabel(label)
-    return chart, axes[:count]
+    with caption.drawing(rows, columns, height=1.0 + height * rows, **grid) as (chart, axes):
+        for ax in axes[count:]:
+            ax.axis("off")
+        for ax in axes[:count:columns]:
+            ax.set_ylabel(label)
+        yield chart, axes[:count]
 
 
 # ---- what each change is worth ----
@@ -54,12 +57,11 @@ def _panels(title: str, count: int, *, columns: int, height: float, label: str, 
 
 def compare_ratios(*, recording: Recording, summary: Summary) -> figure.Chart:
     """Draw each metric's ratio with its interval, the smallest effect that matters, and how far identical variants got from 1."""
-    title = "After / before, of every metric: left of 1 is better"
     rows = [(name, proof, one) for name, proof in summary.items() for one in proof.differences if one.ratio]
+    caption = _caption("After / before, of every metric: left of 1 is better", recording)
     if not rows:
-        return figure.empty(title, "no round of which both runs count", recording.context, _runs(recording), RUNS)
-    with figure.style():
-        chart, (ax,) = figure.begin(title, height=1.4 + 0.5 * len(rows))
+        return caption.empty("no round of which both runs count")
+    with caption.drawing(height=1.4 + 0.5 * len(rows)) as (chart, (ax,)):
         for y, row in enumerate(rows):
             _ratio(ax, y, row)
         ax.axvline(1, color="black", linewidth=1)
@@ -70,8 +72,6 @@ def compare_ratios(*, recording: Recording, summary: Summary) -> figure.Chart:
         ax.set_xlim(max(low, min(values) / BEYOND), min(high, max(values) * BEYOND))
         _ratio_axis(ax, ax.xaxis, most=9)
         ax.set_xlabel(f"after / before; where more is better, before / after{_explained(summary)}")
-        figure.legend(chart, (ax,), *([figure.invalid_patch()] if any(proof.invalid for _, proof, _ in rows) else []))
-        figure.footer(chart, recording.context, _runs(recording), RUNS)
     return chart
 
 
@@ -128,12 +128,11 @@ def _ratio_axis(ax: Axes, axis: Axis, most: int) -> None:
 
 def compare_savings(*, recording: Recording, summary: Summary) -> figure.Chart:
     """Draw of each proof the saving that was promised, the one that the baseline's replay predicts, and the measured one."""
-    title = "What each fix saves: promised, predicted, measured"
     rows = [(name, proof) for name, proof in summary.items() if proof.promised_low_ratio is not None or proof.predicted_ratio is not None]
+    caption = _caption("What each fix saves: promised, predicted, measured", recording)
     if not rows:
-        return figure.empty(title, "nothing was promised or predicted", recording.context, _runs(recording), RUNS)
-    with figure.style():
-        chart, (ax,) = figure.begin(title, height=1.4 + 0.75 * len(rows))
+        return caption.empty("nothing was promised or predicted")
+    with caption.drawing(height=1.4 + 0.75 * len(rows)) as (chart, (ax,)):
         for y, (_, proof) in enumerate(rows):
             _saving(ax, y, proof)
         ax.axvline(0, color="black", linewidth=1)
@@ -143,8 +142,6 @@ def compare_savings(*, recording: Recording, summary: Summary) -> figure.Chart:
         ax.set_xlim(max(min(low, -0.05), -1.0), min(max(high, 0.5), 1.0))
         ax.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.0%}"))
         ax.set_xlabel("part of the baseline that is saved (right is better)")
-        figure.legend(chart, (ax,))
-        figure.footer(chart, recording.context, _runs(recording), RUNS)
     return chart
 
 
@@ -169,21 +166,18 @@ def _saving(ax: Axes, y: int, proof: ProofSummary) -> None:
 
 def compare_spectra(*, recording: Recording, summary: Summary) -> figure.Chart:
     """Draw for each load proof the response times of both sides by percentile, with their intervals."""
-    title = "What requests saw: response time by percentile, before and after"
     seen = recording.spectra.to_pandas()
     names = [name for name in summary if (seen.proof == name).any()]
+    caption = _caption("What requests saw: response time by percentile, before and after", recording)
     if not names:
-        return figure.empty(title, "no load runs are compared here", recording.context, _runs(recording), RUNS)
-    with figure.style():
-        chart, axes = _panels(title, len(names), columns=2, height=2.6, label="response time (ms)")
+        return caption.empty("no load runs are compared here")
+    with _panels(caption, len(names), columns=2, height=2.6, label="response time (ms)") as (chart, axes):
         for ax, name in zip(axes, names, strict=True):
             own = seen[seen.proof == name]
             for side in own.side.unique():
                 _spectrum(ax, own[own.side == side], side, SIDES[side])
             _percentile_axes(ax)
             ax.set_title(f"{_marked(name, summary[name], NAME - 10)} (n = {_counted(own)})", fontsize=10)
-        figure.legend(chart, axes)
-        figure.footer(chart, recording.context, _runs(recording), RUNS)
     return chart
 
 
@@ -212,17 +206,14 @@ def _percentile_axes(ax: Axes) -> None:
 
 def compare_rounds(*, recording: Recording, summary: Summary) -> figure.Chart:
     """Draw the ratio of every round of each proof in the order in which they were measured: a drift or a lone round shows."""
-    title = "The ratio of every round, in the order in which they were measured"
     rows = [(name, proof) for name, proof in summary.items() if proof.rounds]
+    caption = _caption("The ratio of every round, in the order in which they were measured", recording)
     if not rows:
-        return figure.empty(title, "no round of which both runs count", recording.context, _runs(recording), RUNS)
-    with figure.style():
-        chart, axes = _panels(title, len(rows), columns=3, height=2.1, label="ratio of a round", sharey=True)
+        return caption.empty("no round of which both runs count")
+    with _panels(caption, len(rows), columns=3, height=2.1, label="ratio of a round", sharey=True) as (chart, axes):
         for ax, (name, proof) in zip(axes, rows, strict=True):
             _rounds(ax, name, proof)
         _ratio_axis(axes[0], axes[0].yaxis, most=5)
-        figure.legend(chart, axes)
-        figure.footer(chart, recording.context, _runs(recording), RUNS)
     return chart
 
 

@@ -18,7 +18,6 @@ from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.axis import Axis
 from matplotlib.figure import Figure
-from matplotlib.patches import Patch
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 from numpy.typing import NDArray
 
@@ -32,7 +31,8 @@ PALETTE = ("#0072B2", "#E69F00", "#009E73", "#D55E00", "#56B4E9", "#CC79A7", "#0
 LINES = ("-", "--", "-.", ":", (0, (5, 1, 1, 1, 1, 1)), (0, (1, 1)))
 BAD = "#D55E00"
 LIMIT = "#555555"
-INVALID: Mapping[str, Any] = {"facecolor": "#f3e6e0", "edgecolor": "#c9a999", "hatch": "//", "linewidth": 0}
+HATCHED: dict[str, Any] = {"facecolor": "#f3e6e0", "edgecolor": "#c9a999", "hatch": "//", "linewidth": 0}
+INVALID: dict[str, Any] = {**HATCHED, "label": "invalid: says nothing about the target"}
 STYLE: dict[Any, Any] = {
     **{name: value for name, value in mpl.rcParamsDefault.items() if not name.startswith("backend")},  # and none of the user's own
     "font.size": 11,
@@ -128,26 +128,9 @@ def begin(title: str, rows: int = 1, columns: int = 1, *, height: float = 4.6, *
     return chart, list(chart.subplots(rows, columns, squeeze=False, **grid).flat)
 
 
-def footer(chart: Chart, context: Context, n: int, of: str = "requests") -> None:
-    """Say below what was measured, and from how many requests, or whatever else there were."""
-    where = f" ({context.target.base_url})" if context.target.base_url else ""
-    by = f", measured by {context.measured_by}" if context.measured_by else ""
-    foot(chart, f"target {context.target.name}{where}, run {context.run_id}{by}, n = {counted(n, of)}")
-
-
 def foot(chart: Chart, text: str) -> None:
     """Write a text below, in the look of a footer."""
     chart.supxlabel(text, x=0.99, ha="right", fontsize=8.5, color="#555555")
-
-
-def empty(title: str, why: str, context: Context, n: int, of: str = "requests") -> Chart:
-    """Return a chart that says why there is nothing to draw."""
-    with style():
-        chart, (ax,) = begin(title, height=2)
-        ax.axis("off")
-        note(ax, why)
-        footer(chart, context, n, of)
-    return chart
 
 
 def nth(i: int) -> dict[str, Any]:
@@ -155,11 +138,11 @@ def nth(i: int) -> dict[str, Any]:
     return {"color": PALETTE[i % len(PALETTE)], "linestyle": LINES[i % len(LINES)], "linewidth": 2}
 
 
-def legend(chart: Chart, axes: Sequence[Axes], *more: Artist) -> None:
-    """Explain every label of the axes once, and `more`, between title and axes, for which the figure grows; called last."""
-    handles = [handle for ax in axes for handle in ax.get_legend_handles_labels()[0]]
+def legend(chart: Chart) -> None:
+    """Explain every label of the axes once, between title and axes, for which the figure grows; called last."""
+    handles = [handle for ax in chart.axes for handle in ax.get_legend_handles_labels()[0]]
     found: dict[str, Artist] = {}
-    for handle in (*handles, *more):
+    for handle in handles:
         found.setdefault(str(handle.get_label()), handle)
     if not found:
         return
@@ -239,11 +222,7 @@ def marked(part: _Judged) -> str:
 def shade_invalid(ax: Axes) -> None:
     """Shade all of an axes: what it shows is no result."""
     ax.patch.set(**INVALID)
-
-
-def invalid_patch() -> Patch:
-    """Return the legend's entry for what is shaded so."""
-    return Patch(**INVALID, label="invalid: says nothing about the target")
+    ax.fill_between([], [], **INVALID)  # for the legend
 
 
 def plain() -> FuncFormatter:
@@ -317,11 +296,43 @@ class Span:
         return shorten(self.name, 30 if how else 40) + how
 
 
-def on_clock(title: str, spans: Sequence[Span], heights_in: Sequence[float]) -> tuple[Chart, list[Axes]]:
-    """Begin a chart of axes on one clock, above them a row for each span; what of a span is invalid is hatched in all of them."""
-    strip_in = SPAN_IN * max(len(spans), 1)
-    heights = (strip_in, *heights_in)
-    chart, (strip, *axes) = begin(title, len(heights), 1, height=0.9 + sum(heights), sharex=True, height_ratios=heights)
+@dataclass(frozen=True, slots=True)
+class Caption:
+    """The title of a chart and what its footer says: which run it is drawn from, and of how many requests, or whatever else there were."""
+
+    title: str
+    context: Context
+    n: int
+    of: str = "requests"
+
+    @contextmanager
+    def drawing(self, rows: int = 1, columns: int = 1, *, height: float = 4.6, **grid: Any) -> Iterator[tuple[Chart, list[Axes]]]:
+        """Draw a chart in the workbook's look: give its axes, and add legend and footer in the end; see `begin`."""
+        with style():
+            chart, axes = begin(self.title, rows, columns, height=height, **grid)
+            yield chart, axes
+            legend(chart)
+            target, by = self.context.target, f", measured by {self.context.measured_by}" if self.context.measured_by else ""
+            where = f" ({target.base_url})" if target.base_url else ""
+            foot(chart, f"target {target.name}{where}, run {self.context.run_id}{by}, n = {counted(self.n, self.of)}")
+
+    @contextmanager
+    def on_clock(self, spans: Sequence[Span], heights_in: Sequence[float]) -> Iterator[tuple[Chart, list[Axes]]]:
+        """Draw a chart of axes on one clock, above them a row for each span; what of a span is invalid is hatched in all of them."""
+        heights = (SPAN_IN * max(len(spans), 1), *heights_in)
+        with self.drawing(len(heights), height=0.9 + sum(heights), sharex=True, height_ratios=heights) as (chart, (strip, *axes)):
+            _mark(strip, axes, spans)
+            yield chart, axes
+
+    def empty(self, why: str) -> Chart:
+        """Return a chart that says why there is nothing to draw."""
+        with self.drawing(height=2) as (chart, (ax,)):
+            ax.axis("off")
+            note(ax, why)
+        return chart
+
+
+def _mark(strip: Axes, axes: Sequence[Axes], spans: Sequence[Span]) -> None:
     for row, span in enumerate(spans):
         strip.broken_barh([(span.first_s, span.last_s - span.first_s)], (row - 0.35, 0.7), facecolor=LIMIT, linewidth=0)
         for first_s, last_s in span.invalid_s:
@@ -337,4 +348,3 @@ def on_clock(title: str, spans: Sequence[Span], heights_in: Sequence[float]) -> 
     strip.spines[:].set_visible(False)
     end_s = max((span.last_s for span in spans), default=0.0) or 1.0
     strip.set_xlim(-0.01 * end_s, 1.01 * end_s)
-    return chart, axes

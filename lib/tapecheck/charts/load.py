@@ -54,21 +54,18 @@ _INSIDE = (
 
 def load_percentiles(*, recording: Recording, summary: Summary, objectives: Sequence[Objective]) -> figure.Chart:
     """Draw the percentile spectrum of response times per scenario, and beside it p95 by kind of time: response, service, server."""
-    title = f"Response time by percentile, {_intervals(recording)}"
     n = sum(scenario.requests for scenario in summary.values())
+    caption = figure.Caption(f"Response time by percentile, {_intervals(recording)}", recording.context, n)
     if not any(_percentiles(scenario) for scenario in summary.values()):
-        return figure.empty(title, "no percentile is known" if n else "no requests", recording.context, n)
-    with figure.style():
-        chart, (ax, kinds) = figure.begin(title, 1, 2, height=5.2, width_ratios=(2.2, 1))
+        return caption.empty("no percentile is known" if n else "no requests")
+    with caption.drawing(1, 2, height=5.2, width_ratios=(2.2, 1)) as (chart, (ax, kinds)):
         for i, (name, scenario) in enumerate(summary.items()):
             if not scenario.requests:
                 continue
             _spectrum(ax, samples.counted(recording.samples, name), scenario, label=_described(name, scenario), **figure.nth(i))
         _tail_axis(ax, summary, objectives)
         _kinds_of_time(kinds, summary, objectives)
-        shaded = [figure.invalid_patch()] if any(s.invalid for s in summary.values()) else []
-        figure.legend(chart, (ax, kinds), *shaded)
-        figure.footer(chart, recording.context, n)
+
     return chart
 
 
@@ -143,16 +140,15 @@ def _kinds_of_time(ax: Axes, summary: Summary, objectives: Sequence[Objective]) 
 
 def load_dimensions(*, recording: Recording, summary: Summary) -> figure.Chart:
     """Draw median and p95 of response time, and the target's own time, per value of each parameter that was varied."""
-    title = f"Response time by parameter value, {_intervals(recording)}"
+    n = sum(scenario.requests for scenario in summary.values())
+    caption = figure.Caption(f"Response time by parameter value, {_intervals(recording)}", recording.context, n)
     panels = [(name, d, values) for name, s in summary.items() for d, values in s.by.items() if len(values) > 1]
-    with figure.style():
-        if not panels:
-            n = sum(scenario.requests for scenario in summary.values()) if recording.context.imported else recording.samples.num_rows
-            return figure.empty(title, "no scenario varies a parameter", recording.context, n)
-        longest = max(len(values) for _, _, values in panels)
-        columns = min(len(panels), 3 if longest <= 8 else 2 if longest <= 16 else 1)
-        lines = math.ceil(len(panels) / columns)
-        chart, grid = figure.begin(title, 2 * lines, columns, height=0.5 + 4.2 * lines, height_ratios=(2.2, 1) * lines)
+    if not panels:
+        return caption.empty("no scenario varies a parameter")
+    longest = max(len(values) for _, _, values in panels)
+    columns = min(len(panels), 3 if longest <= 8 else 2 if longest <= 16 else 1)
+    lines = math.ceil(len(panels) / columns)
+    with caption.drawing(2 * lines, columns, height=0.5 + 4.2 * lines, height_ratios=(2.2, 1) * lines) as (chart, grid):
         axes = np.array(grid, dtype=object).reshape(lines, 2, columns).swapaxes(1, 2).reshape(-1, 2)
         for i, ((ax, below), (name, dimension, values)) in enumerate(zip(axes, panels, strict=False)):
             _groups(ax, values, _RESPONSE)
@@ -170,8 +166,6 @@ def load_dimensions(*, recording: Recording, summary: Summary) -> figure.Chart:
                 below.set_ylabel("in target (ms)", fontsize=10)
         for ax in axes[len(panels) :].flat:
             ax.remove()
-        figure.legend(chart, list(axes[: len(panels)].flat))
-        figure.footer(chart, recording.context, sum(s.requests for s in summary.values()))
     return chart
 
 
@@ -223,19 +217,16 @@ _FAILED = (("X", figure.BAD), ("P", figure.PALETTE[5]), ("*", "black"))  # of le
 
 def load_capacity(*, recording: Recording, capacity: CapacityResult | None, objectives: Sequence[Objective]) -> figure.Chart:
     """Draw a capacity sweep: p95 over arrival rate with the knee's interval, and throughput over concurrency with the fitted law."""
-    context = recording.context
-    n = sum(len(samples.counted(recording.samples, name)) for name in context.rates_rps)
-    with figure.style():
-        if capacity is None:
-            return figure.empty("Capacity", "the plan has no capacity scenario", context, recording.samples.num_rows)
-        chart, (left, right) = figure.begin("Capacity: how much traffic before an objective is missed", 1, 2, height=4.6)
+    n = sum(len(samples.counted(recording.samples, name)) for name in recording.context.rates_rps)
+    caption = figure.Caption("Capacity: how much traffic before an objective is missed", recording.context, n)
+    if capacity is None:
+        return caption.empty("the plan has no capacity scenario")
+    with caption.drawing(1, 2) as (chart, (left, right)):
         _knee(left, capacity, [one for one in objectives if one.metric == "p95_ms" and one.scope is None])
         _law(right, capacity)
         knee, law = capacity.knee_note, capacity.law_note
         left.set_title(textwrap.fill(knee, 56), fontsize=9.5)
         right.set_title(textwrap.fill(f"peak of the law: {law}" if capacity.usl else law, 56), fontsize=9.5)
-        figure.legend(chart, (left, right))
-        figure.footer(chart, context, n)
     return chart
 
 
@@ -275,7 +266,7 @@ def _shade_rates(ax: Axes, levels: Sequence[Level]) -> None:
         if invalid:
             part = list(run)
             reason = textwrap.shorten(part[0].reason.partition(": ")[2] or part[0].reason, 110, placeholder=" …")
-            ax.axvspan(part[0].rate_rps / 1.08, part[-1].rate_rps * 1.08, zorder=0, **figure.INVALID, label=f"invalid: {reason}")
+            ax.axvspan(part[0].rate_rps / 1.08, part[-1].rate_rps * 1.08, zorder=0, **figure.HATCHED, label=f"invalid: {reason}")
 
 
 def _law(ax: Axes, capacity: CapacityResult) -> None:

@@ -10,7 +10,6 @@ import matplotlib as mpl
 import numpy as np
 import pyarrow.compute as pc
 from matplotlib.axes import Axes
-from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator
 
 from tapecheck.charts import figure
@@ -28,7 +27,10 @@ LOOKS: Mapping[int, Mapping[str, Any]] = {  # of the state of a target; told apa
 CLASSES = {"fresh": "#e8f4ee", "aging": "#fdf3dc", "stale": "#f7e0d3", "missing": "#e4e4e4"}
 LEAST_S = 0.01  # shorter times are drawn so long on a logarithmic axis
 BEFORE_S = 0.5  # of a drill's timeline before the fault
-TRIALS = "trials"
+
+
+def _caption(title: str, recording: Recording, summary: RecoverySummary) -> figure.Caption:
+    return figure.Caption(title, recording.context, len(summary.timed), "trials")
 
 
 # ---- what each drill did ----
@@ -36,12 +38,13 @@ TRIALS = "trials"
 
 def recovery_timeline(*, recording: Recording, summary: RecoverySummary) -> figure.Chart:
     """Draw the slowest trial of each drill on the clock since the fault: availability of each view, and when all was as before."""
-    title, shown = "Timeline of each drill: what could be seen of the target", _slowest(summary.timed)
+    caption, shown = _caption("Timeline of each drill: what could be seen of the target", recording, summary), _slowest(summary.timed)
     if not shown:
-        return figure.empty(title, "no drill was run, or none was valid", recording.context, len(summary.timed), TRIALS)
-    with figure.style():
-        rows = [(one, name, view) for one in shown for name, view in _views(recording, one).items()]
-        chart, (ax,) = figure.begin(title, height=1.3 + 0.19 * len(rows) + 0.16 * len(shown))
+        return caption.empty("no drill was run, or none was valid")
+    rows = [(one, name, view) for one in shown for name, view in _views(recording, one).items()]
+    with caption.drawing(height=1.3 + 0.19 * len(rows) + 0.16 * len(shown)) as (chart, (ax,)):
+        for look in LOOKS.values():
+            ax.fill_between([], [], **look)  # all of them for the legend
         ends_s, at, ticks = [], 0.0, []
         for one, group in groupby(rows, key=lambda row: row[0]):
             begun = at
@@ -56,8 +59,6 @@ def recovery_timeline(*, recording: Recording, summary: RecoverySummary) -> figu
         ax.set_xlim(-BEFORE_S, 1.01 * max(ends_s))
         ax.grid(visible=False, axis="y")
         ax.set_xlabel("time since the fault began (s)")
-        figure.legend(chart, (ax,), *(Patch(**look) for look in LOOKS.values()))
-        figure.footer(chart, recording.context, len(summary.timed), TRIALS)
     return chart
 
 
@@ -123,11 +124,10 @@ def _moments(ax: Axes, one: Timed, top: float, bottom: float) -> None:
 
 def recovery_rto(*, recording: Recording, summary: RecoverySummary) -> figure.Chart:
     """Draw every trial of each failure beside its objective, by the clock that counts, on a logarithmic axis."""
-    title = "Recovery times beside their objectives"
+    caption = _caption("Recovery times beside their objectives", recording, summary)
     if not summary.rto:
-        return figure.empty(title, "no drill was run", recording.context, 0, TRIALS)
-    with figure.style():
-        chart, (ax,) = figure.begin(title, height=1.5 + 0.55 * len(summary.rto))
+        return caption.empty("no drill was run")
+    with caption.drawing(height=1.5 + 0.55 * len(summary.rto)) as (chart, (ax,)):
         for row, failure in enumerate(summary.rto.values()):
             _times(ax, row, failure)
             ax.plot([failure.objective_s] * 2, [row - 0.35, row + 0.35], color=figure.LIMIT, linewidth=2.5, label="objective (good: left)")
@@ -136,8 +136,6 @@ def recovery_rto(*, recording: Recording, summary: RecoverySummary) -> figure.Ch
         ax.set_ylim(len(names) - 0.4, -0.6)
         figure.log_axis(ax, "x")
         ax.set_xlabel("time since the fault began (s)")
-        figure.legend(chart, (ax,))
-        figure.footer(chart, recording.context, len(summary.timed), TRIALS)
     return chart
 
 
@@ -151,7 +149,7 @@ def _times(ax: Axes, row: int, failure: FailureSummary) -> None:
     if unfinished := [clocks.watched_s for clocks in valid if getattr(clocks, metric) is None]:
         ax.plot(unfinished, [row] * len(unfinished), ">", color=figure.BAD, markersize=9, label="not recovered when the watch ended")
     if any(one.invalid for one in failure.trials):
-        ax.axhspan(row - 0.4, row + 0.4, zorder=0, label="a trial was invalid", **figure.INVALID)
+        ax.axhspan(row - 0.4, row + 0.4, zorder=0, **figure.HATCHED, label="a trial was invalid")
     if worst.upper is not None and math.isfinite(worst.upper):
         ax.plot(max(LEAST_S, worst.upper), row + 0.27, "^", color=figure.PALETTE[3], markersize=8, label="95 % upper bound")
 
@@ -161,12 +159,13 @@ def _times(ax: Axes, row: int, failure: FailureSummary) -> None:
 
 def recovery_ages(*, recording: Recording, summary: RecoverySummary, plan: RecoveryPlan) -> figure.Chart:
     """Draw the oldest series of each symbol against the classes of age, with what its tier allows."""
-    title, ages = "Age of data: the oldest series of each symbol", recording.context.ages
+    ages = recording.context.ages
+    n = sum(not one.planted for one in ages.series) if ages else 0
+    caption = figure.Caption("Age of data: the oldest series of each symbol", recording.context, n, "series")
     if not summary.freshness or ages is None:
-        return figure.empty(title, "ages were not audited", recording.context, 0, "series")
-    with figure.style():
-        order = sorted(summary.freshness.items(), key=lambda item: (list(plan.rpo).index(item[1].tier or ""), item[0]))
-        chart, (ax,) = figure.begin(title, height=1.5 + 0.2 * len(order))
+        return caption.empty("ages were not audited")
+    order = sorted(summary.freshness.items(), key=lambda item: (list(plan.rpo).index(item[1].tier or ""), item[0]))
+    with caption.drawing(height=1.5 + 0.2 * len(order)) as (chart, (ax,)):
         limits_s = [plan.staleness.fresh.below_s, plan.staleness.aging.below_s, plan.staleness.stale.below_s]
         least_s = min([60.0, *(one.age_s for _, one in order if one.age_s and one.age_s > 1)])
         edges_s = [0.7 * least_s, *limits_s, 2.5 * limits_s[-1]]
@@ -187,8 +186,6 @@ def recovery_ages(*, recording: Recording, summary: RecoverySummary, plan: Recov
         ax.xaxis.set_minor_formatter(mpl.ticker.NullFormatter())
         ax.grid(visible=False, axis="y")
         ax.set_xlabel("age: time since upstream confirmed that nothing is missing")
-        figure.legend(chart, (ax,))
-        figure.footer(chart, recording.context, len([one for one in ages.series if not one.planted]), "series")
     return chart
 
 
@@ -207,12 +204,12 @@ def _allowed(ax: Axes, limits_s: Sequence[float]) -> None:
 
 def recovery_loss(*, recording: Recording, summary: RecoverySummary) -> figure.Chart:
     """Draw what became of the bars that the database acknowledged while it was broken, by tier."""
-    title, tiers = "What became of acknowledged bars", summary.rpo
+    tiers = summary.rpo
     total = sum(tier.acknowledged_bars for tier in tiers.values())
+    caption = figure.Caption("What became of acknowledged bars", recording.context, total, "bars")
     if not total:
-        return figure.empty(title, "no drill recorded bars", recording.context, 0, "bars")
-    with figure.style():
-        chart, (ax,) = figure.begin(title, height=1.5 + 0.55 * len(tiers))
+        return caption.empty("no drill recorded bars")
+    with caption.drawing(height=1.5 + 0.55 * len(tiers)) as (chart, (ax,)):
         for row, tier in enumerate(tiers.values()):
             left = 0
             stable = tier.acknowledged_bars - tier.lost_bars - tier.never_read_bars
@@ -228,8 +225,6 @@ def recovery_loss(*, recording: Recording, summary: RecoverySummary) -> figure.C
         ax.xaxis.set_major_formatter(figure.plain())
         ax.grid(visible=False, axis="y")
         ax.set_xlabel("bars that the database acknowledged during drills")
-        figure.legend(chart, (ax,))
-        figure.footer(chart, recording.context, total, "bars")
     return chart
 
 
@@ -245,14 +240,14 @@ FATES: tuple[Mapping[str, Any], ...] = (
 
 def recovery_trend(*, recording: Recording) -> figure.Chart:
     """Draw every recovery in the ledger of this target, by failure, over time."""
-    title, context = "Every drill ever run on this target", recording.context
+    context = recording.context
     entries = [
         e for e in context.ledger if e.get("target") == context.target.name and e.get("recover_s") is not None and not e.get("invalid")
     ]
+    caption = figure.Caption("Every drill ever run on this target", context, len(entries), "trials")
     if not entries:
-        return figure.empty(title, "the ledger of this output folder has no valid drill of this target", context, 0, TRIALS)
-    with figure.style():
-        chart, (ax,) = figure.begin(title, height=4.2)
+        return caption.empty("the ledger of this output folder has no valid drill of this target")
+    with caption.drawing(height=4.2) as (chart, (ax,)):
         for colour, marker, name in zip(figure.PALETTE * 3, "os^Dv<>" * 3, dict.fromkeys(e["failure"] for e in entries), strict=False):
             own = [e for e in entries if e["failure"] == name]
             at_s = [datetime.fromisoformat(e["at"]).timestamp() for e in own]
@@ -263,6 +258,4 @@ def recovery_trend(*, recording: Recording) -> figure.Chart:
         ax.set_xticks(ticks, [f"{datetime.fromtimestamp(at, UTC):%Y-%m-%d\n%H:%M:%S}" for at in ticks])
         ax.set_ylabel("time to full recovery (s)")
         ax.set_xlabel("when the drill was run (UTC)")
-        figure.legend(chart, (ax,))
-        figure.footer(chart, context, len(entries), TRIALS)
     return chart

@@ -14,7 +14,7 @@ LONGEST = 160  # characters of one of them
 FIGURES = 4  # of a finding's evidence
 OF_PROOFS = ("fix", "fix_unproven", "worse", "not_the_same", "drifted", "method_check")  # findings of a comparison about one proof
 QUESTIONS: Mapping[str, str] = {
-    "load": "How much traffic does it carry before it breaks its promises?",
+    "load": "How much traffic does it carry before it misses an objective?",
     "backfill": "Where does the time go when history is refilled, and is it complete?",
     "rto_rpo": "How long until service is back after a failure, and what is lost?",
     "compare": "Did the fix work?",
@@ -123,7 +123,7 @@ def _row(standing: Standing) -> str:
 
 
 def _change(standing: Standing) -> str:
-    """Say how the main figure differs from the run before; one pair of runs proves nothing, so that nobody is told of a change."""
+    """Say how the main figure differs from the run before; two runs prove nothing, so that it is not called a change."""
     return f", {number(standing.trend[-2])} before" if len(standing.trend) > 1 else ""
 
 
