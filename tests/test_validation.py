@@ -6,22 +6,32 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any, ClassVar
 
+import numpy as np
+import pyarrow as pa
 import pytest
 import servers
 from samples import burst, recording
 from servers import Server
 
+from tapecheck import check as lint
 from tapecheck import config, lockfiles, validation
+from tapecheck.__main__ import main
 from tapecheck.compare import recorded
+from tapecheck.errors import ConfigError
 from tapecheck.load.plan import LoadPlan
 from tapecheck.load.recording import Recording
 from tapecheck.load.validation import load
 from tapecheck.runs import folders, results
-from tapecheck.runs.results import Neighbour
+from tapecheck.runs.folders import Table
+from tapecheck.runs.results import Neighbour, Result
 from tapecheck.target.file import Target
+from tapecheck.validation import Context, Types
+from tapecheck.verdict import Check, Measured, judge, parse_all
 
 OTHER = """
 import sys
@@ -163,3 +173,61 @@ def test_two_recorded_runs_differ_by_who_ran_beside_them() -> None:
     assert str(Neighbour(measured="m", pid=1, since=since)) == "m (pid 1, since 00:00:00 UTC)"
     for beside, wanted in (([neighbour], ["after ran beside another measurement: backfill of sandbox"]), ([], []), (None, [])):
         assert list(recorded.confounders(before, {**before, "beside": beside}, {})) == wanted
+
+
+# ---- a fifth validation ----
+
+
+class CoinPlan(config.Model):
+    tosses: int
+    objectives: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CoinResult(Result):
+    heads_ratio: float
+
+
+class Coin(validation.Validation[CoinPlan, validation.Recording[Context], float, validation.Settings]):
+    name, keys = "coin", frozenset({"tosses"})
+    tables: ClassVar = {"tosses": Table(pa.schema({"heads": pa.int64()}))}
+    types = Types(context=Context, recording=validation.Recording, settings=validation.Settings, result=CoinResult)
+    read_plan = staticmethod(lambda path: config.read(CoinPlan, path))
+
+    def measure(self, plan: CoinPlan, target: Target, *, out: str = "") -> validation.Recording[Context]:
+        info = results.TargetInfo(name=target.name, kind=target.kind, base_url=str(target.base_url))
+        now, where = datetime.now(UTC), results.environment()
+        context = Context(run_id=folders.new_id(), started_at=now, target=info, environment=where)
+        return validation.Recording(context=context, tables={"tosses": pa.table({"heads": [toss % 2 for toss in range(plan.tosses)]})})
+
+    def summarize(self, recording: validation.Recording[Context], plan: CoinPlan) -> float:
+        return float(np.mean(recording.tables["tosses"]["heads"]))
+
+    def judge(self, summary: float, plan: CoinPlan) -> list[Check]:
+        found = Measured(value=summary, bound=summary, n=plan.tosses)
+        return [judge(one, found, name="coin") for one in parse_all(plan.objectives, ["heads_ratio"], (), file="plan")]
+
+    def part(self, found: validation.Analysis[CoinPlan, validation.Recording[Context], float]) -> dict[str, Any]:
+        return {"heads_ratio": found.summary}
+
+
+coin = Coin()
+
+
+def test_the_shape_is_enough_for_a_fifth_validation(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Plan, run, read, judge, record, check, history and command line follow from what it gives."""
+    monkeypatch.setitem(config.VALIDATIONS, "coin", f"{__name__}:coin")
+    (tmp_path / "coin.yaml").write_text("tosses: 10\nobjectives: [heads_ratio >= 0.5]\n")
+    (tmp_path / "target.yaml").write_text("name: mint\nkind: external\nbase_url: http://127.0.0.1:1\nrequests: {a: GET /}\n")
+    settings = coin.settings(target=str(tmp_path / "target.yaml"), plan=str(tmp_path / "coin.yaml"), run="new", out=str(tmp_path))
+    plan = coin.plan(settings)
+    done = coin.record(coin.analyse(coin.run(plan, config.read(Target, settings.target), out=settings.out), plan), settings=settings)
+    assert done.folder and done.headline == "" and [check.verdict for check in done.checks] == ["pass"]
+    again = coin.analyse(coin.read(done.folder), plan.model_copy(update={"objectives": ("heads_ratio > 0.5",)}))
+    assert again.headline.startswith("**FAIL** for mint: 0 of 1 checks met. First: heads_ratio > 0.5: 0.5 misses > 0.5.")
+    assert lint.plan_kind(tmp_path / "coin.yaml") == "coin" and lint.problems(tmp_path / "coin.yaml") == []
+    assert main(["history", "heads_ratio", "--validation", "coin", "--out", str(tmp_path)]) == 0
+    assert [(run.result["validation"], run.problem) for run in folders.each(tmp_path)] == [("coin", None)]
+    (done.folder / "tosses.parquet").unlink()
+    with pytest.raises(ConfigError, match=r"tosses that cannot be read .*; allowed: a complete coin run"):
+        coin.read(done.folder)

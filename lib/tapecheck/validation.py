@@ -161,13 +161,13 @@ class Validation(ABC, Generic[PlanT, RecordingT, SummaryT, SettingsT]):
     def judge(self, summary: SummaryT, plan: PlanT) -> list[Check]:
         """Judge every objective of the plan."""
 
-    @abstractmethod
     def rules(self, recording: RecordingT, summary: SummaryT, plan: PlanT) -> list[Finding]:
         """Return what the figures say, each with its evidence."""
+        return []
 
-    @abstractmethod
     def part(self, found: Analysis[PlanT, RecordingT, SummaryT]) -> dict[str, Any]:
         """Return the fields that this validation adds to every result."""
+        return {}
 
     def say(self, recording: RecordingT, summary: SummaryT, findings: Sequence[Finding]) -> str:
         """Return what the headline says beyond the verdict."""
