@@ -142,6 +142,7 @@ def _run(arguments: argparse.Namespace) -> int:
     from tapecheck.reports import pages
     from tapecheck.runs import batch, outcomes
     from tapecheck.target import opening
+    from tapecheck.validation import named
 
     chosen = list(config.ALL) if arguments.validation == "all" else [arguments.validation]
     given = _given(arguments)
@@ -151,7 +152,7 @@ def _run(arguments: argparse.Namespace) -> int:
         out = config.outputs(given["out"]) if given["out"] else None
     target = lint.before_traffic(shares)
     ended: list[outcomes.Outcome] = []
-    needs_sandbox = target.kind == "sandbox" and given.get("run", "new") == "new" and _need_target(chosen, given)
+    needs_sandbox = target.kind == "sandbox" and any(named(name).asks_target(shares[name]) for name in chosen)
     try:
         with opening.sandbox_used() if needs_sandbox else contextlib.nullcontext():
             ended.extend(batch.run(validation, shares[validation], out) for validation in chosen)  # keeps those before an interrupt
@@ -161,12 +162,6 @@ def _run(arguments: argparse.Namespace) -> int:
     where = f"all runs: {pages.write(out)}" if out else "not recorded (out is empty)"
     print(f"\n{outcomes.measured(ended, time.monotonic() - began_s)}; {where}\n\n{outcomes.explanation(ended)}", flush=True)
     return outcomes.worst(ended)
-
-
-def _need_target(chosen: Sequence[str], given: Mapping[str, Any]) -> bool:
-    """Tell whether any notebook will ask the target; definitions alone do not, nor do two recorded runs."""
-    needless = {"rto_rpo": given.get("drills") == "none", "compare": bool(given.get("before"))}
-    return not all(needless.get(name, False) for name in chosen)
 
 
 def _shares(chosen: Sequence[str], given: Mapping[str, Any]) -> dict[str, dict[str, Any]]:

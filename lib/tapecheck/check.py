@@ -1,20 +1,17 @@
 """Validates every configuration file and finds promises that cannot hold, without traffic: `python -m tapecheck check`."""
 
-from collections.abc import Mapping
+import functools
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from tapecheck import config
-from tapecheck.backfill.plan import endpoints
-from tapecheck.compare.plan import ComparePlan
 from tapecheck.errors import ConfigError, Problem
-from tapecheck.load import plan as provable
-from tapecheck.load.plan import LoadPlan
-from tapecheck.recovery import contradictions, experiment, objectives
-from tapecheck.recovery.drill_target import check_allowed
+from tapecheck.recovery import experiment
 from tapecheck.target.file import Target
 from tapecheck.validation import named
 
+T = TypeVar("T")
 _EXPERIMENT = frozenset({"method", "rollbacks", "steady-state-hypothesis"})  # keys of a drill
 
 
@@ -57,8 +54,7 @@ def problems(file: Path) -> list[Problem]:
     """Return every problem of one YAML file, whose kind its keys tell; an empty list when there is none."""
     try:
         if kind := plan_kind(file):
-            plan = named(kind).read_plan(file)
-            return provable.problems(plan, file=str(file), lines=config.lines_by_key(file)) if isinstance(plan, LoadPlan) else []
+            return named(kind).problems(named(kind).read_plan(file), str(file))
         if _keys(file) & _EXPERIMENT:
             return experiment.problems(file)
         if _keys(file) & {"kind", "requests", "base_url"}:
@@ -72,14 +68,9 @@ def problems(file: Path) -> list[Problem]:
 
 
 def notes(file: Path) -> list[str]:
-    """Return what a person should know of a valid file: each rule that its plan breaks, where, and the plan's explanation."""
-    if plan_kind(file) != "rto_rpo":
-        return []
-    plans = config.read_profile(objectives.RecoveryPlan, file).values()
-    places: dict[tuple[str, str], dict[str, None]] = {}
-    for one in (one for plan in plans for one in contradictions.find(plan)):
-        places.setdefault((one.rule, one.settled), {})[f"{one.where}: {one.finding}"] = None
-    return [f"{config.shown(file)}: settled {rule}: {'; '.join(where)}\n  {why}" for (rule, why), where in places.items()]
+    """Return what a person should know of a valid file."""
+    kind = plan_kind(file)
+    return named(kind).notes(file) if kind else []
 
 
 def before_traffic(given: Mapping[str, Mapping[str, Any]]) -> Target:
@@ -92,41 +83,20 @@ def before_traffic(given: Mapping[str, Mapping[str, Any]]) -> Target:
         ConfigError: every problem of all files.
     """
     found: list[Problem] = []
-    target, plans = None, {}
-    for validation, own in given.items():
+
+    def tried(step: Callable[[], T]) -> T | None:
         try:
-            kind = named(validation)
-            plans[validation] = kind.read_plan(own.get("plan", kind.file), **{name: own[name] for name in kind.choices if name in own})
+            return step()
         except ConfigError as error:
-            found += error.problems
-    try:
-        target = config.read(Target, next(iter(given.values())).get("target", "config/targets/sandbox.yaml"))
-        if target.kind == "external" and _refills(given, plans.get("compare")):
-            endpoints(target)
-    except ConfigError as error:
-        found += error.problems
-    found += _drill_problems(given.get("rto_rpo", {"drills": experiment.NONE}), target)
+            found.extend(error.problems)
+            return None
+
+    target = tried(lambda: config.read(Target, next(iter(given.values())).get("target", "config/targets/sandbox.yaml")))
+    for name, own in given.items():
+        kind, choices = named(name), {choice: own[choice] for choice in named(name).choices if choice in own}
+        plan = tried(functools.partial(kind.read_plan, own.get("plan", kind.file), **choices))
+        if kind.asks_target(own):
+            tried(functools.partial(kind.check_target, target, plan, own))
     if found or target is None:
         raise ConfigError(found)
     return target
-
-
-def _refills(given: Mapping[str, Mapping[str, Any]], compared: ComparePlan | None) -> bool:
-    """Tell whether a run will fill history, be it as a variant that is compared."""
-    own = given.get("compare", {})
-    is_compared = own.get("run", "new") == "new" and not own.get("before")
-    proofs = compared.proofs.values() if compared and is_compared else ()
-    return given.get("backfill", {"run": ""}).get("run", "new") == "new" or any(proof.validation == "backfill" for proof in proofs)
-
-
-def _drill_problems(given: Mapping[str, Any], target: Target | None) -> list[Problem]:
-    """Return what is wrong with the drills that a new recovery run would do, and whether the target allows them and has what they need."""
-    drills = given.get("drills", experiment.ALL)
-    try:
-        if isinstance(drills, str) and given.get("run", "new") == "new":
-            chosen = experiment.chosen(drills)
-            if target is not None and target.kind == "external":  # what a sandbox has is known when it runs
-                check_allowed(target, chosen)
-    except ConfigError as error:
-        return list(error.problems)
-    return []

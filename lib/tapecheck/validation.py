@@ -169,6 +169,25 @@ class Validation(ABC, Generic[PlanT, RecordingT, SummaryT, SettingsT]):
         """Return the fields that this validation adds to every result."""
         return {}
 
+    def problems(self, plan: PlanT, file: str) -> list[Problem]:
+        """Return which objectives of a valid plan cannot be proven."""
+        return []
+
+    def notes(self, file: Path) -> list[str]:
+        """Return what a person should know of a valid plan."""
+        return []
+
+    def asks_target(self, given: Mapping[str, Any]) -> bool:
+        """Tell whether a run with such parameters of the notebook asks a target."""
+        return bool(given.get("run", "new") == "new")
+
+    def check_target(self, target: Target | None, plan: PlanT | None, given: Mapping[str, Any]) -> None:
+        """Make sure, before anything is started, that a target has what a run needs; target or plan is None where it is wrong itself.
+
+        Raises:
+            ConfigError: it lacks something, or forbids it.
+        """
+
     def say(self, recording: RecordingT, summary: SummaryT, findings: Sequence[Finding]) -> str:
         """Return what the headline says beyond the verdict."""
         return ""

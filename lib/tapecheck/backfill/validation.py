@@ -81,6 +81,11 @@ class Backfill(validation.Validation[BackfillPlan, Recording, BackfillSummary, S
 
         return session.run(plan, plans.endpoints(target))
 
+    def check_target(self, target: Target | None, plan: BackfillPlan | None, given: Mapping[str, Any]) -> None:
+        """Make sure that a target says where history comes from and goes to; the sandbox's is known when it runs."""
+        if target is not None and target.kind == "external":
+            plans.endpoints(target)
+
     def summarize(self, recording: Recording, plan: BackfillPlan) -> BackfillSummary:
         """Return the figures, and what the usual changes are predicted to save."""
         return dataclasses.replace(analysis.summarize(recording), what_if=prediction.predict_all(recording))

@@ -7,6 +7,7 @@ from typing import Any, ClassVar, Self
 from pydantic import Field, model_validator
 
 from tapecheck import validation
+from tapecheck.backfill.plan import endpoints
 from tapecheck.compare import analysis, difference, findings, recorded
 from tapecheck.compare import plan as plans
 from tapecheck.compare import samples as spectra
@@ -97,6 +98,15 @@ class Compare(validation.Validation[ComparePlan, Recording, Proofs, Settings]):
         from tapecheck.compare import session  # HTTP clients and database drivers: paid by who measures
 
         return session.run(plan, target)
+
+    def asks_target(self, given: Mapping[str, Any]) -> bool:
+        """Tell whether anything is measured: two recorded runs need no target."""
+        return super().asks_target(given) and not given.get("before")
+
+    def check_target(self, target: Target | None, plan: ComparePlan | None, given: Mapping[str, Any]) -> None:
+        """Make sure that a target says where history comes from and goes to, if a proof of the backfill is chosen."""
+        if target is not None and target.kind == "external" and plan and any(one.validation == "backfill" for one in plan.proofs.values()):
+            endpoints(target)
 
     def summarize(self, recording: Recording, plan: ComparePlan) -> Proofs:
         """Summarize every proof of a recording."""

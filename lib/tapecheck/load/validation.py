@@ -11,6 +11,7 @@ from pydantic import Field
 from tapecheck import config, resources, validation
 from tapecheck.errors import ConfigError, Problem
 from tapecheck.load import analysis, findings, metrics, samples
+from tapecheck.load import plan as plans
 from tapecheck.load.analysis import ScenarioSummary
 from tapecheck.load.capacity import CapacityResult, conclude, levels
 from tapecheck.load.capacity import judge as judge_sweep
@@ -152,6 +153,10 @@ class Load(validation.Validation[LoadPlan, Recording, LoadSummary, Settings]):
         """Return what the figures say of the target, and what another tool leaves open."""
         tool = recording.context.tool
         return findings.find(summary, recording.context.environment.cores) + ([findings.measured_elsewhere(tool)] if tool else [])
+
+    def problems(self, plan: LoadPlan, file: str) -> list[Problem]:
+        """Return each objective for which a scenario sends too few requests."""
+        return plans.problems(plan, file=file, lines=config.lines_by_key(file))
 
     def bottleneck(self, found: Sequence[Finding]) -> Finding | None:
         """Return the finding that limits first."""

@@ -2,16 +2,18 @@
 
 import dataclasses
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any, ClassVar
 
 from pydantic import Field
 
-from tapecheck import validation
-from tapecheck.recovery import analysis, findings, objectives
+from tapecheck import config, validation
+from tapecheck.recovery import analysis, contradictions, findings, objectives
 from tapecheck.recovery.analysis import Alert, FailureSummary, RecoverySummary, SymbolAge, TierSummary
 from tapecheck.recovery.contradictions import Contradiction
 from tapecheck.recovery.document import definition, document
-from tapecheck.recovery.experiment import NONE, Drill, chosen
+from tapecheck.recovery.drill_target import check_allowed
+from tapecheck.recovery.experiment import ALL, NONE, Drill, chosen
 from tapecheck.recovery.objectives import RecoveryPlan
 from tapecheck.recovery.recording import ACKS, PROBES, Context, Recording
 from tapecheck.recovery.timeline import Timed
@@ -76,6 +78,26 @@ class Recovery(validation.Validation[RecoveryPlan, Recording, RecoverySummary, S
         from tapecheck.recovery import session  # Chaos Toolkit, httpx and psycopg: paid by who measures
 
         return session.run(plan, target, drills, out=out)
+
+    def notes(self, file: Path) -> list[str]:
+        """Return each rule that a plan breaks, where, and the plan's explanation."""
+        plans = config.read_profile(RecoveryPlan, file).values()
+        places: dict[tuple[str, str], dict[str, None]] = {}
+        for one in (one for plan in plans for one in contradictions.find(plan)):
+            places.setdefault((one.rule, one.settled), {})[f"{one.where}: {one.finding}"] = None
+        return [f"{config.shown(file)}: settled {rule}: {'; '.join(where)}\n  {why}" for (rule, why), where in places.items()]
+
+    def asks_target(self, given: Mapping[str, Any]) -> bool:
+        """Tell whether anything is audited or broken: definitions alone need no target."""
+        return super().asks_target(given) and given.get("drills") != NONE
+
+    def check_target(self, target: Target | None, plan: RecoveryPlan | None, given: Mapping[str, Any]) -> None:
+        """Make sure that the drills are known, and that a target allows them and has what they need (a sandbox: known when it runs)."""
+        drills = given.get("drills", ALL)
+        if isinstance(drills, str):
+            found = chosen(drills)
+            if target is not None and target.kind == "external":
+                check_allowed(target, found)
 
     def summarize(self, recording: Recording, plan: RecoveryPlan) -> RecoverySummary:
         """Summarize a recording by a plan."""
