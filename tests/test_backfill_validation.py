@@ -11,7 +11,7 @@ from backfills import analysed, recording, span
 from tapecheck.backfill.recording import COMPLETED, FAILED, Job, Recording
 from tapecheck.backfill.validation import BackfillResult, backfill
 from tapecheck.errors import ConfigError
-from tapecheck.runs.folders import Recorded
+from tapecheck.runs.outcomes import Recorded
 from tapecheck.verdict import Verdict
 
 DRIVERS = {

@@ -20,7 +20,7 @@ from tapecheck import __main__, config, lockfiles
 from tapecheck import check as lint
 from tapecheck.errors import ConfigError, OutputError
 from tapecheck.runs import batch
-from tapecheck.runs.folders import Recorded
+from tapecheck.runs.outcomes import Recorded
 
 PARAMETERS = """\
 target: str = "t"  # what

@@ -12,7 +12,7 @@ from tapecheck.compare.recording import Baseline, Recording
 from tapecheck.compare.validation import apart, compare
 from tapecheck.errors import ConfigError
 from tapecheck.runs import folders, results
-from tapecheck.runs.folders import Recorded
+from tapecheck.runs.outcomes import Recorded
 
 GIVEN = {
     "target": "t", "plan": "config/compare.yaml", "run": "new", "profile": "full", "proofs": "all", "rounds": 0, "before": "", "after": "",

@@ -175,7 +175,7 @@ class Session:
 
 
 RECORDED = """
-from tapecheck.runs.folders import Recorded
+from tapecheck.runs.outcomes import Recorded
 Recorded(folder=None, validation="v", run_id="an earlier one", verdict="pass")
 """
 WAITING = """

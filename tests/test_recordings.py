@@ -1,5 +1,6 @@
 """Whatever lies in a recorded run's Parquet files is read, or refused by name before it takes memory; and never a traceback."""
 
+import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -13,7 +14,7 @@ from tapecheck.errors import ConfigError
 from tapecheck.load import frames
 from tapecheck.load.validation import load
 from tapecheck.runs import folders
-from tapecheck.validation import named
+from tapecheck.validation import CONTEXT_KEY, named
 
 DATA = Path(__file__).parent / "data"
 KINDS = {name: (named(name), next(iter(named(name).tables))) for name in ("load", "backfill", "rto_rpo")}
@@ -155,3 +156,20 @@ def test_what_is_no_parquet_file_is_refused(kind: str, tmp_path: Path) -> None:
         shutil.copytree(DATA / kind, folder)
         (folder / f"{table}.parquet").write_bytes(data)
         refused(kind, folder)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_recording_of_an_old_shape_is_read_as_far_as_its_facts_go_or_refused_by_name(kind: str, tmp_path: Path) -> None:
+    """What a newer context has no place for is left; what it needs and an older one has not is named."""
+    whole = json.loads(pq.read_schema(DATA / kind / f"{KINDS[kind][1]}.parquet").metadata[CONTEXT_KEY])
+    for name, context, wanted in (
+        ("newer", whole | {"gone": 1}, None),
+        ("older", {k: v for k, v in whole.items() if k != "target"}, "target: "),
+    ):
+        folder = changed(kind, tmp_path / name, KINDS[kind][1], lambda table: table)
+        table = pq.read_table(folder / f"{KINDS[kind][1]}.parquet")
+        pq.write_table(table.replace_schema_metadata({CONTEXT_KEY: json.dumps(context)}), folder / f"{KINDS[kind][1]}.parquet")
+        if wanted is None:
+            assert KINDS[kind][0].read_files(folder, source="there").context.run_id == whole["run_id"]
+        else:
+            assert f"the context of another version, such as {wanted}" in refused(kind, folder)

@@ -116,7 +116,7 @@ def test_an_attempt_since_then_is_told_everywhere(written: Path) -> None:
 def test_a_text_that_is_no_text_makes_a_run_unreadable(tmp_path: Path) -> None:
     """Half a surrogate pair is valid JSON and can be written to no file."""
     put(tmp_path, "load", 0, lambda r: r["target"].update(name="\ud800"))
-    (run,) = folders.listed(tmp_path)
+    (run,) = folders.each(tmp_path)
     assert run.problem is not None
     assert "unreadable" in run.problem
     assert "unreadable result.json" in pages.write(tmp_path).read_text()

@@ -9,7 +9,7 @@ from regenerate import RESULTS, TESTS
 
 from tapecheck import config, validation
 from tapecheck.runs import results
-from tapecheck.runs.folders import Recorded
+from tapecheck.runs.outcomes import Recorded
 from tapecheck.verdict import NEXT, NOTHING, Check, Verdict
 
 

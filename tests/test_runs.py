@@ -26,7 +26,7 @@ from tapecheck.load.recording import Recording
 from tapecheck.load.validation import load
 from tapecheck.reports import pages
 from tapecheck.runs import folders, results
-from tapecheck.runs.folders import Recorded
+from tapecheck.runs.outcomes import Recorded
 from tapecheck.target.file import Target
 
 PLAN = config.validate(
@@ -86,7 +86,7 @@ def test_latest_points_at_the_newest(tmp_path: Path) -> None:
     record(tmp_path)
     second = record(tmp_path, run_id="20261102T101600Z-0002")
     assert (tmp_path / "load" / "latest").resolve() == second.folder
-    assert [r.folder.name for r in folders.listed(tmp_path)] == ["20261102T101600Z-0002", "20261102T101500Z-0001"]
+    assert [r.folder.name for r in folders.each(tmp_path)] == ["20261102T101600Z-0002", "20261102T101500Z-0001"]
 
 
 def test_what_is_recorded_is_what_was_judged_last(tmp_path: Path) -> None:
@@ -100,7 +100,7 @@ def test_what_is_recorded_is_what_was_judged_last(tmp_path: Path) -> None:
     assert record(tmp_path, plan=STRICT).folder == strict.folder
     assert record(tmp_path).folder == first.folder == (tmp_path / "load" / "latest").resolve()
     assert record(tmp_path, plan=STRICT).folder == strict.folder, "by turns they are no new runs either"
-    assert len(folders.listed(tmp_path)) == 2
+    assert len([*folders.each(tmp_path)]) == 2
 
 
 def test_the_headline_on_screen_names_the_run_that_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -218,7 +218,7 @@ def test_a_run_that_is_killed_while_it_is_recorded_is_whole_or_a_recording(
             record(tmp_path)
     assert seen == [{"samples.parquet", "resources.parquet"}] and {path.name for path in kept.iterdir()} == seen[0]
     is_whole = moment == "after the rename"
-    assert [run.problem for run in folders.listed(tmp_path)] == [None] * is_whole
+    assert [run.problem for run in folders.each(tmp_path)] == [None] * is_whole
     done = record(tmp_path, rec=load.read(kept))
     assert (done.verdict, done.folder) == ("pass", folder)
     assert {path.name for path in folder.iterdir()} == {*seen[0], "result.json", "failures.jsonl", "timeline.png"}

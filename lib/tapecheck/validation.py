@@ -18,13 +18,14 @@ from typing import Any, ClassVar, Generic, TypeVar
 
 import pandas as pd
 import pyarrow as pa
-from pydantic import ConfigDict, Field, TypeAdapter
+from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 
 from tapecheck import config, lockfiles, notebook, verdict
 from tapecheck.config import Model
 from tapecheck.errors import ConfigError, Problem
 from tapecheck.runs import folders
-from tapecheck.runs.folders import Picture, Recorded, Table
+from tapecheck.runs.folders import Picture, Table
+from tapecheck.runs.outcomes import Recorded
 from tapecheck.runs.results import Environment, Finding, Neighbour, Result, TargetInfo
 from tapecheck.target.file import Target
 from tapecheck.verdict import Check, overall
@@ -274,7 +275,8 @@ class Validation(ABC, Generic[PlanT, RecordingT, SummaryT, SettingsT]):
             recording = self.types.recording(context=context, tables=tables, source=source)
             self.check(recording)
         except (OSError, ValueError, KeyError, TypeError, AttributeError, pa.ArrowException) as error:
-            got = f"{first} that cannot be read ({type(error).__name__}: {str(error)[:300]})"
+            why = _lacking(error) if isinstance(error, ValidationError) else f"{type(error).__name__}: {str(error)[:300]}"
+            got = f"{first} that cannot be read ({why})"
             raise ConfigError([Problem(file=source, key="run", got=got, allowed=f"a complete {self.name} run")]) from error
         pa.default_memory_pool().release_unused()  # what decoding took beside the tables
         return recording
@@ -335,6 +337,12 @@ class Validation(ABC, Generic[PlanT, RecordingT, SummaryT, SettingsT]):
         if done.folder is not None and done.run_id != context.run_id:
             notebook.amend(verdict=found.headline_of(done.run_id))
         return done
+
+
+def _lacking(error: ValidationError) -> str:
+    """Say what a context of another shape has not, or has otherwise."""
+    found = [f"{config.dotted(one['loc'])}: {one['msg']}" for one in error.errors(include_url=False)]
+    return f"the context of another version, such as {found[0]}"[:300]
 
 
 def named(name: str) -> Validation[Any, Any, Any, Any]:

@@ -24,8 +24,7 @@ from zmq import ZMQError
 from tapecheck import config, errors, lockfiles, progress
 from tapecheck.errors import ConfigError, OutputError, Problem
 from tapecheck.runs import folders
-from tapecheck.runs.folders import Recorded
-from tapecheck.runs.outcomes import CRASHED, Outcome
+from tapecheck.runs.outcomes import CRASHED, Outcome, Recorded
 from tapecheck.verdict import Verdict, exit_code
 
 FULL = frozenset({errno.ENOSPC, errno.EDQUOT})

@@ -8,20 +8,20 @@ import shutil
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, ClassVar, Protocol
+from typing import Any, Protocol
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 from pydantic_core import from_json
 
-from tapecheck import config, notebook
+from tapecheck import config
 from tapecheck.errors import ConfigError, OutputError, Problem
 from tapecheck.runs import results
+from tapecheck.runs.outcomes import Recorded
 from tapecheck.runs.results import Result
-from tapecheck.verdict import Check, Verdict
 
 RESULT = "result.json"
 UNFINISHED = "unfinished"
@@ -36,47 +36,6 @@ class Picture(Protocol):
 
     def png(self) -> bytes:
         """Return it as PNG."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Recorded:
-    """A run that is done: where it lies (None when it was not to be written), what it found, and which charts it lacks, with the reason.
-
-    In a notebook it displays as one line, and carries the verdict to a batch in a MIME type of its own.
-    """
-
-    MIME: ClassVar[str] = "application/vnd.tapecheck.run+json"
-
-    folder: Path | None
-    validation: str
-    run_id: str
-    verdict: Verdict
-    checks: list[Check] = field(default_factory=list)
-    headline: str = ""
-    figures: list[str] = field(default_factory=list)
-    missed: list[str] = field(default_factory=list)
-    measured_s: float | None = None
-    not_drawn: Mapping[str, str] = field(default_factory=dict)
-
-    def _ipython_display_(self) -> None:
-        notebook.show(recorded=self._repr_mimebundle_())
-
-    def _repr_mimebundle_(self, include: object = None, exclude: object = None) -> dict[str, Any]:
-        without = [f"the chart {name} could not be drawn: {why}" for name, why in self.not_drawn.items()]
-        where = "not recorded (out is empty)" if self.folder is None else f"recorded in {config.shown(self.folder)}"
-        brief = {
-            "folder": None if self.folder is None else config.shown(self.folder),
-            "validation": self.validation,
-            "run_id": self.run_id,
-            "verdict": str(self.verdict),
-            "checks": {v: sum(c.verdict == v for c in self.checks) for v in sorted({str(c.verdict) for c in self.checks})},
-            "headline": self.headline,
-            "figures": self.figures,
-            "missed": self.missed,
-            "measured_s": self.measured_s,
-            "not_drawn": without,
-        }
-        return {"text/plain": "; ".join([f"{self.validation}: {self.verdict}, {where}", *without]), self.MIME: brief}
 
 
 def new_id(now: datetime | None = None) -> str:
@@ -399,13 +358,8 @@ def _problem(result: Mapping[str, Any]) -> str | None:
     return None if problem is None else f"a {RESULT} that breaks its schema {problem}"
 
 
-def listed(out: str | Path) -> list[Run]:
-    """Return every run below an output folder, newest first; the unreadable ones with their problem."""
-    return list(each(out))
-
-
 def each(out: str | Path, validations: Iterable[str] = config.VALIDATIONS) -> Iterator[Run]:
-    """Yield what `listed` returns, one at a time: a thousand whole results take a gigabyte."""
+    """Yield every run below an output folder, newest first, the unreadable ones with their problem; a thousand results take a gigabyte."""
     base = config.outputs(out)
     folders = [f for v in validations for f in base.glob(f"{v}/[!.]*") if f.is_dir() and not f.is_symlink()]
     for folder in sorted(folders, key=lambda f: f.name, reverse=True):

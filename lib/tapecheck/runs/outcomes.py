@@ -1,11 +1,13 @@
-"""How headless notebooks ended, and what the terminal prints of it at the end. It runs nothing."""
+"""How runs ended: what a notebook shows of the one that it recorded, and what the terminal prints of several. It runs nothing."""
 
 import textwrap
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any, ClassVar
 
-from tapecheck.verdict import Verdict, cut, words
+from tapecheck import config, notebook
+from tapecheck.verdict import Check, Verdict, cut, words
 
 CRASHED = 3  # the exit code of a notebook that ended early
 WIDTH = 120  # columns, on a terminal or piped
@@ -13,6 +15,47 @@ MOST_MISSED = 6  # objectives of one validation that are printed; its report has
 SENTENCE = 300  # characters of one of them
 _ENDED = {2: "NO DATA", 4: "ERROR"}  # a notebook that recorded no run, by exit code; else it crashed
 _SEVERITY = (0, 2, 1, 3, 4)  # of exit codes
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Recorded:
+    """A run that is done: where it lies (None when it was not to be written), what it found, and which charts it lacks, with the reason.
+
+    In a notebook it displays as one line, and carries the verdict to a batch in a MIME type of its own.
+    """
+
+    MIME: ClassVar[str] = "application/vnd.tapecheck.run+json"
+
+    folder: Path | None
+    validation: str
+    run_id: str
+    verdict: Verdict
+    checks: list[Check] = field(default_factory=list)
+    headline: str = ""
+    figures: list[str] = field(default_factory=list)
+    missed: list[str] = field(default_factory=list)
+    measured_s: float | None = None
+    not_drawn: Mapping[str, str] = field(default_factory=dict)
+
+    def _ipython_display_(self) -> None:
+        notebook.show(recorded=self._repr_mimebundle_())
+
+    def _repr_mimebundle_(self, include: object = None, exclude: object = None) -> dict[str, Any]:
+        without = [f"the chart {name} could not be drawn: {why}" for name, why in self.not_drawn.items()]
+        where = "not recorded (out is empty)" if self.folder is None else f"recorded in {config.shown(self.folder)}"
+        brief = {
+            "folder": None if self.folder is None else config.shown(self.folder),
+            "validation": self.validation,
+            "run_id": self.run_id,
+            "verdict": str(self.verdict),
+            "checks": {v: sum(c.verdict == v for c in self.checks) for v in sorted({str(c.verdict) for c in self.checks})},
+            "headline": self.headline,
+            "figures": self.figures,
+            "missed": self.missed,
+            "measured_s": self.measured_s,
+            "not_drawn": without,
+        }
+        return {"text/plain": "; ".join([f"{self.validation}: {self.verdict}, {where}", *without]), self.MIME: brief}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
