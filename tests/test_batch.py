@@ -79,9 +79,11 @@ def test_an_ending_without_a_run_is_never_a_pass(tiny: Path, cell: str, message:
     outcome = batch.run("load", {}, tiny / "out")
     assert (outcome.exit_code, outcome.verdict) == (code, None)
     assert message in outcome.message
-    assert outcome.folder is not None
-    assert outcome.folder.parent == tiny / "out" / "unfinished"
-    assert (outcome.folder / "notebook.ipynb").exists()
+    if code == 4:
+        assert outcome.folder is None and not (tiny / "out" / "unfinished").exists(), "nothing was attempted"
+    else:
+        assert outcome.folder is not None and outcome.folder.parent == tiny / "out" / "unfinished"
+        assert (outcome.folder / "notebook.ipynb").exists()
 
 
 def test_what_was_measured_outlives_a_notebook_that_fails(tiny: Path) -> None:

@@ -199,7 +199,7 @@ def test_a_port_that_never_speaks_is_no_data() -> None:
 
 def test_an_unknown_host_is_named() -> None:
     """A name that cannot be resolved is a TargetError that names it."""
-    with pytest.raises(TargetError, match=r"host name 'no-such-host\.invalid' cannot be resolved"):
+    with pytest.raises(TargetError, match=r"host name 'no-such-host\.invalid' cannot be resolved.*allow_remote: true"):
         check("http://no-such-host.invalid:8000")
 
 

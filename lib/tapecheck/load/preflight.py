@@ -49,7 +49,7 @@ def check(target: Target, prepared: Mapping[str, Sequence[PreparedRequest]], *, 
     logging.getLogger("httpx").setLevel(logging.WARNING)  # its INFO line holds the whole URL
     url = httpx.URL(target.base_url)
     tls, context = _tls(target, url)
-    found = _resolve(url)
+    found = _resolve(target, url)
     _refuse_remote(target, url, found)
     address = Address(host=_connectable(url, found), port=_port(url), tls=tls)
     with start_blocking_portal() as portal:  # a notebook's kernel runs an event loop of its own
@@ -117,12 +117,15 @@ def _tls(target: Target, url: httpx.URL) -> tuple[Tls | None, ssl.SSLContext | N
         raise ConfigError([Problem(file=f"target {target.name}", key="ca_file", got=got, allowed="a file of PEM certificates")]) from None
 
 
-def _resolve(url: httpx.URL) -> list[str]:
+def _resolve(target: Target, url: httpx.URL) -> list[str]:
     try:
         found = socket.getaddrinfo(url.host, _port(url), type=socket.SOCK_STREAM)
     except (OSError, UnicodeError) as error:
         why = getattr(error, "strerror", None) or str(error)
-        raise TargetError(f"{url}: the host name {url.host!r} cannot be resolved ({why}): correct base_url, or the name service") from None
+        more = "" if target.allow_remote else "; beyond this machine, it needs allow_remote: true as well"
+        raise TargetError(
+            f"{url}: the host name {url.host!r} cannot be resolved ({why}): correct base_url, or the name service{more}"
+        ) from None
     return list(dict.fromkeys(str(entry[4][0]) for entry in found))
 
 

@@ -126,12 +126,11 @@ def run(validation: str, given: Mapping[str, Any], out: Path | None) -> Outcome:
     with lockfiles.scratch() as scratch:
         executed = scratch / "notebook.ipynb"
         failure: str | None = None
-        code, is_mistyped = CRASHED, False
+        code = CRASHED
         try:
             _execute(path, executed, {**given, "out": str(out or "")}, scratch, unfinished)
         except PapermillExecutionError as error:
             failure, code = _explain(error)
-            is_mistyped = error.ename == ConfigError.__name__
         except OSError as error:
             raise lockfiles.no_room(error) if error.errno in FULL else error from None
         except (RuntimeError, ZMQError) as error:  # nbclient's: it died while it ran (DeadKernelError), or before it was there
@@ -144,9 +143,10 @@ def run(validation: str, given: Mapping[str, Any], out: Path | None) -> Outcome:
         duration_s = time.monotonic() - started
         recorded = None if failure else _recorded(executed)
         if recorded is None:
-            folder = None if is_mistyped else _keep(executed, unfinished)  # a wrong parameter is no attempt
+            is_measured = unfinished is not None and any(unfinished.glob("*.parquet"))
+            folder = _keep(executed, unfinished) if is_measured or code != ConfigError.exit_code else None  # what is refused is no attempt
             message = failure or "the notebook ended without recording a run"
-            if folder is not None and any(folder.glob("*.parquet")):
+            if folder is not None and is_measured:
                 message += f"\n  what was measured is kept; analyse it with: tapecheck run {validation} -p run {config.shown(folder)}"
             return Outcome(validation=validation, exit_code=code, duration_s=duration_s, message=message, folder=folder)
         return _finish(validation, executed, recorded, duration_s)

@@ -94,7 +94,12 @@ def recording(path: str | Path, validation: str) -> Path:
         ConfigError: it is neither, or of another validation.
     """
     folder = config.find(path)
-    return folder if is_unfinished(folder) and folder.name.startswith(f"{validation}-") else read(path, validation).folder
+    if not is_unfinished(folder) or not folder.name.startswith(f"{validation}-"):
+        return read(path, validation).folder
+    if not any(folder.glob("*.parquet")):
+        got, allowed = "a run that ended before anything was measured", f"a complete run of {validation}"
+        raise ConfigError([Problem(file=str(path), key="run", got=got, allowed=allowed)])
+    return folder
 
 
 @dataclass(frozen=True, slots=True)
