@@ -6,10 +6,11 @@ from typing import Any
 
 from tapecheck.backfill.analysis import BackfillSummary
 from tapecheck.backfill.plan import BackfillPlan
-from tapecheck.backfill.recording import COMPLETED, FAILED, SKIPPED, Context, Job, Recording, Span
+from tapecheck.backfill.recording import COMPLETED, FAILED, SKIPPED, Context, Job, Recording
 from tapecheck.backfill.validation import backfill
 from tapecheck.runs.results import Environment, TargetInfo
 from tapecheck.validation import Analysis
+from tapecheck.vendor.trace import Span
 
 ENVIRONMENT = Environment(
     host="h", system="s", cores=2, memory_mb=1, python="3", versions={"tapecheck": "0"}, git_commit=None, git_dirty=None

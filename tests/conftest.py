@@ -43,8 +43,8 @@ USE_A_SANDBOX = {  # what is under one name breaks its sandbox and mends it, fil
     "backfill": (
         "test_backfill_audit", "test_backfill_checkpoints", "test_backfill_sharding", "test_backfill_endpoints",
         "test_backfill_faults", "test_backfill_integrity", "test_backfill_pipeline",
-        "test_backfill_resume", "test_backfill_schema", "test_backfill_sink", "test_backfill_source",
-        "test_benchmarks_backfill", "test_database",
+        "test_backfill_resume", "test_backfill_schema", "test_backfill_sink",
+        "test_benchmarks_backfill", "test_database", "test_vendor_source",
     ),
     "service": (
         "test_live", "test_recovery_drill", "test_recovery_recorder", "test_compare_live", "test_recovery_freshness", "test_recovery_loss",

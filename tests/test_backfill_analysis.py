@@ -6,7 +6,8 @@ from backfills import recording, span
 from tapecheck.backfill import analysis, findings, frames
 from tapecheck.backfill.analysis import critical_path, rate_limit_floor_s, summarize
 from tapecheck.backfill.prediction import WhatIf
-from tapecheck.backfill.recording import COMPLETED, FAILED, SKIPPED, STAGES, Job, Span
+from tapecheck.backfill.recording import COMPLETED, FAILED, SKIPPED, Job
+from tapecheck.vendor.trace import STAGES, Span
 from tapecheck.verdict import Objective, Verdict
 
 SECOND = 1_000_000_000

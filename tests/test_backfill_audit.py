@@ -12,11 +12,11 @@ from backfills import SCHEMA, analysed
 from tapecheck.backfill import plan as plans
 from tapecheck.backfill import session
 from tapecheck.backfill.audit import audit
-from tapecheck.backfill.bars import COLUMNS
 from tapecheck.backfill.integrity import Integrity
 from tapecheck.backfill.plan import BackfillPlan, Endpoints
 from tapecheck.backfill.recording import Recording
 from tapecheck.backfill.validation import backfill
+from tapecheck.vendor.bars import COLUMNS
 from tapecheck.verdict import Verdict
 
 BASE: dict[str, Any] = {

@@ -6,10 +6,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from tapecheck.backfill.bars import COLUMNS, TIMEFRAMES, Bars, to_ms
 from tapecheck.backfill.calendar import derive, slots
 from tapecheck.sandbox import market
-from tapecheck.tickers import CRYPTO
+from tapecheck.vendor.bars import COLUMNS, CRYPTO, TIMEFRAMES, Bars, to_ms
 
 # As the exchange published them (2025-01-09: a national day of mourning).
 CLOSED = {

@@ -8,13 +8,13 @@ import pytest
 from tapecheck import check, config
 from tapecheck.backfill import session
 from tapecheck.backfill.plan import BackfillPlan, Endpoints, endpoints
-from tapecheck.backfill.wire import Unauthorized
 from tapecheck.errors import ConfigError, TargetDown
 from tapecheck.runs.results import TargetInfo
 from tapecheck.sandbox.profile import Home
 from tapecheck.target import opening
 from tapecheck.target.file import Target
 from tapecheck.target.opening import SandboxState
+from tapecheck.vendor.wire import Unauthorized
 
 KEY, PASSWORD = "k3y-Zx81", "hunter2-Zx81"
 LOCAL = {"source_url": "http://127.0.0.1:8080"}

@@ -14,7 +14,7 @@ import psycopg
 import pytest
 from backfills import BASE, SCHEMA, plan, states
 
-from tapecheck.backfill import checkpoints, jobs, source
+from tapecheck.backfill import checkpoints, jobs
 from tapecheck.backfill.checkpoints import Checkpoint, Checksum
 from tapecheck.backfill.plan import Endpoints
 from tapecheck.backfill.recording import Job, Recording
@@ -22,7 +22,8 @@ from tapecheck.backfill.schema import WrongTables
 from tapecheck.backfill.session import run
 from tapecheck.backfill.sink import Counts, Sink
 from tapecheck.sandbox.profile import Home
-from tapecheck.tickers import ticker_of
+from tapecheck.vendor import source
+from tapecheck.vendor.bars import ticker_of
 
 Key = tuple[str, str]
 

@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 
 from tapecheck.backfill import features
-from tapecheck.backfill.bars import periods_per_year
+from tapecheck.vendor.bars import periods_per_year
 
 RNG = np.random.default_rng(7)
 CLOSE = 100 * np.exp(np.cumsum(RNG.normal(0, 0.01, 900)))

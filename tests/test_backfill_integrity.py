@@ -13,12 +13,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tapecheck.backfill import checkpoints
-from tapecheck.backfill.bars import TIMEFRAMES, Bars, IntArray, to_ms
 from tapecheck.backfill.calendar import derive, slots
 from tapecheck.backfill.integrity import Integrity, Series, Tally, examine
 from tapecheck.backfill.sink import Sink
 from tapecheck.sandbox import market
 from tapecheck.target.opening import SandboxState
+from tapecheck.vendor.bars import TIMEFRAMES, Bars, IntArray, to_ms
 
 START, END = dt.datetime(2025, 10, 27, 4, tzinfo=dt.UTC), dt.datetime(2025, 12, 1, 5, tzinfo=dt.UTC)  # winter time, a half day
 NOW_MS = to_ms(dt.datetime(2026, 11, 20, 15, 2, tzinfo=dt.UTC))

@@ -7,8 +7,8 @@ from backfills import recording, span
 
 from tapecheck.backfill import prediction
 from tapecheck.backfill.prediction import faster, predict_all, wall_s
-from tapecheck.backfill.recording import Span
 from tapecheck.backfill.replay import Machine, Process, Schedule, Slots, schedule_of, works_s
+from tapecheck.vendor.trace import Span
 
 
 def job(name: str, began_s: float, fetch_s: float, insert_s: float, pages: int, worker: int = 0) -> list[Span]:

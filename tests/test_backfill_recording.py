@@ -13,9 +13,10 @@ from backfills import recording, refill, span
 
 from tapecheck.backfill import recording as spans
 from tapecheck.backfill.analysis import summarize
-from tapecheck.backfill.recording import FAILED, Job, Span, Trace, chrome_trace
+from tapecheck.backfill.recording import FAILED, Job, chrome_trace
 from tapecheck.backfill.validation import backfill
 from tapecheck.errors import ConfigError
+from tapecheck.vendor.trace import Span, Trace
 
 
 def test_a_span_lasts_as_long_as_its_stage() -> None:

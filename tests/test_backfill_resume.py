@@ -14,13 +14,14 @@ import psycopg
 import pytest
 from backfills import SCHEMA, plan, states
 
-from tapecheck.backfill import checkpoints, source
+from tapecheck.backfill import checkpoints
 from tapecheck.backfill import plan as plans
 from tapecheck.backfill.checkpoints import Checkpoint
 from tapecheck.backfill.plan import BackfillPlan, Endpoints
 from tapecheck.backfill.session import run
 from tapecheck.backfill.sink import Sink
 from tapecheck.errors import ConfigError
+from tapecheck.vendor import source
 
 SEED, CHAINS = 4, 3  # runs of each way, each killed and resumed, and killed once more
 STATEMENTS = [(psycopg.Cursor, "execute"), (Sink, "_execute"), (Sink, "_copy")]

@@ -9,9 +9,9 @@ import psycopg
 import pytest
 
 from tapecheck.backfill import checkpoints, features
-from tapecheck.backfill.bars import COLUMNS, Bars, to_datetime
 from tapecheck.backfill.checkpoints import Checkpoint
 from tapecheck.backfill.sink import STRATEGIES, Counts, Sink
+from tapecheck.vendor.bars import COLUMNS, Bars, to_datetime
 
 SCHEMA = "test_strategies"
 each = pytest.mark.parametrize("name", STRATEGIES)

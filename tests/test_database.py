@@ -17,12 +17,12 @@ from test_backfill_sink import bars_of, write
 
 from tapecheck import database
 from tapecheck.backfill import checkpoints
-from tapecheck.backfill.bars import to_datetime
 from tapecheck.backfill.plan import Endpoints
 from tapecheck.backfill.session import run
 from tapecheck.backfill.sharding import SharedBucket
 from tapecheck.backfill.sink import STRATEGIES, RowByRowSink, Sink
 from tapecheck.errors import TargetDown, TargetError
+from tapecheck.vendor.bars import to_datetime
 
 Database = psycopg.Connection[Any]
 

@@ -16,11 +16,11 @@ import psycopg
 import pytest
 
 from tapecheck.backfill import features
-from tapecheck.backfill.bars import periods_per_year
 from tapecheck.load.engine.protocol import server_times_ms
 from tapecheck.sandbox import supervision
 from tapecheck.sandbox.answers import freshness_of
 from tapecheck.target.opening import SandboxState
+from tapecheck.vendor.bars import periods_per_year
 
 HOUR = 3600.0
 

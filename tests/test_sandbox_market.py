@@ -5,9 +5,9 @@ import datetime as dt
 import numpy as np
 import pytest
 
-from tapecheck.backfill.bars import COLUMNS, Bars, to_ms
 from tapecheck.backfill.calendar import EASTERN, sessions
 from tapecheck.sandbox import market
+from tapecheck.vendor.bars import COLUMNS, Bars, to_ms
 
 LATER_MS = int(dt.datetime(2026, 11, 20, 22, tzinfo=dt.UTC).timestamp() * 1000)
 WIDTHS = {"5m": 300, "15m": 900, "1h": 3600, "4h": 14400, "1d": 86400}

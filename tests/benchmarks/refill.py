@@ -18,12 +18,12 @@ import pyarrow as pa
 
 from tapecheck.backfill import checkpoints, features, sink
 from tapecheck.backfill.analysis import summarize
-from tapecheck.backfill.bars import COLUMNS, Bars, periods_per_year
 from tapecheck.backfill.jobs import due
 from tapecheck.backfill.plan import BackfillPlan
 from tapecheck.backfill.prediction import predict_all
 from tapecheck.backfill.session import run
-from tapecheck.backfill.source import Source
+from tapecheck.vendor.bars import COLUMNS, Bars, periods_per_year
+from tapecheck.vendor.source import Source
 
 from . import embedded, vendor
 

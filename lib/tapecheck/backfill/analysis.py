@@ -7,8 +7,9 @@ from dataclasses import dataclass, field
 
 from tapecheck.backfill.integrity import NO_BARS, WRONG, Integrity
 from tapecheck.backfill.prediction import WhatIf
-from tapecheck.backfill.recording import COMPLETED, FAILED, SKIPPED, STAGES, Job, Recording, Span
+from tapecheck.backfill.recording import COMPLETED, FAILED, SKIPPED, Job, Recording
 from tapecheck.validation import STOPPED
+from tapecheck.vendor.trace import STAGES, Span
 from tapecheck.verdict import Check, Measured, Objective, judge
 
 PRIMARY_SHARE = 0.6  # of busy time: a stage above it is the bottleneck

@@ -18,12 +18,13 @@ from psycopg import sql
 
 from tapecheck import database, progress
 from tapecheck.backfill import checkpoints
-from tapecheck.backfill.bars import COLUMNS, Bars, FloatArray, IntArray, to_ms
 from tapecheck.backfill.calendar import BASE, BoolArray, start_of
 from tapecheck.backfill.integrity import Integrity, Series, Tally, distinct, examine
 from tapecheck.backfill.jobs import is_done
 from tapecheck.backfill.plan import BackfillPlan, History
-from tapecheck.backfill.recording import FAILED, Job, Received
+from tapecheck.backfill.recording import FAILED, Job
+from tapecheck.vendor.bars import COLUMNS, Bars, FloatArray, IntArray, to_ms
+from tapecheck.vendor.trace import Received
 
 READ_ONLY = "SET TRANSACTION ISOLATION LEVEL REPEATABLE READ READ ONLY"
 

@@ -11,8 +11,7 @@ from zoneinfo import ZoneInfo
 import numpy as np
 import numpy.typing as npt
 
-from tapecheck.backfill.bars import TIMEFRAMES, Bars, FloatArray, IntArray, to_ms
-from tapecheck.tickers import CRYPTO
+from tapecheck.vendor.bars import CRYPTO, TIMEFRAMES, Bars, FloatArray, IntArray, to_ms
 
 EASTERN = ZoneInfo("America/New_York")
 FIRST_DAY = dt.date(2007, 1, 1)  # of a calendar that would begin twenty years before whatever is today

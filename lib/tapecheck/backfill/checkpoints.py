@@ -11,9 +11,9 @@ from pydantic import ValidationError
 
 from tapecheck import database
 from tapecheck.backfill import schema as schemas
-from tapecheck.backfill.bars import COLUMNS
 from tapecheck.backfill.features import NAMES
 from tapecheck.config import Model
+from tapecheck.vendor.bars import COLUMNS
 
 LIVE = "tapecheck"  # the schema of what a service serves; a measured backfill has one of its own
 TABLES = ("bars", "features", "checkpoints")

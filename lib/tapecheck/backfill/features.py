@@ -11,7 +11,7 @@ from typing import Protocol
 import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 
-from tapecheck.backfill.bars import FloatArray
+from tapecheck.vendor.bars import FloatArray
 
 LEAD_IN = 600  # Wilder's smoothing keeps (13/14)^600 = 5e-20 of what lies before: nothing, in double precision
 DECIMALS = 8

@@ -12,9 +12,8 @@ from typing import Annotated
 import numpy as np
 from pydantic import AliasChoices, Field
 
-from tapecheck.backfill.bars import TIMEFRAMES, Bars, FloatArray, IntArray, to_datetime, to_ms
 from tapecheck.backfill.calendar import BoolArray, Slots, slots
-from tapecheck.tickers import CRYPTO
+from tapecheck.vendor.bars import CRYPTO, TIMEFRAMES, Bars, FloatArray, IntArray, to_datetime, to_ms
 
 SUM_TOLERANCE = 1e-9  # of a sum of volumes in floating point, as a ratio
 

@@ -13,17 +13,18 @@ from anyio.to_thread import run_sync
 
 from tapecheck import database
 from tapecheck.backfill import features
-from tapecheck.backfill.bars import periods_per_year
 from tapecheck.backfill.calendar import BASE
 from tapecheck.backfill.checkpoints import Checkpoint
 from tapecheck.backfill.pipeline import Outcome, refresh
 from tapecheck.backfill.plan import BackfillPlan, Endpoints
-from tapecheck.backfill.rate_limit import Bucket
-from tapecheck.backfill.recording import COMPLETED, FAILED, SKIPPED, Job, Received, Span, Trace
+from tapecheck.backfill.recording import COMPLETED, FAILED, SKIPPED, Job
 from tapecheck.backfill.sink import STRATEGIES, Sink, SinkError
-from tapecheck.backfill.source import Source
-from tapecheck.backfill.wire import SourceError
 from tapecheck.progress import Report
+from tapecheck.vendor.bars import periods_per_year
+from tapecheck.vendor.rate_limit import Bucket
+from tapecheck.vendor.source import Source
+from tapecheck.vendor.trace import Received, Span, Trace
+from tapecheck.vendor.wire import SourceError
 
 Key = tuple[str, str]
 

@@ -12,13 +12,13 @@ import numpy as np
 from anyio.to_thread import run_sync  # unlike asyncio's, it outlasts a cancelled scope: a sink is never closed while it writes
 
 from tapecheck.backfill import features
-from tapecheck.backfill.bars import Bars, FloatArray, periods_per_year, to_datetime, to_ms
 from tapecheck.backfill.calendar import day_of, derive
 from tapecheck.backfill.checkpoints import Checkpoint
 from tapecheck.backfill.features import Compute
-from tapecheck.backfill.recording import Cost, Trace
 from tapecheck.backfill.sink import Counts, Sink
-from tapecheck.backfill.source import Page, Source
+from tapecheck.vendor.bars import Bars, FloatArray, periods_per_year, to_datetime, to_ms
+from tapecheck.vendor.source import Page, Source
+from tapecheck.vendor.trace import Cost, Trace
 
 log = logging.getLogger(__name__)
 BEFORE_PAGES = -1  # the page number of what a job does before its first page

@@ -9,16 +9,15 @@ from urllib.parse import urlsplit
 from pydantic import AfterValidator, BeforeValidator, Field, ValidationError, model_validator
 
 from tapecheck import config
-from tapecheck.backfill.bars import TIMEFRAMES
 from tapecheck.backfill.calendar import EASTERN, FIRST_DAY
-from tapecheck.backfill.rate_limit import Retry, TokenBucket
-from tapecheck.backfill.wire import Unauthorized
 from tapecheck.config import Model
 from tapecheck.errors import ConfigError, Problem
 from tapecheck.runs.results import TargetInfo
 from tapecheck.target.file import BackfillTarget, Secret, Target
 from tapecheck.target.opening import beyond, is_local_database, is_loopback
-from tapecheck.tickers import CRYPTO
+from tapecheck.vendor.bars import CRYPTO, TIMEFRAMES
+from tapecheck.vendor.rate_limit import Retry, TokenBucket
+from tapecheck.vendor.wire import Unauthorized
 from tapecheck.verdict import each_once, parse
 from tapecheck.workers.dask import checked_workers
 

@@ -14,9 +14,9 @@ from itertools import zip_longest
 
 from tapecheck.backfill.calendar import BASE
 from tapecheck.backfill.plan import BackfillPlan
-from tapecheck.backfill.rate_limit import TokenBucket
 from tapecheck.backfill.recording import Recording
 from tapecheck.backfill.replay import JobSteps, Machine, PageSteps, Process, Schedule, Slots, Step, schedule_of
+from tapecheck.vendor.rate_limit import TokenBucket
 
 WORTH_ASKING = 0.02  # of busy time: what would happen without a stage below it is not asked
 AS_RECORDED = "as recorded"

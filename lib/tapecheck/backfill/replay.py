@@ -11,7 +11,8 @@ from dataclasses import dataclass, field
 from itertools import count
 
 from tapecheck.backfill.plan import SLACK_S
-from tapecheck.backfill.recording import FETCHING, Recording, Span
+from tapecheck.backfill.recording import FETCHING, Recording
+from tapecheck.vendor.trace import Span
 
 Process = Generator[Callable[["Process"], None], None, None]
 TINY_S = 1e-9

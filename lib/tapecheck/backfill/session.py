@@ -18,13 +18,14 @@ from tapecheck.backfill.integrity import Integrity
 from tapecheck.backfill.jobs import DATABASE_PAUSE_S, Filling, Key, due, line, outcome_of, work
 from tapecheck.backfill.pipeline import Outcome
 from tapecheck.backfill.plan import MAX_DAYS, BackfillPlan, Endpoints, History
-from tapecheck.backfill.recording import Context, Job, Received, Recording
+from tapecheck.backfill.recording import Context, Job, Recording
 from tapecheck.backfill.sink import STRATEGIES, SinkError
 from tapecheck.errors import ConfigError, Problem, TargetDown, TargetError
 from tapecheck.progress import Report
 from tapecheck.runs import folders, results
 from tapecheck.target import opening
 from tapecheck.target.opening import client_options, is_local_database, is_loopback
+from tapecheck.vendor.trace import Received
 
 log = logging.getLogger(__name__)
 

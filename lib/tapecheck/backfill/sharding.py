@@ -18,11 +18,11 @@ from tapecheck.backfill import schema
 from tapecheck.backfill.jobs import Filling, Group, Key, work
 from tapecheck.backfill.pipeline import Outcome
 from tapecheck.backfill.plan import SLACK_S, BackfillPlan, Endpoints
-from tapecheck.backfill.rate_limit import most_tokens
-from tapecheck.backfill.recording import Received, Span
 from tapecheck.errors import ConfigError, Problem
 from tapecheck.progress import Report
 from tapecheck.target.opening import is_local_database, is_loopback
+from tapecheck.vendor.rate_limit import most_tokens
+from tapecheck.vendor.trace import Received, Span
 from tapecheck.workers.pool import WorkerPool
 from tapecheck.workers.worker import COUNT, DONE, STOP, WEIGHT, Control, Death, Worker
 

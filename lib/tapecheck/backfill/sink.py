@@ -18,9 +18,9 @@ import psycopg
 import pyarrow as pa
 
 from tapecheck import database
-from tapecheck.backfill.bars import COLUMNS, Bars, FloatArray, to_datetime
 from tapecheck.backfill.checkpoints import FIELDS, LIVE, VALUES, Checkpoint, checkpoint_of
 from tapecheck.backfill.schema import writers_lock
+from tapecheck.vendor.bars import COLUMNS, Bars, FloatArray, to_datetime
 
 SinkError = database.Error
 

@@ -12,8 +12,9 @@ from matplotlib.patches import Rectangle
 
 from tapecheck.backfill.analysis import PRIMARY_SHARE, BackfillSummary, JobSummary
 from tapecheck.backfill.prediction import AS_RECORDED, WhatIf
-from tapecheck.backfill.recording import COMPLETED, FAILED, STAGES, Job, Recording, Span
+from tapecheck.backfill.recording import COMPLETED, FAILED, Job, Recording
 from tapecheck.charts import figure
+from tapecheck.vendor.trace import STAGES, Span
 from tapecheck.verdict import Objective
 
 COLOURS = dict(zip(STAGES, (*(figure.PALETTE[i] for i in (5, 0, 4, 2, 1)), "#777777"), strict=True))

@@ -10,12 +10,12 @@ from pydantic import Field, StringConstraints, model_validator
 from tapecheck import config
 from tapecheck.backfill import prediction
 from tapecheck.backfill.plan import BackfillPlan
-from tapecheck.backfill.recording import STAGES
 from tapecheck.config import Model
 from tapecheck.errors import ConfigError, Problem
 from tapecheck.load.plan import LoadPlan
 from tapecheck.statistics import intervals, paired
 from tapecheck.target.file import Target
+from tapecheck.vendor.trace import STAGES
 
 Better = Literal["lower", "higher"]
 Validation = Literal["backfill", "load", "rto_rpo"]

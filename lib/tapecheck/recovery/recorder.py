@@ -28,7 +28,7 @@ from tapecheck.recovery import stored
 from tapecheck.recovery.objectives import RecoveryPlan, tiers
 from tapecheck.recovery.recording import Ack, Fate
 from tapecheck.target.opening import client_options
-from tapecheck.tickers import ticker_of
+from tapecheck.vendor.bars import ticker_of
 
 SCHEMA, LIVE = "tapecheck_drill", stored.SCHEMA
 TIMEFRAME, MINUTES = "5m", 5.0

@@ -13,9 +13,8 @@ from functools import lru_cache
 import numpy as np
 import numpy.typing as npt
 
-from tapecheck.backfill.bars import Bars, FloatArray, IntArray
 from tapecheck.backfill.calendar import DAY_S, EASTERN, aggregate, sessions
-from tapecheck.tickers import CRYPTO
+from tapecheck.vendor.bars import CRYPTO, Bars, FloatArray, IntArray
 
 SLOT_S = 300
 OCTAVES = range(0, 19, 2)  # noise of 5 minutes, 20 minutes, … up to 2.5 years

@@ -14,16 +14,16 @@ from fastapi import FastAPI
 
 from tapecheck import lockfiles
 from tapecheck.backfill import checkpoints
-from tapecheck.backfill.bars import TIMEFRAMES
 from tapecheck.backfill.checkpoints import Checkpoint
 from tapecheck.backfill.pipeline import refresh
-from tapecheck.backfill.rate_limit import Retry
 from tapecheck.backfill.sink import Sink, SinkError
-from tapecheck.backfill.source import Source
-from tapecheck.backfill.wire import RateLimited, SourceError, UnknownTicker
 from tapecheck.errors import TapecheckError
 from tapecheck.sandbox.answers import SchedulerHealth, Trigger, Triggered
 from tapecheck.sandbox.profile import REFRESH_S, Home, Ports, Profile, tier_of
+from tapecheck.vendor.bars import TIMEFRAMES
+from tapecheck.vendor.rate_limit import Retry
+from tapecheck.vendor.source import Source
+from tapecheck.vendor.wire import RateLimited, SourceError, UnknownTicker
 
 log = logging.getLogger("uvicorn.error")
 Key = tuple[str, str]

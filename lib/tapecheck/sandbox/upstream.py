@@ -17,13 +17,12 @@ from fastapi import FastAPI, Request, Response
 from pydantic import Field
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from tapecheck.backfill.bars import COLUMNS
 from tapecheck.backfill.calendar import DAY_S, EASTERN
-from tapecheck.backfill.rate_limit import TokenBucket
 from tapecheck.config import Model
 from tapecheck.sandbox import market
 from tapecheck.sandbox.profile import Home, Profile
-from tapecheck.tickers import CRYPTO, symbol_of
+from tapecheck.vendor.bars import COLUMNS, CRYPTO, symbol_of
+from tapecheck.vendor.rate_limit import TokenBucket
 
 Kind = Literal[
     "rate_limited", "rate_limited_empty", "forbidden", "server_error", "fail_twice", "reset", "black_hole",

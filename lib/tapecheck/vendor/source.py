@@ -12,12 +12,11 @@ from typing import Self
 import anyio.to_thread
 import httpx
 
-from tapecheck.backfill.bars import TIMEFRAMES, Bars, IntArray, to_ms
-from tapecheck.backfill.rate_limit import Bucket, Budget, Retry
-from tapecheck.backfill.recording import Trace
-from tapecheck.backfill.wire import BadPage, Refused, SourceError, Unreachable, decode, failure, retry_after_s
 from tapecheck.target.opening import client_options
-from tapecheck.tickers import ticker_of
+from tapecheck.vendor.bars import TIMEFRAMES, Bars, IntArray, ticker_of, to_ms
+from tapecheck.vendor.rate_limit import Bucket, Budget, Retry
+from tapecheck.vendor.trace import Trace
+from tapecheck.vendor.wire import BadPage, Refused, SourceError, Unreachable, decode, failure, retry_after_s
 
 PAGE_LIMIT = 50_000  # base aggregates a page, the most that the vendor allows
 VENDOR_HOSTS = {"api.massive.com", "api.polygon.io"}  # one service under two names

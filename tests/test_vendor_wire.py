@@ -6,10 +6,9 @@ import json
 import numpy as np
 import pytest
 
-from tapecheck.backfill import wire
-from tapecheck.backfill.bars import COLUMNS
-from tapecheck.backfill.rate_limit import Retry, TokenBucket
-from tapecheck.tickers import symbol_of, ticker_of
+from tapecheck.vendor import wire
+from tapecheck.vendor.bars import COLUMNS, symbol_of, ticker_of
+from tapecheck.vendor.rate_limit import Retry, TokenBucket
 
 NOW = dt.datetime(2026, 11, 23, 12, 0, tzinfo=dt.UTC)
 

@@ -1,4 +1,4 @@
-"""What a series of bars is: columns and timeframes. It neither reads nor writes them."""
+"""What a series of bars is: its symbol and the vendor's ticker of it, timeframe and columns. It neither reads nor writes them."""
 
 import datetime as dt
 from dataclasses import dataclass, fields
@@ -7,12 +7,22 @@ from typing import Self
 import numpy as np
 import numpy.typing as npt
 
-from tapecheck.tickers import CRYPTO
-
+CRYPTO = ("BTC", "ETH", "XRP", "SOL", "ADA")
 FloatArray = npt.NDArray[np.float64]
 IntArray = npt.NDArray[np.int64]
 
 EPOCH = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
+
+
+def ticker_of(symbol: str) -> str:
+    """Return the vendor's ticker of our symbol: `AAPL` -> `AAPL`, `BTC` -> `X:BTCUSD`."""
+    return f"X:{symbol}USD" if symbol in CRYPTO else symbol
+
+
+def symbol_of(ticker: str) -> str:
+    """Return our symbol of a vendor's ticker, the inverse of `ticker_of`."""
+    base = ticker.removeprefix("X:").removesuffix("USD")
+    return base if ticker == f"X:{base}USD" and base in CRYPTO else ticker
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -9,8 +9,8 @@ from urllib.parse import quote
 import msgspec
 import numpy as np
 
-from tapecheck.backfill.bars import COLUMNS, Bars, IntArray
 from tapecheck.errors import TapecheckError
+from tapecheck.vendor.bars import COLUMNS, Bars, IntArray
 
 RETRY_AFTER_CAP_S = 300.0  # the longest wait that a server may ask of us
 LATEST_MS = 253_402_300_800_000  # the year 10,000, which no clock of ours can hold

@@ -15,14 +15,13 @@ import numpy as np
 import pytest
 from massive import RESTClient
 
-from tapecheck.backfill import wire
-from tapecheck.backfill.bars import COLUMNS, TIMEFRAMES, Bars, to_ms
-from tapecheck.backfill.rate_limit import Retry
-from tapecheck.backfill.recording import Trace
-from tapecheck.backfill.source import PAGE_LIMIT, Page, Source
 from tapecheck.sandbox.profile import Home
 from tapecheck.target.opening import SandboxState
-from tapecheck.tickers import ticker_of
+from tapecheck.vendor import wire
+from tapecheck.vendor.bars import COLUMNS, TIMEFRAMES, Bars, ticker_of, to_ms
+from tapecheck.vendor.rate_limit import Retry
+from tapecheck.vendor.source import PAGE_LIMIT, Page, Source
+from tapecheck.vendor.trace import Trace
 
 END = dt.datetime.now(dt.UTC).replace(minute=0, second=0, microsecond=0)
 START = END - dt.timedelta(days=365)
