@@ -115,7 +115,7 @@ def test_what_is_settled_is_told_with_its_explanation(capsys: pytest.CaptureFixt
     out, err = capsys.readouterr()
     assert "config/rto_rpo.yaml: settled backoff_beyond_rto: backfill.retries_s: pauses of 1 + 5 + 30 s = 36 s, beyond the 30 s" in out
     assert "\n  Two clocks run." in out and out.count("settled refill_beyond_rto") == 1
-    assert out.endswith("1 files, 0 problems\n") and err == ""
+    assert out.endswith("1 file, 0 problems\n") and err == ""
 
 
 def test_what_only_a_profile_needs_explained_is_told_too(tmp_path: Path) -> None:
@@ -131,7 +131,7 @@ def test_a_file_with_problems_has_no_notes(tmp_path: Path, capsys: pytest.Captur
     """Nor has a plan of another kind."""
     (tmp_path / "rto_rpo.yaml").write_text(RECOVERY.replace("objective_s: 300", "objective_s: 0"))
     assert main(["check", str(tmp_path / "rto_rpo.yaml")]) == 4
-    assert capsys.readouterr().out == "1 files, 1 problems\n"
+    assert capsys.readouterr().out == "1 file, 1 problem\n"
     assert check.notes(config.CONFIG / "load.yaml") == []
 
 

@@ -108,7 +108,7 @@ def test_no_law_without_six_levels_that_count() -> None:
     """Five levels and an invalid one fit nothing."""
     found = conclude([level(r, Verdict.PASS) for r in (1, 2, 4, 8, 16)] + [level(32, Verdict.INVALID)])
     assert found.usl is None
-    assert "at least 6 levels, these are 5" in found.law_note
+    assert "too few levels (5); at least 6 needed" in found.law_note
 
 
 def test_no_knee_when_nothing_held() -> None:

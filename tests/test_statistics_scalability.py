@@ -45,7 +45,7 @@ def test_no_throughput_is_given_beyond_the_range() -> None:
         found.throughput_rps(100)
 
 
-@pytest.mark.parametrize(("n", "x", "message"), [([1, 2, 3], [1, 2, 3], "at least 6 levels, these are 3"), (N, N * 0, "above 0")])
+@pytest.mark.parametrize(("n", "x", "message"), [([1, 2, 3], [1, 2, 3], "at least 6 needed"), (N, N * 0, "above 0")])
 def test_too_little_to_fit(n: list[float], x: list[float], message: str) -> None:
     """Too few levels, or levels that carried nothing, are refused."""
     with pytest.raises(ValueError, match=message):

@@ -299,6 +299,7 @@ def _params(arguments: argparse.Namespace) -> int:
 
 def _check(arguments: argparse.Namespace) -> int:
     from tapecheck import check as lint
+    from tapecheck.verdict import counted
 
     files = [Path(f) for f in arguments.files] or sorted(config.CONFIG.rglob("*.yaml"))
     found = {file: lint.problems(file) for file in files}
@@ -307,7 +308,7 @@ def _check(arguments: argparse.Namespace) -> int:
         print(note)
     for problem in problems:
         print(problem, file=sys.stderr)
-    print(f"{len(files)} files, {len(problems)} problems")
+    print(f"{counted(len(files), 'files')}, {counted(len(problems), 'problems')}")
     return ConfigError.exit_code if problems else 0
 
 

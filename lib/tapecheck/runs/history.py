@@ -15,7 +15,7 @@ from tapecheck.runs import folders
 from tapecheck.runs.results import Environment, Result
 from tapecheck.statistics import changepoints
 from tapecheck.statistics.changepoints import Shift
-from tapecheck.verdict import Verdict
+from tapecheck.verdict import Verdict, counted
 
 ANY = "*"
 _NOT_ASKED = ("target", "plan", "run", "out")  # parameters that say where from and where to, not what is measured
@@ -193,7 +193,7 @@ def table(history: History) -> str:
 
 def _block(trend: Trend) -> list[str]:
     begins = {shift.first: shift for shift in trend.shifts}
-    lines = ["", f"{trend.condition}: {len(trend.points)} runs, {len(begins)} change points"]
+    lines = ["", f"{trend.condition}: {counted(len(trend.points), 'runs')}, {counted(len(begins), 'change points')}"]
     for i, p in enumerate(trend.points):
         said = f"  {begins[i]}" if i in begins else ""
         lines.append(f"  {p.started_at:%Y-%m-%d %H:%M:%S}  {p.run_id:<22} {p.code:<16} {p.value:>14,.6g}{said}")

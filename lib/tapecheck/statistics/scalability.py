@@ -76,7 +76,7 @@ def fit(concurrency: Array, throughput_rps: Array, *, seed: int = 0) -> Usl:
     """
     n, x = np.asarray(concurrency, dtype=np.float64), np.asarray(throughput_rps, dtype=np.float64)
     if len(n) != len(x) or len(n) < LEVELS_NEEDED:
-        raise ValueError(f"the scalability law needs at least {LEVELS_NEEDED} levels, these are {len(n)}")
+        raise ValueError(f"too few levels ({len(n)}); at least {LEVELS_NEEDED} needed")
     if np.any(n <= 0) or np.any(x <= 0):
         raise ValueError("every level needs a concurrency and a throughput above 0")
     best = _least_squares(n, x)
