@@ -22,7 +22,7 @@ BASE: dict[str, Any] = {
     "timeframes": ["5m", "15m", "1h", "4h", "1d"],
     "history": {"days": 120},
     "database_schema": SCHEMA,
-    "source": {"timeout_s": 5, "retry": {"first_s": 0.02, "cap_s": 0.1, "budget_s": 3}},
+    "source": {"timeout_s": 30, "retry": {"first_s": 0.02, "cap_s": 0.1, "budget_s": 3}},
 }
 
 

@@ -24,7 +24,7 @@ BASE: dict[str, Any] = {
     "timeframes": ["5m", "1h", "1d"],
     "history": {"start": "2026-03-02", "end": "2026-03-07"},
     "database_schema": SCHEMA,
-    "source": {"timeout_s": 5, "retry": {"first_s": 0.02, "cap_s": 0.1, "budget_s": 1}},
+    "source": {"timeout_s": 30, "retry": {"first_s": 0.02, "cap_s": 0.1, "budget_s": 1}},
 }
 
 

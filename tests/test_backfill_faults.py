@@ -114,7 +114,7 @@ def both(endpoints: Endpoints, symbols: Iterable[str], budget_s: float) -> Fille
     silent = filled(endpoints, **crowd(SILENT, SHORT_S, budget_s, begin="resume"))
     recordings = [prompt.recording, silent.recording]
     spans, jobs = ([one for recording in recordings for one in getattr(recording, name)] for name in ("spans", "jobs"))
-    return dataclasses.replace(silent, recording=dataclasses.replace(silent.recording, spans=spans, jobs=jobs))
+    return dataclasses.replace(silent, recording=Recording.of(spans, jobs, silent.recording.context))
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -298,11 +298,13 @@ def test_no_window_holds_more_requests_than_the_limit(
     upstream.post("/faults", json={"kind": "black_hole", "count": 1, "ticker": "TSLA"}).raise_for_status()
     many = {"symbols": ["TSLA", "NVDA", "AMZN", "META"], "timeframes": ["15m", "1h", "4h", "1d"], "history": {"days": 5}}
     recording = run(
-        plan(**many, source=BASE["source"] | limit | {"timeout_s": 0.5}, concurrency={"jobs": 16, "requests": 1}, features="off"), endpoints
+        plan(**many, source=BASE["source"] | limit | {"timeout_s": SHORT_S}, concurrency={"jobs": 16, "requests": 1}, features="off"),
+        endpoints,
     )
     fetches = [span for span in recording.spans if span.stage == "fetch"]
     answered, pages = sum(span.bytes > 0 for span in fetches), sum(span.stage == "decode" for span in recording.spans)
-    assert len(states(recording)["completed"]) == 16 and len(fetches) > answered == pages
+    assert not states(recording)["failed"], recording.jobs
+    assert len(fetches) > answered == pages
     sent_s = sorted(span.began_ns / 1e9 for span in fetches)
     for i, first_s in enumerate(sent_s):
         assert all(n <= limit["burst"] + (last_s - first_s) * 50 + 0.01 for n, last_s in enumerate(sent_s[i:], 1))
@@ -313,12 +315,12 @@ def test_waiting_for_tokens_takes_no_time_from_retries(
 ) -> None:
     """A page that waited for its turn longer than it may be tried is tried again all the same, whichever job's turn comes last."""
     symbols = ["TSLA", "NVDA", "AMZN"]
-    source = {"requests_per_minute": 120, "burst": 1, "timeout_s": 5, "retry": {"first_s": 0.01, "cap_s": 0.02, "budget_s": 0.25}}
+    source = {"requests_per_minute": 120, "burst": 1, "timeout_s": LONG_S, "retry": {"first_s": 0.01, "cap_s": 0.02, "budget_s": 0.9}}
     for symbol in symbols:
         upstream.post("/faults", json={"kind": "server_error", "count": 1, "ticker": symbol}).raise_for_status()
     recording = run(plan(symbols=symbols, timeframes=["1d"], source=source), endpoints)
     first_waits_s = {span.symbol: span.duration_s for span in reversed(recording.spans) if span.stage == "wait"}
-    assert max(first_waits_s.values()) > 0.25 and not states(recording)["failed"]
+    assert max(first_waits_s.values()) > 0.9 and not states(recording)["failed"]
     assert sum(span.requests for span in recording.spans) == 2 * len(symbols)
 
 

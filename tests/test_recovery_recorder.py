@@ -47,9 +47,9 @@ def is_whole() -> bool:
 def whole(database_url: str) -> Iterator[None]:
     """The sandbox is whole again after each test, and the recorder's schema is gone."""
     yield
-    until_s = time.monotonic() + 30
+    until_s = time.monotonic() + 60
     while not is_whole():
-        assert time.monotonic() < until_s, "the sandbox did not come back"
+        assert time.monotonic() < until_s, f"the sandbox did not come back: {supervision.status()}"
         time.sleep(0.1)
     assert rows(database_url, "SELECT 1 FROM pg_namespace WHERE nspname = 'tapecheck_drill'") == set()
 
