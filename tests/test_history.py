@@ -175,6 +175,8 @@ def test_the_command_prints_the_runs_and_writes_the_picture(tmp_path: Path, caps
     assert printed.count("20261101T00") == 24
     (line,) = [line for line in printed.splitlines() if "p = " in line]
     assert "fffffff*" in line
+    assert "* after a commit: files that it knows had been changed since" in printed
+    assert "days" not in printed, "0 days are those of the plan"
     picture = tmp_path / "history" / f"{METRIC}.png"
     assert picture.read_bytes().startswith(b"\x89PNG")
     assert printed.splitlines()[-1] == str(picture)

@@ -125,6 +125,7 @@ def test_the_path_of_make_run_on_the_sandbox(sandbox: SandboxState, tmp_path: Pa
     assert all(0 < one["measured_s"] < 100 for one in (result, refill)), "how long it measured is recorded"
     assert all(f"{name:<10}  PASS" in done.stdout for name in ("load", "backfill", "rto_rpo"))
     assert str(tmp_path / "results" / "index.html") in done.stdout
+    assert f"the objectives as a document: {tmp_path / 'results'}" in done.stdout
     assert folder.name in (tmp_path / "results" / "index.html").read_text()
     assert [file for file, content in artefacts(tmp_path) if any(secret in content for secret in secrets())] == []
     assert tapecheck("sandbox", "status").returncode == 0, "a sandbox that was running before stays"

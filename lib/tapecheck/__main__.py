@@ -100,6 +100,7 @@ def _parser() -> argparse.ArgumentParser:
     params.set_defaults(command=_params)
     check = commands.add_parser("check", help="validate YAML files and lint the objectives, without traffic")
     check.add_argument("files", nargs="*", help="default: every file in config/")
+    check.add_argument("--explain", action="store_true", help="print each contradiction that a plan explains, and why both hold")
     check.set_defaults(command=_check)
     commands.add_parser("runs", help="list recorded runs").set_defaults(command=_runs)
     commands.add_parser("index", help="write index.html and the other reports anew").set_defaults(command=_index)
@@ -160,6 +161,9 @@ def _run(arguments: argparse.Namespace) -> int:
         if ended:
             print(outcomes.table(ended), flush=True)
     where = f"all runs: {pages.write(out)}" if out else "not recorded (out is empty)"
+    for one in ended:
+        if given.get("drills") == "none" and one.folder and (document := one.folder / "definition.md").exists():
+            where += f"\nthe objectives as a document: {document}"
     print(f"\n{outcomes.measured(ended, time.monotonic() - began_s)}; {where}\n\n{outcomes.explanation(ended)}", flush=True)
     return outcomes.worst(ended)
 
@@ -304,8 +308,9 @@ def _check(arguments: argparse.Namespace) -> int:
     files = [Path(f) for f in arguments.files] or sorted(config.CONFIG.rglob("*.yaml"))
     found = {file: lint.problems(file) for file in files}
     problems = [problem for of_file in found.values() for problem in of_file]
-    for note in (note for file, of_file in found.items() if not of_file for note in lint.notes(file)):
-        print(note)
+    for file, notes in ((file, lint.notes(file)) for file, of_file in found.items() if not of_file):
+        if notes:
+            print("\n".join(notes) if arguments.explain else f"{counted(len(notes), 'contradictions')} explained in {config.shown(file)}")
     for problem in problems:
         print(problem, file=sys.stderr)
     print(f"{counted(len(files), 'files')}, {counted(len(problems), 'problems')}")

@@ -20,6 +20,7 @@ from tapecheck.verdict import Verdict, counted
 ANY = "*"
 _NOT_ASKED = ("target", "plan", "run", "out")  # parameters that say where from and where to, not what is measured
 COMMIT_CHARACTERS = 7
+CHANGED = "*"  # after a commit
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, order=True)
@@ -109,7 +110,8 @@ def paths(data: Any, begin: str = "") -> Iterator[str]:
 
 def condition(result: Result) -> Condition:
     """Return what a run must have in common with another that it is compared with."""
-    asked = ", ".join(f"{name} {value}" for name, value in sorted(result.parameters.items()) if name not in _NOT_ASKED)
+    given = ((name, value) for name, value in sorted(result.parameters.items()) if name not in _NOT_ASKED)
+    asked = ", ".join(f"{name} {value}" for name, value in given if value is False or value not in (0, ""))  # 0 and "" are as planned
     plan = " ".join([Path(str(result.parameters.get("plan", ""))).name, *([result.plan_digest] if result.plan_digest else [])])
     return Condition(validation=result.validation, target=result.target.name, host=result.environment.host, plan=plan, asked=asked)
 
@@ -121,7 +123,7 @@ def point(result: Result, value: float) -> Point:
 
 def code(environment: Environment) -> str:
     """Name the code of a run by version and commit, such as 0.1.0 45dcabf*; a star means that it was changed since that commit."""
-    commit = (environment.git_commit or "")[:COMMIT_CHARACTERS] + ("*" if environment.git_dirty else "")
+    commit = (environment.git_commit or "")[:COMMIT_CHARACTERS] + (CHANGED if environment.git_dirty else "")
     return f"{environment.versions.get('tapecheck', '')} {commit}".strip()
 
 
@@ -188,7 +190,9 @@ def table(history: History) -> str:
     """Write a history as text: one line a run, and one where the level shifts."""
     blocks = [_block(trend) for trend in history.trends]
     left_out = [f"{count} {'run' if count == 1 else 'runs'} left out: {reason}" for reason, count in history.left_out.items()]
-    return "\n".join([history.metric, *itertools.chain.from_iterable(blocks), *left_out])
+    is_changed = any(point.code.endswith(CHANGED) for trend in history.trends for point in trend.points)
+    star = [f"{CHANGED} after a commit: files that it knows had been changed since"] if is_changed else []
+    return "\n".join([history.metric, *itertools.chain.from_iterable(blocks), *star, *left_out])
 
 
 def _block(trend: Trend) -> list[str]:

@@ -131,7 +131,7 @@ def environment() -> Environment:
         python=platform.python_version(),
         versions={name: metadata.version(name) for name in names},
         git_commit=_git("rev-parse", "HEAD"),
-        git_dirty=None if (status := _git("status", "--porcelain")) is None else bool(status),
+        git_dirty=None if (status := _git("status", "--porcelain", "--untracked-files=no")) is None else bool(status),
     )
 
 

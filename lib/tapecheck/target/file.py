@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 from urllib.parse import urlsplit
 
-from pydantic import AfterValidator, BeforeValidator, Field, model_validator
+from pydantic import AfterValidator, BeforeValidator, Discriminator, Field, Tag, model_validator
 from pydantic_core import PydanticCustomError
 
 from tapecheck.config import Model
@@ -155,9 +155,16 @@ def _database_url(text: str) -> str:
         is_good = parts.scheme in ("postgresql", "postgres") and parts.password is None and "password=" not in parts.query
     except ValueError:
         is_good = False
+    wanted = "{env: NAME}, or postgresql://user@host/database without a password"
+    if not is_good and ("@" in text or "password" in text):
+        raise PydanticCustomError("secret", wanted)
     if not is_good:
-        raise PydanticCustomError("secret", "{env: NAME}, or postgresql://user@host/database without a password")
+        raise ValueError(wanted)
     return text
+
+
+def _kind(value: object) -> str:
+    return "url" if isinstance(value, str) else "secret"  # so that a mistake is one of either, not one of both
 
 
 class BackfillTarget(Model):
@@ -165,7 +172,9 @@ class BackfillTarget(Model):
 
     source_url: Url
     api_key: Secret = Secret(env=("MASSIVE_API_KEY", "POLYGON_API_KEY"))
-    database_url: Secret | Annotated[str, AfterValidator(_database_url)] = Secret(env=("DATABASE_URL",))
+    database_url: Annotated[
+        Annotated[Secret, Tag("secret")] | Annotated[str, AfterValidator(_database_url), Tag("url")], Discriminator(_kind)
+    ] = Secret(env=("DATABASE_URL",))
 
 
 class Target(Model):
