@@ -7,11 +7,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from samples import GENERATOR, burst, recording
+from servers import Exchange, Server
 
+from tapecheck.load import session
 from tapecheck.load.analysis import summarize
 from tapecheck.load.capacity import Level, conclude, next_rate
 from tapecheck.load.capacity import level as level_of
-from tapecheck.load.plan import METRICS, Capacity, GeneratorLimits
+from tapecheck.load.engine.recorder import Measurement
+from tapecheck.load.engine.work import Work
+from tapecheck.load.generator import Generator
+from tapecheck.load.plan import METRICS, Capacity, GeneratorLimits, LoadPlan
+from tapecheck.load.validation import load
+from tapecheck.target.file import Target
 from tapecheck.verdict import Verdict, parse
 
 SEARCH = Capacity(executor="capacity", request="features", start_rate_rps=50, max_rate_rps=10_000)
@@ -68,7 +75,7 @@ def level(rate: float, verdict: Verdict, throughput: float | None = None) -> Lev
     ],
 )
 def test_next_rate(tried: dict[float, bool], rate: float | None) -> None:
-    """Rates double while promises hold, never beyond the limit, and halve the gap once one is missed."""
+    """Rates double while objectives are met, never beyond the limit, and halve the gap once one is missed."""
     assert next_rate(SEARCH, tried) == rate
 
 
@@ -112,7 +119,7 @@ def test_no_law_without_six_levels_that_count() -> None:
 
 
 def test_no_knee_when_nothing_held() -> None:
-    """When every rate missed a promise there is no knee, and the note says so."""
+    """When every rate missed an objective there is no knee, and the note says so."""
     assert conclude([level(10, Verdict.FAIL)]).knee_rps is None
     assert "no rate that was tried meets every objective" in conclude([level(10, Verdict.FAIL)]).knee_note
 
@@ -133,7 +140,7 @@ def test_a_knee_that_nothing_proves_says_so() -> None:
 
 
 def test_a_queue_that_grows_is_a_miss_though_answers_come_in_time() -> None:
-    """Half as many answers as requests in each second break no promise of a level that is short; the shortfall does."""
+    """Half as many answers as requests in each second miss no objective of a level that is short; the shortfall does."""
     rows = burst(np.linspace(10, 1010, 500))
     rows["intended_ns"] += np.linspace(0, 5e8, 500).astype(np.int64)  # asked within half a second, answered within one
     rec = recording({"c at 1000/s": rows}, executor="capacity")
@@ -145,13 +152,56 @@ def test_a_queue_that_grows_is_a_miss_though_answers_come_in_time() -> None:
     assert (steady.verdict != Verdict.FAIL, steady.steady) == (True, True)
 
 
-@pytest.mark.parametrize("promised", [[], ["p95_ms < 5000"]])
-def test_a_level_whose_generator_was_the_limit_is_invalid_whatever_was_promised(promised: list[str]) -> None:
+@pytest.mark.parametrize("texts", [[], ["p95_ms < 5000"]])
+def test_a_level_whose_generator_was_the_limit_is_invalid_whatever_the_objectives_are(texts: list[str]) -> None:
     """Without an objective for all scenarios too: it is not steady, so no law is fitted to it, and the reason is the generator's."""
     rec = recording(
         {"c at 100/s": burst(np.full(500, 4000.0))}, executor="capacity", generator=dataclasses.replace(GENERATOR, cpu_ratio=0.99)
     )
     summary = summarize(rec, GeneratorLimits(lag_p99_ms=20))["c at 100/s"]
-    found = level_of("c at 100/s", 100.0, summary, [parse(text, METRICS) for text in promised], 0.95)
+    found = level_of("c at 100/s", 100.0, summary, [parse(text, METRICS) for text in texts], 0.95)
     assert (found.verdict, found.steady) == (Verdict.INVALID, False)
     assert "the generator used 99% of its core" in found.reason
+
+
+# ---- end to end; `make bench` fits the law of a server that slows down ----
+
+WIDE = {"lag_p99_ms": 10_000, "dispatch_lag_p99_ms": 10_000, "cpu_ratio": 1, "achieved_ratio": 0.05}  # this machine may be busy
+LIMIT_RPS = 300
+
+
+class Limited:
+    """Fails every other request of a level at more than `LIMIT_RPS`; how busy the machine is makes no difference."""
+
+    rate_rps = 0.0
+
+    async def __call__(self, exchange: Exchange) -> None:
+        exchange.send(b"{}", status=500 if self.rate_rps > LIMIT_RPS and exchange.number % 2 else 200)
+
+
+def test_a_sweep_finds_where_a_server_begins_to_fail(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The knee and the rate above it bracket the limit, no level is far beyond a miss, and each has a warm-up of its own."""
+    limited = Limited()
+
+    class Told(Generator):
+        def measure(self, work: Work, **how: object) -> Measurement:
+            assert work.schedule is not None
+            limited.rate_rps = work.schedule.stages[-1].start_rps
+            return super().measure(work, **how)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(session, "Generator", Told)
+    scenario = {"executor": "capacity", "level_s": 0.5, "warm_up_s": 0.1, "timeout_s": 20.0, "request": "one"}
+    rates = {"start_rate_rps": 100, "max_rate_rps": 8000}
+    objectives = ["success_ratio > 0.9", "p95_ms < 60000"]
+    plan = LoadPlan.model_validate({"scenarios": {"c": scenario | rates}, "objectives": objectives, "generator": WIDE})
+    with Server(limited) as server:
+        target = Target.model_validate({"name": "planted", "kind": "external", "base_url": server.url, "requests": {"one": "GET /"}})
+        recording = load.run(plan, target)
+    found = load.summarize(recording, plan).capacity
+    assert found is not None
+    assert found.knee_rps is not None and found.knee_high_rps is not None
+    assert found.knee_rps <= LIMIT_RPS < found.knee_high_rps < 1.3 * found.knee_rps
+    assert max(one.rate_rps for one in found.levels) <= 2 * LIMIT_RPS
+    assert all((one.verdict == Verdict.FAIL) == (one.rate_rps > LIMIT_RPS) for one in found.levels)
+    names, warm_up = recording.samples.column("scenario").to_numpy(), recording.samples.column("warm_up").to_numpy()
+    assert all(warm_up[names == name].any() and not warm_up[names == name].all() for name in recording.context.rates_rps)

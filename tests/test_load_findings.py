@@ -17,13 +17,14 @@ import pytest
 from orphans import orphan
 from samples import burst, recording, watched
 
-from tapecheck.load import findings, session
+from tapecheck.load import findings, frames, session
 from tapecheck.load.analysis import ScenarioSummary, summarize
 from tapecheck.load.engine.recorder import ErrorKind, Samples
 from tapecheck.load.findings import LIMITING
 from tapecheck.load.generator import Generator
 from tapecheck.load.plan import GeneratorLimits, LoadPlan
-from tapecheck.load.validation import load
+from tapecheck.load.validation import LoadSummary, load
+from tapecheck.resources import MACHINE, OTHERS
 from tapecheck.runs.results import Finding
 from tapecheck.target.file import Target
 
@@ -214,7 +215,7 @@ def test_the_most_severe_kind_is_the_bottleneck_whatever_was_found_first() -> No
     assert findings.bottleneck(found) is None
 
 
-def told(rows: Samples, *, cores: int = 2, executor: str = "closed", busy: Mapping[str, float] | None = None) -> list[Finding]:
+def found_in(rows: Samples, *, cores: int = 2, executor: str = "closed", busy: Mapping[str, float] | None = None) -> list[Finding]:
     """Return what is found in a recording whose processes were so busy all the time."""
     seconds = np.arange(1, 10) / 10
     use = [(float(s), name, ratio, 100.0) for s in seconds for name, ratio in (busy or {}).items()]
@@ -248,6 +249,7 @@ def rows_of(
         pytest.param(rows_of(800, server_ms=790), {"api": 1.14}, 2, ["target_single_threaded"], id="1.14 cores"),
         pytest.param(rows_of(800, server_ms=790), {"api": 1.16}, 2, ["target_cpu"], id="1.16 cores"),
         pytest.param(rows_of(800, server_ms=790), {"api": 0.98}, 1, ["target_cpu"], id="0.98 of one core"),
+        pytest.param(burst(np.r_[np.full(90, 1.0), np.full(10, 50.0)]), {}, 2, ["variance"], id="p95 over 3 times the mean"),
         pytest.param(rows_of(0.2, server_ms=0.1, wait_ms=0.3), {}, 2, [], id="waits, but not long"),
         pytest.param(rows_of(10, server_ms=9, wait_ms=9), {}, 2, [], id="waits less than half"),
         pytest.param(rows_of(10, server_ms=9, wait_ms=11), {}, 2, ["connection_limit"], id="waits more than half"),
@@ -261,23 +263,65 @@ def rows_of(
 )
 def test_a_rule_speaks_from_its_threshold_on(rows: Samples, busy: dict[str, float], cores: int, names: list[str]) -> None:
     """On one side of a threshold the finding is there, on the other it is not; what cannot be known is not named."""
-    assert [f.name for f in told(rows, cores=cores, busy=busy)] == names
+    assert [f.name for f in found_in(rows, cores=cores, busy=busy)] == names
 
 
 def test_one_busy_core_is_reported_as_it_was_measured() -> None:
-    """Four processes that use a quarter of a core each look the same, so the finding does not say that it is one thread."""
-    (found,) = told(rows_of(800, server_ms=790), busy={"api": 1.0}, cores=4)
+    """With the cores that were busy, of how many, and from how many samples that is known."""
+    (found,) = found_in(rows_of(800, server_ms=790), busy={"api": 1.0}, cores=4)
     assert found.finding == "s: api is single-threaded (1.0 of 4 cores busy)"
     assert (found.evidence["cpu_ratio"], found.evidence["cores"], found.evidence["samples"]) == (pytest.approx(1), 4, 9)
 
 
-def test_a_line_has_a_first() -> None:
-    """An idle target whose fastest answers are fast keeps requests in a line; a long way delays every one."""
+def test_a_queue_has_a_first_request() -> None:
+    """An idle target whose fastest answers are fast keeps requests in a queue; a slow network delays every one."""
     rows = rows_of(800, server_ms=1)
     rows["done_ns"][:10] -= 500_000_000
-    assert [f.name for f in told(rows, busy={"api": 0.05})] == ["queue"]
+    assert [f.name for f in found_in(rows, busy={"api": 0.05})] == ["queue"]
 
 
-def test_a_burst_is_a_line_by_construction() -> None:
+def test_a_burst_is_a_queue_by_construction() -> None:
     """That the last of a hundred waits for the others is what a burst asks for, and no finding."""
-    assert told(rows_of(800, server_ms=1), executor="burst", busy={"api": 0.05}) == []
+    assert found_in(rows_of(800, server_ms=1), executor="burst", busy={"api": 0.05}) == []
+
+
+# ---- neighbours ----
+
+
+def summary(api: float, others: float | None, machine: float | None) -> dict[str, ScenarioSummary]:
+    use = {"api": api} | ({OTHERS: others, MACHINE: machine} if others is not None and machine is not None else {})
+    rows = [(s / 10, name, cores, 120.0) for s in range(1, 20) for name, cores in use.items()]
+    return summarize(recording({"s": burst([2000.0] * 100, per_round=100)}, watched=watched(*rows)), GeneratorLimits(lag_p99_ms=20))
+
+
+@pytest.mark.parametrize(
+    ("used", "named", "limit"),
+    [
+        ((0.95, 0.05, 1.3), {"target_single_threaded"}, "target_single_threaded"),  # a quiet machine
+        ((0.60, 1.00, 2.0), {"machine_full"}, "machine_full"),  # the same API beside a busy core
+        ((0.95, 0.70, 2.0), {"target_single_threaded", "machine_full"}, "target_single_threaded"),  # it has its core all the same
+        ((0.30, 0.40, 1.0), {"neighbours"}, None),  # there is room for both
+        ((0.30, 0.10, 2.0), set(), None),  # full, and not by others
+        ((0.60, None, None), set(), None),  # unknown is no finding
+    ],
+)
+def test_the_bottleneck_takes_account_of_the_neighbours(used: tuple[float, float, float], named: set[str], limit: str | None) -> None:
+    """Single-threaded on a quiet machine, short of cores on a busy one, and nothing where it is not known."""
+    found = findings.find(summary(*used), 2)
+    assert {one.name for one in found} == named
+    bottleneck = findings.bottleneck(found)
+    assert (bottleneck.name if bottleneck else None) == limit
+
+
+def test_the_neighbours_are_named_in_the_result() -> None:
+    """As a figure of the scenario, in the table and in the headline, and as nothing where it is unknown."""
+    busy, rec = summary(0.6, 1.0, 2.0), recording({"s": burst([2000.0] * 100)})
+    one = busy["s"]
+    assert (one.others_busy_cores, one.machine_busy_cores, set(one.resources)) == (pytest.approx(1.0), pytest.approx(2.0), {"api"})
+    assert frames.scenarios(busy).loc["cores busy with other processes", "s"] == "1.00"
+    found = findings.find(busy, 2)
+    assert "other processes kept 1 of 2 cores busy; api had 0.6 of what was left" in load.say(rec, LoadSummary(), found)
+    room = findings.find(summary(0.3, 0.4, 1.0), 2)
+    assert "S: other processes kept 0.4 of 2 cores busy." in load.say(rec, LoadSummary(busy), room)
+    unknown = summary(0.6, None, None)
+    assert (unknown["s"].others_busy_cores, frames.scenarios(unknown).loc["cores busy with other processes", "s"]) == (None, "")
