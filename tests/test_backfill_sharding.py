@@ -29,8 +29,7 @@ from tapecheck.backfill.schema import WrongTables
 from tapecheck.backfill.session import run
 from tapecheck.backfill.sharding import Shard, ShardResult, SharedBucket, Stopped, split
 from tapecheck.errors import ConfigError, MeasurementError
-from tapecheck.workers.pool import WorkerPool, pool
-from tapecheck.workers.processes import Process
+from tapecheck.workers.pool import WorkerPool
 from tapecheck.workers.worker import SLOTS, STOP, Control, Worker
 
 Database = psycopg.Connection[Any]
@@ -52,8 +51,8 @@ def dask(tmp_path_factory: pytest.TempPathFactory) -> Iterator[DaskCluster]:
 def joined(url: str) -> int:
     """Return how many workers have joined a cluster."""
     try:
-        with pool(url, sharding.prepare) as running:
-            return len(running.workers)
+        with WorkerPool(url, sharding.prepare) as pool:
+            return len(pool.ready())
     except MeasurementError:
         return 0
 
@@ -222,17 +221,11 @@ class Threads(WorkerPool):
     """Workers that are threads of this process."""
 
     def __init__(self, *workers: Worker) -> None:
-        self._workers = list(workers)
+        super().__init__(len(workers), sharding.prepare)
+        self._threads = list(workers)
 
-    @property
-    def workers(self) -> list[Worker]:
-        return self._workers
-
-    def _start(self) -> None: ...
-
-    def close(self) -> None: ...
-
-    def lose(self, worker: Worker) -> None: ...
+    def ready(self) -> list[Worker]:
+        return self._threads
 
 
 def quiet(done: int, total: int, note: str = "") -> None: ...
@@ -314,12 +307,13 @@ def test_an_error_of_a_living_worker_is_not_its_death(endpoints: Endpoints, conn
 
 def test_a_process_that_never_starts_is_ended(monkeypatch: pytest.MonkeyPatch) -> None:
     """One that hangs while it starts is an error after a time, and no process is left."""
-    monkeypatch.setattr("tapecheck.workers.processes.READY_S", 0.5)
+    monkeypatch.setattr("tapecheck.workers.pool.READY_S", 0.5)
     before = {child.pid for child in of_this_process("spawn_main")}
-    process = Process(hanging)
-    with pytest.raises(MeasurementError, match="did not start within"):
-        process.wait_ready()
-    process.close(grace_s=0)
+    with pytest.raises(MeasurementError, match="a worker process did not get ready within"), WorkerPool(1, hanging):
+        pass
+    deadline = time.monotonic() + 30  # it is killed a grace after
+    while time.monotonic() < deadline and {one.pid for one in of_this_process("spawn_main")} - before:
+        time.sleep(0.05)
     assert {one.pid for one in of_this_process("spawn_main")} <= before
 
 

@@ -121,7 +121,7 @@ class Sabotaged(Generator):
 
     def __enter__(self) -> "Sabotaged":
         super().__enter__()
-        self.pool.workers[0].executor.submit(exec, BUSY, {}).result()
+        self.ready()[0].executor.submit(exec, BUSY, {}).result()
         return self
 
 

@@ -29,7 +29,6 @@ from tapecheck.load.engine.work import Address, PreparedRequest, Work
 from tapecheck.load.generator import Generator
 from tapecheck.workers import dask as clusters
 from tapecheck.workers import processes, worker
-from tapecheck.workers.pool import Cluster
 
 RAW = b"GET /?symbol=A HTTP/1.1\r\nHost: x\r\n\r\n"
 
@@ -44,7 +43,7 @@ def work(port: int, **how: object) -> Work:
 
 
 def pid_of(generator: Generator, number: int = 0) -> int:
-    one = generator.pool.workers[number]
+    one = generator.ready()[number]
     assert isinstance(one, processes.Process) and one.pid
     return one.pid
 
@@ -148,7 +147,7 @@ def dask(tmp_path_factory: pytest.TempPathFactory) -> Iterator[DaskCluster]:
         while joined < 2:
             assert time.monotonic() < deadline, "the workers did not join"
             with contextlib.suppress(MeasurementError), Generator(running.url) as generator:
-                joined = len(generator.pool.workers)
+                joined = len(generator.ready())
         yield running
 
 
@@ -232,12 +231,13 @@ AHEAD_NS = (3_600 * 10**9, 7_200 * 10**9)  # by worker: their machines have been
 FAR = Address(host="192.0.2.1", port=80)  # nothing is sent there
 
 
-class FarPool(Cluster):
+class FarGenerator(Generator):
     """Two workers of a cluster that are threads of this process, each on a clock of its own; what they are given is kept."""
 
-    lead_s = 0.5
+    lead_s = 0.5  # type: ignore[assignment]
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        super().__init__()
         self._there = threading.local()
         self.far = [worker.Worker(f"worker {number}", self._executor(number)) for number in range(len(AHEAD_NS))]
         self.given: dict[int, Work] = {}
@@ -249,8 +249,7 @@ class FarPool(Cluster):
     def _executor(self, number: int) -> ThreadPoolExecutor:
         return ThreadPoolExecutor(1, initializer=setattr, initargs=(self._there, "ahead_ns", AHEAD_NS[number]))
 
-    @property
-    def workers(self) -> list[worker.Worker]:
+    def ready(self) -> list[worker.Worker]:
         return self.far
 
     def answer(self, control: worker.Control, work: Work, file: None) -> tuple[Tally, Samples]:
@@ -265,12 +264,11 @@ class FarPool(Cluster):
 
 def test_workers_whose_clocks_are_ahead_start_together_and_are_counted_on_this_clock(monkeypatch: pytest.MonkeyPatch) -> None:
     """Each is told the common start on its own, and what it tells is moved back to this one, but for what never was."""
-    generator, far = Generator(), FarPool(monkeypatch)
-    monkeypatch.setattr(generator, "pool", far)
+    generator = FarGenerator(monkeypatch)
     before_ns = time.monotonic_ns()
     measured = generator.measure(work(0, address=FAR, schedule=schedule(2, 10), duration_s=10.0))
     after_ns = time.monotonic_ns()
-    for number, told in far.given.items():
+    for number, told in generator.given.items():
         assert before_ns < told.start_ns - AHEAD_NS[number] < after_ns + 10**9, "the start, on this clock"
     start_ns, rows = measured.started_ns, measured.samples
     assert before_ns < start_ns < after_ns + 10**9
@@ -285,8 +283,7 @@ def test_workers_whose_clocks_are_ahead_start_together_and_are_counted_on_this_c
 @pytest.mark.parametrize("host", ["127.0.0.1", "::1"])
 def test_a_worker_on_another_machine_is_not_sent_to_its_own_loopback(host: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """What listens there is not the target; the message says to name an address that holds for all."""
-    generator, far = Generator(), FarPool(monkeypatch)
-    monkeypatch.setattr(generator, "pool", far)
+    generator = FarGenerator(monkeypatch)
     with pytest.raises(MeasurementError, match=r"worker 0 is on another machine, .* name an address for all"):
         generator.measure(work(0, address=Address(host=host, port=80), duration_s=1.0))
 
@@ -315,7 +312,7 @@ SCRIPT = """
     async def main():   # as in a Jupyter kernel: an event loop already runs in the main thread
         signal.signal(signal.SIGINT, signal.default_int_handler)   # as ipykernel does while a cell runs
         with Generator() as generator:
-            print("pid", generator.pool.workers[0].pid, flush=True)
+            print("pid", generator.ready()[0].pid, flush=True)
             print("n", len(generator.measure(work, lambda done, total: print("at", done, flush=True)).samples) > 10, flush=True)
     try:
         asyncio.run(main())

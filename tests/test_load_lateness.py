@@ -243,7 +243,7 @@ def test_a_generator_that_is_stopped_again_and_again_knows_that_it_was_late() ->
 
     def disturbed(self: Generator) -> Generator:
         begin(self)
-        worker = psutil.Process(self.pool.workers[0].executor.submit(os.getpid).result())
+        worker = psutil.Process(self.ready()[0].executor.submit(os.getpid).result())
         threads.append(threading.Thread(target=stop_and_go, args=(worker,)))
         threads[0].start()
         return self

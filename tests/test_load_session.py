@@ -63,7 +63,7 @@ def test_busy_threads_in_the_worker_flip_the_verdict(server: Server, monkeypatch
     class Sabotaged(Generator):
         def __enter__(self) -> "Sabotaged":
             super().__enter__()
-            self.pool.workers[0].executor.submit(exec, BUSY, {}).result()
+            self.ready()[0].executor.submit(exec, BUSY, {}).result()
             return self
 
     monkeypatch.setattr(session, "Generator", Sabotaged)

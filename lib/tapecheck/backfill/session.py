@@ -91,11 +91,12 @@ def _ready(filling: Filling) -> Iterator[tuple[int, Callable[[Report], None]]]:
         yield 1, partial(work, filling)
         return
     from tapecheck.backfill import sharding  # processes and Dask: paid by who asks for them
-    from tapecheck.workers.pool import pool
+    from tapecheck.workers.pool import WorkerPool
 
-    with pool(filling.plan.workers, sharding.prepare) as workers:
-        sharding.check_reach(workers.workers, filling.endpoints)
-        yield len(workers.workers), partial(sharding.work_together, workers, filling)
+    with WorkerPool(filling.plan.workers, sharding.prepare) as pool:
+        workers = pool.ready()
+        sharding.check_reach(workers, filling.endpoints)
+        yield len(workers), partial(sharding.work_together, pool, filling)
 
 
 def _audited(plan: BackfillPlan, database_url: str, jobs: list[Job], received: Received) -> Integrity | None:

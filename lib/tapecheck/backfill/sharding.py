@@ -69,7 +69,7 @@ def work_together(pool: WorkerPool, filling: Filling, report: Report) -> None:
     Raises:
         psycopg.Error: the bucket cannot be put into the database.
     """
-    plan, endpoints, workers = filling.plan, filling.endpoints, pool.workers
+    plan, endpoints, workers = filling.plan, filling.endpoints, pool.ready()
     shards = [
         Shard(plan=plan, endpoints=endpoints, groups=groups, first_worker=k * plan.concurrency.jobs)
         for k, groups in enumerate(split(list(filling.queue), len(workers)))

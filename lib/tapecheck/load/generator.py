@@ -5,33 +5,22 @@ import ipaddress
 import time
 from collections.abc import Callable, Sequence
 from multiprocessing.reduction import DupFd
-from types import TracebackType
-from typing import Self
 
 from tapecheck.errors import MeasurementError
 from tapecheck.load.engine import engine
 from tapecheck.load.engine.recorder import Measurement, Samples, Tally, map_rows, merged, place, scratch, written
 from tapecheck.load.engine.work import Work
-from tapecheck.workers.pool import Cluster, pool
+from tapecheck.workers.pool import WorkerPool
 from tapecheck.workers.worker import DONE, Death, Worker
 
 CONNECTION_LEAD_S = 0.0002  # added to the time until a common start, for each connection to open before it
 
 
-class Generator:
+class Generator(WorkerPool):
     """A load generator, started once for many measurements: processes of this machine, or the workers of a Dask cluster."""
 
     def __init__(self, workers: int | str = 1) -> None:
-        self.pool = pool(workers, engine.prepare, pinned=True)
-
-    def __enter__(self) -> Self:
-        """Start the workers and wait until they can measure; see `WorkerPool`."""
-        self.pool.__enter__()
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        """End the workers, in mid-measurement too."""
-        self.pool.__exit__(kind, error, trace)
+        super().__init__(workers, engine.prepare, pinned=True)
 
     def measure(self, work: Work, on_progress: Callable[[int, int], object] = lambda done, total: None) -> Measurement:
         """Run one scenario, split across as many workers as it can occupy.
@@ -45,21 +34,24 @@ class Generator:
         Raises:
             MeasurementError: a worker cannot measure.
         """
-        workers, total = self.pool.workers[: work.parts], work.progress_total
+        workers, total = self.ready()[: work.parts], work.progress_total
         with scratch(work.likely_rows) as file:
-            shares = _shares(workers, work, self.pool.lead_s)
-            shares_file = not isinstance(self.pool, Cluster)
-            ended = self.pool.run(
+            shares = _shares(workers, work, self.lead_s)
+            ended = self.run(
                 engine.measure_share,
-                [(worker, (share, DupFd(file.fileno()) if shares_file else None)) for worker, share in zip(workers, shares, strict=True)],
+                [(one, (share, DupFd(file.fileno()) if one.shares_files else None)) for one, share in zip(workers, shares, strict=True)],
                 lambda running: on_progress(min(total, *(worker.control[DONE] for worker in running)), total),
             )
             on_progress(total, total)
-            lost = tuple(_describe(worker, one, shares_file) for worker, one in zip(workers, ended, strict=True) if isinstance(one, Death))
-            done = [(worker, share, one) for worker, share, one in zip(workers, shares, ended, strict=True) if not isinstance(one, Death)]
-            outcomes = [_take(worker, share, *one, file.fileno()) for worker, share, one in done]
-            error_ms = max(one.error_ns for one in workers) / 1e6
-            return merged(written(map_rows(file.fileno())), outcomes, workers=len(workers), lost=lost, clock_error_ms=error_ms)
+            tallies, lost = [], []
+            for worker, share, one in zip(workers, shares, ended, strict=True):
+                if isinstance(one, Death):
+                    rows = "" if worker.shares_files else f"; it had begun {one.count:,} requests, whose rows are lost with it"
+                    lost.append(f"{worker.name} ({one.why}{rows})")
+                else:
+                    tallies.append(_take(worker, share, *one, file.fileno()))
+            error_ms = max(worker.error_ns for worker in workers) / 1e6
+            return merged(written(map_rows(file.fileno())), tallies, workers=len(workers), lost=tuple(lost), clock_error_ms=error_ms)
 
 
 def _shares(workers: Sequence[Worker], work: Work, lead_s: float) -> list[Work]:
@@ -71,11 +63,6 @@ def _shares(workers: Sequence[Worker], work: Work, lead_s: float) -> list[Work]:
             )
     start_ns = time.monotonic_ns() + int((lead_s + CONNECTION_LEAD_S * work.concurrency) * 1e9) if len(workers) > 1 else 0
     return [work.share(k, len(workers), start_ns + one.offset_ns if start_ns else 0) for k, one in enumerate(workers)]
-
-
-def _describe(worker: Worker, death: Death, shares_file: bool) -> str:
-    kept = "" if shares_file else f"; it had begun {death.count:,} requests, whose rows are lost with it"
-    return f"{worker.name} ({death.why}{kept})"
 
 
 def _take(worker: Worker, share: Work, outcome: Tally, rows: Samples | None, file: int) -> Tally:

@@ -14,7 +14,7 @@ from types import ModuleType
 from typing import Any, TypeVar
 
 from tapecheck.errors import ConfigError, MeasurementError, Problem
-from tapecheck.workers.worker import SLOTS, STOP, Control, Death, Identity, Worker, compare_clocks, identify
+from tapecheck.workers.worker import SLOTS, STOP, Control, Worker
 
 T = TypeVar("T")
 CONNECT_S = 10.0
@@ -67,54 +67,26 @@ class DaskScheduler:
             raise MeasurementError(f"no Dask scheduler answers at {self.url}: start one (dask scheduler), or correct `workers`") from None
         self.died: tuple[type[BaseException], ...] = (distributed.KilledWorker, CancelledError, OSError)
 
-    def addresses(self) -> set[str]:
-        """Return the addresses of the workers that it has now."""
-        return set(self.client.scheduler_info(n_workers=-1)["workers"])
-
-    def known(self) -> list[str]:
-        """Return the addresses of its workers in a fixed order.
-
-        Raises:
-            MeasurementError: it has none.
-        """
-        if not (found := self.addresses()):
-            raise MeasurementError(f"the Dask scheduler at {self.url} has no worker: start some (dask worker {self.url})")
-        return sorted(found)
+    def addresses(self) -> list[str]:
+        """Return the addresses of the workers that it has now, in a fixed order."""
+        return sorted(self.client.scheduler_info(n_workers=-1)["workers"])
 
 
 class DaskWorker(Worker):
     """One worker of a cluster, which reports every half second how far it is, so that this much is known if it dies."""
 
     def __init__(self, scheduler: DaskScheduler, address: str) -> None:
-        self._client, self._scheduler, self.address = scheduler.client, scheduler, address
-        super().__init__(
-            f"worker {address}", self._client.get_executor(workers=[address], allow_other_workers=False, pure=False, retries=0)
-        )
-        self.died = scheduler.died
+        self._scheduler, self.address, self.died = scheduler, address, scheduler.died
+        executor = scheduler.client.get_executor(workers=[address], allow_other_workers=False, pure=False, retries=0)
+        super().__init__(f"worker {address}", executor)
         self._token = ""
 
-    def compare_clock(self, identity: Identity) -> None:
-        """Agree on the clock: the same one on this machine, else by exchange."""
-        if identity.clock != identify().clock:
-            self.offset_ns, self.error_ns = compare_clocks(self.executor)
-
-    def begin(self, function: Callable[..., T], *arguments: Any) -> "Future[T]":
-        """Start to work; the function gets a control first, whose reports arrive here."""
-        self.control[:] = [0] * len(SLOTS)
+    def submit(self, function: Callable[..., T], arguments: tuple[Any, ...]) -> "Future[T]":
+        """Hand a task to the worker, whose control is its own; its reports arrive here."""
+        self.close()
         self._token = uuid.uuid4().hex
-        self._client.subscribe_topic(self._token, self._take_report)
+        self._scheduler.client.subscribe_topic(self._token, self._take_report)
         return self.executor.submit(work, self._token, function, arguments)
-
-    def end(self, future: "Future[T]") -> T | Death:
-        """Return the result of what has ended, or that the worker died."""
-        try:
-            return super().end(future)
-        finally:
-            self.forget()
-
-    def forget(self) -> None:
-        """Receive no more reports of what it did."""
-        self._client.unsubscribe_topic(self._token)
 
     def _take_report(self, event: tuple[float, list[int]]) -> None:
         self.control[:] = event[1]
@@ -126,7 +98,13 @@ class DaskWorker(Worker):
     def stop(self) -> None:
         """End what it does; what cannot be reached ends by itself."""
         with contextlib.suppress(Exception):
-            self._client.run(stop, self._token, workers=[self.address])
+            self._scheduler.client.run(stop, self._token, workers=[self.address])
+
+    def close(self) -> None:
+        """Receive no more reports of what it did."""
+        if self._token:
+            self._scheduler.client.unsubscribe_topic(self._token)
+        self._token = ""
 
 
 # ---- in the worker ----

@@ -1,6 +1,5 @@
 """A pool of workers, processes or a Dask cluster's: starts them, has them work at once, and says who died. It knows no task."""
 
-from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from concurrent.futures import wait
 from threading import Thread
@@ -10,18 +9,27 @@ from typing import Any, Self, TypeVar
 from tapecheck.errors import MeasurementError
 from tapecheck.workers.dask import DaskScheduler, DaskWorker
 from tapecheck.workers.processes import Process, free_cores
-from tapecheck.workers.worker import COUNT, Death, Worker, meet
+from tapecheck.workers.worker import Death, Worker, meet
 
 T = TypeVar("T")
 POLL_S = 0.2  # between two looks at how far they are
-READY_S = 60.0  # for all workers of a cluster to import what they need
+READY_S = 60.0  # for all workers to import what they need
 STOP_S = 5.0  # for a worker to hear that it is to stop
 
 
-class WorkerPool(ABC):
-    """Workers of one kind, started once for many tasks; entering the context starts them, leaving it ends what they do."""
+class WorkerPool:
+    """So many processes of this machine, or the workers of the Dask cluster at an address, started once for many tasks.
 
-    lead_s: float  # from handing out tasks to a common start
+    Args:
+        prepare: called in each worker before its first task; imports what that needs.
+        pinned: each process has a core of its own, where there are enough.
+    """
+
+    def __init__(self, workers: int | str, prepare: Callable[[], object], *, pinned: bool = False) -> None:
+        self._asked, self._prepare = workers, prepare
+        self._cores = free_cores(workers) if isinstance(workers, int) and pinned else []
+        self._scheduler: DaskScheduler | None = None
+        self._workers: dict[int | str, Worker] = {}
 
     def __enter__(self) -> Self:
         """Start the workers and wait until they can work.
@@ -31,35 +39,54 @@ class WorkerPool(ABC):
             MeasurementError: they do not start, or there are none.
         """
         try:
-            self._start()
+            self._scheduler = DaskScheduler(self._asked) if isinstance(self._asked, str) else None
+            self.ready()
         except BaseException:
-            self.close()
+            self._close()
             raise
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        """End the workers, in mid-task too."""
-        self.close()
-
-    @abstractmethod
-    def _start(self) -> None: ...
-
-    @abstractmethod
-    def close(self) -> None:
-        """End what they do."""
+        """End what they do; no process of ours is left, and a cluster stays."""
+        self._close()
 
     @property
-    @abstractmethod
-    def workers(self) -> list[Worker]:
-        """Return the workers that there are now, in a fixed order, ready to work.
+    def lead_s(self) -> float:
+        """Return how long before a common start tasks have to be handed out: longer than any message takes."""
+        return 1.0 if self._scheduler else 0.2
+
+    def ready(self) -> list[Worker]:
+        """Return the workers that there are now, in a fixed order, ready to work: a process that died is replaced.
 
         Raises:
             MeasurementError: there is none, or one cannot work.
         """
+        keys: Sequence[int | str] = range(self._asked) if isinstance(self._asked, int) else self._known()
+        new = {key: self._new(key) for key in keys if key not in self._workers}
+        self._workers |= new  # so that they are closed if one of them cannot work
+        asked = {key: worker.executor.submit(meet, self._prepare) for key, worker in new.items()}
+        for key, worker in new.items():
+            try:
+                worker.met(*asked[key].result(READY_S))
+            except Exception as error:
+                del self._workers[key]
+                worker.close()
+                why, hint = f"{type(error).__name__}: {error}".rstrip(": "), ": is tapecheck installed there?" if self._scheduler else ""
+                raise MeasurementError(f"{worker.name} did not get ready within {READY_S:.0f} s ({why}){hint}") from None
+        return [self._workers[key] for key in keys]
 
-    @abstractmethod
-    def lose(self, worker: Any) -> None:
-        """Forget a worker that died."""
+    def _known(self) -> list[str]:
+        assert self._scheduler, "entered"
+        if not (found := self._scheduler.addresses()):
+            url = self._scheduler.url
+            raise MeasurementError(f"the Dask scheduler at {url} has no worker: start some (dask worker {url})")
+        return found
+
+    def _new(self, key: int | str) -> Worker:
+        if isinstance(key, int):
+            return Process(self._cores[key] if self._cores else None)
+        assert self._scheduler, "entered"
+        return DaskWorker(self._scheduler, key)
 
     def run(
         self, function: Callable[..., T], tasks: Sequence[tuple[Worker, tuple[Any, ...]]], on_poll: Callable[[list[Worker]], object]
@@ -77,116 +104,33 @@ class WorkerPool(ABC):
         running = {worker.begin(function, *arguments): worker for worker, arguments in tasks}
         results: dict[Worker, T | Death] = {}
         try:
-            while len(results) < len(tasks):
+            while running:
                 ended = wait(running, POLL_S).done
                 for future, worker in list(running.items()):
                     if future in ended:
                         results[worker] = worker.end(future)  # type: ignore[arg-type]
                     elif worker.is_gone():
                         future.cancel()
-                        results[worker] = Death(why="it left", count=worker.control[COUNT])
+                        results[worker] = worker.death("it left")
                     else:
                         continue
                     del running[future]
                 if running:
                     on_poll(list(running.values()))
         finally:
-            _stop_all(list(running.values()))
-        for worker, result in results.items():
-            if isinstance(result, Death):
-                self.lose(worker)
+            _at_once([worker.stop for worker in running.values()], STOP_S)  # one that cannot be reached does not hide why
+        dead = [worker for worker, result in results.items() if isinstance(result, Death)]
+        self._workers = {key: worker for key, worker in self._workers.items() if worker not in dead}
+        _at_once([worker.close for worker in dead], READY_S)
         return [results[worker] for worker, _ in tasks]
 
-
-def pool(workers: int | str, prepare: Callable[[], object], *, pinned: bool = False) -> WorkerPool:
-    """Return so many processes of this machine, or the workers of the Dask cluster at an address.
-
-    Args:
-        prepare: called in each before its first task; imports what that needs.
-        pinned: each process has a core of its own, where there are enough.
-    """
-    return Processes(workers, prepare, pinned=pinned) if isinstance(workers, int) else Cluster(workers, prepare)
-
-
-class Processes(WorkerPool):
-    """`count` worker processes; one that died is replaced before the next task."""
-
-    lead_s = 0.2
-
-    def __init__(self, count: int, prepare: Callable[[], object], *, pinned: bool = False) -> None:
-        self._cores = free_cores(count) if pinned else [None] * count
-        self._prepare = prepare
-        self._workers: list[Process] = []
-
-    def _start(self) -> None:
-        self._workers += [Process(self._prepare, core) for core in self._cores]
-        for one in self._workers:
-            one.wait_ready()
-
-    @property
-    def workers(self) -> list[Worker]:
-        """Return them all."""
-        return list(self._workers)
-
-    def lose(self, worker: Process) -> None:
-        """Start another process in place of a dead one."""
-        worker.close()
-        i = self._workers.index(worker)
-        self._workers[i] = Process(self._prepare, worker.core)
-        self._workers[i].wait_ready()
-
-    def close(self) -> None:
-        """End them all at once, and leave no process."""
-        _at_once([one.close for one in self._workers])
-
-
-class Cluster(WorkerPool):
-    """The workers that a Dask scheduler has when a task begins."""
-
-    lead_s = 1.0  # longer than any message takes
-
-    def __init__(self, address: str, prepare: Callable[[], object]) -> None:
-        self._address, self._prepare = address, prepare
-        self._scheduler: DaskScheduler | None = None
-        self._workers: dict[str, DaskWorker] = {}
-
-    def _start(self) -> None:
-        self._scheduler = DaskScheduler(self._address)
-        assert self.workers
-
-    @property
-    def workers(self) -> list[Worker]:
-        """Return those that the scheduler knows now; one that is new is asked who it is, and its clock is compared."""
-        assert self._scheduler, "started"
-        known = self._scheduler.known()
-        new = [DaskWorker(self._scheduler, address) for address in known if address not in self._workers]
-        asked = [one.executor.submit(meet, self._prepare) for one in new]
-        for one, future in zip(new, asked, strict=True):
-            try:
-                one.compare_clock(future.result(READY_S))
-            except Exception as error:
-                what = f"{type(error).__name__}: {error}"
-                raise MeasurementError(f"{one.name} cannot work ({what}): is tapecheck installed there?") from None
-            self._workers[one.address] = one
-        return [self._workers[address] for address in known]
-
-    def lose(self, worker: DaskWorker) -> None:
-        """Forget a dead worker."""
-        worker.forget()
-        self._workers.pop(worker.address, None)
-
-    def close(self) -> None:
-        """Leave; the cluster stays."""
+    def _close(self) -> None:
+        _at_once([worker.close for worker in self._workers.values()], READY_S)
         if self._scheduler is not None:
             self._scheduler.client.close()
 
 
-def _stop_all(workers: Sequence[Worker]) -> None:
-    """Ask every worker to stop; one that cannot be reached neither delays the others nor hides why they are stopped."""
-    _at_once([worker.stop for worker in workers], STOP_S)
-
-
-def _at_once(calls: Sequence[Callable[[], object]], timeout_s: float | None = None) -> None:
+def _at_once(calls: Sequence[Callable[[], object]], timeout_s: float) -> None:
     threads = [Thread(target=call, daemon=True) for call in calls]
     for thread in threads:
         thread.start()

@@ -10,13 +10,11 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from multiprocessing.connection import wait
-from typing import Any, Self, TypeVar
+from typing import Any, TypeVar
 
-from tapecheck.errors import MeasurementError
-from tapecheck.workers.worker import SLOTS, Control, Worker, meet
+from tapecheck.workers.worker import SLOTS, Control, Death, Worker
 
 T = TypeVar("T")
-READY_S = 30.0  # for a process to start
 KILL_AFTER_S = 2.0  # for a process that works to end by itself
 
 _control: Control = [0] * len(SLOTS)  # in a worker: shared with the parent
@@ -26,49 +24,37 @@ class Process(Worker):
     """A worker process that does one task after the other; it works from a script, a test and a Jupyter kernel alike.
 
     Args:
-        prepare: called in it first; imports what its tasks need.
         core: the only one that it may use, where the system allows to say so.
     """
 
     died = (BrokenProcessPool,)
+    shares_files = True
 
-    def __init__(self, prepare: Callable[[], object], core: int | None = None) -> None:
+    def __init__(self, core: int | None = None) -> None:
         context = multiprocessing.get_context("spawn")
         control: Any = context.RawArray("q", len(SLOTS))
-        super().__init__("process", ProcessPoolExecutor(1, context, _initialize, (core, control)))
-        self.control, self.core = control, core
+        super().__init__("a worker process", ProcessPoolExecutor(1, context, _initialize, (core, control)))
+        self.control = control
         with _child_signals_and_main():
-            self._ready = self.executor.submit(meet, prepare)
+            self.executor.submit(os.getpid)  # starts it
         self.pid: int | None = None
 
-    def wait_ready(self) -> Self:
-        """Wait until it can work.
+    def met(self, pid: int, clock: str) -> None:
+        """Note which process it is."""
+        self.pid, self.name = pid, f"process {pid}"
 
-        Raises:
-            MeasurementError: it does not start.
-        """
-        try:
-            self.pid = self._ready.result(READY_S).pid
-        except TimeoutError:
-            raise MeasurementError(f"a worker process did not start within {READY_S:.0f} s") from None
-        except BrokenProcessPool:
-            raise MeasurementError("a worker process died when it was to start: killed, or out of memory") from None
-        self.name = f"process {self.pid}"
-        return self
-
-    def begin(self, function: Callable[..., T], *arguments: Any) -> "Future[T]":
-        """Start to work; the function gets the control first, which both processes share."""
-        self.control[:] = [0] * len(SLOTS)
+    def submit(self, function: Callable[..., T], arguments: tuple[Any, ...]) -> "Future[T]":
+        """Hand a task to the process, which shares the control."""
         return self.executor.submit(_work, function, arguments)
 
-    def describe(self, error: BaseException) -> str:
-        """Say how it died."""
-        return "killed, or out of memory"
+    def death(self, why: str) -> Death:
+        """Return how it died."""
+        return super().death("killed, or out of memory")
 
-    def close(self, grace_s: float = KILL_AFTER_S) -> None:
+    def close(self) -> None:
         """Leave no process: one that is still at work after a grace is killed."""
         self.stop()
-        killer = threading.Timer(grace_s, self._kill)
+        killer = threading.Timer(KILL_AFTER_S, self._kill)
         killer.daemon = True
         killer.start()
         try:

@@ -16,30 +16,16 @@ Control = MutableSequence[int]  # shared with a worker while it works
 DONE, STOP, COUNT, WEIGHT = SLOTS = range(4)  # how far it is · that it is to stop · what it has counted, twice
 
 BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
-EXCHANGES = 20  # of clocks with each worker
+EXCHANGES = 20  # of clocks with a worker on another machine
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Identity:
-    """Which process a worker is. Processes with one `clock` are on one machine and read the same monotonic clock."""
-
-    pid: int
-    clock: str
-
-
-def identify() -> Identity:
-    """Return who this process is."""
-    try:
-        clock = BOOT_ID.read_text().strip()
-    except OSError:
-        clock = platform.node()
-    return Identity(pid=os.getpid(), clock=clock)
-
-
-def meet(prepare: Callable[[], object]) -> Identity:
-    """Prepare for the work, which imports what it needs so that none of it is measured; return who this process is."""
+def meet(prepare: Callable[[], object]) -> tuple[int, str]:
+    """Import what the work needs, so that none of it is measured; return this process's id and which machine's clock it reads."""
     prepare()
-    return identify()
+    try:
+        return os.getpid(), BOOT_ID.read_text().strip()
+    except OSError:
+        return os.getpid(), platform.node()
 
 
 def read_clock() -> int:
@@ -77,9 +63,11 @@ class Worker:
         offset_ns: its monotonic clock minus this process's, by which its times are off here.
         error_ns: by how much that may be wrong; 0 on this machine, where all processes read the same clock.
         died: what its future raises when it has died.
+        shares_files: it can write to a file that this process has open.
     """
 
     died: tuple[type[BaseException], ...] = ()
+    shares_files = False
 
     def __init__(self, name: str, executor: Executor) -> None:
         self.name, self.executor = name, executor
@@ -91,9 +79,18 @@ class Worker:
         """Tell whether it runs on this machine."""
         return not self.error_ns
 
+    def met(self, pid: int, clock: str) -> None:
+        """Note which process it is, and how far its clock is ahead if that is another machine's."""
+        if clock != meet(lambda: None)[1]:
+            self.offset_ns, self.error_ns = compare_clocks(self.executor)
+
     def begin(self, function: "Callable[..., T]", *arguments: Any) -> "Future[T]":
         """Start to work; the function gets the control first."""
         self.control[:] = [0] * len(SLOTS)
+        return self.submit(function, arguments)
+
+    def submit(self, function: "Callable[..., T]", arguments: tuple[Any, ...]) -> "Future[T]":
+        """Hand a task to the executor."""
         return self.executor.submit(function, self.control, *arguments)
 
     def end(self, future: "Future[T]") -> T | Death:
@@ -107,16 +104,19 @@ class Worker:
         except self.died as error:
             if isinstance(error, OSError) and not self.is_gone():
                 raise MeasurementError(f"{self.name} failed: {type(error).__name__}: {error}") from None
-            return Death(why=self.describe(error), count=self.control[COUNT])
+            return self.death(type(error).__name__)
+
+    def death(self, why: str) -> Death:
+        """Return how it died."""
+        return Death(why=why, count=self.control[COUNT])
 
     def is_gone(self) -> bool:
         """Tell whether it has died so that its future will never end."""
         return False
 
-    def describe(self, error: BaseException) -> str:
-        """Say how it died."""
-        return type(error).__name__
-
     def stop(self) -> None:
         """Ask it to stop what it does; the message may not reach a worker of another machine."""
         self.control[STOP] = 1
+
+    def close(self) -> None:
+        """Use it no more."""
