@@ -13,8 +13,8 @@ import pytest
 from tapecheck.errors import ConfigError
 from tapecheck.load import frames
 from tapecheck.load.validation import load
-from tapecheck.runs import folders
-from tapecheck.validation import CONTEXT_KEY, named
+from tapecheck.recording import CONTEXT_KEY, MOST_ROWS
+from tapecheck.validation import named
 
 DATA = Path(__file__).parent / "data"
 KINDS = {name: (named(name), next(iter(named(name).tables))) for name in ("load", "backfill", "rto_rpo")}
@@ -60,7 +60,7 @@ def test_a_table_of_too_many_rows_is_refused_before_one_is_read(
 
 def test_ten_million_samples_are_not_too_many() -> None:
     """The limit lies above the largest load run that is promised to be analysed."""
-    assert folders.MOST_ROWS >= 10_000_000
+    assert MOST_ROWS >= 10_000_000
 
 
 @pytest.mark.parametrize("kind", KINDS)

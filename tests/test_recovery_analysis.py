@@ -11,11 +11,11 @@ import pytest
 from recorded_drills import ack
 from recoveries import BAD, FULL, ONCE, PLAN, S, age, ages, crash, probes, recording, steady, trial
 
+from tapecheck.recording import STOPPED
 from tapecheck.recovery import analysis, findings, frames, ledger
 from tapecheck.recovery.objectives import RecoveryPlan
 from tapecheck.recovery.recording import INVALID, Ages, Recording
 from tapecheck.recovery.timeline import Seen
-from tapecheck.validation import STOPPED
 from tapecheck.verdict import Check, Verdict
 
 

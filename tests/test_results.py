@@ -7,7 +7,8 @@ import pytest
 from pydantic import TypeAdapter
 from regenerate import RESULTS, TESTS
 
-from tapecheck import config, validation
+from tapecheck import config
+from tapecheck import recording as recordings
 from tapecheck.runs import results
 from tapecheck.runs.outcomes import Recorded
 from tapecheck.verdict import NEXT, NOTHING, Check, Verdict
@@ -98,4 +99,4 @@ def test_a_result_names_its_main_figures_with_their_units(validation_name: str, 
 )
 def test_time_in_which_several_ran_at_once_is_counted_once(spans_s: list[tuple[int, int]], covered: float | None) -> None:
     """Drills side by side measure no longer than the clock on the wall says; of nothing there is no figure."""
-    assert validation.covered_s((a * 10**9, b * 10**9) for a, b in spans_s) == covered
+    assert recordings.covered_s((a * 10**9, b * 10**9) for a, b in spans_s) == covered

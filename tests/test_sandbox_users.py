@@ -30,6 +30,7 @@ from tapecheck.errors import SandboxError
 from tapecheck.load import session
 from tapecheck.load.plan import LoadPlan
 from tapecheck.load.validation import load
+from tapecheck.recording import STOPPED
 from tapecheck.recovery import drill, experiment, freshness
 from tapecheck.recovery import session as recovery
 from tapecheck.recovery.drill_target import ground
@@ -40,7 +41,6 @@ from tapecheck.sandbox import processes, supervision
 from tapecheck.sandbox.profile import Home, Profile
 from tapecheck.target import opening
 from tapecheck.target.file import RequestTemplate
-from tapecheck.validation import STOPPED
 from tapecheck.verdict import Verdict
 
 PATIENCE_S = 60

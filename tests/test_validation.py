@@ -20,17 +20,18 @@ from servers import Server
 
 from tapecheck import check as lint
 from tapecheck import config, lockfiles, validation
+from tapecheck import recording as recordings
 from tapecheck.__main__ import main
 from tapecheck.compare import recorded
 from tapecheck.errors import ConfigError
 from tapecheck.load.plan import LoadPlan
 from tapecheck.load.recording import Recording
 from tapecheck.load.validation import load
+from tapecheck.recording import Context, Table
 from tapecheck.runs import folders, results
-from tapecheck.runs.folders import Table
 from tapecheck.runs.results import Neighbour, Result
 from tapecheck.target.file import Target
-from tapecheck.validation import Context, Types
+from tapecheck.validation import Types
 from tapecheck.verdict import Check, Measured, judge, parse_all
 
 OTHER = """
@@ -42,7 +43,7 @@ def run():
     print("begun", flush=True)
     sys.stdin.readline()
     return recording({"s": burst([])})
-found = validation.measured(sys.argv[1], "other", run).context.beside
+found = recordings.measured(sys.argv[1], "other", run).context.beside
 print(*(one.measured for one in found), sep=", ")
 """
 PLAN = LoadPlan.model_validate(
@@ -105,7 +106,7 @@ def test_each_knows_of_the_others_however_they_end() -> None:
         assert second.ended() == "first of other, load of mine, third of other"
         return recording({"s": burst([])})
 
-    found = validation.measured("load", "mine", run).context.beside
+    found = recordings.measured("load", "mine", run).context.beside
     assert found is not None
     assert sorted(one.measured for one in found) == ["first of other", "second of other", "third of other"]
     assert first.ended().startswith("earlier of other")
@@ -138,7 +139,7 @@ def test_a_measurement_within_another_is_a_part_of_it(server: Server, registry: 
         assert [one.purpose for one in lockfiles.holders(registry)] == ["compare of mine"]
         return inner
 
-    assert validation.measured("compare", "mine", run).context.beside == ()
+    assert recordings.measured("compare", "mine", run).context.beside == ()
     assert list(registry.iterdir()) == []
 
 
@@ -153,7 +154,7 @@ def test_a_measurement_that_fails_is_over(registry: Path) -> None:
     """One that raises holds nothing any more."""
     for _ in range(2):
         with pytest.raises(ZeroDivisionError):
-            validation.measured("load", "mine", lambda: recording({"s": burst([1 / 0])}))
+            recordings.measured("load", "mine", lambda: recording({"s": burst([1 / 0])}))
     assert list(registry.iterdir()) == []
 
 
@@ -188,26 +189,26 @@ class CoinResult(Result):
     heads_ratio: float
 
 
-class Coin(validation.Validation[CoinPlan, validation.Recording[Context], float, validation.Settings]):
+class Coin(validation.Validation[CoinPlan, recordings.Recording[Context], float, validation.Settings]):
     name, keys = "coin", frozenset({"tosses"})
     tables: ClassVar = {"tosses": Table(pa.schema({"heads": pa.int64()}))}
-    types = Types(context=Context, recording=validation.Recording, settings=validation.Settings, result=CoinResult)
+    types = Types(context=Context, recording=recordings.Recording, settings=validation.Settings, result=CoinResult)
     read_plan = staticmethod(lambda path: config.read(CoinPlan, path))
 
-    def measure(self, plan: CoinPlan, target: Target, *, out: str = "") -> validation.Recording[Context]:
+    def measure(self, plan: CoinPlan, target: Target, *, out: str = "") -> recordings.Recording[Context]:
         info = results.TargetInfo(name=target.name, kind=target.kind, base_url=str(target.base_url))
         now, where = datetime.now(UTC), results.environment()
         context = Context(run_id=folders.new_id(), started_at=now, target=info, environment=where)
-        return validation.Recording(context=context, tables={"tosses": pa.table({"heads": [toss % 2 for toss in range(plan.tosses)]})})
+        return recordings.Recording(context=context, tables={"tosses": pa.table({"heads": [toss % 2 for toss in range(plan.tosses)]})})
 
-    def summarize(self, recording: validation.Recording[Context], plan: CoinPlan) -> float:
+    def summarize(self, recording: recordings.Recording[Context], plan: CoinPlan) -> float:
         return float(np.mean(recording.tables["tosses"]["heads"]))
 
     def judge(self, summary: float, plan: CoinPlan) -> list[Check]:
         found = Measured(value=summary, bound=summary, n=plan.tosses)
         return [judge(one, found, name="coin") for one in parse_all(plan.objectives, ["heads_ratio"], (), file="plan")]
 
-    def part(self, found: validation.Analysis[CoinPlan, validation.Recording[Context], float]) -> dict[str, Any]:
+    def part(self, found: validation.Analysis[CoinPlan, recordings.Recording[Context], float]) -> dict[str, Any]:
         return {"heads_ratio": found.summary}
 
 

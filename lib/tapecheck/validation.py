@@ -7,28 +7,26 @@ stand here once. Everything right of a recording is a pure function of recording
 import hashlib
 import importlib
 import json
-import logging
-import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
-from datetime import datetime
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Generic, TypeVar
 
 import pandas as pd
-import pyarrow as pa
-from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic import ConfigDict, Field
 
-from tapecheck import config, lockfiles, notebook, verdict
+from tapecheck import config, notebook, verdict
+from tapecheck import recording as recordings
 from tapecheck.config import Model
 from tapecheck.errors import ConfigError, Problem
+from tapecheck.recording import Context, RecordingT, Table, neighbours
 from tapecheck.runs import folders
-from tapecheck.runs.folders import Picture, Table
+from tapecheck.runs.folders import Picture
 from tapecheck.runs.outcomes import Recorded
-from tapecheck.runs.results import Environment, Finding, Neighbour, Result, TargetInfo
+from tapecheck.runs.results import Finding, Result
 from tapecheck.target.file import Target
-from tapecheck.verdict import Check, overall
+from tapecheck.verdict import Check, number, overall
 
 DIGEST_CHARACTERS = 12
 CONTEXT_KEY = b"tapecheck"  # in the metadata of a recording's first table
@@ -45,46 +43,7 @@ class Settings(Model):
     out: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Context:
-    """Which run a recording is of: when (UTC), against what, from where, and beside which other measurements (None: unknown).
-
-    Each validation adds what its tables do not say. `audited_ns` is when the target's data was audited, on the monotonic clock.
-    """
-
-    run_id: str
-    started_at: datetime
-    target: TargetInfo
-    environment: Environment
-    beside: tuple[Neighbour, ...] | None = None
-    audited_ns: tuple[int, int] | None = None
-
-    @property
-    def measured_by(self) -> str:
-        """Return the name of the other tool that measured; empty when it was this workbook."""
-        return ""
-
-
-ContextT = TypeVar("ContextT", bound=Context)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Recording(Generic[ContextT]):
-    """What was measured and nothing that a plan decides: raw tables by name and their context; `source` is where it was read from."""
-
-    context: ContextT
-    tables: Mapping[str, pa.Table]
-    source: str | None = None
-
-    def stored(self) -> dict[str, pa.Table]:
-        """Return the tables to store; the first carries the context in its metadata."""
-        (name, first), *others = self.tables.items()
-        metadata = {**(first.schema.metadata or {}), CONTEXT_KEY: TypeAdapter(type(self.context)).dump_json(self.context)}
-        return {name: first.replace_schema_metadata(metadata), **dict(others)}
-
-
 PlanT = TypeVar("PlanT", bound=Model)
-RecordingT = TypeVar("RecordingT", bound=Recording[Any])
 SummaryT = TypeVar("SummaryT")
 SettingsT = TypeVar("SettingsT", bound=Settings)
 
@@ -252,7 +211,7 @@ class Validation(ABC, Generic[PlanT, RecordingT, SummaryT, SettingsT]):
 
     def run(self, plan: PlanT, target: Target, *, out: str = "") -> RecordingT:
         """Measure an opened target and keep the recording below `out`; see `measure`, which says what it raises."""
-        return measured(self.name, target.name, lambda: self.measure(plan, target, out=out), out=out)
+        return recordings.measured(self.name, target.name, lambda: self.measure(plan, target, out=out), out=out)
 
     def read(self, path: str | Path) -> RecordingT:
         """Read the recording of a run folder, or of one that was measured and never recorded.
@@ -263,22 +222,11 @@ class Validation(ABC, Generic[PlanT, RecordingT, SummaryT, SettingsT]):
         return self.read_files(folders.recording(path, self.name), source=str(path))
 
     def read_files(self, folder: Path, *, source: str) -> RecordingT:
-        """Read the files of a recording, whatever else the folder holds.
-
-        Raises:
-            ConfigError: one is missing, broken, incomplete or too large.
-        """
-        first = next(iter(self.tables))
-        try:
-            tables = {name: folders.table(folder / f"{name}.parquet", kind) for name, kind in self.tables.items()}
-            context = TypeAdapter(self.types.context).validate_python(json.loads(tables[first].schema.metadata[CONTEXT_KEY]))
+        """Read the files of a recording, whatever else the folder holds; see `recordings.read`, which says what it raises."""
+        with recordings.reading(source, next(iter(self.tables)), self.name):
+            context, tables = recordings.read(folder, self.tables, self.types.context)
             recording = self.types.recording(context=context, tables=tables, source=source)
             self.check(recording)
-        except (OSError, ValueError, KeyError, TypeError, AttributeError, pa.ArrowException) as error:
-            why = _lacking(error) if isinstance(error, ValidationError) else f"{type(error).__name__}: {str(error)[:300]}"
-            got = f"{first} that cannot be read ({why})"
-            raise ConfigError([Problem(file=source, key="run", got=got, allowed=f"a complete {self.name} run")]) from error
-        pa.default_memory_pool().release_unused()  # what decoding took beside the tables
         return recording
 
     def check(self, recording: RecordingT) -> None:
@@ -329,7 +277,7 @@ class Validation(ABC, Generic[PlanT, RecordingT, SummaryT, SettingsT]):
             plan_digest=digest(settings.plan),
             headline=found.said,
             beside=None if context.beside is None else list(context.beside),
-            measured_s=covered_s(spans_ns),
+            measured_s=recordings.covered_s(spans_ns),
             **self.part(found),
         )
         files = {"failures.jsonl": self.failures(recording), **self.files(found)}
@@ -339,84 +287,11 @@ class Validation(ABC, Generic[PlanT, RecordingT, SummaryT, SettingsT]):
         return done
 
 
-def _lacking(error: ValidationError) -> str:
-    """Say what a context of another shape has not, or has otherwise."""
-    found = [f"{config.dotted(one['loc'])}: {one['msg']}" for one in error.errors(include_url=False)]
-    return f"the context of another version, such as {found[0]}"[:300]
-
-
 def named(name: str) -> Validation[Any, Any, Any, Any]:
     """Return a validation by its name; its package is imported only now."""
     module, _, variable = config.VALIDATIONS[name].partition(":")
     found: Validation[Any, Any, Any, Any] = getattr(importlib.import_module(module), variable)
     return found
-
-
-STOPPED = "the sandbox was stopped meanwhile, so that failures and times say nothing of it; measure again"
-
-
-def stopped() -> Finding:
-    """Return the finding that the sandbox was gone before the end of what was to be measured."""
-    return Finding(name="sandbox_stopped", finding=STOPPED.partition(";")[0], evidence={}, action="measure again")
-
-
-# ---- beside which other measurements ----
-
-_is_measuring = False
-
-
-def measured(name: str, target: str, run: Callable[[], RecordingT], *, out: str = "") -> RecordingT:
-    """Run a measurement, note in its recording which others ran on this machine meanwhile, and keep it below `out`; see `folders.keep`.
-
-    One within another is a part of that.
-    """
-    recording = run() if _is_measuring else _noticed(name, target, run)
-    folders.keep(recording.context.run_id, recording.stored(), name, out=out)
-    return recording
-
-
-def _noticed(name: str, target: str, run: Callable[[], RecordingT]) -> RecordingT:
-    global _is_measuring
-    folder = config.measurements()
-    try:
-        own = lockfiles.hold(folder, f"{name} of {target}")
-    except OSError as error:
-        logging.getLogger(__name__).warning("whether others measure on this machine is unknown: %s", error)
-        return run()
-    before = {one.file for one in lockfiles.holders(folder) if not one.is_there} | {own}
-    _is_measuring = True
-    try:
-        recording = run()
-        found = [one for one in lockfiles.holders(folder) if one.file not in before]
-    finally:
-        _is_measuring = False
-        lockfiles.release(own)
-    beside = tuple(Neighbour(measured=one.purpose, pid=one.pid, since=one.since) for one in found)
-    return replace(recording, context=replace(recording.context, beside=beside))
-
-
-def neighbours(context: Context) -> list[Finding]:
-    """Return the finding that others measured on this machine meanwhile, if any did."""
-    if not context.beside:
-        return []
-    who = ", ".join(map(str, context.beside))
-    return [
-        Finding(
-            name="measured_beside_others",
-            finding=f"other measurements ran on this machine at the same time, and each may have slowed the others: {who}",
-            evidence={"others": len(context.beside)},
-            action="measure again while nothing else is measured on this machine",
-        )
-    ]
-
-
-def covered_s(spans_ns: Iterable[tuple[int, int]]) -> float | None:
-    """Return how long at least one of some spans of time ran, of which several may run at once; None without any."""
-    total, last, is_any = 0, 0, False
-    for began, ended in sorted(spans_ns):
-        total += max(0, ended - (max(began, last) if is_any else began))
-        last, is_any = max(ended, last) if is_any else ended, True
-    return total / 1e9 if is_any else None
 
 
 def digest(plan: str) -> str | None:
@@ -460,10 +335,3 @@ def findings(findings: Sequence[Finding]) -> pd.DataFrame:
         for f in findings
     ]
     return pd.DataFrame(rows or [{"finding": "no rule found anything", "evidence": "", "next step": ""}])
-
-
-def number(value: float | None) -> str:
-    """Write a number with three significant digits, or more before the point; nothing for one that is not known."""
-    if value is None or math.isnan(value):
-        return ""
-    return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"

@@ -203,6 +203,13 @@ def _decide(objective: Objective, measured: Measured, invalid: str | None) -> tu
     return Verdict.PASS, "met, with 95 % confidence" if measured.bound != measured.value else "met"
 
 
+def number(value: float | None) -> str:
+    """Write a number with three significant digits, or more before the point; nothing for one that is not known."""
+    if value is None or math.isnan(value):
+        return ""
+    return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"
+
+
 def written(value: float) -> str:
     """Write a figure for people: 10,060 and 0.0012, with four digits where it is no count."""
     return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from tapecheck.backfill.integrity import NO_BARS, WRONG, Integrity
 from tapecheck.backfill.prediction import WhatIf
 from tapecheck.backfill.recording import COMPLETED, FAILED, SKIPPED, Job, Recording
-from tapecheck.validation import STOPPED
+from tapecheck.recording import STOPPED
 from tapecheck.vendor.trace import STAGES, Span
 from tapecheck.verdict import Check, Measured, Objective, judge
 

@@ -8,8 +8,8 @@ from tapecheck.backfill.integrity import NO_BARS, WRONG, Integrity
 from tapecheck.backfill.plan import BackfillPlan
 from tapecheck.backfill.prediction import WhatIf
 from tapecheck.backfill.recording import FAILED
+from tapecheck.recording import stopped
 from tapecheck.runs.results import Finding
-from tapecheck.validation import stopped
 
 PROMISED = {"api": (0.30, 0.40), "database": (0.25, 0.35), "balanced": (0.20, 0.30)}  # shorter wall time, as the objectives have it
 KIND = {"wait": "api", "fetch": "api", "insert": "database"}

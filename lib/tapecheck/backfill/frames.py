@@ -11,8 +11,8 @@ from tapecheck.backfill.integrity import Integrity
 from tapecheck.backfill.plan import BackfillPlan, History
 from tapecheck.backfill.prediction import AS_RECORDED, WhatIf
 from tapecheck.backfill.recording import COMPLETED, FAILED
-from tapecheck.validation import findings, number
-from tapecheck.verdict import Check
+from tapecheck.validation import findings
+from tapecheck.verdict import Check, number
 
 __all__ = ["checks", "failed", "findings", "integrity", "plan", "slowest", "slowest_jobs", "stages", "totals", "what_if"]
 

@@ -9,7 +9,7 @@ from typing import Any, Self
 
 import pyarrow as pa
 
-from tapecheck import validation
+from tapecheck import recording
 from tapecheck.backfill.integrity import Integrity
 from tapecheck.backfill.plan import BackfillPlan
 from tapecheck.vendor.trace import Span
@@ -112,7 +112,7 @@ JOBS = pa.schema(
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Context(validation.Context):
+class Context(recording.Context):
     """What the spans do not say: when by their clock, by which plan, and what is stored.
 
     `processes` is how many did the jobs, each with as many at once as the plan says; `remote` are the stages that did not use
@@ -134,7 +134,7 @@ class Context(validation.Context):
         return (self.ended_ns - self.began_ns) / 1e9
 
 
-class Recording(validation.Recording[Context]):
+class Recording(recording.Recording[Context]):
     """Spans in the order in which they began, jobs in the order of the plan, and their context."""
 
     @classmethod

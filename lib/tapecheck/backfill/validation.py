@@ -14,12 +14,12 @@ from tapecheck.backfill.integrity import Integrity
 from tapecheck.backfill.plan import METRICS, BackfillPlan
 from tapecheck.backfill.prediction import WhatIf
 from tapecheck.backfill.recording import FAILED, JOBS, SCHEMA, Context, Recording, chrome_trace
-from tapecheck.runs.folders import MOST_OBJECTS, Table
+from tapecheck.recording import MOST_OBJECTS, Table
 from tapecheck.runs.results import Finding, Result
 from tapecheck.target import opening
 from tapecheck.target.file import Target
-from tapecheck.validation import Analysis, Types, number
-from tapecheck.verdict import Check, Objective, parse_all
+from tapecheck.validation import Analysis, Types
+from tapecheck.verdict import Check, Objective, number, parse_all
 
 
 class Settings(validation.Settings):

@@ -21,7 +21,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 from numpy.typing import NDArray
 
-from tapecheck.validation import Context
+from tapecheck.recording import Context
 from tapecheck.verdict import Objective, counted
 
 Numbers = NDArray[np.float64] | NDArray[np.int64]

@@ -9,7 +9,8 @@ from tapecheck.compare.analysis import ProofSummary, objective
 from tapecheck.compare.plan import Proof, Question
 from tapecheck.compare.recording import Recording
 from tapecheck.statistics.paired import Ratio
-from tapecheck.validation import checks, findings, number
+from tapecheck.validation import checks, findings
+from tapecheck.verdict import number
 
 __all__ = ["bridges", "checks", "controls", "counters", "differences", "findings", "plan", "sides"]
 

@@ -8,7 +8,7 @@ from typing import Self
 
 import pyarrow as pa
 
-from tapecheck import validation
+from tapecheck import recording
 from tapecheck.compare import samples as spectra
 from tapecheck.compare.plan import Proof, Question
 from tapecheck.compare.samples import Sample
@@ -55,7 +55,7 @@ class Compared:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Context(validation.Context):
+class Context(recording.Context):
     """What the samples do not say: what was asked, and what else is known of the two sides.
 
     `differs` names what else than the change lies between the sides, each as `what: before, after`; two plans that were measured in
@@ -70,7 +70,7 @@ class Context(validation.Context):
     differs: tuple[str, ...] = ()
 
 
-class Recording(validation.Recording[Context]):
+class Recording(recording.Recording[Context]):
     """Samples in the order in which they began, the spectra of load proofs (`spectra.SCHEMA`), and their context."""
 
     @classmethod

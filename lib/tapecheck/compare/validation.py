@@ -15,7 +15,7 @@ from tapecheck.compare.analysis import ProofSummary
 from tapecheck.compare.difference import Change
 from tapecheck.compare.plan import ROUNDS_NEEDED, ComparePlan, Proof, Question
 from tapecheck.compare.recording import SAMPLES, Compared, Context, Recording
-from tapecheck.runs.folders import Table
+from tapecheck.recording import Table
 from tapecheck.runs.results import Finding, Result
 from tapecheck.target.file import Target
 from tapecheck.validation import Analysis, Types

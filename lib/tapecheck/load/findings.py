@@ -5,8 +5,8 @@ from dataclasses import replace
 
 from tapecheck.load.analysis import ScenarioSummary
 from tapecheck.load.recording import Tool
+from tapecheck.recording import stopped
 from tapecheck.runs.results import Finding
-from tapecheck.validation import stopped
 from tapecheck.verdict import written
 
 ERROR_SHARE = 0.01  # of all requests: below it failures are reported, but do not limit

@@ -9,7 +9,8 @@ from tapecheck.load import analysis
 from tapecheck.load.analysis import ScenarioSummary
 from tapecheck.load.plan import LoadPlan
 from tapecheck.statistics.intervals import Distribution, Percentile
-from tapecheck.validation import checks, findings, number
+from tapecheck.validation import checks, findings
+from tapecheck.verdict import number
 
 __all__ = ["breakdown", "checks", "errors", "findings", "plan", "scenarios"]
 

@@ -8,10 +8,10 @@ from typing import Annotated
 import pyarrow as pa
 from pydantic import AliasChoices, Field
 
-from tapecheck import validation
+from tapecheck import recording
 from tapecheck.load.plan import GeneratorLimits
+from tapecheck.recording import STOPPED
 from tapecheck.statistics.intervals import Distribution, Figure, Percentile
-from tapecheck.validation import STOPPED
 
 LEVELS = (50, 90, 95, 99)  # per cent: the percentiles of a distribution
 
@@ -118,7 +118,7 @@ class GeneratorStats:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Context(validation.Context):
+class Context(recording.Context):
     """What the samples do not say: how the generator fared, by scenario.
 
     Each level of a capacity sweep is a scenario of its own, with its rate in `rates_rps`. Of another `tool` that gives no
@@ -137,7 +137,7 @@ class Context(validation.Context):
         return self.tool.name if self.tool else ""
 
 
-class Recording(validation.Recording[Context]):
+class Recording(recording.Recording[Context]):
     """Raw samples (columns: docs/METHOD.md), resources (`resources.SCHEMA`) and their context."""
 
     @property

@@ -18,11 +18,11 @@ from tapecheck.load.capacity import judge as judge_sweep
 from tapecheck.load.imports import registry
 from tapecheck.load.plan import METRICS, LoadPlan
 from tapecheck.load.recording import Context, Recording, Tool
-from tapecheck.runs.folders import Table
+from tapecheck.recording import Table
 from tapecheck.runs.results import Finding, Result
 from tapecheck.target.file import Target
-from tapecheck.validation import Analysis, Types, number
-from tapecheck.verdict import Check, Objective, parse_all
+from tapecheck.validation import Analysis, Types
+from tapecheck.verdict import Check, Objective, number, parse_all
 
 BESIDE = ("generator_late", "neighbours", "machine_full")  # findings that every reader of the verdict has to know, the first of each
 FAILURES_AT_ONCE = 10_000  # as Python objects: a target that refuses everything can fail millions

@@ -16,6 +16,7 @@ from chaoslib.run import RunEventHandler, Runner
 from chaoslib.types import Strategy
 
 from tapecheck.errors import RollbackError
+from tapecheck.recording import STOPPED
 from tapecheck.recovery import actions
 from tapecheck.recovery.drill_target import Ground
 from tapecheck.recovery.experiment import Drill
@@ -24,7 +25,6 @@ from tapecheck.recovery.prober import Prober
 from tapecheck.recovery.recording import FULL, INVALID, MEASURED, Trial
 from tapecheck.recovery.watchdog import Keeper, roll_back, worked
 from tapecheck.target import opening
-from tapecheck.validation import STOPPED
 
 log = logging.getLogger(__name__)
 STEADY_S = 60.0  # for all to be well before a drill, and after it: a busy machine may need a while, and is no unsteady target

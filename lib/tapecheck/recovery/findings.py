@@ -4,11 +4,11 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 
+from tapecheck.recording import stopped
 from tapecheck.recovery.analysis import RecoverySummary
 from tapecheck.recovery.objectives import RecoveryPlan
 from tapecheck.recovery.recording import Recording
 from tapecheck.runs.results import Finding
-from tapecheck.validation import stopped
 from tapecheck.verdict import written
 
 NEAR = 0.5  # of an objective: a recovery that takes more leaves little room

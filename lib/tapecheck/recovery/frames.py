@@ -12,8 +12,8 @@ from tapecheck.recovery.experiment import Drill
 from tapecheck.recovery.objectives import RecoveryPlan
 from tapecheck.recovery.recording import Ages, Recording
 from tapecheck.recovery.timeline import Clocks, Timed
-from tapecheck.validation import checks, findings, number
-from tapecheck.verdict import written
+from tapecheck.validation import checks, findings
+from tapecheck.verdict import number, written
 
 __all__ = ["ages", "answers", "checks", "drills", "findings", "history", "losses", "plan", "trials"]
 

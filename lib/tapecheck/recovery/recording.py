@@ -8,7 +8,7 @@ from typing import Any, Literal, Self
 
 import pyarrow as pa
 
-from tapecheck import validation
+from tapecheck import recording
 from tapecheck.recovery.objectives import RecoveryPlan
 
 BAD, DEGRADED, FULL = 0, 1, 2  # the state that a probe saw
@@ -132,7 +132,7 @@ class Ack:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Context(validation.Context):
+class Context(recording.Context):
     """What the tables do not say: by which plan, on what, and what earlier drills had found."""
 
     plan: RecoveryPlan
@@ -158,7 +158,7 @@ ACKS = pa.schema(
 
 
 @dataclass(frozen=True, kw_only=True)
-class Recording(validation.Recording[Context]):
+class Recording(recording.Recording[Context]):
     """Probes in the order of their intended starts (`PROBES`), acknowledged bars, and their context.
 
     `journals` are Chaos Toolkit's own, one a trial, of a run that was measured just now.

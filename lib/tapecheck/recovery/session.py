@@ -12,6 +12,7 @@ import pyarrow as pa
 
 from tapecheck import progress
 from tapecheck.errors import ConfigError, MeasurementError
+from tapecheck.recording import STOPPED
 from tapecheck.recovery import drill, freshness, ledger, planting, stored, timeline
 from tapecheck.recovery.drill import Done
 from tapecheck.recovery.drill_target import Ground, check_allowed, check_processes, check_promised, ground
@@ -24,7 +25,6 @@ from tapecheck.runs import folders, results
 from tapecheck.runs.results import TargetInfo
 from tapecheck.target import opening
 from tapecheck.target.file import Target
-from tapecheck.validation import STOPPED
 
 NOBODY = TargetInfo(name="definition", kind="none", base_url="")  # of a run that asks no target
 

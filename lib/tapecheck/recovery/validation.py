@@ -8,6 +8,8 @@ from typing import Any, ClassVar
 from pydantic import Field
 
 from tapecheck import config, validation
+from tapecheck import recording as recordings
+from tapecheck.recording import MOST_OBJECTS, Table
 from tapecheck.recovery import analysis, contradictions, findings, objectives
 from tapecheck.recovery.analysis import Alert, FailureSummary, RecoverySummary, SymbolAge, TierSummary
 from tapecheck.recovery.contradictions import Contradiction
@@ -17,7 +19,6 @@ from tapecheck.recovery.experiment import ALL, NONE, Drill, chosen
 from tapecheck.recovery.objectives import RecoveryPlan
 from tapecheck.recovery.recording import ACKS, PROBES, Context, Recording
 from tapecheck.recovery.timeline import Timed
-from tapecheck.runs.folders import MOST_OBJECTS, Table
 from tapecheck.runs.results import Finding, Result
 from tapecheck.target.file import Target
 from tapecheck.target.opening import open_target
@@ -69,7 +70,7 @@ class Recovery(validation.Validation[RecoveryPlan, Recording, RecoverySummary, S
 
             return session.define(plan, out=settings.out)
         target, drills = open_target(settings.target), chosen(settings.drills)
-        return validation.measured(
+        return recordings.measured(
             self.name, target.name, lambda: self.measure(plan, target, out=settings.out, drills=drills), out=settings.out
         )
 

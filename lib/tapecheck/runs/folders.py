@@ -6,7 +6,7 @@ import os
 import secrets
 import shutil
 import sys
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -26,8 +26,6 @@ from tapecheck.runs.results import Result
 RESULT = "result.json"
 UNFINISHED = "unfinished"
 PLAIN = (".json", ".jsonl")
-MOST_ROWS = 20_000_000  # of a table that is read: about 2 GB
-MOST_OBJECTS = 1_000_000  # of a table whose rows become Python objects
 UNFINISHED_VARIABLE = "TAPECHECK_UNFINISHED"  # where a batch keeps what is left of a notebook that does not end
 
 
@@ -100,61 +98,6 @@ def recording(path: str | Path, validation: str) -> Path:
         got, allowed = "a run that ended before anything was measured", f"a complete run of {validation}"
         raise ConfigError([Problem(file=str(path), key="run", got=got, allowed=allowed)])
     return folder
-
-
-@dataclass(frozen=True, slots=True)
-class Table:
-    """What a table of a recording has: its columns, which of them an older recording may lack, which may be null, and its most rows."""
-
-    schema: pa.Schema
-    may_lack: Sequence[str] = ()
-    may_be_null: Sequence[str] = ()
-    most: int = MOST_ROWS
-
-
-def table(file: Path, kind: Table) -> pa.Table:
-    """Read a table of a recording: its own columns, and what others it has. What it is, is known before a row is read.
-
-    Raises:
-        ValueError: it has too many rows, lacks a column, or has one of another type, or nulls where there may be none.
-    """
-    schema, may_be_null = kind.schema, kind.may_be_null
-    with pq.ParquetFile(file, pre_buffer=False) as stored:  # reading ahead would hold the whole file beside the table
-        found, rows = stored.schema_arrow, stored.metadata.num_rows
-        if rows > kind.most:
-            raise ValueError(f"{file.name} has {rows:,} rows; at most {kind.most:,} are read")
-        wrong = [f"no column {name}" for name in schema.names if name not in found.names and name not in kind.may_lack]
-        wrong += [f"{name} twice" for name in dict.fromkeys(found.names) if found.names.count(name) > 1]
-        wrong += [f"{one.name} is {one.type}" for one in found if not _fits(one, schema, may_be_null)]
-        if wrong:
-            raise ValueError(f"{file.name}: {', '.join(wrong)}")
-        whole = stored.read()
-    for i, name in enumerate(whole.column_names):
-        column = whole.column(i)
-        if name not in schema.names:
-            continue
-        if column.null_count and name not in may_be_null:
-            raise ValueError(f"{file.name}: {name} is null in {column.null_count:,} of {rows:,} rows")
-        wanted = schema.field(name).type
-        if column.type != wanted and not pa.types.is_dictionary(wanted) and not pa.types.is_map(wanted):
-            whole = whole.set_column(i, schema.field(name), column.cast(wanted))
-    return whole
-
-
-def _fits(column: pa.Field, schema: pa.Schema, may_be_null: Sequence[str]) -> bool:
-    """Tell whether a stored column can be taken for that of a schema: numbers of another width, text encoded or not."""
-    kind = column.type.value_type if pa.types.is_dictionary(column.type) else column.type
-    if column.name not in schema.names:
-        return not (pa.types.is_nested(kind) or pa.types.is_binary(kind))
-    wanted = schema.field(column.name).type
-    wanted = wanted.value_type if pa.types.is_dictionary(wanted) else wanted
-    if pa.types.is_null(kind):
-        return column.name in may_be_null
-    if pa.types.is_integer(wanted):
-        return bool(pa.types.is_integer(kind))
-    if pa.types.is_floating(wanted):
-        return bool(pa.types.is_integer(kind) or pa.types.is_floating(kind))
-    return bool(kind == wanted or (pa.types.is_string(wanted) and pa.types.is_large_string(kind)))
 
 
 def record(
