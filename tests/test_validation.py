@@ -38,7 +38,7 @@ OTHER = """
 import sys
 sys.path.insert(0, "tests")
 from samples import burst, recording
-from tapecheck import validation
+from tapecheck import recording as recordings
 def run():
     print("begun", flush=True)
     sys.stdin.readline()
