@@ -58,7 +58,7 @@ def judged(plan: LoadPlan, found: Recording) -> list[tuple[str, str, Verdict, st
     return [(c.name, c.objective, c.verdict, c.reason) for c in checks]
 
 
-@settings(deadline=None, max_examples=60)
+@settings(deadline=None, max_examples=30)
 @given(st.data())
 def test_every_objective_that_a_plan_accepts_yields_a_check(data: st.DataObject) -> None:
     """Whatever it is about and whichever scenarios are chosen of the plan: one check a scenario, and a reason where it is no pass."""

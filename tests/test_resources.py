@@ -242,7 +242,7 @@ def threads_of(process: psutil.Process) -> list[int]:
         return []
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=20, deadline=None)
 @given(data=st.data())
 def test_no_selector_ever_names_this_process_or_its_kin(kin: list[psutil.Process], data: st.DataObject) -> None:
     """By pid, port or command: neither this process nor any ancestor, child or child's child."""
