@@ -7,6 +7,7 @@ from tapecheck.backfill import analysis, findings, frames
 from tapecheck.backfill.analysis import critical_path, rate_limit_floor_s, summarize
 from tapecheck.backfill.prediction import WhatIf
 from tapecheck.backfill.recording import COMPLETED, FAILED, SKIPPED, Job
+from tapecheck.backfill.validation import backfill
 from tapecheck.vendor.trace import STAGES, Span
 from tapecheck.verdict import Objective, Verdict
 
@@ -169,7 +170,7 @@ PLANTED = [
 def test_a_planted_slow_stage_is_named_with_what_helps(stage: str, plan: dict[str, object], name: str, action: str) -> None:
     """The advice is for what this plan does not do yet."""
     found = recording([span(stage, 0, 9), span("other", 9, 10)], **plan)
-    limit = findings.bottleneck(findings.find(summarize(found), found.context.plan))
+    limit = backfill.bottleneck(findings.find(summarize(found), found.context.plan))
     assert limit and limit.name == name and action in limit.action
     assert limit.evidence["ceiling_ratio"] == pytest.approx(10)
 
@@ -202,7 +203,7 @@ def test_the_replay_may_know_of_more_than_the_path() -> None:
     found = recording(hidden)
     for saving, ceiling, promise in [(0.5, 2.0, "possible"), (-0.1, 1.0, "not possible: at no cost it saves about 0%")]:
         predicted = [WhatIf(change="fetch at no cost", wall_s=1, saving_ratio=saving), WhatIf(change="x", wall_s=1, saving_ratio=0.9)]
-        limit = findings.bottleneck(findings.find(summarize(found), found.context.plan, predicted))
+        limit = backfill.bottleneck(findings.find(summarize(found), found.context.plan, predicted))
         assert limit and (limit.evidence["ceiling_ratio"], limit.evidence["promise"]) == (ceiling, promise)
         assert frames.stages(summarize(found), predicted).loc["fetch", "at no cost, about"] == f"{ceiling:.2f} x as fast"
 
@@ -219,11 +220,11 @@ def test_a_promise_beyond_the_stage_is_called_impossible() -> None:
     """A stage that takes most of busy time but hides behind others cannot save what was promised."""
     stored = [span("insert", i, i + 1, page=i) for i in range(10)]
     found = recording([*stored, *(span("fetch", 0.5, 9.5, page=p) for p in range(3))])
-    limit = findings.bottleneck(findings.find(summarize(found), found.context.plan))
+    limit = backfill.bottleneck(findings.find(summarize(found), found.context.plan))
     assert limit and limit.name == "bottleneck_fetch"
     assert (limit.evidence["promised_saving_low_ratio"], limit.evidence["promise"]) == (0.30, "not possible: at no cost it saves about 0%")
     visible = recording([span("fetch", 0, 9), span("insert", 9, 10)])
-    kept = findings.bottleneck(findings.find(summarize(visible), visible.context.plan))
+    kept = backfill.bottleneck(findings.find(summarize(visible), visible.context.plan))
     assert kept and kept.evidence["promise"] == "possible"
 
 

@@ -296,7 +296,7 @@ def test_wrong_bodies_are_no_few_errors() -> None:
     """Every body that was looked at was wrong: that limits the target, however few were looked at."""
     rows = burst(np.full(15_000, 5.0), per_round=100, failed=dict.fromkeys(range(60), ErrorKind.content))
     rec = recording({"s": rows}, generator=dataclasses.replace(GENERATOR, content_checked=60))
-    named = findings.bottleneck(findings.find(analysis.summarize(rec, LIMITS), 2))
+    named = load.bottleneck(findings.find(analysis.summarize(rec, LIMITS), 2))
     assert named is not None
     assert (named.name, named.evidence["success_ratio"]) == ("target_errors", 0.0)
 

@@ -177,7 +177,7 @@ def test_the_planted_cause_is_named_and_no_other(kind: str, monkeypatch: pytest.
         busy = said.summary.resources["api"].cpu_ratio >= findings.BUSY_CORE
         assert any(f.name in ("target_single_threaded", "target_cpu") for f in said.found) == busy, said
         return
-    named = findings.bottleneck(said.found)
+    named = load.bottleneck(said.found)
     assert (named and named.name) == case.named, said
     assert {f.name for f in said.found if f.name in LIMITING} - case.beside == ({case.named} if case.named else set()), said
     if named is not None:
@@ -208,11 +208,11 @@ def test_the_most_severe_kind_is_the_bottleneck_whatever_was_found_first() -> No
     chance = random.Random(7)
     while order:
         chance.shuffle(found)
-        named = findings.bottleneck(found)
+        named = load.bottleneck(found)
         assert named is not None
         assert named.name == order.pop(0)
         found.remove(named)
-    assert findings.bottleneck(found) is None
+    assert load.bottleneck(found) is None
 
 
 def found_in(rows: Samples, *, cores: int = 2, executor: str = "closed", busy: Mapping[str, float] | None = None) -> list[Finding]:
@@ -309,7 +309,7 @@ def test_the_bottleneck_takes_account_of_the_neighbours(used: tuple[float, float
     """Single-threaded on a quiet machine, short of cores on a busy one, and nothing where it is not known."""
     found = findings.find(summary(*used), 2)
     assert {one.name for one in found} == named
-    bottleneck = findings.bottleneck(found)
+    bottleneck = load.bottleneck(found)
     assert (bottleneck.name if bottleneck else None) == limit
 
 

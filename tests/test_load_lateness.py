@@ -111,7 +111,7 @@ def test_a_doubtful_figure_is_marked_wherever_it_is_shown() -> None:
     assert "generator's" not in frames.scenarios(found).loc["service time p99 (ms)", "s"]
     assert "up to 2.8 of 4.7" in frames.checks(load.judge(found, plan)).iloc[0]["why"]
     said = load.find(rec, found, plan)
-    assert [one.name for one in said] == ["generator_late"] and findings.bottleneck(said) is None
+    assert [one.name for one in said] == ["generator_late"] and load.bottleneck(said) is None
     headline = load.say(rec, found, said)
     assert "S: the generator was late, so up to 60% of mean, 60% of p50" in headline
     for chart in (

@@ -10,6 +10,7 @@ import json
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any, ClassVar, Generic, TypeVar
 
@@ -87,13 +88,14 @@ class Validation(ABC, Generic[PlanT, RecordingT, SummaryT, SettingsT]):
     """What each validation gives, and what all do alike over it.
 
     Its plan is `config/NAME.yaml` unless another is named, and is told by its `keys`; `choices` are the parameters of its notebook that
-    choose from the plan. The first of its `tables` carries the context. `read_plan` takes a plan's file and the choices, and raises a
-    `ConfigError` where one of them is wrong.
+    choose from the plan, and `limiting` are names of findings, or patterns of them, in the order in which they limit. The first of its
+    `tables` carries the context. `read_plan` takes a plan's file and the choices, and raises a `ConfigError` where one of them is wrong.
     """
 
     name: ClassVar[str]
     keys: ClassVar[frozenset[str]]
     choices: ClassVar[tuple[str, ...]] = ()
+    limiting: ClassVar[tuple[str, ...]] = ()
     tables: ClassVar[Mapping[str, Table]]
     types: Types[RecordingT, SettingsT]
     read_plan: Callable[..., PlanT]
@@ -153,12 +155,8 @@ class Validation(ABC, Generic[PlanT, RecordingT, SummaryT, SettingsT]):
         return ""
 
     def bottleneck(self, findings: Sequence[Finding]) -> Finding | None:
-        """Return the finding that limits first."""
-        return None
-
-    def figures(self, part: Mapping[str, Any]) -> Mapping[str, Mapping[str, float]]:
-        """Return the numbers that can be compared, by what they are of, from the validation's own part of a result.json."""
-        return {}
+        """Return the finding that limits first, by the order of `limiting`."""
+        return next((one for name in self.limiting for one in findings if fnmatchcase(one.name, name)), None)
 
     def spans_ns(self, recording: RecordingT) -> Iterable[tuple[int, int]]:
         """Return when measurements ran, on the monotonic clock."""

@@ -46,11 +46,6 @@ def find(summary: BackfillSummary, plan: BackfillPlan, what_if: Sequence[WhatIf]
     ]
 
 
-def bottleneck(findings: Sequence[Finding]) -> Finding | None:
-    """Return the finding that says where the time goes, or None where nothing was done."""
-    return next((f for f in findings if f.name.startswith("bottleneck_") or f.name == "balanced"), None)
-
-
 def saving_ratio(name: str, stage: StageSummary, what_if: Sequence[WhatIf]) -> float:
     """Return about how much of the wall time is saved when a stage costs nothing: its share of the critical path, or more by replay.
 

@@ -57,6 +57,7 @@ class Backfill(validation.Validation[BackfillPlan, Recording, BackfillSummary, S
     name = "backfill"
     keys = frozenset({"symbols", "timeframes", "history", "profiles"})
     choices = ("profile", "symbols", "timeframes", "days")
+    limiting = ("bottleneck_*", "balanced")
     tables: ClassVar = {
         "spans": Table(SCHEMA, may_lack=("statements",), may_be_null=("statements",), most=MOST_OBJECTS),
         "jobs": Table(JOBS, may_be_null=("error",), most=MOST_OBJECTS),
@@ -98,13 +99,9 @@ class Backfill(validation.Validation[BackfillPlan, Recording, BackfillSummary, S
         """Return what the figures and predictions say."""
         return findings.find(summary, recording.context.plan, summary.what_if)
 
-    def bottleneck(self, found: Sequence[Finding]) -> Finding | None:
-        """Return where the time goes."""
-        return findings.bottleneck(found)
-
     def say(self, recording: Recording, summary: BackfillSummary, found: Sequence[Finding]) -> str:
         """Return what is lost, and where the time goes."""
-        limit = findings.bottleneck(found)
+        limit = self.bottleneck(found)
         grave = [finding.finding for finding in found if finding.name in findings.GRAVE]
         return " ".join(f"{text}." for text in (*grave, limit and f"Where the time goes: {limit.finding}") if text)
 

@@ -1,6 +1,6 @@
 """Says what the figures of a load run mean: findings, each with the numbers that caused it and what to do."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 
 from tapecheck.load.analysis import ScenarioSummary
@@ -35,11 +35,6 @@ def find(summary: Mapping[str, ScenarioSummary], cores: int) -> list[Finding]:
         if rule is _generator or not scenario.invalid
         for finding in rule(name, scenario, cores)
     ]
-
-
-def bottleneck(findings: Sequence[Finding]) -> Finding | None:
-    """Return the finding that limits first, by the order of `LIMITING`, or None when no rule names one."""
-    return min((f for f in findings if f.name in LIMITING), key=lambda f: LIMITING.index(f.name), default=None)
 
 
 def measured_elsewhere(tool: Tool) -> Finding:

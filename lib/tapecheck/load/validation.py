@@ -99,6 +99,7 @@ class Load(validation.Validation[LoadPlan, Recording, LoadSummary, Settings]):
     name = "load"
     keys = frozenset({"scenarios", "objectives"})
     choices = ("scenarios", "rounds")
+    limiting = findings.LIMITING
     tables: ClassVar = {
         "samples": Table(samples.SCHEMA, may_lack=("retried",), may_be_null=("server_ms", "db_ms")),
         "resources": Table(resources.SCHEMA),
@@ -158,13 +159,9 @@ class Load(validation.Validation[LoadPlan, Recording, LoadSummary, Settings]):
         """Return each objective for which a scenario sends too few requests."""
         return plans.problems(plan, file=file, lines=config.lines_by_key(file))
 
-    def bottleneck(self, found: Sequence[Finding]) -> Finding | None:
-        """Return the finding that limits first."""
-        return findings.bottleneck(found)
-
     def say(self, recording: Recording, summary: LoadSummary, found: Sequence[Finding]) -> str:
         """Return what the target carries and what limits it."""
-        limit, tool = findings.bottleneck(found), recording.context.measured_by
+        limit, tool = self.bottleneck(found), recording.context.measured_by
         open_ended = [f"Measured by {tool}: coordinated omission cannot be excluded."] if tool else []
         beside = {one.name: f"{one.finding[0].upper()}{one.finding[1:]}." for one in reversed(found) if one.name in BESIDE and one != limit}
         carries = [f"Capacity: {summary.capacity.knee_note}."] if summary.capacity else []

@@ -1,7 +1,7 @@
 """Says what the figures of a recovery run mean: findings, each with the numbers that caused it and what to do."""
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 
 from tapecheck.recording import stopped
@@ -19,11 +19,6 @@ Rule = Callable[[Recording, RecoverySummary, RecoveryPlan], Iterator[Finding]]
 def find(recording: Recording, summary: RecoverySummary, plan: RecoveryPlan) -> list[Finding]:
     """Return every finding, the gravest kind first."""
     return [finding for rule in RULES for finding in rule(recording, summary, plan)]
-
-
-def bottleneck(findings: Sequence[Finding]) -> Finding | None:
-    """Return the finding that limits first: what is lost or missed, then the recovery nearest to its objective."""
-    return next((finding for name in LIMITING for finding in findings if finding.name == name), None)
 
 
 def _lost(recording: Recording, summary: RecoverySummary, plan: RecoveryPlan) -> Iterator[Finding]:

@@ -59,6 +59,7 @@ class Recovery(validation.Validation[RecoveryPlan, Recording, RecoverySummary, S
     name = "rto_rpo"
     keys = frozenset({"staleness", "rto", "rpo"})
     choices = ("profile", "trials")
+    limiting = findings.LIMITING
     tables: ClassVar = {"probes": Table(PROBES), "acks": Table(ACKS, may_be_null=("acked_ns", "refetchable"), most=MOST_OBJECTS)}
     types = Types(context=Context, recording=Recording, settings=Settings, result=RecoveryResult)
     read_plan = staticmethod(objectives.read_plan)
@@ -112,13 +113,9 @@ class Recovery(validation.Validation[RecoveryPlan, Recording, RecoverySummary, S
         """Return what the figures say."""
         return findings.find(recording, summary, plan)
 
-    def bottleneck(self, found: Sequence[Finding]) -> Finding | None:
-        """Return what is lost or missed, or the recovery nearest to its objective."""
-        return findings.bottleneck(found)
-
     def say(self, recording: Recording, summary: RecoverySummary, found: Sequence[Finding]) -> str:
         """Return the slowest recovery, and what was lost."""
-        limit = findings.bottleneck(found)
+        limit = self.bottleneck(found)
         return " ".join(text for text in (f"{limit.finding}." if limit else "", _slowest(summary.timed), _kept(summary.rpo)) if text)
 
     def part(self, found: Analysis[RecoveryPlan, Recording, RecoverySummary]) -> dict[str, Any]:
