@@ -84,3 +84,8 @@ class RollbackError(TapecheckError):
     """A drill's fault could not be taken away."""
 
     exit_code = 3
+
+
+def first_line(error: BaseException) -> str:
+    """Return the first line of an error, which names the cause; the others of a database's quote statements."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]

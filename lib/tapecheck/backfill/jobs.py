@@ -19,6 +19,7 @@ from tapecheck.backfill.pipeline import Outcome, refresh
 from tapecheck.backfill.plan import BackfillPlan, Endpoints
 from tapecheck.backfill.recording import COMPLETED, FAILED, SKIPPED, Job
 from tapecheck.backfill.sink import STRATEGIES, Sink, SinkError
+from tapecheck.errors import first_line
 from tapecheck.progress import Report
 from tapecheck.vendor.bars import periods_per_year
 from tapecheck.vendor.rate_limit import Bucket
@@ -191,9 +192,9 @@ class _Worker:
                     until_s = time.monotonic() + self._plan.source.retry.budget_s
                 self._close()
                 if not database.is_lost(error):
-                    return dict.fromkeys(group.keys, f"the database refuses: {line(error)}")
+                    return dict.fromkeys(group.keys, f"the database refuses: {first_line(error)}")
                 if time.monotonic() > until_s:
-                    return dict.fromkeys(group.keys, f"the database was lost: {line(error)}")
+                    return dict.fromkeys(group.keys, f"the database was lost: {first_line(error)}")
                 await anyio.sleep(DATABASE_PAUSE_S)
 
     async def _refreshed(self, sink: Sink, group: Group) -> dict[Key, Outcome | str]:
@@ -209,7 +210,7 @@ class _Worker:
         except SinkError:
             raise
         except Exception as error:
-            why = str(error) if isinstance(error, SourceError | ValueError) else f"{type(error).__name__}: {line(error)}"
+            why = str(error) if isinstance(error, SourceError | ValueError) else f"{type(error).__name__}: {first_line(error)}"
             log.warning("%s: %s", group.symbol, why, exc_info=not isinstance(error, SourceError))
             for key in group.keys:
                 await run_sync(sink.fail, *key, why)
@@ -219,8 +220,3 @@ class _Worker:
         if self._sink is not None:
             self._sink.close()
         self._sink = None
-
-
-def line(error: BaseException) -> str:
-    """Return the first line of an error, which names the cause; the others quote statements."""
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]

@@ -15,12 +15,12 @@ from tapecheck.backfill import checkpoints, schema
 from tapecheck.backfill.audit import audit
 from tapecheck.backfill.checkpoints import Checkpoint, Note
 from tapecheck.backfill.integrity import Integrity
-from tapecheck.backfill.jobs import DATABASE_PAUSE_S, Filling, Key, due, line, outcome_of, work
+from tapecheck.backfill.jobs import DATABASE_PAUSE_S, Filling, Key, due, outcome_of, work
 from tapecheck.backfill.pipeline import Outcome
 from tapecheck.backfill.plan import MAX_DAYS, BackfillPlan, Endpoints, History
 from tapecheck.backfill.recording import Context, Job, Recording
 from tapecheck.backfill.sink import STRATEGIES, SinkError
-from tapecheck.errors import ConfigError, Problem, TargetDown, TargetError
+from tapecheck.errors import ConfigError, Problem, TargetDown, TargetError, first_line
 from tapecheck.progress import Report
 from tapecheck.runs import folders, results
 from tapecheck.target import opening
@@ -104,7 +104,7 @@ def _audited(plan: BackfillPlan, database_url: str, jobs: list[Job], received: R
     try:
         return audit(plan, database_url, jobs, received)
     except SinkError as error:
-        log.warning("what was stored was not audited: %s", line(error))
+        log.warning("what was stored was not audited: %s", first_line(error))
         return None
 
 
@@ -123,7 +123,7 @@ def _check_source(url: str, timeout_s: float) -> None:
     try:
         httpx.get(url, timeout=min(timeout_s, 10), **client_options(url))
     except httpx.RequestError as error:
-        why = line(error) or type(error).__name__
+        why = first_line(error)
         raise TargetDown(f"the source {host} does not answer ({why}); nothing was fetched: is it running, and the network there?") from None
 
 
@@ -133,8 +133,8 @@ def _named(error: BaseException, name: str) -> TargetError:
         what_to_do = "end its transaction (see pg_stat_activity), and begin again"
         return TargetError(f"another session holds a lock on the tables of {name}: {what_to_do}")
     if database.is_lost(error):
-        return TargetDown(f"the database does not answer: {line(error)}")
-    return TargetError(f"the database refuses: {line(error)}")
+        return TargetDown(f"the database does not answer: {first_line(error)}")
+    return TargetError(f"the database refuses: {first_line(error)}")
 
 
 def _prepared(plan: BackfillPlan, database_url: str) -> tuple[BackfillPlan, dict[Key, Checkpoint], Note | None]:

@@ -23,17 +23,17 @@ FASTEST_SHARE = 0.5  # of the median service time: what even the fastest request
 SPREAD_RATIO = 3.0  # p95 over mean: the variance warning
 SLOW_VALUE_RATIO = 2.0  # median of the slowest over the fastest value of a parameter
 
-Rule = Callable[[str, ScenarioSummary, int], Iterator[Finding]]
+Rule = Callable[[ScenarioSummary, int], Iterator[Finding]]
 
 
 def find(summary: Mapping[str, ScenarioSummary], cores: int) -> list[Finding]:
     """Return every finding of every scenario, the most severe kind first; an invalid scenario says nothing about the target."""
     return [
-        finding
+        replace(one, finding=f"{name}: {one.finding}")
         for rule in RULES
         for name, scenario in summary.items()
         if rule is _generator or not scenario.invalid
-        for finding in rule(name, scenario, cores)
+        for one in rule(scenario, cores)
     ]
 
 
@@ -47,28 +47,28 @@ def measured_elsewhere(tool: Tool) -> Finding:
     )
 
 
-def _generator(name: str, scenario: ScenarioSummary, cores: int) -> Iterator[Finding]:
+def _generator(scenario: ScenarioSummary, cores: int) -> Iterator[Finding]:
     if scenario.generator.target_stopped:
-        yield replace(stopped(), finding=f"{name}: {stopped().finding}")
+        yield stopped()
     elif scenario.invalid:
         generator = scenario.generator
         own = ("cpu_ratio", "lag_p99_ms", "dispatch_lag_p99_ms", "achieved_ratio")
         known = {what: value for what in own if (value := getattr(generator, what)) is not None}
         yield Finding(
             name="generator",
-            finding=f"{name}: the load generator was the bottleneck, so its figures say nothing about the target",
+            finding="the load generator was the bottleneck, so its figures say nothing about the target",
             evidence={"reason": scenario.invalid, **known},
             action="lower the load, or run the generator on a machine of its own, then measure again",
         )
 
 
-def _late(name: str, scenario: ScenarioSummary, cores: int) -> Iterator[Finding]:
+def _late(scenario: ScenarioSummary, cores: int) -> Iterator[Finding]:
     share, lag, own = scenario.generator_share, scenario.dispatch_lag_ms, scenario.generator
     if share:
         figures = ", ".join(f"{part:.0%} of {metric.removesuffix('_ms')}" for metric, part in share.items())
         yield Finding(
             name="generator_late",
-            finding=f"{name}: the generator was late, so up to {figures} may be its own delay",
+            finding=f"the generator was late, so up to {figures} may be its own delay",
             evidence={
                 **({"dispatch_lag_p50_ms": lag.p50.value, "dispatch_lag_p99_ms": lag.p99.value} if lag else {}),
                 **({"lag_p99_ms": own.lag_p99_ms} if own.lag_p99_ms is not None else {}),
@@ -78,12 +78,12 @@ def _late(name: str, scenario: ScenarioSummary, cores: int) -> Iterator[Finding]
         )
 
 
-def _errors(name: str, scenario: ScenarioSummary, cores: int) -> Iterator[Finding]:
+def _errors(scenario: ScenarioSummary, cores: int) -> Iterator[Finding]:
     if scenario.failed:
         kind, count = max(scenario.errors.items(), key=lambda item: item[1])
         yield Finding(
             name="target_errors" if 1 - (scenario.success_ratio or 0.0) >= ERROR_SHARE else "few_errors",
-            finding=f"{name}: {scenario.failed:,} of {scenario.requests:,} requests failed, most by {kind}",
+            finding=f"{scenario.failed:,} of {scenario.requests:,} requests failed, most by {kind}",
             evidence={
                 "failed": scenario.failed,
                 "requests": scenario.requests,
@@ -94,7 +94,7 @@ def _errors(name: str, scenario: ScenarioSummary, cores: int) -> Iterator[Findin
         )
 
 
-def _database(name: str, scenario: ScenarioSummary, cores: int) -> Iterator[Finding]:
+def _database(scenario: ScenarioSummary, cores: int) -> Iterator[Finding]:
     server, database = scenario.server_time_ms, scenario.database_time_ms
     service = scenario.service_time_ms
     if not server or not database or not service or service.p50.value < SLOW_MS or server.mean < SERVER_SHARE * service.mean:
@@ -102,19 +102,19 @@ def _database(name: str, scenario: ScenarioSummary, cores: int) -> Iterator[Find
     if database.mean > DATABASE_SHARE * server.mean:
         yield Finding(
             name="database",
-            finding=f"{name}: the target spends {database.mean / server.mean:.0%} of its time in the database",
+            finding=f"the target spends {database.mean / server.mean:.0%} of its time in the database",
             evidence={"database_mean_ms": database.mean, "server_mean_ms": server.mean, "service_mean_ms": service.mean},
             action="look at the slowest statement's plan, index what it filters by, or cache the answer",
         )
 
 
-def _cpu(name: str, scenario: ScenarioSummary, cores: int) -> Iterator[Finding]:
+def _cpu(scenario: ScenarioSummary, cores: int) -> Iterator[Finding]:
     for process, use in scenario.resources.items():
         if use.samples >= 3 and use.cpu_ratio >= BUSY_CORE:
             alone = cores > 1 and use.cpu_ratio < 1 + (1 - BUSY_CORE)
             yield Finding(
                 name="target_single_threaded" if alone else "target_cpu",
-                finding=f"{name}: {process} {'is single-threaded' if alone else 'is busy'} ({use.cpu_ratio:.1f} of {cores} cores busy)",
+                finding=f"{process} {'is single-threaded' if alone else 'is busy'} ({use.cpu_ratio:.1f} of {cores} cores busy)",
                 evidence={"cpu_ratio": use.cpu_ratio, "cpu_peak_ratio": use.cpu_peak_ratio, "cores": cores, "samples": use.samples},
                 action="look whether one of its threads is always busy (top -H); if so, run more worker processes of it"
                 if alone
@@ -122,7 +122,7 @@ def _cpu(name: str, scenario: ScenarioSummary, cores: int) -> Iterator[Finding]:
             )
 
 
-def _neighbours(name: str, scenario: ScenarioSummary, cores: int) -> Iterator[Finding]:
+def _neighbours(scenario: ScenarioSummary, cores: int) -> Iterator[Finding]:
     others, machine = scenario.others_busy_cores, scenario.machine_busy_cores
     if others is None or machine is None or others < NEIGHBOUR_CORES:
         return
@@ -131,42 +131,38 @@ def _neighbours(name: str, scenario: ScenarioSummary, cores: int) -> Iterator[Fi
     rest = f"; {busiest[0]} had {busiest[1].cpu_ratio:.2g} of what was left" if is_full and busiest else ""
     yield Finding(
         name="machine_full" if is_full else "neighbours",
-        finding=f"{name}: other processes kept {others:.2g} of {cores} cores busy{rest}",
+        finding=f"other processes kept {others:.2g} of {cores} cores busy{rest}",
         evidence={"others_busy_cores": others, "machine_busy_cores": machine, "cores": cores},
         action="measure again without them: times are higher and the rate lower than this target would have alone",
     )
 
 
-def _connections(name: str, scenario: ScenarioSummary, cores: int) -> Iterator[Finding]:
+def _connections(scenario: ScenarioSummary, cores: int) -> Iterator[Finding]:
     response, service = scenario.response_time_ms, scenario.service_time_ms
     if response and service and (wait_ms := response.mean - service.mean) > max(WAIT_SHARE * response.mean, SLOW_MS):
         yield Finding(
             name="connection_limit",
-            finding=f"{name}: requests wait {wait_ms:.3g} ms of {response.mean:.3g} ms for a free connection, before they are sent",
+            finding=f"requests wait {wait_ms:.3g} ms of {response.mean:.3g} ms for a free connection, before they are sent",
             evidence={"wait_mean_ms": wait_ms, "response_mean_ms": response.mean, "connections_opened": scenario.connections_opened or 0},
             action="raise max_connections if the target may have more; if it refuses or stalls new ones, that is its limit",
         )
 
 
-def _queue(name: str, scenario: ScenarioSummary, cores: int) -> Iterator[Finding]:
+def _queue(scenario: ScenarioSummary, cores: int) -> Iterator[Finding]:
     server, service = scenario.server_time_ms, scenario.service_time_ms
     if scenario.executor == "burst" or not server or not service:
         return  # a burst is a queue by construction
     if service.p50.value < SLOW_MS or service.p50.value <= QUEUE_RATIO * server.p50.value:
         return
     busiest = max((use.cpu_ratio for use in scenario.resources.values()), default=None)
-    evidence: dict[str, int | float | str] = {
-        "service_p50_ms": service.p50.value,
-        "service_min_ms": service.min,
-        "server_p50_ms": server.p50.value,
-    }
-    if busiest is not None:
-        evidence["busiest_process_cpu_ratio"] = busiest
+    evidence: dict[str, int | float | str]
+    evidence = {"service_p50_ms": service.p50.value, "service_min_ms": service.min, "server_p50_ms": server.p50.value}
+    evidence |= {"busiest_process_cpu_ratio": busiest} if busiest is not None else {}
     idle = busiest is not None and busiest < IDLE_CORE
     network = idle and service.min >= FASTEST_SHARE * service.p50.value  # in a queue some request is the first
     yield Finding(
         name="network" if network else "queue",
-        finding=f"{name}: of a median {service.p50.value:.3g} ms after the send, the target accounts for {server.p50.value:.2g} ms"
+        finding=f"of a median {service.p50.value:.3g} ms after the send, the target accounts for {server.p50.value:.2g} ms"
         + (", no request is much faster, and no watched process is busy: the time is spent in the network" if network else ""),
         evidence=evidence,
         action="send one request at a time: if it is as slow, look at proxies and bandwidth, or measure from a machine nearer to it;"
@@ -177,18 +173,18 @@ def _queue(name: str, scenario: ScenarioSummary, cores: int) -> Iterator[Finding
     )
 
 
-def _spread(name: str, scenario: ScenarioSummary, cores: int) -> Iterator[Finding]:
+def _spread(scenario: ScenarioSummary, cores: int) -> Iterator[Finding]:
     times = scenario.response_time_ms
     if times and times.mean > 0 and times.p95.value / times.mean > SPREAD_RATIO:
         yield Finding(
             name="variance",
-            finding=f"{name}: response times vary; p95 is {times.p95.value / times.mean:.1f} times the mean",
+            finding=f"response times vary; p95 is {times.p95.value / times.mean:.1f} times the mean",
             evidence={"p95_ms": times.p95.value, "mean_ms": times.mean},
             action="look at the response times over the run: a cold start, a pause, or one slow parameter value?",
         )
 
 
-def _slow_value(name: str, scenario: ScenarioSummary, cores: int) -> Iterator[Finding]:
+def _slow_value(scenario: ScenarioSummary, cores: int) -> Iterator[Finding]:
     for dimension, values in scenario.by.items():
         inside = all(group.server_time_ms for group in values.values())
         times = {v: group.server_time_ms if inside else group.response_time_ms for v, group in values.items()}
@@ -201,7 +197,7 @@ def _slow_value(name: str, scenario: ScenarioSummary, cores: int) -> Iterator[Fi
             sizes = {f"{v}_bytes": values[v].bytes_mean for v in (slow, fast)}
             yield Finding(
                 name="slow_parameter",
-                finding=f"{name}: {dimension} {slow} takes {how_long}{' inside the target' if inside else ''}",
+                finding=f"{dimension} {slow} takes {how_long}{' inside the target' if inside else ''}",
                 evidence={f"{slow}_p50_ms": b, f"{fast}_p50_ms": a, **sizes},
                 action="compare the sizes of the answers first; if they do not explain it, look at how this value is queried",
             )

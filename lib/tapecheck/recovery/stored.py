@@ -12,7 +12,7 @@ from typing import Any
 import psycopg
 
 from tapecheck.database import opened, wait_for, within
-from tapecheck.errors import ConfigError, MeasurementError, Problem
+from tapecheck.errors import ConfigError, MeasurementError, Problem, first_line
 from tapecheck.recovery.objectives import RecoveryPlan
 from tapecheck.recovery.recording import Ack
 from tapecheck.target.file import Target
@@ -91,7 +91,7 @@ def reason(error: psycopg.Error) -> str:
     """Return an error's first line, which never holds a password; of a URL that cannot be read, not what it says."""
     if isinstance(error, psycopg.ProgrammingError) and error.sqlstate is None:
         return "its URL cannot be read"
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+    return first_line(error)
 
 
 def refuse_remote(target: Target, database_url: str) -> None:

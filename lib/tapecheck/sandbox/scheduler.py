@@ -17,7 +17,7 @@ from tapecheck.backfill import checkpoints
 from tapecheck.backfill.checkpoints import Checkpoint
 from tapecheck.backfill.pipeline import refresh
 from tapecheck.backfill.sink import Sink, SinkError
-from tapecheck.errors import TapecheckError
+from tapecheck.errors import TapecheckError, first_line
 from tapecheck.sandbox.answers import SchedulerHealth, Trigger, Triggered
 from tapecheck.sandbox.profile import REFRESH_S, Home, Ports, Profile, tier_of
 from tapecheck.vendor.bars import TIMEFRAMES
@@ -84,7 +84,7 @@ class Scheduler:
                 self.checkpoints = await asyncio.to_thread(checkpoints.read, self.home.database_url())
                 self.database_up = True
             except SinkError as error:
-                log.warning("waiting for the database: %s", _line(error))
+                log.warning("waiting for the database: %s", first_line(error))
                 await asyncio.sleep(0.2)
         if not self.checkpoints:
             await self._let_go_first()
@@ -108,7 +108,7 @@ class Scheduler:
                 self.checkpoints = await asyncio.to_thread(checkpoints.read, self.home.database_url())
                 log.info("took over the history of a backfill")
         except (*SinkError, TapecheckError) as error:
-            log.warning("the history of a backfill was not taken over: %s", _line(error))
+            log.warning("the history of a backfill was not taken over: %s", first_line(error))
 
     def _is_held(self) -> bool:
         return any(one.is_there for one in lockfiles.holders(self.home.held))
@@ -137,7 +137,7 @@ class Scheduler:
                     sink = await asyncio.to_thread(Sink, self.home.database_url())
                 await self._refresh(source, sink, key)
             except SinkError as error:
-                log.warning("database lost at %s %s: %s", *key, _line(error))
+                log.warning("database lost at %s %s: %s", *key, first_line(error))
                 self.database_up = False
                 if sink is not None:
                     await asyncio.to_thread(sink.close)
@@ -210,10 +210,6 @@ class Scheduler:
             uptime_s=now_s - self.begun_s,
             held=self.held and not self.checkpoints,
         )
-
-
-def _line(error: BaseException) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
 
 
 def _crash(task: asyncio.Task[None]) -> None:

@@ -4,16 +4,16 @@ import math
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from datetime import datetime
+from datetime import datetime, timedelta
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import msgspec
 
 from tapecheck.load import recording
 from tapecheck.load.engine.recorder import ErrorKind
 from tapecheck.load.imports import files
-from tapecheck.load.imports.files import BrokenFile, Format, ImportedRun, Request, Requests, nanoseconds
+from tapecheck.load.imports.files import EPOCH, BrokenFile, Format, ImportedRun, Request, Requests, nanoseconds
 from tapecheck.load.recording import ImportedFigures
 from tapecheck.statistics.intervals import Distribution
 
@@ -52,25 +52,20 @@ class Tags(msgspec.Struct):
     error_code: str = ""
 
 
-class _Data(msgspec.Struct):
-    time: datetime
-    value: float
+class Data(msgspec.Struct):
+    """When, how much, and of what; times are in ms."""
+
+    time: datetime = EPOCH
+    value: float = 0.0
     tags: Tags = msgspec.field(default_factory=Tags)
 
 
-class _Line(msgspec.Struct):
+class K6Point(msgspec.Struct):
+    """One value of one metric."""
+
     metric: str
     type: str
-    data: msgspec.Raw
-
-
-class K6Point(NamedTuple):
-    """One value of one metric; times are in ms."""
-
-    metric: str
-    value: float
-    at_ns: int
-    tags: Tags
+    data: Data
 
 
 @dataclass(slots=True)
@@ -83,39 +78,30 @@ class _Points:
 
 def read_json(path: Path) -> ImportedRun:
     """Read JSON lines."""
-    line_of, data_of = msgspec.json.Decoder(_Line).decode, msgspec.json.Decoder(_Data).decode
-
-    def point(text: bytes) -> K6Point | None:
-        line = line_of(text)
-        if line.type != "Point" or line.metric not in WANTED:
-            return None
-        data = data_of(line.data)
-        return K6Point(line.metric, data.value, nanoseconds(data.time), data.tags)
-
-    return _measurement("JSON lines", files.parsed(files.lines(path), point))
+    return _run("JSON lines", files.parsed(files.lines(path), msgspec.json.Decoder(K6Point).decode))
 
 
 def read_csv(path: Path) -> ImportedRun:
     """Read CSV."""
-
-    def point(row: Mapping[str, str]) -> K6Point | None:
-        if row["metric_name"] not in WANTED:
-            return None
-        tags = Tags(**{name: row[name] for name in TAGS if row.get(name)})
-        return K6Point(row["metric_name"], float(row["metric_value"]), _nanoseconds(row["timestamp"]), tags)
-
-    found = _measurement("CSV", files.parsed(files.table(path, CSV_COLUMNS), point), *([SECONDS_NOTE] if _in_seconds(path) else []))
-    return replace(found, clock_error_ms=1000.0 if _in_seconds(path) else 0.0)
+    in_seconds = _in_seconds(path)
+    run = _run("CSV", files.parsed(files.table(path, CSV_COLUMNS), _of_row), *([SECONDS_NOTE] if in_seconds else []))
+    return replace(run, clock_error_ms=1000.0 if in_seconds else 0.0)
 
 
-def _nanoseconds(text: str) -> int:
+def _of_row(row: Mapping[str, str]) -> K6Point:
+    tags = Tags(**{name: row[name] for name in TAGS if row.get(name)})
+    data = Data(time=_time(row["timestamp"]), value=float(row["metric_value"]), tags=tags)
+    return K6Point(metric=row["metric_name"], type="Point", data=data)
+
+
+def _time(text: str) -> datetime:
     """Read a time of any of K6_CSV_TIME_FORMAT's formats: seconds to nanoseconds since 1970, or RFC 3339."""
     if not text.isdecimal():
-        return nanoseconds(datetime.fromisoformat(text))
+        return datetime.fromisoformat(text)
     digits = len(text) - DIGITS_OF_SECONDS
     if digits not in (0, 3, 6, 9):
         raise ValueError(f"no time: {text}")
-    return int(text) * int(10 ** (9 - digits))
+    return EPOCH + timedelta(microseconds=int(text) * 10**6 // 10**digits)
 
 
 def _in_seconds(path: Path) -> bool:
@@ -123,7 +109,7 @@ def _in_seconds(path: Path) -> bool:
     return len(row["timestamp"]) == DIGITS_OF_SECONDS or (not row["timestamp"].isdecimal() and "." not in row["timestamp"])
 
 
-def _measurement(output: str, points: Iterable[tuple[int, K6Point | None]], *notes: str) -> ImportedRun:
+def _run(output: str, points: Iterable[tuple[int, K6Point]], *notes: str) -> ImportedRun:
     iterations, dropped = Counter[str](), Counter[str]()
     requests = Requests(files.parsed(_requests(points, {"iterations": iterations, "dropped_iterations": dropped}), _request))
     aside = requests.leave_out(NO_SCENARIO)
@@ -136,14 +122,14 @@ def _measurement(output: str, points: Iterable[tuple[int, K6Point | None]], *not
     )
 
 
-def _requests(points: Iterable[tuple[int, K6Point | None]], counters: dict[str, "Counter[str]"]) -> Iterator[tuple[int, _Points]]:
+def _requests(points: Iterable[tuple[int, K6Point]], counters: dict[str, "Counter[str]"]) -> Iterator[tuple[int, _Points]]:
     """Put the points of each request together, which k6 writes in one go; count what belongs to none."""
     line, request = 0, None
     for number, point in points:
-        if point is None:
+        if point.type != "Point" or point.metric not in WANTED:
             continue
         if point.metric in counters:
-            counters[point.metric][point.tags.scenario] += point.value  # type: ignore[assignment]
+            counters[point.metric][point.data.tags.scenario] += point.data.value  # type: ignore[assignment]
         elif point.metric == BEGINS:
             if request is not None:
                 yield line, request
@@ -151,14 +137,15 @@ def _requests(points: Iterable[tuple[int, K6Point | None]], counters: dict[str, 
         elif request is None:
             raise BrokenFile(f"{point.metric} before any {BEGINS}", number)
         else:
-            request.values[point.metric] = point.value
+            request.values[point.metric] = point.data.value
     if request is not None:
         yield line, request
 
 
 def _request(one: _Points) -> Request:
     """Return a request; it began when k6 began to look for a connection, as ours do."""
-    tags, done_ns, status = one.first.tags, one.first.at_ns, int(one.first.tags.status or 0)
+    tags, done_ns = one.first.data.tags, nanoseconds(one.first.data.time)
+    status = int(tags.status or 0)
     took_ms = one.values.get("http_req_duration", math.nan) + one.values.get("http_req_blocked", 0.0)
     if math.isnan(took_ms):
         raise ValueError("a request without http_req_duration: half-written, or of another version")
