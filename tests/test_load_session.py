@@ -3,6 +3,7 @@
 import dataclasses
 import resource
 from collections.abc import Iterator
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -55,6 +56,25 @@ def test_an_honest_run_gives_a_verdict(server: Server) -> None:
     assert 0 < generator.cpu_ratio < 0.9
     assert generator.dispatch_lag_p99_ms is not None
     assert generator.lag_p99_ms is not None
+
+
+def test_an_interrupt_loses_no_whole_scenario(server: Server, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """What was sent before the scenario in which it came is a recording, which a later scenario replaces."""
+    burst = {"executor": "burst", "concurrency": 2, "request": "one"}
+    three = plan(scenarios=dict.fromkeys(("first", "second", "third"), burst))
+    send = session._Sender._measure
+
+    def interrupted(self: session._Sender, label: str, *given: object) -> Measurement:
+        if label == "third":
+            raise KeyboardInterrupt
+        return send(self, label, *given)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(session._Sender, "_measure", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        load.run(three, target(server), out=str(tmp_path))
+    (kept,) = (tmp_path / "unfinished").iterdir()
+    summary = load.summarize(load.read(kept), three)
+    assert {name: summary[name].requests for name in summary} == {"first": 2, "second": 2}
 
 
 def test_busy_threads_in_the_worker_flip_the_verdict(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -148,7 +148,7 @@ def test_a_recorded_run_that_is_analysed_twice_alike_is_one_more_run(tmp_path: P
 
 def test_what_was_measured_is_on_disk_before_anything_is_made_of_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """It can be analysed from there as the run that it is, and lies in the run folder once that is recorded, and nowhere else."""
-    monkeypatch.setattr(session, "run", lambda plan, target: measured())
+    monkeypatch.setattr(session, "run", lambda plan, target, keep: measured())
     load.run(PLAN, Target(name="t", kind="external", base_url="http://127.0.0.1:1", requests={"health": "GET /"}), out=str(tmp_path))
     kept = tmp_path / "unfinished" / "load-20261102T101500Z-0001"
     assert {path.name for path in kept.iterdir()} == {"samples.parquet", "resources.parquet"}

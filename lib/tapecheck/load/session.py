@@ -1,7 +1,7 @@
 """Sends a plan's scenarios to a target, one after another, a capacity sweep level by level, and returns the samples."""
 
 import dataclasses
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 
 import pyarrow as pa
@@ -25,11 +25,15 @@ from tapecheck.target.file import Target
 from tapecheck.verdict import Objective, Verdict, parse_all
 from tapecheck.workers.dask import require_dask
 
+KEPT_ROWS = 1_000_000  # that are written between two scenarios; more take too long
 LEVEL_ATTEMPTS = 2  # at a level of a sweep in which the generator was the bottleneck: a busy moment should not end the search
 
 
-def run(plan: LoadPlan, target: Target) -> Recording:
+def run(plan: LoadPlan, target: Target, keep: Callable[[Recording], None] = lambda recording: None) -> Recording:
     """Check that the target is what the configuration says, then send every scenario and return the samples.
+
+    Args:
+        keep: gets what was measured so far after each scenario but the last, so that an interrupt loses no whole one.
 
     Raises:
         ConfigError: a scenario's request cannot be built, or the target lies beyond this machine without permission.
@@ -50,7 +54,11 @@ def run(plan: LoadPlan, target: Target) -> Recording:
     )
     with Generator(plan.workers) as generator, Watch(target.processes) as watch:
         sender = _Sender(plan=plan, prepared=prepared, address=address, generator=generator, context=context)
-        sent = [one for name in plan.scenarios for one in sender.send(name)]
+        sent: list[Sent] = []
+        for left, name in zip(reversed(range(len(plan.scenarios))), plan.scenarios, strict=True):
+            sent += sender.send(name)
+            if left and sum(len(one.measured.samples) for one in sent) <= KEPT_ROWS:
+                keep(Recording(tables={"samples": _table(sent), "resources": watch.table()}, context=_complete(context, sent)))
     return Recording(tables={"samples": _table(sent), "resources": watch.table()}, context=_complete(context, sent))
 
 

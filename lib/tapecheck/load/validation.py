@@ -19,6 +19,7 @@ from tapecheck.load.imports import registry
 from tapecheck.load.plan import METRICS, LoadPlan
 from tapecheck.load.recording import Context, Recording, Tool
 from tapecheck.recording import Table
+from tapecheck.runs import folders
 from tapecheck.runs.results import Finding, Result
 from tapecheck.target.file import Target
 from tapecheck.validation import Analysis, Types
@@ -112,7 +113,7 @@ class Load(validation.Validation[LoadPlan, Recording, LoadSummary, Settings]):
         """Send every scenario; see `session.run`, which says what it raises."""
         from tapecheck.load import session  # the engine: paid by who measures
 
-        return session.run(plan, target)
+        return session.run(plan, target, lambda so_far: folders.keep(so_far.context.run_id, so_far.stored(), self.name, out=out))
 
     def read(self, path: str | Path) -> Recording:
         """Read a recorded run's folder, or a file of another tool.

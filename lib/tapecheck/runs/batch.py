@@ -138,7 +138,7 @@ def run(validation: str, given: Mapping[str, Any], out: Path | None) -> Outcome:
         except KeyboardInterrupt:
             logging.getLogger("asyncio").setLevel(logging.CRITICAL)  # the kernel's end is no news of nbclient's tasks
             if kept := _keep(executed, unfinished):
-                print(f"{validation}: what was done so far is in {kept / 'notebook.ipynb'}", file=sys.stderr)
+                print(f"{validation}: what was done so far is in {kept / 'notebook.ipynb'}{_measured(validation, kept)}", file=sys.stderr)
             raise
         duration_s = time.monotonic() - started
         recorded = None if failure else _recorded(executed)
@@ -146,10 +146,16 @@ def run(validation: str, given: Mapping[str, Any], out: Path | None) -> Outcome:
             is_measured = unfinished is not None and any(unfinished.glob("*.parquet"))
             folder = _keep(executed, unfinished) if is_measured or code != ConfigError.exit_code else None  # what is refused is no attempt
             message = failure or "the notebook ended without recording a run"
-            if folder is not None and is_measured:
-                message += f"\n  what was measured is kept; analyse it with: tapecheck run {validation} -p run {config.shown(folder)}"
+            message += _measured(validation, folder)
             return Outcome(validation=validation, exit_code=code, duration_s=duration_s, message=message, folder=folder)
         return _finish(validation, executed, recorded, duration_s)
+
+
+def _measured(validation: str, folder: Path | None) -> str:
+    """Say how to go on from what was measured before the end, if anything was."""
+    if folder is None or not any(folder.glob("*.parquet")):
+        return ""
+    return f"\n  what was measured is kept; analyse it with: tapecheck run {validation} -p run {config.shown(folder)}"
 
 
 def _died(error: Exception, log: Path) -> str:

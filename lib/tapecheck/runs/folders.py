@@ -63,17 +63,21 @@ def check_writable(out: str | Path) -> Path | None:
 def keep(run_id: str, tables: Mapping[str, pa.Table], validation: str, *, out: str | Path) -> None:
     """Write what was measured before anything is made of it, so that nothing later can lose it; `record` moves it into the run folder.
 
-    Where there is no room it does nothing: the verdict is still worth seeing, and `record` says what is the matter.
+    What was kept of the same run before is replaced. Where there is no room it does nothing: the verdict is still worth seeing, and
+    `record` says what is the matter.
     """
     if str(out) == "":
         return
     folder = _unfinished(out, validation, run_id)
-    part = folder.with_name(f".{folder.name}.part")
+    part, before = (folder.with_name(f".{folder.name}.{kind}") for kind in ("part", "before"))
     with suppress(OSError):
         part.mkdir(parents=True)
         _write(part, tables, {}, {})
+        with suppress(FileNotFoundError):
+            folder.rename(before)
         part.rename(folder)
-    shutil.rmtree(part, ignore_errors=True)
+    for old in (part, before):
+        shutil.rmtree(old, ignore_errors=True)
 
 
 def _unfinished(out: str | Path, validation: str, run_id: str) -> Path:
