@@ -11,7 +11,8 @@ import httpx
 from servers import Behaviour, Exchange
 
 from tapecheck import config
-from tapecheck.recovery.objectives import RecoveryPlan, read_plan
+from tapecheck.recovery.contradictions import read_plan
+from tapecheck.recovery.objectives import RecoveryPlan
 from tapecheck.target.file import Target
 
 HOUR = 3600.0

@@ -2,23 +2,26 @@
 
 import datetime as dt
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 from backfills import ENVIRONMENT
-from recorded_drills import PLAN
 
-from tapecheck.recovery.objectives import RecoveryPlan
-from tapecheck.recovery.recording import BAD, DEGRADED, FULL, PROBES, Ack, Ages, Context, Recording, SeriesAge, Trial
+from tapecheck.recovery.answers import Audit, Look, PlantedAge, Raised, Reply, Row, Series, Served, Status, Stored
+from tapecheck.recovery.contradictions import read_plan
+from tapecheck.recovery.recording import BAD, DEGRADED, FULL, PROBES, Context, Fate, Recording, Trial, WrittenBar
 from tapecheck.recovery.timeline import Seen
 from tapecheck.runs.results import TargetInfo
 
 __all__ = [
-    "BAD", "DEGRADED", "FULL", "ONCE", "PERIOD_S", "PLAN", "S", "age", "ages", "crash", "hang", "probes", "recording", "steady", "trial",
+    "BAD", "DEGRADED", "FULL", "ONCE", "PERIOD_S", "PLAN", "S", "age", "ages", "bar", "crash", "hang", "probes", "recording", "steady",
+    "trial",
 ]  # fmt: skip
 
 S = 1_000_000_000
+PLAN = read_plan("config/rto_rpo.yaml")
 PERIOD_S = 0.05
 
 
@@ -48,6 +51,16 @@ def crash(first_s: float, last_s: float, *, until_s: float = 6.0, serves: bool =
 def hang(first_s: float, last_s: float) -> Seen:
     """What begins from `first_s` to `last_s` is answered at the end of that, in full."""
     return probes([(at, last_s + 0.003 if first_s <= at < last_s else at + 0.002, FULL) for at in steady(last_s + 3)])
+
+
+# ---- bars ----
+
+
+def bar(symbol: str, at_minutes: float, fate: Fate = "stable", **changes: Any) -> WrittenBar:
+    """Return a 5-minute bar that begins so many minutes after 1970, and has had this fate."""
+    base: dict[str, Any] = {"drill": "d", "trial": 1, "minutes": 5.0, "time_ms": round(at_minutes * 60_000)}
+    base |= {"acked_ns": None if fate == "unknown" else 1, "found": {"stable": True, "lost": False}.get(fate)}
+    return WrittenBar(symbol=symbol, **base | changes)
 
 
 # ---- whole recordings ----
@@ -86,41 +99,93 @@ def table(drill: str, number: int, views: Mapping[str, Seen], late_s: float = 0.
     return pa.Table.from_pylist(rows).select(PROBES.names).cast(PROBES)
 
 
-def age(symbol: str, timeframe: str = "1d", *, said_s: float | None = 60.0, **more: Any) -> SeriesAge:
-    """Return a series whose age the API and its database say alike."""
-    state = PLAN.staleness.classify(said_s)
-    action = PLAN.staleness.action(state)
-    base: dict[str, Any] = {"tier": PLAN.tier_of(symbol), "says": state, "database_s": said_s, "state": state, "expected": action}
-    return SeriesAge(symbol=symbol, timeframe=timeframe, said_s=said_s, **base | {"seen": action} | more)
+@dataclass(frozen=True, kw_only=True)
+class Age:
+    """A series: what the API reports of it and its database holds (seconds), and how it is answered; by default alike, and as it must be.
+
+    `answer` is an action of the plan, or None where it was not asked for.
+    """
+
+    symbol: str
+    timeframe: str
+    reported_s: float | None
+    database_s: float | None
+    answer: str | None
+
+    @property
+    def key(self) -> tuple[str, str]:
+        return self.symbol, self.timeframe
+
+    def reply(self) -> Reply:
+        served = Served(warning=None if self.answer == "plain" else "old", count=1) if self.answer != "not_found_and_trigger" else None
+        return Reply(
+            symbol=self.symbol, timeframe=self.timeframe, done_s=0.0, status=200 if served else 404, served=served,
+            has_features=served is not None, triggered=served is None,
+        )  # fmt: skip
 
 
-def ages(*series: SeriesAge) -> Ages:
-    """Return an audit of some series, with nothing else wrong."""
-    return Ages(series=series, database_asked=True, last_success_s=60.0)
+def age(symbol: str, timeframe: str = "1d", *, reported_s: float | None = 60.0, **more: Any) -> Age:
+    """Return a series of an age."""
+    real_s = more.get("database_s", reported_s)
+    right: dict[str, Any] = {"database_s": real_s, "answer": PLAN.staleness.action(PLAN.staleness.classify(real_s))}
+    return Age(symbol=symbol, timeframe=timeframe, reported_s=reported_s, **right | more)
+
+
+def look(ages: Iterable[Age], *, database: bool = True, alerts: bool = False) -> Look:
+    """Return a status answer that reports these ages, and the database that holds them."""
+    ages = list(ages)
+    series = [
+        Series(symbol=a.symbol, timeframe=a.timeframe, age_s=a.reported_s, freshness=PLAN.staleness.classify(a.reported_s)) for a in ages
+    ]
+    rows = {
+        f"{a.symbol} {a.timeframe}": Row(
+            symbol=a.symbol, timeframe=a.timeframe, state="done", age_s=a.database_s, newest=None, has_features=True
+        ) for a in ages
+    }  # fmt: skip
+    raised = [Raised(symbol=a.symbol, timeframe=a.timeframe) for a in ages if a.answer == "warning_and_alert"]
+    stored = [Stored(rows=rows, read_s=0.0)] * 2 if database else []
+    return Look(
+        sent_s=0.0, done_s=0.0, at=STARTED, status=Status(series=tuple(series), alerts=tuple(raised if alerts else ())), stored=stored
+    )
+
+
+def ages(*given: Age, planted: Sequence[Age] = (), database: bool = True, named: bool = True, **more: Any) -> Audit:
+    """Return an audit that found these ages, and fresh ones of the other symbols that the plan names.
+
+    Args:
+        database: whether the database answered; `named`: whether the target file names one.
+    """
+    frames = dict.fromkeys(one.timeframe for one in given) or ["1d"]
+    symbols = [symbol for tier in PLAN.rpo.values() if tier.symbols != "others" for symbol in tier.symbols]
+    others = {(symbol, frame): age(symbol, frame) for symbol in symbols for frame in frames}
+    every = [*(others | {one.key: one for one in given}).values()]
+    return Audit(
+        looks=(look(every, database=database), look(every, database=database, alerts=True)),
+        replies=[one.reply() for one in every if one.answer],
+        planted=[PlantedAge(age_s=a.database_s or 0.0, looks=(look([a]), look([a], alerts=True)), reply=a.reply()) for a in planted],
+        has_database=named,
+        **{"last_success_s": 60.0} | more,
+    )
 
 
 def recording(
     trials: Sequence[tuple[Trial, Mapping[str, Seen]]] = (),
     *,
-    plan: RecoveryPlan = ONCE,
-    audit: Ages | None = None,
-    acks: Sequence[Ack] = (),
-    ledger: Sequence[Mapping[str, Any]] = (),
+    audit: Audit | None = None,
+    bars: Sequence[WrittenBar] = (),
     late_s: float = 0.001,
 ) -> Recording:
     """Return the recording of a run."""
     return Recording.of(
         probes=pa.concat_tables([PROBES.empty_table(), *(table(one.drill, one.trial, views, late_s) for one, views in trials)]),
-        acks=acks,
+        bars=bars,
         context=Context(
             run_id="20260101T000000Z-0000",
             started_at=STARTED,
             target=TargetInfo(name="sandbox", kind="sandbox", base_url="http://127.0.0.1:1"),
             environment=ENVIRONMENT,
-            plan=plan,
             drills=list(dict.fromkeys(one.drill for one, _ in trials)),
             trials=[one for one, _ in trials],
-            ages=audit,
-            ledger=ledger,
+            audit=audit,
         ),
     )

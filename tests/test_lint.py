@@ -96,9 +96,9 @@ def test_the_plans_of_all_notebooks_are_checked_before_one_starts(tmp_path: Path
         ("[critical, standard, low]", "[critical, low]", "scheduler.order", "critical, low"),
         ("{below_s: 21600", "{below_s: 3600", "staleness.aging.below_s", "aging ends at 1 h, fresh at 1 h"),
         ("[SPY, QQQ, BTC, ETH]", "[SPY, QQQ, BTC, ETH, AAPL]", "rpo.standard.symbols", "AAPL in critical and standard"),
-        ("symbols: others", "symbols: [XRP]", "rpo", "no promise for a symbol"),
+        ("symbols: others", "symbols: [XRP]", "rpo", "no objectives for a symbol"),
         ("proven_share: 0.5 ", "proven_share: 0.95 ", "trials.each", "5 trials prove at best that 54.9 %"),
-        ("  tier_beyond_class: >-\n", "  clock_resolution: x\n  tier_beyond_class: >-\n", "settled.clock_resolution", "not there"),
+        ("  tier_beyond_class: >-\n", "  clock_resolution: x\n  tier_beyond_class: >-\n", "explained.clock_resolution", "not there"),
         ("objective_s: 300", "objective_s: fast", "rto.scheduler_crash.objective_s", "'fast'"),
     ],
 )
@@ -111,24 +111,24 @@ def test_a_contradiction_planted_in_the_recovery_plan_is_found(tmp_path: Path, r
     assert f"{key.rpartition('.')[2]}:" in text.splitlines()[(problem.line or 0) - 1]
 
 
-def test_what_is_settled_is_told_with_its_explanation(capsys: pytest.CaptureFixture[str]) -> None:
+def test_what_is_explained_is_told_with_its_explanation(capsys: pytest.CaptureFixture[str]) -> None:
     """On stdout, each rule once, and counted as no problem; how many there are, unless the explanations are asked for."""
     assert main(["check", str(config.CONFIG / "rto_rpo.yaml")]) == 0
     assert capsys.readouterr() == ("5 contradictions explained in config/rto_rpo.yaml\n1 file, 0 problems\n", "")
     assert main(["check", "--explain", str(config.CONFIG / "rto_rpo.yaml")]) == 0
     out, err = capsys.readouterr()
-    assert "config/rto_rpo.yaml: settled backoff_beyond_rto: backfill.retries_s: pauses of 1 + 5 + 30 s = 36 s, beyond the 30 s" in out
-    assert "\n  Two clocks run." in out and out.count("settled refill_beyond_rto") == 1
+    assert "config/rto_rpo.yaml: explained backoff_beyond_rto: backfill.retries_s: pauses of 1 + 5 + 30 s = 36 s, beyond the 30 s" in out
+    assert "\n  Two clocks run." in out and out.count("explained refill_beyond_rto") == 1
     assert out.endswith("1 file, 0 problems\n") and err == ""
 
 
 def test_what_only_a_profile_needs_explained_is_told_too(tmp_path: Path) -> None:
     """The notes are of all profiles together."""
     file = tmp_path / "rto_rpo.yaml"
-    text = RECOVERY.replace("settled:\n", "settled:\n  trials_prove_nothing: not all on one day\n")
+    text = RECOVERY.replace("explained:\n", "explained:\n  trials_prove_nothing: not all on one day\n")
     file.write_text(text + "  sure: {trials: {each: 20, proven_share: 0.95}}\n")
     assert check.problems(file) == []
-    assert [note.partition("settled ")[2].partition(":")[0] for note in check.notes(file)][-1] == "trials_prove_nothing"
+    assert [note.partition("explained ")[2].partition(":")[0] for note in check.notes(file)][-1] == "trials_prove_nothing"
 
 
 def test_a_file_with_problems_has_no_notes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -18,7 +18,7 @@ from tapecheck.validation import named
 
 DATA = Path(__file__).parent / "data"
 KINDS = {name: (named(name), next(iter(named(name).tables))) for name in ("load", "backfill", "rto_rpo")}
-SECOND = {"load": "resources", "backfill": "jobs", "rto_rpo": "acks"}
+SECOND = {"load": "resources", "backfill": "jobs", "rto_rpo": "bars"}
 Change = Callable[[pa.Table], pa.Table]
 Make = Callable[[pa.ChunkedArray], pa.Array]
 
@@ -95,9 +95,9 @@ NUMBERS = {
     ("backfill", "spans"): ("began_ns",),
     ("backfill", "jobs"): ("inserted",),
     ("rto_rpo", "probes"): ("state",),
-    ("rto_rpo", "acks"): ("minutes",),
+    ("rto_rpo", "bars"): ("minutes",),
 }
-WORDS = {("load", "samples"): "error", ("backfill", "spans"): "stage", ("rto_rpo", "probes"): "view", ("rto_rpo", "acks"): "fate"}
+WORDS = {("load", "samples"): "error", ("backfill", "spans"): "stage", ("rto_rpo", "probes"): "view", ("rto_rpo", "bars"): "symbol"}
 CASES = [(*place, column, odd) for place, columns in NUMBERS.items() for column in columns for odd in ODD]
 CASES += [(*place, column, odd) for place, column in WORDS.items() for odd in ODD if odd != "text"]
 

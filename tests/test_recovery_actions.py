@@ -115,12 +115,12 @@ sys.stdin.read()
 """
 RUNNER = """
 import signal
-from tapecheck.recovery.watchdog import Keeper
+from tapecheck.recovery.watchdog import Watchdog
 kill = {{"type": "action", "name": "kill", "provider": {{"type": "python", "module": "tapecheck.recovery.actions", "func": "kill",
         "arguments": {{"process": "api"}}}}}}
-with Keeper() as keeper:
-    keeper.arm({{"title": "t", "description": "d", "configuration": {named!r}, "method": [], "rollbacks": [kill]}}, "mend it")
-    print(keeper._process.pid, flush=True)
+with Watchdog() as watchdog:
+    watchdog.arm({{"title": "t", "description": "d", "configuration": {named!r}, "method": [], "rollbacks": [kill]}}, "mend it")
+    print(watchdog._process.pid, flush=True)
     signal.pause()
 """
 

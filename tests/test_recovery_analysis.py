@@ -4,18 +4,23 @@ import datetime as dt
 import math
 import subprocess
 import sys
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from recorded_drills import ack
-from recoveries import BAD, FULL, ONCE, PLAN, S, age, ages, crash, probes, recording, steady, trial
+from recoveries import BAD, FULL, ONCE, PLAN, S, age, ages, bar, crash, probes, recording, steady, trial
 
 from tapecheck.recording import STOPPED
-from tapecheck.recovery import analysis, findings, frames, ledger
+from tapecheck.recovery import analysis, findings, frames, history
+from tapecheck.recovery import validation as recovery
+from tapecheck.recovery.analysis import Loss
+from tapecheck.recovery.answers import Audit
 from tapecheck.recovery.objectives import RecoveryPlan
-from tapecheck.recovery.recording import INVALID, Ages, Recording
+from tapecheck.recovery.recording import INVALID, Recording, WrittenBar
 from tapecheck.recovery.timeline import Seen
+from tapecheck.runs import folders
 from tapecheck.verdict import Check, Verdict
 
 
@@ -117,7 +122,7 @@ def test_a_target_that_stays_unsteady_fails() -> None:
 
 def test_an_audit_under_which_the_sandbox_was_stopped_blames_nobody() -> None:
     """Neither ages, answers nor alerts count against it: their checks are invalid with the reason, and the one finding says why."""
-    made = recording(audit=Ages(invalid=STOPPED), acks=[ack("SPY", 0, "stable")])
+    made = recording(audit=Audit(invalid=STOPPED), bars=[bar("SPY", 0, "stable")])
     summary, checks = analysis.summarize(made, PLAN), judged(made, PLAN)
     audited = [f"{tier} age_s" for tier in PLAN.rpo] + ["target false_ages", "target wrong_answers"]
     assert {name: one.verdict for name, one in checks.items() if one.reason == STOPPED} == dict.fromkeys(audited, Verdict.INVALID)
@@ -127,17 +132,25 @@ def test_an_audit_under_which_the_sandbox_was_stopped_blames_nobody() -> None:
 
 
 def test_what_was_never_asked_is_no_data() -> None:
-    """Neither answers that nobody tried nor ages that no database was asked for are right; a lie that was found all the same counts."""
-    unasked = judged(recording(audit=ages(age("SPY", seen=None, database_s=None))))
+    """Neither answers that nobody tried nor ages whose database did not answer are right; a lie that was found all the same counts."""
+    everywhere = [age(symbol, answer=None) for tier in PLAN.rpo.values() if tier.symbols != "others" for symbol in tier.symbols]
+    unasked = judged(recording(audit=ages(*everywhere, database=False)))
     assert [unasked[f"target {name}"].verdict for name in ("wrong_answers", "false_ages")] == [Verdict.NO_DATA] * 2
-    lied = judged(recording(audit=ages(age("SPY", seen=None, database_s=None, false_age="newer than its own refresh"))))
+    lied = judged(recording(audit=ages(*everywhere, age("EEM", reported_s=-60.0, answer=None), database=False)))
     assert lied["target false_ages"].verdict == Verdict.FAIL
+
+
+def test_without_a_named_database_ages_are_held_against_the_api_alone() -> None:
+    """Nobody demands a database that no target file names, and the check says what it could not be held against."""
+    found = judged(recording(audit=ages(database=False, named=False)))["target false_ages"]
+    assert (found.verdict, found.n > 0) == (Verdict.PASS, True)
+    assert found.reason.endswith("the target file names no database (backfill.database_url)")
 
 
 def test_a_tier_of_which_nothing_was_written_is_no_data() -> None:
     """Bars of one tier say nothing of another one's."""
     drilled = [(trial("database_killed", gone_bars=0), {"service": crash(1.0, 2.0)})]
-    found = judged(recording(drilled, audit=ages(age("SPY"), age("AAPL")), acks=[ack("SPY", 0, drill="database_killed")]))
+    found = judged(recording(drilled, audit=ages(age("SPY"), age("AAPL")), bars=[bar("SPY", 0, drill="database_killed")]))
     assert found["critical lost_minutes"].verdict == Verdict.PASS
     assert found["standard lost_minutes"].verdict == Verdict.NO_DATA
 
@@ -148,9 +161,9 @@ def test_freshness_loss_is_of_valid_trials_and_never_endless() -> None:
         (trial("database_killed", 1, state=INVALID, reason="x"), {"service": crash(1.0, 99.0)}),
         (trial("database_killed", 2), {"service": crash(1.0, 4.0)}),
     ]
-    made = recording(rows, acks=[ack("SPY", 0, drill="database_killed")])
+    made = recording(rows, bars=[bar("SPY", 0, drill="database_killed")])
     assert analysis.summarize(made, ONCE).rpo["critical"].freshness_loss_minutes == pytest.approx(3 / 60, abs=0.002)
-    endless = recording([(trial("database_killed"), {"service": crash(1.0, 99.0)})], acks=[ack("SPY", 0, drill="database_killed")])
+    endless = recording([(trial("database_killed"), {"service": crash(1.0, 99.0)})], bars=[bar("SPY", 0, drill="database_killed")])
     assert analysis.summarize(endless, ONCE).rpo["critical"].freshness_loss_minutes == pytest.approx(5 / 60, abs=0.005)
 
 
@@ -207,7 +220,7 @@ def test_the_promised_clock_counts() -> None:
 
 def test_ages_are_judged_by_tier_and_by_what_the_database_says() -> None:
     """An API that says a minute does not hide an hour and a half, and what never was there is infinitely old."""
-    made = recording(audit=ages(age("SPY", database_s=5400.0), age("AAPL", said_s=7200.0), age("EEM", said_s=None)))
+    made = recording(audit=ages(age("SPY", database_s=5400.0), age("AAPL", reported_s=7200.0), age("EEM", reported_s=None)))
     found = judged(made)
     assert (found["critical age_s"].verdict, found["critical age_s"].value) == (Verdict.FAIL, 5400.0)
     assert found["standard age_s"].verdict == Verdict.PASS
@@ -217,7 +230,7 @@ def test_ages_are_judged_by_tier_and_by_what_the_database_says() -> None:
 
 def test_planted_ages_are_no_ages() -> None:
     """What was made old on purpose counts for how it was answered, and for nothing else."""
-    made = recording(audit=ages(age("SPY"), age("EEM", said_s=1e6, planted=True, wrong_answer="no warning"), age("EEM")))
+    made = recording(audit=ages(age("SPY"), age("EEM"), planted=[age("EEM", reported_s=1e5, answer="plain")]))
     found = judged(made)
     assert found["low age_s"].verdict == Verdict.PASS
     assert (found["target wrong_answers"].value, found["target wrong_answers"].verdict) == (1, Verdict.FAIL)
@@ -227,17 +240,17 @@ def test_planted_ages_are_no_ages() -> None:
 
 def test_lost_bars_are_judged_in_minutes_of_the_worst_symbol() -> None:
     """One bar of SPY is five minutes too many; twelve of AAPL are an hour, which its tier allows, thirteen are not."""
-    kept = [ack("SPY", 0), *(ack("AAPL", 5 * n, "lost") for n in range(12))]
-    found = judged(recording(acks=kept))
+    kept = [bar("SPY", 0), *(bar("AAPL", 5 * n, "lost") for n in range(12))]
+    found = judged(recording(bars=kept))
     assert (found["critical lost_minutes"].verdict, found["standard lost_minutes"].verdict) == (Verdict.PASS, Verdict.PASS)
     assert found["standard lost_minutes"].value == 60.0
-    worse = judged(recording(acks=[ack("SPY", 0, "lost"), *(ack("AAPL", 5 * n, "lost") for n in range(13))]))
+    worse = judged(recording(bars=[bar("SPY", 0, "lost"), *(bar("AAPL", 5 * n, "lost") for n in range(13))]))
     assert (worse["critical lost_minutes"].verdict, worse["standard lost_minutes"].verdict) == (Verdict.FAIL, Verdict.FAIL)
 
 
 def test_bars_that_nobody_could_read_prove_nothing() -> None:
     """Acknowledged and never read again: neither kept nor lost."""
-    found = judged(recording(acks=[ack("SPY", 0), ack("SPY", 5, "never_read")]))
+    found = judged(recording(bars=[bar("SPY", 0), bar("SPY", 5, "never_read")]))
     assert found["critical lost_minutes"].verdict == Verdict.INVALID
     assert found["critical lost_minutes"].reason == "1 acknowledged bars could not be read again"
 
@@ -258,7 +271,7 @@ def test_loss_that_could_not_be_counted_is_no_data() -> None:
 
 def test_a_run_of_definitions_is_judged_by_its_contradictions() -> None:
     """Nothing else was asked for."""
-    assert list(judged(recording())) == ["policy unsettled_contradictions"]
+    assert list(judged(recording())) == ["policy unexplained_contradictions"]
 
 
 def test_a_failure_that_nobody_tested_is_found() -> None:
@@ -273,11 +286,15 @@ def test_a_failure_that_nobody_tested_is_found() -> None:
     [
         (outages(99.0), "rto_missed", "api_crash: recovery was not over when watching ended, more than the objective of 60 s"),
         (outages(45.0), "rto_near", "api_crash: recovery took 45 s, near the objective of 60 s"),
-        (outages(1.0, may_report=True), "undetected", "the target itself never told of api_killed, although probes saw it"),
+        (outages(1.0, may_report=True), "undetected", "the target itself never reported api_killed, although probes saw it"),
         (outages(1.0, steady_after=False), "not_steady_after", "api_killed: the steady state did not come back"),
-        (recording(acks=[ack("SPY", 0, "lost")]), "lost_bars", "critical: 1 bars that the database had acknowledged are gone"),
-        (recording(audit=ages(age("SPY", false_age="says 1 min, is 2 h"))), "false_age", "SPY 1d: says 1 min, is 2 h"),
-        (recording(audit=ages(age("SPY", said_s=None))), "alert_warning", "1 of 1 series are stale or missing"),
+        (recording(bars=[bar("SPY", 0, "lost")]), "lost_bars", "critical: 1 bars that the database had acknowledged are gone"),
+        (recording(audit=ages(age("SPY", database_s=7200.0))), "false_age", "SPY 1d: says an age of 60 s, while its database says 7200 s"),
+        (
+            recording(audit=ages(*(age(f"X{n}", reported_s=None) for n in range(20)))),
+            "alert_warning",
+            "20 of 34 series are stale or missing",
+        ),
     ],
 )
 def test_each_rule_tells_its_cause(made: Recording, name: str, said: str) -> None:
@@ -287,7 +304,7 @@ def test_each_rule_tells_its_cause(made: Recording, name: str, said: str) -> Non
     assert found[name].evidence
 
 
-@pytest.mark.parametrize(("may_report", "count", "shown"), [(True, 1, "never"), (False, 0, "no view could tell"), (None, 0, "never")])
+@pytest.mark.parametrize(("may_report", "count", "shown"), [(True, 1, "never"), (False, 0, "no view could report it"), (None, 0, "never")])
 def test_only_a_target_that_could_tell_is_said_not_to_have(may_report: bool | None, count: int, shown: str) -> None:
     """A drill that watches no view with `reports` says nothing of whether the target noticed; nor does a recording that does not say."""
     made = outages(1.0, may_report=may_report)
@@ -318,27 +335,67 @@ def test_a_notebook_that_only_reads_imports_no_client_and_no_driver() -> None:
     assert "tapecheck.recovery.analysis" in imported and not {"chaoslib", "httpx", "anyio", "psycopg"} & imported
 
 
-def test_days_since_are_of_the_last_valid_drill() -> None:
-    """An invalid one measured nothing; what was never measured has no days."""
-    entries = [
-        {"at": "2026-01-01T00:00:00+00:00", "failure": "api_crash", "recover_s": 1.0, "invalid": ""},
-        {"at": "2026-01-05T00:00:00+00:00", "failure": "api_crash", "recover_s": 1.0, "invalid": "late"},
-    ]
-    found = ledger.days_since(entries, ["api_crash", "database_loss"], dt.datetime(2026, 1, 11, tzinfo=dt.UTC))
-    assert found == {"api_crash": 10.0, "database_loss": None}
+def test_the_history_is_of_valid_trials_of_every_run_of_the_target(tmp_path: Path) -> None:
+    """Those of a run that a drill ended and that was never recorded are among them; those of another target are not."""
+    made = outages(1.0, 2.0)
+    left = replace(made, context=replace(made.context, run_id="20251231T000000Z-0000", started_at=dt.datetime(2025, 12, 31, tzinfo=dt.UTC)))
+    other = replace(made.context, run_id="20251230T000000Z-0000", target=replace(made.context.target, name="other"))
+    invalid = outages(1.0, state=INVALID, reason="x")
+    for one in (left, replace(made, context=other), replace(invalid, context=replace(invalid.context, run_id="20251229T000000Z-0000"))):
+        folders.keep(one.context.run_id, one.stored(), "rto_rpo", out=tmp_path)
+    past = history.trials(made, ONCE, str(tmp_path))
+    assert [(one.at.day, one.failure) for one in past] == [(31, "api_crash")] * 2 + [(1, "api_crash")] * 2
+    assert [one.recover_s for one in past] == pytest.approx([1.0, 2.0] * 2, abs=0.06)
+    assert len(history.trials(made, ONCE, "")) == 2
+    table = frames.history(past, ONCE, dt.datetime(2026, 1, 11, tzinfo=dt.UTC))
+    assert table.loc["api_crash"].tolist() == [4, "10.0"]
+    assert table.loc["database_loss"].tolist() == [0, "never"]
 
 
-def test_the_ledger_keeps_what_it_has(tmp_path: Any) -> None:
-    """Lines are added one by one; one that was cut off is passed over and costs no other."""
-    file = tmp_path / "rto_rpo" / "ledger.jsonl"
-    for number in (1, 2):
-        ledger.append(file, {"at": "2026-01-01T00:00:00+00:00", "trial": number, "target": "mine", "failure": "api_crash"})
-    for number in range(ledger.SHOWN):
-        ledger.append(file, {"at": "2026-01-02T00:00:00+00:00", "trial": number, "target": "other", "failure": "api_crash"})
-    broken = [
-        '{"at": "2026-01-02T00:00:00", "failure": "no zone", "target": "mine"}',
-        '{"at": "2026-01-02T00:00:00+00:00", "target": "mine"}',
-    ]
-    file.write_text(file.read_text() + "\n".join([*broken, '{"at": "2026-01-0']))
-    assert [entry["trial"] for entry in ledger.read(file, "mine")] == [1, 2], "other targets' drills push none of ours out"
-    assert ledger.read(None, "mine") == [] and ledger.read(tmp_path / "none", "mine") == []
+def test_the_slowest_recovery_is_the_slowest_of_all_trials() -> None:
+    """Whichever trial of its drill it was."""
+    assert [recovery._slowest(analysis.summarize(outages(*times), ONCE).timed) for times in ((9.0, 1.0), (1.0, 9.0))] == [
+        "Slowest recovery: 9.002 s (api_killed)."
+    ] * 2
+
+
+# ---- loss ----
+
+
+@pytest.mark.parametrize(
+    ("bars", "expected"),
+    [
+        ([], {}),
+        ([bar("SPY", 0)], {"critical": Loss(acknowledged_bars=1)}),
+        ([bar("SPY", 0, "unknown")], {"critical": Loss(unknown_bars=1)}),
+        ([bar("SPY", 0, "never_read")], {"critical": Loss(acknowledged_bars=1, never_read_bars=1)}),
+        (
+            [
+                *(bar("AAPL", minutes, "lost") for minutes in (0, 5)), bar("AAPL", 10), bar("MSFT", 0, "lost", refetchable=True),
+                bar("JPM", 0, "lost", refetchable=False),
+            ],
+            {
+                "standard": Loss(acknowledged_bars=4, lost_bars=3, lost_minutes=10, refetchable_bars=1),
+                "low": Loss(acknowledged_bars=1, lost_bars=1, lost_minutes=5, unrecoverable_bars=1),
+            },
+        ),
+        (
+            [bar("SPY", 0, "lost", minutes=60), bar("SPY", 60, "lost", minutes=1440), bar("QQQ", 0, "lost", minutes=5)],
+            {"critical": Loss(acknowledged_bars=3, lost_bars=3, lost_minutes=1500)},
+        ),
+        (
+            [bar("AAPL", 5 * n, "lost", trial=trial) for trial, count in ((1, 1), (2, 3), (3, 2)) for n in range(count)],
+            {"standard": Loss(acknowledged_bars=6, lost_bars=6, lost_minutes=15)},
+        ),
+    ],
+    ids=["none", "stable", "unknown", "never read", "tiers and symbols", "long bars", "the worst of several trials"],
+)  # fmt: skip
+def test_bars_become_minutes_of_symbols_and_tiers(bars: list[WrittenBar], expected: dict[str, Loss]) -> None:
+    """Each bar counts once, by its fate; minutes are those that one symbol lost in one trial, and an unanswered commit is no promise."""
+    assert analysis.losses_of(bars, [], PLAN) == expected
+
+
+def test_a_symbol_without_a_tier_is_not_left_out() -> None:
+    """Its loss stands under no name."""
+    alone = PLAN.model_copy(update={"rpo": {"critical": PLAN.rpo["critical"]}})
+    assert analysis.losses_of([bar("XRP", 0, "lost")], [], alone)[""].lost_bars == 1

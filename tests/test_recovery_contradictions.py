@@ -9,8 +9,8 @@ import yaml
 
 from tapecheck import config
 from tapecheck.errors import ConfigError, Problem
-from tapecheck.recovery.contradictions import SETTLEABLE, STRUCTURAL, check, find, refill_floor_s, refresh_requests_per_h
-from tapecheck.recovery.objectives import RecoveryPlan, read_plan
+from tapecheck.recovery.contradictions import EXPLAINABLE, STRUCTURAL, check, find, read_plan, refill_floor_s, refresh_requests_per_h
+from tapecheck.recovery.objectives import RecoveryPlan
 from tapecheck.statistics import intervals
 
 TEXT = (config.CONFIG / "rto_rpo.yaml").read_text()
@@ -23,7 +23,7 @@ SOUND = {
     "rpo.critical.max_lost_minutes": 23,
     "rpo.low.refresh_s": 43_200,
     "rpo.low.max_age_s": 86_399,
-    "settled": {},
+    "explained": {},
 }
 
 
@@ -73,7 +73,7 @@ PLANTED: list[tuple[str, dict[str, Any], str, str, str, dict[str, Any]]] = [
         "no_tier_for_others",
         {"rpo.low.symbols": ["XRP"]},
         "rpo",
-        "no promise for a symbol that none of critical, standard, low names",
+        "no objectives for a symbol that none of critical, standard, low names",
         "one tier with symbols: others",
         {},
     ),
@@ -237,14 +237,6 @@ PLANTED: list[tuple[str, dict[str, Any], str, str, str, dict[str, Any]]] = [
         "at least slow_s",
         {"prober.timeout_s": 0.5},
     ),
-    (
-        "balanced_blames",
-        {"backfill.balanced_blames": "features"},
-        "backfill.balanced_blames",
-        "features, which no stage's figure says",
-        "when its own time passes the rule",
-        {"backfill.balanced_blames": None},
-    ),
 ]
 # What a planted change needs beside it, so that only one rule has something to say.
 BESIDE = {
@@ -266,15 +258,15 @@ def test_a_planted_contradiction_is_found_and_its_neighbour_is_not(
     """Alone, where it stands, with its figures and what to change; at the edge beside it there is none."""
     beside = BESIDE.get(rule, {})
     (one,) = find(plan({**beside, **planted}))
-    assert (one.rule, one.where, one.settled) == (rule, where, "")
+    assert (one.rule, one.where, one.explained) == (rule, where, "")
     assert finding in one.finding and change in one.change
     assert find(plan({**beside, **neighbour})) == []
 
 
 def test_every_rule_has_a_planted_case() -> None:
     """None is without a test, and no name stands for two rules."""
-    assert {rule for rule, *_ in PLANTED} == {*STRUCTURAL, *SETTLEABLE}
-    assert not set(STRUCTURAL) & set(SETTLEABLE)
+    assert {rule for rule, *_ in PLANTED} == {*STRUCTURAL, *EXPLAINABLE}
+    assert not set(STRUCTURAL) & set(EXPLAINABLE)
 
 
 @pytest.mark.parametrize(("rule", "planted", "where", "finding", "change", "neighbour"), PLANTED, ids=IDS)
@@ -286,50 +278,50 @@ def test_a_contradiction_is_refused_until_it_is_explained(
     (problem,) = refused(lambda: check(plan({**beside, **planted}), file="x.yaml"))
     assert (problem.file, problem.key) == ("x.yaml", where)
     assert finding in problem.got and problem.got.endswith(f"({rule})") and change in problem.allowed
-    explained = plan({**beside, **planted, "settled": {rule: "it is meant so"}})
-    if rule in SETTLEABLE:
-        assert f"settled: {{{rule}: " in problem.allowed
+    explained = plan({**beside, **planted, "explained": {rule: "it is meant so"}})
+    if rule in EXPLAINABLE:
+        assert f"explained: {{{rule}: " in problem.allowed
         check(explained, file="x.yaml")
-        assert [one.settled for one in find(explained)] == ["it is meant so"]
+        assert [one.explained for one in find(explained)] == ["it is meant so"]
     else:
-        assert "settled" not in problem.allowed
-        assert [p.key for p in refused(lambda: check(explained, file="x.yaml"))] == [where, f"settled.{rule}"]
-        assert [one.settled for one in find(explained)] == [""]
+        assert "explained" not in problem.allowed
+        assert [p.key for p in refused(lambda: check(explained, file="x.yaml"))] == [where, f"explained.{rule}"]
+        assert [one.explained for one in find(explained)] == [""]
 
 
 def test_all_problems_are_told_at_once() -> None:
-    """Unsettled contradictions, stale explanations, and names of no rule."""
-    settled = {"refill_beyond_rto": "gone", "no_such_rule": "x", "order_against_tiers": "x"}
-    bad = plan({"rpo.low.max_age_s": 86_400, "backfill.balanced_blames": "insert", "settled": settled})
+    """Unexplained contradictions, stale explanations, and names of no rule."""
+    explained = {"refill_beyond_rto": "gone", "no_such_rule": "x", "order_against_tiers": "x"}
+    bad = plan({"rpo.low.max_age_s": 86_400, "backfill.backoff_max_s": 29, "explained": explained})
     told = {problem.key: problem for problem in refused(lambda: check(bad, file="x.yaml"))}
     assert list(told) == [
+        "backfill.retries_s",
         "rpo.low.max_age_s",
-        "backfill.balanced_blames",
-        "settled.no_such_rule",
-        "settled.order_against_tiers",
-        "settled.refill_beyond_rto",
+        "explained.no_such_rule",
+        "explained.order_against_tiers",
+        "explained.refill_beyond_rto",
     ]
-    assert "one of backoff_beyond_rto, balanced_blames" in told["settled.no_such_rule"].allowed
-    assert "what none can settle" in told["settled.order_against_tiers"].got
-    assert "a contradiction that is not there" in told["settled.refill_beyond_rto"].got
+    assert "one of backoff_beyond_rto, clock_resolution" in told["explained.no_such_rule"].allowed
+    assert "where none is accepted" in told["explained.order_against_tiers"].got
+    assert "a contradiction that is not there" in told["explained.refill_beyond_rto"].got
 
 
 def test_what_is_wrong_in_a_file_is_told_with_its_line(tmp_path: Path) -> None:
     """That of the profile whose own value it is; a key that is not written, by what holds it."""
     file = tmp_path / "rto_rpo.yaml"
     text = TEXT.replace("  timeout_s: 2.0\n", "").replace("  slow_s: 0.5 ", "  slow_s: 2.5 ")
-    text += "  sure: {trials: {each: 20, proven_share: 0.95}}\n  blamed: {settled: {balanced_blames: x}}\n"
+    text += "  sure: {trials: {each: 20, proven_share: 0.95}}\n  blamed: {explained: {retries_beyond_cap: x}}\n"
     file.write_text(text)
     told = {problem.key: problem.line for problem in refused(lambda: read_plan(file))}
     at = {key: text[: text.index(key)].count("\n") + 1 for key in ("prober:", "  sure:")}
-    assert told.pop("settled.balanced_blames") is not None
+    assert told.pop("explained.retries_beyond_cap") is not None
     assert told == {"prober.timeout_s": at["prober:"], "profiles.sure.trials.each": at["  sure:"]}
 
 
 def test_a_profile_may_have_a_contradiction_less_than_the_file() -> None:
     """What is explained for the file is no stale explanation then."""
     once = read_plan("config/rto_rpo.yaml", profile="once")
-    assert once.settled == SHIPPED.settled
+    assert once.explained == SHIPPED.explained
 
 
 def test_a_contradiction_that_every_profile_has_is_told_once(tmp_path: Path) -> None:
@@ -344,7 +336,7 @@ def test_a_contradiction_of_a_profile_alone_may_be_explained_for_all(tmp_path: P
     text = TEXT + "  sure: {trials: {each: 20, proven_share: 0.95}}\n"
     file.write_text(text)
     assert [problem.key for problem in refused(lambda: read_plan(file))] == ["profiles.sure.trials.each"]
-    file.write_text(text.replace("settled:\n", "settled:\n  trials_prove_nothing: not all of them on one day\n"))
+    file.write_text(text.replace("explained:\n", "explained:\n  trials_prove_nothing: not all of them on one day\n"))
     assert read_plan(file, profile="sure").trials.each == 20
 
 
@@ -359,8 +351,8 @@ def test_our_own_plan_contradicts_itself_where_the_objectives_do_and_says_why() 
         ("refresh_beyond_age", "rpo.low.refresh_s"),
         ("tier_beyond_class", "rpo.low.max_age_s"),
     }
-    assert all(len(one.settled.split()) > 20 for one in find(SHIPPED))
-    assert {one.rule for one in find(SHIPPED)} == set(SHIPPED.settled)
+    assert all(len(one.explained.split()) > 20 for one in find(SHIPPED))
+    assert {one.rule for one in find(SHIPPED)} == set(SHIPPED.explained)
 
 
 def test_a_failure_that_nobody_promises_anything_of_contradicts_nothing() -> None:

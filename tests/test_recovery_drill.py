@@ -14,6 +14,7 @@ from typing import Any
 import httpx
 import psutil
 import psycopg
+import pyarrow.compute as pc
 import pytest
 import yaml
 from chaoslib.run import Runner
@@ -21,13 +22,14 @@ from chaoslib.types import Strategy
 
 from tapecheck.errors import ConfigError, RollbackError
 from tapecheck.recovery import actions, drill, experiment, timeline
+from tapecheck.recovery.analysis import check_failures
+from tapecheck.recovery.contradictions import read_plan
 from tapecheck.recovery.drill import Done
-from tapecheck.recovery.drill_target import Ground, check_allowed, check_promised, ground
+from tapecheck.recovery.drill_target import DrillTarget, check_allowed
 from tapecheck.recovery.experiment import Drill
 from tapecheck.recovery.objectives import Prober as Schedule
-from tapecheck.recovery.objectives import read_plan
 from tapecheck.recovery.recording import INVALID, MEASURED
-from tapecheck.recovery.watchdog import Keeper
+from tapecheck.recovery.watchdog import Watchdog
 from tapecheck.target.file import Target
 from tapecheck.target.opening import SandboxState, open_target
 
@@ -55,8 +57,8 @@ def until(condition: Callable[[], Any], timeout_s: float = 60.0) -> Any:
 
 
 @pytest.fixture
-def where(sandbox: SandboxState, api: httpx.Client) -> Ground:
-    return ground(open_target(SANDBOX))
+def where(sandbox: SandboxState, api: httpx.Client) -> DrillTarget:
+    return DrillTarget.of(open_target(SANDBOX))
 
 
 def shipped(name: str) -> Drill:
@@ -73,10 +75,10 @@ def changed(folder: Path, name: str, change: Callable[[dict[str, Any]], None]) -
     return experiment.read(path)
 
 
-def run(one: Drill, where: Ground) -> Done:
-    """Run a drill as a run of several does: what must end that is raised, while there is a keeper."""
-    with Keeper() as keeper:
-        done = drill.run(one, where, SCHEDULE, keeper, 1)
+def run(one: Drill, where: DrillTarget) -> Done:
+    """Run a drill as a run of several does: what must end that is raised, while there is a watchdog."""
+    with Watchdog() as watchdog:
+        done = drill.run(one, where, SCHEDULE, watchdog, 1)
         if done.stop is not None:
             raise done.stop
     return done
@@ -97,7 +99,7 @@ def frozen() -> list[int]:
     return found
 
 
-def test_a_killed_api_is_seen_to_be_gone_and_back(where: Ground) -> None:
+def test_a_killed_api_is_seen_to_be_gone_and_back(where: DrillTarget) -> None:
     """No service from the kill until the supervisor has it back; steady before and after, rolled back, and journaled."""
     done = run(shipped("api_killed"), where)
     found = clocks(done)
@@ -107,17 +109,19 @@ def test_a_killed_api_is_seen_to_be_gone_and_back(where: Ground) -> None:
     assert done.journal["status"] == "completed" and "experiment" not in done.journal
 
 
-def test_a_killed_scheduler_does_what_is_left_and_nothing_twice(where: Ground) -> None:
+def test_a_killed_scheduler_does_what_is_left_and_nothing_twice(where: DrillTarget) -> None:
     """After the restart it resumes from its checkpoints: what was done is skipped, what was asked for is done, the API serves all along."""
     done = run(shipped("scheduler_killed"), where)
     after, found = done.trial.after, clocks(done)
     assert after["resumed"] >= 30  # six symbols, and what other tests asked for
     assert after["skipped"] + after["runs"] >= after["resumed"]
     assert after["redone"] == 0
-    assert found.degraded_s is not None and found.degraded_s < 0.5 and found.recover_s is not None and found.detect_s is not None
+    served = done.probes.filter(pc.equal(done.probes["view"], "service"))
+    assert set(served["error"].to_pylist()) <= {"", "timeout"} and set(served["status"].to_pylist()) <= {0, 200}, "however slow it was"
+    assert found.recover_s is not None and found.detect_s is not None
 
 
-def test_a_poisoned_symbol_is_skipped_and_the_others_go_on(where: Ground) -> None:
+def test_a_poisoned_symbol_is_skipped_and_the_others_go_on(where: DrillTarget) -> None:
     """Degraded is over long before full: the others are done while the symbol still fails."""
     found = clocks(run(shipped("feature_failure"), where))
     assert found.degraded_s is not None and found.recover_s is not None
@@ -125,7 +129,7 @@ def test_a_poisoned_symbol_is_skipped_and_the_others_go_on(where: Ground) -> Non
     assert found.detect_s is not None
 
 
-def test_a_frozen_database_is_served_from_the_cache(where: Ground) -> None:
+def test_a_frozen_database_is_served_from_the_cache(where: DrillTarget) -> None:
     """The service degrades, never fails, and is full again only after the thaw."""
     done = run(shipped("database_frozen"), where)
     found = clocks(done)
@@ -137,14 +141,14 @@ def test_a_frozen_database_is_served_from_the_cache(where: Ground) -> None:
 
 
 @pytest.mark.parametrize("name", ["database_connections_terminated", "scheduler_frozen", "upstream_rate_limited_with_retry_after"])
-def test_other_drills_recover(where: Ground, name: str) -> None:
+def test_other_drills_recover(where: DrillTarget, name: str) -> None:
     """They are steady before and after, and what they did is over."""
     done = run(shipped(name), where)
     assert (done.trial.state, done.trial.steady_after, done.trial.rolled_back) == (MEASURED, True, True)
     assert clocks(done).recover_s is not None
 
 
-def test_without_a_steady_state_nothing_is_broken(where: Ground, upstream: httpx.Client, tmp_path: Path) -> None:
+def test_without_a_steady_state_nothing_is_broken(where: DrillTarget, upstream: httpx.Client, tmp_path: Path) -> None:
     """A target that is not well before a drill makes it invalid, not failed, and is left alone."""
 
     def unsteady(data: dict[str, Any]) -> None:
@@ -158,12 +162,12 @@ def test_without_a_steady_state_nothing_is_broken(where: Ground, upstream: httpx
     assert psutil.Process(find(where, "api")).create_time() == before
 
 
-def find(where: Ground, name: str) -> int:
+def find(where: DrillTarget, name: str) -> int:
     port = where.processes[name]["port"]
     return next(c.pid for c in psutil.net_connections("tcp") if c.status == psutil.CONN_LISTEN and c.laddr.port == port and c.pid)
 
 
-def test_a_fault_that_cannot_be_injected_is_invalid(where: Ground, tmp_path: Path) -> None:
+def test_a_fault_that_cannot_be_injected_is_invalid(where: DrillTarget, tmp_path: Path) -> None:
     """A drill that breaks nothing says nothing about recovery."""
 
     def misses(data: dict[str, Any]) -> None:
@@ -174,7 +178,7 @@ def test_a_fault_that_cannot_be_injected_is_invalid(where: Ground, tmp_path: Pat
     assert done.trial.reason.startswith("the fault could not be injected as planned: kill the API: ")
 
 
-def test_a_trigger_that_is_refused_is_invalid(where: Ground, tmp_path: Path) -> None:
+def test_a_trigger_that_is_refused_is_invalid(where: DrillTarget, tmp_path: Path) -> None:
     """The fault needs work to fail on; Chaos Toolkit takes a 404 for a success, and all would have been well for 0 s."""
 
     def misses(data: dict[str, Any]) -> None:
@@ -185,7 +189,7 @@ def test_a_trigger_that_is_refused_is_invalid(where: Ground, tmp_path: Path) -> 
     assert done.trial.reason.startswith("the fault could not be injected as planned: ask for a refresh: ")
 
 
-def test_a_rollback_that_fails_is_loud_and_says_what_to_do(where: Ground, tmp_path: Path) -> None:
+def test_a_rollback_that_fails_is_loud_and_says_what_to_do(where: DrillTarget, tmp_path: Path) -> None:
     """Exit code 3, the drill's name in capitals, and the repair by hand."""
 
     def cannot(data: dict[str, Any]) -> None:
@@ -197,11 +201,11 @@ def test_a_rollback_that_fails_is_loud_and_says_what_to_do(where: Ground, tmp_pa
     assert RollbackError.exit_code == 3
 
 
-def test_a_keeper_that_cannot_roll_back_says_so() -> None:
+def test_a_watchdog_that_cannot_roll_back_says_so() -> None:
     """Its own last resort fails: that is not passed over in silence."""
     never = {"type": "action", "name": "never", "provider": {"type": "process", "path": "false"}}
-    with pytest.raises(RollbackError, match=r"not even by its keeper\. Repair by hand: mend it"), Keeper() as keeper:
-        keeper.arm({"title": "t", "description": "d", "method": [], "rollbacks": [never]}, "mend it")
+    with pytest.raises(RollbackError, match=r"not even by its watchdog\. Repair by hand: mend it"), Watchdog() as watchdog:
+        watchdog.arm({"title": "t", "description": "d", "method": [], "rollbacks": [never]}, "mend it")
 
 
 def test_no_database_is_no_database() -> None:
@@ -211,7 +215,7 @@ def test_no_database_is_no_database() -> None:
             actions.terminate_connections(configuration)
 
 
-def test_only_connections_to_the_target_are_ended(where: Ground, database_url: str) -> None:
+def test_only_connections_to_the_target_are_ended(where: DrillTarget, database_url: str) -> None:
     """Clients of another database of the same server go on."""
     other = psycopg.conninfo.make_conninfo(database_url, dbname="template1")
     with psycopg.connect(other, autocommit=True) as bystander, psycopg.connect(database_url, autocommit=True) as client:
@@ -238,7 +242,7 @@ def never_thawed(data: dict[str, Any]) -> None:
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 @pytest.mark.parametrize("change", [endless, never_thawed])
 def test_an_interrupt_rolls_back_first(
-    where: Ground, tmp_path: Path, number: signal.Signals, change: Callable[[dict[str, Any]], None]
+    where: DrillTarget, tmp_path: Path, number: signal.Signals, change: Callable[[dict[str, Any]], None]
 ) -> None:  # fmt: skip
     """Ctrl-C and SIGTERM in mid-drill end it at once, in a pause and in an activity, with the API thawed."""
     one, begun_s = changed(tmp_path, "api_frozen", change), time.monotonic()
@@ -277,16 +281,16 @@ def test_an_interrupt_within_an_activity_skips_the_pause_after_it(monkeypatch: p
 RUNNER = """
 import sys
 from tapecheck.recovery import drill, experiment
-from tapecheck.recovery.drill_target import ground
-from tapecheck.recovery.watchdog import Keeper
+from tapecheck.recovery.drill_target import DrillTarget
+from tapecheck.recovery.watchdog import Watchdog
 from tapecheck.recovery.objectives import Prober
 from tapecheck.target.opening import open_target
-with Keeper() as keeper:
-    drill.run(experiment.read(sys.argv[1]), ground(open_target("config/targets/sandbox.yaml")), Prober(), keeper, 1)
+with Watchdog() as watchdog:
+    drill.run(experiment.read(sys.argv[1]), DrillTarget.of(open_target("config/targets/sandbox.yaml")), Prober(), watchdog, 1)
 """
 
 
-def test_a_runner_that_is_killed_is_rolled_back_by_its_keeper(where: Ground, tmp_path: Path) -> None:
+def test_a_runner_that_is_killed_is_rolled_back_by_its_watchdog(where: DrillTarget, tmp_path: Path) -> None:
     """SIGKILL leaves nobody to roll back but the dead man's switch."""
     path = changed(tmp_path, "api_frozen", endless).path
     with subprocess.Popen([sys.executable, "-c", RUNNER, str(path)]) as process:
@@ -317,13 +321,12 @@ def test_an_external_target_is_not_touched_without_leave(sandbox: SandboxState) 
     check_allowed(external(sandbox), [])
 
 
-def test_a_drill_about_nothing_that_is_promised_is_refused(tmp_path: Path) -> None:
+def test_a_drill_about_nothing_that_has_an_objective_is_refused() -> None:
     """It would break the target, and no objective would judge it."""
-    one = changed(tmp_path, "api_killed", lambda data: data["extensions"][0].update(failure="meteor"))
     with pytest.raises(
-        ConfigError, match=r"failure: got 'meteor'; allowed: a failure of the plan's rto: scheduler_crash, upstream_rate_limit"
+        ConfigError, match=r"mine.yaml: .*failure: got 'meteor'; allowed: a failure of the plan's rto: scheduler_crash, upstream_rate_limit"
     ):
-        check_promised(read_plan("config/rto_rpo.yaml"), [one, shipped("api_killed")])
+        check_failures(read_plan("config/rto_rpo.yaml"), {"mine.yaml": "meteor", "other.yaml": "api_crash"})
 
 
 def test_a_target_that_lacks_what_a_drill_needs_is_refused(sandbox: SandboxState) -> None:
@@ -348,7 +351,7 @@ def test_a_database_that_is_named_and_not_set_is_refused(sandbox: SandboxState, 
         check_allowed(external(sandbox, kind="sandbox", **ends), [shipped("database_connections_terminated")])
 
 
-def test_no_secret_is_in_what_a_drill_leaves(where: Ground) -> None:
+def test_no_secret_is_in_what_a_drill_leaves(where: DrillTarget) -> None:
     """Neither key nor database URL is shown or journaled."""
     done = run(shipped("api_frozen"), where)
     assert where.database_url and where.source_key

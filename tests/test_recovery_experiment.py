@@ -13,7 +13,7 @@ from click.testing import CliRunner
 from tapecheck import config
 from tapecheck.errors import ConfigError
 from tapecheck.recovery import experiment
-from tapecheck.recovery.objectives import read_plan
+from tapecheck.recovery.contradictions import read_plan
 
 with warnings.catch_warnings():  # of Chaos Toolkit's command line about what it imports
     warnings.simplefilter("ignore")

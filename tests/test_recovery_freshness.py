@@ -4,31 +4,60 @@ import asyncio
 import datetime as dt
 import logging
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 import psycopg
 import pytest
 from aged import HOUR, KEY, PLAN, Body, Lie, Market, figures, honest, in_features, in_series, plan_of, relay, target_at
+from pydantic import TypeAdapter
 from servers import Exchange, Server, free_port
 
 from tapecheck.backfill import checkpoints
 from tapecheck.errors import ConfigError, TargetError
+from tapecheck.recovery import ages as judged
 from tapecheck.recovery import freshness, planting, stored
-from tapecheck.recovery.recording import Ages, SeriesAge
+from tapecheck.recovery.ages import SeriesAge
+from tapecheck.recovery.answers import Audit
+from tapecheck.recovery.objectives import RecoveryPlan
+from tapecheck.target.file import Target
 from tapecheck.target.opening import SandboxState
 
 NAMED = ("AAPL", "MSFT", "GOOGL", "SPY", "BTC", "ETH")
 AGES = {"fresh": 60.0, "aging": 2 * HOUR, "stale": 7 * HOUR, "missing": 30 * HOUR}
 
 
+@dataclass(frozen=True)
+class Found:
+    """An audit, and what the plan makes of it."""
+
+    audit: Audit
+    series: list[SeriesAge]
+
+    def of(self, key: tuple[str, str] = KEY) -> SeriesAge:
+        return next(one for one in self.series if (one.symbol, one.timeframe) == key)
+
+    def accused(self) -> list[SeriesAge]:
+        return [one for one in self.series if one.false_age or one.wrong_answer]
+
+    @property
+    def without_features(self) -> set[str]:
+        return judged._without_features(self.audit, self.series)
+
+
+def audit(plan: RecoveryPlan, target: Target, database_url: str | None = None) -> Found:
+    """Audit, store what was found, and judge that by the plan."""
+    found = freshness.audit(plan, target, database_url)
+    kept: TypeAdapter[Audit] = TypeAdapter(Audit)
+    again = kept.validate_json(kept.dump_json(found))
+    assert judged.judged(found, plan) == judged.judged(again, plan)
+    return Found(again, judged.judged(again, plan))
+
+
 def audited(age_s: float | None, lie: Lie = honest) -> SeriesAge:
     """Audit an API of one series of this age, without a database."""
     with Server(Market({KEY: age_s}, lie)) as server:
-        (one,) = freshness.audit(plan_of("AAPL"), target_at(server.url)).series
+        (one,) = audit(plan_of("AAPL"), target_at(server.url)).series
     return one
-
-
-def of(ages: Ages, key: tuple[str, str] = KEY) -> SeriesAge:
-    return next(one for one in ages.series if (one.symbol, one.timeframe) == key)
 
 
 # ---- the real thing ----
@@ -36,24 +65,30 @@ def of(ages: Ages, key: tuple[str, str] = KEY) -> SeriesAge:
 
 def test_the_sandbox_is_accused_of_nothing(sandbox: SandboxState, database_url: str) -> None:
     """Every series has the same age by API and database, and is answered as its class demands."""
-    ages = freshness.audit(plan_of(*NAMED), target_at(sandbox.base_url), database_url)
+    ages = audit(plan_of(*NAMED), target_at(sandbox.base_url), database_url)
     assert {one.symbol for one in ages.series} >= set(NAMED) and len(ages.series) >= 30
-    assert [one for one in ages.series if one.false_age or one.wrong_answer] == []
-    assert ages.database_asked and ages.last_success_s is not None and 0 <= ages.last_success_s < 2 * HOUR
+    assert ages.accused() == []
+    assert ages.audit.looks[0].stored and ages.audit.last_success_s is not None and 0 <= ages.audit.last_success_s < 2 * HOUR
     fresh = [one for one in ages.series if one.symbol in NAMED]
-    assert {(one.says, one.state, one.expected, one.seen) for one in fresh} == {("fresh", "fresh", "plain", "plain")}
-    assert all(one.said_s == pytest.approx(one.database_s, abs=1) for one in fresh)
-    assert not {*ages.symbols_without_features, *ages.failed_symbols} & set(NAMED)
+    assert {(one.reported, one.state, one.expected, one.seen) for one in fresh} == {("fresh", "fresh", "plain", "plain")}
+    assert all(one.reported_s == pytest.approx(one.database_s, abs=1) for one in fresh)
+    assert not {*ages.without_features, *judged._failed_symbols(ages.audit)} & set(NAMED)
 
 
 def test_a_symbol_that_is_not_there_is_missing(sandbox: SandboxState, database_url: str) -> None:
     """A symbol that the plan names and the API does not list has no age, and asking for it must have it fetched."""
-    ages = freshness.audit(plan_of("AAPL", "NOTHERE"), target_at(sandbox.base_url), database_url)
-    one = of(ages, ("NOTHERE", "1h"))
-    assert (one.said_s, one.says, one.state, one.expected, one.tier) == (None, "unlisted", "missing", "not_found_and_trigger", "critical")
+    ages = audit(plan_of("AAPL", "NOTHERE"), target_at(sandbox.base_url), database_url)
+    one = ages.of(("NOTHERE", "1h"))
+    assert (one.reported_s, one.reported, one.state, one.expected, one.tier) == (
+        None,
+        "unlisted",
+        "missing",
+        "not_found_and_trigger",
+        "critical",
+    )
     assert one.seen in ("not_found_and_trigger", "not_found")  # the second when upstream is known not to have it
     assert {other.timeframe for other in ages.series if other.symbol == "NOTHERE"} == {"5m", "15m", "1h", "4h", "1d"}
-    assert "NOTHERE" in ages.symbols_without_features
+    assert "NOTHERE" in ages.without_features
 
 
 def test_the_tables_are_those_of_the_backfill() -> None:
@@ -113,10 +148,10 @@ def test_a_lie_to_the_database_is_found(sandbox: SandboxState, database_url: str
     """Whatever the API says otherwise than its database is told in words with both figures, and of no other series."""
     lie, expected = LIES[name]
     with Server(relay(sandbox.base_url, lie)) as server:
-        ages = freshness.audit(plan_of("GOOGL"), target_at(server.url), database_url)
-    assert expected in of(ages, OLD).false_age
+        ages = audit(plan_of("GOOGL"), target_at(server.url), database_url)
+    assert expected in ages.of(OLD).false_age
     assert [one for one in ages.series if one.false_age and (one.symbol, one.timeframe) != OLD] == []
-    assert (of(ages, OLD).state, of(ages, OLD).expected, of(ages, OLD).seen) == ("aging", "warning", "warning")
+    assert (ages.of(OLD).state, ages.of(OLD).expected, ages.of(OLD).seen) == ("aging", "warning", "warning")
 
 
 @pytest.mark.parametrize("name", TRUTHS)
@@ -124,9 +159,9 @@ def test_a_lie_to_the_database_is_found(sandbox: SandboxState, database_url: str
 def test_what_is_near_enough_is_no_lie(sandbox: SandboxState, database_url: str, name: str) -> None:
     """Rounding, and an answer that was kept for a moment, accuse nobody."""
     with Server(relay(sandbox.base_url, TRUTHS[name])) as server:
-        ages = freshness.audit(plan_of("GOOGL"), target_at(server.url), database_url)
-    assert [one for one in ages.series if one.false_age or one.wrong_answer] == []
-    assert of(ages, OLD).database_s == pytest.approx(2 * HOUR, abs=30)
+        ages = audit(plan_of("GOOGL"), target_at(server.url), database_url)
+    assert ages.accused() == []
+    assert ages.of(OLD).database_s == pytest.approx(2 * HOUR, abs=30)
 
 
 @pytest.mark.parametrize("moment", ["/status", "/GOOGL?timeframe=1h"])
@@ -142,7 +177,7 @@ def test_a_refresh_between_two_reads_accuses_nobody(sandbox: SandboxState, datab
             await passed_on(exchange)
 
         with Server(refreshed_first) as server:
-            one = of(freshness.audit(plan_of("GOOGL"), target_at(server.url), database_url), OLD)
+            one = audit(plan_of("GOOGL"), target_at(server.url), database_url).of(OLD)
     assert (one.false_age, one.wrong_answer, one.seen, one.expected, one.state) == ("", "", "plain", "plain", "fresh")
 
 
@@ -153,14 +188,14 @@ def test_a_refresh_between_two_reads_accuses_nobody(sandbox: SandboxState, datab
 def test_every_class_answered_as_it_must_be_is_right(name: str, age_s: float) -> None:
     """Plain, warning, warning and alert, 404 that triggers: each for its class, and nothing to say about it."""
     one = audited(age_s)
-    assert (one.state, one.says, one.seen, one.expected) == (name, name, PLAN.staleness.action(one.state), one.seen)  # type: ignore[arg-type]
-    assert (one.false_age, one.wrong_answer, one.database_s, one.said_s) == ("", "", None, age_s)
+    assert (one.state, one.reported, one.seen, one.expected) == (name, name, PLAN.staleness.action(one.state), one.seen)  # type: ignore[arg-type]
+    assert (one.false_age, one.wrong_answer, one.database_s, one.reported_s) == ("", "", None, age_s)
 
 
 def test_what_never_was_there_is_missing() -> None:
     """A series without an age is missing, by the plan and by the API."""
     one = audited(None)
-    assert (one.state, one.says, one.seen, one.false_age, one.wrong_answer) == ("missing", "missing", "not_found_and_trigger", "", "")
+    assert (one.state, one.reported, one.seen, one.false_age, one.wrong_answer) == ("missing", "missing", "not_found_and_trigger", "", "")
 
 
 @pytest.mark.parametrize("edge_s", [HOUR, 6 * HOUR, 24 * HOUR])
@@ -199,7 +234,7 @@ def test_data_from_the_future_are_told_as_such_and_judged_by_what_they_are(age_s
     """A target whose clock is ahead is no reason to crash: the age is said as it is, and an answer that says the same is no other lie."""
     one = audited(age_s)
     assert one.false_age == f"says an age of {age_s:.0f} s: data from the future, or a clock that is ahead"
-    assert (one.said_s, one.state, one.wrong_answer) == (age_s, "fresh", "")
+    assert (one.reported_s, one.state, one.wrong_answer) == (age_s, "fresh", "")
 
 
 @pytest.mark.parametrize("age_s", [-5.0, -0.0])
@@ -307,7 +342,7 @@ def test_every_series_is_asked_a_bounded_number_at_once() -> None:
         await market(exchange)
 
     with Server(unhurried) as server:
-        first, second = (freshness.audit(plan_of(), target_at(server.url)) for _ in range(2))
+        first, second = (audit(plan_of(), target_at(server.url)) for _ in range(2))
     asked = [path for path in server.seen.paths if "features" in path]
     assert len(first.series) == len(second.series) == 60
     assert len(set(asked)) == len(asked) == 120  # another limit the second time
@@ -320,25 +355,25 @@ def test_without_a_template_for_data_no_answer_is_judged() -> None:
     """A target that names no `features` has its ages audited, and no more."""
     with Server(Market({KEY: 7 * HOUR})) as server:
         target = target_at(server.url, requests={"status": "GET /api/v1/status"})
-        ages = freshness.audit(plan_of("AAPL"), target)
-    assert (of(ages).state, of(ages).seen, of(ages).wrong_answer) == ("stale", None, "")
-    assert ages.last_success_s == 7 * HOUR and not ages.symbols_without_features
+        ages = audit(plan_of("AAPL"), target)
+    assert (ages.of().state, ages.of().seen, ages.of().wrong_answer) == ("stale", None, "")
+    assert judged._last_success_s(ages.audit, ages.series) == 7 * HOUR and not ages.without_features
 
 
 # ---- what the alert rules need ----
 
 
-def inputs(lie: Lie) -> Ages:
+def inputs(lie: Lie) -> Found:
     with Server(Market({KEY: 120.0, ("MSFT", "1d"): 600.0, ("MSFT", "1h"): 600.0}, lie)) as server:
-        return freshness.audit(plan_of(), target_at(server.url))
+        return audit(plan_of(), target_at(server.url))
 
 
 def test_the_last_success_is_the_schedulers() -> None:
     """As the scheduler says; where it does not answer, or never had one, as the youngest series shows."""
-    assert inputs(honest).last_success_s == pytest.approx(60, abs=5)
+    assert inputs(honest).audit.last_success_s == pytest.approx(60, abs=5)
     down = inputs(lambda asked, status, body: (503, {"detail": "down"}) if asked == "scheduler" else (status, body))
     never = inputs(lambda asked, status, body: (200, {"last_success_at": None}) if asked == "scheduler" else (status, body))
-    assert (down.last_success_s, never.last_success_s) == (120.0, 120.0)
+    assert [judged._last_success_s(one.audit, one.series) for one in (down, never)] == [120.0, 120.0]
 
 
 def test_failed_symbols_are_those_of_status_and_scheduler() -> None:
@@ -347,7 +382,7 @@ def test_failed_symbols_are_those_of_status_and_scheduler() -> None:
     by_scheduler = inputs(
         lambda asked, status, body: (status, body | {"failed": {"AAPL 1d": "x", "MSFT 1h": "y"}} if asked == "scheduler" else body)
     )
-    assert (by_status.failed_symbols, by_scheduler.failed_symbols) == (["MSFT"], ["AAPL", "MSFT"])
+    assert [judged._failed_symbols(one.audit) for one in (by_status, by_scheduler)] == [{"MSFT"}, {"AAPL", "MSFT"}]
 
 
 def test_symbols_without_features_are_seen_in_the_answers() -> None:
@@ -357,9 +392,9 @@ def test_symbols_without_features_are_seen_in_the_answers() -> None:
         rows = [row | {"rsi_14": None} for row in body.get("rows", [])]
         return status, body | {"rows": rows} if (body["symbol"], body["timeframe"]) == ("MSFT", "1h") else body
 
-    assert inputs(honest).symbols_without_features == []
-    assert inputs(in_features(bare)).symbols_without_features == ["MSFT"]
-    assert inputs(in_features(lambda status, body: (404, {"detail": "none"}))).symbols_without_features == ["AAPL", "MSFT"]
+    assert inputs(honest).without_features == set()
+    assert inputs(in_features(bare)).without_features == {"MSFT"}
+    assert inputs(in_features(lambda status, body: (404, {"detail": "none"}))).without_features == {"AAPL", "MSFT"}
 
 
 def test_symbols_without_features_are_seen_in_the_database(sandbox: SandboxState, database_url: str) -> None:
@@ -369,11 +404,11 @@ def test_symbols_without_features_are_seen_in_the_database(sandbox: SandboxState
         connection.execute(f"CREATE TABLE tapecheck_kept AS SELECT * FROM tapecheck.features {where}")
         try:
             connection.execute(f"DELETE FROM tapecheck.features {where}")
-            ages = freshness.audit(plan_of(*NAMED), target_at(sandbox.base_url), database_url)
+            ages = audit(plan_of(*NAMED), target_at(sandbox.base_url), database_url)
         finally:
             connection.execute("INSERT INTO tapecheck.features SELECT * FROM tapecheck_kept ON CONFLICT DO NOTHING")
             connection.execute("DROP TABLE tapecheck_kept")
-    assert [symbol for symbol in ages.symbols_without_features if symbol in NAMED] == ["MSFT"]
+    assert ages.without_features & {*NAMED} == {"MSFT"}
 
 
 # ---- what cannot be audited ----
@@ -383,16 +418,16 @@ def test_a_database_that_is_away_is_said_to_be(caplog: pytest.LogCaptureFixture)
     """The audit goes on without it, says so in its record, and says why in the log."""
     url = f"postgresql://u@127.0.0.1:{free_port()}/d"
     with caplog.at_level(logging.WARNING), Server(Market({KEY: 60.0})) as server:
-        ages = freshness.audit(plan_of("AAPL"), target_at(server.url), url)
-    assert (ages.database_asked, of(ages).database_s, of(ages).false_age) == (False, None, "")
+        ages = audit(plan_of("AAPL"), target_at(server.url), url)
+    assert (ages.audit.looks[0].stored, ages.of().database_s, ages.of().false_age) == ([], None, "")
     assert "ages are not checked against the database: " in caplog.text and "refused" in caplog.text
 
 
 def test_a_database_without_the_tables_is_not_asked(sandbox: SandboxState, database_url: str, caplog: pytest.LogCaptureFixture) -> None:
     """Another database than the target's is no proof of a lie."""
     with caplog.at_level(logging.WARNING), Server(Market({KEY: 60.0})) as server:
-        ages = freshness.audit(plan_of("AAPL"), target_at(server.url), database_url.replace("/postgres?", "/template1?"))
-    assert not ages.database_asked and "does not exist" in caplog.text
+        ages = audit(plan_of("AAPL"), target_at(server.url), database_url.replace("/postgres?", "/template1?"))
+    assert not ages.audit.looks[0].stored and "does not exist" in caplog.text
 
 
 @pytest.mark.parametrize(
@@ -402,7 +437,7 @@ def test_a_database_without_the_tables_is_not_asked(sandbox: SandboxState, datab
 def test_a_database_elsewhere_is_refused_before_anything_is_sent(url: str, expected: str) -> None:
     """Without `allow_remote` nothing leaves this machine, and no message holds the URL."""
     with Server(Market({KEY: 60.0})) as server, pytest.raises(ConfigError) as caught:
-        freshness.audit(PLAN, target_at(server.url), url)
+        audit(PLAN, target_at(server.url), url)
     assert expected in str(caught.value) and "k3y" not in str(caught.value) and server.seen.requests == 0
 
 
@@ -410,7 +445,7 @@ def test_a_database_elsewhere_is_refused_before_anything_is_sent(url: str, expec
 def test_a_request_that_cannot_be_made_is_refused_before_anything_is_sent(name: str) -> None:
     """A template that needs a name which no audit knows is a problem of the target file."""
     with Server(Market({KEY: 60.0})) as server, pytest.raises(ConfigError, match=f"requests.{name}: got {{user}}; allowed: no other names"):
-        freshness.audit(PLAN, target_at(server.url, requests={"status": "GET /api/v1/status", name: "GET /{user}"}))
+        audit(PLAN, target_at(server.url, requests={"status": "GET /api/v1/status", name: "GET /{user}"}))
     assert server.seen.requests == 0
 
 
@@ -424,5 +459,5 @@ def test_a_series_that_is_listed_twice_is_an_error() -> None:
 def test_an_empty_status_has_every_named_symbol_missing() -> None:
     """What the plan names is missed even where nothing at all is listed."""
     with Server(Market({})) as server:
-        ages = freshness.audit(plan_of("AAPL", "BTC"), target_at(server.url))
+        ages = audit(plan_of("AAPL", "BTC"), target_at(server.url))
     assert [(one.symbol, one.state) for one in ages.series] == [("AAPL", "missing")] * 5 + [("BTC", "missing")] * 5

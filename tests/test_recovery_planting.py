@@ -13,8 +13,12 @@ from servers import Exchange, Server, free_port
 
 from tapecheck.errors import ConfigError, MeasurementError, TapecheckError, TargetDown
 from tapecheck.http import Answer, Client
-from tapecheck.recovery import freshness, planting, stored
+from tapecheck.recovery import ages, freshness, planting, stored
+from tapecheck.recovery.ages import SeriesAge
+from tapecheck.recovery.answers import Audit
+from tapecheck.recovery.objectives import RecoveryPlan
 from tapecheck.sandbox import supervision
+from tapecheck.target.file import Target
 from tapecheck.target.opening import SandboxState
 
 KEY = ("MSFT", "4h")
@@ -32,6 +36,12 @@ def times(database: psycopg.Connection[Any]) -> Times:
     return {(row[0], row[1]): row[2] for row in database.execute("SELECT symbol, timeframe, refreshed_at FROM tapecheck.checkpoints")}
 
 
+def planted(plan: RecoveryPlan, target: Target, database_url: str) -> list[SeriesAge]:
+    """Plant ages, and judge how they are reported and answered."""
+    found = planting.planted_ages(plan, target, database_url)
+    return ages.judged(Audit(looks=found[0].looks, planted=found), plan)[-len(found) :]
+
+
 def older(before: Times, after: Times) -> list[tuple[str, str]]:
     """Which series are older than before."""
     return [key for key in before if before[key] and after[key] < before[key]]
@@ -42,8 +52,8 @@ def test_every_other_class_is_planted_and_answered_as_it_must_be(
 ) -> None:
     """Aging, stale and missing are seen on one series of the lowest tier, without a lie or a mistake, and nothing stays old."""
     before = times(database)
-    series = planting.planted_ages(PLAN, target_at(sandbox.base_url), database_url)
-    assert [(one.state, one.says, one.seen, one.planted) for one in series] == [
+    series = planted(PLAN, target_at(sandbox.base_url), database_url)
+    assert [(one.state, one.reported, one.seen, one.planted) for one in series] == [
         ("aging", "aging", "warning", True),
         ("stale", "stale", "warning_and_alert", True),
         ("missing", "missing", "not_found_and_trigger", True),
@@ -56,7 +66,7 @@ def test_every_other_class_is_planted_and_answered_as_it_must_be(
 def test_the_lowest_tier_that_is_there_is_taken(sandbox: SandboxState, database_url: str) -> None:
     """A series of a symbol that no tier names, before any of those that are named."""
     supervision.wait_filled()  # what an age planted before has triggered is no whole series yet
-    series = planting.planted_ages(plan_of("SPY", "BTC", "ETH", "AAPL", "GOOGL"), target_at(sandbox.base_url), database_url)
+    series = planted(plan_of("SPY", "BTC", "ETH", "AAPL", "GOOGL"), target_at(sandbox.base_url), database_url)
     assert {one.tier for one in series} == {"low"} and series[0].symbol not in ("SPY", "BTC", "ETH", "AAPL", "GOOGL")
 
 
@@ -72,9 +82,9 @@ def test_no_answer_of_before_fits_a_planted_age(sandbox: SandboxState, database_
 
 def test_planted_ages_lie_in_the_middle_of_their_class() -> None:
     """So that neither the time that it takes nor another clock moves them out of it."""
-    ages = {state: planting.age_within(PLAN, state) for state in ("fresh", "aging", "stale", "missing")}  # type: ignore[arg-type]
-    assert ages == {"fresh": 1800, "aging": 12600, "stale": 54000, "missing": 129600}
-    assert [PLAN.staleness.classify(age_s) for age_s in ages.values()] == list(ages)
+    middles = {state: planting.age_within(PLAN, state) for state in ("fresh", "aging", "stale", "missing")}  # type: ignore[arg-type]
+    assert middles == {"fresh": 1800, "aging": 12600, "stale": 54000, "missing": 129600}
+    assert [PLAN.staleness.classify(age_s) for age_s in middles.values()] == list(middles)
 
 
 def _quiet(asked: str, status: int, body: dict[str, Any]) -> tuple[int, dict[str, Any]]:
@@ -94,7 +104,7 @@ def _no_new_alert(asked: str, status: int, body: dict[str, Any]) -> tuple[int, d
 def test_an_api_that_hides_planted_ages_is_found(sandbox: SandboxState, database_url: str, lie: Lie, seen: list[str]) -> None:
     """No warning, or an alert that was there before: each is told, with the figures."""
     with Server(relay(sandbox.base_url, lie)) as server:
-        series = planting.planted_ages(PLAN, target_at(server.url), database_url)
+        series = planted(PLAN, target_at(server.url), database_url)
     assert [one.seen for one in series] == seen
     assert "an age of 5400" in series[1].wrong_answer and "is stale and demands data with a warning, and an alert" in series[1].wrong_answer
     assert series[2].wrong_answer == ""
@@ -151,15 +161,15 @@ def test_it_is_put_back_when_asking_ends_in_the_middle(
 ) -> None:
     """The planted age is gone before the error goes on, and signals are handled as before."""
     handlers = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
-    before, during, real = times(database), [], Client.ask
+    before, during, real = times(database), [], Client.ask_all
 
-    def ask(client: Client, name: str, *values: Any) -> Answer:
+    def ask(client: Client, name: str, *values: Any) -> list[Answer]:
         if name == "features":
             during.append(times(database))
             end()
         return real(client, name, *values)
 
-    monkeypatch.setattr(Client, "ask", ask)
+    monkeypatch.setattr(Client, "ask_all", ask)
     with pytest.raises(error):
         planting.planted_ages(PLAN, target_at(sandbox.base_url), database_url)
     assert len(older(before, during[0])) == 1  # it was planted

@@ -1,6 +1,7 @@
 """The recorder beside a real PostgreSQL that is killed, frozen or damaged: exactly what was acknowledged and is gone is lost."""
 
 import contextlib
+import json
 import signal
 import time
 from collections.abc import Iterator
@@ -10,16 +11,19 @@ import httpx
 import psutil
 import psycopg
 import pytest
-from recorded_drills import PLAN
+import servers
+from recoveries import PLAN, bar
+from servers import Server
 
 from tapecheck.backfill.plan import Endpoints
 from tapecheck.errors import MeasurementError
 from tapecheck.recovery import recorder
-from tapecheck.recovery.judgement import summarize
+from tapecheck.recovery.analysis import losses_of
 from tapecheck.recovery.recorder import SCHEMA, Recorder, ask_upstream
-from tapecheck.recovery.recording import Ack
+from tapecheck.recovery.recording import WrittenBar
 from tapecheck.sandbox import supervision
 
+LOST = [bar("AAPL", minutes, "lost") for minutes in (0, 5)]
 PRESENT = f"SELECT symbol, (extract(epoch FROM time) * 1000)::int8 FROM {SCHEMA}.bars"
 
 
@@ -68,7 +72,7 @@ def unsafe(database_url: str) -> str:
     return f"{database_url}{'&' if '?' in database_url else '?'}options=-c%20synchronous_commit%3Doff"
 
 
-def keys(acks: list[Ack], *fates: str) -> set[tuple[str, int]]:
+def keys(acks: list[WrittenBar], *fates: str) -> set[tuple[str, int]]:
     return {(ack.symbol, ack.time_ms) for ack in acks if ack.fate in fates}
 
 
@@ -107,7 +111,7 @@ def test_nothing_acknowledged_is_lost_when_the_server_is_killed(database_url: st
     one = recording(database_url, trial=trial)
     killed_ns = killed(one, database_url)
     there = present(database_url)
-    acks = one.fates()
+    acks = one.bars()
     assert keys(acks, "stable") == keys(acks, "stable", "lost", "never_read") <= there
     assert len(keys(acks, "stable")) > 50 and len(keys(acks, "unknown")) <= 1
     acked_ns = [ack.acked_ns for ack in acks if ack.acked_ns is not None]
@@ -121,10 +125,10 @@ def test_the_exact_loss_is_found_where_the_server_acknowledges_too_soon(database
         one = recording(unsafe(database_url), trial=trial, most_per_s=1000.0)
         killed(one, database_url)
         there = present(database_url)
-        acks = one.fates()
+        acks = one.bars()
         acknowledged = {(ack.symbol, ack.time_ms) for ack in acks if ack.acked_ns is not None}
         assert keys(acks, "lost") == acknowledged - there and keys(acks, "stable")
-        assert sum(tier.lost_bars for tier in summarize(acks).values()) == len(acknowledged - there)
+        assert sum(tier.lost_bars for tier in losses_of(acks, [], PLAN).values()) == len(acknowledged - there)
         lost += len(keys(acks, "lost"))
         if lost:
             break
@@ -142,7 +146,7 @@ def test_a_frozen_server_loses_nothing(database_url: str) -> None:
         finally:
             signalled(frozen, signal.SIGCONT)
         wait_written(database_url, 60)
-    acks = one.fates()
+    acks = one.bars()
     assert keys(acks, "lost", "never_read") == set() and len(keys(acks, "unknown")) <= 1
     assert len(keys(acks, "stable")) > 50
 
@@ -158,7 +162,7 @@ def test_a_frozen_server_does_not_hold_up(database_url: str) -> None:
         began_s = time.monotonic()
         one.__exit__(None, None, None)
         ended_s = time.monotonic()
-        acks = one.fates(within_s=0.5)
+        acks = one.bars(within_s=0.5)
         read_s = time.monotonic()
     finally:
         signalled(frozen, signal.SIGCONT)
@@ -167,7 +171,7 @@ def test_a_frozen_server_does_not_hold_up(database_url: str) -> None:
     assert keys(acks, "never_read") <= present(database_url)
     with recording(database_url) as again:  # the table that could not be dropped is in nobody's way
         wait_written(database_url, 5)
-    assert keys(again.fates(), "stable")
+    assert keys(again.bars(), "stable")
 
 
 def test_a_connection_that_is_ended_costs_one_answer(database_url: str) -> None:
@@ -179,18 +183,18 @@ def test_a_connection_that_is_ended_costs_one_answer(database_url: str) -> None:
             so_far = wait_written(database_url, so_far + 15)
             assert rows(database_url, ended) == {(True,)}
         wait_written(database_url, so_far + 20)
-    acks = one.fates()
+    acks = one.bars()
     assert keys(acks, "lost", "never_read") == set() and len(keys(acks, "unknown")) == 3
     assert len({(ack.symbol, ack.time_ms) for ack in acks}) == len(acks) > 50
 
 
 def test_writing_ends_with_the_last_bar(database_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """When all bars are written none is written again, and each has its fate."""
-    monkeypatch.setattr(recorder, "_NEWEST", recorder._NEWEST.replace(f"LIMIT {recorder.BARS}", "LIMIT 2"))
+    monkeypatch.setattr(recorder, "_NEWEST", recorder._NEWEST.replace("LIMIT %s", "LIMIT least(2, %s)"))
     with recording(database_url) as one:
         wait_written(database_url, 2 * 6)
         assert one._writing is not None and one._writing.result(60) is None
-    acks = one.fates()
+    acks = one.bars()
     assert len(keys(acks, "stable")) == len(acks) == 2 * len({ack.symbol for ack in acks}) >= 2 * 6
 
 
@@ -200,12 +204,12 @@ def test_deleted_bars_are_lost_and_upstream_is_asked(database_url: str, endpoint
         wait_written(database_url, 60)
     query = f"DELETE FROM {SCHEMA}.bars WHERE symbol IN ('BTC', 'AAPL') AND extract(minute FROM time) = 5 RETURNING symbol, time"
     deleted = {(symbol, round(at.timestamp() * 1000)) for symbol, at in rows(database_url, query)}
-    acks = one.fates()
+    acks = one.bars()
     assert keys(acks, "lost") == deleted and {symbol for symbol, _ in deleted} == {"BTC", "AAPL"}
     asked = ask_upstream(acks, endpoints.source_url, endpoints.key)
     assert [ack.refetchable for ack in asked if ack.fate == "lost"] == [True] * len(deleted)
     upstream.post("/faults", json={"kind": "no_results", "ticker": "X:BTCUSD"}).raise_for_status()
-    found = summarize(ask_upstream(acks, endpoints.source_url, endpoints.key))
+    found = losses_of(ask_upstream(acks, endpoints.source_url, endpoints.key), [], PLAN)
     of_btc = sum(symbol == "BTC" for symbol, _ in deleted)
     assert (found["critical"].unrecoverable_bars, found["critical"].refetchable_bars) == (of_btc, 0)
     assert (found["standard"].unrecoverable_bars, found["standard"].refetchable_bars) == (0, len(deleted) - of_btc)
@@ -219,9 +223,9 @@ def test_a_table_that_is_gone_is_lost_as_a_whole(database_url: str) -> None:
         wait_written(database_url, 5)
     with psycopg.connect(database_url) as connection:
         connection.execute(f"DROP SCHEMA {SCHEMA} CASCADE")
-    acks = one.fates()
+    acks = one.bars()
     assert keys(acks, "lost") == {(ack.symbol, ack.time_ms) for ack in acks} and acks
-    assert one.fates() == acks
+    assert one.bars() == acks
 
 
 def test_bars_are_real_ones_of_every_tier_and_not_too_many(database_url: str) -> None:
@@ -232,9 +236,9 @@ def test_bars_are_real_ones_of_every_tier_and_not_too_many(database_url: str) ->
         wait_written(database_url, 60)
     took_s = time.monotonic() - began_s
     written = rows(database_url, live.format(SCHEMA))
-    acks = one.fates()
+    acks = one.bars()
     assert written <= rows(database_url, live.format("tapecheck")) and len(written) == len(acks)
-    assert {(ack.tier, ack.symbol) for ack in acks} >= {  # and those that other tests asked for
+    assert {(PLAN.tier_of(ack.symbol), ack.symbol) for ack in acks} >= {  # and those that other tests asked for
         *(("critical", symbol) for symbol in ("BTC", "ETH", "SPY")), *(("standard", symbol) for symbol in ("AAPL", "GOOGL", "MSFT")),
     }  # fmt: skip
     for symbol in ("BTC", "AAPL"):
@@ -248,7 +252,7 @@ def test_a_drill_that_fails_leaves_no_table(database_url: str) -> None:
     with pytest.raises(KeyboardInterrupt), recording(database_url) as one:
         time.sleep(0.2)
         raise KeyboardInterrupt
-    assert not keys(one.fates(), "stable", "lost")
+    assert not keys(one.bars(), "stable", "lost")
 
 
 @pytest.mark.parametrize("url", ["postgresql://127.0.0.1:1/x", "postgresql://[hunter2"])
@@ -257,3 +261,66 @@ def test_a_database_that_is_away_before_the_drill_is_said_so(url: str) -> None:
     with pytest.raises(MeasurementError, match="no bars can be recorded") as caught, recording(url):
         pass
     assert "hunter2" not in str(caught.value)
+
+
+# ---- upstream ----
+
+
+def page(times_ms: list[int], **changes: Any) -> bytes:
+    body = {"ticker": "AAPL", "status": "OK", "resultsCount": len(times_ms), "results": [{"t": t} for t in times_ms]} | changes
+    return json.dumps(body).encode()
+
+
+def answer(body: bytes, status: str = "200 OK") -> bytes:
+    return f"HTTP/1.1 {status}\r\nContent-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n".encode() + body
+
+
+@pytest.mark.parametrize(
+    ("reply", "expected"),
+    [
+        (answer(page([0, 300_000])), [True, True]),
+        (answer(page([300_000], status="DELAYED")), [False, True]),
+        (answer(page([])), [False, False]),
+        (answer(b'{"ticker": "AAPL", "status": "OK", "resultsCount": 0}'), [False, False]),
+        (answer(b'{"ticker": "AAPL", "status": "OK", "resultsCount": 2}'), [None, None]),
+        (answer(page([0], resultsCount=2)), [None, None]),
+        (answer(page([0], ticker="MSFT")), [None, None]),
+        (answer(page([0], next_url="http://127.0.0.1/")), [None, None]),
+        (answer(page([0], results=None)), [None, None]),
+        (answer(page([0])[:-9]), [None, None]),
+        (answer(b"[]"), [None, None]),
+        (answer(page([0]), "404 Not Found"), [None, None]),
+        (answer(b"", "429 Too Many Requests"), [None, None]),
+        (b"", [None, None]),
+    ],
+    ids=[
+        "both", "delayed", "no bars", "no results", "results missing", "fewer than it says", "another ticker", "more to come", "null",
+        "truncated", "a list", "404", "429", "reset",
+    ],
+)  # fmt: skip
+def test_only_a_whole_answer_says_that_a_bar_is_gone(reply: bytes, expected: list[bool | None], monkeypatch: pytest.MonkeyPatch) -> None:
+    """What upstream does not list in a page that can be trusted is gone; no other answer says anything."""
+    monkeypatch.setattr(recorder, "PAUSES_S", (0.0,))
+    with Server(servers.raw(reply, close=True)) as server:
+        asked = ask_upstream([*LOST, bar("AAPL", 10)], server.url, "key")
+    assert [one.refetchable for one in asked] == [*expected, None]
+
+
+def test_nothing_is_asked_without_an_upstream_or_a_loss() -> None:
+    """Then nobody knows, and nobody is bothered."""
+    assert ask_upstream(LOST, None, "") == LOST
+    stable = [bar("AAPL", 0), bar("AAPL", 5, "unknown"), bar("AAPL", 10, "never_read")]
+    assert ask_upstream(stable, "http://127.0.0.1:1", "") == stable
+
+
+def test_an_upstream_that_is_away_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    """After the time that was given nobody waits any longer."""
+    monkeypatch.setattr(recorder, "PAUSES_S", (0.1,) * 1000)
+    assert ask_upstream(LOST, "http://127.0.0.1:1", "", within_s=0.3) == LOST
+
+
+def test_a_request_asks_for_no_more_than_a_page_holds() -> None:
+    """Bars far apart are asked for in several requests, each within the vendor's limit of base minutes."""
+    lost = [bar("BTC", minutes, "lost") for minutes in (0, 49_995, 50_000, 200_000)]
+    windows = [[t // 60_000 for t in one.times_ms] for one in recorder._windows([*lost, bar("BTC", 0, "lost", minutes=60)])]
+    assert windows == [[0, 49_995], [50_000], [200_000], [0]]

@@ -236,7 +236,7 @@ def test_only_the_time_in_which_it_may_fill_itself_is_counted(
         return {"due": 0 if is_held or is_done else 1, "in_flight": []} | ({"held": is_held} if knows_of_it else {})
 
     state = opening.SandboxState(
-        base_url="http://127.0.0.1:1", upstream_url="http://127.0.0.1:1", upstream_key_file="k", scheduler_url="http://127.0.0.1:1",
+        base_url="http://127.0.0.1:1", upstream_url="http://127.0.0.1:1", upstream_key_file="k",
         database_url=None, supervisor_pid=1, processes={"api": {"port": 1}},
     )  # fmt: skip
     monkeypatch.setattr(supervision, "_state", lambda home: state)

@@ -33,10 +33,11 @@ from tapecheck.load.validation import load
 from tapecheck.recording import STOPPED
 from tapecheck.recovery import drill, experiment, freshness
 from tapecheck.recovery import session as recovery
-from tapecheck.recovery.drill_target import ground
+from tapecheck.recovery.answers import Audit
+from tapecheck.recovery.drill_target import DrillTarget
 from tapecheck.recovery.objectives import Prober as Schedule
-from tapecheck.recovery.recording import INVALID, Ages
-from tapecheck.recovery.watchdog import Keeper
+from tapecheck.recovery.recording import INVALID
+from tapecheck.recovery.watchdog import Watchdog
 from tapecheck.sandbox import processes, supervision
 from tapecheck.sandbox.profile import Home, Profile
 from tapecheck.target import opening
@@ -276,8 +277,8 @@ def test_one_that_is_replaced_in_mid_scenario_makes_that_invalid(home: Home, tmp
     assert [(one.name, one.finding.partition(":")[0]) for one in found if "meanwhile" in one.finding] == [("sandbox_stopped", "meanwhile")]
 
     monkeypatch.setattr(drill, "STEADY_S", 0.1)
-    with Keeper() as keeper:
-        done = drill.run(experiment.chosen("api_killed")[0], ground(target), Schedule(settle_s=0.1), keeper, 1)
+    with Watchdog() as watchdog:
+        done = drill.run(experiment.chosen("api_killed")[0], DrillTarget.of(target), Schedule(settle_s=0.1), watchdog, 1)
     assert (done.trial.state, done.trial.reason) == (INVALID, STOPPED)
 
     opening.open_target("config/targets/sandbox.yaml")
@@ -295,14 +296,14 @@ def test_one_that_is_stopped_under_the_audit_of_ages_makes_that_invalid(
     """What it answered, or did not, while it was stopped says nothing of its ages."""
     target, audit = opening.open_target("config/targets/sandbox.yaml"), freshness.audit
 
-    def stopped_under(*given: Any) -> Ages:
+    def stopped_under(*given: Any) -> Audit:
         found = audit(*given)
         if is_stopped:
             supervision.down(force=True)
         return dataclasses.replace(found, series=[dataclasses.replace(one, wrong_answer="HTTP 503") for one in found.series])
 
     monkeypatch.setattr(freshness, "audit", stopped_under)
-    found = recovery.run(ONCE, target, (), out="").context.ages
+    found = recovery.run(ONCE, target, (), out="").context.audit
     assert found is not None
     assert (found.invalid, bool(found.series)) == ((STOPPED, False) if is_stopped else ("", True))
 

@@ -1,11 +1,12 @@
-"""Asks a target its named requests, a bounded number at once, from ordinary code. It judges no answer."""
+"""Asks over HTTP whatever is not timed: a target's named requests, or any path of a server. It judges no answer."""
 
 import contextlib
 import datetime as dt
 import logging
+import re
 import ssl
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Self, TypeVar
 from urllib.parse import urlsplit
@@ -19,16 +20,20 @@ from pydantic import BaseModel, ValidationError
 from tapecheck import config
 from tapecheck.errors import ConfigError, Problem, TargetDown, TargetError
 from tapecheck.target import templates
-from tapecheck.target.file import RequestTemplate, Target
-from tapecheck.target.opening import beyond, is_loopback
+from tapecheck.target.file import RequestTemplate, Secret, Target
+from tapecheck.target.opening import beyond, client_options, is_loopback
 from tapecheck.target.templates import Value
+
+logging.getLogger("httpx").setLevel(logging.WARNING)  # its INFO lines hold whole URLs
 
 AT_ONCE = 8
 TIMEOUT_S = 10.0  # for one answer, from the connection to its last byte
 BODY_LIMIT = 32 * 2**20
-SHOWN = 80  # characters of an unexpected body
+HEAD_LIMIT = 64 * 2**10  # bytes of headers
+LONG_HEAD = f"its response headers are longer than {HEAD_LIMIT:,} bytes, the most that is read of them: let the target send fewer"
+QUOTED = 200  # characters of an unexpected body
 
-SaidT = TypeVar("SaidT", bound=BaseModel)
+ModelT = TypeVar("ModelT", bound=BaseModel)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,108 +48,45 @@ class Answer:
     body: bytes = b""
     failure: TargetError | None = None
 
-    def said(self, kind: type[SaidT]) -> SaidT | None:
-        """Return the body as what it should be; None where it is something else."""
+    def parsed(self, kind: type[ModelT]) -> ModelT | None:
+        """Return the body of a 200 as what it should be; None where it is something else."""
         try:
-            return kind.model_validate_json(self.body)
+            return kind.model_validate_json(self.body) if self.status == 200 else None
         except ValidationError:
             return None
 
 
-class Client:
-    """A target's connections while the context lasts; safe in a notebook, whose kernel runs an event loop of its own.
+class Server:
+    """The connections to one server while the context lasts; safe in a notebook, whose kernel runs an event loop of its own.
 
-    Raises:
-        ConfigError: a header cannot be sent, a secret is not set, `ca_file` cannot be read, or the target lies beyond this machine
-            without `allow_remote`; nothing was sent.
+    Args:
+        headers: sent with every request; they may hold secrets, which `redacted` blanks out of what is shown.
+        verify: what a certificate is checked by, as `tls` returns it; if None, as the system does.
     """
 
-    def __init__(self, target: Target, *, timeout_s: float = TIMEOUT_S) -> None:
-        assert target.base_url is not None, "an opened target has a URL"
-        logging.getLogger("httpx").setLevel(logging.WARNING)  # its INFO line holds the whole URL
-        self._target, self._base_url, self._timeout_s = target, target.base_url.rstrip("/"), timeout_s
-        problems: list[Problem] = []
-        self._headers = templates.headers(target, problems)
-        self._is_here = is_loopback(urlsplit(target.base_url).hostname or "")
-        if not self._is_here and not target.allow_remote:
-            problems.append(beyond(target, f"{target.base_url} may be on another machine"))
-        if problems:
-            raise ConfigError(problems)
-        self._verify = tls(target)
+    def __init__(
+        self, base_url: str, *, headers: Sequence[tuple[str, str]] = (), verify: ssl.SSLContext | bool | None = None,
+        timeout_s: float = TIMEOUT_S, redacted: Callable[[str], str] = str,
+    ) -> None:  # fmt: skip
+        self._base_url, self._headers, self._verify = base_url.rstrip("/"), list(headers), verify
+        self._timeout_s, self._redacted = timeout_s, redacted
         self._stack = contextlib.ExitStack()
 
     def __enter__(self) -> Self:
+        options = client_options(self._base_url) | ({} if self._verify is None else {"verify": self._verify})
+        client = httpx.AsyncClient(headers=self._headers, timeout=None, **options)  # noqa: S113 - see exchange
         with contextlib.ExitStack() as stack:
             self._portal = stack.enter_context(start_blocking_portal())
-            self._http = stack.enter_context(self._portal.wrap_async_context_manager(self._opened()))
+            self._http = stack.enter_context(self._portal.wrap_async_context_manager(client))
             self._stack = stack.pop_all()
         return self
 
     def __exit__(self, *caught: object) -> None:
         self._stack.__exit__(*caught)  # type: ignore[arg-type]
 
-    def knows(self, name: str) -> bool:
-        """Tell whether the target names such a request."""
-        return name in self._target.requests
-
-    def check(self, name: str, values: Mapping[str, Value]) -> None:
-        """Refuse a request that cannot be made of these values; nothing is sent.
-
-        Raises:
-            ConfigError: the target names no such request, or it needs other values.
-        """
-        self._template(name, values)
-
-    def ask(self, name: str, values: Mapping[str, Value] | None = None) -> Answer:
-        """Send a named request with its template filled in.
-
-        Raises:
-            ConfigError: as `check`.
-        """
-        return self.ask_all(name, [values or {}])[0]
-
-    def ask_all(self, name: str, each: Sequence[Mapping[str, Value]]) -> list[Answer]:
-        """Send a named request once for each set of values, at most `AT_ONCE` at a time; the answers are in the same order.
-
-        Raises:
-            ConfigError: as `check`.
-        """
-        return self._portal.call(self._all, self._template(name, each[0]), each) if each else []
-
-    def expected(self, name: str, values: Mapping[str, Value]) -> dict[str, Value]:
-        """Return what the target file expects of the top-level keys of an answer."""
-        return templates.expected_json(self._target.requests[name], values)
-
-    def read(self, name: str, kind: type[SaidT]) -> tuple[Answer, SaidT]:
-        """Send a named request, and return its answer and what it says.
-
-        Raises:
-            TargetDown: there is no answer, or one of a target that does not work.
-            TargetError: the answer has another form.
-        """
-        answer = self.ask(name)
-        if answer.failure is not None:
-            raise answer.failure
-        if answer.status != 200:
-            raise self._refused(answer)
-        try:
-            return answer, kind.model_validate_json(answer.body)
-        except ValidationError as error:
-            raise self._of_another_form(name, answer, error) from None
-
-    def _template(self, name: str, values: Mapping[str, Value]) -> RequestTemplate:
-        at = f"target {self._target.name}"
-        template = self._target.requests.get(name)
-        if template is None:
-            raise ConfigError([Problem(file=at, key=f"requests.{name}", got="nothing", allowed="a request, such as: GET /api/v1/" + name)])
-        unknown = [key for key in templates.placeholders(template) if key not in values]
-        if unknown:
-            allowed = f"no other names than {', '.join(values) or 'none'}"
-            raise ConfigError([Problem(file=at, key=f"requests.{name}", got="{" + unknown[0] + "}", allowed=allowed)])
-        return template
-
-    def _opened(self) -> httpx.AsyncClient:
-        return httpx.AsyncClient(headers=self._headers, verify=self._verify, trust_env=not self._is_here, timeout=None)  # noqa: S113 - see _send
+    def send(self, template: RequestTemplate, each: Sequence[Mapping[str, Value]] = ({},)) -> list[Answer]:
+        """Send a template once for each set of values, at most `AT_ONCE` at a time; the answers are in the same order."""
+        return self._portal.call(self._all, template, each)
 
     async def _all(self, template: RequestTemplate, each: Sequence[Mapping[str, Value]]) -> list[Answer]:
         answers: dict[int, Answer] = {}
@@ -161,74 +103,217 @@ class Client:
 
     async def _one(self, template: RequestTemplate, values: Mapping[str, Value]) -> Answer:
         body = templates.body(template, values)
-        request = self._http.build_request(
-            template.method,
-            self._base_url + templates.path(template, values),
-            content=body or None,
-            headers=({"Content-Type": "application/json"} if body else {}) | template.headers,
-        )
-        what, sent_s = templates.redacted(f"{template.method} {request.url}", self._target), time.monotonic()
-        status, content, failure = 0, b"", None
+        url, more = self._base_url + templates.path(template, values), {"Content-Type": "application/json"} if body else {}
+        request = self._http.build_request(template.method, url, content=body or None, headers=more | template.headers)
+        what, sent_s = self._redacted(f"{template.method} {request.url}"), time.monotonic()
+        status, content, problem = 0, b"", None
         try:
-            with anyio.fail_after(self._timeout_s):  # in all: a limit on each read would let an answer drip for ever
-                status, content = await self._send(request)
-        except (httpx.HTTPError, TimeoutError, _TooLarge) as error:
-            failure = self._failure(what, error)
+            answer, content = await exchange(self._http, request, self._timeout_s)
+            status = answer.status_code
+        except FAILURES as error:
+            problem = failure(what, error, timeout_s=self._timeout_s, redacted=self._redacted)
         return Answer(
-            what=what, sent_s=sent_s, done_s=time.monotonic(), at=dt.datetime.now(dt.UTC), status=status, body=content, failure=failure
+            what=what, sent_s=sent_s, done_s=time.monotonic(), at=dt.datetime.now(dt.UTC), status=status, body=content, failure=problem
         )
 
-    async def _send(self, request: httpx.Request) -> tuple[int, bytes]:
-        parts, size = [], 0
-        async with contextlib.aclosing(await self._http.send(request, stream=True)) as answer:
+
+class Client(Server):
+    """A target's connections, by which its named requests are asked.
+
+    Raises:
+        ConfigError: a header cannot be sent, a secret is not set, `ca_file` cannot be read, or the target lies beyond this machine
+            without `allow_remote`; nothing was sent.
+    """
+
+    def __init__(self, target: Target, *, timeout_s: float = TIMEOUT_S) -> None:
+        assert target.base_url is not None, "an opened target has a URL"
+        self._target = target
+        problems: list[Problem] = []
+        headers = templates.headers(target, problems)
+        if not target.allow_remote and not is_loopback(urlsplit(target.base_url).hostname or ""):
+            problems.append(beyond(target, f"{target.base_url} may be on another machine"))
+        if problems:
+            raise ConfigError(problems)
+        super().__init__(
+            target.base_url,
+            headers=headers,
+            verify=tls(target),
+            timeout_s=timeout_s,
+            redacted=lambda text: templates.redacted(text, target),
+        )
+
+    def knows(self, name: str) -> bool:
+        """Tell whether the target names such a request."""
+        return name in self._target.requests
+
+    def check(self, name: str, values: Mapping[str, Value]) -> RequestTemplate:
+        """Return a named request; refuse one that cannot be made of these values.
+
+        Raises:
+            ConfigError: the target names no such request, or it needs other values; nothing was sent.
+        """
+        at = f"target {self._target.name}"
+        template = self._target.requests.get(name)
+        if template is None:
+            raise ConfigError([Problem(file=at, key=f"requests.{name}", got="nothing", allowed="a request, such as: GET /api/v1/" + name)])
+        unknown = [key for key in templates.placeholders(template) if key not in values]
+        if unknown:
+            allowed = f"no other names than {', '.join(values) or 'none'}"
+            raise ConfigError([Problem(file=at, key=f"requests.{name}", got="{" + unknown[0] + "}", allowed=allowed)])
+        return template
+
+    def ask(self, name: str, values: Mapping[str, Value] | None = None) -> Answer:
+        """Send a named request with its template filled in.
+
+        Raises:
+            ConfigError: as `check`.
+        """
+        return self.ask_all(name, [values or {}])[0]
+
+    def ask_all(self, name: str, each: Sequence[Mapping[str, Value]]) -> list[Answer]:
+        """Send a named request once for each set of values; see `send`.
+
+        Raises:
+            ConfigError: as `check`.
+        """
+        return self.send(self.check(name, each[0]), each) if each else []
+
+    def expected(self, name: str, values: Mapping[str, Value]) -> dict[str, Value]:
+        """Return what the target file expects of the top-level keys of an answer."""
+        return templates.expected_json(self._target.requests[name], values)
+
+    def read(self, name: str, kind: type[ModelT]) -> tuple[Answer, ModelT]:
+        """Send a named request, and return its answer and what it says.
+
+        Raises:
+            TargetDown: there is no answer, or one of a target that does not work.
+            TargetError: the answer has another form.
+        """
+        answer = self.ask(name)
+        if answer.failure is not None:
+            raise answer.failure
+        if answer.status != 200:
+            raise refused(answer.what, answer.status, answer.body, self._target)
+        try:
+            return answer, kind.model_validate_json(answer.body)
+        except ValidationError as error:
+            first = error.errors(include_url=False, include_input=False)[0]
+            at = ".".join(map(str, first["loc"])) or "the body"
+            why = f"{at}: {first['msg']}; it begins {shown(answer.body, self._redacted)}"
+            raise TargetError(f"{answer.what}: no {name} answer as expected ({why}): correct requests.{name}, or base_url") from None
+
+
+# ---- one exchange ----
+
+
+class TooLarge(Exception):
+    """An answer that is not read to its end."""
+
+
+FAILURES = (httpx.HTTPError, TimeoutError, TooLarge)  # what an exchange ends with, and `failure` describes
+
+
+async def exchange(
+    client: httpx.AsyncClient, request: httpx.Request, timeout_s: float, *, most_bytes: int | None = None, most_head_bytes: int = HEAD_LIMIT
+) -> tuple[httpx.Response, bytes]:
+    """Send a request and read its whole answer.
+
+    Args:
+        timeout_s: for all of it, since a limit on each read would let an answer drip for ever.
+        most_bytes: of the body; `BODY_LIMIT` if None.
+        most_head_bytes: of its headers.
+
+    Raises:
+        httpx.HTTPError | TimeoutError | TooLarge: there is no whole answer; see `failure`.
+    """
+    parts, size, most = [], 0, most_bytes or BODY_LIMIT
+    with anyio.fail_after(timeout_s):
+        async with contextlib.aclosing(await client.send(request, stream=True)) as answer:
+            if sum(len(name) + len(value) + len(": \r\n") for name, value in answer.headers.raw) > most_head_bytes:
+                raise TooLarge(LONG_HEAD)
             async for part in answer.aiter_bytes():
                 parts.append(part)
                 size += len(part)
-                if size > BODY_LIMIT:
-                    raise _TooLarge(f"the body is larger than {BODY_LIMIT} bytes")
-        return answer.status_code, b"".join(parts)
-
-    # ---- what is said of it ----
-
-    def _failure(self, what: str, error: Exception) -> TargetError:
-        if isinstance(error, TimeoutError):
-            return TargetDown(f"{what}: no whole answer within {self._timeout_s:g} s: the target is too slow, or hangs")
-        text = templates.redacted(str(error) or type(error).__name__, self._target)
-        if isinstance(error, httpx.ConnectError):
-            hint = "the certificate is refused: name its authority with ca_file" if "CERTIFICATE_VERIFY" in text else "start the target"
-            return TargetDown(f"{what}: nothing answers ({text}): {hint}, or correct base_url")
-        if isinstance(error, httpx.NetworkError) or "disconnected" in text or "peer closed" in text:
-            return TargetDown(f"{what}: the connection was closed before the answer was whole ({text})")
-        return TargetError(f"{what}: the answer cannot be read ({text}): the port may be of something else")
-
-    def _refused(self, answer: Answer) -> TargetError:
-        says = f"{answer.what}: answered {answer.status}, expected 200"
-        if answer.status in (401, 403):
-            names = ", ".join(self._target.headers) or "none; name the key under `headers`"
-            return TargetError(f"{says}: the key is missing or wrong; headers sent: {names}")
-        if answer.status == 404:
-            why = self._shown(answer.body) if answer.body.strip() else "no such path"
-            return TargetError(f"{says}: {why}; correct the request in the target file, or base_url")
-        if answer.status == 429 or answer.status >= 500:
-            return TargetDown(f"{says}: the target does not work: {self._shown(answer.body)}")
-        return TargetError(f"{says}: {self._shown(answer.body)}")
-
-    def _of_another_form(self, name: str, answer: Answer, error: ValidationError) -> TargetError:
-        first = error.errors(include_url=False, include_input=False)[0]
-        at = ".".join(map(str, first["loc"])) or "the body"
-        why = f"{at}: {first['msg']}; it begins {self._shown(answer.body)}"
-        return TargetError(f"{answer.what}: no {name} answer as it is expected ({why}): correct requests.{name}, or base_url")
-
-    def _shown(self, body: bytes) -> str:
-        return repr(templates.redacted(body.decode("utf-8", "replace"), self._target)[:SHOWN])
+                if size > most:
+                    raise TooLarge(f"the body is larger than {most} bytes: is this the right path?")
+    return answer, b"".join(parts)
 
 
-class _TooLarge(Exception):
-    """A body that is not read to its end."""
+def failure(
+    what: str, error: Exception, *, timeout_s: float, redacted: Callable[[str], str] = str, hint: Callable[[], str] = str
+) -> TargetError:  # fmt: skip
+    """Return what an exchange that ended without an answer says of the target.
+
+    Args:
+        what: was asked.
+        hint: returns what else is known of the port, or nothing; called only where it may explain the error.
+    """
+    text = redacted(str(error) or type(error).__name__)
+    cause = next((one for one in _causes(error) if isinstance(one, ssl.SSLError)), None)
+    is_closed = isinstance(error, httpx.NetworkError) or "disconnected" in text or "peer closed" in text
+    if isinstance(error, TooLarge) or "too long" in text:
+        return TargetError(f"{what}: {LONG_HEAD if 'too long' in text else text}")
+    if isinstance(error, TimeoutError):
+        return TargetDown(f"{what}: no whole answer within {timeout_s:g} s: the target is too slow, or hangs")
+    if isinstance(error, httpx.DecodingError):
+        return TargetError(f"{what}: the body cannot be decoded as its Content-Encoding says ({text})")
+    if isinstance(cause, ssl.SSLCertVerificationError):
+        return TargetError(f"{what}: TLS: the certificate is refused ({cause.verify_message}): name its authority with ca_file")
+    if cause is not None:
+        return TargetError(f"{what}: TLS: {(cause.reason or str(cause)).replace('_', ' ').lower()}: is this port https?{hint()}")
+    if isinstance(error, httpx.ConnectError):
+        return TargetDown(f"{what}: nothing answers ({text}): start the target, or correct base_url{hint()}")
+    if is_closed:
+        why = f"the connection was closed before the answer was whole, or reset ({text})"
+        return down(f"{what}: {why}: the target failed, or is something else", hint())
+    if "_SWITCH_" in text:
+        return TargetError(f"{what}: answered 101 and switches to another protocol, which cannot be measured: correct the request")
+    if "status line" in text or not isinstance(error, httpx.RemoteProtocolError):
+        return TargetError(f"{what}: the answer is not HTTP ({text}): the port is of something else{hint()}")
+    return TargetError(f"{what}: the answer breaks the rules of HTTP ({text}): correct what the target, or a proxy before it, sends")
+
+
+def down(problem: str, hint: str = "") -> TargetError:
+    """Return that the target does not answer; where it speaks the other scheme, as a hint says, only the configuration can help."""
+    return TargetError(problem + hint) if hint else TargetDown(problem)
+
+
+def _causes(error: BaseException) -> list[BaseException]:
+    chain: list[BaseException] = []
+    here: BaseException | None = error
+    while here is not None and here not in chain:
+        chain.append(here)
+        here = here.__cause__ or here.__context__
+    return chain
+
+
+def refused(what: str, status: int, body: bytes, target: Target, *, expected: int = 200, hint: str = "") -> TargetError:
+    """Return what an answer with another status than the expected one says of a target; `hint` is what to do about any other."""
+    says, said = f"{what}: answered {status}, expected {expected}", shown(body, lambda text: templates.redacted(text, target))
+    if status in (401, 403):
+        names = [f"{name} (from {value.place})" if isinstance(value, Secret) else name for name, value in target.headers.items()]
+        return TargetError(f"{says}: the key is missing or wrong; headers sent: {', '.join(names) or 'none; name the key under `headers`'}")
+    if status == 404:
+        return TargetError(
+            f"{says}: {said if body.strip() else 'no such path'}; correct the request or its parameters in the target file, or base_url"
+        )
+    if status == 429 or status >= 500:
+        return TargetDown(f"{says}: the target does not work, even without load: {said}")
+    return TargetError(f"{says}: {hint or said}")
+
+
+def shown(body: bytes, redacted: Callable[[str], str] = str) -> str:
+    """Return the beginning of a body as one printable line."""
+    text = redacted(re.sub(r"\s+", " ", body.decode("utf-8", "replace")))
+    return repr(text if len(text) <= QUOTED else text[: QUOTED - 3] + "...")
 
 
 def tls(target: Target) -> ssl.SSLContext | bool:
-    """Return what a certificate is checked by; False where nothing but plain HTTP to this machine is spoken."""
+    """Return what a certificate is checked by; False where nothing but plain HTTP to this machine is spoken.
+
+    Raises:
+        ConfigError: `ca_file` cannot be read.
+    """
     url = urlsplit(target.base_url or "")
     if url.scheme == "http" and is_loopback(url.hostname or ""):
         return False

@@ -13,7 +13,7 @@ from tapecheck import config
 from tapecheck.recovery import actions
 from tapecheck.recovery.objectives import RecoveryPlan
 from tapecheck.recovery.recorder import SCHEMA, Recorder
-from tapecheck.recovery.recording import Ack
+from tapecheck.recovery.recording import WrittenBar
 from tapecheck.sandbox.profile import Profile
 
 from . import embedded, machine
@@ -79,7 +79,7 @@ def _rows(database_url: str) -> set[tuple[Any, ...]]:
     raise RuntimeError("the database did not come back")
 
 
-def _row(variant: str, trial: int, acks: list[Ack], there: set[tuple[Any, ...]]) -> Row:
+def _row(variant: str, trial: int, acks: list[WrittenBar], there: set[tuple[Any, ...]]) -> Row:
     acknowledged = [ack for ack in acks if ack.acked_ns is not None]
     return Row(
         variant=variant,
@@ -92,7 +92,7 @@ def _row(variant: str, trial: int, acks: list[Ack], there: set[tuple[Any, ...]])
     )
 
 
-def _gaps_s(acks: list[Ack]) -> Iterator[float]:
+def _gaps_s(acks: list[WrittenBar]) -> Iterator[float]:
     """Yield the time between one acknowledgement and the next; the longest is how long nothing could be written."""
     for sooner, later in itertools.pairwise(acks):
         yield ((later.acked_ns or 0) - (sooner.acked_ns or 0)) / 1e9

@@ -14,6 +14,7 @@ from matplotlib.ticker import MaxNLocator
 
 from tapecheck.charts import figure
 from tapecheck.recovery.analysis import FailureSummary, RecoverySummary
+from tapecheck.recovery.history import PastTrial
 from tapecheck.recovery.objectives import TOLERANCE_S, RecoveryPlan
 from tapecheck.recovery.recording import Recording
 from tapecheck.recovery.timeline import Seen, Timed, seen, states
@@ -36,8 +37,8 @@ def _caption(title: str, recording: Recording, summary: RecoverySummary) -> figu
 # ---- what each drill did ----
 
 
-def recovery_timeline(*, recording: Recording, summary: RecoverySummary) -> figure.Chart:
-    """Draw the slowest trial of each drill on the clock since the fault: availability of each view, and when all was as before."""
+def recovery_timeline(*, recording: Recording, summary: RecoverySummary, plan: RecoveryPlan) -> figure.Chart:
+    """Draw the slowest trial of each drill on the clock since the fault: availability of each view, and the recoveries."""
     caption, shown = _caption("Timeline of each drill: what could be seen of the target", recording, summary), _slowest(summary.timed)
     if not shown:
         return caption.empty("no drill was run, or none was valid")
@@ -49,7 +50,7 @@ def recovery_timeline(*, recording: Recording, summary: RecoverySummary) -> figu
         for one, group in groupby(rows, key=lambda row: row[0]):
             begun = at
             for _, name, view in group:
-                ends_s.append(_states(ax, at, view, one, int(recording.context.plan.prober.slow_s * 1e9)))
+                ends_s.append(_states(ax, at, view, one, int(plan.prober.slow_s * 1e9)))
                 ticks.append((at + 0.4, name))
                 at += 1
             _moments(ax, one, begun, at)
@@ -140,8 +141,7 @@ def recovery_rto(*, recording: Recording, summary: RecoverySummary) -> figure.Ch
 
 
 def _times(ax: Axes, row: int, failure: FailureSummary) -> None:
-    metric = "recover_s" if failure.clock == "full" else "degraded_s"
-    worst = failure.recover_s if failure.clock == "full" else failure.degraded_s
+    metric, worst = "recover_s" if failure.clock == "full" else "degraded_s", failure.judged
     valid = [one.clocks for one in failure.trials if one.clocks and not one.invalid]
     times_s = [max(LEAST_S, t) for t in (getattr(clocks, metric) for clocks in valid) if t is not None]
     spread = np.linspace(-0.13, 0.13, len(times_s)) if len(times_s) > 1 else [0.0]
@@ -159,10 +159,9 @@ def _times(ax: Axes, row: int, failure: FailureSummary) -> None:
 
 def recovery_ages(*, recording: Recording, summary: RecoverySummary, plan: RecoveryPlan) -> figure.Chart:
     """Draw the oldest series of each symbol against the classes of age, with what its tier allows."""
-    ages = recording.context.ages
-    n = sum(not one.planted for one in ages.series) if ages else 0
+    n = sum(not one.planted for one in summary.series)
     caption = figure.Caption("Age of data: the oldest series of each symbol", recording.context, n, "series")
-    if not summary.freshness or ages is None:
+    if not summary.freshness:
         return caption.empty("ages were not audited")
     order = sorted(summary.freshness.items(), key=lambda item: (list(plan.rpo).index(item[1].tier or ""), item[0]))
     with caption.drawing(height=1.5 + 0.2 * len(order)) as (chart, (ax,)):
@@ -238,22 +237,18 @@ FATES: tuple[Mapping[str, Any], ...] = (
 # ---- over the years ----
 
 
-def recovery_trend(*, recording: Recording) -> figure.Chart:
-    """Draw every recovery in the ledger of this target, by failure, over time."""
-    context = recording.context
-    entries = [
-        e for e in context.ledger if e.get("target") == context.target.name and e.get("recover_s") is not None and not e.get("invalid")
-    ]
-    caption = figure.Caption("Every drill ever run on this target", context, len(entries), "trials")
-    if not entries:
-        return caption.empty("the ledger of this output folder has no valid drill of this target")
+def recovery_trend(*, recording: Recording, past: Sequence[PastTrial]) -> figure.Chart:
+    """Draw every recovery that was ever measured on this target, by failure, over time."""
+    caption = figure.Caption("Every drill ever run on this target", recording.context, len(past), "trials")
+    if not past:
+        return caption.empty("no run of this output folder has a valid drill of this target")
     with caption.drawing(height=4.2) as (chart, (ax,)):
-        for colour, marker, name in zip(figure.PALETTE * 3, "os^Dv<>" * 3, dict.fromkeys(e["failure"] for e in entries), strict=False):
-            own = [e for e in entries if e["failure"] == name]
-            at_s = [datetime.fromisoformat(e["at"]).timestamp() for e in own]
-            ax.plot(at_s, [max(LEAST_S, e["recover_s"]) for e in own], marker, color=colour, alpha=0.75, markersize=5, label=name)
+        for colour, marker, name in zip(figure.PALETTE * 3, "os^Dv<>" * 3, dict.fromkeys(one.failure for one in past), strict=False):
+            own = [one for one in past if one.failure == name]
+            at_s = [one.at.timestamp() for one in own]
+            ax.plot(at_s, [max(LEAST_S, one.recover_s) for one in own], marker, color=colour, alpha=0.75, markersize=5, label=name)
         figure.log_axis(ax, "y")
-        moments = [datetime.fromisoformat(e["at"]).timestamp() for e in entries]
+        moments = [one.at.timestamp() for one in past]
         ticks = np.unique(np.linspace(min(moments), max(moments), 4).round())
         ax.set_xticks(ticks, [f"{datetime.fromtimestamp(at, UTC):%Y-%m-%d\n%H:%M:%S}" for at in ticks])
         ax.set_ylabel("time to full recovery (s)")

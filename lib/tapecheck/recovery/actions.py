@@ -19,7 +19,7 @@ from tapecheck.target.file import ProcessSelector
 
 Configuration = Mapping[str, Any]
 Done = dict[str, Any]
-waiting: list[Callable[[int, float], bool]] = []  # the prober of the drill that runs, if it runs under ours
+WAIT = "wait_for_recovery"  # in the configuration of a drill that we run: how its prober waits for a state
 
 
 def kill(process: str, configuration: Configuration) -> Done:
@@ -68,14 +68,19 @@ def terminate_connections(configuration: Configuration) -> Done:
     return {"at_ns": at_ns, "ended": row[0]}
 
 
-def whole(within_s: float = 30.0) -> bool:
-    """Wait until the target is whole again; without our prober, which alone can tell, for nothing."""
-    return waiting[-1](FULL, within_s) if waiting else True
+def full_recovery(configuration: Configuration, within_s: float = 30.0) -> bool:
+    """Wait until the target has recovered in full; without our prober, which alone can tell, for nothing."""
+    return _recovered(FULL, configuration, within_s)
 
 
-def served(within_s: float = 30.0) -> bool:
-    """Wait until the target serves again, if only from a fallback; see `whole`."""
-    return waiting[-1](DEGRADED, within_s) if waiting else True
+def degraded_recovery(configuration: Configuration, within_s: float = 30.0) -> bool:
+    """Wait until the target serves again, if only from a fallback; see `full_recovery`."""
+    return _recovered(DEGRADED, configuration, within_s)
+
+
+def _recovered(least: int, configuration: Configuration, within_s: float) -> bool:
+    wait: Callable[[int, float], bool] | None = configuration.get(WAIT)
+    return wait(least, within_s) if wait else True
 
 
 def unfit(selector: ProcessSelector, found: Sequence[psutil.Process]) -> str:

@@ -1,134 +1,194 @@
-"""Holds what an API says of its ages against its database, the plan's classes, and itself: pure. It asks nobody."""
+"""Judges the ages that an audit recorded: the API against its database, the plan's classes, and itself. It asks nobody."""
 
 import datetime as dt
-from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import cast
+from typing import Literal
 
-from pydantic import TypeAdapter, ValidationError
+from tapecheck.recovery.answers import Audit, Key, Look, Reply, Series, Stored
+from tapecheck.recovery.objectives import OTHERS, TOLERANCE_S, AboveShare, Action, AgeClass, RecoveryPlan, Staleness, whole
 
-from tapecheck.http import Answer
-from tapecheck.recovery.answers import NotFound, Raised, Series, Served, Status
-from tapecheck.recovery.objectives import TOLERANCE_S, AgeClass, Staleness, whole
-from tapecheck.recovery.stored import Key, Stored
-from tapecheck.target.templates import Value
-
-ROUNDING_S = 1.0  # an age may be said in whole seconds
+ROUNDING_S = 1.0  # an age may be reported in whole seconds
 UNLISTED = "unlisted"  # in place of the API's class
+OLD = ("stale", "missing")
+LISTED = 5  # names in a message
+FRAMES = ("5m", "15m", "1h", "4h", "1d")  # of symbols that a plan names, where a status lists nothing at all
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Look:
-    """One status answer, and the database just before and just after it; nothing of the database where there is none.
+class SeriesAge:
+    """How old one symbol and timeframe is by a plan, and what is wrong in what the API reports of it and answers.
 
-    A series may be refreshed between two reads: a claim is true when it agrees with either.
+    Args:
+        reported_s, reported: the API's own age and class; None where it has no data.
+        database_s: None where there is no data, or no database was asked.
+        state, expected: the plan's class of the age, and the action that it demands of an answer.
+        seen: the action that an answer showed, or another word; None where it was not asked for.
+        planted: whether it was made old for the audit.
+        false_age, wrong_answer: in words what is wrong, or nothing.
     """
 
-    answer: Answer
-    status: Status
-    said: Mapping[Key, Series]
-    stored: Sequence[Stored] = ()
+    symbol: str
+    timeframe: str
+    tier: str | None
+    reported_s: float | None
+    reported: str
+    database_s: float | None
+    state: AgeClass
+    expected: Action
+    seen: str | None
+    planted: bool = False
+    false_age: str = ""
+    wrong_answer: str = ""
 
     @property
-    def alerts(self) -> Counter[Raised]:
-        """The alerts, each with how often it is listed."""
-        return Counter(self.status.alerts)
-
-    def database_s(self, key: Key) -> float | None:
-        """Return the age by the database when the answer came; of two, the one that is nearer to what was said."""
-        said = self.said.get(key)
-        ages = [age for stored in self.stored if (age := stored.age_s(key, self.answer.done_s)) is not None]
-        if said is None or said.age_s is None:
-            return ages[0] if ages else None
-        said_s = said.age_s
-        return min(ages, key=lambda age: abs(age - said_s), default=None)
-
-    def age_s(self, key: Key) -> float | None:
-        """Return the age to go by: the database's where it was asked, else the one said."""
-        if self.stored:
-            return self.database_s(key)
-        return self.said[key].age_s if key in self.said else None
+    def age_s(self) -> float | None:
+        """The age that counts: the database's where it was asked, since an API may be wrong."""
+        return self.reported_s if self.database_s is None else self.database_s
 
 
-def false(staleness: Staleness, key: Key, look: Look) -> str:
-    """Return in words what the API says wrongly of a series: its class, its age, or its newest bar; empty if nothing."""
-    said = look.said.get(key)
-    if said is None:
-        return _hidden(key, look)
-    found = (_class(staleness, said), _itself(said, look), _age(staleness, key, said, look), _newest(key, said, look))
+def keys(plan: RecoveryPlan, look: Look) -> list[Key]:
+    """Return every series that is listed, stored, or implied by a symbol of the plan; by tier, then by symbol."""
+    listed = [one.key for one in look.status.series]
+    frames = list(dict.fromkeys(frame for _, frame in listed)) or FRAMES
+    named = [symbol for tier in plan.rpo.values() if tier.symbols != OTHERS for symbol in tier.symbols]
+    kept = [(row.symbol, row.timeframe) for stored in look.stored[:1] for row in stored.rows.values() if row.age_s is not None]
+    order = [*plan.rpo, None]
+    found = dict.fromkeys([*listed, *((symbol, frame) for symbol in named for frame in frames), *kept])
+    return sorted(found, key=lambda key: (order.index(plan.tier_of(key[0])), key[0]))
+
+
+def judged(audit: Audit, plan: RecoveryPlan) -> list[SeriesAge]:
+    """Return every series of an audit as a plan classes and judges it, those that were planted last."""
+    if not audit.looks:
+        return []
+    replies = {(one.symbol, one.timeframe): one for one in audit.replies}
+    found = [_series(plan, key, audit.looks, replies.get(key)) for key in keys(plan, audit.looks[0])]
+    return [*found, *(_series(plan, (p.reply.symbol, p.reply.timeframe), p.looks, p.reply, planted=True) for p in audit.planted)]
+
+
+def _series(plan: RecoveryPlan, key: Key, looks: Sequence[Look], reply: Reply | None, *, planted: bool = False) -> SeriesAge:
+    """Judge one series by the looks before and after it was asked for.
+
+    A refresh may come between them: an answer is right when it is so by either, what a status reports is judged by itself.
+    """
+    ages = [_age_s(one, key) for one in looks]
+    alerts = _alerts(key, looks, planted=planted)
+    wrongs = [_wrong_then(plan, age_s, one, reply, alerts) for age_s, one in zip(ages, looks, strict=True)]
+    chosen = wrongs.index("") if "" in wrongs else 0
+    one, state = looks[chosen], plan.staleness.classify(ages[chosen])
+    reported, expected = one.reported(key), plan.staleness.action(state)
+    return SeriesAge(
+        symbol=key[0],
+        timeframe=key[1],
+        tier=plan.tier_of(key[0]),
+        reported_s=reported.age_s if reported else None,
+        reported=reported.freshness if reported else UNLISTED,
+        database_s=_database_s(one, key),
+        state=state,
+        expected=expected,
+        seen=_action(reply, alerts, expected) if reply else None,
+        planted=planted,
+        false_age=next(filter(None, (_false(plan.staleness, key, each) for each in looks)), ""),
+        wrong_answer=wrongs[chosen],
+    )
+
+
+def _database_s(look: Look, key: Key) -> float | None:
+    """Return the age by the database when the status came; of two, the one that is nearer to what was reported."""
+    ages = [age for stored in look.stored if (age := stored.age_s(key, look.done_s)) is not None]
+    reported = look.reported(key)
+    if reported is None or reported.age_s is None:
+        return ages[0] if ages else None
+    reported_s = reported.age_s
+    return min(ages, key=lambda age: abs(age - reported_s), default=None)
+
+
+def _age_s(look: Look, key: Key) -> float | None:
+    """Return the age to go by: the database's where it was asked, else the one reported."""
+    if look.stored:
+        return _database_s(look, key)
+    reported = look.reported(key)
+    return reported.age_s if reported else None
+
+
+# ---- what a status reports ----
+
+
+def _false(staleness: Staleness, key: Key, look: Look) -> str:
+    """Return in words what the API reports wrongly of a series: its class, its age, or its newest bar; empty if nothing.
+
+    A series may be refreshed between two reads of the database: a report is true when it agrees with either.
+    """
+    one = look.reported(key)
+    if one is None:
+        ages = [age_s for stored in look.stored if (age_s := stored.age_s(key, look.done_s)) is not None]
+        is_hidden = ages and len(ages) == len(look.stored)
+        return f"not listed, while its database has it with an age of {whole(ages[0])} s" if is_hidden else ""
+    found = (_false_class(staleness, one), _false_refresh(one, look), _false_age(staleness, key, one, look), _false_newest(key, one, look))
     return "; ".join(filter(None, found))
 
 
-def _hidden(key: Key, look: Look) -> str:
-    ages = [age_s for stored in look.stored if (age_s := stored.age_s(key, look.answer.done_s)) is not None]
-    if not ages or len(ages) < len(look.stored):
-        return ""
-    return f"not listed, while its database has it with an age of {whole(ages[0])} s"
-
-
-def classes_near(staleness: Staleness, age_s: float | None, within_s: float) -> set[str]:
-    """Return the classes of an age that is known within so many seconds."""
+def _near(staleness: Staleness, age_s: float | None, within_s: float) -> list[AgeClass]:
+    """Return the classes of an age that is known within so many seconds, its own first."""
     if age_s is None:
-        return {staleness.classify(None)}
-    return {staleness.classify(max(0.0, age_s + shift)) for shift in (-within_s, 0, within_s)}
+        return [staleness.classify(None)]
+    return list(dict.fromkeys(staleness.classify(max(0.0, age_s + shift)) for shift in (0, -within_s, within_s)))
 
 
-def _class(staleness: Staleness, said: Series) -> str:
-    if said.freshness in classes_near(staleness, said.age_s, ROUNDING_S):
+def _false_class(staleness: Staleness, one: Series) -> str:
+    if one.freshness in _near(staleness, one.age_s, ROUNDING_S):
         return ""
-    age = "without an age" if said.age_s is None else f"at an age of {whole(said.age_s)} s"
-    return f"says {said.freshness!r} {age}, which is {staleness.classify(said.age_s)}"
+    age = "without an age" if one.age_s is None else f"at an age of {whole(one.age_s)} s"
+    return f"says {one.freshness!r} {age}, which is {staleness.classify(one.age_s)}"
 
 
-def _itself(said: Series, look: Look) -> str:
-    """Compare the age with the time of refresh that stands beside it, by the API's own clock where it tells it."""
-    if said.refreshed_at is None or said.age_s is None:
+def _false_refresh(one: Series, look: Look) -> str:
+    """Compare the age with the time of refresh that stands beside it, by the API's own clock where it has one."""
+    if one.refreshed_at is None or one.age_s is None:
         return ""
-    implied_s = ((look.status.generated_at or look.answer.at) - said.refreshed_at).total_seconds()
-    if abs(implied_s - said.age_s) <= TOLERANCE_S:
+    implied_s = ((look.status.generated_at or look.at) - one.refreshed_at).total_seconds()
+    if abs(implied_s - one.age_s) <= TOLERANCE_S:
         return ""
-    return f"says an age of {whole(said.age_s)} s, while its own time of refresh makes it {whole(implied_s)} s"
+    return f"says an age of {whole(one.age_s)} s, while its own time of refresh makes it {whole(implied_s)} s"
 
 
-def _age(staleness: Staleness, key: Key, said: Series, look: Look) -> str:
-    if said.age_s is not None and said.age_s < -TOLERANCE_S:
-        return f"says an age of {whole(said.age_s)} s: data from the future, or a clock that is ahead"
-    if not look.stored or any(_agrees(staleness, key, said.age_s, stored, look.answer) for stored in look.stored):
+def _false_age(staleness: Staleness, key: Key, one: Series, look: Look) -> str:
+    if one.age_s is not None and one.age_s < -TOLERANCE_S:
+        return f"says an age of {whole(one.age_s)} s: data from the future, or a clock that is ahead"
+    if not look.stored or any(_agrees(staleness, key, one.age_s, stored, look) for stored in look.stored):
         return ""
-    real_s = look.database_s(key)
-    says = "no age" if said.age_s is None else f"an age of {whole(said.age_s)} s"
+    real_s = _database_s(look, key)
+    says = "no age" if one.age_s is None else f"an age of {whole(one.age_s)} s"
     return f"says {says}, while its database says {'none' if real_s is None else f'{whole(real_s)} s'}"
 
 
-def _agrees(staleness: Staleness, key: Key, said_s: float | None, stored: Stored, answer: Answer) -> bool:
+def _agrees(staleness: Staleness, key: Key, reported_s: float | None, stored: Stored, look: Look) -> bool:
     """Compare an age with what it was between question and answer; what is too old to be served may be said not to be there."""
-    least_s, most_s = stored.age_s(key, answer.sent_s), stored.age_s(key, answer.done_s)
-    if said_s is None or least_s is None or most_s is None:
-        return said_s is None and staleness.classify(least_s) == "missing"
-    return least_s - TOLERANCE_S <= said_s <= most_s + TOLERANCE_S
+    least_s, most_s = stored.age_s(key, look.sent_s), stored.age_s(key, look.done_s)
+    if reported_s is None or least_s is None or most_s is None:
+        return reported_s is None and staleness.classify(least_s) == "missing"
+    return least_s - TOLERANCE_S <= reported_s <= most_s + TOLERANCE_S
 
 
-def _newest(key: Key, said: Series, look: Look) -> str:
-    if not look.stored or "newest" not in said.model_fields_set:
+def _false_newest(key: Key, one: Series, look: Look) -> str:
+    if not look.stored or "newest" not in one.model_fields_set:
         return ""
-    real = [stored.rows[key].newest if key in stored.rows else None for stored in look.stored]
-    if any(_is_same(said.newest, one) for one in real):
+    real = [row.newest if (row := stored.row(key)) else None for stored in look.stored]
+    if any(one.newest is moment if None in (one.newest, moment) else _is_same(one.newest, moment) for moment in real):
         return ""
-    return f"says that its newest bar is {_shown(said.newest)}, while its database has {_shown(real[0])}"
+    return f"says that its newest bar is {_shown(one.newest)}, while its database has {_shown(real[0])}"
 
 
-def _is_same(said: dt.datetime | None, real: dt.datetime | None) -> bool:
-    if said is None or real is None:
-        return said is real
-    return abs((said - real).total_seconds()) <= ROUNDING_S
+def _is_same(one: dt.datetime | None, other: dt.datetime | None) -> bool:
+    return one is not None and other is not None and abs((one - other).total_seconds()) <= ROUNDING_S
 
 
 def _shown(moment: dt.datetime | None) -> str:
     return "none" if moment is None else f"{moment.astimezone(dt.UTC):%Y-%m-%d %H:%M:%S}Z"
 
 
-# ---- behaviour ----
+# ---- how a series is answered ----
 
 WORDS = {
     "plain": "data without a warning",
@@ -137,88 +197,137 @@ WORDS = {
     "not_found_and_trigger": "404 that triggers enrichment",
     "not_found": "404 that triggers nothing",
     "unreadable": "200 with another body than data",
-    "no_answer": "no answer",
 }
-_BODY: TypeAdapter[dict[str, object]] = TypeAdapter(dict[str, object])
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Reply:
-    """How one series was answered: `expected` are top-level keys of the body, as the target file says.
+@dataclass(frozen=True, slots=True)
+class _Alerts:
+    """Whether a status lists an alert of a series, and whether one that the status before the answer did not list."""
 
-    `alerted`: whether the status lists an alert of the series; `newly`: whether one that it did not list before.
-    """
-
-    answer: Answer
-    expected: Mapping[str, Value]
-    alerted: bool
-    newly: bool
+    listed: bool
+    new: bool
 
 
-def seen(reply: Reply, demanded: str) -> str:
-    """Return what an answer did, as an action of the policy or another word.
+def _alerts(key: Key, looks: Sequence[Look], *, planted: bool) -> _Alerts:
+    """Services list alerts that are over: for a planted age those of before count for nothing."""
+    first, second = (look.alerts(key) for look in looks)
+    is_new = bool(second - first)
+    return _Alerts(is_new if planted else bool(second), is_new)
 
-    An alert of before counts only where one is demanded: services list alerts that are over.
-    """
-    answer = reply.answer
-    if answer.failure is not None:
+
+def _action(reply: Reply, alerts: _Alerts, demanded: Action) -> str:
+    """Return what an answer did, as an action of the plan or another word; an alert of before counts only where one is demanded."""
+    if reply.failure:
         return "no_answer"
-    if answer.status == 404:
-        said = answer.said(NotFound)
-        return "not_found_and_trigger" if said is not None and said.detail.triggered else "not_found"
-    if answer.status != 200:
-        return f"status_{answer.status}"
-    served = answer.said(Served)
-    if served is None:
+    if reply.status == 404:
+        return "not_found_and_trigger" if reply.triggered else "not_found"
+    if reply.status != 200:
+        return f"status_{reply.status}"
+    if reply.served is None:
         return "unreadable"
-    if not served.warning:
+    if not reply.served.warning:
         return "plain"
-    return "warning_and_alert" if reply.newly or (reply.alerted and demanded == "warning_and_alert") else "warning"
+    return "warning_and_alert" if alerts.new or (alerts.listed and demanded == "warning_and_alert") else "warning"
 
 
-def wrong(staleness: Staleness, age_s: float | None, reply: Reply) -> str:
+def _wrong_then(plan: RecoveryPlan, age_s: float | None, look: Look, reply: Reply | None, alerts: _Alerts) -> str:
     """Return in words how an answer differs from what an age demands; empty if it does not.
 
     Within `TOLERANCE_S` of where two classes meet, what either demands is right.
     """
-    here = staleness.classify(age_s)
-    near = sorted(classes_near(staleness, age_s, TOLERANCE_S), key=lambda name: name != here)
-    found = ["; ".join(filter(None, _differences(staleness, cast(AgeClass, name), age_s, reply))) for name in near]
+    if reply is None:
+        return ""
+    later_s = reply.done_s - look.done_s  # negative for the look after it
+    then_s = None if age_s is None else max(min(0.0, age_s), age_s + later_s)
+    found = ["; ".join(_differences(plan.staleness, name, then_s, reply, alerts)) for name in _near(plan.staleness, then_s, TOLERANCE_S)]
     return "" if "" in found else found[0]
 
 
-def _differences(staleness: Staleness, name: AgeClass, age_s: float | None, reply: Reply) -> list[str]:
+def _differences(staleness: Staleness, name: AgeClass, age_s: float | None, reply: Reply, alerts: _Alerts) -> list[str]:
     demanded = staleness.action(name)
-    did = seen(reply, demanded)
-    found = []
+    did, found, served = _action(reply, alerts, demanded), [], reply.served
     if did != demanded:
+        words = f"nothing ({reply.failure})" if reply.failure else WORDS.get(did, f"status {reply.status}")
         age = "no age" if age_s is None else f"an age of {whole(age_s)} s"
-        found.append(f"answered with {_words(did, reply)}, while {age} is {name} and demands {WORDS[demanded]}")
-    served = reply.answer.said(Served) if reply.answer.status == 200 else None
-    return found if served is None else [*found, *_content(served, name, age_s, reply)]
-
-
-def _content(served: Served, name: AgeClass, age_s: float | None, reply: Reply) -> list[str]:
-    """Return what is wrong in the data itself."""
-    found = []
+        found.append(f"answered with {words}, while {age} is {name} and demands {WORDS[demanded]}")
+    if served is None:
+        return found
     if served.freshness is not None and served.freshness != name:
         found.append(f"its data are labelled {served.freshness!r}, while they are {name}")
     if served.age_s is not None and age_s is not None and abs(served.age_s - age_s) > TOLERANCE_S:
         found.append(f"its data are said to be {whole(served.age_s)} s old, while they are {whole(age_s)} s old")
-    if served.is_empty:
-        found.append("it has no row")
-    return [*found, *_another(reply)]
+    return [*found, *(["it has no row"] if reply.is_empty else []), *reply.unexpected]
 
 
-def _another(reply: Reply) -> list[str]:
-    try:
-        said = _BODY.validate_json(reply.answer.body)
-    except ValidationError:
-        return []
-    return [f"{key!r} is {said.get(key)!r}, expected {value!r}" for key, value in reply.expected.items() if said.get(key) != value]
+# ---- which alerts the plan demands ----
 
 
-def _words(did: str, reply: Reply) -> str:
-    if did == "no_answer":
-        return f"nothing ({reply.answer.failure})"
-    return WORDS.get(did, f"status {reply.answer.status}")
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Alert:
+    """A rule that is broken: `value` is above `limit`, in seconds or as a share; None is the age of what never was."""
+
+    rule: str
+    severity: Literal["warning", "critical"]
+    value: float | None
+    limit: float
+    message: str
+
+
+def alerts(plan: RecoveryPlan, audit: Audit, series: Sequence[SeriesAge]) -> list[Alert]:
+    """Return every alert that must be raised, in the order of the plan; a value that equals its limit raises none.
+
+    Series that were made old on purpose do not count.
+    """
+    rules, own = plan.alerts, [one for one in series if not one.planted]
+    symbols = sorted({one.symbol for one in own})
+    failed, bare = _failed_symbols(audit), _without_features(audit, own)
+    old = [f"{one.symbol} {one.timeframe}" for one in own if one.state in OLD]
+    found = [
+        _late(plan, _last_success_s(audit, own)),
+        _share("failed_symbols", rules.failed_symbols, [s for s in symbols if s in failed], len(symbols), "symbols have failed"),
+        _share("missing_features", rules.missing_features, [s for s in symbols if s in bare], len(symbols), "symbols lack features"),
+        _share("stale_features", rules.stale_features, old, len(own), "series are stale or missing"),
+    ]
+    return [alert for alert in found if alert is not None]
+
+
+def _late(plan: RecoveryPlan, last_success_s: float | None) -> Alert | None:
+    rule = plan.alerts.no_successful_backfill
+    if last_success_s is not None and last_success_s <= rule.after_s:
+        return None
+    says = "no backfill has ever succeeded" if last_success_s is None else f"no backfill has succeeded for {last_success_s / 3600:.2f} h"
+    message = f"{says}; allowed are {rule.after_s / 3600:g} h"
+    return Alert(rule="no_successful_backfill", severity=rule.severity, value=last_success_s, limit=rule.after_s, message=message)
+
+
+def _share(name: str, rule: AboveShare, found: Sequence[str], total: int, what: str) -> Alert | None:
+    if not total or len(found) / total <= rule.above_share:
+        return None
+    names = ", ".join(found[:LISTED]) + (f" and {len(found) - LISTED} more" if len(found) > LISTED else "")
+    message = f"{len(found)} of {total} {what} ({len(found) / total:.0%}; allowed are {rule.above_share:.0%}): {names}"
+    return Alert(rule=name, severity=rule.severity, value=len(found) / total, limit=rule.above_share, message=message)
+
+
+def _last_success_s(audit: Audit, series: Sequence[SeriesAge]) -> float | None:
+    """Return how long ago a backfill succeeded: as the scheduler reports, else as the youngest series shows."""
+    if audit.last_success_s is not None:
+        return audit.last_success_s
+    return min((one.age_s for one in series if one.age_s is not None and not one.planted), default=None)
+
+
+def _failed_symbols(audit: Audit) -> set[str]:
+    """Return the symbols of which any series has failed, whoever reports it."""
+    reported = {one.symbol for look in audit.looks[:1] for one in look.status.series if one.state == "failed"}
+    return reported | {job.split()[0] for job in audit.failed_jobs}
+
+
+def _without_features(audit: Audit, series: Sequence[SeriesAge]) -> set[str]:
+    """Return the symbols of which any series has no features: by the database, else by what was answered.
+
+    As it was before anything was asked for, since asking has a target get what is missing.
+    """
+    if audit.looks and audit.looks[0].stored:
+        stored = audit.looks[0].stored[-1]
+        rows = [(one.symbol, stored.row((one.symbol, one.timeframe))) for one in series if not one.planted]
+        return {symbol for symbol, row in rows if row is None or not row.has_features}
+    return {one.symbol for one in audit.replies if not one.has_features}

@@ -1,4 +1,4 @@
-"""The rules by which promises contradict each other or cannot be proven: what each finds in a plan. It refuses nothing.
+"""Finds objectives that contradict each other or cannot be proven, and reads a plan that explains each that it means.
 
 Each rule is a function from a plan to the places where the plan breaks it; its name is the function's, without the underscore.
 """
@@ -8,7 +8,9 @@ import math
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
+from tapecheck import config
 from tapecheck.config import WHOLE
 from tapecheck.errors import ConfigError, Problem
 from tapecheck.recovery.objectives import OTHERS, RecoveryPlan, spelled
@@ -29,7 +31,7 @@ class Found:
 Rule = Callable[[RecoveryPlan], Iterator[Found]]
 
 
-# ---- structure: no explanation settles these ----
+# ---- structure: no explanation is accepted for these ----
 
 
 def _symbol_in_two_tiers(plan: RecoveryPlan) -> Iterator[Found]:
@@ -44,7 +46,7 @@ def _symbol_in_two_tiers(plan: RecoveryPlan) -> Iterator[Found]:
 
 def _no_tier_for_others(plan: RecoveryPlan) -> Iterator[Found]:
     if all(tier.symbols != OTHERS for tier in plan.rpo.values()):
-        finding = "no promise for a symbol that none of " + ", ".join(plan.rpo) + " names"
+        finding = "no objectives for a symbol that none of " + ", ".join(plan.rpo) + " names"
         yield Found(where="rpo", finding=finding, change=f"one tier with symbols: {OTHERS}")
 
 
@@ -84,14 +86,14 @@ def _order_against_tiers(plan: RecoveryPlan) -> Iterator[Found]:
         yield Found(where="scheduler.order", finding=", ".join(order), change=change)
 
 
-# ---- recovery: what is done takes longer than is promised ----
+# ---- recovery: what is done takes longer than its objective ----
 
 
 def _backoff_beyond_rto(plan: RecoveryPlan) -> Iterator[Found]:
-    promised, pauses_s = plan.rto.get("upstream_rate_limit"), plan.backfill.retries_s
-    if promised and promised.clock == "full" and sum(pauses_s) > promised.objective_s:
+    objective, pauses_s = plan.rto.get("upstream_rate_limit"), plan.backfill.retries_s
+    if objective and objective.clock == "full" and sum(pauses_s) > objective.objective_s:
         pauses = " + ".join(f"{pause_s:g}" for pause_s in pauses_s) + f" s = {spelled(sum(pauses_s))}"
-        finding = f"pauses of {pauses}, beyond the {spelled(promised.objective_s)} of rto.upstream_rate_limit"
+        finding = f"pauses of {pauses}, beyond the {spelled(objective.objective_s)} of rto.upstream_rate_limit"
         change = "shorter pauses, a longer objective_s, or clock: degraded, since the fallback does not wait for them"
         yield Found(where="backfill.retries_s", finding=finding, change=change)
 
@@ -183,20 +185,14 @@ def _trials_prove_nothing(plan: RecoveryPlan) -> Iterator[Found]:
 
 def _clock_resolution(plan: RecoveryPlan) -> Iterator[Found]:
     prober = plan.prober
-    for name, promised in plan.rto.items():
-        if promised.objective_s < PERIODS * prober.period_s:
-            finding = f"{spelled(promised.objective_s)}, with a probe every {spelled(prober.period_s)}"
+    for name, objective in plan.rto.items():
+        if objective.objective_s < PERIODS * prober.period_s:
+            finding = f"{spelled(objective.objective_s)}, with a probe every {spelled(prober.period_s)}"
             change = f"at least {PERIODS} periods of the prober, or a shorter period_s"
             yield Found(where=f"rto.{name}.objective_s", finding=finding, change=change)
     if prober.timeout_s < prober.slow_s:
         finding = f"a probe ends after {spelled(prober.timeout_s)}, before the {spelled(prober.slow_s)} after which it is slow"
         yield Found(where="prober.timeout_s", finding=finding, change="at least slow_s")
-
-
-def _balanced_blames(plan: RecoveryPlan) -> Iterator[Found]:
-    if blamed := plan.backfill.balanced_blames:
-        finding = f"{blamed}, which no stage's figure says: that no stage stands out is no finding about one of them"
-        yield Found(where="backfill.balanced_blames", finding=finding, change="null: a stage is named when its own time passes the rule")
 
 
 STRUCTURAL: Mapping[str, Rule] = {
@@ -206,7 +202,7 @@ STRUCTURAL: Mapping[str, Rule] = {
     "thresholds_out_of_order": _thresholds_out_of_order,
     "order_against_tiers": _order_against_tiers,
 }
-SETTLEABLE: Mapping[str, Rule] = {
+EXPLAINABLE: Mapping[str, Rule] = {
     "backoff_beyond_rto": _backoff_beyond_rto,
     "retries_beyond_cap": _retries_beyond_cap,
     "refill_beyond_rto": _refill_beyond_rto,
@@ -216,35 +212,34 @@ SETTLEABLE: Mapping[str, Rule] = {
     "refresh_beyond_rate": _refresh_beyond_rate,
     "trials_prove_nothing": _trials_prove_nothing,
     "clock_resolution": _clock_resolution,
-    "balanced_blames": _balanced_blames,
 }
 
 
-# ---- contradictions ----
+# ---- what is found in a plan ----
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Contradiction:
-    """A rule that the plan breaks: where, the figures, and what to change; `settled` is the plan's own explanation, if it has one."""
+    """A rule that the plan breaks: where, the figures, and what to change; `explained` is why the plan does so, if it says why."""
 
     rule: str
     where: str
     finding: str
     change: str
-    settled: str = ""
+    explained: str = ""
 
 
 def find(plan: RecoveryPlan) -> list[Contradiction]:
-    """Return every contradiction of a plan, settled or not, those of its structure first: no explanation settles them."""
+    """Return every contradiction of a plan, explained or not, those of its structure first: no explanation is accepted for them."""
     return [
         Contradiction(
             rule=name,
             where=found.where,
             finding=found.finding,
             change=found.change,
-            settled=plan.settled.get(name, "") if name in SETTLEABLE else "",
+            explained=plan.explained.get(name, "") if name in EXPLAINABLE else "",
         )
-        for name, rule in {**STRUCTURAL, **SETTLEABLE}.items()
+        for name, rule in {**STRUCTURAL, **EXPLAINABLE}.items()
         for found in rule(plan)
     ]
 
@@ -253,61 +248,54 @@ def check(plan: RecoveryPlan, *, file: str) -> None:
     """Refuse a plan that contradicts itself without saying why.
 
     Raises:
-        ConfigError: every contradiction that is not settled, and every explanation of one that does not exist.
+        ConfigError: every contradiction without an explanation, and every explanation of one that does not exist.
     """
-    check_profiles({WHOLE: plan}, file=file, lines={})
+    if found := _problems({WHOLE: plan}, file, {}):
+        raise ConfigError(found)
 
 
-def check_profiles(plans: Mapping[str, RecoveryPlan], *, file: str, lines: Mapping[str, int]) -> None:
-    """Do the same with a plan as each of its profiles has it; what one of them needs to have explained is no stale explanation.
+def read_plan(path: str | Path, *, profile: str = WHOLE, trials: int = 0) -> RecoveryPlan:
+    """Read a recovery plan with a profile's changes, and set how often each drill is run (0: as planned).
 
-    Args:
-        plans: by the names of the profiles.
-        lines: of the file's keys, written as in `rpo.critical.refresh_s`.
+    What is checked for contradictions is the file, in each of its profiles: so few trials that they prove nothing may be asked for, and
+    end as not proven.
 
     Raises:
-        ConfigError: as `check` does, each problem at its line.
+        ConfigError: the file or any of its profiles is wrong, or contradicts itself without saying why.
     """
-    problems: list[Problem] = []
-    for name, plan in plans.items():
-        known = {problem.got for problem in problems}
-        problems += [problem for problem in _unsettled(plan, name, file, lines) if problem.got not in known]
-    problems += _stale(plans, file, lines)
-    if problems:
-        raise ConfigError(problems)
+    plans = config.read_profile(RecoveryPlan, path)
+    if found := _problems(plans, str(path), config.lines_by_key(path)):
+        raise ConfigError(found)
+    plan = config.pick(plans, profile)
+    if not 0 <= trials <= 1000:
+        raise ConfigError([Problem(file="parameters", key="trials", got=str(trials), allowed="0 for what is planned, or up to 1000")])
+    return plan.model_copy(update={"trials": plan.trials.model_copy(update={"each": trials})}) if trials else plan
 
 
-def _unsettled(plan: RecoveryPlan, profile: str, file: str, lines: Mapping[str, int]) -> Iterator[Problem]:
-    for one in find(plan):
-        if not one.settled:
-            key = _key(one.where, profile, lines)
-            settle = f"; or settled: {{{one.rule}: why both hold}}" if one.rule in SETTLEABLE else ""
-            yield Problem(file=file, line=_line(key, lines), key=key, got=f"{one.finding} ({one.rule})", allowed=one.change + settle)
-
-
-def _stale(plans: Mapping[str, RecoveryPlan], file: str, lines: Mapping[str, int]) -> Iterator[Problem]:
-    found = {one.rule for plan in plans.values() for one in find(plan)}
-    for rule in sorted({rule for plan in plans.values() for rule in plan.settled}):
-        if rule in found and rule in SETTLEABLE:
-            continue
-        key = f"settled.{rule}"
+def _problems(plans: Mapping[str, RecoveryPlan], file: str, lines: Mapping[str, int]) -> list[Problem]:
+    """Return what is wrong with a plan as each of its profiles has it; what one of them needs to have explained is explained for all."""
+    found: dict[str, Problem] = {}
+    for profile, plan in plans.items():
+        for one in (one for one in find(plan) if not one.explained):
+            own = f"profiles.{profile}.{one.where}"
+            key = own if own in lines else one.where  # the profile's own, where it has one
+            explain = f"; or explained: {{{one.rule}: why both hold}}" if one.rule in EXPLAINABLE else ""
+            got = f"{one.finding} ({one.rule})"
+            found.setdefault(got, Problem(file=file, line=_line(key, lines), key=key, got=got, allowed=one.change + explain))
+    broken = {one.rule for plan in plans.values() for one in find(plan)} & set(EXPLAINABLE)
+    for rule in sorted({rule for plan in plans.values() for rule in plan.explained} - broken):
         got, allowed = _why_not(rule)
-        yield Problem(file=file, line=_line(key, lines), key=key, got=got, allowed=allowed)
+        found[rule] = Problem(file=file, line=_line(f"explained.{rule}", lines), key=f"explained.{rule}", got=got, allowed=allowed)
+    return list(found.values())
 
 
 def _why_not(rule: str) -> tuple[str, str]:
     """Say why there can be no explanation of a rule, and what there can be."""
     if rule in STRUCTURAL:
-        return "an explanation of what none can settle", "no such key: what the rule finds must be changed"
-    if rule not in SETTLEABLE:
-        return f"no rule {rule!r}", "one of " + ", ".join(sorted(SETTLEABLE))
+        return "an explanation where none is accepted", "no such key: what the rule finds must be changed"
+    if rule not in EXPLAINABLE:
+        return f"no rule {rule!r}", "one of " + ", ".join(sorted(EXPLAINABLE))
     return "an explanation of a contradiction that is not there", "no such key: the plan does not break this rule (any more)"
-
-
-def _key(where: str, profile: str, lines: Mapping[str, int]) -> str:
-    """Return the key that a person must change: the profile's own, where it has one."""
-    own = f"profiles.{profile}.{where}"
-    return own if own in lines else where
 
 
 def _line(key: str, lines: Mapping[str, int]) -> int | None:

@@ -3,8 +3,9 @@
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from tapecheck.config import Model
 from tapecheck.recovery.contradictions import Contradiction, refill_floor_s
-from tapecheck.recovery.objectives import OTHERS, Action, Clock, Oldest, RecoveryPlan, Tier, Younger, spelled
+from tapecheck.recovery.objectives import OTHERS, Action, Clock, Oldest, RecoveryPlan, Younger, spelled
 
 Row = Mapping[str, str]
 ACTIONS: Mapping[Action, str] = {
@@ -15,7 +16,13 @@ ACTIONS: Mapping[Action, str] = {
 }
 CLOCKS: Mapping[Clock, str] = {
     "degraded": "until it answers again, if only from its fallback",
-    "full": "until all is as before and its work resumed",
+    "full": "until all of it works as before",
+}
+ALERTS = {
+    "no_successful_backfill": "no backfill has succeeded for {}",
+    "failed_symbols": "more than {} of the symbols failed in one run",
+    "missing_features": "more than {} of the symbols have no features",
+    "stale_features": "more than {} of the features are stale",
 }
 
 
@@ -69,7 +76,7 @@ def rpo(plan: RecoveryPlan) -> list[Row]:
     return [
         {
             "tier": name,
-            "symbols": _symbols(tier),
+            "symbols": "all others" if tier.symbols == OTHERS else " ".join(tier.symbols),
             "age at most": spelled(tier.max_age_s),
             "refreshed every": spelled(tier.refresh_s),
             "may be lost": f"bars of {spelled(60 * tier.max_lost_minutes)}" if tier.max_lost_minutes else "no acknowledged bar",
@@ -78,20 +85,18 @@ def rpo(plan: RecoveryPlan) -> list[Row]:
     ]
 
 
-def _symbols(tier: Tier) -> str:
-    return "all others" if tier.symbols == OTHERS else " ".join(tier.symbols)
+def contradictions(found: Sequence[Contradiction]) -> list[Row]:
+    """Return one row a contradiction, with the plan's explanation or what to change."""
+    return [
+        {"rule": one.rule, "where": one.where, "finding": one.finding, "explained": one.explained or f"NOT EXPLAINED: {one.change}"}
+        for one in found
+    ]
 
 
-def alerts(plan: RecoveryPlan) -> list[Row]:
-    """Return one row an alert rule."""
-    rules = plan.alerts
-    texts = {
-        "no_successful_backfill": f"no backfill has succeeded for {spelled(rules.no_successful_backfill.after_s)}",
-        "failed_symbols": f"more than {percent(rules.failed_symbols.above_share)} of the symbols failed in one run",
-        "missing_features": f"more than {percent(rules.missing_features.above_share)} of the symbols have no features",
-        "stale_features": f"more than {percent(rules.stale_features.above_share)} of the features are stale",
-    }
-    return [{"alert": name, "raised when": text, "severity": getattr(rules, name).severity} for name, text in texts.items()]
+def _alerts(plan: RecoveryPlan) -> list[Row]:
+    rules = {name: getattr(plan.alerts, name) for name in ALERTS}
+    limits = {name: spelled(one.after_s) if name == "no_successful_backfill" else percent(one.above_share) for name, one in rules.items()}
+    return [{"alert": name, "raised when": ALERTS[name].format(limits[name]), "severity": one.severity} for name, one in rules.items()]
 
 
 def percent(share: float) -> str:
@@ -99,28 +104,27 @@ def percent(share: float) -> str:
     return f"{100 * share:g} %"
 
 
-def backfill(plan: RecoveryPlan) -> list[Row]:
-    """Return one row a limit of the backfill, and what follows from them."""
-    limits = plan.backfill
-    values = {
-        "symbols at once": f"{limits.symbols_at_once:,}",
-        "requests at once": f"{limits.requests_at_once:,}",
-        "records a batch": f"{limits.batch_records:,}",
-        "requests": f"{limits.requests_per_minute:g} a minute, {limits.burst:,} at once after a pause",
-        "tried again after": ", ".join(map(spelled, limits.retries_s)),
-        "a pause at most": spelled(limits.backoff_max_s),
-        "jobs": f"{limits.jobs:,}" + (f", of {limits.timeframes} timeframes a symbol" if limits.timeframes else ""),
-        "a refill of everything takes at least": spelled(round(refill_floor_s(plan))),
-    }
-    return [{"limit": name, "value": value} for name, value in values.items()]
+def _settings(model: Model) -> list[Row]:
+    """Return one row a key of the plan, those within another by their path, as people read them."""
+    rows: list[Row] = []
+    for name, value in model:
+        if isinstance(value, Model):
+            rows += [{"setting": f"{name.replace('_', ' ')}: {row['setting']}", "value": row["value"]} for row in _settings(value)]
+        else:
+            rows.append({"setting": name.removesuffix("_s").replace("_", " "), "value": _value(name, value)})
+    return rows
 
 
-def contradictions(found: Sequence[Contradiction]) -> list[Row]:
-    """Return one row a contradiction, with the plan's explanation or what to change."""
-    return [
-        {"rule": one.rule, "where": one.where, "finding": one.finding, "settled by": one.settled or f"NOT SETTLED: {one.change}"}
-        for one in found
-    ]
+def _value(name: str, value: Any) -> str:
+    if isinstance(value, tuple):
+        return ", ".join(_value(name, one) for one in value)
+    if value is None:
+        return "none"
+    if name.endswith("_share"):
+        return percent(value)
+    if isinstance(value, int | float):
+        return spelled(value) if name.endswith("_s") else f"{value:,.10g}"
+    return str(value)
 
 
 # ---- the document ----
@@ -132,19 +136,26 @@ def document(plan: RecoveryPlan, found: Sequence[Contradiction]) -> str:
     Args:
         found: what `contradictions.find` finds in it.
     """
+    refill: Row = {"setting": "a refill of everything takes at least", "value": spelled(round(refill_floor_s(plan)))}
+    proven = (
+        "A pass says that every trial met its objective, and no more."
+        if plan.trials.proven_share is None
+        else f"A pass proves, with 95 % confidence, that at least {percent(plan.trials.proven_share)} of all recoveries meet the objective."
+    )
     sections = {
         "Age of data": ["An interval holds its beginning and not its end.", _table(staleness(plan))],
         "Recovery time (RTO)": ["The clocks run from the failure.", _table(rto(plan))],
         "Age and loss by tier (RPO)": [_table(rpo(plan))],
-        "Alerts": [_table(alerts(plan))],
-        "Scheduler": [_list(_scheduler(plan))],
-        "Cache": [_list(_cache(plan))],
-        "Backfill": [_table(backfill(plan))],
-        "How it is put to the test": [_list(_test(plan))],
+        "Alerts": [_table(_alerts(plan))],
+        "Scheduler": [_table(_settings(plan.scheduler))],
+        "Cache": [_table(_settings(plan.cache))],
+        "Backfill": [_table([*_settings(plan.backfill), refill])],
+        "Drills": [proven, _table([*_settings(plan.trials), *_settings(plan.prober)])],
+        "Further objectives": [_table([{"objective": f"`{text}`"} for text in plan.objectives]) if plan.objectives else "None."],
         "Contradictions": [_table(contradictions(found)) if found else "No rule finds any."],
     }
     parts = [part for title, content in sections.items() for part in (f"## {title}", *content)]
-    return "\n\n".join(["# What is promised of recovery, age and loss", *parts]) + "\n"
+    return "\n\n".join(["# Objectives of recovery, age and loss", *parts]) + "\n"
 
 
 def _table(rows: Sequence[Row]) -> str:
@@ -158,51 +169,13 @@ def _cell(text: str) -> str:
     return " ".join(text.split()).replace("|", "\\|")
 
 
-def _list(lines: Sequence[str]) -> str:
-    return "\n".join(f"- {' '.join(line.split())}" for line in lines)
-
-
-def _scheduler(plan: RecoveryPlan) -> list[str]:
-    scheduler = plan.scheduler
-    return [
-        f"Every day at {scheduler.daily_at_utc.isoformat().removesuffix(':00')} UTC: {', then '.join(scheduler.order)}.",
-        f"After a crash: {', '.join(scheduler.after_crash)}.",
-        f"After more than {spelled(scheduler.forced_after_down_s)} down: a forced trigger, in the same order.",
-    ]
-
-
-def _cache(plan: RecoveryPlan) -> list[str]:
-    hot, query = plan.cache.hot_symbols, plan.cache.query
-    return [
-        f"Hot symbols: the {hot.count:,} that are asked for most, {hot.records:,} records, for {spelled(hot.ttl_s)}.",
-        f"Answers: of {query.queries:,} queries, for {spelled(query.ttl_s)}.",
-    ]
-
-
-def _test(plan: RecoveryPlan) -> list[str]:
-    prober, trials = plan.prober, plan.trials
-    proven = (
-        "A pass says that every trial met it, and no more."
-        if trials.proven_share is None
-        else f"A pass proves, with 95 % confidence, that at least {percent(trials.proven_share)} of all recoveries meet it."
-    )
-    return [
-        f"Each drill is run {f'{trials.each:,} times' if trials.each > 1 else 'once'}.",
-        proven,
-        f"Each view is probed every {spelled(prober.period_s)}, for {spelled(prober.timeout_s)} at the most.",
-        f"An answer after more than {spelled(prober.slow_s)} is no service.",
-        f"A recovery counts when all has been well for {spelled(prober.settle_s)}.",
-        *(f"Objective: `{objective}`." for objective in plan.objectives),
-    ]
-
-
 # ---- JSON ----
 
 
 def definition(plan: RecoveryPlan) -> dict[str, Any]:
     """Return the plan as plain JSON data for result.json, each class of ages with where it begins and ends."""
     classes = {
-        name: {"from_s": from_s, "below_s": below_s, "action": one.action, "says": _between(from_s, below_s)}
+        name: {"from_s": from_s, "below_s": below_s, "action": one.action, "in_words": _between(from_s, below_s)}
         for name, from_s, below_s, one in _classes(plan)
     }
     return {**plan.model_dump(mode="json"), "staleness": classes}

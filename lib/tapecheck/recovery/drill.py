@@ -1,4 +1,4 @@
-"""Runs a drill once: watches, breaks, waits, rolls back, and notes when. What that means is said elsewhere."""
+"""Runs a drill once: watches, breaks, waits, rolls back, and notes when. It judges nothing."""
 
 import json
 import logging
@@ -10,24 +10,26 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-import httpx
 import pyarrow as pa
 from chaoslib.run import RunEventHandler, Runner
 from chaoslib.types import Strategy
+from pydantic import BaseModel, ConfigDict
 
 from tapecheck.errors import RollbackError
+from tapecheck.http import Client
 from tapecheck.recording import STOPPED
-from tapecheck.recovery import actions
-from tapecheck.recovery.drill_target import Ground
+from tapecheck.recovery.actions import WAIT
+from tapecheck.recovery.drill_target import DrillTarget
 from tapecheck.recovery.experiment import Drill
 from tapecheck.recovery.objectives import Prober as Schedule
 from tapecheck.recovery.prober import Prober
 from tapecheck.recovery.recording import FULL, INVALID, MEASURED, Trial
-from tapecheck.recovery.watchdog import Keeper, roll_back, worked
+from tapecheck.recovery.watchdog import Watchdog, roll_back, worked
 from tapecheck.target import opening
 
 log = logging.getLogger(__name__)
 STEADY_S = 60.0  # for all to be well before a drill, and after it: a busy machine may need a while, and is no unsteady target
+AFTER_S = 5.0  # for the answer that says how the target came back
 UNSEEN_S = 2.0  # after which a fault that no probe saw has had no effect that could be seen
 KEPT = ("title", "status", "deviated", "start", "end", "duration", "steady_states", "run", "rollbacks", "chaoslib-version")
 _SETTINGS = {"runtime": {"rollbacks": {"strategy": "always"}}}
@@ -44,6 +46,12 @@ class Done:
     probes: pa.Table
     journal: Mapping[str, Any]
     stop: BaseException | None = None
+
+
+class _After(BaseModel):
+    """How a target says that it came back; all of it is kept as it is."""
+
+    model_config = ConfigDict(extra="allow")
 
 
 class _Moments(RunEventHandler):  # type: ignore[misc]
@@ -67,7 +75,7 @@ class _Moments(RunEventHandler):  # type: ignore[misc]
             raise KeyboardInterrupt
 
 
-def run(drill: Drill, ground: Ground, schedule: Schedule, keeper: Keeper, number: int) -> Done:
+def run(drill: Drill, where: DrillTarget, schedule: Schedule, watchdog: Watchdog, number: int) -> Done:
     """Run a drill once, and roll it back whatever happens.
 
     Args:
@@ -75,57 +83,48 @@ def run(drill: Drill, ground: Ground, schedule: Schedule, keeper: Keeper, number
 
     Raises:
         KeyboardInterrupt: interrupted before there was a fault; else that is in `stop`, so that what was found is not lost.
-        MeasurementError: the keeper has ended.
+        MeasurementError: the watchdog has ended.
     """
-    views = {name: ground.asked(view) for name, view in drill.watching.views.items()}
-    experiment, moments, began_ns = drill.with_values(ground.values()), _Moments(), time.monotonic_ns()
+    views = {name: where.asked(view) for name, view in drill.watching.views.items()}
+    experiment, moments, began_ns = drill.with_values(where.values()), _Moments(), time.monotonic_ns()
     with Prober(
-        ground.base_url, views, schedule, headers=ground.headers, database_url=ground.database_url, verify=ground.verify
+        where.base_url, views, schedule, headers=where.headers, database_url=where.database_url, verify=where.verify
     ) as prober:  # fmt: skip
         was_steady = prober.wait(FULL, began_ns, within_s=STEADY_S, unseen_s=schedule.settle_s)
-        journal = _journal(experiment, drill, ground, moments, prober, keeper) if was_steady else {"status": "failed", "steady_states": {}}
-        stop, since_ns = _stop(drill, ground, journal), max(moments.at_ns.values(), default=began_ns)
+        journal = _journal(experiment, drill, where, moments, prober, watchdog) if was_steady else {"status": "failed", "steady_states": {}}
+        stop, since_ns = _stop(drill, where, journal), max(moments.at_ns.values(), default=began_ns)
         is_whole = stop is None and prober.wait(FULL, since_ns, within_s=STEADY_S, unseen_s=schedule.settle_s)
     died = f"the prober ended: {type(prober.died_of).__name__}: {prober.died_of}" if prober.died_of else ""
-    if ground.target.kind == "sandbox" and opening.sandbox_stopped():
+    if where.info.kind == "sandbox" and opening.sandbox_stopped():
         died = STOPPED
-    trial = _trial(drill, number, journal, moments, began_ns, is_whole, ground, died)
+    trial = _trial(drill, number, journal, moments, began_ns, is_whole, where, died)
     kept = {key: journal[key] for key in KEPT if key in journal}
     return Done(trial=trial, probes=prober.table(drill.name, number), journal=kept, stop=stop)
 
 
 def _journal(
-    experiment: dict[str, Any], drill: Drill, ground: Ground, moments: _Moments, prober: Prober, keeper: Keeper
+    experiment: dict[str, Any], drill: Drill, where: DrillTarget, moments: _Moments, prober: Prober, watchdog: Watchdog
 ) -> dict[str, Any]:  # fmt: skip
-    """Have Chaos Toolkit run an experiment, with the keeper armed while a fault may be on."""
-    with _watched_by(prober, moments, drill), _quiet(), Runner(Strategy.DEFAULT) as runner:
-        runner.register_event_handler(moments)
-        values = {name: value for name, value in experiment["configuration"].items() if name != "database_url"}
-        keeper.arm({**experiment, "configuration": values}, _repair(drill, ground, {}))
-        try:
-            journal: dict[str, Any] = runner.run(experiment, settings=_SETTINGS)
-        except Exception as error:  # of Chaos Toolkit's own, after which it plays no rollbacks
-            log.warning("the drill %s ended early: %s", drill.name, error)
-            journal = {**roll_back(experiment), "status": "aborted", "run": []}
-        if _rolled_back(drill, journal):
-            keeper.disarm()
-    return journal
-
-
-@contextmanager
-def _watched_by(prober: Prober, moments: _Moments, drill: Drill) -> Iterator[None]:
-    """Let the activities `whole` and `served` ask this prober."""
+    """Have Chaos Toolkit run an experiment, with the watchdog armed while a fault may be on."""
 
     def wait(least: int, within_s: float) -> bool:
         since_ns = moments.at_ns.get(drill.watching.inject, time.monotonic_ns())
         released_ns = moments.at_ns.get(drill.watching.release or "", since_ns) if least == FULL else since_ns
         return prober.wait(least, released_ns, within_s=within_s, unseen_s=UNSEEN_S)
 
-    actions.waiting.append(wait)
-    try:
-        yield
-    finally:
-        actions.waiting.remove(wait)
+    with _quiet(), Runner(Strategy.DEFAULT) as runner:
+        runner.register_event_handler(moments)
+        values = {name: value for name, value in experiment["configuration"].items() if name != "database_url"}
+        watchdog.arm({**experiment, "configuration": values}, _repair(drill, where, {}))
+        experiment["configuration"][WAIT] = wait
+        try:
+            journal: dict[str, Any] = runner.run(experiment, settings=_SETTINGS)
+        except Exception as error:  # of Chaos Toolkit's own, after which it plays no rollbacks
+            log.warning("the drill %s ended early: %s", drill.name, error)
+            journal = {**roll_back(experiment), "status": "aborted", "run": []}
+        if _rolled_back(drill, journal):
+            watchdog.disarm()
+    return journal
 
 
 @contextmanager
@@ -142,7 +141,7 @@ def _quiet() -> Iterator[None]:
 
 
 def _trial(
-    drill: Drill, number: int, journal: Mapping[str, Any], moments: _Moments, began_ns: int, is_whole: bool, ground: Ground, died: str
+    drill: Drill, number: int, journal: Mapping[str, Any], moments: _Moments, began_ns: int, is_whole: bool, where: DrillTarget, died: str
 ) -> Trial:  # fmt: skip
     states, watching = journal.get("steady_states") or {}, drill.watching
     steady_before = bool((states.get("before") or {}).get("steady_state_met"))
@@ -161,8 +160,8 @@ def _trial(
         steady_before=steady_before,
         steady_after=is_whole and bool((states.get("after") or {}).get("steady_state_met")),
         rolled_back=_rolled_back(drill, journal),
-        after=_after(ground, watching.after, watching.keep),
-        repair=_repair(drill, ground, journal),
+        after=_after(where, watching.after, watching.keep),
+        repair=_repair(drill, where, journal),
         may_be_unseen=watching.may_be_unseen,
         may_report=any(view.reports is not None for view in watching.views.values()),
     )
@@ -177,11 +176,11 @@ def _why_invalid(journal: Mapping[str, Any], steady_before: bool) -> str:
     return "" if journal["status"] == "completed" else f"the drill ended as {journal['status']}"
 
 
-def _repair(drill: Drill, ground: Ground, journal: Mapping[str, Any]) -> str:
+def _repair(drill: Drill, where: DrillTarget, journal: Mapping[str, Any]) -> str:
     """Return the command that repairs by hand, with what it is about filled in."""
     outputs = [run.get("output") for run in journal.get("run", []) if run["activity"].get("name") == drill.watching.inject]
     pids = [str(pid) for output in outputs if isinstance(output, dict) for pid in output.get("pids", [])]
-    values = {"pids": " ".join(pids) or "PID", "source_url": ground.source_url or "SOURCE_URL", "base_url": ground.base_url}
+    values = {"pids": " ".join(pids) or "PID", "source_url": where.source_url or "SOURCE_URL", "base_url": where.base_url}
     text = drill.watching.repair
     for name, value in values.items():
         text = text.replace(f"{{{name}}}", value)
@@ -199,25 +198,21 @@ def _rolled_back(drill: Drill, journal: Mapping[str, Any]) -> bool:
     return all(map(worked, played)) and (len(played) == len(drill.experiment["rollbacks"]) or "run" not in journal)
 
 
-def _stop(drill: Drill, ground: Ground, journal: Mapping[str, Any]) -> BaseException | None:
+def _stop(drill: Drill, where: DrillTarget, journal: Mapping[str, Any]) -> BaseException | None:
     """Return what must end the run: a fault that may still be on, or somebody who interrupted."""
     if not _rolled_back(drill, journal):
         failed = [f"{run['activity']['name']}: {_said(run)}" for run in journal.get("rollbacks", []) if not worked(run)]
-        why, repair = "; ".join(failed) or "it was interrupted", _repair(drill, ground, journal)
+        why, repair = "; ".join(failed) or "it was interrupted", _repair(drill, where, journal)
         return RollbackError(f"THE DRILL {drill.name} COULD NOT BE ROLLED BACK ({why}). Repair by hand: {repair}")
     return KeyboardInterrupt() if journal["status"] == "interrupted" else None
 
 
-def _after(ground: Ground, request: str | None, keep: tuple[str, ...]) -> dict[str, float]:
+def _after(where: DrillTarget, request: str | None, keep: tuple[str, ...]) -> dict[str, float]:
     """Ask the target how it came back; what it does not say is left out."""
     if request is None:
         return {}
-    method, _, path = ground.request(request).partition(" ")
-    try:
-        with httpx.Client(
-            base_url=ground.base_url, headers=dict(ground.headers), timeout=5, trust_env=False, verify=ground.verify
-        ) as client:
-            said = client.request(method, path).json()
-    except (httpx.HTTPError, ValueError):
-        return {}
-    return {name: float(said[name]) for name in keep if isinstance(said, dict) and isinstance(said.get(name), int | float)}
+    with Client(where.target, timeout_s=AFTER_S) as client:
+        (answer,) = client.send(where.template(request))
+    health = answer.parsed(_After)
+    said = (health.model_extra or {}) if health else {}
+    return {name: float(said[name]) for name in keep if isinstance(said.get(name), int | float)}

@@ -1,43 +1,76 @@
 """What a target offers drills: its URL, processes and database, and what may be done to it. It does nothing to it."""
 
-import logging
 import re
 import ssl
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
-
-import httpx
-import psycopg
+from typing import Any, Self
+from urllib.parse import urlsplit
 
 from tapecheck.errors import ConfigError, Problem
 from tapecheck.http import tls
 from tapecheck.recovery import actions
 from tapecheck.recovery.experiment import Drill, View
-from tapecheck.recovery.objectives import RecoveryPlan
 from tapecheck.resources import locate
 from tapecheck.runs.results import TargetInfo
 from tapecheck.target import templates
 from tapecheck.target.file import RequestTemplate, Secret, Target
-from tapecheck.target.opening import beyond, is_local_database, is_loopback
+from tapecheck.target.opening import beyond, check_database, is_loopback
 
 _REQUEST = re.compile(r"(GET|HEAD|POST) /\S*")
 PLACES = ("base_url", "source_url", "processes", "database_url")  # configuration values that a target gives
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Ground:
+class DrillTarget:
     """An opened target as drills see it; its secrets are in no representation of it."""
 
-    target: TargetInfo
-    base_url: str
+    target: Target = field(repr=False)
+    info: TargetInfo
     source_url: str | None
-    requests: Mapping[str, RequestTemplate]
-    processes: Mapping[str, Mapping[str, Any]]
-    headers: Mapping[str, str] = field(repr=False)
+    headers: Sequence[tuple[str, str]] = field(repr=False)
     database_url: str | None = field(repr=False)
     source_key: str = field(default="", repr=False)
     verify: ssl.SSLContext | bool = True
+
+    @classmethod
+    def of(cls, target: Target) -> Self:
+        """Return what an opened target offers.
+
+        Raises:
+            ConfigError: it lies beyond this machine without `allow_remote`, or a secret is not there; nothing was sent.
+        """
+        assert target.base_url is not None, "an opened target has a URL"
+        problems: list[Problem] = []
+        host = urlsplit(target.base_url).hostname or ""
+        if not target.allow_remote and not is_loopback(host):
+            problems.append(beyond(target, f"base_url leads to {host}"))
+        headers = templates.headers(target, problems)
+        if problems:
+            raise ConfigError(problems)
+        ends = target.backfill
+        database_url = _optional(ends.database_url) if ends else None
+        if database_url:
+            check_database(target, database_url)
+        return cls(
+            target=target,
+            info=TargetInfo(name=target.name, kind=target.kind, base_url=target.base_url),
+            source_url=ends.source_url if ends else None,
+            source_key=_optional(ends.api_key) or "" if ends else "",
+            headers=headers,
+            database_url=database_url,
+            verify=tls(target),
+        )
+
+    @property
+    def base_url(self) -> str:
+        """Where it is."""
+        return self.info.base_url
+
+    @property
+    def processes(self) -> Mapping[str, Mapping[str, Any]]:
+        """Its processes by name, each as a target file selects it."""
+        return {name: one.model_dump(exclude_defaults=True) for name, one in self.target.processes.items()}
 
     def values(self) -> dict[str, Any]:
         """Return what an experiment's configuration gets."""
@@ -46,45 +79,14 @@ class Ground:
 
     def asked(self, view: View) -> View:
         """Return a view with its request written out, whether a template of the target or in full."""
-        return view if view.is_sql else view.model_copy(update={"request": self.request(view.request, view.parameters)})
+        if view.is_sql:
+            return view
+        template = self.template(view.request)
+        return view.model_copy(update={"request": f"{template.method} {templates.path(template, view.parameters)}"})
 
-    def request(self, text: str, values: Mapping[str, str | int] | None = None) -> str:
-        """Return `METHOD /path` of a request that is named in the target file, or written out."""
-        template = self.requests.get(text) or RequestTemplate(request=text)
-        return f"{template.method} {templates.path(template, values or {})}"
-
-
-def ground(target: Target) -> Ground:
-    """Return what an opened target offers.
-
-    Raises:
-        ConfigError: it lies beyond this machine without `allow_remote`, or a secret is not there; nothing was sent.
-    """
-    assert target.base_url is not None, "an opened target has a URL"
-    logging.getLogger("httpx").setLevel(logging.WARNING)  # its INFO lines hold whole URLs
-    host = httpx.URL(target.base_url).host
-    if not target.allow_remote and not is_loopback(host):
-        raise ConfigError([beyond(target, f"base_url leads to {host}")])
-    ends = target.backfill
-    return Ground(
-        target=TargetInfo(name=target.name, kind=target.kind, base_url=target.base_url),
-        base_url=target.base_url,
-        source_url=ends.source_url if ends else None,
-        source_key=_optional(ends.api_key) or "" if ends else "",
-        requests=target.requests,
-        processes={name: one.model_dump(exclude_defaults=True) for name, one in target.processes.items()},
-        headers=dict(_headers(target)),
-        database_url=_database(target, ends.database_url) if ends else None,
-        verify=tls(target),
-    )
-
-
-def _headers(target: Target) -> list[tuple[str, str]]:
-    problems: list[Problem] = []
-    found = templates.headers(target, problems)
-    if problems:
-        raise ConfigError(problems)
-    return found
+    def template(self, text: str) -> RequestTemplate:
+        """Return the request that is named in the target file, or written out."""
+        return self.target.requests.get(text) or RequestTemplate(request=text)
 
 
 def _optional(value: Secret | str) -> str | None:
@@ -93,32 +95,6 @@ def _optional(value: Secret | str) -> str | None:
         return value.reveal() if isinstance(value, Secret) else value
     except ConfigError:
         return None
-
-
-def _database(target: Target, value: Secret | str) -> str | None:
-    """Return the database's URL, or None where it is not set; it may lead to another machine only where that is allowed."""
-    url = _optional(value)
-    try:
-        if url and not target.allow_remote and not is_local_database(url):
-            raise ConfigError([beyond(target, "its database may be on another machine")])
-    except psycopg.ProgrammingError:
-        allowed = "postgresql://user@host:5432/database"
-        raise ConfigError(
-            [Problem(file=f"target {target.name}", key="database_url", got="a URL that cannot be read", allowed=allowed)]
-        ) from None
-    return url
-
-
-def check_promised(plan: RecoveryPlan, drills: Sequence[Drill]) -> None:
-    """Refuse drills about failures of which the plan promises nothing: they would break the target, and nobody would judge it.
-
-    Raises:
-        ConfigError: every one at once.
-    """
-    key, allowed = "extensions.tapecheck.failure", f"a failure of the plan's rto: {', '.join(plan.rto)}"
-    unknown = [one for one in drills if one.watching.failure not in plan.rto]
-    if found := [Problem(file=str(one.path), key=key, got=repr(one.watching.failure), allowed=allowed) for one in unknown]:
-        raise ConfigError(found)
 
 
 def check_allowed(target: Target, drills: Sequence[Drill]) -> None:
@@ -131,23 +107,15 @@ def check_allowed(target: Target, drills: Sequence[Drill]) -> None:
     """
     if not drills:
         return
-    found: list[Problem] = []
-    if not _is_ours(target) and not target.allow_drills:
+    ends = target.backfill
+    is_ours = target.kind == "sandbox" and (ends is None or isinstance(ends.database_url, str))  # its own has that URL written out
+    if not is_ours and not target.allow_drills:
         allowed = "allow_drills: true, if you may break this target; or drills: freshness, or none"
         got = f"false, while it is to be broken by {', '.join(one.name for one in drills)}"
         raise ConfigError([Problem(file=f"target {target.name}", key="allow_drills", got=got, allowed=allowed)])
-    given = {"base_url"}
-    if ends := target.backfill:
-        given |= {"source_url", *(["database_url"] if _optional(ends.database_url) else [])}
-    for drill in drills:
-        found += _missing(target, drill, given)
-    if found:
+    given = {"base_url", *(["source_url"] if ends else []), *(["database_url"] if ends and _optional(ends.database_url) else [])}
+    if found := [problem for drill in drills for problem in _missing(target, drill, given)]:
         raise ConfigError(found)
-
-
-def _is_ours(target: Target) -> bool:
-    """Tell whether all of a target was started by us: a sandbox whose database is its own has that URL written out."""
-    return target.kind == "sandbox" and (target.backfill is None or isinstance(target.backfill.database_url, str))
 
 
 def check_processes(target: Target, drills: Sequence[Drill]) -> None:

@@ -14,6 +14,7 @@ from tapecheck.config import Model
 from tapecheck.errors import ConfigError, Problem
 from tapecheck.recovery.recording import BAD, DEGRADED, FULL
 
+RENAMED = {"whole": "full_recovery", "served": "degraded_recovery"}  # functions of `tapecheck.recovery.actions`
 SQL = "SELECT"  # a view whose request begins so is asked of the database
 
 
@@ -40,7 +41,7 @@ class View(Model):
     Args:
         full: the answer when all is well.
         degraded: the answer of a fallback; without one there is none.
-        reports: the answer that tells of the failure, by which the target itself has detected it.
+        reports: the answer that reports the failure, by which the target itself has detected it.
         serves: whether the target counts as serving, at least degraded, only when this view does.
     """
 
@@ -68,7 +69,7 @@ class View(Model):
             return FULL
         return DEGRADED if self.degraded and self.degraded.fits(status, body) else BAD
 
-    def tells(self, status: int, body: Any) -> bool:
+    def is_report(self, status: int, body: Any) -> bool:
         """Tell whether an answer reports the failure."""
         return self.reports is not None and self.reports.fits(status, body)
 
@@ -212,6 +213,8 @@ def _chaos_problems(data: Any, file: str) -> list[Problem]:
 
     if not isinstance(data, dict):
         return [Problem(file=file, key="(file)", got=type(data).__name__, allowed="a Chaos Toolkit experiment")]
+    if old := [name for name in RENAMED if re.search(rf"'module': 'tapecheck.recovery.actions', 'func': '{name}'", str(data))]:
+        return [Problem(file=file, key="func", got=f"`{name}` is now called `{RENAMED[name]}`", allowed="") for name in old]
     try:
         ensure_experiment_is_valid(copy.deepcopy(data))
     except ChaosException as error:

@@ -1,7 +1,7 @@
 """Says what the figures of a recovery run mean: findings, each with the numbers that caused it and what to do."""
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 
 from tapecheck.recording import stopped
@@ -12,47 +12,43 @@ from tapecheck.runs.results import Finding
 from tapecheck.verdict import written
 
 NEAR = 0.5  # of an objective: a recovery that takes more leaves little room
-
-Rule = Callable[[Recording, RecoverySummary, RecoveryPlan], Iterator[Finding]]
+LIMITING = ("lost_bars", "not_steady_after", "rto_missed", "false_age", "wrong_answer", "alert_critical", "rto_near")
 
 
 def find(recording: Recording, summary: RecoverySummary, plan: RecoveryPlan) -> list[Finding]:
-    """Return every finding, the gravest kind first."""
-    return [finding for rule in RULES for finding in rule(recording, summary, plan)]
+    """Return every finding, the most severe kind first."""
+    found = [*_lost(summary), *_unsteady(summary), *_missed(summary, plan), *_audited(summary), *_unrecorded(summary)]
+    return [*found, *_untested(recording, summary, plan), *_undetected(summary)]
 
 
-def _lost(recording: Recording, summary: RecoverySummary, plan: RecoveryPlan) -> Iterator[Finding]:
+def _lost(summary: RecoverySummary) -> Iterator[Finding]:
     for name, tier in summary.rpo.items():
         if tier.lost_bars:
+            counts = ("lost_bars", "acknowledged_bars", "refetchable_bars", "unrecoverable_bars")
             yield Finding(
                 name="lost_bars",
                 finding=f"{name}: {tier.lost_bars:,} bars that the database had acknowledged are gone",
-                evidence={
-                    "lost_bars": tier.lost_bars,
-                    "acknowledged_bars": tier.acknowledged_bars,
-                    "refetchable_bars": tier.refetchable_bars,
-                    "unrecoverable_bars": tier.unrecoverable_bars,
-                },
-                action="look at synchronous_commit, fsync and full_page_writes of the server, and at what its disk acknowledges",
+                evidence={count: getattr(tier, count) for count in counts},
+                action="check synchronous_commit, fsync and full_page_writes of the server, and what its disk acknowledges",
             )
 
 
-def _missed(recording: Recording, summary: RecoverySummary, plan: RecoveryPlan) -> Iterator[Finding]:
+def _missed(summary: RecoverySummary, plan: RecoveryPlan) -> Iterator[Finding]:
     for name, failure in summary.rto.items():
-        judged = failure.recover_s if failure.clock == "full" else failure.degraded_s
-        if judged.max is None or judged.max < NEAR * failure.objective_s:
+        worst_s, limit_s = failure.judged.max, failure.objective_s
+        if worst_s is None or worst_s < NEAR * limit_s:
             continue
-        is_missed = judged.max > failure.objective_s
-        took = "was not over when watching ended" if math.isinf(judged.max) else f"took {written(judged.max)} s"
+        is_missed, is_endless = worst_s > limit_s, math.isinf(worst_s)
+        took = "was not over when watching ended" if is_endless else f"took {written(worst_s)} s"
         yield Finding(
             name="rto_missed" if is_missed else "rto_near",
-            finding=f"{name}: recovery {took}, {'more than' if is_missed else 'near'} the objective of {written(failure.objective_s)} s",
-            evidence={"n": judged.n, "objective_s": failure.objective_s, **({} if math.isinf(judged.max) else {"worst_s": judged.max})},
+            finding=f"{name}: recovery {took}, {'more than' if is_missed else 'near'} the objective of {written(limit_s)} s",
+            evidence={"n": failure.judged.n, "objective_s": limit_s, **({} if is_endless else {"worst_s": worst_s})},
             action=f"look at the timeline of the slowest drill of {', '.join(failure.drills)}; its procedure: {plan.rto[name].procedure}",
         )
 
 
-def _unsteady(recording: Recording, summary: RecoverySummary, plan: RecoveryPlan) -> Iterator[Finding]:
+def _unsteady(summary: RecoverySummary) -> Iterator[Finding]:
     for one in summary.timed:
         if one.clocks and not one.trial.steady_after:
             yield Finding(
@@ -63,26 +59,19 @@ def _unsteady(recording: Recording, summary: RecoverySummary, plan: RecoveryPlan
             )
 
 
-def _stopped(recording: Recording, summary: RecoverySummary, plan: RecoveryPlan) -> Iterator[Finding]:
-    ages = recording.context.ages
-    if ages and ages.invalid:
+def _audited(summary: RecoverySummary) -> Iterator[Finding]:
+    if summary.audit and summary.audit.invalid:
         yield replace(stopped(), finding=f"audit of ages: {stopped().finding}")
-
-
-def _liars(recording: Recording, summary: RecoverySummary, plan: RecoveryPlan) -> Iterator[Finding]:
-    ages = recording.context.ages
-    for one in ages.series if ages else ():
+    for one in summary.series:
         for name, text in (("false_age", one.false_age), ("wrong_answer", one.wrong_answer)):
             if text:
+                reported = {} if one.reported_s is None else {"reported_s": one.reported_s}
                 yield Finding(
                     name=name,
                     finding=f"{one.symbol} {one.timeframe}: {text}",
-                    evidence={"says": one.says, "state": one.state, **({} if one.said_s is None else {"said_s": one.said_s})},
-                    action="do not trust what this service says of its data until that is mended",
+                    evidence={"reported": one.reported, "state": one.state, **reported},
+                    action="do not trust what this service reports of its data until that is fixed",
                 )
-
-
-def _alerting(recording: Recording, summary: RecoverySummary, plan: RecoveryPlan) -> Iterator[Finding]:
     for alert in summary.alerts:
         yield Finding(
             name=f"alert_{alert.severity}",
@@ -92,19 +81,7 @@ def _alerting(recording: Recording, summary: RecoverySummary, plan: RecoveryPlan
         )
 
 
-def _undetected(recording: Recording, summary: RecoverySummary, plan: RecoveryPlan) -> Iterator[Finding]:
-    seen = [one for one in summary.timed if one.clocks and one.trial.may_report and not one.invalid and one.clocks.first_bad_s is not None]
-    silent = [one.trial.drill for one in seen if one.clocks and one.clocks.detect_s is None]
-    if silent:
-        yield Finding(
-            name="undetected",
-            finding=f"the target itself never told of {', '.join(dict.fromkeys(silent))}, although probes saw it",
-            evidence={"silent_trials": len(silent), "seen_trials": len(seen)},
-            action="give its health answer a sign of these failures, so that somebody is told before users tell",
-        )
-
-
-def _unrecorded(recording: Recording, summary: RecoverySummary, plan: RecoveryPlan) -> Iterator[Finding]:
+def _unrecorded(summary: RecoverySummary) -> Iterator[Finding]:
     if failed := [one.trial for one in summary.timed if one.trial.unrecorded]:
         yield Finding(
             name="unrecorded",
@@ -112,16 +89,12 @@ def _unrecorded(recording: Recording, summary: RecoverySummary, plan: RecoveryPl
             evidence={"unrecorded_trials": len(failed)},
             action="name the database of the target's own tables under `backfill` in the target file, and see that it answers",
         )
-
-
-def _unplanted(recording: Recording, summary: RecoverySummary, plan: RecoveryPlan) -> Iterator[Finding]:
-    ages = recording.context.ages
-    if ages and ages.unplanted:
+    if summary.audit and summary.audit.unplanted:
         yield Finding(
             name="unplanted",
-            finding=f"how old data is answered was not tried: {ages.unplanted}",
-            evidence={"series": len(ages.series)},
-            action="name the request `features` in the target file, and audit again when a series is whole",
+            finding=f"how old data is answered was not tried: {summary.audit.unplanted}",
+            evidence={"series": len(summary.series)},
+            action="name the request `features` in the target file, and audit again when a series is complete",
         )
 
 
@@ -135,5 +108,13 @@ def _untested(recording: Recording, summary: RecoverySummary, plan: RecoveryPlan
         )
 
 
-RULES: tuple[Rule, ...] = (_lost, _unsteady, _missed, _stopped, _liars, _alerting, _unrecorded, _unplanted, _untested, _undetected)
-LIMITING = ("lost_bars", "not_steady_after", "rto_missed", "false_age", "wrong_answer", "alert_critical", "rto_near")
+def _undetected(summary: RecoverySummary) -> Iterator[Finding]:
+    seen = [one for one in summary.timed if one.clocks and one.trial.may_report and not one.invalid and one.clocks.first_bad_s is not None]
+    silent = [one.trial.drill for one in seen if one.clocks and one.clocks.detect_s is None]
+    if silent:
+        yield Finding(
+            name="undetected",
+            finding=f"the target itself never reported {', '.join(dict.fromkeys(silent))}, although probes saw it",
+            evidence={"silent_trials": len(silent), "seen_trials": len(seen)},
+            action="make the health check report these failures, so that alerts fire before users notice",
+        )

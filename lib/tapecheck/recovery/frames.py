@@ -1,23 +1,67 @@
 """Tables of a recovery run for the notebook, as pandas frames. Every figure in them comes from the summary."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from datetime import datetime
 
 import pandas as pd
 
-from tapecheck.recovery import document, ledger
+from tapecheck.recovery import document
 from tapecheck.recovery.analysis import RecoverySummary
 from tapecheck.recovery.contradictions import Contradiction
 from tapecheck.recovery.experiment import Drill
+from tapecheck.recovery.history import PastTrial
 from tapecheck.recovery.objectives import RecoveryPlan
-from tapecheck.recovery.recording import Ages, Recording
-from tapecheck.recovery.timeline import Clocks, Timed
+from tapecheck.recovery.timeline import Timed
 from tapecheck.validation import checks, findings
 from tapecheck.verdict import number, written
 
-__all__ = ["ages", "answers", "checks", "drills", "findings", "history", "losses", "plan", "trials"]
+__all__ = [
+    "ages",
+    "answers",
+    "checks",
+    "contradictions",
+    "drills",
+    "findings",
+    "history",
+    "losses",
+    "plan",
+    "rpo",
+    "rto",
+    "staleness",
+    "trials",
+]
 
 OLDEST = 10  # series that are shown
+
+
+def _frame(rows: Sequence[Mapping[str, object]], nothing: str, columns: int = 1) -> pd.DataFrame:
+    """Return rows as a frame, with their first columns to name them; without rows, `nothing` says why."""
+    names = list(rows[0])[:columns] if rows else ["nothing"]
+    return pd.DataFrame(rows or [{"nothing": nothing}]).set_index(names)
+
+
+# ---- the plan ----
+
+
+def staleness(plan: RecoveryPlan) -> pd.DataFrame:
+    """Return one row a class of ages."""
+    return _frame(document.staleness(plan), "")
+
+
+def rto(plan: RecoveryPlan) -> pd.DataFrame:
+    """Return one row a failure."""
+    return _frame(document.rto(plan), "")
+
+
+def rpo(plan: RecoveryPlan) -> pd.DataFrame:
+    """Return one row a tier."""
+    return _frame(document.rpo(plan), "")
+
+
+def contradictions(found: Sequence[Contradiction]) -> pd.DataFrame:
+    """Return one row a contradiction, or one that says that there is none."""
+    return _frame(document.contradictions(found), "no rule finds any")
 
 
 def plan(drills: Sequence[Drill], trials: int) -> pd.DataFrame:
@@ -33,41 +77,34 @@ def plan(drills: Sequence[Drill], trials: int) -> pd.DataFrame:
         }
         for one in drills
     ]
-    empty = [{"drill": "none", "what happens": "nothing is broken"}]
-    return pd.DataFrame(rows or empty).set_index("drill")
+    return _frame(rows, "nothing is broken")
+
+
+# ---- what the drills found ----
 
 
 def trials(summary: RecoverySummary) -> pd.DataFrame:
     """Return one row a trial: its clocks in seconds since the fault began."""
-    rows = [_trial(one) for one in summary.timed]
-    return pd.DataFrame(rows or [{"drill": "no drill was run", "trial": ""}]).set_index(["drill", "trial"])
+    return _frame([_trial(one) for one in summary.timed], "no drill was run", 2)
 
 
 def _trial(one: Timed) -> dict[str, str | int]:
     clocks, trial = one.clocks, one.trial
     row: dict[str, str | int] = {"drill": trial.drill, "trial": trial.trial}
     if clocks is None or one.invalid:
-        return {**row, "said": f"invalid: {one.invalid}"}
+        return {**row, "note": f"invalid: {one.invalid}"}
+    undetected = "no view could report it" if trial.may_report is False else "never"
+    late = f"not within {number(clocks.watched_s)}"
     return row | {
         "first seen (s)": "never" if clocks.first_bad_s is None else number(clocks.first_bad_s),
-        "time to detect (s)": _told(one, clocks),
-        "degraded recovery (s)": _time(clocks.degraded_s, clocks.watched_s),
-        "full recovery (s)": _time(clocks.recover_s, clocks.watched_s),
+        "time to detect (s)": undetected if clocks.detect_s is None else number(clocks.detect_s),
+        "degraded recovery (s)": late if clocks.degraded_s is None else number(clocks.degraded_s),
+        "full recovery (s)": late if clocks.recover_s is None else number(clocks.recover_s),
         "resolution (s)": number(clocks.resolution_s),
-        "said": ", ".join(f"{name} {written(value)}" for name, value in trial.after.items()),
+        "note": ", ".join(f"{name} {written(value)}" for name, value in trial.after.items()),
         "steady after": "yes" if trial.steady_after else "NO",
         "rolled back": "yes" if trial.rolled_back else "NO",
     }
-
-
-def _told(one: Timed, clocks: Clocks) -> str:
-    if clocks.detect_s is not None:
-        return number(clocks.detect_s)
-    return "no view could tell" if one.trial.may_report is False else "never"
-
-
-def _time(value_s: float | None, watched_s: float) -> str:
-    return f"not within {number(watched_s)}" if value_s is None else number(value_s)
 
 
 def drills(summary: RecoverySummary) -> pd.DataFrame:
@@ -79,44 +116,43 @@ def drills(summary: RecoverySummary) -> pd.DataFrame:
             "clock": one.clock,
             "worst degraded recovery (s)": _worst(one.degraded_s.max),
             "worst full recovery (s)": _worst(one.recover_s.max),
-            "95 % bound (s)": _worst((one.recover_s if one.clock == "full" else one.degraded_s).upper),
+            "95 % bound (s)": _worst(one.judged.upper),
             "trials": one.recover_s.n,
             "with 95 % confidence within the worst": f"{one.proven_share:.0%} of recoveries" if one.recover_s.n else "",
             "verdict": str(one.verdict),
         }
         for name, one in summary.rto.items()
     ]
-    return pd.DataFrame(rows or [{"failure": "no drill was run"}]).set_index("failure")
+    return _frame(rows, "no drill was run")
 
 
 def _worst(value_s: float | None) -> str:
     return "" if value_s is None else "never" if math.isinf(value_s) else number(value_s)
 
 
-def ages(ages: Ages | None) -> pd.DataFrame:
-    """Return the oldest series, with what API and database say of their age."""
-    series = [one for one in (ages.series if ages else ()) if not one.planted]
-    oldest = sorted(series, key=lambda one: -math.inf if one.said_s is None else -one.said_s)[:OLDEST]
+def ages(summary: RecoverySummary) -> pd.DataFrame:
+    """Return the oldest series, with the ages by API and database."""
+    series = [one for one in summary.series if not one.planted]
+    oldest = sorted(series, key=lambda one: -math.inf if one.reported_s is None else -one.reported_s)[:OLDEST]
     rows = [
         {
             "series": f"{one.symbol} {one.timeframe}",
             "tier": one.tier or "none",
-            "age by the API (min)": "none" if one.said_s is None else number(one.said_s / 60),
+            "age by the API (min)": "none" if one.reported_s is None else number(one.reported_s / 60),
             "age by its database (min)": "" if one.database_s is None else number(one.database_s / 60),
             "class": one.state,
             "what is wrong": "; ".join(filter(None, (one.false_age, one.wrong_answer))),
         }
         for one in oldest
     ]
-    return pd.DataFrame(rows or [{"series": "ages were not audited"}]).set_index("series")
+    return _frame(rows, "ages were not audited")
 
 
-def answers(ages: Ages | None) -> pd.DataFrame:
-    """Return one row a class and action: how many series were asked, and how many answered as they must."""
-    asked = [one for one in (ages.series if ages else ()) if one.seen is not None]
-    groups = dict.fromkeys((one.state, one.expected, one.planted) for one in asked)
+def answers(summary: RecoverySummary) -> pd.DataFrame:
+    """Return one row a class and action: how many series were asked for, and how many answered as they must."""
+    asked = [one for one in summary.series if one.seen is not None]
     rows = []
-    for state, expected, planted in groups:
+    for state, expected, planted in dict.fromkeys((one.state, one.expected, one.planted) for one in asked):
         own = [one for one in asked if (one.state, one.expected, one.planted) == (state, expected, planted)]
         rows.append(
             {
@@ -127,7 +163,7 @@ def answers(ages: Ages | None) -> pd.DataFrame:
                 "as they must": sum(not one.wrong_answer for one in own),
             }
         )
-    return pd.DataFrame(rows or [{"class": "nothing was asked"}]).set_index("class")
+    return _frame(rows, "nothing was asked")
 
 
 def losses(summary: RecoverySummary) -> pd.DataFrame:
@@ -147,61 +183,14 @@ def losses(summary: RecoverySummary) -> pd.DataFrame:
         }
         for name, one in summary.rpo.items()
     ]
-    return pd.DataFrame(rows or [{"tier": "nothing was recorded"}]).set_index("tier")
+    return _frame(rows, "nothing was recorded")
 
 
-def history(recording: Recording) -> pd.DataFrame:
+def history(past: Sequence[PastTrial], plan: RecoveryPlan, now: datetime) -> pd.DataFrame:
     """Return one row a failure: how often it was ever measured, and how long ago."""
-    context = recording.context
-    entries = [e for e in context.ledger if e.get("target") == context.target.name]
-    since = ledger.days_since(entries, list(context.plan.rto), context.started_at)
-    rows = [
-        {
-            "failure": name,
-            "trials ever": sum(e["failure"] == name for e in entries),
-            "days since last measured": "never" if days is None else f"{max(0.0, days):.1f}",
-        }
-        for name, days in since.items()
-    ]
-    return pd.DataFrame(rows).set_index("failure")
-
-
-# ---- definition_frames ----
-
-_definition_frames__all__ = ["alerts", "backfill", "contradictions", "rpo", "rto", "staleness"]
-
-
-def staleness(plan: RecoveryPlan) -> pd.DataFrame:
-    """Return one row a class of ages."""
-    return _frame(document.staleness(plan))
-
-
-def rto(plan: RecoveryPlan) -> pd.DataFrame:
-    """Return one row a failure."""
-    return _frame(document.rto(plan))
-
-
-def rpo(plan: RecoveryPlan) -> pd.DataFrame:
-    """Return one row a tier."""
-    return _frame(document.rpo(plan))
-
-
-def alerts(plan: RecoveryPlan) -> pd.DataFrame:
-    """Return one row an alert rule."""
-    return _frame(document.alerts(plan))
-
-
-def backfill(plan: RecoveryPlan) -> pd.DataFrame:
-    """Return one row a limit of the backfill."""
-    return _frame(document.backfill(plan))
-
-
-def contradictions(found: Sequence[Contradiction]) -> pd.DataFrame:
-    """Return one row a contradiction, or one that says that there is none."""
-    none: document.Row = {"rule": "no rule finds any", "where": "", "finding": "", "settled by": ""}
-    return _frame(document.contradictions(found) or [none])
-
-
-def _frame(rows: Sequence[document.Row]) -> pd.DataFrame:
-    """Return rows as a frame, with their first column to name them."""
-    return pd.DataFrame(rows).set_index(next(iter(rows[0])))
+    rows = []
+    for name in plan.rto:
+        own = [one.at for one in past if one.failure == name]
+        days = f"{max(0.0, (now - max(own)).total_seconds() / 86400):.1f}" if own else "never"
+        rows.append({"failure": name, "trials ever": len(own), "days since last measured": days})
+    return _frame(rows, "")

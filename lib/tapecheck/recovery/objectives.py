@@ -1,15 +1,12 @@
-"""What is promised of recovery and loss, as config/rto_rpo.yaml says it once. It measures nothing and finds no contradictions."""
+"""The objectives of recovery and loss, as config/rto_rpo.yaml states them. It measures nothing and finds no contradictions."""
 
 import datetime as dt
-from collections.abc import Sequence
-from pathlib import Path
-from typing import Annotated, Literal, Self
+from collections.abc import Mapping
+from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import AfterValidator, Field, StringConstraints, model_validator
 
-from tapecheck import config
 from tapecheck.config import Model
-from tapecheck.errors import ConfigError, Problem
 from tapecheck.verdict import each_once, parse
 
 AgeClass = Literal["fresh", "aging", "stale", "missing"]
@@ -17,7 +14,13 @@ Action = Literal["plain", "warning", "warning_and_alert", "not_found_and_trigger
 TOLERANCE_S = 5.0  # clocks of two machines, and an answer kept for seconds, differ so; of the narrowest class, an hour, it is 0.14 %
 Clock = Literal["degraded", "full"]
 OTHERS = "others"  # in place of a tier's symbols: every symbol that no other tier names
-METRICS = ("false_ages", "wrong_answers", "unrecoverable_bars", "gone_bars", "alerts")  # beside what `rto` and `rpo` imply
+METRICS = (
+    "false_ages",
+    "wrong_answers",
+    "unrecoverable_bars",
+    "gone_bars",
+    "alerts",
+)  # of further objectives, beside those that `rto` and `rpo` imply
 
 Seconds = Annotated[float, Field(gt=0, le=31_536_000)]
 Share = Annotated[float, Field(gt=0, lt=1)]
@@ -71,7 +74,7 @@ class Staleness(Model):
 class Recovery(Model):
     """A failure: within what time service must be back, by which of the two clocks, and how.
 
-    `degraded` ends when the target answers again, if only from its fallback; `full` when all is as before and its work resumed.
+    `degraded` recovery ends when the target answers again, if only from its fallback; `full` recovery when all of it works as before.
     """
 
     objective_s: Seconds
@@ -79,9 +82,14 @@ class Recovery(Model):
     procedure: Text
     fallback: Text
 
+    @property
+    def metric(self) -> str:
+        """The clock that counts, as a metric."""
+        return "recover_s" if self.clock == "full" else "degraded_s"
+
 
 class Tier(Model):
-    """Symbols that share a promise: how old their data may be, how often it is refreshed, how many minutes of bars may be lost."""
+    """Symbols that share objectives: how old their data may be, how often it is refreshed, how many minutes of bars may be lost."""
 
     symbols: Annotated[tuple[Symbol, ...], Field(min_length=1)] | Literal["others"]
     max_age_s: Seconds
@@ -104,7 +112,7 @@ class AboveShare(Model):
 
 
 class Alerts(Model):
-    """When a person must be told."""
+    """When an alert must be raised."""
 
     no_successful_backfill: AfterTime
     failed_symbols: AboveShare
@@ -150,11 +158,7 @@ class Cache(Model):
 
 
 class Backfill(Model):
-    """How missing history is fetched: `jobs`, each a symbol and one of so many `timeframes`.
-
-    Without `timeframes` nobody can say how many symbols there are. `balanced_blames`: the stage that "balanced" is said to mean, if
-    anybody says so.
-    """
+    """How missing history is fetched: `jobs`, each a symbol and one of so many `timeframes`; without those the symbols are unknown."""
 
     symbols_at_once: Count
     requests_at_once: Count
@@ -165,7 +169,6 @@ class Backfill(Model):
     backoff_max_s: Seconds
     jobs: Count
     timeframes: Count | None = None
-    balanced_blames: Literal["fetch", "insert", "features"] | None = None
 
     @model_validator(mode="after")
     def _whole_symbols(self) -> Self:
@@ -194,7 +197,9 @@ class Trials(Model):
 
 
 class RecoveryPlan(Model):
-    """All promises, and how they are put to the test; `settled` explains contradictions that are known and meant."""
+    """All objectives, and how they are tested; `explained` says of each rule that the plan breaks why it does so on purpose."""
+
+    RENAMED: ClassVar[Mapping[str, str]] = {"settled": "explained"}
 
     staleness: Staleness
     rto: dict[str, Recovery] = Field(min_length=1)
@@ -206,36 +211,12 @@ class RecoveryPlan(Model):
     prober: Prober = Prober()
     trials: Trials = Trials()
     objectives: Annotated[tuple[Annotated[str, AfterValidator(_objective)], ...], AfterValidator(each_once)] = ()
-    settled: dict[str, Text] = Field(default={})
+    explained: dict[str, Text] = Field(default={})
 
     def tier_of(self, symbol: str) -> str | None:
         """Return the tier that names a symbol, else the one of all others; None where there is neither."""
         named = (name for name, tier in self.rpo.items() if tier.symbols != OTHERS and symbol in tier.symbols)
         return next(named, next((name for name, tier in self.rpo.items() if tier.symbols == OTHERS), None))
-
-
-def read_plan(path: str | Path, *, profile: str = config.WHOLE, trials: int = 0) -> RecoveryPlan:
-    """Read a recovery plan with a profile's changes, and set how often each drill is run (0: as planned).
-
-    What is checked for contradictions is the file, in each of its profiles: so few trials that they prove nothing may be asked for, and
-    end as not proven.
-
-    Raises:
-        ConfigError: the file or any of its profiles is wrong, or contradicts itself without saying why.
-    """
-    from tapecheck.recovery.contradictions import check_profiles  # which is about the models of this module
-
-    plans = config.read_profile(RecoveryPlan, path)
-    check_profiles(plans, file=str(path), lines=config.lines_by_key(path))
-    plan = config.pick(plans, profile)
-    if not 0 <= trials <= 1000:
-        raise ConfigError([Problem(file="parameters", key="trials", got=str(trials), allowed="0 for what is planned, or up to 1000")])
-    return plan.model_copy(update={"trials": plan.trials.model_copy(update={"each": trials})}) if trials else plan
-
-
-def tiers(plan: RecoveryPlan, symbols: Sequence[str]) -> dict[str, list[str]]:
-    """Return the given symbols by tier, in the order of the plan; a tier without one of them is there, and empty."""
-    return {name: [symbol for symbol in symbols if plan.tier_of(symbol) == name] for name in plan.rpo}
 
 
 # ---- durations ----

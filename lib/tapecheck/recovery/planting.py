@@ -16,13 +16,13 @@ import psycopg
 
 from tapecheck.errors import MeasurementError, TapecheckError
 from tapecheck.http import Client
-from tapecheck.recovery import stored
-from tapecheck.recovery.ages import Look
-from tapecheck.recovery.freshness import FEATURES, check, look, reply, series_age, unusual_limits, values
+from tapecheck.recovery import freshness, stored
+from tapecheck.recovery.answers import Key, Look, PlantedAge
+from tapecheck.recovery.freshness import FEATURES, look, unusual_limits
 from tapecheck.recovery.objectives import AgeClass, RecoveryPlan
-from tapecheck.recovery.recording import SeriesAge
-from tapecheck.recovery.stored import SCHEMA, Key
+from tapecheck.recovery.stored import SCHEMA
 from tapecheck.target.file import Target
+from tapecheck.target.opening import check_database
 
 ATTEMPTS = 3  # a refresh may come between planting and looking
 RESTORE_S = 30.0  # so long a database that went away is waited for
@@ -33,7 +33,7 @@ _LIMITS = unusual_limits(401, 1000)  # apart from those of an audit, whose answe
 _WHERE = "WHERE symbol = %s AND timeframe = %s"
 
 
-def planted_ages(plan: RecoveryPlan, target: Target, database_url: str) -> list[SeriesAge]:
+def planted_ages(plan: RecoveryPlan, target: Target, database_url: str) -> list[PlantedAge]:
     """Make a series of the lowest tier aging, stale and missing in turn, see how each is answered, and put its age back.
 
     The caller makes sure that drills are allowed. Whatever happens, Ctrl-C and SIGTERM included, the time of its last refresh is
@@ -45,10 +45,11 @@ def planted_ages(plan: RecoveryPlan, target: Target, database_url: str) -> list[
         MeasurementError: there is no series to plant in, or no database to ask.
         TapecheckError: the age could not be put back; the message says how to do that by hand.
     """
-    stored.refuse_remote(target, database_url)
+    check_database(target, database_url)
     with Client(target) as client:
-        check(client)
-        client.check(FEATURES, values(("", ""), 1))
+        freshness.check(client)
+        if not client.knows(FEATURES):
+            raise MeasurementError(f"no age can be planted: the target file names no request `{FEATURES}`")
         key = _lowest(plan, look(client, database_url))
         with _interruptible(), restored(database_url, key):
             return [_planted(plan, client, database_url, key, state) for state in PLANTED]
@@ -58,7 +59,8 @@ def _lowest(plan: RecoveryPlan, one: Look) -> Key:
     """Return the youngest whole series of the lowest tier that has one: it is the last that will be refreshed soon."""
     if not one.stored:
         raise MeasurementError("no age can be planted: the target's database cannot be read")
-    ages = {key: row.age_s for key, row in one.stored[-1].rows.items() if row.state == "done" and row.age_s is not None and key in one.said}
+    rows = [row for row in one.stored[-1].rows.values() if row.state == "done" and one.reported((row.symbol, row.timeframe))]
+    ages = {(row.symbol, row.timeframe): row.age_s for row in rows if row.age_s is not None}
     for tier in reversed(plan.rpo):
         if found := {key: age_s for key, age_s in ages.items() if plan.tier_of(key[0]) == tier}:
             return min(found, key=lambda key: found[key])
@@ -68,26 +70,19 @@ def _lowest(plan: RecoveryPlan, one: Look) -> Key:
 def age_within(plan: RecoveryPlan, state: AgeClass) -> float:
     """Return an age in the middle of a class; of what is missing, half as old again as it must be."""
     fresh_s, aging_s, stale_s = (younger.below_s for younger in (plan.staleness.fresh, plan.staleness.aging, plan.staleness.stale))
-    middles: dict[AgeClass, float] = {
-        "fresh": fresh_s / 2,
-        "aging": (fresh_s + aging_s) / 2,
-        "stale": (aging_s + stale_s) / 2,
-        "missing": 1.5 * stale_s,
-    }
-    return middles[state]
+    return {"fresh": fresh_s / 2, "aging": (fresh_s + aging_s) / 2, "stale": (aging_s + stale_s) / 2, "missing": 1.5 * stale_s}[state]
 
 
-def _planted(plan: RecoveryPlan, client: Client, database_url: str, key: Key, state: AgeClass) -> SeriesAge:
+def _planted(plan: RecoveryPlan, client: Client, database_url: str, key: Key, state: AgeClass) -> PlantedAge:
+    age_s = age_within(plan, state)
     for _ in range(ATTEMPTS):
-        _plant(database_url, key, age_within(plan, state))
+        _plant(database_url, key, age_s)
         first = look(client, database_url)
-        if plan.staleness.classify(first.age_s(key)) == state:
+        if first.stored and plan.staleness.classify(first.stored[-1].age_s(key, first.done_s)) == state:
             break
-    limit = next(_LIMITS)
-    answer = client.ask(FEATURES, values(key, limit))
+    (reply,) = freshness.ask(client, [key], next(_LIMITS))
     second = look(client, database_url)
-    given = reply(client, key, answer, limit, (first, second), only_new=True)
-    return series_age(plan, key, (first, second), given, planted=True)
+    return PlantedAge(age_s=age_s, looks=(first.of(key), second.of(key)), reply=reply)
 
 
 def _plant(database_url: str, key: Key, age_s: float) -> None:

@@ -10,7 +10,7 @@ import json
 import math
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Self
@@ -23,8 +23,6 @@ from tapecheck.database import opened, within
 from tapecheck.recovery.experiment import View
 from tapecheck.recovery.objectives import Prober as Schedule
 from tapecheck.recovery.recording import BAD, FULL, PROBES
-
-FIRST_S = 10.0  # for the first answer of every view
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,10 +51,10 @@ class Prober:
 
     def __init__(
         self, base_url: str, views: Mapping[str, View], schedule: Schedule, *,
-        headers: Mapping[str, str] | None = None, database_url: str | None = None, verify: Any = True,
+        headers: Sequence[tuple[str, str]] = (), database_url: str | None = None, verify: Any = True,
     ) -> None:  # fmt: skip
         self.views, self._schedule, self._database_url = views, schedule, database_url
-        self._base_url, self._headers, self._verify = base_url, dict(headers or {}), verify
+        self._base_url, self._headers, self._verify = base_url, list(headers), verify
         self.probes: list[Probe] = []
         self.died_of: Exception | None = None
         self._waiting: set[tuple[str, int]] = set()  # view and start of what has no answer yet
@@ -142,9 +140,9 @@ class Prober:
             error = type(failure).__name__
         done_ns = time.monotonic_ns()
         state = BAD if error else view.state(status, body)
-        told = not error and view.tells(status, body)
+        reported = not error and view.is_report(status, body)
         self._waiting.discard((name, sent_ns))
-        self.probes.append(Probe(name, intended_ns, sent_ns, done_ns, state, told, status, error))
+        self.probes.append(Probe(name, intended_ns, sent_ns, done_ns, state, reported, status, error))
 
     async def _select(self, view: View) -> None:
         """Ask the database over a connection of its own, since an old one may hang for reasons of its own."""

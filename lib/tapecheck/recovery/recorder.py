@@ -1,13 +1,11 @@
 """Writes real bars while a drill runs, one commit each, notes which were acknowledged, and reads in the end which are there.
 
-As Jepsen's set-full: a bar whose commit was acknowledged is `stable` when the final read finds it, and `lost` when not. One whose
-commit got no answer may be there or not (`unknown`), and is never written again, which would hide a loss. It counts no minutes.
+As Jepsen's set-full: a bar whose commit got no answer may be there or not, and is never written again, which would hide a loss.
 """
 # ruff: noqa: S608 - what is put into statements is the names of our schemas
 
 import asyncio
 import contextlib
-import json
 import threading
 import time
 from collections import defaultdict, deque
@@ -18,23 +16,23 @@ from itertools import chain, zip_longest
 from types import TracebackType
 from typing import Self
 
-import httpx
 import psycopg
 from anyio.from_thread import start_blocking_portal
+from pydantic import BaseModel
 
 from tapecheck.database import PATIENCE_S, PAUSE_S, Connection, opened, wait_for, within
 from tapecheck.errors import MeasurementError
+from tapecheck.http import Server
 from tapecheck.recovery import stored
-from tapecheck.recovery.objectives import RecoveryPlan, tiers
-from tapecheck.recovery.recording import Ack, Fate
-from tapecheck.target.opening import client_options
+from tapecheck.recovery.objectives import OTHERS, RecoveryPlan
+from tapecheck.recovery.recording import WrittenBar
+from tapecheck.target.file import RequestTemplate
 from tapecheck.vendor.bars import ticker_of
 
 SCHEMA, LIVE = "tapecheck_drill", stored.SCHEMA
 TIMEFRAME, MINUTES = "5m", 5.0
 MOST_PER_S = 100.0  # commits; more would be a load test, and slow the probes beside it
-SYMBOLS = 3  # of each tier
-BARS = 10_000  # of each symbol, its newest; with three tiers and all symbols enough for a quarter of an hour
+BARS = 90_000  # of all symbols together, their newest: a quarter of an hour of writing
 READ_S = 10.0  # for the statements before and after the drill
 
 _BEGIN = (
@@ -45,7 +43,7 @@ _BEGIN = (
 _END = (f"SET lock_timeout = '{PATIENCE_S}s'", f"DROP TABLE IF EXISTS {SCHEMA}.bars", f"DROP SCHEMA IF EXISTS {SCHEMA}")
 _SYMBOLS = f"SELECT symbol FROM {LIVE}.checkpoints WHERE timeframe = '{TIMEFRAME}' AND rows > 0 ORDER BY symbol"
 _TIME_MS = "(extract(epoch FROM time) * 1000)::int8"
-_NEWEST = f"SELECT {_TIME_MS} FROM {LIVE}.bars WHERE symbol = %s AND timeframe = '{TIMEFRAME}' ORDER BY time DESC LIMIT {BARS}"
+_NEWEST = f"SELECT {_TIME_MS} FROM {LIVE}.bars WHERE symbol = %s AND timeframe = '{TIMEFRAME}' ORDER BY time DESC LIMIT %s"
 _WRITE = (
     f"INSERT INTO {SCHEMA}.bars SELECT * FROM {LIVE}.bars"
     f" WHERE symbol = %s AND timeframe = '{TIMEFRAME}' AND time = to_timestamp(%s / 1000.0)"
@@ -56,10 +54,11 @@ Bar = tuple[str, int]  # symbol, and start in Unix milliseconds
 
 
 class Recorder:
-    """Writes while its block lasts, as a context manager; ask it for the `fates` of what it wrote afterwards.
+    """Writes while its block lasts, as a context manager; ask it afterwards for the `bars` that it wrote.
 
-    The bars are copies of a few symbols' newest live ones, each symbol's in the order of time, in a table of its own that is
-    dropped in the end. It writes in a thread, no faster than `most_per_s`, and stops when it has written all of them.
+    The bars are copies of every symbol's newest live ones, one of each symbol in turn, those that the plan names first, each symbol's in
+    the order of time, in a table of its own that is dropped in the end. It writes in a thread, no faster than `most_per_s`, and stops
+    when it has written all of them.
 
     Args:
         drill: the name of the drill, and which `trial` of it this is.
@@ -72,11 +71,11 @@ class Recorder:
         self._database_url, self._plan, self._period_s = database_url, plan, 1 / most_per_s
         self._drill, self._trial = drill, trial
         self._left: deque[Bar] = deque()
-        self._noted: list[Ack] = []  # as if never read, or unknown
+        self._noted: list[WrittenBar] = []
         self._over = threading.Event()
         self._thread = contextlib.ExitStack()
         self._writing: Future[None] | None = None
-        self._judged: list[Ack] | None = None
+        self._read_again = False
 
     def __enter__(self) -> Self:
         try:
@@ -84,28 +83,30 @@ class Recorder:
         except psycopg.Error as error:
             raise MeasurementError(f"no bars can be recorded during {self._drill}: {stored.reason(error)}") from None
         if not self._left:
-            raise MeasurementError(f"no bars can be recorded during {self._drill}: {LIVE}.bars has none of {TIMEFRAME} in any tier")
+            raise MeasurementError(f"no bars can be recorded during {self._drill}: {LIVE}.bars has none of {TIMEFRAME}")
         self._writing = self._thread.enter_context(start_blocking_portal()).start_task_soon(self._write)
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self._stop()
-        if kind is not None:  # nobody will ask for fates
-            self._judged = self._noted
+        if kind is not None:  # nobody will ask for the bars
+            self._read_again = True
             wait_for(self._drop)
 
-    def fates(self, *, within_s: float = 30.0) -> list[Ack]:
-        """Read what is there over a new connection, once the database answers, and return the fate of every bar; then drop the table.
+    def bars(self, *, within_s: float = 30.0) -> list[WrittenBar]:
+        """Read what is there over a new connection, once the database answers, and return every bar with that; then drop the table.
 
         Args:
-            within_s: how long to wait for the database; where it does not answer, acknowledged bars are `never_read`.
+            within_s: how long to wait for the database; where it does not answer, nothing is known of what was found.
         """
         self._stop()
-        if self._judged is None:
-            found = wait_for(self._read, time.monotonic() + within_s)
-            self._judged = self._noted if found is None else [replace(ack, fate=_fate(ack, found)) for ack in self._noted]
+        if not self._read_again:
+            there = wait_for(self._read, time.monotonic() + within_s)
+            if there is not None:
+                self._noted = [replace(bar, found=(bar.symbol, bar.time_ms) in there) for bar in self._noted]
+            self._read_again = True
             wait_for(self._drop)
-        return self._judged
+        return self._noted
 
     def _stop(self) -> None:
         """Let the write that is on its way end, for which it has `PATIENCE_S`."""
@@ -121,9 +122,13 @@ class Recorder:
                 for statement in _BEGIN:
                     await connection.execute(statement)
                 symbols = [str(row[0]) for row in await (await connection.execute(_SYMBOLS)).fetchall()]
-                chosen = [symbol for own in tiers(self._plan, symbols).values() for symbol in own[:SYMBOLS]]
-                series = [await _newest(connection, symbol) for symbol in chosen]
+                symbols.sort(key=self._is_other)  # in a short drill they alone have a bar, if there are many
+                series = [await _newest(connection, symbol, BARS // len(symbols)) for symbol in symbols]
         return [bar for bar in chain.from_iterable(zip_longest(*series)) if bar is not None]
+
+    def _is_other(self, symbol: str) -> bool:
+        tier = self._plan.tier_of(symbol)
+        return tier is None or self._plan.rpo[tier].symbols == OTHERS
 
     async def _write(self) -> None:
         while self._left and not self._over.is_set():
@@ -146,23 +151,16 @@ class Recorder:
         Raises:
             psycopg.Error: it was not.
         """
-        note = Ack(
-            drill=self._drill,
-            trial=self._trial,
-            symbol=symbol,
-            tier=self._plan.tier_of(symbol),
-            time_ms=time_ms,
-            minutes=MINUTES,
-            acked_ns=None,
-            fate="unknown",
-        )
+        acked_ns = None
         try:
             with within(connection, PATIENCE_S):
                 written = await connection.execute(_WRITE, (symbol, time_ms))
-            if written.rowcount:  # else the live bar is gone, and nothing was promised
-                note = replace(note, acked_ns=time.monotonic_ns(), fate="never_read")
+            if written.rowcount:  # else the live bar is gone, and nothing was acknowledged
+                acked_ns = time.monotonic_ns()
         finally:
-            self._noted.append(note)
+            self._noted.append(
+                WrittenBar(drill=self._drill, trial=self._trial, symbol=symbol, time_ms=time_ms, minutes=MINUTES, acked_ns=acked_ns)
+            )
 
     async def _read(self, until_s: float) -> set[Bar] | None:
         """Return the bars that are there, or None where the database does not say."""
@@ -187,22 +185,15 @@ class Recorder:
                         await connection.execute(statement)
 
 
-async def _newest(connection: Connection, symbol: str) -> list[Bar]:
-    rows = await (await connection.execute(_NEWEST, (symbol,))).fetchall()
+async def _newest(connection: Connection, symbol: str, most: int) -> list[Bar]:
+    rows = await (await connection.execute(_NEWEST, (symbol, most))).fetchall()
     return [(symbol, int(row[0])) for row in reversed(rows)]
-
-
-def _fate(ack: Ack, found: set[Bar]) -> Fate:
-    if ack.acked_ns is None:
-        return "unknown"
-    return "stable" if (ack.symbol, ack.time_ms) in found else "lost"
 
 
 # ---- refetch ----
 
 LIMIT = 50_000  # base aggregates a page, the most that the vendor allows: minutes, for all bars but those of days
 PAUSES_S = (0.5, 1.0, 2.0)  # before another attempt
-ANSWER_S = 10.0  # for one whole answer
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -214,8 +205,27 @@ class _Window:
     times_ms: Sequence[int]
 
 
-def ask_upstream(acks: Sequence[Ack], source_url: str | None, key: str, *, within_s: float = 30.0) -> list[Ack]:
-    """Return the bars with `refetchable` said of each lost one; None where upstream cannot be asked, or gives no answer to rely on.
+class _Aggregate(BaseModel):
+    t: int
+
+
+class _Page(BaseModel):
+    """A page of the vendor's aggregates."""
+
+    ticker: str
+    status: str
+    resultsCount: int
+    results: tuple[_Aggregate, ...] = ()
+    next_url: str | None = None
+
+    def times_ms(self, ticker: str) -> set[int] | None:
+        """Return the starts of its bars if it is whole and of this ticker; None for any other, of which nothing can be concluded."""
+        is_whole = self.status in ("OK", "DELAYED") and self.ticker == ticker and not self.next_url
+        return {bar.t for bar in self.results} if is_whole and len(self.results) == self.resultsCount else None
+
+
+def ask_upstream(bars: Sequence[WrittenBar], source_url: str | None, key: str, *, within_s: float = 30.0) -> list[WrittenBar]:
+    """Return the bars with `refetchable` set for each lost one; None where upstream cannot be asked, or gives no answer to rely on.
 
     Args:
         source_url: of the vendor's API, or None without one.
@@ -223,29 +233,21 @@ def ask_upstream(acks: Sequence[Ack], source_url: str | None, key: str, *, withi
         within_s: after which no further request is made.
     """
     has: dict[tuple[str, float, int], bool] = {}
-    lost, until_s = [ack for ack in acks if ack.fate == "lost"], time.monotonic() + within_s
+    lost, until_s = [bar for bar in bars if bar.fate == "lost"], time.monotonic() + within_s
     if lost and source_url:
-        with _client(source_url, key) as client:
+        headers = [("Accept", "application/json"), *([("Authorization", f"Bearer {key}")] if key else [])]
+        with Server(source_url, headers=headers) as vendor:
             for window in _windows(lost):
-                held = _held(client, window, until_s)
+                held = _held(vendor, window, until_s)
                 has |= {(window.symbol, window.minutes, t): t in held for t in window.times_ms} if held is not None else {}
-    return [replace(ack, refetchable=has.get(_key(ack))) if ack.fate == "lost" else ack for ack in acks]
+    return [replace(bar, refetchable=has.get((bar.symbol, bar.minutes, bar.time_ms))) if bar.fate == "lost" else bar for bar in bars]
 
 
-def _key(ack: Ack) -> tuple[str, float, int]:
-    return ack.symbol, ack.minutes, ack.time_ms
-
-
-def _client(source_url: str, key: str) -> httpx.Client:
-    headers = {"Accept": "application/json"} | ({"Authorization": f"Bearer {key}"} if key else {})
-    return httpx.Client(base_url=source_url, headers=headers, timeout=ANSWER_S, follow_redirects=False, **client_options(source_url))
-
-
-def _windows(lost: Iterable[Ack]) -> Iterator[_Window]:
+def _windows(lost: Iterable[WrittenBar]) -> Iterator[_Window]:
     """Put bars together that one page holds, so that it needs no second one."""
     series: defaultdict[tuple[str, float], list[int]] = defaultdict(list)
-    for ack in lost:
-        series[ack.symbol, ack.minutes].append(ack.time_ms)
+    for bar in lost:
+        series[bar.symbol, bar.minutes].append(bar.time_ms)
     for (symbol, minutes), times_ms in series.items():
         times_ms.sort()
         width_ms = (LIMIT - minutes) * 60_000
@@ -257,19 +259,18 @@ def _windows(lost: Iterable[Ack]) -> Iterator[_Window]:
         yield _Window(symbol=symbol, minutes=minutes, times_ms=times_ms[first:])
 
 
-def _held(client: httpx.Client, window: _Window, until_s: float) -> set[int] | None:
+def _held(vendor: Server, window: _Window, until_s: float) -> set[int] | None:
     """Return the starts of the bars that upstream has in a window, or None where it does not say."""
     ticker = ticker_of(window.symbol)
     path = f"/v2/aggs/ticker/{ticker}/range/{_range(window.minutes)}/{window.times_ms[0]}/{window.times_ms[-1]}"
+    request = RequestTemplate(request=f"GET {path}?adjusted=true&sort=asc&limit={LIMIT}")
     for pause_s in (*PAUSES_S, 0.0):
         if time.monotonic() >= until_s:
             return None
-        try:
-            status, body = _answer(client, f"{path}?adjusted=true&sort=asc&limit={LIMIT}")
-        except (httpx.HTTPError, httpx.InvalidURL):
-            status, body = 0, b""
-        times_ms = _times_ms(body, ticker) if status == 200 else None
-        if times_ms is not None or (400 <= status < 500 and status != 429):
+        (answer,) = vendor.send(request)
+        page = answer.parsed(_Page)
+        times_ms = page.times_ms(ticker) if page else None
+        if times_ms is not None or (400 <= answer.status < 500 and answer.status != 429):
             return times_ms
         time.sleep(pause_s)
     return None
@@ -280,25 +281,3 @@ def _range(minutes: float) -> str:
     if minutes < 60:
         return f"{minutes:g}/minute"
     return f"{minutes / 60:g}/hour" if minutes < 1440 else f"{minutes / 1440:g}/day"
-
-
-def _answer(client: httpx.Client, url: str) -> tuple[int, bytes]:
-    """Return status and body; httpx bounds each read, so the whole answer is bounded here."""
-    until_s, parts = time.monotonic() + ANSWER_S, []
-    with client.stream("GET", url) as response:
-        for part in response.iter_bytes():
-            parts.append(part)
-            if time.monotonic() > until_s:
-                raise httpx.ReadTimeout("no whole answer in time")
-        return response.status_code, b"".join(parts)
-
-
-def _times_ms(text: bytes, ticker: str) -> set[int] | None:
-    """Read a page that is whole and of this ticker; None for any other, of which nothing can be concluded."""
-    try:
-        body = json.loads(text)
-        results = body.get("results", [])
-        is_whole = body["status"] in ("OK", "DELAYED") and body["ticker"] == ticker and not body.get("next_url")
-        return {int(bar["t"]) for bar in results} if is_whole and len(results) == body["resultsCount"] else None
-    except (ValueError, TypeError, KeyError, AttributeError):
-        return None

@@ -1,4 +1,4 @@
-"""What a recovery run leaves behind: probes, trials, ages and the fate of acknowledged bars, readable without a target."""
+"""What a recovery run leaves behind: probes, trials, ages and written bars, as they were measured, readable without a target."""
 
 import dataclasses
 from collections.abc import Iterable, Mapping, Sequence
@@ -9,7 +9,7 @@ from typing import Any, Literal, Self
 import pyarrow as pa
 
 from tapecheck import recording
-from tapecheck.recovery.objectives import RecoveryPlan
+from tapecheck.recovery.answers import Audit
 
 BAD, DEGRADED, FULL = 0, 1, 2  # the state that a probe saw
 MEASURED, INVALID = "measured", "invalid"
@@ -23,7 +23,7 @@ PROBES = pa.schema(
         pa.field("serves", pa.bool_(), metadata={"unit": "whether the target serves only when this view does"}),
         *(pa.field(f"{what}_ns", pa.int64(), metadata={"unit": "ns, monotonic"}) for what in ("intended", "sent", "done")),
         pa.field("state", pa.int8(), metadata={"unit": "0 bad, 1 degraded, 2 full"}),
-        pa.field("reported", pa.bool_(), metadata={"unit": "whether the target itself told of the failure"}),
+        pa.field("reported", pa.bool_(), metadata={"unit": "whether the answer reports the failure"}),
         pa.field("status", pa.int16(), metadata={"unit": "HTTP status, 0 without an answer"}),
         pa.field("error", _NAME),
     ]
@@ -71,87 +71,57 @@ class Trial:
     may_report: bool | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SeriesAge:
-    """How old one symbol and timeframe is: what the API says, what its database says, and how it was answered.
-
-    `said_s` and `database_s` are None where there is no data, or no database to ask; `says` is the API's own class of it.
-    `expected` and `seen` are actions of the policy; `seen` is None where it was not tried.
-    """
-
-    symbol: str
-    timeframe: str
-    tier: str | None
-    said_s: float | None
-    says: str
-    database_s: float | None
-    state: str
-    expected: str
-    seen: str | None
-    planted: bool = False
-    false_age: str = ""
-    wrong_answer: str = ""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Ages:
-    """The audit of all ages, with what the alert rules need: seconds since the last successful backfill, and shares.
-
-    `unplanted` says why no age was planted, where one was to be; `invalid` why what was found says nothing of the target and is not here.
-    """
-
-    series: Sequence[SeriesAge] = ()
-    database_asked: bool = False
-    last_success_s: float | None = None
-    failed_symbols: Sequence[str] = ()
-    symbols_without_features: Sequence[str] = ()
-    unplanted: str = ""
-    invalid: str = ""
-
-
 Fate = Literal["stable", "lost", "never_read", "unknown"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Ack:
-    """What became of one bar that a recorder wrote during a drill.
+class WrittenBar:
+    """One bar that was written during a drill, or that the target's own tables held before it.
 
-    `acked_ns` is None where the database never said whether it has it (`unknown`: no promise was broken). `refetchable`: whether
-    upstream still has a lost bar; None where nobody asked.
+    Args:
+        time_ms: the start of the bar in Unix milliseconds; it is `minutes` long.
+        acked_ns: when the database acknowledged it; None where it never said whether it has it.
+        found: whether the final read found it; None where nothing could be read.
+        refetchable: whether upstream still has a lost bar; None where nobody asked.
     """
 
     drill: str
     trial: int
     symbol: str
-    tier: str | None
     time_ms: int
     minutes: float
     acked_ns: int | None
-    fate: Fate
+    found: bool | None = None
     refetchable: bool | None = None
+
+    @property
+    def fate(self) -> Fate:
+        """What became of it, as in Jepsen's set-full: of what was never acknowledged nothing follows."""
+        if self.acked_ns is None:
+            return "unknown"
+        if self.found is None:
+            return "never_read"
+        return "stable" if self.found else "lost"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Context(recording.Context):
-    """What the tables do not say: by which plan, on what, and what earlier drills had found."""
+    """What the tables do not say: which drills were to be run, what each trial was, and what was found of ages."""
 
-    plan: RecoveryPlan
     drills: Sequence[str] = ()
     trials: Sequence[Trial] = ()
-    ages: Ages | None = None
-    ledger: Sequence[Mapping[str, Any]] = ()
+    audit: Audit | None = None
 
 
-ACKS = pa.schema(
+BARS = pa.schema(
     [
         pa.field("drill", _NAME),
         pa.field("trial", pa.int32()),
         pa.field("symbol", _NAME),
-        pa.field("tier", _NAME),
         pa.field("time_ms", pa.int64(), metadata={"unit": "Unix milliseconds, start of the bar"}),
         pa.field("minutes", pa.float64()),
         pa.field("acked_ns", pa.int64(), metadata={"unit": "ns, monotonic"}),
-        pa.field("fate", _NAME),
+        pa.field("found", pa.bool_()),
         pa.field("refetchable", pa.bool_()),
     ]
 )
@@ -159,7 +129,7 @@ ACKS = pa.schema(
 
 @dataclass(frozen=True, kw_only=True)
 class Recording(recording.Recording[Context]):
-    """Probes in the order of their intended starts (`PROBES`), acknowledged bars, and their context.
+    """Probes in the order of their intended starts (`PROBES`), written bars, and their context.
 
     `journals` are Chaos Toolkit's own, one a trial, of a run that was measured just now.
     """
@@ -167,10 +137,10 @@ class Recording(recording.Recording[Context]):
     journals: Sequence[Mapping[str, Any]] = ()
 
     @classmethod
-    def of(cls, probes: pa.Table, acks: Iterable[Ack], context: Context, journals: Sequence[Mapping[str, Any]] = ()) -> Self:
+    def of(cls, probes: pa.Table, bars: Iterable[WrittenBar], context: Context, journals: Sequence[Mapping[str, Any]] = ()) -> Self:
         """Return the recording of what was measured."""
-        rows = pa.Table.from_pylist([dataclasses.asdict(ack) for ack in acks], ACKS)
-        return cls(context=context, tables={"probes": probes.cast(PROBES), "acks": rows}, journals=journals)
+        rows = pa.Table.from_pylist([dataclasses.asdict(bar) for bar in bars], BARS)
+        return cls(context=context, tables={"probes": probes.cast(PROBES), "bars": rows}, journals=journals)
 
     @property
     def probes(self) -> pa.Table:
@@ -178,6 +148,6 @@ class Recording(recording.Recording[Context]):
         return self.tables["probes"]
 
     @cached_property
-    def acks(self) -> list[Ack]:
-        """Return what became of each bar that was written."""
-        return [Ack(**row) for row in self.tables["acks"].to_pylist()]
+    def bars(self) -> list[WrittenBar]:
+        """Return every bar that was written."""
+        return [WrittenBar(**row) for row in self.tables["bars"].to_pylist()]

@@ -1,8 +1,6 @@
-"""What a target's own database says of its ages: checkpoints, newest bars, features. It writes nothing."""
-# ruff: noqa: S608 - what is put into statements is the schema's name, a constant of ours
+"""What a target's own database holds: the age of each series, and how many of its bars are there. It writes nothing."""
 # ruff: noqa: S608 - what is put into statements is the names of our schemas
 
-import datetime as dt
 import logging
 import time
 from collections.abc import Iterable, Mapping
@@ -12,16 +10,13 @@ from typing import Any
 import psycopg
 
 from tapecheck.database import opened, wait_for, within
-from tapecheck.errors import ConfigError, MeasurementError, Problem, first_line
-from tapecheck.recovery.objectives import RecoveryPlan
-from tapecheck.recovery.recording import Ack
-from tapecheck.target.file import Target
-from tapecheck.target.opening import beyond, is_local_database
+from tapecheck.errors import MeasurementError, first_line
+from tapecheck.recovery.answers import Key, Row, Stored
+from tapecheck.recovery.recording import WrittenBar
 
 SCHEMA = "tapecheck"  # where a service keeps `checkpoints`, `bars` and `features`, as the backfill's tables are
 CONNECT_S = 5  # a frozen server accepts nobody
 STATEMENT_MS = 10_000
-Key = tuple[str, str]
 
 log = logging.getLogger(__name__)
 
@@ -31,29 +26,6 @@ SELECT c.symbol, c.timeframe, c.state, extract(epoch FROM clock_timestamp() - c.
     EXISTS (SELECT FROM {SCHEMA}.features f WHERE f.symbol = c.symbol AND f.timeframe = c.timeframe)
 FROM {SCHEMA}.checkpoints c
 """
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Row:
-    """One series: its age by the database's own clock, None for what never was complete; its newest bar; whether it has features."""
-
-    state: str
-    age_s: float | None
-    newest: dt.datetime | None
-    has_features: bool
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Stored:
-    """Every series at one moment, `read_s` on the monotonic clock."""
-
-    rows: Mapping[Key, Row]
-    read_s: float
-
-    def age_s(self, key: Key, moment_s: float) -> float | None:
-        """Return the age that a series of then has at another moment."""
-        row = self.rows.get(key)
-        return None if row is None or row.age_s is None else row.age_s + (moment_s - self.read_s)
 
 
 def read(database_url: str) -> Stored:
@@ -67,8 +39,8 @@ def read(database_url: str) -> Stored:
         connection.execute(f"SET LOCAL statement_timeout = {STATEMENT_MS}")
         found = connection.execute(_ROWS).fetchall()
         read_s = time.monotonic()
-    rows = {(row[0], row[1]): Row(state=row[2], age_s=row[3], newest=row[4], has_features=row[5]) for row in found}
-    return Stored(rows=rows, read_s=read_s)
+    names = ("symbol", "timeframe", "state", "age_s", "newest", "has_features")
+    return Stored(rows={f"{row[0]} {row[1]}": Row(**dict(zip(names, row, strict=True))) for row in found}, read_s=read_s)
 
 
 def read_if_there(database_url: str | None) -> Stored | None:
@@ -94,27 +66,11 @@ def reason(error: psycopg.Error) -> str:
     return first_line(error)
 
 
-def refuse_remote(target: Target, database_url: str) -> None:
-    """Refuse a database beyond this machine that the target does not allow to be asked.
-
-    Raises:
-        ConfigError: it is one, or its URL cannot be read.
-    """
-    try:
-        is_here = is_local_database(database_url)
-    except psycopg.ProgrammingError:
-        allowed = "postgresql://user@host:5432/database"
-        problem = Problem(file=f"target {target.name}", key="database_url", got="a URL that cannot be read", allowed=allowed)
-        raise ConfigError([problem]) from None
-    if not is_here and not target.allow_remote:
-        raise ConfigError([beyond(target, "its database may be on another machine")])
-
-
-# ---- census ----
+# ---- row counts ----
 
 DAYS = 30
 READ_S = 30.0  # for all of it
-_UNIT_MINUTES = {"m": 1, "h": 60, "d": 1440}
+UNIT_MINUTES = {"m": 1, "h": 60, "d": 1440}
 _MS = "(extract(epoch FROM {}) * 1000)::int8"
 _SERIES = f"""
 SELECT job.symbol, job.timeframe, job.rows, whole.found, {_MS.format(f"job.watermark - interval '{DAYS} days'")}, newest.times
@@ -128,7 +84,7 @@ WHERE job.watermark IS NOT NULL"""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Held:
+class RowCount:
     """One series up to its watermark: rows that its checkpoint acknowledges, rows that are there, and the starts of the newest."""
 
     acknowledged: int
@@ -138,11 +94,11 @@ class Held:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Snapshot:
+class RowCounts:
     """All series at one moment, `at_ns` on the monotonic clock."""
 
     at_ns: int
-    series: Mapping[Key, Held]
+    series: Mapping[Key, RowCount]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -155,58 +111,47 @@ class Gone:
     times_ms: tuple[int, ...]
 
 
-def snapshot(database_url: str, schema: str = SCHEMA) -> Snapshot:
-    """Read what is stored now.
+def row_counts(database_url: str, schema: str = SCHEMA) -> RowCounts:
+    """Count what is stored now.
 
     Raises:
         MeasurementError: the database does not answer, or has no such tables.
     """
     try:
-        rows = wait_for(_read, database_url, schema)
+        rows = wait_for(_counted, database_url, schema)
     except psycopg.Error as error:
         raise MeasurementError(f"stored bars cannot be counted: {reason(error)}") from None
-    at_ns = time.monotonic_ns()
-    return Snapshot(
-        at_ns=at_ns,
-        series={
-            (symbol, timeframe): Held(acknowledged=acknowledged, found=found, since_ms=since_ms, times_ms=frozenset(times_ms))
-            for symbol, timeframe, acknowledged, found, since_ms, times_ms in rows
-        },
-    )
+    series = {
+        (row[0], row[1]): RowCount(acknowledged=row[2], found=row[3], since_ms=row[4], times_ms=frozenset(row[5])) for row in rows
+    }  # fmt: skip
+    return RowCounts(at_ns=time.monotonic_ns(), series=series)
 
 
-async def _read(database_url: str, schema: str) -> list[tuple[Any, ...]]:
+async def _counted(database_url: str, schema: str) -> list[tuple[Any, ...]]:
     async with opened(database_url) as connection:
         with within(connection, READ_S):
             return await (await connection.execute(_SERIES.format(schema=schema).encode())).fetchall()
 
 
-def compare(before: Snapshot, after: Snapshot) -> list[Gone]:
+def gone(before: RowCounts, after: RowCounts) -> list[Gone]:
     """Return what is gone of each series: rows that were there, and rows that its checkpoint acknowledges more than before in vain."""
-    missing = Held(acknowledged=0, found=0, since_ms=0, times_ms=frozenset())
+    missing = RowCount(acknowledged=0, found=0, since_ms=0, times_ms=frozenset())
     found = [_gone(key, old, after.series.get(key, missing)) for key, old in before.series.items()]
     return [one for one in found if one.bars]
 
 
-def _gone(key: Key, before: Held, after: Held) -> Gone:
+def _gone(key: Key, before: RowCount, after: RowCount) -> Gone:
     named = sorted(t for t in before.times_ms - after.times_ms if t >= after.since_ms)
     in_vain = (after.acknowledged - after.found) - (before.acknowledged - before.found)
     bars = max(len(named), before.found - after.found, in_vain, 0)
     return Gone(symbol=key[0], timeframe=key[1], bars=bars, times_ms=tuple(named))
 
 
-def as_acks(gone: Iterable[Gone], plan: RecoveryPlan, *, drill: str, trial: int, acked_ns: int) -> list[Ack]:
-    """Return the bars that can be named as lost ones, acknowledged at the latest when they were seen."""
+def as_bars(gone: Iterable[Gone], *, drill: str, trial: int, acked_ns: int) -> list[WrittenBar]:
+    """Return the bars that can be named, acknowledged at the latest when they were seen, and not found."""
     return [
-        Ack(
-            drill=drill,
-            trial=trial,
-            symbol=one.symbol,
-            tier=plan.tier_of(one.symbol),
-            time_ms=time_ms,
-            minutes=minutes_of(one.timeframe),
-            acked_ns=acked_ns,
-            fate="lost",
+        WrittenBar(
+            drill=drill, trial=trial, symbol=one.symbol, time_ms=time_ms, minutes=minutes_of(one.timeframe), acked_ns=acked_ns, found=False
         )
         for one in gone
         for time_ms in one.times_ms
@@ -215,4 +160,4 @@ def as_acks(gone: Iterable[Gone], plan: RecoveryPlan, *, drill: str, trial: int,
 
 def minutes_of(timeframe: str) -> float:
     """Return the length of a bar, `5m` or `4h` or `1d`."""
-    return float(timeframe[:-1]) * _UNIT_MINUTES[timeframe[-1]]
+    return float(timeframe[:-1]) * UNIT_MINUTES[timeframe[-1]]

@@ -29,7 +29,7 @@ Array = NDArray[np.int64]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Seen:
-    """The probes of one view in the order in which they were sent (ns, monotonic), with state and whether the failure was told."""
+    """The probes of one view in the order in which they were sent (ns, monotonic), with state and whether the failure was reported."""
 
     sent_ns: Array
     done_ns: Array
@@ -58,13 +58,13 @@ def clocks(views: Mapping[str, Seen], injected_ns: int, *, slow_ns: int) -> Cloc
     """Return the clocks of a trial; an answer that took longer than `slow_ns` was no service when it was asked for."""
     after, before = [_since(seen, injected_ns) for seen in views.values()], [_before(seen, injected_ns) for seen in views.values()]
     bad = [start for seen, least in zip(after, before, strict=True) if (start := _worse(seen, least, slow_ns, first=True)) is not None]
-    told = [int(seen.done_ns[seen.reported].min()) for seen in after if seen.reported.any()]
+    reported = [int(seen.done_ns[seen.reported].min()) for seen in after if seen.reported.any()]
     full = [_back(seen, FULL, injected_ns, slow_ns) for seen in after]
     served = [_back(seen, DEGRADED, injected_ns, slow_ns) for seen in after if seen.serves]
     ended_ns = max((int(seen.done_ns.max()) for seen in after if len(seen.done_ns)), default=injected_ns)
     return Clocks(
         first_bad_s=max(0, min(bad) - injected_ns) / 1e9 if bad else None,
-        detect_s=(min(told) - injected_ns) / 1e9 if told else None,
+        detect_s=(min(reported) - injected_ns) / 1e9 if reported else None,
         degraded_s=_latest(served),
         recover_s=_latest(full),
         resolution_s=max(full, key=lambda back: back.at_s or 0.0).resolution_s if full else 0.0,
@@ -200,7 +200,7 @@ def _undecided(views: Mapping[str, Seen], injected_ns: int, clocks: Clocks, obje
     """
     if objective is None:
         return ""
-    limit_s, took_s = objective.objective_s, lasted(clocks, f"{'recover' if objective.clock == 'full' else 'degraded'}_s")
+    limit_s, took_s = objective.objective_s, lasted(clocks, objective.metric)
     gap_s = clocks.resolution_s if took_s > limit_s else _gap_s(views, injected_ns + took_s * 1e9)
     if took_s - gap_s > limit_s or took_s <= limit_s - gap_s:
         return ""

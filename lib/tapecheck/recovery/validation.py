@@ -9,15 +9,16 @@ from pydantic import Field
 
 from tapecheck import config, validation
 from tapecheck import recording as recordings
+from tapecheck.errors import ConfigError, Problem
 from tapecheck.recording import MOST_OBJECTS, Table
-from tapecheck.recovery import analysis, contradictions, findings, objectives
-from tapecheck.recovery.analysis import Alert, FailureSummary, RecoverySummary, SymbolAge, TierSummary
+from tapecheck.recovery import analysis, contradictions, findings
+from tapecheck.recovery.ages import Alert
+from tapecheck.recovery.analysis import FailureSummary, RecoverySummary, SymbolAge, TierSummary, slowest
 from tapecheck.recovery.contradictions import Contradiction
 from tapecheck.recovery.document import definition, document
-from tapecheck.recovery.drill_target import check_allowed
 from tapecheck.recovery.experiment import ALL, NONE, Drill, chosen
 from tapecheck.recovery.objectives import RecoveryPlan
-from tapecheck.recovery.recording import ACKS, PROBES, Context, Recording
+from tapecheck.recovery.recording import BARS, PROBES, Context, Recording
 from tapecheck.recovery.timeline import Timed
 from tapecheck.runs.results import Finding, Result
 from tapecheck.target.file import Target
@@ -43,7 +44,7 @@ class RecoveryResult(Result):
     freshness: dict[str, SymbolAge]
     rpo: dict[str, TierSummary]
     alerts: list[Alert]
-    lint: list[Contradiction]
+    contradictions: list[Contradiction]
     false_ages: int | None
     wrong_answers: int | None
 
@@ -60,16 +61,16 @@ class Recovery(validation.Validation[RecoveryPlan, Recording, RecoverySummary, S
     keys = frozenset({"staleness", "rto", "rpo"})
     choices = ("profile", "trials")
     limiting = findings.LIMITING
-    tables: ClassVar = {"probes": Table(PROBES), "acks": Table(ACKS, may_be_null=("acked_ns", "refetchable"), most=MOST_OBJECTS)}
+    tables: ClassVar = {"probes": Table(PROBES), "bars": Table(BARS, may_be_null=("acked_ns", "found", "refetchable"), most=MOST_OBJECTS)}
     types = Types(context=Context, recording=Recording, settings=Settings, result=RecoveryResult)
-    read_plan = staticmethod(objectives.read_plan)
+    read_plan = staticmethod(contradictions.read_plan)
 
     def begin(self, plan: RecoveryPlan, settings: Settings) -> Recording:
         """Audit and drill the target of the settings; with `drills: none` only define, for which no target is opened."""
         if settings.drills == NONE:
             from tapecheck.recovery import session
 
-            return session.define(plan, out=settings.out)
+            return session.define()
         target, drills = open_target(settings.target), chosen(settings.drills)
         return recordings.measured(
             self.name, target.name, lambda: self.measure(plan, target, out=settings.out, drills=drills), out=settings.out
@@ -86,8 +87,8 @@ class Recovery(validation.Validation[RecoveryPlan, Recording, RecoverySummary, S
         plans = config.read_profile(RecoveryPlan, file).values()
         places: dict[tuple[str, str], dict[str, None]] = {}
         for one in (one for plan in plans for one in contradictions.find(plan)):
-            places.setdefault((one.rule, one.settled), {})[f"{one.where}: {one.finding}"] = None
-        return [f"{config.shown(file)}: settled {rule}: {'; '.join(where)}\n  {why}" for (rule, why), where in places.items()]
+            places.setdefault((one.rule, one.explained), {})[f"{one.where}: {one.finding}"] = None
+        return [f"{config.shown(file)}: explained {rule}: {'; '.join(where)}\n  {why}" for (rule, why), where in places.items()]
 
     def asks_target(self, given: Mapping[str, Any]) -> bool:
         """Tell whether anything is audited or broken: definitions alone need no target."""
@@ -99,7 +100,16 @@ class Recovery(validation.Validation[RecoveryPlan, Recording, RecoverySummary, S
         if isinstance(drills, str):
             found = chosen(drills)
             if target is not None and target.kind == "external":
+                from tapecheck.recovery.drill_target import check_allowed  # with HTTP client and database driver
+
                 check_allowed(target, found)
+
+    def read_files(self, folder: Path, *, source: str) -> Recording:
+        """Read the files of a recording; one of an older version, whose facts are not there, is refused."""
+        if (folder / "acks.parquet").exists():
+            got = "classes, tiers and fates as one plan had them, recorded by an older version, in place of what was measured"
+            raise ConfigError([Problem(file=source, key="run", got=got, allowed="a run recorded by this version; measure again")])
+        return super().read_files(folder, source=source)
 
     def summarize(self, recording: Recording, plan: RecoveryPlan) -> RecoverySummary:
         """Summarize a recording by a plan."""
@@ -120,7 +130,7 @@ class Recovery(validation.Validation[RecoveryPlan, Recording, RecoverySummary, S
 
     def part(self, found: Analysis[RecoveryPlan, Recording, RecoverySummary]) -> dict[str, Any]:
         """Return the plan as it was, and the figures."""
-        names = ("rto", "freshness", "rpo", "alerts", "lint", "false_ages", "wrong_answers")
+        names = ("rto", "freshness", "rpo", "alerts", "contradictions", "false_ages", "wrong_answers")
         return {"definition": definition(found.plan), **{name: getattr(found.summary, name) for name in names}}
 
     def spans_ns(self, recording: Recording) -> Iterable[tuple[int, int]]:
@@ -129,21 +139,20 @@ class Recovery(validation.Validation[RecoveryPlan, Recording, RecoverySummary, S
 
     def failures(self, recording: Recording) -> Iterator[dict[str, Any]]:
         """Yield one plain record a bar that was lost."""
-        for ack in recording.acks:
-            if ack.fate == "lost":
-                yield {name: value for name, value in dataclasses.asdict(ack).items() if value is not None}
+        for bar in recording.bars:
+            if bar.fate == "lost":
+                yield {name: value for name, value in dataclasses.asdict(bar).items() if value is not None}
 
     def files(self, found: Analysis[RecoveryPlan, Recording, RecoverySummary]) -> Mapping[str, Any]:
         """Return the journals of the drills, and the plan written out."""
-        return {"journals.jsonl": found.recording.journals, "definition.md": document(found.plan, found.summary.lint)}
+        return {"journals.jsonl": found.recording.journals, "definition.md": document(found.plan, found.summary.contradictions)}
 
 
 def _slowest(timed: Sequence[Timed]) -> str:
-    worst = {one.trial.drill: one.clocks.recover_s for one in timed if one.clocks and not one.invalid and one.clocks.recover_s}
-    if not worst:
+    worst = slowest(timed)
+    if worst is None or worst.clocks is None:
         return ""
-    drill = max(worst, key=lambda name: worst[name] or 0.0)
-    return f"Slowest recovery: {written(worst[drill] or 0.0)} s ({drill})."
+    return f"Slowest recovery: {written(worst.clocks.recover_s or 0.0)} s ({worst.trial.drill})."
 
 
 def _kept(rpo: Mapping[str, TierSummary]) -> str:

@@ -18,7 +18,7 @@ import psutil
 from tapecheck.errors import MeasurementError, RollbackError
 
 
-class Keeper:
+class Watchdog:
     """The switch, as a context manager; armed while a fault may be on."""
 
     def __init__(self) -> None:
@@ -36,7 +36,7 @@ class Keeper:
         with contextlib.suppress(BrokenPipeError):
             self._process.stdin.close()
         if self._process.wait() and not isinstance(error, RollbackError):  # which says more
-            raise RollbackError(f"A DRILL COULD NOT BE ROLLED BACK, not even by its keeper. Repair by hand: {self._repair}") from error
+            raise RollbackError(f"A DRILL COULD NOT BE ROLLED BACK, not even by its watchdog. Repair by hand: {self._repair}") from error
 
     def arm(self, experiment: Mapping[str, Any], repair: str) -> None:
         """Have the experiment rolled back if this process ends without having said that it was; `repair` is what to do if that fails."""
@@ -53,7 +53,7 @@ class Keeper:
             self._process.stdin.write(line + "\n")
             self._process.stdin.flush()
         except BrokenPipeError:
-            raise MeasurementError("the keeper that would roll back a drill has ended: nothing more is broken without it") from None
+            raise MeasurementError("the watchdog that would roll back a drill has ended: nothing more is broken without it") from None
 
 
 def roll_back(experiment: Mapping[str, Any]) -> Mapping[str, Any]:

@@ -359,7 +359,6 @@ def _written(home: Home, ports: Ports) -> SandboxState:
         base_url=f"http://127.0.0.1:{ports.api}",
         upstream_url=f"http://127.0.0.1:{ports.upstream}",
         upstream_key_file=str(home.key),
-        scheduler_url=f"http://127.0.0.1:{ports.scheduler}",
         database_url=None if database.external_url() else home.database_url(),
         supervisor_pid=int((home.folder / "supervisord.pid").read_text()),
         processes={name: ProcessSelector(port=port) for name, port in _ports_by_name(ports).items()},

@@ -16,7 +16,7 @@ import psutil
 
 from tapecheck import config, lockfiles
 from tapecheck.config import Model
-from tapecheck.errors import Problem, SandboxError
+from tapecheck.errors import ConfigError, Problem, SandboxError
 from tapecheck.target.file import BackfillTarget, ProcessSelector, Secret, Target, Url
 
 _SANDBOX = (sys.executable, "-P", "-m", "tapecheck", "sandbox")
@@ -31,7 +31,6 @@ class SandboxState(Model):
     base_url: Url
     upstream_url: Url
     upstream_key_file: str
-    scheduler_url: Url
     database_url: str | None  # without a password: libpq reads it from the passfile that the URL names
     supervisor_pid: int
     processes: dict[str, ProcessSelector]
@@ -208,6 +207,24 @@ def is_local_database(url: str) -> bool:
         return False
     hosts = f"{parts.get('host') or os.environ.get('PGHOST', '')},{parts.get('hostaddr') or os.environ.get('PGHOSTADDR', '')}"
     return all(host == "" or host.startswith(("/", "@")) or is_loopback(host) for host in hosts.split(","))
+
+
+def check_database(target: Target, url: str) -> None:
+    """Refuse a database beyond this machine that the target does not allow to be asked.
+
+    Raises:
+        ConfigError: it is one, or its URL cannot be read; the message never holds it.
+    """
+    from psycopg import ProgrammingError
+
+    try:
+        is_here = is_local_database(url)
+    except ProgrammingError:
+        allowed = "postgresql://user@host:5432/database"
+        problem = Problem(file=f"target {target.name}", key="database_url", got="a URL that cannot be read", allowed=allowed)
+        raise ConfigError([problem]) from None
+    if not is_here and not target.allow_remote:
+        raise ConfigError([beyond(target, "its database may be on another machine")])
 
 
 def beyond(target: Target, what: str) -> Problem:

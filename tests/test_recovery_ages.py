@@ -1,0 +1,115 @@
+"""Alert rules: strictly above a limit, never at it; only what is asked counts, and the message has the figures."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import pytest
+from recoveries import PLAN
+
+from tapecheck.recovery import ages as judged
+from tapecheck.recovery.ages import Alert, SeriesAge
+from tapecheck.recovery.answers import Audit, Reply
+from tapecheck.recovery.objectives import AgeClass
+
+SIX_HOURS = 21600.0
+
+
+def series(symbol: str, state: AgeClass = "fresh", *, planted: bool = False) -> SeriesAge:
+    return SeriesAge(
+        symbol=symbol, timeframe="1d", tier="low", reported_s=1.0, reported=state, database_s=None, state=state, expected="plain",
+        seen=None, planted=planted,
+    )  # fmt: skip
+
+
+def raised(
+    own: Sequence[SeriesAge], *, failed: Sequence[str] = (), bare: Sequence[str] = (), last_success_s: float | None = 1.0
+) -> list[Alert]:  # fmt: skip
+    """Return the alerts of an audit of these series, of which some have failed, and some are answered without features."""
+    replies = [Reply(symbol=name, timeframe="1d", done_s=0.0, status=200) for name in bare]
+    return judged.alerts(PLAN, Audit(replies=replies, failed_jobs=[f"{name} 1d" for name in failed], last_success_s=last_success_s), own)
+
+
+def evaluated(states: Sequence[AgeClass], *, failed: int = 0, bare: int = 0, last_success_s: float | None = 1.0) -> list[Alert]:
+    """One series a symbol, the first of which have failed, or have no features."""
+    names = [f"S{number:03}" for number in range(len(states))]
+    own = [series(name, state) for name, state in zip(names, states, strict=True)]
+    return raised(own, failed=names[:failed], bare=names[:bare], last_success_s=last_success_s)
+
+
+def rules(alerts: Sequence[Alert]) -> list[str]:
+    return [alert.rule for alert in alerts]
+
+
+def test_a_healthy_target_raises_nothing() -> None:
+    """Everything fresh, whole and recent is no reason to tell anybody."""
+    assert evaluated(["fresh"] * 10) == []
+
+
+@pytest.mark.parametrize(
+    ("last_success_s", "expected"),
+    [(0.0, []), (SIX_HOURS, []), (SIX_HOURS + 0.001, ["no_successful_backfill"])],
+)
+def test_a_backfill_may_be_as_old_as_its_limit(last_success_s: float, expected: list[str]) -> None:
+    """Exactly six hours are allowed; more is not."""
+    assert rules(evaluated(["fresh"], last_success_s=last_success_s)) == expected
+
+
+@pytest.mark.parametrize("total", [5, 10, 15, 25, 30, 70, 125, 1000])
+def test_exactly_a_fifth_may_fail(total: int) -> None:
+    """20 % is allowed whatever the number of symbols; one more is critical."""
+    assert evaluated(["fresh"] * total, failed=total // 5) == []
+    (alert,) = evaluated(["fresh"] * total, failed=total // 5 + 1)
+    assert (alert.rule, alert.severity, alert.limit, alert.value) == ("failed_symbols", "critical", 0.2, (total // 5 + 1) / total)
+
+
+@pytest.mark.parametrize("total", [10, 30, 70, 90, 1000])
+def test_exactly_a_tenth_may_lack_features(total: int) -> None:
+    """10 % is allowed; one more is a warning."""
+    assert evaluated(["fresh"] * total, bare=total // 10) == []
+    assert rules(evaluated(["fresh"] * total, bare=total // 10 + 1)) == ["missing_features"]
+
+
+@pytest.mark.parametrize(
+    ("states", "expected"),
+    [
+        (["stale", "fresh"], []),
+        (["stale", "missing", "aging", "fresh"], []),
+        (["stale", "missing", "fresh"], ["stale_features"]),
+        (["missing"] * 2, ["stale_features"]),
+        (["aging"] * 9, []),
+    ],
+)
+def test_half_of_the_series_may_be_old(states: list[AgeClass], expected: list[str]) -> None:
+    """Stale and missing ones count, aging ones do not."""
+    assert rules(evaluated(states)) == expected
+
+
+def test_planted_ages_raise_no_alert() -> None:
+    """What was made old on purpose is neither counted nor part of the whole."""
+    assert raised([series("A"), series("A", "stale", planted=True), series("A", "missing", planted=True)]) == []
+
+
+def test_only_symbols_of_the_audit_count() -> None:
+    """A job that failed for a symbol that is in no series makes no share larger."""
+    assert raised([series("A"), series("B")], failed=["X", "Y"], bare=["Z"]) == []
+
+
+def test_no_series_make_no_share() -> None:
+    """Nothing divided by nothing is not an alert, and no error."""
+    assert raised([]) == []
+
+
+def test_messages_hold_the_figures() -> None:
+    """Each says how much, what is allowed, and which ones, in the order of the plan."""
+    found = evaluated(["missing"] * 8, failed=8, bare=1, last_success_s=25200.0)
+    assert [(alert.rule, alert.message) for alert in found] == [
+        ("no_successful_backfill", "no backfill has succeeded for 7.00 h; allowed are 6 h"),
+        ("failed_symbols", "8 of 8 symbols have failed (100%; allowed are 20%): S000, S001, S002, S003, S004 and 3 more"),
+        ("missing_features", "1 of 8 symbols lack features (12%; allowed are 10%): S000"),
+        (
+            "stale_features",
+            "8 of 8 series are stale or missing (100%; allowed are 50%): S000 1d, S001 1d, S002 1d, S003 1d, S004 1d and 3 more",
+        ),
+    ]
+    never = [replace(series("A", "missing"), reported_s=None)]
+    assert raised(never, last_success_s=None)[0].message.startswith("no backfill has ever succeeded")
