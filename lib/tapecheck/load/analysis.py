@@ -82,18 +82,14 @@ class ScenarioSummary:
 def summarize(recording: Recording, limits: GeneratorLimits) -> dict[str, ScenarioSummary]:
     """Summarize every scenario of a recording, and each level of a sweep, in the order in which they ran."""
     context = recording.context
-    return {name: _summary(recording, name, executor, limits) for name, executor in context.executors.items()}
+    found = {
+        name: _imported(context, name, limits) if name in context.imported else _scenario(recording, name, executor, limits)
+        for name, executor in context.executors.items()
+    }
+    return {name: _unbounded(one) for name, one in found.items()} if context.tool and context.tool.answers_only else found
 
 
-def _summary(recording: Recording, name: str, executor: str, limits: GeneratorLimits) -> ScenarioSummary:
-    context = recording.context
-    if name in context.imported:
-        return _imported(context, name, limits)
-    found = _scenario(recording, name, executor, context.generator[name], limits)
-    return _of_answers(found) if context.tool and context.tool.answers_only else found
-
-
-def _of_answers(found: ScenarioSummary) -> ScenarioSummary:
+def _unbounded(found: ScenarioSummary) -> ScenarioSummary:
     """Take its bounds from a scenario of which requests without an answer are missing: those may have been the slowest."""
     return replace(
         found,
@@ -145,8 +141,8 @@ def _imported_groups(values: Mapping[str, ImportedFigures]) -> dict[str, GroupSu
     }
 
 
-def _scenario(recording: Recording, name: str, executor: str, generator: GeneratorStats, limits: GeneratorLimits) -> ScenarioSummary:
-    sent = rows.sent(recording.samples, name)
+def _scenario(recording: Recording, name: str, executor: str, limits: GeneratorLimits) -> ScenarioSummary:
+    sent, generator = rows.sent(recording.samples, name), recording.context.generator[name]
     part = rows.measured(sent.table)
     n, errors, batches = len(part), _errors(part), part.batches(executor)
     failed = sum(errors.values())
@@ -172,7 +168,7 @@ def _scenario(recording: Recording, name: str, executor: str, generator: Generat
         dispatch_lag_ms=None if recording.context.tool else intervals.distribution(part.dispatch_lag_ms()),
         generator_ms=added | {f"service_{name}": late for name, late in _added(service, service, loop_ms).items()},
         generator_share=_shares(response, added),
-        connections_opened=None if recording.context.tool else _opened(sent),
+        connections_opened=None if recording.context.tool else sent.connections(),
         errors=errors,
         by=_by(part, batches, loop_ms, is_ours=recording.context.tool is None),
         generator=generator,
@@ -215,10 +211,6 @@ def _shares(times: Distribution | None, added: Mapping[str, float]) -> dict[str,
 def _figure(times: Distribution, name: str) -> float:
     one = getattr(times, name)
     return one.value if isinstance(one, Percentile) else float(one)
-
-
-def _opened(sent: Rows) -> int:
-    return int(np.count_nonzero(~sent.numbers("connection_reused").astype(bool) & (sent.numbers("connection") > 0)))
 
 
 def _success(n: int, errors: Mapping[str, int], checked: int, effective: float) -> tuple[float | None, float]:

@@ -67,7 +67,10 @@ def distribution(
     """
     if n == 0:
         return None
-    p50, p90, p95, p99 = (_percentile(n, percentiles_ms.get(level, math.nan)) for level in LEVELS)
+    values = [percentiles_ms.get(level, math.nan) for level in LEVELS]
+    p50, p90, p95, p99 = (
+        Percentile(value=value, low=None, high=None, upper=None, n=0 if math.isnan(value) else n, n_effective=0) for value in values
+    )
     return Distribution(mean=mean_ms, min=min_ms, max=max_ms, p50=p50, p90=p90, p95=p95, p99=p99)
 
 
@@ -75,17 +78,8 @@ def unbounded(times: Distribution | None) -> Distribution | None:
     """Take the intervals from a distribution of which the worst may be missing."""
     if times is None:
         return None
-    return distribution(
-        times.p50.n,
-        {level: getattr(times, f"p{level}").value for level in LEVELS},
-        mean_ms=times.mean,
-        min_ms=times.min,
-        max_ms=times.max,
-    )
-
-
-def _percentile(n: int, value_ms: float) -> Percentile:
-    return Percentile(value=value_ms, low=None, high=None, upper=None, n=0 if math.isnan(value_ms) else n, n_effective=0)
+    percentiles_ms = {level: getattr(times, f"p{level}").value for level in LEVELS}
+    return distribution(times.p50.n, percentiles_ms, mean_ms=times.mean, min_ms=times.min, max_ms=times.max)
 
 
 # ---- recording ----

@@ -204,6 +204,10 @@ class Rows:
         """Return the names of the parameters."""
         return [name for name in self.table.column_names if name not in COLUMNS]
 
+    def connections(self) -> int:
+        """Return how many connections were opened for them."""
+        return int(np.count_nonzero(~self.numbers("connection_reused").astype(bool) & (self.numbers("connection") > 0)))
+
     def batches(self, executor: str) -> Counts:
         """Return the sizes of the consecutive batches whose samples are alike: a burst's rounds, or equal stretches of another scenario."""
         number = self.numbers("round")

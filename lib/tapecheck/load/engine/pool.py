@@ -233,9 +233,11 @@ class Pool:
         task.add_done_callback(self.tasks.discard)
 
     async def _connect(self, connection: Connection) -> None:
-        address = self.work.address
+        address, timeout_s = self.work.address, self.work.timeout_s
+        if connection.fresh:
+            timeout_s -= (monotonic_ns() - connection.fresh.begun_ns) / 1e9
         try:
-            async with asyncio.timeout(self._time_left_s(connection.fresh)):
+            async with asyncio.timeout(timeout_s):
                 await self.loop.create_connection(
                     lambda: connection,
                     address.host,
@@ -249,9 +251,6 @@ class Pool:
                 return
             self._settle()
             self._not_opened(connection, connect_error(error))
-
-    def _time_left_s(self, fresh: Fresh | None) -> float:
-        return self.work.timeout_s - (monotonic_ns() - fresh.begun_ns) / 1e9 if fresh else self.work.timeout_s
 
     def _not_opened(self, connection: Connection, error: int) -> None:
         fresh = connection.fresh

@@ -43,7 +43,7 @@ def format_of(path: Path, *, source: str) -> Format:
         one = _format(path)
         if one is None:
             got = f"a file that begins with {files.head(path)[:SHOWN]!r}"
-            raise _problem(source, got, "a recorded run's folder, or a file of " + _known())
+            raise _problem(source, got, "a recorded run's folder, or a file of " + "; ".join(one.name for one in FORMATS))
     except files.UNREADABLE as error:
         raise _problem(source, f"a file that cannot be read ({error})", "a readable file") from None
     return one
@@ -67,10 +67,6 @@ def read(path: Path, *, source: str) -> Recording:
 def _format(path: Path) -> Format | None:
     begins = files.head(path)
     return next((one for one in FORMATS if one.begins(begins)), None)
-
-
-def _known() -> str:
-    return "; ".join(one.name for one in FORMATS)
 
 
 def _problem(source: str, got: str, allowed: str, line: int | None = None) -> ConfigError:
