@@ -6,7 +6,7 @@ import pytest
 from comparisons import proof
 
 from tapecheck import config
-from tapecheck.compare.plan import ComparePlan, Proof, Recorded, Rounds, read_plan, variants
+from tapecheck.compare.plan import ComparePlan, Proof, RecordedQuestions, Rounds, read_plan, variants
 from tapecheck.errors import ConfigError
 from tapecheck.load.plan import Closed, LoadPlan
 
@@ -152,6 +152,6 @@ def test_a_proof_that_cannot_be_is_refused(more: dict[str, object], message: str
 
 def test_the_question_to_two_recorded_runs_is_registered_too() -> None:
     """Which figures, which way is good, and from which difference on it matters."""
-    question = Recorded(smallest_effect=0.2).question("load")
+    question = RecordedQuestions(smallest_effect=0.2).question("load")
     assert [(m.name, m.better, m.smallest_effect, m.expect) for m in question.metrics][-1] == ("throughput_rps", "higher", 0.2, "not_worse")
     assert not isinstance(question, Proof)

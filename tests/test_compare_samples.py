@@ -16,7 +16,7 @@ from servers import Behaviour, Server
 from tapecheck import config
 from tapecheck.compare import analysis, recorded
 from tapecheck.compare import samples as compared
-from tapecheck.compare.plan import AFTER, BEFORE, Question, Recorded, Side
+from tapecheck.compare.plan import AFTER, BEFORE, Question, RecordedQuestions, Side
 from tapecheck.compare.samples import Pair, Sample
 from tapecheck.compare.validation import compare
 from tapecheck.load.engine.recorder import ErrorKind
@@ -206,7 +206,7 @@ def with_column(name: str, values: Callable[[np.ndarray], np.ndarray]) -> Callab
 )
 def test_two_recorded_runs_with_other_answers_are_invalid(tmp_path: Path, change: Callable[[pa.Table], pa.Table], expected: str) -> None:
     """Every request of both is there, and so is every size."""
-    found = recorded.read(copied(tmp_path / "a"), copied(tmp_path / "b", change), Recorded())
+    found = recorded.read(copied(tmp_path / "a"), copied(tmp_path / "b", change), RecordedQuestions())
     invalid = {name: proof.invalid for name, proof in analysis.summarize(found).items()}
     assert len(invalid) > 1
     assert all((expected in (one or "")) if expected else one is None for one in invalid.values()), invalid

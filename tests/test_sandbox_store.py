@@ -4,7 +4,7 @@ import time
 
 import pytest
 
-from tapecheck.sandbox.store import NEWEST_FEATURES, Entry, Query, Store
+from tapecheck.sandbox.store import NEWEST_FEATURES, CachedRows, Query, Store
 
 HOUR_S = 3600
 QUERY = Query(sql=NEWEST_FEATURES, symbol="AAPL", timeframe="1d", limit=5)
@@ -19,6 +19,8 @@ def test_an_answer_is_current_for_five_minutes(read_ago_s: float, data_age_s: fl
     """Older answers and those of older data are asked for again, but kept for the time when the database is gone."""
     store = Store(lambda: "")
     refreshed_at = None if data_age_s is None else time.time() - data_age_s
-    entry = store._cache[QUERY] = Entry(rows=b"[]", count=0, refreshed_at=refreshed_at, read_s=time.monotonic() - read_ago_s, db_ms=1.0)
+    entry = store._cache[QUERY] = CachedRows(
+        rows=b"[]", count=0, refreshed_at=refreshed_at, read_s=time.monotonic() - read_ago_s, db_ms=1.0
+    )
     assert (store.current(QUERY) is entry) == is_current
     assert store.cached(QUERY) is entry

@@ -25,7 +25,7 @@ def _clock(recording: Recording) -> float:
     return float(recording.samples.column("intended_ns").to_numpy().min()) if recording.samples.num_rows else 0.0
 
 
-def _spans(recording: Recording, summary: Summary, capacity: CapacityResult | None, start_ns: float) -> list[figure.Span]:
+def _spans(recording: Recording, summary: Summary, capacity: CapacityResult | None, start_ns: float) -> list[figure.TimeSpan]:
     """Return when each scenario ran; a sweep counts as one, of which some levels may be invalid."""
     levels = list(recording.context.rates_rps)
     groups = {name: [name] for name in summary} | ({levels[0].partition(" at ")[0]: levels} if levels else {})
@@ -37,7 +37,9 @@ def _spans(recording: Recording, summary: Summary, capacity: CapacityResult | No
         if reaches:
             whole = min(first for first, _ in reaches.values()), max(last for _, last in reaches.values())
             bad = tuple(reach for member, reach in reaches.items() if member in invalid)
-            spans.append(figure.Span(name=name, first_s=whole[0], last_s=whole[1], invalid_s=bad if len(bad) < len(reaches) else (whole,)))
+            spans.append(
+                figure.TimeSpan(name=name, first_s=whole[0], last_s=whole[1], invalid_s=bad if len(bad) < len(reaches) else (whole,))
+            )
     return spans
 
 

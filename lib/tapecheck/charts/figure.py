@@ -281,7 +281,7 @@ SPAN_IN = 0.2  # height of one row
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Span:
+class TimeSpan:
     """What ran from `first_s` to `last_s`, and the stretches of it, if any, that say nothing about the target."""
 
     name: str
@@ -317,7 +317,7 @@ class Caption:
             foot(chart, f"target {target.name}{where}, run {self.context.run_id}{by}, n = {counted(self.n, self.of)}")
 
     @contextmanager
-    def on_clock(self, spans: Sequence[Span], heights_in: Sequence[float]) -> Iterator[tuple[Chart, list[Axes]]]:
+    def on_clock(self, spans: Sequence[TimeSpan], heights_in: Sequence[float]) -> Iterator[tuple[Chart, list[Axes]]]:
         """Draw a chart of axes on one clock, above them a row for each span; what of a span is invalid is hatched in all of them."""
         heights = (SPAN_IN * max(len(spans), 1), *heights_in)
         with self.drawing(len(heights), height=0.9 + sum(heights), sharex=True, height_ratios=heights) as (chart, (strip, *axes)):
@@ -332,7 +332,7 @@ class Caption:
         return chart
 
 
-def _mark(strip: Axes, axes: Sequence[Axes], spans: Sequence[Span]) -> None:
+def _mark(strip: Axes, axes: Sequence[Axes], spans: Sequence[TimeSpan]) -> None:
     for row, span in enumerate(spans):
         strip.broken_barh([(span.first_s, span.last_s - span.first_s)], (row - 0.35, 0.7), facecolor=LIMIT, linewidth=0)
         for first_s, last_s in span.invalid_s:

@@ -200,7 +200,7 @@ class Proof(Question):
         return self
 
 
-class Recorded(Model):
+class RecordedQuestions(Model):
     """What is asked of two recorded runs, which are one round each."""
 
     smallest_effect: Share = 0.1
@@ -232,7 +232,7 @@ class ComparePlan(Model):
     rounds: Rounds = Rounds()
     warm_up: int = Field(default=1, ge=0, le=10)
     seed: int = Field(default=0, ge=0)
-    recorded: Recorded = Recorded()
+    recorded: RecordedQuestions = RecordedQuestions()
 
     @model_validator(mode="after")
     def _each_side_goes_first_equally_often(self) -> Self:

@@ -10,7 +10,7 @@ import pyarrow as pa
 
 from tapecheck import config
 from tapecheck.compare import samples
-from tapecheck.compare.plan import AFTER, BEFORE, COUNTERS, LATENCIES, STAGE_METRICS, Question, Recorded, Side, Validation
+from tapecheck.compare.plan import AFTER, BEFORE, COUNTERS, LATENCIES, STAGE_METRICS, Question, RecordedQuestions, Side, Validation
 from tapecheck.compare.recording import Compared, Context, Recording
 from tapecheck.compare.samples import Figures, Sample
 from tapecheck.errors import ConfigError, Problem
@@ -125,7 +125,7 @@ LIMITS = "config/load.yaml"  # the plan that says when a generator measured itse
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Source:
+class ComparedRun:
     """One side: what its result says, and of a file of another tool its requests, which are in no run folder."""
 
     run: Run
@@ -149,7 +149,7 @@ class Source:
         return load.read_files(self.run.folder, source=str(self.run.folder))
 
 
-def read(before: str, after: str, asked: Recorded, *, seed: int = 0) -> Recording:
+def read(before: str, after: str, asked: RecordedQuestions, *, seed: int = 0) -> Recording:
     """Return two recorded runs, or files of other load generators, as one round.
 
     Raises:
@@ -157,7 +157,7 @@ def read(before: str, after: str, asked: Recorded, *, seed: int = 0) -> Recordin
             or have no part in common.
     """
     validation = _validation(before, after)
-    sides: dict[Side, Source] = {BEFORE: _source(before), AFTER: _source(after)}
+    sides: dict[Side, ComparedRun] = {BEFORE: _source(before), AFTER: _source(after)}
     found = {side: figures(validation, source.run.result) for side, source in sides.items()}
     pairs = _pairs(sides, found)
     drawn = {name: own for name, own in pairs.items() if validation == "load" and not any(found[s][own[s]].problem for s in sides)}
@@ -177,7 +177,7 @@ def read(before: str, after: str, asked: Recorded, *, seed: int = 0) -> Recordin
     return Recording.of(samples=both, context=_context(sides, pairs, asked.question(validation), seed), spectra=lines)
 
 
-def _requests(sides: Mapping[Side, Source], drawn: Pairs) -> tuple[dict[tuple[str, Side], Figures], pa.Table]:
+def _requests(sides: Mapping[Side, ComparedRun], drawn: Pairs) -> tuple[dict[tuple[str, Side], Figures], pa.Table]:
     """Return the answers and the spectra of both sides, one side after the other; a run without its requests has neither.
 
     Two tools do not count the bytes of an answer alike, so that the answers of theirs are not compared.
@@ -197,7 +197,7 @@ def _requests(sides: Mapping[Side, Source], drawn: Pairs) -> tuple[dict[tuple[st
     return answers, samples.together(lines)
 
 
-def asked(before: str, after: str, recorded: Recorded) -> dict[str, Question]:
+def asked(before: str, after: str, recorded: RecordedQuestions) -> dict[str, Question]:
     """Return what will be asked of each part of two recorded runs.
 
     Raises:
@@ -228,10 +228,10 @@ def _kind(path: str) -> str:
     return "load"
 
 
-def _source(path: str) -> Source:
+def _source(path: str) -> ComparedRun:
     file = registry.named(path)
     if file is None:
-        return Source(run=folders.read(path))
+        return ComparedRun(run=folders.read(path))
     from tapecheck.load.validation import LoadResult, load
 
     found = load.read(path)
@@ -249,10 +249,10 @@ def _source(path: str) -> Source:
         scenarios=dict(load.summarize(found, load.read_plan(LIMITS))),
         tool=found.context.tool,
     )
-    return Source(run=Run(folder=file.resolve(), result=results.to_json(result)), requests=found)
+    return ComparedRun(run=Run(folder=file.resolve(), result=results.to_json(result)), requests=found)
 
 
-def _pairs(sides: Mapping[Side, Source], found: Mapping[Side, Mapping[str, Figures]]) -> Pairs:
+def _pairs(sides: Mapping[Side, ComparedRun], found: Mapping[Side, Mapping[str, Figures]]) -> Pairs:
     """Return what both sides have; of another tool, which names its scenarios itself, the only one of each.
 
     Raises:
@@ -269,7 +269,7 @@ def _pairs(sides: Mapping[Side, Source], found: Mapping[Side, Mapping[str, Figur
     raise ConfigError([Problem(file="parameters", key="after", got=got, allowed="two runs that have a part in common")])
 
 
-def _context(sides: Mapping[Side, Source], pairs: Pairs, question: Question, seed: int) -> Context:
+def _context(sides: Mapping[Side, ComparedRun], pairs: Pairs, question: Question, seed: int) -> Context:
     first, second = sides[BEFORE].run, sides[AFTER].run
     return Context(
         run_id=folders.new_id(),

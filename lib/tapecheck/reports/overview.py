@@ -21,7 +21,7 @@ SPARKS = 30  # so many runs in a sparkline
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Metric:
+class MainFigure:
     """A metric as its path in result.json, in words, and in its unit."""
 
     path: str
@@ -29,10 +29,10 @@ class Metric:
     unit: str
 
 
-MAIN: Mapping[str, Metric] = {
-    "load": Metric(path="scenarios.*.response_time_ms.p95.value", name="p95 of the slowest scenario", unit="ms"),
-    "backfill": Metric(path="totals.records_per_s", name="throughput", unit="records/s"),
-    "rto_rpo": Metric(path="rto.*.recover_s.max", name="slowest recovery", unit="s"),
+MAIN: Mapping[str, MainFigure] = {
+    "load": MainFigure(path="scenarios.*.response_time_ms.p95.value", name="p95 of the slowest scenario", unit="ms"),
+    "backfill": MainFigure(path="totals.records_per_s", name="throughput", unit="records/s"),
+    "rto_rpo": MainFigure(path="rto.*.recover_s.max", name="slowest recovery", unit="s"),
 }
 
 
@@ -108,7 +108,7 @@ class Standing:
         return self.entry.result.verdict if self.entry else Verdict.NO_DATA
 
     @property
-    def main(self) -> Metric | None:
+    def main(self) -> MainFigure | None:
         """The main metric, if the run has it."""
         return MAIN.get(self.validation) if self.trend else None
 

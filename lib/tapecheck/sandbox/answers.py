@@ -66,7 +66,7 @@ class Missing(BaseModel):
     triggered: bool
 
 
-class NotFound(BaseModel):
+class NoData(BaseModel):
     """The body of a 404."""
 
     detail: Missing
@@ -78,7 +78,7 @@ class Unavailable(BaseModel):
     detail: str
 
 
-class Series(BaseModel):
+class SeriesStatus(BaseModel):
     """How far one symbol and timeframe is."""
 
     symbol: str
@@ -93,7 +93,7 @@ class Series(BaseModel):
     error: str | None
 
 
-class Alert(BaseModel):
+class RaisedAlert(BaseModel):
     """Something a person should know."""
 
     at: dt.datetime
@@ -102,7 +102,7 @@ class Alert(BaseModel):
     message: str
 
 
-class Status(BaseModel):
+class StatusAnswer(BaseModel):
     """Freshness of everything the sandbox holds or should hold."""
 
     generated_at: dt.datetime
@@ -110,8 +110,8 @@ class Status(BaseModel):
     warning: str | None
     jobs: int
     done: int
-    series: list[Series]
-    alerts: list[Alert]
+    series: list[SeriesStatus]
+    alerts: list[RaisedAlert]
 
 
 class Health(BaseModel):
@@ -134,7 +134,7 @@ class Triggered(BaseModel):
     unknown: list[str]
 
 
-class SchedulerHealth(BaseModel):
+class SchedulerAnswer(BaseModel):
     """The scheduler's own view; `resumed` and `skipped` tell how it came back after its last start.
 
     `runs` counts jobs since then, `redone` those of them that were done before it and that nobody asked for again;

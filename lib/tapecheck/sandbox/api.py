@@ -21,23 +21,23 @@ from tapecheck.backfill.checkpoints import Checkpoint
 from tapecheck.sandbox import store as sql
 from tapecheck.sandbox.answers import (
     STALE_S,
-    Alert,
     Bar,
     Envelope,
     FeatureBar,
     Health,
     Missing,
-    NotFound,
-    SchedulerHealth,
-    Series,
-    Status,
+    NoData,
+    RaisedAlert,
+    SchedulerAnswer,
+    SeriesStatus,
+    StatusAnswer,
     Trigger,
     Triggered,
     Unavailable,
     freshness_of,
 )  # fmt: skip
 from tapecheck.sandbox.profile import Frame, Home, Ports, Profile, tier_of
-from tapecheck.sandbox.store import Entry, Store, Unreachable
+from tapecheck.sandbox.store import CachedRows, DatabaseGone, Store
 
 log = logging.getLogger("uvicorn.error")
 TRIGGER_EVERY_S = 5.0
@@ -57,8 +57,8 @@ class Service:
         self.profile = Profile.model_validate_json(home.profile.read_bytes())
         ports = Ports.model_validate_json(home.ports.read_bytes())
         self.scheduler = httpx.AsyncClient(base_url=f"http://127.0.0.1:{ports.scheduler}", timeout=1.0, trust_env=False)
-        self.alerts: dict[tuple[str, str], Alert] = {}
-        self.raised: deque[Alert] = deque(maxlen=100)
+        self.alerts: dict[tuple[str, str], RaisedAlert] = {}
+        self.raised: deque[RaisedAlert] = deque(maxlen=100)
         self.triggered: dict[str, tuple[float, bool, str]] = {}
         self.known: dict[tuple[str, str], Checkpoint] = {}
 
@@ -70,7 +70,7 @@ class Service:
             try:
                 entry = await self.store.read(query)
                 db_ms = entry.db_ms
-            except Unreachable as error:
+            except DatabaseGone as error:
                 entry, trouble, is_hit = self.store.cached(query), str(error), True
         elif not self.store.up:
             trouble = "the database is unavailable"
@@ -83,7 +83,7 @@ class Service:
         body = b"".join((envelope[:-1], b',"rows":', entry.rows, b"}"))  # the rows were validated when they were read
         return Response(body, media_type="application/json", headers={"Server-Timing": timing})
 
-    def _envelope(self, query: sql.Query, entry: Entry, trouble: str | None, source: Literal["cache", "database"]) -> Envelope[Bar]:
+    def _envelope(self, query: sql.Query, entry: CachedRows, trouble: str | None, source: Literal["cache", "database"]) -> Envelope[Bar]:
         age_s, freshness = entry.age_s() or 0.0, entry.freshness()
         warnings = [f"{trouble}: cached {time.monotonic() - entry.read_s:.0f} s ago, staleness unknown"] if trouble else []
         if freshness != "fresh":
@@ -106,7 +106,7 @@ class Service:
     def _alert(self, query: sql.Query, message: str) -> None:
         key = (query.symbol, query.timeframe)
         if key not in self.alerts:
-            alert = self.alerts[key] = Alert(at=dt.datetime.now(dt.UTC), symbol=key[0], timeframe=key[1], message=message)
+            alert = self.alerts[key] = RaisedAlert(at=dt.datetime.now(dt.UTC), symbol=key[0], timeframe=key[1], message=message)
             self.raised.append(alert)
             log.error("alert: %s %s: %s", *key, message)
 
@@ -136,17 +136,17 @@ class Service:
         except (httpx.HTTPError, ValueError):
             raise HTTPException(503, "the scheduler does not answer", {"Retry-After": "1"}) from None
 
-    async def status(self) -> Status:
-        """Return the freshness of everything; from memory where the database does not answer."""
+    async def status(self) -> StatusAnswer:
+        """Return the freshness of every symbol and timeframe, and the alerts raised; from memory where the database does not answer."""
         warning = None
         try:
             self.known = await self.store.ask(checkpoints.read_with)
-        except Unreachable as error:
+        except DatabaseGone as error:
             warning = f"{error}: ages are computed from what was known before"
         wanted = {(symbol, frame) for symbol in self.profile.symbols for frame in self.profile.timeframes} | set(self.known)
         now = dt.datetime.now(dt.UTC)
         series = [_series(*key, self.known.get(key), now) for key in sorted(wanted)]
-        return Status(
+        return StatusAnswer(
             generated_at=now,
             database="up" if self.store.up else "down",
             warning=warning,
@@ -156,11 +156,45 @@ class Service:
             alerts=list(self.raised),
         )
 
+    async def features(self, symbol: Symbol, timeframe: Frame = "1d", limit: Limit = 100, cache_control: CacheControl = None) -> Response:
+        """Return the newest bars of a symbol with their features, oldest first."""
+        query = sql.Query(sql=sql.NEWEST_FEATURES, symbol=symbol, timeframe=timeframe, limit=limit)
+        return await self.answer(query, cache_control)
 
-def _series(symbol: str, timeframe: str, checkpoint: Checkpoint | None, now: dt.datetime) -> Series:
+    async def historical(
+        self,
+        symbol: Symbol,
+        timeframe: Frame = "1d",
+        start: Moment = None,
+        end: Moment = None,
+        limit: Limit = 1000,
+        cache_control: CacheControl = None,
+    ) -> Response:
+        """Return bars from `start` on, or without it the newest ones until `end`; oldest first."""
+        begin, last = _utc(start), _utc(end) or dt.datetime(9999, 1, 1, tzinfo=dt.UTC)
+        if begin and begin > last:
+            raise HTTPException(422, [{"type": "value_error", "loc": ["query", "end"], "msg": "end is before start"}])
+        statement = sql.OLDEST_BARS if begin else sql.NEWEST_BARS
+        query = sql.Query(sql=statement, symbol=symbol, timeframe=timeframe, limit=limit, start=begin, end=last)
+        return await self.answer(query, cache_control)
+
+    async def health(self) -> Health:
+        """Say that the api serves, and whether it has its database."""
+        return Health(status="ok" if self.store.up else "degraded", database="up" if self.store.up else "down")
+
+    async def scheduler_health(self) -> SchedulerAnswer:
+        """Return what the scheduler says of itself."""
+        return await self.scheduled(SchedulerAnswer, "GET", "/health")
+
+    async def trigger(self, asked: Trigger) -> Triggered:
+        """Have the scheduler refresh symbols now, all of them if none is named."""
+        return await self.scheduled(Triggered, "POST", "/trigger", json=asked.model_dump())
+
+
+def _series(symbol: str, timeframe: str, checkpoint: Checkpoint | None, now: dt.datetime) -> SeriesStatus:
     refreshed_at = checkpoint.refreshed_at if checkpoint else None
     age_s = (now - refreshed_at).total_seconds() if refreshed_at else None
-    return Series(
+    return SeriesStatus(
         symbol=symbol,
         timeframe=timeframe,
         tier=tier_of(symbol),
@@ -178,7 +212,7 @@ def _utc(moment: dt.datetime | None) -> dt.datetime | None:
     return moment.replace(tzinfo=dt.UTC) if moment and moment.tzinfo is None else moment
 
 
-class Timed:
+class ServerTimed:
     """ASGI middleware that says in `Server-Timing` how long a request took from its arrival to the first byte of its answer."""
 
     def __init__(self, app: ASGIApp) -> None:
@@ -210,53 +244,16 @@ def application(home: Home) -> FastAPI:
         await service.scheduler.aclose()
 
     app: FastAPI = FastAPIOffline(title="Market data", version="1", lifespan=lifespan, redoc_url=None)
-    app.add_middleware(Timed)
-    errors: dict[int | str, dict[str, object]] = {
-        404: {"model": NotFound, "description": "No data yet; the scheduler was told to get it"},
+    app.add_middleware(ServerTimed)
+    gone: dict[int | str, dict[str, Any]] = {503: {"model": Unavailable, "description": "The scheduler does not answer"}}
+    errors: dict[int | str, dict[str, Any]] = {
+        404: {"model": NoData, "description": "No data yet; the scheduler was asked to get it"},
         503: {"model": Unavailable, "description": "The database is gone and nothing is cached"},
     }
-
-    @app.get("/api/v1/features/quant/{symbol}", response_model=Envelope[FeatureBar], responses=errors)
-    async def features(symbol: Symbol, timeframe: Frame = "1d", limit: Limit = 100, cache_control: CacheControl = None) -> Response:
-        """Return the newest bars of a symbol with their features, oldest first."""
-        query = sql.Query(sql=sql.NEWEST_FEATURES, symbol=symbol, timeframe=timeframe, limit=limit)
-        return await service.answer(query, cache_control)
-
-    @app.get("/api/v1/historical/{symbol}", response_model=Envelope[Bar], responses=errors)
-    async def historical(
-        symbol: Symbol,
-        timeframe: Frame = "1d",
-        start: Moment = None,
-        end: Moment = None,
-        limit: Limit = 1000,
-        cache_control: CacheControl = None,
-    ) -> Response:
-        """Return bars from `start` on, or without it the newest ones until `end`; oldest first."""
-        begin, last = _utc(start), _utc(end) or dt.datetime(9999, 1, 1, tzinfo=dt.UTC)
-        if begin and begin > last:
-            raise HTTPException(422, [{"type": "value_error", "loc": ["query", "end"], "msg": "end is before start"}])
-        statement = sql.OLDEST_BARS if begin else sql.NEWEST_BARS
-        query = sql.Query(sql=statement, symbol=symbol, timeframe=timeframe, limit=limit, start=begin, end=last)
-        return await service.answer(query, cache_control)
-
-    @app.get("/api/v1/status")
-    async def status() -> Status:
-        """Return the freshness of every symbol and timeframe, and the alerts raised."""
-        return await service.status()
-
-    @app.get("/health")
-    async def health() -> Health:
-        """Say that the api serves, and whether it has its database."""
-        return Health(status="ok" if service.store.up else "degraded", database="up" if service.store.up else "down")
-
-    @app.get("/api/v1/admin/scheduler-health", responses={503: {"model": Unavailable}})
-    async def scheduler_health() -> SchedulerHealth:
-        """Return what the scheduler says of itself."""
-        return await service.scheduled(SchedulerHealth, "GET", "/health")
-
-    @app.post("/api/v1/admin/backfill/trigger", status_code=202, responses={503: {"model": Unavailable}})
-    async def trigger(asked: Trigger) -> Triggered:
-        """Have the scheduler refresh symbols now, all of them if none is named."""
-        return await service.scheduled(Triggered, "POST", "/trigger", json=asked.model_dump())
-
+    app.add_api_route("/api/v1/features/quant/{symbol}", service.features, response_model=Envelope[FeatureBar], responses=errors)
+    app.add_api_route("/api/v1/historical/{symbol}", service.historical, response_model=Envelope[Bar], responses=errors)
+    app.add_api_route("/api/v1/status", service.status)
+    app.add_api_route("/health", service.health)
+    app.add_api_route("/api/v1/admin/scheduler-health", service.scheduler_health, responses=gone)
+    app.add_api_route("/api/v1/admin/backfill/trigger", service.trigger, methods=["POST"], status_code=202, responses=gone)
     return app

@@ -18,7 +18,7 @@ from tapecheck.backfill.checkpoints import Checkpoint
 from tapecheck.backfill.pipeline import refresh
 from tapecheck.backfill.sink import Sink, SinkError
 from tapecheck.errors import TapecheckError, first_line
-from tapecheck.sandbox.answers import SchedulerHealth, Trigger, Triggered
+from tapecheck.sandbox.answers import SchedulerAnswer, Trigger, Triggered
 from tapecheck.sandbox.profile import REFRESH_S, Home, Ports, Profile, tier_of
 from tapecheck.vendor.bars import TIMEFRAMES
 from tapecheck.vendor.rate_limit import Retry
@@ -33,7 +33,7 @@ MEASURED = "tapecheck_backfill"  # where a measured backfill stores history, unl
 FORGET_UNKNOWN_S = 300.0
 
 
-class Scheduler:
+class Refresher:
     """Jobs with their checkpoints and when each is due, on the monotonic clock."""
 
     def __init__(self, home: Home) -> None:
@@ -188,11 +188,11 @@ class Scheduler:
     def _has_failed(self, key: Key) -> bool:
         return key in self.checkpoints and self.checkpoints[key].state == "failed"
 
-    def health(self) -> SchedulerHealth:
+    def health(self) -> SchedulerAnswer:
         """Return the scheduler's state now."""
         failed = {" ".join(key): c.error or "" for key, c in self.checkpoints.items() if c.state == "failed"}
         now_s = time.monotonic()
-        return SchedulerHealth(
+        return SchedulerAnswer(
             status="ok" if self.database_up and not failed else "degraded",
             database="up" if self.database_up else "down",
             jobs=len(self.due_s),
@@ -221,7 +221,7 @@ def _crash(task: asyncio.Task[None]) -> None:
 
 def application(home: Home) -> FastAPI:
     """Return the scheduler as an ASGI application that works in the background."""
-    scheduler = Scheduler(home)
+    scheduler = Refresher(home)
 
     @contextlib.asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
@@ -233,7 +233,7 @@ def application(home: Home) -> FastAPI:
     app = FastAPI(title="Sandbox scheduler", lifespan=lifespan, docs_url=None, redoc_url=None)
 
     @app.get("/health")
-    async def health() -> SchedulerHealth:
+    async def health() -> SchedulerAnswer:
         """Return the scheduler's state."""
         return scheduler.health()
 

@@ -34,7 +34,7 @@ NEWEST_BARS = f"SELECT {_BAR} FROM tapecheck.bars b {_WHERE} AND b.time <= %(end
 _bars, _feature_bars = TypeAdapter(list[Bar]), TypeAdapter(list[FeatureBar])
 
 
-class Unreachable(Exception):
+class DatabaseGone(Exception):
     """The database did not answer in time, or is known to be gone."""
 
 
@@ -55,7 +55,7 @@ class Query:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Entry:
+class CachedRows:
     """An answer's rows, validated and encoded; `refreshed_at` is Unix seconds, None for what never was complete.
 
     `db_ms` is how long the database took, without the wait for a thread.
@@ -83,28 +83,28 @@ class Store:
         self._url, self._local = database_url, threading.local()
         self._threads = ThreadPoolExecutor(THREADS, "query")
         self._heart = ThreadPoolExecutor(1, "heartbeat")
-        self._asked: dict[Query, asyncio.Future[Entry]] = {}
-        self._cache: OrderedDict[Query, Entry] = OrderedDict()
+        self._asked: dict[Query, asyncio.Future[CachedRows]] = {}
+        self._cache: OrderedDict[Query, CachedRows] = OrderedDict()
         self._bytes = 0
         self.up = False
 
-    def cached(self, query: Query) -> Entry | None:
+    def cached(self, query: Query) -> CachedRows | None:
         """Return what the query last gave, however old."""
         entry = self._cache.get(query)
         if entry is not None:
             self._cache.move_to_end(query)
         return entry
 
-    def current(self, query: Query) -> Entry | None:
+    def current(self, query: Query) -> CachedRows | None:
         """Return what the query gave, if that is recent and fresh enough not to ask again."""
         entry = self.cached(query)
         return entry if entry and time.monotonic() < entry.read_s + TTL_S and entry.freshness() == "fresh" else None
 
-    async def read(self, query: Query) -> Entry:
+    async def read(self, query: Query) -> CachedRows:
         """Ask the database, once for all who ask the same at the same time.
 
         Raises:
-            Unreachable: it does not answer within `WAIT_S`, or is known to be gone.
+            DatabaseGone: it does not answer within `WAIT_S`, or is known to be gone.
         """
         future = self._asked.get(query)
         if future is None:
@@ -116,7 +116,7 @@ class Store:
         """Run a function with a connection in a thread.
 
         Raises:
-            Unreachable: as `read`.
+            DatabaseGone: as `read`.
         """
         return await self._in_time(self._submitted(question))
 
@@ -134,17 +134,17 @@ class Store:
 
     def _submitted(self, question: Callable[[psycopg.Connection], T]) -> "asyncio.Future[T]":
         if not self.up:
-            raise Unreachable("the database is unavailable")
+            raise DatabaseGone("the database is unavailable")
         return asyncio.get_running_loop().run_in_executor(self._threads, self._with_connection, question)
 
     async def _in_time(self, future: "asyncio.Future[T]") -> T:
         done, _ = await asyncio.wait({future}, timeout=WAIT_S)
         if not done:
-            raise Unreachable("the database does not answer")
+            raise DatabaseGone("the database does not answer")
         try:
             return future.result()
         except psycopg.Error as error:
-            raise Unreachable(f"the database refused: {type(error).__name__}") from None
+            raise DatabaseGone(f"the database refused: {type(error).__name__}") from None
 
     def _with_connection(self, question: Callable[[psycopg.Connection], T]) -> T:
         """Use this thread's connection; one that broke since its last use is replaced once."""
@@ -171,7 +171,7 @@ class Store:
         connection.execute("SET statement_timeout = '2s'")
         return connection
 
-    def _keep(self, query: Query, done: "asyncio.Future[Entry]") -> None:
+    def _keep(self, query: Query, done: "asyncio.Future[CachedRows]") -> None:
         self._asked.pop(query, None)
         if done.cancelled() or done.exception() is not None:
             return
@@ -182,7 +182,7 @@ class Store:
             self._bytes -= len(self._cache.popitem(last=False)[1].rows)
 
 
-def _entry(connection: psycopg.Connection, query: Query) -> Entry:
+def _entry(connection: psycopg.Connection, query: Query) -> CachedRows:
     """Read, validate and encode rows; the age is read first, so that it is never younger than the rows."""
     sql = "SELECT extract(epoch FROM refreshed_at)::float8 FROM tapecheck.checkpoints WHERE symbol = %s AND timeframe = %s"
     asked_s = time.perf_counter()
@@ -195,4 +195,4 @@ def _entry(connection: psycopg.Connection, query: Query) -> Entry:
     adapter: TypeAdapter[Any] = _feature_bars if query.sql is NEWEST_FEATURES else _bars
     valid = adapter.validate_python(rows)
     refreshed_at = found[0] if found else None
-    return Entry(rows=adapter.dump_json(valid), count=len(rows), refreshed_at=refreshed_at, read_s=time.monotonic(), db_ms=db_ms)
+    return CachedRows(rows=adapter.dump_json(valid), count=len(rows), refreshed_at=refreshed_at, read_s=time.monotonic(), db_ms=db_ms)

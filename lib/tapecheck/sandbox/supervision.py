@@ -38,7 +38,7 @@ class ProcessStatus:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Status:
+class SandboxStatus:
     """A running sandbox: its processes, and how many of its jobs hold their whole history."""
 
     state: SandboxState
@@ -56,7 +56,7 @@ def up(*, profile: Profile | None = None, until_unused: bool = False, on_progres
     Args:
         profile: what to hold; None for what the home already holds, else the default. Another profile than
             before wipes the data and fills it anew.
-        on_progress: is told each step in a few words.
+        on_progress: gets each step in a few words.
 
     Raises:
         SandboxError: it does not start (with the end of the failing process's log), or runs with another profile.
@@ -86,7 +86,7 @@ def up(*, profile: Profile | None = None, until_unused: bool = False, on_progres
         return running
 
 
-def status() -> Status | None:
+def status() -> SandboxStatus | None:
     """Return what runs, or None."""
     home = Home()
     state = _state(home)
@@ -95,7 +95,9 @@ def status() -> Status | None:
     ports = {name: state.processes[name].port or 0 for name in PROCESSES}
     held = ask(ports["api"], "/api/v1/status") or {}
     found = tuple(_process(home, name, port) for name, port in ports.items())
-    return Status(state=state, processes=found, jobs_done=held.get("done", 0), jobs_total=held.get("jobs", 0), folder=str(home.folder))
+    return SandboxStatus(
+        state=state, processes=found, jobs_done=held.get("done", 0), jobs_total=held.get("jobs", 0), folder=str(home.folder)
+    )
 
 
 def down(*, force: bool = False) -> bool:
@@ -132,11 +134,7 @@ def down_unused() -> None:
 
 
 def wait_filled(
-    symbols: Collection[str] | None = None,
-    *,
-    or_held: bool = False,
-    timeout_s: float = FILL_S,
-    on_progress: Report = lambda *_: None,
+    symbols: Collection[str] | None = None, *, or_held: bool = False, timeout_s: float = FILL_S, on_progress: Report = lambda *_: None
 ) -> None:
     """Wait until symbols hold every timeframe of the profile and the scheduler rests, so that it disturbs no measurement.
 
@@ -144,7 +142,7 @@ def wait_filled(
         symbols: None for all.
         or_held: return too when it rests because it lets a measured backfill go first, and holds nothing yet.
         timeout_s: the longest wait, without the time for which it lets a measured backfill go first.
-        on_progress: is told how many series are done, of how many, and for whom it waits.
+        on_progress: gets how many series are done, of how many, and who is waited for.
 
     Raises:
         SandboxError: nothing runs, or it takes longer than `timeout_s`, or a measured backfill longer than `HELD_S`; names what is
@@ -158,7 +156,7 @@ def wait_filled(
     while spent_s[False] < timeout_s and spent_s[True] < HELD_S:
         began_s = time.monotonic()
         held, scheduler = ask(port, "/api/v1/status"), ask(port, "/api/v1/admin/scheduler-health") or {}
-        is_held = scheduler.get("held", False)  # of which an older version's does not know
+        is_held = scheduler.get("held", False)
         note = f"waits for the backfill of {_first(home)}" if is_held else ""
         if held is not None:
             done, missing = _stand(held["series"], symbols)

@@ -255,48 +255,39 @@ def _body(request: Request, request_id: str) -> dict[str, Any]:
     return body
 
 
-def _key_of(request: Request) -> str:
-    scheme, _, key = request.headers.get("authorization", "").partition(" ")
-    return key if scheme == "Bearer" else request.query_params.get("apiKey", "")
+class Upstream:
+    """The endpoints, and what they share: the faults that are on, the key, and the rate limit."""
 
+    def __init__(self, home: Home) -> None:
+        self.faults, self.key = Faults(), home.secret()
+        profile = Profile.model_validate_json(home.profile.read_bytes())
+        self.bucket = Limit(requests_per_minute=profile.requests_per_minute, burst=profile.burst).bucket()
 
-def application(home: Home) -> ASGIApp:
-    """Return the upstream as an ASGI application."""
-    app = FastAPI(title="Sandbox upstream", docs_url=None, redoc_url=None)
-    faults, key = Faults(), home.secret()
-    profile = Profile.model_validate_json(home.profile.read_bytes())
-    limits: dict[str, TokenBucket | None] = {}
-
-    def limit_by(limit: Limit) -> None:
-        limits["bucket"] = limit.bucket()
-
-    limit_by(Limit(requests_per_minute=profile.requests_per_minute, burst=profile.burst))
-
-    def denied(request: Request, request_id: str) -> Response | None:
-        given, bucket = _key_of(request), limits["bucket"]
-        if not secrets.compare_digest(given.encode(), key.encode()):
-            return json_response({"status": "ERROR", "request_id": request_id, "error": "Unknown API Key"}, 401)
-        if bucket is not None and bucket.take() > 0:
-            return json_response({"status": "ERROR", "request_id": request_id, "error": RATE_LIMITED}, 429)
+    def _denied(self, request: Request, request_id: str) -> Response | None:
+        scheme, _, key = request.headers.get("authorization", "").partition(" ")
+        given = key if scheme == "Bearer" else request.query_params.get("apiKey", "")
+        answer = {"request_id": request_id}
+        if not secrets.compare_digest(given.encode(), self.key.encode()):
+            return json_response({"status": "ERROR", **answer, "error": "Unknown API Key"}, 401)
+        if self.bucket is not None and self.bucket.take() > 0:
+            return json_response({"status": "ERROR", **answer, "error": RATE_LIMITED}, 429)
         if request.path_params["timespan"] == "second":
-            return json_response({"status": "NOT_AUTHORIZED", "request_id": request_id, "message": NOT_ENTITLED}, 403)
+            return json_response({"status": "NOT_AUTHORIZED", **answer, "message": NOT_ENTITLED}, 403)
         if symbol_of(request.path_params["ticker"]) not in market.LISTED:
-            return json_response({"status": "NOT_FOUND", "request_id": request_id, "message": "Ticker not found."}, 404)
+            return json_response({"status": "NOT_FOUND", **answer, "message": "Ticker not found."}, 404)
         return None
 
-    @app.get("/v2/aggs/ticker/{ticker}/range/{multiplier:int}/{timespan}/{from}/{to}")
-    async def aggregates(request: Request) -> Response:
+    async def aggregates(self, request: Request) -> Response:
         """Serve one page of bars."""
         request_id = secrets.token_hex(16)
-        refusal = denied(request, request_id)
-        if refusal is not None:
+        if (refusal := self._denied(request, request_id)) is not None:
             return refusal
         try:
             body = _body(request, request_id)
         except (_BadRequest, ValueError) as error:
             return json_response({"status": "ERROR", "request_id": request_id, "error": str(error)}, 400)
         ticker, url = request.path_params["ticker"], str(request.url)
-        fault = faults.take(ticker, url, has_next="next_url" in body, has_results="results" in body)
+        fault = self.faults.take(ticker, url, has_next="next_url" in body, has_results="results" in body)
         if fault is None:
             return json_response(body, 200)
         if fault.kind in ("wrong_symbol", "wrong_bars"):
@@ -306,33 +297,39 @@ def application(home: Home) -> ASGIApp:
             body["ticker"] = ticker
         return spoiled(fault, body, url, request_id)
 
-    @app.get("/health")
-    async def health() -> dict[str, str]:
+    async def health(self) -> dict[str, str]:
         """Say that the process serves."""
         return {"status": "ok"}
 
-    @app.get("/faults")
-    async def listed() -> list[Fault]:
+    async def listed(self) -> list[Fault]:
         """List the faults that are on."""
-        return faults.active()
+        return self.faults.active()
 
-    @app.post("/faults")
-    async def add(fault: Fault) -> list[Fault]:
+    async def add(self, fault: Fault) -> list[Fault]:
         """Switch a fault on."""
-        faults.add(fault)
-        return faults.active()
+        self.faults.add(fault)
+        return self.faults.active()
 
-    @app.delete("/faults")
-    async def clear() -> list[Fault]:
+    async def clear(self) -> list[Fault]:
         """Switch every fault off."""
-        faults.clear()
+        self.faults.clear()
         return []
 
-    @app.post("/limit")
-    async def limit(asked: Limit) -> Limit:
+    async def limit(self, asked: Limit) -> Limit:
         """Switch the rate limit."""
-        limit_by(asked)
+        self.bucket = asked.bucket()
         return asked
+
+
+def application(home: Home) -> ASGIApp:
+    """Return the upstream as an ASGI application."""
+    app, upstream = FastAPI(title="Sandbox upstream", docs_url=None, redoc_url=None), Upstream(home)
+    app.add_api_route("/v2/aggs/ticker/{ticker}/range/{multiplier:int}/{timespan}/{from}/{to}", upstream.aggregates)
+    app.add_api_route("/health", upstream.health)
+    app.add_api_route("/faults", upstream.listed)
+    app.add_api_route("/faults", upstream.add, methods=["POST"])
+    app.add_api_route("/faults", upstream.clear, methods=["DELETE"])
+    app.add_api_route("/limit", upstream.limit, methods=["POST"])
 
     async def with_transport(scope: Scope, receive: Receive, send: Send) -> None:
         scope["send"] = send  # the fault `reset` reaches the connection through it
