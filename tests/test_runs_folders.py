@@ -24,7 +24,6 @@ from tapecheck.load import session
 from tapecheck.load.plan import LoadPlan
 from tapecheck.load.recording import Recording
 from tapecheck.load.validation import load
-from tapecheck.reports import pages
 from tapecheck.runs import folders, results
 from tapecheck.runs.outcomes import Recorded
 from tapecheck.target.file import Target
@@ -61,6 +60,10 @@ def record(
     figures = {"timeline": charts.load_timeline(recording=rec, summary={title: found.summary["s"]}, objectives=[])}
     settings = load.types.settings(target="t", plan="p", run="new", out=str(out), scenarios="all", rounds=0)
     return load.record(found, settings=settings, figures=figures)
+
+
+def full(*_: object, **__: object) -> None:
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
 def verdict_in(done: Recorded) -> str:
@@ -166,9 +169,6 @@ def test_what_was_measured_stays_when_its_run_cannot_be_written(tmp_path: Path, 
     """A disk that fills up while a run is recorded takes nothing away, and the message says where the samples are."""
     folders.keep("20261102T101500Z-0001", measured().stored(), "load", out=tmp_path)
 
-    def full(*args: object, **kwargs: object) -> None:
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-
     with monkeypatch.context() as patch:
         patch.setattr(folders, "write_json", full)
         with pytest.raises(OutputError, match=r"is full; .*what was measured is in .*unfinished/load-20261102T101500Z-0001"):
@@ -241,10 +241,6 @@ def test_where_no_file_has_two_names_it_is_copied(tmp_path: Path, monkeypatch: p
 
 def test_a_measurement_outlives_a_disk_that_is_full_before_it_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The verdict can still be shown, and recorded where there is room; no part of a table is left."""
-
-    def full(*args: object, **kwargs: object) -> None:
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-
     with monkeypatch.context() as patch:
         patch.setattr(folders.pq, "write_table", full)
         folders.keep("20261102T101500Z-0001", measured().stored(), "load", out=tmp_path)
@@ -301,9 +297,6 @@ def test_a_full_disk_leaves_earlier_runs_intact(tmp_path: Path, monkeypatch: pyt
     """A write that fails in the middle removes its own part and says what is the matter."""
     first = record(tmp_path).folder
 
-    def full(*args: object, **kwargs: object) -> None:
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-
     monkeypatch.setattr(folders.pq, "write_table", full)
     with pytest.raises(OutputError, match="is full; earlier runs are untouched, this one is not recorded"):
         record(tmp_path, run_id="20261102T101600Z-0002")
@@ -316,9 +309,9 @@ def test_a_really_full_disk(tmp_path: Path) -> None:
     script = (
         "import resource, signal, sys; sys.path.insert(0, sys.argv[2])\n"
         "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
-        "import test_runs\n"
+        "import test_runs_folders\n"
         "resource.setrlimit(resource.RLIMIT_FSIZE, (2000, 2000))\n"
-        "test_runs.record(sys.argv[1])\n"
+        "test_runs_folders.record(sys.argv[1])\n"
     )
     done = subprocess.run([sys.executable, "-c", script, str(tmp_path), str(Path(__file__).parent)], capture_output=True, text=True)
     assert done.returncode != 0
@@ -358,6 +351,7 @@ def test_a_read_only_folder_is_refused(tmp_path: Path) -> None:
         (lambda f: (f / "result.json").write_text('{"validation": "other"}'), "an unreadable result.json"),
         (lambda f: (f / "samples.parquet").write_bytes(b"PAR1"), "samples that cannot be read"),
         (lambda f: (f / "resources.parquet").unlink(), "samples that cannot be read"),
+        (lambda f: folders.pq.write_table(pa.table({"a": [1]}), f / "samples.parquet"), "samples that cannot be read"),
     ],
 )
 def test_a_broken_run_is_named(tmp_path: Path, damage, message: str) -> None:  # type: ignore[no-untyped-def]
@@ -367,30 +361,3 @@ def test_a_broken_run_is_named(tmp_path: Path, damage, message: str) -> None:  #
     damage(folder)
     with pytest.raises(ConfigError, match=message):
         load.read(folder)
-
-
-def test_samples_of_another_shape_are_refused(tmp_path: Path) -> None:
-    """A Parquet file without the columns of a load run is no recording."""
-    folder = record(tmp_path).folder
-    assert folder is not None
-    folders.pq.write_table(pa.table({"a": [1]}), folder / "samples.parquet")
-    with pytest.raises(ConfigError, match="samples that cannot be read"):
-        load.read(folder)
-
-
-def test_the_index_lists_links_and_escapes(tmp_path: Path) -> None:
-    """The page names each run with its verdict, links to what exists, escapes what it prints, and names what it cannot read."""
-    folder = record(tmp_path, milliseconds=5000).folder
-    assert folder is not None
-    result = json.loads((folder / "result.json").read_text())
-    result["target"]["name"] = "<script>alert(1)</script>"
-    (folder / "result.json").write_text(json.dumps(result))
-    (tmp_path / "load" / "20260101T000000Z-dead").mkdir()
-    html = pages.write(tmp_path).read_text()
-    assert "<script>alert(1)" not in html
-    assert "&lt;script&gt;alert(1)" in html
-    assert 'class="verdict fail"' in html
-    assert f'href="load/{folder.name}/result.json"' in html
-    assert "report.html" not in html
-    assert "20260101T000000Z-dead: no result.json" in html
-    assert "http" not in html.replace("http://127.0.0.1:8000", "")

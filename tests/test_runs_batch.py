@@ -55,8 +55,8 @@ def write(folder: Path, *cells: str) -> None:
 @pytest.mark.parametrize(("verdict", "code"), [("pass", 0), ("fail", 1), ("not_proven", 2), ("invalid", 2), ("no_data", 2)])
 def test_the_verdict_is_the_exit_code(tiny: Path, verdict: str, code: int) -> None:
     """A met, missed or undecided run each have their code, and the executed notebook and a report lie with the run."""
-    write(tiny, RECORD.replace("VERDICT", repr(verdict)))
-    outcome = batch.run("load", {}, tiny / "out")
+    write(tiny, "assert rate == 2\n" + RECORD.replace("VERDICT", repr(verdict)))
+    outcome = batch.run("load", {"rate": 2}, tiny / "out")  # an int is a float
     assert (outcome.exit_code, outcome.verdict, outcome.figures, outcome.measured_s) == (code, verdict, ["It carries 7/s."], 1.5)
     assert {"notebook.ipynb", "report.html"} <= {p.name for p in (tiny / "out").iterdir()}
 
@@ -67,11 +67,12 @@ def test_the_verdict_is_the_exit_code(tiny: Path, verdict: str, code: int) -> No
         ("1 / 0", "cell 3 raised ZeroDivisionError: division by zero", 3),
         ("from tapecheck.errors import TargetDown\nraise TargetDown('http://x is down')", "http://x is down", 2),
         ("from tapecheck.errors import TargetError\nraise TargetError('the key is refused')", "the key is refused", 4),
+        ("from tapecheck.errors import ConfigError\nraise ConfigError('wrong key')", "wrong key", 4),
         ("import os, signal\nos.kill(os.getpid(), signal.SIGKILL)", "kernel died", 3),
         ("import sys\nsys.exit(0)", "", 3),
         ("pass", "ended without recording a run", 3),
     ],
-    ids=["exception", "target down", "target refuses", "killed kernel", "sys.exit(0)", "nothing recorded"],
+    ids=["exception", "target down", "target refuses", "wrong parameter", "killed kernel", "sys.exit(0)", "nothing recorded"],
 )
 def test_an_ending_without_a_run_is_never_a_pass(tiny: Path, cell: str, message: str, code: int) -> None:
     """However a notebook ends early, the code says so, the message is one sentence, and the notebook is kept."""
@@ -104,14 +105,6 @@ def test_a_run_without_one_of_its_charts_is_a_crash_that_is_recorded(tiny: Path)
     assert (outcome.exit_code, outcome.verdict) == (3, "pass")
     assert outcome.missed == ["the chart timeline could not be drawn"]
     assert (tiny / "out" / "notebook.ipynb").exists()
-
-
-def test_a_wrong_parameter_that_a_notebook_finds_is_no_attempt(tiny: Path) -> None:
-    """It is said, with exit code 4, and leaves nothing that a report would take for a failed measurement."""
-    write(tiny, "from tapecheck.errors import ConfigError\nraise ConfigError('wrong key')", "1")
-    outcome = batch.run("load", {}, tiny / "out")
-    assert (outcome.exit_code, outcome.verdict, outcome.message, outcome.folder) == (4, None, "wrong key", None)
-    assert not (tiny / "out" / "unfinished").exists()
 
 
 @pytest.mark.parametrize("rest", [("import sys\nsys.exit(0)", "1"), ("import sys\nsys.exit(0)",)], ids=["in between", "last"])
@@ -191,12 +184,6 @@ def test_start_up_files_of_the_user_are_not_read(tiny: Path, monkeypatch: pytest
     monkeypatch.setenv("IPYTHONDIR", str(tiny / "ipython"))
     write(tiny, "assert 'mine' not in globals()\n" + RECORD.replace("VERDICT", "'pass'"))
     assert batch.run("load", {}, tiny / "out").exit_code == 0
-
-
-def test_an_int_is_a_float(tiny: Path) -> None:
-    """`-p rate 2` is fine for a float."""
-    write(tiny, "assert rate == 2\n" + RECORD.replace("VERDICT", "'pass'"))
-    assert batch.run("load", {"rate": 2}, tiny / "out").exit_code == 0
 
 
 def test_the_report_is_self_contained_and_has_no_code(tiny: Path) -> None:
@@ -342,6 +329,8 @@ def test_help_names_every_command() -> None:
     assert done.returncode == 0
     for command in ("run", "sandbox", "lab", "params", "check", "runs", "index", "history"):
         assert f"\n    {command} " in done.stdout
+    said = tapecheck("run", "--help").stdout
+    assert [name for name in config.VALIDATIONS if name not in said] == []
 
 
 def kernels_below(process: psutil.Process) -> list[psutil.Process]:
@@ -449,12 +438,6 @@ def test_an_output_that_takes_nothing_is_no_crash(output: str, code: int, said: 
         command = ["sh", "-c", f'"$0" -m tapecheck {words} {output}', sys.executable]
         done = subprocess.run(command, cwd=config.PROJECT, capture_output=True, env={**os.environ, "PYTHONUNBUFFERED": unbuffered})
         assert (done.returncode, done.stderr.decode()) == (code, said)
-
-
-def test_the_help_of_run_names_every_validation() -> None:
-    """Those that `all` means, and the comparison."""
-    said = tapecheck("run", "--help").stdout
-    assert [name for name in config.VALIDATIONS if name not in said] == []
 
 
 @pytest.mark.parametrize(

@@ -100,6 +100,7 @@ NUMBERS = {
 WORDS = {("load", "samples"): "error", ("backfill", "spans"): "stage", ("rto_rpo", "probes"): "view", ("rto_rpo", "bars"): "symbol"}
 CASES = [(*place, column, odd) for place, columns in NUMBERS.items() for column in columns for odd in ODD]
 CASES += [(*place, column, odd) for place, column in WORDS.items() for odd in ODD if odd != "text"]
+CASES += [("load", "samples", "symbol", odd) for odd in ("list", "bytes")]  # a parameter
 
 
 @pytest.mark.parametrize(("kind", "table", "column", "odd"), CASES)
@@ -148,13 +149,6 @@ def test_a_number_that_does_not_fit_is_refused(tmp_path: Path) -> None:
     """A status of 2 to the 40th is none."""
     folder = changed("load", tmp_path, "samples", with_column("status", lambda column: pa.array([2**40] * len(column))))
     assert "there: run: got samples that cannot be read" in refused("load", folder)
-
-
-def test_a_parameter_of_lists_or_bytes_is_named(tmp_path: Path) -> None:
-    """Columns beside those that every recording has are parameters, which are text or numbers."""
-    for odd in ("list", "bytes"):
-        folder = changed("load", tmp_path / odd, "samples", with_column("symbol", ODD[odd]))
-        assert "samples.parquet: symbol is " in refused("load", folder)
 
 
 @pytest.mark.parametrize("kind", KINDS)
