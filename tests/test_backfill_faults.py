@@ -267,11 +267,12 @@ def test_only_failed_redoes_exactly_what_failed(
 )
 def test_without_a_good_key_every_job_fails_at_once(endpoints: Endpoints, faultless: Filled, key: str, said: str, requests: int) -> None:
     """Each is named with what upstream says after one request, or, where no key is there, with what to do; no message holds the key."""
+    before = {} if key else filled(endpoints, symbols=SOUND).sums
     found = filled(dataclasses.replace(endpoints, key=key), symbols=SOUND, source=BASE["source"] | {"retry": {"budget_s": 60}})
     assert states(found.recording)["failed"] == [f"{symbol} {FRAME}" for symbol in SOUND]
     assert all(said in job.error and "hunter2" not in job.error for job in found.recording.jobs)
     assert [found.requests(symbol) for symbol in SOUND] == [requests, requests]
-    assert not found.sums or not key, "what is stored stays only where nothing could come to replace it"
+    assert found.sums == before, "what is stored stays only where nothing could come to replace it"
 
 
 @pytest.mark.parametrize("begin", ["fresh", "resume", "only_failed"])
