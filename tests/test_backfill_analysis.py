@@ -157,11 +157,11 @@ def test_the_rate_limit_floor(requests: int, rate_per_s: float | None, burst: in
 PLANTED = [
     ("fetch", {}, "bottleneck_fetch", "concurrency.requests"),
     ("fetch", {"derive": True}, "bottleneck_fetch", "concurrency.requests"),
-    ("wait", {"derive": True, "source": {"requests_per_minute": 60}}, "bottleneck_wait", "a larger rate"),
-    ("wait", {}, "bottleneck_wait", "pauses before another attempt"),
+    ("wait", {"derive": True, "source": {"requests_per_minute": 60}}, "bottleneck_wait", "get a higher limit"),
+    ("wait", {}, "bottleneck_wait", "pauses before retries"),
     ("insert", {"insert": "row_by_row"}, "bottleneck_insert", "insert: copy"),
-    ("insert", {}, "bottleneck_insert", "bulk already"),
-    ("features", {"features": "per_row"}, "bottleneck_features", "vectorize"),
+    ("insert", {}, "bottleneck_insert", "already use COPY"),
+    ("features", {"features": "per_row"}, "bottleneck_features", "features: vectorized"),
     ("decode", {}, "bottleneck_decode", "profile"),
 ]
 
@@ -233,4 +233,4 @@ def test_failed_jobs_are_named_first() -> None:
     jobs = [Job(symbol=f"S{i}", timeframe="1d", state=FAILED, error="x") for i in range(7)]
     found = recording([span("fetch", 0, 1, job="S0 1d")], jobs=jobs)
     said = findings.find(summarize(found), found.context.plan)
-    assert said[0].finding == "7 of 7 jobs failed: S0 1d, S1 1d, S2 1d, S3 1d, S4 1d and 2 more; the first says: x"
+    assert said[0].finding == "7 of 7 jobs failed: S0 1d, S1 1d, S2 1d, S3 1d, S4 1d and 2 more; first error: x"

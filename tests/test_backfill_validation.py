@@ -77,9 +77,7 @@ def test_the_headline_says_what_failed_and_where_the_time_goes() -> None:
     """One line, the worst first."""
     said = analysed(two_jobs()).headline
     assert said.startswith("**FAIL** for sandbox: 1 of 2 checks met. First: job_success_ratio >= 1: 0.5 misses >= 1.")
-    assert (
-        "1 of 2 jobs failed: AAPL 1d; the first says: AAPL: HTTP 403: no plan. Where the time goes: insert takes 80% of busy time" in said
-    )
+    assert "1 of 2 jobs failed: AAPL 1d; first error: AAPL: HTTP 403: no plan. Where the time goes: insert takes 80% of busy time" in said
 
 
 def test_without_objectives_there_is_no_verdict() -> None:

@@ -267,7 +267,7 @@ def test_a_backfill_with_an_unknown_ticker_and_no_secret_in_any_artefact(sandbox
     settings = backfill.settings(target="config/targets/sandbox.yaml", plan=str(plan), run="new", out=str(tmp_path / "out"), **given)
     todo = backfill.read_plan(plan, **given)
     said = backfill.analyse(backfill.recording(todo, settings), todo)
-    assert "2 of 6 jobs failed: NOSUCH 1h, NOSUCH 1d; the first says: NOSUCH: HTTP 404" in said.headline
+    assert "2 of 6 jobs failed: NOSUCH 1h, NOSUCH 1d; first error: NOSUCH: HTTP 404" in said.headline
     recorded = backfill.record(said, settings=settings)
     assert recorded.verdict == "fail" and recorded.folder is not None
     folder = recorded.folder

@@ -16,22 +16,22 @@ KIND = {"wait": "api", "fetch": "api", "insert": "database"}
 NAMED = 5  # jobs or series in one finding; the tables have them all
 GRAVE = ("lost_bars", "vanished_bars", "failed_jobs", "no_bars")  # what the headline must say
 BARS = {  # kind of bars: what they are, and what to do about them
-    "lost": ("lost bars, which upstream sent and we have not stored", "a defect of ours: run again with begin: fresh, and report it"),
-    "vanished": ("bars that an earlier run had stored and that are gone", "find who deletes from the table, then run with begin: fresh"),
-    "duplicate": ("bars stored more than once", "the table has lost its primary key: begin: fresh makes it anew"),
-    "wrong_symbol": ("bars that equal another symbol's of the same time", "ask the vendor whose they are: the data cannot say it"),
-    "out_of_order": ("bars sent after a later one", "none is lost by it, they are stored by their time; tell the vendor"),
-    "not_finite": ("bars with a price or volume that is no number", "fetch them again; if they stay so, tell the vendor"),
-    "negative_volume": ("bars with a negative volume", "fetch them again; if they stay so, tell the vendor"),
-    "high_below_low": ("bars whose high is below their low", "fetch them again; if they stay so, tell the vendor"),
-    "outside_range": ("bars that open or close beyond their high or low", "fetch them again; if they stay so, tell the vendor"),
-    "off_calendar": ("bars that begin when no session has one", "look whether the session was a special one; else tell the vendor"),
-    "upstream_gap": ("gaps upstream, where other bars prove trade", "ask the vendor for them; a later run with begin: fresh takes them"),
+    "lost": ("lost bars, sent by upstream and not stored", "this is a defect of tapecheck: run again with begin: fresh, and report it"),
+    "vanished": ("vanished bars, stored by an earlier run", "find what deletes from the table, then run with begin: fresh"),
+    "duplicate": ("bars stored more than once", "the table has lost its primary key: begin: fresh creates it again"),
+    "wrong_symbol": ("bars equal to another symbol's of the same time", "ask the vendor which symbol they belong to"),
+    "out_of_order": ("bars sent after a later one", "none is lost, they are stored by their time; report it to the vendor"),
+    "not_finite": ("bars with a price or volume that is not a number", "fetch them again; if they stay so, report it to the vendor"),
+    "negative_volume": ("bars with a negative volume", "fetch them again; if they stay so, report it to the vendor"),
+    "high_below_low": ("bars whose high is below their low", "fetch them again; if they stay so, report it to the vendor"),
+    "outside_range": ("bars that open or close beyond their high or low", "fetch them again; if they stay so, report it to the vendor"),
+    "off_calendar": ("bars that begin outside every session", "check for a special session; if there was none, report it to the vendor"),
+    "upstream_gap": ("gaps upstream, where other bars prove trade", "ask the vendor for them; then run with begin: fresh"),
 }
 
 
 def find(summary: BackfillSummary, plan: BackfillPlan, what_if: Sequence[WhatIf] = ()) -> list[Finding]:
-    """Return every finding, the gravest first: lost bars, failed and empty jobs, other faults of the data, what takes the time."""
+    """Return every finding, the most severe first: lost bars, failed and empty jobs, other faults of the data, what takes the time."""
     if summary.invalid:
         return [stopped()]
     return [
@@ -66,9 +66,9 @@ def _failed(summary: BackfillSummary) -> Iterator[Finding]:
         names = _named(list(failed))
         yield Finding(
             name="failed_jobs",
-            finding=f"{len(failed)} of {summary.totals.jobs} jobs failed: {names}; the first says: {next(iter(failed.values()))}",
+            finding=f"{len(failed)} of {summary.totals.jobs} jobs failed: {names}; first error: {next(iter(failed.values()))}",
             evidence={"failed": len(failed), "jobs": summary.totals.jobs},
-            action="read their errors in the table of jobs; when the cause is gone, run again with begin: only_failed",
+            action="read their errors in the table of failed jobs, remove the cause, then run with begin: only_failed",
         )
 
 
@@ -80,7 +80,7 @@ def _empty(integrity: Integrity | None) -> Iterator[Finding]:
             finding=f"{count} of {integrity.series} jobs ended without a single bar, of {found.bars:,} that the calendar expects:"
             f" {_named(found.series)}",
             evidence={"empty": count, "jobs": integrity.series, "expected": found.bars},
-            action="ask upstream for one of them by hand: has the key access to that history, is the ticker right, was it traded then?",
+            action="request one of them by hand: does the key include that history, is the ticker right, was it traded then?",
         )
 
 
@@ -107,7 +107,7 @@ def _shared(integrity: Integrity | None) -> Iterator[Finding]:
             name="shared_gaps",
             finding=f"slots of the regular session that several symbols lack: {integrity.shared_slots:,}",
             evidence={"slots": integrity.shared_slots, "first": integrity.first_shared()},
-            action="hardly for want of trade: ask the vendor what happened then",
+            action="several symbols without trade at once are unlikely: ask the vendor what happened then",
         )
 
 
@@ -119,7 +119,7 @@ def _repeated(summary: BackfillSummary) -> Iterator[Finding]:
             name="repeated_bars",
             finding=f"bars that upstream sent again, each stored once: {bars:,} in {_named(list(repeated))}",
             evidence={"bars": bars, "series": len(repeated)},
-            action="nothing is wrong in the tables; tell the vendor that pages overlap",
+            action="nothing is wrong in the tables; report the overlapping pages to the vendor",
         )
 
 
@@ -170,20 +170,21 @@ def _evidence(stage: StageSummary, kind: str, saving: float) -> dict[str, int | 
 def action(stage: str, plan: BackfillPlan, summary: BackfillSummary) -> str:
     """Say what to do about a stage, given what the plan does already and what the run has asked for."""
     if stage == "wait" and plan.source.rate_per_s is None:
-        return "no rate limit is set, these are pauses before another attempt: find why requests fail, and set the limit if it is one"
+        return "no rate limit is set, these are pauses before retries: find why requests fail, and set the limit if that is why"
     if stage in ("wait", "fetch") and not plan.derive and _asks_less_derived(plan, summary):
-        return "ask less: derive: true fetches one intraday series a symbol and builds the rest, in whole pages"
+        return "send fewer requests: derive: true fetches one intraday series a symbol and builds the others from it"
     if stage == "wait":
-        return "a larger rate from the vendor, or fewer symbols: every request is needed and the limit alone sets the time"
+        return "every request is needed, and the rate limit sets the time: get a higher limit, or plan fewer symbols"
     if stage == "fetch":
-        return f"more at once: raise concurrency.requests above {plan.concurrency.requests} as far as the source allows; back off on 429"
+        more = f"raise concurrency.requests above {plan.concurrency.requests} as far as the source allows; back off on 429"
+        return f"send more requests at once: {more}"
     if stage == "insert" and plan.insert != "copy":
-        return f"store in bulk: insert: copy in place of {plan.insert}"
+        return f"insert in bulk: set insert: copy instead of {plan.insert}"
     if stage == "insert":
-        return "it is bulk already: drop indexes that no query needs, and give the database's log a faster disk"
+        return "inserts already use COPY; drop unused indexes, move the WAL to a faster disk"
     if stage == "features" and plan.features == "per_row":
-        return "vectorize: features: vectorized in place of per_row"
-    return f"profile it: {stage} is our own code"
+        return "set features: vectorized instead of per_row"
+    return f"profile it: {stage} is tapecheck's own code"
 
 
 def _asks_less_derived(plan: BackfillPlan, summary: BackfillSummary) -> bool:

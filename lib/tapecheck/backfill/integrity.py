@@ -5,8 +5,9 @@ are stored inside it; the shortest longer bar decides, because vendors count tra
 """
 
 import datetime as dt
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Annotated
 
 import numpy as np
@@ -218,6 +219,7 @@ def _fingerprints(bars: Bars) -> IntArray:
 
 # ---- integrity ----
 
+Key = tuple[str, str]  # symbol and timeframe
 NO_BARS = "no_bars"  # the kind of finding of a series that holds none of the bars that the calendar expects
 KEPT = 200  # shared gaps that are named; all are counted
 SEVERAL = 3  # symbols that miss the same slot: if each of 25 missed one of 2,000 by itself, three would together once in 180 years
@@ -305,7 +307,8 @@ class Tally:
 
     def __init__(self, *, several: int = SEVERAL) -> None:
         self._several = several
-        self._accounts: dict[tuple[str, str], _Account] = {}
+        self._counts: dict[Key, Counter[str]] = {}  # of each series: its bars by class and by kind of finding
+        self._first_ms: dict[tuple[Key, str], int] = {}
         self._shared_slots = 0
         self._shared_gaps: list[SharedGap] = []
 
@@ -315,74 +318,49 @@ class Tally:
         self._shared_slots += sum(len(times) for times in shared.values())
         first = [(name, t_ms) for name, times in shared.items() for t_ms in times[:KEPT].tolist()]
         self._shared_gaps += [_shared_gap(parts, *slot) for slot in first[: KEPT - len(self._shared_gaps)]]
-        for part, of_another in zip(parts, _of_another_symbol(parts), strict=True):
-            account = self._accounts.setdefault((part.symbol, part.timeframe), _Account())
-            account.add(_blamed(part, shared[part.timeframe]), of_another)
+        for each, of_another in zip(parts, _of_another_symbol(parts), strict=True):
+            part = _blamed(each, shared[each.timeframe])
+            key = part.symbol, part.timeframe
+            counts = self._counts.setdefault(key, Counter())
+            counts.update(stored=part.stored, expected=part.expected, present=part.present, no_trade=len(part.no_trade))
+            missing = {"lost": part.lost, "upstream_gap": part.upstream_gaps, "wrong_symbol": of_another}
+            for kind, times in (missing | part.wrong).items():
+                if len(times):
+                    counts[kind] += len(times)
+                    self._first_ms[key, kind] = min(self._first_ms.get((key, kind), int(times.min())), int(times.min()))
 
-    def integrity(self, checksum: str = "", acknowledged: Mapping[tuple[str, str], int] | None = None) -> Integrity:
+    def integrity(self, checksum: str = "", acknowledged: Mapping[Key, int] | None = None) -> Integrity:
         """Return the verdict on all that was added.
 
         Args:
             acknowledged: how many rows of each series were said to be stored, ever; leave out a series that nobody counted.
         """
-        accounts = self._accounts.values()
-        gone = {key: account.vanished((acknowledged or {}).get(key, 0)) for key, account in self._accounts.items()}
+        total, findings = Counter[str](), list[Finding]()
+        for key, counts in self._counts.items():
+            found = {kind: bars for kind, bars in counts.items() if (key, kind) in self._first_ms}
+            if not counts["present"]:
+                found[NO_BARS] = counts["expected"]
+            found["vanished"] = max(0, (acknowledged or {}).get(key, 0) - counts["stored"] - counts["lost"])
+            total.update(counts, vanished=found["vanished"])
+            findings += [
+                Finding(symbol=key[0], timeframe=key[1], kind=kind, bars=bars, first_ms=self._first_ms.get((key, kind)))
+                for kind, bars in found.items()
+                if bars
+            ]
         return Integrity(
-            series=len(accounts),
-            expected=sum(account.expected for account in accounts),
-            present=sum(account.present for account in accounts),
-            no_trade=sum(account.no_trade for account in accounts),
-            upstream_gaps=sum(account.count("upstream_gap") for account in accounts),
-            lost=sum(account.count("lost") for account in accounts),
-            vanished=sum(gone.values()),
-            duplicates=sum(account.count("duplicate") for account in accounts),
+            series=len(self._counts),
+            expected=total["expected"],
+            present=total["present"],
+            no_trade=total["no_trade"],
+            upstream_gaps=total["upstream_gap"],
+            lost=total["lost"],
+            vanished=total["vanished"],
+            duplicates=total["duplicate"],
             checksum=checksum,
-            findings=tuple(one for key, account in self._accounts.items() for one in account.findings(*key, gone[key])),
+            findings=tuple(findings),
             shared_slots=self._shared_slots,
             shared_gaps=tuple(self._shared_gaps),
         )
-
-
-@dataclass(slots=True, kw_only=True)
-class _Account:
-    """The counts of one series; of each kind of finding also the first start (Unix ms)."""
-
-    stored: int = 0
-    expected: int = 0
-    present: int = 0
-    no_trade: int = 0
-    kinds: dict[str, tuple[int, int]] = field(default_factory=dict)
-
-    def add(self, part: Series, of_another: IntArray) -> None:
-        """Add what was found in one stretch of days."""
-        self.stored += part.stored
-        self.expected += part.expected
-        self.present += part.present
-        self.no_trade += len(part.no_trade)
-        missing = {"lost": part.lost, "upstream_gap": part.upstream_gaps, "wrong_symbol": of_another}
-        for kind, times in (missing | part.wrong).items():
-            if len(times):
-                count, first_ms = self.kinds.get(kind, (0, int(times.min())))
-                self.kinds[kind] = count + len(times), min(first_ms, int(times.min()))
-
-    def count(self, kind: str) -> int:
-        """Return how many bars a kind of finding has."""
-        return self.kinds.get(kind, (0, 0))[0]
-
-    def vanished(self, acknowledged: int) -> int:
-        """Return how many rows were acknowledged and are no longer there, beyond those that are lost."""
-        return max(0, acknowledged - self.stored - self.count("lost"))
-
-    def findings(self, symbol: str, timeframe: str, vanished: int) -> list[Finding]:
-        """Return what is wrong."""
-        found: dict[str, tuple[int, int | None]] = {**self.kinds}
-        if self.expected and not self.present:
-            found[NO_BARS] = (self.expected, None)
-        if vanished:
-            found["vanished"] = (vanished, None)
-        return [
-            Finding(symbol=symbol, timeframe=timeframe, kind=kind, bars=bars, first_ms=first_ms) for kind, (bars, first_ms) in found.items()
-        ]
 
 
 def _shared_slots(parts: Sequence[Series], several: int) -> dict[str, IntArray]:
