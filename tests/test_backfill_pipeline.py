@@ -5,12 +5,8 @@ import dataclasses
 import json
 import os
 import signal
-import socket
-import socketserver
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -121,59 +117,24 @@ def test_what_does_not_answer_is_told_at_once(endpoints: Endpoints) -> None:
         assert time.monotonic() - begun_s < 30 and "hunter2" not in str(caught.value)
 
 
-@contextmanager
-def delayed(url: str, delay_s: float) -> Iterator[str]:
-    """Yield the address of a relay to a server, on which every answer takes longer on its way."""
-    there = httpx.URL(url)
-
-    class Relay(socketserver.BaseRequestHandler):
-        def handle(self) -> None:
-            with socket.create_connection((there.host, there.port or 80)) as far:
-                while asked := self.request.recv(65536):
-                    far.sendall(asked)
-                    time.sleep(delay_s)
-                    far.settimeout(delay_s)
-                    try:
-                        while answer := far.recv(1 << 20):
-                            self.request.sendall(answer)
-                    except TimeoutError:
-                        pass
-
-    class Server(socketserver.ThreadingTCPServer):
-        daemon_threads = True
-
-    with Server(("127.0.0.1", 0), Relay) as server:
-        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
-        thread.start()
-        try:
-            yield f"http://127.0.0.1:{server.server_address[1]}"
-        finally:
-            server.shutdown()
-            thread.join()
-
-
 PLANTED = [
-    ("fetch", {}, 0.3),
-    ("insert", {"insert": "row_by_row"}, 0.0),
-    ("features", {"features": "per_row"}, 0.0),
-    ("wait", {"source": BASE["source"] | {"requests_per_minute": 120, "burst": 1}}, 0.0),
+    ("fetch", {}, "/distant/300"),
+    ("insert", {"insert": "row_by_row"}, ""),
+    ("features", {"features": "per_row"}, ""),
+    ("wait", {"source": BASE["source"] | {"requests_per_minute": 120, "burst": 1}}, ""),
 ]
 
 
-@pytest.mark.parametrize(("stage", "changes", "delay_s"), PLANTED, ids=[stage for stage, _, _ in PLANTED])
+@pytest.mark.parametrize(("stage", "changes", "way"), PLANTED, ids=[stage for stage, _, _ in PLANTED])
 def test_a_planted_slow_stage_is_named(
-    endpoints: Endpoints, connection: psycopg.Connection[Any], stage: str, changes: dict[str, Any], delay_s: float
+    endpoints: Endpoints, connection: psycopg.Connection[Any], stage: str, changes: dict[str, Any], way: str
 ) -> None:
     """Latency on the way to upstream, an insert a row, features a row and a rate limit are each found for what they are."""
-    small = plan(timeframes=["1h", "4h"], history={"days": 60}, **changes)
-    if delay_s:
-        with delayed(endpoints.source_url, delay_s) as url:
-            recording = run(small, dataclasses.replace(endpoints, source_url=url))
-    else:
-        recording = run(small, endpoints)
+    small: dict[str, Any] = {"timeframes": ["1h", "4h"], "history": {"days": 60}}
+    recording = run(plan(**small, **changes), dataclasses.replace(endpoints, source_url=endpoints.source_url + way))
     assert states(recording)["failed"] == [] and summarize(recording).bottleneck == stage
     slow = checksum(connection)
-    run(plan(timeframes=["1h", "4h"], history={"days": 60}, features="off" if stage == "wait" else "vectorized"), endpoints)
+    run(plan(**small, features="off" if stage == "wait" else "vectorized"), endpoints)
     assert checksum(connection) == (slow if stage != "wait" else [slow[0], []])
 
 
