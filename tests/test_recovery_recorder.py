@@ -22,6 +22,7 @@ from tapecheck.recovery.analysis import losses_of
 from tapecheck.recovery.recorder import SCHEMA, Recorder, ask_upstream
 from tapecheck.recovery.recording import WrittenBar
 from tapecheck.sandbox import supervision
+from tapecheck.vendor.rate_limit import Retry
 
 LOST = [bar("AAPL", minutes, "lost") for minutes in (0, 5)]
 PRESENT = f"SELECT symbol, (extract(epoch FROM time) * 1000)::int8 FROM {SCHEMA}.bars"
@@ -266,42 +267,30 @@ def test_a_database_that_is_away_before_the_drill_is_said_so(url: str) -> None:
 # ---- upstream ----
 
 
-def page(times_ms: list[int], **changes: Any) -> bytes:
-    body = {"ticker": "AAPL", "status": "OK", "resultsCount": len(times_ms), "results": [{"t": t} for t in times_ms]} | changes
-    return json.dumps(body).encode()
-
-
-def answer(body: bytes, status: str = "200 OK") -> bytes:
-    return f"HTTP/1.1 {status}\r\nContent-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n".encode() + body
+def page(times_ms: list[int]) -> bytes:
+    bars = [{"t": t} | dict.fromkeys("ohlcv", 1.0) for t in times_ms]
+    return json.dumps({"ticker": "AAPL", "status": "OK", "resultsCount": len(bars), "results": bars}).encode()
 
 
 @pytest.mark.parametrize(
-    ("reply", "expected"),
+    ("behaviour", "expected"),
     [
-        (answer(page([0, 300_000])), [True, True]),
-        (answer(page([300_000], status="DELAYED")), [False, True]),
-        (answer(page([])), [False, False]),
-        (answer(b'{"ticker": "AAPL", "status": "OK", "resultsCount": 0}'), [False, False]),
-        (answer(b'{"ticker": "AAPL", "status": "OK", "resultsCount": 2}'), [None, None]),
-        (answer(page([0], resultsCount=2)), [None, None]),
-        (answer(page([0], ticker="MSFT")), [None, None]),
-        (answer(page([0], next_url="http://127.0.0.1/")), [None, None]),
-        (answer(page([0], results=None)), [None, None]),
-        (answer(page([0])[:-9]), [None, None]),
-        (answer(b"[]"), [None, None]),
-        (answer(page([0]), "404 Not Found"), [None, None]),
-        (answer(b"", "429 Too Many Requests"), [None, None]),
-        (b"", [None, None]),
+        (servers.body(page([0, 300_000])), [True, True]),
+        (servers.body(page([300_000])), [False, True]),
+        (servers.body(page([])), [False, False]),
+        (servers.body(page([0])[:-9]), [None, None]),
+        (servers.status(404), [None, None]),
+        (servers.status(429), [None, None]),
+        (servers.raw(b"", close=True), [None, None]),
     ],
-    ids=[
-        "both", "delayed", "no bars", "no results", "results missing", "fewer than it says", "another ticker", "more to come", "null",
-        "truncated", "a list", "404", "429", "reset",
-    ],
-)  # fmt: skip
-def test_only_a_whole_answer_says_that_a_bar_is_gone(reply: bytes, expected: list[bool | None], monkeypatch: pytest.MonkeyPatch) -> None:
+    ids=["both", "one", "none", "cut", "404", "429", "reset"],
+)
+def test_only_a_whole_answer_says_that_a_bar_is_gone(
+    behaviour: servers.Behaviour, expected: list[bool | None], monkeypatch: pytest.MonkeyPatch
+) -> None:  # fmt: skip
     """What upstream does not list in a page that can be trusted is gone; no other answer says anything."""
-    monkeypatch.setattr(recorder, "PAUSES_S", (0.0,))
-    with Server(servers.raw(reply, close=True)) as server:
+    monkeypatch.setattr(recorder, "RETRY", Retry(first_s=0.001, cap_s=0.001, budget_s=0.01))
+    with Server(behaviour) as server:
         asked = ask_upstream([*LOST, bar("AAPL", 10)], server.url, "key")
     assert [one.refetchable for one in asked] == [*expected, None]
 
@@ -313,14 +302,6 @@ def test_nothing_is_asked_without_an_upstream_or_a_loss() -> None:
     assert ask_upstream(stable, "http://127.0.0.1:1", "") == stable
 
 
-def test_an_upstream_that_is_away_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_upstream_that_is_away_is_given_up() -> None:
     """After the time that was given nobody waits any longer."""
-    monkeypatch.setattr(recorder, "PAUSES_S", (0.1,) * 1000)
     assert ask_upstream(LOST, "http://127.0.0.1:1", "", within_s=0.3) == LOST
-
-
-def test_a_request_asks_for_no_more_than_a_page_holds() -> None:
-    """Bars far apart are asked for in several requests, each within the vendor's limit of base minutes."""
-    lost = [bar("BTC", minutes, "lost") for minutes in (0, 49_995, 50_000, 200_000)]
-    windows = [[t // 60_000 for t in one.times_ms] for one in recorder._windows([*lost, bar("BTC", 0, "lost", minutes=60)])]
-    assert windows == [[0, 49_995], [50_000], [200_000], [0]]

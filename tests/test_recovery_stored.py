@@ -52,12 +52,6 @@ def test_named_bars_become_lost_ones() -> None:
     assert bars == [bar("AAPL", 0, "lost", minutes=240, acked_ns=9), bar("AAPL", 7 / 60_000, "lost", minutes=240, acked_ns=9)]
 
 
-@pytest.mark.parametrize(("frame", "minutes"), [("5m", 5), ("15m", 15), ("1h", 60), ("4h", 240), ("1d", 1440)])
-def test_timeframes_have_minutes(frame: str, minutes: float) -> None:
-    """As in our tables."""
-    assert stored.minutes_of(frame) == minutes
-
-
 def test_checkpoints_acknowledge_what_is_there(database_url: str) -> None:
     """In a healthy sandbox every series holds just the rows that its checkpoint says, so that a difference is a loss."""
     found = stored.row_counts(database_url)

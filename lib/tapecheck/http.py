@@ -56,25 +56,28 @@ class Answer:
             return None
 
 
-class Server:
-    """The connections to one server while the context lasts; safe in a notebook, whose kernel runs an event loop of its own.
+class Client:
+    """A target's connections while the context lasts; safe in a notebook, whose kernel runs an event loop of its own.
 
-    Args:
-        headers: sent with every request; they may hold secrets, which `redacted` blanks out of what is shown.
-        verify: what a certificate is checked by, as `tls` returns it; if None, as the system does.
+    Raises:
+        ConfigError: a header cannot be sent, a secret is not set, `ca_file` cannot be read, or the target lies beyond this machine
+            without `allow_remote`; nothing was sent.
     """
 
-    def __init__(
-        self, base_url: str, *, headers: Sequence[tuple[str, str]] = (), verify: ssl.SSLContext | bool | None = None,
-        timeout_s: float = TIMEOUT_S, redacted: Callable[[str], str] = str,
-    ) -> None:  # fmt: skip
-        self._base_url, self._headers, self._verify = base_url.rstrip("/"), list(headers), verify
-        self._timeout_s, self._redacted = timeout_s, redacted
+    def __init__(self, target: Target, *, timeout_s: float = TIMEOUT_S) -> None:
+        assert target.base_url is not None, "an opened target has a URL"
+        self._target, self._base_url, self._timeout_s = target, target.base_url.rstrip("/"), timeout_s
+        problems: list[Problem] = []
+        self._headers = templates.headers(target, problems)
+        if not target.allow_remote and not is_loopback(urlsplit(target.base_url).hostname or ""):
+            problems.append(beyond(target, f"{target.base_url} may be on another machine"))
+        if problems:
+            raise ConfigError(problems)
+        self._options = client_options(target.base_url) | {"verify": tls(target)}
         self._stack = contextlib.ExitStack()
 
     def __enter__(self) -> Self:
-        options = client_options(self._base_url) | ({} if self._verify is None else {"verify": self._verify})
-        client = httpx.AsyncClient(headers=self._headers, timeout=None, **options)  # noqa: S113 - see exchange
+        client = httpx.AsyncClient(headers=self._headers, timeout=None, **self._options)  # noqa: S113 - see exchange
         with contextlib.ExitStack() as stack:
             self._portal = stack.enter_context(start_blocking_portal())
             self._http = stack.enter_context(self._portal.wrap_async_context_manager(client))
@@ -83,6 +86,9 @@ class Server:
 
     def __exit__(self, *caught: object) -> None:
         self._stack.__exit__(*caught)  # type: ignore[arg-type]
+
+    def _redacted(self, text: str) -> str:
+        return templates.redacted(text, self._target)
 
     def send(self, template: RequestTemplate, each: Sequence[Mapping[str, Value]] = ({},)) -> list[Answer]:
         """Send a template once for each set of values, at most `AT_ONCE` at a time; the answers are in the same order."""
@@ -114,32 +120,6 @@ class Server:
             problem = failure(what, error, timeout_s=self._timeout_s, redacted=self._redacted)
         return Answer(
             what=what, sent_s=sent_s, done_s=time.monotonic(), at=dt.datetime.now(dt.UTC), status=status, body=content, failure=problem
-        )
-
-
-class Client(Server):
-    """A target's connections, by which its named requests are asked.
-
-    Raises:
-        ConfigError: a header cannot be sent, a secret is not set, `ca_file` cannot be read, or the target lies beyond this machine
-            without `allow_remote`; nothing was sent.
-    """
-
-    def __init__(self, target: Target, *, timeout_s: float = TIMEOUT_S) -> None:
-        assert target.base_url is not None, "an opened target has a URL"
-        self._target = target
-        problems: list[Problem] = []
-        headers = templates.headers(target, problems)
-        if not target.allow_remote and not is_loopback(urlsplit(target.base_url).hostname or ""):
-            problems.append(beyond(target, f"{target.base_url} may be on another machine"))
-        if problems:
-            raise ConfigError(problems)
-        super().__init__(
-            target.base_url,
-            headers=headers,
-            verify=tls(target),
-            timeout_s=timeout_s,
-            redacted=lambda text: templates.redacted(text, target),
         )
 
     def knows(self, name: str) -> bool:

@@ -9,25 +9,26 @@ import contextlib
 import threading
 import time
 from collections import defaultdict, deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from itertools import chain, zip_longest
 from types import TracebackType
 from typing import Self
 
+import anyio
 import psycopg
 from anyio.from_thread import start_blocking_portal
-from pydantic import BaseModel
 
 from tapecheck.database import PATIENCE_S, PAUSE_S, Connection, opened, wait_for, within
 from tapecheck.errors import MeasurementError
-from tapecheck.http import Server
 from tapecheck.recovery import stored
 from tapecheck.recovery.objectives import OTHERS, RecoveryPlan
 from tapecheck.recovery.recording import WrittenBar
-from tapecheck.target.file import RequestTemplate
-from tapecheck.vendor.bars import ticker_of
+from tapecheck.vendor.bars import TIMEFRAMES, to_datetime
+from tapecheck.vendor.rate_limit import Retry
+from tapecheck.vendor.source import Source
+from tapecheck.vendor.wire import SourceError
 
 SCHEMA, LIVE = "tapecheck_drill", stored.SCHEMA
 TIMEFRAME, MINUTES = "5m", 5.0
@@ -192,36 +193,9 @@ async def _newest(connection: Connection, symbol: str, most: int) -> list[Bar]:
 
 # ---- refetch ----
 
-LIMIT = 50_000  # base aggregates a page, the most that the vendor allows: minutes, for all bars but those of days
-PAUSES_S = (0.5, 1.0, 2.0)  # before another attempt
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Window:
-    """Lost bars of one symbol and length that one page can hold, in the order of time."""
-
-    symbol: str
-    minutes: float
-    times_ms: Sequence[int]
-
-
-class _Aggregate(BaseModel):
-    t: int
-
-
-class _Page(BaseModel):
-    """A page of the vendor's aggregates."""
-
-    ticker: str
-    status: str
-    resultsCount: int
-    results: tuple[_Aggregate, ...] = ()
-    next_url: str | None = None
-
-    def times_ms(self, ticker: str) -> set[int] | None:
-        """Return the starts of its bars if it is whole and of this ticker; None for any other, of which nothing can be concluded."""
-        is_whole = self.status in ("OK", "DELAYED") and self.ticker == ticker and not self.next_url
-        return {bar.t for bar in self.results} if is_whole and len(self.results) == self.resultsCount else None
+RETRY = Retry(first_s=0.5, cap_s=2.0, budget_s=10.0)
+NAMES = {frame.length_s / 60: name for name, frame in TIMEFRAMES.items()}  # of timeframes, by their minutes
+Series = tuple[str, float]  # symbol and minutes of a bar
 
 
 def ask_upstream(bars: Sequence[WrittenBar], source_url: str | None, key: str, *, within_s: float = 30.0) -> list[WrittenBar]:
@@ -230,54 +204,28 @@ def ask_upstream(bars: Sequence[WrittenBar], source_url: str | None, key: str, *
     Args:
         source_url: of the vendor's API, or None without one.
         key: sent only as a header, and without one nothing is.
-        within_s: after which no further request is made.
+        within_s: after which nothing more is asked.
     """
-    has: dict[tuple[str, float, int], bool] = {}
-    lost, until_s = [bar for bar in bars if bar.fate == "lost"], time.monotonic() + within_s
-    if lost and source_url:
-        headers = [("Accept", "application/json"), *([("Authorization", f"Bearer {key}")] if key else [])]
-        with Server(source_url, headers=headers) as vendor:
-            for window in _windows(lost):
-                held = _held(vendor, window, until_s)
-                has |= {(window.symbol, window.minutes, t): t in held for t in window.times_ms} if held is not None else {}
-    return [replace(bar, refetchable=has.get((bar.symbol, bar.minutes, bar.time_ms))) if bar.fate == "lost" else bar for bar in bars]
+    lost: defaultdict[Series, list[int]] = defaultdict(list)
+    for bar in bars:
+        if bar.fate == "lost":
+            lost[bar.symbol, bar.minutes].append(bar.time_ms)
+    held = wait_for(_held, lost, source_url, key, within_s) if lost and source_url else {}
+    return [
+        replace(bar, refetchable=bar.time_ms in held[series])
+        if bar.fate == "lost" and (series := (bar.symbol, bar.minutes)) in held
+        else bar
+        for bar in bars
+    ]
 
 
-def _windows(lost: Iterable[WrittenBar]) -> Iterator[_Window]:
-    """Put bars together that one page holds, so that it needs no second one."""
-    series: defaultdict[tuple[str, float], list[int]] = defaultdict(list)
-    for bar in lost:
-        series[bar.symbol, bar.minutes].append(bar.time_ms)
-    for (symbol, minutes), times_ms in series.items():
-        times_ms.sort()
-        width_ms = (LIMIT - minutes) * 60_000
-        first = 0
-        for at, t in enumerate(times_ms):
-            if t - times_ms[first] > width_ms:
-                yield _Window(symbol=symbol, minutes=minutes, times_ms=times_ms[first:at])
-                first = at
-        yield _Window(symbol=symbol, minutes=minutes, times_ms=times_ms[first:])
-
-
-def _held(vendor: Server, window: _Window, until_s: float) -> set[int] | None:
-    """Return the starts of the bars that upstream has in a window, or None where it does not say."""
-    ticker = ticker_of(window.symbol)
-    path = f"/v2/aggs/ticker/{ticker}/range/{_range(window.minutes)}/{window.times_ms[0]}/{window.times_ms[-1]}"
-    request = RequestTemplate(request=f"GET {path}?adjusted=true&sort=asc&limit={LIMIT}")
-    for pause_s in (*PAUSES_S, 0.0):
-        if time.monotonic() >= until_s:
-            return None
-        (answer,) = vendor.send(request)
-        page = answer.parsed(_Page)
-        times_ms = page.times_ms(ticker) if page else None
-        if times_ms is not None or (400 <= answer.status < 500 and answer.status != 429):
-            return times_ms
-        time.sleep(pause_s)
-    return None
-
-
-def _range(minutes: float) -> str:
-    """Return how the vendor's API writes the length of a bar."""
-    if minutes < 60:
-        return f"{minutes:g}/minute"
-    return f"{minutes / 60:g}/hour" if minutes < 1440 else f"{minutes / 1440:g}/day"
+async def _held(lost: Mapping[Series, Sequence[int]], source_url: str, key: str, within_s: float) -> dict[Series, set[int]]:
+    """Return the starts of the bars that upstream has between the first and the last lost one of each series, as far as it says."""
+    found: dict[Series, set[int]] = {}
+    async with Source(source_url, key, retry=RETRY) as source:
+        with anyio.move_on_after(within_s):
+            for (symbol, minutes), times_ms in lost.items():
+                span = to_datetime(min(times_ms)), to_datetime(max(times_ms))
+                with contextlib.suppress(SourceError):
+                    found[symbol, minutes] = {int(t) async for page in source.pages(symbol, NAMES[minutes], *span) for t in page.bars.t}
+    return found

@@ -13,6 +13,7 @@ from tapecheck.database import opened, wait_for, within
 from tapecheck.errors import MeasurementError, first_line
 from tapecheck.recovery.answers import Key, Row, Stored
 from tapecheck.recovery.recording import WrittenBar
+from tapecheck.vendor.bars import TIMEFRAMES
 
 SCHEMA = "tapecheck"  # where a service keeps `checkpoints`, `bars` and `features`, as the backfill's tables are
 CONNECT_S = 5  # a frozen server accepts nobody
@@ -70,7 +71,6 @@ def reason(error: psycopg.Error) -> str:
 
 DAYS = 30
 READ_S = 30.0  # for all of it
-UNIT_MINUTES = {"m": 1, "h": 60, "d": 1440}
 _MS = "(extract(epoch FROM {}) * 1000)::int8"
 _SERIES = f"""
 SELECT job.symbol, job.timeframe, job.rows, whole.found, {_MS.format(f"job.watermark - interval '{DAYS} days'")}, newest.times
@@ -151,13 +151,14 @@ def as_bars(gone: Iterable[Gone], *, drill: str, trial: int, acked_ns: int) -> l
     """Return the bars that can be named, acknowledged at the latest when they were seen, and not found."""
     return [
         WrittenBar(
-            drill=drill, trial=trial, symbol=one.symbol, time_ms=time_ms, minutes=minutes_of(one.timeframe), acked_ns=acked_ns, found=False
+            drill=drill,
+            trial=trial,
+            symbol=one.symbol,
+            time_ms=time_ms,
+            minutes=TIMEFRAMES[one.timeframe].length_s / 60,
+            acked_ns=acked_ns,
+            found=False,
         )
         for one in gone
         for time_ms in one.times_ms
     ]
-
-
-def minutes_of(timeframe: str) -> float:
-    """Return the length of a bar, `5m` or `4h` or `1d`."""
-    return float(timeframe[:-1]) * UNIT_MINUTES[timeframe[-1]]
