@@ -135,6 +135,7 @@ class Refresher:
             try:
                 if sink is None:
                     sink = await asyncio.to_thread(Sink, self.home.database_url())
+                    self.database_up = True
                 await self._refresh(source, sink, key)
             except SinkError as error:
                 log.warning("database lost at %s %s: %s", *key, first_line(error))
@@ -165,7 +166,7 @@ class Refresher:
         except (SourceError, ValueError) as error:
             await self._failed(sink, key, error)
             return
-        self.database_up, self.last_success_at = True, outcome.checkpoint.refreshed_at
+        self.last_success_at = outcome.checkpoint.refreshed_at
         self.checkpoints[key] = outcome.checkpoint
         self.due_s[key] = begun_s + REFRESH_S[tier_of(symbol)]
         self.counts["rows"] += outcome.counts.inserted + outcome.counts.changed
