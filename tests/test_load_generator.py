@@ -22,7 +22,6 @@ from engines import schedule
 from servers import Server
 
 from tapecheck.errors import ConfigError, MeasurementError
-from tapecheck.load import generator as generators
 from tapecheck.load.engine import engine
 from tapecheck.load.engine.recorder import SAMPLE, Samples, Tally
 from tapecheck.load.engine.work import Address, PreparedRequest, Work
@@ -67,22 +66,18 @@ def pair() -> Iterator[Generator]:
 
 
 def test_one_worker_measures_again_and_again(generator: Generator, server: Server) -> None:
-    """Scenarios run one after the other in the same process, which is not this one."""
+    """Scenarios run one after the other in the same process, which is not this one, and share its clock."""
     seen: list[tuple[int, int]] = []
-    assert len(generator.measure(work(server.port)).samples) == 10
+    before_ns = time.monotonic_ns()
+    samples = generator.measure(work(server.port)).samples
+    assert len(samples) == 10
+    assert before_ns < samples["intended_ns"].min() < samples["done_ns"].max() < time.monotonic_ns()
     closed = generator.measure(work(server.port, duration_s=0.7), lambda done, total: seen.append((done, total)))
     assert len(closed.samples) > 100
     assert pid_of(generator) != os.getpid()
     assert seen[-1] == (700, 700)
     assert len(seen) >= 3
     assert [done for done, _ in seen] == sorted(done for done, _ in seen)
-
-
-def test_samples_share_the_clock_of_this_process(generator: Generator, server: Server) -> None:
-    """The worker's monotonic times can be laid beside what this process saw at the same time."""
-    before = time.monotonic_ns()
-    samples = generator.measure(work(server.port)).samples
-    assert before < samples["intended_ns"].min() < samples["done_ns"].max() < time.monotonic_ns()
 
 
 def once_done(enough: int, act: Callable[[], object]) -> Callable[[int, int], None]:
@@ -220,20 +215,6 @@ def test_no_scheduler_and_no_worker_are_said_so(tmp_path: Path, monkeypatch: pyt
     monkeypatch.setitem(sys.modules, "distributed", None)
     with pytest.raises(ConfigError, match=r"tapecheck\[dask\]"), Generator("dask://127.0.0.1:1"):
         pass
-
-
-def test_clocks_are_compared_by_exchange(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A clock that is an hour ahead is found to be, within the stated error; times that never were stay so."""
-    ahead_ns = 3_600 * 10**9
-    real = time.monotonic_ns
-    monkeypatch.setattr(worker, "read_clock", lambda: real() + ahead_ns)
-    with ThreadPoolExecutor(1) as executor:
-        offset_ns, error_ns = worker.compare_clocks(executor)
-    assert abs(offset_ns - ahead_ns) <= error_ns < 5_000_000
-    rows = np.zeros(1, SAMPLE)
-    rows["intended_ns"], rows["done_ns"] = ahead_ns + 5, ahead_ns + 7
-    moved = generators.on_clock(rows, ahead_ns)
-    assert [int(moved[name][0]) for name in ("intended_ns", "sent_ns", "done_ns")] == [5, 0, 7]
 
 
 AHEAD_NS = (3_600 * 10**9, 7_200 * 10**9)  # by worker: their machines have been up for an hour and two hours longer than this one
