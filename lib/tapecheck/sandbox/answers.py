@@ -156,5 +156,4 @@ class SchedulerAnswer(BaseModel):
     runs: int
     redone: int
     last_success_at: dt.datetime | None
-    uptime_s: float
     held: bool

@@ -27,10 +27,10 @@ from tapecheck.sandbox.profile import Home
 STOP_S = 40.0
 
 
-def supervised(home: Home, name: str) -> tuple[int, float] | None:
-    """Return pid and uptime of a program in seconds, or None while it is down."""
+def supervised(home: Home, name: str) -> int | None:
+    """Return the pid of a program, or None while it is down."""
     info = _call(home, "getProcessInfo", name if name == "database" else f"services:{name}")
-    return (info["pid"], float(info["now"] - info["start"])) if info and info["pid"] else None
+    return info["pid"] or None if info else None
 
 
 def is_running(home: Home) -> bool:

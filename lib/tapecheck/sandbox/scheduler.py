@@ -47,7 +47,6 @@ class Refresher:
         self.database_up = False
         self.held = self._is_held()
         self.last_success_at: dt.datetime | None = None
-        self.begun_s = time.monotonic()
         self.changed = asyncio.Event()
 
     def add(self, symbols: list[str]) -> list[str]:
@@ -169,7 +168,6 @@ class Refresher:
         self.last_success_at = outcome.checkpoint.refreshed_at
         self.checkpoints[key] = outcome.checkpoint
         self.due_s[key] = begun_s + REFRESH_S[tier_of(symbol)]
-        self.counts["rows"] += outcome.counts.inserted + outcome.counts.changed
 
     def _forget(self, symbol: str) -> None:
         log.warning("%s: upstream does not know it", symbol)
@@ -208,7 +206,6 @@ class Refresher:
             runs=self.counts["runs"],
             redone=self.counts["redone"],
             last_success_at=self.last_success_at,
-            uptime_s=now_s - self.begun_s,
             held=self.held and not self.checkpoints,
         )
 

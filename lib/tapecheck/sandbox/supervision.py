@@ -34,7 +34,6 @@ class ProcessStatus:
     pid: int | None
     port: int
     healthy: bool
-    uptime_s: float | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -193,8 +192,8 @@ def _state(home: Home) -> SandboxState | None:
 
 def _process(home: Home, name: str, port: int) -> ProcessStatus:
     is_ours = name != "database" or database.external_url() is None
-    pid, uptime_s = (supervised(home, name) if is_ours else None) or (None, None)
-    return ProcessStatus(name=name, pid=pid, port=port, healthy=is_healthy(home, name, port), uptime_s=uptime_s)
+    pid = supervised(home, name) if is_ours else None
+    return ProcessStatus(name=name, pid=pid, port=port, healthy=is_healthy(home, name, port))
 
 
 # ---- starting ----
