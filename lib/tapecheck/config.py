@@ -39,6 +39,7 @@ class Model(BaseModel):
 
 
 ModelT = TypeVar("ModelT", bound=Model)
+T = TypeVar("T")
 
 
 # ---- where files are ----
@@ -351,34 +352,27 @@ def chosen(model: type[ModelT], path: str | Path, profile: str) -> ModelT:
     return pick(read_profile(model, path), profile)
 
 
-def pick(plans: Mapping[str, ModelT], profile: str) -> ModelT:
-    """Return the plan of one profile.
+def pick(plans: Mapping[str, T], profile: str, *, file: str = "parameters") -> T:
+    """Return what there is of one profile.
 
     Raises:
         ConfigError: there is no such profile.
     """
     if profile not in plans:
-        raise ConfigError([Problem(file="parameters", key="profile", got=profile, allowed=f"one of {', '.join(plans)}")])
+        raise ConfigError([Problem(file=file, key="profile", got=profile, allowed=f"one of {', '.join(plans)}")])
     return plans[profile]
 
 
 def read_profile(model: type[ModelT], path: str | Path) -> dict[str, ModelT]:
-    """Read a plan once for each of its profiles; `full` is the file as it stands, unless it says otherwise.
+    """Read a plan once for each of its profiles.
 
     Raises:
         ConfigError: every problem of the file and its profiles at once.
     """
-    data, lines = read_yaml(find(path))
-    whole = dict(data) if isinstance(data, dict) else data
-    profiles = whole.pop("profiles", None) or {} if isinstance(whole, dict) else {}
-    if not isinstance(profiles, dict) or not all(isinstance(changes, dict | None) for changes in profiles.values()):
-        raise ConfigError([Problem(file=str(path), key="profiles", got="something else", allowed="{NAME: {KEY: VALUE}}")])
     plans, problems = {}, []
-    for name, changes in {WHOLE: {}, **profiles}.items():
-        at = {**lines, **{place[2:]: line for place, line in lines.items() if place[:2] == ("profiles", name) and place[2:]}}
-        changed = merged(whole, changes or {}) if isinstance(whole, dict) else whole
+    for name, data, lines in _profiles(path):
         try:
-            plans[name] = validate(model, changed, file=str(path), lines=at)
+            plans[name] = validate(model, data, file=str(path), lines=lines)
         except ConfigError as error:
             problems += [problem for problem in error.problems if problem not in problems]
     if problems:
@@ -386,18 +380,25 @@ def read_profile(model: type[ModelT], path: str | Path) -> dict[str, ModelT]:
     return plans
 
 
-def raw(path: str | Path, profile: str) -> dict[str, Any]:
+def raw(path: str | Path, profile: str) -> Any:
     """Return a plan of one profile as plain data, unchecked, for who changes more of it before it is checked.
 
     Raises:
-        ConfigError: the file is no mapping, or has no such profile.
+        ConfigError: the file has no such profile.
     """
-    data, _ = read_yaml(find(path))
-    whole = dict(data) if isinstance(data, dict) else {}
-    known = {WHOLE: {}, **(whole.pop("profiles", None) or {})}
-    if profile not in known:
-        raise ConfigError([Problem(file=str(path), key="profile", got=profile, allowed=f"one of {', '.join(known)}")])
-    return merged(whole, known[profile] or {})
+    return pick({name: data for name, data, _ in _profiles(path)}, profile, file=str(path))
+
+
+def _profiles(path: str | Path) -> Iterator[tuple[str, Any, Mapping[Location, int]]]:
+    """Yield name, data and lines of each profile of a plan; `full` is the file as it stands, unless it says otherwise."""
+    data, lines = read_yaml(find(path))
+    whole = dict(data) if isinstance(data, dict) else data
+    profiles = whole.pop("profiles", None) or {} if isinstance(whole, dict) else {}
+    if not isinstance(profiles, dict) or not all(isinstance(changes, dict | None) for changes in profiles.values()):
+        raise ConfigError([Problem(file=str(path), key="profiles", got="something else", allowed="{NAME: {KEY: VALUE}}")])
+    for name, changes in {WHOLE: {}, **profiles}.items():
+        own = {place[2:]: line for place, line in lines.items() if place[:2] == ("profiles", name) and place[2:]}
+        yield name, merged(whole, changes or {}) if isinstance(whole, dict) else whole, {**lines, **own}
 
 
 def merged(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:

@@ -306,7 +306,7 @@ def variants(name: str, proof: Proof, *, file: str | None = None) -> dict[Side, 
     Raises:
         ConfigError: the validation's plan or the target file of the side after is wrong, or a change does not fit the plan.
     """
-    base = config.raw(proof.plan or f"config/{proof.validation}.yaml", proof.profile)
+    base = config.raw(proof.plan or f"config/{proof.validation}.yaml", proof.profile) or {}
     if proof.scenario and proof.scenario not in (base.get("scenarios") or {}):
         allowed = "one of " + ", ".join(base.get("scenarios") or {})
         raise ConfigError([Problem(file=file or "plan", key=f"proofs.{name}.scenario", got=proof.scenario, allowed=allowed)])
