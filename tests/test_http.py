@@ -35,6 +35,11 @@ ANSWERS: dict[str, tuple[Behaviour, type[TargetError], str]] = {
     "forbidden": (servers.status(403), TargetError, "the key is missing or wrong"),
     "redirect": (servers.status(301, "Location: /there\r\n"), TargetError, "answered 301, expected 200"),
     "broken": (servers.status(500), TargetDown, "answered 500, expected 200: the target does not work"),
+    "broken with a page": (
+        servers.status(502, text=b"<!DOCTYPE html><html><head><title>Bad gateway</title></head></html>"),
+        TargetDown,
+        "does not work, even without load: a web page with the title 'Bad gateway'",
+    ),
     "rate limited": (servers.status(429), TargetDown, "answered 429"),
     "silent": (servers.silent, TargetDown, "no whole answer within 0.4 s"),
     "half": (servers.half_then_silence, TargetDown, "no whole answer within 0.4 s"),

@@ -143,7 +143,7 @@ ANSWERS: dict[str, tuple[Behaviour, type[TargetError], int, str]] = {
     ),
     "long head": (servers.body(b"{}", f"X-Long: {'x' * 70_000}\r\n"), TargetError, 4, "longer than 65,536 bytes, the most that is read"),
     "longer head": (servers.body(b"{}", f"X-Long: {'x' * 300_000}\r\n"), TargetError, 4, "longer than 65,536 bytes, the most that is read"),
-    "no content": (servers.status(204, text=b""), TargetError, 4, "without a body; if that is right, write expect: {status: 204}"),
+    "no content": (servers.status(204, text=b""), TargetError, 4, "an empty body; if that is right, write expect: {status: 204}"),
     "binary": (servers.body(b"\x89PNG\r\n\x1a\n\0\0"), TargetError, 4, "not JSON: 10 bytes of binary data"),
     "titled page": (
         servers.body(b"<!DOCTYPE html><html><title>Log in</title>"),

@@ -10,7 +10,8 @@ TapecheckError                exit code
 └── SandboxError              3  the embedded target did not start, or did not stop
 """
 
-from collections.abc import Sequence
+import re
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -89,3 +90,16 @@ class RollbackError(TapecheckError):
 def first_line(error: BaseException) -> str:
     """Return the first line of an error, which names the cause; the others of a database's quote statements."""
     return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
+
+
+def shown(body: bytes, most: int = 60, redacted: Callable[[str], str] = str) -> str:
+    """Quote the beginning of an unexpected body in one printable line; of a web page its title; binary data and nothing are named."""
+    if not body.strip():
+        return "an empty body"
+    if b"\0" in body:
+        return f"{len(body):,} bytes of binary data"
+    if re.match(rb"\s*<(!doctype html|html)\b", body, re.IGNORECASE):
+        title = re.search(rb"<title[^>]*>([^<]*)", body, re.IGNORECASE)
+        return f"a web page{f' with the title {shown(title[1], most, redacted)}' if title and title[1].strip() else ''}"
+    text = redacted(re.sub(r"\s+", " ", body.decode("utf-8", "replace")))  # the whole of it: a secret that is cut is not found
+    return repr(text if len(text) <= most else text[: most - 3] + "...")

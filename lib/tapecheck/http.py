@@ -3,7 +3,6 @@
 import contextlib
 import datetime as dt
 import logging
-import re
 import ssl
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -18,7 +17,7 @@ from anyio.from_thread import start_blocking_portal
 from pydantic import BaseModel, ValidationError
 
 from tapecheck import config
-from tapecheck.errors import ConfigError, Problem, TargetDown, TargetError
+from tapecheck.errors import ConfigError, Problem, TargetDown, TargetError, shown
 from tapecheck.target import templates
 from tapecheck.target.file import RequestTemplate, Secret, Target
 from tapecheck.target.opening import beyond, client_options, is_loopback
@@ -179,7 +178,7 @@ class Client:
         except ValidationError as error:
             first = error.errors(include_url=False, include_input=False)[0]
             at = ".".join(map(str, first["loc"])) or "the body"
-            why = f"{at}: {first['msg']}; it begins {shown(answer.body, self._redacted)}"
+            why = f"{at}: {first['msg']}; it begins {shown(answer.body, QUOTED, self._redacted)}"
             raise TargetError(f"{answer.what}: no {name} answer as expected ({why}): correct requests.{name}, or base_url") from None
 
 
@@ -269,7 +268,7 @@ def _causes(error: BaseException) -> list[BaseException]:
 
 def refused(what: str, status: int, body: bytes, target: Target, *, expected: int = 200, hint: str = "") -> TargetError:
     """Return what an answer with another status than the expected one says of a target; `hint` is what to do about any other."""
-    says, said = f"{what}: answered {status}, expected {expected}", shown(body, lambda text: templates.redacted(text, target))
+    says, said = f"{what}: answered {status}, expected {expected}", shown(body, QUOTED, lambda text: templates.redacted(text, target))
     if status in (401, 403):
         names = [f"{name} (from {value.place})" if isinstance(value, Secret) else name for name, value in target.headers.items()]
         return TargetError(f"{says}: the key is missing or wrong; headers sent: {', '.join(names) or 'none; name the key under `headers`'}")
@@ -280,12 +279,6 @@ def refused(what: str, status: int, body: bytes, target: Target, *, expected: in
     if status == 429 or status >= 500:
         return TargetDown(f"{says}: the target does not work, even without load: {said}")
     return TargetError(f"{says}: {hint or said}")
-
-
-def shown(body: bytes, redacted: Callable[[str], str] = str) -> str:
-    """Return the beginning of a body as one printable line."""
-    text = redacted(re.sub(r"\s+", " ", body.decode("utf-8", "replace")))
-    return repr(text if len(text) <= QUOTED else text[: QUOTED - 3] + "...")
 
 
 def tls(target: Target) -> ssl.SSLContext | bool:

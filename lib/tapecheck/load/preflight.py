@@ -11,7 +11,7 @@ import httpx
 from anyio.from_thread import start_blocking_portal
 
 from tapecheck import config, http
-from tapecheck.errors import ConfigError, TargetDown, TargetError
+from tapecheck.errors import ConfigError, TargetDown, TargetError, shown
 from tapecheck.load.engine import content
 from tapecheck.load.engine.protocol import BODY_LIMIT, HEAD_LIMIT
 from tapecheck.load.engine.work import Address, PreparedRequest, Tls
@@ -171,9 +171,9 @@ def _check_status(what: str, target: Target, request: PreparedRequest, answer: h
     if answer.is_redirect:
         hint = f"redirected to {_location(answer)}, and redirects are not followed: name that URL instead"
     elif answer.status_code == 400:
-        hint = f"{http.shown(body)}{_other_scheme(address)}"
+        hint = f"{shown(body, http.QUOTED)}{_other_scheme(address)}"
     elif answer.is_success:
-        hint = f"{content.shown(body)}; if that is right, write expect: {{status: {answer.status_code}}}"
+        hint = f"{shown(body)}; if that is right, write expect: {{status: {answer.status_code}}}"
     raise http.refused(what, answer.status_code, body, target, expected=request.expected_status, hint=hint)
 
 

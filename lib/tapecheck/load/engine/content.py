@@ -1,11 +1,12 @@
 """Checks what answers contain, after the timed part: a fast wrong answer is a failure. It receives nothing itself."""
 
 import json
-import re
 import zlib
 from collections.abc import Mapping, Sequence
 
 from httptools import HttpParserError, HttpResponseParser
+
+from tapecheck.errors import shown
 
 BODIES_LIMIT = 64  # answers kept in one scenario
 BYTES_LIMIT = 64 * 2**20  # of all of them, and of one when decompressed
@@ -87,18 +88,6 @@ def wrong(body: bytes, expected: Mapping[str, object], *, says_json: bool) -> st
         if data[key] != value and str(data[key]) != str(value):
             return f"{key!r} is {_short(repr(data[key]))}, expected {value!r}"
     return None
-
-
-def shown(body: bytes, most: int = 60) -> str:
-    """Return the beginning of a body as one printable line; of a web page its title, and of binary data or none that it is so."""
-    if not body.strip():
-        return "without a body"
-    if b"\0" in body:
-        return f"{len(body):,} bytes of binary data"
-    if re.match(rb"\s*<(!doctype html|html)\b", body, re.IGNORECASE):
-        title = re.search(rb"<title[^>]*>([^<]*)", body, re.IGNORECASE)
-        return f"a web page{f' with the title {shown(title[1], most)}' if title and title[1].strip() else ''}"
-    return repr(_short(re.sub(r"\s+", " ", body[: 4 * most].decode("utf-8", "replace")), most))
 
 
 def _short(text: str, most: int = 60) -> str:
