@@ -106,14 +106,14 @@ def test_a_method_check_that_fails_says_what_not_to_believe() -> None:
 
 
 def test_the_tables_show_each_figure_beside_its_proof() -> None:
-    """Counters, differences, controls and the bridge, each with its own row."""
+    """Counters, differences, controls and savings, each with its own row."""
     one = session()
     summary = compare.summarize(one, PLAN)
     assert frames.counters(summary).loc[("bulk_copy", "records"), "before"] == "1,000"
     row = frames.differences(summary).loc[("bulk_copy", "duration_s")]
     assert (row["proven"], row["rounds"]) == ("improved", "7 of 8")
     assert frames.controls(summary).loc[("bulk_copy", "machine_s"), "held still"] == "held"
-    bridge = frames.bridges(summary).loc["bulk_copy"]
-    assert (bridge["promised"], bridge["predicted"], bridge["promise"]) == ("25% to 35%", "50%", "more than promised")
+    saved = frames.savings(summary).loc["bulk_copy"]
+    assert (saved["promised"], saved["predicted"], saved["promise"]) == ("25% to 35%", "50%", "more than promised")
     assert frames.sides(one).loc["both", "target"] == "sandbox"
     assert frames.plan(one.context.questions).loc[("bulk_copy", "duration_s"), "expected"] == "duration_s ratio <= 0.9"

@@ -233,20 +233,8 @@ def _adjusted(one: Difference, p: float | None, family: int, alpha: float) -> Di
 
 
 def said(one: Difference) -> str:
-    """Say how a metric changed, in its own direction: `duration_s -39 % (-46 % to -38 %)`, `throughput_rps +376 %`."""
-    if one.ratio is None:
-        return f"{one.metric} not measured"
-    ends = [one.ratio.value, one.ratio.low, one.ratio.high]
-    value, *interval = (_own(end, one.better) - 1 for end in ends if end is not None)
-    bounds = " to ".join(f"{end:+.0%}" for end in sorted(interval)) if interval and not one.ratio.exact else ""
-    return f"{one.metric} {value:+.0%}" + (f" ({bounds})" if bounds else "")
-
-
-def _own(ratio: float, better: str) -> float:
-    """Return after over before, of which a ratio is the inverse where more is better."""
-    if better == "lower":
-        return ratio
-    return math.inf if ratio == 0 else 1 / ratio
+    """Say how a metric changed, in its own direction: `duration_s -39% (-46% to -38%)`, `throughput_rps +376%`."""
+    return f"{one.metric} {one.ratio.change(more_is_better=one.better == 'higher') if one.ratio else 'not measured'}"
 
 
 def refused(one: Difference, reason: str) -> Difference:

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 
 import pandas as pd
 
-from tapecheck.compare import findings as bridge
+from tapecheck.compare import findings as findings_of
 from tapecheck.compare.analysis import ProofSummary, objective
 from tapecheck.compare.plan import Proof, Question
 from tapecheck.compare.recording import Recording
@@ -12,7 +12,7 @@ from tapecheck.statistics.paired import Ratio
 from tapecheck.validation import checks, findings
 from tapecheck.verdict import number
 
-__all__ = ["bridges", "checks", "controls", "counters", "differences", "findings", "plan", "sides"]
+__all__ = ["checks", "controls", "counters", "differences", "findings", "plan", "savings", "sides"]
 
 Summary = Mapping[str, ProofSummary]
 
@@ -101,17 +101,17 @@ def controls(summary: Summary) -> pd.DataFrame:
     return pd.DataFrame(rows or [{"proof": "no proof has a control", "control": ""}]).set_index(["proof", "control"])
 
 
-def bridges(summary: Summary) -> pd.DataFrame:
+def savings(summary: Summary) -> pd.DataFrame:
     """Return one row a proof with a promise or prediction: promised, predicted and measured saving side by side."""
     rows = [
         {
             "proof": name,
             "promised": _range(proof.promised_low_ratio, proof.promised_high_ratio),
-            "predicted": bridge.predicted(proof),
+            "predicted": findings_of.predicted(proof),
             "predicted by": proof.predicted_by or "",
             "measured": "" if proof.saved_ratio is None else f"{proof.saved_ratio:.0%}",
             "95 % interval": _saved(proof.main.ratio),
-            "promise": bridge.promise_kept(proof),
+            "promise": findings_of.promise_kept(proof),
         }
         for name, proof in summary.items()
         if proof.promised_low_ratio is not None or proof.predicted_ratio is not None

@@ -15,6 +15,7 @@ from tapecheck.runs import folders, history
 from tapecheck.runs.folders import Run
 from tapecheck.runs.history import Condition
 from tapecheck.runs.results import Result
+from tapecheck.statistics.paired import Ratio
 from tapecheck.verdict import Check, Verdict, overall, words
 
 SPARKS = 30  # so many runs in a sparkline
@@ -150,18 +151,12 @@ def _read(run: Run, out: Path) -> Entry | Broken:
 
 
 def _proof(proof: Mapping[str, Any]) -> str:
-    """Say how the first metric of a proof changed, in its own direction, and what was predicted."""
+    """Say how the first metric of a proof changed, in its own direction, and what was promised and predicted."""
     one = proof["differences"][0]
-    said, measured = words(one["change"]), one["ratio"]
-    if measured is None:
-        return f"{said}, {one['metric']} not measured"
-    values = (measured["value"], measured["low"], measured["high"])
-    changes = [value if one["better"] == "lower" else math.inf if not value else 1 / value for value in values if value is not None]
-    first, *interval = (f"{change - 1:+.0%}" for change in (changes[0], *sorted(changes[1:])))
-    bounds = f" ({' to '.join(interval)})" if interval and not measured["exact"] else ""
-    hoped = [("promised", proof["promised_low_ratio"]), ("predicted", proof["predicted_ratio"])]
-    more = " and ".join(f"{-value:+.0%} {what}" for what, value in hoped if value is not None)
-    return f"{said}, {one['metric']} {first}{bounds}{f', where {more}' if more else ''}"
+    change = Ratio(**one["ratio"]).change(more_is_better=one["better"] == "higher") if one["ratio"] else "not measured"
+    hoped = {"promised": proof["promised_low_ratio"], "predicted": proof["predicted_ratio"]}
+    more = " and ".join(f"{-value:+.0%} {what}" for what, value in hoped.items() if value is not None)
+    return f"{words(one['change'])}, {one['metric']} {change}{f', where {more}' if more else ''}"
 
 
 def _unfinished(out: Path) -> Iterator[Broken]:

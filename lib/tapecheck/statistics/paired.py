@@ -60,6 +60,13 @@ class Ratio:
     spread: float
     exact: bool = False
 
+    def change(self, *, more_is_better: bool) -> str:
+        """Write how a figure changed, in its own direction, with the interval: `-39% (-46% to -38%)`, or `+376%`."""
+        ends = [end for end in (self.value, self.low, self.high) if end is not None]
+        value, *interval = ((math.inf if end == 0 else 1 / end) - 1 if more_is_better else end - 1 for end in ends)
+        bounds = " to ".join(f"{end:+.0%}" for end in sorted(interval)) if interval and not self.exact else ""
+        return f"{value:+.0%}" + (f" ({bounds})" if bounds else "")
+
 
 def limits(smallest_effect: float) -> tuple[float, float]:
     """Return the ratios from which on a change is good, downwards, and bad, upwards: as far from 1 as each other."""
