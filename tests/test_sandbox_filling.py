@@ -175,7 +175,7 @@ def test_a_measurement_that_ends_early_holds_up_nobody(holders: Callable[[], lis
     """The source does not answer, so that the cell ends with an error."""
     opening._use_sandbox(needs_bars=False)
     ends = {"source_url": "http://127.0.0.1:9", "database_url": "postgresql://127.0.0.1:9/x"}
-    target = Target.model_validate(EXTERNAL.model_dump() | {"backfill": ends})
+    target = Target.model_validate(EXTERNAL.model_dump(exclude_unset=True) | {"backfill": ends})
     with pytest.raises(TargetDown):
         backfill.run(plan(), target)
     assert holders() == []

@@ -300,12 +300,12 @@ def test_one_that_is_stopped_under_the_audit_of_ages_makes_that_invalid(
         found = audit(*given)
         if is_stopped:
             supervision.down(force=True)
-        return dataclasses.replace(found, series=[dataclasses.replace(one, wrong_answer="HTTP 503") for one in found.series])
+        return dataclasses.replace(found, replies=[dataclasses.replace(one, status=503) for one in found.replies])
 
     monkeypatch.setattr(freshness, "audit", stopped_under)
     found = recovery.run(ONCE, target, (), out="").context.audit
     assert found is not None
-    assert (found.invalid, bool(found.series)) == ((STOPPED, False) if is_stopped else ("", True))
+    assert (found.invalid, bool(found.replies)) == ((STOPPED, False) if is_stopped else ("", True))
 
 
 def test_another_target_is_not_asked_whether_the_sandbox_runs(monkeypatch: pytest.MonkeyPatch) -> None:
