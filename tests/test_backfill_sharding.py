@@ -74,6 +74,7 @@ def workers(request: pytest.FixtureRequest) -> int | str:
 
 
 each_kind = pytest.mark.parametrize("workers", ["processes", "dask"], indirect=True)
+on_dask = pytest.mark.parametrize("workers", ["dask"], indirect=True)  # whose workers start but once
 
 
 # ---- what they do together ----
@@ -98,7 +99,7 @@ def test_two_workers_store_what_one_process_does(endpoints: Endpoints, connectio
     assert len(states(again)["skipped"]) == 10 and whole(connection) == alone
 
 
-@each_kind
+@on_dask
 def test_they_keep_one_rate_limit(endpoints: Endpoints, connection: Database, upstream: httpx.Client, workers: int | str) -> None:
     """With the same rate and burst on both sides hardly a request is refused, and the run takes its floor.
 
@@ -114,7 +115,7 @@ def test_they_keep_one_rate_limit(endpoints: Endpoints, connection: Database, up
     assert connection.execute("SELECT to_regclass(%s)", (f"{SCHEMA}.tokens",)).fetchone() == (None,)
 
 
-@each_kind
+@on_dask
 def test_what_fails_is_named_and_the_others_go_on(endpoints: Endpoints, connection: Database, workers: int | str) -> None:
     """A ticker that upstream does not know fails in whichever worker has it."""
     recording = run(plan(symbols=["TSLA", "NOSUCH"], workers=workers, **FAST), endpoints)

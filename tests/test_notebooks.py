@@ -78,35 +78,15 @@ def test_a_notebook_declares_what_is_checked(validation: str) -> None:
     assert list(declared) == list(named(validation).types.settings.model_fields)
 
 
-@pytest.mark.parametrize(
-    ("validation", "given", "listed"),
-    [
-        (
-            "rto_rpo",
-            ["-p", "drill", "redis_killed"],
-            ["drill: unknown parameter; available: target, plan, run, out, profile,"],
-        ),
-        ("load", ["-y", "{raunds: 3, rounds: many}"], ["raunds: unknown parameter; available: target,", "rounds: got 'many'"]),
-    ],
-)
-def test_plain_papermill_with_an_unknown_parameter_stops_before_anything_is_asked(
-    validation: str, given: list[str], listed: list[str], tmp_path: Path
-) -> None:
+def test_plain_papermill_with_an_unknown_parameter_stops_before_anything_is_asked(tmp_path: Path) -> None:
     """papermill itself only warns; with every drill of a misspelled choice that would be a disaster."""
-    words = [
-        "papermill",
-        str(config.NOTEBOOKS / f"{validation}.ipynb"),
-        str(tmp_path / "out.ipynb"),
-        "-p",
-        "out",
-        str(tmp_path / "out"),
-        *given,
-    ]
+    out, given = tmp_path / "out.ipynb", ["-p", "out", str(tmp_path / "out"), "-y", "{drill: redis_killed, trials: many}"]
+    words = ["papermill", str(config.NOTEBOOKS / "rto_rpo.ipynb"), str(out), *given]
     done = subprocess.run([sys.executable, "-m", *words], capture_output=True, text=True, timeout=100, cwd=tmp_path)
     assert done.returncode != 0
-    assert [text for text in listed if text not in done.stderr] == []
-    assert "ConfigError" in done.stderr
-    begun = [cell.source for cell in code(tmp_path / "out.ipynb") if cell.execution_count]
+    for said in ("ConfigError", "drill: unknown parameter; available: target, plan, run, out, profile,", "trials: got 'many'"):
+        assert said in done.stderr
+    begun = [cell.source for cell in code(out) if cell.execution_count]
     assert not [source for source in begun if source.startswith("notebook.clear(")]
 
 
