@@ -9,9 +9,28 @@ import numpy as np
 import pyarrow as pa
 from backfills import ENVIRONMENT
 
-from tapecheck.recovery.answers import Audit, Look, PlantedAge, Raised, Reply, Row, Series, Served, Status, Stored
 from tapecheck.recovery.contradictions import read_plan
-from tapecheck.recovery.recording import BAD, DEGRADED, FULL, PROBES, Context, Fate, Recording, Trial, WrittenBar
+from tapecheck.recovery.recording import (
+    BAD,
+    DEGRADED,
+    FULL,
+    PROBES,
+    Audit,
+    Context,
+    Fate,
+    Look,
+    PlantedAge,
+    Raised,
+    Recording,
+    Reply,
+    Row,
+    Series,
+    Served,
+    Status,
+    Stored,
+    Trial,
+    WrittenBar,
+)
 from tapecheck.recovery.timeline import Seen
 from tapecheck.runs.results import TargetInfo
 

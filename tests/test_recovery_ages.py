@@ -8,8 +8,8 @@ from recoveries import PLAN
 
 from tapecheck.recovery import ages as judged
 from tapecheck.recovery.ages import Alert, SeriesAge
-from tapecheck.recovery.answers import Audit, Reply
 from tapecheck.recovery.objectives import AgeClass
+from tapecheck.recovery.recording import Audit, Reply
 
 SIX_HOURS = 21600.0
 

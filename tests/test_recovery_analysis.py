@@ -16,9 +16,8 @@ from tapecheck.recording import STOPPED
 from tapecheck.recovery import analysis, findings, frames, history
 from tapecheck.recovery import validation as recovery
 from tapecheck.recovery.analysis import Loss
-from tapecheck.recovery.answers import Audit
 from tapecheck.recovery.objectives import RecoveryPlan
-from tapecheck.recovery.recording import INVALID, Recording, WrittenBar
+from tapecheck.recovery.recording import INVALID, Audit, Recording, WrittenBar
 from tapecheck.recovery.timeline import Seen
 from tapecheck.runs import folders
 from tapecheck.verdict import Check, Verdict
@@ -289,7 +288,11 @@ def test_a_failure_that_nobody_tested_is_found() -> None:
         (outages(1.0, may_report=True), "undetected", "the target itself never reported api_killed, although probes saw it"),
         (outages(1.0, steady_after=False), "not_steady_after", "api_killed: the steady state did not come back"),
         (recording(bars=[bar("SPY", 0, "lost")]), "lost_bars", "critical: 1 bars that the database had acknowledged are gone"),
-        (recording(audit=ages(age("SPY", database_s=7200.0))), "false_age", "SPY 1d: says an age of 60 s, while its database says 7200 s"),
+        (
+            recording(audit=ages(age("SPY", database_s=7200.0))),
+            "false_age",
+            "SPY 1d: reports an age of 60 s, while its database has 7200 s",
+        ),
         (
             recording(audit=ages(*(age(f"X{n}", reported_s=None) for n in range(20)))),
             "alert_warning",

@@ -9,7 +9,7 @@ import yaml
 
 from tapecheck import config
 from tapecheck.errors import ConfigError, Problem
-from tapecheck.recovery.contradictions import EXPLAINABLE, STRUCTURAL, check, find, read_plan, refill_floor_s, refresh_requests_per_h
+from tapecheck.recovery.contradictions import EXPLAINABLE, STRUCTURAL, find, problems, read_plan, refill_floor_s, refresh_requests_per_h
 from tapecheck.recovery.objectives import RecoveryPlan
 from tapecheck.statistics import intervals
 
@@ -42,6 +42,10 @@ def plan(changes: Mapping[str, Any]) -> RecoveryPlan:
 
 def found(changes: Mapping[str, Any]) -> list[tuple[str, str]]:
     return [(one.rule, one.where) for one in find(plan(changes))]
+
+
+def told(plan: RecoveryPlan) -> list[Problem]:
+    return problems({config.WHOLE: plan}, "x.yaml", {})
 
 
 def refused(act: Callable[[], object]) -> list[Problem]:
@@ -248,7 +252,7 @@ IDS = [f"{rule}-{where}" for rule, _, where, _, _, _ in PLANTED]
 def test_a_sound_plan_has_no_contradiction() -> None:
     """So that what a test below finds is what it has planted."""
     assert find(plan({})) == []
-    check(plan({}), file="x.yaml")
+    assert told(plan({})) == []
 
 
 @pytest.mark.parametrize(("rule", "planted", "where", "finding", "change", "neighbour"), PLANTED, ids=IDS)
@@ -275,17 +279,17 @@ def test_a_contradiction_is_refused_until_it_is_explained(
 ) -> None:
     """One problem, which says how to settle it; an explanation settles it, but for what is wrong in the structure."""
     beside = BESIDE.get(rule, {})
-    (problem,) = refused(lambda: check(plan({**beside, **planted}), file="x.yaml"))
+    (problem,) = told(plan({**beside, **planted}))
     assert (problem.file, problem.key) == ("x.yaml", where)
     assert finding in problem.got and problem.got.endswith(f"({rule})") and change in problem.allowed
     explained = plan({**beside, **planted, "explained": {rule: "it is meant so"}})
     if rule in EXPLAINABLE:
         assert f"explained: {{{rule}: " in problem.allowed
-        check(explained, file="x.yaml")
+        assert told(explained) == []
         assert [one.explained for one in find(explained)] == ["it is meant so"]
     else:
         assert "explained" not in problem.allowed
-        assert [p.key for p in refused(lambda: check(explained, file="x.yaml"))] == [where, f"explained.{rule}"]
+        assert [p.key for p in told(explained)] == [where, f"explained.{rule}"]
         assert [one.explained for one in find(explained)] == [""]
 
 
@@ -293,17 +297,17 @@ def test_all_problems_are_told_at_once() -> None:
     """Unexplained contradictions, stale explanations, and names of no rule."""
     explained = {"refill_beyond_rto": "gone", "no_such_rule": "x", "order_against_tiers": "x"}
     bad = plan({"rpo.low.max_age_s": 86_400, "backfill.backoff_max_s": 29, "explained": explained})
-    told = {problem.key: problem for problem in refused(lambda: check(bad, file="x.yaml"))}
-    assert list(told) == [
+    found = {problem.key: problem for problem in told(bad)}
+    assert list(found) == [
         "backfill.retries_s",
         "rpo.low.max_age_s",
         "explained.no_such_rule",
         "explained.order_against_tiers",
         "explained.refill_beyond_rto",
     ]
-    assert "one of backoff_beyond_rto, clock_resolution" in told["explained.no_such_rule"].allowed
-    assert "where none is accepted" in told["explained.order_against_tiers"].got
-    assert "a contradiction that is not there" in told["explained.refill_beyond_rto"].got
+    assert "one of backoff_beyond_rto, clock_resolution" in found["explained.no_such_rule"].allowed
+    assert "where none is accepted" in found["explained.order_against_tiers"].got
+    assert "a contradiction that is not there" in found["explained.refill_beyond_rto"].got
 
 
 def test_what_is_wrong_in_a_file_is_told_with_its_line(tmp_path: Path) -> None:

@@ -15,10 +15,10 @@ from servers import Exchange, Server, free_port
 from tapecheck.backfill import checkpoints
 from tapecheck.errors import ConfigError, TargetError
 from tapecheck.recovery import ages as judged
-from tapecheck.recovery import freshness, planting, stored
+from tapecheck.recovery import freshness, stored
 from tapecheck.recovery.ages import SeriesAge
-from tapecheck.recovery.answers import Audit
 from tapecheck.recovery.objectives import RecoveryPlan
+from tapecheck.recovery.recording import Audit
 from tapecheck.target.file import Target
 from tapecheck.target.opening import SandboxState
 
@@ -117,14 +117,14 @@ def _omitted(asked: str, status: int, body: Body) -> tuple[int, Body]:
 
 
 LIES: dict[str, tuple[Lie, str]] = {
-    "younger": (in_series(OLD, _refreshed_now), "says an age of 5 s, while its database says 720"),
-    "a minute younger": (in_series(OLD, lambda one: {"age_s": one["age_s"] - 60, "refreshed_at": None}), "while its database says 720"),
-    "older": (in_series(OLD, lambda one: {"age_s": one["age_s"] + 60, "refreshed_at": None}), "while its database says 720"),
-    "no age": (in_series(OLD, lambda one: {"age_s": None, "freshness": "missing"}), "says no age, while its database says 720"),
-    "class": (in_series(OLD, lambda one: {"freshness": "fresh"}), "says 'fresh' at an age of 720"),
-    "newer bar": (in_series(OLD, lambda one: {"newest": _moved(one["newest"], hours=1)}), "says that its newest bar is"),
+    "younger": (in_series(OLD, _refreshed_now), "reports an age of 5 s, while its database has 720"),
+    "a minute younger": (in_series(OLD, lambda one: {"age_s": one["age_s"] - 60, "refreshed_at": None}), "while its database has 720"),
+    "older": (in_series(OLD, lambda one: {"age_s": one["age_s"] + 60, "refreshed_at": None}), "while its database has 720"),
+    "no age": (in_series(OLD, lambda one: {"age_s": None, "freshness": "missing"}), "reports no age, while its database has 720"),
+    "class": (in_series(OLD, lambda one: {"freshness": "fresh"}), "reports 'fresh' at an age of 720"),
+    "newer bar": (in_series(OLD, lambda one: {"newest": _moved(one["newest"], hours=1)}), "reports that its newest bar is"),
     "older bar": (in_series(OLD, lambda one: {"newest": _moved(one["newest"], hours=-1)}), "while its database has 20"),
-    "no bar": (in_series(OLD, lambda one: {"newest": None}), "says that its newest bar is none, while its database has 20"),
+    "no bar": (in_series(OLD, lambda one: {"newest": None}), "reports that its newest bar is none, while its database has 20"),
     "not listed": (_omitted, "not listed, while its database has it with an age of 720"),
 }
 TRUTHS: dict[str, Lie] = {
@@ -137,8 +137,8 @@ TRUTHS: dict[str, Lie] = {
 
 @pytest.fixture
 def two_hours_old(sandbox: SandboxState, database_url: str) -> Iterator[None]:
-    with planting.restored(database_url, OLD):
-        planting._plant(database_url, OLD, 2 * HOUR)
+    with freshness.restored(database_url, OLD):
+        freshness._plant(database_url, OLD, 2 * HOUR)
         yield
 
 
@@ -168,8 +168,8 @@ def test_what_is_near_enough_is_no_lie(sandbox: SandboxState, database_url: str,
 def test_a_refresh_between_two_reads_accuses_nobody(sandbox: SandboxState, database_url: str, moment: str) -> None:
     """A series that becomes fresh just before the status, or just before its answer, was aging and is fresh: both are true."""
     passed_on = relay(sandbox.base_url)
-    with planting.restored(database_url, OLD), psycopg.connect(database_url, autocommit=True) as connection:
-        planting._plant(database_url, OLD, 2 * HOUR)
+    with freshness.restored(database_url, OLD), psycopg.connect(database_url, autocommit=True) as connection:
+        freshness._plant(database_url, OLD, 2 * HOUR)
 
         async def refreshed_first(exchange: Exchange) -> None:
             if moment in exchange.target:
@@ -216,12 +216,12 @@ def test_an_answer_of_the_class_before_is_right_within_seconds_of_the_edge(said_
 @pytest.mark.parametrize(
     ("age_s", "change", "expected"),
     [
-        (2 * HOUR, {"freshness": "fresh"}, "says 'fresh' at an age of 7200 s, which is aging"),
-        (HOUR + 2, {"freshness": "fresh"}, "says 'fresh' at an age of 3602 s, which is aging"),
-        (60.0, {"freshness": "stale"}, "says 'stale' at an age of 60 s, which is fresh"),
-        (None, {"freshness": "fresh"}, "says 'fresh' without an age, which is missing"),
-        (2 * HOUR, {"age_s": 30.0, "freshness": "fresh"}, "says an age of 30 s, while its own time of refresh makes it 7200 s"),
-        (60.0, {"age_s": -600.0, "refreshed_at": None}, "says an age of -600 s: data from the future, or a clock that is ahead"),
+        (2 * HOUR, {"freshness": "fresh"}, "reports 'fresh' at an age of 7200 s, which is aging"),
+        (HOUR + 2, {"freshness": "fresh"}, "reports 'fresh' at an age of 3602 s, which is aging"),
+        (60.0, {"freshness": "stale"}, "reports 'stale' at an age of 60 s, which is fresh"),
+        (None, {"freshness": "fresh"}, "reports 'fresh' without an age, which is missing"),
+        (2 * HOUR, {"age_s": 30.0, "freshness": "fresh"}, "reports an age of 30 s, while its own time of refresh makes it 7200 s"),
+        (60.0, {"age_s": -600.0, "refreshed_at": None}, "reports an age of -600 s: data from the future, or a clock that is ahead"),
     ],
 )
 def test_an_api_that_contradicts_itself_is_found_without_a_database(age_s: float | None, change: Body, expected: str) -> None:
@@ -233,7 +233,7 @@ def test_an_api_that_contradicts_itself_is_found_without_a_database(age_s: float
 def test_data_from_the_future_are_told_as_such_and_judged_by_what_they_are(age_s: float) -> None:
     """A target whose clock is ahead is no reason to crash: the age is said as it is, and an answer that says the same is no other lie."""
     one = audited(age_s)
-    assert one.false_age == f"says an age of {age_s:.0f} s: data from the future, or a clock that is ahead"
+    assert one.false_age == f"reports an age of {age_s:.0f} s: data from the future, or a clock that is ahead"
     assert (one.reported_s, one.state, one.wrong_answer) == (age_s, "fresh", "")
 
 
@@ -287,7 +287,7 @@ WRONG: dict[str, tuple[str, Lie, str, str]] = {
     ),
     "another age": (
         "aging", in_features(lambda status, body: (status, body | {"age_s": 3.0})), "warning",
-        "its data are said to be 3 s old, while they are 7200 s old",
+        "its data are reported to be 3 s old, while they are 7200 s old",
     ),
     "missing but served": (
         "missing", in_features(lambda status, body: (200, {"symbol": "AAPL", "timeframe": "1d", "count": 3, "warning": "old"})), "warning",

@@ -13,10 +13,10 @@ from servers import Exchange, Server, free_port
 
 from tapecheck.errors import ConfigError, MeasurementError, TapecheckError, TargetDown
 from tapecheck.http import Answer, Client
-from tapecheck.recovery import ages, freshness, planting, stored
+from tapecheck.recovery import ages, freshness, stored
 from tapecheck.recovery.ages import SeriesAge
-from tapecheck.recovery.answers import Audit
 from tapecheck.recovery.objectives import RecoveryPlan
+from tapecheck.recovery.recording import Audit
 from tapecheck.sandbox import supervision
 from tapecheck.target.file import Target
 from tapecheck.target.opening import SandboxState
@@ -38,7 +38,7 @@ def times(database: psycopg.Connection[Any]) -> Times:
 
 def planted(plan: RecoveryPlan, target: Target, database_url: str) -> list[SeriesAge]:
     """Plant ages, and judge how they are reported and answered."""
-    found = planting.planted_ages(plan, target, database_url)
+    found = freshness.planted_ages(plan, target, database_url)
     return ages.judged(Audit(looks=found[0].looks, planted=found), plan)[-len(found) :]
 
 
@@ -74,7 +74,7 @@ def test_no_answer_of_before_fits_a_planted_age(sandbox: SandboxState, database_
     """Each time another limit is asked for, which nobody asks for and no audit did, so that nothing kept is served."""
     with Server(relay(sandbox.base_url)) as server:
         freshness.audit(plan_of("SPY"), target_at(server.url))
-        planting.planted_ages(plan_of("SPY"), target_at(server.url), database_url)
+        freshness.planted_ages(plan_of("SPY"), target_at(server.url), database_url)
     limits = [figures(path.rpartition("=")[2])[0] for path in server.seen.paths if "features" in path]
     assert len({*limits[-3:]}) == 3 and not {*limits[-3:]} & {*limits[:-3]}
     assert all(400 < limit < 1000 and limit % 10 for limit in limits[-3:])
@@ -82,7 +82,7 @@ def test_no_answer_of_before_fits_a_planted_age(sandbox: SandboxState, database_
 
 def test_planted_ages_lie_in_the_middle_of_their_class() -> None:
     """So that neither the time that it takes nor another clock moves them out of it."""
-    middles = {state: planting.age_within(PLAN, state) for state in ("fresh", "aging", "stale", "missing")}  # type: ignore[arg-type]
+    middles = {state: freshness.age_within(PLAN, state) for state in ("fresh", "aging", "stale", "missing")}  # type: ignore[arg-type]
     assert middles == {"fresh": 1800, "aging": 12600, "stale": 54000, "missing": 129600}
     assert [PLAN.staleness.classify(age_s) for age_s in middles.values()] == list(middles)
 
@@ -116,16 +116,16 @@ def test_an_api_that_hides_planted_ages_is_found(sandbox: SandboxState, database
 def test_the_very_same_time_is_put_back(database_url: str, database: psycopg.Connection[Any]) -> None:
     """To the microsecond, in that row alone."""
     before = times(database)
-    with planting.restored(database_url, KEY):
-        planting._plant(database_url, KEY, 54000)
+    with freshness.restored(database_url, KEY):
+        freshness._plant(database_url, KEY, 54000)
         assert older(before, times(database)) == [KEY]
     assert times(database)[KEY] == before[KEY] and older(before, times(database)) == []
 
 
 def test_a_newer_time_is_kept(database_url: str, database: psycopg.Connection[Any]) -> None:
     """What the target refreshed meanwhile is not made older."""
-    with planting.restored(database_url, KEY):
-        planting._plant(database_url, KEY, 54000)
+    with freshness.restored(database_url, KEY):
+        freshness._plant(database_url, KEY, 54000)
         database.execute(f"UPDATE tapecheck.checkpoints SET refreshed_at = now() {WHERE}", KEY)
         newer = times(database)[KEY]
     assert times(database)[KEY] == newer
@@ -171,7 +171,7 @@ def test_it_is_put_back_when_asking_ends_in_the_middle(
 
     monkeypatch.setattr(Client, "ask_all", ask)
     with pytest.raises(error):
-        planting.planted_ages(PLAN, target_at(sandbox.base_url), database_url)
+        freshness.planted_ages(PLAN, target_at(sandbox.base_url), database_url)
     assert len(older(before, during[0])) == 1  # it was planted
     assert older(before, times(database)) == []
     assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)] == handlers
@@ -188,7 +188,7 @@ def test_it_is_put_back_when_the_target_dies(sandbox: SandboxState, database_url
             exchange.server.die()
 
     with Server(dies) as server, pytest.raises(TargetDown):
-        planting.planted_ages(PLAN, target_at(server.url), database_url)
+        freshness.planted_ages(PLAN, target_at(server.url), database_url)
     assert server.seen.requests == 4 and older(before, times(database)) == []
 
 
@@ -204,8 +204,8 @@ def test_connections_that_are_terminated_do_not_keep_it_from_being_put_back(
             raise error
         return real(url)
 
-    with planting.restored(database_url, KEY):
-        planting._plant(database_url, KEY, 54000)
+    with freshness.restored(database_url, KEY):
+        freshness._plant(database_url, KEY, 54000)
         monkeypatch.setattr(stored, "connect", connect)
     assert times(database)[KEY] == before[KEY] and next(refusals, None) is None
 
@@ -214,7 +214,7 @@ def test_what_cannot_be_put_back_is_said_with_how_to_do_it_by_hand() -> None:
     """The message names the series, the reason and the statement, and never the URL."""
     moment, url = dt.datetime(2026, 11, 25, 12, tzinfo=dt.UTC), f"postgresql://k3y@127.0.0.1:{free_port()}/d"
     with pytest.raises(TapecheckError) as caught:
-        planting.restore(url, KEY, moment, within_s=0)
+        freshness.restore(url, KEY, moment, within_s=0)
     text = str(caught.value)
     assert "the age of MSFT 4h could not be put back (connection failed" in text and "k3y" not in text
     assert "SET refreshed_at = GREATEST(refreshed_at, '2026-11-25T12:00:00+00:00') WHERE symbol = 'MSFT' AND timeframe = '4h';" in text
@@ -224,12 +224,12 @@ def test_what_cannot_be_put_back_is_said_with_how_to_do_it_by_hand() -> None:
 def test_a_row_that_is_gone_is_said_to_be(database_url: str) -> None:
     """A restore that changed nothing is none."""
     with pytest.raises(TapecheckError, match=r"could not be put back \(the row is gone\)"):
-        planting.restore(database_url, ("NOSERIES", "1d"), dt.datetime.now(dt.UTC), within_s=0)
+        freshness.restore(database_url, ("NOSERIES", "1d"), dt.datetime.now(dt.UTC), within_s=0)
 
 
 def test_without_a_database_nothing_is_planted(sandbox: SandboxState) -> None:
     """Nothing to plant in, and one beyond this machine, are said before anything is changed."""
     with pytest.raises(MeasurementError, match="no age can be planted: the target's database cannot be read"):
-        planting.planted_ages(PLAN, target_at(sandbox.base_url), f"postgresql://u@127.0.0.1:{free_port()}/d")
+        freshness.planted_ages(PLAN, target_at(sandbox.base_url), f"postgresql://u@127.0.0.1:{free_port()}/d")
     with pytest.raises(ConfigError, match="its database may be on another machine"):
-        planting.planted_ages(PLAN, target_at(sandbox.base_url), "postgresql://u@db.example.com/d")
+        freshness.planted_ages(PLAN, target_at(sandbox.base_url), "postgresql://u@db.example.com/d")

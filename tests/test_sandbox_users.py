@@ -33,10 +33,9 @@ from tapecheck.load.validation import load
 from tapecheck.recording import STOPPED
 from tapecheck.recovery import drill, experiment, freshness
 from tapecheck.recovery import session as recovery
-from tapecheck.recovery.answers import Audit
 from tapecheck.recovery.drill_target import DrillTarget
 from tapecheck.recovery.objectives import Prober as Schedule
-from tapecheck.recovery.recording import INVALID
+from tapecheck.recovery.recording import INVALID, Audit
 from tapecheck.recovery.watchdog import Watchdog
 from tapecheck.sandbox import processes, supervision
 from tapecheck.sandbox.profile import Home, Profile

@@ -5,8 +5,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from tapecheck.recovery.answers import Audit, Key, Look, Reply, Series, Stored
-from tapecheck.recovery.objectives import OTHERS, TOLERANCE_S, AboveShare, Action, AgeClass, RecoveryPlan, Staleness, whole
+from tapecheck.recovery.objectives import OTHERS, TOLERANCE_S, AboveShare, Action, AgeClass, RecoveryPlan, Staleness, rounded
+from tapecheck.recovery.recording import Audit, Key, Look, Reply, Series, Stored
 
 ROUNDING_S = 1.0  # an age may be reported in whole seconds
 UNLISTED = "unlisted"  # in place of the API's class
@@ -124,7 +124,7 @@ def _false(staleness: Staleness, key: Key, look: Look) -> str:
     if one is None:
         ages = [age_s for stored in look.stored if (age_s := stored.age_s(key, look.done_s)) is not None]
         is_hidden = ages and len(ages) == len(look.stored)
-        return f"not listed, while its database has it with an age of {whole(ages[0])} s" if is_hidden else ""
+        return f"not listed, while its database has it with an age of {rounded(ages[0])} s" if is_hidden else ""
     found = (_false_class(staleness, one), _false_refresh(one, look), _false_age(staleness, key, one, look), _false_newest(key, one, look))
     return "; ".join(filter(None, found))
 
@@ -139,8 +139,8 @@ def _near(staleness: Staleness, age_s: float | None, within_s: float) -> list[Ag
 def _false_class(staleness: Staleness, one: Series) -> str:
     if one.freshness in _near(staleness, one.age_s, ROUNDING_S):
         return ""
-    age = "without an age" if one.age_s is None else f"at an age of {whole(one.age_s)} s"
-    return f"says {one.freshness!r} {age}, which is {staleness.classify(one.age_s)}"
+    age = "without an age" if one.age_s is None else f"at an age of {rounded(one.age_s)} s"
+    return f"reports {one.freshness!r} {age}, which is {staleness.classify(one.age_s)}"
 
 
 def _false_refresh(one: Series, look: Look) -> str:
@@ -150,17 +150,17 @@ def _false_refresh(one: Series, look: Look) -> str:
     implied_s = ((look.status.generated_at or look.at) - one.refreshed_at).total_seconds()
     if abs(implied_s - one.age_s) <= TOLERANCE_S:
         return ""
-    return f"says an age of {whole(one.age_s)} s, while its own time of refresh makes it {whole(implied_s)} s"
+    return f"reports an age of {rounded(one.age_s)} s, while its own time of refresh makes it {rounded(implied_s)} s"
 
 
 def _false_age(staleness: Staleness, key: Key, one: Series, look: Look) -> str:
     if one.age_s is not None and one.age_s < -TOLERANCE_S:
-        return f"says an age of {whole(one.age_s)} s: data from the future, or a clock that is ahead"
+        return f"reports an age of {rounded(one.age_s)} s: data from the future, or a clock that is ahead"
     if not look.stored or any(_agrees(staleness, key, one.age_s, stored, look) for stored in look.stored):
         return ""
     real_s = _database_s(look, key)
-    says = "no age" if one.age_s is None else f"an age of {whole(one.age_s)} s"
-    return f"says {says}, while its database says {'none' if real_s is None else f'{whole(real_s)} s'}"
+    age = "no age" if one.age_s is None else f"an age of {rounded(one.age_s)} s"
+    return f"reports {age}, while its database has {'none' if real_s is None else f'{rounded(real_s)} s'}"
 
 
 def _agrees(staleness: Staleness, key: Key, reported_s: float | None, stored: Stored, look: Look) -> bool:
@@ -177,7 +177,7 @@ def _false_newest(key: Key, one: Series, look: Look) -> str:
     real = [row.newest if (row := stored.row(key)) else None for stored in look.stored]
     if any(one.newest is moment if None in (one.newest, moment) else _is_same(one.newest, moment) for moment in real):
         return ""
-    return f"says that its newest bar is {_shown(one.newest)}, while its database has {_shown(real[0])}"
+    return f"reports that its newest bar is {_shown(one.newest)}, while its database has {_shown(real[0])}"
 
 
 def _is_same(one: dt.datetime | None, other: dt.datetime | None) -> bool:
@@ -248,14 +248,14 @@ def _differences(staleness: Staleness, name: AgeClass, age_s: float | None, repl
     did, found, served = _action(reply, alerts, demanded), [], reply.served
     if did != demanded:
         words = f"nothing ({reply.failure})" if reply.failure else WORDS.get(did, f"status {reply.status}")
-        age = "no age" if age_s is None else f"an age of {whole(age_s)} s"
+        age = "no age" if age_s is None else f"an age of {rounded(age_s)} s"
         found.append(f"answered with {words}, while {age} is {name} and demands {WORDS[demanded]}")
     if served is None:
         return found
     if served.freshness is not None and served.freshness != name:
         found.append(f"its data are labelled {served.freshness!r}, while they are {name}")
     if served.age_s is not None and age_s is not None and abs(served.age_s - age_s) > TOLERANCE_S:
-        found.append(f"its data are said to be {whole(served.age_s)} s old, while they are {whole(age_s)} s old")
+        found.append(f"its data are reported to be {rounded(served.age_s)} s old, while they are {rounded(age_s)} s old")
     return [*found, *(["it has no row"] if reply.is_empty else []), *reply.unexpected]
 
 

@@ -8,10 +8,9 @@ from dataclasses import asdict, dataclass, replace
 from tapecheck.errors import ConfigError, Problem
 from tapecheck.recovery import ages
 from tapecheck.recovery.ages import Alert, SeriesAge
-from tapecheck.recovery.answers import Audit
 from tapecheck.recovery.contradictions import Contradiction, find
 from tapecheck.recovery.objectives import RecoveryPlan
-from tapecheck.recovery.recording import Recording, WrittenBar
+from tapecheck.recovery.recording import Audit, Recording, WrittenBar
 from tapecheck.recovery.timeline import Clocks, Timed, Worst, time_trial, worst
 from tapecheck.statistics import intervals
 from tapecheck.verdict import Check, Measured, Objective, Verdict, judge, overall, parse_all

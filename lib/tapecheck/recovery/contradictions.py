@@ -19,7 +19,7 @@ from tapecheck.statistics import intervals
 PERIODS = 2  # periods of the prober that an objective must span, for a miss to be told from the clock's own resolution
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True)
 class Found:
     """A place where a plan breaks a rule: its key, the figures, and what to change."""
 
@@ -39,23 +39,19 @@ def _symbol_in_two_tiers(plan: RecoveryPlan) -> Iterator[Found]:
     counts = Counter(symbol for symbol, _ in named)
     for symbol in sorted(symbol for symbol, count in counts.items() if count > 1):
         tiers = [name for one, name in named if one == symbol]
-        yield Found(
-            where=f"rpo.{tiers[-1]}.symbols", finding=f"{symbol} in {' and '.join(tiers)}", change="each symbol in one tier, and once in it"
-        )
+        yield Found(f"rpo.{tiers[-1]}.symbols", f"{symbol} in {' and '.join(tiers)}", "each symbol in one tier, and once in it")
 
 
 def _no_tier_for_others(plan: RecoveryPlan) -> Iterator[Found]:
     if all(tier.symbols != OTHERS for tier in plan.rpo.values()):
         finding = "no objectives for a symbol that none of " + ", ".join(plan.rpo) + " names"
-        yield Found(where="rpo", finding=finding, change=f"one tier with symbols: {OTHERS}")
+        yield Found("rpo", finding, f"one tier with symbols: {OTHERS}")
 
 
 def _several_tiers_for_others(plan: RecoveryPlan) -> Iterator[Found]:
     tiers = [name for name, tier in plan.rpo.items() if tier.symbols == OTHERS]
     if len(tiers) > 1:
-        yield Found(
-            where=f"rpo.{tiers[-1]}.symbols", finding=f"{OTHERS} in {' and '.join(tiers)}", change=f"symbols: {OTHERS} in one tier only"
-        )
+        yield Found(f"rpo.{tiers[-1]}.symbols", f"{OTHERS} in {' and '.join(tiers)}", f"symbols: {OTHERS} in one tier only")
 
 
 def _thresholds_out_of_order(plan: RecoveryPlan) -> Iterator[Found]:
@@ -65,10 +61,10 @@ def _thresholds_out_of_order(plan: RecoveryPlan) -> Iterator[Found]:
     where = "alerts.no_successful_backfill.after_s"
     if after_s >= missing_s:
         finding = f"an alert after {spelled(after_s)}, when data is missing from {spelled(missing_s)} on"
-        yield Found(where=where, finding=finding, change="an alert before data is missing: below staleness.stale.below_s")
+        yield Found(where, finding, "an alert before data is missing: below staleness.stale.below_s")
     if after_s <= soonest_s:
         finding = f"an alert after {spelled(after_s)}, when the most frequent refresh comes every {spelled(soonest_s)}"
-        yield Found(where=where, finding=finding, change="an alert that is silent while all is well: above the shortest refresh_s")
+        yield Found(where, finding, "an alert that is silent while all is well: above the shortest refresh_s")
 
 
 def _classes_out_of_order(plan: RecoveryPlan) -> Iterator[Found]:
@@ -76,14 +72,14 @@ def _classes_out_of_order(plan: RecoveryPlan) -> Iterator[Found]:
     for (younger, younger_s), (older, older_s) in itertools.pairwise(ends):
         if younger_s >= older_s:
             finding = f"{older} ends at {spelled(older_s)}, {younger} at {spelled(younger_s)}"
-            yield Found(where=f"staleness.{older}.below_s", finding=finding, change=f"more than staleness.{younger}.below_s")
+            yield Found(f"staleness.{older}.below_s", finding, f"more than staleness.{younger}.below_s")
 
 
 def _order_against_tiers(plan: RecoveryPlan) -> Iterator[Found]:
     order, tiers = plan.scheduler.order, tuple(plan.rpo)
     if sorted(order) != sorted(tiers):
         change = f"each tier of rpo once: {', '.join(tiers)}"
-        yield Found(where="scheduler.order", finding=", ".join(order), change=change)
+        yield Found("scheduler.order", ", ".join(order), change)
 
 
 # ---- recovery: what is done takes longer than its objective ----
@@ -95,14 +91,14 @@ def _backoff_beyond_rto(plan: RecoveryPlan) -> Iterator[Found]:
         pauses = " + ".join(f"{pause_s:g}" for pause_s in pauses_s) + f" s = {spelled(sum(pauses_s))}"
         finding = f"pauses of {pauses}, beyond the {spelled(objective.objective_s)} of rto.upstream_rate_limit"
         change = "shorter pauses, a longer objective_s, or clock: degraded, since the fallback does not wait for them"
-        yield Found(where="backfill.retries_s", finding=finding, change=change)
+        yield Found("backfill.retries_s", finding, change)
 
 
 def _retries_beyond_cap(plan: RecoveryPlan) -> Iterator[Found]:
     longest_s, most_s = max(plan.backfill.retries_s), plan.backfill.backoff_max_s
     if longest_s > most_s:
         finding = f"a pause of {spelled(longest_s)}, beyond the {spelled(most_s)} of backoff_max_s"
-        yield Found(where="backfill.retries_s", finding=finding, change="pauses up to backoff_max_s, or a higher one")
+        yield Found("backfill.retries_s", finding, "pauses up to backoff_max_s, or a higher one")
 
 
 def _refill_beyond_rto(plan: RecoveryPlan) -> Iterator[Found]:
@@ -115,11 +111,11 @@ def _refill_beyond_rto(plan: RecoveryPlan) -> Iterator[Found]:
     crash = plan.rto.get("scheduler_crash")
     if crash and crash.clock == "full" and refill_s > crash.objective_s:
         finding = f"{what}, beyond the {spelled(crash.objective_s)} of rto.scheduler_crash"
-        yield Found(where="rto.scheduler_crash.objective_s", finding=finding, change=change)
+        yield Found("rto.scheduler_crash.objective_s", finding, change)
     name, tier = min(plan.rpo.items(), key=lambda item: item[1].refresh_s)
     if refill_s > tier.refresh_s:
         finding = f"{what}, beyond the {spelled(tier.refresh_s)} after which {name} is due again"
-        yield Found(where=f"rpo.{name}.refresh_s", finding=finding, change=change)
+        yield Found(f"rpo.{name}.refresh_s", finding, change)
 
 
 def refill_floor_s(plan: RecoveryPlan) -> float:
@@ -136,14 +132,14 @@ def _refresh_against_loss(plan: RecoveryPlan) -> Iterator[Found]:
         if tier.refresh_s > 60 * tier.max_lost_minutes:
             allowed = spelled(60 * tier.max_lost_minutes) if tier.max_lost_minutes else "none"
             finding = f"of {name} {allowed} may be lost, but up to {spelled(tier.refresh_s)} are not fetched yet when something dies"
-            yield Found(where=f"rpo.{name}.max_lost_minutes", finding=finding, change="a refresh at least as often as what may be lost")
+            yield Found(f"rpo.{name}.max_lost_minutes", finding, "a refresh at least as often as what may be lost")
 
 
 def _refresh_beyond_age(plan: RecoveryPlan) -> Iterator[Found]:
     for name, tier in plan.rpo.items():
         if tier.refresh_s >= tier.max_age_s:
             finding = f"{name} is refreshed every {spelled(tier.refresh_s)}, and may be {spelled(tier.max_age_s)} old"
-            yield Found(where=f"rpo.{name}.refresh_s", finding=finding, change="a refresh that begins and ends before max_age_s")
+            yield Found(f"rpo.{name}.refresh_s", finding, "a refresh that begins and ends before max_age_s")
 
 
 def _tier_beyond_class(plan: RecoveryPlan) -> Iterator[Found]:
@@ -151,14 +147,14 @@ def _tier_beyond_class(plan: RecoveryPlan) -> Iterator[Found]:
     for name, tier in plan.rpo.items():
         if tier.max_age_s >= missing_s:
             finding = f"{name} may be {spelled(tier.max_age_s)} old, and from {spelled(missing_s)} on, that included, data is missing"
-            yield Found(where=f"rpo.{name}.max_age_s", finding=finding, change="an age below staleness.stale.below_s")
+            yield Found(f"rpo.{name}.max_age_s", finding, "an age below staleness.stale.below_s")
 
 
 def _refresh_beyond_rate(plan: RecoveryPlan) -> Iterator[Found]:
     needed, allowed = refresh_requests_per_h(plan), 60 * plan.backfill.requests_per_minute
     if needed is not None and needed > allowed:
         finding = f"refreshing every tier takes at least {needed:,.0f} requests an hour, and {allowed:,.0f} are allowed"
-        yield Found(where="backfill.requests_per_minute", finding=finding, change="longer refresh_s, fewer symbols, or a higher rate")
+        yield Found("backfill.requests_per_minute", finding, "longer refresh_s, fewer symbols, or a higher rate")
 
 
 def refresh_requests_per_h(plan: RecoveryPlan) -> float | None:
@@ -180,7 +176,7 @@ def _trials_prove_nothing(plan: RecoveryPlan) -> Iterator[Found]:
     if share is not None and each < (needed := intervals.needed_n(share)):
         supports = math.floor(1000 * intervals.ratio_lower_bound(each, each)) / 10  # rounded down, as a bound is
         finding = f"{each} trials prove at best that {supports:g} % of recoveries meet it, with 95 % confidence, not {100 * share:g} %"
-        yield Found(where="trials.each", finding=finding, change=f"at least {needed} trials, or proven_share: null")
+        yield Found("trials.each", finding, f"at least {needed} trials, or proven_share: null")
 
 
 def _clock_resolution(plan: RecoveryPlan) -> Iterator[Found]:
@@ -189,10 +185,10 @@ def _clock_resolution(plan: RecoveryPlan) -> Iterator[Found]:
         if objective.objective_s < PERIODS * prober.period_s:
             finding = f"{spelled(objective.objective_s)}, with a probe every {spelled(prober.period_s)}"
             change = f"at least {PERIODS} periods of the prober, or a shorter period_s"
-            yield Found(where=f"rto.{name}.objective_s", finding=finding, change=change)
+            yield Found(f"rto.{name}.objective_s", finding, change)
     if prober.timeout_s < prober.slow_s:
         finding = f"a probe ends after {spelled(prober.timeout_s)}, before the {spelled(prober.slow_s)} after which it is slow"
-        yield Found(where="prober.timeout_s", finding=finding, change="at least slow_s")
+        yield Found("prober.timeout_s", finding, "at least slow_s")
 
 
 STRUCTURAL: Mapping[str, Rule] = {
@@ -231,27 +227,12 @@ class Contradiction:
 
 def find(plan: RecoveryPlan) -> list[Contradiction]:
     """Return every contradiction of a plan, explained or not, those of its structure first: no explanation is accepted for them."""
+    explained = {rule: why for rule, why in plan.explained.items() if rule in EXPLAINABLE}
     return [
-        Contradiction(
-            rule=name,
-            where=found.where,
-            finding=found.finding,
-            change=found.change,
-            explained=plan.explained.get(name, "") if name in EXPLAINABLE else "",
-        )
+        Contradiction(rule=name, where=one.where, finding=one.finding, change=one.change, explained=explained.get(name, ""))
         for name, rule in {**STRUCTURAL, **EXPLAINABLE}.items()
-        for found in rule(plan)
+        for one in rule(plan)
     ]
-
-
-def check(plan: RecoveryPlan, *, file: str) -> None:
-    """Refuse a plan that contradicts itself without saying why.
-
-    Raises:
-        ConfigError: every contradiction without an explanation, and every explanation of one that does not exist.
-    """
-    if found := _problems({WHOLE: plan}, file, {}):
-        raise ConfigError(found)
 
 
 def read_plan(path: str | Path, *, profile: str = WHOLE, trials: int = 0) -> RecoveryPlan:
@@ -264,7 +245,7 @@ def read_plan(path: str | Path, *, profile: str = WHOLE, trials: int = 0) -> Rec
         ConfigError: the file or any of its profiles is wrong, or contradicts itself without saying why.
     """
     plans = config.read_profile(RecoveryPlan, path)
-    if found := _problems(plans, str(path), config.lines_by_key(path)):
+    if found := problems(plans, str(path), config.lines_by_key(path)):
         raise ConfigError(found)
     plan = config.pick(plans, profile)
     if not 0 <= trials <= 1000:
@@ -272,8 +253,13 @@ def read_plan(path: str | Path, *, profile: str = WHOLE, trials: int = 0) -> Rec
     return plan.model_copy(update={"trials": plan.trials.model_copy(update={"each": trials})}) if trials else plan
 
 
-def _problems(plans: Mapping[str, RecoveryPlan], file: str, lines: Mapping[str, int]) -> list[Problem]:
-    """Return what is wrong with a plan as each of its profiles has it; what one of them needs to have explained is explained for all."""
+def problems(plans: Mapping[str, RecoveryPlan], file: str, lines: Mapping[str, int]) -> list[Problem]:
+    """Return every contradiction without an explanation, and every explanation of one that does not exist.
+
+    Args:
+        plans: the plan as each of its profiles has it; what one of them needs to have explained is explained for all.
+        lines: of the file's keys, written as in `rpo.critical.refresh_s`.
+    """
     found: dict[str, Problem] = {}
     for profile, plan in plans.items():
         for one in (one for one in find(plan) if not one.explained):

@@ -93,11 +93,11 @@ def run(drill: Drill, where: DrillTarget, schedule: Schedule, watchdog: Watchdog
         was_steady = prober.wait(FULL, began_ns, within_s=STEADY_S, unseen_s=schedule.settle_s)
         journal = _journal(experiment, drill, where, moments, prober, watchdog) if was_steady else {"status": "failed", "steady_states": {}}
         stop, since_ns = _stop(drill, where, journal), max(moments.at_ns.values(), default=began_ns)
-        is_whole = stop is None and prober.wait(FULL, since_ns, within_s=STEADY_S, unseen_s=schedule.settle_s)
+        is_back = stop is None and prober.wait(FULL, since_ns, within_s=STEADY_S, unseen_s=schedule.settle_s)
     died = f"the prober ended: {type(prober.died_of).__name__}: {prober.died_of}" if prober.died_of else ""
     if where.info.kind == "sandbox" and opening.sandbox_stopped():
         died = STOPPED
-    trial = _trial(drill, number, journal, moments, began_ns, is_whole, where, died)
+    trial = _trial(drill, number, journal, moments, began_ns, is_back, where, died)
     kept = {key: journal[key] for key in KEPT if key in journal}
     return Done(trial=trial, probes=prober.table(drill.name, number), journal=kept, stop=stop)
 
@@ -141,7 +141,7 @@ def _quiet() -> Iterator[None]:
 
 
 def _trial(
-    drill: Drill, number: int, journal: Mapping[str, Any], moments: _Moments, began_ns: int, is_whole: bool, where: DrillTarget, died: str
+    drill: Drill, number: int, journal: Mapping[str, Any], moments: _Moments, began_ns: int, is_back: bool, where: DrillTarget, died: str
 ) -> Trial:  # fmt: skip
     states, watching = journal.get("steady_states") or {}, drill.watching
     steady_before = bool((states.get("before") or {}).get("steady_state_met"))
@@ -158,7 +158,7 @@ def _trial(
         state=INVALID if reason else MEASURED,
         reason=reason,
         steady_before=steady_before,
-        steady_after=is_whole and bool((states.get("after") or {}).get("steady_state_met")),
+        steady_after=is_back and bool((states.get("after") or {}).get("steady_state_met")),
         rolled_back=_rolled_back(drill, journal),
         after=_after(where, watching.after, watching.keep),
         repair=_repair(drill, where, journal),
@@ -168,7 +168,7 @@ def _trial(
 
 
 def _why_invalid(journal: Mapping[str, Any], steady_before: bool) -> str:
-    """Say why a trial tells nothing: each activity is part of the fault, and where one did not work it was another fault or none."""
+    """Say why nothing follows from a trial: each activity is part of the fault, and where one did not work it was another fault or none."""
     if not steady_before:
         return "the steady state did not hold before the fault, so that what came after says nothing about it"
     if failed := [run for run in journal.get("run", []) if not worked(run)]:
@@ -214,5 +214,5 @@ def _after(where: DrillTarget, request: str | None, keep: tuple[str, ...]) -> di
     with Client(where.target, timeout_s=AFTER_S) as client:
         (answer,) = client.send(where.template(request))
     health = answer.parsed(_After)
-    said = (health.model_extra or {}) if health else {}
-    return {name: float(said[name]) for name in keep if isinstance(said.get(name), int | float)}
+    reported = (health.model_extra or {}) if health else {}
+    return {name: float(reported[name]) for name in keep if isinstance(reported.get(name), int | float)}

@@ -150,7 +150,7 @@ def read(path: str | Path) -> Drill:
     """Read a drill.
 
     Raises:
-        ConfigError: it is no valid experiment, or our extension is missing or wrong; said before any fault.
+        ConfigError: it is no valid experiment, or our extension is missing or wrong; before any fault.
     """
     file = config.find(path)
     data, lines = config.read_yaml(file)

@@ -13,24 +13,9 @@ from tapecheck.recovery.experiment import Drill
 from tapecheck.recovery.history import PastTrial
 from tapecheck.recovery.objectives import RecoveryPlan
 from tapecheck.recovery.timeline import Timed
-from tapecheck.validation import checks, findings
+from tapecheck.validation import checks as checks
+from tapecheck.validation import findings as findings
 from tapecheck.verdict import number, written
-
-__all__ = [
-    "ages",
-    "answers",
-    "checks",
-    "contradictions",
-    "drills",
-    "findings",
-    "history",
-    "losses",
-    "plan",
-    "rpo",
-    "rto",
-    "staleness",
-    "trials",
-]
 
 OLDEST = 10  # series that are shown
 

@@ -232,6 +232,6 @@ def spelled(seconds: float) -> str:
     return f"{seconds / unit:,.10g} {name}"
 
 
-def whole(seconds: float) -> str:
+def rounded(seconds: float) -> str:
     """Write seconds without a fraction; what is too long for an age in a few digits."""
     return f"{seconds:.0f}" if abs(seconds) < 1e12 else f"{seconds:.3g}"

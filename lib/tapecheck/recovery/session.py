@@ -13,15 +13,14 @@ import pyarrow as pa
 from tapecheck import progress
 from tapecheck.errors import ConfigError, MeasurementError
 from tapecheck.recording import STOPPED
-from tapecheck.recovery import drill, freshness, planting, stored
+from tapecheck.recovery import drill, freshness, stored
 from tapecheck.recovery.analysis import check_failures
-from tapecheck.recovery.answers import Audit
 from tapecheck.recovery.drill import Done
 from tapecheck.recovery.drill_target import DrillTarget, check_allowed, check_processes
 from tapecheck.recovery.experiment import Drill
 from tapecheck.recovery.objectives import RecoveryPlan
 from tapecheck.recovery.recorder import Recorder, ask_upstream
-from tapecheck.recovery.recording import PROBES, Context, Recording, Trial, WrittenBar
+from tapecheck.recovery.recording import PROBES, Audit, Context, Recording, Trial, WrittenBar
 from tapecheck.recovery.watchdog import Watchdog
 from tapecheck.runs import folders, results
 from tapecheck.runs.results import TargetInfo
@@ -119,7 +118,7 @@ def _audited(plan: RecoveryPlan, where: DrillTarget, drills: Sequence[Drill]) ->
         audit = freshness.audit(plan, where.target, where.database_url)
         if drills and where.database_url and audit.looks[0].stored:
             try:
-                audit = dataclasses.replace(audit, planted=planting.planted_ages(plan, where.target, where.database_url))
+                audit = dataclasses.replace(audit, planted=freshness.planted_ages(plan, where.target, where.database_url))
             except (MeasurementError, ConfigError) as error:  # the drills go on
                 audit = dataclasses.replace(audit, unplanted=str(error))
         report(1, 1)

@@ -11,8 +11,7 @@ import psycopg
 
 from tapecheck.database import opened, wait_for, within
 from tapecheck.errors import MeasurementError, first_line
-from tapecheck.recovery.answers import Key, Row, Stored
-from tapecheck.recovery.recording import WrittenBar
+from tapecheck.recovery.recording import Key, Row, Stored, WrittenBar
 from tapecheck.vendor.bars import TIMEFRAMES
 
 SCHEMA = "tapecheck"  # where a service keeps `checkpoints`, `bars` and `features`, as the backfill's tables are
