@@ -4,6 +4,7 @@ import contextlib
 import errno
 import io
 import os
+import resource
 import signal
 import socket
 import subprocess
@@ -166,6 +167,19 @@ def test_a_kernel_that_cannot_start_is_said_in_one_sentence(
     outcome = batch.run("load", {}, tiny / "out")
     assert (outcome.exit_code, outcome.message) == (3, "the notebook's kernel died; its last words: SystemExit: no room")
     assert capfd.readouterr().err == ""
+
+
+def test_too_few_open_files_for_a_kernel_are_refused(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Before it is started; the soft limit is raised where the hard one allows it."""
+    write(tiny, RECORD.replace("VERDICT", "'pass'"))
+    limits: list[tuple[int, int]] = [(40, 64)]
+    monkeypatch.setattr(resource, "getrlimit", lambda what: limits[-1])
+    monkeypatch.setattr(resource, "setrlimit", lambda what, limit: limits.append(limit))
+    with pytest.raises(ConfigError, match=rf"ulimit -Hn: got 64 open files; allowed: {batch.FILES} or more"):
+        batch.run("load", {}, tiny / "out")
+    limits.append((40, 500))
+    assert batch.run("load", {}, tiny / "out").exit_code == 0
+    assert limits[-1] == (batch.FILES, 500)
 
 
 @pytest.mark.parametrize("variable", ["HOME", "IPYTHONDIR"])

@@ -3,6 +3,7 @@
 import errno
 import logging
 import os
+import resource
 import shutil
 import sys
 import time
@@ -28,6 +29,7 @@ from tapecheck.runs.outcomes import CRASHED, Outcome, Recorded
 from tapecheck.verdict import Verdict, exit_code
 
 FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
+FILES = 96  # that are open in a kernel which reads a recording and draws charts: at 80 it works, at 64 not always
 KERNEL_LOG = "kernel.log"
 INLINE = "module://matplotlib_inline.backend_inline"  # what a kernel sets where nobody has set another
 TEMPORARY_PATH_BYTES = 70  # of the folder in which multiprocessing has a folder with a socket
@@ -120,6 +122,7 @@ def run(validation: str, given: Mapping[str, Any], out: Path | None) -> Outcome:
     """
     path = notebook(validation)
     check_parameters(path, given)
+    _check_files()
     folders.check_writable(out or "")
     unfinished = out and out / "unfinished" / f"{validation}-{folders.new_id()}"
     started = time.monotonic()
@@ -149,6 +152,20 @@ def run(validation: str, given: Mapping[str, Any], out: Path | None) -> Outcome:
             message += _measured(validation, folder)
             return Outcome(validation=validation, exit_code=code, duration_s=duration_s, message=message, folder=folder)
         return _finish(validation, executed, recorded, duration_s)
+
+
+def _check_files() -> None:
+    """Make sure that a kernel, which inherits the limit of open files, can start and draw.
+
+    Raises:
+        ConfigError: the hard limit does not allow it.
+    """
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if resource.RLIM_INFINITY != hard < FILES:
+        allowed = f"{FILES} or more, which a notebook opens without any load: begin in a shell with a higher limit, or raise it as root"
+        raise ConfigError([Problem(file="machine", key="ulimit -Hn", got=f"{hard} open files", allowed=allowed)])
+    if resource.RLIM_INFINITY != soft < FILES:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (FILES, hard))
 
 
 def _measured(validation: str, folder: Path | None) -> str:
