@@ -72,11 +72,11 @@ def _set(settings: dict[str, str]) -> str:
     return f"SELECT set_config(name, value, false) FROM (VALUES {rows}) AS wanted (name, value) WHERE {known}"  # noqa: S608 - constants
 
 
-def connect(url: str, **options: Any) -> psycopg.Connection:
+def connect(url: str, *, statement_timeout: str = SETTINGS["statement_timeout"], **options: Any) -> psycopg.Connection:
     """Return a connection of psycopg's for our own tables, with our settings."""
     connection = psycopg.connect(conninfo(url), **options)
     try:
-        connection.execute(_set(SETTINGS | OWN_TABLES))
+        connection.execute(_set(SETTINGS | OWN_TABLES | {"statement_timeout": statement_timeout}))
         connection.commit()
     except BaseException:
         connection.close()

@@ -15,6 +15,7 @@ import psycopg
 from psycopg.rows import dict_row
 from pydantic import TypeAdapter
 
+from tapecheck import database
 from tapecheck.backfill.features import NAMES
 from tapecheck.sandbox.answers import Bar, FeatureBar, Freshness, freshness_of
 
@@ -165,11 +166,8 @@ class Store:
         raise psycopg.OperationalError("the connection broke twice")
 
     def _connected(self) -> psycopg.Connection:
-        connection = psycopg.connect(
-            self._url(), autocommit=True, connect_timeout=2, keepalives_idle=5, keepalives_interval=1, keepalives_count=3
-        )
-        connection.execute("SET statement_timeout = '2s'")
-        return connection
+        patience = {"connect_timeout": 2, "keepalives_idle": 5, "keepalives_interval": 1, "keepalives_count": 3}
+        return database.connect(self._url(), statement_timeout="2s", autocommit=True, **patience)
 
     def _keep(self, query: Query, done: "asyncio.Future[CachedRows]") -> None:
         self._asked.pop(query, None)
