@@ -29,12 +29,6 @@ def test_shares_are_of_every_stage() -> None:
     assert list(summary.stages) == list(STAGES)
 
 
-def test_waiting_for_tokens_is_never_api_time() -> None:
-    """A run that waits 90 % of the time for its rate limit is limited by that, and its fetches are as short as they were."""
-    summary = summarize(recording([span("wait", 0, 9), span("fetch", 9, 9.5, requests=1), span("insert", 9.5, 10)]))
-    assert (summary.bottleneck, summary.stages["fetch"].busy_s) == ("wait", pytest.approx(0.5))
-
-
 @pytest.mark.parametrize(("insert_s", "bottleneck"), [(6.01, "insert"), (5.99, None), (6.0, None)])
 def test_a_stage_above_60_percent_is_the_bottleneck(insert_s: float, bottleneck: str | None) -> None:
     """At 60 % exactly nothing is, and what leads is named."""
@@ -214,18 +208,6 @@ def test_balanced_names_what_leads_and_not_features() -> None:
     said = findings.find(summarize(found), found.context.plan)
     assert [f.name for f in said] == ["balanced", "leading_insert", "leading_fetch"]
     assert (said[1].evidence["promised_saving_low_ratio"], said[1].evidence["promised_saving_high_ratio"]) == (0.20, 0.30)
-
-
-def test_a_promise_beyond_the_stage_is_called_impossible() -> None:
-    """A stage that takes most of busy time but hides behind others cannot save what was promised."""
-    stored = [span("insert", i, i + 1, page=i) for i in range(10)]
-    found = recording([*stored, *(span("fetch", 0.5, 9.5, page=p) for p in range(3))])
-    limit = backfill.bottleneck(findings.find(summarize(found), found.context.plan))
-    assert limit and limit.name == "bottleneck_fetch"
-    assert (limit.evidence["promised_saving_low_ratio"], limit.evidence["promise"]) == (0.30, "not possible: at no cost it saves about 0%")
-    visible = recording([span("fetch", 0, 9), span("insert", 9, 10)])
-    kept = backfill.bottleneck(findings.find(summarize(visible), visible.context.plan))
-    assert kept and kept.evidence["promise"] == "possible"
 
 
 def test_failed_jobs_are_named_first() -> None:

@@ -13,9 +13,9 @@ from typing import Any
 import anyio
 import httpx
 import numpy as np
-import psycopg
 import pyarrow as pa
 
+from tapecheck import database
 from tapecheck.backfill import checkpoints, features, sink
 from tapecheck.backfill.analysis import summarize
 from tapecheck.backfill.jobs import due
@@ -150,11 +150,11 @@ def raw_copy(folder: Path, connections: int, *, is_checked: bool) -> dict[str, A
 
 
 def _stored(url: str, is_checked: bool) -> dict[str, Any]:
-    with sink.Sink(url, RAW) as one, psycopg.connect(url) as connection:
+    with database.connect(url) as connection:
         row = connection.execute(f"SELECT count(*) FROM {RAW}.bars").fetchone()
         return {
             "stored": row[0] if row else 0,
-            "synchronous_commit": one.synchronous_commit(),
+            "synchronous_commit": connection.execute("SHOW synchronous_commit").fetchone()[0],  # type: ignore[index]
             "checksum": str(checkpoints.whole(connection, RAW)) if is_checked else None,
         }
 

@@ -5,8 +5,8 @@ early gives the same values as the whole history, to the last bit: however a his
 checksum is one. Values are rounded to `DECIMALS`. NaN stands in the warm-up of each feature.
 """
 
+from collections.abc import Callable
 from itertools import accumulate
-from typing import Protocol
 
 import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
@@ -30,11 +30,8 @@ NAMES = (
 )
 
 
-class Compute(Protocol):
-    """How features are computed: `compute`, or the baseline that it is compared with."""
-
-    def __call__(self, close: FloatArray, volume: FloatArray, periods_per_year: float, skip: int = 0) -> dict[str, FloatArray]:
-        """Compute as `compute` does."""
+Compute = Callable[[FloatArray, FloatArray, float, int], dict[str, FloatArray]]
+"""How features are computed: `compute`, or the baseline that it is compared with."""
 
 
 def compute(close: FloatArray, volume: FloatArray, periods_per_year: float, skip: int = 0) -> dict[str, FloatArray]:
@@ -74,14 +71,11 @@ def compute(close: FloatArray, volume: FloatArray, periods_per_year: float, skip
 
 def compute_per_row(close: FloatArray, volume: FloatArray, periods_per_year: float, skip: int = 0) -> dict[str, FloatArray]:
     """Compute as `compute` does, one bar at a time from the bars it looks back on: the baseline that vectorizing is compared with."""
-    ends = range(skip + 1, len(close) + 1)
-    rows = [_last(close[:end][-LEAD_IN - 1 :], volume[:end][-LEAD_IN - 1 :], periods_per_year) for end in ends]
-    table = np.array(rows, np.float64).reshape(-1, len(NAMES))
+    table = np.empty((max(0, len(close) - skip), len(NAMES)))
+    for row, end in zip(table, range(skip + 1, len(close) + 1), strict=True):
+        known = slice(max(0, end - LEAD_IN - 1), end)
+        row[:] = [column[-1] for column in compute(close[known], volume[known], periods_per_year).values()]
     return {name: table[:, i] for i, name in enumerate(NAMES)}
-
-
-def _last(close: FloatArray, volume: FloatArray, periods_per_year: float) -> list[float]:
-    return [float(column[-1]) for column in compute(close, volume, periods_per_year).values()]
 
 
 def _padded(values: FloatArray, length: int) -> FloatArray:

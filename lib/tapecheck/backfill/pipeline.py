@@ -145,7 +145,7 @@ class _Job:
         with self._trace.span("features", page) as cost:
             cost.rows = len(bars)
             series = Bars.joined(self._lead, bars)
-            columns = self._compute(series.c, series.v, periods_per_year(self.symbol, self.timeframe), skip=len(self._lead))
+            columns = self._compute(series.c, series.v, periods_per_year(self.symbol, self.timeframe), len(self._lead))
             self._lead = series[-features.LEAD_IN :]
         return columns
 

@@ -135,7 +135,7 @@ class Concurrency(Model):
 
 
 class BackfillPlan(Model):
-    """Jobs, how they are done, and what is promised of them.
+    """Jobs, how they are done, and their objectives.
 
     `begin`: fresh empties this backfill's own tables first; resume finishes what an earlier run has left, and only_failed
     redoes of that what failed. `database_schema` holds those tables, beside the live ones. `workers` are processes of this

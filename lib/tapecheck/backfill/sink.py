@@ -119,13 +119,6 @@ class Sink:
         self._connection.rollback()
         return checkpoint_of(row) if row else None
 
-    def synchronous_commit(self) -> str:
-        """Return this connection's setting; with `off`, what `write` acknowledged may be gone after the server crashes."""
-        self._execute("SELECT current_setting('synchronous_commit')")
-        row = self._cursor.fetchone()
-        self._connection.rollback()
-        return str(row[0])
-
     def fail(self, symbol: str, timeframe: str, error: str) -> None:
         """Record that a job failed, and why; what it stored before stays."""
         self._execute(
