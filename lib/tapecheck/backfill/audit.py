@@ -65,21 +65,17 @@ class _Window:
 
     start: dt.datetime
     end: dt.datetime
-    is_first: bool
-    is_last: bool
+    condition: str
+    """The same in SQL."""
 
     @classmethod
     def of(cls, history: History, stretch: History, symbol: str) -> Self:
         """Return the window of a stretch of a history."""
         (start, last), (first, final) = stretch.range(symbol), history.range(symbol)
         end = last + dt.timedelta(milliseconds=1)  # a bar that ends with the stretch is over by then
-        return cls(start=start, end=end, is_first=start == first, is_last=last == final)
-
-    def condition(self) -> str:
-        """Return it in SQL."""
-        low = "-infinity" if self.is_first else self.start.isoformat()
-        high = "infinity" if self.is_last else self.end.isoformat()
-        return f"time >= '{low}' AND time < '{high}'"
+        low = "-infinity" if start == first else start.isoformat()
+        high = "infinity" if last == final else end.isoformat()
+        return cls(start=start, end=end, condition=f"time >= '{low}' AND time < '{high}'")
 
     def has(self, t: IntArray) -> BoolArray:
         """Tell of each start (Unix ms) whether it lies in it."""
@@ -114,7 +110,7 @@ def _stored(cursor: Any, schema: str, symbol: str, timeframe: str, window: _Wind
     """Return the bars of a series in a window, in no order: a query without one, and without parameters, is read fastest."""
     cursor.execute(
         f"SELECT time, {', '.join(COLUMNS[1:])} FROM {schema}.bars"
-        f" WHERE symbol = {sql.quote(symbol)} AND timeframe = {sql.quote(timeframe)} AND {window.condition()}"
+        f" WHERE symbol = {sql.quote(symbol)} AND timeframe = {sql.quote(timeframe)} AND {window.condition}"
     )
     table = cursor.fetch_arrow_table()
     values: dict[str, FloatArray] = {name: table.column(name).to_numpy().astype(np.float64, copy=False) for name in COLUMNS[1:]}

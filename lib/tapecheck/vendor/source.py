@@ -56,9 +56,8 @@ class Source:
         timeout_s: float = 15.0,
         connections: int = 4,
         bucket: Bucket | None = None,
-        rng: random.Random | None = None,
     ) -> None:
-        self._retry, self._timeout_s, self._bucket, self._random = retry or Retry(), timeout_s, bucket, rng or random.Random()
+        self._retry, self._timeout_s, self._bucket = retry or Retry(), timeout_s, bucket
         self._base, self._key = httpx.URL(base_url), key
         self._slots = asyncio.Semaphore(connections)
         self._client = httpx.AsyncClient(
@@ -123,7 +122,7 @@ class Source:
                 page = Page(number=number, bars=bars, last=next_url is None, repeated=repeated, asked_at=asked_at)
                 return page, self._followed(next_url, ticker)
             except SourceError as error:
-                delay_s = budget.pause_s(attempt, time.monotonic() - begun_s, asked_s, self._random.random())
+                delay_s = budget.pause_s(attempt, time.monotonic() - begun_s, asked_s, random.random())
                 if not error.retryable or delay_s is None:
                     raise
             with trace.span("wait", number):
