@@ -12,7 +12,7 @@ from tapecheck.statistics.intervals import Distribution, Percentile
 from tapecheck.validation import checks, findings
 from tapecheck.verdict import number
 
-__all__ = ["breakdown", "checks", "errors", "findings", "plan", "scenarios"]
+__all__ = ["breakdown", "checks", "findings", "plan", "scenarios"]
 
 
 def plan(plan: LoadPlan) -> pd.DataFrame:
@@ -90,12 +90,6 @@ def breakdown(summary: Mapping[str, ScenarioSummary]) -> pd.DataFrame:
     return pd.DataFrame(rows or [{"scenario": "none varies a parameter", "parameter": "", "value": ""}]).set_index(
         ["scenario", "parameter", "value"]
     )
-
-
-def errors(summary: Mapping[str, ScenarioSummary]) -> pd.DataFrame:
-    """Return how many requests failed, by scenario and kind of error."""
-    frame = pd.DataFrame({name: s.errors for name, s in summary.items() if s.errors}).T
-    return frame.fillna(0).astype(int) if len(frame) else pd.DataFrame({"failed": [0]}, index=["all scenarios"])
 
 
 def interval(p: Percentile) -> str:
