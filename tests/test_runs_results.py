@@ -1,7 +1,9 @@
 """The schema that ships with the package is that of the result types."""
 
 import json
+import subprocess
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from pydantic import TypeAdapter
@@ -34,6 +36,20 @@ def test_what_is_not_met_is_said_once_for_all_objectives_with_one_reason() -> No
         f"b: p95_ms < 5, p99_ms < 5: invalid: late; {NEXT[Verdict.INVALID]}",
         f"c: p95_ms < 5: missed: 9 misses < 5; {NEXT[Verdict.FAIL]}",
     ]
+
+
+def test_a_file_that_git_does_not_know_changes_no_code(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Outputs and notes beside the code are no change of it; a changed file is."""
+    (tmp_path / "code.py").write_text("1\n")
+    who = ("-c", "user.name=n", "-c", "user.email=e@example.com")
+    for words in (("init", "-q"), ("add", "."), (*who, "commit", "-q", "-m", "m")):
+        subprocess.run(["git", "-C", str(tmp_path), *words], check=True)
+    monkeypatch.setattr(config, "PROJECT", tmp_path)
+    found = []
+    for name in ("notes.txt", "code.py"):
+        (tmp_path / name).write_text("2\n")
+        found.append(results.environment.__wrapped__().git_dirty)
+    assert found == [False, True]
 
 
 def of(validation_name: str, check: Check, *found: results.Finding) -> str:

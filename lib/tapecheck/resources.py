@@ -63,7 +63,7 @@ def _named(selector: ProcessSelector) -> Iterator[psutil.Process]:
     if selector.port is not None:
         yield from _processes(_listening(selector.port))
     elif selector.pid is not None:
-        yield from (p for p in _processes([selector.pid]) if p == _first_of_pid.setdefault(p.pid, p))
+        yield from (p for p in _processes([selector.pid]) if _is_own_pid(p) and p == _first_of_pid.setdefault(p.pid, p))
     else:
         yield from (p for p in _processes(psutil.pids()) if _is_named(selector, p))
 
@@ -72,16 +72,19 @@ def _is_named(selector: ProcessSelector, process: psutil.Process) -> bool:
     return is_command(selector.command or "", _words(process), _program(process))
 
 
-def _processes(pids: Iterable[int]) -> Iterator[psutil.Process]:
-    """Yield what runs under these pids, neither a thread's id nor the kernel's own.
+def _is_own_pid(process: psutil.Process) -> bool:
+    """Tell whether a pid is that of a process: of a thread's id psutil makes one all the same, and a thread of the kernel has no memory."""
+    with contextlib.suppress(*_GONE):
+        return psutil.pid_exists(process.pid) and not (psutil.LINUX and process.memory_info().vms == 0)
+    return False
 
-    Whoever signals one later reaches it and no other that has its pid by then.
-    """
+
+def _processes(pids: Iterable[int]) -> Iterator[psutil.Process]:
+    """Yield what runs under these pids; whoever signals one later reaches it and no other that has its pid by then."""
     for pid in pids:
         with contextlib.suppress(*_GONE):
             process = psutil.Process(pid)
-            is_own = psutil.pid_exists(pid)  # of a thread's id, a Process is made all the same, and a signal ends the whole process
-            if is_own and process.status() != psutil.STATUS_ZOMBIE and not (psutil.LINUX and process.memory_info().vms == 0):
+            if process.status() != psutil.STATUS_ZOMBIE:
                 yield process
 
 
