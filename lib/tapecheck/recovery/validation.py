@@ -24,7 +24,7 @@ from tapecheck.runs.results import Finding, Result
 from tapecheck.target.file import Target
 from tapecheck.target.opening import open_target
 from tapecheck.validation import Analysis, Types
-from tapecheck.verdict import Check, written
+from tapecheck.verdict import written
 
 
 class Settings(validation.Settings):
@@ -64,6 +64,7 @@ class Recovery(validation.Validation[RecoveryPlan, Recording, RecoverySummary, S
     tables: ClassVar = {"probes": Table(PROBES), "bars": Table(BARS, may_be_null=("acked_ns", "found", "refetchable"), most=MOST_OBJECTS)}
     types = Types(context=Context, recording=Recording, settings=Settings, result=RecoveryResult)
     read_plan = staticmethod(contradictions.read_plan)
+    summarize, judge, rules = staticmethod(analysis.summarize), staticmethod(analysis.check), staticmethod(findings.find)
 
     def begin(self, plan: RecoveryPlan, settings: Settings) -> Recording:
         """Audit and drill the target of the settings; with `drills: none` only define, for which no target is opened."""
@@ -110,18 +111,6 @@ class Recovery(validation.Validation[RecoveryPlan, Recording, RecoverySummary, S
             got = "classes, tiers and fates as one plan had them, recorded by an older version, in place of what was measured"
             raise ConfigError([Problem(file=source, key="run", got=got, allowed="a run recorded by this version; measure again")])
         return super().read_files(folder, source=source)
-
-    def summarize(self, recording: Recording, plan: RecoveryPlan) -> RecoverySummary:
-        """Summarize a recording by a plan."""
-        return analysis.summarize(recording, plan)
-
-    def judge(self, summary: RecoverySummary, plan: RecoveryPlan) -> list[Check]:
-        """Judge every objective of the plan that was put to the test."""
-        return analysis.check(summary, plan)
-
-    def rules(self, recording: Recording, summary: RecoverySummary, plan: RecoveryPlan) -> list[Finding]:
-        """Return what the figures say."""
-        return findings.find(recording, summary, plan)
 
     def say(self, recording: Recording, summary: RecoverySummary, found: Sequence[Finding]) -> str:
         """Return the slowest recovery, and what was lost."""
