@@ -20,7 +20,7 @@ SCHEMA = "tapecheck_test"
 BASE: dict[str, Any] = {
     "symbols": ["TSLA", "SOL"],  # not in the fixture's profile, so that the scheduler does not take these faults
     "timeframes": ["5m", "15m", "1h", "4h", "1d"],
-    "history": {"days": 120},
+    "history": {"days": 60},
     "database_schema": SCHEMA,
     "source": {"timeout_s": 30, "retry": {"first_s": 0.02, "cap_s": 0.1, "budget_s": 3}},
 }
