@@ -116,7 +116,8 @@ def test_raw_copy_and_refill_store_the_same_rows(endpoints: Endpoints, connectio
 
 def test_pages_keep_their_size_and_their_job(endpoints: Endpoints, tmp_path: Path) -> None:
     """A job's pages are one list, in the order in which they came, so that one connection copies them one after another."""
-    refill.record(plan(symbols=["TSLA", "SOL"], timeframes=["5m"], features="off"), endpoints.source_url, tmp_path)
+    five = plan(symbols=["TSLA", "SOL"], timeframes=["5m"], features="off", history={"days": 120})
+    refill.record(five, endpoints.source_url, tmp_path)
     jobs = refill.read_tables(tmp_path)
     assert [{(batch["symbol"][0].as_py(), batch["timeframe"][0].as_py()) for batch in job} for job in jobs] == [
         {("SOL", "5m")},
