@@ -4,6 +4,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
+from typing import Any
 
 from tapecheck.compare.plan import Limits, Metric
 from tapecheck.compare.samples import Pair
@@ -49,15 +50,15 @@ class Difference(Limits):
     metric: str
     better: str
     smallest_effect: float
-    before: float | None
-    after: float | None
+    before: float | None = None
+    after: float | None = None
     ratio: Ratio | None
-    noise_floor: float | None
-    p: float | None
-    p_family: float | None
+    noise_floor: float | None = None
+    p: float | None = None
+    p_family: float | None = None
     change: Change
     reason: str
-    needed_rounds: int | None
+    needed_rounds: int | None = None
     refused: bool = False
 
 
@@ -85,61 +86,24 @@ def measure(
     Args:
         is_count: it is the same every time that the same is done, so that one round is enough and 0 is a figure.
     """
+    alone: dict[str, Any] = {"metric": metric.name, "better": metric.better, "smallest_effect": metric.smallest_effect}
     known = _known(metric, rounds)
-    if is_count and known and all(x > 0 and y == 0 for x, y in known):
-        return _vanished(metric, [x for x, _ in known])
+    if is_count and known and all(x > 0 and y == 0 for x, y in known):  # it fell to nothing, of which there is no logarithm
+        change = Change.IMPROVED if metric.better == "lower" else Change.WORSE
+        none = Ratio(value=0.0, low=0.0, high=0.0, n=len(known), spread=0.0, exact=True)
+        figures: dict[str, Any] = {"before": paired.mean([x for x, _ in known]), "after": 0.0, "ratio": none, "p": 0.0, "p_family": 0.0}
+        return Difference(**alone, **figures, change=change, reason="it fell to 0 in every round")
     kept, d = [(x, y) for x, y in known if x > 0 and y > 0], logs(metric, rounds)
     if d is None:
-        return nothing(metric, "no round has this figure above 0 on both sides")
-    before, after = zip(*kept, strict=True)
+        return Difference(**alone, ratio=None, change=Change.NOT_PROVEN, reason="no round has this figure above 0 on both sides")
+    before, after = map(paired.mean, zip(*kept, strict=True))
     measured, a = method.ratio(d, is_count=is_count), logs(metric, equals)
     change, p = _claim(metric, measured, d)
-    found = replace(
-        nothing(metric, ""),
-        before=paired.mean(before),
-        after=paired.mean(after),
-        ratio=measured,
-        noise_floor=None if a is None else paired.noise_floor(a, measured.n),
-        p=p,
-        p_family=p,
-        change=change,
-    )
+    floor = None if a is None else paired.noise_floor(a, measured.n)
+    found = Difference(**alone, before=before, after=after, ratio=measured, noise_floor=floor, p=p, p_family=p, change=change, reason="")
     lost = len(rounds) - len(kept)
     explained = _explained(found, method.alpha)
     return replace(explained, reason=f"{explained.reason}; {lost} rounds without this figure") if lost else explained
-
-
-def nothing(metric: Metric, reason: str) -> Difference:
-    """Return the difference of a metric that was not measured."""
-    return Difference(
-        metric=metric.name,
-        better=metric.better,
-        smallest_effect=metric.smallest_effect,
-        before=None,
-        after=None,
-        ratio=None,
-        noise_floor=None,
-        p=None,
-        p_family=None,
-        change=Change.NOT_PROVEN,
-        reason=reason,
-        needed_rounds=None,
-    )
-
-
-def _vanished(metric: Metric, before: Sequence[float]) -> Difference:
-    """Return the difference of a count that fell to nothing in every round, of which there is no logarithm."""
-    change = Change.IMPROVED if metric.better == "lower" else Change.WORSE
-    none = Ratio(value=0.0, low=0.0, high=0.0, n=len(before), spread=0.0, exact=True)
-    return replace(
-        nothing(metric, "it fell to 0 in every round"),
-        before=paired.mean(before),
-        after=0.0,
-        ratio=none,
-        p=0.0,
-        p_family=0.0,
-        change=change,
-    )
 
 
 def _known(metric: Metric, rounds: Sequence[Pair]) -> list[tuple[float, float]]:
