@@ -127,33 +127,28 @@ def record(
     small, not_drawn = _drawn(figures or {})
     plain = {name: content for name, content in (files or {}).items() if Path(name).suffix in PLAIN}
     small |= {name: text.encode() for name, text in (files or {}).items() if name not in plain}
-    folder = None
-    if base is not None:
-        result, folder = _as_recorded(result, base / result.validation / result.run_id, small)
-        raw = _unfinished(out, result.validation, result.run_id)
-        try:
-            if folder is None:
-                folder = base / result.validation / result.run_id
-                with _part(folder, raw) as part:
-                    _write(part, {} if raw.is_dir() else tables or {}, small, plain)
-                    write_json(part / RESULT, results.to_json(result))
-            point_latest(folder)
-        except OSError as error:
-            what = "is full" if error.errno in (errno.ENOSPC, errno.EDQUOT) else f"cannot be written: {error.strerror}"
-            left = f"; what was measured is in {config.shown(raw)}" if raw.exists() else ""
-            raise OutputError(f"the output folder {base} {what}; earlier runs are untouched, this one is not recorded{left}") from error
-    return Recorded(
-        folder=folder,
-        validation=result.validation,
-        run_id=result.run_id,
-        verdict=result.verdict,
-        checks=result.checks,
-        headline=result.headline,
-        figures=result.main_figures(),
-        missed=result.missed(),
-        measured_s=None if result.reanalysis_of else result.measured_s,  # what was measured before is no part of this run's time
-        not_drawn=not_drawn,
-    )
+    if base is None:
+        return Recorded.of(result, None, not_drawn)
+    result, folder = _as_recorded(result, base / result.validation / result.run_id, small)
+    raw = _unfinished(out, result.validation, result.run_id)
+    with _writing(base, raw):
+        if folder is None:
+            folder = base / result.validation / result.run_id
+            with _part(folder, raw) as part:
+                _write(part, {} if raw.is_dir() else tables or {}, small, plain)
+                write_json(part / RESULT, results.to_json(result))
+        point_latest(folder)
+    return Recorded.of(result, folder, not_drawn)
+
+
+@contextmanager
+def _writing(base: Path, raw: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        what = "is full" if error.errno in (errno.ENOSPC, errno.EDQUOT) else f"cannot be written: {error.strerror}"
+        left = f"; what was measured is in {config.shown(raw)}" if raw.exists() else ""
+        raise OutputError(f"the output folder {base} {what}; earlier runs are untouched, this one is not recorded{left}") from error
 
 
 @contextmanager

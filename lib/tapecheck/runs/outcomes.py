@@ -4,9 +4,10 @@ import textwrap
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 from tapecheck import config, notebook
+from tapecheck.runs.results import Result
 from tapecheck.verdict import Check, Verdict, cut, words
 
 CRASHED = 3  # the exit code of a notebook that ended early
@@ -36,6 +37,22 @@ class Recorded:
     missed: list[str] = field(default_factory=list)
     measured_s: float | None = None
     not_drawn: Mapping[str, str] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, result: Result, folder: Path | None, not_drawn: Mapping[str, str]) -> Self:
+        """Return how a run of a result ended; what was measured before is no part of this run's time."""
+        return cls(
+            folder=folder,
+            validation=result.validation,
+            run_id=result.run_id,
+            verdict=result.verdict,
+            checks=result.checks,
+            headline=result.headline,
+            figures=result.main_figures(),
+            missed=result.missed(),
+            measured_s=None if result.reanalysis_of else result.measured_s,
+            not_drawn=not_drawn,
+        )
 
     def _ipython_display_(self) -> None:
         notebook.show(recorded=self._repr_mimebundle_())
