@@ -9,6 +9,7 @@ from typing import Any
 
 import psycopg
 
+from tapecheck import database
 from tapecheck.database import opened, wait_for, within
 from tapecheck.errors import MeasurementError, first_line
 from tapecheck.recovery.recording import Key, Row, Stored, WrittenBar
@@ -16,7 +17,7 @@ from tapecheck.vendor.bars import TIMEFRAMES
 
 SCHEMA = "tapecheck"  # where a service keeps `checkpoints`, `bars` and `features`, as the backfill's tables are
 CONNECT_S = 5  # a frozen server accepts nobody
-STATEMENT_MS = 10_000
+STATEMENT_S = 10
 
 log = logging.getLogger(__name__)
 
@@ -36,7 +37,6 @@ def read(database_url: str) -> Stored:
     """
     with connect(database_url) as connection:
         connection.read_only = True
-        connection.execute(f"SET LOCAL statement_timeout = {STATEMENT_MS}")
         found = connection.execute(_ROWS).fetchall()
         read_s = time.monotonic()
     names = ("symbol", "timeframe", "state", "age_s", "newest", "has_features")
@@ -55,8 +55,8 @@ def read_if_there(database_url: str | None) -> Stored | None:
 
 
 def connect(database_url: str) -> psycopg.Connection:
-    """Return a connection, made within `CONNECT_S`."""
-    return psycopg.connect(database_url, connect_timeout=CONNECT_S)
+    """Return a connection, made within `CONNECT_S`, whose statements take at most `STATEMENT_S`."""
+    return database.connect(database_url, statement_timeout=f"{STATEMENT_S}s", connect_timeout=CONNECT_S)
 
 
 def reason(error: psycopg.Error) -> str:
