@@ -41,8 +41,8 @@ PREFIX = "tct-"
 FOLDER = "TAPECHECK_TESTS_SANDBOXES"  # in the environment of every process that the tests start
 USE_A_SANDBOX = {  # what is under one name breaks its sandbox and mends it, file after file; the names are independent
     "backfill": (
-        "test_backfill_audit", "test_backfill_checkpoints", "test_backfill_sharding", "test_backfill_endpoints",
-        "test_backfill_faults", "test_backfill_integrity", "test_backfill_pipeline",
+        "test_backfill_audit", "test_backfill_checkpoints", "test_backfill_sharding",
+        "test_backfill_faults", "test_backfill_pipeline",
         "test_backfill_resume", "test_backfill_schema", "test_backfill_sink",
         "test_benchmarks_backfill", "test_database", "test_vendor_source",
     ),

@@ -12,12 +12,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tapecheck.backfill import checkpoints
 from tapecheck.backfill.calendar import derive, slots
 from tapecheck.backfill.integrity import Integrity, Series, Tally, examine
-from tapecheck.backfill.sink import Sink
 from tapecheck.sandbox import market
-from tapecheck.target.opening import SandboxState
 from tapecheck.vendor.bars import TIMEFRAMES, Bars, IntArray, to_ms
 
 START, END = dt.datetime(2025, 10, 27, 4, tzinfo=dt.UTC), dt.datetime(2025, 12, 1, 5, tzinfo=dt.UTC)  # winter time, a half day
@@ -351,19 +348,3 @@ def test_nothing_stored_of_what_was_received_is_all_lost() -> None:
     nothing = checked(of("AAPL", {"5m": Bars.empty()}, {}, start=END, end=END))
     assert (nothing.expected, nothing.findings) == (0, ())
     assert Tally().integrity().expected == 0
-
-
-def test_what_the_sandbox_stored_has_no_false_alarms(sandbox: SandboxState) -> None:
-    """The real tables of a filled sandbox, read through the sink: all that upstream has is there, and nothing is wrong."""
-    assert sandbox.database_url
-    jobs = checkpoints.read(sandbox.database_url)
-    known = {symbol for symbol, _ in jobs if symbol in ("AAPL", "MSFT", "GOOGL", "SPY", "BTC", "ETH")}
-    done = {key: job.refreshed_at for key, job in jobs.items() if key[0] in known and job.refreshed_at}
-    end = min(done.values())
-    start = (end - dt.timedelta(days=29)).replace(hour=0, minute=0, second=0, microsecond=0)
-    with Sink(sandbox.database_url) as sink:
-        stored = {key: sink.tail(*key, end, 10**6) for key in done}
-        parts = [examine(s, {name: stored[s, name] for name in TIMEFRAMES}, {}, start=start, end=end) for s in sorted(known)]
-    found = checked(*parts)
-    assert (len(known), found.findings, found.shared_gaps) == (6, (), ())
-    assert found.present > 20_000 and found.expected == found.present + found.no_trade

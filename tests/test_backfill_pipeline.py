@@ -19,9 +19,13 @@ from test_backfill_recording import is_nested, tracks_of
 from tapecheck import progress
 from tapecheck.backfill.analysis import summarize
 from tapecheck.backfill.plan import Endpoints
+from tapecheck.backfill.plan import endpoints as endpoints_of
 from tapecheck.backfill.prediction import predict_all
 from tapecheck.backfill.session import run
 from tapecheck.errors import TargetDown
+from tapecheck.sandbox.profile import Home
+from tapecheck.target import opening
+from tapecheck.target.opening import SandboxState
 
 
 def checksum(connection: psycopg.Connection[Any], schema: str = SCHEMA) -> list[Any]:
@@ -154,3 +158,20 @@ def test_the_replay_of_a_real_run_takes_its_time(endpoints: Endpoints, connectio
     for derive in (False, True):
         unchanged = predict_all(run(plan(symbols=symbols, derive=derive), endpoints))[0]
         assert abs(unchanged.saving_ratio) < 0.4
+
+
+def test_the_sandbox_names_its_upstream_key_and_database(sandbox: SandboxState) -> None:
+    """The shipped target needs none of it in its file; the state holds where the key is, and never the key."""
+    found = endpoints_of(opening.open_target("config/targets/sandbox.yaml"))
+    assert (found.source_url, found.database_url) == (sandbox.upstream_url, sandbox.database_url)
+    assert found.key == Home().secret()
+    assert Home().secret() not in SandboxState.file().read_text()
+
+
+def test_only_a_sandbox_puts_its_vendor_at_a_distance(sandbox: SandboxState) -> None:
+    """Its URL says so; a vendor of an external target is where it is."""
+    opened = opening.open_target("config/targets/sandbox.yaml")
+    assert endpoints_of(opening.at_distance(opened, 50)).source_url == f"{sandbox.upstream_url}/distant/50"
+    assert opening.at_distance(opened, 0) == opened
+    external = opened.model_copy(update={"kind": "external"})
+    assert opening.at_distance(external, 50) == external
