@@ -348,7 +348,7 @@ def test_every_series_is_asked_a_bounded_number_at_once() -> None:
     assert len(set(asked)) == len(asked) == 120  # another limit the second time
     limits = {figures(path.rsplit("=", 1)[-1])[0] for path in asked}
     assert len(limits) == 2 and all(limit % 10 for limit in limits)
-    assert server.seen.peak == 8
+    assert 1 < server.seen.peak <= 8
 
 
 def test_without_a_template_for_data_no_answer_is_judged() -> None:
