@@ -113,6 +113,9 @@ def test_a_metric_that_no_run_has_is_refused_with_what_is_alike(tmp_path: Path) 
         history.read(tmp_path, "totals.record_per_s")
     with pytest.raises(ConfigError, match="load"):
         history.read(tmp_path, METRIC, "load")
+    put(tmp_path / "again", "backfill", 0, lambda r: r.update(reanalysis_of="20261101T000000Z-0000"))
+    with pytest.raises(ConfigError, match=r"which no run has that counts \(1 run left out: another analysis"):
+        history.read(tmp_path / "again", METRIC)
 
 
 # ---- the chart ----

@@ -152,7 +152,7 @@ def read(out: str | Path, metric: str, validation: str | None = None) -> History
             left_out[reason] = left_out.get(reason, 0) + 1
             known.update(dict.fromkeys(paths(run.result)) if not found else {})
     if not found:
-        raise ConfigError([_unknown(metric, validation, list(known))])
+        raise ConfigError([_unknown(metric, validation, list(known), _left_out(left_out))])
     trends = tuple(_trend(key, points) for key, points in sorted(found.items()))
     return History(metric=metric, trends=trends, left_out=left_out)
 
@@ -177,7 +177,10 @@ def _trend(key: Condition, points: Sequence[Point]) -> Trend:
     return Trend(condition=key, points=ordered, shifts=changepoints.find([p.value for p in ordered]))
 
 
-def _unknown(metric: str, validation: str | None, known: Sequence[str]) -> Problem:
+def _unknown(metric: str, validation: str | None, known: Sequence[str], left_out: Sequence[str]) -> Problem:
+    if metric in known:
+        got = f"{metric!r}, which no run has that counts ({'; '.join(left_out)})"
+        return Problem(file="command line", key="metric", got=got, allowed="a number of a run that was measured, and is valid")
     alike = difflib.get_close_matches(metric, known, n=3, cutoff=0.5)
     more = f", such as {', '.join(alike)}" if alike else ""
     return Problem(
@@ -186,10 +189,14 @@ def _unknown(metric: str, validation: str | None, known: Sequence[str]) -> Probl
     )  # fmt: skip
 
 
+def _left_out(reasons: Mapping[str, int]) -> list[str]:
+    return [f"{count} {'run' if count == 1 else 'runs'} left out: {reason}" for reason, count in reasons.items()]
+
+
 def table(history: History) -> str:
     """Write a history as text: one line a run, and one where the level shifts."""
     blocks = [_block(trend) for trend in history.trends]
-    left_out = [f"{count} {'run' if count == 1 else 'runs'} left out: {reason}" for reason, count in history.left_out.items()]
+    left_out = _left_out(history.left_out)
     is_changed = any(point.code.endswith(CHANGED) for trend in history.trends for point in trend.points)
     star = [f"{CHANGED} after a commit: files that it knows had been changed since"] if is_changed else []
     return "\n".join([history.metric, *itertools.chain.from_iterable(blocks), *star, *left_out])
