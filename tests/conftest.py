@@ -53,8 +53,8 @@ USE_A_SANDBOX = {  # what is under one name breaks its sandbox and mends it, fil
 }  # fmt: skip
 OF_A_SANDBOX = {file: name for name, files in USE_A_SANDBOX.items() for file in files}
 TAKE_LONG = (
-    "test_runs_batch", "test_sandbox_supervision", "test_sandbox_users", "test_load_findings", "test_statistics_paired",
-    "test_load_generator", "test_charts_load",
+    "test_runs_batch", "test_sandbox_users", "test_sandbox_supervision", "test_load_findings", "test_compare_samples", "test_charts_load",
+    "test_resources", "test_recovery_actions", "test_load_generator", "test_load_capacity", "test_notebooks", "test_conftest",
 )  # fmt: skip
 
 
