@@ -122,10 +122,10 @@ def test_a_killed_scheduler_does_what_is_left_and_nothing_twice(where: DrillTarg
 
 
 def test_a_poisoned_symbol_is_skipped_and_the_others_go_on(where: DrillTarget) -> None:
-    """Degraded is over long before full: the others are done while the symbol still fails."""
+    """Degraded is over before full: the others are done while the symbol still fails, which a slow probe may miss."""
     found = clocks(run(shipped("feature_failure"), where))
     assert found.degraded_s is not None and found.recover_s is not None
-    assert found.degraded_s < found.recover_s
+    assert found.degraded_s <= found.recover_s
     assert found.detect_s is not None
 
 
