@@ -262,7 +262,7 @@ def test_what_would_prove_an_objective_counts_batches() -> None:
 
 
 def test_the_requests_of_a_single_round_are_taken_as_they_are() -> None:
-    """With one round nothing tells how rounds differ; its queue is no order in time."""
+    """With one round nothing shows how rounds differ; its queue is no order in time."""
     p50 = summary_of(recording({"s": burst(np.linspace(1, 100, 500))})).response_time_ms.p50
     assert (p50.n, p50.n_effective) == (500, 500)
 

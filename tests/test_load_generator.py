@@ -253,7 +253,7 @@ class FarGenerator(Generator):
 
 
 def test_workers_whose_clocks_are_ahead_start_together_and_are_counted_on_this_clock(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each is told the common start on its own, and what it tells is moved back to this one, but for what never was."""
+    """Each gets the common start on its own, and its times are moved back to this one, but for what never was."""
     generator = FarGenerator(monkeypatch)
     before_ns = time.monotonic_ns()
     measured = generator.measure(work(0, address=FAR, schedule=schedule(2, 10), duration_s=10.0))

@@ -210,14 +210,6 @@ def test_a_clock_of_whole_seconds_bounds_a_throughput(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", SAMPLED + FIGURES)
-def test_a_file_is_known_by_its_content(tmp_path: Path, name: str) -> None:
-    """Whatever it is called."""
-    copy = tmp_path / "results"
-    shutil.copyfile(DATA / name, copy)
-    assert read(copy)[0].context.measured_by == name.partition(".")[0].partition("_")[0]
-
-
-@pytest.mark.parametrize("name", SAMPLED + FIGURES)
 def test_half_a_file_is_refused(tmp_path: Path, name: str) -> None:
     """Cut in the middle of its last full line, so that everything before it is right."""
     whole = (DATA / name).read_text(encoding="utf-8").rstrip("\n")
@@ -251,14 +243,9 @@ def test_a_k6_request_without_its_duration_is_half_written(tmp_path: Path) -> No
 
 
 def test_what_is_none_of_them_is_refused_with_all_that_are(tmp_path: Path) -> None:
-    """The first words, and every format."""
+    """The first words, and every format; vegeta's own binary one among the others, which `vegeta encode` makes readable."""
     message = refused(write(tmp_path / "notes.txt", "dear diary"))
-    assert "'dear diary'" in message
-    assert all(one.name in message for one in registry.FORMATS)
-
-
-def test_an_empty_or_binary_file_is_refused(tmp_path: Path) -> None:
-    """Vegeta's own binary format among them, which `vegeta encode` makes readable."""
+    assert "'dear diary'" in message and all(one.name in message for one in registry.FORMATS)
     (tmp_path / "empty").touch()
     (tmp_path / "results.bin").write_bytes(b"\x80\xff\x03\x01\x01\x06Result\x01\xff")
     assert "vegeta encode" in refused(tmp_path / "results.bin")
@@ -483,7 +470,7 @@ def test_messages_of_go_and_python_are_our_kinds(message: str, kind: ErrorKind) 
 
 @pytest.mark.parametrize("name", FIGURES)
 def test_a_percentile_without_samples_is_never_a_pass(name: str) -> None:
-    """Not proven where the tool tells it, no data where it does not; mean, ratio and rate are judged."""
+    """Not proven where the tool reports it, no data where it does not; mean, ratio and rate are judged."""
     recording, found = read(DATA / name)
     verdicts = {check.objective: check.verdict for check in load.judge(LoadSummary(it=found), PLAN)}
     told = not math.isnan(found.response_time_ms.p95.value)
@@ -493,9 +480,11 @@ def test_a_percentile_without_samples_is_never_a_pass(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", SAMPLED + FIGURES)
-def test_every_tool_is_named_in_headline_and_findings(name: str) -> None:
-    """Nobody takes its figures for ours, and what it leaves open is said."""
-    recording, _ = read(DATA / name)
+def test_every_tool_is_known_by_its_content_and_named(tmp_path: Path, name: str) -> None:
+    """Whatever its file is called; its figures are not taken for ours, and what it leaves open is in headline and findings."""
+    shutil.copyfile(DATA / name, tmp_path / "results")
+    recording, _ = read(tmp_path / "results")
+    assert recording.context.measured_by == name.partition(".")[0].partition("_")[0]
     said = load.analyse(recording, PLAN)
     findings, headline, summary = said.findings, said.headline, said.summary
     assert f"Measured by {recording.context.measured_by}: coordinated omission cannot be excluded." in headline

@@ -202,7 +202,7 @@ ANSWERS = {
 
 
 class Owner:
-    """Notes what it is told, as a row would have it."""
+    """Notes what it is called with, as a row would have it."""
 
     def __init__(self) -> None:
         self.told: list[object] = []
@@ -245,7 +245,7 @@ class Transport(asyncio.Transport):
 
 
 def told(segments: list[list[bytes]], method: str = "GET") -> tuple[list[object], int]:
-    """Ask once for each list of segments, each on a connection that is still usable, and return what the owner is told."""
+    """Ask once for each list of segments, each on a connection that is still usable, and return what the owner is called with."""
     owner, exchange = Owner(), Exchange(0, b"", method, 200)
     connection = Connection(owner)
     connection.keep_alive = False
