@@ -61,7 +61,7 @@ def _trial(database_url: str, plan: RecoveryPlan, variant: str, options: str, tr
         _rows(database_url)
         time.sleep(AFTER_S)
     there = _rows(database_url)
-    return _row(variant, trial, recorder.fates(), there)
+    return _row(variant, trial, recorder.bars(), there)
 
 
 def _kill(database_url: str) -> None:
