@@ -159,7 +159,7 @@ def test_the_recovery_plan_and_its_drills_are_checked_before_one_starts(tmp_path
     with pytest.raises(ConfigError) as caught:
         check.before_traffic({"rto_rpo": {"trials": -1, "drills": "no_such_drill"}})
     assert [problem.key for problem in caught.value.problems] == ["trials", "drills"]
-    assert check.before_traffic({"rto_rpo": {"run": "somewhere", "drills": drills}}).kind == "sandbox"
+    assert check.before_traffic({"rto_rpo": {"run": "tests/data/rto_rpo", "drills": drills}}).kind == "sandbox"
     assert check.before_traffic({"rto_rpo": {"drills": "none", "trials": 1, "profile": "once"}}).kind == "sandbox"
 
 
@@ -253,7 +253,7 @@ def test_a_planted_mistake_in_the_comparison_plan_is_found(tmp_path: Path, right
     assert [problem.key for problem in check.problems(tmp_path / "compare.yaml")] == [key]
 
 
-@pytest.mark.parametrize("given", [{}, {"run": "new"}, {"before": "a", "after": "b"}, {"run": "outputs/compare/latest"}])
+@pytest.mark.parametrize("given", [{}, {"run": "new"}, {"before": "a", "after": "b"}, {"run": "tests/data/compare"}])
 def test_a_comparison_of_backfills_needs_to_know_where_history_comes_from(tmp_path: Path, given: dict[str, str]) -> None:
     """A target without that is refused before anything runs; two recorded runs need no target."""
     (tmp_path / "t.yaml").write_text("name: t\nkind: external\nbase_url: http://127.0.0.1:1\nrequests: {health: GET /health}\n")

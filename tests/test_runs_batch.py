@@ -242,6 +242,8 @@ def tapecheck(*words: str, cwd: Path | None = None, env: Mapping[str, str] | Non
         (["run", "load", "--target", "none.yaml"], "none.yaml: path: file not found"),
         (["run", "load", "-p", "plan", "none.yaml"], "none.yaml: path: file not found"),
         (["run", "load", "-p", "run", "none"], "none: path: file not found"),
+        (["run", "load", "-p", "run", "tests/data/rto_rpo"], "run: got a run of rto_rpo; allowed: a complete run of load"),
+        (["run", "load", "-p", "run", "README.md"], "run: got "),
         (
             ["run", "all", "-p", "run", "tests/data/load"],
             "run: got a recorded run for backfill, load, rto_rpo; allowed: one validation by name",

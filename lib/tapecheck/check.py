@@ -95,6 +95,8 @@ def before_traffic(given: Mapping[str, Mapping[str, Any]]) -> Target:
     for name, own in given.items():
         kind, choices = named(name), {choice: own[choice] for choice in named(name).choices if choice in own}
         plan = tried(functools.partial(kind.read_plan, own.get("plan", kind.file), **choices))
+        if isinstance(run := own.get("run", "new"), str) and run != "new":
+            tried(functools.partial(kind.check_run, run))
         if kind.asks_target(own):
             tried(functools.partial(kind.check_target, target, plan, own))
     if found or target is None:

@@ -71,7 +71,8 @@ def find(path: str | Path) -> Path:
     for candidate in (asked, PROJECT / asked):
         if candidate.exists():
             return candidate.resolve()
-    raise ConfigError([Problem(file=str(asked), key="path", got=f"file not found (searched: {Path.cwd()}, {PROJECT})", allowed="")])
+    searched = ", ".join(dict.fromkeys((str(Path.cwd()), str(PROJECT))))
+    raise ConfigError([Problem(file=str(asked), key="path", got=f"file not found (searched: {searched})", allowed="")])
 
 
 def outputs(path: str | Path) -> Path:

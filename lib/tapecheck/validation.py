@@ -211,6 +211,14 @@ class Validation(ABC, Generic[PlanT, RecordingT, SummaryT, SettingsT]):
         """Measure an opened target and keep the recording below `out`; see `measure`, which says what it raises."""
         return recordings.measured(self.name, target.name, lambda: self.measure(plan, target, out=out), out=out)
 
+    def check_run(self, path: str | Path) -> None:
+        """Make sure that there is a recorded run of this validation, without reading it.
+
+        Raises:
+            ConfigError: there is none.
+        """
+        folders.recording(path, self.name)
+
     def read(self, path: str | Path) -> RecordingT:
         """Read the recording of a run folder, or of one that was measured and never recorded.
 

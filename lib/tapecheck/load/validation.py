@@ -115,6 +115,11 @@ class Load(validation.Validation[LoadPlan, Recording, LoadSummary, Settings]):
 
         return session.run(plan, target, lambda so_far: folders.keep(so_far.context.run_id, so_far.stored(), self.name, out=out))
 
+    def check_run(self, path: str | Path) -> None:
+        """Make sure that there is a recorded run, or a file of another tool."""
+        file = registry.named(path)
+        super().check_run(path) if file is None else registry.format_of(file, source=str(path))
+
     def read(self, path: str | Path) -> Recording:
         """Read a recorded run's folder, or a file of another tool.
 
