@@ -33,6 +33,7 @@ from tapecheck.target.opening import SandboxState
 
 hypothesis.settings.register_profile("steady", derandomize=True, deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow])
 hypothesis.settings.load_profile("steady")  # the same examples every time, however long one takes
+supervision.START_S = 200.0  # a start is judged by what comes of it, however busy the machine is
 signal.signal(signal.SIGINT, signal.default_int_handler)  # the background jobs of a shell begin with it ignored
 
 
@@ -141,7 +142,7 @@ def sandbox(worker_id: str) -> Iterator[SandboxState]:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", ResourceWarning)  # of the reaper, which is meant to be left behind
             state = supervision.up(profile=profile, until_unused=True)
-        supervision.wait_filled(timeout_s=90)
+        supervision.wait_filled(timeout_s=200)
         yield state
 
 

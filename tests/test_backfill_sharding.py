@@ -58,7 +58,7 @@ def joined(url: str) -> int:
 
 
 def wait_joined(url: str, count: int) -> None:
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + 120
     while joined(url) != count:
         assert time.monotonic() < deadline, "the workers did not join"
 
@@ -131,7 +131,7 @@ def when_stored(connection: Database, act: Callable[[], object]) -> threading.Th
 
     def watch() -> None:
         with psycopg.connect(connection.info.dsn, password=connection.info.password, autocommit=True) as mine:
-            deadline = time.monotonic() + 30
+            deadline = time.monotonic() + 120
             while time.monotonic() < deadline:
                 try:
                     row = mine.execute(f"SELECT count(*) FROM {SCHEMA}.checkpoints WHERE rows > 0").fetchone()
@@ -155,7 +155,7 @@ def of_this_process(run_of: str) -> list[psutil.Process]:
 def is_soon_left(connection: Database) -> bool:
     """Tell whether soon nobody else is connected to work on the schema."""
     others = "SELECT count(*) FROM pg_stat_activity WHERE query LIKE %s AND pid <> pg_backend_pid()"
-    until_s = time.monotonic() + 30
+    until_s = time.monotonic() + 120
     while (left := connection.execute(others, (f"%{SCHEMA}.%",)).fetchone() != (0,)) and time.monotonic() < until_s:
         time.sleep(0.05)
     return not left
@@ -312,7 +312,7 @@ def test_a_process_that_never_starts_is_ended(monkeypatch: pytest.MonkeyPatch) -
     before = {child.pid for child in of_this_process("spawn_main")}
     with pytest.raises(MeasurementError, match="a worker process did not get ready within"), WorkerPool(1, hanging):
         pass
-    deadline = time.monotonic() + 30  # it is killed a grace after
+    deadline = time.monotonic() + 120  # it is killed a grace after
     while time.monotonic() < deadline and {one.pid for one in of_this_process("spawn_main")} - before:
         time.sleep(0.05)
     assert {one.pid for one in of_this_process("spawn_main")} <= before

@@ -148,7 +148,7 @@ def test_one_of_two_workers_dies_and_the_other_goes_on(server: Server) -> None:
 @pytest.fixture(scope="module")
 def dask(tmp_path_factory: pytest.TempPathFactory) -> Iterator[DaskCluster]:
     with cluster(tmp_path_factory.mktemp("dask")) as running:
-        deadline, joined = time.monotonic() + 30, 0
+        deadline, joined = time.monotonic() + 120, 0
         while joined < 2:
             assert time.monotonic() < deadline, "the workers did not join"
             with contextlib.suppress(MeasurementError), Generator(running.url) as generator:

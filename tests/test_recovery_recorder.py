@@ -52,7 +52,7 @@ def is_whole() -> bool:
 def whole(database_url: str) -> Iterator[None]:
     """The sandbox is whole again after each test, and the recorder's schema is gone."""
     yield
-    until_s = time.monotonic() + 60
+    until_s = time.monotonic() + 180
     while not is_whole():
         assert time.monotonic() < until_s, f"the sandbox did not come back: {supervision.status()}"
         time.sleep(0.1)
@@ -88,7 +88,7 @@ def present(database_url: str) -> set[tuple[Any, ...]]:
 
 def wait_written(database_url: str, bars: int) -> int:
     """Wait until so many bars are written; return how many are."""
-    until_s = time.monotonic() + 60
+    until_s = time.monotonic() + 180
     while len(there := present(database_url)) < bars:
         assert time.monotonic() < until_s, f"only {len(there)} bars"
         time.sleep(0.05)

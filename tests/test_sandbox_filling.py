@@ -29,7 +29,7 @@ from tapecheck.target import opening
 from tapecheck.target.file import Target
 
 FILE = "config/targets/sandbox.yaml"
-PATIENCE_S = 90
+PATIENCE_S = 180
 OPEN = f"""
 import sys
 from tapecheck.target import opening

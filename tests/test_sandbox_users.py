@@ -43,7 +43,7 @@ from tapecheck.target import opening
 from tapecheck.target.file import RequestTemplate
 from tapecheck.verdict import Verdict
 
-PATIENCE_S = 60
+PATIENCE_S = 180
 USER = """
 import sys
 from tapecheck.target.opening import open_target
