@@ -23,8 +23,8 @@ from tapecheck.recovery.recording import (
     Raised,
     Recording,
     Reply,
+    ReportedSeries,
     Row,
-    Series,
     Served,
     Status,
     Stored,
@@ -154,7 +154,8 @@ def look(ages: Iterable[Age], *, database: bool = True, alerts: bool = False) ->
     """Return a status answer that reports these ages, and the database that holds them."""
     ages = list(ages)
     series = [
-        Series(symbol=a.symbol, timeframe=a.timeframe, age_s=a.reported_s, freshness=PLAN.staleness.classify(a.reported_s)) for a in ages
+        ReportedSeries(symbol=a.symbol, timeframe=a.timeframe, age_s=a.reported_s, freshness=PLAN.staleness.classify(a.reported_s))
+        for a in ages
     ]
     rows = {
         f"{a.symbol} {a.timeframe}": Row(

@@ -27,13 +27,13 @@ from tapecheck.recovery.contradictions import read_plan
 from tapecheck.recovery.drill import Done
 from tapecheck.recovery.drill_target import DrillTarget, check_allowed
 from tapecheck.recovery.experiment import Drill
-from tapecheck.recovery.objectives import Prober as Schedule
+from tapecheck.recovery.objectives import ProbeSchedule
 from tapecheck.recovery.recording import INVALID, MEASURED
 from tapecheck.recovery.watchdog import Watchdog
 from tapecheck.target.file import Target
 from tapecheck.target.opening import SandboxState, open_target
 
-SCHEDULE = Schedule(settle_s=0.3)
+SCHEDULE = ProbeSchedule(settle_s=0.3)
 FOREVER_S = 240
 SANDBOX = "config/targets/sandbox.yaml"
 

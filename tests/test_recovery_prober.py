@@ -19,11 +19,11 @@ from servers import Server
 
 from tapecheck.recovery import timeline
 from tapecheck.recovery.experiment import View
-from tapecheck.recovery.objectives import Prober as Schedule
+from tapecheck.recovery.objectives import ProbeSchedule
 from tapecheck.recovery.prober import Prober
 from tapecheck.recovery.recording import BAD, DEGRADED, FULL
 
-SCHEDULE = Schedule(period_s=0.05, timeout_s=1.0, slow_s=0.5, settle_s=0.3)
+SCHEDULE = ProbeSchedule(period_s=0.05, timeout_s=1.0, slow_s=0.5, settle_s=0.3)
 SERVICE = {"service": View(request="GET /health", serves=True)}
 
 

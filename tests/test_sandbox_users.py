@@ -34,7 +34,7 @@ from tapecheck.recording import STOPPED
 from tapecheck.recovery import drill, experiment, freshness
 from tapecheck.recovery import session as recovery
 from tapecheck.recovery.drill_target import DrillTarget
-from tapecheck.recovery.objectives import Prober as Schedule
+from tapecheck.recovery.objectives import ProbeSchedule
 from tapecheck.recovery.recording import INVALID, Audit
 from tapecheck.recovery.watchdog import Watchdog
 from tapecheck.sandbox import processes, supervision
@@ -277,7 +277,7 @@ def test_one_that_is_replaced_in_mid_scenario_makes_that_invalid(home: Home, tmp
 
     monkeypatch.setattr(drill, "STEADY_S", 0.1)
     with Watchdog() as watchdog:
-        done = drill.run(experiment.chosen("api_killed")[0], DrillTarget.of(target), Schedule(settle_s=0.1), watchdog, 1)
+        done = drill.run(experiment.chosen("api_killed")[0], DrillTarget.of(target), ProbeSchedule(settle_s=0.1), watchdog, 1)
     assert (done.trial.state, done.trial.reason) == (INVALID, STOPPED)
 
     opening.open_target("config/targets/sandbox.yaml")

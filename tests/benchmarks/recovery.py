@@ -16,7 +16,7 @@ from typing import Any
 
 from tapecheck.recovery import timeline
 from tapecheck.recovery.experiment import View
-from tapecheck.recovery.objectives import Prober as Schedule
+from tapecheck.recovery.objectives import ProbeSchedule
 from tapecheck.recovery.prober import Prober
 from tapecheck.recovery.recording import FULL
 
@@ -25,7 +25,7 @@ from . import loss
 OUTAGES_S = (0.5, 2.0, 10.0)
 TRIALS = 5
 SERVICE = View(request="GET /health", serves=True)
-SCHEDULE = Schedule(slow_s=0.25)  # outages of half a second must be longer than what is no outage
+SCHEDULE = ProbeSchedule(slow_s=0.25)  # outages of half a second must be longer than what is no outage
 # With the default backlog of 5, connections that were refused one during the outage try again together a second later, and then
 # refuse it to a probe: an outage of the server's own, which is no error of the clock.
 SERVE = """

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from tapecheck.recovery.objectives import OTHERS, TOLERANCE_S, AboveShare, Action, AgeClass, RecoveryPlan, Staleness, rounded
-from tapecheck.recovery.recording import Audit, Key, Look, Reply, Series, Stored
+from tapecheck.recovery.recording import Audit, Key, Look, Reply, ReportedSeries, Stored
 
 ROUNDING_S = 1.0  # an age may be reported in whole seconds
 UNLISTED = "unlisted"  # in place of the API's class
@@ -136,14 +136,14 @@ def _near(staleness: Staleness, age_s: float | None, within_s: float) -> list[Ag
     return list(dict.fromkeys(staleness.classify(max(0.0, age_s + shift)) for shift in (0, -within_s, within_s)))
 
 
-def _false_class(staleness: Staleness, one: Series) -> str:
+def _false_class(staleness: Staleness, one: ReportedSeries) -> str:
     if one.freshness in _near(staleness, one.age_s, ROUNDING_S):
         return ""
     age = "without an age" if one.age_s is None else f"at an age of {rounded(one.age_s)} s"
     return f"reports {one.freshness!r} {age}, which is {staleness.classify(one.age_s)}"
 
 
-def _false_refresh(one: Series, look: Look) -> str:
+def _false_refresh(one: ReportedSeries, look: Look) -> str:
     """Compare the age with the time of refresh that stands beside it, by the API's own clock where it has one."""
     if one.refreshed_at is None or one.age_s is None:
         return ""
@@ -153,7 +153,7 @@ def _false_refresh(one: Series, look: Look) -> str:
     return f"reports an age of {rounded(one.age_s)} s, while its own time of refresh makes it {rounded(implied_s)} s"
 
 
-def _false_age(staleness: Staleness, key: Key, one: Series, look: Look) -> str:
+def _false_age(staleness: Staleness, key: Key, one: ReportedSeries, look: Look) -> str:
     if one.age_s is not None and one.age_s < -TOLERANCE_S:
         return f"reports an age of {rounded(one.age_s)} s: data from the future, or a clock that is ahead"
     if not look.stored or any(_agrees(staleness, key, one.age_s, stored, look) for stored in look.stored):
@@ -171,7 +171,7 @@ def _agrees(staleness: Staleness, key: Key, reported_s: float | None, stored: St
     return least_s - TOLERANCE_S <= reported_s <= most_s + TOLERANCE_S
 
 
-def _false_newest(key: Key, one: Series, look: Look) -> str:
+def _false_newest(key: Key, one: ReportedSeries, look: Look) -> str:
     if not look.stored or "newest" not in one.model_fields_set:
         return ""
     real = [row.newest if (row := stored.row(key)) else None for stored in look.stored]

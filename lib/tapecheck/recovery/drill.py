@@ -21,7 +21,7 @@ from tapecheck.recording import STOPPED
 from tapecheck.recovery.actions import WAIT
 from tapecheck.recovery.drill_target import DrillTarget
 from tapecheck.recovery.experiment import Drill
-from tapecheck.recovery.objectives import Prober as Schedule
+from tapecheck.recovery.objectives import ProbeSchedule
 from tapecheck.recovery.prober import Prober
 from tapecheck.recovery.recording import FULL, INVALID, MEASURED, Trial
 from tapecheck.recovery.watchdog import Watchdog, roll_back, worked
@@ -75,7 +75,7 @@ class _Moments(RunEventHandler):  # type: ignore[misc]
             raise KeyboardInterrupt
 
 
-def run(drill: Drill, where: DrillTarget, schedule: Schedule, watchdog: Watchdog, number: int) -> Done:
+def run(drill: Drill, where: DrillTarget, schedule: ProbeSchedule, watchdog: Watchdog, number: int) -> Done:
     """Run a drill once, and roll it back whatever happens.
 
     Args:

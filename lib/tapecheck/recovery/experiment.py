@@ -22,7 +22,7 @@ def _several(value: Any) -> Any:
     return (value,) if isinstance(value, int) else value
 
 
-class Answer(Model):
+class Conditions(Model):
     """Conditions on an answer: its status is one of these, and its JSON body has these values at its top level."""
 
     status: Annotated[tuple[int, ...], BeforeValidator(_several)] = (200,)
@@ -47,9 +47,9 @@ class View(Model):
 
     request: str = Field(min_length=1)
     parameters: dict[str, str | int] = Field(default={})
-    full: Answer = Answer()
-    degraded: Answer | None = None
-    reports: Answer | None = None
+    full: Conditions = Conditions()
+    degraded: Conditions | None = None
+    reports: Conditions | None = None
     serves: bool = False
 
     @model_validator(mode="after")

@@ -71,7 +71,7 @@ class Staleness(Model):
         return found.action
 
 
-class Recovery(Model):
+class RecoveryObjective(Model):
     """A failure: within what time service must be back, by which of the two clocks, and how.
 
     `degraded` recovery ends when the target answers again, if only from its fallback; `full` recovery when all of it works as before.
@@ -157,7 +157,7 @@ class Cache(Model):
     query: QueryCache
 
 
-class Backfill(Model):
+class BackfillLimits(Model):
     """How missing history is fetched: `jobs`, each a symbol and one of so many `timeframes`; without those the symbols are unknown."""
 
     symbols_at_once: Count
@@ -177,7 +177,7 @@ class Backfill(Model):
         return self
 
 
-class Prober(Model):
+class ProbeSchedule(Model):
     """How recovery is watched: a probe of each view every `period_s`, whatever became of the ones before."""
 
     period_s: float = Field(default=0.05, ge=0.01, le=5)
@@ -202,13 +202,13 @@ class RecoveryPlan(Model):
     RENAMED: ClassVar[Mapping[str, str]] = {"settled": "explained"}
 
     staleness: Staleness
-    rto: dict[str, Recovery] = Field(min_length=1)
+    rto: dict[str, RecoveryObjective] = Field(min_length=1)
     rpo: dict[str, Tier] = Field(min_length=1)
     alerts: Alerts
     scheduler: Scheduler
     cache: Cache
-    backfill: Backfill
-    prober: Prober = Prober()
+    backfill: BackfillLimits
+    prober: ProbeSchedule = ProbeSchedule()
     trials: Trials = Trials()
     objectives: Annotated[tuple[Annotated[str, AfterValidator(_objective)], ...], AfterValidator(each_once)] = ()
     explained: dict[str, Text] = Field(default={})

@@ -21,7 +21,7 @@ import pyarrow as pa
 
 from tapecheck.database import opened, within
 from tapecheck.recovery.experiment import View
-from tapecheck.recovery.objectives import Prober as Schedule
+from tapecheck.recovery.objectives import ProbeSchedule
 from tapecheck.recovery.recording import BAD, FULL, PROBES
 
 
@@ -50,7 +50,7 @@ class Prober:
     """
 
     def __init__(
-        self, base_url: str, views: Mapping[str, View], schedule: Schedule, *,
+        self, base_url: str, views: Mapping[str, View], schedule: ProbeSchedule, *,
         headers: Sequence[tuple[str, str]] = (), database_url: str | None = None, verify: Any = True,
     ) -> None:  # fmt: skip
         self.views, self._schedule, self._database_url = views, schedule, database_url

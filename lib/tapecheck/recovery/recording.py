@@ -126,7 +126,7 @@ class Reported(BaseModel):
     model_config = ConfigDict(extra="ignore", frozen=True, hide_input_in_errors=True)
 
 
-class Series(Reported):
+class ReportedSeries(Reported):
     """What the status answer reports of one symbol and timeframe; `age_s` is null for what never was there."""
 
     symbol: str
@@ -155,7 +155,7 @@ class Raised(Reported):
 class Status(Reported):
     """The status answer."""
 
-    series: tuple[Series, ...]
+    series: tuple[ReportedSeries, ...]
     alerts: tuple[Raised, ...] = ()
     generated_at: Moment | None = None
 
@@ -249,7 +249,7 @@ class Look:
     stored: Sequence[Stored] = ()
 
     @cached_property
-    def _series(self) -> Mapping[Key, Series]:
+    def _series(self) -> Mapping[Key, ReportedSeries]:
         return {one.key: one for one in self.status.series}
 
     @cached_property
@@ -259,7 +259,7 @@ class Look:
             found[one.symbol, one.timeframe][one] += 1
         return found
 
-    def reported(self, key: Key) -> Series | None:
+    def reported(self, key: Key) -> ReportedSeries | None:
         """Return what the API reported of a series."""
         return self._series.get(key)
 

@@ -19,7 +19,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from tapecheck.recovery.objectives import Recovery, RecoveryPlan
+from tapecheck.recovery.objectives import RecoveryObjective, RecoveryPlan
 from tapecheck.recovery.recording import BAD, DEGRADED, FULL, Trial
 from tapecheck.statistics import intervals
 from tapecheck.verdict import written
@@ -193,7 +193,7 @@ def _gap_s(views: Mapping[str, Seen], since_ns: float) -> float:
     return max((float(np.diff(one.sent_ns)[one.sent_ns[1:] >= since_ns].max(initial=0)) / 1e9 for one in views.values()), default=0.0)
 
 
-def _undecided(views: Mapping[str, Seen], injected_ns: int, clocks: Clocks, objective: Recovery | None) -> str:
+def _undecided(views: Mapping[str, Seen], injected_ns: int, clocks: Clocks, objective: RecoveryObjective | None) -> str:
     """Say why a gap between probes cannot tell whether an objective was met, or nothing.
 
     A recovery may have been earlier by the resolution, and a gap after it may hide a relapse as long as the gap.
