@@ -7,7 +7,6 @@ connection, so that whatever was acknowledged is whole and durable, and a resume
 # ruff: noqa: S608 - what is put into statements is column and table names, constants of ours
 
 import datetime as dt
-from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Self
@@ -219,8 +218,8 @@ def _table(key: Mapping[str, pa.Array], values: Mapping[str, FloatArray]) -> pa.
 Row = Sequence[Any]
 
 
-class _InsertSink(Sink, ABC):
-    """A sink that upserts with INSERTs of one row each; psycopg prepares the statement."""
+class RowByRowSink(Sink):
+    """Upserts with an INSERT of one row, which psycopg prepares, and waits for its answer: a round trip a row."""
 
     def __init__(self, database_url: str, schema: str = LIVE) -> None:
         self._schema = schema
@@ -239,9 +238,11 @@ class _InsertSink(Sink, ABC):
         inserted = sum(written)
         return Counts(inserted=inserted, changed=len(written) - inserted, unchanged=len(rows) - len(written))
 
-    @abstractmethod
     def _inserted(self, statement: str, rows: Sequence[Row]) -> Iterable[bool | None]:
         """Upsert the rows; yield of each whether it was inserted (True), changed (False) or left alone (None)."""
+        for row in rows:
+            found = self._execute(statement, row).fetchone()
+            yield found[0] if found else None
 
     def _fetched_bars(self) -> Bars:
         columns = np.array(self._cursor.fetchall(), np.float64).reshape(-1, len(COLUMNS)).T
@@ -249,16 +250,7 @@ class _InsertSink(Sink, ABC):
         return Bars(**values | {"t": columns[0].astype(np.int64)})
 
 
-class RowByRowSink(_InsertSink):
-    """Sends a row, waits for its answer, sends the next: a round trip a row."""
-
-    def _inserted(self, statement: str, rows: Sequence[Row]) -> Iterable[bool | None]:
-        for row in rows:
-            found = self._execute(statement, row).fetchone()
-            yield found[0] if found else None
-
-
-class ExecutemanySink(_InsertSink):
+class ExecutemanySink(RowByRowSink):
     """Sends all rows of a page through psycopg's executemany, which does not wait between them."""
 
     def _inserted(self, statement: str, rows: Sequence[Row]) -> Iterable[bool | None]:
