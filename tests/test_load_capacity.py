@@ -190,7 +190,7 @@ def test_a_sweep_finds_where_a_server_begins_to_fail(monkeypatch: pytest.MonkeyP
             return super().measure(work, **how)  # type: ignore[arg-type]
 
     monkeypatch.setattr(session, "Generator", Told)
-    scenario = {"executor": "capacity", "level_s": 0.5, "warm_up_s": 0.1, "timeout_s": 20.0, "request": "one"}
+    scenario = {"executor": "capacity", "level_s": 0.5, "warm_up_s": 0.1, "timeout_s": 20.0, "sustained_ratio": 0.01, "request": "one"}
     rates = {"start_rate_rps": 100, "max_rate_rps": 8000}
     objectives = ["success_ratio > 0.9", "p95_ms < 60000"]
     plan = LoadPlan.model_validate({"scenarios": {"c": scenario | rates}, "objectives": objectives, "generator": WIDE})

@@ -21,6 +21,7 @@ from tapecheck.load.engine.engine import measure
 from tapecheck.load.engine.recorder import ErrorKind, joined
 from tapecheck.load.engine.work import refused_connections
 from tapecheck.load.samples import UNITS, table_of
+from tapecheck.recording import covered_s
 
 # ---- while they are measured ----
 
@@ -205,4 +206,4 @@ def test_a_pause_between_the_parts_of_a_scenario_is_no_measuring() -> None:
     one = joined([samples.measured(part) for part in parts])
     for executor in ("closed", "burst"):
         found = samples.recording({"a": one.samples}, executor=executor)
-        assert found.context.measured_s(rows.spans_ns(found.samples)) == 3.0
+        assert covered_s(rows.spans_ns(found.samples)) == 3.0
