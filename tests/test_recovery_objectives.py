@@ -143,3 +143,9 @@ def test_a_plan_is_the_same_after_it_was_stored() -> None:
 def test_a_length_of_time_is_written_as_a_person_reads_it(seconds: float, text: str) -> None:
     """In the largest unit that needs no fraction."""
     assert spelled(seconds) == text
+
+
+def test_an_old_key_is_named_with_its_new_name(tmp_path: Path) -> None:
+    """A plan of before says what its key is called now."""
+    with pytest.raises(ConfigError, match="`settled` is now called `explained`"):
+        read_plan(changed(tmp_path, "explained:\n", "settled:\n"))
