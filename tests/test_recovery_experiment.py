@@ -99,7 +99,6 @@ MISTAKES: list[tuple[str, Callable[[dict[str, Any]], Any], str]] = [
     ("no steady state", lambda d: d.pop("steady-state-hypothesis"), r"steady-state-hypothesis: got nothing; allowed: what holds before"),
     ("no extension", lambda d: d.pop("extensions"), r"extensions: got none named tapecheck; allowed: extensions: \[\{name: tapecheck"),
     ("unknown function", lambda d: d["method"][0]["provider"].update(func="crush"), r"\(experiment\): got .*crush.*chaos validate"),
-    ("an old name", lambda d: d["method"][0]["provider"].update(func="whole"), r"func: `whole` is now called `full_recovery`"),
     ("method is text", lambda d: d.update(method="freeze"), r"\(experiment\): got .*allowed: what `chaos validate` accepts"),
     (
         "inject is elsewhere",

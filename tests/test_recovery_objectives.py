@@ -145,7 +145,12 @@ def test_a_length_of_time_is_written_as_a_person_reads_it(seconds: float, text: 
     assert spelled(seconds) == text
 
 
-def test_an_old_key_is_named_with_its_new_name(tmp_path: Path) -> None:
-    """A plan of before says what its key is called now."""
-    with pytest.raises(ConfigError, match="`settled` is now called `explained`"):
-        read_plan(changed(tmp_path, "explained:\n", "settled:\n"))
+def test_explanations_are_read_under_their_old_name_too(tmp_path: Path) -> None:
+    """A plan that says `settled`, as plans did until 0.1, is the plan that says `explained`; both at once are a mistake."""
+    text = (config.CONFIG / "rto_rpo.yaml").read_text(encoding="utf-8")
+    old = tmp_path / "old.yaml"
+    old.write_text(text.replace("explained:", "settled:"), encoding="utf-8")
+    assert read_plan(old) == read_plan(config.CONFIG / "rto_rpo.yaml")
+    old.write_text(text + "settled: {}\n", encoding="utf-8")
+    with pytest.raises(ConfigError, match="settled"):
+        read_plan(old)

@@ -78,6 +78,9 @@ def degraded_recovery(configuration: Configuration, within_s: float = 30.0) -> b
     return _recovered(DEGRADED, configuration, within_s)
 
 
+whole, served = full_recovery, degraded_recovery  # their names until 0.1, which drills of users have
+
+
 def _recovered(least: int, configuration: Configuration, within_s: float) -> bool:
     wait: Callable[[int, float], bool] | None = configuration.get(WAIT)
     return wait(least, within_s) if wait else True

@@ -2,7 +2,7 @@
 
 import copy
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -14,8 +14,6 @@ from tapecheck.config import Model
 from tapecheck.errors import ConfigError, Problem
 from tapecheck.recovery.recording import BAD, DEGRADED, FULL
 
-ACTIONS = "tapecheck.recovery.actions"
-RENAMED = {"whole": "full_recovery", "served": "degraded_recovery"}  # functions of it
 SQL = "SELECT"  # a view whose request begins so is asked of the database
 
 
@@ -207,14 +205,6 @@ def _path(name: str, known: Iterable[Path]) -> Path:
     raise ConfigError([Problem(file="parameters", key="drills", got=name, allowed=allowed)])
 
 
-def _providers(data: Any) -> Iterator[Mapping[str, Any]]:
-    """Yield every provider of an experiment, wherever it stands."""
-    for inner in data.values() if isinstance(data, Mapping) else data if isinstance(data, list) else ():
-        yield from _providers(inner)
-    if isinstance(data, Mapping) and isinstance(data.get("provider"), Mapping):
-        yield data["provider"]
-
-
 def _chaos_problems(data: Any, file: str) -> list[Problem]:
     """Ask Chaos Toolkit itself, as `chaos validate` does."""
     from chaoslib.exceptions import ChaosException
@@ -222,8 +212,6 @@ def _chaos_problems(data: Any, file: str) -> list[Problem]:
 
     if not isinstance(data, dict):
         return [Problem(file=file, key="(file)", got=type(data).__name__, allowed="a Chaos Toolkit experiment")]
-    if old := [one["func"] for one in _providers(data) if one.get("module") == ACTIONS and one.get("func") in RENAMED]:
-        return [Problem(file=file, key="func", got=f"`{name}` is now called `{RENAMED[name]}`", allowed="") for name in dict.fromkeys(old)]
     try:
         ensure_experiment_is_valid(copy.deepcopy(data))
     except ChaosException as error:

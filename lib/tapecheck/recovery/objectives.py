@@ -1,10 +1,9 @@
 """The objectives of recovery and loss, as config/rto_rpo.yaml states them. It measures nothing and finds no contradictions."""
 
 import datetime as dt
-from collections.abc import Mapping
-from typing import Annotated, ClassVar, Literal, Self
+from typing import Annotated, Literal, Self
 
-from pydantic import AfterValidator, Field, StringConstraints, model_validator
+from pydantic import AfterValidator, AliasChoices, Field, StringConstraints, model_validator
 
 from tapecheck.config import Model
 from tapecheck.verdict import each_once, parse
@@ -197,9 +196,10 @@ class Trials(Model):
 
 
 class RecoveryPlan(Model):
-    """All objectives, and how they are tested; `explained` says of each rule that the plan breaks why it does so on purpose."""
+    """All objectives, and how they are tested; `explained` says of each rule that the plan breaks why it does so on purpose.
 
-    RENAMED: ClassVar[Mapping[str, str]] = {"settled": "explained"}
+    `settled`, its name until 0.1, is still read: a plan of before judges a recording as it did.
+    """
 
     staleness: Staleness
     rto: dict[str, RecoveryObjective] = Field(min_length=1)
@@ -211,7 +211,7 @@ class RecoveryPlan(Model):
     prober: ProbeSchedule = ProbeSchedule()
     trials: Trials = Trials()
     objectives: Annotated[tuple[Annotated[str, AfterValidator(_objective)], ...], AfterValidator(each_once)] = ()
-    explained: dict[str, Text] = Field(default={})
+    explained: dict[str, Text] = Field(default={}, validation_alias=AliasChoices("explained", "settled"))
 
     def tier_of(self, symbol: str) -> str | None:
         """Return the tier that names a symbol, else the one of all others; None where there is neither."""
