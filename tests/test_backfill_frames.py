@@ -8,7 +8,7 @@ import pytest
 from backfills import SYMBOLS, analysed, recording, refill
 
 from tapecheck.backfill import frames
-from tapecheck.backfill.integrity import Finding, Integrity, SharedGap
+from tapecheck.backfill.integrity import Defect, Integrity, SharedGap
 from tapecheck.backfill.plan import BackfillPlan
 from tapecheck.backfill.validation import backfill
 
@@ -95,10 +95,10 @@ def test_what_a_change_buys_is_signed() -> None:
 WHOLE = Integrity(
     series=3, expected=100, present=90, no_trade=5, upstream_gaps=3, lost=2, vanished=4, duplicates=1, checksum="c0ffee",
     findings=(
-        Finding(symbol="AAPL", timeframe="5m", kind="lost", bars=2, first_ms=1_767_312_000_000),
-        Finding(symbol="BTC", timeframe="1h", kind="upstream_gap", bars=2, first_ms=1_767_312_000_000),
-        Finding(symbol="SPY", timeframe="1h", kind="upstream_gap", bars=1, first_ms=1_767_225_600_000),
-        Finding(symbol="SPY", timeframe="1h", kind="vanished", bars=4, first_ms=None),
+        Defect(symbol="AAPL", timeframe="5m", kind="lost", bars=2, first_ms=1_767_312_000_000),
+        Defect(symbol="BTC", timeframe="1h", kind="upstream_gap", bars=2, first_ms=1_767_312_000_000),
+        Defect(symbol="SPY", timeframe="1h", kind="upstream_gap", bars=1, first_ms=1_767_225_600_000),
+        Defect(symbol="SPY", timeframe="1h", kind="vanished", bars=4, first_ms=None),
     ),
     shared_slots=3,
     shared_gaps=(SharedGap(timeframe="5m", t_ms=1_767_312_000_000, symbols=("AAPL", "SPY", "QQQ")),),

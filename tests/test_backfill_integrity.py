@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tapecheck.backfill.calendar import derive, slots
-from tapecheck.backfill.integrity import Integrity, Series, Tally, examine
+from tapecheck.backfill.integrity import Counted, Examined, Integrity, examine
 from tapecheck.sandbox import market
 from tapecheck.vendor.bars import TIMEFRAMES, Bars, IntArray, to_ms
 
@@ -37,14 +37,14 @@ def times_of(stored: Market) -> dict[str, list[IntArray]]:
     return {name: [bars.t] for name, bars in stored.items()}
 
 
-def checked(*parts: Iterable[Series], several: int = 3) -> Integrity:
+def checked(*parts: Iterable[Examined], several: int = 3) -> Integrity:
     """Judge some symbols."""
-    tally = Tally(several=several)
+    tally = Counted(several=several)
     tally.add([series for part in parts for series in part])
     return tally.integrity("sum")
 
 
-def of(symbol: str, stored: Market, received: dict[str, list[IntArray]] | None = None, **window: dt.datetime) -> list[Series]:
+def of(symbol: str, stored: Market, received: dict[str, list[IntArray]] | None = None, **window: dt.datetime) -> list[Examined]:
     """Examine one symbol in the usual window."""
     return examine(symbol, stored, times_of(stored) if received is None else received, **({"start": START, "end": END} | window))
 
@@ -307,7 +307,7 @@ def test_stretch_after_stretch_gives_the_same_verdict() -> None:
         pages = [_swapped(kept, 1000).t, np.roll(whole["1h"].t, i)]
         parts[symbol] = (whole | {"5m": without(kept, [2500, 4200])}, times_of(whole) | {"5m": pages[:1], "1h": pages[1:]})
     cuts = [START, dt.datetime(2025, 11, 8, 5, tzinfo=dt.UTC), dt.datetime(2025, 11, 22, 5, tzinfo=dt.UTC), END]
-    tally = Tally()
+    tally = Counted()
     for start, end in pairwise(cuts):
         within = {s: {n: b[(b.t >= to_ms(start)) & (b.t < to_ms(end))] for n, b in stored.items()} for s, (stored, _) in parts.items()}
         tally.add([series for s, (_, sent) in parts.items() for series in of(s, within[s], sent, start=start, end=end)])
@@ -322,7 +322,7 @@ def test_rows_that_are_gone_are_counted_over_all_stretches() -> None:
     """Of the acknowledged rows those that are stored, or lost, are subtracted once each; the others have vanished."""
     bars, middle = market_of("AAPL")["5m"], dt.datetime(2025, 11, 8, 5, tzinfo=dt.UTC)
     first, second = bars[bars.t < to_ms(middle)], bars[bars.t >= to_ms(middle)]
-    tally = Tally()
+    tally = Counted()
     tally.add(of("AAPL", {"5m": first[5:]}, {}, end=middle))
     tally.add(of("AAPL", {"5m": second[:-3]}, {"5m": [second.t[-3:]]}, start=middle))
     found = tally.integrity("", {("AAPL", "5m"): len(bars)})
@@ -347,4 +347,4 @@ def test_nothing_stored_of_what_was_received_is_all_lost() -> None:
         assert (found.lost, found.present) == (len(whole["5m"]), 0) and found.expected == found.lost + found.no_trade
     nothing = checked(of("AAPL", {"5m": Bars.empty()}, {}, start=END, end=END))
     assert (nothing.expected, nothing.findings) == (0, ())
-    assert Tally().integrity().expected == 0
+    assert Counted().integrity().expected == 0

@@ -7,7 +7,7 @@ import pytest
 
 from tapecheck.backfill import jobs
 from tapecheck.backfill.checkpoints import Checkpoint
-from tapecheck.backfill.pipeline import Outcome
+from tapecheck.backfill.pipeline import Refreshed
 from tapecheck.backfill.plan import BackfillPlan
 from tapecheck.backfill.recording import Job
 from tapecheck.backfill.sink import Counts
@@ -65,7 +65,7 @@ def test_a_derived_group_has_only_what_is_due() -> None:
 def test_new_bars_are_counted_by_the_checkpoints() -> None:
     """So that what was stored before a failure, or before the database was lost in between, counts, and what was only claimed does not."""
     key, before, after = ("TSLA", "1d"), checkpoint("filling", rows=5), checkpoint("done", rows=12)
-    claimed = Outcome(counts=Counts(inserted=99, changed=1, unchanged=2), repeated=3, checkpoint=after)
+    claimed = Refreshed(counts=Counts(inserted=99, changed=1, unchanged=2), repeated=3, checkpoint=after)
     assert jobs.outcome_of(key, claimed, before, after) == Job(
         symbol="TSLA", timeframe="1d", state="completed", inserted=7, changed=1, unchanged=2, repeated=3
     )

@@ -11,7 +11,7 @@ import yaml
 from tapecheck import check, config
 from tapecheck.backfill import calendar, session
 from tapecheck.backfill.calendar import FIRST_DAY
-from tapecheck.backfill.plan import BackfillPlan, Endpoints, History, endpoints, read_plan, today
+from tapecheck.backfill.plan import BackfillPlan, Endpoints, HistoryRange, endpoints, read_plan, today
 from tapecheck.errors import ConfigError, TargetDown
 from tapecheck.runs.results import TargetInfo
 from tapecheck.target.file import Target
@@ -38,7 +38,7 @@ def test_the_shipped_plan_is_the_objectives_one() -> None:
 
 def test_the_calendar_begins_with_the_first_day_of_any_history() -> None:
     """Whatever is today: the first session of 2007, after New Year and a day of mourning, is its first one."""
-    assert History(start=FIRST_DAY, end=dt.date(2008, 1, 1)).bounds()[0] == FIRST_DAY
+    assert HistoryRange(start=FIRST_DAY, end=dt.date(2008, 1, 1)).bounds()[0] == FIRST_DAY
     assert calendar._calendar().schedule.index[0].date() == dt.date(2007, 1, 3)
 
 
@@ -46,7 +46,7 @@ def test_the_calendar_begins_with_the_first_day_of_any_history() -> None:
 @pytest.mark.parametrize("end", [dt.date(2026, 3, 9), dt.date(2026, 10, 31)], ids=["a Monday", "a Saturday"])
 def test_stretches_are_the_history_cut_on_saturdays(days: int, end: dt.date) -> None:
     """No day is in two of them or in none, and none is longer than a quarter or empty."""
-    history = History(start=end - dt.timedelta(days=days), end=end)
+    history = HistoryRange(start=end - dt.timedelta(days=days), end=end)
     bounds = [stretch.bounds() for stretch in history.stretches()]
     assert (bounds[0][0], bounds[-1][1]) == history.bounds()
     assert all(before[1] == after[0] for before, after in pairwise(bounds))
@@ -140,13 +140,13 @@ def test_parameters_choose_from_the_plan(tmp_path: Path) -> None:
 )
 def test_a_history_is_whole_days_of_the_market(symbol: str, first: str, last: str) -> None:
     """Days begin at midnight in New York for stocks and in UTC for crypto, so that no bar of any length is cut."""
-    history = History(start=dt.date(2026, 3, 1), end=dt.date(2026, 4, 1))
+    history = HistoryRange(start=dt.date(2026, 3, 1), end=dt.date(2026, 4, 1))
     assert [moment.isoformat() for moment in history.range(symbol)] == [first, last]
 
 
 def test_days_count_back_from_today() -> None:
     """The last day is over, so that a run on the next morning has the same bars."""
-    first, end = History(days=30).bounds()
+    first, end = HistoryRange(days=30).bounds()
     assert (end, end - first) == (today(), dt.timedelta(days=30))
     assert BackfillPlan.model_validate(GOOD).history.range("BTC")[1] <= dt.datetime.now(dt.UTC)
 
@@ -259,7 +259,7 @@ def test_an_external_target_is_refused_before_a_notebook_starts(tmp_path: Path, 
     with pytest.raises(ConfigError) as caught:
         check.before_traffic({"backfill": {"target": str(file), "profile": "huge"}})
     assert {problem.key for problem in caught.value.problems} == {"DATABASE_URL", "profile"}
-    assert check.before_traffic({"backfill": {"target": str(file), "run": "somewhere"}}).name == "mine"
+    assert check.before_traffic({"backfill": {"target": str(file), "run": "tests/data/backfill"}}).name == "mine"
 
 
 def test_a_source_that_no_network_reaches_is_one_clear_error() -> None:

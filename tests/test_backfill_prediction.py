@@ -7,7 +7,7 @@ from backfills import recording, span
 
 from tapecheck.backfill import prediction
 from tapecheck.backfill.prediction import faster, predict_all, wall_s
-from tapecheck.backfill.replay import Machine, Process, Schedule, Slots, schedule_of, works_s
+from tapecheck.backfill.replay import Machine, Places, Process, Workload, schedule_of, works_s
 from tapecheck.vendor.trace import Span
 
 
@@ -24,7 +24,7 @@ def job(name: str, began_s: float, fetch_s: float, insert_s: float, pages: int, 
     return spans
 
 
-def schedule(spans: list[Span], *, cores: int = 8, jobs: int = 1, requests: int = 1, **plan: object) -> Schedule:
+def schedule(spans: list[Span], *, cores: int = 8, jobs: int = 1, requests: int = 1, **plan: object) -> Workload:
     return schedule_of(recording(spans, concurrency={"jobs": jobs, "requests": requests}, **plan), cores)
 
 
@@ -166,7 +166,7 @@ def test_the_machine_shares_its_cores_equally() -> None:
 def test_slots_are_first_come_first_served() -> None:
     """And one without places lets a process through when another gives it one."""
     machine = Machine(9)
-    slots, given, order = Slots(machine, 1), Slots(machine, 0), []
+    slots, given, order = Places(machine, 1), Places(machine, 0), []
 
     def process(name: str) -> Process:
         yield from slots.take()

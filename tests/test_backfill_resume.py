@@ -189,7 +189,7 @@ def test_a_run_of_the_last_days_is_resumed_the_next_day(
         monkeypatch.setattr(plans, "today", lambda back=back: today - dt.timedelta(days=back))
         connection.execute(f"UPDATE {SCHEMA}.checkpoints SET state = 'failed', error = 'none'")
         again = run(plan(**small, history={"days": 9}, begin=begin), endpoints)
-        assert again.context.plan.history == plans.History(start=first.start, end=today - dt.timedelta(days=back))
+        assert again.context.plan.history == plans.HistoryRange(start=first.start, end=today - dt.timedelta(days=back))
         assert states(again)["completed"] == ["SOL 1d"] and again.context.integrity and again.context.integrity.lost == 0
     assert connection.execute(f"SELECT count(*) FROM {SCHEMA}.bars").fetchone() == (11,)
     with pytest.raises(ConfigError, match="the same first day"):

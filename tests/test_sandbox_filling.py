@@ -19,7 +19,7 @@ from backfills import SCHEMA, plan, states
 from tapecheck import lockfiles
 from tapecheck.backfill import checkpoints, session
 from tapecheck.backfill import plan as ends_of
-from tapecheck.backfill.plan import Endpoints, History, today
+from tapecheck.backfill.plan import Endpoints, HistoryRange, today
 from tapecheck.backfill.validation import backfill
 from tapecheck.errors import ConfigError, SandboxError, TargetDown
 from tapecheck.sandbox import supervision
@@ -134,7 +134,7 @@ def test_only_whole_history_is_taken_over(
     if why.startswith("a note"):
         connection.execute(f"TRUNCATE {DONE}.history; COMMENT ON SCHEMA {DONE} IS 'history from the beginning'")
     kept = {table: rows_of(connection, f"{LIVE}.{table}") for table in checkpoints.TABLES}
-    first = History(days=10).bounds()[0]
+    first = HistoryRange(days=10).bounds()[0]
     assert checkpoints.take_over(endpoints.database_url, DONE, keys, first, live=LIVE) is is_taken
     held = checkpoints.read(endpoints.database_url, LIVE)
     assert states(found)["completed"] == ["AAPL 1d"], why

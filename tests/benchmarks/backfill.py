@@ -10,7 +10,7 @@ from statistics import median
 from typing import Any
 
 from tapecheck.backfill.analysis import rate_limit_floor_s
-from tapecheck.backfill.plan import BackfillPlan, History, SourcePlan, read_plan
+from tapecheck.backfill.plan import BackfillPlan, HistoryRange, SourcePlan, read_plan
 
 from . import embedded, machine, predictions, refill
 from .embedded import Busy, Embedded
@@ -72,7 +72,7 @@ def run(say: Say) -> dict[str, Any]:
     with embedded.running() as sandbox:
         full = read_plan(PLAN).model_copy(update={"database_schema": SCHEMA})
         first, end = full.history.bounds()
-        full = full.model_copy(update={"history": History(start=first, end=end)})  # the same rows, though midnight may pass
+        full = full.model_copy(update={"history": HistoryRange(start=first, end=end)})  # the same rows, though midnight may pass
         whole = _whole(sandbox, full, say)
         memory = _memory(sandbox, full, say)
         ways, beside = _rounds(sandbox, full, say)
@@ -96,7 +96,7 @@ def _whole(sandbox: Embedded, full: BackfillPlan, say: Say) -> dict[str, Any]:
 
 def _memory(sandbox: Embedded, full: BackfillPlan, say: Say) -> dict[str, Any]:
     sandbox.clear(SCHEMA)
-    longer = full.model_copy(update={"history": History(days=MEMORY_DAYS, end=full.history.end)})
+    longer = full.model_copy(update={"history": HistoryRange(days=MEMORY_DAYS, end=full.history.end)})
     found = _checked(_output("refill", longer.model_dump_json(), sandbox.upstream_url))
     if found["rows"] < BARS:
         raise RuntimeError(f"{MEMORY_DAYS} days are {found['rows']:,} bars, fewer than the {BARS:,} that the target speaks of")
@@ -121,7 +121,7 @@ def _limited(sandbox: Embedded, full: BackfillPlan, say: Say) -> dict[str, Any]:
 
 def _limited_plan(full: BackfillPlan) -> BackfillPlan:
     source = SourcePlan.model_validate(full.source.model_dump() | LIMIT)
-    return full.model_copy(update={"history": History(days=LIMIT_DAYS, end=full.history.end), "source": source})
+    return full.model_copy(update={"history": HistoryRange(days=LIMIT_DAYS, end=full.history.end), "source": source})
 
 
 def _predictions(sandbox: Embedded, full: BackfillPlan, say: Say) -> list[predictions.Prediction]:

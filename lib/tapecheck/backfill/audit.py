@@ -19,9 +19,9 @@ from psycopg import sql
 from tapecheck import database, progress
 from tapecheck.backfill import checkpoints
 from tapecheck.backfill.calendar import BASE, BoolArray, start_of
-from tapecheck.backfill.integrity import Integrity, Series, Tally, distinct, examine
+from tapecheck.backfill.integrity import Counted, Examined, Integrity, distinct, examine
 from tapecheck.backfill.jobs import is_done
-from tapecheck.backfill.plan import BackfillPlan, History
+from tapecheck.backfill.plan import BackfillPlan, HistoryRange
 from tapecheck.backfill.recording import FAILED, Job
 from tapecheck.vendor.bars import COLUMNS, Bars, FloatArray, IntArray, to_ms
 from tapecheck.vendor.trace import Received
@@ -41,13 +41,13 @@ def audit(plan: BackfillPlan, database_url: str, jobs: Iterable[Job], received: 
     """
     failed = {(job.symbol, job.timeframe) for job in jobs if job.state == FAILED}
     stretches = plan.history.stretches()
-    steps, tally = len(stretches) * len(plan.symbols) + 1, Tally()
+    steps, tally = len(stretches) * len(plan.symbols) + 1, Counted()
     with _snapshot(database_url) as (connection, cursor), ThreadPoolExecutor(1) as beside, progress.show("audit", "steps") as report:
         stand = checkpoints.read_with(connection, plan.database_schema)
         whole = beside.submit(checkpoints.whole, connection, plan.database_schema)  # the server's work: this process reads meanwhile
         ended = [key for key in plan.jobs if key not in failed and is_done(plan, key, stand.get(key))]
         for number, stretch in enumerate(stretches):
-            series: list[Series] = []
+            series: list[Examined] = []
             for at, symbol in enumerate(plan.symbols, number * len(plan.symbols)):
                 report(at, steps)
                 timeframes = [timeframe for other, timeframe in ended if other == symbol]
@@ -69,7 +69,7 @@ class _Window:
     """The same in SQL."""
 
     @classmethod
-    def of(cls, history: History, stretch: History, symbol: str) -> Self:
+    def of(cls, history: HistoryRange, stretch: HistoryRange, symbol: str) -> Self:
         """Return the window of a stretch of a history."""
         (start, last), (first, final) = stretch.range(symbol), history.range(symbol)
         end = last + dt.timedelta(milliseconds=1)  # a bar that ends with the stretch is over by then
@@ -84,7 +84,7 @@ class _Window:
 
 def _examined(
     plan: BackfillPlan, symbol: str, timeframes: Collection[str], window: _Window, cursor: Any, received: Received
-) -> list[Series]:
+) -> list[Examined]:
     return examine(
         symbol,
         {timeframe: _stored(cursor, plan.database_schema, symbol, timeframe, window) for timeframe in timeframes},

@@ -8,7 +8,7 @@ from tapecheck import validation
 from tapecheck.backfill.analysis import BackfillSummary, JobSummary, StageSummary
 from tapecheck.backfill.findings import ceiling_ratio, saving_ratio
 from tapecheck.backfill.integrity import Integrity
-from tapecheck.backfill.plan import BackfillPlan, History
+from tapecheck.backfill.plan import BackfillPlan, HistoryRange
 from tapecheck.backfill.prediction import AS_RECORDED, WhatIf
 from tapecheck.backfill.recording import COMPLETED, FAILED
 from tapecheck.validation import findings
@@ -45,7 +45,7 @@ def _workers(plan: BackfillPlan) -> str:
     return f", in each worker of {plan.workers}"
 
 
-def _history(history: History) -> str:
+def _history(history: HistoryRange) -> str:
     """Say which days; those that count back from today without dates, which are others tomorrow."""
     end = f"{history.end}" if history.end else "today"
     return f"{history.days} days before {end}" if history.days else f"{history.start} to {end}, without that day"

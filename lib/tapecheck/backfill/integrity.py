@@ -78,7 +78,7 @@ OLD_CRYPTO_DAY_MS = 4 * 3600 * 1000  # the vendor's older samples begin a crypto
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Series:
+class Examined:
     """What was found in one symbol and timeframe; times are starts in Unix ms, `fingerprints` are of the bars at `times`.
 
     `stored` counts all rows, also those that are not judged; `wrong` has the bars that cannot be right, by what is wrong with them.
@@ -117,7 +117,7 @@ def wrong_bars(bars: Bars, late: IntArray, calendar: IntArray) -> dict[str, IntA
 
 def examine(
     symbol: str, stored: Mapping[str, Bars], received: Mapping[str, Sequence[IntArray]], *, start: dt.datetime, end: dt.datetime
-) -> list[Series]:
+) -> list[Examined]:
     """Examine every timeframe of one symbol; only bars that begin at or after `start` and are over by `end` are judged.
 
     Args:
@@ -167,7 +167,7 @@ def is_among(t: IntArray, ascending: IntArray) -> BoolArray:
 
 def _series(
     symbol: str, name: str, bars: Bars, tidy: Mapping[str, Bars], sent: IntArray, late: IntArray, stored: int, calendar: Slots
-) -> Series:
+) -> Examined:
     received = distinct(sent)
     expected = distinct(np.concatenate([calendar.t, received]))
     gaps = expected[~is_among(expected, tidy[name].t)]
@@ -175,7 +175,7 @@ def _series(
     lost, missing = gaps[is_lost], gaps[~is_lost]
     is_gap = has_trade(name, tidy, missing, lost)
     is_moving = tidy[name].h > tidy[name].l  # a bar of one trade may well be that of another symbol too
-    return Series(
+    return Examined(
         symbol=symbol,
         timeframe=name,
         stored=stored,
@@ -229,7 +229,7 @@ WRONG = (  # kinds of bars that cannot be right
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Finding:
+class Defect:
     """Something wrong in one series: how many bars, and the first of them (Unix ms); None where it cannot be told."""
 
     symbol: str
@@ -274,7 +274,7 @@ class Integrity:
     vanished: int
     duplicates: int
     checksum: str
-    findings: tuple[Finding, ...]
+    findings: tuple[Defect, ...]
     shared_slots: int
     shared_gaps: Annotated[tuple[SharedGap, ...], Field(validation_alias=AliasChoices("shared_gaps", "shared_holes"))]
 
@@ -302,7 +302,7 @@ def utc(t_ms: int) -> str:
     return f"{to_datetime(t_ms):%Y-%m-%dT%H:%M:%SZ}"
 
 
-class Tally:
+class Counted:
     """What was found so far, in counts: the series of all symbols in one stretch of days, and then of the next."""
 
     def __init__(self, *, several: int = SEVERAL) -> None:
@@ -312,7 +312,7 @@ class Tally:
         self._shared_slots = 0
         self._shared_gaps: list[SharedGap] = []
 
-    def add(self, parts: Sequence[Series]) -> None:
+    def add(self, parts: Sequence[Examined]) -> None:
         """Add the series of all symbols in one stretch of days; no bar may lie in two stretches."""
         shared = _shared_slots(parts, self._several)
         self._shared_slots += sum(len(times) for times in shared.values())
@@ -335,7 +335,7 @@ class Tally:
         Args:
             acknowledged: how many rows of each series were said to be stored, ever; leave out a series that nobody counted.
         """
-        total, findings = Counter[str](), list[Finding]()
+        total, findings = Counter[str](), list[Defect]()
         for key, counts in self._counts.items():
             found = {kind: bars for kind, bars in counts.items() if (key, kind) in self._first_ms}
             if not counts["present"]:
@@ -343,7 +343,7 @@ class Tally:
             found["vanished"] = max(0, (acknowledged or {}).get(key, 0) - counts["stored"] - counts["lost"])
             total.update(counts, vanished=found["vanished"])
             findings += [
-                Finding(symbol=key[0], timeframe=key[1], kind=kind, bars=bars, first_ms=self._first_ms.get((key, kind)))
+                Defect(symbol=key[0], timeframe=key[1], kind=kind, bars=bars, first_ms=self._first_ms.get((key, kind)))
                 for kind, bars in found.items()
                 if bars
             ]
@@ -363,7 +363,7 @@ class Tally:
         )
 
 
-def _shared_slots(parts: Sequence[Series], several: int) -> dict[str, IntArray]:
+def _shared_slots(parts: Sequence[Examined], several: int) -> dict[str, IntArray]:
     """Return by timeframe the slots of the regular session that several symbols lack."""
     shared = {}
     for name in dict.fromkeys(part.timeframe for part in parts):
@@ -372,18 +372,18 @@ def _shared_slots(parts: Sequence[Series], several: int) -> dict[str, IntArray]:
     return shared
 
 
-def _shared_gap(parts: Iterable[Series], name: str, t_ms: int) -> SharedGap:
+def _shared_gap(parts: Iterable[Examined], name: str, t_ms: int) -> SharedGap:
     symbols = tuple(part.symbol for part in parts if part.timeframe == name and t_ms in part.in_session)
     return SharedGap(timeframe=name, t_ms=t_ms, symbols=symbols)
 
 
-def _blamed(part: Series, shared: IntArray) -> Series:
+def _blamed(part: Examined, shared: IntArray) -> Examined:
     """Move the gaps that a series shares with others from `no_trade` to `upstream_gaps`."""
     is_shared = is_among(part.no_trade, shared) & is_among(part.no_trade, part.in_session)
     return replace(part, no_trade=part.no_trade[~is_shared], upstream_gaps=np.union1d(part.upstream_gaps, part.no_trade[is_shared]))
 
 
-def _of_another_symbol(parts: Sequence[Series]) -> list[IntArray]:
+def _of_another_symbol(parts: Sequence[Examined]) -> list[IntArray]:
     """Return of each series the starts of bars that another symbol has too, with every price and the volume equal."""
     repeated = {}
     for name in dict.fromkeys(part.timeframe for part in parts):

@@ -15,7 +15,7 @@ from tapecheck import database
 from tapecheck.backfill import features
 from tapecheck.backfill.calendar import BASE
 from tapecheck.backfill.checkpoints import Checkpoint
-from tapecheck.backfill.pipeline import Outcome, refresh
+from tapecheck.backfill.pipeline import Refreshed, refresh
 from tapecheck.backfill.plan import BackfillPlan, Endpoints
 from tapecheck.backfill.recording import COMPLETED, FAILED, SKIPPED, Job
 from tapecheck.backfill.sink import STRATEGIES, Sink, SinkError
@@ -71,7 +71,7 @@ def is_done(plan: BackfillPlan, key: Key, checkpoint: Checkpoint | None) -> bool
     return checkpoint.refreshed_at >= plan.history.range(key[0])[1]
 
 
-def outcome_of(key: Key, found: Outcome | str | None, before: Checkpoint | None, after: Checkpoint | None) -> Job:
+def outcome_of(key: Key, found: Refreshed | str | None, before: Checkpoint | None, after: Checkpoint | None) -> Job:
     """Return what became of a job; its checkpoints say how many bars are new, those before a lost connection included."""
     symbol, timeframe = key
     inserted = (after.rows if after else 0) - (before.rows if before else 0)
@@ -121,7 +121,7 @@ class Filling:
         self.spans: list[Span] = []
         self.received: Received = {}
         self._begun_s = time.monotonic()
-        self.done: dict[Key, Outcome | str] = {}
+        self.done: dict[Key, Refreshed | str] = {}
         self._weights = {key: periods_per_year(*key) for group in groups for key in group.keys}
 
     async def run(self) -> None:
@@ -174,7 +174,7 @@ class _Worker:
         finally:
             self._close()
 
-    async def _done(self, group: Group) -> dict[Key, Outcome | str]:
+    async def _done(self, group: Group) -> dict[Key, Refreshed | str]:
         """Do a group's jobs, from their checkpoints again when the database was lost; return each one's outcome or error.
 
         A loss may last as long as a job may retry its requests; the next one counts anew if rows were stored in between.
@@ -197,7 +197,7 @@ class _Worker:
                     return dict.fromkeys(group.keys, f"the database was lost: {first_line(error)}")
                 await anyio.sleep(DATABASE_PAUSE_S)
 
-    async def _refreshed(self, sink: Sink, group: Group) -> dict[Key, Outcome | str]:
+    async def _refreshed(self, sink: Sink, group: Group) -> dict[Key, Refreshed | str]:
         start, end = self._plan.history.range(group.symbol)
         trace = Trace(group.symbol, group.timeframes[0], self._number, self._filling.spans, self._filling.received)
         try:

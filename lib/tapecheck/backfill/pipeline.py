@@ -26,7 +26,7 @@ T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Outcome:
+class Refreshed:
     """What a refresh did."""
 
     counts: Counts
@@ -45,7 +45,7 @@ async def refresh(
     end: dt.datetime,
     compute: Compute | None = features.compute,
     trace: Trace | None = None,
-) -> dict[str, Outcome]:
+) -> dict[str, Refreshed]:
     """Fetch what is missing of a symbol's jobs since their checkpoints, the newest bar again, and store it with its features.
 
     A longer bar is built when its day is complete or the source has no more, so that it is what the source would have sent.
@@ -134,11 +134,11 @@ class _Job:
         columns = await run_sync(self._computed, bars, page.number) if self._compute else {}
         self._counts += await run_sync(self._written, bars, columns, page.number)
 
-    def outcome(self, repeated: int) -> Outcome:
+    def outcome(self, repeated: int) -> Refreshed:
         """Return what was done."""
         if repeated:
             log.warning("%s %s: upstream repeated %d bars", self.symbol, self.timeframe, repeated)
-        return Outcome(counts=self._counts, repeated=repeated, checkpoint=self.now)
+        return Refreshed(counts=self._counts, repeated=repeated, checkpoint=self.now)
 
     def _computed(self, bars: Bars, page: int) -> dict[str, FloatArray]:
         assert self._compute

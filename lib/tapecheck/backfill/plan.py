@@ -65,7 +65,7 @@ def today() -> dt.date:
 Past = Annotated[dt.date, AfterValidator(_not_future)]
 
 
-class History(Model):
+class HistoryRange(Model):
     """Which days: the last `days` before `end`, or from `start` on; `end` itself is not included, and is today by default."""
 
     days: int | None = Field(default=None, ge=1, le=MAX_DAYS)
@@ -94,7 +94,7 @@ class History(Model):
         first, last = (dt.datetime(day.year, day.month, day.day, tzinfo=zone).astimezone(dt.UTC) for day in self.bounds())
         return first, last - dt.timedelta(milliseconds=1)
 
-    def stretches(self) -> "list[History]":
+    def stretches(self) -> "list[HistoryRange]":
         """Return it cut into stretches of about a quarter, so that one after another takes as little memory however long it is.
 
         A stretch ends with a Friday: no day of 23 hours does, in which a bar of a day would end beyond it.
@@ -104,7 +104,7 @@ class History(Model):
         while day < last:
             end = day + STRETCH
             end = min(last, end - dt.timedelta(days=(end.weekday() - SATURDAY) % 7))
-            found.append(History(start=day, end=end))
+            found.append(HistoryRange(start=day, end=end))
             day = end
         return found
 
@@ -144,7 +144,7 @@ class BackfillPlan(Model):
 
     symbols: Annotated[tuple[Symbol, ...], AfterValidator(_each_once)] = Field(min_length=1)
     timeframes: Annotated[tuple[Annotated[str, AfterValidator(_known)], ...], AfterValidator(_each_once)] = Field(min_length=1)
-    history: History
+    history: HistoryRange
     source: SourcePlan = SourcePlan()
     concurrency: Concurrency = Concurrency()
     workers: Annotated[Any, BeforeValidator(checked_workers)] = 1
@@ -182,7 +182,7 @@ def read_plan(path: str | Path, *, profile: str = "full", symbols: str = "all", 
         problems.append(Problem(file="parameters", key="days", got=str(days), allowed=f"0 for what is planned, or up to {MAX_DAYS}"))
     elif days:
         try:
-            kept["history"] = History(days=days, end=plan.history.end)
+            kept["history"] = HistoryRange(days=days, end=plan.history.end)
         except ValidationError as error:
             allowed = error.errors()[0]["msg"].removeprefix("Value error, ")
             problems.append(Problem(file="parameters", key="days", got=f"{days} before {plan.history.bounds()[1]}", allowed=allowed))

@@ -15,7 +15,7 @@ from itertools import zip_longest
 from tapecheck.backfill.calendar import BASE
 from tapecheck.backfill.plan import BackfillPlan
 from tapecheck.backfill.recording import Recording
-from tapecheck.backfill.replay import JobSteps, Machine, PageSteps, Process, Schedule, Slots, Step, schedule_of
+from tapecheck.backfill.replay import JobSteps, Machine, PageSteps, Places, Process, Step, Workload, schedule_of
 from tapecheck.vendor.rate_limit import TokenBucket
 
 WORTH_ASKING = 0.02  # of busy time: what would happen without a stage below it is not asked
@@ -51,7 +51,7 @@ def predict_all(recording: Recording, cores: float | None = None) -> list[WhatIf
     return found
 
 
-def changes(schedule: Schedule, *, derived: bool) -> dict[str, Schedule]:
+def changes(schedule: Workload, *, derived: bool) -> dict[str, Workload]:
     """Return the usual changes by name."""
     steps = [step for group in schedule.groups for step in _steps(group)]
     total_s = sum(step.work_s for step in steps) or 1.0
@@ -86,7 +86,7 @@ def _at_a_time(jobs: int, requests: int) -> str:
     return f"{jobs} jobs and {requests} requests at a time"
 
 
-def faster(schedule: Schedule, stage: str, factor: float) -> Schedule:
+def faster(schedule: Workload, stage: str, factor: float) -> Workload:
     """Return a schedule in which a stage takes `factor` of its work."""
 
     def changed(steps: Iterable[Step]) -> list[Step]:
@@ -98,7 +98,7 @@ def faster(schedule: Schedule, stage: str, factor: float) -> Schedule:
     return replace(schedule, groups=[replace(group, before=changed(group.before), pages=pages(group)) for group in schedule.groups])
 
 
-def derive(schedule: Schedule) -> Schedule | None:
+def derive(schedule: Workload) -> Workload | None:
     """Return a schedule in which a symbol's 5-minute pages are fetched alone and each also stores its part of the other series.
 
     None where a symbol has no 5-minute series that could be used.
@@ -128,7 +128,7 @@ def _steps(group: JobSteps) -> list[Step]:
     return [*group.before, *(step for page in group.pages for step in (*page.produce, *page.store))]
 
 
-def wall_s(schedule: Schedule) -> float:
+def wall_s(schedule: Workload) -> float:
     """Replay a schedule and return how long it takes."""
     return _Replay(schedule).wall_s()
 
@@ -136,10 +136,10 @@ def wall_s(schedule: Schedule) -> float:
 class _Replay:
     """The pipeline's shape on a simulated machine."""
 
-    def __init__(self, schedule: Schedule) -> None:
+    def __init__(self, schedule: Workload) -> None:
         self._schedule, self._queue = schedule, deque(schedule.groups)
         self._machine = machine = Machine(schedule.cores)
-        self._slots = Slots(machine, schedule.requests)
+        self._slots = Places(machine, schedule.requests)
         rate_per_s = schedule.rate_per_s
         self._bucket = TokenBucket(rate_per_s, schedule.burst, lambda: machine.now_s, slack_s=schedule.slack_s) if rate_per_s else None
 
@@ -157,7 +157,7 @@ class _Replay:
         """Store one page while the next is fetched."""
         for step in group.before:
             yield from self._step(step)
-        ready = Slots(self._machine, 0)
+        ready = Places(self._machine, 0)
         if group.pages:
             self._machine.start(self._produce(group.pages[0], ready))
         for page, following in zip_longest(group.pages, group.pages[1:]):
@@ -167,7 +167,7 @@ class _Replay:
             for step in page.store:
                 yield from self._step(step)
 
-    def _produce(self, page: PageSteps, ready: Slots) -> Process:
+    def _produce(self, page: PageSteps, ready: Places) -> Process:
         for step in page.produce:
             if step.stage != "fetch":
                 yield from self._step(step)

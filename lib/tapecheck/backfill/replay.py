@@ -66,7 +66,7 @@ class Machine:
             self._ready.append(heapq.heappop(self._sleeping)[2])
 
 
-class Slots:
+class Places:
     """A number of places, taken in the order in which they were asked for; without any, what one process waits for and another gives."""
 
     def __init__(self, machine: Machine, places: int) -> None:
@@ -121,7 +121,7 @@ class JobSteps:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Schedule:
+class Workload:
     """Jobs in the order in which they are taken, and all that limits them; `open_s` is before a worker's first job, `close_s` after all."""
 
     groups: list[JobSteps]
@@ -136,7 +136,7 @@ class Schedule:
     close_s: float = 0.0
 
 
-def schedule_of(recording: Recording, cores: float | None = None) -> Schedule:
+def schedule_of(recording: Recording, cores: float | None = None) -> Workload:
     """Return what a recording did, without the waits that come about anew.
 
     Args:
@@ -157,7 +157,7 @@ def schedule_of(recording: Recording, cores: float | None = None) -> Schedule:
             opens_s.append((own[0].began_ns - context.began_ns) / 1e9)
         groups.append(_group(own, free_ns.get(worker, own[0].began_ns), work_s, keeps_waits=rate_per_s is None))
         free_ns[worker] = max(span.ended_ns for span in own)
-    return Schedule(
+    return Workload(
         groups=groups,
         workers=plan.concurrency.jobs * context.processes,
         requests=plan.concurrency.requests * context.processes,

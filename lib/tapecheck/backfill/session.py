@@ -16,8 +16,8 @@ from tapecheck.backfill.audit import audit
 from tapecheck.backfill.checkpoints import Checkpoint, Note
 from tapecheck.backfill.integrity import Integrity
 from tapecheck.backfill.jobs import DATABASE_PAUSE_S, Filling, Key, due, outcome_of, work
-from tapecheck.backfill.pipeline import Outcome
-from tapecheck.backfill.plan import MAX_DAYS, BackfillPlan, Endpoints, History
+from tapecheck.backfill.pipeline import Refreshed
+from tapecheck.backfill.plan import MAX_DAYS, BackfillPlan, Endpoints, HistoryRange
 from tapecheck.backfill.recording import Context, Job, Recording
 from tapecheck.backfill.sink import STRATEGIES, SinkError
 from tapecheck.errors import ConfigError, Problem, TargetDown, TargetError, first_line
@@ -172,15 +172,15 @@ def _begin(plan: BackfillPlan, endpoints: Endpoints, note: Note | None) -> None:
         checkpoints.write_note(endpoints.database_url, plan.database_schema, note)
 
 
-def _dated(history: History, noted: Note | None) -> History:
+def _dated(history: HistoryRange, noted: Note | None) -> HistoryRange:
     """Return a history by its dates; one of the last days keeps the first day of the run that it resumes, and ends today."""
     first, end = history.bounds()
     if noted and history.end is None and history.days is not None and noted.days == history.days and (end - noted.first).days <= MAX_DAYS:
         first = noted.first
-    return History(start=first, end=end)
+    return HistoryRange(start=first, end=end)
 
 
-def _settled(plan: BackfillPlan, database_url: str, done: Mapping[Key, Outcome | str]) -> dict[Key, Checkpoint]:
+def _settled(plan: BackfillPlan, database_url: str, done: Mapping[Key, Refreshed | str]) -> dict[Key, Checkpoint]:
     """Return where each job stands, once the database is there to note the failures that it was not there to note."""
     until_s = time.monotonic() + plan.source.retry.budget_s
     while True:

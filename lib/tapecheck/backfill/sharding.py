@@ -16,7 +16,7 @@ from anyio.to_thread import run_sync
 from tapecheck import database
 from tapecheck.backfill import schema
 from tapecheck.backfill.jobs import Filling, Group, Key, work
-from tapecheck.backfill.pipeline import Outcome
+from tapecheck.backfill.pipeline import Refreshed
 from tapecheck.backfill.plan import SLACK_S, BackfillPlan, Endpoints
 from tapecheck.errors import ConfigError, Problem
 from tapecheck.progress import Report
@@ -46,7 +46,7 @@ class ShardResult:
     """What a worker did of its shard; times are of its own clock."""
 
     spans: list[Span]
-    outcomes: dict[Key, Outcome | str]
+    outcomes: dict[Key, Refreshed | str]
     received: Received
 
 
