@@ -558,7 +558,7 @@ def test_a_file_that_is_none_ends_with_exit_code_4(tmp_path: Path, capsys: pytes
     """And a message that says what would be one."""
     diary = write(tmp_path / "diary.txt", "dear diary")
     assert main(["run", "load", "-p", "run", str(diary), "--out", str(tmp_path)]) == 4
-    assert "or a file of k6 JSON lines" in capsys.readouterr().out
+    assert "or a file of k6 JSON lines" in capsys.readouterr().err
 
 
 def test_two_recorded_runs_of_a_tool_can_be_compared(tmp_path: Path) -> None:
