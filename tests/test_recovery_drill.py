@@ -283,10 +283,10 @@ import sys
 from tapecheck.recovery import drill, experiment
 from tapecheck.recovery.drill_target import DrillTarget
 from tapecheck.recovery.watchdog import Watchdog
-from tapecheck.recovery.objectives import Prober
+from tapecheck.recovery.objectives import ProbeSchedule
 from tapecheck.target.opening import open_target
 with Watchdog() as watchdog:
-    drill.run(experiment.read(sys.argv[1]), DrillTarget.of(open_target("config/targets/sandbox.yaml")), Prober(), watchdog, 1)
+    drill.run(experiment.read(sys.argv[1]), DrillTarget.of(open_target("config/targets/sandbox.yaml")), ProbeSchedule(), watchdog, 1)
 """
 
 
