@@ -270,7 +270,7 @@ def test_waiting_for_tokens_takes_no_time_from_retries(
 ) -> None:
     """A page that waited for its turn longer than it may be tried is tried again all the same, whichever job's turn comes last."""
     symbols = ["TSLA", "NVDA", "AMZN"]
-    source = {"requests_per_minute": 120, "burst": 1, "timeout_s": LONG_S, "retry": {"first_s": 0.01, "cap_s": 0.02, "budget_s": 0.9}}
+    source = {"requests_per_minute": 60, "burst": 1, "timeout_s": LONG_S, "retry": {"first_s": 0.01, "cap_s": 0.02, "budget_s": 0.9}}
     for symbol in symbols:
         upstream.post("/faults", json={"kind": "server_error", "count": 1, "ticker": symbol}).raise_for_status()
     recording = run(plan(symbols=symbols, timeframes=["1d"], source=source), endpoints)

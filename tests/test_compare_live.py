@@ -90,10 +90,14 @@ def test_a_variant_that_does_less_is_no_variant(measured: Recording, summary: Ma
     assert "the checksums of what was stored differ" in check.reason
 
 
-def test_both_sides_of_a_load_proof_were_really_asked(measured: Recording, summary: Mapping[str, Any]) -> None:
-    """The cache carries more than the database by far, and what requests saw is kept of both sides."""
-    assert summary["cache"].main.ratio.value < 0.8
-    assert {(row["proof"], row["side"]) for row in measured.spectra.to_pylist()} == {("cache", "before"), ("cache", "after")}
+def test_both_sides_of_a_load_proof_were_really_asked(measured: Recording) -> None:
+    """The fastest answer of the cache is faster than the database's by far, and what requests saw is kept of both sides."""
+    fastest_ms: dict[tuple[str, str], float] = {}
+    for row in measured.spectra.to_pylist():
+        key = (row["proof"], row["side"])
+        fastest_ms[key] = min(row["value_ms"], fastest_ms.get(key, row["value_ms"]))
+    assert fastest_ms.keys() == {("cache", "before"), ("cache", "after")}
+    assert fastest_ms["cache", "after"] < 0.8 * fastest_ms["cache", "before"], fastest_ms
 
 
 def test_every_run_kept_its_order(measured: Recording) -> None:
