@@ -47,7 +47,10 @@ def test_every_job_is_stored_with_its_spans(
 ) -> None:
     """All jobs complete, what they say they inserted is in the tables, the live tables have none of it, and every page has its spans."""
     monkeypatch.setenv(progress.FILE_VARIABLE, str(tmp_path / "progress"))
-    recording = run(plan(), endpoints)
+    distant = dataclasses.replace(
+        endpoints, source_url=f"{endpoints.source_url}/distant/50"
+    )  # so that as many requests are under way as may be
+    recording = run(plan(), distant)
     told = [json.loads(line) for line in (tmp_path / "progress").read_text().splitlines()]
     jobs, steps = ([line for line in told if line[0] == label][-1] for label in ("backfill", "audit"))
     assert jobs[:4] == ["backfill", "jobs", 10, 10] and "rows/s" in jobs[4]
