@@ -8,13 +8,14 @@ from dataclasses import dataclass, field
 from tapecheck.backfill.integrity import NO_BARS, WRONG, Integrity
 from tapecheck.backfill.prediction import WhatIf
 from tapecheck.backfill.recording import COMPLETED, FAILED, SKIPPED, Job, Recording
-from tapecheck.recording import STOPPED
+from tapecheck.recording import STOPPED, covered_s
 from tapecheck.vendor.trace import STAGES, Span
 from tapecheck.verdict import Check, Measured, Objective, judge
 
 PRIMARY_SHARE = 0.6  # of busy time: a stage above it is the bottleneck
 LEADING_SHARE = 0.2  # of busy time: without a primary stage, those above it are named
 INTEGRITY = ("lost", "empty", "duplicates", "upstream_gaps", "wrong_bars")  # metrics that only an audit gives: bars; `empty`: jobs
+RAN = (COMPLETED, FAILED)
 Key = tuple[str, str]
 
 
@@ -100,29 +101,25 @@ class BackfillSummary:
 
 def summarize(recording: Recording) -> BackfillSummary:
     """Summarize a recording."""
-    context, spans = recording.context, recording.spans
+    context, spans, source = recording.context, recording.spans, recording.context.plan.source
     by_job: dict[Key, list[Span]] = defaultdict(list)
     for span in spans:
         by_job[span.symbol, span.timeframe].append(span)
     jobs = {(job.symbol, job.timeframe): _job(job, by_job[job.symbol, job.timeframe]) for job in recording.jobs}
-    source = context.plan.source
-    requests = sum(span.requests for span in spans)
+    totals = _totals(recording)
     stages = summarize_stages(spans, context.began_ns, context.ended_ns)
     longest = sorted(stages, key=lambda name: -stages[name].busy_s)
-    ran = {key: job.duration_s for key, job in jobs.items() if job.state != SKIPPED}
-    completed = {key: job.duration_s for key, job in jobs.items() if job.state == COMPLETED}
+    ran, completed = ([(key, job.duration_s) for key, job in jobs.items() if job.state in of] for of in (RAN, (COMPLETED,)))
     return BackfillSummary(
-        totals=_totals(recording, requests),
+        totals=totals,
         stages=stages,
         bottleneck=longest[0] if stages[longest[0]].busy_share > PRIMARY_SHARE else None,
         leading=[name for i, name in enumerate(longest) if stages[name].busy_s and (i == 0 or stages[name].busy_share > LEADING_SHARE)],
-        slowest_job=slowest({key: f"{key[0]} {key[1]}" for key in ran}, ran),
-        slowest_timeframe=slowest({key: key[1] for key in completed}, completed),
-        slowest_symbol=slowest({key: key[0] for key in completed}, completed),
-        jobs={
-            symbol: {frame: job for (other, frame), job in jobs.items() if other == symbol} for symbol in dict.fromkeys(k[0] for k in jobs)
-        },
-        rate_limit_floor_s=rate_limit_floor_s(requests, source.rate_per_s, source.burst),
+        slowest_job=slowest((" ".join(key), duration_s) for key, duration_s in ran),
+        slowest_timeframe=slowest((key[1], duration_s) for key, duration_s in completed),
+        slowest_symbol=slowest((key[0], duration_s) for key, duration_s in completed),
+        jobs={symbol: {frame: job for (other, frame), job in jobs.items() if other == symbol} for symbol, _ in jobs},
+        rate_limit_floor_s=rate_limit_floor_s(totals.requests, source.rate_per_s, source.burst),
         integrity=context.integrity,
         invalid=STOPPED if context.target_stopped else None,
     )
@@ -133,21 +130,19 @@ def rate_limit_floor_s(requests: int, rate_per_s: float | None, burst: int) -> f
     return max(0, requests - burst) / rate_per_s if rate_per_s else 0.0
 
 
-def _totals(recording: Recording, requests: int) -> Totals:
-    duration_s = recording.context.wall_s
+def _totals(recording: Recording) -> Totals:
+    duration_s, spans = recording.context.wall_s, recording.spans
     states = [job.state for job in recording.jobs]
     finished = sum(job.records for job in recording.jobs if job.state == COMPLETED)
-    statements = [span.statements for span in recording.spans]
+    statements = [span.statements for span in spans]
     return Totals(
         duration_s=duration_s,
         records=sum(job.records for job in recording.jobs),
         records_per_s=finished / duration_s if duration_s > 0 else None,
         jobs=len(states),
-        completed=states.count(COMPLETED),
-        failed=states.count(FAILED),
-        skipped=states.count(SKIPPED),
-        requests=requests,
-        bytes=sum(span.bytes for span in recording.spans),
+        **{state: states.count(state) for state in (COMPLETED, FAILED, SKIPPED)},
+        requests=sum(span.requests for span in spans),
+        bytes=sum(span.bytes for span in spans),
         statements=None if None in statements else sum(count or 0 for count in statements),
     )
 
@@ -156,51 +151,42 @@ def _job(job: Job, spans: Sequence[Span]) -> JobSummary:
     kept = ("state", "error", "records", "inserted", "changed", "unchanged", "repeated")
     return JobSummary(
         **{name: getattr(job, name) for name in kept},
-        duration_s=_covered_ns(spans) / 1e9,
+        duration_s=covered_s((span.began_ns, span.ended_ns) for span in spans) or 0.0,
         requests=sum(span.requests for span in spans),
         bytes=sum(span.bytes for span in spans),
         pages=len({span.page for span in spans if span.stage == "decode"}),
-        busy_s={stage: _busy_s(spans, stage) for stage in STAGES if any(span.stage == stage for span in spans)},
+        busy_s={stage: busy_s for stage, (spans_n, busy_s) in _busy(spans).items() if spans_n},
     )
 
 
-def _covered_ns(spans: Iterable[Span]) -> int:
-    """Return how long at least one of some spans lasted."""
-    covered_ns, until_ns = 0, 0
-    for span in sorted(spans, key=lambda span: span.began_ns):
-        covered_ns += max(0, span.ended_ns - max(span.began_ns, until_ns))
-        until_ns = max(until_ns, span.ended_ns)
-    return covered_ns
-
-
-def _busy_s(spans: Iterable[Span], stage: str) -> float:
-    return sum(span.ended_ns - span.began_ns for span in spans if span.stage == stage) / 1e9
+def _busy(spans: Iterable[Span]) -> dict[str, tuple[int, float]]:
+    """Return of every stage how many spans it has, and the sum of how long they took."""
+    own = {stage: [span.ended_ns - span.began_ns for span in spans if span.stage == stage] for stage in STAGES}
+    return {stage: (len(each_ns), sum(each_ns) / 1e9) for stage, each_ns in own.items()}
 
 
 def summarize_stages(spans: Sequence[Span], began_ns: int, ended_ns: int) -> dict[str, StageSummary]:
     """Return every stage, features and waiting included, so that no stage's share is of less than all."""
-    busy_s = {stage: _busy_s(spans, stage) for stage in STAGES}
-    path_ns = critical_path(spans, began_ns, ended_ns)
-    total_s, wall_ns = sum(busy_s.values()), ended_ns - began_ns
+    busy, path_ns = _busy(spans), critical_path(spans, began_ns, ended_ns)
+    total_s, wall_ns = sum(busy_s for _, busy_s in busy.values()), ended_ns - began_ns
     return {
         stage: StageSummary(
-            busy_s=busy_s[stage],
-            busy_share=busy_s[stage] / total_s if total_s else 0.0,
+            busy_s=busy_s,
+            busy_share=busy_s / total_s if total_s else 0.0,
             wall_share=path_ns[stage] / wall_ns if wall_ns else 0.0,
-            spans=sum(span.stage == stage for span in spans),
+            spans=spans_n,
         )
-        for stage in STAGES
+        for stage, (spans_n, busy_s) in busy.items()
     }
 
 
 def critical_path(spans: Sequence[Span], began_ns: int, ended_ns: int) -> dict[str, int]:
     """Return how long each stage was on the critical path, in ns; the sum is the wall time.
 
-    The path is followed backwards. It begins with the span that ended last of all. Before each span comes that span of the same
-    worker which ended last before it began: a worker does its jobs one after another and a job its pages, so this is what it
-    waited for. A gap before a fetch, or before its wait for a token, is a wait for one of the request slots, which others hold
-    that fetch or wait, and counts as theirs; any other gap, and what lies before the first span and after the last, counts as
-    `other`: connections, checkpoints, hand-over.
+    The path is followed backwards from the span that ended last of all: before each comes that span of the same worker which ended
+    last before it began, since a worker does its jobs one after another and a job its pages. A gap before a fetch, or before its
+    wait for a token, is a wait for a request slot and counts as that stage; any other gap, and what lies before the first span and
+    after the last, is `other`: connections, checkpoints, hand-over.
     """
     path_ns = dict.fromkeys(STAGES, 0)
     if not spans:
@@ -220,16 +206,13 @@ def critical_path(spans: Sequence[Span], began_ns: int, ended_ns: int) -> dict[s
         path_ns[span.stage if span.stage in ("wait", "fetch") else "other"] += span.began_ns - lane[at].ended_ns
 
 
-def slowest(names: dict[Key, str], durations_s: dict[Key, float]) -> Slowest | None:
+def slowest(durations_s: Iterable[tuple[str, float]]) -> Slowest | None:
     """Return the name whose jobs took longest on average, however long its single slowest job took; None without jobs."""
     groups: dict[str, list[float]] = defaultdict(list)
-    for key, name in names.items():
-        groups[name].append(durations_s[key])
-    means = {name: sum(values) / len(values) for name, values in groups.items()}
-    if not means:
-        return None
-    name = max(means, key=lambda name: means[name])
-    return Slowest(name=name, mean_s=means[name], jobs=len(groups[name]))
+    for name, duration_s in durations_s:
+        groups[name].append(duration_s)
+    means = [Slowest(name=name, mean_s=sum(each) / len(each), jobs=len(each)) for name, each in groups.items()]
+    return max(means, key=lambda one: one.mean_s, default=None)
 
 
 def check(summary: BackfillSummary, objectives: Iterable[Objective]) -> list[Check]:
@@ -238,32 +221,33 @@ def check(summary: BackfillSummary, objectives: Iterable[Objective]) -> list[Che
 
 
 def measured(summary: BackfillSummary, metric: str) -> Measured:
-    """Return the value of a metric; each is exact, of the run that was measured. Speed counts only where a job was completed."""
-    if metric in INTEGRITY:
-        return _measured_bars(summary.integrity, metric)
-    totals, floor_s = summary.totals, summary.rate_limit_floor_s
+    """Return the value of a metric; each is exact, of the run that was measured.
+
+    Speed counts only where a job was completed. What an audit gives is of as many bars (`empty`: jobs) as it expected.
+    """
+    totals, floor_s, integrity = summary.totals, summary.rate_limit_floor_s, summary.integrity
+    audited = _audited(integrity) if integrity else dict.fromkeys(INTEGRITY)
     ran = totals.completed + totals.failed
-    values = {
+    repeated = sum(job.repeated for jobs in summary.jobs.values() for job in jobs.values())
+    values: dict[str, float | None] = audited | {
         "duration_s": totals.duration_s if totals.completed else None,
         "records_per_s": totals.records_per_s if totals.completed else None,
         "job_success_ratio": totals.completed / ran if ran else None,
         "failed": float(totals.failed) if ran else None,
-        "repeated": float(sum(job.repeated for jobs in summary.jobs.values() for job in jobs.values())) if ran else None,
+        "repeated": float(repeated) if ran else None,
         "floor_ratio": totals.duration_s / floor_s if totals.completed and floor_s else None,
     }
-    return Measured(value=values[metric], bound=values[metric], n=ran)
+    expected = integrity.expected if integrity else 0
+    n = ran if metric not in INTEGRITY else integrity.series if integrity and metric == "empty" else expected
+    return Measured(value=values[metric], bound=values[metric], n=n)
 
 
-def _measured_bars(integrity: Integrity | None, metric: str) -> Measured:
-    """Return how many bars have a fault, or how many jobs ended without any; nothing where no audit was made or no bar was expected."""
-    if integrity is None:
-        return Measured(value=None, bound=None, n=0)
-    counts = {
-        "lost": integrity.lost + integrity.vanished,
-        "empty": sum(finding.kind == NO_BARS for finding in integrity.findings),
-        "duplicates": integrity.duplicates,
-        "upstream_gaps": integrity.upstream_gaps,
-        "wrong_bars": sum(finding.bars for finding in integrity.findings if finding.kind in WRONG),
+def _audited(integrity: Integrity) -> dict[str, float | None]:
+    """Return how many bars have a fault, and how many jobs ended without any."""
+    return {
+        "lost": float(integrity.lost + integrity.vanished),
+        "empty": float(sum(one.kind == NO_BARS for one in integrity.findings)),
+        "duplicates": float(integrity.duplicates),
+        "upstream_gaps": float(integrity.upstream_gaps),
+        "wrong_bars": float(sum(one.bars for one in integrity.findings if one.kind in WRONG)),
     }
-    value = float(counts[metric])
-    return Measured(value=value, bound=value, n=integrity.series if metric == "empty" else integrity.expected)

@@ -1,4 +1,4 @@
-"""When the New York exchange trades, half days and daylight saving included. Crypto needs no calendar."""
+"""When the New York exchange trades, half days and daylight saving included, and which bars that makes. Crypto needs no calendar."""
 
 import datetime as dt
 import threading
@@ -15,6 +15,9 @@ from tapecheck.vendor.bars import CRYPTO, TIMEFRAMES, Bars, FloatArray, IntArray
 
 EASTERN = ZoneInfo("America/New_York")
 FIRST_DAY = dt.date(2007, 1, 1)  # of a calendar that would begin twenty years before whatever is today
+DAY_S = 86400
+BASE = "5m"  # the intraday series that the others are built from
+BoolArray = npt.NDArray[np.bool_]
 _import_lock = threading.Lock()  # warnings' filters are global: one thread at a time may change them
 
 
@@ -44,7 +47,7 @@ def _calendar() -> Any:
         return exchange_calendars.get_calendar("XNYS", start=str(FIRST_DAY))
 
 
-def _eastern_s(day: dt.date, hour: int) -> int:
+def _eastern_s(day: dt.date, hour: int = 0) -> int:
     return int(dt.datetime(day.year, day.month, day.day, hour, tzinfo=EASTERN).timestamp())
 
 
@@ -53,33 +56,14 @@ def sessions(year: int) -> Sessions:
     """Return the sessions of a calendar year (Eastern Time), as far as the exchange has announced them."""
     schedule = _calendar().schedule.loc[f"{year}-01-01" : f"{year}-12-31"]
     rows = []
-    for day, opened, closed in zip(schedule.index, schedule["open"], schedule["close"], strict=True):
-        closes_s = int(closed.timestamp())
-        is_half_day = closes_s < _eastern_s(day.date(), 16)
-        rows.append(
-            (
-                _eastern_s(day.date(), 0),
-                _eastern_s(day.date(), 4),
-                int(opened.timestamp()),
-                closes_s,
-                _eastern_s(day.date(), 17 if is_half_day else 20),
-            )
-        )
-    columns = np.array(rows, np.int64).reshape(-1, 5).T
-    return Sessions(midnight=columns[0], first=columns[1], opens=columns[2], closes=columns[3], last=columns[4])
-
-
-def midnights(t_s: IntArray) -> IntArray:
-    """Return 00:00 Eastern Time of the day of each of some ascending Unix seconds, in Unix seconds."""
-    first, last = (dt.datetime.fromtimestamp(int(t), EASTERN).date() for t in (t_s[0], t_s[-1]))
-    days = np.array([_eastern_s(first + dt.timedelta(days=i), 0) for i in range((last - first).days + 1)], np.int64)
-    found: IntArray = days[np.searchsorted(days, t_s, side="right") - 1]
-    return found
+    for moment, opened, closed in zip(schedule.index, schedule["open"], schedule["close"], strict=True):
+        day, closes_s = moment.date(), int(closed.timestamp())
+        last_s = _eastern_s(day, 17 if closes_s < _eastern_s(day, 16) else 20)
+        rows.append((_eastern_s(day), _eastern_s(day, 4), int(opened.timestamp()), closes_s, last_s))
+    return Sessions(**dict(zip(Sessions.__slots__, np.array(rows, np.int64).reshape(-1, 5).T, strict=True)))
 
 
 # ---- slots ----
-
-BoolArray = npt.NDArray[np.bool_]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -100,66 +84,61 @@ def slots(symbol: str, timeframe: str, start: dt.datetime, end: dt.datetime) -> 
     04:00 to 20:00, on half days to 17:00. Crypto has every slot of every UTC day.
     """
     length_s = TIMEFRAMES[timeframe].length_s
-    found = _around_the_clock(start, end, length_s) if symbol in CRYPTO else _exchange(start, end, length_s)
-    is_inside = (found.t >= to_ms(start)) & (found.t + length_s * 1000 <= to_ms(end))
-    return Slots(t=found.t[is_inside], is_regular=found.is_regular[is_inside])
+    if symbol in CRYPTO:
+        first = to_ms(start) // 1000 // length_s * length_s
+        t = np.arange(first, max(first, to_ms(end) // 1000), length_s, dtype=np.int64) * 1000
+        is_regular = np.ones(len(t), bool)
+    else:
+        years = [_year(year, length_s) for year in range(start.astimezone(EASTERN).year, end.astimezone(EASTERN).year + 1)]
+        t = np.concatenate([np.empty(0, np.int64), *(starts for starts, _ in years)])
+        is_regular = np.concatenate([np.empty(0, bool), *(regular for _, regular in years)])
+    is_inside = (t >= to_ms(start)) & (t + length_s * 1000 <= to_ms(end))
+    return Slots(t=t[is_inside], is_regular=is_regular[is_inside])
 
 
-def _around_the_clock(start: dt.datetime, end: dt.datetime, length_s: int) -> Slots:
-    first = to_ms(start) // 1000 // length_s * length_s
-    t = np.arange(first, max(first, to_ms(end) // 1000), length_s, dtype=np.int64) * 1000
-    return Slots(t=t, is_regular=np.ones(len(t), bool))
-
-
-def _exchange(start: dt.datetime, end: dt.datetime, length_s: int) -> Slots:
-    years = [_year(year, length_s) for year in range(start.astimezone(EASTERN).year, end.astimezone(EASTERN).year + 1)]
-    return Slots(
-        t=np.concatenate([part.t for part in years] or [np.empty(0, np.int64)]),
-        is_regular=np.concatenate([part.is_regular for part in years] or [np.empty(0, bool)]),
-    )
-
-
-def _year(year: int, length_s: int) -> Slots:
+def _year(year: int, length_s: int) -> tuple[IntArray, BoolArray]:
+    """Return the starts of a year's slots in Unix milliseconds, and which of them meet the regular session."""
     days = sessions(year)
     first = days.midnight + (days.first - days.midnight) // length_s * length_s
     counts = -(-(days.last - first) // length_s)
     within_day = np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts)
     t = np.repeat(first, counts) + within_day * length_s
-    is_regular = (t + length_s > np.repeat(days.opens, counts)) & (t < np.repeat(days.closes, counts))
-    return Slots(t=t * 1000, is_regular=is_regular)
+    return t * 1000, (t + length_s > np.repeat(days.opens, counts)) & (t < np.repeat(days.closes, counts))
 
 
-# ---- aggregate ----
+# ---- longer bars ----
 
-BASE = "5m"  # the intraday series that the others are built from
-DAY_S = 86400
+
+def day_of(t_s: IntArray, symbol: str) -> IntArray:
+    """Return the start of the day of each of some ascending times: 00:00 Eastern Time, crypto UTC; all in Unix seconds."""
+    if symbol in CRYPTO or not len(t_s):
+        return t_s // DAY_S * DAY_S
+    first, last = (dt.datetime.fromtimestamp(int(t), EASTERN).date() for t in (t_s[0], t_s[-1]))
+    days = np.array([_eastern_s(first + dt.timedelta(days=i)) for i in range((last - first).days + 1)], np.int64)
+    found: IntArray = days[np.searchsorted(days, t_s, side="right") - 1]
+    return found
+
+
+def start_of(t: IntArray, symbol: str, timeframe: str) -> IntArray:
+    """Return the start of the bar of a timeframe in which each of some ascending times lies, all in Unix milliseconds."""
+    t_s = t // 1000
+    return _starts(t_s, day_of(t_s, symbol), TIMEFRAMES[timeframe].length_s) * 1000
+
+
+def _starts(t_s: IntArray, day: IntArray, width_s: int) -> IntArray:
+    return day + (t_s - day) // width_s * width_s
 
 
 def derive(bars: Bars, symbol: str, timeframe: str) -> Bars:
     """Build the bars of a timeframe from a symbol's 5-minute bars that begin at the start of a bar of that timeframe.
 
-    Bars are counted from the start of the day: 00:00 Eastern Time for stocks, 00:00 UTC for crypto, which for 4 hours is our
-    assumption about the vendor. The open is the first bar's, the close the last one's, volume and trades are sums, and the
-    price is weighted by volume over the bars that have one above zero. A bar without any 5-minute bar does not exist, as with the vendor.
+    Bars are counted from the start of the day (see `day_of`), which for 4 hours is our assumption about the vendor. The open is
+    the first bar's, the close the last one's, volume and trades are sums, and the price is weighted by volume over the bars that
+    have one above zero. A bar without any 5-minute bar does not exist, as with the vendor.
     """
     if timeframe == BASE:
         return bars
     return aggregate(bars, day_of(bars.t // 1000, symbol), TIMEFRAMES[timeframe].length_s)
-
-
-def start_of(t: IntArray, symbol: str, timeframe: str) -> IntArray:
-    """Return the start of the bar of a timeframe in which each time lies, all in Unix milliseconds."""
-    t_s = t // 1000
-    return _starts(t_s, day_of(t_s, symbol), TIMEFRAMES[timeframe].length_s) * 1000
-
-
-def day_of(t_s: IntArray, symbol: str) -> IntArray:
-    """Return the start of each time's day, all in Unix seconds."""
-    return t_s // DAY_S * DAY_S if symbol in CRYPTO or not len(t_s) else midnights(t_s)
-
-
-def _starts(t_s: IntArray, day: IntArray, width_s: int) -> IntArray:
-    return day + (t_s - day) // width_s * width_s
 
 
 def aggregate(bars: Bars, day: IntArray, width_s: int) -> Bars:
@@ -168,13 +147,12 @@ def aggregate(bars: Bars, day: IntArray, width_s: int) -> Bars:
         return bars
     start = _starts(bars.t // 1000, day, width_s)
     first = np.flatnonzero(np.diff(start, prepend=start[0] - 1))
-    last = np.append(first[1:], len(start)) - 1
     return Bars(
         t=start[first] * 1000,
         o=bars.o[first],
         h=np.maximum.reduceat(bars.h, first),
         l=np.minimum.reduceat(bars.l, first),
-        c=bars.c[last],
+        c=bars.c[np.append(first[1:], len(start)) - 1],
         v=np.add.reduceat(bars.v, first),
         vw=_weighted(bars, first),
         n=np.add.reduceat(bars.n, first),

@@ -1,10 +1,10 @@
 """Says what the figures of a backfill mean: findings, each with the numbers that caused it, what to do, and what that can buy."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
-from tapecheck.backfill.analysis import PRIMARY_SHARE, BackfillSummary, StageSummary
+from tapecheck.backfill.analysis import PRIMARY_SHARE, BackfillSummary, JobSummary, StageSummary
 from tapecheck.backfill.calendar import BASE
-from tapecheck.backfill.integrity import NO_BARS, WRONG, Integrity
+from tapecheck.backfill.integrity import NO_BARS, Integrity
 from tapecheck.backfill.plan import BackfillPlan
 from tapecheck.backfill.prediction import WhatIf
 from tapecheck.backfill.recording import FAILED
@@ -15,32 +15,35 @@ PROMISED = {"api": (0.30, 0.40), "database": (0.25, 0.35), "balanced": (0.20, 0.
 KIND = {"wait": "api", "fetch": "api", "insert": "database"}
 NAMED = 5  # jobs or series in one finding; the tables have them all
 GRAVE = ("lost_bars", "vanished_bars", "failed_jobs", "no_bars")  # what the headline must say
-BARS = {  # kind of bars: what they are, and what to do about them
+AGAIN = "fetch them again; if they stay so, report it to the vendor"
+BARS = {  # kind of bars, the most severe first: what they are, and what to do about them
     "lost": ("lost bars, sent by upstream and not stored", "this is a defect of tapecheck: run again with begin: fresh, and report it"),
     "vanished": ("vanished bars, stored by an earlier run", "find what deletes from the table, then run with begin: fresh"),
     "duplicate": ("bars stored more than once", "the table has lost its primary key: begin: fresh creates it again"),
     "wrong_symbol": ("bars equal to another symbol's of the same time", "ask the vendor which symbol they belong to"),
     "out_of_order": ("bars sent after a later one", "none is lost, they are stored by their time; report it to the vendor"),
-    "not_finite": ("bars with a price or volume that is not a number", "fetch them again; if they stay so, report it to the vendor"),
-    "negative_volume": ("bars with a negative volume", "fetch them again; if they stay so, report it to the vendor"),
-    "high_below_low": ("bars whose high is below their low", "fetch them again; if they stay so, report it to the vendor"),
-    "outside_range": ("bars that open or close beyond their high or low", "fetch them again; if they stay so, report it to the vendor"),
+    "not_finite": ("bars with a price or volume that is not a number", AGAIN),
+    "negative_volume": ("bars with a negative volume", AGAIN),
+    "high_below_low": ("bars whose high is below their low", AGAIN),
+    "outside_range": ("bars that open or close beyond their high or low", AGAIN),
     "off_calendar": ("bars that begin outside every session", "check for a special session; if there was none, report it to the vendor"),
     "upstream_gap": ("gaps upstream, where other bars prove trade", "ask the vendor for them; then run with begin: fresh"),
 }
+OURS = ("lost", "vanished")  # kinds that come before failed jobs
 
 
 def find(summary: BackfillSummary, plan: BackfillPlan, what_if: Sequence[WhatIf] = ()) -> list[Finding]:
     """Return every finding, the most severe first: lost bars, failed and empty jobs, other faults of the data, what takes the time."""
     if summary.invalid:
         return [stopped()]
+    jobs = {f"{symbol} {frame}": job for symbol, jobs in summary.jobs.items() for frame, job in jobs.items()}
     return [
-        *_bars(summary.integrity, "lost", "vanished"),
-        *_failed(summary),
+        *_bars(summary.integrity, OURS),
+        *_failed(jobs),
         *_empty(summary.integrity),
-        *_bars(summary.integrity, "duplicate", *WRONG, "upstream_gap"),
+        *_bars(summary.integrity, [kind for kind in BARS if kind not in OURS]),
         *_shared(summary.integrity),
-        *_repeated(summary),
+        *_repeated(jobs),
         *_bottleneck(summary, plan, what_if),
         *_limited(summary),
     ]
@@ -60,15 +63,26 @@ def ceiling_ratio(saving_ratio: float) -> float | None:
     return 1 / (1 - saving_ratio) if saving_ratio < 1 else None
 
 
-def _failed(summary: BackfillSummary) -> Iterator[Finding]:
-    failed = {f"{symbol} {frame}": job.error for symbol, jobs in summary.jobs.items() for frame, job in jobs.items() if job.state == FAILED}
+def _failed(jobs: Mapping[str, JobSummary]) -> Iterator[Finding]:
+    failed = {name: job.error for name, job in jobs.items() if job.state == FAILED}
     if failed:
-        names = _named(list(failed))
         yield Finding(
             name="failed_jobs",
-            finding=f"{len(failed)} of {summary.totals.jobs} jobs failed: {names}; first error: {next(iter(failed.values()))}",
-            evidence={"failed": len(failed), "jobs": summary.totals.jobs},
+            finding=f"{len(failed)} of {len(jobs)} jobs failed: {_named(list(failed))}; first error: {next(iter(failed.values()))}",
+            evidence={"failed": len(failed), "jobs": len(jobs)},
             action="read their errors in the table of failed jobs, remove the cause, then run with begin: only_failed",
+        )
+
+
+def _repeated(jobs: Mapping[str, JobSummary]) -> Iterator[Finding]:
+    repeated = {name: job.repeated for name, job in jobs.items() if job.repeated}
+    if repeated:
+        bars = sum(repeated.values())
+        yield Finding(
+            name="repeated_bars",
+            finding=f"bars that upstream sent again, each stored once: {bars:,} in {_named(list(repeated))}",
+            evidence={"bars": bars, "series": len(repeated)},
+            action="nothing is wrong in the tables; report the overlapping pages to the vendor",
         )
 
 
@@ -88,7 +102,7 @@ def _named(names: Sequence[str]) -> str:
     return ", ".join(names[:NAMED]) + (f" and {len(names) - NAMED} more" if len(names) > NAMED else "")
 
 
-def _bars(integrity: Integrity | None, *kinds: str) -> Iterator[Finding]:
+def _bars(integrity: Integrity | None, kinds: Iterable[str]) -> Iterator[Finding]:
     every = integrity.kinds() if integrity else {}
     for kind in kinds:
         if found := every.get(kind):
@@ -111,44 +125,24 @@ def _shared(integrity: Integrity | None) -> Iterator[Finding]:
         )
 
 
-def _repeated(summary: BackfillSummary) -> Iterator[Finding]:
-    repeated = {f"{symbol} {frame}": job.repeated for symbol, jobs in summary.jobs.items() for frame, job in jobs.items() if job.repeated}
-    if repeated:
-        bars = sum(repeated.values())
-        yield Finding(
-            name="repeated_bars",
-            finding=f"bars that upstream sent again, each stored once: {bars:,} in {_named(list(repeated))}",
-            evidence={"bars": bars, "series": len(repeated)},
-            action="nothing is wrong in the tables; report the overlapping pages to the vendor",
-        )
-
-
 def _bottleneck(summary: BackfillSummary, plan: BackfillPlan, what_if: Sequence[WhatIf]) -> Iterator[Finding]:
-    if not summary.leading:
-        return
-    if summary.bottleneck:
-        yield _stage("bottleneck", summary.bottleneck, summary, plan, what_if)
-        return
-    shares = ", ".join(f"{name} {summary.stages[name].busy_share:.0%}" for name in summary.leading)
-    yield Finding(
-        name="balanced",
-        finding=f"no stage takes more than {PRIMARY_SHARE:.0%} of busy time; the longest are {shares}",
-        evidence={f"{name}_busy_share": summary.stages[name].busy_share for name in summary.leading},
-        action="profile the longest first; a fix of one alone buys little",
-    )
-    for name in summary.leading:
-        yield _stage("leading", name, summary, plan, what_if)
-
-
-def _stage(what: str, name: str, summary: BackfillSummary, plan: BackfillPlan, what_if: Sequence[WhatIf]) -> Finding:
-    stage = summary.stages[name]
-    kind = KIND.get(name, "balanced") if what == "bottleneck" else "balanced"
-    return Finding(
-        name=f"{what}_{name}",
-        finding=f"{name} takes {stage.busy_share:.0%} of busy time and {stage.wall_share:.0%} of wall time",
-        evidence=_evidence(stage, kind, saving_ratio(name, stage, what_if)),
-        action=action(name, plan, summary),
-    )
+    stages = summary.stages
+    if summary.leading and not summary.bottleneck:
+        shares = ", ".join(f"{name} {stages[name].busy_share:.0%}" for name in summary.leading)
+        yield Finding(
+            name="balanced",
+            finding=f"no stage takes more than {PRIMARY_SHARE:.0%} of busy time; the longest are {shares}",
+            evidence={f"{name}_busy_share": stages[name].busy_share for name in summary.leading},
+            action="profile the longest first; a fix of one alone buys little",
+        )
+    for name in [summary.bottleneck] if summary.bottleneck else summary.leading:
+        kind = KIND.get(name, "balanced") if summary.bottleneck else "balanced"
+        yield Finding(
+            name=f"{'bottleneck' if summary.bottleneck else 'leading'}_{name}",
+            finding=f"{name} takes {stages[name].busy_share:.0%} of busy time and {stages[name].wall_share:.0%} of wall time",
+            evidence=_evidence(stages[name], kind, saving_ratio(name, stages[name], what_if)),
+            action=action(name, plan, summary),
+        )
 
 
 def _evidence(stage: StageSummary, kind: str, saving: float) -> dict[str, int | float | str]:

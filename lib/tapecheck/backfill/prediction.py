@@ -1,26 +1,22 @@
 """Predicts how long a backfill would take if something were changed, by replaying its spans through the pipeline's schedule. Pure.
 
-The replay has what the pipeline has: job workers that take the next job when they are free, one page fetched ahead of the one
-that is stored, request slots, and the token bucket; waits for those are not replayed but come about anew. Stages that ran on
-this machine share its cores: what a span would have taken alone is estimated from how many ran beside it, and in the
-replay they slow each other down again. What the model does not know: that a remote source may slow down under more requests,
-that one database may not commit faster for more connections, and that stages of ours share one interpreter.
+What the replay does not know: that a remote source may slow down under more requests, that one database may not commit faster for
+more connections, and that stages of ours share one interpreter.
 """
 
-from collections import defaultdict, deque
-from collections.abc import Iterable
+from collections import defaultdict
+from collections.abc import Callable
 from dataclasses import dataclass, replace
-from itertools import zip_longest
 
 from tapecheck.backfill.calendar import BASE
 from tapecheck.backfill.plan import BackfillPlan
 from tapecheck.backfill.recording import Recording
-from tapecheck.backfill.replay import JobSteps, Machine, PageSteps, Places, Process, Step, Workload, schedule_of
-from tapecheck.vendor.rate_limit import TokenBucket
+from tapecheck.backfill.replay import JobSteps, PageSteps, Step, Workload, schedule_of, wall_s
 
 WORTH_ASKING = 0.02  # of busy time: what would happen without a stage below it is not asked
 AS_RECORDED = "as recorded"
 ASKED = ("fetch", "decode", "features", "insert")  # stages that may be faster
+HOW = {"twice as fast": 0.5, "at no cost": 0.0}
 ONE_AT_A_TIME, DERIVED, RATES = "one job and request at a time", "timeframes derived", ("twice the rate limit", "no rate limit")
 
 
@@ -53,11 +49,12 @@ def predict_all(recording: Recording, cores: float | None = None) -> list[WhatIf
 
 def changes(schedule: Workload, *, derived: bool) -> dict[str, Workload]:
     """Return the usual changes by name."""
-    steps = [step for group in schedule.groups for step in _steps(group)]
-    total_s = sum(step.work_s for step in steps) or 1.0
-    stages = [stage for stage in ASKED if sum(step.work_s for step in steps if step.stage == stage) > WORTH_ASKING * total_s]
-    found = {f"{stage} twice as fast": faster(schedule, stage, 0.5) for stage in stages}
-    found |= {f"{stage} at no cost": faster(schedule, stage, 0.0) for stage in stages}
+    work_s: dict[str, float] = defaultdict(float)
+    for group in schedule.groups:
+        for step in group.steps:
+            work_s[step.stage] += step.work_s
+    least_s = WORTH_ASKING * (sum(work_s.values()) or 1.0)
+    found = {f"{stage} {how}": faster(schedule, stage, HOW[how]) for how in HOW for stage in ASKED if work_s[stage] > least_s}
     found[ONE_AT_A_TIME] = replace(schedule, workers=1, requests=1)
     workers, requests = schedule.workers * 2, schedule.requests * 2
     found[_at_a_time(workers, requests)] = replace(schedule, workers=workers, requests=requests)
@@ -74,7 +71,7 @@ def names(plan: BackfillPlan) -> tuple[str, ...]:
     processes = plan.workers if isinstance(plan.workers, int) else 1
     return (
         AS_RECORDED,
-        *(f"{stage} {how}" for stage in ASKED for how in ("twice as fast", "at no cost")),
+        *(f"{stage} {how}" for stage in ASKED for how in HOW),
         ONE_AT_A_TIME,
         _at_a_time(plan.concurrency.jobs * processes * 2, plan.concurrency.requests * processes * 2),
         *(RATES if plan.source.rate_per_s else ()),
@@ -89,13 +86,15 @@ def _at_a_time(jobs: int, requests: int) -> str:
 def faster(schedule: Workload, stage: str, factor: float) -> Workload:
     """Return a schedule in which a stage takes `factor` of its work."""
 
-    def changed(steps: Iterable[Step]) -> list[Step]:
-        return [replace(step, work_s=step.work_s * factor) if step.stage == stage else step for step in steps]
+    def changed(step: Step) -> Step:
+        return replace(step, work_s=step.work_s * factor) if step.stage == stage else step
 
-    def pages(group: JobSteps) -> list[PageSteps]:
-        return [PageSteps(produce=changed(page.produce), store=changed(page.store)) for page in group.pages]
+    return replace(schedule, groups=[_mapped(group, changed) for group in schedule.groups])
 
-    return replace(schedule, groups=[replace(group, before=changed(group.before), pages=pages(group)) for group in schedule.groups])
+
+def _mapped(group: JobSteps, change: Callable[[Step], Step]) -> JobSteps:
+    pages = [PageSteps(produce=[*map(change, page.produce)], store=[*map(change, page.store)]) for page in group.pages]
+    return replace(group, before=[*map(change, group.before)], pages=pages)
 
 
 def derive(schedule: Workload) -> Workload | None:
@@ -112,77 +111,8 @@ def derive(schedule: Workload) -> Workload | None:
         if base is None or not base.pages:
             return None
         share = 1 / len(base.pages)
-        parts = [
-            replace(step, work_s=step.work_s * share, lag_s=step.lag_s * share)
-            for job in jobs
-            if job is not base
-            for page in job.pages
-            for step in page.store
-        ]
+        others = [step for job in jobs if job is not base for page in job.pages for step in page.store]
+        parts = [replace(step, work_s=step.work_s * share, lag_s=step.lag_s * share) for step in others]
         pages = [PageSteps(produce=page.produce, store=[*page.store, *parts]) for page in base.pages]
         groups.append(replace(base, before=[step for job in jobs for step in job.before], pages=pages))
     return replace(schedule, groups=groups)
-
-
-def _steps(group: JobSteps) -> list[Step]:
-    return [*group.before, *(step for page in group.pages for step in (*page.produce, *page.store))]
-
-
-def wall_s(schedule: Workload) -> float:
-    """Replay a schedule and return how long it takes."""
-    return _Replay(schedule).wall_s()
-
-
-class _Replay:
-    """The pipeline's shape on a simulated machine."""
-
-    def __init__(self, schedule: Workload) -> None:
-        self._schedule, self._queue = schedule, deque(schedule.groups)
-        self._machine = machine = Machine(schedule.cores)
-        self._slots = Places(machine, schedule.requests)
-        rate_per_s = schedule.rate_per_s
-        self._bucket = TokenBucket(rate_per_s, schedule.burst, lambda: machine.now_s, slack_s=schedule.slack_s) if rate_per_s else None
-
-    def wall_s(self) -> float:
-        for _ in range(min(self._schedule.workers, len(self._queue))):
-            self._machine.start(self._worker())
-        return self._machine.run() + self._schedule.close_s
-
-    def _worker(self) -> Process:
-        yield from self._machine.sleep(self._schedule.open_s)
-        while self._queue:
-            yield from self._job(self._queue.popleft())
-
-    def _job(self, group: JobSteps) -> Process:
-        """Store one page while the next is fetched."""
-        for step in group.before:
-            yield from self._step(step)
-        ready = Places(self._machine, 0)
-        if group.pages:
-            self._machine.start(self._produce(group.pages[0], ready))
-        for page, following in zip_longest(group.pages, group.pages[1:]):
-            yield from ready.take()
-            if following:
-                self._machine.start(self._produce(following, ready))
-            for step in page.store:
-                yield from self._step(step)
-
-    def _produce(self, page: PageSteps, ready: Places) -> Process:
-        for step in page.produce:
-            if step.stage != "fetch":
-                yield from self._step(step)
-                continue
-            yield from self._slots.take()
-            while self._bucket and (delay_s := self._bucket.take()) > 0:
-                yield from self._machine.sleep(delay_s)
-            yield from self._step(step)
-            self._slots.release()
-        ready.release()
-
-    def _step(self, step: Step) -> Process:
-        if step.lag_s:
-            yield from self._machine.sleep(step.lag_s)
-        if step.stage in self._schedule.alone:
-            yield from self._machine.sleep(step.work_s)
-        else:
-            yield from self._machine.work(step.work_s)

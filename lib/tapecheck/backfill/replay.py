@@ -1,6 +1,11 @@
-"""A machine on a simulated clock: processes that share cores, slots and tokens. It measures nothing and knows no backfill.
+"""Replays the spans of a backfill through the pipeline's schedule, on a machine with a simulated clock. It measures nothing.
 
-A process is a generator. It yields where it has to wait: what it yields takes the process and lets it go on later.
+The replay has what the pipeline has: job workers that take the next job when they are free, one page fetched ahead of the one
+that is stored, request slots, and the token bucket; waits for those are not replayed but come about anew. Stages that ran on
+this machine share its cores: what a span would have taken alone is estimated from how many ran beside it, and in the
+replay they slow each other down again.
+
+A process of the machine is a generator. It yields where it has to wait: what it yields takes the process and lets it go on later.
 """
 
 import heapq
@@ -8,10 +13,11 @@ from bisect import bisect_right
 from collections import defaultdict, deque
 from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import count
+from itertools import count, zip_longest
 
 from tapecheck.backfill.plan import SLACK_S
 from tapecheck.backfill.recording import FETCHING, Recording
+from tapecheck.vendor.rate_limit import TokenBucket
 from tapecheck.vendor.trace import Span
 
 Process = Generator[Callable[["Process"], None], None, None]
@@ -119,6 +125,11 @@ class JobSteps:
     before: list[Step]
     pages: list[PageSteps]
 
+    @property
+    def steps(self) -> list[Step]:
+        """Return every step."""
+        return [*self.before, *(step for page in self.pages for step in (*page.produce, *page.store))]
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Workload:
@@ -211,3 +222,63 @@ def _group(own: Sequence[Span], free_ns: int, work_s: Mapping[int, float], *, ke
             stored_ns = span.ended_ns
         pages.append(page)
     return JobSteps(symbol=own[0].symbol, timeframe=own[0].timeframe, before=before, pages=pages)
+
+
+# ---- replay ----
+
+
+def wall_s(schedule: Workload) -> float:
+    """Replay a schedule and return how long it takes."""
+    return _Replay(schedule).wall_s()
+
+
+class _Replay:
+    """The pipeline's shape on a simulated machine."""
+
+    def __init__(self, schedule: Workload) -> None:
+        self._schedule, self._queue = schedule, deque(schedule.groups)
+        self._machine = machine = Machine(schedule.cores)
+        self._slots = Places(machine, schedule.requests)
+        rate_per_s = schedule.rate_per_s
+        self._bucket = TokenBucket(rate_per_s, schedule.burst, lambda: machine.now_s, slack_s=schedule.slack_s) if rate_per_s else None
+
+    def wall_s(self) -> float:
+        for _ in range(min(self._schedule.workers, len(self._queue))):
+            self._machine.start(self._worker())
+        return self._machine.run() + self._schedule.close_s
+
+    def _worker(self) -> Process:
+        yield from self._machine.sleep(self._schedule.open_s)
+        while self._queue:
+            yield from self._job(self._queue.popleft())
+
+    def _job(self, group: JobSteps) -> Process:
+        """Store one page while the next is fetched."""
+        for step in group.before:
+            yield from self._step(step)
+        ready = Places(self._machine, 0)
+        if group.pages:
+            self._machine.start(self._produce(group.pages[0], ready))
+        for page, following in zip_longest(group.pages, group.pages[1:]):
+            yield from ready.take()
+            if following:
+                self._machine.start(self._produce(following, ready))
+            for step in page.store:
+                yield from self._step(step)
+
+    def _produce(self, page: PageSteps, ready: Places) -> Process:
+        for step in page.produce:
+            if step.stage != "fetch":
+                yield from self._step(step)
+                continue
+            yield from self._slots.take()
+            while self._bucket and (delay_s := self._bucket.take()) > 0:
+                yield from self._machine.sleep(delay_s)
+            yield from self._step(step)
+            self._slots.release()
+        ready.release()
+
+    def _step(self, step: Step) -> Process:
+        if step.lag_s:
+            yield from self._machine.sleep(step.lag_s)
+        yield from (self._machine.sleep if step.stage in self._schedule.alone else self._machine.work)(step.work_s)
