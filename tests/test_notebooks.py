@@ -84,7 +84,7 @@ def test_plain_papermill_with_an_unknown_parameter_stops_before_anything_is_aske
     words = ["papermill", str(config.NOTEBOOKS / "rto_rpo.ipynb"), str(out), *given]
     done = subprocess.run([sys.executable, "-m", *words], capture_output=True, text=True, timeout=100, cwd=tmp_path)
     assert done.returncode != 0
-    for said in ("ConfigError", "drill: unknown parameter; available: target, plan, run, out, profile,", "trials: got 'many'"):
+    for said in ("ConfigError", "drill: unknown key `drill`; available: target, plan, run, out, profile,", "trials: got 'many'"):
         assert said in done.stderr
     begun = [cell.source for cell in code(out) if cell.execution_count]
     assert not [source for source in begun if source.startswith("notebook.clear(")]
@@ -155,8 +155,9 @@ class Session:
 
 
 RECORDED = """
-from tapecheck.runs.outcomes import Recorded
-Recorded(folder=None, validation="v", run_id="an earlier one", verdict="pass")
+from dataclasses import replace
+from tapecheck.runs import folders, outcomes
+outcomes.Recorded(result=replace(folders.read("tests/data/load").head, run_id="an earlier one"), folder=None)
 """
 WAITING = """
 import os, pathlib, threading

@@ -10,7 +10,7 @@ import socket
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import nbformat
@@ -25,17 +25,22 @@ from tapecheck.runs.outcomes import Recorded
 
 PARAMETERS = """\
 target: str = "t"  # what
+plan: str = "p"  # how
 run: str = "new"  # which
 out: str = "outputs"  # where
+scenarios: str = "all"  # which of the plan
 rounds: int = 0  # how many
-rate: float = 1.5  # how fast
 """
 RECORD = f"""
 from IPython.display import display
-more = {{"figures": ["It carries 7/s."], "missed": [], "measured_s": 1.5}}
+more = {{"figures": ["It carries 7/s."], "missed": [], "measured_s": 1.5, "not_drawn": NOT_DRAWN}}
 brief = {{"folder": out, "verdict": VERDICT, "checks": {{"pass": 1}}, "headline": "It carries.", **more}}
 display({{"text/plain": "", "{Recorded.MIME}": brief}}, raw=True)
 """
+
+
+def recorded(verdict: str = "pass", not_drawn: Sequence[str] = ()) -> str:
+    return RECORD.replace("VERDICT", repr(verdict)).replace("NOT_DRAWN", repr(list(not_drawn)))
 
 
 @pytest.fixture
@@ -56,9 +61,9 @@ def write(folder: Path, *cells: str) -> None:
 @pytest.mark.parametrize(("verdict", "code"), [("pass", 0), ("fail", 1), ("no_data", 2)])
 def test_the_verdict_is_the_exit_code(tiny: Path, verdict: str, code: int) -> None:
     """A met, missed or undecided run each have their code, and the executed notebook and a report lie with the run."""
-    write(tiny, "assert rate == 2\n" + RECORD.replace("VERDICT", repr(verdict)))
-    outcome = batch.run("load", {"rate": 2}, tiny / "out")  # an int is a float
-    assert (outcome.exit_code, outcome.verdict, outcome.figures, outcome.measured_s) == (code, verdict, ["It carries 7/s."], 1.5)
+    write(tiny, "assert rounds == 2\n" + recorded(verdict))
+    outcome = batch.run("load", {"rounds": 2}, tiny / "out")
+    assert (outcome.exit_code, outcome.verdict, outcome.brief["figures"], outcome.measured_s) == (code, verdict, ["It carries 7/s."], 1.5)
     assert {"notebook.ipynb", "report.html"} <= {p.name for p in (tiny / "out").iterdir()}
 
 
@@ -100,8 +105,7 @@ def test_what_was_measured_outlives_a_notebook_that_fails(tiny: Path) -> None:
 
 def test_a_run_without_one_of_its_charts_is_a_crash_that_is_recorded(tiny: Path) -> None:
     """Its verdict counts, the chart is named, and the exit code is 3."""
-    recorded = RECORD.replace("VERDICT", "'pass'").replace('"missed"', '"not_drawn": ["the chart timeline could not be drawn"], "missed"')
-    write(tiny, recorded)
+    write(tiny, recorded(not_drawn=["the chart timeline could not be drawn"]))
     outcome = batch.run("load", {}, tiny / "out")
     assert (outcome.exit_code, outcome.verdict) == (3, "pass")
     assert outcome.missed == ["the chart timeline could not be drawn"]
@@ -111,14 +115,14 @@ def test_a_run_without_one_of_its_charts_is_a_crash_that_is_recorded(tiny: Path)
 @pytest.mark.parametrize("rest", [("import sys\nsys.exit(0)", "1"), ("import sys\nsys.exit(0)",)], ids=["in between", "last"])
 def test_a_recorded_pass_is_void_when_a_later_cell_ends_the_notebook(tiny: Path, rest: tuple[str, ...]) -> None:
     """sys.exit(0) is a good end for papermill; what it left out might have shown a miss."""
-    write(tiny, RECORD.replace("VERDICT", "'pass'"), *rest)
+    write(tiny, recorded(), *rest)
     outcome = batch.run("load", {}, tiny / "out")
     assert (outcome.exit_code, outcome.verdict) == (3, None)
 
 
 def test_a_recorded_pass_is_void_when_a_cell_was_skipped(tiny: Path) -> None:
     """A cell that papermill leaves out for its tag might have shown a miss too."""
-    write(tiny, RECORD.replace("VERDICT", "'pass'"), "1")
+    write(tiny, recorded(), "1")
     path = tiny / "notebooks" / "load.ipynb"
     notebook = nbformat.read(path, as_version=4)
     notebook.cells[-1].metadata["tags"] = ["skip-execution"]
@@ -131,30 +135,22 @@ def test_wrong_parameters_are_all_listed_and_nothing_starts(tiny: Path) -> None:
     """papermill only warns of an unknown parameter; here every unknown name and wrong type stops the run."""
     write(tiny, "raise SystemError('must not run')")
     with pytest.raises(ConfigError) as caught:
-        batch.run("load", {"raunds": 3, "rounds": "3", "rate": True, "run": 5, "out": "x"}, tiny / "out")
+        batch.run("load", {"raunds": 3, "rounds": "3", "run": 5, "out": "x"}, tiny / "out")
     text = str(caught.value)
-    assert "raunds: unknown parameter; available: target, run, out, rounds, rate" in text
-    assert "rounds: got '3' (str); allowed: int, as in 0" in text
-    assert "rate: got True (bool); allowed: float" in text
-    assert "run: got 5 (int); allowed: str" in text
+    assert "raunds: unknown key `raunds`; available: target, plan, run, out, scenarios, rounds" in text
+    assert "rounds: got '3'; allowed: a valid integer" in text and "run: got 5; allowed: a valid string" in text
     assert not (tiny / "out").exists()
 
 
-def test_each_notebook_gets_the_parameters_that_it_declares(tiny: Path) -> None:
+def test_each_notebook_gets_the_parameters_that_it_declares() -> None:
     """In a batch of several; what none of them declares stops all."""
-    write(tiny, "1")
-    other = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell('target: str = "t"  # what\nprofile: str = "full"  # which')])
-    other.cells[0].metadata["tags"] = ["parameters"]
-    other.metadata["kernelspec"] = {"name": "python3", "display_name": "Python 3", "language": "python"}
-    nbformat.write(other, tiny / "notebooks" / "backfill.ipynb")
     given = {"rounds": 3, "profile": "small", "target": "x"}
     assert batch.shared(["load", "backfill"], given) == {
         "load": {"rounds": 3, "target": "x"}, "backfill": {"profile": "small", "target": "x"},
     }  # fmt: skip
-    with pytest.raises(ConfigError, match="raunds: unknown parameter"):
-        batch.shared(["load", "backfill"], given | {"raunds": 3})
-    with pytest.raises(ConfigError, match=r"backfill\.ipynb: profile: got 3 \(int\)"):
-        batch.shared(["load", "backfill"], given | {"profile": 3})
+    for wrong, said in (({"raunds": 3}, "raunds: unknown key `raunds`"), ({"profile": 3}, r"backfill\.ipynb: profile: got 3; allowed")):
+        with pytest.raises(ConfigError, match=said):
+            batch.shared(["load", "backfill"], given | wrong)
 
 
 def test_a_kernel_that_cannot_start_is_said_in_one_sentence(
@@ -171,7 +167,7 @@ def test_a_kernel_that_cannot_start_is_said_in_one_sentence(
 
 def test_too_few_open_files_for_a_kernel_are_refused(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Before it is started; the soft limit is raised where the hard one allows it."""
-    write(tiny, RECORD.replace("VERDICT", "'pass'"))
+    write(tiny, recorded())
     limits: list[tuple[int, int]] = [(40, 64)]
     monkeypatch.setattr(resource, "getrlimit", lambda what: limits[-1])
     monkeypatch.setattr(resource, "setrlimit", lambda what, limit: limits.append(limit))
@@ -187,7 +183,7 @@ def test_a_home_that_cannot_be_written_stops_no_run(tiny: Path, monkeypatch: pyt
     """Jupyter looks for kernels in IPython's folder, which it makes."""
     monkeypatch.delenv("IPYTHONDIR", raising=False)
     monkeypatch.setenv(variable, "/proc/none")
-    write(tiny, RECORD.replace("VERDICT", "'pass'"))
+    write(tiny, recorded())
     assert batch.run("load", {}, tiny / "out").exit_code == 0
 
 
@@ -196,13 +192,13 @@ def test_start_up_files_of_the_user_are_not_read(tiny: Path, monkeypatch: pytest
     (tiny / "ipython" / "profile_default" / "startup").mkdir(parents=True)
     (tiny / "ipython" / "profile_default" / "startup" / "00.py").write_text("mine = 1")
     monkeypatch.setenv("IPYTHONDIR", str(tiny / "ipython"))
-    write(tiny, "assert 'mine' not in globals()\n" + RECORD.replace("VERDICT", "'pass'"))
+    write(tiny, "assert 'mine' not in globals()\n" + recorded())
     assert batch.run("load", {}, tiny / "out").exit_code == 0
 
 
 def test_the_report_is_self_contained_and_has_no_code(tiny: Path) -> None:
     """report.html loads nothing from anywhere and shows outputs only."""
-    write(tiny, "print('an answer')", RECORD.replace("VERDICT", "'pass'"))
+    write(tiny, "print('an answer')", recorded())
     batch.run("load", {}, tiny / "out")
     html = (tiny / "out" / "report.html").read_text()
     assert "an answer" in html
@@ -237,8 +233,8 @@ def tapecheck(*words: str, cwd: Path | None = None, env: Mapping[str, str] | Non
     [
         (["runn"], "invalid choice: 'runn'"),
         (["run", "lod"], "one of load"),
-        (["run", "load", "-p", "raunds", "3"], "raunds: unknown parameter"),
-        (["run", "load", "-p", "rounds", "many"], "rounds: got 'many' (str); allowed: int"),
+        (["run", "load", "-p", "raunds", "3"], "raunds: unknown key `raunds`"),
+        (["run", "load", "-p", "rounds", "many"], "rounds: got 'many'; allowed: a valid integer"),
         (["run", "load", "--target", "none.yaml"], "none.yaml: path: file not found"),
         (["run", "load", "-p", "plan", "none.yaml"], "none.yaml: path: file not found"),
         (["run", "load", "-p", "run", "none"], "none: path: file not found"),

@@ -4,12 +4,12 @@ import pytest
 
 from tapecheck.runs import outcomes
 from tapecheck.runs.outcomes import Outcome
-from tapecheck.verdict import Verdict
 
 
-def outcome(validation: str = "load", exit_code: int = 0, **more: object) -> Outcome:
-    verdict = None if exit_code in (3, 4) else {0: Verdict.PASS, 1: Verdict.FAIL, 2: Verdict.NOT_PROVEN}[exit_code]
-    return Outcome(**{"validation": validation, "exit_code": exit_code, "duration_s": 20.4, "message": "", "verdict": verdict, **more})  # type: ignore[arg-type]
+def outcome(validation: str = "load", exit_code: int = 0, *, message: str = "", **brief: object) -> Outcome:
+    verdict = {0: "pass", 1: "fail", 2: "not_proven"}.get(exit_code)
+    found = {"verdict": verdict, **brief} if verdict else {}
+    return Outcome(validation=validation, exit_code=exit_code, duration_s=20.4, message=message, brief=found)
 
 
 @pytest.mark.parametrize(("codes", "code"), [([], 0), ([0, 0], 0), ([0, 2], 2), ([1, 2], 1), ([1, 3], 3), ([3, 4, 0], 4)])
@@ -42,7 +42,7 @@ def test_what_is_not_known_is_not_printed() -> None:
     """Without a measuring time there is only how long it took; nothing counts as zero."""
     assert outcomes.measured([outcome(measured_s=None)], 30.2) == "took 30 s"
     assert outcomes.measured([outcome(measured_s=10.0), outcome(measured_s=12.4)], 30.2) == "measured 22 of 30 s"
-    assert outcome(measured_s=None).measured == "20 s"
+    assert outcome(measured_s=None).row()[-1] == "20 s"
 
 
 @pytest.mark.parametrize(

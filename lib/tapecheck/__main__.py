@@ -296,8 +296,8 @@ def _params(arguments: argparse.Namespace) -> int:
 
     path = Path(arguments.notebook)
     path = path if path.suffix == ".ipynb" and path.exists() else batch.notebook(path.stem)
-    for p in batch.parameters(path):
-        print(f"{p.name:<12} {p.type:<6} {p.default:<36} {p.help}")
+    for name, p in batch.parameters(path).items():
+        print(f"{name:<12} {p['inferred_type_name']:<6} {p['default']:<36} {p['help']}")
     return 0
 
 

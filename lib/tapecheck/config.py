@@ -3,7 +3,7 @@
 import hashlib
 import os
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar
 
@@ -25,7 +25,9 @@ VALIDATIONS = {  # by name, where each stands; `validation.named` imports it
 ALL = ("backfill", "load", "rto_rpo")  # what `run all` runs; what a backfill stores serves a sandbox that holds nothing yet
 
 Location = tuple[str | int, ...]
+_Place = tuple[Location, int, tuple[str, str] | None]
 MOST_LEVELS, MOST_NODES = 50, 100_000  # of a YAML file, aliases written out: a page of text can say a billion
+TOO_LARGE = "a smaller document"
 
 
 class Model(BaseModel):
@@ -46,27 +48,17 @@ T = TypeVar("T")
 
 
 def expanded(path: str | Path) -> Path:
-    """Return a path with `~` and `~user` replaced.
-
-    Raises:
-        ConfigError: there is no such user.
-    """
+    """Return a path with `~` and `~user` replaced."""
     try:
         return Path(path).expanduser()
     except RuntimeError:
         user = Path(path).parts[0]
-        got = f"{user}, a user without a home folder on this machine"
-        raise ConfigError(
-            [Problem(file=str(path), key="path", got=got, allowed=f"a path without ~, or ./{user} for a folder of that name")]
-        ) from None
+        got, allowed = f"{user}, a user without a home folder on this machine", f"a path without ~, or ./{user} for a folder of that name"
+        raise ConfigError([Problem(file=str(path), key="path", got=got, allowed=allowed)]) from None
 
 
 def find(path: str | Path) -> Path:
-    """Return `path` as it stands if it exists, else the same path below the project.
-
-    Raises:
-        ConfigError: neither exists.
-    """
+    """Return `path` as it stands if it exists, else the same path below the project."""
     asked = expanded(path)
     for candidate in (asked, PROJECT / asked):
         if candidate.exists():
@@ -88,20 +80,16 @@ def shown(path: Path) -> str:
 def sandbox_home() -> Path:
     """Return the sandbox's own folder: `TAPECHECK_SANDBOX_HOME`, or one per user and checkout.
 
-    The default lies under the machine's persistent temporary folder, because PostgreSQL refuses to run as
-    root and the ordinary user that it then runs as may not enter a private home.
+    The default lies below the machine's lasting temporary folder: PostgreSQL refuses to run as root, and who it then runs as may not
+    enter a private home.
     """
     asked = os.environ.get("TAPECHECK_SANDBOX_HOME")
-    if asked:
-        return expanded(asked).resolve()
-    checkout = hashlib.sha256(str(PROJECT).encode()).hexdigest()[:8]
-    return _lasting(checkout)
+    return expanded(asked).resolve() if asked else _lasting(hashlib.sha256(str(PROJECT).encode()).hexdigest()[:8])
 
 
 def _lasting(name: str) -> Path:
     base = Path("/var/tmp")  # noqa: S108 - the folder below it is ours, by its name and a check of its owner
-    base = base if base.is_dir() else Path(tempfile.gettempdir())
-    return base / f"tapecheck-{os.getuid()}-{name}"
+    return (base if base.is_dir() else Path(tempfile.gettempdir())) / f"tapecheck-{os.getuid()}-{name}"
 
 
 def sandbox_held(home: Path) -> Path:
@@ -123,51 +111,27 @@ def measurements() -> Path:
 # ---- YAML with line numbers ----
 
 
-class _Walk:
-    """Goes through a document as it would be written out without aliases, and notes where everything stands.
-
-    An alias may repeat what it names, but not within itself, and not a hundred thousand times.
-    """
-
-    def __init__(self, file: str) -> None:
-        self.file = file
-        self.lines: dict[Location, int] = {}
-        self.problems: list[Problem] = []
-        self._nodes = 0
-
-    def note(self, at: Location, line: int, got: str, allowed: str) -> None:
-        """Note a problem."""
-        self.problems.append(Problem(file=self.file, line=line, key=dotted(at), got=got, allowed=allowed))
-
-    def go(self, node: yaml.Node, at: Location = (), above: tuple[yaml.Node, ...] = (), line: int | None = None) -> None:
-        """Go through a node, whose key or item stands in a line, below the nodes that hold it."""
-        self.lines[at] = line = line or node.start_mark.line + 1
-        self._nodes += 1
-        if any(node is one for one in above):
-            self.note(at, line, "an alias of something that it is part of", "an alias of what stands elsewhere")
-        elif len(above) > MOST_LEVELS or self._nodes > MOST_NODES:
-            what = (
-                f"more than {MOST_LEVELS} levels" if len(above) > MOST_LEVELS else f"more than {MOST_NODES:,} values, aliases written out"
-            )
-            self.note(at, line, what, "a smaller document")
-            raise ConfigError(self.problems)
-        elif isinstance(node, yaml.MappingNode):
-            self._keys(node, at, (*above, node))
-        elif isinstance(node, yaml.SequenceNode):
-            for i, value in enumerate(node.value):
-                self.go(value, (*at, i), (*above, node))
-
-    def _keys(self, node: yaml.MappingNode, at: Location, above: tuple[yaml.Node, ...]) -> None:
-        seen: set[str] = set()
-        for key, value in node.value:
-            if not isinstance(key, yaml.ScalarNode):
-                self.note(at, key.start_mark.line + 1, "a mapping or list as a key", "text; in quotes where it begins with { or [")
-                continue
-            here, line = (*at, str(key.value)), key.start_mark.line + 1
-            if str(key.value) in seen:
-                self.note(here, line, f"duplicate key `{key.value}`", "")
-            seen.add(str(key.value))
-            self.go(value, here, above, line)
+def _places(node: yaml.Node, at: Location = (), above: tuple[yaml.Node, ...] = (), line: int = 0) -> Iterator[_Place]:
+    """Yield each place of a document, aliases written out, with its line and what is wrong there and what is allowed."""
+    line = line or node.start_mark.line + 1
+    if any(node is one for one in above):
+        yield at, line, ("an alias of something that it is part of", "an alias of what stands elsewhere")
+        return
+    yield at, line, (f"more than {MOST_LEVELS} levels", TOO_LARGE) if len(above) > MOST_LEVELS else None
+    if isinstance(node, yaml.SequenceNode):
+        for i, value in enumerate(node.value):
+            yield from _places(value, (*at, i), (*above, node))
+    seen: set[str] = set()
+    for key, value in node.value if isinstance(node, yaml.MappingNode) else ():
+        line = key.start_mark.line + 1
+        if not isinstance(key, yaml.ScalarNode):
+            yield at, line, ("a mapping or list as a key", "text; in quotes where it begins with { or [")
+            continue
+        here = (*at, str(key.value))
+        if key.value in seen:
+            yield here, line, (f"duplicate key `{key.value}`", "")
+        seen.add(key.value)
+        yield from _places(value, here, (*above, node), line)
 
 
 class _Loader(yaml.SafeLoader):
@@ -181,33 +145,39 @@ class _Loader(yaml.SafeLoader):
 
 
 def read_yaml(path: Path) -> tuple[Any, dict[Location, int]]:
-    """Read one YAML document.
-
-    Returns:
-        Its data, and the line of every key in it.
+    """Read one YAML document: its data, and the line of every key in it.
 
     Raises:
         ConfigError: it cannot be read, is not YAML, says a key twice, is nested too deeply, or has an alias within what it names.
     """
-    walk = _Walk(str(path))
+    lines: dict[Location, int] = {}
+
+    def problem(got: str, allowed: str, at: Location = (), line: int | None = None) -> Problem:
+        return Problem(file=str(path), line=line, key=dotted(at), got=got, allowed=allowed)
+
     try:
-        text = path.read_text(encoding="utf-8")
-        node = yaml.compose(text, Loader=yaml.SafeLoader)
-        if node is not None:
-            walk.go(node)
-        if walk.problems:
-            raise ConfigError(walk.problems)
-        return yaml.load(text, _Loader), walk.lines  # noqa: S506 - a safe loader
+        node = yaml.compose(path.read_text(encoding="utf-8"), Loader=yaml.SafeLoader)
+        if node is None:
+            return None, lines
+        problems = []
+        for n, (at, line, wrong) in enumerate(_places(node)):
+            wrong = wrong if n < MOST_NODES else (f"more than {MOST_NODES:,} values, aliases written out", TOO_LARGE)
+            lines[at] = lines.get(at, line) if wrong else line
+            problems += [problem(*wrong, at, line)] if wrong else []
+            if wrong and wrong[1] == TOO_LARGE:
+                break
+        if problems:
+            raise ConfigError(problems)
+        return _Loader("").construct_document(node), lines
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
-        what, line = getattr(error, "problem", None) or str(error), mark.line + 1 if mark else None
-        here = [dotted(at) for at, its_line in walk.lines.items() if its_line == line and at]
-        raise ConfigError([Problem(file=str(path), line=line, key=here[-1] if here else "(file)", got=what, allowed="YAML")]) from None
+        line_of = mark.line + 1 if mark else None
+        here = [at for at, its_line in lines.items() if its_line == line_of and at]
+        raise ConfigError([problem(getattr(error, "problem", None) or str(error), "YAML", (here or [()])[-1], line_of)]) from None
     except RecursionError:
-        got = f"more than {MOST_LEVELS} levels"
-        raise ConfigError([Problem(file=str(path), key="(file)", got=got, allowed="a smaller document")]) from None
+        raise ConfigError([problem(f"more than {MOST_LEVELS} levels", TOO_LARGE)]) from None
     except (OSError, ValueError) as error:
-        raise ConfigError([Problem(file=str(path), key="(file)", got=str(error), allowed="a readable YAML file")]) from None
+        raise ConfigError([problem(str(error), "a readable YAML file")]) from None
 
 
 def dotted(at: Location) -> str:
@@ -216,18 +186,8 @@ def dotted(at: Location) -> str:
 
 
 def lines_by_key(path: str | Path) -> dict[str, int]:
-    """Return the line of every key of a YAML file, each written as `dotted` does.
-
-    Raises:
-        ConfigError: as `find` and `read_yaml` do.
-    """
+    """Return the line of every key of a YAML file, each written as `dotted` does."""
     return {dotted(at): line for at, line in read_yaml(find(path))[1].items()}
-
-
-def _line(at: Location, lines: Mapping[Location, int]) -> int | None:
-    while at and at not in lines:
-        at = at[:-1]
-    return lines.get(at)
 
 
 def _value(data: Any, at: Location) -> Any:
@@ -246,15 +206,14 @@ _KINDS = {  # pydantic's words for these speak of Python
 
 
 def _described(error: Any, data: Any, at: Location, model: type[BaseModel]) -> tuple[str, str]:
+    """Return what was got and what is allowed, of one of pydantic's errors."""
     kind, message = error["type"], error["msg"]
-    if kind == "missing":
-        return f"missing required key `{at[-1]}`", ""
+    if kind in ("missing", "union_tag_not_found"):
+        return f"missing required key `{at[-1]}`" + (", which says which other keys there are" if kind != "missing" else ""), ""
     if kind == "secret":
         return "a secret in plain text", message
     if kind == "extra_forbidden":
         return _unknown(str(at[-1]), _models_at(model, at[:-1], data)), ""
-    if kind == "union_tag_not_found":
-        return f"missing required key `{at[-1]}`, which says which other keys there are", ""
     if kind == "union_tag_invalid":
         return repr(error["ctx"]["tag"]), "one of " + error["ctx"]["expected_tags"].replace("'", "")
     got = _value(data, at)
@@ -263,7 +222,7 @@ def _described(error: Any, data: Any, at: Location, model: type[BaseModel]) -> t
     return text if len(text) <= 80 else text[:77] + "...", allowed
 
 
-def _unknown(key: str, models: list[type[BaseModel]]) -> str:
+def _unknown(key: str, models: Sequence[type[BaseModel]]) -> str:
     """Say which keys there are where an unknown one stood, as far as the models tell, or what it is called now."""
     renamed = next((model.RENAMED[key] for model in models if issubclass(model, Model) and key in model.RENAMED), None)
     if renamed is not None:
@@ -273,17 +232,15 @@ def _unknown(key: str, models: list[type[BaseModel]]) -> str:
 
 
 def _models_at(model: Any, at: Location, data: Any) -> list[type[BaseModel]]:
+    """Return the models that may stand at a place; of scenarios those of the executor that the data has there."""
     models = list(_models_in(model))
     for i, step in enumerate(at):
-        inner: list[type[BaseModel]] = []
-        for candidate in models:
-            field = candidate.model_fields.get(str(step))
-            inner += _models_in(field.annotation) if field else ()
-        models = inner or models
+        fields = (candidate.model_fields.get(str(step)) for candidate in models)
+        models = [inner for field in fields if field for inner in _models_in(field.annotation)] or models
         chosen = _value(data, at[: i + 1])
-        tag = chosen.get("executor") if isinstance(chosen, Mapping) else None
-        if tag is not None:
-            models = [m for m in models if "executor" not in m.model_fields or tag in str(m.model_fields["executor"].annotation)]
+        if isinstance(chosen, Mapping) and "executor" in chosen:
+            tagged = [(one, one.model_fields.get("executor")) for one in models]
+            models = [one for one, field in tagged if field is None or chosen["executor"] in str(field.annotation)]
     return models
 
 
@@ -312,7 +269,8 @@ def validate(model: type[ModelT], data: Any, *, file: str, lines: Mapping[Locati
             if item["type"].startswith("union_tag"):
                 at = (*at, item["ctx"]["discriminator"].strip("'"))
             got, allowed = _described(item, data, at, model)
-            problems.append(Problem(file=file, line=_line(at, lines or {}), key=dotted(at), got=got, allowed=allowed))
+            line = next((lines[at[:n]] for n in range(len(at), -1, -1) if at[:n] in lines), None) if lines else None
+            problems.append(Problem(file=file, line=line, key=dotted(at), got=got, allowed=allowed))
         raise ConfigError(problems) from None
 
 
@@ -328,11 +286,7 @@ def _location(loc: Location, data: Any, *, last_is_absent: bool) -> Location:
 
 
 def read(model: type[ModelT], path: str | Path) -> ModelT:
-    """Read a YAML file as a `model`; a relative path is looked up as `find` does.
-
-    Raises:
-        ConfigError: every problem of the file at once, each with its line.
-    """
+    """Read a YAML file as a `model`; a relative path is looked up as `find` does."""
     file = find(path)
     data, lines = read_yaml(file)
     return validate(model, data, file=str(path), lines=lines)
@@ -345,11 +299,7 @@ REPLACED = frozenset({"history"})  # mappings of which a profile's replaces the 
 
 
 def chosen(model: type[ModelT], path: str | Path, profile: str) -> ModelT:
-    """Return the plan of one profile, after all of them were checked.
-
-    Raises:
-        ConfigError: the file, any of its profiles, or the profile's name is wrong.
-    """
+    """Return the plan of one profile, after all of them were checked."""
     return pick(read_profile(model, path), profile)
 
 
@@ -382,24 +332,22 @@ def read_profile(model: type[ModelT], path: str | Path) -> dict[str, ModelT]:
 
 
 def raw(path: str | Path, profile: str) -> Any:
-    """Return a plan of one profile as plain data, unchecked, for who changes more of it before it is checked.
-
-    Raises:
-        ConfigError: the file has no such profile.
-    """
+    """Return a plan of one profile as plain data, unchecked, for who changes more of it before it is checked."""
     return pick({name: data for name, data, _ in _profiles(path)}, profile, file=str(path))
 
 
 def _profiles(path: str | Path) -> Iterator[tuple[str, Any, Mapping[Location, int]]]:
     """Yield name, data and lines of each profile of a plan; `full` is the file as it stands, unless it says otherwise."""
-    data, lines = read_yaml(find(path))
-    whole = dict(data) if isinstance(data, dict) else data
-    profiles = whole.pop("profiles", None) or {} if isinstance(whole, dict) else {}
+    whole, lines = read_yaml(find(path))
+    if not isinstance(whole, dict):
+        yield WHOLE, whole, lines
+        return
+    profiles = whole.pop("profiles", None) or {}
     if not isinstance(profiles, dict) or not all(isinstance(changes, dict | None) for changes in profiles.values()):
         raise ConfigError([Problem(file=str(path), key="profiles", got="something else", allowed="{NAME: {KEY: VALUE}}")])
     for name, changes in {WHOLE: {}, **profiles}.items():
         own = {place[2:]: line for place, line in lines.items() if place[:2] == ("profiles", name) and place[2:]}
-        yield name, merged(whole, changes or {}) if isinstance(whole, dict) else whole, {**lines, **own}
+        yield name, merged(whole, changes or {}), {**lines, **own}
 
 
 def merged(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:

@@ -30,7 +30,6 @@ from tapecheck.target.file import Target
 from tapecheck.verdict import Check, number, overall
 
 DIGEST_CHARACTERS = 12
-CONTEXT_KEY = b"tapecheck"  # in the metadata of a recording's first table
 
 
 class Settings(Model):
@@ -181,15 +180,8 @@ class Validation(ABC, Generic[PlanT, RecordingT, SummaryT, SettingsT]):
         """
         notebook.clear()
         notebook.settle()
-        fields = self.types.settings.model_fields
-        got = f"unknown parameter; available: {', '.join(fields)}"
-        problems = [Problem(file="parameters", key=name, got=got, allowed="") for name in notebook.given() if name not in fields]
-        try:
-            settings = config.validate(self.types.settings, given, file="parameters")
-        except ConfigError as error:
-            raise ConfigError([*problems, *error.problems]) from None
-        if problems:
-            raise ConfigError(problems)
+        unknown = {name: None for name in notebook.given() if name not in given}
+        settings = config.validate(self.types.settings, given | unknown, file="parameters")
         folders.check_writable(settings.out)
         return settings
 

@@ -1,5 +1,6 @@
 """Runs notebooks headlessly through papermill and keeps what they leave. It measures and judges nothing itself."""
 
+import ast
 import errno
 import logging
 import os
@@ -10,7 +11,6 @@ import time
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,7 @@ from tapecheck import config, errors, lockfiles, progress
 from tapecheck.errors import ConfigError, OutputError, Problem
 from tapecheck.runs import folders
 from tapecheck.runs.outcomes import CRASHED, Outcome, Recorded
+from tapecheck.validation import named
 from tapecheck.verdict import Verdict, exit_code
 
 FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
@@ -34,82 +35,40 @@ KERNEL_LOG = "kernel.log"
 INLINE = "module://matplotlib_inline.backend_inline"  # what a kernel sets where nobody has set another
 TEMPORARY_PATH_BYTES = 70  # of the folder in which multiprocessing has a folder with a socket
 IPC_PATH_BYTES = 90  # of the folder; a socket's whole path may have 104 on macOS
-_TYPES: Mapping[str, tuple[type, ...]] = {"str": (str,), "int": (int,), "float": (int, float), "bool": (bool,)}
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Parameter:
-    """A notebook's parameter as its `parameters` cell declares it."""
-
-    name: str
-    type: str
-    default: str
-    help: str
 
 
 def notebook(validation: str) -> Path:
-    """Return the notebook of a validation.
-
-    Raises:
-        ConfigError: there is none.
-    """
+    """Return the notebook of a validation; one that has none is an error that names those that have."""
     path = config.NOTEBOOKS / f"{validation}.ipynb"
     if not path.exists():
-        known = ", ".join(available())
+        known = ", ".join(name for name in config.VALIDATIONS if (config.NOTEBOOKS / f"{name}.ipynb").exists())
         raise ConfigError([Problem(file="command line", key="validation", got=repr(validation), allowed=f"one of {known}, all")])
     return path
 
 
-def available() -> list[str]:
-    """Return the validations that have a notebook, in the order in which they run."""
-    return [v for v in config.VALIDATIONS if (config.NOTEBOOKS / f"{v}.ipynb").exists()]
+def parameters(path: Path) -> dict[str, dict[str, str]]:
+    """Return the parameters that a notebook declares, each with its default, type and help."""
+    return {name: {**found, "help": found["help"].strip()} for name, found in papermill.inspect_notebook(str(path)).items()}
 
 
-def parameters(path: Path) -> list[Parameter]:
-    """Return the parameters that a notebook declares."""
-    found = papermill.inspect_notebook(str(path))
-    return [
-        Parameter(name=p["name"], type=p["inferred_type_name"], default=p["default"], help=(p["help"] or "").strip())
-        for p in found.values()
-    ]
-
-
-def check_parameters(path: Path, given: Mapping[str, object]) -> None:
-    """Check the given values against a notebook's declared parameters.
+def check_parameters(validation: str, given: Mapping[str, object]) -> None:
+    """Check the given values of a notebook's parameters as the notebook will, with its defaults for the others.
 
     Raises:
         ConfigError: unknown names and wrong types, all together.
     """
-    declared = {p.name: p for p in parameters(path)}
-    problems = []
-    for name, value in given.items():
-        if name not in declared:
-            got = f"unknown parameter; available: {', '.join(declared)}"
-            problems.append(Problem(file=path.name, key=name, got=got, allowed=""))
-        elif not _fits(value, declared[name].type):
-            allowed = f"{declared[name].type}, as in {declared[name].default}"
-            problems.append(Problem(file=path.name, key=name, got=f"{value!r} ({type(value).__name__})", allowed=allowed))
-    if problems:
-        raise ConfigError(problems)
+    defaults = {name: ast.literal_eval(found["default"]) for name, found in parameters(notebook(validation)).items()}
+    config.validate(named(validation).types.settings, {**defaults, **given}, file=f"{validation}.ipynb")
 
 
 def shared(validations: Sequence[str], given: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
-    """Return by validation the parameters that its notebook takes; one that no notebook takes is an error in each.
-
-    Raises:
-        ConfigError: an unknown name, or a wrong type.
-    """
-    declared = {validation: {p.name for p in parameters(notebook(validation))} for validation in validations}
+    """Return by validation the parameters that its notebook takes, checked; one that no notebook takes is an error in each."""
+    declared = {name: parameters(notebook(name)).keys() for name in validations}
     known = set().union(*declared.values())
     shares = {v: {name: value for name, value in given.items() if name in names or name not in known} for v, names in declared.items()}
     for validation, own in shares.items():
-        check_parameters(notebook(validation), own)
+        check_parameters(validation, own)
     return shares
-
-
-def _fits(value: object, kind: str) -> bool:
-    types = _TYPES.get(kind)
-    return types is None or (isinstance(value, types) and (kind == "bool" or not isinstance(value, bool)))
 
 
 def run(validation: str, given: Mapping[str, Any], out: Path | None) -> Outcome:
@@ -121,7 +80,7 @@ def run(validation: str, given: Mapping[str, Any], out: Path | None) -> Outcome:
         KeyboardInterrupt: interrupted; the kernel is stopped and the notebook kept as crashed.
     """
     path = notebook(validation)
-    check_parameters(path, given)
+    check_parameters(validation, given)
     _check_files()
     folders.check_writable(out or "")
     unfinished = out and out / "unfinished" / f"{validation}-{folders.new_id()}"
@@ -144,14 +103,16 @@ def run(validation: str, given: Mapping[str, Any], out: Path | None) -> Outcome:
                 print(f"{validation}: what was done so far is in {kept / 'notebook.ipynb'}{_measured(validation, kept)}", file=sys.stderr)
             raise
         duration_s = time.monotonic() - started
-        recorded = None if failure else _recorded(executed)
-        if recorded is None:
+        brief = None if failure else _recorded(executed)
+        if brief is None:
             is_measured = unfinished is not None and any(unfinished.glob("*.parquet"))
             folder = _keep(executed, unfinished) if is_measured or code != ConfigError.exit_code else None  # what is refused is no attempt
             message = failure or "the notebook ended without recording a run"
             message += _measured(validation, folder)
             return Outcome(validation=validation, exit_code=code, duration_s=duration_s, message=message, folder=folder)
-        return _finish(validation, executed, recorded, duration_s)
+        folder = _keep(executed, config.outputs(brief["folder"]) if brief["folder"] else None)
+        code = CRASHED if brief["not_drawn"] else exit_code(Verdict(brief["verdict"]))
+        return Outcome(validation=validation, exit_code=code, duration_s=duration_s, folder=folder, brief=brief)
 
 
 def _check_files() -> None:
@@ -184,10 +145,11 @@ def _died(error: Exception, log: Path) -> str:
 def _execute(path: Path, executed: Path, given: Mapping[str, Any], scratch: Path, unfinished: Path | None) -> None:
     logging.getLogger("papermill").setLevel(logging.CRITICAL)  # what it calls an error is raised too
     reports = scratch / "progress.jsonl"
+    variables = {progress.FILE_VARIABLE: str(reports), "JUPYTER_RUNTIME_DIR": str(scratch), "IPYTHONDIR": str(scratch / "ipython")}
     kernel = {"transport": "ipc", "ip": str(scratch / "k")} if len(str(scratch)) < IPC_PATH_BYTES else {"transport": "tcp"}
     with (
         progress.follow(reports),
-        _environment({progress.FILE_VARIABLE: str(reports), "JUPYTER_RUNTIME_DIR": str(scratch), "IPYTHONDIR": str(scratch / "ipython")}),
+        _environment(variables),
         warnings.catch_warnings(),
     ):
         warnings.simplefilter("ignore")  # of papermill and nbclient about themselves, not of what is measured
@@ -224,16 +186,14 @@ def _manager(scratch: Path, unfinished: Path | None) -> type[AsyncKernelManager]
 
 @contextmanager
 def _environment(variables: Mapping[str, str]) -> Iterator[None]:
-    before = {name: os.environ.get(name) for name in variables}
+    before = dict(os.environ)
     os.environ.update(variables)
     try:
         yield
     finally:
-        for name, value in before.items():
-            if value is None:
-                del os.environ[name]
-            else:
-                os.environ[name] = value
+        for name in variables:
+            del os.environ[name]
+        os.environ.update(before)
 
 
 def _explain(error: PapermillExecutionError) -> tuple[str, int]:
@@ -254,25 +214,6 @@ def _recorded(executed: Path) -> dict[str, Any] | None:
         return None  # papermill takes sys.exit(0) for a good end
     found = [o.data[Recorded.MIME] for c in cells for o in c.outputs if Recorded.MIME in o.get("data", {})]
     return dict(found[-1]) if found else None
-
-
-def _finish(validation: str, executed: Path, recorded: Mapping[str, Any], duration_s: float) -> Outcome:
-    verdict, folder = Verdict(recorded["verdict"]), recorded["folder"] and config.outputs(recorded["folder"])
-    if folder is not None:
-        _keep(executed, folder)
-    return Outcome(
-        validation=validation,
-        exit_code=CRASHED if recorded.get("not_drawn") else exit_code(verdict),
-        duration_s=duration_s,
-        message="",
-        verdict=verdict,
-        checks=recorded["checks"],
-        headline=recorded["headline"],
-        figures=recorded["figures"],
-        missed=[*recorded.get("not_drawn", ()), *recorded["missed"]],
-        measured_s=recorded["measured_s"],
-        folder=folder,
-    )
 
 
 def _keep(executed: Path, folder: Path | None) -> Path | None:

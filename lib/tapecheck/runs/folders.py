@@ -128,7 +128,7 @@ def record(
     plain = {name: content for name, content in (files or {}).items() if Path(name).suffix in PLAIN}
     small |= {name: text.encode() for name, text in (files or {}).items() if name not in plain}
     if base is None:
-        return Recorded.of(result, None, not_drawn)
+        return Recorded(result=result, folder=None, not_drawn=not_drawn)
     result, folder = _as_recorded(result, base / result.validation / result.run_id, small)
     raw = _unfinished(out, result.validation, result.run_id)
     with _writing(base, raw):
@@ -138,7 +138,7 @@ def record(
                 _write(part, {} if raw.is_dir() else tables or {}, small, plain)
                 write_json(part / RESULT, results.to_json(result))
         point_latest(folder)
-    return Recorded.of(result, folder, not_drawn)
+    return Recorded(result=result, folder=folder, not_drawn=not_drawn)
 
 
 @contextmanager

@@ -1,14 +1,15 @@
 """How runs ended: what a notebook shows of the one that it recorded, and what the terminal prints of several. It runs nothing."""
 
 import textwrap
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar
 
 from tapecheck import config, notebook
 from tapecheck.runs.results import Result
-from tapecheck.verdict import Check, Verdict, cut, words
+from tapecheck.verdict import Verdict, cut, words
 
 CRASHED = 3  # the exit code of a notebook that ended early
 WIDTH = 120  # columns, on a terminal or piped
@@ -20,96 +21,81 @@ _SEVERITY = (0, 2, 1, 3, 4)  # of exit codes
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Recorded:
-    """A run that is done: where it lies (None when it was not to be written), what it found, and which charts it lacks, with the reason.
+    """A run that is done: its result, where it lies (None when it was not to be written), and why it lacks which charts.
 
     In a notebook it displays as one line, and carries the verdict to a batch in a MIME type of its own.
     """
 
     MIME: ClassVar[str] = "application/vnd.tapecheck.run+json"
 
+    result: Result
     folder: Path | None
-    validation: str
-    run_id: str
-    verdict: Verdict
-    checks: list[Check] = field(default_factory=list)
-    headline: str = ""
-    figures: list[str] = field(default_factory=list)
-    missed: list[str] = field(default_factory=list)
-    measured_s: float | None = None
     not_drawn: Mapping[str, str] = field(default_factory=dict)
 
-    @classmethod
-    def of(cls, result: Result, folder: Path | None, not_drawn: Mapping[str, str]) -> Self:
-        """Return how a run of a result ended; what was measured before is no part of this run's time."""
-        return cls(
-            folder=folder,
-            validation=result.validation,
-            run_id=result.run_id,
-            verdict=result.verdict,
-            checks=result.checks,
-            headline=result.headline,
-            figures=result.main_figures(),
-            missed=result.missed(),
-            measured_s=None if result.reanalysis_of else result.measured_s,
-            not_drawn=not_drawn,
-        )
+    @property
+    def verdict(self) -> Verdict:
+        """Its verdict."""
+        return self.result.verdict
+
+    @property
+    def run_id(self) -> str:
+        """The run that it is recorded as."""
+        return self.result.run_id
 
     def _ipython_display_(self) -> None:
         notebook.show(recorded=self._repr_mimebundle_())
 
     def _repr_mimebundle_(self, include: object = None, exclude: object = None) -> dict[str, Any]:
+        result, folder = self.result, None if self.folder is None else config.shown(self.folder)
         without = [f"the chart {name} could not be drawn: {why}" for name, why in self.not_drawn.items()]
-        where = "not recorded (out is empty)" if self.folder is None else f"recorded in {config.shown(self.folder)}"
+        where = "not recorded (out is empty)" if folder is None else f"recorded in {folder}"
         brief = {
-            "folder": None if self.folder is None else config.shown(self.folder),
-            "validation": self.validation,
-            "run_id": self.run_id,
-            "verdict": str(self.verdict),
-            "checks": {v: sum(c.verdict == v for c in self.checks) for v in sorted({str(c.verdict) for c in self.checks})},
-            "headline": self.headline,
-            "figures": self.figures,
-            "missed": self.missed,
-            "measured_s": self.measured_s,
+            "folder": folder,
+            "validation": result.validation,
+            "run_id": result.run_id,
+            "verdict": str(result.verdict),
+            "checks": Counter(sorted(str(check.verdict) for check in result.checks)),
+            "headline": result.headline,
+            "figures": result.main_figures(),
+            "missed": result.missed(),
+            "measured_s": None if result.reanalysis_of else result.measured_s,  # what was measured before is no part of this run's time
             "not_drawn": without,
         }
-        return {"text/plain": "; ".join([f"{self.validation}: {self.verdict}, {where}", *without]), self.MIME: brief}
+        return {"text/plain": "; ".join([f"{result.validation}: {result.verdict}, {where}", *without]), self.MIME: brief}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Outcome:
-    """How one notebook ended; `folder` holds the run, or the crashed notebook.
-
-    `figures` are the main figures of its result, `missed` says of each objective that is not met why, and what to do;
-    `headline` is what was found beyond the verdict.
-    """
+    """How one notebook ended; `folder` holds the run, or the crashed notebook, and `brief` is what `Recorded` says of the run."""
 
     validation: str
     exit_code: int
     duration_s: float
-    message: str
-    verdict: Verdict | None = None
-    checks: Mapping[str, int] = field(default_factory=dict)
-    figures: Sequence[str] = ()
-    missed: Sequence[str] = ()
-    headline: str = ""
-    measured_s: float | None = None
+    message: str = ""
     folder: Path | None = None
+    brief: Mapping[str, Any] = field(default_factory=dict)
 
     @property
-    def title(self) -> str:
-        """The verdict, or how it ended without one."""
-        return words(self.verdict).upper() if self.verdict else _ENDED.get(self.exit_code, "CRASHED")
+    def verdict(self) -> Verdict | None:
+        """The verdict, if it recorded one."""
+        return Verdict(self.brief["verdict"]) if self.brief else None
 
     @property
-    def met(self) -> str:
-        """How many of its objectives were met; empty without a verdict."""
-        return f"{self.checks.get(Verdict.PASS, 0)} of {sum(self.checks.values())}" if self.verdict else ""
+    def missed(self) -> list[str]:
+        """Which charts are missing, and of each objective that is not met why, and what to do."""
+        return [*self.brief.get("not_drawn", ()), *self.brief.get("missed", ())]
 
     @property
-    def measured(self) -> str:
-        """How much of its time it measured, where that is known."""
-        spent = f"{self.duration_s:.0f} s"
-        return spent if self.measured_s is None else f"{self.measured_s:.0f} of {spent}"
+    def measured_s(self) -> float | None:
+        """How long it measured, where that is known."""
+        return self.brief.get("measured_s")
+
+    def row(self) -> tuple[str, ...]:
+        """Return the cells of its row: the verdict or how it ended without one, how many objectives were met, how long it measured."""
+        checks, spent = self.brief.get("checks", {}), f"{self.duration_s:.0f} s"
+        title = words(self.verdict).upper() if self.verdict else _ENDED.get(self.exit_code, "CRASHED")
+        met = f"{checks.get(Verdict.PASS, 0)} of {sum(checks.values())}" if self.verdict else ""
+        return self.validation, title, met, spent if self.measured_s is None else f"{self.measured_s:.0f} of {spent}"
 
 
 def worst(outcomes: Sequence[Outcome]) -> int:
@@ -119,19 +105,15 @@ def worst(outcomes: Sequence[Outcome]) -> int:
 
 def table(outcomes: Sequence[Outcome]) -> str:
     """Return the verdicts with their main figures as an aligned table of at most `WIDTH` columns."""
-    heads = ("validation", "verdict", "met", "measured", "main figures")
-    rows = [(one.validation, one.title, one.met, one.measured) for one in outcomes]
-    widths = [max(map(len, column)) for column in zip(heads[:-1], *rows, strict=True)]
+    lines: list[tuple[str, ...]] = [("validation", "verdict", "met", "measured", "main figures")]
+    widths = [max(map(len, column)) for column in zip(lines[0][:-1], *(one.row() for one in outcomes), strict=True)]
     room = WIDTH - sum(widths) - 2 * len(widths)
-    lines = [_line((*heads[:-1], heads[-1]), widths)]
-    for one, row in zip(outcomes, rows, strict=True):
-        said = [line for figure in one.figures or (one.message or "-",) for line in textwrap.wrap(cut(figure, 3 * room), room)]
-        lines += [_line((*cells, line), widths) for cells, line in zip([row, *[("",) * len(row)] * len(said)], said, strict=False)]
-    return "\n".join(lines)
-
-
-def _line(cells: Sequence[str], widths: Sequence[int]) -> str:
-    return "  ".join([*(f"{cell:<{width}}" for cell, width in zip(cells, widths, strict=False)), cells[-1]]).rstrip()
+    for one in outcomes:
+        figures = one.brief.get("figures") or (one.message or "-",)
+        said = [line for figure in figures for line in textwrap.wrap(cut(figure, 3 * room), room)]
+        lines += [(*(one.row() if n == 0 else ("",) * len(widths)), line) for n, line in enumerate(said)]
+    written = ("  ".join([*(f"{cell:<{width}}" for cell, width in zip(cells, widths, strict=False)), cells[-1]]) for cells in lines)
+    return "\n".join(line.rstrip() for line in written)
 
 
 def measured(outcomes: Sequence[Outcome], wall_s: float) -> str:
@@ -146,11 +128,10 @@ def explanation(outcomes: Sequence[Outcome]) -> str:
 
 
 def _not_met(one: Outcome) -> Iterator[str]:
-    if one.verdict != Verdict.PASS and one.headline:
-        yield cut(f"{one.validation}: {one.headline}", SENTENCE)
+    if one.verdict != Verdict.PASS and one.brief.get("headline"):
+        yield cut(f"{one.validation}: {one.brief['headline']}", SENTENCE)
     if one.verdict is None:
-        where = f"; see {one.folder / 'notebook.ipynb'}" if one.folder else ""
-        yield f"{one.validation}: {one.message}{where}"
+        yield f"{one.validation}: {one.message}" + (f"; see {one.folder / 'notebook.ipynb'}" if one.folder else "")
     for text in one.missed[:MOST_MISSED]:
         yield cut(f"{one.validation}: {text.removeprefix(f'{one.validation}: ')}", SENTENCE)
     if len(one.missed) > MOST_MISSED:
