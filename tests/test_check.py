@@ -86,6 +86,22 @@ def test_the_plans_of_all_notebooks_are_checked_before_one_starts(tmp_path: Path
     assert check.before_traffic({"load": {}, "backfill": {"profile": "small", "symbols": "AAPL,BTC"}}).kind == "sandbox"
 
 
+def test_each_notebook_gets_the_parameters_that_it_declares_and_wrong_ones_are_all_listed() -> None:
+    """Of several; papermill only warns of an unknown one, here it stops all, as a wrong type does."""
+    given = {"rounds": 3, "profile": "small", "target": "x"}
+    assert check.shares(["load", "backfill"], given) == {
+        "load": {"rounds": 3, "target": "x"}, "backfill": {"profile": "small", "target": "x"},
+    }  # fmt: skip
+    with pytest.raises(ConfigError) as caught:
+        check.shares(["load"], {"raunds": 3, "rounds": "3", "run": 5})
+    assert [str(problem) for problem in caught.value.problems] == [
+        "load.ipynb: run: got 5; allowed: a valid string", "load.ipynb: rounds: got '3'; allowed: a valid integer",
+        "load.ipynb: raunds: unknown key `raunds`; available: target, plan, run, out, scenarios, rounds",
+    ]  # fmt: skip
+    with pytest.raises(ConfigError, match=r"backfill\.ipynb: profile: got 3; allowed"):
+        check.shares(["load", "backfill"], given | {"profile": 3})
+
+
 # ---- the recovery plan and its drills ----
 
 

@@ -131,28 +131,6 @@ def test_a_recorded_pass_is_void_when_a_cell_was_skipped(tiny: Path) -> None:
     assert (outcome.exit_code, outcome.verdict) == (3, None)
 
 
-def test_wrong_parameters_are_all_listed_and_nothing_starts(tiny: Path) -> None:
-    """papermill only warns of an unknown parameter; here every unknown name and wrong type stops the run."""
-    write(tiny, "raise SystemError('must not run')")
-    with pytest.raises(ConfigError) as caught:
-        batch.run("load", {"raunds": 3, "rounds": "3", "run": 5, "out": "x"}, tiny / "out")
-    text = str(caught.value)
-    assert "raunds: unknown key `raunds`; available: target, plan, run, out, scenarios, rounds" in text
-    assert "rounds: got '3'; allowed: a valid integer" in text and "run: got 5; allowed: a valid string" in text
-    assert not (tiny / "out").exists()
-
-
-def test_each_notebook_gets_the_parameters_that_it_declares() -> None:
-    """In a batch of several; what none of them declares stops all."""
-    given = {"rounds": 3, "profile": "small", "target": "x"}
-    assert batch.shared(["load", "backfill"], given) == {
-        "load": {"rounds": 3, "target": "x"}, "backfill": {"profile": "small", "target": "x"},
-    }  # fmt: skip
-    for wrong, said in (({"raunds": 3}, "raunds: unknown key `raunds`"), ({"profile": 3}, r"backfill\.ipynb: profile: got 3; allowed")):
-        with pytest.raises(ConfigError, match=said):
-            batch.shared(["load", "backfill"], given | wrong)
-
-
 def test_a_kernel_that_cannot_start_is_said_in_one_sentence(
     tiny: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:

@@ -171,12 +171,11 @@ def _run(arguments: argparse.Namespace) -> int:
 def _shares(chosen: Sequence[str], given: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     """Return what each notebook is given; of several, a plan goes to the one whose plan it is, a profile to those whose plan has it."""
     from tapecheck import check as lint
-    from tapecheck.runs import batch
 
     if len(chosen) > 1 and given.get("run", "new") != "new":
         allowed = "one validation by name, as in: run load -p run FOLDER"
         raise ConfigError([Problem(file="command line", key="run", got=f"a recorded run for {', '.join(chosen)}", allowed=allowed)])
-    shares = batch.shared(chosen, given)
+    shares = lint.shares(chosen, given)
     if len(chosen) > 1 and "plan" in given and (kind := lint.plan_kind(given["plan"])) in shares:
         shares = {name: own if name == kind else _without(own, "plan") for name, own in shares.items()}
     if len(chosen) > 1 and any((knowing := {name: lint.knows_profile(name, own) for name, own in shares.items()}).values()):

@@ -1,7 +1,8 @@
 """Validates every configuration file and finds promises that cannot hold, without traffic: `python -m tapecheck check`."""
 
+import ast
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -71,6 +72,23 @@ def notes(file: Path) -> list[str]:
     """Return what a person should know of a valid file."""
     kind = plan_kind(file)
     return named(kind).notes(file) if kind else []
+
+
+def shares(validations: Sequence[str], given: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """Return by validation the parameters that its notebook takes; one that no notebook takes is an error in each.
+
+    Raises:
+        ConfigError: unknown names and wrong types, all of one notebook together, judged as the notebook itself will.
+    """
+    from tapecheck.runs import batch  # with papermill
+
+    declared = {name: batch.parameters(batch.notebook(name)) for name in validations}
+    known = set().union(*declared.values())
+    found = {v: {name: value for name, value in given.items() if name in names or name not in known} for v, names in declared.items()}
+    for validation, own in found.items():
+        defaults = {name: ast.literal_eval(one["default"]) for name, one in declared[validation].items()}
+        config.validate(named(validation).types.settings, {**defaults, **own}, file=f"{validation}.ipynb")
+    return found
 
 
 def before_traffic(given: Mapping[str, Mapping[str, Any]]) -> Target:

@@ -1,6 +1,5 @@
 """Runs notebooks headlessly through papermill and keeps what they leave. It measures and judges nothing itself."""
 
-import ast
 import errno
 import logging
 import os
@@ -9,7 +8,7 @@ import shutil
 import sys
 import time
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -26,7 +25,6 @@ from tapecheck import config, errors, lockfiles, progress
 from tapecheck.errors import ConfigError, OutputError, Problem
 from tapecheck.runs import folders
 from tapecheck.runs.outcomes import CRASHED, Outcome, Recorded
-from tapecheck.validation import named
 from tapecheck.verdict import Verdict, exit_code
 
 FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
@@ -51,36 +49,16 @@ def parameters(path: Path) -> dict[str, dict[str, str]]:
     return {name: {**found, "help": found["help"].strip()} for name, found in papermill.inspect_notebook(str(path)).items()}
 
 
-def check_parameters(validation: str, given: Mapping[str, object]) -> None:
-    """Check the given values of a notebook's parameters as the notebook will, with its defaults for the others.
-
-    Raises:
-        ConfigError: unknown names and wrong types, all together.
-    """
-    defaults = {name: ast.literal_eval(found["default"]) for name, found in parameters(notebook(validation)).items()}
-    config.validate(named(validation).types.settings, {**defaults, **given}, file=f"{validation}.ipynb")
-
-
-def shared(validations: Sequence[str], given: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
-    """Return by validation the parameters that its notebook takes, checked; one that no notebook takes is an error in each."""
-    declared = {name: parameters(notebook(name)).keys() for name in validations}
-    known = set().union(*declared.values())
-    shares = {v: {name: value for name, value in given.items() if name in names or name not in known} for v, names in declared.items()}
-    for validation, own in shares.items():
-        check_parameters(validation, own)
-    return shares
-
-
 def run(validation: str, given: Mapping[str, Any], out: Path | None) -> Outcome:
     """Run one notebook and put it, with an HTML report, into the run folder that it wrote; `out` None records nothing.
 
+    The notebook itself refuses a wrong parameter.
+
     Raises:
-        ConfigError: a parameter is wrong; nothing was started.
         OutputError: the output folder cannot be written; nothing was started.
         KeyboardInterrupt: interrupted; the kernel is stopped and the notebook kept as crashed.
     """
     path = notebook(validation)
-    check_parameters(validation, given)
     _check_files()
     folders.check_writable(out or "")
     unfinished = out and out / "unfinished" / f"{validation}-{folders.new_id()}"
