@@ -9,7 +9,7 @@ import pytest
 from samples import GENERATOR, START_NS, burst, recording, requests, watched
 
 from tapecheck.config import PROJECT
-from tapecheck.load import analysis, findings, frames, metrics
+from tapecheck.load import analysis, findings, frames
 from tapecheck.load.analysis import ScenarioSummary
 from tapecheck.load.engine.recorder import ErrorKind
 from tapecheck.load.plan import METRICS, GeneratorLimits
@@ -26,7 +26,7 @@ def summary_of(rec: Recording) -> ScenarioSummary:
 
 
 def verdicts(rec: Recording) -> dict[str, Verdict]:
-    checks = metrics.check(analysis.summarize(rec, LIMITS), [parse(text, METRICS) for text in OBJECTIVES])
+    checks = analysis.check(analysis.summarize(rec, LIMITS), [parse(text, METRICS) for text in OBJECTIVES])
     return {c.objective.split(" ")[0]: c.verdict for c in checks}
 
 
@@ -256,7 +256,7 @@ def test_what_would_prove_an_objective_counts_batches() -> None:
     """The n that is said to be needed is of requests like these, not of independent ones."""
     times = np.repeat([20.0, 20.0, 20.0, 900.0, 20.0], 100) + np.tile(np.linspace(0, 5, 100), 5)
     summary = analysis.summarize(recording({"s": burst(times, per_round=100)}), LIMITS)
-    (check,) = metrics.check(summary, [parse("p95_ms < 1000", METRICS)])
+    (check,) = analysis.check(summary, [parse("p95_ms < 1000", METRICS)])
     assert check.verdict == Verdict.NOT_PROVEN
     assert int(check.reason.partition("at least ")[2].split(" ")[0].replace(",", "")) > 1000
 
@@ -273,7 +273,7 @@ def test_each_kind_of_time_is_judged_by_itself() -> None:
     summary = analysis.summarize(recording({"s": rows}), LIMITS)
 
     def judged(text: str) -> Verdict:
-        return metrics.check(summary, [parse(text, METRICS)])[0].verdict
+        return analysis.check(summary, [parse(text, METRICS)])[0].verdict
 
     assert judged("p95_ms < 300") == Verdict.FAIL
     assert judged("service_p95_ms < 300") == Verdict.PASS
@@ -285,10 +285,10 @@ def test_each_kind_of_time_is_judged_by_itself() -> None:
 
 def test_a_time_that_the_target_does_not_say_is_named() -> None:
     """It answers, and only sends no Server-Timing: that is what is missing."""
-    for failed, said in ((range(0), metrics.NO_SERVER_TIMING), (range(500), NOTHING)):
+    for failed, said in ((range(0), analysis.MISSING["server"]), (range(500), NOTHING)):
         rows = burst(np.full(500, 5.0), per_round=100, failed=dict.fromkeys(failed, ErrorKind.timeout))
         rows["server_ms"][:] = np.nan
-        (check,) = metrics.check(analysis.summarize(recording({"s": rows}), LIMITS), [parse("server_p95_ms < 10", METRICS)])
+        (check,) = analysis.check(analysis.summarize(recording({"s": rows}), LIMITS), [parse("server_p95_ms < 10", METRICS)])
         assert (check.verdict, check.reason) == (Verdict.NO_DATA, said)
 
 

@@ -15,8 +15,8 @@ from tapecheck.load.capacity import Level, conclude, next_rate
 from tapecheck.load.capacity import level as level_of
 from tapecheck.load.engine.recorder import Measurement
 from tapecheck.load.engine.work import Work
-from tapecheck.load.generator import Generator
 from tapecheck.load.plan import METRICS, Capacity, GeneratorLimits, LoadPlan
+from tapecheck.load.session import Generator
 from tapecheck.load.validation import load
 from tapecheck.target.file import Target
 from tapecheck.verdict import Verdict, parse

@@ -21,8 +21,8 @@ from tapecheck.load import findings, frames, session
 from tapecheck.load.analysis import ScenarioSummary, summarize
 from tapecheck.load.engine.recorder import ErrorKind, Samples
 from tapecheck.load.findings import LIMITING
-from tapecheck.load.generator import Generator
 from tapecheck.load.plan import GeneratorLimits, LoadPlan
+from tapecheck.load.session import Generator
 from tapecheck.load.validation import LoadSummary, load
 from tapecheck.resources import MACHINE, OTHERS
 from tapecheck.runs.results import Finding

@@ -25,7 +25,7 @@ from tapecheck.errors import ConfigError, MeasurementError
 from tapecheck.load.engine import engine
 from tapecheck.load.engine.recorder import SAMPLE, Samples, Tally
 from tapecheck.load.engine.work import Address, PreparedRequest, Work
-from tapecheck.load.generator import Generator
+from tapecheck.load.session import Generator
 from tapecheck.workers import dask as clusters
 from tapecheck.workers import processes, worker
 
@@ -295,7 +295,7 @@ def test_an_exception_in_mid_measurement_leaves_no_process(server: Server) -> No
 SCRIPT = """
     import asyncio, signal
     from tapecheck.load.engine.work import Address, PreparedRequest, Work
-    from tapecheck.load.generator import Generator
+    from tapecheck.load.session import Generator
     print("main", flush=True)   # a worker that ran this file again would print it twice
     request = PreparedRequest(values={}, method="GET", url="http://x/", raw=RAW, headers=())
     work = Work(address=Address(host="127.0.0.1", port=PORT), requests=(request,), executor="closed", concurrency=5, duration_s=DURATION)
@@ -372,5 +372,5 @@ def test_a_worker_does_not_outlive_a_killed_parent(tmp_path: Path, server: Serve
 def test_the_worker_imports_nothing_slow() -> None:
     """What a worker needs loads without pandas, pyarrow, httpx or pydantic, so that it starts quickly."""
     slow = {"pandas", "pyarrow", "httpx", "pydantic", "yaml"}
-    code = f"import sys, tapecheck.load.engine.engine, tapecheck.load.generator; print(*{slow} & set(sys.modules))"
+    code = f"import sys, tapecheck.load.engine.engine, tapecheck.workers.pool; print(*{slow} & set(sys.modules))"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == ""

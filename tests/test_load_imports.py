@@ -22,7 +22,7 @@ from tapecheck.charts.figure import Chart
 from tapecheck.compare import recorded
 from tapecheck.compare.plan import RecordedQuestions
 from tapecheck.errors import ConfigError
-from tapecheck.load import frames, metrics
+from tapecheck.load import analysis, frames
 from tapecheck.load.analysis import ScenarioSummary
 from tapecheck.load.engine.recorder import ErrorKind
 from tapecheck.load.imports import files, k6, registry
@@ -199,7 +199,7 @@ def test_a_clock_of_whole_seconds_bounds_a_throughput(tmp_path: Path) -> None:
     """100 requests in about a second may have been in two: more than 50 a second is not proven; fewer would be a miss all the same."""
     fine, coarse = (read(write(tmp_path / str(scale), planted.k6_csv(planted.k6_run(100), scale)))[1] for scale in (10**9, 1))
     verdicts = [
-        metrics.check({"it": found}, [parse(f"throughput_rps > {limit}", METRICS)])[0].verdict
+        analysis.check({"it": found}, [parse(f"throughput_rps > {limit}", METRICS)])[0].verdict
         for found in (fine, coarse)
         for limit in (40, 80)
     ]

@@ -16,11 +16,10 @@ from servers import Server
 
 from tapecheck import charts
 from tapecheck.load import analysis, capacity, findings, frames
-from tapecheck.load.analysis import ScenarioSummary
-from tapecheck.load.generator import Generator
-from tapecheck.load.metrics import check
+from tapecheck.load.analysis import ScenarioSummary, check
 from tapecheck.load.plan import METRICS, GeneratorLimits, LoadPlan
 from tapecheck.load.recording import Recording
+from tapecheck.load.session import Generator
 from tapecheck.load.validation import LoadResult, LoadSummary, load
 from tapecheck.target.file import Target
 from tapecheck.verdict import Check, Verdict, parse

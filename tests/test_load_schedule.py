@@ -40,27 +40,19 @@ def test_each_request_is_due_when_the_rate_has_summed_up_to_it(
     assert one.due_ns(list(due_s)) / 1e9 == pytest.approx(list(due_s.values()), abs=2e-9)
 
 
-@pytest.mark.parametrize(("elapsed_s", "count"), [(-1, 0), (0, 1), (0.0099, 1), (0.01, 2), (0.5, 51), (0.99, 100), (1, 100), (9, 100)])
-def test_elapsed_time_gives_a_count(elapsed_s: float, count: int) -> None:
-    """At 100 a second the first is due at once, the second after 10 ms, and no more after the last."""
-    assert schedule((100, 100, 1)).count(int(elapsed_s * 1e9)) == count
-
-
 rates = st.floats(0.05, 5000)
 stages = st.lists(st.tuples(rates | st.just(0.0), rates, st.floats(0.01, 20)), min_size=1, max_size=5)
 
 
 @given(stages)
-def test_the_two_directions_agree(drawn: list[tuple[float, float, float]]) -> None:
-    """When request k becomes due the count is k + 1, a nanosecond before it is less; times never run backwards."""
+def test_times_never_run_backwards_nor_beyond_the_end(drawn: list[tuple[float, float, float]]) -> None:
+    """Whatever the stages are."""
     one = schedule(*drawn)
     k = np.unique(np.linspace(0, one.total - 1, 500).astype(int))
     due_ns = one.due_ns(k)
     assert (np.diff(due_ns) >= 0).all()
     assert (due_ns >= 0).all()
     assert (due_ns <= one.duration_s * 1e9 + 1).all()
-    assert (one.count(due_ns) >= k + 1).all()
-    assert (one.count(due_ns - 1) <= k).all()
 
 
 @given(stages, st.integers(1, 9))

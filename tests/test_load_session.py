@@ -12,11 +12,12 @@ from samples import burst, measured, recording
 from servers import Server
 
 from tapecheck.errors import ConfigError
-from tapecheck.load import analysis, frames, metrics, session
+from tapecheck.load import analysis, frames, session
+from tapecheck.load.analysis import invalid
 from tapecheck.load.engine.recorder import Measurement, joined
-from tapecheck.load.generator import Generator
 from tapecheck.load.plan import METRICS, GeneratorLimits, LoadPlan
-from tapecheck.load.recording import GeneratorStats, invalid
+from tapecheck.load.recording import GeneratorStats
+from tapecheck.load.session import Generator
 from tapecheck.load.validation import load
 from tapecheck.statistics import intervals
 from tapecheck.target.file import Target
@@ -193,7 +194,7 @@ def test_enough_is_a_question_of_samples_and_never_of_their_values() -> None:
         rows = burst(scale * np.random.default_rng(1).uniform(1, 2, 30_000), per_round=100)
         for n, enough in ((10_000, True), (200, False)):
             summary = analysis.summarize(recording({"a": rows[:n]}), limits)["a"]
-            assert metrics.bounded(summary, [parse("p99_ms < 2", METRICS)], "a") is enough
+            assert analysis.bounded(summary, [parse("p99_ms < 2", METRICS)], "a") is enough
 
 
 def part(rounds: int, **more: object) -> Measurement:

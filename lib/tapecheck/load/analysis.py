@@ -1,7 +1,9 @@
-"""Turns the samples of a load run, or what another tool reports of one, into a summary. Pure: no target, no files, no clock."""
+"""Turns the samples of a load run, or what another tool reports of one, into a summary, and judges it. Pure: no target, files or clock."""
 
-from collections.abc import Mapping
+import math
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -9,14 +11,16 @@ import pyarrow as pa
 from tapecheck import resources
 from tapecheck.load import samples as rows
 from tapecheck.load.plan import GeneratorLimits
-from tapecheck.load.recording import Context, GeneratorStats, ImportedFigures, Recording, invalid, unbounded
+from tapecheck.load.recording import GeneratorStats, ImportedFigures, ImportedSummary, Recording, unbounded
 from tapecheck.load.samples import Mask, Numbers, Rows
+from tapecheck.recording import STOPPED
 from tapecheck.statistics import intervals
 from tapecheck.statistics.intervals import Counts, Distribution, Figure, Percentile
-from tapecheck.verdict import DOUBT_SHARE
+from tapecheck.verdict import DOUBT_SHARE, Check, Measured, Objective, Verdict, judge
 
 EXACT, PERCENTILES = ("mean", "min", "max"), ("p50", "p90", "p95", "p99")
-OF_THE_LOOP = ("p99", "max")  # the figures into which the p99 of the event loop's lag may reach
+OF_THE_LOOP = ("p99", "max")  # the figures into which the p99 of the event loop's lag may reach; it bounds no lower one
+RESOURCES_NS = 200_000_000  # after the last answer: the sample that covers it
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -81,33 +85,33 @@ class ScenarioSummary:
 
 def summarize(recording: Recording, limits: GeneratorLimits) -> dict[str, ScenarioSummary]:
     """Summarize every scenario of a recording, and each level of a sweep, in the order in which they ran."""
-    context = recording.context
-    found = {
-        name: _imported(context, name, limits) if name in context.imported else _scenario(recording, name, executor, limits)
-        for name, executor in context.executors.items()
-    }
-    return {name: _unbounded(one) for name, one in found.items()} if context.tool and context.tool.answers_only else found
+    context, found = recording.context, {}
+    for name, executor in context.executors.items():
+        said = context.imported.get(name)
+        one = _imported(said, executor, context.generator[name], limits) if said else _scenario(recording, name, executor, limits)
+        if context.tool and context.tool.answers_only:  # what was not answered may have been the slowest
+            response, service = unbounded(one.response_time_ms), unbounded(one.service_time_ms)
+            one = replace(one, success_ratio_low=0.0, response_time_ms=response, service_time_ms=service)
+        found[name] = one
+    return found
 
 
-def _unbounded(found: ScenarioSummary) -> ScenarioSummary:
-    """Take its bounds from a scenario of which requests without an answer are missing: those may have been the slowest."""
-    return replace(
-        found,
-        success_ratio_low=0.0,
-        response_time_ms=unbounded(found.response_time_ms),
-        service_time_ms=unbounded(found.service_time_ms),
-    )
+def _counts(n: int, failed: int) -> dict[str, Any]:
+    return {"requests": n, "succeeded": n - failed, "failed": failed}
 
 
-def _imported(context: Context, name: str, limits: GeneratorLimits) -> ScenarioSummary:
+def _imported(said: ImportedSummary, executor: str, generator: GeneratorStats, limits: GeneratorLimits) -> ScenarioSummary:
     """Take over what another tool reports of a scenario: only ratios and rates of its counts are computed, and their bound."""
-    said, generator = context.imported[name], context.generator[name]
     n, succeeded = said.requests, said.requests - said.failed
+
+    def group(one: ImportedFigures, times: Distribution) -> GroupSummary:
+        ratio = (one.requests - one.failed) / one.requests
+        counts = _counts(one.requests, one.failed)
+        return GroupSummary(**counts, success_ratio=ratio, response_time_ms=times, server_time_ms=None, bytes_mean=one.bytes_mean)
+
     return ScenarioSummary(
-        executor=context.executors[name],
-        requests=n,
-        succeeded=succeeded,
-        failed=said.failed,
+        **_counts(n, said.failed),
+        executor=executor,
         success_ratio=succeeded / n if n else None,
         success_ratio_low=intervals.ratio_lower_bound(succeeded, n),
         duration_s=said.duration_s,
@@ -118,59 +122,47 @@ def _imported(context: Context, name: str, limits: GeneratorLimits) -> ScenarioS
         database_time_ms=None,
         connections_opened=None,
         errors=said.errors,
-        by={dimension: _imported_groups(values) for dimension, values in said.by.items()},
+        by={
+            dimension: {value: group(one, one.response_time_ms) for value, one in values.items() if one.response_time_ms and one.requests}
+            for dimension, values in said.by.items()
+        },
         generator=generator,
         invalid=invalid(generator, limits, duration_s=said.duration_s),
         resources={},
     )
 
 
-def _imported_groups(values: Mapping[str, ImportedFigures]) -> dict[str, GroupSummary]:
-    return {
-        value: GroupSummary(
-            requests=said.requests,
-            succeeded=said.requests - said.failed,
-            failed=said.failed,
-            success_ratio=(said.requests - said.failed) / said.requests,
-            response_time_ms=said.response_time_ms,
-            server_time_ms=None,
-            bytes_mean=said.bytes_mean,
-        )
-        for value, said in values.items()
-        if said.response_time_ms is not None and said.requests
-    }
-
-
 def _scenario(recording: Recording, name: str, executor: str, limits: GeneratorLimits) -> ScenarioSummary:
-    sent, generator = rows.sent(recording.samples, name), recording.context.generator[name]
+    sent, generator, is_ours = rows.sent(recording.samples, name), recording.context.generator[name], recording.context.tool is None
     part = rows.measured(sent.table)
-    n, errors, batches = len(part), _errors(part), part.batches(executor)
-    failed = sum(errors.values())
-    ratio, ratio_low = _success(n, errors, generator.content_checked, _worth(part, batches) if failed else n)
-    duration_s, response, loop_ms = _duration_s(part), intervals.distribution(part.response_ms(), batches), generator.lag_p99_ms or 0.0
-    undelayed = intervals.distribution(part.undelayed_ms(), batches) if not recording.context.tool else response
-    service, added = _known(part.service_ms(), batches), _added(response, undelayed, loop_ms)
+    n, batches, (kinds, codes) = len(part), part.batches(executor), part.codes("error")
+    errors = {kind: count for kind, count in rows.tally(codes, kinds).items() if kind != "none"}
+    failed, duration_s, loop_ms = sum(errors.values()), _duration_s(part), generator.lag_p99_ms or 0.0
+    times = intervals.distribution(part.response_ms(), batches)
+    undelayed = intervals.distribution(part.undelayed_ms(), batches) if is_ours else times
+    response, added, shares = _reaching_down(times, undelayed, loop_ms)
+    times = _known(part.service_ms(), batches)
+    service, service_added, _ = _reaching_down(times, times, loop_ms)
+    ratio, ratio_low = _success(part, batches, errors, generator.content_checked)
     used = _resources(recording.resources, part)
     others, machine = used.pop(resources.OTHERS, None), used.pop(resources.MACHINE, None)
     return ScenarioSummary(
+        **_counts(n, failed),
         executor=executor,
-        requests=n,
-        succeeded=n - failed,
-        failed=failed,
         success_ratio=ratio,
         success_ratio_low=ratio_low,
         duration_s=duration_s,
         throughput_rps=(n - failed) / duration_s if duration_s > 0 else None,
-        response_time_ms=_reaching_down(response, undelayed, loop_ms),
-        service_time_ms=_reaching_down(service, service, loop_ms),
+        response_time_ms=response,
+        service_time_ms=service,
         server_time_ms=_known(part.numbers("server_ms"), batches),
         database_time_ms=_known(part.numbers("db_ms"), batches),
-        dispatch_lag_ms=None if recording.context.tool else intervals.distribution(part.dispatch_lag_ms()),
-        generator_ms=added | {f"service_{name}": late for name, late in _added(service, service, loop_ms).items()},
-        generator_share=_shares(response, added),
-        connections_opened=None if recording.context.tool else sent.connections(),
+        dispatch_lag_ms=intervals.distribution(part.dispatch_lag_ms()) if is_ours else None,
+        generator_ms=added | {f"service_{name}": late for name, late in service_added.items()},
+        generator_share=shares,
+        connections_opened=sent.connections() if is_ours else None,
         errors=errors,
-        by=_by(part, batches, loop_ms, is_ours=recording.context.tool is None),
+        by=_by(part, batches, loop_ms, is_ours=is_ours) if n else {},
         generator=generator,
         invalid=invalid(generator, limits, duration_s=duration_s, local=errors.get("local", 0)),
         resources=used,
@@ -179,68 +171,49 @@ def _scenario(recording: Recording, name: str, executor: str, limits: GeneratorL
     )
 
 
-def _reaching_down(times: Distribution | None, undelayed: Distribution | None, loop_ms: float) -> Distribution | None:
-    """Let each interval reach down to that of the times without each request's own lag, and the p99's by that of the loop."""
-    if times is None or undelayed is None:
-        return times
-    lower = {}
-    for name in PERCENTILES:
-        one, other = getattr(times, name), getattr(undelayed, name)
-        if one.low is not None and other.low is not None:
-            lower[name] = replace(one, low=max(0.0, min(other.low, one.low - (loop_ms if name in OF_THE_LOOP else 0.0))))
-    return replace(times, **lower)
+def _reaching_down(
+    times: Distribution | None, undelayed: Distribution | None, loop_ms: float
+) -> tuple[Distribution | None, dict[str, float], dict[str, float]]:
+    """Let each interval reach down to that of the times without each request's own lag, and the p99's by that of the loop.
 
-
-def _added(times: Distribution | None, undelayed: Distribution | None, loop_ms: float) -> dict[str, float]:
-    """Return how much of each time may be the generator's own lag; of the loop's only the p99 is known, which bounds no lower figure."""
+    Returns:
+        The times so, how much of each figure may be the generator's lag, and the shares of which that are more than `DOUBT_SHARE`.
+    """
     if times is None or undelayed is None:
-        return {}
-    added = {}
+        return times, {}, {}
+    added, shares = {}, {}
+    lower: dict[str, Any] = {}
     for name in (*EXACT, *PERCENTILES):
-        value = _figure(times, name)
-        late = max(value - _figure(undelayed, name), loop_ms if name in OF_THE_LOOP else 0.0)
-        added[f"{name}_ms"] = min(max(late, 0.0), value)
-    return added
+        one, other, loop = getattr(times, name), getattr(undelayed, name), loop_ms if name in OF_THE_LOOP else 0.0
+        value, bare = (float(x.value if isinstance(x, Percentile) else x) for x in (one, other))
+        late = added[f"{name}_ms"] = min(max(value - bare, loop, 0.0), value)
+        if name not in ("min", "max") and late > DOUBT_SHARE * value:
+            shares[f"{name}_ms"] = late / value
+        if isinstance(one, Percentile) and one.low is not None and other.low is not None:
+            lower[name] = replace(one, low=max(0.0, min(other.low, one.low - loop)))
+    return replace(times, **lower), added, shares
 
 
-def _shares(times: Distribution | None, added: Mapping[str, float]) -> dict[str, float]:
-    figures = {f"{name}_ms": _figure(times, name) for name in ("mean", *PERCENTILES)} if times else {}
-    return {name: added[name] / value for name, value in figures.items() if added.get(name, 0.0) > DOUBT_SHARE * value}
+def _success(part: Rows, batches: Counts, errors: Mapping[str, int], checked: int) -> tuple[float | None, float]:
+    """Return the success ratio and its lower bound.
 
-
-def _figure(times: Distribution, name: str) -> float:
-    one = getattr(times, name)
-    return one.value if isinstance(one, Percentile) else float(one)
-
-
-def _success(n: int, errors: Mapping[str, int], checked: int, effective: float) -> tuple[float | None, float]:
-    """Return the success ratio and its lower bound; wrong bodies count by the share of those that were looked at, not of all requests."""
-    wrong, failed = errors.get("content", 0), sum(errors.values())
-    ratio, low = ((n - failed) / n if n else None), intervals.ratio_lower_bound(n - failed, n, effective)
-    if ratio is None or not wrong or not checked:
-        return ratio, low
-    right = max(checked - wrong, 0)
-    return min(ratio, right / checked), min(low, intervals.ratio_lower_bound(right, checked))
-
-
-def _worth(part: Rows, batches: Counts) -> float:
-    """Return how many independent requests would say as much about the success ratio: failures come in batches too."""
-    return intervals.effective_n(intervals.counts_within(~part.failed(), batches), batches)
+    Failures come in batches, so that requests are worth fewer independent ones; wrong bodies count by the share of those that
+    were looked at, not of all requests.
+    """
+    n, wrong, failed = len(part), errors.get("content", 0), sum(errors.values())
+    if not n:
+        return None, 0.0
+    worth = intervals.effective_n(intervals.counts_within(~part.failed(), batches), batches) if failed else n
+    ratio, low, right = (n - failed) / n, intervals.ratio_lower_bound(n - failed, n, worth), max(checked - wrong, 0)
+    return (min(ratio, right / checked), min(low, intervals.ratio_lower_bound(right, checked))) if wrong and checked else (ratio, low)
 
 
 def _known(values: Numbers, batches: Counts) -> Distribution | None:
     """Summarize what is known of a kind of time; NaN where the target or the request did not get that far."""
     known = ~np.isnan(values)
-    return (
-        intervals.distribution(values, batches)
-        if known.all()
-        else intervals.distribution(values[known], intervals.counts_within(known, batches))
-    )
-
-
-def _errors(part: Rows) -> dict[str, int]:
-    names, codes = part.codes("error")
-    return {name: count for name, count in rows.tally(codes, names).items() if name != "none"}
+    if known.all():
+        return intervals.distribution(values, batches)
+    return intervals.distribution(values[known], intervals.counts_within(known, batches))
 
 
 def _duration_s(part: Rows) -> float:
@@ -249,28 +222,33 @@ def _duration_s(part: Rows) -> float:
         return 0.0
     number, intended_ns, done_ns = part.numbers("round"), part.numbers("intended_ns"), part.numbers("done_ns")
     starts = np.concatenate(([0], np.flatnonzero(number[1:] != number[:-1]) + 1))
-    first, last = np.minimum.reduceat(intended_ns, starts), np.maximum.reduceat(done_ns, starts)
-    return float((last - first).sum() / 1e9)
+    return float((np.maximum.reduceat(done_ns, starts) - np.minimum.reduceat(intended_ns, starts)).sum() / 1e9)
 
 
 def _by(part: Rows, batches: Counts, loop_ms: float, *, is_ours: bool) -> dict[str, dict[str, GroupSummary]]:
-    if not len(part):
-        return {}
-    times = _Times(
-        response_ms=part.response_ms(),
-        server_ms=part.numbers("server_ms"),
-        bytes=part.numbers("bytes"),
-        failed=part.failed(),
-        batches=batches,
-        undelayed_ms=part.undelayed_ms() if is_ours else None,
-        loop_ms=loop_ms,
-    )
+    """Summarize the requests of each value of each parameter; what all groups need is decoded once."""
+    response_ms, server_ms, size, failed = part.response_ms(), part.numbers("server_ms"), part.numbers("bytes"), part.failed()
+    undelayed_ms = part.undelayed_ms() if is_ours else response_ms
+
+    def group(chosen: Mask) -> GroupSummary:
+        n, bad, own = int(np.count_nonzero(chosen)), int(np.count_nonzero(failed & chosen)), intervals.counts_within(chosen, batches)
+        both = [intervals.distribution(times[chosen], own) for times in (response_ms, undelayed_ms)]
+        times, _, shares = _reaching_down(both[0], both[1], loop_ms)
+        assert times is not None, "a group has at least one sample"
+        return GroupSummary(
+            **_counts(n, bad),
+            success_ratio=(n - bad) / n,
+            response_time_ms=times,
+            server_time_ms=_known(server_ms[chosen], own),
+            bytes_mean=float(size[chosen].mean()),
+            generator_share=shares,
+        )
+
     result = {}
     for dimension in part.dimensions():
         names, codes = part.codes(dimension)
-        values = sorted(rows.tally(codes, names).keys() - {""}, key=_natural)
-        if values:
-            result[dimension] = {value: _group(times, codes == names.index(value)) for value in values}
+        if values := sorted(rows.tally(codes, names).keys() - {""}, key=_natural):
+            result[dimension] = {value: group(codes == names.index(value)) for value in values}
     return result
 
 
@@ -281,44 +259,11 @@ def _natural(value: str) -> tuple[float, str]:
     return (float(number) * (scale or 1) if number.isdecimal() else 0.0, value)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Times:
-    """What of every sample counts for its groups."""
-
-    response_ms: Numbers
-    server_ms: Numbers
-    bytes: Numbers
-    failed: Mask
-    batches: Counts
-    undelayed_ms: Numbers | None
-    loop_ms: float
-
-
-def _group(times: _Times, chosen: Mask) -> GroupSummary:
-    n, failed = int(np.count_nonzero(chosen)), int(np.count_nonzero(times.failed & chosen))
-    batches = intervals.counts_within(chosen, times.batches)
-    response_ms = intervals.distribution(times.response_ms[chosen], batches)
-    undelayed = response_ms if times.undelayed_ms is None else intervals.distribution(times.undelayed_ms[chosen], batches)
-    reaching = _reaching_down(response_ms, undelayed, times.loop_ms)
-    assert reaching is not None, "a group has at least one sample"
-    return GroupSummary(
-        requests=n,
-        succeeded=n - failed,
-        failed=failed,
-        success_ratio=(n - failed) / n,
-        response_time_ms=reaching,
-        server_time_ms=_known(times.server_ms[chosen], batches),
-        bytes_mean=float(times.bytes[chosen].mean()),
-        generator_share=_shares(response_ms, _added(response_ms, undelayed, times.loop_ms)),
-    )
-
-
 def _resources(table: pa.Table, part: Rows) -> dict[str, ProcessUse]:
     if not len(part) or table.num_rows == 0:
         return {}
     frame = table.to_pandas()
-    first, last = part.numbers("intended_ns").min(), part.numbers("done_ns").max()
-    inside = frame[(frame.time_ns > first) & (frame.time_ns <= last + 200_000_000)]
+    inside = frame[(frame.time_ns > part.numbers("intended_ns").min()) & (frame.time_ns <= part.numbers("done_ns").max() + RESOURCES_NS)]
     return {
         str(name): ProcessUse(
             cpu_ratio=float(group.cpu_ratio.mean()),
@@ -334,3 +279,102 @@ def mark(doubtful: Mapping[str, float], *metrics: str) -> str:
     """Return what follows a figure, or a few, of which a good part may be the generator's own lag (`generator_share`); else nothing."""
     share = max((doubtful.get(metric, 0.0) for metric in metrics), default=0.0)
     return f", up to {share:.0%} the generator's" if share else ""
+
+
+# ---- was the generator the bottleneck ----
+
+CPU_TICKS_S = 0.02  # some systems count CPU time in ticks of 10 ms; a short measurement may hold one too many at either end
+LIMITED = {
+    "lag_p99_ms": "the generator's event loop lagged {:.1f} ms (p99; limit {:g})",
+    "cpu_ratio": "the generator used {:.0%} of its core (limit {:.0%})",
+    "achieved_ratio": "only {:.1%} of the offered rate was sent (limit {:.0%})",
+    "dispatch_lag_p99_ms": "the generator sent {:.1f} ms late while a connection was free (p99; limit {:g})",
+}
+
+
+def invalid(generator: GeneratorStats, limits: GeneratorLimits, *, duration_s: float, local: int = 0) -> str | None:
+    """Say why a scenario of a duration did not measure its target, or None when it did.
+
+    `local` requests failed for want of ports or files here.
+    """
+    reasons = [STOPPED] if generator.target_stopped else []
+    if local:
+        reasons.append(f"{local:,} requests failed because this machine ran out of ports or file descriptors")
+    for name, text in LIMITED.items():
+        value, limit = getattr(generator, name), getattr(limits, name)
+        if value is None or limit is None:
+            continue
+        ticks = CPU_TICKS_S / max(duration_s, 1e-9) if name == "cpu_ratio" else 0.0
+        if value < limit if name == "achieved_ratio" else value - ticks > limit:
+            reasons.append(text.format(value, limit))
+    if generator.workers_lost:
+        lost = f"{len(generator.workers_lost)} of {generator.workers} load workers died in mid-run: {', '.join(generator.workers_lost)}"
+        reasons.append(f"{lost}; what is recorded of its share is counted, the rest is missing")
+    return "; ".join(reasons) or None
+
+
+# ---- objectives ----
+
+MISSING = {
+    "server": "no Server-Timing header was seen, which says how long the target took: let it send one, or judge response times (p95_ms)",
+    "service": "service times were not recorded: judge response times (p95_ms), or measure here",
+}
+UNBOUNDED = "the value meets it, but the tool's output has no confidence interval"
+
+
+def check(summary: Mapping[str, ScenarioSummary], objectives: Iterable[Objective]) -> list[Check]:
+    """Judge every objective in every scenario it applies to."""
+    return [
+        judge(objective, measured(scenario, objective), name=name, invalid=scenario.invalid)
+        for name, scenario in summary.items()
+        for objective in objectives
+        if objective.scope in (None, name)
+    ]
+
+
+def not_measured(objective: Objective) -> Check:
+    """Return the check of an objective that is about nothing that was measured."""
+    name = objective.scope or "all scenarios"
+    reason = "nothing was measured that it is about: run that scenario too, or take the objective out of the plan"
+    return Check(name=name, objective=str(objective), value=None, bound=None, n=0, verdict=Verdict.NO_DATA, reason=reason)
+
+
+def bounded(scenario: ScenarioSummary, objectives: Iterable[Objective], name: str) -> bool:
+    """Tell whether the samples of a scenario support a bound of each figure that it is judged by, whatever the figures are."""
+    every = [measured(scenario, one) for one in objectives if one.scope in (None, name)]
+    return all(one.value is None or one.bound is not None for one in every)
+
+
+def measured(scenario: ScenarioSummary, objective: Objective) -> Measured:
+    """Return the value of an objective's metric with the bound that counts against it.
+
+    Response times are judged only when something succeeded: how fast a target fails is no answer.
+    """
+    metric, n = objective.metric, scenario.requests
+    if metric == "success_ratio":
+        needed = intervals.needed_n(objective.limit) if 0 < objective.limit < 1 else None
+        return Measured(value=scenario.success_ratio, bound=scenario.success_ratio_low, n=n, needed_n=needed)
+    if metric == "throughput_rps":  # bounded by how far the clock may be off that its duration was read from
+        error_s = scenario.generator.clock_error_ms / 1000
+        duration_s = scenario.duration_s + (error_s if objective.upward else -error_s)
+        return Measured(value=scenario.throughput_rps, bound=scenario.succeeded / duration_s if duration_s > 0 else None, n=n)
+    if metric == "failed":
+        return Measured(value=scenario.failed, bound=scenario.failed, n=n)
+    kind, _, name = metric.removesuffix("_ms").rpartition("_")
+    times: Distribution | None = getattr(scenario, f"{kind or 'response'}_time_ms")
+    if times is None or scenario.succeeded == 0:
+        return Measured(value=None, bound=None, n=0, missing=MISSING.get(kind) if scenario.succeeded else None)
+    added = scenario.generator_ms.get(metric, 0.0)  # what the target says holds none
+    if name in EXACT:
+        value = _if_known(getattr(times, name))
+        return Measured(value=value, bound=value, n=n, added=added)
+    percentile: Percentile = getattr(times, name)
+    if not percentile.n_effective:
+        return Measured(value=_if_known(percentile.value), bound=None, n=percentile.n, unbounded=UNBOUNDED)
+    needed = math.ceil(intervals.needed_n(int(name[1:]) / 100) * percentile.n / percentile.n_effective)
+    bound = percentile.low if objective.upward else percentile.upper
+    return Measured(value=percentile.value, bound=bound, n=percentile.n, needed_n=needed, added=added)
+
+
+def _if_known(value: float) -> float | None:
+    return None if math.isnan(value) else value

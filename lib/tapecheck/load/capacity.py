@@ -12,8 +12,7 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from tapecheck.load.analysis import ScenarioSummary, mark, summarize
-from tapecheck.load.metrics import check
+from tapecheck.load.analysis import ScenarioSummary, check, mark, summarize
 from tapecheck.load.plan import Capacity, LoadPlan
 from tapecheck.load.recording import Recording
 from tapecheck.statistics import scalability
@@ -79,35 +78,25 @@ def next_rate(plan: Capacity, tried: Mapping[float, bool]) -> float | None:
     if not tried:
         return plan.start_rate_rps
     wanted = _wanted(plan, tried) if len(tried) < plan.levels_max else None
-    return None if wanted in tried else wanted
+    return None if wanted is None or wanted in tried or wanted < plan.lowest_rps else wanted
 
 
 def _wanted(plan: Capacity, tried: Mapping[float, bool]) -> float | None:
-    bad = min((rate for rate, met in tried.items() if not met), default=None)
-    good = max((rate for rate, met in tried.items() if met and (bad is None or rate < bad)), default=None)
-    if bad is None:
-        assert good is not None, "a rate that was tried was met or not"
-        return _filling(plan, tried, math.inf) if good >= plan.max_rate_rps else min(good * plan.factor, plan.max_rate_rps)
-    if good is None:
-        return _no_lower(plan, bad / plan.factor) if len(tried) < plan.levels_min else None
-    if bad / good - 1 > plan.precision_ratio:
-        return math.sqrt(good * bad)
-    return _filling(plan, tried, bad)
-
-
-def _filling(plan: Capacity, tried: Mapping[float, bool], below: float) -> float | None:
-    """Return a rate in the widest gap between those that held below the lowest that did not, until there are enough for a fit."""
-    held = sorted(rate for rate, met in tried.items() if met and rate < below)
+    bad = min((rate for rate, met in tried.items() if not met), default=math.inf)
+    held = sorted(rate for rate, met in tried.items() if met and rate < bad)
+    if not held:
+        return bad / plan.factor if len(tried) < plan.levels_min else None
+    if bad == math.inf and held[-1] < plan.max_rate_rps:
+        return min(held[-1] * plan.factor, plan.max_rate_rps)
+    if bad < math.inf and bad / held[-1] - 1 > plan.precision_ratio:
+        return math.sqrt(held[-1] * bad)
     if len(held) >= plan.levels_min:
         return None
+    # the knee is narrow: fill the widest gap between those that held, until there are enough for a fit
     if len(held) == 1:
-        return _no_lower(plan, held[0] / plan.factor)
+        return held[0] / plan.factor
     low, high = max(itertools.pairwise(held), key=lambda pair: pair[1] / pair[0])
     return math.sqrt(low * high)
-
-
-def _no_lower(plan: Capacity, rate_rps: float) -> float | None:
-    return rate_rps if rate_rps >= plan.lowest_rps else None
 
 
 def level(
@@ -144,11 +133,10 @@ def level(
 
 def levels(recording: Recording, plan: LoadPlan, objectives: Sequence[Objective]) -> list[Level]:
     """Judge each level of a recording's sweep, in the order in which they ran."""
-    rates = recording.context.rates_rps
-    sweep, name = plan.sweep, plan.sweep_name
-    sustained_ratio = sweep.sustained_ratio if sweep else Capacity.model_fields["sustained_ratio"].default
+    sustained_ratio = plan.sweep.sustained_ratio if plan.sweep else Capacity.model_fields["sustained_ratio"].default
     summaries = summarize(recording, plan.generator)
-    return [level(label, rate, summaries[label], objectives, sustained_ratio, name) for label, rate in rates.items()]
+    rates = recording.context.rates_rps.items()
+    return [level(label, rate, summaries[label], objectives, sustained_ratio, plan.sweep_name) for label, rate in rates]
 
 
 def judge(found: CapacityResult, objective: Objective) -> Check | None:
@@ -162,12 +150,8 @@ def judge(found: CapacityResult, objective: Objective) -> Check | None:
     if not at:
         return None
     best, judged = next(((one, c) for one, c in reversed(at) if c.verdict == Verdict.PASS), at[-1])
-    if (
-        judged.verdict == Verdict.FAIL
-        and objective.metric == "throughput_rps"
-        and found.knee_rps is not None
-        and found.knee_high_rps is None
-    ):
+    is_open_ended = found.knee_rps is not None and found.knee_high_rps is None
+    if judged.verdict == Verdict.FAIL and objective.metric == "throughput_rps" and is_open_ended:
         judged = replace(judged, verdict=Verdict.INVALID, reason="no higher rate that counts was measured, so that there may be more")
     return replace(judged, reason=f"at {_rate(best.rate_rps)}: {judged.reason}")
 
@@ -179,12 +163,18 @@ def conclude(levels: Sequence[Level]) -> CapacityResult:
     measured may meet an objective without proving it; the note says so of the knee.
     """
     ordered = sorted({one.rate_rps: one for one in levels}.values(), key=lambda one: one.rate_rps)
-    missed = [one.rate_rps for one in ordered if one.verdict == Verdict.FAIL]
-    bad = missed[0] if missed else None
+    bad = next((one.rate_rps for one in ordered if one.verdict == Verdict.FAIL), None)
     held = [one for one in ordered if one.verdict in (Verdict.PASS, Verdict.NOT_PROVEN) and (bad is None or one.rate_rps < bad)]
     knee = held[-1].rate_rps if held else None
     proven = max((one.rate_rps for one in held if one.verdict == Verdict.PASS), default=None)
-    law, law_note = _law([one for one in ordered if one.steady])
+    sure = "" if proven == knee else " (none of them proven)" if proven is None else f" (proven up to {_rate(proven)})"
+    beyond = f", and one missed at {_rate(bad)}" if bad else ", and no higher rate that counts missed one: the knee lies beyond"
+    fitted = [one for one in ordered if one.steady and one.throughput_rps > 0 and one.concurrency > 0]
+    law, law_note = None, ""
+    try:
+        law = scalability.fit(np.array([one.concurrency for one in fitted]), np.array([one.throughput_rps for one in fitted]))
+    except ValueError as error:
+        law_note = f"no scalability law: {error}"
     return CapacityResult(
         levels=ordered,
         knee_rps=knee,
@@ -192,28 +182,10 @@ def conclude(levels: Sequence[Level]) -> CapacityResult:
         knee_low_rps=knee,
         knee_high_rps=bad,
         usl=law,
-        knee_note=_knee_note(knee, proven, bad),
-        law_note=law_note,
+        knee_note=f"every objective is met up to {_rate(knee)}{sure}{beyond}" if knee else "no rate that was tried meets every objective",
+        law_note=law.peak_note if law else law_note,
     )
-
-
-def _knee_note(knee: float | None, proven: float | None, bad: float | None) -> str:
-    if knee is None:
-        return "no rate that was tried meets every objective"
-    sure = "" if proven == knee else " (none of them proven)" if proven is None else f" (proven up to {_rate(proven)})"
-    if bad is None:
-        return f"every objective is met up to {_rate(knee)}{sure}, and no higher rate that counts missed one: the knee lies beyond"
-    return f"every objective is met up to {_rate(knee)}{sure}, and one missed at {_rate(bad)}"
 
 
 def _rate(rate_rps: float) -> str:
     return f"{rate_rps:,.0f}/s" if rate_rps >= 100 else f"{rate_rps:.3g}/s"
-
-
-def _law(levels: Sequence[Level]) -> tuple[Usl | None, str]:
-    usable = [one for one in levels if one.throughput_rps > 0 and one.concurrency > 0]
-    try:
-        law = scalability.fit(np.array([one.concurrency for one in usable]), np.array([one.throughput_rps for one in usable]))
-    except ValueError as error:
-        return None, f"no scalability law: {error}"
-    return law, law.peak_note

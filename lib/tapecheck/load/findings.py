@@ -1,11 +1,10 @@
 """Says what the figures of a load run mean: findings, each with the numbers that caused it and what to do."""
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import replace
 
-from tapecheck.load.analysis import ScenarioSummary
+from tapecheck.load.analysis import LIMITED, ScenarioSummary
 from tapecheck.load.recording import Tool
-from tapecheck.recording import stopped
+from tapecheck.recording import STOPPED
 from tapecheck.runs.results import Finding
 from tapecheck.verdict import written
 
@@ -23,168 +22,143 @@ FASTEST_SHARE = 0.5  # of the median service time: what even the fastest request
 SPREAD_RATIO = 3.0  # p95 over mean: the variance warning
 SLOW_VALUE_RATIO = 2.0  # median of the slowest over the fastest value of a parameter
 
-Rule = Callable[[ScenarioSummary, int], Iterator[Finding]]
+Said = tuple[str, str, Mapping[str, int | float | str]]  # name, what the figures say, and the figures
+Rule = Callable[[ScenarioSummary, int], Iterator[Said]]
+LOOK = "read failures.jsonl for the first of them, and the target's log at that time, before looking at speed"
+ALONE = "measure again without them: times are higher and the rate lower than this target would have alone"
+NEXT = {  # what to do, by the name of a finding
+    "sandbox_stopped": "measure again",
+    "generator": "lower the load, or run the generator on a machine of its own, then measure again",
+    "generator_late": "take these figures as upper limits; for closer ones measure from a machine with a core to spare",
+    "target_errors": LOOK,
+    "few_errors": LOOK,
+    "database": "look at the slowest statement's plan, index what it filters by, or cache the answer",
+    "target_single_threaded": "look whether one of its threads is always busy (top -H); if so, run more worker processes of it",
+    "target_cpu": "profile it, or give it more cores",
+    "machine_full": ALONE,
+    "neighbours": ALONE,
+    "connection_limit": "raise max_connections if the target may have more; if it refuses or stalls new ones, that is its limit",
+    "network": "send one request at a time: if it is as slow, look at proxies and bandwidth, or measure from a machine nearer to it;"
+    " if not, it waits in a queue of the target",
+    "queue": "the rest is spent in a queue before the handler: let the target serve more requests at once,"
+    " by more worker processes or a higher limit, rather than tune the handler",
+    "variance": "look at the response times over the run: a cold start, a pause, or one slow parameter value?",
+    "slow_parameter": "compare the sizes of the answers first; if they do not explain it, look at how this value is queried",
+    "other_tool": "where that matters, measure the same load with a scenario of constant_rate here",
+}
+LIMITING = (
+    *("generator", "target_errors", "database", "target_single_threaded", "target_cpu"),
+    *("connection_limit", "network", "machine_full", "queue"),
+)
 
 
-def find(summary: Mapping[str, ScenarioSummary], cores: int) -> list[Finding]:
-    """Return every finding of every scenario, the most severe kind first; an invalid scenario says nothing about the target."""
-    return [
-        replace(one, finding=f"{name}: {one.finding}")
+def find(summary: Mapping[str, ScenarioSummary], cores: int, tool: Tool | None = None) -> list[Finding]:
+    """Return every finding of every scenario, the most severe kind first, and what it means that another tool measured.
+
+    An invalid scenario says nothing about the target.
+    """
+    found: list[Said] = [
+        (name, f"{scenario}: {said}", evidence)
         for rule in RULES
-        for name, scenario in summary.items()
-        if rule is _generator or not scenario.invalid
-        for one in rule(scenario, cores)
+        for scenario, one in summary.items()
+        if rule is _generator or not one.invalid
+        for name, said, evidence in rule(one, cores)
     ]
+    if tool:
+        found.append(("other_tool", f"measured by {tool.name}: {'; '.join(tool.notes)}", {"tool": tool.name, "output": tool.output}))
+    return [Finding(name=name, finding=said, evidence=dict(evidence), action=NEXT[name]) for name, said, evidence in found]
 
 
-def measured_elsewhere(tool: Tool) -> Finding:
-    """Return what it means that another tool measured."""
-    return Finding(
-        name="other_tool",
-        finding=f"measured by {tool.name}: {'; '.join(tool.notes)}",
-        evidence={"tool": tool.name, "output": tool.output},
-        action="where that matters, measure the same load with a scenario of constant_rate here",
-    )
-
-
-def _generator(scenario: ScenarioSummary, cores: int) -> Iterator[Finding]:
-    if scenario.generator.target_stopped:
-        yield stopped()
+def _generator(scenario: ScenarioSummary, cores: int) -> Iterator[Said]:
+    own = scenario.generator
+    if own.target_stopped:
+        yield "sandbox_stopped", STOPPED.partition(";")[0], {}
     elif scenario.invalid:
-        generator = scenario.generator
-        own = ("cpu_ratio", "lag_p99_ms", "dispatch_lag_p99_ms", "achieved_ratio")
-        known = {what: value for what in own if (value := getattr(generator, what)) is not None}
-        yield Finding(
-            name="generator",
-            finding="the load generator was the bottleneck, so its figures say nothing about the target",
-            evidence={"reason": scenario.invalid, **known},
-            action="lower the load, or run the generator on a machine of its own, then measure again",
-        )
+        known = {name: value for name in LIMITED if (value := getattr(own, name)) is not None}
+        said = "the load generator was the bottleneck, so its figures say nothing about the target"
+        yield "generator", said, {"reason": scenario.invalid, **known}
 
 
-def _late(scenario: ScenarioSummary, cores: int) -> Iterator[Finding]:
-    share, lag, own = scenario.generator_share, scenario.dispatch_lag_ms, scenario.generator
+def _late(scenario: ScenarioSummary, cores: int) -> Iterator[Said]:
+    share, lag, loop_ms = scenario.generator_share, scenario.dispatch_lag_ms, scenario.generator.lag_p99_ms
     if share:
         figures = ", ".join(f"{part:.0%} of {metric.removesuffix('_ms')}" for metric, part in share.items())
-        yield Finding(
-            name="generator_late",
-            finding=f"the generator was late, so up to {figures} may be its own delay",
-            evidence={
-                **({"dispatch_lag_p50_ms": lag.p50.value, "dispatch_lag_p99_ms": lag.p99.value} if lag else {}),
-                **({"lag_p99_ms": own.lag_p99_ms} if own.lag_p99_ms is not None else {}),
-                **share,
-            },
-            action="take these figures as upper limits; for closer ones measure from a machine with a core to spare",
-        )
+        lags = {"dispatch_lag_p50_ms": lag.p50.value, "dispatch_lag_p99_ms": lag.p99.value} if lag else {}
+        lags |= {"lag_p99_ms": loop_ms} if loop_ms is not None else {}
+        yield "generator_late", f"the generator was late, so up to {figures} may be its own delay", {**lags, **share}
 
 
-def _errors(scenario: ScenarioSummary, cores: int) -> Iterator[Finding]:
+def _errors(scenario: ScenarioSummary, cores: int) -> Iterator[Said]:
     if scenario.failed:
+        n, failed, ratio = scenario.requests, scenario.failed, scenario.success_ratio or 0.0
         kind, count = max(scenario.errors.items(), key=lambda item: item[1])
-        yield Finding(
-            name="target_errors" if 1 - (scenario.success_ratio or 0.0) >= ERROR_SHARE else "few_errors",
-            finding=f"{scenario.failed:,} of {scenario.requests:,} requests failed, most by {kind}",
-            evidence={
-                "failed": scenario.failed,
-                "requests": scenario.requests,
-                "success_ratio": scenario.success_ratio or 0.0,
-                kind: count,
-            },
-            action="read failures.jsonl for the first of them, and the target's log at that time, before looking at speed",
-        )
+        evidence = {"failed": failed, "requests": n, "success_ratio": ratio, kind: count}
+        name = "target_errors" if 1 - ratio >= ERROR_SHARE else "few_errors"
+        yield name, f"{failed:,} of {n:,} requests failed, most by {kind}", evidence
 
 
-def _database(scenario: ScenarioSummary, cores: int) -> Iterator[Finding]:
-    server, database = scenario.server_time_ms, scenario.database_time_ms
-    service = scenario.service_time_ms
+def _database(scenario: ScenarioSummary, cores: int) -> Iterator[Said]:
+    server, database, service = scenario.server_time_ms, scenario.database_time_ms, scenario.service_time_ms
     if not server or not database or not service or service.p50.value < SLOW_MS or server.mean < SERVER_SHARE * service.mean:
         return  # nothing takes long, or not what the target does inside its handler
     if database.mean > DATABASE_SHARE * server.mean:
-        yield Finding(
-            name="database",
-            finding=f"the target spends {database.mean / server.mean:.0%} of its time in the database",
-            evidence={"database_mean_ms": database.mean, "server_mean_ms": server.mean, "service_mean_ms": service.mean},
-            action="look at the slowest statement's plan, index what it filters by, or cache the answer",
-        )
+        evidence = {"database_mean_ms": database.mean, "server_mean_ms": server.mean, "service_mean_ms": service.mean}
+        yield "database", f"the target spends {database.mean / server.mean:.0%} of its time in the database", evidence
 
 
-def _cpu(scenario: ScenarioSummary, cores: int) -> Iterator[Finding]:
+def _cpu(scenario: ScenarioSummary, cores: int) -> Iterator[Said]:
     for process, use in scenario.resources.items():
         if use.samples >= 3 and use.cpu_ratio >= BUSY_CORE:
             alone = cores > 1 and use.cpu_ratio < 1 + (1 - BUSY_CORE)
-            yield Finding(
-                name="target_single_threaded" if alone else "target_cpu",
-                finding=f"{process} {'is single-threaded' if alone else 'is busy'} ({use.cpu_ratio:.1f} of {cores} cores busy)",
-                evidence={"cpu_ratio": use.cpu_ratio, "cpu_peak_ratio": use.cpu_peak_ratio, "cores": cores, "samples": use.samples},
-                action="look whether one of its threads is always busy (top -H); if so, run more worker processes of it"
-                if alone
-                else "profile it, or give it more cores",
-            )
+            said = f"{process} {'is single-threaded' if alone else 'is busy'} ({use.cpu_ratio:.1f} of {cores} cores busy)"
+            evidence = {"cpu_ratio": use.cpu_ratio, "cpu_peak_ratio": use.cpu_peak_ratio, "cores": cores, "samples": use.samples}
+            yield "target_single_threaded" if alone else "target_cpu", said, evidence
 
 
-def _neighbours(scenario: ScenarioSummary, cores: int) -> Iterator[Finding]:
+def _neighbours(scenario: ScenarioSummary, cores: int) -> Iterator[Said]:
     others, machine = scenario.others_busy_cores, scenario.machine_busy_cores
     if others is None or machine is None or others < NEIGHBOUR_CORES:
         return
     busiest = max(scenario.resources.items(), key=lambda item: item[1].cpu_ratio, default=None)
     is_full = machine >= FULL_SHARE * cores
     rest = f"; {busiest[0]} had {busiest[1].cpu_ratio:.2g} of what was left" if is_full and busiest else ""
-    yield Finding(
-        name="machine_full" if is_full else "neighbours",
-        finding=f"other processes kept {others:.2g} of {cores} cores busy{rest}",
-        evidence={"others_busy_cores": others, "machine_busy_cores": machine, "cores": cores},
-        action="measure again without them: times are higher and the rate lower than this target would have alone",
-    )
+    evidence = {"others_busy_cores": others, "machine_busy_cores": machine, "cores": cores}
+    yield "machine_full" if is_full else "neighbours", f"other processes kept {others:.2g} of {cores} cores busy{rest}", evidence
 
 
-def _connections(scenario: ScenarioSummary, cores: int) -> Iterator[Finding]:
+def _connections(scenario: ScenarioSummary, cores: int) -> Iterator[Said]:
     response, service = scenario.response_time_ms, scenario.service_time_ms
     if response and service and (wait_ms := response.mean - service.mean) > max(WAIT_SHARE * response.mean, SLOW_MS):
-        yield Finding(
-            name="connection_limit",
-            finding=f"requests wait {wait_ms:.3g} ms of {response.mean:.3g} ms for a free connection, before they are sent",
-            evidence={"wait_mean_ms": wait_ms, "response_mean_ms": response.mean, "connections_opened": scenario.connections_opened or 0},
-            action="raise max_connections if the target may have more; if it refuses or stalls new ones, that is its limit",
-        )
+        said = f"requests wait {wait_ms:.3g} ms of {response.mean:.3g} ms for a free connection, before they are sent"
+        opened = scenario.connections_opened or 0
+        yield "connection_limit", said, {"wait_mean_ms": wait_ms, "response_mean_ms": response.mean, "connections_opened": opened}
 
 
-def _queue(scenario: ScenarioSummary, cores: int) -> Iterator[Finding]:
+def _queue(scenario: ScenarioSummary, cores: int) -> Iterator[Said]:
     server, service = scenario.server_time_ms, scenario.service_time_ms
     if scenario.executor == "burst" or not server or not service:
         return  # a burst is a queue by construction
-    if service.p50.value < SLOW_MS or service.p50.value <= QUEUE_RATIO * server.p50.value:
+    median_ms, inside_ms = service.p50.value, server.p50.value
+    if median_ms < SLOW_MS or median_ms <= QUEUE_RATIO * inside_ms:
         return
     busiest = max((use.cpu_ratio for use in scenario.resources.values()), default=None)
-    evidence: dict[str, int | float | str]
-    evidence = {"service_p50_ms": service.p50.value, "service_min_ms": service.min, "server_p50_ms": server.p50.value}
+    evidence: dict[str, int | float | str] = {"service_p50_ms": median_ms, "service_min_ms": service.min, "server_p50_ms": inside_ms}
     evidence |= {"busiest_process_cpu_ratio": busiest} if busiest is not None else {}
-    idle = busiest is not None and busiest < IDLE_CORE
-    network = idle and service.min >= FASTEST_SHARE * service.p50.value  # in a queue some request is the first
-    yield Finding(
-        name="network" if network else "queue",
-        finding=f"of a median {service.p50.value:.3g} ms after the send, the target accounts for {server.p50.value:.2g} ms"
-        + (", no request is much faster, and no watched process is busy: the time is spent in the network" if network else ""),
-        evidence=evidence,
-        action="send one request at a time: if it is as slow, look at proxies and bandwidth, or measure from a machine nearer to it;"
-        " if not, it waits in a queue of the target"
-        if network
-        else "the rest is spent in a queue before the handler: let the target serve more requests at once,"
-        " by more worker processes or a higher limit, rather than tune the handler",
-    )
+    # in a queue some request is the first
+    is_network = busiest is not None and busiest < IDLE_CORE and service.min >= FASTEST_SHARE * median_ms
+    said = f"of a median {median_ms:.3g} ms after the send, the target accounts for {inside_ms:.2g} ms"
+    why = ", no request is much faster, and no watched process is busy: the time is spent in the network" if is_network else ""
+    yield "network" if is_network else "queue", said + why, evidence
 
 
-def _spread(scenario: ScenarioSummary, cores: int) -> Iterator[Finding]:
+def _spread(scenario: ScenarioSummary, cores: int) -> Iterator[Said]:
     times = scenario.response_time_ms
     if times and times.mean > 0 and times.p95.value / times.mean > SPREAD_RATIO:
-        yield Finding(
-            name="variance",
-            finding=f"response times vary; p95 is {times.p95.value / times.mean:.1f} times the mean",
-            evidence={"p95_ms": times.p95.value, "mean_ms": times.mean},
-            action="look at the response times over the run: a cold start, a pause, or one slow parameter value?",
-        )
+        said = f"response times vary; p95 is {times.p95.value / times.mean:.1f} times the mean"
+        yield "variance", said, {"p95_ms": times.p95.value, "mean_ms": times.mean}
 
 
-def _slow_value(scenario: ScenarioSummary, cores: int) -> Iterator[Finding]:
+def _slow_value(scenario: ScenarioSummary, cores: int) -> Iterator[Said]:
     for dimension, values in scenario.by.items():
         inside = all(group.server_time_ms for group in values.values())
         times = {v: group.server_time_ms if inside else group.response_time_ms for v, group in values.items()}
@@ -195,23 +169,8 @@ def _slow_value(scenario: ScenarioSummary, cores: int) -> Iterator[Finding]:
         if low is not None and high is not None and low > high and b > SLOW_VALUE_RATIO * a:
             how_long = f"{b / a:.1f} times as long as {fast}" if a > 0 else f"{written(b)} ms, {fast} {written(a)} ms"
             sizes = {f"{v}_bytes": values[v].bytes_mean for v in (slow, fast)}
-            yield Finding(
-                name="slow_parameter",
-                finding=f"{dimension} {slow} takes {how_long}{' inside the target' if inside else ''}",
-                evidence={f"{slow}_p50_ms": b, f"{fast}_p50_ms": a, **sizes},
-                action="compare the sizes of the answers first; if they do not explain it, look at how this value is queried",
-            )
+            said = f"{dimension} {slow} takes {how_long}{' inside the target' if inside else ''}"
+            yield "slow_parameter", said, {f"{slow}_p50_ms": b, f"{fast}_p50_ms": a, **sizes}
 
 
 RULES: tuple[Rule, ...] = (_generator, _late, _errors, _database, _cpu, _neighbours, _connections, _queue, _spread, _slow_value)
-LIMITING = (
-    "generator",
-    "target_errors",
-    "database",
-    "target_single_threaded",
-    "target_cpu",
-    "connection_limit",
-    "network",
-    "machine_full",
-    "queue",
-)

@@ -5,10 +5,9 @@ from collections.abc import Mapping
 
 import pandas as pd
 
-from tapecheck.load import analysis
-from tapecheck.load.analysis import ScenarioSummary
+from tapecheck.load.analysis import ScenarioSummary, mark
 from tapecheck.load.plan import LoadPlan
-from tapecheck.statistics.intervals import Distribution, Percentile
+from tapecheck.statistics.intervals import Percentile
 from tapecheck.validation import checks, findings
 from tapecheck.verdict import number
 
@@ -32,7 +31,7 @@ def plan(plan: LoadPlan) -> pd.DataFrame:
 
 
 def scenarios(summary: Mapping[str, ScenarioSummary]) -> pd.DataFrame:
-    """Return one column a scenario: counts, rates, and the three kinds of time with their intervals."""
+    """Return one column a scenario: counts, rates, and the kinds of time with their intervals."""
     return pd.DataFrame({name: _scenario(s) for name, s in summary.items()}).fillna("")
 
 
@@ -45,27 +44,25 @@ def _scenario(s: ScenarioSummary) -> dict[str, str]:
         "throughput (succeeded/s)": number(s.throughput_rps),
         "connections opened": "" if s.connections_opened is None else f"{s.connections_opened:,}",
     }
-    kinds = {"response": s.response_time_ms, "service": s.service_time_ms, "server": s.server_time_ms, "database": s.database_time_ms}
-    for kind, times in kinds.items():
-        if times is not None:
-            rows.update(_times(kind, times, s.generator_share if kind == "response" else {}))
-    rows["sent late by the generator, p99 (ms)"] = interval(s.dispatch_lag_ms.p99) if s.dispatch_lag_ms else ""
-    rows["generator CPU (of a core)"] = "" if s.generator.cpu_ratio is None else f"{s.generator.cpu_ratio:.0%}"
-    rows["generator lag p99 (ms)"] = number(s.generator.lag_p99_ms)
-    rows["cores busy with other processes"] = "" if s.others_busy_cores is None else f"{s.others_busy_cores:.2f}"
-    rows["answers whose content was checked"] = f"{s.generator.content_checked:,}"
-    if s.generator.unsolicited:
-        rows["connections with unsolicited data"] = f"{s.generator.unsolicited:,}"
-    if s.generator.retried:
-        rows["sent again after the target closed the connection"] = f"{s.generator.retried:,}"
-    if s.generator.stopped_early:
-        rows["ended early"] = "it had sent as many requests as one scenario may"
-    return rows
-
-
-def _times(kind: str, times: Distribution, doubtful: Mapping[str, float]) -> dict[str, str]:
-    rows = {"mean": number(times.mean)} | {p: interval(getattr(times, p)) for p in ("p50", "p95", "p99")}
-    return {f"{kind} time {p} (ms)": shown + analysis.mark(doubtful, f"{p}_ms") for p, shown in rows.items()}
+    for kind in ("response", "service", "server", "database"):
+        if (times := getattr(s, f"{kind}_time_ms")) is not None:
+            shown = {"mean": number(times.mean)} | {p: interval(getattr(times, p)) for p in ("p50", "p95", "p99")}
+            doubtful = s.generator_share if kind == "response" else {}
+            rows |= {f"{kind} time {p} (ms)": text + mark(doubtful, f"{p}_ms") for p, text in shown.items()}
+    own = s.generator
+    rows |= {
+        "sent late by the generator, p99 (ms)": interval(s.dispatch_lag_ms.p99) if s.dispatch_lag_ms else "",
+        "generator CPU (of a core)": "" if own.cpu_ratio is None else f"{own.cpu_ratio:.0%}",
+        "generator lag p99 (ms)": number(own.lag_p99_ms),
+        "cores busy with other processes": "" if s.others_busy_cores is None else f"{s.others_busy_cores:.2f}",
+        "answers whose content was checked": f"{own.content_checked:,}",
+    }
+    seldom = {
+        "connections with unsolicited data": f"{own.unsolicited:,}" if own.unsolicited else "",
+        "sent again after the target closed the connection": f"{own.retried:,}" if own.retried else "",
+        "ended early": "it had sent as many requests as one scenario may" if own.stopped_early else "",
+    }
+    return rows | {name: text for name, text in seldom.items() if text}
 
 
 def breakdown(summary: Mapping[str, ScenarioSummary]) -> pd.DataFrame:
@@ -77,8 +74,8 @@ def breakdown(summary: Mapping[str, ScenarioSummary]) -> pd.DataFrame:
             "value": value,
             "requests": group.requests,
             "failed": group.failed,
-            "median (ms)": interval(group.response_time_ms.p50) + analysis.mark(group.generator_share, "p50_ms"),
-            "p95 (ms)": interval(group.response_time_ms.p95) + analysis.mark(group.generator_share, "p95_ms"),
+            "median (ms)": interval(group.response_time_ms.p50) + mark(group.generator_share, "p50_ms"),
+            "p95 (ms)": interval(group.response_time_ms.p95) + mark(group.generator_share, "p95_ms"),
             "median inside the target (ms)": "" if group.server_time_ms is None else interval(group.server_time_ms.p50),
             "answer (bytes)": f"{group.bytes_mean:,.0f}",
         }
@@ -87,9 +84,8 @@ def breakdown(summary: Mapping[str, ScenarioSummary]) -> pd.DataFrame:
         if len(values) > 1
         for value, group in values.items()
     ]
-    return pd.DataFrame(rows or [{"scenario": "none varies a parameter", "parameter": "", "value": ""}]).set_index(
-        ["scenario", "parameter", "value"]
-    )
+    index = ["scenario", "parameter", "value"]
+    return pd.DataFrame(rows or [{"scenario": "none varies a parameter", "parameter": "", "value": ""}]).set_index(index)
 
 
 def interval(p: Percentile) -> str:

@@ -2,8 +2,8 @@
 
 import math
 import re
-from collections.abc import Iterator, Mapping
-from typing import Annotated, Any, Literal, Self, assert_never
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
@@ -13,8 +13,9 @@ from tapecheck.load.engine import work
 from tapecheck.load.engine.recorder import SAMPLE
 from tapecheck.load.engine.schedule import Schedule, Stage
 from tapecheck.load.engine.work import Address, PreparedRequest, Value, Work
-from tapecheck.statistics.intervals import needed_n, needed_n_for_ratio
-from tapecheck.verdict import Objective, each_once, parse
+from tapecheck.statistics.intervals import needed_n
+from tapecheck.statistics.scalability import LEVELS_NEEDED
+from tapecheck.verdict import Objective, each_once, parse, parse_all
 from tapecheck.workers.dask import checked_workers
 
 COLUMNS = frozenset([*(SAMPLE.names or ()), "scenario"])  # a parameter of such a name would hide a column
@@ -40,7 +41,6 @@ Name = Annotated[str, Field(pattern=r"^[A-Za-z][A-Za-z0-9_]{0,63}$")]
 Duration = Annotated[float, Field(gt=0, le=work.MAX_DURATION_S)]
 Concurrency = Annotated[int, Field(gt=0, le=work.MAX_CONCURRENCY)]
 Rate = Annotated[float, Field(gt=0, le=work.MAX_RATE_RPS)]
-LEVELS_NEEDED = 6  # of a sweep, for the scalability law to be fitted
 LEVEL_LEAST = 59  # at the least where a level would take too long otherwise: for a p95
 LEVEL_REQUESTS = 500  # at the least in a level; the 95 % bound of a p99 needs 299 that are independent
 METRICS = (
@@ -65,19 +65,19 @@ class ScenarioBase(Model):
     def _parameters_fit(self) -> Self:
         if taken := sorted(COLUMNS & self.parameters.keys()):
             raise ValueError(f"parameters not named as a column of the samples: {', '.join(taken)}")
-        if (count := self.combinations) > work.MAX_COMBINATIONS:
+        if (count := math.prod(len(values) for values in self.parameters.values())) > work.MAX_COMBINATIONS:
             raise ValueError(f"at most {work.MAX_COMBINATIONS} combinations of parameters, these are {count}")
         return self
-
-    @property
-    def combinations(self) -> int:
-        """Return how many combinations the parameters have."""
-        return math.prod(len(values) for values in self.parameters.values())
 
     @property
     def connections(self) -> int:
         """Return how many connections may be open at once."""
         return self.max_connections or CONNECTIONS
+
+    @property
+    def counted(self) -> int | None:
+        """Return how many requests will count; None where that is not known beforehand."""
+        return None
 
     def work(self, address: Address, requests: tuple[PreparedRequest, ...]) -> Work:
         """Return what the load generator is given to do."""
@@ -101,7 +101,7 @@ class Users(ScenarioBase):
 
     @property
     def connections(self) -> int:
-        """Return how many connections may be open at once: `max_connections`, by default one for each request in flight."""
+        """Return how many connections may be open at once: by default one for each request in flight."""
         return min(self.max_connections or self.concurrency, self.concurrency)
 
 
@@ -113,12 +113,16 @@ class Open(ScenarioBase):
         """Return the measured stages, without the warm-up."""
         raise NotImplementedError
 
+    @property
+    def counted(self) -> int:
+        """Return how many requests are due after the warm-up."""
+        return Schedule(stages=self.stages_of_rate).total
+
     @model_validator(mode="after")
     def _bounded(self) -> Self:
-        measured = Schedule(stages=self.stages_of_rate)
-        if (duration_s := measured.duration_s) > work.MAX_DURATION_S:
+        if (duration_s := Schedule(stages=self.stages_of_rate).duration_s) > work.MAX_DURATION_S:
             raise ValueError(f"at most {work.MAX_DURATION_S:g} s, all stages together take {duration_s:g}")
-        if not measured.total:
+        if not self.counted:
             raise ValueError("at least one request: rate times duration is nothing")
         if (count := self.schedule.total) > work.MAX_REQUESTS:
             raise ValueError(f"at most {work.MAX_REQUESTS} requests, rate times duration with the warm-up is {count}")
@@ -139,10 +143,15 @@ class Burst(Users):
     executor: Literal["burst"]
     rounds: int = Field(default=1, gt=0, le=work.MAX_ROUNDS)
 
+    @property
+    def counted(self) -> int:
+        """Return how many requests all rounds have."""
+        return self.concurrency * self.rounds
+
     @model_validator(mode="after")
     def _not_too_many(self) -> Self:
-        if (count := self.concurrency * self.rounds) > work.MAX_REQUESTS:
-            raise ValueError(f"at most {work.MAX_REQUESTS} requests, concurrency times rounds is {count}")
+        if self.counted > work.MAX_REQUESTS:
+            raise ValueError(f"at most {work.MAX_REQUESTS} requests, concurrency times rounds is {self.counted}")
         return self
 
 
@@ -280,6 +289,11 @@ class LoadPlan(Model):
         return self
 
     @property
+    def parsed(self) -> tuple[Objective, ...]:
+        """Return the objectives, parsed; a `ConfigError` where a scope is none of the scenarios."""
+        return parse_all(self.objectives, METRICS, self.scenarios, file="plan")
+
+    @property
     def sweep_name(self) -> str:
         """Return the name of the capacity scenario; empty where there is none."""
         return next((name for name, scenario in self.scenarios.items() if isinstance(scenario, Capacity)), "")
@@ -287,8 +301,7 @@ class LoadPlan(Model):
     @property
     def sweep(self) -> Capacity | None:
         """Return the capacity scenario, if there is one."""
-        scenario = self.scenarios.get(self.sweep_name)
-        return scenario if isinstance(scenario, Capacity) else None
+        return next((scenario for scenario in self.scenarios.values() if isinstance(scenario, Capacity)), None)
 
 
 # ---- sample size ----
@@ -310,30 +323,16 @@ def problems(plan: LoadPlan, *, file: str, lines: Mapping[str, int]) -> list[Pro
             got=f"{sent} requests for {objective}",
             allowed=f"{needed} or more, with which it can be proven with 95 % confidence; with fewer it is not_proven",
         )
-        for objective in (parse(text, METRICS, plan.scenarios) for text in plan.objectives)
-        for name, sent in _sent(plan)
-        if objective.scope in (None, name) and (needed := _needed(objective)) > sent
+        for objective in plan.parsed
+        for name, scenario in plan.scenarios.items()
+        if objective.scope in (None, name) and scenario.counted is not None
+        if (needed := _needed(objective)) > (sent := scenario.counted * (1 + plan.extensions))
     ]
-
-
-def _sent(plan: LoadPlan) -> Iterator[tuple[str, int]]:
-    """Yield how many requests count of each scenario of which that is known beforehand, with all extensions."""
-    times = 1 + plan.extensions
-    for name, scenario in plan.scenarios.items():
-        match scenario:
-            case Burst():
-                yield name, scenario.concurrency * scenario.rounds * times
-            case ConstantRate() | RampingRate():
-                yield name, Schedule(stages=scenario.stages_of_rate).total * times
-            case Closed() | Capacity():  # as many as the target answers; levels enough for a p99
-                continue
-            case _:
-                assert_never(scenario)
 
 
 def _needed(objective: Objective) -> int:
     """Return how many requests can prove an objective, all of them succeeding; 0 where any number does, or none."""
     if objective.metric == "success_ratio":
-        return needed_n_for_ratio(objective.limit) if objective.upward and 0 < objective.limit < 1 else 0
+        return needed_n(objective.limit) if objective.upward and 0 < objective.limit < 1 else 0
     percentile = _PERCENTILE.fullmatch(objective.metric)
     return needed_n(int(percentile[1]) / 100) if percentile and not objective.upward else 0

@@ -9,8 +9,6 @@ import pyarrow as pa
 from pydantic import AliasChoices, Field
 
 from tapecheck import recording
-from tapecheck.load.plan import GeneratorLimits
-from tapecheck.recording import STOPPED
 from tapecheck.statistics.intervals import Distribution, Figure, Percentile
 
 LEVELS = (50, 90, 95, 99)  # per cent: the percentiles of a distribution
@@ -39,11 +37,7 @@ class ImportedFigures:
     bytes_mean: Figure = math.nan
 
     def __post_init__(self) -> None:
-        """Refuse counts that cannot be.
-
-        Raises:
-            ValueError: more failed than there were.
-        """
+        """Refuse counts that cannot be."""
         if not 0 <= self.failed <= self.requests:
             raise ValueError(f"{self.failed} failures of {self.requests} requests")
 
@@ -60,11 +54,7 @@ class ImportedSummary(ImportedFigures):
 def distribution(
     n: int, percentiles_ms: Mapping[int, float], *, mean_ms: float = math.nan, min_ms: float = math.nan, max_ms: float = math.nan
 ) -> Distribution | None:
-    """Put a tool's own figures of n times in the place of ours: no percentile of it has an interval; None when n is 0.
-
-    Args:
-        percentiles_ms: by per cent; what is not one of `LEVELS` has no place, and what is absent is NaN.
-    """
+    """Put a tool's own figures of n times, percentiles by per cent, in the place of ours: none has an interval; None when n is 0."""
     if n == 0:
         return None
     values = [percentiles_ms.get(level, math.nan) for level in LEVELS]
@@ -87,28 +77,20 @@ def unbounded(times: Distribution | None) -> Distribution | None:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GeneratorStats:
-    """How the load generator itself fared in one scenario; it must not be the bottleneck.
+    """How the load generator itself fared in one scenario; it must not be the bottleneck. What another tool does not say is None."""
 
-    `lag_p99_ms` is of its event loops, `dispatch_lag_p99_ms` from intended start to send while a connection was free,
-    `cpu_ratio` of its busiest worker without what it waited awake, `achieved_ratio` sent in time over offered (open models
-    only). `workers_lost` names each worker that died in mid-run; `clock_error_ms` is how far the clocks of other machines
-    may be off. `unsolicited` counts connections on which the target spoke without being asked, `retried` the requests that it sent
-    again since the target had closed a reused connection without an answer; `stopped_early`: it had sent as many requests as
-    one scenario may; `target_stopped`: the sandbox was gone before its end. What another tool does not say of itself is None.
-    """
-
-    lag_p99_ms: float | None
-    cpu_ratio: float | None
-    achieved_ratio: float | None
+    lag_p99_ms: float | None  # of its event loops
+    cpu_ratio: float | None  # of its busiest worker, without what it waited awake
+    achieved_ratio: float | None  # sent in time over offered, of open models
     content_checked: int
-    dispatch_lag_p99_ms: float | None = None
+    dispatch_lag_p99_ms: float | None = None  # from intended start to send, while a connection was free
     workers: int = 1
-    workers_lost: tuple[str, ...] = ()
-    clock_error_ms: float = 0.0
-    unsolicited: int = 0
-    retried: int | None = None
-    stopped_early: bool = False
-    target_stopped: bool = False
+    workers_lost: tuple[str, ...] = ()  # that died in mid-run
+    clock_error_ms: float = 0.0  # how far the clocks of other machines may be off
+    unsolicited: int = 0  # connections on which the target spoke without being asked
+    retried: int | None = None  # requests sent again, since the target had closed a reused connection without an answer
+    stopped_early: bool = False  # it had sent as many requests as one scenario may
+    target_stopped: bool = False  # the sandbox was gone before the end
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -148,31 +130,3 @@ class Recording(recording.Recording[Context]):
     def without_samples(self) -> str:
         """Say why there is nothing to draw where there are no samples."""
         return f"{self.context.measured_by} gives figures, and no single requests" if self.context.imported else "no requests"
-
-
-# ---- was the generator the bottleneck ----
-
-CPU_TICKS_S = 0.02  # some systems count CPU time in ticks of 10 ms; a short measurement may hold one too many at either end
-
-
-def invalid(generator: GeneratorStats, limits: GeneratorLimits, *, duration_s: float, local: int = 0) -> str | None:
-    """Say why a scenario of a duration did not measure its target, or None when it did.
-
-    `local` requests failed for want of ports or files here.
-    """
-    reasons = [STOPPED] if generator.target_stopped else []
-    if local:
-        reasons.append(f"{local:,} requests failed because this machine ran out of ports or file descriptors")
-    if generator.lag_p99_ms is not None and limits.lag_p99_ms is not None and generator.lag_p99_ms > limits.lag_p99_ms:
-        reasons.append(f"the generator's event loop lagged {generator.lag_p99_ms:.1f} ms (p99; limit {limits.lag_p99_ms:g})")
-    if generator.cpu_ratio is not None and generator.cpu_ratio * duration_s - CPU_TICKS_S > limits.cpu_ratio * duration_s:
-        reasons.append(f"the generator used {generator.cpu_ratio:.0%} of its core (limit {limits.cpu_ratio:.0%})")
-    if generator.achieved_ratio is not None and generator.achieved_ratio < limits.achieved_ratio:
-        reasons.append(f"only {generator.achieved_ratio:.1%} of the offered rate was sent (limit {limits.achieved_ratio:.0%})")
-    lag_ms, limit_ms = generator.dispatch_lag_p99_ms, limits.dispatch_lag_p99_ms
-    if lag_ms is not None and limit_ms is not None and lag_ms > limit_ms:
-        reasons.append(f"the generator sent {lag_ms:.1f} ms late while a connection was free (p99; limit {limit_ms:g})")
-    if generator.workers_lost:
-        lost = f"{len(generator.workers_lost)} of {generator.workers} load workers died in mid-run: {', '.join(generator.workers_lost)}"
-        reasons.append(f"{lost}; what is recorded of its share is counted, the rest is missing")
-    return "; ".join(reasons) or None

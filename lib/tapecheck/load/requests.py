@@ -1,30 +1,37 @@
-"""Makes ready-to-send requests of a target's templates and a scenario's parameters. It sends nothing.
+"""Makes ready-to-send requests of a target's templates and a scenario's parameters, and asks some of them once before any load.
 
 Secrets are in fields that no `repr` shows.
 """
 
 import itertools
 import json
-from collections.abc import Mapping
+import math
+import socket
+import ssl
+import time
+from collections.abc import Mapping, Sequence
 
+import certifi
 import httpx
+from anyio.from_thread import start_blocking_portal
 
-from tapecheck.errors import ConfigError, Problem
-from tapecheck.load.engine.work import PreparedRequest, Value
+from tapecheck import config, http
+from tapecheck.errors import ConfigError, Problem, TargetDown, TargetError, shown
+from tapecheck.load.engine import content
+from tapecheck.load.engine.protocol import BODY_LIMIT, HEAD_LIMIT
+from tapecheck.load.engine.work import Address, PreparedRequest, Tls, Value
 from tapecheck.load.plan import LoadPlan, Scenario
 from tapecheck.target import templates
 from tapecheck.target.file import RequestTemplate, Target
+from tapecheck.target.opening import beyond, is_loopback
+from tapecheck.target.templates import redacted
 
 USER_AGENT = "tapecheck"
-
-
-def combinations(parameters: Mapping[str, tuple[Value, ...]]) -> list[dict[str, Value]]:
-    """Cross parameters in the order of the YAML: the last one changes fastest."""
-    return [dict(zip(parameters, values, strict=True)) for values in itertools.product(*parameters.values())]
+Prepared = Mapping[str, Sequence[PreparedRequest]]
 
 
 def prepare_all(plan: LoadPlan, target: Target, *, file: str = "plan") -> dict[str, tuple[PreparedRequest, ...]]:
-    """Prepare every scenario's requests, one for each combination of its parameters.
+    """Prepare every scenario's requests, one for each combination of its parameters, the last of which changes fastest.
 
     Request `i` of a scenario, counted from the end of its warm-up, uses combination `i % len(combinations)`.
 
@@ -44,8 +51,9 @@ def prepare_all(plan: LoadPlan, target: Target, *, file: str = "plan") -> dict[s
         template = target.requests.get(scenario.request)
         problems += _problems(name, scenario, template, target, file)
         if template is not None and not problems:
+            crossed = (dict(zip(scenario.parameters, one, strict=True)) for one in itertools.product(*scenario.parameters.values()))
             own = templates.headers_of(template, headers)
-            prepared[name] = tuple(_request(template, values, target.base_url, own) for values in combinations(scenario.parameters))
+            prepared[name] = tuple(_request(template, values, target.base_url, own) for values in crossed)
     if problems:
         raise ConfigError(problems)
     return prepared
@@ -56,25 +64,23 @@ def _problems(name: str, scenario: Scenario, template: RequestTemplate | None, t
     if template is None:
         known = f"a request of target {target.name}: {', '.join(target.requests)}"
         return [Problem(file=file, key=f"{at}.request", got=repr(scenario.request), allowed=known)]
-    needed, given = templates.placeholders(template), list(scenario.parameters)
+    needed, given = templates.placeholders(template), scenario.parameters
     names = ", ".join(needed) or "none"
-    missing = [
-        Problem(file=file, key=f"{at}.parameters", got=f"no {key!r}", allowed=f"every name in {template.request!r}: {names}")
-        for key in needed
-        if key not in given
-    ]
-    unused = [
-        Problem(file=file, key=f"{at}.parameters.{key}", got="a parameter that the request does not use", allowed=names)
-        for key in given
-        if key not in needed
-    ]
+    every = f"every name in {template.request!r}: {names}"
+    missing = [Problem(file=file, key=f"{at}.parameters", got=f"no {key!r}", allowed=every) for key in needed if key not in given]
+    got = "a parameter that the request does not use"
+    unused = [Problem(file=file, key=f"{at}.parameters.{key}", got=got, allowed=names) for key in given if key not in needed]
     return missing + unused
 
 
 def _request(template: RequestTemplate, values: dict[str, Value], base_url: str, headers: list[tuple[str, str]]) -> PreparedRequest:
     url = httpx.URL(base_url.rstrip("/") + templates.path(template, values))
-    body = templates.body(template, values)
-    request = httpx.Request(template.method, url, headers=_all_headers(url, headers, template, body), content=body or None)
+    body, given = templates.body(template, values), {name.lower() for name, _ in headers}
+    defaults = [("Host", url.netloc.decode("ascii")), ("User-Agent", USER_AGENT), ("Accept", "*/*")]
+    if template.method == "POST":
+        defaults += [("Content-Length", str(len(body))), *([("Content-Type", "application/json")] if _is_json(body) else [])]
+    every = [(name, value) for name, value in defaults if name.lower() not in given] + headers
+    request = httpx.Request(template.method, url, headers=every, content=body or None)
     lines = [f"{template.method} {url.raw_path.decode('ascii')} HTTP/1.1".encode("ascii")]
     lines += [name + b": " + value for name, value in request.headers.raw]
     return PreparedRequest(
@@ -89,18 +95,138 @@ def _request(template: RequestTemplate, values: dict[str, Value], base_url: str,
     )
 
 
-def _all_headers(url: httpx.URL, headers: list[tuple[str, str]], template: RequestTemplate, body: bytes) -> list[tuple[str, str]]:
-    given = {name.lower() for name, _ in headers}
-    defaults = [("Host", url.netloc.decode("ascii")), ("User-Agent", USER_AGENT), ("Accept", "*/*")]
-    if template.method == "POST":
-        defaults += [("Content-Length", str(len(body)))]
-        defaults += [("Content-Type", "application/json")] if _is_json(body) else []
-    return [(name, value) for name, value in defaults if name.lower() not in given] + headers
-
-
 def _is_json(body: bytes) -> bool:
     try:
         json.loads(body)
     except ValueError:
         return False
     return True
+
+
+# ---- asked once, before any load ----
+
+REQUESTS_LIMIT = 32  # of all combinations, spread evenly over each scenario's
+TIME_LIMIT_S = 20.0  # after that, what has been checked is enough
+TIMEOUT_S = 10.0  # for one answer
+CONNECT_S = 5.0  # for a connection
+PROBE_S = 1.0  # to find out whether a port speaks the other scheme
+CONNECT_SHARE = 0.9  # of the time for one answer, after which a connection or handshake that hangs is named as such
+
+
+def check(target: Target, prepared: Prepared, *, timeout_s: float = TIMEOUT_S) -> Address:
+    """Ask the target for some of what the plan will ask, and return the numeric address that answered.
+
+    Args:
+        target: opened, so that it has a `base_url`.
+        prepared: the requests of each scenario; at least one of each is sent, at most `REQUESTS_LIMIT` of all.
+        timeout_s: how long one answer may take.
+
+    Raises:
+        ConfigError: the target lies beyond this machine without `allow_remote`, or `ca_file` cannot be read; nothing was sent.
+        TargetError: it answers, but not as configured.
+        TargetDown: it does not answer.
+    """
+    assert target.base_url is not None, "an opened target has a URL"
+    url = httpx.URL(target.base_url)
+    context, tls = http.tls(target), None
+    if url.scheme == "https":
+        tls = Tls(server_name=url.host, ca_file=str(config.find(target.ca_file)) if target.ca_file else certifi.where())
+    port = url.port or (443 if url.scheme == "https" else 80)
+    address = Address(host=_connectable(target, url, port), port=port, tls=tls)
+    with start_blocking_portal() as portal:  # a notebook's kernel runs an event loop of its own
+        portal.call(_check_all, target, prepared, address, context, timeout_s)
+    return address
+
+
+async def _check_all(target: Target, prepared: Prepared, address: Address, context: ssl.SSLContext | bool, timeout_s: float) -> None:
+    """Ask for the first request of each scenario, then for more of each, evenly, each distinct one once."""
+    each = max(1, REQUESTS_LIMIT // max(1, len(prepared)))
+    spread = [requests[0] for requests in prepared.values()]
+    spread += [one for requests in prepared.values() for one in requests[:: math.ceil(len(requests) / each)]]
+    deadline = time.monotonic() + TIME_LIMIT_S
+    async with httpx.AsyncClient(verify=context, trust_env=False, follow_redirects=False) as client:
+        for i, request in enumerate({one.raw: one for one in spread}.values()):
+            if i >= len(prepared) and time.monotonic() > deadline:
+                break
+            try:
+                await _check_one(client, target, request, address, timeout_s)
+            except TargetError as error:
+                raise type(error)(redacted(str(error), target)) from None
+
+
+def _connectable(target: Target, url: httpx.URL, port: int) -> str:
+    """Return the first of a host's addresses that accepts a connection, so that the load goes there without a detour."""
+    try:
+        entries = socket.getaddrinfo(url.host, port, type=socket.SOCK_STREAM)
+    except (OSError, UnicodeError) as error:
+        why = getattr(error, "strerror", None) or str(error)
+        more = "" if target.allow_remote else "; beyond this machine, it needs allow_remote: true as well"
+        said = f"{url}: the host name {url.host!r} cannot be resolved ({why}): correct base_url, or the name service{more}"
+        raise TargetError(said) from None
+    found, reasons = list(dict.fromkeys(str(entry[4][0]) for entry in entries)), []
+    if not target.allow_remote and (remote := [ip for ip in found if not is_loopback(ip)]):
+        raise ConfigError([beyond(target, f"{url} is at {remote[0]}, beyond this machine")])
+    for ip in found:
+        try:
+            socket.create_connection((ip, port), timeout=CONNECT_S).close()
+        except TimeoutError:
+            reasons.append(f"no connection to {ip} within {CONNECT_S:.0f} s")
+        except OSError as error:
+            reasons.append(f"{ip}: {error.strerror or error}")
+        else:
+            return ip
+    raise TargetDown(f"{url}: nothing answers at port {port} ({'; '.join(reasons)}): start the target, or correct base_url")
+
+
+async def _check_one(client: httpx.AsyncClient, target: Target, request: PreparedRequest, address: Address, timeout_s: float) -> None:
+    url, what = httpx.URL(request.url), f"{request.method} {request.url}"
+    sent = httpx.Request(
+        request.method,
+        url.copy_with(host=address.host),  # the address that was checked; Host and TLS keep the name
+        headers=list(request.headers),
+        content=request.body or None,
+        extensions={"sni_hostname": url.host, "timeout": httpx.Timeout(None, connect=CONNECT_SHARE * timeout_s).as_dict()},
+    )
+    try:
+        answer, body = await http.exchange(client, sent, timeout_s, most_bytes=BODY_LIMIT, most_head_bytes=HEAD_LIMIT)
+    except httpx.ConnectTimeout:
+        kind = "TLS: no handshake" if address.tls else "no connection"
+        hint = "is this port https?" if address.tls else "the target is too busy to accept one"
+        raise http.down(f"{what}: {kind} within {timeout_s:g} s: {hint}", _other_scheme(address)) from None
+    except http.FAILURES as error:
+        raise http.failure(what, error, timeout_s=timeout_s, hint=lambda: _other_scheme(address)) from None
+    body = redacted(body.decode("latin-1"), target).encode("latin-1")  # byte by byte
+    if answer.status_code != request.expected_status:
+        hint = _hint(answer, body, address)
+        raise http.refused(what, answer.status_code, body, target, expected=request.expected_status, hint=hint)
+    says_json = content.is_json(answer.headers.get("content-type", ""))
+    if request.method != "HEAD" and (problem := content.wrong(body, request.expected_json, says_json=says_json)):
+        raise TargetError(f"{what}: {problem}: correct the request's `expect`, or base_url if this is another service")
+
+
+def _hint(answer: httpx.Response, body: bytes, address: Address) -> str:
+    """Say what to do about an answer with another status than the expected one."""
+    if answer.is_redirect:
+        try:
+            there = str(answer.url.join(answer.headers["location"]).copy_with(query=None, fragment=None, userinfo=None))
+        except (httpx.InvalidURL, KeyError):
+            there = "somewhere unreadable"
+        return f"redirected to {there}, and redirects are not followed: name that URL instead"
+    if answer.status_code == 400:
+        return f"{shown(body, http.QUOTED)}{_other_scheme(address)}"
+    return f"{shown(body)}; if that is right, write expect: {{status: {answer.status_code}}}" if answer.is_success else ""
+
+
+def _other_scheme(address: Address) -> str:
+    """Say that the port speaks TLS where it was asked in plain text, or the other way round; nothing where it does not."""
+    try:
+        with socket.create_connection((address.host, address.port), timeout=PROBE_S) as connection:
+            if address.tls is None:
+                context = ssl.create_default_context()
+                context.check_hostname, context.verify_mode = False, ssl.CERT_NONE  # nothing is sent or believed
+                context.wrap_socket(connection).close()
+                return "; the port speaks TLS: write https:// in base_url"
+            connection.sendall(b"HEAD / HTTP/1.0\r\n\r\n")
+            return "; the port answers without TLS: write http:// in base_url" if connection.recv(5) == b"HTTP/" else ""
+    except OSError:
+        return ""

@@ -48,64 +48,37 @@ def table_of(samples: Mapping[str, Samples], values: Mapping[str, Sequence[Value
         no such parameter), then the fields of `SAMPLE`. The unit of each column is in its field's metadata, key `unit`.
     """
     schema = _schema(values)
-    tables = [_one(name, rows, values[name], schema) for name, rows in samples.items()]
+    tables = [pa.table([_column(name, field, rows, values[name]) for field in schema], schema=schema) for name, rows in samples.items()]
     return pa.concat_tables(tables).unify_dictionaries() if tables else schema.empty_table()
 
 
 def _schema(values_of: Mapping[str, Sequence[Values]]) -> pa.Schema:
-    fields = [_field("scenario", pa.dictionary(pa.int32(), pa.string()))]
     every = [values for requests in values_of.values() for values in requests]
+    kinds = {"scenario": pa.dictionary(pa.int32(), pa.string())}
     for name in dict.fromkeys(name for values in every for name in values):
-        values = [one[name] for one in every if name in one]
-        fields.append(_field(name, pa.dictionary(pa.int32(), _type_of(values))))
+        found = {type(one[name]) for one in every if name in one}  # numbers and text together are text
+        kinds[name] = pa.dictionary(pa.int32(), pa.string() if str in found else pa.float64() if float in found else pa.int64())
     special = {"error": pa.dictionary(pa.int8(), pa.string()), **dict.fromkeys(FLAGS, pa.bool_())}
-    fields += [_field(name, special.get(name) or pa.from_numpy_dtype(SAMPLE[name])) for name in SAMPLE.names or ()]
-    return pa.schema(fields)
+    kinds |= {name: special.get(name) or pa.from_numpy_dtype(SAMPLE[name]) for name in SAMPLE.names or ()}
+    return pa.schema([pa.field(name, kind, metadata={"unit": UNITS.get(name, "value of a parameter")}) for name, kind in kinds.items()])
 
 
-def _field(name: str, kind: pa.DataType) -> pa.Field:
-    return pa.field(name, kind, metadata={"unit": UNITS.get(name, "value of a parameter")})
-
-
-def _type_of(values: Sequence[Value]) -> pa.DataType:
-    """Return one type for all values of a dimension; numbers and text together are text."""
-    if any(isinstance(value, str) for value in values):
-        return pa.string()
-    return pa.float64() if any(isinstance(value, float) for value in values) else pa.int64()
-
-
-def _one(name: str, samples: Samples, requests: Sequence[Values], schema: pa.Schema) -> pa.Table:
-    arrays = []
-    for field in schema:
-        if field.name == "scenario":
-            indices, words = np.zeros(len(samples), np.int32), [name]
-            arrays.append(pa.DictionaryArray.from_arrays(indices, pa.array(words)))
-        elif field.name in (SAMPLE.names or ()):
-            arrays.append(_column(field.name, samples))
-        else:
-            arrays.append(_dimension(field, samples["request"], requests))
-    return pa.table(arrays, schema=schema)
-
-
-def _column(name: str, samples: Samples) -> pa.Array:
-    values = np.ascontiguousarray(samples[name])
-    if name == "error":
-        return pa.DictionaryArray.from_arrays(values.astype(np.int8), pa.array([kind.name for kind in ErrorKind]))
-    if name in FLAGS:
-        return pa.array(values.astype(bool))
-    return pa.array(values, from_pandas=True)  # NaN, the target said nothing, is null
-
-
-def _dimension(field: pa.Field, request: NDArray[np.uint32], requests: Sequence[Values]) -> pa.Array:
-    """Encode a parameter's value of every sample: the word of its request, looked up by one array operation."""
+def _column(scenario: str, field: pa.Field, samples: Samples, requests: Sequence[Values]) -> pa.Array:
+    """Return a column of a scenario; a parameter's value of every sample is looked up by one array operation."""
+    if field.name == "scenario":
+        return pa.DictionaryArray.from_arrays(np.zeros(len(samples), np.int32), pa.array([scenario]))
+    if field.name in (SAMPLE.names or ()):
+        column = np.ascontiguousarray(samples[field.name])
+        if field.name == "error":
+            return pa.DictionaryArray.from_arrays(column.astype(np.int8), pa.array([kind.name for kind in ErrorKind]))
+        return pa.array(column.astype(bool)) if field.name in FLAGS else pa.array(column, from_pandas=True)  # NaN, unknown, is null
     if field.name not in requests[0]:
-        return pa.nulls(len(request), field.type)
-    convert = str if field.type.value_type == pa.string() else float if field.type.value_type == pa.float64() else int
+        return pa.nulls(len(samples), field.type)
+    convert = {pa.string(): str, pa.float64(): float, pa.int64(): int}[field.type.value_type]
     of_request = [convert(one[field.name]) for one in requests]
-    words = list(dict.fromkeys(of_request))
-    position = {word: i for i, word in enumerate(words)}
+    position = {word: i for i, word in enumerate(dict.fromkeys(of_request))}
     code = np.array([position[word] for word in of_request], np.int32)
-    return pa.DictionaryArray.from_arrays(code[request], pa.array(words, field.type.value_type))
+    return pa.DictionaryArray.from_arrays(code[samples["request"]], pa.array(list(position), field.type.value_type))
 
 
 SCHEMA = _schema({})  # of any recording: without the parameters
@@ -211,16 +184,18 @@ class Rows:
     def batches(self, executor: str) -> Counts:
         """Return the sizes of the consecutive batches whose samples are alike: a burst's rounds, or equal stretches of another scenario."""
         number = self.numbers("round")
-        if executor == "burst":
-            edges = np.flatnonzero(np.diff(number)) + 1
-        else:
-            edges = np.unique(np.linspace(0, len(number), BLOCKS + 1).astype(np.int64))[1:-1]
+        stretches = np.unique(np.linspace(0, len(number), BLOCKS + 1).astype(np.int64))[1:-1]
+        edges = np.flatnonzero(np.diff(number)) + 1 if executor == "burst" else stretches
         sizes: Counts = np.diff(np.r_[0, edges, len(number)])
         return sizes
 
     def response_ms(self) -> NDArray[np.float64]:
         """Completion minus intended start."""
         return self._ms(lambda intended_ns, done_ns: done_ns - intended_ns, "intended_ns", "done_ns")
+
+    def service_ms(self) -> NDArray[np.float64]:
+        """Completion minus actual send; NaN where nothing was sent."""
+        return self._ms(lambda sent_ns, done_ns: np.where(sent_ns > 0, done_ns - sent_ns, np.nan), "sent_ns", "done_ns")
 
     def dispatch_lag_ms(self) -> NDArray[np.float64]:
         """Actual send minus intended start of each request that was sent and did not wait for a connection: the generator's own delay."""
@@ -238,10 +213,6 @@ class Rows:
             return done_ns - np.where(waited, intended_ns, np.maximum(sent_ns, intended_ns))
 
         return self._ms(taken_ns, "sent_ns", "intended_ns", "waited", "done_ns")
-
-    def service_ms(self) -> NDArray[np.float64]:
-        """Completion minus actual send; NaN where nothing was sent."""
-        return self._ms(lambda sent_ns, done_ns: np.where(sent_ns > 0, done_ns - sent_ns, np.nan), "sent_ns", "done_ns")
 
     def _ms(self, compute_ns: Callable[..., NDArray[Any]], *names: str) -> NDArray[np.float64]:
         """Compute a time of each sample from its columns, part by part, so that no whole column is copied."""

@@ -10,7 +10,7 @@ from pydantic import Field
 
 from tapecheck import config, resources, validation
 from tapecheck.errors import ConfigError, Problem
-from tapecheck.load import analysis, findings, metrics, samples
+from tapecheck.load import analysis, findings, samples
 from tapecheck.load import plan as plans
 from tapecheck.load.analysis import ScenarioSummary
 from tapecheck.load.capacity import CapacityResult, conclude, levels
@@ -110,7 +110,7 @@ class Load(validation.Validation[LoadPlan, Recording, LoadSummary, Settings]):
     read_plan = staticmethod(read_plan)
 
     def measure(self, plan: LoadPlan, target: Target, *, out: str = "") -> Recording:
-        """Send every scenario; see `session.run`, which says what it raises."""
+        """Send every scenario; see `session.run`."""
         from tapecheck.load import session  # the engine: paid by who measures
 
         return session.run(plan, target, lambda so_far: folders.keep(so_far.context.run_id, so_far.stored(), self.name, out=out))
@@ -121,11 +121,7 @@ class Load(validation.Validation[LoadPlan, Recording, LoadSummary, Settings]):
         super().check_run(path) if file is None else registry.format_of(file, source=str(path))
 
     def read(self, path: str | Path) -> Recording:
-        """Read a recorded run's folder, or a file of another tool.
-
-        Raises:
-            ConfigError: it is neither.
-        """
+        """Read a recorded run's folder, or a file of another tool."""
         file = registry.named(path)
         return super().read(path) if file is None else registry.read(file, source=str(path))
 
@@ -138,28 +134,26 @@ class Load(validation.Validation[LoadPlan, Recording, LoadSummary, Settings]):
         """Summarize the scenarios of a recording, without the levels of a sweep; the plan says when the generator was the bottleneck."""
         everything, rates = analysis.summarize(recording, plan.generator), recording.context.rates_rps
         own = {name: one for name, one in everything.items() if name not in rates}
-        return LoadSummary.of(own, conclude(levels(recording, plan, objectives(plan))) if rates else None)
+        return LoadSummary.of(own, conclude(levels(recording, plan, plan.parsed)) if rates else None)
 
     def judge(self, summary: LoadSummary, plan: LoadPlan) -> list[Check]:
         """Judge every objective of the plan in every scenario that was run, and in a capacity sweep where nothing else was.
 
         Beside other scenarios, an objective for all of them decides how far the sweep goes; what it found is no miss of theirs.
         """
-        parsed = objectives(plan)
-        checks = metrics.check(summary, parsed)
+        checks = analysis.check(summary, plan.parsed)
         swept_by = {plan.sweep_name} if summary else {plan.sweep_name, None}
-        for one in parsed:
+        for one in plan.parsed:
             swept = judge_sweep(summary.capacity, one) if summary.capacity and one.scope in swept_by else None
             if swept:
                 checks.append(swept)
             elif not any(check.objective == str(one) for check in checks):
-                checks.append(metrics.not_measured(one))
+                checks.append(analysis.not_measured(one))
         return checks
 
     def rules(self, recording: Recording, summary: LoadSummary, plan: LoadPlan) -> list[Finding]:
         """Return what the figures say of the target, and what another tool leaves open."""
-        tool = recording.context.tool
-        return findings.find(summary, recording.context.environment.cores) + ([findings.measured_elsewhere(tool)] if tool else [])
+        return findings.find(summary, recording.context.environment.cores, recording.context.tool)
 
     def problems(self, plan: LoadPlan, file: str) -> list[Problem]:
         """Return each objective for which a scenario sends too few requests."""
@@ -191,7 +185,7 @@ class Load(validation.Validation[LoadPlan, Recording, LoadSummary, Settings]):
 
 def objectives(plan: LoadPlan) -> tuple[Objective, ...]:
     """Return a plan's objectives, parsed."""
-    return parse_all(plan.objectives, METRICS, plan.scenarios, file="plan")
+    return plan.parsed
 
 
 load = Load()

@@ -20,9 +20,8 @@ Methods (x sorted ascending, n samples, p in [0, 1], ranks count from 1):
   a(t_k) - a(t_(k-1)). The levels add up to 5 %, so that all looks together err in 5 % at most, however they depend on each other.
 """
 
-import itertools
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Annotated
 
@@ -32,8 +31,9 @@ from numpy.typing import NDArray
 from pydantic import BeforeValidator, WithJsonSchema
 
 CONFIDENCE = 0.95
+LEVELS = (0.50, 0.90, 0.95, 0.99)  # of a distribution
 KNOTS = 16  # of a spectrum's points, at which its batches are compared
-Values = NDArray[np.floating] | NDArray[np.integer]
+Values = NDArray[np.number]
 Counts = NDArray[np.int64]
 Figure = Annotated[  # NaN where it is not known, which JSON writes as null
     float,
@@ -46,9 +46,8 @@ Figure = Annotated[  # NaN where it is not known, which JSON writes as null
 class Percentile:
     """A percentile in the unit of its samples, with its 95 % interval [`low`, `high`] and one-sided bound `upper`.
 
-    A bound is None where n cannot support it; a verdict is given by `upper`, which needs fewer samples than `high`.
-    `n_effective` is how many independent samples would say as much; bounds are taken from it. It is 0 where another tool
-    told the percentile and has no samples; `value` is NaN where it did not even tell that.
+    A bound is None where n cannot support it. `n_effective` is how many independent samples would say as much; it is 0 where
+    another tool reported the percentile, and `value` is NaN where it did not even do that.
     """
 
     value: Figure
@@ -73,11 +72,11 @@ class Distribution:
 
 
 def needed_n(p: float, confidence: float = CONFIDENCE) -> int:
-    """Return the smallest n whose maximum is an upper bound of the p-quantile: 59 for p95, 299 for p99."""
+    """Return the smallest n whose maximum is an upper bound of the p-quantile, or whose successes prove more than p: 299 for 0.99."""
     return math.ceil(math.log(1 - confidence) / math.log(p))
 
 
-def binomial_quantile(q: float, n: int | Counts, p: NDArray[np.float64] | float) -> NDArray[np.int64]:
+def binomial_quantile(q: float, n: int | Counts, p: NDArray[np.float64] | float) -> Counts:
     """Return the smallest k with P(Binomial(n, p) <= k) >= q, for each p."""
     p = np.asarray(p, dtype=np.float64)
     above = np.where(p <= 0, 0.0, np.where(p >= 1, n, np.ceil(scipy.special.bdtrik(q, n, np.clip(p, 1e-12, 1 - 1e-12)))))
@@ -85,16 +84,15 @@ def binomial_quantile(q: float, n: int | Counts, p: NDArray[np.float64] | float)
     return np.where(scipy.special.bdtr(below, n, p) >= q, below, above).astype(np.int64)
 
 
+def lower_rank(n: int, p: float, tail: float) -> int | None:
+    """Return the largest rank l with P(Binomial(n, p) < l) <= tail, or None when that is below 1."""
+    return int(binomial_quantile(tail, n, p)) or None
+
+
 def upper_rank(n: int, p: float, tail: float) -> int | None:
     """Return the smallest rank u with P(Binomial(n, p) >= u) <= tail, or None when that is beyond n."""
     u = int(binomial_quantile(1 - tail, n, p)) + 1
     return u if u <= n else None
-
-
-def lower_rank(n: int, p: float, tail: float) -> int | None:
-    """Return the largest rank l with P(Binomial(n, p) < l) <= tail, or None when that is below 1."""
-    low = int(binomial_quantile(tail, n, p))
-    return low if low >= 1 else None
 
 
 def counts_within(chosen: NDArray[np.bool_], batches: Counts) -> Counts:
@@ -120,93 +118,53 @@ def effective_n(hits: Counts, batches: Counts) -> float:
     return float(min(n, max(1.0, p * (1 - p) / variance * (scipy.special.stdtrit(n - 1, tail) / scipy.special.stdtrit(b - 1, tail)) ** 2)))
 
 
-@dataclass(frozen=True, slots=True)
-class _Ranks:
-    """Which order statistics bound a quantile, counted from 1; None where n cannot support one."""
-
-    low: int | None
-    high: int | None
-    upper: int | None
-
-    @classmethod
-    def of(cls, n: int, p: float, effective: int) -> "_Ranks":
-        tail, stretch = (1 - CONFIDENCE) / 2, n / effective
-        low, high, upper = lower_rank(effective, p, tail), upper_rank(effective, p, tail), upper_rank(effective, p, 1 - CONFIDENCE)
-        return cls(
-            None if low is None else max(1, math.floor(low * stretch)),
-            None if high is None else min(n, math.ceil(high * stretch)),
-            None if upper is None else min(n, math.ceil(upper * stretch)),
-        )
-
-    def places(self) -> set[int]:
-        return {rank - 1 for rank in (self.low, self.high, self.upper) if rank is not None}
-
-
 def percentile_of_sorted(x: Values, p: float, effective: float | None = None) -> Percentile:
     """Return the p-quantile of `x`, sorted ascending and not empty, with its interval and upper bound.
 
-    Only the places that are needed are looked at, so that these being in order is enough. `effective` samples are as good as
-    all of `x`; None: all are independent.
+    `effective` samples are as good as all of `x`; None: all are independent.
     """
-    n = len(x)
+    n, tail = len(x), (1 - CONFIDENCE) / 2
     n_effective = n if effective is None else max(1, int(effective))
-    value = _value(x, p)
-    ranks = _Ranks.of(n, p, n_effective)
-    low, high, upper = (None if rank is None else float(x[rank - 1]) for rank in (ranks.low, ranks.high, ranks.upper))
-    if low is not None:
-        low = min(low, value)  # in a tiny sample an order statistic can lie beyond the interpolated value; wider still covers
-    return Percentile(value=value, low=low, high=high, upper=upper, n=n, n_effective=n_effective)
+    value, stretch = float(quantiles_of_sorted(x, np.array([p]))[0]), n / n_effective
+
+    def at(rank: int | None, rounded: Callable[[float], int]) -> float | None:
+        return None if rank is None else float(x[min(max(rounded(rank * stretch), 1), n) - 1])
+
+    low = at(lower_rank(n_effective, p, tail), math.floor)
+    return Percentile(
+        value=value,
+        low=None if low is None else min(low, value),  # in a tiny sample a rank can lie beyond the interpolated value
+        high=at(upper_rank(n_effective, p, tail), math.ceil),
+        upper=at(upper_rank(n_effective, p, 2 * tail), math.ceil),
+        n=n,
+        n_effective=n_effective,
+    )
 
 
 def distribution(x: Values, batches: Counts | None = None) -> Distribution | None:
     """Summarize a sample (any unit); None when it is empty.
 
-    Only the order statistics that are needed are put in their places, which is several times faster than to sort.
-
     Args:
         x: in the order of its batches, or in any order without them.
         batches: sizes of the consecutive batches whose samples are alike, such as the rounds of a burst; None: all are independent.
     """
-    n, levels = len(x), (0.50, 0.90, 0.95, 0.99)
-    if n == 0:
+    if len(x) == 0:
         return None
-    s: NDArray[np.floating] = np.array(x, dtype=x.dtype if x.dtype.kind == "f" else np.float64)  # half the width is half the time
-    known = sorted({0, n - 1}.union(*(_places(n, p) for p in levels)))
-    s.partition(known)
-    effective = [float(n) if batches is None else effective_n(counts_within(x <= _value(s, p), batches), batches) for p in levels]
-    _place(s, known, set().union(*(_Ranks.of(n, p, max(1, int(samples))).places() for p, samples in zip(levels, effective, strict=True))))
-    p50, p90, p95, p99 = (percentile_of_sorted(s, p, samples) for p, samples in zip(levels, effective, strict=True))
+    s = np.sort(x if x.dtype.kind == "f" else x.astype(np.float64))  # half the width is half the time
+    levels = []
+    for p in LEVELS:
+        value = float(quantiles_of_sorted(s, np.array([p]))[0])
+        levels.append(percentile_of_sorted(s, p, None if batches is None else effective_n(counts_within(x <= value, batches), batches)))
+    p50, p90, p95, p99 = levels
     return Distribution(mean=float(s.mean(dtype=np.float64)), min=float(s[0]), max=float(s[-1]), p50=p50, p90=p90, p95=p95, p99=p99)
 
 
-def _place(s: Values, known: Sequence[int], wanted: set[int]) -> None:
-    """Put more order statistics in their places; those at `known` places are, so that only what lies between them is moved."""
-    for a, b in itertools.pairwise(known):
-        inside = sorted(place - a - 1 for place in wanted if a < place < b)
-        if inside:
-            s[a + 1 : b].partition(inside)
-
-
-def _places(n: int, p: float) -> set[int]:
-    """Return the places, from 0, between which a quantile is interpolated."""
-    below = int(p * (n - 1))
-    return {below, min(below + 1, n - 1)}
-
-
-def _value(s: Values, p: float) -> float:
-    """Return the p-quantile of a sample in which the places around it are in order."""
-    at = p * (len(s) - 1)
-    below = int(at)
-    return float(s[below]) + (at - below) * (float(s[min(below + 1, len(s) - 1)]) - float(s[below]))
-
-
-def quantiles_of_sorted(s: NDArray[np.float64], p: NDArray[np.float64]) -> NDArray[np.float64]:
+def quantiles_of_sorted(s: Values, p: NDArray[np.float64]) -> NDArray[np.float64]:
     """Return the p-quantiles of a sorted sample."""
     at = p * (len(s) - 1)
     below = at.astype(np.int64)
-    above = np.minimum(below + 1, len(s) - 1)
-    values: NDArray[np.float64] = s[below] + (at - below) * (s[above] - s[below])
-    return values
+    low = s[below].astype(np.float64)
+    return low + (at - below) * (s[np.minimum(below + 1, len(s) - 1)] - low)
 
 
 def ratio_lower_bound(successes: int, n: int, effective: float | None = None) -> float:
@@ -224,7 +182,7 @@ def ratio_lower_bound(successes: int, n: int, effective: float | None = None) ->
 
 def median(values: Values) -> float:
     """Return the median of a sample that is not empty."""
-    return _value(np.sort(np.asarray(values, dtype=np.float64)), 0.5)
+    return float(quantiles_of_sorted(np.sort(values), np.array([0.5]))[0])
 
 
 def bootstrap_interval(estimates: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
@@ -239,33 +197,24 @@ def spent(part: float) -> float:
     return 2 * float(scipy.special.ndtr(-z / math.sqrt(part)))
 
 
-def needed_n_for_ratio(ratio: float, confidence: float = CONFIDENCE) -> int:
-    """Return how many successes without a failure prove more than `ratio`: 299 for 0.99."""
-    return math.ceil(math.log(1 - confidence) / math.log(ratio))
-
-
 def share_below_maximum(n: int, confidence: float = CONFIDENCE) -> float:
-    """Return the share of all that lies below the maximum of n independent samples, with this confidence: 0.55 for 5, 0.95 for 59.
-
-    It is `needed_n` turned round: the largest p whose quantile the maximum bounds.
-    """
+    """Return the share of all that lies below the maximum of n independent samples: 0.55 for 5, 0.95 for 59; `needed_n` turned round."""
     return float((1 - confidence) ** (1 / n)) if n else 0.0
 
 
-def spectrum(x: Values, batches: Counts | None = None, points: int = 200) -> Mapping[str, NDArray[np.float64]]:
+def spectrum(x: Values, batches: Counts, points: int = 200) -> Mapping[str, NDArray[np.float64]]:
     """Return the percentile spectrum of a sample for a chart: arrays `p`, `value`, `low`, `high` (NaN: no bound).
 
     Quantiles are spaced evenly in log(1 / (1 - p)), the axis of an HDR plot, and end at the last one that n resolves.
     `batches` are as in `distribution`; how alike they are is found at some of the points, and interpolated between.
     """
-    s = np.sort(np.asarray(x, dtype=np.float64))
+    s = np.sort(x)
     n, tail = len(s), (1 - CONFIDENCE) / 2
     p = 1 - np.logspace(0, -math.log10(max(n, 2)), min(points, max(n, 2)))
-    value, effective = quantiles_of_sorted(s, p), np.full(len(p), n)
-    if batches is not None:
-        knots = np.unique(np.linspace(0, len(p) - 1, KNOTS).astype(np.int64))
-        found = [effective_n(counts_within(x <= value[i], batches), batches) for i in knots]
-        effective = np.maximum(1, np.interp(np.arange(len(p)), knots, found)).astype(np.int64)
+    value = quantiles_of_sorted(s, p)
+    knots = np.unique(np.linspace(0, len(p) - 1, KNOTS).astype(np.int64))
+    found = [effective_n(counts_within(x <= value[i], batches), batches) for i in knots]
+    effective = np.maximum(1, np.interp(np.arange(len(p)), knots, found)).astype(np.int64)
     low, high = binomial_quantile(tail, effective, p), binomial_quantile(1 - tail, effective, p) + 1
     first, last = np.floor(low * (n / effective)).astype(np.int64), np.ceil(high * (n / effective)).astype(np.int64)
     return {

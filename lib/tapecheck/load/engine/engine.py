@@ -19,7 +19,7 @@ import uvloop
 from tapecheck.errors import MeasurementError
 from tapecheck.load.engine.pool import FreshPool, Pool
 from tapecheck.load.engine.recorder import Measurement, Samples, SampleWriter, Tally, merged, scratch, written
-from tapecheck.load.engine.schedule import Dispatcher, share
+from tapecheck.load.engine.schedule import Dispatcher, Schedule, share
 from tapecheck.load.engine.work import MAX_DURATION_S, MAX_REQUESTS, Work, allow_connections
 from tapecheck.workers.worker import COUNT, DONE, SLOTS, STOP, Control
 
@@ -169,7 +169,7 @@ class Engine:
                 dispatcher.send_due(now)
 
         self.pool.on_done = count_and_send
-        first_counted = int(work.schedule.count(int(work.warm_up_s * 1e9) - 1))
+        first_counted = Schedule(stages=work.schedule.stages[:1]).total if work.warm_up_s else 0
         self.pool.count_from(share(first_counted, work.worker, work.workers), first_counted)
         self._start_after(work.warm_up_s + (start_ns - monotonic_ns()) / 1e9)
         dispatcher.start()

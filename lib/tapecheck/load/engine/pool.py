@@ -66,16 +66,11 @@ class Pool:
         self.number = 0  # of the next request, in this worker
         self.round = 0
         self.origin = NEVER
-        self.workers = work.workers
-        self.first_combination = work.worker
-        self.repeat_until_ns = self.repeat_limit = 0
-        self.done = 0
-        self.opening = 0
-        self.opening_again = 0  # of those, for a request that is sent again
-        self.begun_total = 0
-        self.opened_total = 0
+        self.workers, self.first_combination = work.workers, work.worker
+        self.repeat_until_ns = self.repeat_limit = self.done = self.unsolicited = 0
+        self.opening = self.begun_total = self.opened_total = 0  # connections
+        self.opening_again = 0  # of those that are being opened, for a request that is sent again
         self.opened_when_refused = -1
-        self.unsolicited = 0
         self.settled: asyncio.Future[None] | None = None
         self.on_done: Callable[[int], None] = lambda now: None
 
@@ -113,9 +108,6 @@ class Pool:
         kept = self.kept.advance(number) if number >= self.kept.next else None
         connection.send(exchange, number, intended_ns, waited, kept)
 
-    def _send_waiting(self, connection: Connection) -> None:
-        self._send(connection, *self.waiting.popleft(), True)
-
     def answered(self, connection: Connection, done_ns: int) -> None:
         """Write the row of a right answer that was not parsed, and go on; to ask again at once is written out, for speed."""
         exchange, number, recorder = connection.exchange, connection.number, self.recorder
@@ -143,28 +135,13 @@ class Pool:
 
     def ended(self, connection: Connection, done_ns: int, error: int) -> None:
         """Write the row of a request that has ended on a connection, and go on."""
-        number = connection.number
-        server_ms, db_ms = connection.times_ms()
-        recorder = self.recorder
+        number, recorder, (server_ms, db_ms) = connection.number, self.recorder, connection.times_ms()
         pack_into(
-            recorder.mapped,
-            number * recorder.stride + recorder.shift,
-            connection.intended_ns,
-            connection.sent_ns,
-            connection.first_byte_ns,
-            done_ns,
-            server_ms,
-            db_ms,
-            connection.bytes,
-            connection.exchange.combination,
-            connection.name,
-            self.round,
-            connection.status,
-            error,
-            connection.used,
-            number < self.origin,
-            connection.waited,
-        )
+            recorder.mapped, number * recorder.stride + recorder.shift,
+            connection.intended_ns, connection.sent_ns, connection.first_byte_ns, done_ns, server_ms, db_ms,
+            connection.bytes, connection.exchange.combination, connection.name, self.round, connection.status,
+            error, connection.used, number < self.origin, connection.waited,
+        )  # fmt: skip
         if connection.kept is not None and not error:
             self.kept.add(number, connection.exchange.combination, connection.kept)
         self._go_on(connection, done_ns)
@@ -173,7 +150,7 @@ class Pool:
         """Use the connection for the next request; call the executor, unless it is known to ask again at once."""
         if connection.keep_alive:
             if self.waiting:
-                self._send_waiting(connection)
+                self._send(connection, *self.waiting.popleft(), True)
             elif done_ns < self.repeat_until_ns and self.number < self.repeat_limit:
                 self._send(connection, self.new_number(), done_ns, False)
                 return
@@ -250,17 +227,14 @@ class Pool:
             if connection in self.connections:  # opened in the last moment
                 return
             self._settle()
-            self._not_opened(connection, connect_error(error))
-
-    def _not_opened(self, connection: Connection, error: int) -> None:
-        fresh = connection.fresh
-        if fresh is not None:
-            again = fresh.exchange is not UNKNOWN
-            self.opening_again -= again
-            self.never_sent(fresh.number, fresh.intended_ns, error, connection if again else None)
-        elif self.waiting:
-            self.never_sent(*self.waiting.popleft(), error)
-        self._open_for_waiting()
+            fresh, kind = connection.fresh, connect_error(error)
+            if fresh is not None:
+                again = fresh.exchange is not UNKNOWN
+                self.opening_again -= again
+                self.never_sent(fresh.number, fresh.intended_ns, kind, connection if again else None)
+            elif self.waiting:
+                self.never_sent(*self.waiting.popleft(), kind)
+            self._open_for_waiting()
 
     def _settle(self) -> None:
         self.opening -= 1
@@ -271,23 +245,19 @@ class Pool:
         """Give a new connection to the request that it is for, or to the one that has waited longest, or keep it for later."""
         self.connections.add(connection)
         self.opened_total += 1
-        if connection.fresh is not None:
-            self._send_only(connection, connection.fresh)
+        fresh = connection.fresh
+        if fresh is not None:  # it counts as sent when its connection was begun, or when it was first sent
+            if fresh.exchange is UNKNOWN:
+                self._send(connection, fresh.number, fresh.intended_ns, fresh.waited)
+            else:
+                self.opening_again -= 1
+                connection.send(fresh.exchange, fresh.number, fresh.intended_ns, fresh.waited, fresh.kept)
+            connection.sent_ns, connection.fresh = fresh.begun_ns, None
         elif self.waiting:
-            self._send_waiting(connection)
+            self._send(connection, *self.waiting.popleft(), True)
         else:
             self.idle.append(connection)
         self._settle()
-
-    def _send_only(self, connection: Connection, fresh: Fresh) -> None:
-        """Send the request that a connection is for; it counts as sent when that was begun, or when it was first sent."""
-        if fresh.exchange is UNKNOWN:
-            self._send(connection, fresh.number, fresh.intended_ns, fresh.waited)
-        else:
-            self.opening_again -= 1
-            connection.send(fresh.exchange, fresh.number, fresh.intended_ns, fresh.waited, fresh.kept)
-        connection.sent_ns = fresh.begun_ns
-        connection.fresh = None
 
     def lost(self, connection: Connection) -> None:
         """Forget a closed connection, and open another if a request waits."""
@@ -334,14 +304,14 @@ class Pool:
 
     def check(self) -> int:
         """Turn answers that prove wrong into errors; return how many bodies were compared."""
-        samples, kept = self.recorder.rows(self.number), self.kept.take()
-        for number, i, raw in kept:
+        samples = self.recorder.rows(self.number)
+        for number, i, raw in self.kept.answers:
             if is_wrong(raw, self.work.requests[i].expected_json, bodiless=self.exchanges[i].is_head):
                 samples["error"][number] = CONTENT
         if self.suspect:  # the first answer on a connection is to its first request; each later one may be a surplus one
             late = np.isin(samples["connection"], list(self.suspect)) & (samples["connection_reused"] == 1)
             samples["error"][late & (samples["error"] == 0)] = PROTOCOL
-        return len(kept)
+        return len(self.kept.answers)
 
 
 # ---- fresh ----

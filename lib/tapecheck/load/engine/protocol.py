@@ -112,31 +112,9 @@ class Connection(asyncio.Protocol):
     """A keep-alive connection that carries one request at a time."""
 
     __slots__ = (
-        "busy",
-        "bytes",
-        "complete",
-        "exchange",
-        "extra",
-        "first_byte_ns",
-        "fresh",
-        "head",
-        "head_done",
-        "intended_ns",
-        "keep_alive",
-        "kept",
-        "known",
-        "name",
-        "number",
-        "owner",
-        "parser",
-        "sent_ns",
-        "status",
-        "timing",
-        "transport",
-        "used",
-        "waited",
-        "write",
-    )
+        "busy", "bytes", "complete", "exchange", "extra", "first_byte_ns", "fresh", "head", "head_done", "intended_ns", "keep_alive",
+        "kept", "known", "name", "number", "owner", "parser", "sent_ns", "status", "timing", "transport", "used", "waited", "write",
+    )  # fmt: skip
 
     def __init__(self, owner: Owner, name: int = 0, fresh: Fresh | None = None) -> None:
         self.owner = owner
@@ -221,7 +199,9 @@ class Connection(asyncio.Protocol):
             self.known = UNKNOWN
         self.bytes = size = before + len(data)
         if self.kept is not None:
-            self._keep(data)
+            self.kept.append(data)
+            if size > KEEP_LIMIT:
+                self.kept = None
         had_head = self.head_done
         try:
             self.parser.feed_data(data)
@@ -230,38 +210,26 @@ class Connection(asyncio.Protocol):
             return
         if not had_head:
             self._read_head(data)
-        if size > HEAD_LIMIT and not had_head and self._head_bytes(before, data) > HEAD_LIMIT:
+        if size > HEAD_LIMIT and not had_head and before + (max(0, data.find(HEAD_END)) if self.head_done else len(data)) > HEAD_LIMIT:
             self._fail(now, PROTOCOL)
         elif self.complete:
             if self.extra or (self.exchange.is_head and not b"\r\n\r\n".endswith(data[-4:])):
                 self.owner.on_surplus(self)
                 self._fail(now, PROTOCOL)
             else:
-                if not before and now >= self.exchange.learn_ns:
-                    self._learn(data, now)
-                self._end(now, NONE if self.status == self.exchange.expected_status else STATUS)
+                exchange = self.exchange
+                is_right = self.status == exchange.expected_status
+                if not before and now >= exchange.learn_ns:
+                    exchange.learn_ns = now + LEARN_NS
+                    if self.keep_alive and is_right:
+                        exchange.learn(data, *self.times_ms())
+                self._end(now, NONE if is_right else STATUS)
         elif size > BODY_LIMIT:
             self._fail(now, TOO_LARGE)
-
-    def _learn(self, data: bytes, now: int) -> None:
-        exchange = self.exchange
-        exchange.learn_ns = now + LEARN_NS
-        if self.keep_alive and self.status == exchange.expected_status:
-            exchange.learn(data, *self.times_ms())
 
     def times_ms(self) -> tuple[float, float]:
         """Return the time of the target and of its database as Server-Timing has them; NaN for what it has not."""
         return server_times_ms(self.timing) if self.timing is not None else (math.nan, math.nan)
-
-    def _keep(self, data: bytes) -> None:
-        if self.bytes > KEEP_LIMIT:
-            self.kept = None
-        elif self.kept is not None:
-            self.kept.append(data)
-
-    def _head_bytes(self, before: int, data: bytes) -> int:
-        """Return at least how long the head is, when this segment ended it or it has not ended yet."""
-        return before + (max(0, data.find(b"\r\n\r\n")) if self.head_done else len(data))
 
     def _read_head(self, data: bytes) -> None:
         """Keep the head of an answer that is not complete, and find Server-Timing.
@@ -277,10 +245,6 @@ class Connection(asyncio.Protocol):
             if found:
                 self.timing = b",".join(found)
 
-    def _ends_with_connection(self) -> bool:
-        """Tell whether the body lasts until the close: a head without a word on its length."""
-        return self.head_done and not self.complete and not _FRAMING.search(final_head(self.head))
-
     def connection_lost(self, error: Exception | None) -> None:
         """End the request in flight: with an error, or with success if its body lasts until the close; or have it sent again."""
         now = monotonic_ns()
@@ -288,7 +252,7 @@ class Connection(asyncio.Protocol):
         if self.busy and not (self.used and not self.bytes and self.owner.send_again(self)):
             if error is not None:
                 self._fail(now, RESET)
-            elif self._ends_with_connection():
+            elif self.head_done and not self.complete and not _FRAMING.search(final_head(self.head)):  # the body lasts until the close
                 self.status = self.parser.get_status_code()
                 self._fail(now, NONE if self.status == self.exchange.expected_status else STATUS)
             else:
@@ -347,12 +311,6 @@ def server_times_ms(header: bytes) -> tuple[float, float]:
             continue
         if 0 <= duration_ms < 1e9:
             metrics[name.lower()] = duration_ms
-    server_ms, db_ms = _first(metrics, WHOLE), _first(metrics, DATABASE)
-    return (server_ms if server_ms == server_ms else max(metrics.values(), default=math.nan)), db_ms
-
-
-def _first(metrics: dict[bytes, float], names: tuple[bytes, ...]) -> float:
-    for name in names:
-        if name in metrics:
-            return metrics[name]
-    return math.nan
+    longest_ms = max(metrics.values(), default=math.nan)
+    whole_ms, db_ms = (next((metrics[name] for name in names if name in metrics), None) for names in (WHOLE, DATABASE))
+    return (longest_ms if whole_ms is None else whole_ms), (math.nan if db_ms is None else db_ms)

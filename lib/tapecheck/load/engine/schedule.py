@@ -1,7 +1,7 @@
 """When each request of an open model is due: a pure function of its number. It knows no clock and sends nothing.
 
 Request `k` (from 0) is due at the first instant at which the rate, summed over time, has reached `k`. So the schedule
-has no state, can be asked in either direction, and can be split: worker `w` of `n` takes requests w, w + n, w + 2n, …
+has no state and can be split: worker `w` of `n` takes requests w, w + n, w + 2n, …
 """
 
 import asyncio
@@ -17,7 +17,6 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 Numbers = NDArray[np.int64]
-Floats = NDArray[np.float64]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,40 +57,16 @@ class Schedule:
     def due_ns(self, numbers: ArrayLike) -> Numbers:
         """Return when requests are due, in nanoseconds after the start; one at or beyond `total` at the end, at the latest."""
         number = np.asarray(numbers, np.float64)
-        edges_n, edges_s = self._edges("arrivals"), self._edges("duration_s")
-        i = self._stage(number, edges_n)
-        rate, slope, length_s = (self._of_each(name)[i] for name in ("start_rps", "slope", "duration_s"))
+        each = {name: np.array([getattr(one, name) for one in self.stages]) for name in ("start_rps", "slope", "duration_s", "arrivals")}
+        edges_n, edges_s = (np.concatenate(([0.0], np.cumsum(each[name]))) for name in ("arrivals", "duration_s"))
+        i = np.clip(np.searchsorted(edges_n, number, side="right") - 1, 0, len(self.stages) - 1)
+        rate, slope, length_s = (each[name][i] for name in ("start_rps", "slope", "duration_s"))
         into = np.maximum(number - edges_n[i], 0.0)
         # the root of rate*t + slope*t²/2 = into, in the form that is exact for a slope of 0 and for either sign
         divisor = rate + np.sqrt(np.maximum(rate * rate + 2 * slope * into, 0.0))
         into_s = np.divide(2 * into, divisor, out=np.zeros_like(into), where=divisor > 0)
         due: Numbers = np.rint((edges_s[i] + np.minimum(into_s, length_s)) * 1e9).astype(np.int64)
         return due
-
-    def count(self, elapsed_ns: ArrayLike) -> Numbers:
-        """Return how many requests are due within `elapsed_ns` of the start, that instant included."""
-        elapsed = np.asarray(elapsed_ns, np.int64)
-        elapsed_s = elapsed / 1e9
-        edges_n, edges_s = self._edges("arrivals"), self._edges("duration_s")
-        i = self._stage(elapsed_s, edges_s)
-        rate, slope, length_s = (self._of_each(name)[i] for name in ("start_rps", "slope", "duration_s"))
-        into_s = np.clip(elapsed_s - edges_s[i], 0.0, length_s)
-        guess = np.floor(edges_n[i] + rate * into_s + slope * into_s * into_s / 2).astype(np.int64) + 1
-        guess = np.clip(guess, 0, self.total)  # right to within one: rounding decides which
-        guess = np.where((guess > 0) & (self.due_ns(guess - 1) > elapsed), guess - 1, guess)
-        counts: Numbers = np.where((guess < self.total) & (self.due_ns(guess) <= elapsed), guess + 1, guess)
-        return counts
-
-    def _of_each(self, name: str) -> Floats:
-        return np.array([getattr(stage, name) for stage in self.stages])
-
-    def _edges(self, name: str) -> Floats:
-        """Return where each stage begins, and the last one ends, in requests or in seconds."""
-        return np.concatenate(([0.0], np.cumsum(self._of_each(name))))
-
-    def _stage(self, value: Floats, edges: Floats) -> Numbers:
-        """Return the index of the stage in which each value falls."""
-        return np.clip(np.searchsorted(edges, value, side="right") - 1, 0, len(self.stages) - 1)
 
 
 def share(total: int, worker: int, workers: int) -> int:
@@ -161,11 +136,6 @@ class KernelAlarm(Alarm):
             self._fd = -1
 
 
-def alarm(loop: asyncio.AbstractEventLoop, callback: Callable[[], None]) -> Alarm:
-    """Return the most exact alarm that this system has."""
-    return (KernelAlarm if sys.platform == "linux" else Alarm)(loop, callback)
-
-
 class Dispatcher:
     """Submits one worker's share of a schedule, each request at its instant; one that is late is submitted late, none is left out."""
 
@@ -193,7 +163,7 @@ class Dispatcher:
         self._alarm_ns = 0  # for which instant the alarm is set
         self.idle_ns = 0  # spent awake, with nothing to do
         self._rung_ns, self._fastest_ns = 0, AWAKE_NS
-        self._alarm = alarm(loop, self._ring)
+        self._alarm = (KernelAlarm if sys.platform == "linux" else Alarm)(loop, self._ring)  # the most exact that this system has
 
     def start(self) -> None:
         """Begin; it goes on by itself until all is submitted."""

@@ -84,14 +84,14 @@ class Work:
     start_ns: int = 0  # on the worker's monotonic clock; 0: as soon as it is ready
 
     @property
-    def progress_total(self) -> int:
-        """What `done` reaches: requests for a burst, milliseconds for the others."""
-        return self.concurrency * self.rounds if self.executor == "burst" else round((self.warm_up_s + self.duration_s) * 1000)
-
-    @property
     def progress_unit(self) -> str:
         """Return the unit of `progress_total`."""
         return "requests" if self.executor == "burst" else "ms"
+
+    @property
+    def progress_total(self) -> int:
+        """Return what `done` reaches."""
+        return self.concurrency * self.rounds if self.executor == "burst" else round((self.warm_up_s + self.duration_s) * 1000)
 
     @property
     def parts(self) -> int:
@@ -128,13 +128,8 @@ def refused_connections(connections: int, workers: int = 1) -> str | None:
     needed = -(-connections // workers) + SPARE
     if hard == resource.RLIM_INFINITY or needed <= hard:
         return None
-    most = max(0, hard - SPARE) * workers
-    if not most:
-        return f"a process that may have more than {SPARE} files open, here {hard:,}: raise the hard limit as root (ulimit -n {needed})"
-    return (
-        f"at most {most:,}, since a process may have {hard:,} files open and would need {needed:,}: "
-        f"lower it, or raise the hard limit as root (ulimit -n {needed})"
-    )
+    most, why = max(0, hard - SPARE) * workers, f"since a process may have {hard:,} files open and would need {needed:,}"
+    return f"at most {most:,}, {why}: lower it, or raise the hard limit as root (ulimit -n {needed})"
 
 
 def allow_connections(connections: int) -> None:

@@ -9,7 +9,7 @@ import servers
 from servers import Behaviour, Server
 
 from tapecheck.errors import ConfigError, TargetDown, TargetError
-from tapecheck.load import preflight
+from tapecheck.load import requests
 from tapecheck.load.engine.work import Address
 from tapecheck.load.plan import LoadPlan
 from tapecheck.load.requests import prepare_all
@@ -33,7 +33,7 @@ def check(url: str, *, timeout_s: float = 2.0, symbols: int = 1, **more: object)
     )
     parameters = {"symbol": [f"S{i}" for i in range(symbols)]}
     scenario = {"executor": "burst", "concurrency": 1, "request": "features", "parameters": parameters}
-    return preflight.check(target, prepare_all(LoadPlan.model_validate({"scenarios": {"s": scenario}}), target), timeout_s=timeout_s)
+    return requests.check(target, prepare_all(LoadPlan.model_validate({"scenarios": {"s": scenario}}), target), timeout_s=timeout_s)
 
 
 @pytest.fixture(autouse=True)
@@ -95,7 +95,7 @@ def test_a_post_is_checked_with_its_body() -> None:
     with Server(servers.fast) as server:
         opened = Target.model_validate({**target, "base_url": server.url})
         plan = LoadPlan.model_validate({"scenarios": {"s": {"executor": "burst", "concurrency": 1, "request": "one"}}})
-        preflight.check(opened, prepare_all(plan, opened))
+        requests.check(opened, prepare_all(plan, opened))
     assert server.seen.bodies == [b'{"symbols": ["AAPL"]}']
 
 
@@ -103,7 +103,7 @@ def test_many_combinations_are_checked_by_a_bounded_number_on_one_connection() -
     """Of 1,000 combinations at most 32 are asked for, and the connection is reused."""
     with Server(servers.fast) as server:
         check(server.url, symbols=1000)
-    assert 10 <= server.seen.requests <= preflight.REQUESTS_LIMIT
+    assert 10 <= server.seen.requests <= requests.REQUESTS_LIMIT
     assert server.seen.connections == 2  # one to see that it connects, one for all requests
     assert len(set(server.seen.paths)) == server.seen.requests
 
@@ -206,14 +206,14 @@ def test_an_unknown_host_is_named() -> None:
 @pytest.mark.parametrize("url", ["http://192.0.2.1:80", "http://0.0.0.0:80", "http://[2001:db8::1]:80"])
 def test_traffic_beyond_this_machine_needs_permission(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Without allow_remote nothing is sent to another machine, not even a connection."""
-    monkeypatch.setattr(preflight.socket, "create_connection", lambda *_, **__: pytest.fail("it connected"))
+    monkeypatch.setattr(requests.socket, "create_connection", lambda *_, **__: pytest.fail("it connected"))
     with pytest.raises(ConfigError, match="allow_remote"):
         check(url)
 
 
 def test_a_name_that_resolves_elsewhere_needs_permission(monkeypatch: pytest.MonkeyPatch) -> None:
     """What counts is the address, not the name."""
-    monkeypatch.setattr(preflight.socket, "getaddrinfo", lambda *_, **__: [(2, 1, 6, "", ("192.0.2.7", 80))])
+    monkeypatch.setattr(requests.socket, "getaddrinfo", lambda *_, **__: [(2, 1, 6, "", ("192.0.2.7", 80))])
     with pytest.raises(ConfigError, match=r"192\.0\.2\.7"):
         check("http://localhost:80")
 
