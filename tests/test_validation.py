@@ -1,15 +1,15 @@
 """Measurements that run on one machine at once: each notices the others, says so, and remembers it."""
 
+import functools
 import json
 import os
 import signal
 import subprocess
 import sys
 from collections.abc import Iterator
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import numpy as np
 import pyarrow as pa
@@ -32,7 +32,7 @@ from tapecheck.runs import folders, results
 from tapecheck.runs.results import Neighbour, Result
 from tapecheck.target.file import Target
 from tapecheck.validation import Types
-from tapecheck.verdict import Check, Measured, judge, parse_all
+from tapecheck.verdict import Measured
 
 OTHER = """
 import sys
@@ -184,32 +184,16 @@ class CoinPlan(config.Model):
     objectives: tuple[str, ...]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class CoinResult(Result):
-    heads_ratio: float
-
-
-class Coin(validation.Validation[CoinPlan, recordings.Recording[Context], float, validation.Settings]):
-    name, keys = "coin", frozenset({"tosses"})
+class Coin(validation.Validation[CoinPlan, recordings.Recording[Context], dict[str, Measured], validation.Settings]):
+    name, keys, types = "coin", frozenset({"tosses"}), Types(result=Result)
     tables: ClassVar = {"tosses": Table(pa.schema({"heads": pa.int64()}))}
-    types = Types(context=Context, recording=recordings.Recording, settings=validation.Settings, result=CoinResult)
-    read_plan = staticmethod(lambda path: config.read(CoinPlan, path))
+    read_plan = staticmethod(functools.partial(config.read, CoinPlan))
 
     def measure(self, plan: CoinPlan, target: Target, *, out: str = "") -> recordings.Recording[Context]:
-        info = results.TargetInfo(name=target.name, kind=target.kind, base_url=str(target.base_url))
-        now, where = datetime.now(UTC), results.environment()
-        context = Context(run_id=folders.new_id(), started_at=now, target=info, environment=where)
-        return recordings.Recording(context=context, tables={"tosses": pa.table({"heads": [toss % 2 for toss in range(plan.tosses)]})})
+        return recordings.Recording(context=Context.of(target), tables={"tosses": pa.table({"heads": [1, 0] * (plan.tosses // 2)})})
 
-    def summarize(self, recording: recordings.Recording[Context], plan: CoinPlan) -> float:
-        return float(np.mean(recording.tables["tosses"]["heads"]))
-
-    def judge(self, summary: float, plan: CoinPlan) -> list[Check]:
-        found = Measured(value=summary, bound=summary, n=plan.tosses)
-        return [judge(one, found, name="coin") for one in parse_all(plan.objectives, ["heads_ratio"], (), file="plan")]
-
-    def part(self, found: validation.Analysis[CoinPlan, recordings.Recording[Context], float]) -> dict[str, Any]:
-        return {"heads_ratio": found.summary}
+    def summarize(self, recording: recordings.Recording[Context], plan: CoinPlan) -> dict[str, Measured]:
+        return {"heads_ratio": Measured.exact(np.mean(recording.tables["tosses"]["heads"]), plan.tosses)}
 
 
 coin = Coin()
@@ -223,11 +207,11 @@ def test_the_shape_is_enough_for_a_fifth_validation(tmp_path: Path, monkeypatch:
     settings = coin.settings(target=str(tmp_path / "target.yaml"), plan=str(tmp_path / "coin.yaml"), run="new", out=str(tmp_path))
     plan = coin.plan(settings)
     done = coin.record(coin.analyse(coin.run(plan, config.read(Target, settings.target), out=settings.out), plan), settings=settings)
-    assert done.folder and done.headline == "" and [check.verdict for check in done.checks] == ["pass"]
+    assert done.folder and done.result.headline == "" and done.verdict == "pass"
     again = coin.analyse(coin.read(done.folder), plan.model_copy(update={"objectives": ("heads_ratio > 0.5",)}))
     assert again.headline.startswith("**FAIL** for mint: 0 of 1 checks met. First: heads_ratio > 0.5: 0.5 misses > 0.5.")
     assert lint.plan_kind(tmp_path / "coin.yaml") == "coin" and lint.problems(tmp_path / "coin.yaml") == []
-    assert main(["history", "heads_ratio", "--validation", "coin", "--out", str(tmp_path)]) == 0
+    assert main(["history", "checks.0.value", "--validation", "coin", "--out", str(tmp_path)]) == 0
     assert [(run.result["validation"], run.problem) for run in folders.each(tmp_path)] == [("coin", None)]
     (done.folder / "tosses.parquet").unlink()
     with pytest.raises(ConfigError, match=r"tosses that cannot be read .*; allowed: a complete coin run"):

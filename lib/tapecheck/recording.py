@@ -2,12 +2,11 @@
 
 import json
 import logging
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from datetime import datetime
+from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, Self, TypeVar
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -16,7 +15,8 @@ from pydantic import TypeAdapter, ValidationError
 from tapecheck import config, lockfiles
 from tapecheck.errors import ConfigError, Problem
 from tapecheck.runs import folders
-from tapecheck.runs.results import Environment, Finding, Neighbour, TargetInfo
+from tapecheck.runs.results import Environment, Finding, Neighbour, TargetInfo, environment
+from tapecheck.target.file import Target
 
 CONTEXT_KEY = b"tapecheck"  # in the metadata of a recording's first table
 MOST_ROWS = 20_000_000  # of a table that is read: about 2 GB
@@ -37,6 +37,12 @@ class Context:
     environment: Environment
     beside: tuple[Neighbour, ...] | None = None
     audited_ns: tuple[int, int] | None = None
+
+    @classmethod
+    def of(cls, target: Target, **more: Any) -> Self:
+        """Return the context of a run against a target that begins now."""
+        now, info = datetime.now(UTC), TargetInfo(name=target.name, kind=target.kind, base_url=target.base_url or "")
+        return cls(run_id=folders.new_id(now), started_at=now, target=info, environment=environment(), **more)
 
     @property
     def measured_by(self) -> str:
@@ -68,29 +74,18 @@ RecordingT = TypeVar("RecordingT", bound=Recording[Any])
 # ---- reading ----
 
 
-@contextmanager
-def reading(source: str, first: str, validation: str) -> Iterator[None]:
-    """Read a recording: what goes wrong is a problem of its `source`, which should be a complete run of a validation.
-
-    Raises:
-        ConfigError: a file is missing, broken, incomplete or too large.
-    """
-    try:
-        yield
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, pa.ArrowException) as error:
-        why = _lacking(error) if isinstance(error, ValidationError) else f"{type(error).__name__}: {str(error)[:300]}"
-        got = f"{first} that cannot be read ({why})"
-        raise ConfigError([Problem(file=source, key="run", got=got, allowed=f"a complete {validation} run")]) from error
-
-
-def _lacking(error: ValidationError) -> str:
-    """Say what a context of another shape has not, or has otherwise."""
-    found = [f"{config.dotted(one['loc'])}: {one['msg']}" for one in error.errors(include_url=False)]
-    return f"the context of another version, such as {found[0]}"[:300]
+def unreadable(error: Exception, source: str, first: str, validation: str) -> ConfigError:
+    """Return the error that `source` is no complete run of a validation, whose first table is named, and why it cannot be read."""
+    why = f"{type(error).__name__}: {str(error)[:300]}"
+    if isinstance(error, ValidationError):
+        lacking = error.errors(include_url=False)[0]
+        why = f"the context of another version, such as {config.dotted(lacking['loc'])}: {lacking['msg']}"[:300]
+    got = f"{first} that cannot be read ({why})"
+    return ConfigError([Problem(file=source, key="run", got=got, allowed=f"a complete {validation} run")])
 
 
 def read(folder: Path, kinds: Mapping[str, "Table"], context: type[ContextT]) -> tuple[ContextT, dict[str, pa.Table]]:
-    """Read context and tables of a recording; what goes wrong is for `reading`."""
+    """Read context and tables of a recording; what goes wrong is for `unreadable`."""
     tables = {name: table(folder / f"{name}.parquet", kind) for name, kind in kinds.items()}
     found = TypeAdapter(context).validate_python(json.loads(tables[next(iter(kinds))].schema.metadata[CONTEXT_KEY]))
     pa.default_memory_pool().release_unused()  # what decoding took beside the tables
@@ -179,27 +174,21 @@ def _noticed(name: str, target: str, run: Callable[[], RecordingT]) -> Recording
     _is_measuring = True
     try:
         recording = run()
-        found = [one for one in lockfiles.holders(folder) if one.file not in before]
+        found = (one for one in lockfiles.holders(folder) if one.file not in before)
+        beside = tuple(Neighbour(measured=one.purpose, pid=one.pid, since=one.since) for one in found)
     finally:
         _is_measuring = False
         lockfiles.release(own)
-    beside = tuple(Neighbour(measured=one.purpose, pid=one.pid, since=one.since) for one in found)
     return replace(recording, context=replace(recording.context, beside=beside))
 
 
 def neighbours(context: Context) -> list[Finding]:
     """Return the finding that others measured on this machine meanwhile, if any did."""
-    if not context.beside:
-        return []
-    who = ", ".join(map(str, context.beside))
-    return [
-        Finding(
-            name="measured_beside_others",
-            finding=f"other measurements ran on this machine at the same time, and each may have slowed the others: {who}",
-            evidence={"others": len(context.beside)},
-            action="measure again while nothing else is measured on this machine",
-        )
-    ]
+    who = ", ".join(map(str, context.beside or ()))
+    found = f"other measurements ran on this machine at the same time, and each may have slowed the others: {who}"
+    action = "measure again while nothing else is measured on this machine"
+    evidence = {"others": len(context.beside or ())}
+    return [Finding(name="measured_beside_others", finding=found, evidence={**evidence}, action=action)] if who else []
 
 
 def covered_s(spans_ns: Iterable[tuple[int, int]]) -> float | None:

@@ -12,22 +12,23 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import Any, ClassVar, Generic, TypeVar
+from typing import Any, ClassVar, Generic, TypeVar, cast
 
 import pandas as pd
+import pyarrow as pa
 from pydantic import ConfigDict, Field
 
 from tapecheck import config, notebook, verdict
 from tapecheck import recording as recordings
 from tapecheck.config import Model
 from tapecheck.errors import ConfigError, Problem
-from tapecheck.recording import Context, RecordingT, Table, neighbours
+from tapecheck.recording import Context, Recording, RecordingT, Table, neighbours
 from tapecheck.runs import folders
 from tapecheck.runs.folders import Picture
 from tapecheck.runs.outcomes import Recorded
 from tapecheck.runs.results import Finding, Result
 from tapecheck.target.file import Target
-from tapecheck.verdict import Check, number, overall
+from tapecheck.verdict import Check, Measured, number, overall
 
 DIGEST_CHARACTERS = 12
 
@@ -77,9 +78,9 @@ class Analysis(Generic[PlanT, RecordingT, SummaryT]):
 class Types(Generic[RecordingT, SettingsT]):
     """The types of one validation."""
 
-    context: type[Context]
-    recording: type[RecordingT]
-    settings: type[SettingsT]
+    context: type[Context] = Context
+    recording: type[RecordingT] = Recording  # type: ignore[assignment]
+    settings: type[SettingsT] = Settings  # type: ignore[assignment]
     result: type[Result]
 
 
@@ -108,19 +109,17 @@ class Validation(ABC, Generic[PlanT, RecordingT, SummaryT, SettingsT]):
 
     @abstractmethod
     def measure(self, plan: PlanT, target: Target, *, out: str) -> RecordingT:
-        """Measure an opened target.
-
-        Raises:
-            TapecheckError: it cannot be measured.
-        """
+        """Measure an opened target; where it cannot be measured, a `TapecheckError` says why."""
 
     @abstractmethod
     def summarize(self, recording: RecordingT, plan: PlanT) -> SummaryT:
         """Return the figures of a recording."""
 
-    @abstractmethod
     def judge(self, summary: SummaryT, plan: PlanT) -> list[Check]:
-        """Judge every objective of the plan."""
+        """Judge every objective of the plan; a summary that is no more than figures by their metric is judged as it is."""
+        figures: Mapping[str, Measured] = dict(cast(Any, summary))
+        objectives = verdict.parse_all(cast(Any, plan).objectives, figures, (), file="plan")
+        return [verdict.judge(one, figures[one.metric], name=self.name) for one in objectives]
 
     def rules(self, recording: RecordingT, summary: SummaryT, plan: PlanT) -> list[Finding]:
         """Return what the figures say, each with its evidence."""
@@ -143,11 +142,7 @@ class Validation(ABC, Generic[PlanT, RecordingT, SummaryT, SettingsT]):
         return bool(given.get("run", "new") == "new")
 
     def check_target(self, target: Target | None, plan: PlanT | None, given: Mapping[str, Any]) -> None:
-        """Make sure, before anything is started, that a target has what a run needs; target or plan is None where it is wrong itself.
-
-        Raises:
-            ConfigError: it lacks something, or forbids it.
-        """
+        """Refuse a target that lacks or forbids what a run needs, before anything starts; target or plan is None where it is wrong."""
 
     def say(self, recording: RecordingT, summary: SummaryT, findings: Sequence[Finding]) -> str:
         """Return what the headline says beyond the verdict."""
@@ -204,11 +199,7 @@ class Validation(ABC, Generic[PlanT, RecordingT, SummaryT, SettingsT]):
         return recordings.measured(self.name, target.name, lambda: self.measure(plan, target, out=out), out=out)
 
     def check_run(self, path: str | Path) -> None:
-        """Make sure that there is a recorded run of this validation, without reading it.
-
-        Raises:
-            ConfigError: there is none.
-        """
+        """Make sure that there is a recorded run of this validation, without reading it."""
         folders.recording(path, self.name)
 
     def read(self, path: str | Path) -> RecordingT:
@@ -220,19 +211,17 @@ class Validation(ABC, Generic[PlanT, RecordingT, SummaryT, SettingsT]):
         return self.read_files(folders.recording(path, self.name), source=str(path))
 
     def read_files(self, folder: Path, *, source: str) -> RecordingT:
-        """Read the files of a recording, whatever else the folder holds; see `recordings.read`, which says what it raises."""
-        with recordings.reading(source, next(iter(self.tables)), self.name):
+        """Read the files of a recording, whatever else the folder holds; see `read`."""
+        try:
             context, tables = recordings.read(folder, self.tables, self.types.context)
             recording = self.types.recording(context=context, tables=tables, source=source)
             self.check(recording)
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, pa.ArrowException) as error:
+            raise recordings.unreadable(error, source, next(iter(self.tables)), self.name) from error
         return recording
 
     def check(self, recording: RecordingT) -> None:
-        """Make sure of what the types do not say of a recording that is read.
-
-        Raises:
-            ValueError: it is not complete.
-        """
+        """Make sure of what the types do not say of a recording that is read; a `ValueError` says what it lacks."""
 
     def find(self, recording: RecordingT, summary: SummaryT, plan: PlanT) -> list[Finding]:
         """Return what the figures say, each with its evidence, and that others measured at the same time."""
@@ -306,30 +295,14 @@ def digest(plan: str) -> str | None:
 
 def checks(checks: Iterable[Check]) -> pd.DataFrame:
     """Return one row an objective and scenario, with the bound that decided."""
-    rows = [
-        {
-            "scenario": c.name,
-            "objective": c.objective,
-            "measured": number(c.value),
-            "95 % bound": "" if c.bound is None or c.bound == c.value else number(c.bound),
-            "n": f"{c.n:,}",
-            "verdict": str(c.verdict),
-            "why": c.reason,
-        }
-        for c in checks
-    ]
+    bounds = ((c, "" if c.bound == c.value else number(c.bound)) for c in checks)
+    rows = [(c.name, c.objective, number(c.value), bound, f"{c.n:,}", str(c.verdict), c.reason) for c, bound in bounds]
     columns = ["scenario", "objective", "measured", "95 % bound", "n", "verdict", "why"]
     return pd.DataFrame(rows, columns=columns).set_index(["scenario", "objective"])
 
 
 def findings(findings: Sequence[Finding]) -> pd.DataFrame:
     """Return one row a finding: what the figures say, the figures, and what to do."""
-    rows = [
-        {
-            "finding": f.finding,
-            "evidence": ", ".join(f"{k} = {v if isinstance(v, str) else number(v)}" for k, v in f.evidence.items()),
-            "next step": f.action,
-        }
-        for f in findings
-    ]
-    return pd.DataFrame(rows or [{"finding": "no rule found anything", "evidence": "", "next step": ""}])
+    figures = (", ".join(f"{k} = {v if isinstance(v, str) else number(v)}" for k, v in one.evidence.items()) for one in findings)
+    rows = [(one.finding, text, one.action) for one, text in zip(findings, figures, strict=True)]
+    return pd.DataFrame(rows or [("no rule found anything", "", "")], columns=["finding", "evidence", "next step"])

@@ -13,6 +13,7 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import Self
 
 from tapecheck.errors import ConfigError, Problem
 
@@ -89,6 +90,11 @@ class Measured:
     unbounded: str | None = None
     missing: str | None = None
     added: float = 0.0
+
+    @classmethod
+    def exact(cls, value: float, n: int) -> Self:
+        """Return a value that needs no bound."""
+        return cls(value=value, bound=value, n=n)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
