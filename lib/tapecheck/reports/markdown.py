@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from tapecheck.reports.overview import Entry, Overview, Standing, legal, number
 from tapecheck.runs.results import Finding
-from tapecheck.verdict import NEXT, Check, Verdict, cut, words
+from tapecheck.verdict import NEXT, Verdict, cut, words
 
 MOST = 3  # things said under one heading; a page has room for no more of four validations
 PROOFS = 7  # of a comparison, each in a line or two
@@ -35,37 +35,29 @@ class Brief:
 
 def of(standing: Standing) -> Brief:
     """Say of a validation what is broken, by which evidence, and what to do next."""
-    question = QUESTIONS[standing.validation]
-    if standing.entry is None:
+    entry, question = standing.entry, QUESTIONS[standing.validation]
+    attempts = [f"{one}{', after the run shown here' if entry else ''}" for one in standing.since]  # that left no result
+    if entry is None:
         broken = ("Nothing could be measured: no attempt left a result.",)
-        return Brief(
-            standing=standing, question=question, broken=broken, evidence=_few(_attempts(standing)), actions=(NEXT[Verdict.NO_DATA],)
-        )
-    entry = standing.entry
+        return Brief(standing=standing, question=question, broken=broken, evidence=_few(attempts), actions=(NEXT[Verdict.NO_DATA],))
     found = entry.result.recommendations or [one for one in (entry.result.bottleneck,) if one]
+    missed = sorted(entry.missed, key=lambda check: WORST_FIRST.index(check.verdict))
+    broken_here = [f"{c.name}: {c.objective}: {words(c.verdict)}: {c.reason} (n = {c.n:,})" for c in missed]
     return Brief(
         standing=standing,
         question=question,
-        broken=_few([*_attempts(standing), *(_missed(check) for check in _worst_first(entry.missed))]),
+        broken=_few([*attempts, *broken_here]),
         evidence=_few(_evidence(entry, found), PROOFS if entry.proofs else MOST),
         actions=_few([one.action for one in found] or [NEXT[entry.result.verdict]]),
     )
 
 
-def _worst_first(checks: Iterable[Check]) -> list[Check]:
-    return sorted(checks, key=lambda check: WORST_FIRST.index(check.verdict))
-
-
-def _missed(check: Check) -> str:
-    return f"{check.name}: {check.objective}: {words(check.verdict)}: {check.reason} (n = {check.n:,})"
-
-
 def _evidence(entry: Entry, found: Iterable[Finding]) -> list[str]:
     """Return the headline, of a comparison proof by proof, and each finding that these do not say themselves."""
-    if entry.proofs:
-        return [*entry.proofs, *(_with_figures(one) for one in found if one.name not in OF_PROOFS)]
-    headline = [entry.result.headline] if entry.result.headline else []
-    return [*headline, *(_with_figures(one) for one in found if one.finding not in entry.result.headline)]
+    headline = entry.result.headline
+    begin = entry.proofs or ((headline,) if headline else ())
+    more = (one for one in found if (one.name not in OF_PROOFS if entry.proofs else one.finding not in headline))
+    return [*begin, *map(_with_figures, more)]
 
 
 def _with_figures(finding: Finding) -> str:
@@ -80,11 +72,6 @@ def _is_said(value: float | str, text: str) -> bool:
     """Tell whether a figure stands in a text, as a number or in percent."""
     forms = [number(value)] if isinstance(value, str) else [number(value), f"{value:.0%}"]
     return any(re.search(rf"(?<![\w.,]){re.escape(form)}(?![\w%])", text) for form in forms)
-
-
-def _attempts(standing: Standing) -> tuple[str, ...]:
-    """Name the attempts that left no result, after the run that the rest is about if there is one."""
-    return tuple(f"{one}{', after the run shown here' if standing.entry else ''}" for one in standing.since)
 
 
 def _few(said: Sequence[str], most: int = MOST) -> tuple[str, ...]:
@@ -113,18 +100,13 @@ def text(overview: Overview) -> str:
 
 def _row(standing: Standing) -> str:
     since = ", and later attempts without a result" if standing.since else ""
-    verdict = f"{SIGNS[standing.verdict]} {words(standing.verdict).upper()}{since}"
+    cells = [standing.validation, f"{SIGNS[standing.verdict]} {words(standing.verdict).upper()}{since}"]
     if standing.entry is None:
-        return _line([plain(standing.validation), plain(verdict), "", "", "", ""])
+        return _line([*map(plain, cells), "", "", "", ""])
     result, main = standing.entry.result, standing.main
-    figure = f"{main.name}: {number(standing.entry.main)} {main.unit}{_change(standing)}" if main else ""
-    cells = (standing.validation, verdict, standing.entry.met, figure, result.target.name, result.run_id)
-    return _line([plain(cell) for cell in cells])
-
-
-def _change(standing: Standing) -> str:
-    """Say how the main figure differs from the run before; two runs prove nothing, so that it is not called a change."""
-    return f", {number(standing.trend[-2])} before" if len(standing.trend) > 1 else ""
+    before = f", {number(standing.trend[-2])} before" if len(standing.trend) > 1 else ""  # two runs prove no change
+    figure = f"{main.name}: {number(standing.entry.main)} {main.unit}{before}" if main else ""
+    return _line([plain(cell) for cell in (*cells, standing.entry.met, figure, result.target.name, result.run_id)])
 
 
 def _details(one: Brief) -> list[str]:

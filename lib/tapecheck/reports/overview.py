@@ -1,6 +1,5 @@
 """What all reports are made from: how each recorded run begins, and the last of each validation. It writes nothing."""
 
-import math
 import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -10,10 +9,9 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from tapecheck import config
+from tapecheck import config, verdict
 from tapecheck.runs import folders, history
 from tapecheck.runs.folders import Run
-from tapecheck.runs.history import Condition
 from tapecheck.runs.results import Result
 from tapecheck.statistics.paired import Ratio
 from tapecheck.verdict import Check, Verdict, overall, words
@@ -46,11 +44,6 @@ class Entry:
     result: Result
     main: float | None
     proofs: tuple[str, ...] = ()
-
-    @property
-    def condition(self) -> Condition:
-        """What it may be compared with."""
-        return history.condition(self.result)
 
     @property
     def code(self) -> str:
@@ -169,18 +162,13 @@ def _unfinished(out: Path) -> Iterator[Broken]:
 def _standing(validation: str, entries: Sequence[Entry], attempts: Sequence[Broken]) -> Standing:
     every = [entry for entry in entries if entry.result.validation == validation]
     own = [entry for entry in every if entry.is_ours] or every  # what another tool's file says does not hide what was measured here
-    last = max(own, key=lambda entry: (entry.result.started_at, entry.result.run_id), default=None)
-    newest = max((entry.result.run_id for entry in own), default="")
+    own.sort(key=lambda entry: (entry.result.started_at, entry.result.run_id))
+    last, newest = own[-1] if own else None, max((entry.result.run_id for entry in own), default="")
     since = tuple(one for one in attempts if one.validation == validation and one.run_id > newest)
-    return Standing(validation=validation, entry=last, trend=_trend(last, own), since=since)
-
-
-def _trend(last: Entry | None, own: Sequence[Entry]) -> tuple[float, ...]:
-    if last is None or last.main is None:
-        return ()
-    measured = [e for e in own if e.result.reanalysis_of is None and e.result.started_at < last.result.started_at]
-    ordered = sorted((e for e in measured if e.condition == last.condition), key=lambda entry: entry.result.started_at)
-    return tuple(entry.main for entry in (*ordered, last) if entry.main is not None)[-SPARKS:]
+    alike = [e for e in own if e.result.reanalysis_of is None and last and history.condition(e.result) == history.condition(last.result)]
+    measured = [entry for entry in alike if last and entry.result.started_at < last.result.started_at]
+    trend = [entry.main for entry in (*measured, last) if entry and entry.main is not None] if last and last.main is not None else []
+    return Standing(validation=validation, entry=last, trend=tuple(trend[-SPARKS:]), since=since)
 
 
 # ---- wording ----
@@ -189,14 +177,8 @@ _ILLEGAL = re.compile("[^\t\n\r\x20-\x7e\xa0-\ud7ff\ue000-\ufdcf\ufdf0-\ufffd\U0
 
 
 def number(value: float | str | None) -> str:
-    """Write a figure as a person reads it: three digits that count, or all of a whole number; — for none."""
-    if value is None:
-        return "—"
-    if isinstance(value, str) or not math.isfinite(value):
-        return str(value)
-    if value == int(value) or abs(value) >= 1000:
-        return f"{value:,.0f}"
-    return f"{value:.3g}"
+    """Write a figure as a person reads it; — for none."""
+    return value if isinstance(value, str) else verdict.number(value) or "—"
 
 
 def moment(at: datetime) -> str:

@@ -8,7 +8,7 @@ from pathlib import Path
 from jinja2 import Environment, PackageLoader
 from markupsafe import Markup
 
-from tapecheck.reports import junit, markdown, openmetrics, overview
+from tapecheck.reports import exports, markdown, overview
 from tapecheck.reports.overview import Entry, Overview, legal, moment, number
 from tapecheck.runs import folders
 from tapecheck.verdict import words
@@ -72,7 +72,7 @@ def write(out: Path) -> Path:
         OutputError: one cannot be written.
     """
     found = overview.read(out)
-    texts = (executive(found), markdown.text(found), junit.text(found), openmetrics.text(found))
+    texts = (executive(found), markdown.text(found), exports.junit(found), exports.openmetrics(found))
     for name, text in zip((*REPORTS, INDEX), (*texts, index(found, REPORTS)), strict=True):
         folders.write_file(out / name, text.encode())
     return out / INDEX

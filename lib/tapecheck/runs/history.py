@@ -3,6 +3,7 @@
 import difflib
 import itertools
 import re
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -75,28 +76,17 @@ def value_at(data: Any, metric: str) -> float | None:
 
     A `*` stands for every key, and the largest number counts; a key may itself have dots, as BRK.B has; in a list, a step is a position.
     """
-    return _value(data, tuple(metric.split(".")))
+    return max(_values(data, tuple(metric.split("."))), default=None)
 
 
-def _value(data: Any, steps: tuple[str, ...]) -> float | None:
-    if not steps:
-        return float(data) if isinstance(data, int | float) and not isinstance(data, bool) else None
-    found = (_value(inner, rest) for inner, rest in _below(data, steps))
-    return max((value for value in found if value is not None), default=None)
-
-
-def _below(data: Any, steps: tuple[str, ...]) -> Iterator[tuple[Any, tuple[str, ...]]]:
-    """Yield what lies one key below, and the steps that are left from there."""
-    if isinstance(data, list):
-        data = {str(i): inner for i, inner in enumerate(data)}
-    if not isinstance(data, Mapping):
-        return
-    if steps[0] == ANY:
-        yield from ((inner, steps[1:]) for inner in data.values())
-        return
-    for n in range(1, len(steps) + 1):
-        if (key := ".".join(steps[:n])) in data:
-            yield data[key], steps[n:]
+def _values(data: Any, steps: tuple[str, ...]) -> Iterator[float]:
+    if not steps and isinstance(data, int | float) and not isinstance(data, bool):
+        yield float(data)
+    inside = {str(i): inner for i, inner in enumerate(data)} if isinstance(data, list) else data
+    for n in range(1, len(steps) + 1) if isinstance(inside, Mapping) else ():
+        key = ".".join(steps[:n])
+        for inner in inside.values() if key == ANY else [inside[key]] if key in inside else ():
+            yield from _values(inner, steps[n:])
 
 
 def paths(data: Any, begin: str = "") -> Iterator[str]:
@@ -116,11 +106,6 @@ def condition(result: Result) -> Condition:
     return Condition(validation=result.validation, target=result.target.name, host=result.environment.host, plan=plan, asked=asked)
 
 
-def point(result: Result, value: float) -> Point:
-    """Return what a run says of a metric."""
-    return Point(run_id=result.run_id, started_at=result.started_at, value=value, code=code(result.environment))
-
-
 def code(environment: Environment) -> str:
     """Name the code of a run by version and commit, such as 0.1.0 45dcabf*; a star means that it was changed since that commit."""
     commit = (environment.git_commit or "")[:COMMIT_CHARACTERS] + (CHANGED if environment.git_dirty else "")
@@ -134,63 +119,55 @@ def doubtful(result: Result, metric: str) -> bool:
 
 
 def read(out: str | Path, metric: str, validation: str | None = None) -> History:
-    """Read the history of a metric from every run below an output folder.
-
-    Args:
-        metric: a dotted path in result.json, as `value_at` takes it.
-        validation: only its runs.
+    """Read the history of a metric, a dotted path as `value_at` takes it, from every run below an output folder, or those of a validation.
 
     Raises:
         ConfigError: no run has a number there; says which numbers have a like name.
     """
     found: dict[Condition, list[Point]] = {}
-    left_out: dict[str, int] = {}
+    left_out: Counter[str] = Counter()
     known: dict[str, None] = {}
     for run in folders.each(out, config.VALIDATIONS if validation is None else (validation,)):
-        reason = _place(run, metric, found)
-        if reason is not None:
-            left_out[reason] = left_out.get(reason, 0) + 1
+        value = value_at(run.result, metric)
+        reason = _no_part(run.head, value, metric)
+        if reason is None and run.head is not None and value is not None:
+            one = Point(run_id=run.head.run_id, started_at=run.head.started_at, value=value, code=code(run.head.environment))
+            found.setdefault(condition(run.head), []).append(one)
+        elif reason:
+            left_out[reason] += 1
             known.update(dict.fromkeys(paths(run.result)) if not found else {})
     if not found:
         raise ConfigError([_unknown(metric, validation, list(known), _left_out(left_out))])
-    trends = tuple(_trend(key, points) for key, points in sorted(found.items()))
-    return History(metric=metric, trends=trends, left_out=left_out)
+    trends = []
+    for key, points in sorted(found.items()):
+        ordered = tuple(sorted(points, key=lambda p: (p.started_at, p.run_id)))
+        trends.append(Trend(condition=key, points=ordered, shifts=changepoints.find([p.value for p in ordered])))
+    return History(metric=metric, trends=tuple(trends), left_out=left_out)
 
 
-def _place(run: folders.Run, metric: str, found: dict[Condition, list[Point]]) -> str | None:
-    """Put a run where it belongs, or say why it belongs nowhere."""
-    head, value = run.head, value_at(run.result, metric)
+def _no_part(head: Result | None, value: float | None, metric: str) -> str | None:
+    """Say why a run has no part in a history."""
     if head is None:
         return "it cannot be read"
     if value is None:
         return "no such number"
     if head.reanalysis_of is not None:
         return "another analysis of what was measured before"
-    if doubtful(head, metric):
-        return "the measurement was invalid there"
-    found.setdefault(condition(head), []).append(point(head, value))
-    return None
-
-
-def _trend(key: Condition, points: Sequence[Point]) -> Trend:
-    ordered = tuple(sorted(points, key=lambda p: (p.started_at, p.run_id)))
-    return Trend(condition=key, points=ordered, shifts=changepoints.find([p.value for p in ordered]))
+    return "the measurement was invalid there" if doubtful(head, metric) else None
 
 
 def _unknown(metric: str, validation: str | None, known: Sequence[str], left_out: Sequence[str]) -> Problem:
+    alike = difflib.get_close_matches(metric, known, n=3, cutoff=0.5)
+    got = f"{metric!r}, which no recorded run of {validation or 'any validation'} has"
+    allowed = "the dotted path of a number in result.json" + (f", such as {', '.join(alike)}" if alike else "")
     if metric in known:
         got = f"{metric!r}, which no run has that counts ({'; '.join(left_out)})"
-        return Problem(file="command line", key="metric", got=got, allowed="a number of a run that was measured, and is valid")
-    alike = difflib.get_close_matches(metric, known, n=3, cutoff=0.5)
-    more = f", such as {', '.join(alike)}" if alike else ""
-    return Problem(
-        file="command line", key="metric", got=f"{metric!r}, which no recorded run of {validation or 'any validation'} has",
-        allowed=f"the dotted path of a number in result.json{more}",
-    )  # fmt: skip
+        allowed = "a number of a run that was measured, and is valid"
+    return Problem(file="command line", key="metric", got=got, allowed=allowed)
 
 
 def _left_out(reasons: Mapping[str, int]) -> list[str]:
-    return [f"{count} {'run' if count == 1 else 'runs'} left out: {reason}" for reason, count in reasons.items()]
+    return [f"{counted(count, 'runs')} left out: {reason}" for reason, count in reasons.items()]
 
 
 def table(history: History) -> str:

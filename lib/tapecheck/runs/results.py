@@ -136,13 +136,11 @@ def environment() -> Environment:
 
 
 def _git(*words: str) -> str | None:
+    command = ["git", "--no-optional-locks", "-C", str(config.PROJECT), *words]
     try:
-        done = subprocess.run(
-            ["git", "--no-optional-locks", "-C", str(config.PROJECT), *words], capture_output=True, text=True, timeout=10, check=True
-        )
+        return subprocess.run(command, capture_output=True, text=True, timeout=10, check=True).stdout.strip()
     except (OSError, subprocess.SubprocessError):
         return None
-    return done.stdout.strip()
 
 
 def to_json(result: Result) -> dict[str, Any]:
@@ -168,11 +166,7 @@ def validator(validation: str) -> "Draft202012Validator":
 
 
 def head(data: Mapping[str, Any]) -> Result:
-    """Return what a result begins with, without its validation's own part.
-
-    Raises:
-        ValueError: it does not begin so.
-    """
+    """Return what a result begins with, without its validation's own part; a `ValueError` says that it does not begin so."""
     return _heads().validate_python(data)
 
 
