@@ -16,43 +16,50 @@ from pydantic_core import to_jsonable_python
 
 from tapecheck.runs import folders
 
-from . import backfill, bulk, compared, index, load, machine, recovery, report, targets, throughput
+from . import backfill, load, machine, recorded, recovery, report, targets
 
 QUIET_CORES = 0.15  # more than that of others' work spoils a run; the kernel's own for our packets counts as theirs
+WAIT_QUIET_MINUTES = 1.0  # at most, for others to leave the cores alone
+ROUNDS, ROUND_S = 4, 3.0  # of each generator and body; even, for ABBA
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True)
 class Part:
     """What is measured, how it is judged, and the tables that show it."""
 
-    run: Callable[[argparse.Namespace], dict[str, Any]]
+    run: Callable[[Callable[[str], None]], dict[str, Any]]
     judge: Callable[[dict[str, Any]], list[targets.Target]]
     tables: Callable[[dict[str, Any]], list[str]]
 
 
+def _load(say: Callable[[str], None]) -> dict[str, Any]:
+    return load.run(rounds=ROUNDS, duration_s=ROUND_S, samples=recorded.ROWS, say=say)
+
+
 PARTS: Mapping[str, Part] = {
-    "load": Part(
-        run=lambda asked: load.run(rounds=asked.rounds, duration_s=asked.seconds, samples=asked.rows, say=_say),
-        judge=targets.judge_load,
-        tables=report.load_tables,
-    ),
-    "backfill": Part(run=lambda asked: backfill.run(_say), judge=targets.judge_backfill, tables=report.backfill_tables),
-    "recovery": Part(run=lambda asked: recovery.run(_say), judge=targets.judge_recovery, tables=recovery.tables),
-    "compare": Part(run=lambda asked: compared.run(_say), judge=targets.judge_compare, tables=compared.tables),
-    "index": Part(run=lambda asked: index.run(_say), judge=targets.judge_index, tables=index.tables),
+    "load": Part(_load, targets.judge_load, report.load_tables),
+    "backfill": Part(backfill.run, targets.judge_backfill, report.backfill_tables),
+    "recovery": Part(recovery.run, targets.judge_recovery, report.recovery_tables),
+    "compare": Part(recorded.compare, targets.judge_compare, report.compare_tables),
+    "index": Part(recorded.index, targets.judge_index, report.index_tables),
 }
 
 
 def main() -> int:
     """Run what is asked for; the exit code says whether it could be measured, not how good it is."""
-    asked = _arguments()
+    parser = argparse.ArgumentParser(
+        prog="python -m tests.benchmarks", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--only", choices=tuple(PARTS), help="run this part alone, and --paste only its block; by default all run")
+    parser.add_argument("--paste", type=Path, metavar="PAGE", help="put the tables between the marks of this Markdown page too")
+    asked = parser.parse_args()
     bench_id, about = folders.new_id(), machine.description()
-    waited_s, busy = machine.wait_quiet(asked.wait_quiet)
+    waited_s, busy = machine.wait_quiet(WAIT_QUIET_MINUTES, QUIET_CORES)
     done: dict[str, Any] = {"id": bench_id, "machine": about, "waited_for_quiet_s": round(waited_s), "others_busy_cores_before": busy}
     lines: dict[str, list[str]] = {}
     for name in [asked.only] if asked.only else PARTS:
         part, began, others = PARTS[name], time.monotonic(), machine.Others()
-        found = part.run(asked)
+        found = part.run(_say)
         done[name] = found | {
             "targets": (judged := part.judge(found)),
             "took_s": round(time.monotonic() - began),
@@ -72,7 +79,7 @@ def _write(done: Mapping[str, Any], lines: Sequence[str]) -> None:
     folders.write_json(path.with_suffix(".json"), to_jsonable_python(done))
     path.with_suffix(".md").write_text("\n".join(lines))
     if found := done.get("load"):
-        footer = f"{throughput.CONNECTIONS} connections; servers on the other cores; {done['machine']['cpu']}"
+        footer = f"{load.CONNECTIONS} connections; servers on the other cores; {done['machine']['cpu']}"
         report.chart(found["throughput"], found["freezes"], footer, path.with_suffix(".png"))
 
 
@@ -85,21 +92,6 @@ def _remarks(done: Mapping[str, Any], name: str) -> list[str]:
         + (": **the machine was not quiet, so these figures say little.**" if during > QUIET_CORES else "."),
         *report.remarks(found),
     ]
-
-
-def _arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        prog="python -m tests.benchmarks", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--only", choices=tuple(PARTS), help="run this part alone, and --paste only its block; by default all run")
-    parser.add_argument("--rounds", type=int, default=4, help="load: of each generator and body; even, for ABBA")
-    parser.add_argument("--seconds", type=float, default=3.0, help="load: of each round")
-    parser.add_argument("--rows", type=int, default=bulk.ROWS, help="load: samples to analyse")
-    parser.add_argument(
-        "--wait-quiet", type=float, default=1.0, metavar="MINUTES", help="at most so long for others to leave the cores alone"
-    )
-    parser.add_argument("--paste", type=Path, metavar="PAGE", help="put the tables between the marks of this Markdown page too")
-    return parser.parse_args()
 
 
 def _say(text: str) -> None:

@@ -13,8 +13,8 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
-from . import machine, planted
-from .paced import PACED
+from . import machine
+from .generators import ENGINE, PEERS
 
 FLOOR_MS, SPREAD_MS = 2.0, 2.0
 USERS = 256  # in flight, to find the highest rate
@@ -24,11 +24,10 @@ FREEZE_QUANTILES = {"p90": 0.90, "p95": 0.95, "p99": 0.99}
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Known:
-    """One quantile: what it truly is, what was measured, in ms."""
+    """One quantile: what it truly is, and what a generator measured, in ms."""
 
     generator: str
     quantile: str
-    planted_ms: float | None  # what the server was told to take
     true_ms: float
     measured_ms: float
     n: int
@@ -43,12 +42,8 @@ class Known:
 @contextlib.contextmanager
 def server(where: frozenset[int], floor_ms: float, spread_ms: float) -> Iterator[tuple[str, subprocess.Popen[str]]]:
     """Run a server of known latency; yield its URL and its process."""
-    with machine.process(machine.module("planted", floor_ms, spread_ms), where, stdout=subprocess.PIPE) as process:
-        assert process.stdout is not None
-        port = process.stdout.readline().strip()
-        if not port:
-            raise RuntimeError("the server of known latency did not start")
-        yield f"http://127.0.0.1:{port}/planted", process
+    with machine.serving(machine.module("planted", floor_ms, spread_ms), where) as (url, process):
+        yield f"{url}/planted", process
 
 
 def at_half_rate(
@@ -62,31 +57,28 @@ def at_half_rate(
         Of each quantile the round whose error is the median one, with the errors of all rounds, and how the engine fared.
     """
     with server(cores.server, FLOOR_MS, SPREAD_MS) as (url, _):
-        found = json.loads(machine.output(machine.module("engine", "throughput", url, USERS, 3.0), cores.generator, timeout_s=60))
-        highest_rps = found["requests"] / found["duration_s"]
+        highest_rps = ENGINE.count(url, USERS, 3.0, cores.generator).rps
         scenario = {"executor": "constant_rate", "rate_rps": float(round(highest_rps / 2)), "duration_s": duration_s, "warm_up_s": 2.0}
         command = machine.module("engine", "quantiles", url, json.dumps(scenario))
         measured = [json.loads(machine.output(command, cores.generator, timeout_s=duration_s + 60)) for _ in range(rounds)]
-    rows = [_median_round(name, planted.delay_ms(q, FLOOR_MS, SPREAD_MS), measured) for name, q in {"p50": 0.5, "p99": 0.99}.items()]
+    rows = [_median_round(name, measured) for name in ("p50", "p99")]
     how = {key: statistics.median(one[key] for one in measured) for key in ("rate_rps", "failed", "cpu_ratio", "achieved_ratio")}
-    say(
-        "accuracy at {:,.0f}/s: ".format(how["rate_rps"])
-        + ", ".join(f"{k.quantile} {k.measured_ms:.3f} of {k.true_ms:.3f} ms" for k in rows)
-    )
+    said = ", ".join(f"{one.quantile} {one.measured_ms:.3f} of {one.true_ms:.3f} ms" for one in rows)
+    say(f"accuracy at {how['rate_rps']:,.0f}/s: {said}")
     return rows, {"highest_rps": highest_rps, **how}
 
 
-def _median_round(name: str, planted_ms: float, measured: Sequence[dict[str, Any]]) -> Known:
-    by_error = sorted(measured, key=lambda one: abs(one["response_ms"][name] - one["true_ms"][name]))
-    middle = by_error[len(by_error) // 2]
+def _median_round(name: str, measured: Sequence[dict[str, Any]]) -> Known:
+    errors_ms = [one["response_ms"][name] - one["true_ms"][name] for one in measured]
+    middle = sorted(zip(map(abs, errors_ms), range(len(measured)), strict=True))[len(measured) // 2][1]
+    one = measured[middle]
     return Known(
-        generator="tapecheck",
+        generator=ENGINE.name,
         quantile=name,
-        planted_ms=planted_ms,
-        true_ms=middle["true_ms"][name],
-        measured_ms=middle["response_ms"][name],
-        n=middle["n"],
-        errors_ms=tuple(one["response_ms"][name] - one["true_ms"][name] for one in measured),
+        true_ms=one["true_ms"][name],
+        measured_ms=one["response_ms"][name],
+        n=one["n"],
+        errors_ms=tuple(errors_ms),
     )
 
 
@@ -97,39 +89,30 @@ def frozen_quantile_ms(q: float) -> float:
 
 
 def across_freezes(cores: machine.Cores, *, duration_s: float, say: Callable[[str], None]) -> tuple[list[Known], list[str]]:
-    """Let every generator send 200 requests a second, all at the same time, to one server that is frozen 1 s of every 5.
+    """Let every generator that can keep a rate send 200 requests a second, all at the same time, to one server that freezes.
 
     Returns:
-        The quantiles that each reports, and which peers were skipped and why.
+        The quantiles that each reports, and which peers failed and why.
     """
-    present, missing = [one for one in PACED if one.missing() is None], [why for one in PACED if (why := one.missing())]
-    found: dict[str, dict[str, float]] = {}
-    over = threading.Event()
+    present = [one for one in (ENGINE, *PEERS) if one.paced and one.missing() is None]
+    rows, failed, over = [], [], threading.Event()
     with server(cores.server, BASE_MS, 0.0) as (url, process), ThreadPoolExecutor() as threads:
         freezing = threads.submit(_freeze, process, over)
-        running = {one.name: threads.submit(one.run, url, RATE_RPS, duration_s, cores.generator) for one in present}
-        for name, future in running.items():
+        for one, future in [(one, threads.submit(one.quantiles, url, RATE_RPS, duration_s, cores.generator)) for one in present]:
             try:
-                found[name] = future.result()
+                found = future.result()
             except (RuntimeError, ValueError, KeyError, subprocess.TimeoutExpired) as error:
-                missing.append(f"{name}: failed in the freeze check ({error})")
+                failed.append(f"{one.name}: failed in the freeze check ({error})")
+                continue
+            true = {name: frozen_quantile_ms(q) for name, q in FREEZE_QUANTILES.items()}
+            rows += [
+                Known(generator=one.name, quantile=name, true_ms=ms, measured_ms=found[name], n=int(found["n"]))
+                for name, ms in true.items()
+            ]
         over.set()
         freezing.result()
-    rows = [
-        Known(
-            generator=g.name,
-            quantile=name,
-            planted_ms=None,
-            true_ms=frozen_quantile_ms(q),
-            measured_ms=found[g.name][name],
-            n=int(found[g.name]["n"]),
-        )
-        for g in present
-        if g.name in found
-        for name, q in FREEZE_QUANTILES.items()
-    ]
     say("freeze check: " + ", ".join(f"{k.generator} {k.quantile} {k.measured_ms:,.0f} of {k.true_ms:,.0f} ms" for k in rows))
-    return rows, missing
+    return rows, failed
 
 
 def _freeze(process: subprocess.Popen[str], over: threading.Event) -> None:

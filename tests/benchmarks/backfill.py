@@ -1,18 +1,16 @@
-"""How fast a backfill is beside a raw COPY of the same rows, how well it keeps a rate limit, and how much memory it takes."""
+"""How fast a backfill is beside a raw COPY of the same rows, how well it keeps a rate limit, and what its predictions are worth."""
 
-import contextlib
 import json
 import subprocess
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from statistics import median
 from typing import Any
 
 from tapecheck.backfill.analysis import rate_limit_floor_s
-from tapecheck.backfill.plan import BackfillPlan, HistoryRange, SourcePlan, read_plan
+from tapecheck.backfill.plan import BackfillPlan, Concurrency, HistoryRange, SourcePlan, read_plan
 
-from . import embedded, machine, predictions, refill
+from . import embedded, machine, refill
 from .embedded import Busy, Embedded
 
 PLAN = "config/backfill.yaml"
@@ -21,8 +19,8 @@ ROUNDS = 3
 MEMORY_DAYS = 440  # of 125 jobs: more than the bars that the target speaks of
 BARS = 2_500_000
 LIMIT_DAYS, LIMIT = 90, {"requests_per_minute": 720.0, "burst": 10}  # about 245 requests in 20 s
+WIDER = Concurrency(jobs=10, requests=6)
 TIMEOUT_S = 180.0
-ALL = machine.cores().generator | machine.cores().server  # nobody is pinned: a backfill and its database share what there is
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,6 +61,22 @@ class Once:
     found: Mapping[str, Any]
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Prediction:
+    """One change: how long a run took, was predicted to take with the change, and took with it."""
+
+    base: str
+    change: str
+    before_s: float
+    predicted_s: float
+    measured_s: float
+
+    @property
+    def error_ratio(self) -> float:
+        """Return the relative error."""
+        return self.predicted_s / self.measured_s - 1
+
+
 Say = Callable[[str], None]
 RAW, RAW_ONE, END_TO_END, READY = "raw COPY", "raw COPY, one connection", "end to end", "end to end, answers ready"
 
@@ -73,65 +87,63 @@ def run(say: Say) -> dict[str, Any]:
         full = read_plan(PLAN).model_copy(update={"database_schema": SCHEMA})
         first, end = full.history.bounds()
         full = full.model_copy(update={"history": HistoryRange(start=first, end=end)})  # the same rows, though midnight may pass
-        whole = _whole(sandbox, full, say)
-        memory = _memory(sandbox, full, say)
+        whole = _refill(sandbox, full)
+        say(f"all {whole['jobs']} jobs with features: {whole['call_s']:.1f} s, {whole['rows']:,} bars")
+        memory = _refill(sandbox, full.model_copy(update={"history": HistoryRange(days=MEMORY_DAYS, end=end)}))
+        if memory["rows"] < BARS:
+            raise RuntimeError(f"{MEMORY_DAYS} days are {memory['rows']:,} bars, fewer than the {BARS:,} that the target speaks of")
+        say(f"memory at its peak, of {memory['rows']:,} bars: {memory['peak_bytes'] / 1e6:.0f} MB")
         ways, beside = _rounds(sandbox, full, say)
-        limited = _limited(sandbox, full, say)
-        predicted = _predictions(sandbox, full, say)
-        computed = _output("features", BARS)
-        say(f"features of {computed['rows']:,} bars: {computed['seconds']:.2f} s")
+        limited, predictions = _limited(sandbox, full, say)
+        features = _output("features", BARS)
+        say(f"features of {features['rows']:,} bars: {features['seconds']:.2f} s")
         return {
-            "whole": whole, "memory": memory, "ways": ways, "beside": beside, "limited": limited,
-            "predictions": predicted, "features": computed,
-            "cores": len(ALL), "own_cpu_s": sandbox.cpu_s(),
+            "whole": whole, "memory": memory, "ways": ways, "beside": beside, "limited": limited, "predictions": predictions,
+            "features": features, "cores": len(machine.ALL), "own_cpu_s": sandbox.cpu_s(),
         }  # fmt: skip
 
 
-def _whole(sandbox: Embedded, full: BackfillPlan, say: Say) -> dict[str, Any]:
-    sandbox.clear(SCHEMA)
-    found = _checked(_output("refill", full.model_dump_json(), sandbox.upstream_url))
-    say(f"all {found['jobs']} jobs with features: {found['call_s']:.1f} s, {found['rows']:,} bars")
-    return found
-
-
-def _memory(sandbox: Embedded, full: BackfillPlan, say: Say) -> dict[str, Any]:
-    sandbox.clear(SCHEMA)
-    longer = full.model_copy(update={"history": HistoryRange(days=MEMORY_DAYS, end=full.history.end)})
-    found = _checked(_output("refill", longer.model_dump_json(), sandbox.upstream_url))
-    if found["rows"] < BARS:
-        raise RuntimeError(f"{MEMORY_DAYS} days are {found['rows']:,} bars, fewer than the {BARS:,} that the target speaks of")
-    say(f"memory at its peak, of {found['rows']:,} bars: {found['peak_bytes'] / 1e6:.0f} MB")
-    return found
-
-
-def _limited(sandbox: Embedded, full: BackfillPlan, say: Say) -> dict[str, Any]:
-    """Refill with the same limit on both sides; the floor is that of the pages, so that a refused request cannot raise it."""
+def _refill(sandbox: Embedded, plan: BackfillPlan) -> dict[str, Any]:
     sandbox.clear(SCHEMA, refill.RAW)
-    plan = _limited_plan(full)
-    source = plan.source
-    sandbox.limit(**LIMIT)
+    return _checked(_output("refill", plan.model_dump_json(), sandbox.upstream_url))
+
+
+def _limited(sandbox: Embedded, full: BackfillPlan, say: Say) -> tuple[dict[str, Any], list[Prediction]]:
+    """Refill with the same limit on both sides, and hold what is predicted from each base against runs of each change.
+
+    The floor is that of the pages, so that a refused request cannot raise it.
+    """
+    source = SourcePlan.model_validate(full.source.model_dump() | LIMIT)
+    limited = full.model_copy(update={"history": HistoryRange(days=LIMIT_DAYS, end=full.history.end), "source": source})
+    twice = {**LIMIT, "requests_per_minute": 2 * LIMIT["requests_per_minute"]}
+    changes: dict[str, dict[str, tuple[dict[str, Any], dict[str, float]]]] = {  # by base: of the plan, and the limit that is kept
+        "no limit": {
+            "one job and request at a time": ({"concurrency": Concurrency(jobs=1, requests=1)}, {}),
+            f"{WIDER.jobs} jobs and {WIDER.requests} requests at a time": ({"concurrency": WIDER}, {}),
+            "timeframes derived": ({"derive": True}, {}),
+        },
+        "with a rate limit": {
+            "twice the rate limit": ({"source": SourcePlan.model_validate(source.model_dump() | twice)}, twice),
+            "timeframes derived": ({"derive": True}, LIMIT),
+        },
+    }
+    predictions, before = [], {}
     try:
-        found = _checked(_output("refill", plan.model_dump_json(), sandbox.upstream_url))
+        for base, plan, limit in (("no limit", full, {}), ("with a rate limit", limited, LIMIT)):
+            sandbox.limit(**limit)
+            before = _refill(sandbox, plan)
+            for change, (update, kept) in changes[base].items():
+                sandbox.limit(**kept)
+                after_s, predicted_s = _refill(sandbox, plan.model_copy(update=update))["wall_s"], before["what_if"][change]
+                predictions.append(
+                    Prediction(base=base, change=change, before_s=before["wall_s"], predicted_s=predicted_s, measured_s=after_s)
+                )
     finally:
         sandbox.limit()
-    found |= beside_floor(found, source)
+    found = before | beside_floor(before, source)
     say(f"with {source.rate_per_s:g} requests/s: {found['wall_s']:.2f} s, the floor of {found['pages']} pages is {found['floor_s']:.2f} s")
-    return found
-
-
-def _limited_plan(full: BackfillPlan) -> BackfillPlan:
-    source = SourcePlan.model_validate(full.source.model_dump() | LIMIT)
-    return full.model_copy(update={"history": HistoryRange(days=LIMIT_DAYS, end=full.history.end), "source": source})
-
-
-def _predictions(sandbox: Embedded, full: BackfillPlan, say: Say) -> list[predictions.Prediction]:
-    def refill(plan: BackfillPlan) -> dict[str, Any]:
-        sandbox.clear(SCHEMA)
-        return _checked(_output("refill", plan.model_dump_json(), sandbox.upstream_url))
-
-    found = predictions.run(sandbox, full, _limited_plan(full), LIMIT, refill)
-    say("predictions: " + ", ".join(f"{one.change} {one.predicted_s:.1f} of {one.measured_s:.1f} s" for one in found))
-    return found
+    say("predictions: " + ", ".join(f"{one.change} {one.predicted_s:.1f} of {one.measured_s:.1f} s" for one in predictions))
+    return found, predictions
 
 
 def beside_floor(found: Mapping[str, Any], source: SourcePlan) -> dict[str, Any]:
@@ -154,11 +166,11 @@ def _rounds(sandbox: Embedded, full: BackfillPlan, say: Say) -> tuple[list[Way],
     recorded = _output("record", plain.model_dump_json(), sandbox.upstream_url, folder)
     say(f"recorded {recorded['pages']} pages of {recorded['rows']:,} bars")
     words, jobs, upstream = ("refill", plain.model_dump_json()), full.concurrency.jobs, sandbox.pids["upstream"]
-    with _vendor(folder) as (ready_url, ready):
+    with machine.serving(machine.module("vendor", folder), machine.ALL) as (ready_url, vendor):
         ways: dict[str, Callable[[], Once]] = {
             RAW: lambda: _once(sandbox, "copy", folder, jobs, "counted" if done[RAW] else "checked"),
             END_TO_END: lambda: _once(sandbox, *words, sandbox.upstream_url, upstream=upstream),
-            READY: lambda: _once(sandbox, *words, ready_url, upstream=ready),
+            READY: lambda: _once(sandbox, *words, ready_url, upstream=vendor.pid),
             RAW_ONE: lambda: _once(sandbox, "copy", folder, 1, "counted"),
         }
         done: dict[str, list[Once]] = {name: [] for name in ways}
@@ -194,7 +206,7 @@ def _once(sandbox: Embedded, command: str, *arguments: object, upstream: int | N
     sandbox.clear(SCHEMA, refill.RAW)
     words = machine.module("refill", command, *arguments)
     others = {"database": sandbox.pids["database"]} | ({"upstream": upstream} if upstream else {})
-    with machine.process(words, ALL, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+    with machine.process(words, machine.ALL, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
         with Busy({"ours": process.pid, **others}) as busy:
             out, error = process.communicate(timeout=TIMEOUT_S)
         if process.returncode:
@@ -213,19 +225,8 @@ def _once(sandbox: Embedded, command: str, *arguments: object, upstream: int | N
     )
 
 
-@contextlib.contextmanager
-def _vendor(folder: Path) -> Iterator[tuple[str, int]]:
-    """Serve the recorded pages from memory; yield URL and pid."""
-    with machine.process(machine.module("vendor", folder), ALL, stdout=subprocess.PIPE) as process:
-        assert process.stdout is not None
-        port = process.stdout.readline().strip()
-        if not port:
-            raise RuntimeError("the vendor whose answers are ready did not start")
-        yield f"http://127.0.0.1:{port}", process.pid
-
-
 def _output(command: str, *arguments: object) -> dict[str, Any]:
-    found: dict[str, Any] = json.loads(machine.output(machine.module("refill", command, *arguments), ALL, timeout_s=TIMEOUT_S))
+    found: dict[str, Any] = json.loads(machine.output(machine.module("refill", command, *arguments), machine.ALL, timeout_s=TIMEOUT_S))
     return found
 
 

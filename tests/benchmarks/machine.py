@@ -37,6 +37,9 @@ def cores() -> Cores:
     return Cores(generator=frozenset(allowed[-1:]), server=frozenset(allowed[:-1] or allowed))
 
 
+ALL = cores().generator | cores().server
+
+
 def pinned(where: frozenset[int]) -> dict[str, Any]:
     """Return the arguments of `Popen` that start a process on some cores; none where the system cannot."""
     return {"preexec_fn": lambda: os.sched_setaffinity(0, where)} if hasattr(os, "sched_setaffinity") else {}
@@ -62,14 +65,25 @@ def process(command: Sequence[str | Path], where: frozenset[int], **options: Any
                 stream.close()
 
 
-def output(command: Sequence[str | Path], where: frozenset[int], timeout_s: float, **options: Any) -> str:
+@contextlib.contextmanager
+def serving(command: Sequence[str | Path], where: frozenset[int], **options: Any) -> Iterator[tuple[str, subprocess.Popen[str]]]:
+    """Run a server that prints its port; yield its URL and its process."""
+    with process(command, where, stdout=subprocess.PIPE, **options) as running:
+        assert running.stdout is not None
+        port = running.stdout.readline().strip()
+        if not port:
+            raise RuntimeError(f"it did not start: {' '.join(map(str, command[:3]))}")
+        yield f"http://127.0.0.1:{port}", running
+
+
+def output(command: Sequence[str | Path], where: frozenset[int], timeout_s: float) -> str:
     """Run a process on some cores to its end, and return what it wrote.
 
     Raises:
         RuntimeError: it failed; the end of what it said is in the message.
     """
     words = [*map(str, command)]
-    done = subprocess.run(words, text=True, capture_output=True, timeout=timeout_s, cwd=ROOT, **pinned(where), **options)
+    done = subprocess.run(words, text=True, capture_output=True, timeout=timeout_s, cwd=ROOT, **pinned(where))
     if done.returncode:
         raise RuntimeError(f"{Path(words[0]).name} ended with {done.returncode}: {(done.stderr or done.stdout)[-500:]}")
     return done.stdout
@@ -90,11 +104,6 @@ def free_port() -> int:
     with socket.socket() as one:
         one.bind(("127.0.0.1", 0))
         return int(one.getsockname()[1])
-
-
-def others_busy(seconds: float = 1.0) -> float:
-    """Return how many cores were busy for a moment in which nothing of ours ran."""
-    return psutil.cpu_percent(seconds) / 100 * (psutil.cpu_count() or 1)
 
 
 class Others:
@@ -119,14 +128,9 @@ def _busy_s() -> float:
 
 
 def _own_s() -> float:
-    own = resource.getrusage(resource.RUSAGE_SELF)
-    return own.ru_utime + own.ru_stime + children_s()
-
-
-def children_s() -> float:
-    """Return the CPU time of all processes that this one has started and that have ended."""
-    used = resource.getrusage(resource.RUSAGE_CHILDREN)
-    return used.ru_utime + used.ru_stime
+    """Return the CPU time of this process and of all that it has started and that have ended."""
+    used = [resource.getrusage(whose) for whose in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+    return sum(one.ru_utime + one.ru_stime for one in used)
 
 
 def family_s(but: int) -> float:
@@ -140,11 +144,11 @@ def family_s(but: int) -> float:
     return total_s
 
 
-def wait_quiet(minutes: float, limit: float = 0.15) -> tuple[float, float]:
+def wait_quiet(minutes: float, limit: float) -> tuple[float, float]:
     """Wait until others leave the cores alone for 10 s, at most so long; return (seconds waited, cores busy at last)."""
     began, quiet = time.monotonic(), 0
     while True:
-        busy = others_busy(2.0)
+        busy = psutil.cpu_percent(2.0) / 100 * (psutil.cpu_count() or 1)
         quiet = quiet + 1 if busy <= limit else 0
         if quiet >= 5 or time.monotonic() - began >= minutes * 60:
             return time.monotonic() - began, busy
@@ -152,11 +156,13 @@ def wait_quiet(minutes: float, limit: float = 0.15) -> tuple[float, float]:
 
 def description() -> dict[str, Any]:
     """Describe the machine."""
-    model = next((line.split(":", 1)[1].strip() for line in _cpuinfo() if line.startswith("model name")), platform.processor())
+    cpuinfo = Path("/proc/cpuinfo")
+    lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
+    model = next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.processor())
     return {"cpu": model, "cores": results.environment().cores, "memory_gb": round(psutil.virtual_memory().total / 2**30, 1),
             "system": f"{platform.system()} {platform.release()}", "python": platform.python_version()}  # fmt: skip
 
 
-def _cpuinfo() -> list[str]:
-    path = Path("/proc/cpuinfo")
-    return path.read_text().splitlines() if path.exists() else []
+def peak_bytes() -> int:
+    """Return the most memory this process ever had resident."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)

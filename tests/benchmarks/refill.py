@@ -1,10 +1,8 @@
 """Refills history in this process, or does a part of that by itself, and prints what it took. Started by the benchmarks."""
 
 import json
-import resource
 import sys
 import time
-from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
@@ -25,7 +23,7 @@ from tapecheck.backfill.session import run
 from tapecheck.vendor.bars import COLUMNS, Bars, periods_per_year
 from tapecheck.vendor.source import Source
 
-from . import embedded, vendor
+from . import embedded, machine, vendor
 
 RAW = "tapecheck_raw"  # the schema that raw COPY fills
 TABLES = "tables.arrow"
@@ -34,9 +32,9 @@ SERIES, PAGE_BARS = 25, 10_000  # of the features: about as many bars a page as 
 
 def refill(plan: BackfillPlan, source_url: str) -> dict[str, Any]:
     """Run a plan as the notebook does; return its wall time, its stages, and the most memory that this process had."""
-    imported_bytes, began_s = _peak_bytes(), time.monotonic()
+    began_s = time.monotonic()
     recording = run(plan, embedded.endpoints(source_url))
-    call_s, peak_bytes = time.monotonic() - began_s, _peak_bytes()
+    call_s, peak_bytes = time.monotonic() - began_s, machine.peak_bytes()
     summary, context = summarize(recording), recording.context
     integrity = context.integrity
     assert integrity is not None
@@ -53,7 +51,6 @@ def refill(plan: BackfillPlan, source_url: str) -> dict[str, Any]:
         "busy_s": {name: stage.busy_s for name, stage in summary.stages.items()},
         "lost": integrity.lost + integrity.vanished,
         "checksum": integrity.checksum,
-        "imported_bytes": imported_bytes,
         "peak_bytes": peak_bytes,
         "what_if": {one.change: one.wall_s for one in predict_all(recording)},
     }
@@ -91,21 +88,16 @@ def record(plan: BackfillPlan, source_url: str, folder: Path) -> dict[str, Any]:
 
     anyio.run(fetch)
     vendor.save(folder, source.bodies, source_url)
-    write_tables(folder, jobs)
+    with pa.ipc.new_file(folder / TABLES, jobs[0][0].schema) as file:
+        for number, job in enumerate(jobs):
+            for batch in job:
+                file.write_batch(batch, custom_metadata={"job": str(number)})
     return {"pages": sum(map(len, jobs)), "rows": sum(batch.num_rows for job in jobs for batch in job)}
 
 
 def _batch(bars: Bars, symbol: str, timeframe: str) -> pa.RecordBatch:
     key, values = sink._key_columns(bars, symbol, timeframe), {name: getattr(bars, name) for name in COLUMNS[1:]}
     return sink._table(key, values).combine_chunks().to_batches()[0]
-
-
-def write_tables(folder: Path, jobs: Sequence[Sequence[pa.RecordBatch]]) -> None:
-    """Write the pages of every job."""
-    with pa.ipc.new_file(folder / TABLES, jobs[0][0].schema) as file:
-        for number, job in enumerate(jobs):
-            for batch in job:
-                file.write_batch(batch, custom_metadata={"job": str(number)})
 
 
 def read_tables(folder: Path) -> list[list[pa.RecordBatch]]:
@@ -178,11 +170,6 @@ def compute(bars: int) -> dict[str, Any]:
             lead = whole[-features.LEAD_IN :]
             rows += len(columns[features.NAMES[0]])
     return {"rows": rows, "seconds": time.perf_counter() - began_s, "cpu_s": time.process_time() - began_cpu_s}
-
-
-def _peak_bytes() -> int:
-    """Return the most memory this process ever had resident."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
 COMMANDS = {

@@ -1,6 +1,6 @@
-"""Writes what the benchmarks found: JSON, Markdown tables and a chart. It computes nothing."""
+"""Writes what the benchmarks found: Markdown tables and a chart. It computes nothing."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -10,46 +10,111 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from .accuracy import Known
-from .backfill import END_TO_END, RAW, READY, Way
-from .targets import Target
-from .throughput import Row
+from .backfill import END_TO_END, RAW, READY
+from .load import Row
+from .recovery import kills_table
+from .targets import Target, spread
 
 PALETTE = {"tapecheck": "#0072B2", "wrk": "#E69F00", "hey": "#009E73", "k6": "#CC79A7", "locust": "#56B4E9"}
 BEGIN, END = "<!-- bench {}: begin -->", "<!-- bench {}: end -->"  # of the part of that name
 VERDICT = {True: "met", False: "**missed**", None: "not measured"}
 
 
+def table(heads: Sequence[str], rows: Iterable[Sequence[object]], *, texts: int = 1) -> list[str]:
+    """Return the lines of a Markdown table whose first columns are texts and whose others are numbers."""
+    lines = ["| " + " | ".join(map(str, row)) + " |" for row in (heads, *rows)]
+    return [lines[0], "|" + "---|" * texts + "---:|" * (len(heads) - texts), *lines[1:]]
+
+
 def targets_table(targets: Sequence[Target]) -> list[str]:
-    """Return the lines of a Markdown table of targets."""
-    lines = ["| target | wanted | measured | n | |", "|---|---|---|---|---|"]
-    return lines + [f"| {one.what} | {one.target} | {one.measured} | {one.n} | {VERDICT[one.met]} |" for one in targets]
+    """Return the lines of a table of targets."""
+    rows = [(one.what, one.target, one.measured, one.n, VERDICT[one.met]) for one in targets]
+    return table(("target", "wanted", "measured", "n", ""), rows, texts=5)
 
 
 def load_tables(found: dict[str, Any]) -> list[str]:
-    """Return the lines of the tables of `load.run`."""
-    return [*throughput_table(found["throughput"]), "", *freeze_table(found["freezes"])]
+    """Return the tables of `load.run`: rates, and what each generator says of a server that is frozen 1 s of every 5.
+
+    Busy cores of nginx tell whether the generator was the limit.
+    """
+    heads = ("body", "generator", "requests/s, median (lowest - highest)", "n", "tapecheck is (lowest - highest)", "CPU a request (µs)",
+             "nginx, busy cores", "failed", "counted by nginx too")  # fmt: skip
+    rates = [
+        (row.body, row.generator, f"{row.rps:,.0f} ({row.lowest_rps:,.0f} - {row.highest_rps:,.0f})", row.n,
+         "" if row.generator == "tapecheck" else f"{row.ratio:.2f} x ({row.lowest_ratio:.2f} - {row.highest_ratio:.2f})",
+         f"{row.cpu_us:.1f}", f"{row.server_cpu_ratio:.2f}", f"{row.failed:,}", f"{row.seen_ratio:.1%}")
+        for row in found["throughput"]
+    ]  # fmt: skip
+    true_ms, said = _by_generator(found["freezes"])
+    freezes = [("the truth", *(f"{ms:,.0f}" for ms in true_ms.values()), "")]
+    freezes += [(name, *(f"{one.measured_ms:,.0f}" for one in own), f"{own[0].n:,}") for name, own in said.items()]
+    frozen = ("frozen 1 s of every 5 s, 200 requests/s", *(f"{quantile} (ms)" for quantile in true_ms), "n")
+    return [*table(heads, rates, texts=2), "", *table(frozen, freezes)]
+
+
+def _by_generator(known: Sequence[Known]) -> tuple[dict[str, float], dict[str, list[Known]]]:
+    names = dict.fromkeys(one.generator for one in known)
+    return {one.quantile: one.true_ms for one in known}, {name: [one for one in known if one.generator == name] for name in names}
 
 
 def backfill_tables(found: dict[str, Any]) -> list[str]:
-    """Return the lines of the tables of `backfill.run`."""
-    return [*ways_table(found["ways"], found["beside"]), "", *stages_table(found)]
+    """Return the tables of `backfill.run`: how fast the same rows came in and what that cost whom, and how long stages were busy."""
+    beside = found["beside"]
+    heads = (f"{beside['rows']:,} bars, without features", "rows/s, median (lowest - highest)", "n",
+             f"beside raw COPY over {beside['connections']} connections", "over one", "CPU (s): ours", "database", "upstream",
+             "busy cores")  # fmt: skip
+    rates = [
+        (way.name, f"{median(way.rates):,.0f} ({min(way.rates):,.0f} - {max(way.rates):,.0f})", len(way.rates),
+         spread(way.ratios), spread(way.ratios_one),
+         *(f"{way.cpu_s[who]:.1f}" if who in way.cpu_s else "" for who in ("ours", "database", "upstream")), f"{way.busy_cores:.2f}")
+        for way in found["ways"]
+    ]  # fmt: skip
+    refills = [(way.name, way.rows, median(way.seconds), way.busy_s) for way in found["ways"] if way.busy_s]
+    more = {"whole": "all, with features", "memory": "and more days", "limited": "with a rate limit"}
+    refills += [(what, found[name]["rows"], found[name]["wall_s"], found[name]["busy_s"]) for name, what in more.items()]
+    stages = list(refills[0][3])
+    busy = [(what, f"{rows:,}", f"{wall_s:.1f}", *(f"{busy_s[one]:.1f}" for one in stages)) for what, rows, wall_s, busy_s in refills]
+    return [*table(heads, rates), "", *table(("busy time of the stages (s), many at once", "bars", "wall", *stages), busy)]
 
 
-def remarks(found: dict[str, Any]) -> list[str]:
-    """Return what the tables do not say."""
-    return [*_half_rate(found), *_limits(found), *(f"Skipped: {why}." for why in found.get("skipped", ()))]
+def recovery_tables(found: dict[str, Any]) -> list[str]:
+    """Return the tables of `recovery.run`."""
+    rows = [
+        (f"{one.planted_s:g} s", "yes" if one.hanging else "no", ", ".join(f"{error:+.0f}" for error in one.errors_ms), len(one.errors_ms))
+        for one in found["outages"]
+    ]
+    heads = ("planted outage (SIGSTOP)", "beside a hanging dependency", "error of each trial (ms)", "n")
+    return [*table(heads, rows, texts=3), "", *table(*kills_table(found["kills"]), texts=7)]
 
 
-def _half_rate(found: dict[str, Any]) -> Iterator[str]:
+def compare_tables(found: dict[str, Any]) -> list[str]:
+    """Return the table of `recorded.compare`."""
+    steps = ", ".join(f"{name} {seconds:.2f} s" for name, seconds in found["steps"].items())
+    return table(
+        ("whole process, each time", "of the last one", "samples of each run"),
+        [(_each(found), steps, f"{found['rows']:,}")],
+        texts=2,
+    )
+
+
+def index_tables(found: dict[str, Any]) -> list[str]:
+    """Return the table of `recorded.index`."""
+    pages = ", ".join(f"{name} {size / 1e3:,.0f} kB" for name, size in found["page_bytes"].items())
+    heads = ("index, each time", "written", "recorded runs", "their results")
+    return table(heads, [(_each(found), pages, f"{found['runs']:,}", f"{found['result_bytes'] / 1e6:.0f} MB")], texts=2)
+
+
+def _each(found: dict[str, Any]) -> str:
+    return ", ".join(f"{seconds:.2f} s" for seconds in found["seconds"])
+
+
+def remarks(found: dict[str, Any]) -> Iterator[str]:
+    """Say what the tables do not: how busy the generator was, and what the cores allow at best, whoever waited for whom."""
     if how := found.get("half_rate"):
         yield (
             f"Half the highest rate against the server of known latency was {how['rate_rps']:,.0f} requests/s, "
             f"of which {how['achieved_ratio']:.1%} were sent in time, with {how['cpu_ratio']:.0%} of the generator's core."
         )
-
-
-def _limits(found: dict[str, Any]) -> Iterator[str]:
-    """Say what the cores had to do, and what ratio that allows at best: by itself it says neither who waited nor for what."""
     ways = {way.name: way for way in found.get("ways", ())}
     for way in (ways[name] for name in (END_TO_END, READY) if name in ways):
         least_s, cores = way.least_s(found["cores"]), found["cores"]
@@ -57,78 +122,12 @@ def _limits(found: dict[str, Any]) -> Iterator[str]:
             f"{way.name.capitalize()}: {sum(way.cpu_s.values()):.1f} s of CPU time, {way.cpu_s['upstream']:.1f} s of it the upstream's; "
             f"with {cores} cores never idle that takes {least_s:.1f} s, {median(ways[RAW].seconds) / least_s:.2f} x raw COPY at best."
         )
-    if "beside" in found:
-        beside = found["beside"]
+    if beside := found.get("beside"):
         yield (
             f"Every way stored the same {beside['rows']:,} rows in {beside['pages']} pages, each committed "
             f"(synchronous_commit {beside['synchronous_commit']}), with the checksum {beside['checksum']}."
         )
-
-
-def throughput_table(rows: Sequence[Row]) -> list[str]:
-    """Return the lines of a Markdown table of rates; nginx's busy cores tell whether the generator was the limit."""
-    lines = [
-        "| body | generator | requests/s, median (lowest - highest) | n | tapecheck is (lowest - highest) "
-        "| CPU a request (µs) | nginx, busy cores | failed | counted by nginx too |",
-        "|---|---|---:|---:|---:|---:|---:|---:|---:|",
-    ]
-    for row in rows:
-        ratio = "" if row.generator == "tapecheck" else f"{row.ratio:.2f} x ({row.lowest_ratio:.2f} - {row.highest_ratio:.2f})"
-        lines.append(
-            f"| {row.body} | {row.generator} | {row.rps:,.0f} ({row.lowest_rps:,.0f} - {row.highest_rps:,.0f}) | {row.n} | {ratio} "
-            f"| {row.cpu_us:.1f} | {row.server_cpu_ratio:.2f} | {row.failed:,} | {row.seen_ratio:.1%} |"
-        )
-    return lines
-
-
-def freeze_table(known: Sequence[Known]) -> list[str]:
-    """Return the lines of a Markdown table of what each generator says of a server that is frozen 1 s of every 5."""
-    quantiles = {one.quantile: one.true_ms for one in known}
-    lines = [
-        "| frozen 1 s of every 5 s, 200 requests/s | " + " | ".join(f"{q} (ms)" for q in quantiles) + " | n |",
-        "|---|" + "---:|" * (len(quantiles) + 1),
-    ]
-    lines.append("| the truth | " + " | ".join(f"{true_ms:,.0f}" for true_ms in quantiles.values()) + " | |")
-    for name in dict.fromkeys(one.generator for one in known):
-        mine = [one for one in known if one.generator == name]
-        lines.append(f"| {name} | " + " | ".join(f"{one.measured_ms:,.0f}" for one in mine) + f" | {mine[0].n:,} |")
-    return lines
-
-
-def ways_table(ways: Sequence[Way], beside: dict[str, Any]) -> list[str]:
-    """Return the lines of a Markdown table of how fast the same rows came into the same table, and what that cost whom."""
-    lines = [
-        f"| {beside['rows']:,} bars, without features | rows/s, median (lowest - highest) | n "
-        f"| beside raw COPY over {beside['connections']} connections | over one "
-        "| CPU (s): ours | database | upstream | busy cores |",
-        "|---|---:|---:|---:|---:|---:|---:|---:|---:|",
-    ]
-    for way in ways:
-        cpu = " | ".join(f"{way.cpu_s[who]:.1f}" if who in way.cpu_s else "" for who in ("ours", "database", "upstream"))
-        lines.append(
-            f"| {way.name} | {median(way.rates):,.0f} ({min(way.rates):,.0f} - {max(way.rates):,.0f}) | {len(way.rates)} "
-            f"| {_spread(way.ratios)} | {_spread(way.ratios_one)} | {cpu} | {way.busy_cores:.2f} |"
-        )
-    return lines
-
-
-def _spread(ratios: Sequence[float]) -> str:
-    return f"{median(ratios):.2f} x ({min(ratios):.2f} - {max(ratios):.2f})"
-
-
-def stages_table(found: dict[str, Any]) -> list[str]:
-    """Return the lines of a Markdown table of how long the stages of each refill were busy, many at once."""
-    refills = [(way.name, way.rows, median(way.seconds), way.busy_s) for way in found["ways"] if way.busy_s]
-    more = {"whole": "all, with features", "memory": "and more days", "limited": "with a rate limit"}
-    refills += [(what, found[name]["rows"], found[name]["wall_s"], found[name]["busy_s"]) for name, what in more.items()]
-    stages = list(refills[0][3])
-    lines = [
-        "| busy time of the stages (s), many at once | bars | wall | " + " | ".join(stages) + " |",
-        "|---|" + "---:|" * (len(stages) + 2),
-    ]
-    for what, rows, wall_s, busy_s in refills:
-        lines.append(f"| {what} | {rows:,} | {wall_s:.1f} | " + " | ".join(f"{busy_s[stage]:.1f}" for stage in stages) + " |")
-    return lines
+    yield from (f"Skipped: {why}." for why in found.get("skipped", ()))
 
 
 def chart(rows: Sequence[Row], freezes: Sequence[Known], footer: str, path: Path) -> None:
@@ -156,16 +155,14 @@ def _rates(ax: Axes, rows: Sequence[Row], body: str) -> None:
 
 
 def _freezes(ax: Axes, known: Sequence[Known]) -> None:
-    quantiles = {one.quantile: one.true_ms for one in known}
-    names = list(dict.fromkeys(one.generator for one in known))
-    width = 0.8 / max(len(names), 1)
-    for i, name in enumerate(names):
-        measured = [one.measured_ms for one in known if one.generator == name]
-        at = [j + (i - (len(names) - 1) / 2) * width for j in range(len(measured))]
-        ax.bar(at, measured, width, color=PALETTE[name], label=name)
-    for j, true_ms in enumerate(quantiles.values()):
-        ax.hlines(true_ms, j - 0.45, j + 0.45, color="#222222", linestyle="--", label="the truth" if j == 0 else None)
-    ax.set_xticks(range(len(quantiles)), list(quantiles))
+    true_ms, said = _by_generator(known)
+    width = 0.8 / max(len(said), 1)
+    for i, (name, own) in enumerate(said.items()):
+        at = [j + (i - (len(said) - 1) / 2) * width for j in range(len(own))]
+        ax.bar(at, [one.measured_ms for one in own], width, color=PALETTE[name], label=name)
+    for j, ms in enumerate(true_ms.values()):
+        ax.hlines(ms, j - 0.45, j + 0.45, color="#222222", linestyle="--", label="the truth" if j == 0 else None)
+    ax.set_xticks(range(len(true_ms)), list(true_ms))
     ax.set_ylabel("reported latency (ms)", fontsize=9.5)
     ax.set_title("Server frozen 1 s of every 5 s", loc="left", fontsize=11)
     ax.set_ylim(top=max(ax.get_ylim()[1], 1350))
