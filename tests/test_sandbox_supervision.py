@@ -1,7 +1,6 @@
 """Starting and stopping the sandbox, also after anything was killed, in a folder whose name needs quoting."""
 
 import contextlib
-import ctypes
 import os
 import resource
 import shutil
@@ -31,7 +30,6 @@ HALTED = (  # an up that says that it has come to a step, and goes no further
     "s.{} = halt\n" + CODE
 )
 ODD = "tc 5% %(x)s #a ;b ü'"
-SYS_RESOURCE, DROP_FROM_BOUNDING_SET = 24, 24  # Linux's CAP_SYS_RESOURCE, PR_CAPBSET_DROP
 
 
 def command(folder: Path) -> list[str]:
@@ -86,7 +84,7 @@ def test_up_twice_and_down_twice(home: Home) -> None:
     assert status and all(process.healthy and process.pid for process in status.processes)
     if sys.platform == "linux":
         own = [one.pid for one in status.processes if one.name != "database"]  # as root the database is another user's
-        assert all(psutil.Process(pid).rlimit(psutil.RLIMIT_NOFILE)[0] >= supervision.FILES for pid in own)
+        assert all(psutil.Process(pid).rlimit(psutil.RLIMIT_NOFILE)[0] >= 1024 for pid in own)
     supervision.wait_filled(timeout_s=80)
     with pytest.raises(SandboxError, match="NVDA"):
         supervision.wait_filled(["NVDA"], timeout_s=0.5)
@@ -183,30 +181,6 @@ def test_homes_that_cannot_be_used(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     for bad in (tmp_path / ("x" * 100), tmp_path / "file", *(tmp_path / f"a{odd}b" for odd in '"$`\\\n')):
         with pytest.raises(SandboxError, match="TAPECHECK_SANDBOX_HOME"):
             Home(bad).create()
-
-
-def test_too_few_files_are_refused_before_anything_starts(tmp_path: Path) -> None:
-    """Where the hard limit is too low, the message says how many are needed, how many there are and what to do."""
-
-    def limit() -> None:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (256, 256))
-        if os.getuid() == 0:  # who may raise hard limits
-            ctypes.CDLL(None).prctl(DROP_FROM_BOUNDING_SET, SYS_RESOURCE, 0, 0, 0)
-
-    done = subprocess.run(
-        [sys.executable, "-m", "tapecheck", "sandbox", "up"],
-        env={**os.environ, "TAPECHECK_SANDBOX_HOME": str(tmp_path)},
-        preexec_fn=limit,
-        capture_output=True,
-        text=True,
-        timeout=60,
-    )
-    assert done.returncode == 3
-    assert done.stderr == (
-        "error: the sandbox's processes open up to 1,024 files each, and at most 256 are allowed here (ulimit -Hn); "
-        "begin in a shell with a higher limit, or raise it as root: ulimit -n 1024\n"
-    )
-    assert not (tmp_path / "supervisord.conf").exists()
 
 
 @pytest.mark.skipif(os.getuid() != 0, reason="only root can give a folder away")

@@ -20,7 +20,7 @@ from tapecheck import config
 from tapecheck.errors import ConfigError, Problem, TargetDown, TargetError, shown
 from tapecheck.target import templates
 from tapecheck.target.file import RequestTemplate, Secret, Target
-from tapecheck.target.opening import beyond, client_options, is_loopback
+from tapecheck.target.loopback import beyond, client_options, host_of, is_loopback
 from tapecheck.target.templates import Value
 
 logging.getLogger("httpx").setLevel(logging.WARNING)  # its INFO lines hold whole URLs
@@ -68,11 +68,11 @@ class Client:
         self._target, self._base_url, self._timeout_s = target, target.base_url.rstrip("/"), timeout_s
         problems: list[Problem] = []
         self._headers = templates.headers(target, problems)
-        if not target.allow_remote and not is_loopback(urlsplit(target.base_url).hostname or ""):
+        if not target.allow_remote and not is_loopback(host_of(target.base_url)):
             problems.append(beyond(target, f"{target.base_url} may be on another machine"))
         if problems:
             raise ConfigError(problems)
-        self._options = client_options(target.base_url) | {"verify": tls(target)}
+        self._options = client_options(target.base_url, tls(target))
         self._stack = contextlib.ExitStack()
 
     def __enter__(self) -> Self:

@@ -14,7 +14,7 @@ from tapecheck.config import Model
 from tapecheck.errors import ConfigError, Problem
 from tapecheck.runs.results import TargetInfo
 from tapecheck.target.file import BackfillTarget, Secret, Target
-from tapecheck.target.opening import beyond, is_local_database, is_loopback
+from tapecheck.target.loopback import beyond, is_local_database, is_loopback
 from tapecheck.vendor.bars import CRYPTO, TIMEFRAMES
 from tapecheck.vendor.rate_limit import Retry, TokenBucket
 from tapecheck.vendor.wire import Unauthorized

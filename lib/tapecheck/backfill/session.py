@@ -24,7 +24,7 @@ from tapecheck.errors import ConfigError, Problem, TargetDown, TargetError, firs
 from tapecheck.progress import Report
 from tapecheck.runs import folders, results
 from tapecheck.target import opening
-from tapecheck.target.opening import client_options, is_local_database, is_loopback
+from tapecheck.target.loopback import client_options, is_local_database, is_loopback
 from tapecheck.vendor.trace import Received
 
 log = logging.getLogger(__name__)
@@ -120,8 +120,13 @@ def _remote(endpoints: Endpoints) -> tuple[str, ...]:
 def _check_source(url: str, timeout_s: float) -> None:
     """Ask for the root, without a key and so at no cost, to tell a source that is not there at once."""
     host = httpx.URL(url).host
+
+    async def ask() -> None:
+        async with httpx.AsyncClient(timeout=min(timeout_s, 10), **client_options(url)) as client:
+            await client.get(url)
+
     try:
-        httpx.get(url, timeout=min(timeout_s, 10), **client_options(url))
+        database.wait_for(ask)
     except httpx.RequestError as error:
         why = first_line(error)
         raise TargetDown(f"the source {host} does not answer ({why}); nothing was fetched: is it running, and the network there?") from None

@@ -20,7 +20,7 @@ from tapecheck.backfill.pipeline import Refreshed
 from tapecheck.backfill.plan import SLACK_S, BackfillPlan, Endpoints
 from tapecheck.errors import ConfigError, Problem
 from tapecheck.progress import Report
-from tapecheck.target.opening import is_local_database, is_loopback
+from tapecheck.target.loopback import is_local_database, is_loopback
 from tapecheck.vendor.rate_limit import most_tokens
 from tapecheck.vendor.trace import Received, Span
 from tapecheck.workers.pool import WorkerPool

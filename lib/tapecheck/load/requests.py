@@ -23,7 +23,7 @@ from tapecheck.load.engine.work import Address, PreparedRequest, Tls, Value
 from tapecheck.load.plan import LoadPlan, Scenario
 from tapecheck.target import templates
 from tapecheck.target.file import RequestTemplate, Target
-from tapecheck.target.opening import beyond, is_loopback
+from tapecheck.target.loopback import addresses, beyond, is_loopback
 from tapecheck.target.templates import redacted
 
 USER_AGENT = "tapecheck"
@@ -156,17 +156,10 @@ async def _check_all(target: Target, prepared: Prepared, address: Address, conte
 
 def _connectable(target: Target, url: httpx.URL, port: int) -> str:
     """Return the first of a host's addresses that accepts a connection, so that the load goes there without a detour."""
-    try:
-        entries = socket.getaddrinfo(url.host, port, type=socket.SOCK_STREAM)
-    except (OSError, UnicodeError) as error:
-        why = getattr(error, "strerror", None) or str(error)
-        more = "" if target.allow_remote else "; beyond this machine, it needs allow_remote: true as well"
-        said = f"{url}: the host name {url.host!r} cannot be resolved ({why}): correct base_url, or the name service{more}"
-        raise TargetError(said) from None
-    found, reasons = list(dict.fromkeys(str(entry[4][0]) for entry in entries)), []
-    if not target.allow_remote and (remote := [ip for ip in found if not is_loopback(ip)]):
-        raise ConfigError([beyond(target, f"{url} is at {remote[0]}, beyond this machine")])
-    for ip in found:
+    if not target.allow_remote and not is_loopback(url.host):
+        raise ConfigError([beyond(target, f"{url} may be on another machine")])
+    reasons = []
+    for ip in addresses(url.host) or _looked_up(url):
         try:
             socket.create_connection((ip, port), timeout=CONNECT_S).close()
         except TimeoutError:
@@ -176,6 +169,15 @@ def _connectable(target: Target, url: httpx.URL, port: int) -> str:
         else:
             return ip
     raise TargetDown(f"{url}: nothing answers at port {port} ({'; '.join(reasons)}): start the target, or correct base_url")
+
+
+def _looked_up(url: httpx.URL) -> Sequence[str]:
+    try:
+        entries = socket.getaddrinfo(url.host, None, type=socket.SOCK_STREAM)
+    except (OSError, UnicodeError) as error:
+        why = getattr(error, "strerror", None) or str(error)
+        raise TargetError(f"{url}: the host name {url.host!r} cannot be resolved ({why}): correct base_url, or the name service") from None
+    return list(dict.fromkeys(str(entry[4][0]) for entry in entries))
 
 
 async def _check_one(client: httpx.AsyncClient, target: Target, request: PreparedRequest, address: Address, timeout_s: float) -> None:

@@ -15,7 +15,7 @@ from tapecheck.resources import locate
 from tapecheck.runs.results import TargetInfo
 from tapecheck.target import templates
 from tapecheck.target.file import RequestTemplate, Secret, Target
-from tapecheck.target.opening import beyond, check_database, is_loopback
+from tapecheck.target.loopback import beyond, check_database, is_loopback
 
 _REQUEST = re.compile(r"(GET|HEAD|POST) /\S*")
 PLACES = ("base_url", "source_url", "processes", "database_url")  # configuration values that a target gives

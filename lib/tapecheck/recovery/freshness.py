@@ -24,7 +24,7 @@ from tapecheck.recovery.objectives import AgeClass, RecoveryPlan
 from tapecheck.recovery.recording import Audit, Key, Look, NotFound, PlantedAge, Reply, SchedulerHealth, Served, Status
 from tapecheck.recovery.stored import SCHEMA, read_if_there
 from tapecheck.target.file import Target
-from tapecheck.target.opening import check_database
+from tapecheck.target.loopback import check_database
 
 STATUS, SCHEDULER, FEATURES = "status", "scheduler", "features"  # the requests of a target file
 _BODY: TypeAdapter[dict[str, object]] = TypeAdapter(dict[str, object])

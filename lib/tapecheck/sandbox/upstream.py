@@ -20,7 +20,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from tapecheck.backfill.calendar import DAY_S, EASTERN
 from tapecheck.config import Model
 from tapecheck.sandbox import market
-from tapecheck.sandbox.profile import Home, Profile
+from tapecheck.sandbox.profile import Home
 from tapecheck.vendor.bars import COLUMNS, CRYPTO, symbol_of
 from tapecheck.vendor.rate_limit import TokenBucket
 
@@ -260,8 +260,7 @@ class Upstream:
 
     def __init__(self, home: Home) -> None:
         self.faults, self.key = Faults(), home.secret()
-        profile = Profile.model_validate_json(home.profile.read_bytes())
-        self.bucket = Limit(requests_per_minute=profile.requests_per_minute, burst=profile.burst).bucket()
+        self.bucket: TokenBucket | None = None
 
     def _denied(self, request: Request, request_id: str) -> Response | None:
         scheme, _, key = request.headers.get("authorization", "").partition(" ")

@@ -1,6 +1,5 @@
 """Opens a target: reads its file and, for the sandbox, finds the running one or starts it. It sends no load."""
 
-import ipaddress
 import json
 import os
 import signal
@@ -9,14 +8,12 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
-from urllib.parse import urlsplit
 
 import psutil
 
 from tapecheck import config, lockfiles
 from tapecheck.config import Model
-from tapecheck.errors import ConfigError, Problem, SandboxError
+from tapecheck.errors import SandboxError
 from tapecheck.target.file import BackfillTarget, ProcessSelector, Secret, Target, Url
 
 _SANDBOX = (sys.executable, "-P", "-m", "tapecheck", "sandbox")
@@ -174,60 +171,3 @@ def sandbox_used() -> Iterator[None]:
             _use = None
         if subprocess.run([*_SANDBOX, "down", "--unused"], stdin=subprocess.DEVNULL, check=False).returncode:
             raise SandboxError("the sandbox did not stop; `python -m tapecheck sandbox down` says why")
-
-
-# ---- loopback ----
-
-
-def is_loopback(host: str) -> bool:
-    """Tell whether a host, `localhost` or a numeric address, is this machine; any other name is taken for another one."""
-    try:
-        return ipaddress.ip_address(host.partition("%")[0]).is_loopback
-    except ValueError:
-        return host == "localhost"
-
-
-def client_options(url: str) -> dict[str, Any]:
-    """Return httpx's options for a URL: no proxy on the way to ourselves, and certificates are read only where one is checked."""
-    split = urlsplit(url)
-    is_here = is_loopback(split.hostname or "")
-    return {"trust_env": not is_here, "verify": not (is_here and split.scheme == "http")}
-
-
-def is_local_database(url: str) -> bool:
-    """Tell whether every server that a PostgreSQL URL may lead to is on this machine, be it by a socket.
-
-    Raises:
-        psycopg.ProgrammingError: the URL cannot be read; its message may hold the URL.
-    """
-    from psycopg.conninfo import conninfo_to_dict  # 60 ms that only who has a database pays
-
-    parts = conninfo_to_dict(url)
-    if parts.get("service") or os.environ.get("PGSERVICE"):
-        return False
-    hosts = f"{parts.get('host') or os.environ.get('PGHOST', '')},{parts.get('hostaddr') or os.environ.get('PGHOSTADDR', '')}"
-    return all(host == "" or host.startswith(("/", "@")) or is_loopback(host) for host in hosts.split(","))
-
-
-def check_database(target: Target, url: str) -> None:
-    """Refuse a database beyond this machine that the target does not allow to be asked.
-
-    Raises:
-        ConfigError: it is one, or its URL cannot be read; the message never holds it.
-    """
-    from psycopg import ProgrammingError
-
-    try:
-        is_here = is_local_database(url)
-    except ProgrammingError:
-        allowed = "postgresql://user@host:5432/database"
-        problem = Problem(file=f"target {target.name}", key="database_url", got="a URL that cannot be read", allowed=allowed)
-        raise ConfigError([problem]) from None
-    if not is_here and not target.allow_remote:
-        raise ConfigError([beyond(target, "its database may be on another machine")])
-
-
-def beyond(target: Target, what: str) -> Problem:
-    """Return the problem of a target of which something leads beyond this machine although it does not say that it may."""
-    allowed = "a loopback address; or allow_remote: true, if you may send requests there"
-    return Problem(file=f"target {target.name}", key="allow_remote", got=f"false, while {what}", allowed=allowed)

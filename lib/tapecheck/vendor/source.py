@@ -12,7 +12,7 @@ from typing import Self
 import anyio.to_thread
 import httpx
 
-from tapecheck.target.opening import client_options
+from tapecheck.target.loopback import client_options
 from tapecheck.vendor.bars import TIMEFRAMES, Bars, IntArray, ticker_of, to_ms
 from tapecheck.vendor.rate_limit import Bucket, Budget, Retry
 from tapecheck.vendor.trace import Trace

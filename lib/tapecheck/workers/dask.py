@@ -24,11 +24,7 @@ ADDRESS = re.compile(r"dask://(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+):[0-9]{1,5}")
 
 
 def checked_workers(value: Any) -> int | str:
-    """Return what a plan's `workers` says: a number of processes, or the address of a scheduler.
-
-    Raises:
-        ValueError: it is neither; the message is what is allowed.
-    """
+    """Return what a plan's `workers` says: a number of processes, or the address of a scheduler."""
     if isinstance(value, int) and not isinstance(value, bool) and 1 <= value <= MAX_PROCESSES:
         return value
     if isinstance(value, str) and ADDRESS.fullmatch(value) and int(value.rpartition(":")[2]) < 65536:
@@ -37,11 +33,7 @@ def checked_workers(value: Any) -> int | str:
 
 
 def require_dask() -> ModuleType:
-    """Import Dask, which is an optional part of the installation.
-
-    Raises:
-        ConfigError: it is not installed.
-    """
+    """Import Dask, which is an optional part of the installation; without it that is a problem of the plan."""
     try:
         import distributed
     except ImportError:
@@ -51,12 +43,7 @@ def require_dask() -> ModuleType:
 
 
 class DaskScheduler:
-    """A connection to the scheduler at `dask://HOST:PORT`.
-
-    Raises:
-        ConfigError: Dask is not installed.
-        MeasurementError: no scheduler answers.
-    """
+    """A connection to the scheduler at `dask://HOST:PORT`."""
 
     def __init__(self, address: str) -> None:
         self.url = address.replace("dask://", "tcp://", 1)

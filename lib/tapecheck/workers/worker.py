@@ -22,10 +22,7 @@ EXCHANGES = 20  # of clocks with a worker on another machine
 def meet(prepare: Callable[[], object]) -> tuple[int, str]:
     """Import what the work needs, so that none of it is measured; return this process's id and which machine's clock it reads."""
     prepare()
-    try:
-        return os.getpid(), BOOT_ID.read_text().strip()
-    except OSError:
-        return os.getpid(), platform.node()
+    return os.getpid(), BOOT_ID.read_text().strip() if BOOT_ID.exists() else platform.node()
 
 
 def read_clock() -> int:
@@ -94,11 +91,7 @@ class Worker:
         return self.executor.submit(function, self.control, *arguments)
 
     def end(self, future: "Future[T]") -> T | Death:
-        """Return the result of what has ended, or that the worker died.
-
-        Raises:
-            MeasurementError: it lives, and failed.
-        """
+        """Return the result of what has ended, or that the worker died; what it raised is raised."""
         try:
             return future.result()
         except self.died as error:

@@ -1,0 +1,122 @@
+"""What is this machine: without `allow_remote` nothing connects beyond it. What decides is the address that is connected to, not a name.
+
+A name other than `localhost` is never looked up here: the question itself would leave the machine.
+"""
+
+import contextlib
+import ipaddress
+import os
+import socket
+import ssl
+from itertools import zip_longest
+from typing import Any
+from urllib.parse import urlsplit
+
+import httpx
+
+from tapecheck.errors import ConfigError, Problem
+from tapecheck.target.file import Target
+
+LOCALHOST = ("127.0.0.1", "::1")
+
+
+def addresses(host: str) -> tuple[str, ...]:
+    """Return the addresses that a host stands for without a look-up, each as the system writes it; none for a name."""
+    if host.lower().removesuffix(".") == "localhost":
+        return LOCALHOST
+    try:
+        found = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM, flags=socket.AI_NUMERICHOST) if host else []
+    except (OSError, ValueError):  # UnicodeError is one of the latter
+        return ()
+    return tuple(str(entry[4][0]) for entry in found)
+
+
+def is_loopback(host: str) -> bool:
+    """Tell whether a connection to a host, `localhost` or a numeric address in any notation, stays on this machine."""
+    found = [ipaddress.ip_address(address) for address in addresses(host)]
+    return bool(found) and all((getattr(address, "ipv4_mapped", None) or address).is_loopback for address in found)
+
+
+def host_of(url: str) -> str:
+    """Return a URL's host."""
+    return urlsplit(url).hostname or ""
+
+
+def is_local_database(url: str) -> bool:
+    """Tell whether every server that a PostgreSQL URL may lead to is on this machine, be it by a socket.
+
+    Raises:
+        psycopg.ProgrammingError: the URL cannot be read; its message may hold the URL.
+    """
+    from psycopg.conninfo import conninfo_to_dict  # 60 ms that only who has a database pays
+
+    parts = conninfo_to_dict(url)
+    if parts.get("service") or os.environ.get("PGSERVICE"):
+        return False  # a file, of which libpq takes whatever is not in the URL
+    hosts, numbers = (str(parts.get(name) or os.environ.get(f"PG{name.upper()}", "")) for name in ("host", "hostaddr"))
+    places = [number or host for host, number in zip_longest(hosts.split(","), numbers.split(","), fillvalue="")]
+    return all(place == "" or place.startswith(("/", "@")) or is_loopback(place) for place in places)
+
+
+# ---- what a target allows ----
+
+
+def beyond(target: Target, what: str) -> Problem:
+    """Return the problem of a target of which something leads beyond this machine although it does not say that it may."""
+    allowed = "a loopback address; or allow_remote: true, if you may send requests there"
+    return Problem(file=f"target {target.name}", key="allow_remote", got=f"false, while {what}", allowed=allowed)
+
+
+def check_database(target: Target, url: str) -> None:
+    """Refuse a database beyond this machine that the target does not allow to be asked; no message holds its URL."""
+    from psycopg import ProgrammingError
+
+    try:
+        is_here = is_local_database(url)
+    except ProgrammingError:
+        allowed = "postgresql://user@host:5432/database"
+        problem = Problem(file=f"target {target.name}", key="database_url", got="a URL that cannot be read", allowed=allowed)
+        raise ConfigError([problem]) from None
+    if not is_here and not target.allow_remote:
+        raise ConfigError([beyond(target, "its database may be on another machine")])
+
+
+# ---- connections ----
+
+
+def client_options(url: str, verify: ssl.SSLContext | bool = True) -> dict[str, Any]:
+    """Return the options of an asynchronous httpx client for a URL: one on this machine gets neither proxy nor anything beyond it."""
+    if not is_loopback(host_of(url)):
+        return {"verify": verify}
+    return {"trust_env": False, "transport": Loopback(verify=verify if urlsplit(url).scheme == "https" else False)}
+
+
+class Loopback(httpx.AsyncBaseTransport):
+    """Connects to loopback addresses alone, wherever a request, a redirect or a link leads; `Host` and TLS keep the name."""
+
+    def __init__(self, **options: Any) -> None:
+        self._inner = httpx.AsyncHTTPTransport(**options, limits=httpx.Limits(max_connections=None))
+
+    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+        """Send a request to the first of its host's addresses that accepts a connection."""
+        host = request.url.host
+        if not is_loopback(host):
+            raise ConfigError(f"refused to connect to {host}: it may be on another machine, and only loopback is allowed here")
+        first, *others = addresses(host)
+        try:
+            return await self._inner.handle_async_request(_at(request, first))
+        except httpx.ConnectError:
+            for address in others:
+                with contextlib.suppress(httpx.ConnectError):
+                    return await self._inner.handle_async_request(_at(request, address))
+            raise
+
+    async def aclose(self) -> None:
+        """Close every connection."""
+        await self._inner.aclose()
+
+
+def _at(request: httpx.Request, address: str) -> httpx.Request:
+    extensions = request.extensions | {"sni_hostname": request.extensions.get("sni_hostname", request.url.host)}
+    url = request.url.copy_with(host=address)
+    return httpx.Request(request.method, url, headers=request.headers, stream=request.stream, extensions=extensions)
