@@ -4,7 +4,6 @@ import errno
 import logging
 import os
 import resource
-import shutil
 import sys
 import time
 import warnings
@@ -198,14 +197,8 @@ def _keep(executed: Path, folder: Path | None) -> Path | None:
     """Move an executed notebook into a folder, with a report of its outputs and prose."""
     if folder is None or not executed.exists():
         return None
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / ".report.part").write_text(html_report(executed), encoding="utf-8")
-        (folder / ".report.part").replace(folder / "report.html")
-        shutil.copyfile(executed, folder / ".notebook.part")
-        (folder / ".notebook.part").replace(folder / "notebook.ipynb")
-    except OSError as error:
-        raise OutputError(f"the executed notebook cannot be written to {folder}: {error.strerror}") from error
+    folders.write_file(folder / "report.html", html_report(executed).encode())
+    folders.write_file(folder / "notebook.ipynb", executed.read_bytes())
     return folder
 
 

@@ -42,11 +42,7 @@ def new_id(now: datetime | None = None) -> str:
 
 
 def check_writable(out: str | Path) -> Path | None:
-    """Return the output folder, made if need be; None for "", which means: do not record.
-
-    Raises:
-        OutputError: it cannot be written; said before anything is measured.
-    """
+    """Return the output folder, made if need be; None for "", which means: do not record. What cannot be written is an `OutputError`."""
     if str(out) == "":
         return None
     folder = config.outputs(out)
@@ -72,7 +68,7 @@ def keep(run_id: str, tables: Mapping[str, pa.Table], validation: str, *, out: s
     part, before = (folder.with_name(f".{folder.name}.{kind}") for kind in ("part", "before"))
     with suppress(OSError):
         part.mkdir(parents=True)
-        _write(part, tables, {}, {})
+        _write(part, tables, {})
         with suppress(FileNotFoundError):
             folder.rename(before)
         part.rename(folder)
@@ -124,31 +120,30 @@ def record(
         OutputError: the folder cannot be written or is full; earlier runs are untouched.
     """
     base = check_writable(out)
-    small, not_drawn = _drawn(figures or {})
-    plain = {name: content for name, content in (files or {}).items() if Path(name).suffix in PLAIN}
-    small |= {name: text.encode() for name, text in (files or {}).items() if name not in plain}
+    texts = {name: text.encode() for name, text in (files or {}).items() if Path(name).suffix not in PLAIN}
+    small, not_drawn = {**texts}, {}
+    for name, figure in (figures or {}).items():
+        try:
+            small[f"{name}.png"] = figure.png()
+        except Exception as error:
+            not_drawn[name] = f"{type(error).__name__}: {error}"
     if base is None:
         return Recorded(result=result, folder=None, not_drawn=not_drawn)
     result, folder = _as_recorded(result, base / result.validation / result.run_id, small)
     raw = _unfinished(out, result.validation, result.run_id)
-    with _writing(base, raw):
+    try:
         if folder is None:
             folder = base / result.validation / result.run_id
             with _part(folder, raw) as part:
-                _write(part, {} if raw.is_dir() else tables or {}, small, plain)
+                plain = {name: content for name, content in (files or {}).items() if name not in texts}
+                _write(part, {} if raw.is_dir() else tables or {}, small | plain)
                 write_json(part / RESULT, results.to_json(result))
         point_latest(folder)
-    return Recorded(result=result, folder=folder, not_drawn=not_drawn)
-
-
-@contextmanager
-def _writing(base: Path, raw: Path) -> Iterator[None]:
-    try:
-        yield
     except OSError as error:
         what = "is full" if error.errno in (errno.ENOSPC, errno.EDQUOT) else f"cannot be written: {error.strerror}"
         left = f"; what was measured is in {config.shown(raw)}" if raw.exists() else ""
         raise OutputError(f"the output folder {base} {what}; earlier runs are untouched, this one is not recorded{left}") from error
+    return Recorded(result=result, folder=folder, not_drawn=not_drawn)
 
 
 @contextmanager
@@ -162,30 +157,15 @@ def _part(folder: Path, raw: Path) -> Iterator[Path]:
     try:
         part.mkdir(parents=True)
         for file in raw.iterdir() if raw.is_dir() else ():
-            _link(file, part / file.name)
+            try:
+                (part / file.name).hardlink_to(file)
+            except OSError:  # of a file system that has none, or a file of another user
+                shutil.copyfile(file, part / file.name)
         yield part
         part.rename(folder)
         shutil.rmtree(raw, ignore_errors=True)
     finally:
         shutil.rmtree(part, ignore_errors=True)
-
-
-def _link(file: Path, link: Path) -> None:
-    try:
-        link.hardlink_to(file)
-    except OSError:  # of a file system that has none, or a file of another user
-        shutil.copyfile(file, link)
-
-
-def _drawn(figures: Mapping[str, Picture]) -> tuple[dict[str, bytes], dict[str, str]]:
-    """Return every picture by the name of its file, and why each of the others could not be drawn."""
-    pictures, not_drawn = {}, {}
-    for name, figure in figures.items():
-        try:
-            pictures[f"{name}.png"] = figure.png()
-        except Exception as error:
-            not_drawn[name] = f"{type(error).__name__}: {error}"
-    return pictures, not_drawn
 
 
 def _as_recorded(result: Result, folder: Path, small: Mapping[str, bytes]) -> tuple[Result, Path | None]:
@@ -208,37 +188,36 @@ def _holds(folder: Path, result: Result, small: Mapping[str, bytes]) -> bool:
         return False
 
 
-def _write(folder: Path, tables: Mapping[str, pa.Table], small: Mapping[str, bytes], plain: Mapping[str, Any]) -> None:
+def _write(folder: Path, tables: Mapping[str, pa.Table], files: Mapping[str, Any]) -> None:
     """Write every file of a run but its result; see `record`."""
     for name, table in tables.items():
         pq.write_table(table, folder / f"{name}.parquet", compression="zstd")
-    for name, data in small.items():
-        (folder / name).write_bytes(data)
-    for name, content in plain.items():
+    for name, content in files.items():
+        if isinstance(content, bytes):
+            (folder / name).write_bytes(content)
+            continue
         with (folder / name).open("w", encoding="utf-8") as file:
             file.writelines([json.dumps(content)] if Path(name).suffix == ".json" else (json.dumps(row) + "\n" for row in content))
 
 
 def write_json(path: Path, data: Any) -> None:
     """Write JSON so that a reader sees the old file or the new one, never a part."""
-    part = path.with_name(f".{path.name}.part")
-    part.write_text(json.dumps(data, indent=2, allow_nan=False) + "\n", encoding="utf-8")
-    part.replace(path)
+    _replace(path, (json.dumps(data, indent=2, allow_nan=False) + "\n").encode())
 
 
 def write_file(path: Path, data: bytes) -> None:
-    """Write a file beside the runs, and its folder, so that a reader sees the old file or the new one.
-
-    Raises:
-        OutputError: it cannot be written.
-    """
-    part = path.with_name(f".{path.name}.part")
+    """Write a file beside the runs, and its folder, as `write_json` does; what cannot be written is an `OutputError`."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        part.write_bytes(data)
-        part.replace(path)
+        _replace(path, data)
     except OSError as error:
         raise OutputError(f"{path} cannot be written: {error.strerror}") from error
+
+
+def _replace(path: Path, data: bytes) -> None:
+    part = path.with_name(f".{path.name}.part")
+    part.write_bytes(data)
+    part.replace(path)
 
 
 def point_latest(folder: Path) -> None:
@@ -264,34 +243,29 @@ class Run:
 
 
 def read(path: str | Path, validation: str | None = None) -> Run:
-    """Read a recorded run: its folder, or its result.json.
-
-    Raises:
-        ConfigError: it is no run, half a run, or one of another validation.
-    """
+    """Read a recorded run: its folder, or its result.json; what is no run, half a run, or of another validation is a `ConfigError`."""
     folder = config.find(path)
-    folder = folder.parent if folder.name == RESULT else folder
-    run = _read(folder)
-    if run.problem is None and validation is not None and run.result["validation"] != validation:
-        run = Run(folder=folder, result=run.result, problem=f"a run of {run.result['validation']}")
-    if run.problem is not None:
-        raise ConfigError(
-            [Problem(file=str(path), key="run", got=run.problem, allowed=f"a complete run of {validation or 'any validation'}")]
-        )
+    run = _read(folder.parent if folder.name == RESULT else folder)
+    problem = run.problem
+    if problem is None and validation is not None and run.result["validation"] != validation:
+        problem = f"a run of {run.result['validation']}"
+    if problem is not None:
+        allowed = f"a complete run of {validation or 'any validation'}"
+        raise ConfigError([Problem(file=str(path), key="run", got=problem, allowed=allowed)])
     return run
 
 
 def _read(folder: Path) -> Run:
+    result: Any = {}
     try:
         result = from_json((folder / RESULT).read_bytes())  # faster than json, and refuses half of a surrogate pair
-        if not isinstance(result, dict):
-            return Run(folder=folder, result={}, problem=f"a {RESULT} that holds no JSON object")
-        problem = _problem(result)
+        problem = _problem(result) if isinstance(result, dict) else f"a {RESULT} that holds no JSON object"
         return Run(folder=folder, result=result, head=None if problem else results.head(result), problem=problem)
     except FileNotFoundError:
-        return Run(folder=folder, result={}, problem=f"no {RESULT}")
+        problem = f"no {RESULT}"
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        return Run(folder=folder, result={}, problem=f"an unreadable {RESULT} ({type(error).__name__})")
+        problem = f"an unreadable {RESULT} ({type(error).__name__})"
+    return Run(folder=folder, result={}, problem=problem)
 
 
 def _problem(result: Mapping[str, Any]) -> str | None:
