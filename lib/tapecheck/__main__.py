@@ -172,19 +172,21 @@ def _shares(chosen: Sequence[str], given: Mapping[str, Any]) -> dict[str, dict[s
     """Return what each notebook is given; of several, a plan goes to the one whose plan it is, a profile to those whose plan has it."""
     from tapecheck import check as lint
 
-    if len(chosen) > 1 and given.get("run", "new") != "new":
+    shares = lint.shares(chosen, given)
+    if len(chosen) == 1:
+        return shares
+    if given.get("run", "new") != "new":
         allowed = "one validation by name, as in: run load -p run FOLDER"
         raise ConfigError([Problem(file="command line", key="run", got=f"a recorded run for {', '.join(chosen)}", allowed=allowed)])
-    shares = lint.shares(chosen, given)
-    if len(chosen) > 1 and "plan" in given and (kind := lint.plan_kind(given["plan"])) in shares:
-        shares = {name: own if name == kind else _without(own, "plan") for name, own in shares.items()}
-    if len(chosen) > 1 and any((knowing := {name: lint.knows_profile(name, own) for name, own in shares.items()}).values()):
-        shares = {name: own if knowing[name] else _without(own, "profile") for name, own in shares.items()}
+    kind = lint.plan_kind(given["plan"]) if "plan" in given else None
+    for name in shares if kind in shares else ():
+        if name != kind:
+            shares[name].pop("plan", None)
+    knowing = [name for name in shares if lint.knows_profile(name, shares[name])]
+    for name in shares if knowing else ():
+        if name not in knowing:
+            shares[name].pop("profile", None)
     return shares
-
-
-def _without(own: Mapping[str, Any], name: str) -> dict[str, Any]:
-    return {key: value for key, value in own.items() if key != name}
 
 
 def _given(arguments: argparse.Namespace) -> dict[str, Any]:
@@ -216,11 +218,8 @@ def _sandbox_up(arguments: argparse.Namespace) -> int:
     from tapecheck.sandbox import supervision
     from tapecheck.sandbox.profile import Profile
 
-    changes: dict[str, Any] = {}
-    if arguments.days is not None:
-        changes["days"] = arguments.days
-    if arguments.symbols is not None:
-        changes["symbols"] = [s.strip() for s in arguments.symbols.split(",") if s.strip()]
+    symbols = None if arguments.symbols is None else [s.strip() for s in arguments.symbols.split(",") if s.strip()]
+    changes = {name: value for name, value in {"days": arguments.days, "symbols": symbols}.items() if value is not None}
     profile = config.validate(Profile, changes, file="command line") if changes else None
     say = _say if sys.stderr.isatty() or not arguments.json else lambda text: None
     state = supervision.up(profile=profile, until_unused=arguments.until_unused, on_progress=say)
@@ -242,8 +241,7 @@ def _say(text: str) -> None:
 def _sandbox_status(arguments: argparse.Namespace) -> int:
     from tapecheck.sandbox import supervision
 
-    status = supervision.status()
-    if status is None:
+    if (status := supervision.status()) is None:
         print("the sandbox is not running; start it with: python -m tapecheck sandbox up")
         return 2
     print(f"api        {status.state.base_url}  (its API: {status.state.base_url}/docs)")
@@ -259,8 +257,8 @@ def _sandbox_down(arguments: argparse.Namespace) -> int:
 
     if arguments.unused:
         supervision.down_unused()
-    else:
-        print("the sandbox is stopped; its data stays" if supervision.down(force=arguments.force) else "the sandbox was not running")
+        return 0
+    print("the sandbox is stopped; its data stays" if supervision.down(force=arguments.force) else "the sandbox was not running")
     return 0
 
 

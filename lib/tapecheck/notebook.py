@@ -37,21 +37,21 @@ def clear(*variables: str) -> None:
         _variables().pop(name, None)
 
 
-def _shell() -> Any:
+def shell() -> Any:
     """Return IPython's shell; None where this is no notebook."""
     return sys.modules["IPython"].get_ipython() if "IPython" in sys.modules else None
 
 
 def _variables() -> dict[str, Any]:
     """Return the notebook's variables; none where this is no notebook."""
-    return shell.user_ns if (shell := _shell()) else {}
+    return found.user_ns if (found := shell()) else {}
 
 
 def settle() -> None:
     """Undo in a notebook what the user's files set: options of IPython and pandas, NumPy's handling of errors, filters of warnings."""
     if not _variables():
         return
-    _shell().ast_node_interactivity = "last_expr"  # from the next cell on, its last value is shown again
+    shell().ast_node_interactivity = "last_expr"  # from the next cell on, its last value is shown again
     import numpy as np
     import pandas as pd
 

@@ -6,13 +6,15 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from contextvars import ContextVar
 from html import escape
 from pathlib import Path
 from typing import Any, Protocol
 
 from tqdm import tqdm
+
+from tapecheck import notebook
 
 CLOCK = "{desc}: {percentage:3.0f}%|{bar}| {n:.1f} of {total:.1f} s"  # of work whose length is known
 FILE_VARIABLE = "TAPECHECK_PROGRESS"  # a batch names the file here that its notebook's kernel reports to
@@ -43,25 +45,15 @@ def show(label: str, unit: str = "requests") -> Iterator[Report]:
     """Yield a reporter for one piece of work, for wherever this code runs."""
     file = os.environ.get(FILE_VARIABLE)
     if _SILENT.get():
-        yield _to_nobody
+        yield lambda done, total, note="": None
     elif file:
         yield _to_file(Path(file), label, unit)
-    elif _in_kernel():
+    elif hasattr(notebook.shell(), "kernel"):
         with _in_notebook(label, unit) as report:
             yield report
     else:
-        with _in_terminal() as reports:
-            yield lambda done, total, note="": reports(label, unit, done, total, note)
-
-
-def _in_kernel() -> bool:
-    shell = sys.modules.get("IPython")
-    instance = shell.get_ipython() if shell else None
-    return instance is not None and hasattr(instance, "kernel")
-
-
-def _to_nobody(done: int, total: int, note: str = "") -> None:
-    """Take the news and keep it."""
+        with closing(_Bars()) as bars:
+            yield lambda done, total, note="": bars(label, unit, done, total, note)
 
 
 def _to_file(file: Path, label: str, unit: str) -> Report:
@@ -74,36 +66,26 @@ def _to_file(file: Path, label: str, unit: str) -> Report:
 
 @contextmanager
 def _in_notebook(label: str, unit: str) -> Iterator[Report]:
-    from IPython import display as notebook
+    from IPython import display
 
-    show: Any = notebook.display
-    html: Any = notebook.HTML
+    started, in_time, last = time.monotonic(), unit == "ms", 0
+    handle: Any = display.display(display.HTML(""), display_id=True)  # type: ignore[no-untyped-call]
 
-    started = time.monotonic()
-    handle = show(html(""), display_id=True)
-    last = [0, 0]
-
-    def draw(done: int, total: int, text: str) -> None:
-        bar = f'<progress max="{max(total, 1)}" value="{done}" style="width: 20em"></progress>' if done < total else ""
-        handle.update(html(f"{bar} {escape(label)}: {text}"))
+    def draw(bar: str, text: str) -> None:
+        handle.update(display.HTML(f"{bar} {escape(label)}: {escape(text)}"))  # type: ignore[no-untyped-call]
 
     def report(done: int, total: int, note: str = "") -> None:
-        last[:] = [done, total]
-        so_far = f"{done / 1000:.1f} of {total / 1000:.1f} s" if unit == "ms" else f"{done:,} of {total:,} {unit}"
-        draw(done, total, ", ".join(filter(None, (so_far, "" if unit == "ms" else f"{time.monotonic() - started:.0f} s", note))))
+        nonlocal last
+        last = done
+        so_far = [f"{done / 1000:.1f} of {total / 1000:.1f} s"] if in_time else [f"{done:,} of {total:,} {unit}", f"{spent():.0f} s"]
+        bar = f'<progress max="{max(total, 1)}" value="{done}" style="width: 20em"></progress>' if done < total else ""
+        draw(bar, ", ".join(filter(None, (*so_far, note))))
+
+    def spent() -> float:
+        return time.monotonic() - started
 
     yield report
-    did = "" if unit == "ms" else f"{last[0]:,} {unit} in "
-    draw(1, 1, f"{did}{time.monotonic() - started:.1f} s")
-
-
-@contextmanager
-def _in_terminal() -> Iterator["_Bars"]:
-    bars = _Bars()
-    try:
-        yield bars
-    finally:
-        bars.close()
+    draw("", f"{'' if in_time else f'{last:,} {unit} in '}{spent():.1f} s")
 
 
 class _Bars:
@@ -139,7 +121,7 @@ def follow(file: Path) -> Iterator[None]:
     stop = threading.Event()
 
     def draw() -> None:
-        with _in_terminal() as bars, file.open(encoding="utf-8") as lines:
+        with closing(_Bars()) as bars, file.open(encoding="utf-8") as lines:
             rest = ""
             while True:
                 ending = stop.wait(0.2)
