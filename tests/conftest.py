@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import foreign_settings
 import httpx
 import hypothesis
 import psutil
@@ -21,6 +22,7 @@ import pytest
 import servers
 import trustme
 from backfills import SCHEMA
+from nbval.plugin import IPyNbCell
 from servers import Server
 from xdist.scheduler import LoadScopeScheduling
 
@@ -102,6 +104,16 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             raise pytest.UsageError(f"{item.path.name} uses a sandbox: name it in USE_A_SANDBOX of {__file__}")
     order = {name: at for at, name in enumerate((*OF_A_SANDBOX, *TAKE_LONG))}
     items.sort(key=lambda item: order.get(item.path.stem, len(order)))
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_setup(item: pytest.Item) -> Iterator[None]:
+    """Run the golden notebooks as a user whose settings are not ours, and compare their pictures too, byte by byte."""
+    if not isinstance(item, IPyNbCell) or item.parent.kernel is not None:
+        return (yield)
+    item.parent.skip_compare = tuple(kind for kind in item.parent.skip_compare if kind != "image/png")
+    with foreign_settings.applied(foreign_settings.written(Path(tempfile.mkdtemp(dir=os.environ[FOLDER])))):
+        return (yield)
 
 
 @pytest.hookimpl(tryfirst=True)

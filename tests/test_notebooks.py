@@ -8,10 +8,11 @@ import signal
 import statistics
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import foreign_settings
 import nbformat
 import papermill
 import pytest
@@ -24,6 +25,7 @@ from tapecheck import notebook as screen
 from tapecheck.validation import named
 
 NOTEBOOKS = sorted(config.NOTEBOOKS.glob("*.ipynb"))
+RECOVERY = {"rto_rpo": "recovery"}
 FORBIDDEN = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef, ast.Try, ast.Lambda)
 
 
@@ -33,6 +35,10 @@ def read(path: Path) -> nbformat.NotebookNode:
 
 def code(path: Path) -> list[nbformat.NotebookNode]:
     return [cell for cell in read(path).cells if cell.cell_type == "code"]
+
+
+def golden(validation: str) -> list[nbformat.NotebookNode]:
+    return code(Path(__file__).parent / "notebooks" / f"{validation}.ipynb")
 
 
 @pytest.fixture(params=NOTEBOOKS, ids=lambda p: p.name)
@@ -138,172 +144,74 @@ def test_every_chart_is_drawn() -> None:
 class Session:
     """A kernel in which cells are executed one by one, as somebody does in JupyterLab."""
 
-    def __init__(self, sources: Sequence[str], fifo: Path | None = None) -> None:
-        self.fifo = fifo
+    def __init__(self, sources: Sequence[str]) -> None:
         self.cells = [nbformat.v4.new_code_cell(source) for source in sources]
         resources = {"metadata": {"path": str(Path(__file__).parent)}}
         notebook = nbformat.v4.new_notebook(cells=self.cells)
         self.client = NotebookClient(notebook, kernel_name="python3", timeout=100, allow_errors=True, resources=resources)
 
-    def execute(self, *numbers: int) -> None:
+    def execute(self, *numbers: int) -> str:
+        """Execute some cells, and return what is shown then of the last."""
         for number in numbers:
             self.client.clear_display_id_mapping(number)
             self.client.execute_cell(self.cells[number], number)
+        return self.shown(numbers[-1])
 
     def shown(self, *numbers: int) -> str:
         return str([output for number in numbers for output in self.cells[number].outputs])
 
 
-RECORDED = """
-from dataclasses import replace
-from tapecheck.runs import folders, outcomes
-outcomes.Recorded(result=replace(folders.read("tests/data/load").head, run_id="an earlier one"), folder=None)
-"""
 WAITING = """
 import os, pathlib, threading
-read = {module}.read
-{module}.read = lambda path: (pathlib.Path({fifo!r}).write_text(str(os.getpid())), threading.Event().wait())
+read = load.read
+load.read = lambda path: (pathlib.Path({!r}).write_text(str(os.getpid())), threading.Event().wait())
 """
-CELLS = ("parameters", "plan", "run", "verdict", "record", "wait", "wait no more")
-BEGINNINGS = {"plan": "from IPython", "run": "notebook.clear(", "verdict": "notebook.show("}
+STATE = 'import warnings, numpy, pandas; warnings.filters[0][0], numpy.geterr()["over"], pandas.get_option("display.max_rows")'
 
 
-@pytest.fixture(scope="module")
-def session(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Session]:
-    """One kernel for the parameters, plan, run and verdict of every golden; what reads a recording can be made to wait for ever."""
-    chosen: list[str] = []
-    os.mkfifo(fifo := tmp_path_factory.mktemp("session") / "begun")
-    for validation in WITH_NOTEBOOK:
-        module = {"rto_rpo": "recovery"}.get(validation, validation)
-        cells = [cell.source for cell in golden(validation)]
-        chosen += [cells[0], *(next(c for c in cells if begin in c) for begin in BEGINNINGS.values()), RECORDED]
-        chosen += [WAITING.format(module=module, fifo=str(fifo)), f"{module}.read = read"]
-    session = Session(chosen, fifo)
-    with session.client.setup_kernel():
-        yield session
+def test_a_cell_that_is_interrupted_or_fails_leaves_no_verdict_of_an_earlier_run(tmp_path: Path) -> None:
+    """Neither the verdict nor its checks nor what was recorded stays on screen, and no cell below shows or records anything of it.
+
+    The user's files have made each warning and overflow an error, and have every table cut, until the settings are read.
+    """
+    os.mkfifo(fifo := tmp_path / "begun")
+    first, *others = [cell.source for cell in golden("load")]
+    beginnings = "from IPython", "notebook.clear(", "notebook.show("
+    cells = [first, *(next(one for one in others if begin in one) for begin in beginnings)]
+    session = Session([*cells, "load.record(found, settings=settings)", WAITING.format(str(fifo)), "load.read = read", STATE])
+    parameters, plan, run, verdict, record, wait, wait_no_more, state = range(len(session.cells))
+    known = json.loads((Path(__file__).parent / "data" / "load" / "result.json").read_text())
+    headline = f"Run {known['run_id']}, measured {known['started_at'][:19].replace('T', ' ')} UTC."
+    environment = foreign_settings.written(tmp_path / "ipython")
+    with session.client.setup_kernel(env={**os.environ, **environment}):
+        assert "('error', 'raise', 2)" in session.execute(state)
+        session.execute(parameters, plan, run, verdict, record)
+        assert "('ignore', 'warn', 60)" in session.execute(state)
+        assert headline in session.shown(verdict) and "not recorded (out is empty)" in session.shown(record)
+
+        session.execute(wait)
+        with ThreadPoolExecutor() as pool:
+            interrupted = pool.submit(lambda: os.kill(int(fifo.read_text()), signal.SIGINT))
+            assert "KeyboardInterrupt" in session.execute(run)
+            interrupted.result()
+        below = session.shown(verdict, record)
+        assert not re.search(r"\*\*|pass|fail|proven|measured", below)
+        assert below.count(screen.NO_VERDICT) == 2 * 3, "in Markdown and as text: the verdict, its checks, what was recorded"
+        assert "NameError" in session.execute(verdict)
+
+        assert headline in session.execute(wait_no_more, run, verdict)
+        session.cells[parameters].source += "\nplan = 'nosuch.yaml'"
+        assert "nosuch.yaml" in session.execute(parameters, plan) and headline not in session.shown(verdict)
 
 
 @pytest.mark.parametrize("validation", WITH_NOTEBOOK)
-def test_a_cell_that_is_interrupted_or_fails_leaves_no_verdict_of_an_earlier_run(validation: str, session: Session) -> None:
-    """Neither the verdict nor its checks nor what was recorded stays on screen, and no cell below shows or records anything of it."""
-    at = dict(zip(CELLS, range(len(CELLS) * WITH_NOTEBOOK.index(validation), len(session.cells)), strict=False))
-    known = json.loads((Path(__file__).parent / "data" / validation / "result.json").read_text())
-    run = f"Run {known['run_id']}, measured {known['started_at'][:19].replace('T', ' ')} UTC."
-    below = at["verdict"], at["record"]
-    session.execute(at["parameters"], at["plan"], at["run"], *below)
-    assert run in session.shown(*below) and "load: not_proven, not recorded" in session.shown(*below)
-
-    session.execute(at["wait"])
-    with ThreadPoolExecutor() as pool:
-        interrupted = pool.submit(lambda: os.kill(int(session.fifo.read_text()), signal.SIGINT))
-        session.execute(at["run"])
-        interrupted.result()
-    assert "KeyboardInterrupt" in session.shown(at["run"])
-    assert not re.search(r"\*\*|pass|fail|proven|measured", session.shown(*below))
-    assert session.shown(*below).count(screen.NO_VERDICT) == 2 * 3, "in Markdown and as text: the verdict, its checks, what was recorded"
-    session.execute(at["verdict"])
-    assert "NameError" in session.shown(at["verdict"])
-
-    session.execute(at["wait no more"], at["run"], at["verdict"])
-    assert run in session.shown(at["verdict"])
-    session.cells[at["parameters"]].source += "\nplan = 'nosuch.yaml'"
-    session.execute(at["parameters"], at["plan"])
-    assert "nosuch.yaml" in session.shown(at["plan"]) and run not in session.shown(at["verdict"])
-
-
-STARTUP = """
-print("a start-up file that talks")
-import locale, os, warnings
-from pylab import *
-import pandas as pd
-locale._override_localeconv = {"decimal_point": ",", "thousands_sep": "."}  # as in German, which a machine need not have
-os.umask(0o077)
-warnings.simplefilter("ignore")
-seterr(all="raise")
-set_printoptions(precision=1)
-pd.set_option("display.max_rows", 2, "display.max_columns", 2, "display.max_colwidth", 5, "display.precision", 1, "display.html.border", 3)
-pd.set_option("display.notebook_repr_html", False, "display.html.table_schema", True, "display.float_format", "{:.1f}".format)
-pd.set_option("future.infer_string", False)
-get_ipython().run_line_magic("matplotlib", "inline")
-get_ipython().run_line_magic("config", "InlineBackend.figure_formats = ['svg', 'retina']")
-rcParams["figure.dpi"] = 50
-load = recording = findings = 3
-warnings.simplefilter("error")
-"""
-STATE = 'warnings.filters[0][0], geterr()["over"], pd.get_option("display.max_rows")'
-
-KERNEL_CONFIG = """
-c.InteractiveShell.ast_node_interactivity = "all"
-c.InlineBackend.rc = {"figure.figsize": (1, 1)}
-c.InteractiveShellApp.exec_lines = ["summary = 'of an earlier day'"]
-"""
-MATPLOTLIBRC = """
-text.usetex: True
-font.family: No Such Font
-font.size: 30
-figure.facecolor: black
-axes.facecolor: black
-savefig.facecolor: black
-text.color: white
-axes.labelcolor: white
-axes.prop_cycle: cycler(color=['red'])
-axes.formatter.use_locale: True
-axes.spines.top: True
-lines.linewidth: 9
-savefig.bbox: tight
-savefig.dpi: 30
-figure.dpi: 30
-figure.autolayout: True
-nosuch.key: 3
-"""
-ENVIRONMENT = {
-    "MPLBACKEND": "TkAgg",
-    "TZ": "Asia/Kathmandu",
-    "LC_ALL": "C",
-    "COLUMNS": "20",
-    "LINES": "5",
-    "NO_COLOR": "1",
-    "PYTHONHASHSEED": "7",
-    "PYTHONWARNINGS": "error",
-    "HOME": "/proc/none",
-}
-
-
-@pytest.fixture(scope="module")
-def hostile(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Session]:
-    """One kernel for every golden, of somebody whose settings differ from ours wherever they can."""
-    home = tmp_path_factory.mktemp("hostile")
-    (home / "profile_default" / "startup").mkdir(parents=True)
-    (home / "profile_default" / "startup" / "00.py").write_text(STARTUP)
-    (home / "profile_default" / "ipython_kernel_config.py").write_text(KERNEL_CONFIG)
-    (home / "matplotlibrc").write_text(MATPLOTLIBRC)
-    own = {"IPYTHONDIR": str(home), "MATPLOTLIBRC": str(home / "matplotlibrc")}
-    session = Session([*(cell.source for validation in WITH_NOTEBOOK for cell in golden(validation)), STATE])
-    with session.client.setup_kernel(env={**os.environ, **ENVIRONMENT, **own}):
-        session.execute(len(session.cells) - 1)
-        assert "('error', 'raise', 2)" in session.shown(len(session.cells) - 1), "the start-up file was read to its end"
-        yield session
-
-
-def golden(validation: str) -> list[nbformat.NotebookNode]:
-    return code(Path(__file__).parent / "notebooks" / f"{validation}.ipynb")
-
-
-@pytest.mark.parametrize("validation", WITH_NOTEBOOK)
-def test_the_settings_of_the_user_change_nothing_that_is_shown(validation: str, hostile: Session) -> None:
-    """Every table, text and picture is that of the golden, the pictures byte by byte."""
-    first, cells = sum(len(golden(one)) for one in WITH_NOTEBOOK[: WITH_NOTEBOOK.index(validation)]), golden(validation)
-    hostile.execute(*range(first, first + len(cells)))
-    for was, now in zip(cells, hostile.cells[first:], strict=False):
-        if "nbval-ignore-output" not in was.metadata.get("tags", []):
-            assert [shown(output) for output in now.outputs] == [shown(output) for output in was.outputs], was.source
-    hostile.execute(len(hostile.cells) - 1)
-    assert "('ignore', 'warn', 60)" in hostile.shown(len(hostile.cells) - 1), "no warning is an error, no overflow, and no table is cut"
-    assert "could not be drawn" not in str([cell.outputs for cell in hostile.cells])
-    assert sum("image/png" in output.get("data", {}) for cell in cells for output in cell.outputs) >= 4
-
-
-def shown(output: nbformat.NotebookNode) -> object:
-    """Return what somebody sees of an output; of a picture its bytes."""
-    data = {kind: part.strip() for kind, part in output.get("data", {}).items()}
-    return data or {name: part for name, part in output.items() if name != "execution_count"}
+def test_a_run_clears_what_the_cells_below_show(validation: str) -> None:
+    """Its cell begins by taking off every variable that it and the cell of the verdict make; settings are read before anything is shown."""
+    cells = [cell.source for cell in golden(validation)]
+    run = next(at for at, cell in enumerate(cells) if cell.startswith("notebook.clear("))
+    statement, *others = ast.parse("\n".join(cells[run : run + 2])).body
+    cleared = {ast.literal_eval(one) for one in statement.value.args}  # type: ignore[attr-defined]
+    targets = [node for one in others if isinstance(one, ast.Assign) for target in one.targets for node in ast.walk(target)]
+    made = {node.id for node in targets if isinstance(node, ast.Name)}
+    assert cleared == made >= {"recording", "found", "summary"}
+    assert f"{RECOVERY.get(validation, validation)}.settings(" in cells[1] and "notebook.show(verdict=found.headline" in cells[run + 1]
