@@ -67,9 +67,10 @@ def test_a_file_is_of_the_kind_that_its_keys_say(tmp_path: Path) -> None:
     """Plans of all validations, targets, drills, and what is neither."""
     kinds = {file.stem: kind for file in config.CONFIG.rglob("*.yaml") if (kind := check.plan_kind(file))}
     assert kinds == {name: name for name in ("backfill", "compare", "load", "rto_rpo")}
-    (tmp_path / "other.yaml").write_text("a: 1\n")
-    (problem,) = check.problems(tmp_path / "other.yaml")
-    assert "a target, a plan of load, backfill, recovery or comparison, or a drill" in problem.allowed
+    for text, got in (("a: 1\n", "keys a"), ("", "no keys"), ("[1]", "no keys")):
+        (tmp_path / "other.yaml").write_text(text)
+        (problem,) = check.problems(tmp_path / "other.yaml")
+        assert problem.got == got and "a target, a plan of load, backfill, recovery or comparison, or a drill" in problem.allowed
 
 
 def test_the_plans_of_all_notebooks_are_checked_before_one_starts(tmp_path: Path) -> None:

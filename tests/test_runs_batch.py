@@ -18,7 +18,6 @@ import psutil
 import pytest
 
 from tapecheck import __main__, config, lockfiles
-from tapecheck import check as lint
 from tapecheck.errors import ConfigError, OutputError
 from tapecheck.runs import batch
 from tapecheck.runs.outcomes import Recorded
@@ -234,16 +233,6 @@ def test_wrong_usage_is_exit_4_with_one_clear_error(words: list[str], message: s
     assert done.returncode == 4, done.stderr
     assert message in done.stderr
     assert "Traceback" not in done.stderr
-
-
-@pytest.mark.parametrize(
-    ("text", "got"), [("", "nothing"), ("null", "nothing"), ("[1]", "a list and no keys"), ("x", "a single value and no keys")]
-)
-def test_check_says_what_a_file_holds_that_is_no_configuration(tmp_path: Path, text: str, got: str) -> None:
-    """An empty file, a list, or a text."""
-    (tmp_path / "a.yaml").write_text(text)
-    (problem,) = lint.problems(tmp_path / "a.yaml")
-    assert problem.got == got and "see config/" in problem.allowed
 
 
 def test_check_lists_every_problem_with_its_line(tmp_path: Path) -> None:

@@ -17,21 +17,13 @@ _EXPERIMENT = frozenset({"method", "rollbacks", "steady-state-hypothesis"})  # k
 
 
 def plan_kind(file: str | Path) -> str | None:
-    """Return of which validation a YAML file is the plan, by its keys, or None.
-
-    Raises:
-        ConfigError: it cannot be read.
-    """
+    """Return of which validation a YAML file is the plan, by its keys, or None."""
     keys = _keys(file)
     return next((name for name in reversed(config.VALIDATIONS) if keys & named(name).keys), None)
 
 
 def knows_profile(validation: str, given: Mapping[str, Any]) -> bool:
-    """Tell whether the plan of a validation has the profile that it is given.
-
-    Raises:
-        ConfigError: the plan's file cannot be read.
-    """
+    """Tell whether the plan of a validation has the profile that it is given."""
     if "profile" not in given:
         return False
     data, _ = config.read_yaml(config.find(given.get("plan", named(validation).file)))
@@ -43,26 +35,19 @@ def _keys(file: str | Path) -> set[str]:
     return set(map(str, data)) if isinstance(data, dict) else set()
 
 
-def _holds(file: str | Path) -> str:
-    """Say what a file holds that is no kind of ours."""
-    data, _ = config.read_yaml(config.find(file))
-    if isinstance(data, dict) and data:
-        return f"keys {', '.join(sorted(map(str, data)))}"
-    return "nothing" if not data else f"a {'list' if isinstance(data, list) else 'single value'} and no keys"
-
-
 def problems(file: Path) -> list[Problem]:
     """Return every problem of one YAML file, whose kind its keys tell; an empty list when there is none."""
     try:
+        keys = _keys(file)
         if kind := plan_kind(file):
             return named(kind).problems(named(kind).read_plan(file), str(file))
-        if _keys(file) & _EXPERIMENT:
+        if keys & _EXPERIMENT:
             return experiment.problems(file)
-        if _keys(file) & {"kind", "requests", "base_url"}:
-            config.read(Target, file)
-        else:
+        if not keys & {"kind", "requests", "base_url"}:
             allowed = "a target, a plan of load, backfill, recovery or comparison, or a drill; see config/"
-            raise ConfigError([Problem(file=str(file), key="(file)", got=_holds(file), allowed=allowed)])
+            got = f"keys {', '.join(sorted(keys))}" if keys else "no keys"
+            return [Problem(file=str(file), key="(file)", got=got, allowed=allowed)]
+        config.read(Target, file)
     except ConfigError as error:
         return list(error.problems) or [Problem(file=str(file), key="(file)", got=str(error), allowed="a valid file")]
     return []

@@ -10,7 +10,8 @@ Rules:
 import math
 import operator
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+import textwrap
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Self
@@ -24,7 +25,8 @@ OPERATORS: Mapping[str, Callable[[float, float], bool]] = {
     ">": operator.gt,
     ">=": operator.ge,
 }
-_OBJECTIVE = re.compile(r"\s*(?:(?P<scope>[\w-]+)\.)?(?P<metric>[a-z][a-z0-9_]*)\s*(?P<op><=|>=|<|>)\s*(?P<limit>[0-9.eE+-]+)\s*")
+_NUMBER = r"[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?"
+_OBJECTIVE = re.compile(rf"\s*(?:(?P<scope>[\w-]+)\.)?(?P<metric>[a-z][a-z0-9_]*)\s*(?P<op><=|>=|<|>)\s*(?P<limit>{_NUMBER})\s*")
 
 
 class Verdict(StrEnum):
@@ -111,12 +113,7 @@ class Check:
 
 
 def parse(text: str, metrics: Iterable[str], scopes: Iterable[str] = ()) -> Objective:
-    """Parse an objective.
-
-    Args:
-        text: such as "p95_ms < 1000", or "steady.p95_ms < 1000" for one scenario.
-        metrics: the metric names that exist, units included.
-        scopes: the scenario names that exist.
+    """Parse an objective, such as "p95_ms < 1000", or "steady.p95_ms < 1000" for one scenario; `scopes` are the scenarios that exist.
 
     Raises:
         ValueError: with what was got and what is allowed.
@@ -131,10 +128,7 @@ def parse(text: str, metrics: Iterable[str], scopes: Iterable[str] = ()) -> Obje
     if scope is not None and scope not in scenarios:
         known_ones = f"the scenarios are {', '.join(scenarios)}" if scenarios else f"write {text.strip().removeprefix(f'{scope}.')!r}"
         raise ValueError(f"no scenario {scope!r}; {known_ones}")
-    try:
-        limit = float(match["limit"])
-    except ValueError:
-        raise ValueError(f"{match['limit']!r} is not a number") from None
+    limit = float(match["limit"])
     found = Objective(metric=metric, op=match["op"], limit=limit, scope=scope)
     most = 1.0 if metric.endswith("success_ratio") else math.inf
     ends = (0.0, most) if found.upward else (most, 0.0)  # the worst value and the best
@@ -157,11 +151,7 @@ def each_once(texts: tuple[str, ...]) -> tuple[str, ...]:
 
 
 def parse_all(texts: Iterable[str], metrics: Iterable[str], scopes: Iterable[str], *, file: str) -> tuple[Objective, ...]:
-    """Parse every objective of a plan.
-
-    Raises:
-        ConfigError: all that are wrong, together.
-    """
+    """Parse every objective of a plan; a `ConfigError` has all that are wrong."""
     objectives, problems = [], []
     for i, text in enumerate(texts):
         try:
@@ -174,39 +164,34 @@ def parse_all(texts: Iterable[str], metrics: Iterable[str], scopes: Iterable[str
 
 
 def judge(objective: Objective, measured: Measured, *, name: str, invalid: str | None = None) -> Check:
-    """Judge one measured value.
-
-    Args:
-        name: what was measured, such as a scenario.
-        invalid: the reason why the measurement itself cannot be trusted, if it cannot.
-    """
+    """Judge what was measured of a `name`, such as a scenario; `invalid` is why the measurement cannot be trusted, if it cannot."""
+    value, bound = measured.value, measured.bound
     verdict, reason = _decide(objective, measured, invalid)
-    if verdict != Verdict.INVALID and measured.value is not None and measured.added > DOUBT_SHARE * measured.value:
-        reason += f"; up to {written(measured.added)} of {written(measured.value)} may be the generator's own lag"
-    return Check(
-        name=name, objective=str(objective), value=measured.value, bound=measured.bound, n=measured.n, verdict=verdict, reason=reason
-    )
+    if verdict != Verdict.INVALID and value is not None and measured.added > DOUBT_SHARE * value:
+        reason += f"; {_lag(measured, value)}"
+    return Check(name=name, objective=str(objective), value=value, bound=bound, n=measured.n, verdict=verdict, reason=reason)
+
+
+def _lag(measured: Measured, value: float) -> str:
+    return f"up to {written(measured.added)} of {written(value)} may be the generator's own lag"
 
 
 def _decide(objective: Objective, measured: Measured, invalid: str | None) -> tuple[Verdict, str]:
+    value, bound, n, needed = measured.value, measured.bound, measured.n, measured.needed_n
     if invalid is not None:
         return Verdict.INVALID, invalid
-    if measured.value is None or measured.n == 0:
+    if value is None or n == 0:
         return Verdict.NO_DATA, measured.missing or NOTHING
-    if objective.met_by(measured.value) != objective.met_by(measured.value - measured.added):
-        return (
-            Verdict.INVALID,
-            f"up to {written(measured.added)} of {written(measured.value)} may be the generator's own lag, which decides",
-        )
-    if not objective.met_by(measured.value):
-        return Verdict.FAIL, f"{written(measured.value)} misses {objective.op} {written(objective.limit)}"
-    if measured.bound is None:
-        more = f"; at least {measured.needed_n:,} needed" if measured.needed_n else ""
-        return Verdict.NOT_PROVEN, measured.unbounded or f"too few samples ({measured.n:,}){more}"
-    if not objective.met_by(measured.bound):
-        more = f"; at least {measured.needed_n:,} without a failure needed" if measured.needed_n and measured.n < measured.needed_n else ""
-        return Verdict.NOT_PROVEN, f"the value meets it, its 95 % confidence bound ({written(measured.bound)}) does not{more}"
-    return Verdict.PASS, "met, with 95 % confidence" if measured.bound != measured.value else "met"
+    if objective.met_by(value) != objective.met_by(value - measured.added):
+        return Verdict.INVALID, f"{_lag(measured, value)}, which decides"
+    if not objective.met_by(value):
+        return Verdict.FAIL, f"{written(value)} misses {objective.op} {written(objective.limit)}"
+    if bound is None:
+        return Verdict.NOT_PROVEN, measured.unbounded or f"too few samples ({n:,})" + (f"; at least {needed:,} needed" if needed else "")
+    if not objective.met_by(bound):
+        more = f"; at least {needed:,} without a failure needed" if needed and n < needed else ""
+        return Verdict.NOT_PROVEN, f"the value meets it, its 95 % confidence bound ({written(bound)}) does not{more}"
+    return Verdict.PASS, "met, with 95 % confidence" if bound != value else "met"
 
 
 def number(value: float | None) -> str:
@@ -252,20 +237,10 @@ def counted(n: int, things: str) -> str:
 
 
 def cut(text: str, longest: int) -> str:
-    """Return a text on one line, of too many characters its beginning, up to the end of a sentence or clause and no open parenthesis."""
+    """Return a text on one line, of too many characters its beginning, up to the end of a sentence or clause, or else of a word."""
     line = " ".join(text.split())
     if len(line) <= longest:
         return line
-    room = longest - len(" …")
-    words_end = [at for at in _spaces(line) if at <= room] or [at for at in range(room + 1) if line[at] == " "]
-    clauses_end = [at for at in words_end if line[at - 1] in ".;," and at >= room / 3]
-    return f"{line[: max(clauses_end or words_end, default=room)].rstrip(',;')} …"
-
-
-def _spaces(line: str) -> Iterator[int]:
-    """Yield where the spaces outside parentheses are."""
-    depth = 0
-    for at, sign in enumerate(line):
-        depth = max(0, depth + (sign == "(") - (sign == ")"))
-        if sign == " " and depth == 0:
-            yield at
+    begin = textwrap.wrap(line, longest - len(" …"))[0]
+    clause = re.match(rf"(.{{{longest // 3},}}[.;])(?: |$)", begin)
+    return f"{(clause[1] if clause else begin).rstrip(',;')} …"
