@@ -17,14 +17,14 @@ def _ms(*when: int, zone: dt.tzinfo = EASTERN) -> int:
     return int(dt.datetime(*when, tzinfo=zone).timestamp() * 1000)  # type: ignore[arg-type,misc]
 
 
-def _all(symbol: str, width: int, start: int, end: int, now: int = LATER_MS, slots: int = 10**9) -> Bars:
-    return market.page(symbol, width, start, end, now, slots)[0]
+def _all(symbol: str, width: int | str, start: int, end: int, now: int = LATER_MS, limit: int = 10**9) -> Bars:
+    return market.page(symbol, width, start, end, now, limit)[0]
 
 
-def _pages(symbol: str, width: int, start: int, end: int, slots: int) -> list[Bars]:
+def _pages(symbol: str, width: int, start: int, end: int, limit: int) -> list[Bars]:
     pages, more = [], True
     while more:
-        bars, more = market.page(symbol, width, start, end, LATER_MS, slots)
+        bars, more = market.page(symbol, width, start, end, LATER_MS, limit)
         pages.append(bars)
         start = int(bars.t[-1]) + 1
     return pages
@@ -114,21 +114,21 @@ def test_calendar_has_half_days() -> None:
 def test_a_year_has_as_many_pages_as_the_vendors(symbol: str, pages: int) -> None:
     """A year of 5-minute bars at the highest limit is 5 pages for a stock and 11 for crypto, without gap or overlap."""
     start = LATER_MS - 365 * 86400_000
-    found = _pages(symbol, 300, start, LATER_MS, 10_000)
+    found = _pages(symbol, 300, start, LATER_MS, 50_000)
     assert len(found) == pages
     np.testing.assert_array_equal(np.concatenate([page.t for page in found]), _all(symbol, 300, start, LATER_MS).t)
 
 
-@pytest.mark.parametrize("width", [3600, 14400, 86400])
-def test_pages_never_cut_a_bar(width: int) -> None:
+@pytest.mark.parametrize(("width", "limit"), [(60, 7), (3600, 300), (14400, 300), (86400, 3), ("week", 6)])
+def test_pages_never_cut_a_bar(width: int | str, limit: int) -> None:
     """Small pages of large bars give the same bars as one large page, and newest first the same backwards."""
     start = LATER_MS - 20 * 86400_000
-    pages, whole = _pages("SPY", width, start, LATER_MS, 60), _all("SPY", width, start, LATER_MS)
+    pages, whole = _pages("SPY", width, start, LATER_MS, limit), _all("SPY", width, start, LATER_MS)
     np.testing.assert_array_equal(np.concatenate([page.t for page in pages]), whole.t)
     np.testing.assert_array_equal(np.concatenate([page.v for page in pages]), whole.v)
     backwards, more, end = [], True, LATER_MS
     while more:
-        bars, more = market.page("SPY", width, start, end, LATER_MS, 60, newest_first=True)
+        bars, more = market.page("SPY", width, start, end, LATER_MS, limit, newest_first=True)
         backwards += bars.t.tolist()
         end = int(bars.t[-1]) - 1
     assert backwards == whole.t[::-1].tolist()

@@ -7,8 +7,8 @@ import ssl
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Self, TypeVar
-from urllib.parse import urlsplit
 
 import anyio
 import certifi
@@ -58,9 +58,7 @@ class Answer:
 class Client:
     """A target's connections while the context lasts; safe in a notebook, whose kernel runs an event loop of its own.
 
-    Raises:
-        ConfigError: a header cannot be sent, a secret is not set, `ca_file` cannot be read, or the target lies beyond this machine
-            without `allow_remote`; nothing was sent.
+    What is wrong with the target file, or leads beyond this machine without `allow_remote`, is a ConfigError before anything is sent.
     """
 
     def __init__(self, target: Target, *, timeout_s: float = TIMEOUT_S) -> None:
@@ -73,6 +71,7 @@ class Client:
         if problems:
             raise ConfigError(problems)
         self._options = client_options(target.base_url, tls(target))
+        self._redacted = partial(templates.redacted, target=target)
         self._stack = contextlib.ExitStack()
 
     def __enter__(self) -> Self:
@@ -85,9 +84,6 @@ class Client:
 
     def __exit__(self, *caught: object) -> None:
         self._stack.__exit__(*caught)  # type: ignore[arg-type]
-
-    def _redacted(self, text: str) -> str:
-        return templates.redacted(text, self._target)
 
     def send(self, template: RequestTemplate, each: Sequence[Mapping[str, Value]] = ({},)) -> list[Answer]:
         """Send a template once for each set of values, at most `AT_ONCE` at a time; the answers are in the same order."""
@@ -126,11 +122,7 @@ class Client:
         return name in self._target.requests
 
     def check(self, name: str, values: Mapping[str, Value]) -> RequestTemplate:
-        """Return a named request; refuse one that cannot be made of these values.
-
-        Raises:
-            ConfigError: the target names no such request, or it needs other values; nothing was sent.
-        """
+        """Return a named request; one that the target does not name, or that needs other values, is a ConfigError."""
         at = f"target {self._target.name}"
         template = self._target.requests.get(name)
         if template is None:
@@ -142,19 +134,11 @@ class Client:
         return template
 
     def ask(self, name: str, values: Mapping[str, Value] | None = None) -> Answer:
-        """Send a named request with its template filled in.
-
-        Raises:
-            ConfigError: as `check`.
-        """
+        """Send a named request with its template filled in; refuse it as `check` does."""
         return self.ask_all(name, [values or {}])[0]
 
     def ask_all(self, name: str, each: Sequence[Mapping[str, Value]]) -> list[Answer]:
-        """Send a named request once for each set of values; see `send`.
-
-        Raises:
-            ConfigError: as `check`.
-        """
+        """Send a named request once for each set of values; refuse it as `check` does."""
         return self.send(self.check(name, each[0]), each) if each else []
 
     def expected(self, name: str, values: Mapping[str, Value]) -> dict[str, Value]:
@@ -162,12 +146,7 @@ class Client:
         return templates.expected_json(self._target.requests[name], values)
 
     def read(self, name: str, kind: type[ModelT]) -> tuple[Answer, ModelT]:
-        """Send a named request, and return its answer and what it says.
-
-        Raises:
-            TargetDown: there is no answer, or one of a target that does not work.
-            TargetError: the answer has another form.
-        """
+        """Send a named request, and return its answer and what it says; no answer, or one of another form, is a TargetError."""
         answer = self.ask(name)
         if answer.failure is not None:
             raise answer.failure
@@ -195,15 +174,11 @@ FAILURES = (httpx.HTTPError, TimeoutError, TooLarge)  # what an exchange ends wi
 async def exchange(
     client: httpx.AsyncClient, request: httpx.Request, timeout_s: float, *, most_bytes: int | None = None, most_head_bytes: int = HEAD_LIMIT
 ) -> tuple[httpx.Response, bytes]:
-    """Send a request and read its whole answer.
+    """Send a request and read its whole answer; without one, one of `FAILURES` is raised.
 
     Args:
         timeout_s: for all of it, since a limit on each read would let an answer drip for ever.
         most_bytes: of the body; `BODY_LIMIT` if None.
-        most_head_bytes: of its headers.
-
-    Raises:
-        httpx.HTTPError | TimeoutError | TooLarge: there is no whole answer; see `failure`.
     """
     parts, size, most = [], 0, most_bytes or BODY_LIMIT
     with anyio.fail_after(timeout_s):
@@ -282,13 +257,9 @@ def refused(what: str, status: int, body: bytes, target: Target, *, expected: in
 
 
 def tls(target: Target) -> ssl.SSLContext | bool:
-    """Return what a certificate is checked by; False where nothing but plain HTTP to this machine is spoken.
-
-    Raises:
-        ConfigError: `ca_file` cannot be read.
-    """
-    url = urlsplit(target.base_url or "")
-    if url.scheme == "http" and is_loopback(url.hostname or ""):
+    """Return what a certificate is checked by; False where nothing but plain HTTP to this machine is spoken."""
+    url = target.base_url or ""
+    if url.startswith("http://") and is_loopback(host_of(url)):
         return False
     try:
         return ssl.create_default_context(cafile=str(config.find(target.ca_file)) if target.ca_file else certifi.where())

@@ -8,7 +8,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
 import psutil
 import pyarrow as pa
@@ -28,6 +28,7 @@ OTHERS, MACHINE = "(others)", "(machine)"  # rows beside the named ones: busy co
 LOOK_AGAIN_NS = 5_000_000_000  # between two searches for a process that is not there: each looks at every process
 SHOWN = 200  # characters of a command line in a message
 SPARED: set[psutil.Process] = set()  # what `locate` never returns beside this process and its kin
+T = TypeVar("T")
 _GONE = (psutil.NoSuchProcess, psutil.ZombieProcess, psutil.AccessDenied)
 _PATH = re.compile(r"(?!-)[^/=\s:;,|&<>\"'`$(){}*?]*(?:/[^/\s:;,|&<>\"'`$(){}*?]+)+")  # no option, list, URL or shell command
 _INTERPRETERS: Mapping[str, tuple[str, str, str]] = {  # by program: options with a value, that name what runs, and that hold code
@@ -49,7 +50,7 @@ def locate(selector: ProcessSelector) -> list[psutil.Process]:
     own = psutil.Process()
     spared = {own, *own.parents(), *own.children(recursive=True), *SPARED}
     found = {p.pid: p for p in _named(selector) if p not in spared}
-    return [p for p in found.values() if not any(parent.pid in found for parent in _parents(p))]
+    return [p for p in found.values() if not found.keys() & {parent.pid for parent in _parents(p)}]
 
 
 def mentions(selector: ProcessSelector) -> list[psutil.Process]:
@@ -69,14 +70,12 @@ def _named(selector: ProcessSelector) -> Iterator[psutil.Process]:
 
 
 def _is_named(selector: ProcessSelector, process: psutil.Process) -> bool:
-    return is_command(selector.command or "", _words(process), _program(process))
+    return is_command(selector.command or "", _words(process), _ask(process.exe, ""))
 
 
 def _is_own_pid(process: psutil.Process) -> bool:
     """Tell whether a pid is that of a process: of a thread's id psutil makes one all the same, and a thread of the kernel has no memory."""
-    with contextlib.suppress(*_GONE):
-        return psutil.pid_exists(process.pid) and not (psutil.LINUX and process.memory_info().vms == 0)
-    return False
+    return _ask(lambda: psutil.pid_exists(process.pid) and not (psutil.LINUX and process.memory_info().vms == 0), False)
 
 
 def _processes(pids: Iterable[int]) -> Iterator[psutil.Process]:
@@ -160,18 +159,20 @@ def command_line(process: psutil.Process) -> str:
     return f"pid {process.pid}: {line[:SHOWN]}{'…' if len(line) > SHOWN else ''}"
 
 
+def _ask(question: Callable[[], T], otherwise: T) -> T:
+    """Return what a process says of itself, or something else where it is gone or may not be asked."""
+    try:
+        return question()
+    except _GONE:
+        return otherwise
+
+
 def _words(process: psutil.Process) -> list[str]:
-    try:
-        return process.cmdline()
-    except _GONE:
-        return []
+    return _ask(process.cmdline, [])
 
 
-def _program(process: psutil.Process) -> str:
-    try:
-        return process.exe()
-    except _GONE:
-        return ""
+def _parents(process: psutil.Process) -> list[psutil.Process]:
+    return _ask(process.parents, [])
 
 
 def _listening(port: int) -> set[int]:
@@ -186,17 +187,11 @@ def _listens(connection: Any, port: int) -> bool:
 
 
 def _connections(process: psutil.Process) -> list[Any]:
-    try:
-        return list(process.net_connections("tcp"))
-    except _GONE:
-        return []
+    return _ask(lambda: list(process.net_connections("tcp")), [])
 
 
-def _parents(process: psutil.Process) -> list[psutil.Process]:
-    try:
-        return process.parents()
-    except _GONE:
-        return []
+def _tree(root: psutil.Process) -> list[psutil.Process]:
+    return _ask(lambda: [root, *root.children(recursive=True)], [])
 
 
 class Watch:
@@ -297,10 +292,3 @@ def _busy_s() -> float | None:
         return None
     idle = ("idle", "iowait", "guest", "guest_nice")  # a guest's time is in its host's
     return math.fsum(value for core in cores for name, value in core._asdict().items() if name not in idle)
-
-
-def _tree(root: psutil.Process) -> list[psutil.Process]:
-    try:
-        return [root, *root.children(recursive=True)]
-    except _GONE:
-        return []

@@ -1,13 +1,16 @@
-"""The shape of the api's answers, and what the age of data means. It asks nobody."""
+"""The shape of the sandbox's answers, what the age of data means, and who may ask for what only its owner may."""
 
 import datetime as dt
-from typing import Annotated, Generic, Literal, Self, TypeVar
+import secrets
+from typing import Annotated, Any, Generic, Literal, Self, TypeVar
 
+from fastapi import Depends, HTTPException, Request
+from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 from pydantic import BaseModel, Field, create_model
 
 from tapecheck.backfill.checkpoints import Checkpoint
 from tapecheck.backfill.features import NAMES
-from tapecheck.sandbox.profile import tier_of
+from tapecheck.sandbox.profile import Home, tier_of
 
 FRESH_S, AGING_S, STALE_S = 3600, 6 * 3600, 24 * 3600  # half-open: an age of exactly 1 h is aging
 Freshness = Literal["fresh", "aging", "stale", "missing"]
@@ -124,6 +127,12 @@ class StatusAnswer(BaseModel):
     alerts: list[RaisedAlert]
 
 
+class Refusal(BaseModel):
+    """The body of a 400 and of a 401."""
+
+    detail: str
+
+
 class Health(BaseModel):
     """Whether the api serves; `degraded` without its database."""
 
@@ -167,3 +176,30 @@ class SchedulerAnswer(BaseModel):
     redone: int
     last_success_at: dt.datetime | None
     held: bool
+
+
+# ---- requests of the owner alone ----
+
+KEY = HTTPBearer(auto_error=False, description="the key in the sandbox's home, upstream.key, which only its owner can read")
+REFUSED: dict[int | str, dict[str, Any]] = {
+    400: {"model": Refusal, "description": "The body cannot be read"},
+    401: {"model": Refusal, "description": "The key is missing or wrong"},
+}
+
+
+def knows_key(request: Request, key: str) -> bool:
+    """Tell whether a request carries a key as its bearer."""
+    scheme, _, given = request.headers.get("authorization", "").partition(" ")
+    return scheme.lower() == "bearer" and secrets.compare_digest(given.encode(), key.encode())
+
+
+class Admin:
+    """Lets in who knows the key of the sandbox's home; a dependency of an endpoint."""
+
+    def __init__(self, home: Home) -> None:
+        self._key = home.secret()
+
+    def __call__(self, request: Request, _: Annotated[HTTPAuthorizationCredentials | None, Depends(KEY)]) -> None:
+        """Refuse everybody else."""
+        if not knows_key(request, self._key):
+            raise HTTPException(401, "the key of the sandbox is missing or wrong", {"WWW-Authenticate": "Bearer"})

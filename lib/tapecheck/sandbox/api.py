@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import datetime as dt
 import logging
+import re
 import time
 from collections import deque
 from collections.abc import AsyncIterator
@@ -12,7 +13,7 @@ from typing import Annotated, Any, Literal, TypeVar
 import httpx
 from fastapi import FastAPI, Header, HTTPException, Path, Query, Response
 from fastapi_offline import FastAPIOffline
-from pydantic import BaseModel
+from pydantic import BaseModel, BeforeValidator
 from starlette.datastructures import MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -20,6 +21,7 @@ from tapecheck.backfill import checkpoints
 from tapecheck.backfill.checkpoints import Checkpoint
 from tapecheck.sandbox import store as sql
 from tapecheck.sandbox.answers import (
+    REFUSED,
     STALE_S,
     Bar,
     Envelope,
@@ -42,10 +44,20 @@ log = logging.getLogger("uvicorn.error")
 TRIGGER_EVERY_S = 5.0
 SaidT = TypeVar("SaidT", bound=BaseModel)
 
-Symbol = Annotated[str, Path(pattern=r"^[A-Z][A-Z.]{0,9}$", examples=["AAPL"])]
+Symbol = Annotated[str, Path(pattern=r"^[A-Z][A-Z.]{0,9}$", examples=["AAPL"], description="as the sandbox names it: AAPL, BRK.B, BTC")]
 Limit = Annotated[int, Query(ge=1, le=5000, description="rows, the newest ones")]
 CacheControl = Annotated[str | None, Header(description="no-cache: ask the database, whatever is cached (RFC 9111, section 5.2.1.4)")]
-Moment = Annotated[dt.datetime | None, Query(description="ISO 8601; UTC where no offset is given")]
+Timeframe = Annotated[Frame, Query(description="the length of a bar")]
+
+
+def _iso(text: str | None) -> str | None:
+    """Refuse what pydantic would read as seconds since 1970."""
+    if text is not None and re.fullmatch(r"\d{4}-\d\d-\d\d([T ].*)?", text) is None:
+        raise ValueError("a date and maybe a time, as in 2026-11-02T09:30:00Z")
+    return text
+
+
+Moment = Annotated[dt.datetime | None, BeforeValidator(_iso), Query(description="ISO 8601; UTC where no offset is given")]
 
 
 class Service:
@@ -54,7 +66,10 @@ class Service:
     def __init__(self, home: Home) -> None:
         self.store = Store(home.database_url)
         self.profile = Profile.of(home) or Profile()
-        self.scheduler = httpx.AsyncClient(base_url=f"http://127.0.0.1:{Ports.of(home).scheduler}", timeout=1.0, trust_env=False)
+        key = {"Authorization": f"Bearer {home.secret()}"}
+        self.scheduler = httpx.AsyncClient(
+            base_url=f"http://127.0.0.1:{Ports.of(home).scheduler}", headers=key, timeout=1.0, trust_env=False
+        )
         self.alerts: dict[tuple[str, str], RaisedAlert] = {}
         self.raised: deque[RaisedAlert] = deque(maxlen=100)
         self.triggered: dict[str, tuple[float, bool, str]] = {}
@@ -152,7 +167,9 @@ class Service:
             alerts=list(self.raised),
         )
 
-    async def features(self, symbol: Symbol, timeframe: Frame = "1d", limit: Limit = 100, cache_control: CacheControl = None) -> Response:
+    async def features(
+        self, symbol: Symbol, timeframe: Timeframe = "1d", limit: Limit = 100, cache_control: CacheControl = None
+    ) -> Response:
         """Return the newest bars of a symbol with their features, oldest first."""
         query = sql.Query(sql=sql.NEWEST_FEATURES, symbol=symbol, timeframe=timeframe, limit=limit)
         return await self.answer(query, cache_control)
@@ -160,7 +177,7 @@ class Service:
     async def historical(
         self,
         symbol: Symbol,
-        timeframe: Frame = "1d",
+        timeframe: Timeframe = "1d",
         start: Moment = None,
         end: Moment = None,
         limit: Limit = 1000,
@@ -234,5 +251,6 @@ def application(home: Home) -> FastAPI:
     app.add_api_route("/api/v1/status", service.status)
     app.add_api_route("/health", service.health)
     app.add_api_route("/api/v1/admin/scheduler-health", service.scheduler_health, responses=gone)
-    app.add_api_route("/api/v1/admin/backfill/trigger", service.trigger, methods=["POST"], status_code=202, responses=gone)
+    admin: dict[str, Any] = {"responses": gone | REFUSED, "status_code": 202}
+    app.add_api_route("/api/v1/admin/backfill/trigger", service.trigger, methods=["POST"], **admin)
     return app

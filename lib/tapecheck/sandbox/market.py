@@ -16,7 +16,8 @@ import numpy.typing as npt
 from tapecheck.backfill.calendar import DAY_S, EASTERN, aggregate, sessions
 from tapecheck.vendor.bars import CRYPTO, Bars, FloatArray, IntArray
 
-SLOT_S = 300
+SLOT_S, MINUTE_S = 300, 60
+CALENDAR = {"week": 7, "month": 31, "quarter": 92, "year": 366}  # units that are no whole part of a day, and their most days
 OCTAVES = range(0, 19, 2)  # noise of 5 minutes, 20 minutes, … up to 2.5 years
 STEP = 0.002  # spread of one 5-minute step
 _UNITS = {"minute": 60, "hour": 3600, "day": DAY_S}
@@ -32,10 +33,15 @@ LISTED = {
 }  # fmt: skip
 
 
-def width_s(multiplier: int, timespan: str) -> int | None:
-    """Return the seconds of a bar, or None where the sandbox does not serve it: it must be whole slots that divide a day."""
+def width_of(multiplier: int, timespan: str) -> int | str | None:
+    """Return a bar's width in seconds, or its calendar unit; None for what is not served.
+
+    Widths of minutes and hours divide a day; a week begins on Sunday, and there is one of each unit.
+    """
+    if timespan in CALENDAR:
+        return timespan if multiplier == 1 else None
     width = multiplier * _UNITS.get(timespan, 0)
-    return width if width > 0 and width % SLOT_S == 0 and DAY_S % width == 0 else None
+    return width if width > 0 and DAY_S % width == 0 else None
 
 
 def noise(seed: int, index: IntArray) -> FloatArray:
@@ -92,7 +98,7 @@ def year_of_slots(symbol: str, year: int) -> tuple[Bars, IntArray]:
 
 
 def slots_between(symbol: str, from_ms: int, to_ms: int) -> tuple[Bars, IntArray]:
-    """Return the 5-minute bars from a day before `from` to a day after `to`, and their days."""
+    """Return the 5-minute bars that begin from a day before `from` to a day after `to`, and their days."""
     zone = dt.UTC if symbol in CRYPTO else EASTERN
     first, last = (dt.datetime.fromtimestamp(ms / 1000, zone).year for ms in (from_ms, to_ms))
     bars, day = Bars.empty(), np.empty(0, np.int64)
@@ -103,28 +109,72 @@ def slots_between(symbol: str, from_ms: int, to_ms: int) -> tuple[Bars, IntArray
     return bars, day
 
 
-def page(
-    symbol: str, width: int, from_ms: int, to_ms: int, now_ms: int, most_slots: int, *, newest_first: bool = False
-) -> tuple[Bars, bool]:
-    """Return bars that start in [from, to], of at most `most_slots` 5-minute bars but at least one bar, and whether more follow.
+def _minutes(slots: Bars) -> Bars:
+    """Split 5-minute bars into their minutes: on a straight way from open to close, the high and the low in one of them each."""
+    count, whole = len(slots), np.arange(5)
+    edge = np.round(slots.o[:, None] + (slots.c - slots.o)[:, None] * np.arange(6) / 5, 4)
+    edge[:, 5] = slots.c
+    o, c = edge[:, :5], edge[:, 1:]
+    peak, dip = ((noise(seed, slots.t) * 5).astype(np.int64)[:, None] == whole for seed in (105, 106))
+    h = np.where(peak, slots.h[:, None], np.maximum(o, c))
+    l = np.where(dip, slots.l[:, None], np.minimum(o, c))  # noqa: E741 - the vendor's name
+    v, n = (np.maximum(1.0, column[:, None] // 5) + np.where(whole == 4, column[:, None] % 5, 0.0) for column in (slots.v, slots.n))
+    t = slots.t[:, None] + whole * MINUTE_S * 1000
+    columns = {"o": o, "h": h, "l": l, "c": c, "v": v, "vw": np.round((o + h + l + c) / 4, 4), "n": n}
+    return Bars(t=t.reshape(5 * count), **{name: column.reshape(5 * count) for name, column in columns.items()})
 
-    Only slots that are over by `now` exist, so the newest bar may be partial.
+
+@lru_cache(maxsize=10_000)
+def _window(day: int, unit: str, symbol: str) -> int:
+    """Return when the week, month, quarter or year of a day begins, in Unix seconds."""
+    zone = dt.UTC if symbol in CRYPTO else EASTERN
+    date = dt.datetime.fromtimestamp(day, zone).date()
+    first = {
+        "week": date - dt.timedelta(days=date.isoweekday() % 7),
+        "month": date.replace(day=1),
+        "quarter": date.replace(month=date.month - (date.month - 1) % 3, day=1),
+        "year": date.replace(month=1, day=1),
+    }[unit]
+    return int(dt.datetime(first.year, first.month, first.day, tzinfo=zone).timestamp())
+
+
+def page(
+    symbol: str, width: int | str, from_ms: int, to_ms: int, now_ms: int, limit: int, *, newest_first: bool = False
+) -> tuple[Bars, bool]:
+    """Return bars that start in [from, to], of at most `limit` base aggregates but at least one bar, and whether more follow.
+
+    The base of minute and hour bars is the minute, that of longer ones the day. Only slots that are over by `now` exist, so that the
+    newest bar may be partial.
     """
-    to_ms = min(to_ms, now_ms)
-    if from_ms > to_ms:
+    if from_ms > (to_ms := min(to_ms, now_ms)):
         return Bars.empty(), False
-    slots, day = slots_between(symbol, from_ms, to_ms)
-    start_ms = (day + (slots.t // 1000 - day) // width * width) * 1000
-    least, most = np.searchsorted(start_ms, from_ms), np.searchsorted(start_ms, to_ms, side="right")
-    most = min(most, np.searchsorted(slots.t, now_ms - SLOT_S * 1000, side="right"))
-    low, high = least, most
-    if high - low > most_slots and newest_first:  # both cut at the edge of a bar
-        low = min(np.searchsorted(start_ms, start_ms[high - most_slots - 1], side="right"), np.searchsorted(start_ms, start_ms[high - 1]))
-    elif high - low > most_slots:
-        edge = max(np.searchsorted(start_ms, start_ms[low + most_slots]), np.searchsorted(start_ms, start_ms[low], side="right"))
-        high = min(most, edge)
-    has_more = bool(low > least or high < most)
-    bars = slots[slice(low, high)]
-    if width > SLOT_S:
-        bars = aggregate(bars, day[low:high], width)
+    bars, day = slots_between(symbol, from_ms, to_ms + CALENDAR.get(str(width), 0) * DAY_S * 1000)
+    is_over = bars.t <= now_ms - SLOT_S * 1000
+    bars, day = bars[is_over], day[is_over]
+    if isinstance(width, int) and width % SLOT_S:
+        bars, day = _minutes(bars), np.repeat(day, 5)
+    if isinstance(width, str):
+        days, of_day = np.unique(day, return_inverse=True)
+        begins, width_s = np.array([_window(one, width, symbol) for one in days.tolist()], np.int64)[of_day], 2**40
+    else:
+        begins, width_s = day, width
+    start_ms = (begins + (bars.t // 1000 - begins) // width_s * width_s) * 1000
+    asked = slice(*np.searchsorted(start_ms, (from_ms, to_ms + 1)).tolist())
+    bars, day, begins, start_ms = bars[asked], day[asked], begins[asked], start_ms[asked]
+    if len(bars) == 0:
+        return bars, False
+    is_daily = width_s >= DAY_S
+    weight = np.diff(day, prepend=day[0] - 1) > 0 if is_daily else np.full(len(bars), 1 if width_s % SLOT_S else SLOT_S // MINUTE_S)
+    rows, has_more = _cut(start_ms, np.cumsum(weight), limit, newest_first=newest_first)
+    bars = aggregate(bars[rows], begins[rows], width_s) if width_s not in (MINUTE_S, SLOT_S) else bars[rows]
     return (bars[::-1] if newest_first else bars), has_more
+
+
+def _cut(start_ms: IntArray, used: IntArray, limit: int, *, newest_first: bool) -> tuple[slice, bool]:
+    """Return which rows fit a page, cut between two bars, given the base aggregates that are used up to each; and whether others do not."""
+    first = np.flatnonzero(np.diff(start_ms, prepend=start_ms[0] - 1))
+    end = np.append(first[1:], len(start_ms))
+    before, after = np.append(0, used[end[:-1] - 1]), used[end - 1]
+    fits = int(np.count_nonzero(used[-1] - before <= limit)) if newest_first else int(np.count_nonzero(after <= limit))
+    count = max(1, fits)
+    return slice(int(first[-count]), None) if newest_first else slice(0, int(end[count - 1])), count < len(first)

@@ -18,7 +18,7 @@ from tapecheck.backfill.checkpoints import Checkpoint
 from tapecheck.backfill.pipeline import refresh
 from tapecheck.backfill.sink import Sink, SinkError
 from tapecheck.errors import TapecheckError, first_line
-from tapecheck.sandbox.answers import SchedulerAnswer, Trigger, Triggered
+from tapecheck.sandbox.answers import REFUSED, SchedulerAnswer, Trigger, Triggered
 from tapecheck.sandbox.profile import REFRESH_S, Home, Ports, Profile, tier_of
 from tapecheck.vendor.bars import TIMEFRAMES
 from tapecheck.vendor.rate_limit import Retry
@@ -234,7 +234,7 @@ def application(home: Home) -> FastAPI:
         """Return the scheduler's state."""
         return scheduler.health()
 
-    @app.post("/trigger")
+    @app.post("/trigger", responses=REFUSED)
     async def trigger(asked: Trigger) -> Triggered:
         """Refresh symbols now, new ones included; those that upstream does not know are refused for a while."""
         symbols = asked.symbols or sorted({symbol for symbol, _ in scheduler.due_s})

@@ -102,11 +102,7 @@ class Store:
         return entry if entry and time.monotonic() < entry.read_s + TTL_S and entry.freshness() == "fresh" else None
 
     async def read(self, query: Query) -> CachedRows:
-        """Ask the database, once for all who ask the same at the same time.
-
-        Raises:
-            DatabaseGone: it does not answer within `WAIT_S`, or is known to be gone.
-        """
+        """Ask the database, once for all who ask the same at once; DatabaseGone after `WAIT_S`, or while it is known to be gone."""
         future = self._asked.get(query)
         if future is None:
             future = self._asked[query] = self._submitted(lambda connection: _entry(connection, query))
@@ -114,11 +110,7 @@ class Store:
         return await self._in_time(future)
 
     async def ask(self, question: Callable[[psycopg.Connection], T]) -> T:
-        """Run a function with a connection in a thread.
-
-        Raises:
-            DatabaseGone: as `read`.
-        """
+        """Run a function with a connection in a thread, within the same time as `read`."""
         return await self._in_time(self._submitted(question))
 
     async def watch(self) -> None:

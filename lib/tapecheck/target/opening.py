@@ -47,10 +47,6 @@ def open_target(path: str | Path, *, needs_bars: bool = True) -> Target:
     Args:
         needs_bars: whether its own tables must be filled. A sandbox that was never filled waits otherwise until `let_fill`, so that
             history that is backfilled first is not fetched a second time beside it; who is not given the target holds up nobody.
-
-    Raises:
-        ConfigError: the file is wrong.
-        SandboxError: the sandbox did not start.
     """
     target = config.read(Target, path)
     if target.kind == "external":
@@ -88,11 +84,7 @@ def let_fill() -> None:
 
 
 def start_sandbox(*, needs_bars: bool = True) -> SandboxState:
-    """Return the state of a running sandbox, which runs at least until this process ends; for `needs_bars` see `open_target`.
-
-    Raises:
-        SandboxError: it did not start, or did not fill.
-    """
+    """Return the state of a running sandbox, which runs at least until this process ends; for `needs_bars` see `open_target`."""
     global _supervisor
     _use_sandbox(needs_bars=needs_bars)
     stderr = None if os.isatty(2) else subprocess.PIPE  # a kernel's would go to its log
@@ -145,22 +137,14 @@ def _use_sandbox(*, needs_bars: bool = True) -> None:
 
 @contextmanager
 def sandbox_running() -> Iterator[SandboxState]:
-    """Keep a filled sandbox running; stop it afterwards, unless others use it or `sandbox up` started it to stay.
-
-    Raises:
-        SandboxError: it did not start, or did not stop.
-    """
+    """Keep a filled sandbox running; stop it afterwards, unless others use it or `sandbox up` started it to stay."""
     with sandbox_used():
         yield start_sandbox()
 
 
 @contextmanager
 def sandbox_used() -> Iterator[None]:
-    """Keep a sandbox that somebody opens meanwhile running; stop it afterwards as `sandbox_running` does.
-
-    Raises:
-        SandboxError: it did not stop.
-    """
+    """Keep a sandbox that somebody opens meanwhile running; stop it afterwards as `sandbox_running` does."""
     global _use
     try:
         _use_sandbox()
