@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import ClassVar
 
 import pytest
+import yaml
 
 from tapecheck import config
 from tapecheck.errors import ConfigError, Problem
@@ -103,6 +104,22 @@ def test_relative_outputs_lie_below_the_project_and_absolute_ones_stay(tmp_path:
     assert config.outputs(tmp_path) == tmp_path
 
 
+def test_a_file_that_nobody_wrote_by_hand_is_refused_before_it_takes_time_or_memory(tmp_path: Path) -> None:
+    """100 MB are not read; what libyaml would compose until its stack ends is counted first; a pipe without end has an end."""
+    big = tmp_path / "big.yaml"
+    with big.open("wb") as file:
+        file.truncate(100_000_000)
+    for path in (big, Path("/dev/zero")):
+        with pytest.raises(ConfigError, match="more than 500,000 bytes; allowed: a smaller document"):
+            config.read_yaml(path)
+    for text in ("[" * 400_000, "- " * 200_000, "{a: " * 100_000, "".join(" " * i + "a:\n" for i in range(600))):
+        (found,) = problems_of(tmp_path, text)
+        assert found.got == "more than 50 levels"
+    (found,) = problems_of(tmp_path, "- x\n" * 60_000)
+    assert found.got == "more than 50,000 values, aliases written out"
+    assert yaml.__with_libyaml__ is (config._COMPOSER is not yaml.SafeLoader)
+
+
 def _aliases(levels: int) -> str:
     return "a0: &a0 [x, x, x, x, x, x, x, x, x, x]\n" + "".join(
         f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 10)}]\n" for i in range(1, levels)
@@ -118,7 +135,7 @@ def _aliases(levels: int) -> str:
         ("x: &x {<<: *x, a: 1}\n", 1, "x.<<", "an alias of something that it is part of"),
         ("a: " + "[" * 60 + "]" * 60, 1, "a" + ".0" * 50, "more than 50 levels"),
         ("[" * 5000 + "]" * 5000, None, "(file)", "more than 50 levels"),
-        (_aliases(9), None, "", "more than 100,000 values, aliases written out"),
+        (_aliases(9), None, "", "more than 50,000 values, aliases written out"),
     ],
     ids=["map", "list", "document", "merge", "deep", "very deep", "a billion"],
 )

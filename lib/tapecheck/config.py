@@ -26,7 +26,9 @@ ALL = ("backfill", "load", "rto_rpo")  # what `run all` runs; what a backfill st
 
 Location = tuple[str | int, ...]
 _Place = tuple[Location, int, tuple[str, str] | None]
-MOST_LEVELS, MOST_NODES = 50, 100_000  # of a YAML file, aliases written out: a page of text can say a billion
+MOST_BYTES = 500_000  # of a YAML file: fifty times what a person writes
+MOST_LEVELS, MOST_NODES = 50, 50_000  # of a YAML file, aliases written out: a page of text can say a billion
+TOO_MANY = f"more than {MOST_NODES:,} values, aliases written out"
 TOO_LARGE = "a smaller document"
 
 
@@ -134,6 +136,9 @@ def _places(node: yaml.Node, at: Location = (), above: tuple[yaml.Node, ...] = (
         yield from _places(value, here, (*above, node), line)
 
 
+_COMPOSER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # by libyaml, where it is there: ten times as fast
+
+
 class _Loader(yaml.SafeLoader):
     """Says where a value stands that looks like a date and is none."""
 
@@ -142,6 +147,25 @@ class _Loader(yaml.SafeLoader):
             return super().construct_object(node, deep=deep)
         except ValueError as error:
             raise yaml.constructor.ConstructorError(None, None, f"{node.value} ({error})", node.start_mark) from None
+
+
+class _TooLarge(Exception):
+    """A document that nobody has written by hand."""
+
+
+def _composed(path: Path) -> yaml.Node | None:
+    """Return the nodes of a document, after its parts were counted one by one: libyaml composes any number of levels, until it crashes."""
+    with path.open("rb") as file:
+        text = file.read(MOST_BYTES + 1)  # of a pipe or a device too
+    if len(text) > MOST_BYTES:
+        raise _TooLarge(f"more than {MOST_BYTES:,} bytes")
+    levels = nodes = 0
+    for event in yaml.parse(text.decode("utf-8"), Loader=_COMPOSER):
+        nodes += isinstance(event, yaml.NodeEvent)
+        levels += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+        if levels > 5 * MOST_LEVELS or nodes > 2 * MOST_NODES:  # keys are no values
+            raise _TooLarge(f"more than {MOST_LEVELS} levels" if levels > MOST_LEVELS else TOO_MANY)
+    return yaml.compose(text.decode("utf-8"), Loader=_COMPOSER)
 
 
 def read_yaml(path: Path) -> tuple[Any, dict[Location, int]]:
@@ -156,12 +180,12 @@ def read_yaml(path: Path) -> tuple[Any, dict[Location, int]]:
         return Problem(file=str(path), line=line, key=dotted(at), got=got, allowed=allowed)
 
     try:
-        node = yaml.compose(path.read_text(encoding="utf-8"), Loader=yaml.SafeLoader)
+        node = _composed(path)
         if node is None:
             return None, lines
         problems = []
         for n, (at, line, wrong) in enumerate(_places(node)):
-            wrong = wrong if n < MOST_NODES else (f"more than {MOST_NODES:,} values, aliases written out", TOO_LARGE)
+            wrong = wrong if n < MOST_NODES else (TOO_MANY, TOO_LARGE)
             lines[at] = lines.get(at, line) if wrong else line
             problems += [problem(*wrong, at, line)] if wrong else []
             if wrong and wrong[1] == TOO_LARGE:
@@ -174,8 +198,8 @@ def read_yaml(path: Path) -> tuple[Any, dict[Location, int]]:
         line_of = mark.line + 1 if mark else None
         here = [at for at, its_line in lines.items() if its_line == line_of and at]
         raise ConfigError([problem(getattr(error, "problem", None) or str(error), "YAML", (here or [()])[-1], line_of)]) from None
-    except RecursionError:
-        raise ConfigError([problem(f"more than {MOST_LEVELS} levels", TOO_LARGE)]) from None
+    except _TooLarge as error:
+        raise ConfigError([problem(str(error), TOO_LARGE)]) from None
     except (OSError, ValueError) as error:
         raise ConfigError([problem(str(error), "a readable YAML file")]) from None
 
