@@ -13,7 +13,7 @@ import pytest
 from tapecheck.errors import ConfigError
 from tapecheck.load import frames
 from tapecheck.load.validation import load
-from tapecheck.recording import CONTEXT_KEY, MOST_ROWS
+from tapecheck.recording import CONTEXT_KEY, MOST_ROWS, Table, table
 from tapecheck.validation import named
 
 DATA = Path(__file__).parent / "data"
@@ -55,6 +55,31 @@ def test_a_table_of_too_many_rows_is_refused_before_one_is_read(
     folder = changed(kind, tmp_path, table, lambda _: pa.table({"x": pa.nulls(80_000_000)}))
     before = pa.default_memory_pool().bytes_allocated()
     assert f"{table}.parquet has 80,000,000 rows; at most" in refused(kind, folder)
+    assert pa.default_memory_pool().bytes_allocated() <= before + 10**7
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_what_unpacks_to_more_than_a_recording_has_is_refused(kind: str, tmp_path: Path) -> None:
+    """Columns by the thousand, a context of 100,000 levels, and a long text a million times, which is no more than once in memory."""
+    table = KINDS[kind][1]
+    many = changed(kind, tmp_path / "many", table, lambda t: pa.table({f"x{i}": [1] for i in range(1000)}))
+    assert f"{table}.parquet has 1,000 columns; at most 500 are read" in refused(kind, many)
+    deep = changed(kind, tmp_path / "deep", table, lambda t: t)
+    stored = pq.read_table(deep / f"{table}.parquet")
+    pq.write_table(stored.replace_schema_metadata({CONTEXT_KEY: b"[" * 100_000}), deep / f"{table}.parquet")
+    assert "RecursionError" in refused(kind, deep) or "JSONDecodeError" in refused(kind, deep)
+
+
+def test_a_long_text_that_is_repeated_stays_one(tmp_path: Path) -> None:
+    """4 GB of it in 100 KB of Parquet take no memory where a table holds it once, and are refused where it would be written out."""
+    file, rows = tmp_path / "x.parquet", pa.table({"x": ["y" * 100_000] * 2000})
+    with pq.ParquetWriter(file, rows.schema, store_schema=False) as writer:
+        for _ in range(25):
+            writer.write_table(rows)
+    before = pa.default_memory_pool().bytes_allocated()
+    assert table(file, Table(pa.schema({"x": pa.dictionary(pa.int32(), pa.string())}))).num_rows == 50_000
+    with pytest.raises(ValueError, match=r"x.parquet: texts of x take 5,000,000,000 bytes; at most 4,294,967,296 are read"):
+        table(file, Table(pa.schema({"x": pa.string()})))
     assert pa.default_memory_pool().bytes_allocated() <= before + 10**7
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Generic, Self, TypeVar
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from pydantic import TypeAdapter, ValidationError
 
@@ -21,6 +22,8 @@ from tapecheck.target.file import Target
 CONTEXT_KEY = b"tapecheck"  # in the metadata of a recording's first table
 MOST_ROWS = 20_000_000  # of a table that is read: about 2 GB
 MOST_OBJECTS = 1_000_000  # of a table whose rows become Python objects
+MOST_COLUMNS = 500  # a load run has one for each parameter of its requests
+MOST_BYTES = 4 * 2**30  # of a table, unpacked
 STOPPED = "the sandbox was stopped meanwhile, so that failures and times say nothing of it; measure again"
 
 
@@ -111,13 +114,18 @@ def table(file: Path, kind: Table) -> pa.Table:
     schema, may_be_null = kind.schema, kind.may_be_null
     with pq.ParquetFile(file, pre_buffer=False) as stored:  # reading ahead would hold the whole file beside the table
         found, rows = stored.schema_arrow, stored.metadata.num_rows
-        if rows > kind.most:
-            raise ValueError(f"{file.name} has {rows:,} rows; at most {kind.most:,} are read")
+        size = sum(stored.metadata.row_group(i).total_byte_size for i in range(stored.num_row_groups))
+        limits = (("rows", rows, kind.most), ("columns", len(found), MOST_COLUMNS), ("bytes, unpacked", size, MOST_BYTES))
+        for what, has, most in limits:
+            if has > most:
+                raise ValueError(f"{file.name} has {has:,} {what}; at most {most:,} are read")
         wrong = [f"no column {name}" for name in schema.names if name not in found.names and name not in kind.may_lack]
         wrong += [f"{name} twice" for name in dict.fromkeys(found.names) if found.names.count(name) > 1]
         wrong += [f"{one.name} is {one.type}" for one in found if not _fits(one, schema, may_be_null)]
         if wrong:
             raise ValueError(f"{file.name}: {', '.join(wrong)}")
+        texts = [one.name for one in found if pa.types.is_string(one.type) or pa.types.is_large_string(one.type)]
+    with pq.ParquetFile(file, pre_buffer=False, read_dictionary=texts) as stored:  # a long text that is repeated stays one
         whole = stored.read()
     for i, name in enumerate(whole.column_names):
         column = whole.column(i)
@@ -126,6 +134,10 @@ def table(file: Path, kind: Table) -> pa.Table:
         if column.null_count and name not in may_be_null:
             raise ValueError(f"{file.name}: {name} is null in {column.null_count:,} of {rows:,} rows")
         wanted = schema.field(name).type
+        if pa.types.is_dictionary(column.type) and not pa.types.is_dictionary(wanted):
+            longest = max((pc.max(pc.binary_length(chunk.dictionary)).as_py() or 0 for chunk in column.chunks), default=0)
+            if (size := longest * rows) > MOST_BYTES:
+                raise ValueError(f"{file.name}: texts of {name} take {size:,} bytes; at most {MOST_BYTES:,} are read")
         if column.type != wanted and not pa.types.is_dictionary(wanted) and not pa.types.is_map(wanted):
             whole = whole.set_column(i, schema.field(name), column.cast(wanted))
     return whole

@@ -216,7 +216,7 @@ class Validation(ABC, Generic[PlanT, RecordingT, SummaryT, SettingsT]):
             context, tables = recordings.read(folder, self.tables, self.types.context)
             recording = self.types.recording(context=context, tables=tables, source=source)
             self.check(recording)
-        except (OSError, ValueError, KeyError, TypeError, AttributeError, pa.ArrowException) as error:
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError, pa.ArrowException) as error:
             raise recordings.unreadable(error, source, next(iter(self.tables)), self.name) from error
         return recording
 

@@ -263,7 +263,7 @@ def _read(folder: Path) -> Run:
         return Run(folder=folder, result=result, head=None if problem else results.head(result), problem=problem)
     except FileNotFoundError:
         problem = f"no {RESULT}"
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         problem = f"an unreadable {RESULT} ({type(error).__name__})"
     return Run(folder=folder, result={}, problem=problem)
 
