@@ -148,7 +148,7 @@ def _execute(path: Path, executed: Path, given: Mapping[str, Any], scratch: Path
 
 def _manager(scratch: Path, unfinished: Path | None) -> type[AsyncKernelManager]:
     """Return a kernel manager whose kernels write their log to a file in place of our terminal, and ignore the user's IPython settings."""
-    own = {"MPLBACKEND": INLINE, folders.UNFINISHED_VARIABLE: str(unfinished or "")}
+    own = {"PYTHONSAFEPATH": "1", "MPLBACKEND": INLINE, folders.UNFINISHED_VARIABLE: str(unfinished or "")}
     if len(str(scratch)) < TEMPORARY_PATH_BYTES:
         own["TMPDIR"] = str(scratch)  # what a killed kernel leaves goes with the rest
 
