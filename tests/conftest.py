@@ -49,9 +49,7 @@ USE_A_SANDBOX = {  # what is under one name breaks its sandbox and mends it, fil
         "test_backfill_resume", "test_backfill_schema", "test_backfill_sink",
         "test_benchmarks_backfill", "test_database", "test_vendor_source",
     ),
-    "drills": (
-        "test_recovery_drill", "test_recovery_freshness", "test_recovery_recorder", "test_recovery_stored", "test_recovery_planting",
-    ),
+    "drills": ("test_recovery_drill", "test_recovery_freshness", "test_recovery_loss", "test_recovery_planting"),
     "service": ("test_live", "test_compare_live", "test_sandbox_filling", "test_sandbox_api"),
 }  # fmt: skip
 OF_A_SANDBOX = {file: name for name, files in USE_A_SANDBOX.items() for file in files}

@@ -9,30 +9,12 @@ import numpy as np
 import pyarrow as pa
 from backfills import ENVIRONMENT
 
+from tapecheck.recovery import recording as recorded
 from tapecheck.recovery.contradictions import read_plan
-from tapecheck.recovery.recording import (
-    BAD,
-    DEGRADED,
-    FULL,
-    PROBES,
-    Audit,
-    Context,
-    Fate,
-    Look,
-    PlantedAge,
-    Raised,
-    Recording,
-    Reply,
-    ReportedSeries,
-    Row,
-    Served,
-    Status,
-    Stored,
-    Trial,
-    WrittenBar,
-)
+from tapecheck.recovery.recording import BAD, DEGRADED, FULL, PROBES, Audit, Context, Fate, Look, Recording, Reply, Trial, WrittenBar
 from tapecheck.recovery.timeline import Seen
 from tapecheck.runs.results import TargetInfo
+from tapecheck.target import mapping
 
 __all__ = [
     "BAD", "DEGRADED", "FULL", "ONCE", "PERIOD_S", "PLAN", "S", "age", "ages", "bar", "crash", "hang", "probes", "recording", "steady",
@@ -104,18 +86,15 @@ def table(drill: str, number: int, views: Mapping[str, Seen], late_s: float = 0.
             "trial": number,
             "view": name,
             "serves": view.serves,
-            "intended_ns": int(view.sent_ns[i] - late_s * S),
-            "sent_ns": int(view.sent_ns[i]),
-            "done_ns": int(view.done_ns[i]),
-            "state": int(view.state[i]),
-            "reported": bool(view.reported[i]),
             "status": 200,
             "error": "",
+            "intended_ns": sent - int(late_s * S),
         }
+        | {"sent_ns": sent, "done_ns": int(view.done_ns[i]), "state": int(view.state[i]), "reported": bool(view.reported[i])}
         for name, view in views.items()
-        for i in range(len(view.state))
+        for i, sent in enumerate(view.sent_ns.tolist())
     ]
-    return pa.Table.from_pylist(rows).select(PROBES.names).cast(PROBES)
+    return pa.Table.from_pylist(rows, PROBES)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -136,7 +115,9 @@ class Age:
         return self.symbol, self.timeframe
 
     def reply(self) -> Reply:
-        served = Served(warning=None if self.answer == "plain" else "old", count=1) if self.answer != "not_found_and_trigger" else None
+        served = (
+            mapping.Served(warning=None if self.answer == "plain" else "old", count=1) if self.answer != "not_found_and_trigger" else None
+        )
         return Reply(
             symbol=self.symbol, timeframe=self.timeframe, done_s=0.0, status=200 if served else 404, served=served,
             has_features=served is not None, triggered=served is None,
@@ -154,18 +135,22 @@ def look(ages: Iterable[Age], *, database: bool = True, alerts: bool = False) ->
     """Return a status answer that reports these ages, and the database that holds them."""
     ages = list(ages)
     series = [
-        ReportedSeries(symbol=a.symbol, timeframe=a.timeframe, age_s=a.reported_s, freshness=PLAN.staleness.classify(a.reported_s))
+        mapping.ReportedSeries(symbol=a.symbol, timeframe=a.timeframe, age_s=a.reported_s, freshness=PLAN.staleness.classify(a.reported_s))
         for a in ages
     ]
     rows = {
-        f"{a.symbol} {a.timeframe}": Row(
+        f"{a.symbol} {a.timeframe}": recorded.Row(
             symbol=a.symbol, timeframe=a.timeframe, state="done", age_s=a.database_s, newest=None, has_features=True
         ) for a in ages
     }  # fmt: skip
-    raised = [Raised(symbol=a.symbol, timeframe=a.timeframe) for a in ages if a.answer == "warning_and_alert"]
-    stored = [Stored(rows=rows, read_s=0.0)] * 2 if database else []
+    raised = [mapping.Raised(symbol=a.symbol, timeframe=a.timeframe) for a in ages if a.answer == "warning_and_alert"]
+    stored = [recorded.Stored(rows=rows, read_s=0.0)] * 2 if database else []
     return Look(
-        sent_s=0.0, done_s=0.0, at=STARTED, status=Status(series=tuple(series), alerts=tuple(raised if alerts else ())), stored=stored
+        sent_s=0.0,
+        done_s=0.0,
+        at=STARTED,
+        status=mapping.Status(series=tuple(series), alerts=tuple(raised if alerts else ())),
+        stored=stored,
     )
 
 
@@ -182,7 +167,9 @@ def ages(*given: Age, planted: Sequence[Age] = (), database: bool = True, named:
     return Audit(
         looks=(look(every, database=database), look(every, database=database, alerts=True)),
         replies=[one.reply() for one in every if one.answer],
-        planted=[PlantedAge(age_s=a.database_s or 0.0, looks=(look([a]), look([a], alerts=True)), reply=a.reply()) for a in planted],
+        planted=[
+            recorded.PlantedAge(age_s=a.database_s or 0.0, looks=(look([a]), look([a], alerts=True)), reply=a.reply()) for a in planted
+        ],
         has_database=named,
         **{"last_success_s": 60.0} | more,
     )

@@ -10,7 +10,7 @@ from servers import Behaviour, Exchange, Server
 
 from tapecheck.errors import ConfigError, TargetDown, TargetError
 from tapecheck.http import Answer, Client
-from tapecheck.recovery.recording import Status
+from tapecheck.target.mapping import Status
 
 SECRET = "hunter2hunter2"
 STATUS = b'{"series": [{"symbol": "A", "timeframe": "1d", "age_s": 1.5, "freshness": "fresh", "more": 1}], "uptime": 3}'

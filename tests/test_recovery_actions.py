@@ -1,7 +1,6 @@
 """A fault touches what its name stands for at that moment, one process or all of several that were asked for, and nothing else."""
 
 import os
-import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -14,7 +13,7 @@ from orphans import orphans
 
 from tapecheck.errors import ConfigError
 from tapecheck.recovery import actions
-from tapecheck.recovery.drill_target import check_processes
+from tapecheck.recovery.drill import check_processes
 from tapecheck.recovery.experiment import Drill, chosen
 from tapecheck.target.file import Target
 
@@ -61,8 +60,7 @@ def test_all_of_several_are_broken_where_that_is_asked_for(service: list[str]) -
     """`all: true` beside the selector."""
     with orphans(service, service) as both:
         check_processes(target(named(service, all=True)["processes"]["api"]), [drill()])
-        killed = actions.kill("api", named(service, all=True))
-        assert set(killed["pids"]) == {one.pid for one in both}
+        assert {*actions.kill("api", named(service, all=True))["pids"]} == {one.pid for one in both}
         assert psutil.wait_procs(both, timeout=20)[1] == []
 
 
@@ -95,10 +93,13 @@ def test_nobody_is_said_before_the_run(service: list[str], monkeypatch: pytest.M
             actions.kill("api", {"processes": {"api": selector}})
 
 
-def test_only_what_is_frozen_is_thawed(service: list[str]) -> None:
-    """A second process that has come meanwhile does not keep the first one frozen."""
+def test_a_second_process_that_has_come_stops_the_fault_and_not_its_end(service: list[str]) -> None:
+    """What was one process before the run is looked for again at the moment of the fault; only what is frozen is thawed."""
     with orphans(service) as (one,):
-        actions.freeze("api", named(service))
+        check_processes(target(named(service)["processes"]["api"]), [drill()])
+        with orphans(service), pytest.raises(RuntimeError, match="names 2 processes"):
+            actions.freeze("api", named(service))
+        assert actions.freeze("api", named(service))["pids"] == [one.pid]
         with orphans(service):
             assert actions.thaw("api", named(service))["pids"] == [one.pid]
             assert one.status() != psutil.STATUS_STOPPED
@@ -138,13 +139,3 @@ def test_a_watchdog_spares_what_started_the_run_that_died(service: list[str]) ->
         assert psutil.wait_procs([watchdog], timeout=60)[1] == []
         assert psutil.wait_procs([other], timeout=20)[1] == []
         assert parent.poll() is None, "it killed what had started it"
-
-
-def test_a_fault_is_refused_when_a_second_process_has_come(service: list[str]) -> None:
-    """What was one process before the run is looked for again at the moment of the fault."""
-    with orphans(service) as (one,):
-        check_processes(target(named(service)["processes"]["api"]), [drill()])
-        with orphans(service), pytest.raises(RuntimeError, match="names 2 processes"):
-            actions.freeze("api", named(service))
-        assert actions.freeze("api", named(service))["pids"] == [one.pid]
-        one.send_signal(signal.SIGCONT)

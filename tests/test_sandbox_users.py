@@ -33,7 +33,7 @@ from tapecheck.load.validation import load
 from tapecheck.recording import STOPPED
 from tapecheck.recovery import drill, experiment, freshness
 from tapecheck.recovery import session as recovery
-from tapecheck.recovery.drill_target import DrillTarget
+from tapecheck.recovery.drill import DrillTarget
 from tapecheck.recovery.objectives import ProbeSchedule
 from tapecheck.recovery.recording import INVALID, Audit
 from tapecheck.recovery.watchdog import Watchdog

@@ -267,7 +267,14 @@ def _lab(arguments: argparse.Namespace) -> int:
 
     with opening.sandbox_running() as state:
         print(f"sandbox: {state.base_url}; it stops after JupyterLab, unless others use it", flush=True)
-        command = [sys.executable, "-m", "jupyterlab", f"--ServerApp.root_dir={config.PROJECT}", "--LabApp.default_url=/lab/tree/notebooks"]
+        command = [
+            sys.executable,
+            "-P",
+            "-m",
+            "jupyterlab",
+            f"--ServerApp.root_dir={config.PROJECT}",
+            "--LabApp.default_url=/lab/tree/notebooks",
+        ]
         root = ["--allow-root"] if os.geteuid() == 0 else []
         with subprocess.Popen([*command, *root], env={**os.environ, **_jupyter_folders()}) as jupyter:
             signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C goes to JupyterLab too, which asks whether to quit
@@ -308,6 +315,8 @@ def _check(arguments: argparse.Namespace) -> int:
     for file, notes in ((file, lint.notes(file)) for file, of_file in found.items() if not of_file):
         if notes:
             print("\n".join(notes) if arguments.explain else f"{counted(len(notes), 'contradictions')} explained in {config.shown(file)}")
+        if code := lint.code(file):
+            print(f"{config.shown(file)} runs code, which needs `allow_drills: true` on the target: {', '.join(code)}")
     for problem in problems:
         print(problem, file=sys.stderr)
     print(f"{counted(len(files), 'files')}, {counted(len(problems), 'problems')}")

@@ -59,6 +59,11 @@ def notes(file: Path) -> list[str]:
     return named(kind).notes(file) if kind else []
 
 
+def code(file: Path) -> list[str]:
+    """Return what a valid drill runs that is neither tapecheck's nor Chaos Toolkit's own; nothing of any other file."""
+    return experiment.read(file).code if not plan_kind(file) and _keys(file) & _EXPERIMENT else []
+
+
 def shares(validations: Sequence[str], given: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     """Return by validation the parameters that its notebook takes; one that no notebook takes is an error in each.
 

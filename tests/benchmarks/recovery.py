@@ -20,9 +20,9 @@ import psycopg
 from tapecheck import config
 from tapecheck.recovery import actions, timeline
 from tapecheck.recovery.experiment import View
+from tapecheck.recovery.loss import SCHEMA, Recorder
 from tapecheck.recovery.objectives import ProbeSchedule, RecoveryPlan
 from tapecheck.recovery.prober import Prober
-from tapecheck.recovery.recorder import SCHEMA, Recorder
 from tapecheck.recovery.recording import FULL, WrittenBar
 from tapecheck.sandbox.profile import Profile
 

@@ -1,23 +1,21 @@
 """The figures of a recovery run: what each drill did to the target, how long recovery took, and how old or lost its data is."""
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from itertools import groupby
 from typing import Any
 
 import matplotlib as mpl
 import numpy as np
-import pyarrow.compute as pc
 from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 
 from tapecheck.charts import figure
 from tapecheck.recovery.analysis import FailureSummary, RecoverySummary
-from tapecheck.recovery.history import PastTrial
 from tapecheck.recovery.objectives import TOLERANCE_S, RecoveryPlan
 from tapecheck.recovery.recording import Recording
-from tapecheck.recovery.timeline import Seen, Timed, seen, states
+from tapecheck.recovery.timeline import Clocks, PastTrial, Seen, Timed, seen, states
 from tapecheck.verdict import written
 
 LOOKS: Mapping[int, Mapping[str, Any]] = {  # of the state of a target; told apart in grey too
@@ -42,18 +40,18 @@ def recovery_timeline(*, recording: Recording, summary: RecoverySummary, plan: R
     caption, shown = _caption("Timeline of each drill: what could be seen of the target", recording, summary), _slowest(summary.timed)
     if not shown:
         return caption.empty("no drill was run, or none was valid")
-    rows = [(one, name, view) for one in shown for name, view in _views(recording, one).items()]
-    with caption.drawing(height=1.3 + 0.19 * len(rows) + 0.16 * len(shown)) as (chart, (ax,)):
+    views = [seen(recording.probes(one.trial)) for one, _ in shown]
+    with caption.drawing(height=1.3 + 0.19 * sum(map(len, views)) + 0.16 * len(shown)) as (chart, (ax,)):
         for look in LOOKS.values():
             ax.fill_between([], [], **look)  # all of them for the legend
         ends_s, at, ticks = [], 0.0, []
-        for one, group in groupby(rows, key=lambda row: row[0]):
+        for (one, clocks), rows in zip(shown, views, strict=True):
             begun = at
-            for _, name, view in group:
-                ends_s.append(_states(ax, at, view, one, int(plan.prober.slow_s * 1e9)))
+            for name, view in rows.items():
+                ends_s.append(_states(ax, at, view, one.trial.injected_ns or 0, int(plan.prober.slow_s * 1e9)))
                 ticks.append((at + 0.4, name))
                 at += 1
-            _moments(ax, one, begun, at)
+            _moments(ax, one, clocks, begun, at)
             at += 0.9
         ax.set_yticks([y for y, _ in ticks], [name for _, name in ticks], fontsize=8.5)
         ax.set_ylim(at - 0.9, -0.75)
@@ -63,48 +61,30 @@ def recovery_timeline(*, recording: Recording, summary: RecoverySummary, plan: R
     return chart
 
 
-def _slowest(timed: Sequence[Timed]) -> list[Timed]:
+def _slowest(timed: Sequence[Timed]) -> list[tuple[Timed, Clocks]]:
     """Return the slowest valid trial of each drill, in the order in which they were run."""
-    found: dict[str, Timed] = {}
+    found: dict[str, tuple[Timed, Clocks]] = {}
     for one in timed:
-        best = found.get(one.trial.drill)
-        if one.clocks and not one.invalid and (best is None or _recover_s(one) > _recover_s(best)):
-            found[one.trial.drill] = one
+        drill = one.trial.drill
+        if one.valid and (drill not in found or one.valid.lasted_s("recover_s") > found[drill][1].lasted_s("recover_s")):
+            found[drill] = one, one.valid
     return list(found.values())
 
 
-def _recover_s(one: Timed) -> float:
-    value = one.clocks.recover_s if one.clocks else None
-    return math.inf if value is None else value
-
-
-def _views(recording: Recording, one: Timed) -> dict[str, Seen]:
-    probes = recording.probes
-    return seen(probes.filter(pc.and_(pc.equal(probes["drill"], one.trial.drill), pc.equal(probes["trial"], one.trial.trial))))
-
-
-def _states(ax: Axes, row: float, view: Seen, one: Timed, slow_ns: int) -> float:
+def _states(ax: Axes, row: float, view: Seen, zero_ns: int, slow_ns: int) -> float:
     """Draw stretches of one state in one row, and return where they end; a probe stands for the time until the next one."""
-    zero_ns = one.trial.injected_ns or 0
-    starts_s = (view.sent_ns - zero_ns) / 1e9
-    end_s = float(view.done_ns.max() - zero_ns) / 1e9
-    for state, first_s, last_s in _stretches(starts_s, states(view, slow_ns), end_s):
+    found, end_s = states(view, slow_ns), float(view.done_ns.max() - zero_ns) / 1e9
+    changes = [0, *(np.flatnonzero(np.diff(found)) + 1).tolist()]
+    edges_s = [*((view.sent_ns[changes] - zero_ns) / 1e9), end_s]
+    for state, first_s, last_s in zip(found[changes], edges_s, edges_s[1:], strict=False):
         if last_s > -BEFORE_S:
-            look = {key: value for key, value in LOOKS[state].items() if key != "label"}
+            look = {key: value for key, value in LOOKS[int(state)].items() if key != "label"}
             ax.broken_barh([(max(first_s, -BEFORE_S), last_s - max(first_s, -BEFORE_S))], (row, 0.8), linewidth=0, **look)
     return end_s
 
 
-def _stretches(starts_s: np.ndarray[Any, Any], states: np.ndarray[Any, Any], end_s: float) -> Iterator[tuple[int, float, float]]:
-    changes = [0, *(np.flatnonzero(np.diff(states)) + 1).tolist()]
-    for a, b in zip(changes, [*changes[1:], len(states)], strict=True):
-        yield int(states[a]), float(starts_s[a]), float(starts_s[b]) if b < len(states) else end_s
-
-
-def _moments(ax: Axes, one: Timed, top: float, bottom: float) -> None:
+def _moments(ax: Axes, one: Timed, clocks: Clocks, top: float, bottom: float) -> None:
     """Mark the moments of one drill, and say its name above its rows."""
-    assert one.clocks
-    clocks = one.clocks
     name = one.trial.drill + ("" if clocks.recover_s is not None else " (not back)")
     ax.text(-BEFORE_S, top - 0.08, name, fontsize=9, weight="bold", va="bottom", clip_on=False)
     ax.vlines(0, top, bottom - 0.2, color="black", linewidth=1.2, label="the fault begins")
@@ -142,7 +122,7 @@ def recovery_rto(*, recording: Recording, summary: RecoverySummary) -> figure.Ch
 
 def _times(ax: Axes, row: int, failure: FailureSummary) -> None:
     metric, worst = "recover_s" if failure.clock == "full" else "degraded_s", failure.judged
-    valid = [one.clocks for one in failure.trials if one.clocks and not one.invalid]
+    valid = [one.valid for one in failure.trials if one.valid]
     times_s = [max(LEAST_S, t) for t in (getattr(clocks, metric) for clocks in valid) if t is not None]
     spread = np.linspace(-0.13, 0.13, len(times_s)) if len(times_s) > 1 else [0.0]
     ax.plot(times_s, row + np.asarray(spread)[: len(times_s)], "o", color=figure.PALETTE[0], markersize=6, alpha=0.75, label="a trial")
@@ -159,13 +139,12 @@ def _times(ax: Axes, row: int, failure: FailureSummary) -> None:
 
 def recovery_ages(*, recording: Recording, summary: RecoverySummary, plan: RecoveryPlan) -> figure.Chart:
     """Draw the oldest series of each symbol against the classes of age, with what its tier allows."""
-    n = sum(not one.planted for one in summary.series)
-    caption = figure.Caption("Age of data: the oldest series of each symbol", recording.context, n, "series")
+    caption = figure.Caption("Age of data: the oldest series of each symbol", recording.context, len(summary.as_found), "series")
     if not summary.freshness:
         return caption.empty("ages were not audited")
     order = sorted(summary.freshness.items(), key=lambda item: (list(plan.rpo).index(item[1].tier or ""), item[0]))
     with caption.drawing(height=1.5 + 0.2 * len(order)) as (chart, (ax,)):
-        limits_s = [plan.staleness.fresh.below_s, plan.staleness.aging.below_s, plan.staleness.stale.below_s]
+        *limits_s, _ = plan.staleness.ends_s.values()
         least_s = min([60.0, *(one.age_s for _, one in order if one.age_s and one.age_s > 1)])
         edges_s = [0.7 * least_s, *limits_s, 2.5 * limits_s[-1]]
         for (name, colour), first_s, last_s in zip(CLASSES.items(), edges_s, edges_s[1:], strict=False):

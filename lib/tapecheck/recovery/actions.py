@@ -34,29 +34,21 @@ def freeze(process: str, configuration: Configuration) -> Done:
 
 def thaw(process: str, configuration: Configuration) -> Done:
     """Let a frozen process and its children go on; one that is not frozen, or not there, is left alone."""
-    return _signalled([p for p in _running(process, configuration) if _is_frozen(p)], signal.SIGCONT)
+    return _signalled([p for p in locate(_selector(process, configuration)) if _is_frozen(p)], signal.SIGCONT)
 
 
 def alive(process: str, within_s: float, configuration: Configuration) -> Done:
-    """Wait until a process is there again.
-
-    Raises:
-        RuntimeError: it is not, in time.
-    """
+    """Wait until a process is there again; it is an error where it is not, in time."""
     until_s = time.monotonic() + within_s
     while time.monotonic() < until_s:
-        if found := _running(process, configuration):
+        if found := locate(_selector(process, configuration)):
             return {"pids": [p.pid for p in found]}
         time.sleep(0.05)
     raise RuntimeError(f"{process} is not there within {within_s:g} s")
 
 
 def terminate_connections(configuration: Configuration) -> Done:
-    """End every client's connection to the target's database, and to no other of that server, as an administrator would.
-
-    Raises:
-        RuntimeError: no database is named, or nobody was connected.
-    """
+    """End every client's connection to the target's database, and to no other of that server; where there was none nothing was done."""
     if not (url := configuration.get("database_url")):  # libpq would take "" for whatever database it finds
         raise RuntimeError("configuration.database_url names no database; nothing was ended")
     others = "FROM pg_stat_activity WHERE datname = current_database() AND backend_type = 'client backend' AND pid <> pg_backend_pid()"
@@ -95,25 +87,16 @@ def unfit(selector: ProcessSelector, found: Sequence[psutil.Process]) -> str:
     return "" if len(found) == 1 or selector.all else f"{len(found)} processes ({'; '.join(map(command_line, found))})"
 
 
-def _running(process: str, configuration: Configuration) -> list[psutil.Process]:
-    return locate(_selector(process, configuration))
-
-
 def _selector(process: str, configuration: Configuration) -> ProcessSelector:
     named = configuration.get("processes", {})
     if process not in named:
-        raise RuntimeError(
-            f"configuration.processes names {', '.join(named) or 'nothing'}, not {process}; write {{{process}: {{port: 8000}}}}"
-        )
+        allowed = f"write {{{process}: {{port: 8000}}}}"
+        raise RuntimeError(f"configuration.processes names {', '.join(named) or 'nothing'}, not {process}; {allowed}")
     return ProcessSelector.model_validate(named[process])
 
 
 def _victims(process: str, configuration: Configuration) -> list[psutil.Process]:
-    """Return the processes of a name as they are now.
-
-    Raises:
-        RuntimeError: there is none, or there are several and the selector does not say `all: true`.
-    """
+    """Return the processes of a name as they are now; there must be one, or the selector says `all: true`."""
     selector = _selector(process, configuration)
     found = locate(selector)
     if why := unfit(selector, found):
@@ -134,18 +117,12 @@ def _children(process: psutil.Process) -> list[psutil.Process]:
 
 
 def _signalled(parents: Sequence[psutil.Process], number: signal.Signals) -> Done:
-    """Send a signal to processes and their children; those of a parent are listed when it was stopped and starts no more.
-
-    Raises:
-        RuntimeError: one is somebody else's.
-    """
-    trees = [(parent, *(_children(parent) if number == signal.SIGKILL else ())) for parent in parents]  # a dead parent has none
+    """Send a signal to processes and their children: of a killed one as they were before, of a stopped one as they are then."""
+    before = {parent: _children(parent) if number == signal.SIGKILL else [] for parent in parents}  # a dead parent has none
     at_ns, pids = time.monotonic_ns(), []
-    for tree in trees:
-        for one in tree:
-            pids += _sent(one, number)
-        for one in _children(tree[0]) if number != signal.SIGKILL else ():
-            pids += _sent(one, number)
+    for parent in parents:
+        pids += _sent(parent, number)
+        pids += [pid for child in before[parent] or _children(parent) for pid in _sent(child, number)]
     return {"at_ns": at_ns, "pids": pids}
 
 

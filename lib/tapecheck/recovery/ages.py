@@ -1,12 +1,13 @@
 """Judges the ages that an audit recorded: the API against its database, the plan's classes, and itself. It asks nobody."""
 
 import datetime as dt
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from tapecheck.recovery.objectives import OTHERS, TOLERANCE_S, AboveShare, Action, AgeClass, RecoveryPlan, Staleness, rounded
-from tapecheck.recovery.recording import Audit, Key, Look, Reply, ReportedSeries, Stored
+from tapecheck.recovery.objectives import TOLERANCE_S, AboveShare, Action, AgeClass, RecoveryPlan, Staleness, rounded
+from tapecheck.recovery.recording import Audit, Look, Reply, Stored
+from tapecheck.target.mapping import Key, ReportedSeries
 
 ROUNDING_S = 1.0  # an age may be reported in whole seconds
 UNLISTED = "unlisted"  # in place of the API's class
@@ -17,28 +18,19 @@ FRAMES = ("5m", "15m", "1h", "4h", "1d")  # of symbols that a plan names, where 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SeriesAge:
-    """How old one symbol and timeframe is by a plan, and what is wrong in what the API reports of it and answers.
-
-    Args:
-        reported_s, reported: the API's own age and class; None where it has no data.
-        database_s: None where there is no data, or no database was asked.
-        state, expected: the plan's class of the age, and the action that it demands of an answer.
-        seen: the action that an answer showed, or another word; None where it was not asked for.
-        planted: whether it was made old for the audit.
-        false_age, wrong_answer: in words what is wrong, or nothing.
-    """
+    """How old one symbol and timeframe is by a plan, and what is wrong in what the API reports of it and answers."""
 
     symbol: str
     timeframe: str
     tier: str | None
-    reported_s: float | None
+    reported_s: float | None  # the API's own age and class; None where it has no data
     reported: str
-    database_s: float | None
-    state: AgeClass
+    database_s: float | None  # None where there is no data, or no database was asked
+    state: AgeClass  # the plan's class of the age, and the action that it demands of an answer
     expected: Action
-    seen: str | None
-    planted: bool = False
-    false_age: str = ""
+    seen: str | None  # the action that an answer showed, or another word; None where it was not asked for
+    planted: bool = False  # whether it was made old for the audit
+    false_age: str = ""  # in words what is wrong, or nothing
     wrong_answer: str = ""
 
     @property
@@ -46,16 +38,18 @@ class SeriesAge:
         """The age that counts: the database's where it was asked, since an API may be wrong."""
         return self.reported_s if self.database_s is None else self.database_s
 
+    def __str__(self) -> str:
+        return f"{self.symbol} {self.timeframe}"
+
 
 def keys(plan: RecoveryPlan, look: Look) -> list[Key]:
     """Return every series that is listed, stored, or implied by a symbol of the plan; by tier, then by symbol."""
     listed = [one.key for one in look.status.series]
     frames = list(dict.fromkeys(frame for _, frame in listed)) or FRAMES
-    named = [symbol for tier in plan.rpo.values() if tier.symbols != OTHERS for symbol in tier.symbols]
+    named = [(symbol, frame) for symbols in plan.named.values() for symbol in symbols for frame in frames]
     kept = [(row.symbol, row.timeframe) for stored in look.stored[:1] for row in stored.rows.values() if row.age_s is not None]
     order = [*plan.rpo, None]
-    found = dict.fromkeys([*listed, *((symbol, frame) for symbol in named for frame in frames), *kept])
-    return sorted(found, key=lambda key: (order.index(plan.tier_of(key[0])), key[0]))
+    return sorted(dict.fromkeys([*listed, *named, *kept]), key=lambda key: (order.index(plan.tier_of(key[0])), key[0]))
 
 
 def judged(audit: Audit, plan: RecoveryPlan) -> list[SeriesAge]:
@@ -72,9 +66,8 @@ def _series(plan: RecoveryPlan, key: Key, looks: Sequence[Look], reply: Reply | 
 
     A refresh may come between them: an answer is right when it is so by either, what a status reports is judged by itself.
     """
-    ages = [_age_s(one, key) for one in looks]
-    alerts = _alerts(key, looks, planted=planted)
-    wrongs = [_wrong_then(plan, age_s, one, reply, alerts) for age_s, one in zip(ages, looks, strict=True)]
+    ages, alerts = [_age_s(one, key) for one in looks], _alerts(key, looks, planted=planted)
+    wrongs = [_wrong_then(plan.staleness, age_s, one, reply, alerts) for age_s, one in zip(ages, looks, strict=True)]
     chosen = wrongs.index("") if "" in wrongs else 0
     one, state = looks[chosen], plan.staleness.classify(ages[chosen])
     reported, expected = one.reported(key), plan.staleness.action(state)
@@ -96,23 +89,22 @@ def _series(plan: RecoveryPlan, key: Key, looks: Sequence[Look], reply: Reply | 
 
 def _database_s(look: Look, key: Key) -> float | None:
     """Return the age by the database when the status came; of two, the one that is nearer to what was reported."""
-    ages = [age for stored in look.stored if (age := stored.age_s(key, look.done_s)) is not None]
-    reported = look.reported(key)
-    if reported is None or reported.age_s is None:
-        return ages[0] if ages else None
-    reported_s = reported.age_s
-    return min(ages, key=lambda age: abs(age - reported_s), default=None)
+    ages, reported = look.ages_s(key), look.reported(key)
+    nearest_s = reported.age_s if reported and reported.age_s is not None else next(iter(ages), 0.0)
+    return min(ages, key=lambda age: abs(age - nearest_s), default=None)
 
 
 def _age_s(look: Look, key: Key) -> float | None:
     """Return the age to go by: the database's where it was asked, else the one reported."""
-    if look.stored:
-        return _database_s(look, key)
     reported = look.reported(key)
-    return reported.age_s if reported else None
+    return _database_s(look, key) if look.stored else reported.age_s if reported else None
 
 
 # ---- what a status reports ----
+
+
+def _old(age_s: float | None) -> str:
+    return "no age" if age_s is None else f"an age of {rounded(age_s)} s"
 
 
 def _false(staleness: Staleness, key: Key, look: Look) -> str:
@@ -121,12 +113,10 @@ def _false(staleness: Staleness, key: Key, look: Look) -> str:
     A series may be refreshed between two reads of the database: a report is true when it agrees with either.
     """
     one = look.reported(key)
-    if one is None:
-        ages = [age_s for stored in look.stored if (age_s := stored.age_s(key, look.done_s)) is not None]
-        is_hidden = ages and len(ages) == len(look.stored)
-        return f"not listed, while its database has it with an age of {rounded(ages[0])} s" if is_hidden else ""
-    found = (_false_class(staleness, one), _false_refresh(one, look), _false_age(staleness, key, one, look), _false_newest(key, one, look))
-    return "; ".join(filter(None, found))
+    if one is not None:
+        return "; ".join([*_false_by_itself(staleness, one, look), *_false_by_database(staleness, key, one, look)])
+    ages = look.ages_s(key)
+    return f"not listed, while its database has it with {_old(ages[0])}" if ages and len(ages) == len(look.stored) else ""
 
 
 def _near(staleness: Staleness, age_s: float | None, within_s: float) -> list[AgeClass]:
@@ -136,31 +126,26 @@ def _near(staleness: Staleness, age_s: float | None, within_s: float) -> list[Ag
     return list(dict.fromkeys(staleness.classify(max(0.0, age_s + shift)) for shift in (0, -within_s, within_s)))
 
 
-def _false_class(staleness: Staleness, one: ReportedSeries) -> str:
-    if one.freshness in _near(staleness, one.age_s, ROUNDING_S):
-        return ""
-    age = "without an age" if one.age_s is None else f"at an age of {rounded(one.age_s)} s"
-    return f"reports {one.freshness!r} {age}, which is {staleness.classify(one.age_s)}"
+def _false_by_itself(staleness: Staleness, one: ReportedSeries, look: Look) -> Iterator[str]:
+    """Hold the class, and the time of refresh by the API's own clock where it has one, against the age that stands beside them."""
+    if one.freshness not in _near(staleness, one.age_s, ROUNDING_S):
+        age = "without an age" if one.age_s is None else f"at {_old(one.age_s)}"
+        yield f"reports {one.freshness!r} {age}, which is {staleness.classify(one.age_s)}"
+    if one.refreshed_at is not None and one.age_s is not None:
+        implied_s = ((look.status.generated_at or look.at) - one.refreshed_at).total_seconds()
+        if abs(implied_s - one.age_s) > TOLERANCE_S:
+            yield f"reports {_old(one.age_s)}, while its own time of refresh makes it {rounded(implied_s)} s"
 
 
-def _false_refresh(one: ReportedSeries, look: Look) -> str:
-    """Compare the age with the time of refresh that stands beside it, by the API's own clock where it has one."""
-    if one.refreshed_at is None or one.age_s is None:
-        return ""
-    implied_s = ((look.status.generated_at or look.at) - one.refreshed_at).total_seconds()
-    if abs(implied_s - one.age_s) <= TOLERANCE_S:
-        return ""
-    return f"reports an age of {rounded(one.age_s)} s, while its own time of refresh makes it {rounded(implied_s)} s"
-
-
-def _false_age(staleness: Staleness, key: Key, one: ReportedSeries, look: Look) -> str:
+def _false_by_database(staleness: Staleness, key: Key, one: ReportedSeries, look: Look) -> Iterator[str]:
     if one.age_s is not None and one.age_s < -TOLERANCE_S:
-        return f"reports an age of {rounded(one.age_s)} s: data from the future, or a clock that is ahead"
-    if not look.stored or any(_agrees(staleness, key, one.age_s, stored, look) for stored in look.stored):
-        return ""
-    real_s = _database_s(look, key)
-    age = "no age" if one.age_s is None else f"an age of {rounded(one.age_s)} s"
-    return f"reports {age}, while its database has {'none' if real_s is None else f'{rounded(real_s)} s'}"
+        yield f"reports {_old(one.age_s)}: data from the future, or a clock that is ahead"
+    elif look.stored and not any(_agrees(staleness, key, one.age_s, stored, look) for stored in look.stored):
+        real_s = _database_s(look, key)
+        yield f"reports {_old(one.age_s)}, while its database has {'none' if real_s is None else f'{rounded(real_s)} s'}"
+    real = [row.newest if (row := stored.row(key)) else None for stored in look.stored]
+    if real and "newest" in one.model_fields_set and not any(_is_same(one.newest, moment) for moment in real):
+        yield f"reports that its newest bar is {_shown(one.newest)}, while its database has {_shown(real[0])}"
 
 
 def _agrees(staleness: Staleness, key: Key, reported_s: float | None, stored: Stored, look: Look) -> bool:
@@ -171,17 +156,8 @@ def _agrees(staleness: Staleness, key: Key, reported_s: float | None, stored: St
     return least_s - TOLERANCE_S <= reported_s <= most_s + TOLERANCE_S
 
 
-def _false_newest(key: Key, one: ReportedSeries, look: Look) -> str:
-    if not look.stored or "newest" not in one.model_fields_set:
-        return ""
-    real = [row.newest if (row := stored.row(key)) else None for stored in look.stored]
-    if any(one.newest is moment if None in (one.newest, moment) else _is_same(one.newest, moment) for moment in real):
-        return ""
-    return f"reports that its newest bar is {_shown(one.newest)}, while its database has {_shown(real[0])}"
-
-
 def _is_same(one: dt.datetime | None, other: dt.datetime | None) -> bool:
-    return one is not None and other is not None and abs((one - other).total_seconds()) <= ROUNDING_S
+    return one is other or (one is not None and other is not None and abs((one - other).total_seconds()) <= ROUNDING_S)
 
 
 def _shown(moment: dt.datetime | None) -> str:
@@ -200,22 +176,17 @@ WORDS = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class _Alerts:
-    """Whether a status lists an alert of a series, and whether one that the status before the answer did not list."""
-
-    listed: bool
-    new: bool
+Alerts = tuple[bool, bool]  # whether a status lists one of a series, and whether one that the status before the answer did not list
 
 
-def _alerts(key: Key, looks: Sequence[Look], *, planted: bool) -> _Alerts:
+def _alerts(key: Key, looks: Sequence[Look], *, planted: bool) -> Alerts:
     """Services list alerts that are over: for a planted age those of before count for nothing."""
     first, second = (look.alerts(key) for look in looks)
     is_new = bool(second - first)
-    return _Alerts(is_new if planted else bool(second), is_new)
+    return is_new if planted else bool(second), is_new
 
 
-def _action(reply: Reply, alerts: _Alerts, demanded: Action) -> str:
+def _action(reply: Reply, alerts: Alerts, demanded: Action) -> str:
     """Return what an answer did, as an action of the plan or another word; an alert of before counts only where one is demanded."""
     if reply.failure:
         return "no_answer"
@@ -223,14 +194,13 @@ def _action(reply: Reply, alerts: _Alerts, demanded: Action) -> str:
         return "not_found_and_trigger" if reply.triggered else "not_found"
     if reply.status != 200:
         return f"status_{reply.status}"
-    if reply.served is None:
-        return "unreadable"
-    if not reply.served.warning:
-        return "plain"
-    return "warning_and_alert" if alerts.new or (alerts.listed and demanded == "warning_and_alert") else "warning"
+    if reply.served is None or not reply.served.warning:
+        return "plain" if reply.served else "unreadable"
+    is_listed, is_new = alerts
+    return "warning_and_alert" if is_new or (is_listed and demanded == "warning_and_alert") else "warning"
 
 
-def _wrong_then(plan: RecoveryPlan, age_s: float | None, look: Look, reply: Reply | None, alerts: _Alerts) -> str:
+def _wrong_then(staleness: Staleness, age_s: float | None, look: Look, reply: Reply | None, alerts: Alerts) -> str:
     """Return in words how an answer differs from what an age demands; empty if it does not.
 
     Within `TOLERANCE_S` of where two classes meet, what either demands is right.
@@ -239,24 +209,25 @@ def _wrong_then(plan: RecoveryPlan, age_s: float | None, look: Look, reply: Repl
         return ""
     later_s = reply.done_s - look.done_s  # negative for the look after it
     then_s = None if age_s is None else max(min(0.0, age_s), age_s + later_s)
-    found = ["; ".join(_differences(plan.staleness, name, then_s, reply, alerts)) for name in _near(plan.staleness, then_s, TOLERANCE_S)]
+    found = ["; ".join(_differences(staleness, name, then_s, reply, alerts)) for name in _near(staleness, then_s, TOLERANCE_S)]
     return "" if "" in found else found[0]
 
 
-def _differences(staleness: Staleness, name: AgeClass, age_s: float | None, reply: Reply, alerts: _Alerts) -> list[str]:
-    demanded = staleness.action(name)
-    did, found, served = _action(reply, alerts, demanded), [], reply.served
+def _differences(staleness: Staleness, name: AgeClass, age_s: float | None, reply: Reply, alerts: Alerts) -> Iterator[str]:
+    demanded, served = staleness.action(name), reply.served
+    did = _action(reply, alerts, demanded)
     if did != demanded:
         words = f"nothing ({reply.failure})" if reply.failure else WORDS.get(did, f"status {reply.status}")
-        age = "no age" if age_s is None else f"an age of {rounded(age_s)} s"
-        found.append(f"answered with {words}, while {age} is {name} and demands {WORDS[demanded]}")
+        yield f"answered with {words}, while {_old(age_s)} is {name} and demands {WORDS[demanded]}"
     if served is None:
-        return found
-    if served.freshness is not None and served.freshness != name:
-        found.append(f"its data are labelled {served.freshness!r}, while they are {name}")
+        return
+    if served.freshness not in (None, name):
+        yield f"its data are labelled {served.freshness!r}, while they are {name}"
     if served.age_s is not None and age_s is not None and abs(served.age_s - age_s) > TOLERANCE_S:
-        found.append(f"its data are reported to be {rounded(served.age_s)} s old, while they are {rounded(age_s)} s old")
-    return [*found, *(["it has no row"] if reply.is_empty else []), *reply.unexpected]
+        yield f"its data are reported to be {rounded(served.age_s)} s old, while they are {rounded(age_s)} s old"
+    if reply.is_empty:
+        yield "it has no row"
+    yield from reply.unexpected
 
 
 # ---- which alerts the plan demands ----
@@ -280,10 +251,10 @@ def alerts(plan: RecoveryPlan, audit: Audit, series: Sequence[SeriesAge]) -> lis
     """
     rules, own = plan.alerts, [one for one in series if not one.planted]
     symbols = sorted({one.symbol for one in own})
-    failed, bare = _failed_symbols(audit), _without_features(audit, own)
-    old = [f"{one.symbol} {one.timeframe}" for one in own if one.state in OLD]
+    failed, bare = failed_symbols(audit), without_features(audit, own)
+    old = [str(one) for one in own if one.state in OLD]
     found = [
-        _late(plan, _last_success_s(audit, own)),
+        _late(plan, last_success_s(audit, own)),
         _share("failed_symbols", rules.failed_symbols, [s for s in symbols if s in failed], len(symbols), "symbols have failed"),
         _share("missing_features", rules.missing_features, [s for s in symbols if s in bare], len(symbols), "symbols lack features"),
         _share("stale_features", rules.stale_features, old, len(own), "series are stale or missing"),
@@ -291,43 +262,43 @@ def alerts(plan: RecoveryPlan, audit: Audit, series: Sequence[SeriesAge]) -> lis
     return [alert for alert in found if alert is not None]
 
 
-def _late(plan: RecoveryPlan, last_success_s: float | None) -> Alert | None:
+def _late(plan: RecoveryPlan, ago_s: float | None) -> Alert | None:
     rule = plan.alerts.no_successful_backfill
-    if last_success_s is not None and last_success_s <= rule.after_s:
+    if ago_s is not None and ago_s <= rule.after_s:
         return None
-    says = "no backfill has ever succeeded" if last_success_s is None else f"no backfill has succeeded for {last_success_s / 3600:.2f} h"
-    message = f"{says}; allowed are {rule.after_s / 3600:g} h"
-    return Alert(rule="no_successful_backfill", severity=rule.severity, value=last_success_s, limit=rule.after_s, message=message)
+    since = "ever succeeded" if ago_s is None else f"succeeded for {ago_s / 3600:.2f} h"
+    message = f"no backfill has {since}; allowed are {rule.after_s / 3600:g} h"
+    return Alert(rule="no_successful_backfill", severity=rule.severity, value=ago_s, limit=rule.after_s, message=message)
 
 
 def _share(name: str, rule: AboveShare, found: Sequence[str], total: int, what: str) -> Alert | None:
-    if not total or len(found) / total <= rule.above_share:
+    share = len(found) / total if total else 0.0
+    if share <= rule.above_share:
         return None
     names = ", ".join(found[:LISTED]) + (f" and {len(found) - LISTED} more" if len(found) > LISTED else "")
-    message = f"{len(found)} of {total} {what} ({len(found) / total:.0%}; allowed are {rule.above_share:.0%}): {names}"
-    return Alert(rule=name, severity=rule.severity, value=len(found) / total, limit=rule.above_share, message=message)
+    message = f"{len(found)} of {total} {what} ({share:.0%}; allowed are {rule.above_share:.0%}): {names}"
+    return Alert(rule=name, severity=rule.severity, value=share, limit=rule.above_share, message=message)
 
 
-def _last_success_s(audit: Audit, series: Sequence[SeriesAge]) -> float | None:
+def last_success_s(audit: Audit, series: Sequence[SeriesAge]) -> float | None:
     """Return how long ago a backfill succeeded: as the scheduler reports, else as the youngest series shows."""
     if audit.last_success_s is not None:
         return audit.last_success_s
-    return min((one.age_s for one in series if one.age_s is not None and not one.planted), default=None)
+    return min((one.age_s for one in series if one.age_s is not None), default=None)
 
 
-def _failed_symbols(audit: Audit) -> set[str]:
+def failed_symbols(audit: Audit) -> set[str]:
     """Return the symbols of which any series has failed, whoever reports it."""
     reported = {one.symbol for look in audit.looks[:1] for one in look.status.series if one.state == "failed"}
     return reported | {job.split()[0] for job in audit.failed_jobs}
 
 
-def _without_features(audit: Audit, series: Sequence[SeriesAge]) -> set[str]:
+def without_features(audit: Audit, series: Sequence[SeriesAge]) -> set[str]:
     """Return the symbols of which any series has no features: by the database, else by what was answered.
 
     As it was before anything was asked for, since asking has a target get what is missing.
     """
     if audit.looks and audit.looks[0].stored:
-        stored = audit.looks[0].stored[-1]
-        rows = [(one.symbol, stored.row((one.symbol, one.timeframe))) for one in series if not one.planted]
-        return {symbol for symbol, row in rows if row is None or not row.has_features}
+        rows = audit.looks[0].stored[-1].rows
+        return {one.symbol for one in series if str(one) not in rows or not rows[str(one)].has_features}
     return {one.symbol for one in audit.replies if not one.has_features}

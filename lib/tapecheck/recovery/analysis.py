@@ -5,13 +5,15 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 
+import numpy as np
+
 from tapecheck.errors import ConfigError, Problem
 from tapecheck.recovery import ages
 from tapecheck.recovery.ages import Alert, SeriesAge
 from tapecheck.recovery.contradictions import Contradiction, find
 from tapecheck.recovery.objectives import RecoveryPlan
 from tapecheck.recovery.recording import Audit, Recording, WrittenBar
-from tapecheck.recovery.timeline import Clocks, Timed, Worst, time_trial, worst
+from tapecheck.recovery.timeline import Timed, time_trial
 from tapecheck.statistics import intervals
 from tapecheck.verdict import Check, Measured, Objective, Verdict, judge, overall, parse_all
 
@@ -22,17 +24,9 @@ NO_DATABASE = "met by what the API reports of itself alone: the target file name
 
 
 def check_failures(plan: RecoveryPlan, failures: Mapping[str, str]) -> None:
-    """Refuse drills about failures that the plan has no objective for: nobody would judge them.
-
-    Args:
-        failures: the failure that each drill is about, by the drill's file or name.
-
-    Raises:
-        ConfigError: every one at once.
-    """
+    """Refuse drills (each file or name with its failure) about what the plan has no objective for: nobody would judge them."""
     key, allowed = "extensions.tapecheck.failure", f"a failure of the plan's rto: {', '.join(plan.rto)}"
-    unknown = {drill: failure for drill, failure in failures.items() if failure not in plan.rto}
-    if unknown:
+    if unknown := {drill: failure for drill, failure in failures.items() if failure not in plan.rto}:
         raise ConfigError([Problem(file=drill, key=key, got=repr(failure), allowed=allowed) for drill, failure in unknown.items()])
 
 
@@ -40,12 +34,20 @@ def check_failures(plan: RecoveryPlan, failures: Mapping[str, str]) -> None:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class FailureSummary:
-    """One failure over all its drills; `proven_share` of the recoveries of each are within `recover_s.max`, with 95 % confidence.
+class Worst:
+    """The longest time in seconds, and the 95 % upper bound of the share that must be proven; None where n cannot support it.
 
-    `undetected` counts the trials that the target itself never reported although a view could have; `detect_s` is the longest of those
-    that it reported.
+    `n` counts the trials of the drill that was tried least.
     """
+
+    max: float | None
+    upper: float | None
+    n: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FailureSummary:
+    """One failure over all its drills; `proven_share` of the recoveries of each are within `recover_s.max`, with 95 % confidence."""
 
     objective_s: float
     clock: str
@@ -53,8 +55,8 @@ class FailureSummary:
     trials: list[Timed]
     recover_s: Worst
     degraded_s: Worst
-    detect_s: float | None
-    undetected: int
+    detect_s: float | None  # the longest of the trials that the target reported
+    undetected: int  # trials that it never reported although a view could have
     resolution_s: float
     proven_share: float
     verdict: Verdict
@@ -67,29 +69,20 @@ class FailureSummary:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Loss:
-    """What became of a tier's bars, over all trials.
-
-    Args:
-        unknown_bars: whose commit got no answer; they are not among the acknowledged.
-        lost_minutes: the most that one symbol lost in one trial, which is what the objective is about.
-        refetchable_bars, unrecoverable_bars: of the lost ones, those that upstream still has, and has not.
-    """
+    """What became of a tier's bars, over all trials."""
 
     acknowledged_bars: int = 0
-    unknown_bars: int = 0
+    unknown_bars: int = 0  # whose commit got no answer; they are not among the acknowledged
     never_read_bars: int = 0
     lost_bars: int = 0
-    lost_minutes: float = 0.0
-    refetchable_bars: int = 0
-    unrecoverable_bars: int = 0
+    lost_minutes: float = 0.0  # the most that one symbol lost in one trial, which is what the objective is about
+    refetchable_bars: int = 0  # of the lost ones, those that upstream still has
+    unrecoverable_bars: int = 0  # and those that it has not
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TierSummary(Loss):
-    """One tier: how old its data is at worst, and what of what the database had acknowledged was lost.
-
-    `freshness_loss_minutes` is how long nothing could be refreshed, which is no loss of what was stored.
-    """
+    """One tier: how old its data is at worst, and what of what the database had acknowledged was lost."""
 
     objective_s: float
     symbols: list[str]
@@ -97,7 +90,7 @@ class TierSummary(Loss):
     worst_series: str
     missing: list[str]
     max_lost_minutes: float
-    freshness_loss_minutes: float | None
+    freshness_loss_minutes: float | None  # how long nothing could be refreshed, which is no loss of what was stored
     verdict: Verdict
 
 
@@ -131,30 +124,24 @@ class RecoverySummary:
     losses: dict[str, Loss]
     timed: list[Timed]
 
-
-def slowest(timed: Iterable[Timed]) -> Timed | None:
-    """Return the valid trial that took longest to recover in full, of those that did."""
-    done = [(one.clocks.recover_s, one) for one in timed if one.clocks and not one.invalid and one.clocks.recover_s]
-    return max(done, key=lambda pair: pair[0], default=(0.0, None))[1]
+    @property
+    def as_found(self) -> list[SeriesAge]:
+        """The series that were not made old on purpose."""
+        return [one for one in self.series if not one.planted]
 
 
 def summarize(recording: Recording, plan: RecoveryPlan) -> RecoverySummary:
-    """Summarize a recording by a plan.
-
-    Raises:
-        ConfigError: the plan has no objective for a failure that was drilled.
-    """
+    """Summarize a recording by a plan, which must have an objective for each failure that was drilled."""
     context = recording.context
     check_failures(plan, {one.drill: one.failure for one in context.trials})
-    timed = [time_trial(recording.probes, trial, plan) for trial in context.trials]
-    audit = context.audit
+    timed, audit = [time_trial(recording, trial, plan) for trial in context.trials], context.audit
     series = ages.judged(audit, plan) if audit else []
-    is_audited, as_found = audit is not None and not audit.invalid, [one for one in series if not one.planted]
+    is_audited = audit is not None and not audit.invalid
     losses = losses_of(recording.bars, timed, plan)
     return RecoverySummary(
-        rto=_failures(timed, plan),
+        rto={name: _failure(name, own, plan) for name in plan.rto if (own := [one for one in timed if one.trial.failure == name])},
         rpo=_tiers(audit, series, losses, _no_refresh_minutes(recording.bars, timed), plan),
-        freshness=_by_symbol(as_found),
+        freshness=_by_symbol(one for one in series if not one.planted),
         alerts=ages.alerts(plan, audit, series) if audit and is_audited else [],
         contradictions=find(plan),
         false_ages=sum(bool(one.false_age) for one in series) if is_audited else None,
@@ -169,25 +156,34 @@ def summarize(recording: Recording, plan: RecoveryPlan) -> RecoverySummary:
 # ---- recovery ----
 
 
-def _failures(timed: Sequence[Timed], plan: RecoveryPlan) -> dict[str, FailureSummary]:
-    trials = {name: [one for one in timed if one.trial.failure == name] for name in plan.rto}
-    return {name: _failure(name, own, plan) for name, own in trials.items() if own}
+def _worst(own: Sequence[Timed], clock: str, share: float | None) -> Worst:
+    """Return the worst of all drills; what is proven is proven of the drill that was tried least, since no drill stands for another."""
+    times_s: defaultdict[str, list[float]] = defaultdict(list)
+    for one in own:
+        times_s[one.trial.drill] += [one.valid.lasted_s(clock)] if one.valid else []
+    n = min(map(len, times_s.values()), default=0)
+    uppers = [intervals.percentile_of_sorted(np.sort(np.array(times)), share).upper for times in times_s.values()] if share and n else []
+    known = [upper for upper in uppers if upper is not None]
+    return Worst(
+        max=max((value for times in times_s.values() for value in times), default=None),
+        upper=max(known, default=None) if len(known) == len(uppers) else None,
+        n=n,
+    )
 
 
 def _failure(name: str, own: list[Timed], plan: RecoveryPlan) -> FailureSummary:
-    valid = [one.clocks for one in own if not one.invalid and one.clocks]
-    silent = [one for one in own if one.trial.may_report and not one.invalid and one.clocks and one.clocks.detect_s is None]
-    recover = worst(own, "recover_s", plan)
+    valid = [(one.trial, one.valid) for one in own if one.valid]
+    recover = _worst(own, "recover_s", plan.trials.proven_share)
     return FailureSummary(
         objective_s=plan.rto[name].objective_s,
         clock=plan.rto[name].clock,
         drills=list(dict.fromkeys(one.trial.drill for one in own)),
         trials=own,
         recover_s=recover,
-        degraded_s=worst(own, "degraded_s", plan),
-        detect_s=max((clocks.detect_s for clocks in valid if clocks.detect_s is not None), default=None),
-        undetected=len(silent),
-        resolution_s=max((clocks.resolution_s for clocks in valid), default=0.0),
+        degraded_s=_worst(own, "degraded_s", plan.trials.proven_share),
+        detect_s=max((clocks.detect_s for _, clocks in valid if clocks.detect_s is not None), default=None),
+        undetected=sum(trial.may_report is True and clocks.detect_s is None for trial, clocks in valid),
+        resolution_s=max((clocks.resolution_s for _, clocks in valid), default=0.0),
         proven_share=intervals.share_below_maximum(recover.n),
         verdict=_failure_check(name, own, plan).verdict,
     )
@@ -196,28 +192,14 @@ def _failure(name: str, own: list[Timed], plan: RecoveryPlan) -> FailureSummary:
 def _failure_check(name: str, own: Sequence[Timed], plan: RecoveryPlan) -> Check:
     """Judge a failure by the clock that counts: one invalid trial makes it invalid, a missed one fails it all the same."""
     share, metric = plan.trials.proven_share, plan.rto[name].metric
-    objective = Objective(metric=metric, op="<=", limit=plan.rto[name].objective_s)
-    longest = worst(own, metric, plan)
+    objective, longest = Objective(metric=metric, op="<=", limit=plan.rto[name].objective_s), _worst(own, metric, share)
     measured = Measured(
         value=longest.max, bound=longest.upper if share else longest.max, n=longest.n, needed_n=intervals.needed_n(share) if share else None
     )
-    reasons = {f"{one.trial.drill}, trial {one.trial.trial}": one.invalid or _unfinished(one, metric, objective) for one in own}
-    invalid = next((f"{where}: {reason}" for where, reason in reasons.items() if reason), None)
-    is_missed = any(not objective.met_by(_watched_s(one.clocks, metric)) for one in own if one.clocks and not one.invalid)
-    return judge(objective, measured, name=name, invalid=None if is_missed else invalid)
-
-
-def _watched_s(clocks: Clocks, clock: str) -> float:
-    """Return a clock, or of one that did not stop, how long it was seen to run."""
-    value: float | None = getattr(clocks, clock)
-    return clocks.watched_s if value is None else value
-
-
-def _unfinished(one: Timed, clock: str, objective: Objective) -> str:
-    """Say of a clock that ran when watching ended, before the objective was over, that nothing follows from it yet."""
-    if one.clocks is None or getattr(one.clocks, clock) is not None or not objective.met_by(one.clocks.watched_s):
-        return ""
-    return f"not over when watching ended after {one.clocks.watched_s:.0f} s, which is less than the objective"
+    if any(not objective.met_by(one.valid.watched_of_s(metric)) for one in own if one.valid):
+        return judge(objective, measured, name=name)
+    reasons = [f"{one.trial.drill}, trial {one.trial.trial}: {why}" for one in own if (why := one.invalid or one.unfinished(metric))]
+    return judge(objective, measured, name=name, invalid=next(iter(reasons), None))
 
 
 # ---- age and loss ----
@@ -252,8 +234,12 @@ def _loss(bars: Sequence[WrittenBar]) -> Loss:
 def _no_refresh_minutes(bars: Iterable[WrittenBar], timed: Iterable[Timed]) -> float | None:
     """Return how long nothing could be refreshed at most, during the valid trials in which bars were written."""
     recorded = {bar.drill for bar in bars}
-    valid = [one.clocks for one in timed if one.clocks and not one.invalid and one.trial.drill in recorded]
-    return max((_watched_s(clocks, "recover_s") / 60 for clocks in valid), default=None)
+    return max((one.valid.watched_of_s("recover_s") / 60 for one in timed if one.valid and one.trial.drill in recorded), default=None)
+
+
+def _age_s(one: SeriesAge) -> float:
+    """Return the age that counts; what never was there is infinitely old."""
+    return math.inf if one.age_s is None else one.age_s
 
 
 def _by_symbol(series: Iterable[SeriesAge]) -> dict[str, SymbolAge]:
@@ -264,11 +250,6 @@ def _by_symbol(series: Iterable[SeriesAge]) -> dict[str, SymbolAge]:
     return {name: SymbolAge(age_s=one.reported_s, state=one.state, timeframe=one.timeframe, tier=one.tier) for name, one in oldest.items()}
 
 
-def _age_s(one: SeriesAge) -> float:
-    """Return the age that counts; what never was there is infinitely old."""
-    return math.inf if one.age_s is None else one.age_s
-
-
 def _of_tier(name: str, series: Iterable[SeriesAge]) -> list[SeriesAge]:
     return [one for one in series if one.tier == name and not one.planted]
 
@@ -276,18 +257,16 @@ def _of_tier(name: str, series: Iterable[SeriesAge]) -> list[SeriesAge]:
 def _tiers(
     audit: Audit | None, series: Sequence[SeriesAge], losses: Mapping[str, Loss], no_refresh_minutes: float | None, plan: RecoveryPlan
 ) -> dict[str, TierSummary]:
-    if not audit and not losses:
-        return {}
     found = {}
-    for name, tier in plan.rpo.items():
+    for name, tier in plan.rpo.items() if audit or losses else ():
         own, loss = _of_tier(name, series), losses.get(name)
         oldest = max(own, key=_age_s, default=None)
         found[name] = TierSummary(
             objective_s=tier.max_age_s,
             symbols=sorted({one.symbol for one in own}),
             worst_age_s=None if oldest is None else _age_s(oldest),
-            worst_series=f"{oldest.symbol} {oldest.timeframe}" if oldest else "",
-            missing=[f"{one.symbol} {one.timeframe}" for one in own if one.state == "missing"],
+            worst_series=str(oldest or ""),
+            missing=[str(one) for one in own if one.state == "missing"],
             max_lost_minutes=tier.max_lost_minutes,
             freshness_loss_minutes=no_refresh_minutes if loss and loss.acknowledged_bars + loss.unknown_bars else None,
             verdict=overall(check.verdict for check in _tier_checks(name, audit, own, loss, plan)),
@@ -298,19 +277,18 @@ def _tiers(
 
 def _tier_checks(name: str, audit: Audit | None, own: Sequence[SeriesAge], loss: Loss | None, plan: RecoveryPlan) -> Iterator[Check]:
     """Judge a tier's age where ages were audited, and its loss where bars were recorded."""
-    age = Objective(metric=AGE, op="<=", limit=plan.rpo[name].max_age_s)
     if audit and audit.invalid:
-        yield judge(age, Measured(value=None, bound=None, n=0), name=name, invalid=audit.invalid)
+        yield _checked(AGE, plan.rpo[name].max_age_s, None, 0, name=name, invalid=audit.invalid)
     elif own:
-        age_s = max(map(_age_s, own))
-        check = judge(age, Measured(value=age_s, bound=age_s, n=len(own)), name=name)
-        never = [f"{one.symbol} {one.timeframe}" for one in own if one.age_s is None]
+        check = _checked(AGE, plan.rpo[name].max_age_s, max(map(_age_s, own)), len(own), name=name)
+        never = [str(one) for one in own if one.age_s is None]
         yield replace(check, reason=f"{len(never)} series are not there, such as {never[0]}") if never else check
     if loss and (own or loss.acknowledged_bars):
-        measured = Measured(value=loss.lost_minutes, bound=loss.lost_minutes, n=loss.acknowledged_bars - loss.never_read_bars)
-        unread = f"{loss.never_read_bars} acknowledged bars could not be read again" if loss.never_read_bars else None
-        objective = Objective(metric=LOSS, op="<=", limit=plan.rpo[name].max_lost_minutes)
-        yield judge(objective, measured, name=name, invalid=None if loss.lost_bars else unread)
+        unread = (
+            f"{loss.never_read_bars} acknowledged bars could not be read again" if loss.never_read_bars and not loss.lost_bars else None
+        )
+        n = loss.acknowledged_bars - loss.never_read_bars
+        yield _checked(LOSS, plan.rpo[name].max_lost_minutes, loss.lost_minutes, n, name=name, invalid=unread)
 
 
 # ---- verdicts ----
@@ -319,24 +297,25 @@ def _tier_checks(name: str, audit: Audit | None, own: Sequence[SeriesAge], loss:
 def check(summary: RecoverySummary, plan: RecoveryPlan) -> list[Check]:
     """Judge every objective that was put to the test; a run that asked no target is judged by the plan's contradictions."""
     unexplained, broken = sum(not one.explained for one in summary.contradictions), [one.trial for one in summary.timed if one.clocks]
-    found = [_counted("unexplained_contradictions", unexplained, len(summary.contradictions) or 1, name="policy")]
+    found = [_checked("unexplained_contradictions", 0, unexplained, len(summary.contradictions) or 1, name="policy")]
     found += [_failure_check(name, failure.trials, plan) for name, failure in summary.rto.items()]
     for name in summary.rpo:
         found += _tier_checks(name, summary.audit, _of_tier(name, summary.series), summary.losses.get(name), plan)
     if broken:
-        found.append(_counted("unsteady_after", sum(not trial.steady_after for trial in broken), len(broken)))
+        found.append(_checked("unsteady_after", 0, sum(not trial.steady_after for trial in broken), len(broken)))
     if any(one.trial.unrecorded for one in summary.timed):  # nothing lost is no result where loss could not be counted
-        found.append(_counted(LOSS, None, 0, name="loss"))
+        found.append(_checked(LOSS, 0, None, 0, name="loss"))
     return [*found, *_further(summary, plan)]
 
 
-def _counted(metric: str, value: float | None, n: int, *, name: str = "target") -> Check:
-    return judge(Objective(metric=metric, op="<=", limit=0), Measured(value=value, bound=value, n=n), name=name)
+def _checked(metric: str, limit: float, value: float | None, n: int, *, name: str = "target", invalid: str | None = None) -> Check:
+    """Judge a figure that has no uncertainty against a limit that it must not exceed."""
+    return judge(Objective(metric=metric, op="<=", limit=limit), Measured(value=value, bound=value, n=n), name=name, invalid=invalid)
 
 
 def _further(summary: RecoverySummary, plan: RecoveryPlan) -> Iterator[Check]:
     """Judge the plan's own objectives, as far as what they are about was measured."""
-    audit, series = summary.audit or Audit(), summary.series
+    audit, series, tiers = summary.audit or Audit(), summary.series, summary.rpo.values()
     counted = [one.trial.gone_bars for one in summary.timed if one.trial.gone_bars is not None]
     compared = sum(one.database_s is not None for one in series) if audit.has_database else len(series)
     values: dict[str, tuple[float | None, int]] = {
@@ -344,16 +323,13 @@ def _further(summary: RecoverySummary, plan: RecoveryPlan) -> Iterator[Check]:
         "false_ages": (summary.false_ages, max(compared, summary.false_ages or 0)),
         "wrong_answers": (summary.wrong_answers, max(sum(one.seen is not None for one in series), summary.wrong_answers or 0)),
         "alerts": (None if summary.false_ages is None else len(summary.alerts), len(series)),
-        "unrecoverable_bars": (
-            sum(tier.unrecoverable_bars for tier in summary.rpo.values()),
-            sum(tier.acknowledged_bars for tier in summary.rpo.values()),
-        ),
+        "unrecoverable_bars": (sum(tier.unrecoverable_bars for tier in tiers), sum(tier.acknowledged_bars for tier in tiers)),
     }
     for objective in parse_all(plan.objectives, values, (), file="plan"):
         value, n = values[objective.metric]
-        invalid = audit.invalid if objective.metric in AUDITED else ""
-        if value is not None or invalid:
-            missing = UNCOMPARED if objective.metric in AUDITED else None
-            found = judge(objective, Measured(value=value, bound=value, n=n, missing=missing), name="target", invalid=invalid or None)
+        is_audited = objective.metric in AUDITED
+        if value is not None or (is_audited and audit.invalid):
+            measured = Measured(value=value, bound=value, n=n, missing=UNCOMPARED if is_audited else None)
+            found = judge(objective, measured, name="target", invalid=audit.invalid or None if is_audited else None)
             is_alone = objective.metric == "false_ages" and not audit.has_database and found.verdict == Verdict.PASS
             yield replace(found, reason=NO_DATABASE) if is_alone else found

@@ -1,31 +1,35 @@
-"""Runs a drill once: watches, breaks, waits, rolls back, and notes when. It judges nothing."""
+"""Runs a drill once: what a target offers and allows, then the fault, what is watched meanwhile, and its rollback. It judges nothing."""
 
 import json
 import logging
+import re
 import signal
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, field
+from typing import Any, Self
 
 import pyarrow as pa
 from chaoslib.run import RunEventHandler, Runner
 from chaoslib.types import Strategy
 from pydantic import BaseModel, ConfigDict
 
-from tapecheck.errors import RollbackError
-from tapecheck.http import Client
+from tapecheck.errors import ConfigError, Problem, RollbackError
+from tapecheck.http import Client, tls
 from tapecheck.recording import STOPPED
+from tapecheck.recovery import actions
 from tapecheck.recovery.actions import WAIT
-from tapecheck.recovery.drill_target import DrillTarget
-from tapecheck.recovery.experiment import Drill
+from tapecheck.recovery.experiment import Drill, View
 from tapecheck.recovery.objectives import ProbeSchedule
 from tapecheck.recovery.prober import Prober
 from tapecheck.recovery.recording import FULL, INVALID, MEASURED, Trial
-from tapecheck.recovery.watchdog import Watchdog, roll_back, worked
-from tapecheck.target import opening
+from tapecheck.recovery.watchdog import Watchdog, bounded, is_undone, roll_back, worked
+from tapecheck.resources import locate
+from tapecheck.target import opening, templates
+from tapecheck.target.file import RequestTemplate, Secret, Target
+from tapecheck.target.loopback import beyond, check_database, host_of, is_loopback
 
 log = logging.getLogger(__name__)
 STEADY_S = 60.0  # for all to be well before a drill, and after it: a busy machine may need a while, and is no unsteady target
@@ -33,6 +37,139 @@ AFTER_S = 5.0  # for the answer that says how the target came back
 UNSEEN_S = 2.0  # after which a fault that no probe saw has had no effect that could be seen
 KEPT = ("title", "status", "deviated", "start", "end", "duration", "steady_states", "run", "rollbacks", "chaoslib-version")
 _SETTINGS = {"runtime": {"rollbacks": {"strategy": "always"}}}
+_REQUEST = re.compile(r"(GET|HEAD|POST) /\S*")
+PLACES = ("base_url", "source_url", "processes", "database_url")  # configuration values that a target gives
+Journal = Mapping[str, Any]
+
+
+# ---- what a target offers and allows ----
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DrillTarget:
+    """An opened target as drills see it; its secrets are in no representation of it."""
+
+    target: Target = field(repr=False)
+    base_url: str
+    source_url: str | None
+    headers: Sequence[tuple[str, str]] = field(repr=False)
+    database_url: str | None = field(repr=False)
+    source_key: str = field(default="", repr=False)
+
+    @classmethod
+    def of(cls, target: Target) -> Self:
+        """Return what an opened target offers; one beyond this machine without `allow_remote`, or without its secrets, is refused."""
+        assert target.base_url is not None, "an opened target has a URL"
+        problems: list[Problem] = []
+        host = host_of(target.base_url)
+        if not target.allow_remote and not is_loopback(host):
+            problems.append(beyond(target, f"base_url leads to {host}"))
+        headers = templates.headers(target, problems)
+        if problems:
+            raise ConfigError(problems)
+        ends = target.backfill
+        if database_url := _optional(ends.database_url) if ends else None:
+            check_database(target, database_url)
+        return cls(
+            target=target,
+            base_url=target.base_url,
+            source_url=ends.source_url if ends else None,
+            source_key=_optional(ends.api_key) or "" if ends else "",
+            headers=headers,
+            database_url=database_url,
+        )
+
+    @property
+    def processes(self) -> Mapping[str, Mapping[str, Any]]:
+        """Its processes by name, each as a target file selects it."""
+        return {name: one.model_dump(exclude_defaults=True) for name, one in self.target.processes.items()}
+
+    def values(self) -> dict[str, Any]:
+        """Return what an experiment's configuration gets."""
+        found = {name: getattr(self, name) for name in PLACES}
+        return {name: value for name, value in found.items() if value is not None}
+
+    def asked(self, view: View) -> View:
+        """Return a view with its request written out, whether a template of the target or in full."""
+        if view.is_sql:
+            return view
+        template = self.template(view.request)
+        return view.model_copy(update={"request": f"{template.method} {templates.path(template, view.parameters)}"})
+
+    def template(self, text: str) -> RequestTemplate:
+        """Return the request that is named in the target file, or written out."""
+        return self.target.requests.get(text) or RequestTemplate(request=text)
+
+
+def _optional(value: Secret | str) -> str | None:
+    """Return a secret that may be missing."""
+    try:
+        return value.reveal() if isinstance(value, Secret) else value
+    except ConfigError:
+        return None
+
+
+def check_allowed(target: Target, drills: Sequence[Drill]) -> None:
+    """Refuse faults on a target that does not allow them, and drills that need what it does not have; before anything is touched.
+
+    The sandbox is ours and may always be drilled, unless it fills a database that it did not start; code of others always needs leave.
+    """
+    ends = target.backfill
+    is_ours = target.kind == "sandbox" and (ends is None or isinstance(ends.database_url, str))  # its own has that URL written out
+    if drills and not is_ours and not target.allow_drills:
+        allowed = "allow_drills: true, if you may break this target; or drills: freshness, or none"
+        got = f"false, while it is to be broken by {', '.join(one.name for one in drills)}"
+        raise ConfigError([Problem(file=f"target {target.name}", key="allow_drills", got=got, allowed=allowed)])
+    if code := [] if target.allow_drills else [f"{one.name} runs {', '.join(one.code)}" for one in drills if one.code]:
+        allowed = "allow_drills: true, if you have read this code and trust it; a drill without it; or drills: freshness, or none"
+        raise ConfigError(
+            [Problem(file=f"target {target.name}", key="allow_drills", got=f"false, while {'; '.join(code)}", allowed=allowed)]
+        )
+    given = {
+        "base_url",
+        "processes",
+        *(["source_url"] if ends else []),
+        *(["database_url"] if ends and _optional(ends.database_url) else []),
+    }
+    if found := [problem for drill in drills for problem in _missing(target, drill, given)]:
+        raise ConfigError(found)
+
+
+def _missing(target: Target, drill: Drill, given: set[str]) -> list[Problem]:
+    def lacks(key: str, got: str, allowed: str) -> None:
+        found.append(Problem(file=str(drill.path), key=key, got=got, allowed=allowed))
+
+    found: list[Problem] = []
+    if absent := [name for name in drill.broken if name not in target.processes]:
+        allowed = f"processes: {{{absent[0]}: {{port: …}}}} in the target file"
+        lacks("processes", f"target {target.name} without {', '.join(absent)}", allowed)
+    for name, view in drill.watching.views.items():
+        if not view.is_sql and view.request not in target.requests and not _REQUEST.fullmatch(view.request):
+            allowed = f"METHOD /path, a SELECT, or a request of the target file: {', '.join(target.requests)}"
+            lacks(f"views.{name}.request", repr(view.request), allowed)
+    hosts = {url: host_of(url) for url in drill.urls}
+    if away := [url for url, host in hosts.items() if host and "${" not in host and not target.allow_remote and not is_loopback(host)]:
+        lacks("(experiment)", f"requests to {', '.join(away)}", "loopback addresses; or allow_remote: true in the target file")
+    needed = (drill.places & set(PLACES)) | ({"database_url"} if drill.needs_database else set())
+    if wanting := sorted(needed - given):
+        allowed = "backfill: {source_url: …, database_url: …} in the target file"
+        lacks("configuration", f"target {target.name} without {', '.join(wanting)}", allowed)
+    return found
+
+
+def check_processes(target: Target, drills: Sequence[Drill]) -> None:
+    """Refuse drills about a process that an opened target's selectors do not name, or name several times, before anything is touched."""
+    found: list[Problem] = []
+    for name in dict.fromkeys(name for one in drills for name in one.broken):
+        selector = target.processes[name]
+        if why := actions.unfit(selector, locate(selector)):
+            allowed = "a pid, port or command of exactly one process; or all: true beside it, to break all of several"
+            found.append(Problem(file=f"target {target.name}", key=f"processes.{name}", got=why, allowed=allowed))
+    if found:
+        raise ConfigError(found)
+
+
+# ---- one trial ----
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,7 +181,7 @@ class Done:
 
     trial: Trial
     probes: pa.Table
-    journal: Mapping[str, Any]
+    journal: Journal
     stop: BaseException | None = None
 
 
@@ -60,7 +197,7 @@ class _Moments(RunEventHandler):  # type: ignore[misc]
     def __init__(self) -> None:
         self.at_ns: dict[str, int] = {}
 
-    def started(self, experiment: Mapping[str, Any], journal: Mapping[str, Any]) -> None:
+    def started(self, experiment: Mapping[str, Any], journal: Journal) -> None:
         if threading.current_thread() is threading.main_thread():  # Chaos Toolkit's own handler raises what its python provider swallows
             signal.signal(signal.SIGTERM, signal.default_int_handler)  # it puts back what was there before when it ends
 
@@ -86,39 +223,61 @@ def run(drill: Drill, where: DrillTarget, schedule: ProbeSchedule, watchdog: Wat
         MeasurementError: the watchdog has ended.
     """
     views = {name: where.asked(view) for name, view in drill.watching.views.items()}
-    experiment, moments, began_ns = drill.with_values(where.values()), _Moments(), time.monotonic_ns()
-    with Prober(
-        where.base_url, views, schedule, headers=where.headers, database_url=where.database_url, verify=where.verify
-    ) as prober:  # fmt: skip
+    options: dict[str, Any] = {"headers": where.headers, "database_url": where.database_url, "verify": tls(where.target)}
+    moments, began_ns = _Moments(), time.monotonic_ns()
+    with Prober(where.base_url, views, schedule, **options) as prober:
         was_steady = prober.wait(FULL, began_ns, within_s=STEADY_S, unseen_s=schedule.settle_s)
-        journal = _journal(experiment, drill, where, moments, prober, watchdog) if was_steady else {"status": "failed", "steady_states": {}}
+        journal: Journal = {"status": "failed"}
+        if was_steady:
+            journal = _journal(drill, where, moments, prober, watchdog)
         stop, since_ns = _stop(drill, where, journal), max(moments.at_ns.values(), default=began_ns)
         is_back = stop is None and prober.wait(FULL, since_ns, within_s=STEADY_S, unseen_s=schedule.settle_s)
     died = f"the prober ended: {type(prober.died_of).__name__}: {prober.died_of}" if prober.died_of else ""
-    if where.info.kind == "sandbox" and opening.sandbox_stopped():
+    if where.target.kind == "sandbox" and opening.sandbox_stopped():
         died = STOPPED
-    trial = _trial(drill, number, journal, moments, began_ns, is_back, where, died)
+    states, watching = journal.get("steady_states") or {}, drill.watching
+    steady_before, steady_after = (bool((states.get(when) or {}).get("steady_state_met")) for when in ("before", "after"))
+    injected_ns = moments.at_ns.get(watching.inject) if steady_before else None
+    reason = died or _why_invalid(journal, steady_before)
+    trial = Trial(
+        drill=drill.name,
+        failure=watching.failure,
+        trial=number,
+        began_ns=began_ns,
+        ended_ns=time.monotonic_ns(),
+        injected_ns=injected_ns,
+        released_ns=moments.at_ns.get(watching.release) if watching.release and injected_ns else None,
+        state=INVALID if reason else MEASURED,
+        reason=reason,
+        steady_before=steady_before,
+        steady_after=is_back and steady_after,
+        rolled_back=_rolled_back(drill, journal),
+        after=_after(where, watching.after, watching.keep),
+        repair=_repair(drill, where, journal),
+        may_be_unseen=watching.may_be_unseen,
+        may_report=any(view.reports is not None for view in watching.views.values()),
+    )
     kept = {key: journal[key] for key in KEPT if key in journal}
     return Done(trial=trial, probes=prober.table(drill.name, number), journal=kept, stop=stop)
 
 
-def _journal(
-    experiment: dict[str, Any], drill: Drill, where: DrillTarget, moments: _Moments, prober: Prober, watchdog: Watchdog
-) -> dict[str, Any]:  # fmt: skip
+def _journal(drill: Drill, where: DrillTarget, moments: _Moments, prober: Prober, watchdog: Watchdog) -> Journal:
     """Have Chaos Toolkit run an experiment, with the watchdog armed while a fault may be on."""
+    experiment = drill.with_values(where.values())
 
     def wait(least: int, within_s: float) -> bool:
         since_ns = moments.at_ns.get(drill.watching.inject, time.monotonic_ns())
         released_ns = moments.at_ns.get(drill.watching.release or "", since_ns) if least == FULL else since_ns
         return prober.wait(least, released_ns, within_s=within_s, unseen_s=UNSEEN_S)
 
-    with _quiet(), Runner(Strategy.DEFAULT) as runner:
+    with _quiet(), bounded(where.target.allow_remote), Runner(Strategy.DEFAULT) as runner:
         runner.register_event_handler(moments)
         values = {name: value for name, value in experiment["configuration"].items() if name != "database_url"}
-        watchdog.arm({**experiment, "configuration": values}, _repair(drill, where, {}))
+        alone = {**experiment, "configuration": values}
+        watchdog.arm(alone, _repair(drill, where, {}), allow_remote=where.target.allow_remote)
         experiment["configuration"][WAIT] = wait
         try:
-            journal: dict[str, Any] = runner.run(experiment, settings=_SETTINGS)
+            journal: Journal = runner.run(experiment, settings=_SETTINGS)
         except Exception as error:  # of Chaos Toolkit's own, after which it plays no rollbacks
             log.warning("the drill %s ended early: %s", drill.name, error)
             journal = {**roll_back(experiment), "status": "aborted", "run": []}
@@ -140,69 +299,39 @@ def _quiet() -> Iterator[None]:
         logger.propagate = propagate
 
 
-def _trial(
-    drill: Drill, number: int, journal: Mapping[str, Any], moments: _Moments, began_ns: int, is_back: bool, where: DrillTarget, died: str
-) -> Trial:  # fmt: skip
-    states, watching = journal.get("steady_states") or {}, drill.watching
-    steady_before = bool((states.get("before") or {}).get("steady_state_met"))
-    injected_ns = moments.at_ns.get(watching.inject) if steady_before else None
-    reason = died or _why_invalid(journal, steady_before)
-    return Trial(
-        drill=drill.name,
-        failure=watching.failure,
-        trial=number,
-        began_ns=began_ns,
-        ended_ns=time.monotonic_ns(),
-        injected_ns=injected_ns,
-        released_ns=moments.at_ns.get(watching.release) if watching.release and injected_ns else None,
-        state=INVALID if reason else MEASURED,
-        reason=reason,
-        steady_before=steady_before,
-        steady_after=is_back and bool((states.get("after") or {}).get("steady_state_met")),
-        rolled_back=_rolled_back(drill, journal),
-        after=_after(where, watching.after, watching.keep),
-        repair=_repair(drill, where, journal),
-        may_be_unseen=watching.may_be_unseen,
-        may_report=any(view.reports is not None for view in watching.views.values()),
-    )
-
-
-def _why_invalid(journal: Mapping[str, Any], steady_before: bool) -> str:
+def _why_invalid(journal: Journal, steady_before: bool) -> str:
     """Say why nothing follows from a trial: each activity is part of the fault, and where one did not work it was another fault or none."""
     if not steady_before:
         return "the steady state did not hold before the fault, so that what came after says nothing about it"
     if failed := [run for run in journal.get("run", []) if not worked(run)]:
-        return f"the fault could not be injected as planned: {failed[0]['activity'].get('name')}: {_said(failed[0])}"
+        return f"the fault could not be injected as planned: {_said(failed[0])}"
     return "" if journal["status"] == "completed" else f"the drill ended as {journal['status']}"
 
 
-def _repair(drill: Drill, where: DrillTarget, journal: Mapping[str, Any]) -> str:
+def _said(run: Mapping[str, Any]) -> str:
+    """Return the name of an activity, and what became of it."""
+    exception, output = run.get("exception"), run.get("output")
+    return f"{run['activity'].get('name')}: {str(exception[-1]).strip() if exception else json.dumps(output, default=str)[:200]}"
+
+
+def _repair(drill: Drill, where: DrillTarget, journal: Journal) -> str:
     """Return the command that repairs by hand, with what it is about filled in."""
     outputs = [run.get("output") for run in journal.get("run", []) if run["activity"].get("name") == drill.watching.inject]
     pids = [str(pid) for output in outputs if isinstance(output, dict) for pid in output.get("pids", [])]
-    values = {"pids": " ".join(pids) or "PID", "source_url": where.source_url or "SOURCE_URL", "base_url": where.base_url}
-    text = drill.watching.repair
-    for name, value in values.items():
-        text = text.replace(f"{{{name}}}", value)
-    return text
+    text = drill.watching.repair.replace("{pids}", " ".join(pids) or "PID")
+    return text.replace("{source_url}", where.source_url or "SOURCE_URL").replace("{base_url}", where.base_url)
 
 
-def _said(run: Mapping[str, Any]) -> str:
-    exception, output = run.get("exception"), run.get("output")
-    return str(exception[-1]).strip() if exception else json.dumps(output, default=str)[:200]
-
-
-def _rolled_back(drill: Drill, journal: Mapping[str, Any]) -> bool:
+def _rolled_back(drill: Drill, journal: Journal) -> bool:
     """Tell whether every rollback worked; where no fault was begun there was none to play."""
-    played = journal.get("rollbacks", [])
-    return all(map(worked, played)) and (len(played) == len(drill.experiment["rollbacks"]) or "run" not in journal)
+    return is_undone(journal, drill.experiment) or ("run" not in journal and all(map(worked, journal.get("rollbacks", []))))
 
 
-def _stop(drill: Drill, where: DrillTarget, journal: Mapping[str, Any]) -> BaseException | None:
+def _stop(drill: Drill, where: DrillTarget, journal: Journal) -> BaseException | None:
     """Return what must end the run: a fault that may still be on, or somebody who interrupted."""
     if not _rolled_back(drill, journal):
-        failed = [f"{run['activity']['name']}: {_said(run)}" for run in journal.get("rollbacks", []) if not worked(run)]
-        why, repair = "; ".join(failed) or "it was interrupted", _repair(drill, where, journal)
+        why = "; ".join(_said(run) for run in journal.get("rollbacks", []) if not worked(run)) or "it was interrupted"
+        repair = _repair(drill, where, journal)
         return RollbackError(f"THE DRILL {drill.name} COULD NOT BE ROLLED BACK ({why}). Repair by hand: {repair}")
     return KeyboardInterrupt() if journal["status"] == "interrupted" else None
 

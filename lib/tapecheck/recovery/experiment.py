@@ -1,8 +1,10 @@
-"""What of a target is watched during a drill, and what state an answer is. It asks nobody."""
+"""Reads drills: Chaos Toolkit experiments, with what is watched meanwhile and which state an answer is. It asks nobody."""
 
 import copy
+import inspect
 import re
-from collections.abc import Iterable, Mapping
+import sys
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -10,11 +12,23 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, Field, model_validator
 
 from tapecheck import config
-from tapecheck.config import Model
+from tapecheck.config import Location, Model
 from tapecheck.errors import ConfigError, Problem
 from tapecheck.recovery.recording import BAD, DEGRADED, FULL
 
+FOLDER = config.CONFIG / "drills"
+NONE, ALL, AUDIT = "none", "all", "freshness"
 SQL = "SELECT"  # a view whose request begins so is asked of the database
+NEEDED = {  # keys of an experiment that Chaos Toolkit can do without
+    "steady-state-hypothesis": "what holds before and after",
+    "rollbacks": "what takes the fault away, whatever happens",
+}
+OURS = "tapecheck.recovery.actions"
+KNOWN = (OURS, "chaoslib", "chaostoolkit")  # modules whose functions any target may have that may be drilled; all others are code
+STAND_IN = {"type": "process", "path": sys.executable}  # for a python provider, whose module would be imported to be checked
+RUNNING = ("configuration", "secrets", "controls")  # sections of an experiment of which Chaos Toolkit runs things when it checks them
+_SECTIONS = ("method", "rollbacks")
+_PLACE = re.compile(r"\$\{(\w+)\}")
 
 
 def _several(value: Any) -> Any:
@@ -35,21 +49,14 @@ class Conditions(Model):
 
 
 class View(Model):
-    """One thing that is asked again and again: a request template of the target, `METHOD /path`, or a SELECT for its database.
-
-    Args:
-        full: the answer when all is well.
-        degraded: the answer of a fallback; without one there is none.
-        reports: the answer that reports the failure, by which the target itself has detected it.
-        serves: whether the target counts as serving, at least degraded, only when this view does.
-    """
+    """One thing that is asked again and again: a request template of the target, `METHOD /path`, or a SELECT for its database."""
 
     request: str = Field(min_length=1)
     parameters: dict[str, str | int] = Field(default={})
-    full: Conditions = Conditions()
-    degraded: Conditions | None = None
-    reports: Conditions | None = None
-    serves: bool = False
+    full: Conditions = Conditions()  # the answer when all is well
+    degraded: Conditions | None = None  # the answer of a fallback; without one there is none
+    reports: Conditions | None = None  # the answer that reports the failure, by which the target itself has detected it
+    serves: bool = False  # whether the target counts as serving, at least degraded, only when this view does
 
     @model_validator(mode="after")
     def _sql_has_no_body(self) -> "View":
@@ -73,41 +80,20 @@ class View(Model):
         return self.reports is not None and self.reports.fits(status, body)
 
 
-# ---- experiment ----
-
-FOLDER = config.CONFIG / "drills"
-NONE, ALL, AUDIT = "none", "all", "freshness"
-_SECTIONS = ("method", "rollbacks")
-_PLACE = re.compile(r"\$\{(\w+)\}")
-
-
 class Watching(Model):
-    """The extension `tapecheck` of an experiment.
-
-    Args:
-        failure: the key of `rto` that the drill is about.
-        inject: the activity with which the fault begins, from which the clocks run.
-        release: the activity that takes it away, for faults that the target cannot overcome by itself.
-        views: what is watched.
-        processes: the target's processes that the activities name.
-        after: a request whose answer says how the target came back; numbers at the top level of its JSON named in `keep` are kept.
-        records: whether bars are written meanwhile, to count what is lost.
-        may_be_unseen: whether the fault can be over before a probe sees it; its activity must then fail where it did nothing.
-        repair: the command that repairs by hand where a rollback fails; `{pids}` are those that the fault was about, `{source_url}`
-            and `{base_url}` the target's.
-    """
+    """The extension `tapecheck` of an experiment."""
 
     name: Literal["tapecheck"]
-    failure: str
-    inject: str
-    release: str | None = None
+    failure: str  # the key of `rto` that the drill is about
+    inject: str  # the activity with which the fault begins, from which the clocks run
+    release: str | None = None  # the activity that takes it away, for faults that the target cannot overcome by itself
     views: dict[str, View] = Field(min_length=1)
-    processes: tuple[str, ...] = ()
-    after: str | None = None
-    keep: tuple[str, ...] = ()
-    records: bool = False
-    may_be_unseen: bool = False
-    repair: str = Field(min_length=1)
+    processes: tuple[str, ...] = ()  # the target's processes that the activities name
+    after: str | None = None  # a request whose answer says how the target came back
+    keep: tuple[str, ...] = ()  # numbers at the top level of that answer's JSON that are kept
+    records: bool = False  # whether bars are written meanwhile, to count what is lost
+    may_be_unseen: bool = False  # whether the fault can be over before a probe sees it; its activity must fail where it did nothing
+    repair: str = Field(min_length=1)  # the command that repairs by hand; may hold {pids}, {source_url} and {base_url}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -127,6 +113,11 @@ class Drill:
         return experiment
 
     @property
+    def activities(self) -> list[Mapping[str, Any]]:
+        """What it does: the method, then the rollbacks."""
+        return [activity for section in _SECTIONS for activity in self.experiment.get(section, [])]
+
+    @property
     def needs_database(self) -> bool:
         """Whether it asks or writes to the target's database."""
         return self.watching.records or any(view.is_sql for view in self.watching.views.values())
@@ -134,33 +125,38 @@ class Drill:
     @property
     def broken(self) -> list[str]:
         """The target's processes that it is about: those that it declares, and those that its activities name."""
-        given = (activity["provider"].get("arguments") for section in _SECTIONS for activity in self.experiment.get(section, []))
+        given = (activity["provider"].get("arguments") for activity in self.activities)
         named = [str(one["process"]) for one in given if isinstance(one, Mapping) and "process" in one]
         return list(dict.fromkeys([*self.watching.processes, *named]))
 
     @property
+    def code(self) -> list[str]:
+        """The functions of python modules that it runs, but for ours and Chaos Toolkit's own."""
+        named = [".".join(str(one[key]) for key in ("module", "func") if key in one) for _, one in providers(self.experiment, "python")]
+        return [name for name in dict.fromkeys(named) if not any(f"{name}.".startswith(f"{known}.") for known in KNOWN)]
+
+    @property
+    def urls(self) -> list[str]:
+        """Where its http providers ask, as far as the file says it."""
+        return [str(one.get("url")) for _, one in providers(self.experiment, "http")]
+
+    @property
     def places(self) -> set[str]:
         """The configuration values that its activities use."""
-        activities = [a for section in _SECTIONS for a in self.experiment.get(section, [])]
-        return set(_PLACE.findall(str([*activities, self.experiment.get("steady-state-hypothesis")])))
+        return set(_PLACE.findall(str([*self.activities, self.experiment.get("steady-state-hypothesis")])))
 
 
 def read(path: str | Path) -> Drill:
-    """Read a drill.
-
-    Raises:
-        ConfigError: it is no valid experiment, or our extension is missing or wrong; before any fault.
-    """
+    """Read a drill without running or importing what it names; a `ConfigError` says what is wrong in the experiment or our extension."""
     file = config.find(path)
     data, lines = config.read_yaml(file)
-    found = [*_chaos_problems(data, str(path)), *_shape_problems(data, str(path))]
-    if found:
+    if found := [*_experiment_problems(data, str(path)), *_python_problems(data, lines, str(path))]:
         raise ConfigError(found)
     at, extension = next((i, e) for i, e in enumerate(data["extensions"]) if e.get("name") == "tapecheck")
     inside = {place[2:]: line for place, line in lines.items() if place[:2] == ("extensions", at)}
     watching = config.validate(Watching, extension, file=str(path), lines=inside)
-    if problems := list(_activity_problems(data, watching, str(path))):
-        raise ConfigError(problems)
+    if found := list(_extension_problems(data, watching, str(path))):
+        raise ConfigError(found)
     return Drill(name=file.stem, path=file, title=data["title"], experiment=data, watching=watching)
 
 
@@ -174,18 +170,13 @@ def problems(path: str | Path) -> list[Problem]:
 
 
 def chosen(names: str) -> list[Drill]:
-    """Return the drills that a parameter names: all, none, freshness, or names and paths with commas between.
-
-    Raises:
-        ConfigError: every problem of every one at once.
-    """
+    """Return the drills that a parameter names: all, none, freshness, or names and paths with commas between."""
     if names in (NONE, AUDIT):
         return []
-    known = sorted(FOLDER.glob("*.yaml"))
-    paths = known if names == ALL else [_path(name.strip(), known) for name in names.split(",")]
+    known = {path.stem: path for path in sorted(FOLDER.glob("*.yaml"))}
     drills: list[Drill] = []
     found: list[Problem] = []
-    for path in paths:
+    for path in known.values() if names == ALL else [_path(name.strip(), known) for name in names.split(",")]:
         try:
             drills.append(read(path))
         except ConfigError as error:
@@ -195,49 +186,78 @@ def chosen(names: str) -> list[Drill]:
     return drills
 
 
-def _path(name: str, known: Iterable[Path]) -> Path:
-    by_name = {path.stem: path for path in known}
-    if name in by_name:
-        return by_name[name]
-    if name.endswith((".yaml", ".yml")):
-        return config.find(name)
-    allowed = f"{ALL}, {AUDIT}, {NONE}, a path of a YAML file, or some of {', '.join(by_name)}"
+def _path(name: str, known: Mapping[str, Path]) -> Path:
+    if name in known or name.endswith((".yaml", ".yml")):
+        return known.get(name) or config.find(name)
+    allowed = f"{ALL}, {AUDIT}, {NONE}, a path of a YAML file, or some of {', '.join(known)}"
     raise ConfigError([Problem(file="parameters", key="drills", got=name, allowed=allowed)])
 
 
-def _chaos_problems(data: Any, file: str) -> list[Problem]:
-    """Ask Chaos Toolkit itself, as `chaos validate` does."""
+def _experiment_problems(data: Any, file: str) -> Iterable[Problem]:
+    """Ask Chaos Toolkit itself, as `chaos validate` does, about all that it can check without running it; and look for what we need."""
     from chaoslib.exceptions import ChaosException
     from chaoslib.experiment import ensure_experiment_is_valid
 
     if not isinstance(data, dict):
-        return [Problem(file=file, key="(file)", got=type(data).__name__, allowed="a Chaos Toolkit experiment")]
+        yield Problem(file=file, key="(file)", got=type(data).__name__, allowed="a Chaos Toolkit experiment")
+        return
     try:
-        ensure_experiment_is_valid(copy.deepcopy(data))
-    except ChaosException as error:
-        return [Problem(file=file, key="(experiment)", got=str(error), allowed="what `chaos validate` accepts")]
-    except (AttributeError, KeyError, TypeError, ValueError) as error:  # of a shape that it does not expect
-        return [Problem(file=file, key="(experiment)", got=f"{type(error).__name__}: {error}", allowed="what `chaos validate` accepts")]
-    return []
-
-
-def _shape_problems(data: Any, file: str) -> list[Problem]:
-    if not isinstance(data, dict):
-        return []
-    found: list[Problem] = []
+        ensure_experiment_is_valid(_inert({key: value for key, value in data.items() if key not in RUNNING}))
+    except (ChaosException, AttributeError, KeyError, TypeError, ValueError) as error:  # the others of a shape that it does not expect
+        got = str(error) if isinstance(error, ChaosException) else f"{type(error).__name__}: {error}"
+        yield Problem(file=file, key="(experiment)", got=got, allowed="what `chaos validate` accepts")
     if not any(isinstance(e, dict) and e.get("name") == "tapecheck" for e in data.get("extensions") or []):
         allowed = "extensions: [{name: tapecheck, failure: …, inject: …, views: …, repair: …}]; see config/drills/"
-        found.append(Problem(file=file, key="extensions", got="none named tapecheck", allowed=allowed))
-    for key, why in (
-        ("steady-state-hypothesis", "what holds before and after"),
-        ("rollbacks", "what takes the fault away, whatever happens"),
-    ):
+        yield Problem(file=file, key="extensions", got="none named tapecheck", allowed=allowed)
+    for key, why in NEEDED.items():
         if not data.get(key):
-            found.append(Problem(file=file, key=key, got="nothing", allowed=why))
-    return found
+            yield Problem(file=file, key=key, got="nothing", allowed=why)
 
 
-def _activity_problems(data: Mapping[str, Any], watching: Watching, file: str) -> Iterable[Problem]:
+def _inert(value: Any) -> Any:
+    """Return a copy of an experiment in which each python provider is one that nothing is imported for."""
+    if isinstance(value, dict):
+        return dict(STAND_IN) if value.get("type") == "python" else {key: _inert(one) for key, one in value.items()}
+    return [_inert(one) for one in value] if isinstance(value, list) else value
+
+
+def providers(value: Any, kind: str, at: Location = ()) -> Iterator[tuple[Location, Mapping[str, Any]]]:
+    """Yield every provider of a kind with where it stands, be it of an activity, a tolerance, a control or the configuration."""
+    if isinstance(value, dict) and value.get("type") == kind:
+        yield at, value
+    for key, one in value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ():
+        yield from providers(one, kind, (*at, key))
+
+
+def _python_problems(data: Any, lines: Mapping[Location, int], file: str) -> Iterator[Problem]:
+    """Check the shape of python providers, and of those with functions of ours that there is such a one with such arguments."""
+    for at, provider in providers(data, "python"):
+        module, func, arguments = provider.get("module"), provider.get("func"), provider.get("arguments") or {}
+        got, allowed = "", "{type: python, module: NAME, func: NAME, arguments: {NAME: VALUE}}"
+        if not isinstance(module, str) or (at[0] != "controls" and not isinstance(func, str)) or not isinstance(arguments, dict):
+            got = f"module {module!r}, func {func!r}, arguments {arguments!r}"
+        elif module == OURS:
+            got, allowed = _misuse(str(func), arguments)
+        if got:
+            yield Problem(file=file, line=lines.get(at), key=config.dotted(at), got=got, allowed=allowed)
+
+
+def _misuse(func: str, arguments: Mapping[str, Any]) -> tuple[str, str]:
+    """Say what is wrong with a call of an action of ours, and what is allowed; nothing where it is right."""
+    from tapecheck.recovery import actions  # with psycopg: paid by who has a drill
+
+    known = {name: one for name, one in vars(actions).items() if inspect.isfunction(one) and one.__module__ == OURS and name[0] != "_"}
+    if func not in known:
+        return repr(func), f"one of {', '.join(sorted(known))}"
+    try:
+        signature = inspect.signature(known[func])
+        signature.bind(**{**arguments, "configuration": {}})
+    except TypeError as error:
+        return f"{func}: {error}", str(signature)
+    return "", ""
+
+
+def _extension_problems(data: Mapping[str, Any], watching: Watching, file: str) -> Iterable[Problem]:
     names = [activity.get("name") for activity in data["method"]]
     for key in ("inject", "release"):
         name = getattr(watching, key)

@@ -13,49 +13,55 @@ from tapecheck.verdict import written
 
 NEAR = 0.5  # of an objective: a recovery that takes more leaves little room
 LIMITING = ("lost_bars", "not_steady_after", "rto_missed", "false_age", "wrong_answer", "alert_critical", "rto_near")
+COUNTS = ("lost_bars", "acknowledged_bars", "refetchable_bars", "unrecoverable_bars")
+ACTIONS = {
+    "lost_bars": "check synchronous_commit, fsync and full_page_writes of the server, and what its disk acknowledges",
+    "false_age": "do not trust what this service reports of its data until that is fixed",
+    "wrong_answer": "do not trust what this service reports of its data until that is fixed",
+    "alert_warning": "see which series are old or failed in the table of ages, and why in the scheduler's log",
+    "alert_critical": "see which series are old or failed in the table of ages, and why in the scheduler's log",
+    "unrecorded": "name the database of the target's own tables under `backfill` in the target file, and see that it answers",
+    "unplanted": "name the request `features` in the target file, and audit again when a series is complete",
+    "untested": "run all drills, or write one for it in config/drills/",
+    "undetected": "make the health check report these failures, so that alerts fire before users notice",
+}
 
 
 def find(recording: Recording, summary: RecoverySummary, plan: RecoveryPlan) -> list[Finding]:
     """Return every finding, the most severe kind first."""
-    found = [*_lost(summary), *_unsteady(summary), *_missed(summary, plan), *_audited(summary), *_unrecorded(summary)]
-    return [*found, *_untested(recording, summary, plan), *_undetected(summary)]
+    found = [*_drilled(summary, plan), *_audited(summary), *_unrecorded(summary)]
+    if recording.context.drills and (left := [name for name in plan.rto if name not in summary.rto]):
+        found.append(_finding("untested", f"no drill of this run tests {', '.join(left)}", failures=len(plan.rto), tested=len(summary.rto)))
+    return [*found, *_undetected(summary)]
 
 
-def _lost(summary: RecoverySummary) -> Iterator[Finding]:
+def _finding(name: str, finding: str, *, action: str = "", **evidence: float | str | None) -> Finding:
+    known = {key: value for key, value in evidence.items() if value is not None}
+    return Finding(name=name, finding=finding, evidence=known, action=action or ACTIONS[name])
+
+
+def _drilled(summary: RecoverySummary, plan: RecoveryPlan) -> Iterator[Finding]:
     for name, tier in summary.rpo.items():
         if tier.lost_bars:
-            counts = ("lost_bars", "acknowledged_bars", "refetchable_bars", "unrecoverable_bars")
-            yield Finding(
-                name="lost_bars",
-                finding=f"{name}: {tier.lost_bars:,} bars that the database had acknowledged are gone",
-                evidence={count: getattr(tier, count) for count in counts},
-                action="check synchronous_commit, fsync and full_page_writes of the server, and what its disk acknowledges",
-            )
-
-
-def _missed(summary: RecoverySummary, plan: RecoveryPlan) -> Iterator[Finding]:
-    for name, failure in summary.rto.items():
-        worst_s, limit_s = failure.judged.max, failure.objective_s
-        if worst_s is None or worst_s < NEAR * limit_s:
-            continue
-        is_missed, is_endless = worst_s > limit_s, math.isinf(worst_s)
-        took = "was not over when watching ended" if is_endless else f"took {written(worst_s)} s"
-        yield Finding(
-            name="rto_missed" if is_missed else "rto_near",
-            finding=f"{name}: recovery {took}, {'more than' if is_missed else 'near'} the objective of {written(limit_s)} s",
-            evidence={"n": failure.judged.n, "objective_s": limit_s, **({} if is_endless else {"worst_s": worst_s})},
-            action=f"look at the timeline of the slowest drill of {', '.join(failure.drills)}; its procedure: {plan.rto[name].procedure}",
-        )
-
-
-def _unsteady(summary: RecoverySummary) -> Iterator[Finding]:
+            finding = f"{name}: {tier.lost_bars:,} bars that the database had acknowledged are gone"
+            yield _finding("lost_bars", finding, **{count: getattr(tier, count) for count in COUNTS})
     for one in summary.timed:
         if one.clocks and not one.trial.steady_after:
-            yield Finding(
-                name="not_steady_after",
-                finding=f"{one.trial.drill}: the steady state did not come back",
-                evidence={"trial": one.trial.trial, "watched_s": one.clocks.watched_s},
-                action=f"repair it by hand before anything else: {one.trial.repair}",
+            finding, action = f"{one.trial.drill}: the steady state did not come back", "repair it by hand before anything else: "
+            evidence = {"trial": one.trial.trial, "watched_s": one.clocks.watched_s}
+            yield _finding("not_steady_after", finding, action=action + one.trial.repair, **evidence)
+    for name, failure in summary.rto.items():
+        worst_s, limit_s = failure.judged.max, failure.objective_s
+        if worst_s is not None and worst_s >= NEAR * limit_s:
+            took = "was not over when watching ended" if math.isinf(worst_s) else f"took {written(worst_s)} s"
+            drills, procedure = ", ".join(failure.drills), plan.rto[name].procedure
+            yield _finding(
+                "rto_missed" if worst_s > limit_s else "rto_near",
+                f"{name}: recovery {took}, {'more than' if worst_s > limit_s else 'near'} the objective of {written(limit_s)} s",
+                action=f"look at the timeline of the slowest drill of {drills}; its procedure: {procedure}",
+                n=failure.judged.n,
+                objective_s=limit_s,
+                worst_s=None if math.isinf(worst_s) else worst_s,
             )
 
 
@@ -65,56 +71,23 @@ def _audited(summary: RecoverySummary) -> Iterator[Finding]:
     for one in summary.series:
         for name, text in (("false_age", one.false_age), ("wrong_answer", one.wrong_answer)):
             if text:
-                reported = {} if one.reported_s is None else {"reported_s": one.reported_s}
-                yield Finding(
-                    name=name,
-                    finding=f"{one.symbol} {one.timeframe}: {text}",
-                    evidence={"reported": one.reported, "state": one.state, **reported},
-                    action="do not trust what this service reports of its data until that is fixed",
-                )
+                yield _finding(name, f"{one}: {text}", reported=one.reported, state=one.state, reported_s=one.reported_s)
     for alert in summary.alerts:
-        yield Finding(
-            name=f"alert_{alert.severity}",
-            finding=alert.message,
-            evidence={"rule": alert.rule, "limit": alert.limit, **({} if alert.value is None else {"value": alert.value})},
-            action="see which series are old or failed in the table of ages, and why in the scheduler's log",
-        )
+        yield _finding(f"alert_{alert.severity}", alert.message, rule=alert.rule, limit=alert.limit, value=alert.value)
 
 
 def _unrecorded(summary: RecoverySummary) -> Iterator[Finding]:
     if failed := [one.trial for one in summary.timed if one.trial.unrecorded]:
-        yield Finding(
-            name="unrecorded",
-            finding=f"loss could not be counted during {', '.join(dict.fromkeys(one.drill for one in failed))}: {failed[0].unrecorded}",
-            evidence={"unrecorded_trials": len(failed)},
-            action="name the database of the target's own tables under `backfill` in the target file, and see that it answers",
-        )
+        drills = ", ".join(dict.fromkeys(one.drill for one in failed))
+        finding = f"loss could not be counted during {drills}: {failed[0].unrecorded}"
+        yield _finding("unrecorded", finding, unrecorded_trials=len(failed))
     if summary.audit and summary.audit.unplanted:
-        yield Finding(
-            name="unplanted",
-            finding=f"how old data is answered was not tried: {summary.audit.unplanted}",
-            evidence={"series": len(summary.series)},
-            action="name the request `features` in the target file, and audit again when a series is complete",
-        )
-
-
-def _untested(recording: Recording, summary: RecoverySummary, plan: RecoveryPlan) -> Iterator[Finding]:
-    if recording.context.drills and (left := [name for name in plan.rto if name not in summary.rto]):
-        yield Finding(
-            name="untested",
-            finding=f"no drill of this run tests {', '.join(left)}",
-            evidence={"failures": len(plan.rto), "tested": len(summary.rto)},
-            action="run all drills, or write one for it in config/drills/",
-        )
+        finding = f"how old data is answered was not tried: {summary.audit.unplanted}"
+        yield _finding("unplanted", finding, series=len(summary.series))
 
 
 def _undetected(summary: RecoverySummary) -> Iterator[Finding]:
-    seen = [one for one in summary.timed if one.clocks and one.trial.may_report and not one.invalid and one.clocks.first_bad_s is not None]
-    silent = [one.trial.drill for one in seen if one.clocks and one.clocks.detect_s is None]
-    if silent:
-        yield Finding(
-            name="undetected",
-            finding=f"the target itself never reported {', '.join(dict.fromkeys(silent))}, although probes saw it",
-            evidence={"silent_trials": len(silent), "seen_trials": len(seen)},
-            action="make the health check report these failures, so that alerts fire before users notice",
-        )
+    seen = [(one.trial, one.valid) for one in summary.timed if one.valid and one.trial.may_report and one.valid.first_bad_s is not None]
+    if silent := [trial.drill for trial, clocks in seen if clocks.detect_s is None]:
+        finding = f"the target itself never reported {', '.join(dict.fromkeys(silent))}, although probes saw it"
+        yield _finding("undetected", finding, silent_trials=len(silent), seen_trials=len(seen))

@@ -1,26 +1,42 @@
-"""Tables of a recovery run for the notebook, as pandas frames. Every figure in them comes from the summary."""
+"""Tables of a recovery run, as pandas frames for the notebook and as Markdown for the document of the plan. They judge nothing."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
+from typing import Any
 
 import pandas as pd
 
-from tapecheck.recovery import document
+from tapecheck.config import Model
 from tapecheck.recovery.analysis import RecoverySummary
-from tapecheck.recovery.contradictions import Contradiction
+from tapecheck.recovery.contradictions import Contradiction, refill_floor_s
 from tapecheck.recovery.experiment import Drill
-from tapecheck.recovery.history import PastTrial
-from tapecheck.recovery.objectives import RecoveryPlan
-from tapecheck.recovery.timeline import Timed
+from tapecheck.recovery.objectives import OTHERS, Action, AgeClass, Clock, RecoveryPlan, spelled
+from tapecheck.recovery.timeline import PastTrial, Timed
 from tapecheck.validation import checks as checks
 from tapecheck.validation import findings as findings
 from tapecheck.verdict import number, written
 
 OLDEST = 10  # series that are shown
+ACTIONS: Mapping[Action, str] = {
+    "plain": "returned as it is",
+    "warning": "returned with a warning",
+    "warning_and_alert": "returned with a warning, and an alert raised",
+    "not_found_and_trigger": "404, and enrichment triggered",
+}
+CLOCKS: Mapping[Clock, str] = {
+    "degraded": "until it answers again, if only from its fallback",
+    "full": "until all of it works as before",
+}
+ALERTS = {
+    "no_successful_backfill": "no backfill has succeeded for {}",
+    "failed_symbols": "more than {} of the symbols failed in one run",
+    "missing_features": "more than {} of the symbols have no features",
+    "stale_features": "more than {} of the features are stale",
+}
 
 
-def _frame(rows: Sequence[Mapping[str, object]], nothing: str, columns: int = 1) -> pd.DataFrame:
+def _frame(rows: Sequence[Mapping[str, object]], nothing: str = "", columns: int = 1) -> pd.DataFrame:
     """Return rows as a frame, with their first columns to name them; without rows, `nothing` says why."""
     names = list(rows[0])[:columns] if rows else ["nothing"]
     return pd.DataFrame(rows or [{"nothing": nothing}]).set_index(names)
@@ -30,23 +46,73 @@ def _frame(rows: Sequence[Mapping[str, object]], nothing: str, columns: int = 1)
 
 
 def staleness(plan: RecoveryPlan) -> pd.DataFrame:
-    """Return one row a class of ages."""
-    return _frame(document.staleness(plan), "")
+    """Return one row a class of ages, the youngest first."""
+    return _frame(
+        [
+            {
+                "class": name,
+                "age": f"[{spelled(from_s) if from_s else 0}, {'∞' if math.isinf(below_s) else spelled(below_s)})",
+                "in words": _between(from_s, below_s),
+                "an answer is": ACTIONS[plan.staleness.action(name)],
+            }
+            for name, from_s, below_s in _classes(plan)
+        ]
+    )
+
+
+def _classes(plan: RecoveryPlan) -> Iterator[tuple[AgeClass, float, float]]:
+    """Yield the classes with where each begins, and ends."""
+    from_s = 0.0
+    for name, below_s in plan.staleness.ends_s.items():
+        yield name, from_s, below_s
+        from_s = below_s
+
+
+def _between(from_s: float, below_s: float) -> str:
+    if math.isinf(below_s):
+        return f"{spelled(from_s)} or more, or never there"
+    return f"from {spelled(from_s)} to less than {spelled(below_s)}" if from_s else f"less than {spelled(below_s)}"
 
 
 def rto(plan: RecoveryPlan) -> pd.DataFrame:
-    """Return one row a failure."""
-    return _frame(document.rto(plan), "")
+    """Return one row a failure: within what time, by which clock, and how."""
+    return _frame(
+        [
+            {
+                "failure": name,
+                "within": spelled(one.objective_s),
+                "clock": f"{one.clock}: {CLOCKS[one.clock]}",
+                "procedure": one.procedure,
+                "fallback": one.fallback,
+            }
+            for name, one in plan.rto.items()
+        ]
+    )
 
 
 def rpo(plan: RecoveryPlan) -> pd.DataFrame:
-    """Return one row a tier."""
-    return _frame(document.rpo(plan), "")
+    """Return one row a tier: how old, how often refreshed, and how much of it may be lost."""
+    return _frame(
+        [
+            {
+                "tier": name,
+                "symbols": "all others" if tier.symbols == OTHERS else " ".join(tier.symbols),
+                "age at most": spelled(tier.max_age_s),
+                "refreshed every": spelled(tier.refresh_s),
+                "may be lost": f"bars of {spelled(60 * tier.max_lost_minutes)}" if tier.max_lost_minutes else "no acknowledged bar",
+            }
+            for name, tier in plan.rpo.items()
+        ]
+    )
 
 
 def contradictions(found: Sequence[Contradiction]) -> pd.DataFrame:
-    """Return one row a contradiction, or one that says that there is none."""
-    return _frame(document.contradictions(found), "no rule finds any")
+    """Return one row a contradiction, with the plan's explanation or what to change, or one that says that there is none."""
+    rows = [
+        {"rule": one.rule, "where": one.where, "finding": one.finding, "explained": one.explained or f"NOT EXPLAINED: {one.change}"}
+        for one in found
+    ]
+    return _frame(rows, "no rule finds any")
 
 
 def plan(drills: Sequence[Drill], trials: int) -> pd.DataFrame:
@@ -65,6 +131,83 @@ def plan(drills: Sequence[Drill], trials: int) -> pd.DataFrame:
     return _frame(rows, "nothing is broken")
 
 
+# ---- the plan, written out ----
+
+
+def document(plan: RecoveryPlan, found: Sequence[Contradiction]) -> str:
+    """Return the whole plan as Markdown, one sentence a line, with what `contradictions.find` finds in it."""
+    share = plan.trials.proven_share
+    proven = "A pass says that every trial met its objective, and no more."
+    if share is not None:
+        proven = f"A pass proves, with 95 % confidence, that at least {_percent(share)} of all recoveries meet the objective."
+    refill = {"setting": "a refill of everything takes at least", "value": spelled(round(refill_floor_s(plan)))}
+    sections = {
+        "Age of data": ["An interval holds its beginning and not its end.", staleness(plan)],
+        "Recovery time (RTO)": ["The clocks run from the failure.", rto(plan)],
+        "Age and loss by tier (RPO)": [rpo(plan)],
+        "Alerts": [_frame(_alerts(plan))],
+        "Scheduler": [_frame(_settings(plan.scheduler))],
+        "Cache": [_frame(_settings(plan.cache))],
+        "Backfill": [_frame([*_settings(plan.backfill), refill])],
+        "Drills": [proven, _frame([*_settings(plan.trials), *_settings(plan.prober)])],
+        "Further objectives": [_frame([{"objective": f"`{text}`"} for text in plan.objectives]) if plan.objectives else "None."],
+        "Contradictions": [contradictions(found) if found else "No rule finds any."],
+    }
+    parts = [one for title, content in sections.items() for one in (f"## {title}", *content)]
+    texts = [one if isinstance(one, str) else _table(one) for one in parts]
+    return "\n\n".join(["# Objectives of recovery, age and loss", *texts]) + "\n"
+
+
+def _table(frame: pd.DataFrame) -> str:
+    """Return a frame as a table of Markdown, each text within its cell."""
+    whole = frame.reset_index()
+    rows = [[" ".join(text.split()).replace("|", "\\|") for text in row] for row in whole.to_numpy()]
+    return "\n".join(f"| {' | '.join(line)} |" for line in [list(whole), ["---"] * whole.shape[1], *rows])
+
+
+def _alerts(plan: RecoveryPlan) -> list[dict[str, str]]:
+    rules = {name: getattr(plan.alerts, name) for name in ALERTS}
+    limits = {name: spelled(one.after_s) if name == "no_successful_backfill" else _percent(one.above_share) for name, one in rules.items()}
+    return [{"alert": name, "raised when": ALERTS[name].format(limits[name]), "severity": one.severity} for name, one in rules.items()]
+
+
+def _settings(model: Model) -> list[dict[str, str]]:
+    """Return one row a key of the plan, those within another by their path, as people read them."""
+    rows = []
+    for name, value in model:
+        if isinstance(value, Model):
+            rows += [{"setting": f"{name.replace('_', ' ')}: {row['setting']}", "value": row["value"]} for row in _settings(value)]
+        else:
+            rows.append({"setting": name.removesuffix("_s").replace("_", " "), "value": _value(name, value)})
+    return rows
+
+
+def _value(name: str, value: Any) -> str:
+    if isinstance(value, tuple):
+        return ", ".join(_value(name, one) for one in value)
+    if isinstance(value, int | float):
+        return _percent(value) if name.endswith("_share") else spelled(value) if name.endswith("_s") else f"{value:,.10g}"
+    return "none" if value is None else str(value)
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:g} %"
+
+
+def definition(plan: RecoveryPlan) -> dict[str, Any]:
+    """Return the plan as plain JSON data for result.json, each class of ages with where it begins and ends."""
+    classes = {
+        name: {
+            "from_s": from_s,
+            "below_s": None if math.isinf(below_s) else below_s,
+            "action": plan.staleness.action(name),
+            "in_words": _between(from_s, below_s),
+        }
+        for name, from_s, below_s in _classes(plan)
+    }
+    return {**plan.model_dump(mode="json"), "staleness": classes}
+
+
 # ---- what the drills found ----
 
 
@@ -74,9 +217,9 @@ def trials(summary: RecoverySummary) -> pd.DataFrame:
 
 
 def _trial(one: Timed) -> dict[str, str | int]:
-    clocks, trial = one.clocks, one.trial
+    clocks, trial = one.valid, one.trial
     row: dict[str, str | int] = {"drill": trial.drill, "trial": trial.trial}
-    if clocks is None or one.invalid:
+    if clocks is None:
         return {**row, "note": f"invalid: {one.invalid}"}
     undetected = "no view could report it" if trial.may_report is False else "never"
     late = f"not within {number(clocks.watched_s)}"
@@ -117,11 +260,10 @@ def _worst(value_s: float | None) -> str:
 
 def ages(summary: RecoverySummary) -> pd.DataFrame:
     """Return the oldest series, with the ages by API and database."""
-    series = [one for one in summary.series if not one.planted]
-    oldest = sorted(series, key=lambda one: -math.inf if one.reported_s is None else -one.reported_s)[:OLDEST]
+    oldest = sorted(summary.as_found, key=lambda one: -math.inf if one.reported_s is None else -one.reported_s)[:OLDEST]
     rows = [
         {
-            "series": f"{one.symbol} {one.timeframe}",
+            "series": str(one),
             "tier": one.tier or "none",
             "age by the API (min)": "none" if one.reported_s is None else number(one.reported_s / 60),
             "age by its database (min)": "" if one.database_s is None else number(one.database_s / 60),
@@ -135,19 +277,20 @@ def ages(summary: RecoverySummary) -> pd.DataFrame:
 
 def answers(summary: RecoverySummary) -> pd.DataFrame:
     """Return one row a class and action: how many series were asked for, and how many answered as they must."""
-    asked = [one for one in summary.series if one.seen is not None]
-    rows = []
-    for state, expected, planted in dict.fromkeys((one.state, one.expected, one.planted) for one in asked):
-        own = [one for one in asked if (one.state, one.expected, one.planted) == (state, expected, planted)]
-        rows.append(
-            {
-                "class": state,
-                "must be": expected.replace("_", " "),
-                "age": "planted for this audit" if planted else "as it was",
-                "asked": len(own),
-                "as they must": sum(not one.wrong_answer for one in own),
-            }
-        )
+    asked: dict[tuple[str, str, bool], list[bool]] = {}
+    for one in summary.series:
+        if one.seen is not None:
+            asked.setdefault((one.state, one.expected, one.planted), []).append(not one.wrong_answer)
+    rows = [
+        {
+            "class": state,
+            "must be": expected.replace("_", " "),
+            "age": "planted for this audit" if planted else "as it was",
+            "asked": len(right),
+            "as they must": sum(right),
+        }
+        for (state, expected, planted), right in asked.items()
+    ]
     return _frame(rows, "nothing was asked")
 
 
@@ -178,4 +321,4 @@ def history(past: Sequence[PastTrial], plan: RecoveryPlan, now: datetime) -> pd.
         own = [one.at for one in past if one.failure == name]
         days = f"{max(0.0, (now - max(own)).total_seconds() / 86400):.1f}" if own else "never"
         rows.append({"failure": name, "trials ever": len(own), "days since last measured": days})
-    return _frame(rows, "")
+    return _frame(rows)

@@ -2,11 +2,11 @@
 
 An age that is planted is put back, unless this process is killed meanwhile.
 """
-# ruff: noqa: S608 - what is put into statements is the schema's name, a constant of ours
 
 import contextlib
 import datetime as dt
 import itertools
+import logging
 import random
 import signal
 import threading
@@ -17,27 +17,28 @@ from types import FrameType
 import psycopg
 from pydantic import TypeAdapter, ValidationError
 
-from tapecheck.errors import MeasurementError, TapecheckError, TargetError
+from tapecheck import database
+from tapecheck.errors import MeasurementError, TapecheckError, TargetError, first_line
 from tapecheck.http import Answer, Client
-from tapecheck.recovery import ages, stored
+from tapecheck.recovery import ages
 from tapecheck.recovery.objectives import AgeClass, RecoveryPlan
-from tapecheck.recovery.recording import Audit, Key, Look, NotFound, PlantedAge, Reply, SchedulerHealth, Served, Status
-from tapecheck.recovery.stored import SCHEMA, read_if_there
+from tapecheck.recovery.recording import Audit, Look, PlantedAge, Reply, Row, Stored
 from tapecheck.target.file import Target
 from tapecheck.target.loopback import check_database
+from tapecheck.target.mapping import AGES, MAKE_OLD, PUT_BACK, REFRESHED_AT, Key, NotFound, SchedulerHealth, Served, Status
 
 STATUS, SCHEDULER, FEATURES = "status", "scheduler", "features"  # the requests of a target file
 _BODY: TypeAdapter[dict[str, object]] = TypeAdapter(dict[str, object])
 
+log = logging.getLogger(__name__)
 
-def unusual_limits(low: int, high: int) -> Iterator[int]:
+
+def _unusual(low: int, high: int) -> Iterator[int]:
     """Return limits that nobody asks for, each once in a long time, so that no cached answer fits."""
-    limits = [limit for limit in range(low, high) if limit % 10]
-    random.shuffle(limits)
-    return itertools.cycle(limits)
+    return itertools.cycle(random.sample([limit for limit in range(low, high) if limit % 10], (high - low) // 2))
 
 
-_LIMITS = unusual_limits(3, 400)
+_LIMITS, _PLANTED_LIMITS = _unusual(3, 400), _unusual(401, 1000)  # apart, since the target may have kept answers
 
 
 def audit(plan: RecoveryPlan, target: Target, database_url: str | None = None) -> Audit:
@@ -48,17 +49,9 @@ def audit(plan: RecoveryPlan, target: Target, database_url: str | None = None) -
     Args:
         plan: the symbols that its tiers name are asked for even where nothing is listed of them.
         target: opened; `status` is asked, `scheduler` and `features` where the target file names them.
-        database_url: the target's own database, with the tables of `tapecheck.recovery.stored`.
-
-    Raises:
-        ConfigError: something lies beyond this machine without `allow_remote`, or a request is not named.
-        TargetDown: the target does not answer.
-        TargetError: its status is no status.
+        database_url: the target's own database, with the tables of a backfill.
     """
-    if database_url is not None:
-        check_database(target, database_url)
-    with Client(target) as client:
-        check(client)
+    with _client(target, database_url) as client:
         first = look(client, database_url)
         replies = ask(client, ages.keys(plan, first), next(_LIMITS)) if client.knows(FEATURES) else []
         second = look(client, database_url)
@@ -74,24 +67,21 @@ def audit(plan: RecoveryPlan, target: Target, database_url: str | None = None) -
     )
 
 
-def check(client: Client) -> None:
-    """Refuse a target whose requests cannot be made, before anything is sent.
-
-    Raises:
-        ConfigError: it names no `status`, or a request needs names that an audit does not know.
-    """
-    client.check(STATUS, {})
-    for name, given in ((SCHEDULER, {}), (FEATURES, _values(("", ""), 1))):
-        if client.knows(name):
-            client.check(name, given)
+@contextlib.contextmanager
+def _client(target: Target, database_url: str | None) -> Iterator[Client]:
+    """Open a target whose database may be asked and whose requests can be made; refuse it otherwise, before anything is sent."""
+    if database_url is not None:
+        check_database(target, database_url)
+    with Client(target) as client:
+        client.check(STATUS, {})
+        for name, given in ((SCHEDULER, {}), (FEATURES, _values(("", ""), 1))):
+            if client.knows(name):
+                client.check(name, given)
+        yield client
 
 
 def look(client: Client, database_url: str | None) -> Look:
-    """Ask for the status, and read the database just before and after it.
-
-    Raises:
-        TargetError: it does not answer, or with something else, or lists a series twice.
-    """
+    """Ask for the status, and read the database just before and after it."""
     before = read_if_there(database_url)
     answer, status = client.read(STATUS, Status)
     after = read_if_there(database_url) if before is not None else None
@@ -102,11 +92,7 @@ def look(client: Client, database_url: str | None) -> Look:
 
 
 def ask(client: Client, keys: Sequence[Key], limit: int) -> list[Reply]:
-    """Ask for each series, and return how it was answered.
-
-    Raises:
-        ConfigError: the target file names no `features`, or it needs other names.
-    """
+    """Ask for each series, and return how it was answered."""
     answers = client.ask_all(FEATURES, [_values(key, limit) for key in keys])
     return [_reply(client, key, limit, answer) for key, answer in zip(keys, answers, strict=True)]
 
@@ -118,6 +104,12 @@ def _values(key: Key, limit: int) -> dict[str, str | int | float]:
 
 def _reply(client: Client, key: Key, limit: int, answer: Answer) -> Reply:
     served = answer.parsed(Served)
+    triggered, unexpected = False, []
+    with contextlib.suppress(ValidationError):
+        triggered = answer.status == 404 and NotFound.model_validate_json(answer.body).detail.triggered
+    if served:
+        body, expected = _BODY.validate_json(answer.body), client.expected(FEATURES, _values(key, limit))
+        unexpected = [f"{name!r} is {body.get(name)!r}, expected {value!r}" for name, value in expected.items() if body.get(name) != value]
     return Reply(
         symbol=key[0],
         timeframe=key[1],
@@ -127,37 +119,43 @@ def _reply(client: Client, key: Key, limit: int, answer: Answer) -> Reply:
         served=served.model_copy(update={"rows": None}) if served else None,
         is_empty=served is not None and served.is_empty,
         has_features=served is not None and served.has_features,
-        triggered=_triggered(answer),
-        unexpected=_unexpected(client, key, limit, answer) if served else (),
+        triggered=triggered,
+        unexpected=unexpected,
     )
 
 
-def _triggered(answer: Answer) -> bool:
-    try:
-        return answer.status == 404 and NotFound.model_validate_json(answer.body).detail.triggered
-    except ValidationError:
-        return False
+# ---- what the target's own database holds ----
+
+CONNECT_S, STATEMENT_S = 5, 10  # a frozen server accepts nobody
 
 
-def _unexpected(client: Client, key: Key, limit: int, answer: Answer) -> list[str]:
-    """Return in which top-level keys a body differs from what the target file expects."""
+def read_if_there(database_url: str | None) -> Stored | None:
+    """Read every series in one snapshot; None, with the reason in the log, where there is no database to ask."""
+    if database_url is None:
+        return None
     try:
-        body = _BODY.validate_json(answer.body)
-    except ValidationError:
-        return []
-    expected = client.expected(FEATURES, _values(key, limit))
-    return [f"{name!r} is {body.get(name)!r}, expected {value!r}" for name, value in expected.items() if body.get(name) != value]
+        with connect(database_url) as connection:
+            connection.read_only = True
+            found = connection.execute(AGES).fetchall()
+            read_s = time.monotonic()
+    except psycopg.Error as error:
+        log.warning("ages are not checked against the database: %s", first_line(error))
+        return None
+    names = ("symbol", "timeframe", "state", "age_s", "newest", "has_features")
+    return Stored(rows={f"{row[0]} {row[1]}": Row(**dict(zip(names, row, strict=True))) for row in found}, read_s=read_s)
+
+
+def connect(database_url: str) -> psycopg.Connection:
+    """Return a connection, made within `CONNECT_S`, whose statements take at most `STATEMENT_S`."""
+    return database.connect(database_url, statement_timeout=f"{STATEMENT_S}s", connect_timeout=CONNECT_S)
 
 
 # ---- planted ages, for drills only ----
 
 ATTEMPTS = 3  # a refresh may come between planting and looking
 RESTORE_S = 30.0  # so long a database that went away is waited for
-Handler = Callable[[int, FrameType | None], object] | signal.Handlers
 PLANTED: tuple[AgeClass, ...] = ("aging", "stale", "missing")
-
-_PLANTED_LIMITS = unusual_limits(401, 1000)  # apart from those of an audit, whose answers the target may have kept
-_WHERE = "WHERE symbol = %s AND timeframe = %s"
+Handler = Callable[[int, FrameType | None], object] | signal.Handlers
 
 
 def planted_ages(plan: RecoveryPlan, target: Target, database_url: str) -> list[PlantedAge]:
@@ -167,18 +165,14 @@ def planted_ages(plan: RecoveryPlan, target: Target, database_url: str) -> list[
     set back, unless the target has refreshed it meanwhile.
 
     Raises:
-        ConfigError: as `audit`.
-        TargetError: the target does not answer, or not with a status.
         MeasurementError: there is no series to plant in, or no database to ask.
         TapecheckError: the age could not be put back; the message says how to do that by hand.
     """
-    check_database(target, database_url)
-    with Client(target) as client:
-        check(client)
+    with _client(target, database_url) as client:
         if not client.knows(FEATURES):
             raise MeasurementError(f"no age can be planted: the target file names no request `{FEATURES}`")
         key = _lowest(plan, look(client, database_url))
-        with _interruptible(), restored(database_url, key):
+        with _handling({signal.SIGTERM: signal.default_int_handler}), restored(database_url, key):  # ended as by Ctrl-C: undone first
             return [_planted(plan, client, database_url, key, state) for state in PLANTED]
 
 
@@ -196,14 +190,15 @@ def _lowest(plan: RecoveryPlan, one: Look) -> Key:
 
 def age_within(plan: RecoveryPlan, state: AgeClass) -> float:
     """Return an age in the middle of a class; of what is missing, half as old again as it must be."""
-    fresh_s, aging_s, stale_s = (younger.below_s for younger in (plan.staleness.fresh, plan.staleness.aging, plan.staleness.stale))
-    return {"fresh": fresh_s / 2, "aging": (fresh_s + aging_s) / 2, "stale": (aging_s + stale_s) / 2, "missing": 1.5 * stale_s}[state]
+    edges_s = [0.0, *list(plan.staleness.ends_s.values())[:-1]]
+    at = list(plan.staleness.ends_s).index(state)
+    return (edges_s[at] + edges_s[at + 1]) / 2 if at + 1 < len(edges_s) else 1.5 * edges_s[-1]
 
 
 def _planted(plan: RecoveryPlan, client: Client, database_url: str, key: Key, state: AgeClass) -> PlantedAge:
     age_s = age_within(plan, state)
     for _ in range(ATTEMPTS):
-        _plant(database_url, key, age_s)
+        plant(database_url, key, age_s)
         first = look(client, database_url)
         if first.stored and plan.staleness.classify(first.stored[-1].age_s(key, first.done_s)) == state:
             break
@@ -212,92 +207,60 @@ def _planted(plan: RecoveryPlan, client: Client, database_url: str, key: Key, st
     return PlantedAge(age_s=age_s, looks=(first.of(key), second.of(key)), reply=reply)
 
 
-def _plant(database_url: str, key: Key, age_s: float) -> None:
-    statement = f"UPDATE {SCHEMA}.checkpoints SET refreshed_at = clock_timestamp() - make_interval(secs => %s) {_WHERE}"
+@contextlib.contextmanager
+def _changing(key: Key) -> Iterator[None]:
     try:
-        with stored.connect(database_url) as connection:
-            connection.execute(statement, (age_s, *key))
+        yield
     except psycopg.Error as error:
-        raise MeasurementError(f"no age could be planted for {' '.join(key)}: {stored.reason(error)}") from None
+        raise MeasurementError(f"no age can be planted for {' '.join(key)}: {first_line(error)}") from None
 
 
-# ---- putting it back ----
+def plant(database_url: str, key: Key, age_s: float) -> None:
+    """Make a series so old in the database."""
+    with _changing(key), connect(database_url) as connection:
+        connection.execute(MAKE_OLD, (age_s, *key))
 
 
 @contextlib.contextmanager
 def restored(database_url: str, key: Key) -> Iterator[None]:
-    """Set a series' time of refresh back to what it is now when the context ends, unless it has become newer.
-
-    Raises:
-        MeasurementError: the series cannot be read to begin with.
-        TapecheckError: it could not be set back.
-    """
-    original = _original(database_url, key)
+    """Set a series' time of refresh back to what it is now when the context ends, unless it has become newer."""
+    with _changing(key):
+        original = _refreshed_at(database_url, key)
+    if original is None:
+        raise MeasurementError(f"no age can be planted for {' '.join(key)}: it was never refreshed")
     try:
         yield
     finally:
-        with _undisturbed():
+        with _handling({signal.SIGINT: signal.SIG_IGN, signal.SIGTERM: signal.SIG_IGN}):  # a second Ctrl-C does not break it
             restore(database_url, key, original)
 
 
-def _original(database_url: str, key: Key) -> dt.datetime:
-    try:
-        found = _refreshed_at(database_url, key)
-    except psycopg.Error as error:
-        raise MeasurementError(f"no age can be planted for {' '.join(key)}: {stored.reason(error)}") from None
-    if found is None:
-        raise MeasurementError(f"no age can be planted for {' '.join(key)}: it was never refreshed")
-    return found
-
-
 def restore(database_url: str, key: Key, original: dt.datetime, *, within_s: float = RESTORE_S) -> None:
-    """Set a time of refresh back, see that it is, and wait for a database that is away.
-
-    Raises:
-        TapecheckError: it could not be done; the message holds the statement that does it.
-    """
+    """Set a time of refresh back, see that it is, and wait for a database that is away; an error holds the statement that does it."""
     until_s, why = time.monotonic() + within_s, "the row is gone"
     while True:
         try:
-            with stored.connect(database_url) as connection:
-                connection.execute(f"UPDATE {SCHEMA}.checkpoints SET refreshed_at = GREATEST(refreshed_at, %s) {_WHERE}", (original, *key))
+            with connect(database_url) as connection:
+                connection.execute(PUT_BACK, (original, *key))
             found = _refreshed_at(database_url, key)
             if found is not None and found >= original:
                 return
         except psycopg.Error as error:
-            why = stored.reason(error)
+            why = first_line(error)
         if time.monotonic() > until_s:
-            raise TapecheckError(f"the age of {' '.join(key)} could not be put back ({why}); {_by_hand(key, original)}")
+            by_hand = PUT_BACK % tuple(map(repr, (original.isoformat(), *key)))
+            raise TapecheckError(f"the age of {' '.join(key)} could not be put back ({why}); in the target's database run: {by_hand};")
         time.sleep(0.2)
 
 
-def _by_hand(key: Key, original: dt.datetime) -> str:
-    statement = f"UPDATE {SCHEMA}.checkpoints SET refreshed_at = GREATEST(refreshed_at, '{original.isoformat()}')"
-    return f"in the target's database run: {statement} WHERE symbol = '{key[0]}' AND timeframe = '{key[1]}';"
-
-
 def _refreshed_at(database_url: str, key: Key) -> dt.datetime | None:
-    with stored.connect(database_url) as connection:
-        row = connection.execute(f"SELECT refreshed_at FROM {SCHEMA}.checkpoints {_WHERE}", key).fetchone()
+    with connect(database_url) as connection:
+        row = connection.execute(REFRESHED_AT, key).fetchone()
     return row[0] if row else None
 
 
 @contextlib.contextmanager
-def _interruptible() -> Iterator[None]:
-    """Let SIGTERM end what is done here as Ctrl-C does, by an exception, so that it is undone first."""
-    with _handled({signal.SIGTERM: signal.default_int_handler}):
-        yield
-
-
-@contextlib.contextmanager
-def _undisturbed() -> Iterator[None]:
-    """Let a second Ctrl-C not break what undoes the first."""
-    with _handled({signal.SIGINT: signal.SIG_IGN, signal.SIGTERM: signal.SIG_IGN}):
-        yield
-
-
-@contextlib.contextmanager
-def _handled(handlers: Mapping[signal.Signals, Handler]) -> Iterator[None]:
+def _handling(handlers: Mapping[signal.Signals, Handler]) -> Iterator[None]:
     """Handle signals otherwise while the context lasts; only the main thread may, and only it gets them."""
     if threading.current_thread() is not threading.main_thread():
         yield

@@ -1,6 +1,7 @@
 """The objectives of recovery and loss, as config/rto_rpo.yaml states them. It measures nothing and finds no contradictions."""
 
 import datetime as dt
+import math
 from typing import Annotated, Literal, Self
 
 from pydantic import AfterValidator, AliasChoices, Field, StringConstraints, model_validator
@@ -13,13 +14,7 @@ Action = Literal["plain", "warning", "warning_and_alert", "not_found_and_trigger
 TOLERANCE_S = 5.0  # clocks of two machines, and an answer kept for seconds, differ so; of the narrowest class, an hour, it is 0.14 %
 Clock = Literal["degraded", "full"]
 OTHERS = "others"  # in place of a tier's symbols: every symbol that no other tier names
-METRICS = (
-    "false_ages",
-    "wrong_answers",
-    "unrecoverable_bars",
-    "gone_bars",
-    "alerts",
-)  # of further objectives, beside those that `rto` and `rpo` imply
+METRICS = ("false_ages", "wrong_answers", "unrecoverable_bars", "gone_bars", "alerts")  # beside those that `rto` and `rpo` imply
 
 Seconds = Annotated[float, Field(gt=0, le=31_536_000)]
 Share = Annotated[float, Field(gt=0, lt=1)]
@@ -33,17 +28,16 @@ def _objective(text: str) -> str:
     return text
 
 
-class Younger(Model):
-    """A class of ages: from where the class before it ends up to, but not including, `below_s`; what an answer of it must do."""
+class Oldest(Model):
+    """The class of all that is older than the others, and of what never was there: what an answer of it must do."""
+
+    action: Action
+
+
+class Younger(Oldest):
+    """A class of ages: from where the class before it ends up to, but not including, `below_s`."""
 
     below_s: Seconds
-    action: Action
-
-
-class Oldest(Model):
-    """The class of all that is older, and of what never was there."""
-
-    action: Action
 
 
 class Staleness(Model):
@@ -54,19 +48,20 @@ class Staleness(Model):
     stale: Younger
     missing: Oldest
 
+    @property
+    def ends_s(self) -> dict[AgeClass, float]:
+        """Where each class ends, the youngest first; the last one has no end."""
+        return {"fresh": self.fresh.below_s, "aging": self.aging.below_s, "stale": self.stale.below_s, "missing": math.inf}
+
     def classify(self, age_s: float | None) -> AgeClass:
         """Return the class of an age; None is the age of what never was there."""
         if age_s is None:
             return "missing"
-        if age_s < self.fresh.below_s:
-            return "fresh"
-        if age_s < self.aging.below_s:
-            return "aging"
-        return "stale" if age_s < self.stale.below_s else "missing"
+        return next((name for name, end_s in self.ends_s.items() if age_s < end_s), "missing")
 
     def action(self, name: AgeClass) -> Action:
         """Return what an answer with data of a class must do."""
-        found: Younger | Oldest = getattr(self, name)
+        found: Oldest = getattr(self, name)
         return found.action
 
 
@@ -196,10 +191,7 @@ class Trials(Model):
 
 
 class RecoveryPlan(Model):
-    """All objectives, and how they are tested; `explained` says of each rule that the plan breaks why it does so on purpose.
-
-    `settled`, its name until 0.1, is still read: a plan of before judges a recording as it did.
-    """
+    """All objectives, and how they are tested; `explained` (until 0.1 `settled`) says why the plan breaks a rule on purpose."""
 
     staleness: Staleness
     rto: dict[str, RecoveryObjective] = Field(min_length=1)
@@ -215,8 +207,13 @@ class RecoveryPlan(Model):
 
     def tier_of(self, symbol: str) -> str | None:
         """Return the tier that names a symbol, else the one of all others; None where there is neither."""
-        named = (name for name, tier in self.rpo.items() if tier.symbols != OTHERS and symbol in tier.symbols)
-        return next(named, next((name for name, tier in self.rpo.items() if tier.symbols == OTHERS), None))
+        others = next((name for name, tier in self.rpo.items() if tier.symbols == OTHERS), None)
+        return next((name for name, symbols in self.named.items() if symbol in symbols), others)
+
+    @property
+    def named(self) -> dict[str, tuple[str, ...]]:
+        """The symbols of each tier that names its own."""
+        return {name: tier.symbols for name, tier in self.rpo.items() if isinstance(tier.symbols, tuple)}
 
 
 # ---- durations ----

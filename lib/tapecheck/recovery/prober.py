@@ -11,8 +11,7 @@ import math
 import threading
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from types import TracebackType
+from dataclasses import asdict, dataclass
 from typing import Any, Self
 
 import httpx
@@ -44,8 +43,7 @@ class Prober:
 
     Args:
         base_url: of the target; its `headers` may hold secrets, which are sent and nowhere kept.
-        views: what to ask; their requests are `METHOD /path`, or a SELECT.
-        database_url: for those.
+        views: what to ask; their requests are `METHOD /path`, or a SELECT, for which there is a `database_url`.
         verify: as httpx takes it.
     """
 
@@ -54,7 +52,11 @@ class Prober:
         headers: Sequence[tuple[str, str]] = (), database_url: str | None = None, verify: Any = True,
     ) -> None:  # fmt: skip
         self.views, self._schedule, self._database_url = views, schedule, database_url
-        self._base_url, self._headers, self._verify = base_url, list(headers), verify
+        limits = httpx.Limits(max_connections=None, max_keepalive_connections=20)
+        self._options: dict[str, Any] = {
+            "base_url": base_url, "headers": list(headers), "verify": verify, "limits": limits, "timeout": schedule.timeout_s,
+            "trust_env": False,
+        }  # fmt: skip
         self.probes: list[Probe] = []
         self.died_of: Exception | None = None
         self._waiting: set[tuple[str, int]] = set()  # view and start of what has no answer yet
@@ -65,7 +67,7 @@ class Prober:
         self._thread.start()
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(self, *caught: object) -> None:
         self._stop.set()
         self._thread.join()
 
@@ -100,9 +102,8 @@ class Prober:
     def table(self, drill: str, trial: int) -> pa.Table:
         """Return the probes in the order of their intended starts, by `recording.PROBES`."""
         ordered = sorted(self.probes, key=lambda p: (p.intended_ns, p.view))
-        columns = {name: [getattr(p, name) for p in ordered] for name in Probe.__slots__}
-        columns["serves"] = [self.views[p.view].serves for p in ordered]
-        return pa.table({**columns, "drill": [drill] * len(ordered), "trial": [trial] * len(ordered)}).select(PROBES.names).cast(PROBES)
+        more = {"drill": drill, "trial": trial}
+        return pa.Table.from_pylist([asdict(p) | more | {"serves": self.views[p.view].serves} for p in ordered], PROBES)
 
     def _probe_all(self) -> None:
         """Keep what ended the prober, of which nobody would hear in a thread."""
@@ -112,10 +113,7 @@ class Prober:
             self.died_of = error.exceptions[0] if isinstance(error, ExceptionGroup) else error
 
     async def _run(self) -> None:
-        trusted = {"trust_env": False, "verify": self._verify, "timeout": self._schedule.timeout_s}
-        limits = httpx.Limits(max_connections=None, max_keepalive_connections=20)
-        client = httpx.AsyncClient(base_url=self._base_url, headers=self._headers, limits=limits, **trusted)
-        async with client, asyncio.TaskGroup() as group:
+        async with httpx.AsyncClient(**self._options) as client, asyncio.TaskGroup() as group:
             begun_ns, number = time.monotonic_ns(), 0
             while not self._stop.is_set():
                 intended_ns = begun_ns + int(number * self._schedule.period_s * 1e9)
@@ -129,8 +127,7 @@ class Prober:
         self._waiting.add((name, sent_ns))
         try:
             if view.is_sql:
-                await self._select(view)
-                status = 200
+                status = await self._select(view)
             else:
                 async with asyncio.timeout(self._schedule.timeout_s):
                     status, body = await _get(client, view)
@@ -144,12 +141,13 @@ class Prober:
         self._waiting.discard((name, sent_ns))
         self.probes.append(Probe(name, intended_ns, sent_ns, done_ns, state, reported, status, error))
 
-    async def _select(self, view: View) -> None:
+    async def _select(self, view: View) -> int:
         """Ask the database over a connection of its own, since an old one may hang for reasons of its own."""
         assert self._database_url, "a drill with such a view is refused where no database is named"
         async with opened(self._database_url) as connection:
             with within(connection, self._schedule.timeout_s):
                 await connection.execute(view.request.encode())
+        return 200
 
 
 async def _get(client: httpx.AsyncClient, view: View) -> tuple[int, Any]:

@@ -6,71 +6,78 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Annotated, Any, Literal, Self
+from typing import Any, Literal, Self
 
 import pyarrow as pa
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, FiniteFloat
+import pyarrow.compute as pc
 
 from tapecheck import recording
+from tapecheck.target.mapping import Key, Raised, ReportedSeries, Served, Status
 
 BAD, DEGRADED, FULL = 0, 1, 2  # the state that a probe saw
 MEASURED, INVALID = "measured", "invalid"
 
 _NAME = pa.dictionary(pa.int32(), pa.string())
-PROBES = pa.schema(
-    [
-        pa.field("drill", _NAME),
-        pa.field("trial", pa.int32()),
-        pa.field("view", _NAME),
-        pa.field("serves", pa.bool_(), metadata={"unit": "whether the target serves only when this view does"}),
-        *(pa.field(f"{what}_ns", pa.int64(), metadata={"unit": "ns, monotonic"}) for what in ("intended", "sent", "done")),
-        pa.field("state", pa.int8(), metadata={"unit": "0 bad, 1 degraded, 2 full"}),
-        pa.field("reported", pa.bool_(), metadata={"unit": "whether the answer reports the failure"}),
-        pa.field("status", pa.int16(), metadata={"unit": "HTTP status, 0 without an answer"}),
-        pa.field("error", _NAME),
-    ]
+_NS = pa.int64(), "ns, monotonic"
+
+
+def _schema(columns: Mapping[str, pa.DataType | tuple[pa.DataType, str]]) -> pa.Schema:
+    """Return a schema from each column's type, with its unit where it has one."""
+    split = {name: one if isinstance(one, tuple) else (one, "") for name, one in columns.items()}
+    return pa.schema([pa.field(name, kind, metadata={"unit": unit} if unit else None) for name, (kind, unit) in split.items()])
+
+
+PROBES = _schema(
+    {
+        "drill": _NAME,
+        "trial": pa.int32(),
+        "view": _NAME,
+        "serves": (pa.bool_(), "whether the target serves only when this view does"),
+        "intended_ns": _NS,
+        "sent_ns": _NS,
+        "done_ns": _NS,
+        "state": (pa.int8(), "0 bad, 1 degraded, 2 full"),
+        "reported": (pa.bool_(), "whether the answer reports the failure"),
+        "status": (pa.int16(), "HTTP status, 0 without an answer"),
+        "error": _NAME,
+    }
+)
+BARS = _schema(
+    {
+        "drill": _NAME,
+        "trial": pa.int32(),
+        "symbol": _NAME,
+        "time_ms": (pa.int64(), "Unix milliseconds, start of the bar"),
+        "minutes": pa.float64(),
+        "acked_ns": _NS,
+        "found": pa.bool_(),
+        "refetchable": pa.bool_(),
+    }
 )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Trial:
-    """One drill, done once; times on the monotonic clock of its probes.
+    """One drill, done once; times on the monotonic clock of its probes."""
 
-    Args:
-        drill: the name of its file, without `.yaml`.
-        failure: the key of `rto` whose objective it is about.
-        injected_ns: when the fault began; None where it never did.
-        released_ns: when the drill itself took the fault away, after which the target is on its own; None for faults that it must
-            overcome by itself, such as a kill.
-        state: `measured`, or `invalid` with a reason: what was measured says nothing about the target.
-        steady_before, steady_after, rolled_back: what Chaos Toolkit found of the steady state, and whether every rollback worked.
-        after: what the target reported of how it came back, such as `resumed` and `skipped`.
-        repair: what to do by hand where the rollback did not work.
-        gone_bars: how many bars the target's own tables had before and not after, where that was counted.
-        unrecorded: why loss could not be counted, where it was to be.
-        may_be_unseen: whether the fault can be over before any probe sees it, and says by itself that it happened.
-        may_report: whether the drill watched a view by which the target could have reported the failure; None in recordings that do
-            not say.
-    """
-
-    drill: str
-    failure: str
+    drill: str  # the name of its file, without `.yaml`
+    failure: str  # the key of `rto` whose objective it is about
     trial: int
     began_ns: int
     ended_ns: int
-    injected_ns: int | None = None
-    released_ns: int | None = None
-    state: str = MEASURED
+    injected_ns: int | None = None  # when the fault began; None where it never did
+    released_ns: int | None = None  # when the drill itself took the fault away; None where the target must overcome it
+    state: str = MEASURED  # or invalid, with a reason: what was measured says nothing about the target
     reason: str = ""
-    steady_before: bool = False
+    steady_before: bool = False  # by Chaos Toolkit's hypothesis, as is the next
     steady_after: bool = False
-    rolled_back: bool = False
-    after: Mapping[str, float] = field(default_factory=dict)
-    repair: str = ""
-    gone_bars: int | None = None
-    unrecorded: str = ""
-    may_be_unseen: bool = False
-    may_report: bool | None = None
+    rolled_back: bool = False  # whether every rollback worked
+    after: Mapping[str, float] = field(default_factory=dict)  # what the target reported of how it came back, such as `resumed`
+    repair: str = ""  # what to do by hand where the rollback did not work
+    gone_bars: int | None = None  # how many bars the target's own tables had before and not after, where that was counted
+    unrecorded: str = ""  # why loss could not be counted, where it was to be
+    may_be_unseen: bool = False  # whether the fault can be over before any probe sees it, and says by itself that it happened
+    may_report: bool | None = None  # whether a view was watched by which the target could have reported it; None: not known
 
 
 Fate = Literal["stable", "lost", "never_read", "unknown"]
@@ -78,23 +85,16 @@ Fate = Literal["stable", "lost", "never_read", "unknown"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WrittenBar:
-    """One bar that was written during a drill, or that the target's own tables held before it.
-
-    Args:
-        time_ms: the start of the bar in Unix milliseconds; it is `minutes` long.
-        acked_ns: when the database acknowledged it; None where it never said whether it has it.
-        found: whether the final read found it; None where nothing could be read.
-        refetchable: whether upstream still has a lost bar; None where nobody asked.
-    """
+    """One bar that was written during a drill, or that the target's own tables held before it."""
 
     drill: str
     trial: int
     symbol: str
-    time_ms: int
-    minutes: float
-    acked_ns: int | None
-    found: bool | None = None
-    refetchable: bool | None = None
+    time_ms: int  # its start in Unix milliseconds
+    minutes: float  # how long it is
+    acked_ns: int | None  # when the database acknowledged it; None where it never said whether it has it
+    found: bool | None = None  # by the final read; None where nothing could be read
+    refetchable: bool | None = None  # whether upstream still has a lost bar; None where nobody asked
 
     @property
     def fate(self) -> Fate:
@@ -104,103 +104,6 @@ class WrittenBar:
         if self.found is None:
             return "never_read"
         return "stable" if self.found else "lost"
-
-
-BAR = frozenset({"time", "symbol", "timeframe", "open", "high", "low", "close", "volume", "vwap", "trades"})  # no features, these
-Key = tuple[str, str]  # symbol and timeframe
-
-
-def _utc(moment: dt.datetime) -> dt.datetime:
-    return moment.replace(tzinfo=dt.UTC) if moment.tzinfo is None else moment.astimezone(dt.UTC)
-
-
-Moment = Annotated[dt.datetime, AfterValidator(_utc)]  # UTC where no offset is given
-
-
-# ---- answers of a target, as far as they are read ----
-
-
-class Reported(BaseModel):
-    """Something that a service reports; whatever else it reports is left alone."""
-
-    model_config = ConfigDict(extra="ignore", frozen=True, hide_input_in_errors=True)
-
-
-class ReportedSeries(Reported):
-    """What the status answer reports of one symbol and timeframe; `age_s` is null for what never was there."""
-
-    symbol: str
-    timeframe: str
-    age_s: FiniteFloat | None
-    freshness: str
-    refreshed_at: Moment | None = None
-    newest: Moment | None = None
-    state: str = ""
-
-    @property
-    def key(self) -> Key:
-        """The series."""
-        return self.symbol, self.timeframe
-
-
-class Raised(Reported):
-    """An alert that a service has raised about a series."""
-
-    symbol: str
-    timeframe: str
-    at: Moment | None = None
-    message: str = ""
-
-
-class Status(Reported):
-    """The status answer."""
-
-    series: tuple[ReportedSeries, ...]
-    alerts: tuple[Raised, ...] = ()
-    generated_at: Moment | None = None
-
-
-def _named(failed: Any) -> Any:
-    return dict.fromkeys(failed, "") if isinstance(failed, list) else failed
-
-
-class SchedulerHealth(Reported):
-    """What the scheduler reports of itself; `failed` maps a job, `SYMBOL timeframe`, to its error."""
-
-    last_success_at: Moment | None = None
-    failed: Annotated[dict[str, str | None], BeforeValidator(_named)] = {}
-
-
-class Served(Reported):
-    """An answer with data."""
-
-    warning: str | None = None
-    freshness: str | None = None
-    age_s: FiniteFloat | None = None
-    count: int | None = None
-    rows: tuple[Mapping[str, Any], ...] | None = None
-
-    @property
-    def is_empty(self) -> bool:
-        """Whether it says, or shows, that there is no data in it."""
-        return self.count == 0 if self.count is not None else self.rows == ()
-
-    @property
-    def has_features(self) -> bool:
-        """Whether any row holds a value that is not of the bar itself; without rows to look at, whether there is data."""
-        if self.rows is None:
-            return not self.is_empty
-        return any(value is not None for row in self.rows for name, value in row.items() if name not in BAR)
-
-
-class _Detail(Reported):
-    triggered: bool = False
-
-
-class NotFound(Reported):
-    """The body of a 404."""
-
-    detail: _Detail = Field(default_factory=_Detail)
 
 
 # ---- what an audit of ages records ----
@@ -267,39 +170,33 @@ class Look:
         """Return the alerts of a series, each with how often it is listed."""
         return self._alerts.get(key, Counter())
 
+    def ages_s(self, key: Key) -> list[float]:
+        """Return the ages of a series by the database when the status came: as it was before and after it."""
+        return [age for stored in self.stored if (age := stored.age_s(key, self.done_s)) is not None]
+
     def of(self, key: Key) -> "Look":
         """Return what it shows of one series."""
-        status = Status(
-            series=tuple(one for one in self.status.series if one.key == key),
-            alerts=tuple(self.alerts(key).elements()),
-            generated_at=self.status.generated_at,
-        )
-        name = " ".join(key)
-        stored = [Stored(rows={name: one.rows[name]} if name in one.rows else {}, read_s=one.read_s) for one in self.stored]
-        return Look(sent_s=self.sent_s, done_s=self.done_s, at=self.at, status=status, stored=stored)
+        shown = {"series": [one for one in self.status.series if one.key == key], "alerts": list(self.alerts(key).elements())}
+        stored = [
+            dataclasses.replace(one, rows={name: row for name, row in one.rows.items() if name == " ".join(key)}) for one in self.stored
+        ]
+        return dataclasses.replace(self, status=self.status.model_copy(update=shown), stored=stored)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Reply:
-    """How a series was answered when it was asked for.
-
-    Args:
-        failure: why there is no answer; its status is 0 then.
-        served: the data without its rows, if it was an answer with data.
-        triggered: whether a 404 announces that the data will be fetched.
-        unexpected: in which keys the body differs from what the target file expects.
-    """
+    """How a series was answered when it was asked for."""
 
     symbol: str
     timeframe: str
     done_s: float
     status: int
-    failure: str = ""
-    served: Served | None = None
+    failure: str = ""  # why there is no answer; its status is 0 then
+    served: Served | None = None  # the data without its rows, if it was an answer with data
     is_empty: bool = False
     has_features: bool = False
-    triggered: bool = False
-    unexpected: Sequence[str] = ()
+    triggered: bool = False  # whether a 404 announces that the data will be fetched
+    unexpected: Sequence[str] = ()  # in which keys the body differs from what the target file expects
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -313,24 +210,16 @@ class PlantedAge:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Audit:
-    """What was found of ages: two looks with all series asked for between them, and the ages that were planted afterwards.
-
-    Args:
-        last_success_s: seconds since the last successful backfill as the scheduler reports; None where it reports none.
-        failed_jobs: `SYMBOL timeframe` of each job that the scheduler reports as failed.
-        has_database: whether the target file names a database that the ages could be held against.
-        unplanted: why no age was planted, where one was to be.
-        invalid: why what was found says nothing of the target, and is not here.
-    """
+    """What was found of ages: two looks with all series asked for between them, and the ages that were planted afterwards."""
 
     looks: Sequence[Look] = ()
     replies: Sequence[Reply] = ()
     planted: Sequence[PlantedAge] = ()
-    last_success_s: float | None = None
-    failed_jobs: Sequence[str] = ()
-    has_database: bool = False
-    unplanted: str = ""
-    invalid: str = ""
+    last_success_s: float | None = None  # since the last successful backfill as the scheduler reports; None where it reports none
+    failed_jobs: Sequence[str] = ()  # `SYMBOL timeframe` of each that the scheduler reports as failed
+    has_database: bool = False  # whether the target file names one that the ages could be held against
+    unplanted: str = ""  # why no age was planted, where one was to be
+    invalid: str = ""  # why what was found says nothing of the target, and is not here
 
 
 # ---- the recording ----
@@ -343,20 +232,6 @@ class Context(recording.Context):
     drills: Sequence[str] = ()
     trials: Sequence[Trial] = ()
     audit: Audit | None = None
-
-
-BARS = pa.schema(
-    [
-        pa.field("drill", _NAME),
-        pa.field("trial", pa.int32()),
-        pa.field("symbol", _NAME),
-        pa.field("time_ms", pa.int64(), metadata={"unit": "Unix milliseconds, start of the bar"}),
-        pa.field("minutes", pa.float64()),
-        pa.field("acked_ns", pa.int64(), metadata={"unit": "ns, monotonic"}),
-        pa.field("found", pa.bool_()),
-        pa.field("refetchable", pa.bool_()),
-    ]
-)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -374,10 +249,10 @@ class Recording(recording.Recording[Context]):
         rows = pa.Table.from_pylist([dataclasses.asdict(bar) for bar in bars], BARS)
         return cls(context=context, tables={"probes": probes.cast(PROBES), "bars": rows}, journals=journals)
 
-    @property
-    def probes(self) -> pa.Table:
-        """One row a probe."""
-        return self.tables["probes"]
+    def probes(self, trial: Trial) -> pa.Table:
+        """Return the probes of one trial."""
+        every = self.tables["probes"]
+        return every.filter(pc.and_(pc.equal(every["drill"], trial.drill), pc.equal(every["trial"], trial.trial)))
 
     @cached_property
     def bars(self) -> list[WrittenBar]:

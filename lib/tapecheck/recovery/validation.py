@@ -1,11 +1,13 @@
 """The recovery validation: how long until service is back when something dies, and which data is stale or lost."""
 
+import contextlib
 import dataclasses
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from datetime import datetime
 from pathlib import Path
 from typing import Any, ClassVar
 
-from pydantic import Field
+from pydantic import Field, TypeAdapter
 
 from tapecheck import config, validation
 from tapecheck import recording as recordings
@@ -13,18 +15,22 @@ from tapecheck.errors import ConfigError, Problem
 from tapecheck.recording import MOST_OBJECTS, Table
 from tapecheck.recovery import analysis, contradictions, findings
 from tapecheck.recovery.ages import Alert
-from tapecheck.recovery.analysis import FailureSummary, RecoverySummary, SymbolAge, TierSummary, slowest
+from tapecheck.recovery.analysis import FailureSummary, RecoverySummary, SymbolAge, TierSummary
 from tapecheck.recovery.contradictions import Contradiction
-from tapecheck.recovery.document import definition, document
 from tapecheck.recovery.experiment import ALL, NONE, Drill, chosen
+from tapecheck.recovery.frames import definition, document
 from tapecheck.recovery.objectives import RecoveryPlan
 from tapecheck.recovery.recording import BARS, PROBES, Context, Recording
-from tapecheck.recovery.timeline import Timed
+from tapecheck.recovery.timeline import PastTrial, Timed, time_trial
+from tapecheck.runs import folders
 from tapecheck.runs.results import Finding, Result
 from tapecheck.target.file import Target
 from tapecheck.target.opening import open_target
 from tapecheck.validation import Analysis, Types
 from tapecheck.verdict import written
+
+SHOWN = 500  # newest trials of the history
+FIGURES = ("rto", "freshness", "rpo", "alerts", "contradictions", "false_ages", "wrong_answers")  # of a summary, in result.json
 
 
 class Settings(validation.Settings):
@@ -101,7 +107,7 @@ class Recovery(validation.Validation[RecoveryPlan, Recording, RecoverySummary, S
         if isinstance(drills, str):
             found = chosen(drills)
             if target is not None and target.kind == "external":
-                from tapecheck.recovery.drill_target import check_allowed  # with HTTP client and database driver
+                from tapecheck.recovery.drill import check_allowed  # with HTTP client and database driver
 
                 check_allowed(target, found)
 
@@ -119,8 +125,7 @@ class Recovery(validation.Validation[RecoveryPlan, Recording, RecoverySummary, S
 
     def part(self, found: Analysis[RecoveryPlan, Recording, RecoverySummary]) -> dict[str, Any]:
         """Return the plan as it was, and the figures."""
-        names = ("rto", "freshness", "rpo", "alerts", "contradictions", "false_ages", "wrong_answers")
-        return {"definition": definition(found.plan), **{name: getattr(found.summary, name) for name in names}}
+        return {"definition": definition(found.plan), **{name: getattr(found.summary, name) for name in FIGURES}}
 
     def spans_ns(self, recording: Recording) -> Iterable[tuple[int, int]]:
         """Return when the drills ran."""
@@ -137,11 +142,11 @@ class Recovery(validation.Validation[RecoveryPlan, Recording, RecoverySummary, S
         return {"journals.jsonl": found.recording.journals, "definition.md": document(found.plan, found.summary.contradictions)}
 
 
-def _slowest(timed: Sequence[Timed]) -> str:
-    worst = slowest(timed)
-    if worst is None or worst.clocks is None:
-        return ""
-    return f"Slowest recovery: {written(worst.clocks.recover_s or 0.0)} s ({worst.trial.drill})."
+def _slowest(timed: Iterable[Timed]) -> str:
+    """Say which valid trial took longest to recover in full, of those that did."""
+    done = [(one.valid.recover_s, one.trial.drill) for one in timed if one.valid and one.valid.recover_s]
+    worst_s, drill = max(done, key=lambda pair: pair[0], default=(0.0, ""))
+    return f"Slowest recovery: {written(worst_s)} s ({drill})." if done else ""
 
 
 def _kept(rpo: Mapping[str, TierSummary]) -> str:
@@ -151,3 +156,39 @@ def _kept(rpo: Mapping[str, TierSummary]) -> str:
 
 
 recovery = Recovery()
+
+
+# ---- every drill ever run on a target ----
+
+
+def history(recording: Recording, plan: RecoveryPlan, out: str) -> list[PastTrial]:
+    """Return the valid trials of a recording and of all other runs of its target below an output folder, oldest first.
+
+    Runs that a drill ended are among them: what was measured until then is kept unfinished, and timed by the plan.
+    """
+    known, found = {recording.context.run_id}, list(_past(recording, plan))
+
+    def is_other(run: Result | Context) -> bool:
+        is_new = run.target.name == recording.context.target.name and run.run_id not in known
+        known.add(run.run_id)
+        return is_new
+
+    for run in folders.each(out, ("rto_rpo",)) if out else ():
+        if run.head and run.head.reanalysis_of is None and is_other(run.head):
+            timed = [one for failure in run.result["rto"].values() for one in failure["trials"]]
+            found += _valid(run.head.started_at, TypeAdapter(list[Timed]).validate_python(timed))
+    for folder in (config.outputs(out) / folders.UNFINISHED).glob("rto_rpo-*") if out else ():
+        with contextlib.suppress(ConfigError):  # others are worth showing
+            left = recovery.read(folder)
+            found += _past(left, plan) if is_other(left.context) else ()
+    return sorted(found, key=lambda one: one.at)[-SHOWN:]
+
+
+def _past(recording: Recording, plan: RecoveryPlan) -> Iterator[PastTrial]:
+    return _valid(recording.context.started_at, (time_trial(recording, trial, plan) for trial in recording.context.trials))
+
+
+def _valid(at: datetime, timed: Iterable[Timed]) -> Iterator[PastTrial]:
+    for one in timed:
+        if one.valid and one.valid.recover_s is not None:
+            yield PastTrial(at=at, failure=one.trial.failure, recover_s=one.valid.recover_s)

@@ -9,8 +9,8 @@ import json
 import signal
 import subprocess
 import sys
-from collections.abc import Iterable, Mapping
-from types import TracebackType
+from collections.abc import Iterable, Iterator, Mapping
+from types import SimpleNamespace, TracebackType
 from typing import IO, Any, Self
 
 import psutil
@@ -26,7 +26,7 @@ class Watchdog:
 
     def __enter__(self) -> Self:
         own = psutil.Process()
-        command = [sys.executable, "-m", "tapecheck.recovery.watchdog", *(str(one.pid) for one in (own, *own.parents()))]
+        command = [sys.executable, "-P", "-m", __name__, *(str(one.pid) for one in (own, *own.parents()))]
         null = subprocess.DEVNULL
         self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=null, stderr=null, text=True, start_new_session=True)
         return self
@@ -38,10 +38,10 @@ class Watchdog:
         if self._process.wait() and not isinstance(error, RollbackError):  # which says more
             raise RollbackError(f"A DRILL COULD NOT BE ROLLED BACK, not even by its watchdog. Repair by hand: {self._repair}") from error
 
-    def arm(self, experiment: Mapping[str, Any], repair: str) -> None:
+    def arm(self, experiment: Mapping[str, Any], repair: str, *, allow_remote: bool = False) -> None:
         """Have the experiment rolled back if this process ends without having said that it was; `repair` is what to do if that fails."""
         self._repair = repair
-        self._say(f"arm {json.dumps(experiment)}")
+        self._say(f"arm {json.dumps({'experiment': experiment, 'allow_remote': allow_remote})}")
 
     def disarm(self) -> None:
         """Say that it was rolled back."""
@@ -67,12 +67,43 @@ def roll_back(experiment: Mapping[str, Any]) -> Mapping[str, Any]:
     return journal
 
 
+@contextlib.contextmanager
+def bounded(allow_remote: bool) -> Iterator[None]:
+    """Let Chaos Toolkit's http provider go past no proxy to this machine, and beyond it only where that is allowed; redirects too."""
+    from chaoslib.provider import http
+
+    from tapecheck.target.loopback import host_of, is_loopback
+
+    requests: Any = http.requests
+
+    class Bounded(requests.Session):  # type: ignore[misc]
+        def send(self, request: Any, **options: Any) -> Any:
+            if is_loopback(host_of(request.url)):
+                options["proxies"] = {}
+            elif not allow_remote:
+                why = "beyond this machine, and the target file does not say allow_remote: true"
+                raise requests.exceptions.ConnectionError(f"{host_of(request.url)} is {why}")
+            return super().send(request, **options)
+
+    http.requests = SimpleNamespace(Session=Bounded, adapters=requests.adapters, exceptions=requests.exceptions)
+    try:
+        yield
+    finally:
+        http.requests = requests
+
+
 def worked(run: Mapping[str, Any]) -> bool:
     """Tell whether an activity did what it should; Chaos Toolkit takes any exit code and HTTP status for a success."""
     output = run.get("output")
     status = output.get("status") if isinstance(output, dict) else None
     is_http = run["activity"].get("provider", {}).get("type") == "http"
     return run.get("status") == "succeeded" and (status is None or (200 <= status < 300 if is_http else status == 0))
+
+
+def is_undone(journal: Mapping[str, Any], experiment: Mapping[str, Any]) -> bool:
+    """Tell whether every rollback of an experiment was played and worked."""
+    played = journal.get("rollbacks", [])
+    return len(played) == len(experiment["rollbacks"]) and all(map(worked, played))
 
 
 def keep(lines: IO[str], spared: Iterable[int] = ()) -> int:
@@ -91,8 +122,8 @@ def keep(lines: IO[str], spared: Iterable[int] = ()) -> int:
     from tapecheck.resources import SPARED
 
     SPARED.update(kin)
-    played = roll_back(armed).get("rollbacks", [])
-    return 0 if len(played) == len(armed["rollbacks"]) and all(map(worked, played)) else 1
+    with bounded(armed["allow_remote"]):
+        return 0 if is_undone(roll_back(armed["experiment"]), armed["experiment"]) else 1
 
 
 if __name__ == "__main__":

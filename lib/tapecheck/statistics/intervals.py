@@ -163,8 +163,10 @@ def quantiles_of_sorted(s: Values, p: NDArray[np.float64]) -> NDArray[np.float64
     """Return the p-quantiles of a sorted sample."""
     at = p * (len(s) - 1)
     below = at.astype(np.int64)
-    low = s[below].astype(np.float64)
-    return low + (at - below) * (s[np.minimum(below + 1, len(s) - 1)] - low)
+    low, high = s[below].astype(np.float64), s[np.minimum(below + 1, len(s) - 1)].astype(np.float64)
+    with np.errstate(invalid="ignore"):  # what never ended is infinite
+        found: NDArray[np.float64] = np.where(low == high, low, low + (at - below) * (high - low))
+    return found
 
 
 def ratio_lower_bound(successes: int, n: int, effective: float | None = None) -> float:

@@ -1,4 +1,4 @@
-"""The recorder beside a real PostgreSQL that is killed, frozen or damaged: exactly what was acknowledged and is gone is lost."""
+"""Beside a real PostgreSQL that is killed, frozen or damaged: exactly what was acknowledged and is gone is lost."""
 
 import contextlib
 import json
@@ -15,11 +15,12 @@ import servers
 from recoveries import PLAN, bar
 from servers import Server
 
+from tapecheck.backfill import checkpoints
 from tapecheck.backfill.plan import Endpoints
 from tapecheck.errors import MeasurementError
-from tapecheck.recovery import recorder
+from tapecheck.recovery import loss
 from tapecheck.recovery.analysis import losses_of
-from tapecheck.recovery.recorder import SCHEMA, Recorder, ask_upstream
+from tapecheck.recovery.loss import SCHEMA, Recorder, RowCount, ask_upstream
 from tapecheck.recovery.recording import WrittenBar
 from tapecheck.sandbox import supervision
 from tapecheck.vendor.rate_limit import Retry
@@ -191,7 +192,7 @@ def test_a_connection_that_is_ended_costs_one_answer(database_url: str) -> None:
 
 def test_writing_ends_with_the_last_bar(database_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """When all bars are written none is written again, and each has its fate."""
-    monkeypatch.setattr(recorder, "_NEWEST", recorder._NEWEST.replace("LIMIT %s", "LIMIT least(2, %s)"))
+    monkeypatch.setattr(loss, "NEWEST", loss.NEWEST.replace("LIMIT %s", "LIMIT least(2, %s)"))
     with recording(database_url) as one:
         wait_written(database_url, 2 * 6)
         assert one._writing is not None and one._writing.result(60) is None
@@ -245,7 +246,7 @@ def test_bars_are_real_ones_of_every_tier_and_not_too_many(database_url: str) ->
     for symbol in ("BTC", "AAPL"):
         times_ms = [ack.time_ms for ack in acks if ack.symbol == symbol]
         assert times_ms == sorted(times_ms)
-    assert len(acks) <= recorder.MOST_PER_S * took_s + 1
+    assert len(acks) <= loss.MOST_PER_S * took_s + 1
 
 
 def test_a_drill_that_fails_leaves_no_table(database_url: str) -> None:
@@ -259,9 +260,10 @@ def test_a_drill_that_fails_leaves_no_table(database_url: str) -> None:
 @pytest.mark.parametrize("url", ["postgresql://127.0.0.1:1/x", "postgresql://[hunter2"])
 def test_a_database_that_is_away_before_the_drill_is_said_so(url: str) -> None:
     """Nothing can be measured then; the sentence does not repeat a URL."""
-    with pytest.raises(MeasurementError, match="no bars can be recorded") as caught, recording(url):
-        pass
-    assert "hunter2" not in str(caught.value)
+    for act, said in ((recording(url).__enter__, "no bars can be recorded"), (lambda: loss.row_counts(url), "cannot be counted")):
+        with pytest.raises(MeasurementError, match=said) as caught:
+            act()
+        assert "hunter2" not in str(caught.value)
 
 
 # ---- upstream ----
@@ -289,19 +291,91 @@ def test_only_a_whole_answer_says_that_a_bar_is_gone(
     behaviour: servers.Behaviour, expected: list[bool | None], monkeypatch: pytest.MonkeyPatch
 ) -> None:  # fmt: skip
     """What upstream does not list in a page that can be trusted is gone; no other answer says anything."""
-    monkeypatch.setattr(recorder, "RETRY", Retry(first_s=0.001, cap_s=0.001, budget_s=0.01))
+    monkeypatch.setattr(loss, "RETRY", Retry(first_s=0.001, cap_s=0.001, budget_s=0.01))
     with Server(behaviour) as server:
         asked = ask_upstream([*LOST, bar("AAPL", 10)], server.url, "key")
     assert [one.refetchable for one in asked] == [*expected, None]
 
 
 def test_nothing_is_asked_without_an_upstream_or_a_loss() -> None:
-    """Then nobody knows, and nobody is bothered."""
-    assert ask_upstream(LOST, None, "") == LOST
+    """Then nobody knows, and nobody is bothered; an upstream that is away is given up after the time that was given."""
     stable = [bar("AAPL", 0), bar("AAPL", 5, "unknown"), bar("AAPL", 10, "never_read")]
+    assert ask_upstream(LOST, None, "") == ask_upstream(LOST, "http://127.0.0.1:1", "", within_s=0.3) == LOST
     assert ask_upstream(stable, "http://127.0.0.1:1", "") == stable
 
 
-def test_an_upstream_that_is_away_is_given_up() -> None:
-    """After the time that was given nobody waits any longer."""
-    assert ask_upstream(LOST, "http://127.0.0.1:1", "", within_s=0.3) == LOST
+# ---- row counts of the target's own tables ----
+
+COUNTED = "tapecheck_counts"
+
+
+def held(acknowledged: int, times: range, *, found: int | None = None, since_ms: int = 0) -> RowCount:
+    return RowCount(acknowledged=acknowledged, found=len(times) if found is None else found, since_ms=since_ms, times_ms=frozenset(times))
+
+
+def counts(one: Any) -> dict[tuple[str, str], Any]:
+    return {} if one is None else {("AAPL", "5m"): one}
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "expected"),
+    [
+        (held(5, range(5)), held(5, range(5)), None),
+        (held(5, range(5)), held(8, range(8)), None),
+        (held(5, range(5)), held(8, range(2, 8), since_ms=2, found=8), None),  # the window of named ones has moved on
+        (held(6, range(5)), held(6, range(5)), None),  # it lacked one before
+        (held(5, range(5)), held(5, range(3)), (2, [3, 4])),
+        (held(5, range(5)), held(3, range(3)), (2, [3, 4])),  # the checkpoint is gone with them
+        (held(5, range(5)), held(8, range(5)), (3, [])),
+        (held(5, range(5)), held(8, range(1, 8)), (1, [0])),
+        (held(5, range(5)), held(8, range(1, 9)), (1, [0])),  # the numbers alone would not tell
+        (held(9, range(5, 9), found=9, since_ms=5), held(9, range(5, 9), found=7, since_ms=5), (2, [])),  # too old to be named
+        (held(5, range(5)), None, (5, [0, 1, 2, 3, 4])),
+    ],
+)
+def test_what_went_is_counted_once(before: RowCount, after: RowCount | None, expected: tuple[int, list[int]] | None) -> None:
+    """Rows that were there, and rows that a checkpoint acknowledges in vain; those of the newest days by name."""
+    assert loss.gone(counts(before), counts(after)) == counts(expected)
+
+
+def test_named_bars_become_lost_ones() -> None:
+    """A lost bar of the live tables is counted as one of a recorder is, with the minutes of its timeframe."""
+    bars = loss.as_bars({("AAPL", "4h"): (3, [0, 7]), ("SPY", "1d"): (1, [])}, drill="d", trial=1, acked_ns=9)
+    assert bars == [bar("AAPL", 0, "lost", minutes=240, acked_ns=9), bar("AAPL", 7 / 60_000, "lost", minutes=240, acked_ns=9)]
+
+
+def test_checkpoints_acknowledge_what_is_there(database_url: str) -> None:
+    """In a healthy sandbox every series holds just the rows that its checkpoint says, so that a difference is a loss."""
+    found = loss.row_counts(database_url)
+    assert len(found) == 30
+    assert {key: one.acknowledged - one.found for key, one in found.items() if one.acknowledged != one.found} == {}
+    assert loss.gone(found, found) == {}
+
+
+@pytest.fixture
+def tables(database_url: str) -> Iterator[psycopg.Connection[Any]]:
+    """A copy of the live checkpoints and bars of two series, in a schema of its own."""
+    with psycopg.connect(database_url, autocommit=True) as connection:
+        checkpoints.prepare(database_url, COUNTED, empty=True)
+        for table in ("bars", "checkpoints"):
+            connection.execute(f"INSERT INTO {COUNTED}.{table} SELECT * FROM tapecheck.{table} WHERE symbol = 'BTC' AND timeframe <> '5m'")
+        yield connection
+        connection.execute(f"DROP SCHEMA {COUNTED} CASCADE")
+
+
+def deleted(connection: psycopg.Connection[Any], condition: str) -> set[int]:
+    query = f"DELETE FROM {COUNTED}.bars WHERE timeframe = '1h' AND {condition} RETURNING (extract(epoch FROM time) * 1000)::int8"
+    return {row[0] for row in connection.execute(query).fetchall()}
+
+
+@pytest.mark.parametrize(
+    "condition",
+    ["time = (SELECT max(time) FROM tapecheck_counts.bars WHERE timeframe = '1h')", "extract(hour FROM time) = 7", "true"],
+    ids=["the newest", "one of each day", "all"],
+)
+def test_deleted_rows_are_found(database_url: str, tables: psycopg.Connection[Any], condition: str) -> None:
+    """Exactly the rows of the table that went are gone, and those of the newest days have their times."""
+    before = loss.row_counts(database_url, COUNTED)
+    times_ms = deleted(tables, condition)
+    named = sorted(t for t in times_ms if t >= before["BTC", "1h"].since_ms)
+    assert loss.gone(before, loss.row_counts(database_url, COUNTED)) == {("BTC", "1h"): (len(times_ms), named)} and times_ms
