@@ -37,7 +37,7 @@ def test_chaos_validate_accepts_every_file(path: Path) -> None:
     """Chaos Toolkit's own command line takes what we ship."""
     done = CliRunner().invoke(cli, ["--no-version-check", "--no-log-file", "validate", str(path)])
     assert done.exit_code == 0, done.output
-    assert experiment.problems(path) == []
+    experiment.read(path)
 
 
 def test_every_failure_of_the_plan_has_a_drill_that_takes_its_fault_away() -> None:
@@ -107,7 +107,6 @@ def test_a_mistake_is_named_before_any_fault(tmp_path: Path, change: Callable[[d
         experiment.read(path)
     assert re.search(said, str(caught.value)), caught.value
     assert str(path) in str(caught.value)
-    assert experiment.problems(path) == list(caught.value.problems)
 
 
 def test_drills_are_chosen_by_name_or_path(tmp_path: Path) -> None:

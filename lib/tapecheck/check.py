@@ -42,7 +42,8 @@ def problems(file: Path) -> list[Problem]:
         if kind := plan_kind(file):
             return named(kind).problems(named(kind).read_plan(file), str(file))
         if keys & _EXPERIMENT:
-            return experiment.problems(file)
+            experiment.read(file)
+            return []
         if not keys & {"kind", "requests", "base_url"}:
             allowed = "a target, a plan of load, backfill, recovery or comparison, or a drill; see config/"
             got = f"keys {', '.join(sorted(keys))}" if keys else "no keys"

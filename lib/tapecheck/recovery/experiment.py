@@ -160,15 +160,6 @@ def read(path: str | Path) -> Drill:
     return Drill(name=file.stem, path=file, title=data["title"], experiment=data, watching=watching)
 
 
-def problems(path: str | Path) -> list[Problem]:
-    """Return what is wrong with a drill's file."""
-    try:
-        read(path)
-    except ConfigError as error:
-        return list(error.problems)
-    return []
-
-
 def chosen(names: str) -> list[Drill]:
     """Return the drills that a parameter names: all, none, freshness, or names and paths with commas between."""
     if names in (NONE, AUDIT):
