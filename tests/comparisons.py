@@ -7,18 +7,21 @@ from typing import Any
 import numpy as np
 from backfills import ENVIRONMENT
 
+from tapecheck.compare import analysis
+from tapecheck.compare.analysis import ProofSummary
 from tapecheck.compare.plan import AFTER, ComparePlan, Metric, Proof, Question, Side
-from tapecheck.compare.recording import Baseline, Context, Recording
-from tapecheck.compare.samples import Sample
+from tapecheck.compare.recording import Baseline, Context, Recording, Sample
 from tapecheck.compare.session import order
 from tapecheck.runs.results import Finding, TargetInfo
+from tapecheck.statistics.paired import RESAMPLES
+from tapecheck.verdict import Check
 
 S = 1_000_000_000
 METRIC = Metric(name="duration_s", better="lower", smallest_effect=0.1)
 TARGET = TargetInfo(name="sandbox", kind="sandbox", base_url="http://127.0.0.1:1")
-PROMISED = {"promised_saving_low_ratio": 0.25, "promised_saving_high_ratio": 0.35}  # what the backfill promises to whoever mends it
+EXPECTED = {"promised_saving_low_ratio": 0.25, "promised_saving_high_ratio": 0.35}  # what the backfill expects of a fix
 INSERT_LIMITS = Finding(
-    name="bottleneck_insert", finding="insert takes 80 % of busy time", evidence={"busy_s": 8.0, **PROMISED}, action="store in bulk"
+    name="bottleneck_insert", finding="insert takes 80 % of busy time", evidence={"busy_s": 8.0, **EXPECTED}, action="store in bulk"
 )
 
 
@@ -28,9 +31,14 @@ def proof(**more: Any) -> Proof:
     return Proof.model_validate(base | more)
 
 
-def plan(**proofs: Proof) -> ComparePlan:
-    """Return a plan of some proofs, with four rounds and no warm-up."""
-    return ComparePlan(proofs=proofs or {"bulk_copy": proof()}, rounds=4, warm_up=0)
+def expecting(expect: str) -> list[dict[str, Any]]:
+    """Return the one metric, of which something is expected."""
+    return [METRIC.model_dump() | {"expect": expect}]
+
+
+def plan(rounds: Any = 4, **proofs: Proof) -> ComparePlan:
+    """Return a plan of some proofs, without warm-up."""
+    return ComparePlan(proofs=proofs or {"bulk_copy": proof()}, rounds=rounds, warm_up=0)
 
 
 def times(
@@ -84,13 +92,9 @@ def samples(
 
 
 def recording(
-    found: Sequence[Sample],
-    questions: Mapping[str, Question | Proof] | None = None,
-    *,
-    baselines: Mapping[str, Baseline] | None = None,
-    differs: tuple[str, ...] = (),
+    found: Sequence[Sample], asked: ComparePlan | None = None, *, baselines: Mapping[str, Baseline] | None = None, **context: Any
 ) -> Recording:
-    """Return samples as a session would leave them."""
+    """Return samples as a session of a plan would leave them."""
     return Recording.of(
         samples=found,
         context=Context(
@@ -98,8 +102,25 @@ def recording(
             started_at=dt.datetime(2026, 1, 1, tzinfo=dt.UTC),
             target=TARGET,
             environment=ENVIRONMENT,
-            questions=questions or {"bulk_copy": proof()},
+            variants={name: one.variants for name, one in (asked or plan()).proofs.items()},
             baselines=baselines or {},
-            differs=differs,
+            **context,
         ),
     )
+
+
+def summary(
+    found: Sequence[Sample], questions: Mapping[str, Question] | None = None, baselines: Mapping[str, Baseline] | None = None
+) -> dict[str, ProofSummary]:
+    """Return what samples say of each proof, all rounds looked at once."""
+    return {
+        name: analysis.of_proof(question, [s for s in found if s.proof == name], baseline=(baselines or {}).get(name, Baseline()))
+        for name, question in (questions or {"bulk_copy": proof()}).items()
+    }
+
+
+def checked(found: Sequence[Sample], *, differs: int = 0, resamples: int = RESAMPLES, **question: Any) -> Check:
+    """Return the check of the one metric of a proof."""
+    asked = proof(**question)
+    (check,) = analysis.check({"bulk_copy": analysis.of_proof(asked, found, differs=differs, resamples=resamples)}, {"bulk_copy": asked})
+    return check

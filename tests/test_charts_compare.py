@@ -5,31 +5,39 @@ from collections.abc import Callable, Mapping
 
 import numpy as np
 import pytest
-from comparisons import INSERT_LIMITS, METRIC, proof, recording, samples, times
+from comparisons import INSERT_LIMITS, METRIC, plan, proof, recording, samples, summary, times
 from legible import illegible
 
 from tapecheck import charts
 from tapecheck.charts.figure import Chart
-from tapecheck.compare import analysis
 from tapecheck.compare import samples as spectra
-from tapecheck.compare.plan import AFTER, BEFORE, Metric
-from tapecheck.compare.recording import Baseline, Recording
+from tapecheck.compare.analysis import ProofSummary
+from tapecheck.compare.plan import AFTER, BEFORE, Metric, Proof
+from tapecheck.compare.recording import Baseline, Recording, Sample
+from tapecheck.compare.samples import Requests
 
 NAMES = ("bulk_copy", "concurrency", "derived_timeframes", "connection_reuse", "a_a_test")
-PROMISED = {"what_if": "x", "answers": ["bottleneck_insert"]}
+ANSWERING = {"what_if": "x", "answers": ["bottleneck_insert"]}
 
 LIMITED = Baseline(found=(INSERT_LIMITS,), what_if={"x": 0.5})
+Case = tuple[Recording, dict[str, ProofSummary]]
 
 
-def session() -> Recording:
+def case(found: list[Sample], questions: dict[str, Proof] | None = None) -> Case:
+    """Return a recording and what all its rounds say; what limits a baseline is known where a proof is for it."""
+    asked = questions or {"bulk_copy": proof()}
+    baselines = {name: LIMITED for name, one in asked.items() if one.answers}
+    return recording(found, plan(**asked), baselines=baselines), summary(found, asked, baselines)
+
+
+def session() -> Case:
     """The shipped proofs: three fixes, one of which is worse, one not proven, and a variant beside itself."""
     truths = (0.2, 0.7, 1.6, 0.86, 1.0)
     found = [s for i, (name, truth) in enumerate(zip(NAMES, truths, strict=True)) for s in samples(times(8, truth, seed=i), name=name)]
-    baselines = dict.fromkeys(NAMES[:3], LIMITED)
-    return recording(found, {name: proof(**PROMISED) if name in NAMES[:3] else proof() for name in NAMES}, baselines=baselines)
+    return case(found, {name: proof(**ANSWERING) if name in NAMES[:3] else proof() for name in NAMES})
 
 
-def several() -> Recording:
+def several() -> Case:
     """A proof of three metrics with a name as long as may be, beside one that did not do the same."""
     name = "every_timeframe_of_the_quantitative_features_of_all_symbols_2"
     metrics = [
@@ -40,14 +48,10 @@ def several() -> Recording:
     clocks = {"before": {"fetch_s": 1.0, "records_per_s": 100.0}, "after": {"fetch_s": 0.01, "records_per_s": 300.0}}
     long = samples(times(12, 0.3), name=name, clocks=clocks)
     other = samples(times(12, 0.5), counters={"after": {"records": 1}})
-    return recording(
-        [*long, *other],
-        {name: proof(metrics=[m.model_dump() for m in metrics], **PROMISED), "bulk_copy": proof()},
-        baselines={name: LIMITED},
-    )
+    return case([*long, *other], {name: proof(metrics=[m.model_dump() for m in metrics], **ANSWERING), "bulk_copy": proof()})
 
 
-def asked() -> Recording:
+def asked() -> Case:
     """Five load proofs, one with a name as long as may be, one of a side alone, with few and with many requests."""
     rng = np.random.default_rng(1)
     long = "every_timeframe_of_the_quantitative_features_of_all_symbols_2"
@@ -60,25 +64,25 @@ def asked() -> Recording:
         if (name, side) != ("one_side", AFTER)
     }
     found = [sample for name in names for sample in samples(times(4, 0.4), name=name)]
-    one = recording(found, {name: proof() for name in names})
-    return dataclasses.replace(one, tables={**one.tables, "spectra": spectra.of_rounds(times_ms)})
+    one, said = case(found, {name: proof() for name in names})
+    sent = {key: [Requests(response_ms=each, batches=np.array([len(each)])) for each in rounds] for key, rounds in times_ms.items()}
+    return dataclasses.replace(one, tables={**one.tables, "spectra": spectra.spectra(sent)}), said
 
 
-CASES: Mapping[str, Callable[[], Recording]] = {
+CASES: Mapping[str, Callable[[], Case]] = {
     "the shipped proofs": session,
     "several metrics, one invalid": several,
     "load proofs": asked,
-    "one round": lambda: recording(samples(times(1, 0.5))),
-    "nothing": lambda: recording([]),
-    "all alike": lambda: recording(samples(times(8, 1.0, noise=0.0))),
-    "a hundred rounds": lambda: recording(samples(times(100, 0.9))),
+    "one round": lambda: case(samples(times(1, 0.5))),
+    "nothing": lambda: case([]),
+    "all alike": lambda: case(samples(times(8, 1.0, noise=0.0))),
+    "a hundred rounds": lambda: case(samples(times(100, 0.9))),
 }
 
 
-def figures(found: Recording) -> list[Chart]:
-    summary = analysis.summarize(found)
+def figures(found: Case) -> list[Chart]:
     draw = (charts.compare_ratios, charts.compare_savings, charts.compare_rounds, charts.compare_spectra)
-    return [one(recording=found, summary=summary) for one in draw]
+    return [one(recording=found[0], summary=found[1]) for one in draw]
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -91,10 +95,10 @@ def test_every_word_is_legible(case: str) -> None:
 def test_a_ratio_has_its_interval_smallest_effect_and_noise_floor() -> None:
     """All three in the row of their proof, and the legend says what each is."""
     found = session()
-    summary, (chart, *_) = analysis.summarize(found), figures(found)
+    chart, *_ = figures(found)
     (ax,) = chart.axes
     drawn = {tuple(round(x, 6) for x in line.get_paths()[0].vertices[:, 0]) for line in ax.collections if line.get_paths()}
-    one = summary["bulk_copy"].main
+    one = found[1]["bulk_copy"].main
     assert one.ratio is not None and one.ratio.low is not None and one.ratio.high is not None
     assert (round(one.ratio.low, 6), round(one.ratio.high, 6)) in drawn
     assert (0.9, 0.9) in drawn
@@ -104,11 +108,11 @@ def test_a_ratio_has_its_interval_smallest_effect_and_noise_floor() -> None:
     assert {"improved", "worse", "not proven", "no change", "smallest effect that matters, either way"} <= words
 
 
-def test_the_promise_the_prediction_and_what_was_measured_stand_together() -> None:
+def test_the_expected_saving_the_prediction_and_what_was_measured_stand_together() -> None:
     """In the row of their proof."""
     found = session()
     (ax,) = figures(found)[1].axes
-    (bar, *_) = [patch for patch in ax.patches if patch.get_label() == "promised" or patch.get_height() == pytest.approx(0.2)]
+    (bar, *_) = [patch for patch in ax.patches if patch.get_label() == "expected" or patch.get_height() == pytest.approx(0.2)]
     assert (bar.get_x(), bar.get_x() + bar.get_width()) == (pytest.approx(0.25), pytest.approx(0.35))
     points = {line.get_label(): line.get_xdata()[0] for line in ax.lines}
     assert 0.5 in {float(x) for x in points.values()}
@@ -116,7 +120,7 @@ def test_the_promise_the_prediction_and_what_was_measured_stand_together() -> No
 
 def test_every_round_is_drawn_by_which_side_was_first() -> None:
     """Odd rounds begin with before, even ones with after."""
-    found = recording(samples(times(6, 0.7)))
+    found = case(samples(times(6, 0.7)))
     (ax,) = figures(found)[2].axes
     shown = {line.get_label(): list(line.get_xdata()) for line in ax.lines if " was run first" in str(line.get_label())}
     assert shown == {"before was run first": [1, 3, 5], "after was run first": [2, 4, 6]}
@@ -130,7 +134,7 @@ def test_what_is_invalid_is_shaded() -> None:
 
 def test_the_footer_counts_the_runs_that_are_in_the_figure() -> None:
     """Neither warm-ups nor runs that do not count."""
-    found = recording([*samples([(0, "before", 1.0), (0, "after", 1.0)]), *samples(times(6, 0.7), problems={(2, "after"): "x"})])
+    found = case([*samples([(0, "before", 1.0), (0, "after", 1.0)]), *samples(times(6, 0.7), problems={(2, "after"): "x"})])
     assert all("n = 11 runs" in chart.get_supxlabel() for chart in figures(found))
 
 

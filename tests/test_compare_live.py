@@ -2,9 +2,7 @@
 
 import itertools
 import json
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
@@ -13,13 +11,14 @@ from pydantic import TypeAdapter
 from servers import Server
 
 from tapecheck import config
-from tapecheck.compare import analysis
 from tapecheck.compare.difference import Change
+from tapecheck.compare.plan import ComparePlan
 from tapecheck.compare.recording import Recording
-from tapecheck.compare.validation import asked, compare
+from tapecheck.compare.validation import Proofs, compare
 from tapecheck.errors import ConfigError
 from tapecheck.runs import folders
 from tapecheck.target.opening import SandboxState
+from tapecheck.validation import Analysis
 from tapecheck.verdict import Verdict, exit_code
 
 DATA = config.PROJECT / "tests" / "data"
@@ -40,6 +39,8 @@ proofs:
           fix: {request: features}, metrics: [{name: throughput_rps, better: higher, smallest_effect: 0.1}]}
 """
 
+Found = Analysis[ComparePlan, Recording, Proofs]
+
 USERS = """
 scenarios: {steady_state: {executor: closed, concurrency: 4, duration_s: 1, request: features,
             parameters: {symbol: [AAPL, MSFT], timeframe: [1h], limit: [500]}}}
@@ -48,7 +49,7 @@ generator: {lag_p99_ms: 2000, cpu_ratio: 1}  # how busy this machine is, is not 
 
 
 @pytest.fixture(scope="module")
-def measured(sandbox: SandboxState, tmp_path_factory: pytest.TempPathFactory) -> Recording:
+def analysed(sandbox: SandboxState, tmp_path_factory: pytest.TempPathFactory) -> Found:
     """Every proof of the plan above, measured once."""
     folder = tmp_path_factory.mktemp("compare")
     (folder / "load.yaml").write_text(USERS)
@@ -57,52 +58,46 @@ def measured(sandbox: SandboxState, tmp_path_factory: pytest.TempPathFactory) ->
     settings = compare.settings(
         target="config/targets/sandbox.yaml", plan=str(folder / "plan.yaml"), run="new", out="", profile="full", proofs="all", rounds=0
     )
-    return compare.recording(plan, settings)
-
-
-@pytest.fixture(scope="module")
-def summary(measured: Recording) -> Mapping[str, Any]:
-    """What that says."""
-    return analysis.summarize(measured)
+    return compare.analyse(compare.recording(plan, settings), plan)
 
 
 @pytest.mark.parametrize(
     ("name", "change"),
     [("fewer", Change.IMPROVED), ("same", Change.NO_CHANGE), ("regression", Change.WORSE)],
 )
-def test_what_is_counted_proves_a_change(summary: Mapping[str, Any], name: str, change: Change) -> None:
+def test_what_is_counted_proves_a_change(analysed: Found, name: str, change: Change) -> None:
     """A fix, a variant beside itself and a planted regression; each is the same every round, with equal checksums."""
-    proof = summary[name]
+    proof = analysed.summary[name]
     assert (proof.main.change, proof.invalid, proof.checksums_equal) == (change, None, True)
     assert proof.main.ratio.exact and len(proof.rounds) == 4
 
 
-def test_a_regression_is_a_failed_check(measured: Recording, summary: Mapping[str, Any]) -> None:
+def test_a_regression_is_a_failed_check(analysed: Found) -> None:
     """Where an improvement was expected; what it did is in the reason."""
-    (check,) = [one for one in analysis.check(summary, measured.context.questions) if one.name == "regression"]
-    assert check.verdict == Verdict.FAIL and check.reason.startswith("worse: ")
+    (check,) = [one for one in analysed.checks if one.name == "regression"]
+    assert check.verdict == Verdict.FAIL and check.reason.startswith("worse: statements ")
 
 
-def test_a_variant_that_does_less_is_no_variant(measured: Recording, summary: Mapping[str, Any]) -> None:
+def test_a_variant_that_does_less_is_no_variant(analysed: Found) -> None:
     """It is faster, and that is not compared."""
-    (check,) = [one for one in analysis.check(summary, measured.context.questions) if one.name == "another"]
+    (check,) = [one for one in analysed.checks if one.name == "another"]
     assert check.verdict == Verdict.INVALID
     assert "the checksums of what was stored differ" in check.reason
 
 
-def test_both_sides_of_a_load_proof_were_really_asked(measured: Recording) -> None:
+def test_both_sides_of_a_load_proof_were_really_asked(analysed: Found) -> None:
     """The fastest answer of the cache is faster than the database's by far, and what requests saw is kept of both sides."""
     fastest_ms: dict[tuple[str, str], float] = {}
-    for row in measured.spectra.to_pylist():
+    for row in analysed.recording.spectra.to_pylist():
         key = (row["proof"], row["side"])
         fastest_ms[key] = min(row["value_ms"], fastest_ms.get(key, row["value_ms"]))
     assert fastest_ms.keys() == {("cache", "before"), ("cache", "after")}
     assert fastest_ms["cache", "after"] < 0.8 * fastest_ms["cache", "before"], fastest_ms
 
 
-def test_every_run_kept_its_order(measured: Recording) -> None:
+def test_every_run_kept_its_order(analysed: Found) -> None:
     """Interleaved (ABBA), one at a time."""
-    own = measured.of_proof("fewer")
+    own = [one for one in analysed.recording.samples if one.proof == "fewer"]
     assert [one.side for one in own] == ["before", "after", "after", "before"] * 2
     assert all(a.ended_ns <= b.began_ns for a, b in itertools.pairwise(own))
 
@@ -134,7 +129,7 @@ def test_a_repaired_build_is_measured_beside_the_old_one(tmp_path: Path, monkeyp
         knobs = {"profile": "full", "proofs": "all", "rounds": 0}
         settings = compare.settings(target="old.yaml", plan="builds.yaml", run="new", out="", **knobs)
         recording = compare.recording(compare.plan(settings), settings)
-    proof = analysis.summarize(recording)["repaired"]
+    proof = compare.summarize(recording, compare.plan(settings))["repaired"]
     assert proof.main.before > 50 > 25 > proof.main.after
     by_side = {side: sum(one.counters["requests"] for one in recording.samples if one.side == side) for side in ("before", "after")}
     assert old.seen.requests >= by_side["before"] and repaired.seen.requests >= by_side["after"] > by_side["before"]
@@ -153,7 +148,7 @@ def compared(folder: Path, before: object, after: object) -> None:
         target="config/targets/sandbox.yaml", plan="config/compare.yaml", run="new", out=str(folder / "out"), **given
     )
     todo = compare.plan(settings)
-    asked(todo, settings)
+    compare.asked(todo, settings)
     compare.record(compare.analyse(compare.recording(todo, settings), todo), settings=settings)
 
 
@@ -165,8 +160,8 @@ def test_two_recorded_load_runs_need_no_target(tmp_path: Path, monkeypatch: pyte
     folder = (tmp_path / "out" / "compare" / "latest").resolve()
     recorded = folders.read(folder, "compare").result
     assert exit_code(Verdict(recorded["verdict"])) == 2
-    assert {check["reason"].startswith("one round a side gives no confidence interval") for check in recorded["checks"]} == {True}
-    assert recorded["before"]["run_id"] == recorded["after"]["run_id"] and recorded["differs"] == []
+    assert {"one round a side: no confidence interval" in check["reason"] for check in recorded["checks"]} == {True}
+    assert recorded["before"][0]["run_id"] == recorded["after"][0]["run_id"] and recorded["differs"] == []
     assert set(pq.read_table(folder / "spectra.parquet").column("proof").to_pylist()) == set(recorded["proofs"])
-    again = analysis.summarize(compare.read(str(folder)))
-    assert json.loads(TypeAdapter(dict).dump_json(again)) == recorded["proofs"]
+    again = compare.summarize(compare.read(str(folder)), compare.read_plan("config/compare.yaml"))
+    assert json.loads(TypeAdapter(dict).dump_json(dict(again))) == recorded["proofs"]

@@ -3,10 +3,10 @@
 from pathlib import Path
 
 import pytest
-from comparisons import proof
+from comparisons import plan, proof
 
 from tapecheck import config
-from tapecheck.compare.plan import ComparePlan, Proof, RecordedQuestions, Rounds, read_plan, variants
+from tapecheck.compare.plan import Proof, RecordedQuestions, Rounds, read_plan, variants
 from tapecheck.errors import ConfigError
 from tapecheck.load.plan import Closed, LoadPlan
 
@@ -15,16 +15,16 @@ PLAN = (config.CONFIG / "compare.yaml").read_text()
 
 def test_the_shipped_plan_has_three_fixes_a_load_fix_an_a_a_proof_and_a_regression() -> None:
     """Each with a metric of its own, a control and what is expected; the fixes with promise and prediction."""
-    plan = read_plan("config/compare.yaml")
-    fixes = [plan.proofs[name] for name in ("bulk_copy", "concurrency", "derived_timeframes")]
+    shipped = read_plan("config/compare.yaml")
+    fixes = [shipped.proofs[name] for name in ("bulk_copy", "concurrency", "derived_timeframes")]
     slow = {"insert": "row_by_row", "concurrency": {"jobs": 1, "requests": 1}}
-    assert list(plan.proofs)[3:] == ["query_cache", "a_a_test", "planted_regression"]
-    assert all(one.controls for one in plan.proofs.values())
+    assert list(shipped.proofs)[3:] == ["query_cache", "a_a_test", "planted_regression"]
+    assert all(one.controls for one in shipped.proofs.values())
     assert all({key: one.baseline[key] for key in slow} == slow for one in fixes)
-    assert [one.metrics[0].expect for one in plan.proofs.values()] == ["improved"] * 4 + ["no_claim", "worse"]
+    assert [one.metrics[0].expect for one in shipped.proofs.values()] == ["improved"] * 4 + ["no_claim", "worse"]
     assert all(one.what_if and one.answers for one in fixes)
-    assert [name for name, one in plan.proofs.items() if one.method_check] == ["a_a_test", "planted_regression"]
-    both = variants("a_a_test", plan.proofs["a_a_test"])
+    assert [name for name, one in shipped.proofs.items() if one.method_check] == ["a_a_test", "planted_regression"]
+    both = variants("a_a_test", shipped.proofs["a_a_test"])
     assert both["before"].plan == both["after"].plan
 
 
@@ -49,7 +49,7 @@ MISTAKES = [
     ("answers: [bottleneck_insert,", "answers: [bottleneck_inserts,", "proofs.bulk_copy.answers", "bottleneck_wait, bottleneck_fetch"),
     ("what_if: insert at no cost", "whatif: insert at no cost", "proofs.bulk_copy.whatif", "available: validation"),
     ("profile: small ", "profile: tiny ", "profile", "one of full, small"),
-    ("load: [mean_ms,", "load: [mean_s,", "recorded", "unknown: mean_s"),
+    ("load: [p95_ms,", "load: [p95_s,", "recorded", "unknown: p95_s"),
 ]  # fmt: skip
 
 
@@ -105,9 +105,9 @@ def test_knobs_choose_proofs_rounds_and_profile() -> None:
     assert list(read_plan("config/compare.yaml", proofs="a_a_test, bulk_copy").proofs) == ["bulk_copy", "a_a_test"]
     assert [str(read_plan("config/compare.yaml", profile=name).rounds) for name in ("full", "long")] == ["4 to 24", "8 to 64"]
     given = read_plan("config/compare.yaml", profile="long", rounds=6)
-    assert {str(given.rounds_of(one)) for one in given.proofs.values()} == {"6", "4 to 6"}
-    own = ComparePlan(rounds=8, proofs={"own": proof(rounds={"least": 6, "most": 10}), "other": proof()})  # type: ignore[arg-type]
-    assert [str(own.rounds_of(one)) for one in own.proofs.values()] == ["6 to 10", "8"]
+    assert {str(one.rounds) for one in given.asked().values()} == {"6", "4 to 6"}
+    own = plan(8, own=proof(rounds={"least": 6, "most": 10}), other=proof())
+    assert [str(one.rounds) for one in own.asked().values()] == ["6 to 10", "8"]
 
 
 @pytest.mark.parametrize(
@@ -128,11 +128,11 @@ def test_a_load_variant_has_its_one_scenario() -> None:
     """With the changes in it, and no objectives of its own."""
     both = variants("x", read_plan("config/compare.yaml").proofs["query_cache"])
     for side, request in (("before", "features_uncached"), ("after", "features")):
-        plan = both[side].plan  # type: ignore[index]
-        assert isinstance(plan, LoadPlan)
-        (scenario,) = plan.scenarios.values()
+        one = both[side].plan  # type: ignore[index]
+        assert isinstance(one, LoadPlan)
+        (scenario,) = one.scenarios.values()
         assert isinstance(scenario, Closed)
-        assert (scenario.request, scenario.duration_s, plan.objectives) == (request, 0.4, ())
+        assert (scenario.request, scenario.duration_s, one.objectives) == (request, 0.4, ())
 
 
 @pytest.mark.parametrize(

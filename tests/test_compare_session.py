@@ -18,8 +18,8 @@ from tapecheck.backfill.recording import FAILED, Job
 from tapecheck.compare import analysis, session
 from tapecheck.compare.difference import Change
 from tapecheck.compare.plan import ComparePlan, Proof, Variant, variants
-from tapecheck.compare.recording import Baseline, Recording
-from tapecheck.compare.session import Bench, RunFigures
+from tapecheck.compare.recording import Baseline, Recording, Sample
+from tapecheck.compare.session import Bench, Measured
 from tapecheck.compare.validation import compare
 from tapecheck.errors import ConfigError, MeasurementError, TargetDown
 from tapecheck.target.file import Target
@@ -33,16 +33,15 @@ class Planted:
         self.now_ns = 0
         self.fails_at = fails_at
 
-    def __call__(self, variant: Variant) -> RunFigures:
+    def __call__(self, variant: Variant) -> Measured:
         self.seen.append(variant)
         if len(self.seen) == self.fails_at:
             raise MeasurementError("the workers did not start")
         duration_s = 1.0 if variant.side == "before" else 0.5
         self.now_ns += int(duration_s * 1e9)
         baseline = Baseline(what_if={"insert at no cost": float(len(self.seen))})
-        return RunFigures(
-            clocks={"duration_s": duration_s, "machine_s": 0.02}, counters={"records": 10}, checksum="10-0", baseline=baseline
-        )
+        sample = Sample(clocks={"duration_s": duration_s, "machine_s": 0.02}, counters={"records": 10}, checksum="10-0")
+        return Measured(sample=sample, baseline=baseline)
 
     def clock(self) -> int:
         return self.now_ns
@@ -67,7 +66,7 @@ def test_every_run_is_kept_with_its_times() -> None:
     assert [sample.round for sample in found.samples] == [0, 0, 1, 1, 2, 2, 3, 3, 4, 4]
     assert [(s.ended_ns - s.began_ns) / 1e9 for s in found.samples] == [1.0, 0.5, 1.0, 0.5, 0.5, 1.0, 1.0, 0.5, 0.5, 1.0]
     assert all(a.ended_ns <= b.began_ns for a, b in itertools.pairwise(found.samples))
-    assert analysis.summarize(found)["bulk_copy"].main.change == Change.IMPROVED
+    assert analysis.summarize(found, plan())["bulk_copy"].main.change == Change.IMPROVED
 
 
 def test_both_variants_are_the_validations_own_plan_with_the_changes() -> None:
@@ -95,13 +94,13 @@ def test_a_run_that_could_not_be_measured_costs_its_round_only() -> None:
     """It is named, and the session goes on."""
     found = measured(Planted(fails_at=1))
     assert found.samples[0].problem == "the workers did not start"
-    assert len(analysis.summarize(found)["bulk_copy"].rounds) == 3
+    assert len(analysis.summarize(found, plan())["bulk_copy"].rounds) == 3
 
 
 def test_a_target_that_is_gone_ends_the_session() -> None:
     """It is no property of a variant."""
 
-    def gone(variant: Variant) -> RunFigures:
+    def gone(variant: Variant) -> Measured:
         raise TargetDown("the database does not answer")
 
     with pytest.raises(TargetDown):
@@ -118,7 +117,7 @@ def test_a_recording_reads_back_as_it_was(tmp_path: Path) -> None:
     again = compare.read_files(tmp_path, source="x")
     assert list(again.samples) == list(found.samples)
     assert again.context == found.context
-    assert analysis.summarize(again) == analysis.summarize(found)
+    assert analysis.summarize(again, plan()) == analysis.summarize(found, plan())
 
 
 def test_what_is_silent_reports_to_nobody(capsys: pytest.CaptureFixture[str]) -> None:
@@ -147,7 +146,7 @@ def load_proof(**fix: Any) -> Proof:
     })  # fmt: skip
 
 
-def loaded(monkeypatch: pytest.MonkeyPatch, **generator: Any) -> session.RunFigures:
+def loaded(monkeypatch: pytest.MonkeyPatch, **generator: Any) -> Measured:
     """Return the figures of a burst of four requests of 1 to 4 ms."""
     found = recording({"steady_state": burst([1.0, 2.0, 3.0, 4.0], per_round=2)}, generator=replace(GENERATOR, **generator))
     monkeypatch.setattr(session.load, "run", lambda plan, target: found)
@@ -158,16 +157,16 @@ def loaded(monkeypatch: pytest.MonkeyPatch, **generator: Any) -> session.RunFigu
 def test_a_load_run_gives_its_clocks_counters_and_response_times(monkeypatch: pytest.MonkeyPatch) -> None:
     """Each in the unit of its name, and what the machine took for its own piece of work just before."""
     found = loaded(monkeypatch)
-    assert (found.clocks["mean_ms"], found.clocks["p50_ms"], found.clocks["machine_s"]) == (2.5, 2.5, 0.123)
-    assert (found.counters["requests"], found.counters["failed"], found.counters["bytes"]) == (4, 0, 4000)
-    assert found.response_ms is not None and found.response_ms.tolist() == [1, 2, 3, 4]
-    assert found.problem == ""
+    assert (found.sample.clocks["mean_ms"], found.sample.clocks["p50_ms"], found.sample.clocks["machine_s"]) == (2.5, 2.5, 0.123)
+    assert (found.sample.counters["requests"], found.sample.counters["failed"], found.sample.counters["bytes"]) == (4, 0, 4000)
+    assert found.requests is not None and found.requests.response_ms.tolist() == [1, 2, 3, 4]
+    assert found.sample.problem == ""
 
 
 def test_a_load_run_that_the_generator_limited_does_not_count(monkeypatch: pytest.MonkeyPatch) -> None:
     """With the reason that the load test gives; one that was late counts, and says so."""
-    assert "only 50.0% of the offered rate was sent" in loaded(monkeypatch, achieved_ratio=0.5).problem
-    late = loaded(monkeypatch, lag_p99_ms=500.0)
+    assert "only 50.0% of the offered rate was sent" in loaded(monkeypatch, achieved_ratio=0.5).sample.problem
+    late = loaded(monkeypatch, lag_p99_ms=500.0).sample
     assert late.problem == "" and "event loop lagged 500.0 ms" in late.late
 
 
@@ -177,11 +176,11 @@ def test_a_backfill_gives_stages_counters_and_what_limits_it(monkeypatch: pytest
     jobs = [Job(symbol="AAPL", timeframe="1d", state="completed", inserted=90), Job(symbol="AAPL", timeframe="5m", state=FAILED)]
     monkeypatch.setattr(session.backfill, "run", lambda plan, endpoints: refilled(spans, wall_s=10, jobs=jobs))
     found = Bench(SERVICE)(variants("x", proof())["before"])
-    assert (found.clocks["duration_s"], found.clocks["fetch_s"], found.clocks["insert_s"]) == (10, 1, 8)
-    assert "wait_s" not in found.clocks
-    assert found.counters == {"records": 90, "requests": 1, "bytes": 0, "statements": 181, "failed": 1}
+    assert (found.sample.clocks["duration_s"], found.sample.clocks["fetch_s"], found.sample.clocks["insert_s"]) == (10, 1, 8)
+    assert "wait_s" not in found.sample.clocks
+    assert found.sample.counters == {"records": 90, "requests": 1, "bytes": 0, "statements": 181, "failed": 1}
     assert [one.name for one in found.baseline.found] == ["bottleneck_insert"]
-    assert found.problem == ""
+    assert found.sample.problem == ""
 
 
 def test_every_variant_is_checked_before_any_is_measured(monkeypatch: pytest.MonkeyPatch) -> None:

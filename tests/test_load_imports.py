@@ -20,7 +20,6 @@ from tapecheck import charts
 from tapecheck.__main__ import main
 from tapecheck.charts.figure import Chart
 from tapecheck.compare import recorded
-from tapecheck.compare.plan import RecordedQuestions
 from tapecheck.errors import ConfigError
 from tapecheck.load import analysis, frames
 from tapecheck.load.analysis import ScenarioSummary
@@ -568,7 +567,7 @@ def test_two_recorded_runs_of_a_tool_can_be_compared(tmp_path: Path) -> None:
         recording, found = read(DATA / "wrk.txt")
         settings = load.settings(target="t", plan="p", run=str(DATA / "wrk.txt"), out=str(tmp_path / str(i)), scenarios="all", rounds=0)
         folders.append(str(load.record(load.analyse(recording, PLAN), settings=settings).folder))
-    pair = recorded.read(*folders, RecordedQuestions())
+    pair = recorded.read(*folders)
     assert "machine: wrk does not say on which it ran" in pair.context.differs
     for sample in pair.samples:
         assert sample.clocks["p99_ms"] == found.response_time_ms.p99.value and "p95_ms" not in sample.clocks

@@ -1,5 +1,6 @@
 """Measurements that run on one machine at once: each notices the others, says so, and remembers it."""
 
+import dataclasses
 import functools
 import json
 import os
@@ -168,12 +169,14 @@ def test_a_result_of_before_is_read_and_knows_nothing_of_others() -> None:
 
 def test_two_recorded_runs_differ_by_who_ran_beside_them() -> None:
     """That one side had a neighbour is a confounder of their comparison."""
-    before = json.loads((config.PROJECT / "tests" / "data" / "load" / "result.json").read_text())
+    before = folders.read(config.PROJECT / "tests" / "data" / "load")
     since = datetime(2026, 11, 2, tzinfo=UTC)
     neighbour = {"measured": "backfill of sandbox", "pid": os.getpid(), "since": since.isoformat()}
     assert str(Neighbour(measured="m", pid=1, since=since)) == "m (pid 1, since 00:00:00 UTC)"
     for beside, wanted in (([neighbour], ["after ran beside another measurement: backfill of sandbox"]), ([], []), (None, [])):
-        assert list(recorded.confounders(before, {**before, "beside": beside}, {})) == wanted
+        after = dataclasses.replace(before, result={**before.result, "beside": beside})
+        runs = {"before": [recorded.ComparedRun(run=before)], "after": [recorded.ComparedRun(run=after)]}
+        assert list(recorded.confounders(runs, ())) == wanted
 
 
 # ---- a fifth validation ----

@@ -1,4 +1,4 @@
-"""The figures of a comparison: what each change is worth, beside what was promised and predicted, and how steady the session was."""
+"""The figures of a comparison: what each change is worth, beside what was expected and predicted, and how steady the session was."""
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
@@ -104,7 +104,7 @@ def _ratio(ax: Axes, y: int, row: Row) -> None:
         low = 1 - min(one.noise_floor, 0.99)
         ax.barh(y, 1 / low - low, left=low, height=0.7, color="#d9d9d9", label="identical variants got so far (95 %)", zorder=1)
     edges: dict[str, Any] = {"color": figure.LIMIT, "linestyle": (0, (4, 2)), "linewidth": 1.6, "zorder": 3}
-    ax.vlines([one.good_below, one.bad_above], y - 0.4, y + 0.4, label="smallest effect that matters, either way", **edges)
+    ax.vlines([*one.limits], y - 0.4, y + 0.4, label="smallest effect that matters, either way", **edges)
     if measured.low is not None and measured.high is not None:
         ax.hlines(y, measured.low, measured.high, color=look["color"], linewidth=2.5, zorder=4)
     ax.plot(measured.value, y, linestyle="", markersize=9, markeredgecolor="white", zorder=5, **look)
@@ -123,15 +123,15 @@ def _ratio_axis(ax: Axes, axis: Axis, most: int) -> None:
     axis.set_minor_formatter(NullFormatter())
 
 
-# ---- promised, predicted, measured ----
+# ---- expected, predicted, measured ----
 
 
 def compare_savings(*, recording: Recording, summary: Summary) -> figure.Chart:
-    """Draw of each proof the saving that was promised, the one that the baseline's replay predicts, and the measured one."""
-    rows = [(name, proof) for name, proof in summary.items() if proof.promised_low_ratio is not None or proof.predicted_ratio is not None]
-    caption = _caption("What each fix saves: promised, predicted, measured", recording)
+    """Draw of each proof the saving that was expected, the one that the baseline's replay predicts, and the measured one."""
+    rows = [(name, proof) for name, proof in summary.items() if proof.expected_low_ratio is not None or proof.predicted_ratio is not None]
+    caption = _caption("What each fix saves: expected, predicted, measured", recording)
     if not rows:
-        return caption.empty("nothing was promised or predicted")
+        return caption.empty("nothing was expected or predicted")
     with caption.drawing(height=1.4 + 0.75 * len(rows)) as (chart, (ax,)):
         for y, (_, proof) in enumerate(rows):
             _saving(ax, y, proof)
@@ -146,9 +146,9 @@ def compare_savings(*, recording: Recording, summary: Summary) -> figure.Chart:
 
 
 def _saving(ax: Axes, y: int, proof: ProofSummary) -> None:
-    low, high, measured = proof.promised_low_ratio, proof.promised_high_ratio, proof.main.ratio
+    low, high, measured = proof.expected_low_ratio, proof.expected_high_ratio, proof.main.ratio
     if low is not None and high is not None:
-        ax.barh(y - 0.25, high - low, left=low, height=0.2, color=figure.PALETTE[1], hatch="//", edgecolor="white", label="promised")
+        ax.barh(y - 0.25, high - low, left=low, height=0.2, color=figure.PALETTE[1], hatch="//", edgecolor="white", label="expected")
     if proof.predicted_ratio is not None:
         is_ceiling = (proof.predicted_by or "").endswith("at no cost")
         label = "at most, were its stage for nothing" if is_ceiling else "predicted from the baseline's spans"
@@ -219,7 +219,7 @@ def compare_rounds(*, recording: Recording, summary: Summary) -> figure.Chart:
 
 def _rounds(ax: Axes, name: str, proof: ProofSummary) -> None:
     numbers, values = [one.round for one in proof.rounds], [one.ratio for one in proof.rounds]
-    ax.axhspan(proof.main.good_below, proof.main.bad_above, color="#e4e4e4", label="too small to matter")
+    ax.axhspan(*proof.main.limits, color="#e4e4e4", label="too small to matter")
     ax.axhline(1, color="black", linewidth=1)
     for first, colour, marker in ((1, figure.PALETTE[0], "o"), (0, figure.PALETTE[1], "s")):
         own = _begun(proof.rounds, first)

@@ -1,15 +1,17 @@
 """Decides what rounds prove of one figure: improved, no change, worse, or nothing yet, and how many rounds would. Pure."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
-from typing import Any
 
-from tapecheck.compare.plan import Limits, Metric
+from tapecheck.compare.plan import Metric
 from tapecheck.compare.samples import Pair
 from tapecheck.statistics import paired
 from tapecheck.statistics.paired import ALPHA, Logs, Ratio
+from tapecheck.verdict import counted, number
+
+UNITS = {"_ms": " ms", "_per_s": "/s", "_rps": "/s", "_s": " s", "_bytes": " bytes"}  # by how a metric's name ends
 
 
 class Change(StrEnum):
@@ -39,7 +41,7 @@ class Control:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Difference(Limits):
+class Difference:
     """One figure before and after (geometric means over rounds), its ratio, and what that proves.
 
     A ratio below 1 is better, whichever way the figure is. `p` is of the claim that the interval makes or comes nearest to, and
@@ -52,14 +54,36 @@ class Difference(Limits):
     smallest_effect: float
     before: float | None = None
     after: float | None = None
-    ratio: Ratio | None
+    ratio: Ratio | None = None
     noise_floor: float | None = None
     p: float | None = None
     p_family: float | None = None
-    change: Change
-    reason: str
+    change: Change = Change.NOT_PROVEN
+    reason: str = ""
     needed_rounds: int | None = None
     refused: bool = False
+
+    @property
+    def limits(self) -> tuple[float, float]:
+        """The ratios from which on it is improved, downwards, and worse, upwards."""
+        return paired.limits(self.smallest_effect)
+
+    @property
+    def is_exact(self) -> bool:
+        """Whether every round said the same, as counts do."""
+        return self.ratio is not None and self.ratio.exact
+
+    def __str__(self) -> str:
+        """Say how the figure changed, in its own direction: `p95 34.5 -> 15.6 ms (-55 %, 95 % interval -58 to -52 %)`."""
+        if self.ratio is None:
+            return f"{self.metric} not measured"
+        ends = [end for end in (self.ratio.value, self.ratio.low, self.ratio.high) if end is not None]
+        value, *interval = (((math.inf if end == 0 else 1 / end) if self.better == "higher" else end) - 1 for end in ends)
+        low_high = [f"{100 * end:+,.0f}" for end in sorted(interval)] if interval and not self.is_exact else []
+        between = f", 95 % interval {' to '.join(low_high)} %" if low_high else ""
+        suffix = next((end for end in UNITS if self.metric.endswith(end)), "")
+        name, unit = self.metric.removesuffix(suffix), UNITS.get(suffix, "")
+        return f"{name} {number(self.before)} -> {number(self.after)}{unit} ({100 * value:+,.0f} %{between})"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -79,51 +103,56 @@ PLAIN = Method()  # of rounds that are looked at once
 
 
 def measure(
-    metric: Metric, rounds: Sequence[Pair], equals: Sequence[Pair], method: Method = PLAIN, *, is_count: bool = False
-) -> Difference:
-    """Return what rounds prove of a metric by themselves, before its family and the controls are heard.
+    metrics: Sequence[Metric], rounds: Sequence[Pair], equals: Sequence[Pair] = (), method: Method = PLAIN, counts: Collection[str] = ()
+) -> list[Difference]:
+    """Return what rounds prove of the metrics of a proof by themselves, before its controls are heard.
+
+    The metrics are a family: what one in twenty shows by chance, one of twenty does.
 
     Args:
-        is_count: it is the same every time that the same is done, so that one round is enough and 0 is a figure.
+        equals: pairs of runs of one variant.
+        counts: metrics that are the same every time that the same is done, so that one round is enough and 0 is a figure.
     """
-    alone: dict[str, Any] = {"metric": metric.name, "better": metric.better, "smallest_effect": metric.smallest_effect}
-    known = _known(metric, rounds)
+    alone = [_alone(metric, rounds, equals, method, is_count=metric.name in counts) for metric in metrics]
+    family = [i for i, one in enumerate(alone) if one.p is not None and not one.is_exact]
+    adjusted = dict(zip(family, paired.holm([alone[i].p or 0.0 for i in family]), strict=True))
+    decided = [_decided(replace(one, p_family=adjusted.get(i, one.p)), len(family), method.alpha) for i, one in enumerate(alone)]
+    return [_with_lost(one, len(rounds)) for one in decided]
+
+
+def _alone(metric: Metric, rounds: Sequence[Pair], equals: Sequence[Pair], method: Method, *, is_count: bool) -> Difference:
+    """Return the figures of a metric and what its interval claims."""
+    none = Difference(metric=metric.name, better=metric.better, smallest_effect=metric.smallest_effect)
+    known = _known(metric.name, rounds)
     if is_count and known and all(x > 0 and y == 0 for x, y in known):  # it fell to nothing, of which there is no logarithm
         change = Change.IMPROVED if metric.better == "lower" else Change.WORSE
-        none = Ratio(value=0.0, low=0.0, high=0.0, n=len(known), spread=0.0, exact=True)
-        figures: dict[str, Any] = {"before": paired.mean([x for x, _ in known]), "after": 0.0, "ratio": none, "p": 0.0, "p_family": 0.0}
-        return Difference(**alone, **figures, change=change, reason="it fell to 0 in every round")
-    kept, d = [(x, y) for x, y in known if x > 0 and y > 0], logs(metric, rounds)
+        to_0 = Ratio(value=0.0, low=0.0, high=0.0, n=len(known), spread=0.0, exact=True)
+        return replace(none, before=paired.mean([x for x, _ in known]), after=0.0, ratio=to_0, p=0.0, change=change)
+    d, a = logs(metric.name, metric.better, rounds), logs(metric.name, metric.better, equals)
     if d is None:
-        return Difference(**alone, ratio=None, change=Change.NOT_PROVEN, reason="no round has this figure above 0 on both sides")
-    before, after = map(paired.mean, zip(*kept, strict=True))
-    measured, a = method.ratio(d, is_count=is_count), logs(metric, equals)
+        return replace(none, reason="no round has this figure above 0 on both sides")
+    before, after = (paired.mean(side) for side in zip(*((x, y) for x, y in known if x > 0 and y > 0), strict=True))
+    measured = method.ratio(d, is_count=is_count)
     change, p = _claim(metric, measured, d)
     floor = None if a is None else paired.noise_floor(a, measured.n)
-    found = Difference(**alone, before=before, after=after, ratio=measured, noise_floor=floor, p=p, p_family=p, change=change, reason="")
-    lost = len(rounds) - len(kept)
-    explained = _explained(found, method.alpha)
-    return replace(explained, reason=f"{explained.reason}; {lost} rounds without this figure") if lost else explained
+    return replace(none, before=before, after=after, ratio=measured, noise_floor=floor, p=p, change=change)
 
 
-def _known(metric: Metric, rounds: Sequence[Pair]) -> list[tuple[float, float]]:
+def _known(name: str, rounds: Sequence[Pair]) -> list[tuple[float, float]]:
     """Return the figure before and after of each round that has it on both sides."""
-    values = [(pair.before.figure(metric.name), pair.after.figure(metric.name)) for pair in rounds]
+    values = [(pair.before.figure(name), pair.after.figure(name)) for pair in rounds]
     return [(x, y) for x, y in values if x is not None and y is not None]
 
 
-def logs(metric: Metric, rounds: Sequence[Pair]) -> Logs | None:
+def logs(name: str, better: str, rounds: Sequence[Pair]) -> Logs | None:
     """Return the logarithm of the ratio of each round that has the figure on both sides; None where there is no such round."""
-    kept = [(x, y) for x, y in _known(metric, rounds) if x > 0 and y > 0]
-    if not kept:
-        return None
-    before, after = zip(*kept, strict=True)
-    return paired.logs(before, after, less_is_better=metric.better == "lower")
+    kept = [(x, y) for x, y in _known(name, rounds) if x > 0 and y > 0]
+    return paired.logs(*zip(*kept, strict=True), less_is_better=better == "lower") if kept else None
 
 
 def _claim(metric: Metric, measured: Ratio, d: Logs) -> tuple[Change, float]:
     """Return what the interval claims, and the p value of that; without a claim, of the one that the ratio itself would make."""
-    good, bad = metric.good_below, metric.bad_above
+    good, bad = metric.limits
     if measured.value <= good:
         is_sure, change, p = measured.high is not None and measured.high <= good, Change.IMPROVED, paired.p_below(d, good)
     elif measured.value >= bad:
@@ -134,73 +163,56 @@ def _claim(metric: Metric, measured: Ratio, d: Logs) -> tuple[Change, float]:
     return (change if is_sure else Change.NOT_PROVEN), 0.0 if measured.exact else p
 
 
-def _explained(found: Difference, alpha: float) -> Difference:
-    """Say why, and where nothing is proven, what would prove it."""
-    measured = found.ratio
-    assert measured is not None
-    if found.change != Change.NOT_PROVEN and _is_noise(found):
-        return _open(found, f"identical variants differed by up to {found.noise_floor:.1%} in this session", alpha)
-    if found.change != Change.NOT_PROVEN:
-        return replace(
-            found, reason="every round said the same" if measured.exact else f"with 95 % confidence (nominal), {measured.n} rounds"
+def _decided(one: Difference, family: int, alpha: float) -> Difference:
+    """Say why a claim stands, or which doubt takes it back and how many rounds would decide it."""
+    if one.ratio is None:
+        return one
+    if one.change == Change.NOT_PROVEN:
+        few = "one round a side" if one.ratio.n == 1 else f"{one.ratio.n} rounds a side"
+        is_wide = one.ratio.low is not None
+        return _open(
+            one, "its 95 % interval reaches to both sides of the smallest effect" if is_wide else f"{few}: no confidence interval", alpha
         )
-    if measured.low is None:
-        few = "one round a side gives" if measured.n == 1 else f"{measured.n} rounds give"
-        return _open(found, f"{few} no confidence interval", alpha)
-    return _open(found, "its 95 % interval reaches to both sides of the smallest effect", alpha)
+    if one.is_exact:
+        return replace(one, reason="every round said the same")
+    if one.change != Change.NO_CHANGE and max(1 - one.ratio.value, 1 - 1 / one.ratio.value) <= (one.noise_floor or 0.0):
+        return _open(one, f"identical variants differed by up to {one.noise_floor:.1%} in this session", alpha)
+    if one.p_family is not None and one.p_family > alpha:
+        return _open(one, f"among {family} claims its p value is {one.p_family:.2g}, above {alpha:.2g} (Holm)", alpha, family)
+    return replace(one, reason=f"with 95 % confidence (nominal), {one.ratio.n} rounds")
 
 
-def _is_noise(found: Difference) -> bool:
-    """Tell whether identical variants differed as much as these; what every round says alike is no noise."""
-    assert found.ratio is not None
-    if found.change not in (Change.IMPROVED, Change.WORSE) or found.noise_floor is None or found.ratio.exact:
-        return False
-    return max(1 - found.ratio.value, 1 - 1 / found.ratio.value) <= found.noise_floor
-
-
-def _open(found: Difference, reason: str, alpha: float, claims: int = 1) -> Difference:
+def _open(one: Difference, reason: str, alpha: float, claims: int = 1) -> Difference:
     """Leave a difference open, with how many rounds would decide it by the nearest limit, where that is more than there were."""
-    assert found.ratio is not None
-    nearest = min((found.good_below, found.bad_above), key=lambda limit: abs(math.log(found.ratio.value / limit)) if found.ratio else 0.0)
-    needed = paired.needed_rounds(found.ratio, nearest, claims, alpha)
-    return replace(found, change=Change.NOT_PROVEN, reason=reason, needed_rounds=needed if needed and needed > found.ratio.n else None)
+    assert one.ratio is not None
+    value = one.ratio.value
+    nearest = min(one.limits, key=lambda limit: abs(math.log(value / limit)))
+    needed = paired.needed_rounds(one.ratio, nearest, claims, alpha)
+    return replace(one, change=Change.NOT_PROVEN, reason=reason, needed_rounds=needed if needed and needed > one.ratio.n else None)
 
 
-def control(name: str, guarded: Metric, rounds: Sequence[Pair], method: Method = PLAIN) -> Control:
-    """Return the ratio of a control, and whether it held still.
-
-    It moved when its interval leaves out 1 and it is further from 1 than the smallest effect of the metric that it guards; it held
-    when the whole interval is nearer than that. Else nobody knows.
-    """
-    d = logs(guarded.model_copy(update={"name": name, "better": "lower"}), rounds)
-    measured = None if d is None else method.ratio(d)
-    if measured is None or measured.low is None or measured.high is None:
-        return Control(metric=name, ratio=measured, state=State.UNKNOWN)
-    good, bad = guarded.good_below, guarded.bad_above
-    if good < measured.low and measured.high < bad:
-        return Control(metric=name, ratio=measured, state=State.HELD)
-    is_sure, is_far = not measured.low <= 1 <= measured.high, not good < measured.value < bad
-    return Control(metric=name, ratio=measured, state=State.MOVED if is_sure and is_far else State.UNKNOWN)
-
-
-def among_family(found: Sequence[Difference], alpha: float = ALPHA) -> list[Difference]:
-    """Adjust the metrics of one proof for being many: what one in twenty shows by chance, one of twenty does."""
-    counted = [i for i, one in enumerate(found) if one.p is not None and not (one.ratio and one.ratio.exact)]
-    adjusted = dict(zip(counted, paired.holm([found[i].p or 0.0 for i in counted]), strict=True))
-    return [_adjusted(one, adjusted.get(i, one.p), len(counted), alpha) for i, one in enumerate(found)]
-
-
-def _adjusted(one: Difference, p: float | None, family: int, alpha: float) -> Difference:
-    if one.change == Change.NOT_PROVEN or p is None or p <= alpha:
-        return replace(one, p_family=p)
-    return replace(_open(one, f"among {family} claims its p value is {p:.2g}, above {alpha:.2g} (Holm)", alpha, family), p_family=p)
-
-
-def said(one: Difference) -> str:
-    """Say how a metric changed, in its own direction: `duration_s -39% (-46% to -38%)`, `throughput_rps +376%`."""
-    return f"{one.metric} {one.ratio.change(more_is_better=one.better == 'higher') if one.ratio else 'not measured'}"
+def _with_lost(one: Difference, rounds: int) -> Difference:
+    lost = rounds - one.ratio.n if one.ratio else 0
+    return replace(one, reason=f"{one.reason}; {counted(lost, 'rounds')} without this figure") if lost else one
 
 
 def refused(one: Difference, reason: str) -> Difference:
     """Return a difference that proves nothing for a reason beyond its own rounds."""
     return replace(one, change=Change.NOT_PROVEN, reason=reason, needed_rounds=None, refused=True)
+
+
+def control(name: str, limits: tuple[float, float], rounds: Sequence[Pair], method: Method = PLAIN) -> Control:
+    """Return the ratio of a control, and whether it held still.
+
+    It moved when its interval leaves out 1 and it lies beyond the limits of the metric that it guards; it held when the whole interval
+    lies within them. Else nobody knows.
+    """
+    d, (good, bad) = logs(name, "lower", rounds), limits
+    measured = None if d is None else method.ratio(d)
+    state = State.UNKNOWN
+    if measured is not None and measured.low is not None and measured.high is not None:
+        if good < measured.low and measured.high < bad:
+            state = State.HELD
+        elif not measured.low <= 1 <= measured.high and not good < measured.value < bad:
+            state = State.MOVED
+    return Control(metric=name, ratio=measured, state=state)

@@ -1,6 +1,7 @@
 """Tables of a comparison for the notebook, as pandas frames. Every figure in them comes from the summary."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import pandas as pd
 
@@ -15,6 +16,12 @@ from tapecheck.verdict import number
 __all__ = ["checks", "controls", "counters", "differences", "findings", "plan", "savings", "sides"]
 
 Summary = Mapping[str, ProofSummary]
+Row = Mapping[str, Any]
+
+
+def _frame(rows: Sequence[Row], nothing: str, *index: str) -> pd.DataFrame:
+    """Return rows, or one that says that there is nothing."""
+    return pd.DataFrame(rows or [{index[0]: nothing, **dict.fromkeys(index[1:], "")}]).fillna("").set_index([*index])
 
 
 def plan(questions: Mapping[str, Question]) -> pd.DataFrame:
@@ -28,14 +35,14 @@ def plan(questions: Mapping[str, Question]) -> pd.DataFrame:
             "smallest effect": f"{metric.smallest_effect:.0%}",
             "expected": objective(metric),
             "controls": ", ".join(question.controls),
-            "rounds": str(question.rounds or 1),
+            "rounds": str(question.rounds or "as recorded"),
             "method check": "yes" if question.method_check else "",
             **({"target of the side after": question.after_target} if isinstance(question, Proof) and question.after_target else {}),
         }
         for name, question in questions.items()
         for metric in question.metrics
     ]
-    return pd.DataFrame(rows).fillna("").set_index(["proof", "metric"])
+    return _frame(rows, "", "proof", "metric")
 
 
 def counters(summary: Summary) -> pd.DataFrame:
@@ -53,7 +60,7 @@ def counters(summary: Summary) -> pd.DataFrame:
         for name, proof in summary.items()
         for one in proof.counters
     ]
-    return pd.DataFrame(rows or [{"proof": "nothing was counted", "counter": ""}]).set_index(["proof", "counter"])
+    return _frame(rows, "nothing was counted", "proof", "counter")
 
 
 def differences(summary: Summary) -> pd.DataFrame:
@@ -64,8 +71,7 @@ def differences(summary: Summary) -> pd.DataFrame:
             "metric": one.metric,
             "before": number(one.before),
             "after": number(one.after),
-            "ratio": number(one.ratio.value) if one.ratio else "",
-            "95 % interval": interval(one.ratio),
+            **_ratio(one.ratio),
             "noise floor": "" if one.noise_floor is None else f"{one.noise_floor:.1%}",
             "p, in its family": "" if one.p_family is None else f"{one.p_family:.2g}",
             "rounds": f"{one.ratio.n if one.ratio else 0} of {proof.planned_rounds}",
@@ -77,72 +83,54 @@ def differences(summary: Summary) -> pd.DataFrame:
         for name, proof in summary.items()
         for one in proof.differences
     ]
-    return pd.DataFrame(rows or [{"proof": "no proof of this kind", "metric": ""}]).set_index(["proof", "metric"])
+    return _frame(rows, "no proof of this kind", "proof", "metric")
 
 
-def interval(ratio: Ratio | None) -> str:
-    """Write the interval of a ratio."""
-    return "" if ratio is None or ratio.low is None else f"{number(ratio.low)} to {number(ratio.high)}"
+def _ratio(ratio: Ratio | None) -> dict[str, str]:
+    between = "" if ratio is None or ratio.low is None else f"{number(ratio.low)} to {number(ratio.high)}"
+    return {"ratio": number(ratio.value) if ratio else "", "95 % interval": between}
 
 
 def controls(summary: Summary) -> pd.DataFrame:
-    """Return one row a control, with the runs that were left out."""
+    """Return one row a control: whether it held still."""
     rows = [
-        {
-            "proof": name,
-            "control": one.metric,
-            "ratio": number(one.ratio.value) if one.ratio else "",
-            "95 % interval": interval(one.ratio),
-            "held still": one.state if one.state != "moved" else "MOVED",
-        }
+        {"proof": name, "control": one.metric, **_ratio(one.ratio), "held still": one.state if one.state != "moved" else "MOVED"}
         for name, proof in summary.items()
         for one in proof.controls
     ]
-    return pd.DataFrame(rows or [{"proof": "no proof has a control", "control": ""}]).set_index(["proof", "control"])
+    return _frame(rows, "no proof has a control", "proof", "control")
 
 
 def savings(summary: Summary) -> pd.DataFrame:
-    """Return one row a proof with a promise or prediction: promised, predicted and measured saving side by side."""
+    """Return one row a proof with an expected or predicted saving: expected, predicted and measured side by side."""
     rows = [
         {
             "proof": name,
-            "promised": _range(proof.promised_low_ratio, proof.promised_high_ratio),
+            "expected": _range(proof.expected_low_ratio, proof.expected_high_ratio),
             "predicted": findings_of.predicted(proof),
             "predicted by": proof.predicted_by or "",
-            "measured": "" if proof.saved_ratio is None else f"{proof.saved_ratio:.0%}",
-            "95 % interval": _saved(proof.main.ratio),
-            "promise": findings_of.promise_kept(proof),
+            "measured": "" if proof.main.ratio is None else f"{1 - proof.main.ratio.value:.0%}",
+            "95 % interval": _range(1 - (r.high or 0), 1 - (r.low or 0)) if (r := proof.main.ratio) and r.low is not None else "",
+            "expected saving": findings_of.outcome(proof),
         }
         for name, proof in summary.items()
-        if proof.promised_low_ratio is not None or proof.predicted_ratio is not None
+        if proof.expected_low_ratio is not None or proof.predicted_ratio is not None
     ]
-    return pd.DataFrame(rows or [{"proof": "nothing was promised or predicted"}]).set_index("proof")
+    return _frame(rows, "nothing was expected or predicted", "proof")
 
 
 def _range(low: float | None, high: float | None) -> str:
     return "" if low is None or high is None else f"{low:.0%} to {high:.0%}"
 
 
-def _saved(ratio: Ratio | None) -> str:
-    return "" if ratio is None or ratio.low is None or ratio.high is None else _range(1 - ratio.high, 1 - ratio.low)
-
-
 def sides(recording: Recording) -> pd.DataFrame:
-    """Return where each side comes from and what code measured it, what else than the change lies between them, and what does not count."""
+    """Return where each side comes from and what code measured it, what else differs between them, and what does not count."""
     context = recording.context
-    rows = [
-        {"side": side, "run": one.run_id, "folder": one.folder, "target": one.target, "code": one.code}
-        for side, one in (("before", context.before), ("after", context.after))
-        if one
-    ]
+    runs = [(side, one) for side, runs in (("before", context.before), ("after", context.after)) for one in runs]
+    rows = [{"side": side, "run": one.run_id, "folder": one.folder, "target": one.target, "code": one.code} for side, one in runs]
     session = [{"side": "both", "run": context.run_id, "folder": "measured in one session", "target": context.target.name}]
     between = [{"side": "between them", "run": text} for text in context.differs]
-    return pd.DataFrame([*(rows or session), *between, *_left_out(recording)]).fillna("").set_index("side")
-
-
-def _left_out(recording: Recording) -> list[dict[str, str]]:
-    """Return one row for each reason for which runs of one side of a proof do not count."""
     counted = [one for one in recording.samples if one.round]
-    said = dict.fromkeys(("does not count", f"{one.proof}, {one.side}: {one.problem}") for one in counted if one.problem)
+    left_out = dict.fromkeys(("does not count", f"{one.proof}, {one.side}: {one.problem}") for one in counted if one.problem)
     late = dict.fromkeys(("counts, but late", f"{one.proof}, {one.side}: {one.late}") for one in counted if one.late)
-    return [{"side": side, "run": text} for side, text in (said | late)]
+    return _frame([*(rows or session), *between, *({"side": side, "run": text} for side, text in (left_out | late))], "", "side")

@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, StringConstraints, model_validator
+from pydantic import ConfigDict, Field, PrivateAttr, StringConstraints, model_validator
 
 from tapecheck import config
 from tapecheck.backfill import prediction
@@ -22,7 +22,7 @@ Validation = Literal["backfill", "load", "rto_rpo"]
 STAGE_METRICS = ("wait_s", "fetch_s", "decode_s", "features_s", "insert_s", "other_s")  # busy time of the backfill's stages
 LATENCIES = ("mean_ms", "p50_ms", "p90_ms", "p95_ms", "p99_ms")
 WHERE = ("bottleneck_", "leading_")  # findings of a backfill about where its time goes, each with a stage
-ANSWERS = "answers"  # of a load run: by status and size, see there; they differ where only one side compresses
+ANSWERS = "answers"  # of a load run, by status and size: see answers.py
 MACHINE = "machine_s"  # a fixed piece of work just before each run: no change of a plan can touch it
 
 CLOCKS: Mapping[str, Mapping[str, Better]] = {
@@ -61,7 +61,7 @@ Text = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1)]
 Share = Annotated[float, Field(gt=0, lt=1)]
 Expected = Literal["improved", "no_change", "worse", "not_worse", "no_claim"]
 MAX_ROUNDS = 100
-ROUNDS_NEEDED = 4  # of a measured proof: with fewer, resamples of rounds are too few to bound anything by
+ROUNDS_NEEDED = 4  # with fewer, resamples of rounds are too few to bound anything by
 Count = Annotated[int, Field(ge=ROUNDS_NEEDED, le=MAX_ROUNDS)]
 
 
@@ -94,34 +94,21 @@ class Rounds(Model):
         return tuple(found)
 
     def alpha(self, rounds: int) -> float:
-        """Return the level of the look after so many rounds, see `stats.spent`; of none, that of the next one."""
+        """Return the level of the look after so many rounds, see `intervals.spent`; of none, that of the next one."""
         looks = self.looks
         at = next((i for i, look in enumerate(looks) if look >= rounds), len(looks) - 1)
         before = intervals.spent(looks[at - 1] / self.most) if at else 0.0
         return intervals.spent(looks[at] / self.most) - before
 
+    def limited(self, most: int) -> "Rounds":
+        """Return at most so many; 0 is no limit."""
+        return Rounds(least=min(self.least, most), most=most) if most else self
+
     def __str__(self) -> str:
         return f"{self.least} to {self.most}" if self.least < self.most else str(self.most)
 
 
-class Limits:
-    """The ratios beyond which a difference matters, as far from 1 as each other on either side."""
-
-    __slots__ = ()
-    smallest_effect: float
-
-    @property
-    def good_below(self) -> float:
-        """The ratio from which on downwards it is improved."""
-        return paired.limits(self.smallest_effect)[0]
-
-    @property
-    def bad_above(self) -> float:
-        """The ratio from which on upwards it is worse."""
-        return paired.limits(self.smallest_effect)[1]
-
-
-class Metric(Model, Limits):
+class Metric(Model):
     """A figure, which way is better, the smallest difference that matters (a part of 1), and what is expected of the change.
 
     `no_claim` is met where neither improved nor worse is proven, as of a variant beside itself; `no_change` has to be proven.
@@ -132,15 +119,20 @@ class Metric(Model, Limits):
     smallest_effect: Share
     expect: Expected = "improved"
 
+    @property
+    def limits(self) -> tuple[float, float]:
+        """The ratios from which on it is improved, downwards, and worse, upwards: as far from 1 as each other."""
+        return paired.limits(self.smallest_effect)
+
 
 class Question(Model):
-    """What is asked of two variants.
+    """What is asked of two variants, and so what a recording of them is judged by.
 
     The first metric is the one the change is for. `controls` are figures that it cannot touch: when one moves, the session drifted.
     `same` are counters that must be equal, and `answers` of a load proof; none of them where a change is meant to alter them.
-    What follows is of a proof alone: its own `rounds`, of an effect that needs fewer or more of them than others do; a `method_check` is
-    no proof of the user's, it shows that the comparison finds nothing where there is nothing, and a change for the worse where there is
-    one; `what_if` names the backfill's own prediction of the fix, from the baseline's spans, and `answers` the findings that it is for.
+    `rounds` are those of a proof that needs fewer or more of them than others do; a `method_check` is no proof of the user's, it shows
+    that the comparison finds nothing where there is nothing, and a change for the worse where there is one; `what_if` names the
+    backfill's own prediction of the fix, from the baseline's spans, and `answers` the findings that it is for.
     """
 
     validation: Validation
@@ -155,16 +147,15 @@ class Question(Model):
 
     @model_validator(mode="after")
     def _known_figures(self) -> Self:
-        figures = known(self.validation)
-        unknown = [name for name in (*(m.name for m in self.metrics), *self.controls) if name not in figures]
-        if unknown:
+        figures, names = known(self.validation), [m.name for m in self.metrics]
+        if unknown := [name for name in (*names, *self.controls) if name not in figures]:
             raise ValueError(f"metrics and controls from {', '.join(figures)}; unknown: {', '.join(unknown)}")
         if wrong := [m.name for m in self.metrics if m.better != figures[m.name]]:
             raise ValueError(f"better: {figures[wrong[0]]} of {wrong[0]}")
         countable = tuple(dict.fromkeys((*SAME[self.validation], *COUNTERS[self.validation])))
         if other := [name for name in self.same or () if name not in countable]:
             raise ValueError(f"same from {', '.join(countable)}; unknown: {', '.join(other)}")
-        if touched := [m.name for m in self.metrics if m.name in self.controls]:
+        if touched := [name for name in names if name in self.controls]:
             raise ValueError(f"a control that is no metric of the same proof; both: {', '.join(touched)}")
         return self
 
@@ -174,15 +165,17 @@ class Question(Model):
         return SAME[self.validation] if self.same is None else self.same
 
 
-class Proof(Question):
-    """A question that is measured: the plan of a validation with the changes of `baseline`, and with those of `fix` on top.
+class Variants(Model):
+    """Which two variants are measured: the plan of a validation with the changes of `baseline`, and with those of `fix` on top.
 
     `after_target` is a target file for the side after, such as a repaired build beside the old one; without it both sides have one target.
     `distance_ms` puts the sandbox's vendor, which is on this machine, as far away as one is across a network; another target's is where
-    it is.
+    it is. Of a part of two recorded runs, only the validation is known.
     """
 
-    validation: Literal["backfill", "load"]
+    model_config = ConfigDict(extra="ignore")  # what an older recording knew beyond that
+
+    validation: Validation
     plan: str | None = None
     profile: str = config.WHOLE
     scenario: Name | None = None
@@ -190,6 +183,13 @@ class Proof(Question):
     fix: dict[str, Any] = Field(default={})
     after_target: Text | None = None
     distance_ms: int = Field(default=0, ge=0, le=1000)
+
+
+class Proof(Question, Variants):
+    """A question about variants that are measured for it."""
+
+    model_config = ConfigDict(extra="forbid")
+    validation: Literal["backfill", "load"]
 
     @model_validator(mode="after")
     def _fits_its_validation(self) -> Self:
@@ -199,27 +199,29 @@ class Proof(Question):
             raise ValueError("what_if, answers and distance_ms of a backfill proof only")
         return self
 
+    @property
+    def variants(self) -> Variants:
+        """What is measured, whatever is asked of it."""
+        return Variants.model_validate(self.model_dump())
+
 
 class RecordedQuestions(Model):
-    """What is asked of two recorded runs, which are one round each."""
+    """What is asked of recorded runs, of which each pair is one round."""
 
     smallest_effect: Share = 0.1
     backfill: tuple[str, ...] = ("duration_s", "records_per_s", "requests")
-    load: tuple[str, ...] = ("mean_ms", "p95_ms", "p99_ms", "throughput_rps")
+    load: tuple[str, ...] = ("p95_ms", "p99_ms", "mean_ms", "throughput_rps")
     rto_rpo: tuple[str, ...] = ("recover_max_s", "degraded_max_s")
 
-    def question(self, validation: Validation) -> Question:
-        """Return the question that is put to each part which both runs have."""
-        figures = known(validation)
-        metrics = [
-            {"name": name, "better": figures.get(name, "lower"), "smallest_effect": self.smallest_effect, "expect": "not_worse"}
-            for name in getattr(self, validation)
-        ]
-        return Question.model_validate({"validation": validation, "says": "two recorded runs", "metrics": metrics})
+    def question(self, validation: str) -> Question:
+        """Return the question that is put to each part which all runs have."""
+        figures, alike = known(validation), {"smallest_effect": self.smallest_effect, "expect": "not_worse"}
+        metrics = [{"name": name, "better": figures[name], **alike} for name in getattr(self, validation)]
+        return Question.model_validate({"validation": validation, "says": "recorded runs", "metrics": metrics})
 
     @model_validator(mode="after")
     def _questions_exist(self) -> Self:
-        for validation in ("backfill", "load", "rto_rpo"):
+        for validation in CLOCKS:
             if unknown := [name for name in getattr(self, validation) if name not in known(validation)]:
                 raise ValueError(f"figures of {validation} from {', '.join(known(validation))}; unknown: {', '.join(unknown)}")
         return self
@@ -233,6 +235,7 @@ class ComparePlan(Model):
     warm_up: int = Field(default=1, ge=0, le=10)
     seed: int = Field(default=0, ge=0)
     recorded: RecordedQuestions = RecordedQuestions()
+    _left_out: frozenset[str] = PrivateAttr(frozenset())
 
     @model_validator(mode="after")
     def _each_side_goes_first_equally_often(self) -> Self:
@@ -241,9 +244,44 @@ class ComparePlan(Model):
             raise ValueError(f"even numbers of rounds, so that each side goes first equally often; odd: {', '.join(odd)}")
         return self
 
-    def rounds_of(self, proof: Proof) -> Rounds:
-        """Return how many rounds a proof has."""
-        return proof.rounds or self.rounds
+    def asked(self) -> dict[str, Proof]:
+        """Return each proof with its rounds, the plan's where it has none of its own."""
+        return {name: proof.model_copy(update={"rounds": proof.rounds or self.rounds}) for name, proof in self.proofs.items()}
+
+    def chosen(self, names: tuple[str, ...], rounds: int) -> Self:
+        """Return the plan with some of its proofs, each of so many rounds at most (0: as planned)."""
+        kept = {
+            name: one.model_copy(update={"rounds": (one.rounds or self.rounds).limited(rounds)})
+            for name, one in self.proofs.items()
+            if name in names
+        }
+        plan = self.model_copy(update={"proofs": kept, "rounds": self.rounds.limited(rounds)})
+        plan._left_out = frozenset(self.proofs.keys() - kept.keys())
+        return plan
+
+    def check_measured(self, measured: Mapping[str, Variants], *, source: str) -> None:
+        """Make sure that a recording is of the proofs of this plan, whichever of them are chosen now.
+
+        Raises:
+            ConfigError: one of either has no counterpart, or other variants were measured; each is named.
+        """
+        problems = [
+            Problem(
+                file=source, key=f"proofs.{name}", got="measured, and no proof of this plan", allowed=f"one of {', '.join(self.proofs)}"
+            )
+            for name in measured
+            if name not in self.proofs and name not in self._left_out
+        ]
+        for name, proof in self.proofs.items():
+            if name not in measured:
+                got, allowed = "not measured in this recording", f"of the proofs that it has: {', '.join(measured)} (parameter proofs)"
+                problems.append(Problem(file=source, key=f"proofs.{name}", got=got, allowed=allowed))
+            elif proof.variants != measured[name]:
+                there, here = measured[name].model_dump(), proof.variants.model_dump()
+                got = "; ".join(f"{key} {there[key]}, in this plan {here[key]}" for key in here if there[key] != here[key])
+                problems.append(Problem(file=source, key=f"proofs.{name}", got=f"measured with {got}", allowed="measure again"))
+        if problems:
+            raise ConfigError(problems)
 
 
 def read_plan(path: str | Path, *, profile: str = config.WHOLE, proofs: str = "all", rounds: int = 0) -> ComparePlan:
@@ -265,17 +303,14 @@ def read_plan(path: str | Path, *, profile: str = config.WHOLE, proofs: str = "a
         problems.append(Problem(file="parameters", key="rounds", got=str(rounds), allowed=allowed))
     if problems:
         raise ConfigError(problems)
-    check(plan, file=str(path))
-    kept = {
-        name: proof.model_copy(update={"rounds": _limited(plan.rounds_of(proof), rounds)})
-        for name, proof in plan.proofs.items()
-        if name in names
-    }
-    return plan.model_copy(update={"proofs": kept, "rounds": _limited(plan.rounds, rounds)})
-
-
-def _limited(planned: Rounds, most: int) -> Rounds:
-    return Rounds(least=min(planned.least, most), most=most) if most else planned
+    for name, proof in plan.proofs.items():
+        try:
+            variants(name, proof, file=str(path))
+        except ConfigError as error:
+            problems += [problem for problem in error.problems if problem not in problems]
+    if problems:
+        raise ConfigError(problems)
+    return plan.chosen(names, rounds)
 
 
 # ---- variants ----
@@ -330,26 +365,10 @@ def _unknown_names(name: str, proof: Proof, plan: BackfillPlan | LoadPlan, file:
         return
     answers = tuple(f"{kind}{stage}" for kind in WHERE for stage in STAGES)
     what_if = (proof.what_if,) if proof.what_if else ()
-    for key, given, known in (("what_if", what_if, prediction.names(plan)), ("answers", proof.answers, answers)):
-        if unknown := [one for one in given if one not in known]:
-            allowed = f"available for this baseline: {', '.join(known)}"
+    for key, given, possible in (("what_if", what_if, prediction.names(plan)), ("answers", proof.answers, answers)):
+        if unknown := [one for one in given if one not in possible]:
+            allowed = f"available for this baseline: {', '.join(possible)}"
             yield _placed_at(f"proofs.{name}.{key}", Problem(file=file or "plan", key=key, got=", ".join(unknown), allowed=allowed), file)
-
-
-def check(plan: ComparePlan, *, file: str) -> None:
-    """Make every variant of a plan.
-
-    Raises:
-        ConfigError: every problem of all of them at once.
-    """
-    problems: list[Problem] = []
-    for name, proof in plan.proofs.items():
-        try:
-            variants(name, proof, file=file)
-        except ConfigError as error:
-            problems += [problem for problem in error.problems if problem not in problems]
-    if problems:
-        raise ConfigError(problems)
 
 
 def _placed(proof: Proof, changes: Mapping[str, Any]) -> dict[str, Any]:
@@ -362,7 +381,7 @@ def _made(proof: Proof, data: dict[str, Any], file: str | None, key: str) -> Bac
         if proof.validation == "backfill":
             own = {"objectives": [], "begin": "fresh", "database_schema": SCHEMA}
             return config.validate(BackfillPlan, {**data, **own}, file=file or "plan")
-        scenarios = {name: one for name, one in data["scenarios"].items() if name == proof.scenario}
+        scenarios = {proof.scenario: data["scenarios"][proof.scenario]}
         return config.validate(LoadPlan, {**data, "scenarios": scenarios, "objectives": []}, file=file or "plan")
     except ConfigError as error:
         place = f"scenarios.{proof.scenario}."

@@ -1,18 +1,18 @@
-"""Puts two recorded runs, or files of other load generators, side by side as one round, and names what else differs between them."""
+"""Puts recorded runs, or files of other load generators, side by side, a pair a round, and names what else differs between them."""
 
 import datetime as dt
 import math
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
 from typing import Any
-
-import pyarrow as pa
 
 from tapecheck import config
 from tapecheck.compare import samples
-from tapecheck.compare.plan import AFTER, BEFORE, COUNTERS, LATENCIES, STAGE_METRICS, Question, RecordedQuestions, Side, Validation
-from tapecheck.compare.recording import Compared, Context, Recording
-from tapecheck.compare.samples import Figures, Sample
+from tapecheck.compare.plan import AFTER, BEFORE, COUNTERS, LATENCIES, STAGE_METRICS, Side, Variants
+from tapecheck.compare.recording import Compared, Context, Recording, Sample
+from tapecheck.compare.samples import Key, Requests
 from tapecheck.errors import ConfigError, Problem
 from tapecheck.load.imports import registry
 from tapecheck.load.recording import Recording as LoadRecording
@@ -22,31 +22,36 @@ from tapecheck.runs.results import Environment, TargetInfo
 from tapecheck.verdict import Verdict
 
 Json = Mapping[str, Any]  # of a result.json, which was checked by its schema when it was read, or of a summary as plain data
+LIMITS = "config/load.yaml"  # the plan that says when a generator measured itself, as in the load notebook
+SIDES: tuple[Side, Side] = (BEFORE, AFTER)
 
 
-def figures(validation: Validation, result: Json) -> dict[str, Figures]:
+# ---- figures ----
+
+
+def figures(result: Json) -> dict[str, Sample]:
     """Return the figures of each part of a result that is compared by itself: a scenario, a backfill, a kind of failure."""
-    if validation == "load":
+    if result["validation"] == "load":
         return {name: of_scenario(one) for name, one in result["scenarios"].items()}
-    if validation == "backfill":
+    if result["validation"] == "backfill":
         return {"backfill": of_backfill(result)}
     return {name: _of_failure(name, one, result["checks"]) for name, one in result["rto"].items()}
 
 
-def of_scenario(one: Json) -> Figures:
+def of_scenario(one: Json) -> Sample:
     """Return the figures of a scenario; a tool that gives no intervals has plain numbers."""
     kinds = (("", one["response_time_ms"]), ("service_", one["service_time_ms"]), ("server_", one["server_time_ms"]))
     found = {f"{kind}{name}": times[name.removesuffix("_ms")] for kind, times in kinds if times for name in LATENCIES}
     values = {name: value["value"] if isinstance(value, Mapping) else value for name, value in found.items()}
     clocks = _numbers({**values, "throughput_rps": one["throughput_rps"]})
-    return Figures(clocks=clocks, counters=_counted(one, "load"), problem=one["invalid"] or "")
+    return Sample(clocks=clocks, counters=_counted(one, "load"), problem=one["invalid"] or "")
 
 
-def of_backfill(result: Json) -> Figures:
+def of_backfill(result: Json) -> Sample:
     """Return the figures of a backfill; a stage that did not run has none."""
     totals = result["totals"]
     stages = {name: result["stages"].get(name.removesuffix("_s"), {}).get("busy_s") or None for name in STAGE_METRICS}
-    return Figures(
+    return Sample(
         clocks=_numbers({"duration_s": totals["duration_s"], "records_per_s": totals["records_per_s"] or None, **stages}),
         counters=_counted(totals, "backfill"),
         checksum=(result["integrity"] or {}).get("checksum", ""),
@@ -54,9 +59,9 @@ def of_backfill(result: Json) -> Figures:
     )
 
 
-def _of_failure(name: str, one: Json, checks: list[Json]) -> Figures:
+def _of_failure(name: str, one: Json, checks: list[Json]) -> Sample:
     invalid = (check["reason"] for check in checks if check["name"] == name and check["verdict"] == Verdict.INVALID)
-    return Figures(
+    return Sample(
         clocks=_numbers({"recover_max_s": one["recover_s"]["max"], "degraded_max_s": one["degraded_s"]["max"]}),
         counters={"trials": one["recover_s"]["n"]},
         problem=next(invalid, "an invalid trial") if one["verdict"] == Verdict.INVALID else "",
@@ -71,153 +76,151 @@ def _numbers(values: Json) -> dict[str, float]:
     return {name: float(value) for name, value in values.items() if isinstance(value, int | float) and math.isfinite(value)}
 
 
-# ---- confounders ----
-
-NO_CONFIGURATION = frozenset({"run", "out"})  # parameters of a notebook that change nothing that is measured
-NOT_RECORDED = "not recorded"
-Pairs = Mapping[str, Mapping[Side, str]]
-"""What is compared, by the name that it has on each side."""
+# ---- runs ----
 
 
-def confounders(before: Json, after: Json, pairs: Pairs) -> Iterator[str]:
-    """Yield what else is not the same in both results, as `what: before, after`.
-
-    Another commit, and so another version of tapecheck itself, is what two runs are mostly compared for. A sandbox has another port after
-    every start. The file of another tool says neither where it ran nor what it was told to do.
-    """
-    sides: dict[Side, Json] = {BEFORE: before, AFTER: after}
-    tools = [(result.get("tool") or {}).get("name", "") for result in sides.values()]
-    named = ("name", "kind", *(["base_url"] if all(result["target"]["kind"] == "external" for result in sides.values()) else []))
-    yield from _unlike("target ", *({name: result["target"][name] or NOT_RECORDED for name in named} for result in sides.values()))
-    yield from _unlike("", *({"measured by": tool or "this workbook"} for tool in tools))
-    if any(tools):
-        yield from (f"machine: {tool} does not say on which it ran" for tool in sorted({*tools} - {""}))
-        return
-    yield from _unlike("", *(_environment(result["environment"]) for result in sides.values()))
-    for side, result in sides.items():
-        yield from (f"{side} ran beside another measurement: {one['measured']}" for one in result.get("beside") or ())
-    yield from _unlike("", *({"plan digest": result.get("plan_digest") or NOT_RECORDED} for result in sides.values()))
-    yield from _unlike("parameter ", *(_parameters(result["parameters"]) for result in sides.values()))
-    if before["validation"] == "load":
-        executors = ({name: result["scenarios"][own[side]]["executor"] for name, own in pairs.items()} for side, result in sides.items())
-        yield from _unlike("executor of ", *executors)
-
-
-def _environment(environment: Json) -> Json:
-    versions = {name: version for name, version in sorted(environment["versions"].items()) if name != "tapecheck"}
-    return {name: environment[name] for name in ("host", "system", "cores", "memory_mb", "python")} | versions
-
-
-def _parameters(given: Json) -> Json:
-    return {name: value for name, value in sorted(given.items()) if name not in NO_CONFIGURATION}
-
-
-def _unlike(what: str, before: Json, after: Json) -> Iterator[str]:
-    """Yield what is not the same on both sides."""
-    for name in {**before, **after}:
-        if before.get(name) != after.get(name):
-            yield f"{what}{name}: {before.get(name)} before, {after.get(name)} after"
-
-
-# ---- recorded ----
-
-LIMITS = "config/load.yaml"  # the plan that says when a generator measured itself, as in the load notebook
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class ComparedRun:
-    """One side: what its result says, and of a file of another tool its requests, which are in no run folder."""
+    """What the result of a run says, and of a file of another tool its requests, which are in no run folder."""
 
     run: Run
-    requests: LoadRecording | None = None
+    imported: LoadRecording | None = None
+
+    @property
+    def result(self) -> Json:
+        """The result as plain data."""
+        return self.run.result
 
     @property
     def tool(self) -> str:
-        """Return the name of the other tool that measured; empty when it was this workbook."""
-        return str((self.run.result.get("tool") or {}).get("name", ""))
+        """The name of the other tool that measured; empty when it was this workbook."""
+        return str((self.result.get("tool") or {}).get("name", ""))
 
-    def requests_of_run(self) -> LoadRecording | None:
-        """Return every request; None where the run was told of without them.
+    @cached_property
+    def figures(self) -> Mapping[str, Sample]:
+        """The figures of each part."""
+        return figures(self.result)
+
+    @property
+    def started_at(self) -> dt.datetime:
+        """When it was measured."""
+        return dt.datetime.fromisoformat(self.result["started_at"])
+
+    def own(self, part: str) -> str:
+        """Return what this run calls a part: the one that it has, where another tool has named it."""
+        return part if part in self.figures else next(iter(self.figures))
+
+    def requests(self) -> LoadRecording | None:
+        """Return every request of a load run; None where the run was imported without them.
 
         Raises:
             ConfigError: they cannot be read.
         """
-        if self.requests or not (self.run.folder / "samples.parquet").exists():
-            return self.requests
+        if self.imported or not (self.run.folder / "samples.parquet").exists():
+            return self.imported
         from tapecheck.load.validation import load
 
         return load.read_files(self.run.folder, source=str(self.run.folder))
 
+    def compared(self) -> Compared:
+        """Return what is recorded of it."""
+        target, code = self.result["target"]["name"], history.code(Environment(**self.result["environment"]))
+        return Compared(folder=config.shown(self.run.folder), run_id=self.result["run_id"], target=target, code=code)
 
-def read(before: str, after: str, asked: RecordedQuestions, *, seed: int = 0) -> Recording:
-    """Return two recorded runs, or files of other load generators, as one round.
+
+Pair = tuple[ComparedRun, ComparedRun]
+
+
+def read(before: str, after: str) -> Recording:
+    """Return recorded runs, or files of other load generators, as rounds: the first of each side, the second of each, and so on.
+
+    Args:
+        before: a run, or a pattern such as `outputs/load/a*` that several match.
+        after: likewise, as many.
 
     Raises:
         ConfigError: one is no complete run and no file that we know, they are of different validations or of comparisons,
-            or have no part in common.
+            of different number, or have no part in common.
     """
-    validation = _validation(before, after)
-    sides: dict[Side, ComparedRun] = {BEFORE: _source(before), AFTER: _source(after)}
-    found = {side: figures(validation, source.run.result) for side, source in sides.items()}
-    pairs = _pairs(sides, found)
-    drawn = {name: own for name, own in pairs.items() if validation == "load" and not any(found[s][own[s]].problem for s in sides)}
-    answers, lines = _requests(sides, drawn)
-    both = [
-        Sample(
-            **found[side][own[side]].and_answers(answers.get((name, side), Figures())),
-            proof=name,
-            side=side,
-            round=1,
-            began_ns=0,
-            ended_ns=0,
-        )
-        for name, own in pairs.items()
-        for side in sides
-    ]
-    return Recording.of(samples=both, context=_context(sides, pairs, asked.question(validation), seed), spectra=lines)
+    paths = {BEFORE: _matching(before, BEFORE), AFTER: _matching(after, AFTER)}
+    validation = _validation(paths)
+    if len(paths[BEFORE]) != len(paths[AFTER]):
+        got = f"{len(paths[BEFORE])} before, {len(paths[AFTER])} after"
+        raise ConfigError([Problem(file="parameters", key="after", got=got, allowed="as many runs on both sides: a pair is a round")])
+    runs = {side: sorted(map(_source, paths[side]), key=lambda run: run.started_at) for side in SIDES}
+    every = [*runs[BEFORE], *runs[AFTER]]
+    parts = _parts(every)
+    found: list[Sample] = []
+    requests: dict[Key, list[Requests]] = {}
+    for number, pair in enumerate(zip(runs[BEFORE], runs[AFTER], strict=True), 1):
+        for sample, sent in _round(number, pair, parts, is_alike=len({run.tool for run in every}) == 1):
+            found.append(sample)
+            if sent is not None:
+                requests.setdefault((sample.proof, sample.side), []).append(sent)
+    last = runs[AFTER][-1]
+    context = Context(
+        run_id=folders.new_id(),
+        started_at=last.started_at,
+        target=TargetInfo(**last.result["target"]),
+        environment=Environment(**last.result["environment"]),
+        variants={part: Variants.model_validate({"validation": validation}) for part in parts},
+        before=tuple(run.compared() for run in runs[BEFORE]),
+        after=tuple(run.compared() for run in runs[AFTER]),
+        differs=tuple(confounders(runs, parts)),
+    )
+    return Recording.of(samples=found, context=context, spectra=samples.spectra(requests))
 
 
-def _requests(sides: Mapping[Side, ComparedRun], drawn: Pairs) -> tuple[dict[tuple[str, Side], Figures], pa.Table]:
-    """Return the answers and the spectra of both sides, one side after the other; a run without its requests has neither.
+def _matching(path: str, side: Side) -> list[str]:
+    """Return the runs or files that a path names, or that match it; a link such as `latest` names none of its own."""
+    if not any(sign in path for sign in "*?[") or config.expanded(path).exists():
+        return [path]
+    asked = config.expanded(path)
+    bases = (Path(asked.anchor),) if asked.is_absolute() else (Path.cwd(), config.PROJECT)
+    for base in bases:
+        pattern = str(asked.relative_to(asked.anchor) if asked.is_absolute() else asked)
+        if found := sorted(str(one) for one in base.glob(pattern) if not one.is_symlink()):
+            return found
+    raise ConfigError([Problem(file="parameters", key=side, got=path, allowed="a path or pattern that a run or file matches")])
 
-    Two tools do not count the bytes of an answer alike, so that the answers of theirs are not compared.
 
-    Raises:
-        ConfigError: the samples of a run cannot be read.
+def _round(number: int, pair: Pair, parts: Sequence[str], *, is_alike: bool) -> Iterator[tuple[Sample, Requests | None]]:
+    """Yield the sample of each side and part, and its requests where both runs count.
+
+    Two tools do not count the bytes of an answer alike, so that answers are compared only of runs that are alike.
     """
-    answers: dict[tuple[str, Side], Figures] = {}
-    lines: list[pa.Table] = []
-    for side, source in sides.items():
-        requests = source.requests_of_run() if drawn else None
-        if requests is not None:
-            own = {name: both[side] for name, both in drawn.items()}
-            lines += samples.of_run(side, requests, own)
-            if len({one.tool for one in sides.values()}) == 1:
-                answers |= {(name, side): samples.answers(requests, scenario) for name, scenario in own.items()}
-    return answers, samples.together(lines)
+    counting = {part for part in parts if not any(run.figures[run.own(part)].problem for run in pair)}
+    for side, run in zip(SIDES, pair, strict=True):
+        sent, at_ns = run.requests() if counting else None, int(run.started_at.timestamp() * 1e9)
+        for part in parts:
+            own = run.own(part)
+            sample = replace(run.figures[own], proof=part, side=side, round=number, began_ns=at_ns, ended_ns=at_ns)
+            if sent is None or part not in counting:
+                yield sample, None
+            else:
+                yield sample.plus(samples.answers(sent, own)) if is_alike else sample, samples.requests(sent, own)
 
 
-def asked(before: str, after: str, recorded: RecordedQuestions) -> dict[str, Question]:
-    """Return what will be asked of each part of two recorded runs.
+def validation_of(before: str, after: str) -> str:
+    """Return of which validation all runs are.
 
     Raises:
         ConfigError: as `read` does of what they are, and of their validations.
     """
-    validation = _validation(before, after)
-    return {f"each part of {validation}": recorded.question(validation)}
+    return _validation({BEFORE: _matching(before, BEFORE), AFTER: _matching(after, AFTER)})
 
 
-def _validation(before: str, after: str) -> Validation:
-    """Return of which validation both sides are, before a file of a million requests is read."""
-    first, second = _kind(before), _kind(after)
-    if first != second:
-        allowed = f"a run of {first}, as before is"
-        raise ConfigError([Problem(file=str(after), key="after", got=f"a run of {second}", allowed=allowed)])
+def _validation(paths: Mapping[Side, Sequence[str]]) -> str:
+    """Return of which validation all runs are, before a file of a million requests is read."""
+    kinds = [(side, path, _kind(path)) for side in SIDES for path in paths[side]]
+    _, path, first = kinds[0]
     if first == "compare":
         allowed = "runs of load, backfill or rto_rpo"
-        raise ConfigError([Problem(file=str(before), key="before", got="a comparison, which compares already", allowed=allowed)])
-    found: Validation = first  # type: ignore[assignment]
-    return found
+        raise ConfigError([Problem(file=path, key="before", got="a comparison, which compares already", allowed=allowed)])
+    for side, path, kind in kinds:
+        if kind != first:
+            raise ConfigError([Problem(file=path, key=side, got=f"a run of {kind}", allowed=f"a run of {first}, as before is")])
+    return first
 
 
 def _kind(path: str) -> str:
@@ -238,7 +241,7 @@ def _source(path: str) -> ComparedRun:
     result = LoadResult(
         validation="load",
         run_id=found.context.run_id,
-        verdict=Verdict.NO_DATA,  # nothing was promised of it
+        verdict=Verdict.NO_DATA,  # no objective is judged here
         started_at=found.context.started_at,
         target=found.context.target,
         environment=found.context.environment,
@@ -249,45 +252,61 @@ def _source(path: str) -> ComparedRun:
         scenarios=dict(load.summarize(found, load.read_plan(LIMITS))),
         tool=found.context.tool,
     )
-    return ComparedRun(run=Run(folder=file.resolve(), result=results.to_json(result)), requests=found)
+    return ComparedRun(run=Run(folder=file.resolve(), result=results.to_json(result)), imported=found)
 
 
-def _pairs(sides: Mapping[Side, ComparedRun], found: Mapping[Side, Mapping[str, Figures]]) -> Pairs:
-    """Return what both sides have; of another tool, which names its scenarios itself, the only one of each.
+def _parts(runs: Sequence[ComparedRun]) -> list[str]:
+    """Return what all runs have; of another tool, which names its scenarios itself, the only one of each.
 
     Raises:
         ConfigError: there is nothing.
     """
-    before, after = found[BEFORE], found[AFTER]
-    common = {name: {BEFORE: name, AFTER: name} for name in before if name in after}
+    common = [name for name in runs[0].figures if all(name in run.figures for run in runs)]
     if common:
         return common
-    if len(before) == len(after) == 1 and any(source.tool for source in sides.values()):
-        (first,), (second,) = before, after
-        return {f"{first} / {second}": {BEFORE: first, AFTER: second}}
-    got = f"{', '.join(before) or 'nothing'} before, {', '.join(after) or 'nothing'} after"
-    raise ConfigError([Problem(file="parameters", key="after", got=got, allowed="two runs that have a part in common")])
+    if all(len(run.figures) == 1 for run in runs) and any(run.tool for run in runs):
+        return [" / ".join(dict.fromkeys(next(iter(run.figures)) for run in runs))]
+    got = "; ".join(f"{run.compared().run_id}: {', '.join(run.figures) or 'nothing'}" for run in runs)
+    raise ConfigError([Problem(file="parameters", key="after", got=got, allowed="runs that have a part in common")])
 
 
-def _context(sides: Mapping[Side, ComparedRun], pairs: Pairs, question: Question, seed: int) -> Context:
-    first, second = sides[BEFORE].run, sides[AFTER].run
-    return Context(
-        run_id=folders.new_id(),
-        started_at=dt.datetime.fromisoformat(second.result["started_at"]),
-        target=TargetInfo(**second.result["target"]),
-        environment=Environment(**second.result["environment"]),
-        questions=dict.fromkeys(pairs, question),
-        seed=seed,
-        before=_compared(first),
-        after=_compared(second),
-        differs=tuple(confounders(first.result, second.result, pairs)),
-    )
+# ---- confounders ----
+
+NO_CONFIGURATION = frozenset({"run", "out"})  # parameters of a notebook that change nothing that is measured
+NOT_RECORDED = "not recorded"
 
 
-def _compared(run: Run) -> Compared:
-    return Compared(
-        folder=config.shown(run.folder),
-        run_id=run.result["run_id"],
-        target=run.result["target"]["name"],
-        code=history.code(Environment(**run.result["environment"])),
-    )
+def confounders(runs: Mapping[Side, Sequence[ComparedRun]], parts: Sequence[str]) -> Iterator[str]:
+    """Yield what else is not the same in all runs, as `what: before, after`.
+
+    Another commit, and so another version of tapecheck itself, is what runs are mostly compared for. A sandbox has another port after
+    every start. The file of another tool says neither where it ran nor what it was told to do.
+    """
+    every = [*runs[BEFORE], *runs[AFTER]]
+    tools = sorted({run.tool for run in every} - {""})
+    is_external = all(run.result["target"]["kind"] == "external" for run in every)
+    facts = {side: [_facts(run, parts, has_url=is_external, is_whole=not tools) for run in runs[side]] for side in SIDES}
+    for what in dict.fromkeys(what for side in SIDES for one in facts[side] for what in one):
+        before, after = (list(dict.fromkeys(str(one.get(what)) for one in facts[side])) for side in SIDES)
+        if len({*before, *after}) > 1:
+            yield f"{what}: {', '.join(before)} before, {', '.join(after)} after"
+    yield from (f"machine: {tool} does not say on which it ran" for tool in tools)
+    beside = [(side, one["measured"]) for side in SIDES for run in runs[side] for one in run.result.get("beside") or () if not tools]
+    yield from dict.fromkeys(f"{side} ran beside another measurement: {measured}" for side, measured in beside)
+
+
+def _facts(run: ComparedRun, parts: Sequence[str], *, has_url: bool, is_whole: bool) -> dict[str, object]:
+    """Return what should be the same in every run, of those of another tool as much as it says."""
+    result, environment = run.result, run.result["environment"]
+    named = ("name", "kind", *(["base_url"] if has_url else []))
+    found: dict[str, object] = {f"target {name}": result["target"][name] or NOT_RECORDED for name in named}
+    found["measured by"] = run.tool or "this workbook"
+    if not is_whole:
+        return found
+    found |= {name: environment[name] for name in ("host", "system", "cores", "memory_mb", "python")}
+    found |= {name: version for name, version in sorted(environment["versions"].items()) if name != "tapecheck"}
+    found["plan digest"] = result.get("plan_digest") or NOT_RECORDED
+    found |= {f"parameter {name}": value for name, value in sorted(result["parameters"].items()) if name not in NO_CONFIGURATION}
+    if result["validation"] == "load":
+        found |= {f"executor of {part}": result["scenarios"][run.own(part)]["executor"] for part in parts}
+    return found

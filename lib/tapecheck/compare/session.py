@@ -11,10 +11,10 @@ from tapecheck.backfill.plan import BackfillPlan, endpoints
 from tapecheck.backfill.validation import backfill
 from tapecheck.compare import analysis, recorded, samples
 from tapecheck.compare.plan import AFTER, BEFORE, MACHINE, WHERE, ComparePlan, Proof, Side, Variant, variants
-from tapecheck.compare.recording import Baseline, Context, Recording
-from tapecheck.compare.samples import Figures, Sample, Times
+from tapecheck.compare.recording import Baseline, Context, Recording, Sample
+from tapecheck.compare.samples import Key, Requests
 from tapecheck.errors import ConfigError, MeasurementError, Problem
-from tapecheck.load import samples as requests
+from tapecheck.load import samples as load_samples
 from tapecheck.load.plan import LoadPlan
 from tapecheck.load.requests import prepare_all
 from tapecheck.load.validation import load
@@ -43,11 +43,12 @@ def _once_s() -> float:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class RunFigures(Figures):
-    """What one run of one variant gave; `baseline` is what the backfill's own analysis says of it, `response_ms` is of a load run."""
+class Measured:
+    """What one run of one variant gave; `baseline` is what the backfill's own analysis says of it, `requests` are of a load run."""
 
+    sample: Sample
     baseline: Baseline = field(default_factory=Baseline)
-    response_ms: Times | None = None
+    requests: Requests | None = None
 
 
 class Bench:
@@ -68,20 +69,15 @@ class Bench:
         else:
             prepare_all(variant.plan, target)
 
-    def __call__(self, variant: Variant) -> RunFigures:
-        """Run a variant once, a fixed piece of work just before it.
-
-        Raises:
-            TapecheckError: as the validation's own run does.
-        """
-        target = self._opened(variant.target)
-        machine_s = work_s()
+    def __call__(self, variant: Variant) -> Measured:
+        """Run a variant once, a fixed piece of work just before it; raises as the validation's own run does."""
+        target, clocks = self._opened(variant.target), {MACHINE: work_s()}
         with progress.silent():
             if isinstance(variant.plan, BackfillPlan):
-                figures = _refill(variant.plan, at_distance(target, variant.distance_ms))
+                found = _refill(variant.plan, at_distance(target, variant.distance_ms))
             else:
-                figures = _load(variant.plan, target)
-        return replace(figures, clocks={**figures.clocks, MACHINE: machine_s})
+                found = _load(variant.plan, target)
+        return replace(found, sample=found.sample.plus(Sample(clocks=clocks)))
 
     def _opened(self, file: str | None) -> Target:
         if file not in self._targets:
@@ -89,24 +85,23 @@ class Bench:
         return self._targets[file]
 
 
-def _refill(plan: BackfillPlan, target: Target) -> RunFigures:
+def _refill(plan: BackfillPlan, target: Target) -> Measured:
     recording = backfill.run(plan, target)
     summary = backfill.summarize(recording, plan)
     found = tuple(one for one in backfill.rules(recording, summary, plan) if one.name.startswith(WHERE))
-    return RunFigures(
-        **recorded.of_backfill(asdict(summary)).values() | {"problem": summary.invalid or ""},  # jobs that failed are counted
+    return Measured(
+        sample=replace(recorded.of_backfill(asdict(summary)), problem=summary.invalid or ""),  # jobs that failed are counted
         baseline=Baseline(found=found, what_if={one.change: one.saving_ratio for one in summary.what_if}),
     )
 
 
-def _load(plan: LoadPlan, target: Target) -> RunFigures:
+def _load(plan: LoadPlan, target: Target) -> Measured:
     recording = load.run(plan, target)
     ((name, summary),) = load.summarize(recording, _limited(plan, lag_p99_ms=None, dispatch_lag_p99_ms=None)).items()
     late = load.summarize(recording, _limited(plan, lag_p99_ms=plan.generator.lag_p99_ms or HIDING_MS))[name].invalid
-    measured, figures = requests.counted(recording.samples, name), recorded.of_scenario(asdict(summary))
-    counters = {**figures.counters, "bytes": int(measured.numbers("bytes").sum())}
-    whole = replace(figures, counters=counters, late="" if summary.invalid else late or "")
-    return RunFigures(**whole.and_answers(samples.answers(recording, name)), response_ms=measured.response_ms())
+    own_bytes = int(load_samples.counted(recording.samples, name).numbers("bytes").sum())
+    sample = recorded.of_scenario(asdict(summary)).plus(Sample(counters={"bytes": own_bytes})).plus(samples.answers(recording, name))
+    return Measured(sample=replace(sample, late="" if summary.invalid else late or ""), requests=samples.requests(recording, name))
 
 
 def _limited(plan: LoadPlan, **limits_ms: float | None) -> LoadPlan:
@@ -120,7 +115,7 @@ def _limited(plan: LoadPlan, **limits_ms: float | None) -> LoadPlan:
 
 # ---- session ----
 
-Measure = Callable[[Variant], RunFigures]
+Measure = Callable[[Variant], Measured]
 Clock = Callable[[], int]
 
 
@@ -132,28 +127,17 @@ def order(rounds: int, warm_up: int = 0) -> Iterator[tuple[int, Side]]:
     for _ in range(warm_up):
         yield from ((0, BEFORE), (0, AFTER))
     for number in range(1, rounds + 1):
-        sides = (BEFORE, AFTER) if number % 2 else (AFTER, BEFORE)
-        yield from ((number, side) for side in sides)
+        yield from ((number, side) for side in ((BEFORE, AFTER) if number % 2 else (AFTER, BEFORE)))
 
 
 def run(plan: ComparePlan, target: Target) -> Recording:
     """Measure every proof of a plan against an opened target.
 
     Raises:
-        ConfigError: a variant is wrong, or the target lacks what it needs.
+        ConfigError: a variant is wrong, or the target lacks what it needs: every problem of all of them, before the first is measured.
         TargetError: the target does not answer, or not as configured.
     """
     info, bench = TargetInfo(name=target.name, kind=target.kind, base_url=target.base_url or ""), Bench(target)
-    _check(plan, bench)
-    return measure(plan, info, bench)
-
-
-def _check(plan: ComparePlan, bench: Bench) -> None:
-    """Find out whether every variant can be measured, before the first one is.
-
-    Raises:
-        ConfigError: every problem of all of them at once, each with its proof and side.
-    """
     problems: list[Problem] = []
     for name, proof in plan.proofs.items():
         for variant in variants(name, proof).values():
@@ -163,6 +147,26 @@ def _check(plan: ComparePlan, bench: Bench) -> None:
                 problems += [replace(one, key=f"proofs.{name}, {variant.side}: {one.key}") for one in error.problems]
     if problems:
         raise ConfigError(problems)
+    return measure(plan, info, bench)
+
+
+@dataclass(slots=True, kw_only=True)
+class _Kept:
+    """What is kept of the runs of a session."""
+
+    samples: list[Sample] = field(default_factory=list)
+    baselines: dict[str, Baseline] = field(default_factory=dict)
+    requests: dict[Key, list[Requests]] = field(default_factory=dict)
+
+    def add(self, sample: Sample, found: Measured) -> None:
+        """Keep a run; what its own analysis says only where it counts."""
+        self.samples.append(sample)
+        if sample.problem or not sample.round:
+            return
+        if sample.side == BEFORE:
+            self.baselines.setdefault(sample.proof, found.baseline)
+        if found.requests is not None:
+            self.requests.setdefault((sample.proof, sample.side), []).append(found.requests)
 
 
 def measure(plan: ComparePlan, target: TargetInfo, measuring: Measure, clock: Clock = time.monotonic_ns) -> Recording:
@@ -172,68 +176,45 @@ def measure(plan: ComparePlan, target: TargetInfo, measuring: Measure, clock: Cl
         measuring: runs a variant once; a `MeasurementError` makes that run one that does not count, any other error ends the session.
         clock: monotonic, in ns.
     """
-    started_at, kept = dt.datetime.now(dt.UTC), _Kept()
-    left = {name: 2 * (plan.warm_up + plan.rounds_of(proof).most) for name, proof in plan.proofs.items()}
+    started_at, kept, asked = dt.datetime.now(dt.UTC), _Kept(), plan.asked()
+    left = {name: 2 * (plan.warm_up + proof.rounds.most) for name, proof in asked.items() if proof.rounds}
     with progress.show("compare", "runs") as report:
-        for name, proof in plan.proofs.items():
+        for name, proof in asked.items():
             for _ in _until_decided(name, proof, plan, kept, measuring, clock):
                 left[name] -= 1
                 report(len(kept.samples), len(kept.samples) + sum(left.values()), name)
             left[name] = 0
         report(len(kept.samples), len(kept.samples))
-    return Recording.of(samples=kept.samples, context=_context(plan, target, started_at, kept), spectra=samples.of_rounds(kept.response_ms))
-
-
-@dataclass(slots=True, kw_only=True)
-class _Kept:
-    """What is kept of the runs of a session."""
-
-    samples: list[Sample] = field(default_factory=list)
-    baselines: dict[str, Baseline] = field(default_factory=dict)
-    response_ms: dict[tuple[str, Side], list[Times]] = field(default_factory=dict)
-
-    def add(self, sample: Sample, figures: RunFigures) -> None:
-        self.samples.append(sample)
-        if sample.problem or not sample.round:
-            return
-        if sample.side == BEFORE:
-            self.baselines.setdefault(sample.proof, figures.baseline)
-        if figures.response_ms is not None:
-            self.response_ms.setdefault((sample.proof, sample.side), []).append(figures.response_ms)
-
-
-def _until_decided(name: str, proof: Proof, plan: ComparePlan, kept: _Kept, measuring: Measure, clock: Clock) -> Iterator[None]:
-    """Measure one proof, yielding after each run, until a look finds it decided or it has all its rounds."""
-    rounds, both = plan.rounds_of(proof), variants(name, proof)
-    asked = proof.model_copy(update={"rounds": rounds})
-    own: list[Sample] = []
-    for number, side in order(rounds.most, plan.warm_up):
-        sample, figures = _one(both[side], number, measuring, clock)
-        own.append(sample)
-        kept.add(sample, figures)
-        yield
-        is_look = number in rounds.looks and len(own) % 2 == 0
-        if is_look and analysis.is_decided(analysis.of_proof(asked, own, seed=plan.seed)):
-            return
-
-
-def _context(plan: ComparePlan, target: TargetInfo, started_at: dt.datetime, kept: _Kept) -> Context:
-    return Context(
+    context = Context(
         run_id=folders.new_id(started_at),
         started_at=started_at,
         target=target,
         environment=results.environment(),
-        questions={name: proof.model_copy(update={"rounds": plan.rounds_of(proof)}) for name, proof in plan.proofs.items()},
-        seed=plan.seed,
+        variants={name: proof.variants for name, proof in asked.items()},
         baselines=kept.baselines,
     )
+    return Recording.of(samples=kept.samples, context=context, spectra=samples.spectra(kept.requests))
 
 
-def _one(variant: Variant, number: int, measuring: Measure, clock: Clock) -> tuple[Sample, RunFigures]:
+def _until_decided(name: str, proof: Proof, plan: ComparePlan, kept: _Kept, measuring: Measure, clock: Clock) -> Iterator[None]:
+    """Measure one proof, yielding after each run, until a look finds it decided or it has all its rounds."""
+    assert proof.rounds is not None
+    both, own = variants(name, proof), list[Sample]()
+    for number, side in order(proof.rounds.most, plan.warm_up):
+        sample, found = _one(both[side], number, measuring, clock)
+        own.append(sample)
+        kept.add(sample, found)
+        yield
+        is_look = number in proof.rounds.looks and len(own) % 2 == 0
+        if is_look and analysis.is_decided(analysis.of_proof(proof, own, seed=plan.seed)):
+            return
+
+
+def _one(variant: Variant, number: int, measuring: Measure, clock: Clock) -> tuple[Sample, Measured]:
     began_ns = clock()
     try:
-        figures = measuring(variant)
+        found = measuring(variant)
     except MeasurementError as error:
-        figures = RunFigures(problem=str(error))
-    values, ended_ns = figures.values(), clock()
-    return Sample(**values, proof=variant.proof, side=variant.side, round=number, began_ns=began_ns, ended_ns=ended_ns), figures
+        found = Measured(sample=Sample(problem=str(error)))
+    sample = replace(found.sample, proof=variant.proof, side=variant.side, round=number, began_ns=began_ns, ended_ns=clock())
+    return sample, found

@@ -8,22 +8,23 @@ from pydantic import Field, model_validator
 
 from tapecheck import validation
 from tapecheck.backfill.plan import endpoints
-from tapecheck.compare import analysis, difference, findings, recorded
+from tapecheck.compare import analysis, findings, recorded
 from tapecheck.compare import plan as plans
-from tapecheck.compare import samples as spectra
 from tapecheck.compare.analysis import ProofSummary
 from tapecheck.compare.difference import Change
-from tapecheck.compare.plan import ROUNDS_NEEDED, ComparePlan, Proof, Question
-from tapecheck.compare.recording import SAMPLES, Compared, Context, Recording
+from tapecheck.compare.plan import ROUNDS_NEEDED, ComparePlan, Question
+from tapecheck.compare.recording import SAMPLES, SPECTRA, Compared, Context, Recording
 from tapecheck.recording import Table
 from tapecheck.runs.results import Finding, Result
 from tapecheck.target.file import Target
 from tapecheck.validation import Analysis, Types
-from tapecheck.verdict import Check, Verdict
+from tapecheck.verdict import Check, Verdict, counted
+
+MOST_SAID = 6  # proofs in a headline
 
 
 class Settings(validation.Settings):
-    """The comparison notebook's parameters; with `before` and `after` two recorded runs are compared, and no target is asked."""
+    """The comparison notebook's parameters; with `before` and `after` recorded runs are compared, and no target is asked."""
 
     profile: str = Field(min_length=1)
     proofs: str = Field(min_length=1)
@@ -34,7 +35,7 @@ class Settings(validation.Settings):
     @model_validator(mode="after")
     def _both_or_none(self) -> Self:
         if bool(self.before) != bool(self.after):
-            raise ValueError("before and after both, two recorded runs or files of other load generators, or neither")
+            raise ValueError("before and after both, recorded runs or files of other load generators, or neither")
         if self.before and self.run != "new":
             raise ValueError("before and after, or the folder of a recorded comparison as run; not both")
         return self
@@ -42,25 +43,24 @@ class Settings(validation.Settings):
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class CompareResult(Result):
-    """result.json of a comparison; `method_check` are proofs about the comparison itself."""
+    """result.json of a comparison; `method_check` are proofs about the comparison itself, `before` and `after` recorded runs."""
 
     proofs: dict[str, ProofSummary]
     method_check: dict[str, ProofSummary] = dataclasses.field(default_factory=dict)
     questions: dict[str, Any]
-    before: Compared | None
-    after: Compared | None
+    before: list[Compared]
+    after: list[Compared]
     differs: list[str]
 
     def advice(self, check: Check) -> str:
         """Say what to do; where too few rounds were measured, no quieter machine helps."""
         if check.verdict == Verdict.NOT_PROVEN and check.n < ROUNDS_NEEDED:
-            return "measure both sides in more rounds: as a proof of the compare plan"
+            return f"measure {ROUNDS_NEEDED} rounds or more: as a proof of the compare plan, or by as many recorded runs a side"
         return Result.advice(self, check)
 
     def main_figures(self) -> list[str]:
         """Return of each proof what it saves, or that nothing changed, and what the method check claims."""
-        own = [_one(name, proof).removesuffix(".") for name, proof in self.proofs.items()]
-        return [*own, *([_checked(self.method_check).removesuffix(".")] if self.method_check else [])]
+        return _said(self.proofs, self.method_check)
 
     def missed(self) -> list[str]:
         """Say of the objectives that are not met why, those of the method check after the proofs and named as such."""
@@ -71,7 +71,7 @@ class CompareResult(Result):
 class Proofs(dict[str, ProofSummary]):
     """The summary of each proof by its name, and what was asked."""
 
-    questions: Mapping[str, Question | Proof]
+    questions: Mapping[str, Question]
 
 
 class Compare(validation.Validation[ComparePlan, Recording, Proofs, Settings]):
@@ -80,18 +80,14 @@ class Compare(validation.Validation[ComparePlan, Recording, Proofs, Settings]):
     name = "compare"
     keys = frozenset({"proofs"})
     choices = ("profile", "proofs", "rounds")
-    tables: ClassVar = {
-        "samples": Table(SAMPLES, may_lack=("late", "answers")),
-        "spectra": Table(spectra.SCHEMA, may_be_null=("low_ms", "high_ms")),
-    }
+    tables: ClassVar = {"samples": Table(SAMPLES), "spectra": Table(SPECTRA, may_be_null=("low_ms", "high_ms"))}
     types = Types(context=Context, recording=Recording, settings=Settings, result=CompareResult)
     read_plan = staticmethod(plans.read_plan)
+    bottleneck = staticmethod(findings.bottleneck)
 
     def begin(self, plan: ComparePlan, settings: Settings) -> Recording:
-        """Compare the two recorded runs of the settings, or measure every proof of the plan against the target."""
-        if settings.before:
-            return recorded.read(settings.before, settings.after, plan.recorded, seed=plan.seed)
-        return super().begin(plan, settings)
+        """Compare the recorded runs of the settings, or measure every proof of the plan against the target."""
+        return recorded.read(settings.before, settings.after) if settings.before else super().begin(plan, settings)
 
     def measure(self, plan: ComparePlan, target: Target, *, out: str = "") -> Recording:
         """Measure every proof; see `session.run`, which says what it raises."""
@@ -99,8 +95,19 @@ class Compare(validation.Validation[ComparePlan, Recording, Proofs, Settings]):
 
         return session.run(plan, target)
 
+    def asked(self, plan: ComparePlan, settings: Settings) -> Mapping[str, Question]:
+        """Return what is asked: the plan's proofs, or what recorded runs can be asked.
+
+        Raises:
+            ConfigError: recorded runs cannot be compared, or a recorded comparison is not of this plan.
+        """
+        if settings.before:
+            name = recorded.validation_of(settings.before, settings.after)
+            return {f"each part of {name}": plan.recorded.question(name)}
+        return plan.asked() if settings.run == "new" else self.read(settings.run).questions(plan)
+
     def asks_target(self, given: Mapping[str, Any]) -> bool:
-        """Tell whether anything is measured: two recorded runs need no target."""
+        """Tell whether anything is measured: recorded runs need no target."""
         return super().asks_target(given) and not given.get("before")
 
     def check_target(self, target: Target | None, plan: ComparePlan | None, given: Mapping[str, Any]) -> None:
@@ -109,33 +116,32 @@ class Compare(validation.Validation[ComparePlan, Recording, Proofs, Settings]):
             endpoints(target)
 
     def summarize(self, recording: Recording, plan: ComparePlan) -> Proofs:
-        """Summarize every proof of a recording."""
-        found = Proofs(analysis.summarize(recording))
-        found.questions = recording.context.questions
+        """Summarize every proof of a recording that the plan asks about."""
+        found = Proofs(analysis.summarize(recording, plan))
+        found.questions = recording.questions(plan)
         return found
 
     def judge(self, summary: Proofs, plan: ComparePlan) -> list[Check]:
-        """Judge every metric of every proof by what was expected of it before it was measured."""
+        """Judge every metric of every proof by what the plan expects of it."""
         return analysis.check(summary, summary.questions)
 
     def rules(self, recording: Recording, summary: Proofs, plan: ComparePlan) -> list[Finding]:
         """Return what the figures say."""
-        return findings.find(recording, summary)
-
-    def bottleneck(self, found: Sequence[Finding]) -> Finding | None:
-        """Return the change that does harm, or else the fix that saves most."""
-        return findings.bottleneck(found)
+        return findings.find(recording, summary, summary.questions)
 
     def say(self, recording: Recording, summary: Proofs, found: Sequence[Finding]) -> str:
-        """Return what each proof says."""
-        own, method_check = apart(summary)
-        return " ".join([*(_one(name, proof) for name, proof in own.items()), *([_checked(method_check)] if method_check else [])])
+        """Return what each proof says, and of recorded runs once what keeps all of them from proving anything."""
+        context = recording.context
+        few = len(context.before)
+        once = [f"{counted(few, 'runs')} a side: no confidence interval"] if 0 < few < ROUNDS_NEEDED else []
+        once += [one.finding for one in found if one.name == "more_than_the_change"]
+        return " ".join(f"{text[0].upper()}{text[1:]}." for text in [*_said(*apart(summary)), *once])
 
     def part(self, found: Analysis[ComparePlan, Recording, Proofs]) -> dict[str, Any]:
         """Return the proofs, what was asked, and the two sides."""
         context, (own, method_check) = found.recording.context, apart(found.summary)
-        questions = {name: question.model_dump(mode="json") for name, question in context.questions.items()}
-        sides = {"before": context.before, "after": context.after, "differs": list(context.differs)}
+        questions = {name: question.model_dump(mode="json") for name, question in found.summary.questions.items()}
+        sides = {"before": list(context.before), "after": list(context.after), "differs": list(context.differs)}
         return {"proofs": own, "method_check": method_check, "questions": questions, **sides}
 
     def spans_ns(self, recording: Recording) -> Iterable[tuple[int, int]]:
@@ -149,34 +155,27 @@ class Compare(validation.Validation[ComparePlan, Recording, Proofs, Settings]):
                 yield {"proof": sample.proof, "side": sample.side, "round": sample.round, "problem": sample.problem}
 
 
-def asked(plan: ComparePlan, settings: Settings) -> dict[str, Question | Proof]:
-    """Return what is asked: the plan's proofs, or what two recorded runs can be asked.
-
-    Raises:
-        ConfigError: the recorded runs cannot be compared.
-    """
-    if settings.before and settings.run == "new":
-        return {**recorded.asked(settings.before, settings.after, plan.recorded)}
-    return {**plan.proofs}
-
-
 def apart(summary: Mapping[str, ProofSummary]) -> tuple[dict[str, ProofSummary], dict[str, ProofSummary]]:
     """Return the proofs about the target, and those that check the method."""
     own = {name: proof for name, proof in summary.items() if not proof.method_check}
     return own, {name: proof for name, proof in summary.items() if name not in own}
 
 
-def _checked(method_check: Mapping[str, ProofSummary]) -> str:
-    return f"Method check: {'; '.join(_one(name, proof).removesuffix('.') for name, proof in method_check.items())}."
+def _said(own: Mapping[str, ProofSummary], method_check: Mapping[str, ProofSummary]) -> list[str]:
+    """Say what each proof says, and then what the method check does."""
+    lines = [_one(name, proof) for name, proof in own.items()]
+    more = [f"{len(lines) - MOST_SAID} more in the table"] if len(lines) > MOST_SAID else []
+    checked = "; ".join(_one(name, proof) for name, proof in method_check.items())
+    return [*lines[:MOST_SAID], *more, *([f"method check: {checked}"] if checked else [])]
 
 
 def _one(name: str, proof: ProofSummary) -> str:
-    one = proof.main
-    if one.change == Change.NOT_PROVEN:
-        return f"{name}: {'no difference claimed' if proof.method_check else 'not proven'}."
-    if one.change == Change.NO_CHANGE:
-        return f"{name}: no change of {one.metric}."
-    return f"{name}: {one.change}, {difference.said(one)}."
+    if proof.main.change == Change.NOT_PROVEN:
+        why = (
+            f"invalid, {proof.invalid}" if proof.invalid else "no difference claimed" if proof.method_check else f"not proven, {proof.main}"
+        )
+        return f"{name}: {why}"
+    return f"{name}: {proof.main.change.replace('_', ' ')}, {proof.main}"
 
 
 compare = Compare()

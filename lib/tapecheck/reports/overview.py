@@ -144,10 +144,10 @@ def _read(run: Run, out: Path) -> Entry | Broken:
 
 
 def _proof(proof: Mapping[str, Any]) -> str:
-    """Say how the first metric of a proof changed, in its own direction, and what was promised and predicted."""
+    """Say how the first metric of a proof changed, in its own direction, and what was expected and predicted."""
     one = proof["differences"][0]
     change = Ratio(**one["ratio"]).change(more_is_better=one["better"] == "higher") if one["ratio"] else "not measured"
-    hoped = {"promised": proof["promised_low_ratio"], "predicted": proof["predicted_ratio"]}
+    hoped = {"expected": proof["expected_low_ratio"], "predicted": proof["predicted_ratio"]}
     more = " and ".join(f"{-value:+.0%} {what}" for what, value in hoped.items() if value is not None)
     return f"{words(one['change'])}, {one['metric']} {change}{f', where {more}' if more else ''}"
 

@@ -14,10 +14,11 @@ import servers
 from servers import Behaviour, Server
 
 from tapecheck import config
-from tapecheck.compare import analysis, recorded
+from tapecheck.compare import analysis, answers, recorded
 from tapecheck.compare import samples as compared
-from tapecheck.compare.plan import AFTER, BEFORE, Question, RecordedQuestions, Side
-from tapecheck.compare.samples import Pair, Sample
+from tapecheck.compare.plan import AFTER, BEFORE, Question, Side
+from tapecheck.compare.recording import Sample
+from tapecheck.compare.samples import Pair
 from tapecheck.compare.validation import compare
 from tapecheck.load.engine.recorder import ErrorKind
 
@@ -25,6 +26,7 @@ ROUNDS, REQUESTS = 4, 200
 METRIC = {"name": "p95_ms", "better": "lower", "smallest_effect": 0.1}
 Draw = Callable[[np.random.Generator], Sequence[int]]
 LOAD = config.PROJECT / "tests" / "data" / "load"
+PLANNED = compare.read_plan("config/compare.yaml")
 
 
 def run(side: Side, number: int, sizes: Sequence[int], *, status: Sequence[int] | int = 200, checked: int = 10, failed: int = 0) -> Sample:
@@ -33,14 +35,12 @@ def run(side: Side, number: int, sizes: Sequence[int], *, status: Sequence[int] 
     rows["bytes"][: len(sizes)], rows["status"][: len(sizes)] = sizes, status
     rows["bytes"][len(sizes) :] = 0
     found = samples.recording({"month": rows}, generator=replace(samples.GENERATOR, content_checked=checked))
-    return Sample(**compared.answers(found, "month").values(), proof="x", side=side, round=number, began_ns=0, ended_ns=0)
+    return replace(compared.answers(found, "month"), proof="x", side=side, round=number)
 
 
 def said(before: Draw, after: Draw, *, rounds: int = ROUNDS) -> str | None:
     rng = np.random.default_rng(7)
-    return compared.answers_differ(
-        [Pair(before=run(BEFORE, n, before(rng)), after=run(AFTER, n, after(rng))) for n in range(1, rounds + 1)]
-    )
+    return answers.differ([Pair(before=run(BEFORE, n, before(rng)), after=run(AFTER, n, after(rng))) for n in range(1, rounds + 1)])
 
 
 def always(size: int) -> Draw:
@@ -112,11 +112,9 @@ def test_answers_of_another_status_are_found() -> None:
     """Another 2xx on all answers, and on one in twenty; chance alone is none."""
     same = run(BEFORE, 1, [900] * REQUESTS)
     some = [206 if i % 20 == 0 else 200 for i in range(REQUESTS)]
-    assert (
-        compared.answers_differ(pair(same, run(AFTER, 1, [900] * REQUESTS, status=204))) == "status 200 on 100% of them before, on 0% after"
-    )
-    assert compared.answers_differ(pair(run(BEFORE, 1, [900] * 2000), run(AFTER, 1, [900] * 2000, status=some * 10))) is not None
-    assert compared.answers_differ(pair(same, run(AFTER, 1, [900] * REQUESTS, status=[206, *[200] * (REQUESTS - 1)]))) is None
+    assert answers.differ(pair(same, run(AFTER, 1, [900] * REQUESTS, status=204))) == "status 200 on 100% of them before, on 0% after"
+    assert answers.differ(pair(run(BEFORE, 1, [900] * 2000), run(AFTER, 1, [900] * 2000, status=some * 10))) is not None
+    assert answers.differ(pair(same, run(AFTER, 1, [900] * REQUESTS, status=[206, *[200] * (REQUESTS - 1)]))) is None
 
 
 @pytest.mark.parametrize(
@@ -134,7 +132,7 @@ def test_answers_of_another_status_are_found() -> None:
 )
 def test_answers_of_which_far_fewer_were_checked_are_found(before: tuple[int, int], after: tuple[int, int], is_found: bool) -> None:
     """Of a side whose content hardly anybody looked at, a size says too little."""
-    found = compared.answers_differ(pair(*(run(side, 1, [900] * n, checked=k) for side, (n, k) in ((BEFORE, before), (AFTER, after)))))
+    found = answers.differ(pair(*(run(side, 1, [900] * n, checked=k) for side, (n, k) in ((BEFORE, before), (AFTER, after)))))
     text = f"the content of {before[1]:,} of {before[0]:,} of them was checked before, of {after[1]:,} of {after[0]:,} after"
     assert found == (text if is_found else None)
 
@@ -161,9 +159,9 @@ def test_answers_that_cannot_be_compared_are_said_to_be_not(after: list[int], sa
 
 def test_failed_requests_have_no_answer() -> None:
     """Their bytes are in no mean; how many failed is judged elsewhere. Nothing is said where a side has no right answer."""
-    assert compared.answers_differ(pair(run(BEFORE, 1, [900] * 100), run(AFTER, 1, [900] * 100, failed=90))) is None
-    assert compared.answers_differ(pair(run(BEFORE, 1, [900] * 9), run(AFTER, 1, [], failed=9))) is None
-    assert compared.answers_differ([]) is None
+    assert answers.differ(pair(run(BEFORE, 1, [900] * 100), run(AFTER, 1, [900] * 100, failed=90))) is None
+    assert answers.differ(pair(run(BEFORE, 1, [900] * 9), run(AFTER, 1, [], failed=9))) is None
+    assert answers.differ([]) is None
 
 
 def test_a_change_that_is_meant_to_alter_answers_says_so() -> None:
@@ -206,8 +204,8 @@ def with_column(name: str, values: Callable[[np.ndarray], np.ndarray]) -> Callab
 )
 def test_two_recorded_runs_with_other_answers_are_invalid(tmp_path: Path, change: Callable[[pa.Table], pa.Table], expected: str) -> None:
     """Every request of both is there, and so is every size."""
-    found = recorded.read(copied(tmp_path / "a"), copied(tmp_path / "b", change), RecordedQuestions())
-    invalid = {name: proof.invalid for name, proof in analysis.summarize(found).items()}
+    found = recorded.read(copied(tmp_path / "a"), copied(tmp_path / "b", change))
+    invalid = {name: proof.invalid for name, proof in compare.summarize(found, PLANNED).items()}
     assert len(invalid) > 1
     assert all((expected in (one or "")) if expected else one is None for one in invalid.values()), invalid
 
@@ -260,9 +258,8 @@ def test_a_build_that_answers_with_something_else_is_no_improvement(
         knobs = {"profile": "full", "proofs": "all", "rounds": 0}
         settings = compare.settings(target="before.yaml", plan="plan.yaml", run="new", out="", **knobs)
         found = compare.recording(compare.plan(settings), settings)
-    summary = analysis.summarize(found)
-    proof = summary["index"]
-    (check,) = analysis.check(summary, found.context.questions)
+    whole = compare.analyse(found, compare.plan(settings))
+    proof, (check,) = whole.summary["index"], whole.checks
     if is_found:
         assert (check.verdict, proof.planned_rounds) == ("invalid", 4)
         assert check.reason.startswith("the answers differ: ")
