@@ -300,7 +300,7 @@ def test_only_another_tool_names_its_scenario_as_it_likes(copied: Callable[..., 
     def only(name: str) -> Callable[[dict[str, Any]], None]:
         return lambda result: result.update(scenarios={name: result["scenarios"][name]})
 
-    with pytest.raises(ConfigError, match="steady_state; .*: steady_rate"):
+    with pytest.raises(ConfigError, match=r"steady_state; .*: steady_rate"):
         recorded.read(copied("load", "a", only("steady_state")), copied("load", "b", only("steady_rate")))
     with pytest.raises(ConfigError, match="a part in common"):
         recorded.read(copied("load", "c"), str(TOOLS / "wrk.txt"))

@@ -80,7 +80,9 @@ def test_a_check_whose_reason_says_what_to_do_gets_no_other_advice() -> None:
     assert of("load", check).endswith("no data: no header: send one")
     assert of("load", replace(check, reason=NOTHING)).endswith(NEXT[Verdict.NO_DATA])
     one = replace(check, n=1, verdict=Verdict.NOT_PROVEN, reason="one round")
-    assert of("compare", one).endswith("one round; measure both sides in more rounds: as a proof of the compare plan")
+    assert of("compare", one).endswith(
+        "one round; measure 4 rounds or more: as a proof of the compare plan, or by as many recorded runs a side"
+    )
     assert of("compare", replace(one, n=9)).endswith(NEXT[Verdict.NOT_PROVEN])
 
 
@@ -90,7 +92,7 @@ def test_a_check_whose_reason_says_what_to_do_gets_no_other_advice() -> None:
         ("load", [" ms at ", "/s (mixed_symbols, the slowest)", "capacity ", "/s (proven to ", ", missed at "]),
         ("backfill", [" records/s", "bottleneck: no stage takes more than 60% of busy time"]),
         ("rto_rpo", ["Slowest recovery: ", " bars acknowledged during drills none was lost"]),
-        ("compare", [": improved, throughput_rps +", ": worse, throughput_rps -"]),
+        ("compare", [": improved, throughput ", "/s (+", ": worse, throughput ", "/s (-"]),
     ],
 )
 def test_a_result_names_its_main_figures_with_their_units(validation_name: str, figures: list[str]) -> None:

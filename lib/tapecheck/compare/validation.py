@@ -135,7 +135,7 @@ class Compare(validation.Validation[ComparePlan, Recording, Proofs, Settings]):
         few = len(context.before)
         once = [f"{counted(few, 'runs')} a side: no confidence interval"] if 0 < few < ROUNDS_NEEDED else []
         once += [one.finding for one in found if one.name == "more_than_the_change"]
-        return " ".join(f"{text[0].upper()}{text[1:]}." for text in [*_said(*apart(summary)), *once])
+        return " ".join(f"{text}." for text in [*_said(*apart(summary)), *(f"{text[0].upper()}{text[1:]}" for text in once)])
 
     def part(self, found: Analysis[ComparePlan, Recording, Proofs]) -> dict[str, Any]:
         """Return the proofs, what was asked, and the two sides."""
@@ -166,7 +166,7 @@ def _said(own: Mapping[str, ProofSummary], method_check: Mapping[str, ProofSumma
     lines = [_one(name, proof) for name, proof in own.items()]
     more = [f"{len(lines) - MOST_SAID} more in the table"] if len(lines) > MOST_SAID else []
     checked = "; ".join(_one(name, proof) for name, proof in method_check.items())
-    return [*lines[:MOST_SAID], *more, *([f"method check: {checked}"] if checked else [])]
+    return [*lines[:MOST_SAID], *more, *([f"Method check: {checked}"] if checked else [])]
 
 
 def _one(name: str, proof: ProofSummary) -> str:
