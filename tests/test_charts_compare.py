@@ -14,7 +14,7 @@ from tapecheck.compare import samples as spectra
 from tapecheck.compare.analysis import ProofSummary
 from tapecheck.compare.plan import AFTER, BEFORE, Metric, Proof
 from tapecheck.compare.recording import Baseline, Recording, Sample
-from tapecheck.compare.samples import Requests
+from tapecheck.compare.samples import SentRequests
 
 NAMES = ("bulk_copy", "concurrency", "derived_timeframes", "connection_reuse", "a_a_test")
 ANSWERING = {"what_if": "x", "answers": ["bottleneck_insert"]}
@@ -65,7 +65,7 @@ def asked() -> Case:
     }
     found = [sample for name in names for sample in samples(times(4, 0.4), name=name)]
     one, said = case(found, {name: proof() for name in names})
-    sent = {key: [Requests(response_ms=each, batches=np.array([len(each)])) for each in rounds] for key, rounds in times_ms.items()}
+    sent = {key: [SentRequests(response_ms=each, batches=np.array([len(each)])) for each in rounds] for key, rounds in times_ms.items()}
     return dataclasses.replace(one, tables={**one.tables, "spectra": spectra.spectra(sent)}), said
 
 

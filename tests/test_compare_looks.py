@@ -17,7 +17,7 @@ from tapecheck.compare.analysis import ProofSummary
 from tapecheck.compare.difference import Change
 from tapecheck.compare.plan import AFTER, ComparePlan, Expected, Metric, Variant
 from tapecheck.compare.recording import Recording, Sample
-from tapecheck.compare.session import Measured
+from tapecheck.compare.session import RunFigures
 from tapecheck.compare.validation import compare
 from tapecheck.verdict import Check, Verdict
 
@@ -92,11 +92,11 @@ def session_of(
     """Measure a plan whose runs, counted from 0 in each proof, have these clocks; so many of the first do not count."""
     ran: dict[str, int] = {}
 
-    def measuring(variant: Variant) -> Measured:
+    def measuring(variant: Variant) -> RunFigures:
         at = ran[variant.proof] = ran.get(variant.proof, -1) + 1
         counters = {"records": 10, "failed": 0, "requests": 9, **(counted or {}).get(variant.side, {})}
         problem = "the generator used 99% of its core" if at < failing else ""
-        return Measured(
+        return RunFigures(
             sample=Sample(clocks={"machine_s": 0.02, **clocks(at, variant)}, counters=counters, checksum="10-0", problem=problem)
         )
 

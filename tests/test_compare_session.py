@@ -19,7 +19,7 @@ from tapecheck.compare import analysis, session
 from tapecheck.compare.difference import Change
 from tapecheck.compare.plan import ComparePlan, Proof, Variant, variants
 from tapecheck.compare.recording import Baseline, Recording, Sample
-from tapecheck.compare.session import Bench, Measured
+from tapecheck.compare.session import Bench, RunFigures
 from tapecheck.compare.validation import compare
 from tapecheck.errors import ConfigError, MeasurementError, TargetDown
 from tapecheck.target.file import Target
@@ -33,7 +33,7 @@ class Planted:
         self.now_ns = 0
         self.fails_at = fails_at
 
-    def __call__(self, variant: Variant) -> Measured:
+    def __call__(self, variant: Variant) -> RunFigures:
         self.seen.append(variant)
         if len(self.seen) == self.fails_at:
             raise MeasurementError("the workers did not start")
@@ -41,7 +41,7 @@ class Planted:
         self.now_ns += int(duration_s * 1e9)
         baseline = Baseline(what_if={"insert at no cost": float(len(self.seen))})
         sample = Sample(clocks={"duration_s": duration_s, "machine_s": 0.02}, counters={"records": 10}, checksum="10-0")
-        return Measured(sample=sample, baseline=baseline)
+        return RunFigures(sample=sample, baseline=baseline)
 
     def clock(self) -> int:
         return self.now_ns
@@ -100,7 +100,7 @@ def test_a_run_that_could_not_be_measured_costs_its_round_only() -> None:
 def test_a_target_that_is_gone_ends_the_session() -> None:
     """It is no property of a variant."""
 
-    def gone(variant: Variant) -> Measured:
+    def gone(variant: Variant) -> RunFigures:
         raise TargetDown("the database does not answer")
 
     with pytest.raises(TargetDown):
@@ -146,7 +146,7 @@ def load_proof(**fix: Any) -> Proof:
     })  # fmt: skip
 
 
-def loaded(monkeypatch: pytest.MonkeyPatch, **generator: Any) -> Measured:
+def loaded(monkeypatch: pytest.MonkeyPatch, **generator: Any) -> RunFigures:
     """Return the figures of a burst of four requests of 1 to 4 ms."""
     found = recording({"steady_state": burst([1.0, 2.0, 3.0, 4.0], per_round=2)}, generator=replace(GENERATOR, **generator))
     monkeypatch.setattr(session.load, "run", lambda plan, target: found)

@@ -12,7 +12,7 @@ from tapecheck import config
 from tapecheck.compare import samples
 from tapecheck.compare.plan import AFTER, BEFORE, COUNTERS, LATENCIES, STAGE_METRICS, Side, Variants
 from tapecheck.compare.recording import Compared, Context, Recording, Sample
-from tapecheck.compare.samples import Key, Requests
+from tapecheck.compare.samples import Key, SentRequests
 from tapecheck.errors import ConfigError, Problem
 from tapecheck.load.imports import registry
 from tapecheck.load.recording import Recording as LoadRecording
@@ -151,7 +151,7 @@ def read(before: str, after: str) -> Recording:
     every = [*runs[BEFORE], *runs[AFTER]]
     parts = _parts(every)
     found: list[Sample] = []
-    requests: dict[Key, list[Requests]] = {}
+    requests: dict[Key, list[SentRequests]] = {}
     for number, pair in enumerate(zip(runs[BEFORE], runs[AFTER], strict=True), 1):
         for sample, sent in _round(number, pair, parts, is_alike=len({run.tool for run in every}) == 1):
             found.append(sample)
@@ -184,7 +184,7 @@ def _matching(path: str, side: Side) -> list[str]:
     raise ConfigError([Problem(file="parameters", key=side, got=path, allowed="a path or pattern that a run or file matches")])
 
 
-def _round(number: int, pair: Pair, parts: Sequence[str], *, is_alike: bool) -> Iterator[tuple[Sample, Requests | None]]:
+def _round(number: int, pair: Pair, parts: Sequence[str], *, is_alike: bool) -> Iterator[tuple[Sample, SentRequests | None]]:
     """Yield the sample of each side and part, and its requests where both runs count.
 
     Two tools do not count the bytes of an answer alike, so that answers are compared only of runs that are alike.

@@ -114,7 +114,7 @@ Key = tuple[str, Side]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Requests:
+class SentRequests:
     """The requests of a scenario: response times, and the sizes of the consecutive batches whose samples are alike.
 
     Nothing bounds a spectrum from which requests without an answer are missing: it is not `whole`.
@@ -125,11 +125,11 @@ class Requests:
     whole: bool = True
 
 
-def requests(recording: Recording, scenario: str) -> Requests:
+def requests(recording: Recording, scenario: str) -> SentRequests:
     """Return the requests of a scenario without its warm-up."""
     own, tool = samples.counted(recording.samples, scenario), recording.context.tool
     batches = own.batches(recording.context.executors[scenario])
-    return Requests(response_ms=own.response_ms(), batches=batches, whole=not (tool and tool.answers_only))
+    return SentRequests(response_ms=own.response_ms(), batches=batches, whole=not (tool and tool.answers_only))
 
 
 def answers(recording: Recording, scenario: str) -> Sample:
@@ -148,13 +148,13 @@ def answers(recording: Recording, scenario: str) -> Sample:
     return Sample(answers=kinds, clocks={MEAN_BYTES: float(size.mean())} if size.any() else {}, counters=checked)
 
 
-def spectra(found: Mapping[Key, Sequence[Requests]]) -> pa.Table:
+def spectra(found: Mapping[Key, Sequence[SentRequests]]) -> pa.Table:
     """Return the latency spectrum of each proof and side that has requests, those of all its runs together."""
     lines = [_spectrum(key, runs) for key, runs in found.items() if sum(len(run.response_ms) for run in runs)]
     return pa.concat_tables([SPECTRA.empty_table(), *lines])
 
 
-def _spectrum(key: Key, runs: Sequence[Requests]) -> pa.Table:
+def _spectrum(key: Key, runs: Sequence[SentRequests]) -> pa.Table:
     times = np.concatenate([run.response_ms for run in runs])
     line = {**intervals.spectrum(times, runs[0].batches if len(runs) == 1 else _stretches([len(run.response_ms) for run in runs]))}
     n = len(line["p"])

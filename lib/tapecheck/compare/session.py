@@ -12,7 +12,7 @@ from tapecheck.backfill.validation import backfill
 from tapecheck.compare import analysis, recorded, samples
 from tapecheck.compare.plan import AFTER, BEFORE, MACHINE, WHERE, ComparePlan, Proof, Side, Variant, variants
 from tapecheck.compare.recording import Baseline, Context, Recording, Sample
-from tapecheck.compare.samples import Key, Requests
+from tapecheck.compare.samples import Key, SentRequests
 from tapecheck.errors import ConfigError, MeasurementError, Problem
 from tapecheck.load import samples as load_samples
 from tapecheck.load.plan import LoadPlan
@@ -43,12 +43,12 @@ def _once_s() -> float:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Measured:
+class RunFigures:
     """What one run of one variant gave; `baseline` is what the backfill's own analysis says of it, `requests` are of a load run."""
 
     sample: Sample
     baseline: Baseline = field(default_factory=Baseline)
-    requests: Requests | None = None
+    requests: SentRequests | None = None
 
 
 class Bench:
@@ -69,7 +69,7 @@ class Bench:
         else:
             prepare_all(variant.plan, target)
 
-    def __call__(self, variant: Variant) -> Measured:
+    def __call__(self, variant: Variant) -> RunFigures:
         """Run a variant once, a fixed piece of work just before it; raises as the validation's own run does."""
         target, clocks = self._opened(variant.target), {MACHINE: work_s()}
         with progress.silent():
@@ -85,23 +85,23 @@ class Bench:
         return self._targets[file]
 
 
-def _refill(plan: BackfillPlan, target: Target) -> Measured:
+def _refill(plan: BackfillPlan, target: Target) -> RunFigures:
     recording = backfill.run(plan, target)
     summary = backfill.summarize(recording, plan)
     found = tuple(one for one in backfill.rules(recording, summary, plan) if one.name.startswith(WHERE))
-    return Measured(
+    return RunFigures(
         sample=replace(recorded.of_backfill(asdict(summary)), problem=summary.invalid or ""),  # jobs that failed are counted
         baseline=Baseline(found=found, what_if={one.change: one.saving_ratio for one in summary.what_if}),
     )
 
 
-def _load(plan: LoadPlan, target: Target) -> Measured:
+def _load(plan: LoadPlan, target: Target) -> RunFigures:
     recording = load.run(plan, target)
     ((name, summary),) = load.summarize(recording, _limited(plan, lag_p99_ms=None, dispatch_lag_p99_ms=None)).items()
     late = load.summarize(recording, _limited(plan, lag_p99_ms=plan.generator.lag_p99_ms or HIDING_MS))[name].invalid
     own_bytes = int(load_samples.counted(recording.samples, name).numbers("bytes").sum())
     sample = recorded.of_scenario(asdict(summary)).plus(Sample(counters={"bytes": own_bytes})).plus(samples.answers(recording, name))
-    return Measured(sample=replace(sample, late="" if summary.invalid else late or ""), requests=samples.requests(recording, name))
+    return RunFigures(sample=replace(sample, late="" if summary.invalid else late or ""), requests=samples.requests(recording, name))
 
 
 def _limited(plan: LoadPlan, **limits_ms: float | None) -> LoadPlan:
@@ -115,7 +115,7 @@ def _limited(plan: LoadPlan, **limits_ms: float | None) -> LoadPlan:
 
 # ---- session ----
 
-Measure = Callable[[Variant], Measured]
+Measure = Callable[[Variant], RunFigures]
 Clock = Callable[[], int]
 
 
@@ -156,9 +156,9 @@ class _Kept:
 
     samples: list[Sample] = field(default_factory=list)
     baselines: dict[str, Baseline] = field(default_factory=dict)
-    requests: dict[Key, list[Requests]] = field(default_factory=dict)
+    requests: dict[Key, list[SentRequests]] = field(default_factory=dict)
 
-    def add(self, sample: Sample, found: Measured) -> None:
+    def add(self, sample: Sample, found: RunFigures) -> None:
         """Keep a run; what its own analysis says only where it counts."""
         self.samples.append(sample)
         if sample.problem or not sample.round:
@@ -210,11 +210,11 @@ def _until_decided(name: str, proof: Proof, plan: ComparePlan, kept: _Kept, meas
             return
 
 
-def _one(variant: Variant, number: int, measuring: Measure, clock: Clock) -> tuple[Sample, Measured]:
+def _one(variant: Variant, number: int, measuring: Measure, clock: Clock) -> tuple[Sample, RunFigures]:
     began_ns = clock()
     try:
         found = measuring(variant)
     except MeasurementError as error:
-        found = Measured(sample=Sample(problem=str(error)))
+        found = RunFigures(sample=Sample(problem=str(error)))
     sample = replace(found.sample, proof=variant.proof, side=variant.side, round=number, began_ns=began_ns, ended_ns=clock())
     return sample, found
