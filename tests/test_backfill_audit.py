@@ -6,6 +6,7 @@ from typing import Any
 
 import httpx
 import psycopg
+import pyarrow as pa
 import pytest
 from backfills import SCHEMA, analysed
 
@@ -52,7 +53,7 @@ def test_memory_is_that_of_a_stretch_not_of_the_history(
     """A year is audited in less memory than the columns of its bars take, and with the verdict of a year in one piece."""
     peak_bytes = []
 
-    def traced(*given: Any) -> Integrity:
+    def traced(*given: Any) -> tuple[Integrity, pa.Table]:
         tracemalloc.start()
         try:
             return audit(*given)
@@ -87,7 +88,7 @@ def test_where_a_stretch_ends_shows_in_no_figure(
     """Three weeks with a change of daylight saving, by weeks and in one piece; the bars beside a cut are gone, and lost in both."""
     gone = {("5m", "2026-02-27 23:55+00"), ("5m", "2026-02-28 00:00+00"), ("1h", "2026-02-28 00:00+00"), ("1d", "2026-02-27 00:00+00")}
 
-    def deleting(*given: Any) -> Integrity:
+    def deleting(*given: Any) -> tuple[Integrity, pa.Table]:
         for timeframe, time in gone:
             connection.execute(f"DELETE FROM {SCHEMA}.bars WHERE symbol = 'SOL' AND timeframe = '{timeframe}' AND time = '{time}'")
         return audit(*given)
@@ -107,7 +108,7 @@ def test_a_bar_that_is_gone_is_lost_and_named(
     """A bar that upstream sent and that somebody deletes before the audit is lost, with its series and time; the next run counts it too."""
     time = "2026-03-03 15:30+00"
 
-    def deleting(*given: Any) -> Integrity:
+    def deleting(*given: Any) -> tuple[Integrity, pa.Table]:
         gone = connection.execute(f"DELETE FROM {SCHEMA}.bars WHERE symbol = 'TSLA' AND timeframe = '5m' AND time = %s", (time,))
         assert gone.rowcount == 1
         return audit(*given)
@@ -132,12 +133,12 @@ def test_bars_that_cannot_be_right_are_found(
         "'2026-03-03 15:40+00'": "c = h + 1",
     }
 
-    def spoiling(*given: Any) -> Integrity:
+    def spoiling(*given: Any) -> tuple[Integrity, pa.Table]:
         for time, change in spoil.items():
             done = connection.execute(f"UPDATE {SCHEMA}.bars SET {change} WHERE symbol = 'TSLA' AND timeframe = '5m' AND time = {time}")
             assert done.rowcount == 1
         connection.execute(
-            f"INSERT INTO {SCHEMA}.bars SELECT symbol, timeframe, time - interval '12 hours', o, h, l, c, v, vw, n FROM {SCHEMA}.bars"
+            f"INSERT INTO {SCHEMA}.bars SELECT symbol, timeframe, time + interval '30 seconds', o, h, l, c, v, vw, n FROM {SCHEMA}.bars"
             " WHERE symbol = 'TSLA' AND timeframe = '5m' AND time = '2026-03-03 16:00+00'"
         )
         return audit(*given)
@@ -174,7 +175,7 @@ def test_a_built_bar_that_is_gone_is_lost(
 ) -> None:
     """Built from 5-minute bars of which the plan stores none: what was sent is found by its symbol."""
 
-    def deleting(*given: Any) -> Integrity:
+    def deleting(*given: Any) -> tuple[Integrity, pa.Table]:
         assert connection.execute(f"DELETE FROM {SCHEMA}.bars WHERE timeframe = '1h' AND time = '2026-03-03 15:00+00'").rowcount == 1
         return audit(*given)
 

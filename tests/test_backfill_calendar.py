@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from tapecheck.backfill.calendar import derive, slots
+from tapecheck.backfill.calendar import REGULAR, SESSIONS, derive, slots
 from tapecheck.sandbox import market
 from tapecheck.vendor.bars import COLUMNS, CRYPTO, TIMEFRAMES, Bars, to_ms
 
@@ -22,30 +22,33 @@ def day_of(text: str) -> dt.datetime:
     return dt.datetime.fromisoformat(text).replace(tzinfo=dt.UTC)
 
 
-def _by_pandas(year: int, timeframe: str) -> tuple[list[int], list[bool]]:
-    """Walk the year day by day on New York's wall clock."""
+def _by_pandas(year: int, timeframe: str, sessions: str) -> tuple[list[int], list[bool]]:
+    """Walk the year day by day on New York's wall clock; return the starts of a session's slots, and which are of the regular one."""
     length = pd.Timedelta(seconds=TIMEFRAMES[timeframe].length_s)
     starts, regular = [], []
     for day in pd.date_range(f"{year}-01-01", f"{year}-12-31", freq="B", tz="America/New_York"):
         if f"{day:%m-%d}" in CLOSED[year].split():
             continue
         is_half = f"{day:%m-%d}" in HALF_DAYS[year].split()
-        first, last = (day.replace(hour=4), day.replace(hour=17 if is_half else 20)) if timeframe != "1d" else (day, day.replace(hour=1))
         opens, closes = day.replace(hour=9, minute=30), day.replace(hour=13 if is_half else 16)
-        for start in pd.date_range(first, last, freq=length, inclusive="left"):
+        bounds = {"regular": (opens, closes), "extended": (day.replace(hour=4), day.replace(hour=17 if is_half else 20))}
+        first, last = bounds.get(sessions, (day - pd.Timedelta(hours=4), day.replace(hour=20)))
+        every = [day] if timeframe == "1d" else pd.date_range(day - pd.Timedelta(hours=4), day.replace(hour=20), freq=length)
+        for start in (one for one in every if one < last and one + length > first):
             starts.append(int(start.timestamp() * 1000))
             regular.append(bool(start < closes and start + length > opens))
     return starts, regular
 
 
+@pytest.mark.parametrize("sessions", SESSIONS)
 @pytest.mark.parametrize("timeframe", TIMEFRAMES)
 @pytest.mark.parametrize("year", CLOSED)
-def test_a_year_of_stocks_is_that_of_pandas(year: int, timeframe: str) -> None:
+def test_a_year_of_stocks_is_that_of_pandas(year: int, timeframe: str, sessions: str) -> None:
     """Every start and every regular session of a year with two changes of daylight saving, holidays and half days."""
-    found = slots("AAPL", timeframe, day_of(f"{year}-01-01T05:00"), day_of(f"{year + 1}-01-01T05:00"))
-    starts, regular = _by_pandas(year, timeframe)
+    found = slots("AAPL", timeframe, day_of(f"{year}-01-01T05:00"), day_of(f"{year + 1}-01-01T05:00")).of(sessions)
+    starts, regular = _by_pandas(year, timeframe, sessions)
     assert found.t.tolist() == starts
-    assert found.is_regular.tolist() == regular
+    assert (found.session >= REGULAR).tolist() == regular
 
 
 @pytest.mark.parametrize("timeframe", TIMEFRAMES)
@@ -54,31 +57,7 @@ def test_a_year_of_crypto_has_every_slot(timeframe: str) -> None:
     found = slots("BTC", timeframe, day_of("2026-01-01"), day_of("2027-01-01"))
     length = pd.Timedelta(seconds=TIMEFRAMES[timeframe].length_s)
     every = pd.date_range("2026-01-01", "2027-01-01", freq=length, tz="UTC", inclusive="left")
-    assert found.t.tolist() == [int(t.timestamp() * 1000) for t in every] and found.is_regular.all()
-
-
-@pytest.mark.parametrize(
-    ("symbol", "day", "counts", "first_utc"),
-    [
-        ("AAPL", "2026-03-06", (192, 64, 16, 4, 1), 9),  # the last Friday of winter time
-        ("AAPL", "2026-03-08", (0, 0, 0, 0, 0), None),  # the Sunday of 23 hours
-        ("AAPL", "2026-03-09", (192, 64, 16, 4, 1), 8),
-        ("AAPL", "2026-11-02", (192, 64, 16, 4, 1), 9),
-        ("AAPL", "2026-11-26", (0, 0, 0, 0, 0), None),  # Thanksgiving
-        ("AAPL", "2026-11-27", (156, 52, 13, 4, 1), 9),  # its half day, extended hours to 17:00
-        ("BTC", "2026-03-08", (288, 96, 24, 6, 1), 0),
-        ("BTC", "2026-11-01", (288, 96, 24, 6, 1), 0),
-    ],
-)
-def test_days_known_by_hand(symbol: str, day: str, counts: tuple[int, ...], first_utc: int | None) -> None:
-    """A full day has 16 hours of slots, a half day 13, a closed day none, a day of crypto 24 whatever the clocks do."""
-    zone = "UTC" if symbol == "BTC" else "America/New_York"
-    start = pd.Timestamp(day, tz=zone).to_pydatetime()
-    end = (pd.Timestamp(day, tz=zone) + pd.DateOffset(days=1)).to_pydatetime()
-    found = [slots(symbol, timeframe, start, end) for timeframe in TIMEFRAMES]
-    assert tuple(map(len, found)) == counts
-    if first_utc is not None:
-        assert dt.datetime.fromtimestamp(found[0].t[0] / 1000, dt.UTC).hour == first_utc
+    assert found.t.tolist() == [int(t.timestamp() * 1000) for t in every] and (found.session >= REGULAR).all()
 
 
 @pytest.mark.parametrize("symbol", ["AAPL", "BTC"])
@@ -95,22 +74,11 @@ def test_only_whole_bars_inside_the_range_are_expected(symbol: str) -> None:
 # ---- bars built from shorter ones ----
 
 NOW_MS = to_ms(dt.datetime(2026, 11, 20, 15, 2, tzinfo=dt.UTC))
-WIDTHS = {"15m": 900, "1h": 3600, "4h": 14400, "1d": 86400}
 
 
 def year(symbol: str, width: int = 300) -> Bars:
     start = dt.datetime(2025, 11, 20, 5 if symbol not in CRYPTO else 0, tzinfo=dt.UTC)
     return market.page(symbol, width, to_ms(start), NOW_MS, NOW_MS, 10**7)[0]
-
-
-@pytest.mark.parametrize("timeframe", WIDTHS)
-@pytest.mark.parametrize("symbol", ["AAPL", "BTC"])
-def test_derived_bars_are_those_that_upstream_sends(symbol: str, timeframe: str) -> None:
-    """Every column of a year with two changes of daylight saving and its half days is equal to the last bit."""
-    derived, sent = derive(year(symbol), symbol, timeframe), year(symbol, WIDTHS[timeframe])
-    assert len(sent) > 200
-    for name in COLUMNS:
-        assert np.array_equal(getattr(derived, name), getattr(sent, name)), name
 
 
 @pytest.mark.parametrize(("symbol", "zone"), [("SPY", "America/New_York"), ("ETH", "UTC")])

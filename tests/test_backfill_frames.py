@@ -112,6 +112,7 @@ def test_integrity_shows_every_class_and_kind() -> None:
     assert counts == {
         "expected": "100", "present": "90", "absent: no trade": "5", "absent: upstream gap": "3", "absent: lost by us": "2",
         "vanished since an earlier run": "4", "duplicates": "1", "found: lost": "2", "found: upstream gap": "3", "found: vanished": "4",
+        "outside the plan's sessions": "0",
         "found: slots that several symbols lack": "3",
     }  # fmt: skip
     assert shown.loc["found: upstream gap", "where"] == "2 series, first SPY 1h 2026-01-01T00:00:00Z"
@@ -119,6 +120,6 @@ def test_integrity_shows_every_class_and_kind() -> None:
     assert shown.loc["found: vanished", "where"] == "1 series"
     assert shown.loc["checksum of all that is stored", "where"] == "c0ffee"
     assert list(frames.integrity(dataclasses.replace(WHOLE, findings=(), shared_gaps=())).index)[-2:] == [
-        "duplicates", "checksum of all that is stored",
+        "outside the plan's sessions", "checksum of all that is stored",
     ]  # fmt: skip
     assert "not audited" in cells(frames.integrity(None))

@@ -9,11 +9,12 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from tapecheck.backfill.calendar import derive, slots
-from tapecheck.backfill.integrity import Counted, Examined, Integrity, examine
+from tapecheck.backfill.examination import Examined, examine
+from tapecheck.backfill.integrity import Counted, Integrity
 from tapecheck.sandbox import market
 from tapecheck.vendor.bars import TIMEFRAMES, Bars, IntArray, to_ms
 
@@ -37,9 +38,9 @@ def times_of(stored: Market) -> dict[str, list[IntArray]]:
     return {name: [bars.t] for name, bars in stored.items()}
 
 
-def checked(*parts: Iterable[Examined], several: int = 3) -> Integrity:
+def checked(*parts: Iterable[Examined]) -> Integrity:
     """Judge some symbols."""
-    tally = Counted(several=several)
+    tally = Counted()
     tally.add([series for part in parts for series in part])
     return tally.integrity("sum")
 
@@ -69,7 +70,7 @@ def test_a_year_has_no_false_alarms(known: bool) -> None:
     stored = {symbol: market_of(symbol, start, end) for symbol in ("AAPL", "BTC")}
     found = checked(*(of(s, bars, times_of(bars) if known else {}, start=start, end=end) for s, bars in stored.items()))
     assert (found.findings, found.shared_gaps, found.lost, found.upstream_gaps, found.duplicates) == ((), (), 0, 0, 0)
-    assert found.expected == sum(len(slots(symbol, name, start, end)) for symbol in stored for name in TIMEFRAMES)
+    assert found.expected == sum(len(slots(symbol, name, start, end).of("extended")) for symbol in stored for name in TIMEFRAMES)
     assert 0 < found.present < found.expected == found.present + found.no_trade and found.checksum == "sum"
     assert found.no_trade > 500
 
@@ -110,6 +111,7 @@ def test_a_bar_that_was_received_and_is_not_stored_is_lost(symbol: str, name: st
 @given(symbol=symbols, name=timeframes, data=st.data())
 def test_a_bar_that_upstream_never_sent_is_its_hole(symbol: str, name: str, data: st.DataObject) -> None:
     """The removed bars are upstream's, proven by bars of other timeframes; beside them only gaps in the same longer bar."""
+    assume(name != "4h" or symbol == "BTC")  # the day of a stock proves them only by a large excess
     whole = market_of(symbol)
     rows = data.draw(rows_of(whole[name], name))
     removed = whole[name].t[rows]
@@ -258,17 +260,25 @@ def test_bars_of_another_symbol_are_found_and_both_are_named() -> None:
     assert [(f.symbol, f.kind, f.bars) for f in found.findings] == [("AAPL", "wrong_symbol", moving), ("MSFT", "wrong_symbol", moving)]
 
 
-@pytest.mark.parametrize(
-    ("hour_utc", "symbols", "gaps"),
-    [(15, ("AAPL", "MSFT", "SPY"), 3), (15, ("AAPL", "MSFT"), 0), (10, ("AAPL", "MSFT", "SPY"), 0), (15, ("AAPL", "BTC", "SPY"), 3)],
-    ids=["three", "two", "before the session", "with crypto"],
-)
-def test_a_minute_missing_in_several_symbols_is_upstreams(hour_utc: int, symbols: tuple[str, ...], gaps: int) -> None:
-    """Three symbols without trade in the same regular minute are flagged and blamed on upstream, with no other bar to prove it."""
+ALIKE = {  # hour in UTC, symbols that lack a minute of it, trades in each of their bars; gaps
+    "three": (15, ("AAPL", "MSFT", "SPY"), 5, 3),
+    "two": (15, ("AAPL", "MSFT"), 5, 0),
+    "two between hundreds of trades": (15, ("AAPL", "MSFT"), 300, 2),
+    "one between hundreds of trades": (15, ("AAPL",), 300, 0),
+    "before the session": (10, ("AAPL", "MSFT", "SPY"), 300, 0),
+    "with crypto": (15, ("AAPL", "BTC", "SPY"), 5, 3),
+}
+
+
+@pytest.mark.parametrize("case", ALIKE)
+def test_a_minute_missing_in_several_symbols_is_upstreams(case: str) -> None:
+    """Three symbols without trade in the same regular minute, or two busy ones, are blamed on upstream, with no other bar to prove it."""
+    hour_utc, symbols, trades, gaps = ALIKE[case]
     minute = to_ms(dt.datetime(2025, 11, 5, hour_utc, 5, tzinfo=dt.UTC))
     stored = {symbol: {"5m": market_of(symbol)["5m"]} for symbol in ("AAPL", "MSFT", "SPY", "BTC", "QQQ")}
     for symbol in symbols:
-        stored[symbol]["5m"] = without(stored[symbol]["5m"], np.flatnonzero(stored[symbol]["5m"].t == minute))
+        bars = without(stored[symbol]["5m"], np.flatnonzero(stored[symbol]["5m"].t == minute))
+        stored[symbol]["5m"] = replace(bars, n=np.full(len(bars), float(trades)))
     found = checked(*(of(symbol, bars) for symbol, bars in stored.items()))
     assert found.upstream_gaps == gaps == sum(kinds(found).values())
     assert [(h.timeframe, h.t_ms, set(h.symbols)) for h in found.shared_gaps] == ([("5m", minute, set(symbols))] if gaps else [])

@@ -97,12 +97,16 @@ def read(folder: Path, kinds: Mapping[str, "Table"], context: type[ContextT]) ->
 
 @dataclass(frozen=True, slots=True)
 class Table:
-    """What a table of a recording has: its columns, which of them an older recording may lack, which may be null, and its most rows."""
+    """What a table of a recording has: its columns, which of them an older recording may lack, which may be null, and its most rows.
+
+    `may_be_missing`: an older recording may lack it as a whole, and is read as one without rows.
+    """
 
     schema: pa.Schema
     may_lack: Sequence[str] = ()
     may_be_null: Sequence[str] = ()
     most: int = MOST_ROWS
+    may_be_missing: bool = False
 
 
 def table(file: Path, kind: Table) -> pa.Table:
@@ -112,6 +116,8 @@ def table(file: Path, kind: Table) -> pa.Table:
         ValueError: it has too many rows, lacks a column, or has one of another type, or nulls where there may be none.
     """
     schema, may_be_null = kind.schema, kind.may_be_null
+    if kind.may_be_missing and not file.exists():
+        return schema.empty_table()
     with pq.ParquetFile(file, pre_buffer=False) as stored:  # reading ahead would hold the whole file beside the table
         found, rows = stored.schema_arrow, stored.metadata.num_rows
         size = sum(stored.metadata.row_group(i).total_byte_size for i in range(stored.num_row_groups))

@@ -5,6 +5,8 @@ from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
+from tapecheck.backfill import coverage
+from tapecheck.backfill.coverage import Covered
 from tapecheck.backfill.integrity import NO_BARS, WRONG, Integrity
 from tapecheck.backfill.prediction import WhatIf
 from tapecheck.backfill.recording import COMPLETED, FAILED, SKIPPED, Job, Recording
@@ -95,6 +97,7 @@ class BackfillSummary:
     jobs: dict[str, dict[str, JobSummary]]
     rate_limit_floor_s: float
     integrity: Integrity | None
+    coverage: Covered
     what_if: list[WhatIf] = field(default_factory=list)
     invalid: str | None = None
 
@@ -121,6 +124,7 @@ def summarize(recording: Recording) -> BackfillSummary:
         jobs={symbol: {frame: job for (other, frame), job in jobs.items() if other == symbol} for symbol, _ in jobs},
         rate_limit_floor_s=rate_limit_floor_s(totals.requests, source.rate_per_s, source.burst),
         integrity=context.integrity,
+        coverage=coverage.covered(recording.tables["days"]),
         invalid=STOPPED if context.target_stopped else None,
     )
 
@@ -221,12 +225,15 @@ def check(summary: BackfillSummary, objectives: Iterable[Objective]) -> list[Che
 
 
 def measured(summary: BackfillSummary, metric: str) -> Measured:
-    """Return the value of a metric; each is exact, of the run that was measured.
+    """Return the value of a metric; each is exact, of the run that was measured. A metric of coverage is of the worst series.
 
     Speed counts only where a job was completed. What an audit gives is of as many bars (`empty`: jobs) as it expected.
     """
     totals, floor_s, integrity = summary.totals, summary.rate_limit_floor_s, summary.integrity
     audited = _audited(integrity) if integrity else dict.fromkeys(INTEGRITY)
+    if metric in coverage.METRICS:
+        worst = summary.coverage.worst(metric)
+        return Measured(value=worst, bound=worst, n=sum(len(frames) for frames in summary.coverage.series.values()))
     ran = totals.completed + totals.failed
     repeated = sum(job.repeated for jobs in summary.jobs.values() for job in jobs.values())
     values: dict[str, float | None] = audited | {

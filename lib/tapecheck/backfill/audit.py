@@ -14,12 +14,14 @@ from typing import Any, Self
 
 import numpy as np
 import psycopg
+import pyarrow as pa
 from psycopg import sql
 
 from tapecheck import database, progress
 from tapecheck.backfill import checkpoints
 from tapecheck.backfill.calendar import BASE, BoolArray, start_of
-from tapecheck.backfill.integrity import Counted, Examined, Integrity, distinct, examine
+from tapecheck.backfill.examination import Examined, distinct, examine
+from tapecheck.backfill.integrity import Counted, Integrity
 from tapecheck.backfill.jobs import is_done
 from tapecheck.backfill.plan import BackfillPlan, HistoryRange
 from tapecheck.backfill.recording import FAILED, Job
@@ -29,17 +31,21 @@ from tapecheck.vendor.trace import Received
 READ_ONLY = "SET TRANSACTION ISOLATION LEVEL REPEATABLE READ READ ONLY"
 
 
-def audit(plan: BackfillPlan, database_url: str, jobs: Iterable[Job], received: Received) -> Integrity:
+def audit(plan: BackfillPlan, database_url: str, jobs: Iterable[Job], received: Received) -> tuple[Integrity, pa.Table]:
     """Judge every series of the plan whose job ended, now or in an earlier run; all is read from one snapshot of the database.
 
     Args:
         jobs: what became of each job of this run; a failed one is left out.
         received: what upstream sent in this run.
 
+    Returns:
+        The verdict, and what each day of each series holds (`coverage.SCHEMA`). The newest minutes are not judged.
+
     Raises:
         psycopg.Error: the database cannot be read; as `adbc_driver_manager.Error` too, see `sink.SinkError`.
     """
     failed = {(job.symbol, job.timeframe) for job in jobs if job.state == FAILED}
+    until = dt.datetime.now(dt.UTC) - dt.timedelta(minutes=plan.settle_minutes)
     stretches = plan.history.stretches()
     steps, tally = len(stretches) * len(plan.symbols) + 1, Counted()
     with _snapshot(database_url) as (connection, cursor), ThreadPoolExecutor(1) as beside, progress.show("audit", "steps") as report:
@@ -51,12 +57,12 @@ def audit(plan: BackfillPlan, database_url: str, jobs: Iterable[Job], received: 
             for at, symbol in enumerate(plan.symbols, number * len(plan.symbols)):
                 report(at, steps)
                 timeframes = [timeframe for other, timeframe in ended if other == symbol]
-                series += _examined(plan, symbol, timeframes, _Window.of(plan.history, stretch, symbol), cursor, received)
+                series += _examined(plan, symbol, timeframes, _Window.of(plan.history, stretch, symbol), cursor, received, until)
             tally.add(series)
         report(steps - 1, steps)
         found = tally.integrity(str(whole.result()), {key: stand[key].rows for key in ended})
         report(steps, steps)
-    return found
+    return found, tally.days()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -83,14 +89,21 @@ class _Window:
 
 
 def _examined(
-    plan: BackfillPlan, symbol: str, timeframes: Collection[str], window: _Window, cursor: Any, received: Received
+    plan: BackfillPlan,
+    symbol: str,
+    timeframes: Collection[str],
+    window: _Window,
+    cursor: Any,
+    received: Received,
+    until: dt.datetime,
 ) -> list[Examined]:
     return examine(
         symbol,
         {timeframe: _stored(cursor, plan.database_schema, symbol, timeframe, window) for timeframe in timeframes},
         {timeframe: _sent(plan, symbol, timeframe, received, window) for timeframe in timeframes},
         start=window.start,
-        end=window.end,
+        end=max(window.start, min(window.end, until)),
+        sessions=plan.sessions,
     )
 
 

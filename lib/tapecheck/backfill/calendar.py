@@ -5,6 +5,7 @@ import threading
 import warnings
 from dataclasses import dataclass
 from functools import lru_cache
+from importlib.metadata import version
 from typing import Any
 from zoneinfo import ZoneInfo
 
@@ -18,6 +19,7 @@ FIRST_DAY = dt.date(2007, 1, 1)  # of a calendar that would begin twenty years b
 DAY_S = 86400
 BASE = "5m"  # the intraday series that the others are built from
 BoolArray = npt.NDArray[np.bool_]
+NONE = np.empty(0, np.int64)
 _import_lock = threading.Lock()  # warnings' filters are global: one thread at a time may change them
 
 
@@ -47,6 +49,11 @@ def _calendar() -> Any:
         return exchange_calendars.get_calendar("XNYS", start=str(FIRST_DAY))
 
 
+def library() -> str:
+    """Return the name and version of the library that knows the sessions; what was announced after its release it does not know."""
+    return f"exchange_calendars {version('exchange_calendars')}"
+
+
 def _eastern_s(day: dt.date, hour: int = 0) -> int:
     return int(dt.datetime(day.year, day.month, day.day, hour, tzinfo=EASTERN).timestamp())
 
@@ -65,45 +72,64 @@ def sessions(year: int) -> Sessions:
 
 # ---- slots ----
 
+SESSIONS = ("overnight", "extended", "regular")  # each with those after it; the codes of a slot begin with 1
+REGULAR, INSIDE = 3, 4  # meets the regular session; lies in it as a whole
+NIGHT_S = 4 * 3600  # from 20:00 to midnight
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Slots:
-    """Starts of bars in Unix milliseconds, ascending, and whether each bar meets the regular session (crypto: always)."""
+    """Starts of bars in Unix milliseconds, ascending; the day of each by its market's date, as days since 1970; its session.
+
+    A slot is of the best session that it meets: `REGULAR` or, where it ends in it too, `INSIDE` (crypto: always), 2 extended, 1 any
+    other hour of a trading day or of the night before it.
+    """
 
     t: IntArray
-    is_regular: BoolArray
+    day: IntArray
+    session: IntArray
 
     def __len__(self) -> int:
         return len(self.t)
+
+    def __getitem__(self, rows: BoolArray) -> "Slots":
+        return Slots(t=self.t[rows], day=self.day[rows], session=self.session[rows])
+
+    def of(self, sessions: str) -> "Slots":
+        """Return the slots of some sessions."""
+        return self[self.session > SESSIONS.index(sessions)]
 
 
 def slots(symbol: str, timeframe: str, start: dt.datetime, end: dt.datetime) -> Slots:
     """Return the slots that begin at or after `start` and are over by `end`.
 
-    Stocks have those that meet a session of the New York exchange with its extended hours, counted from 00:00 Eastern Time:
-    04:00 to 20:00, on half days to 17:00. Crypto has every slot of every UTC day.
+    Stocks have those of the trading days of the New York exchange, each from 20:00 Eastern Time of the evening before; extended
+    hours are 04:00 to 20:00, on half days to 17:00. Crypto has every slot of every UTC day.
     """
     length_s = TIMEFRAMES[timeframe].length_s
     if symbol in CRYPTO:
         first = to_ms(start) // 1000 // length_s * length_s
         t = np.arange(first, max(first, to_ms(end) // 1000), length_s, dtype=np.int64) * 1000
-        is_regular = np.ones(len(t), bool)
+        found = Slots(t=t, day=t // (DAY_S * 1000), session=np.full(len(t), INSIDE))
     else:
         years = [_year(year, length_s) for year in range(start.astimezone(EASTERN).year, end.astimezone(EASTERN).year + 1)]
-        t = np.concatenate([np.empty(0, np.int64), *(starts for starts, _ in years)])
-        is_regular = np.concatenate([np.empty(0, bool), *(regular for _, regular in years)])
-    is_inside = (t >= to_ms(start)) & (t + length_s * 1000 <= to_ms(end))
-    return Slots(t=t[is_inside], is_regular=is_regular[is_inside])
+        columns = {name: np.concatenate([NONE, *(getattr(year, name) for year in years)]) for name in Slots.__slots__}
+        found = Slots(**columns)
+    return found[(found.t >= to_ms(start)) & (found.t + length_s * 1000 <= to_ms(end))]
 
 
-def _year(year: int, length_s: int) -> tuple[IntArray, BoolArray]:
-    """Return the starts of a year's slots in Unix milliseconds, and which of them meet the regular session."""
+@lru_cache(maxsize=24)  # each of up to 2 MB
+def _year(year: int, length_s: int) -> Slots:
+    """Return all slots of the trading days of a year."""
     days = sessions(year)
-    first = days.midnight + (days.first - days.midnight) // length_s * length_s
-    counts = -(-(days.last - first) // length_s)
-    within_day = np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts)
-    t = np.repeat(first, counts) + within_day * length_s
-    return t * 1000, (t + length_s > np.repeat(days.opens, counts)) & (t < np.repeat(days.closes, counts))
+    before_s = NIGHT_S if length_s <= NIGHT_S else 0
+    offsets = np.arange(0, DAY_S, length_s) - before_s
+    t = (days.midnight[:, None] + offsets).ravel()
+    first, opens, closes, last = (np.repeat(column, len(offsets)) for column in (days.first, days.opens, days.closes, days.last))
+    is_regular, is_extended = ((t + length_s > begins) & (t < ends) for begins, ends in ((opens, closes), (first, last)))
+    is_inside = (t >= opens) & (t + length_s <= closes)
+    day = (days.midnight[:, None] // DAY_S - (offsets < 0)).ravel()  # 00:00 Eastern Time is on the same date in UTC
+    return Slots(t=t * 1000, day=day, session=1 + is_extended + is_regular + is_inside)
 
 
 # ---- longer bars ----

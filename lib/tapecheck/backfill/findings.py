@@ -1,33 +1,58 @@
 """Says what the figures of a backfill mean: findings, each with the numbers that caused it, what to do, and what that can buy."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 
 from tapecheck.backfill.analysis import PRIMARY_SHARE, BackfillSummary, JobSummary, StageSummary
 from tapecheck.backfill.calendar import BASE
-from tapecheck.backfill.integrity import NO_BARS, Integrity
+from tapecheck.backfill.coverage import Absence, Covered
+from tapecheck.backfill.integrity import NO_BARS, Defect, Integrity, utc
 from tapecheck.backfill.plan import BackfillPlan
 from tapecheck.backfill.prediction import WhatIf
 from tapecheck.backfill.recording import FAILED
 from tapecheck.recording import stopped
 from tapecheck.runs.results import Finding
+from tapecheck.vendor.bars import to_datetime
+from tapecheck.verdict import counted
 
 PROMISED = {"api": (0.30, 0.40), "database": (0.25, 0.35), "balanced": (0.20, 0.30)}  # shorter wall time, as the objectives have it
 KIND = {"wait": "api", "fetch": "api", "insert": "database"}
 NAMED = 5  # jobs or series in one finding; the tables have them all
-GRAVE = ("lost_bars", "vanished_bars", "failed_jobs", "no_bars")  # what the headline must say
+GRAVE = ("lost_bars", "vanished_bars", "failed_jobs", "no_bars", "renamed_ticker", "absent_days")  # what the headline must say
 AGAIN = "fetch them again; if they stay so, report it to the vendor"
+PARTS = "one of the two is wrong: fetch both again; if they stay so, report it to the vendor"
 BARS = {  # kind of bars, the most severe first: what they are, and what to do about them
     "lost": ("lost bars, sent by upstream and not stored", "this is a defect of tapecheck: run again with begin: fresh, and report it"),
     "vanished": ("vanished bars, stored by an earlier run", "find what deletes from the table, then run with begin: fresh"),
     "duplicate": ("bars stored more than once", "the table has lost its primary key: begin: fresh creates it again"),
+    "contradicting": ("bars stored more than once, with other values", "the table has lost its primary key: begin: fresh creates it again"),
     "wrong_symbol": ("bars equal to another symbol's of the same time", "ask the vendor which symbol they belong to"),
-    "out_of_order": ("bars sent after a later one", "none is lost, they are stored by their time; report it to the vendor"),
+    "other_level": ("bars at another price level than the shorter bars inside them", f"{PARTS}; one may not be adjusted for a split"),
+    "not_positive": ("bars with a price of zero or less", AGAIN),
     "not_finite": ("bars with a price or volume that is not a number", AGAIN),
-    "negative_volume": ("bars with a negative volume", AGAIN),
     "high_below_low": ("bars whose high is below their low", AGAIN),
     "outside_range": ("bars that open or close beyond their high or low", AGAIN),
-    "off_calendar": ("bars that begin outside every session", "check for a special session; if there was none, report it to the vendor"),
+    "vwap_outside_range": ("bars whose volume-weighted price lies beyond their high or low", AGAIN),
+    "negative_volume": ("bars with a negative volume", AGAIN),
+    "negative_count": ("bars with a negative number of trades", AGAIN),
+    "high_unlike_parts": ("bars whose high is not that of the shorter bars inside them", PARTS),
+    "low_unlike_parts": ("bars whose low is not that of the shorter bars inside them", PARTS),
+    "open_unlike_parts": ("bars that do not open as the shorter bars inside them", PARTS),
+    "close_unlike_parts": ("bars that do not close as the shorter bars inside them", PARTS),
+    "volume_unlike_parts": ("bars whose volume is not the sum of the shorter bars inside them", PARTS),
+    "out_of_order": ("bars sent after a later one", "none is lost, they are stored by their time; report it to the vendor"),
+    "off_calendar": ("bars that begin on a closed day or between two slots", "if there was no special session, report it to the vendor"),
     "upstream_gap": ("gaps upstream, where other bars prove trade", "ask the vendor for them; then run with begin: fresh"),
+    "suspected_gap": (
+        "gaps between bars of hundreds of trades: a halt, or missing upstream",
+        "look for a halt; else ask the vendor for them",
+    ),
+    "spike": (
+        "suspected spikes, far from all bars beside them",
+        "compare them with another source; a bad print is the vendor's to correct",
+    ),
+    "fractional_count": ("bars whose number of trades is not whole, stored as they are", "report it to the vendor"),
+    "perhaps_closed": ("slots at which the exchange was perhaps closed: no series has a bar", "look for a closure or early close that day"),
 }
 OURS = ("lost", "vanished")  # kinds that come before failed jobs
 
@@ -41,7 +66,10 @@ def find(summary: BackfillSummary, plan: BackfillPlan, what_if: Sequence[WhatIf]
         *_bars(summary.integrity, OURS),
         *_failed(jobs),
         *_empty(summary.integrity),
+        *_renamed(summary.coverage.absences),
+        *_absent(summary.coverage.absences),
         *_bars(summary.integrity, [kind for kind in BARS if kind not in OURS]),
+        *_jumps(summary.coverage),
         *_shared(summary.integrity),
         *_repeated(jobs),
         *_bottleneck(summary, plan, what_if),
@@ -88,13 +116,67 @@ def _repeated(jobs: Mapping[str, JobSummary]) -> Iterator[Finding]:
 
 def _empty(integrity: Integrity | None) -> Iterator[Finding]:
     if integrity and (found := integrity.kinds().get(NO_BARS)):
-        count = len(found.series)
+        expected = sum(one.bars for one in found)
         yield Finding(
             name="no_bars",
-            finding=f"{count} of {integrity.series} jobs ended without a single bar, of {found.bars:,} that the calendar expects:"
-            f" {_named(found.series)}",
-            evidence={"empty": count, "jobs": integrity.series, "expected": found.bars},
+            finding=f"{len(found)} of {integrity.series} jobs ended without a single bar, of {expected:,} that the calendar expects:"
+            f" {_named([one.name for one in found])}",
+            evidence={"empty": len(found), "jobs": integrity.series, "expected": expected},
             action="request one of them by hand: does the key include that history, is the ticker right, was it traded then?",
+        )
+
+
+def _absent(absences: Sequence[Absence]) -> Iterator[Finding]:
+    if absences:
+        worst = sorted(absences, key=lambda one: -one.days)
+        yield Finding(
+            name="absent_days",
+            finding=f"days without a bar, although trade is to be expected: {'; '.join(map(_ranges, worst[:NAMED]))}"
+            + (f"; and {len(worst) - NAMED} more" if len(worst) > NAMED else ""),
+            evidence={"days": max(one.days for one in worst), "symbols": len({one.symbol for one in worst})},
+            action="request these days by hand: was it listed then, does the key include that history? then run with begin: fresh",
+        )
+
+
+def _ranges(absence: Absence) -> str:
+    """Say what is absent by its longest range."""
+    longest, count = absence.spans[0], len(absence.spans)
+    many = f"{counted(absence.days, 'days')} in {count} ranges, the longest" if count > 1 else f"{counted(absence.days, 'days')},"
+    until = f"{longest.first}" if longest.days == 1 else f"{longest.first} to {longest.last}"
+    return f"{absence.symbol} ({', '.join(absence.timeframes)}) {many} {until} {absence.where}".strip()
+
+
+def _renamed(absences: Sequence[Absence]) -> Iterator[Finding]:
+    for symbol, one in {one.symbol: one for one in absences if one.levels}.items():
+        before, after = one.levels or (0.0, 0.0)
+        span = one.spans[0]
+        yield Finding(
+            name="renamed_ticker",
+            finding=f"{symbol} has no bar from {span.first} to {span.last}, and then another price level ({before:,.4g} -> {after:,.4g}):"
+            " perhaps a renamed or recycled ticker, whose history is of two companies",
+            evidence={"days": span.days, "before": before, "after": after},
+            action="look up the ticker's history; begin this symbol's history after the absence, or fetch the former ticker apart",
+        )
+
+
+def _jumps(covered: Covered) -> Iterator[Finding]:
+    for one in covered.splits:
+        many = max(one.before, one.after) / min(one.before, one.after)
+        way = "split" if one.after < one.before else "reverse split"
+        yield Finding(
+            name="suspected_split",
+            finding=f"{one.symbol} ({', '.join(one.timeframes)}) jumps on {one.day} from {one.before:,.4g} to {one.after:,.4g},"
+            f" as by a {way} of about {many:.3g} to 1: suspected to be unadjusted",
+            evidence={"before": one.before, "after": one.after, "ratio": many},
+            action="look for a split on that day; if there was one, fetch the series anew with adjusted bars",
+        )
+    for one in covered.origins:
+        yield Finding(
+            name="moved_origin",
+            finding=f"{one.symbol} ({', '.join(one.timeframes)}) begins its days at {one.after:g} h UTC from {one.day} on, before at"
+            f" {one.before:g} h",
+            evidence={"before_h": one.before, "after_h": one.after},
+            action="one history holds two kinds of days: fetch it anew; if it stays so, report it to the vendor",
         )
 
 
@@ -107,12 +189,35 @@ def _bars(integrity: Integrity | None, kinds: Iterable[str]) -> Iterator[Finding
     for kind in kinds:
         if found := every.get(kind):
             what, action = BARS[kind]
+            bars, longest = sum(one.bars for one in found), max(found, key=lambda one: one.run_bars)
+            by = f" ({integrity.calendar} has a session)" if integrity and kind == "perhaps_closed" else ""
+            evidence: dict[str, int | float | str] = {"bars": bars, "series": len(found)}
+            if found[0].first_ms is not None:
+                evidence["first"] = f"{found[0].name} {utc(found[0].first_ms)}"
+            if longest.run_bars > 1 and longest.run_ms is not None:
+                evidence["longest"] = f"{longest.name} {utc(longest.run_ms)}, {longest.run_bars:,} bars"
+            if z := max((one.z or 0.0 for one in found), default=0.0):
+                evidence["robust_z"] = z
             yield Finding(
                 name=f"{kind}_bars",
-                finding=f"{what}: {found.bars:,} in {_named(found.series)}",
-                evidence={"bars": found.bars, "series": len(found.series), **({"first": found.first} if found.first else {})},
+                finding=f"{what}{by}: {bars:,} in {_named([_range(one) for one in (found if not by else [_united(found)])])}",
+                evidence=evidence,
                 action=action,
             )
+
+
+def _united(found: Sequence[Defect]) -> Defect:
+    """Return one defect for that of all series."""
+    series = counted(len(found), "series")
+    return replace(found[0], symbol=series, timeframe="", last_ms=max(one.last_ms or 0 for one in found))
+
+
+def _range(defect: Defect) -> str:
+    """Say in which series, and between which times."""
+    if defect.first_ms is None:
+        return defect.name
+    first, last = (f"{to_datetime(t_ms):%Y-%m-%d %H:%M}" for t_ms in (defect.first_ms, defect.last_ms or defect.first_ms))
+    return f"{defect.name.strip()} ({first} UTC)" if first == last else f"{defect.name.strip()} ({first} to {last} UTC)"
 
 
 def _shared(integrity: Integrity | None) -> Iterator[Finding]:

@@ -7,16 +7,16 @@ import pandas as pd
 from tapecheck import validation
 from tapecheck.backfill.analysis import BackfillSummary, JobSummary, StageSummary
 from tapecheck.backfill.findings import ceiling_ratio, saving_ratio
-from tapecheck.backfill.integrity import Integrity
+from tapecheck.backfill.integrity import Integrity, utc
 from tapecheck.backfill.plan import BackfillPlan, HistoryRange
 from tapecheck.backfill.prediction import AS_RECORDED, WhatIf
 from tapecheck.backfill.recording import COMPLETED, FAILED
 from tapecheck.validation import findings
 from tapecheck.verdict import Check, number
 
-__all__ = ["checks", "failed", "findings", "integrity", "plan", "slowest", "slowest_jobs", "stages", "totals", "what_if"]
+__all__ = ["checks", "coverage", "failed", "findings", "integrity", "plan", "slowest", "slowest_jobs", "stages", "totals", "what_if"]
 
-JOBS_SHOWN = 10
+JOBS_SHOWN, SERIES_SHOWN = 10, 15
 
 
 def plan(plan: BackfillPlan) -> pd.DataFrame:
@@ -149,13 +149,33 @@ def integrity(integrity: Integrity | None) -> pd.DataFrame:
         "absent: lost by us": integrity.lost,
         "vanished since an earlier run": integrity.vanished,
         "duplicates": integrity.duplicates,
+        "outside the plan's sessions": integrity.outside,
     }
     rows = [{"what": what, "bars": f"{bars:,}", "where": ""} for what, bars in classes.items()]
     for kind, found in integrity.kinds().items():
-        where = f"{len(found.series):,} series" + (f", first {found.first}" if found.first else "")
-        rows.append({"what": f"found: {kind.replace('_', ' ')}", "bars": f"{found.bars:,}", "where": where})
+        first = f", first {found[0].name} {utc(found[0].first_ms)}" if found[0].first_ms is not None else ""
+        bars = sum(one.bars for one in found)
+        rows.append({"what": f"found: {kind.replace('_', ' ')}", "bars": f"{bars:,}", "where": f"{len(found):,} series{first}"})
     if integrity.shared_gaps:
         what = "found: slots that several symbols lack"
         rows.append({"what": what, "bars": f"{integrity.shared_slots:,}", "where": f"first {integrity.first_shared()}"})
     rows.append({"what": "checksum of all that is stored", "bars": "", "where": integrity.checksum})
     return pd.DataFrame(rows).set_index("what")
+
+
+def coverage(summary: BackfillSummary, most: int = SERIES_SHOWN) -> pd.DataFrame:
+    """Return one row a series, the one that holds the smallest share of what is expected first."""
+    every = [(f"{symbol} {name}", one) for symbol, frames in summary.coverage.series.items() for name, one in frames.items()]
+    rows = [
+        {
+            "series": name,
+            "coverage": "" if one.coverage is None else f"{one.coverage:.2%}",
+            "first bar": f"{one.first_bar:%Y-%m-%d %H:%M}" if one.first_bar else "none",
+            "last bar": f"{one.last_bar:%Y-%m-%d %H:%M}" if one.last_bar else "none",
+            "bars a day": number(one.bars_per_day),
+            "longest gap (days)": one.longest_gap_days,
+            "from": f"{one.longest_gap.first} to {one.longest_gap.last}" if one.longest_gap else "",
+        }
+        for name, one in sorted(every, key=lambda item: (item[1].coverage or 0.0, -item[1].longest_gap_days))[:most]
+    ]
+    return pd.DataFrame(rows or [{"series": "not audited"}]).set_index("series")

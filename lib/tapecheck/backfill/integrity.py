@@ -1,251 +1,59 @@
-"""Proves from other bars of the same symbol that there was trade where a bar is missing. It knows no calendar.
+"""Adds up what was found in all series, stretch after stretch of days, and returns the verdict on the history."""
 
-A shorter bar inside the gap proves it. So does a longer bar around it whose volume or trades exceed the sum of the bars that
-are stored inside it; the shortest longer bar decides, because vendors count trades into day bars that they leave out of minutes.
-"""
-
-import datetime as dt
+import math
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Annotated
 
 import numpy as np
+import pyarrow as pa
 from pydantic import AliasChoices, Field
 
-from tapecheck.backfill.calendar import BoolArray, Slots, slots
-from tapecheck.vendor.bars import CRYPTO, TIMEFRAMES, Bars, FloatArray, IntArray, to_datetime, to_ms
-
-SUM_TOLERANCE = 1e-9  # of a sum of volumes in floating point, as a ratio
-
-
-def length_ms(timeframe: str) -> int:
-    """Return the length of a bar in milliseconds."""
-    return TIMEFRAMES[timeframe].length_s * 1000
-
-
-def has_trade(name: str, tidy: Mapping[str, Bars], missing: IntArray, lost: IntArray) -> BoolArray:
-    """Tell of each missing start of a timeframe whether a bar of another timeframe proves that there was trade.
-
-    Args:
-        tidy: the symbol's stored bars by timeframe, ascending, each start once.
-        missing: starts (Unix ms) without a bar that upstream did not send.
-        lost: starts that it did send, without a stored bar.
-    """
-    is_proven, by_length = np.zeros(len(missing), bool), sorted(tidy, key=length_ms)
-    for shorter in by_length[: by_length.index(name)]:
-        t = tidy[shorter].t
-        is_proven |= np.searchsorted(t, missing) < np.searchsorted(t, missing + length_ms(name))
-    is_decided, explained = is_proven.copy(), np.append(lost, missing[is_proven])
-    known_t, known = tidy[name].t, _amounts(tidy[name])
-    for longer in by_length[by_length.index(name) + 1 :]:
-        bars, width_ms = tidy[longer], length_ms(longer)
-        excess = _amounts(bars) - _sums(known_t, known, bars.t, width_ms)
-        excess[~(excess > SUM_TOLERANCE * _amounts(bars))] = 0
-        known_t, known = np.append(known_t, bars.t), np.append(known, excess, axis=1)  # what this bar proves, a longer one proves not again
-        proves = (excess[0] > 0) | (excess[1] > 0)
-        proves[_windows(explained, bars.t, width_ms)[0]] = False  # a bar that is known to be missing explains any excess
-        window, is_covered = _windows(missing, bars.t, width_ms, is_decided)
-        is_proven[is_covered] = proves[window]
-        is_decided |= is_covered
-    return is_proven
-
-
-def _amounts(bars: Bars) -> FloatArray:
-    return np.stack((bars.v, bars.n))
-
-
-def _windows(t: IntArray, starts: IntArray, width_ms: int, is_done: BoolArray | None = None) -> tuple[IntArray, BoolArray]:
-    """Return which of the windows each time lies in, for those that lie in one and are not done, and which times those are."""
-    window = np.searchsorted(starts, t, side="right") - 1
-    is_inside = window >= 0
-    is_inside[is_inside] = t[is_inside] < starts[window[is_inside]] + width_ms
-    if is_done is not None:
-        is_inside &= ~is_done
-    return window[is_inside], is_inside
-
-
-def _sums(t: IntArray, amounts: FloatArray, starts: IntArray, width_ms: int) -> FloatArray:
-    window, is_inside = _windows(t, starts, width_ms)
-    return np.stack([np.bincount(window, weights=row[is_inside], minlength=len(starts)) for row in amounts])
-
-
-# ---- examination ----
-
-DAY_MS = 86_400_000
-NONE = np.empty(0, np.int64)
-OLD_CRYPTO_DAY_MS = 4 * 3600 * 1000  # the vendor's older samples begin a crypto day at 04:00 UTC
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Examined:
-    """What was found in one symbol and timeframe; times are starts in Unix ms, `fingerprints` are of the bars at `times`.
-
-    `stored` counts all rows, also those that are not judged; `wrong` has the bars that cannot be right, by what is wrong with them.
-    """
-
-    symbol: str
-    timeframe: str
-    stored: int
-    expected: int
-    present: int
-    no_trade: IntArray
-    upstream_gaps: IntArray
-    lost: IntArray
-    in_session: IntArray  # gaps of the regular session that are not ours
-    wrong: dict[str, IntArray]
-    times: IntArray
-    fingerprints: IntArray
-
-
-def wrong_bars(bars: Bars, late: IntArray, calendar: IntArray) -> dict[str, IntArray]:
-    """Return the starts of the stored bars of a series that cannot be right; `late` are the starts that were sent out of order."""
-    _, first = np.unique(bars.t, return_index=True)
-    is_finite = np.isfinite(np.stack((bars.o, bars.h, bars.l, bars.c, bars.v))).all(axis=0)
-    is_crossed = bars.h < bars.l
-    is_outside = (np.maximum(bars.o, bars.c) > bars.h) | (np.minimum(bars.o, bars.c) < bars.l)
-    return {
-        "duplicate": np.delete(bars.t, first),
-        "out_of_order": late,  # sent after a later bar of the same page; a table has no order
-        "not_finite": bars.t[~is_finite],
-        "negative_volume": bars.t[bars.v < 0],
-        "high_below_low": bars.t[is_crossed],
-        "outside_range": bars.t[is_outside & ~is_crossed],  # open or close above the high or below the low
-        "off_calendar": bars.t[~is_among(bars.t, calendar)],  # a start that no session has
-    }
-
-
-def examine(
-    symbol: str, stored: Mapping[str, Bars], received: Mapping[str, Sequence[IntArray]], *, start: dt.datetime, end: dt.datetime
-) -> list[Examined]:
-    """Examine every timeframe of one symbol; only bars that begin at or after `start` and are over by `end` are judged.
-
-    Args:
-        stored: the bars of each timeframe, all that are stored, in any order. Leave out of both a timeframe whose job did not
-            end: of what was never asked for nothing can be said.
-        received: the starts (Unix ms) that upstream sent, by timeframe, page by page; of one that is absent nothing can be
-            lost, and one that is absent from `stored` is lost as a whole.
-    """
-    found, sent, late = {}, {}, {}
-    for name in dict.fromkeys((*stored, *received)):
-        bars, pages = stored.get(name, Bars.empty()), received.get(name, ())
-        bars = replace(bars, t=_starts(bars.t, symbol, name))
-        is_judged = _is_judged(bars.t, name, start, end)
-        found[name] = bars if is_judged.all() else bars[is_judged]
-        sent[name], late[name] = (
-            _judged([_starts(page, symbol, name) for page in parts], name, start, end) for parts in (pages, map(_late, pages))
-        )
-    tidy = {name: _tidy(bars) for name, bars in found.items()}
-    return [
-        _series(symbol, name, bars, tidy, sent[name], late[name], len(stored.get(name, ())), slots(symbol, name, start, end))
-        for name, bars in found.items()
-    ]
-
-
-def _late(page: IntArray) -> IntArray:
-    """Return the starts of a page that came after a later one."""
-    return page[page < np.maximum.accumulate(page)]
-
-
-def _judged(pages: Sequence[IntArray], timeframe: str, start: dt.datetime, end: dt.datetime) -> IntArray:
-    t = np.concatenate([NONE, *pages])
-    return t[_is_judged(t, timeframe, start, end)]
-
-
-def distinct(t: IntArray) -> IntArray:
-    """Return values in ascending order, each once; `np.unique` hashes them, which takes ten times as long where they ascend already."""
-    ordered = np.sort(t)
-    is_first: BoolArray = np.diff(ordered, prepend=ordered[:1] - 1) > 0
-    return ordered[is_first]
-
-
-def is_among(t: IntArray, ascending: IntArray) -> BoolArray:
-    """Tell of each value whether it is one of some ascending ones, as `np.isin` does, which hashes too."""
-    is_found: BoolArray = np.searchsorted(ascending, t, side="right") > np.searchsorted(ascending, t)
-    return is_found
-
-
-def _series(
-    symbol: str, name: str, bars: Bars, tidy: Mapping[str, Bars], sent: IntArray, late: IntArray, stored: int, calendar: Slots
-) -> Examined:
-    received = distinct(sent)
-    expected = distinct(np.concatenate([calendar.t, received]))
-    gaps = expected[~is_among(expected, tidy[name].t)]
-    is_lost = is_among(gaps, received)
-    lost, missing = gaps[is_lost], gaps[~is_lost]
-    is_gap = has_trade(name, tidy, missing, lost)
-    is_moving = tidy[name].h > tidy[name].l  # a bar of one trade may well be that of another symbol too
-    return Examined(
-        symbol=symbol,
-        timeframe=name,
-        stored=stored,
-        expected=len(expected),
-        present=len(expected) - len(gaps),
-        no_trade=missing[~is_gap],
-        upstream_gaps=missing[is_gap],
-        lost=lost,
-        in_session=missing[is_among(missing, calendar.t[calendar.is_regular])],
-        wrong=wrong_bars(bars, late, calendar.t),
-        times=tidy[name].t[is_moving],
-        fingerprints=_fingerprints(tidy[name][is_moving]),
-    )
-
-
-def _tidy(bars: Bars) -> Bars:
-    """Return the bars ascending, each start once; those that are so already are not copied."""
-    return bars if (np.diff(bars.t) > 0).all() else bars[np.unique(bars.t, return_index=True)[1]]
-
-
-def _starts(t: IntArray, symbol: str, timeframe: str) -> IntArray:
-    """Return the starts with those of the vendor's older crypto days moved to midnight."""
-    if symbol not in CRYPTO or timeframe != "1d":
-        return t
-    return np.where(t % DAY_MS == OLD_CRYPTO_DAY_MS, t - OLD_CRYPTO_DAY_MS, t)
-
-
-def _is_judged(t: IntArray, timeframe: str, start: dt.datetime, end: dt.datetime) -> BoolArray:
-    is_judged: BoolArray = (t >= to_ms(start)) & (t + length_ms(timeframe) <= to_ms(end))
-    return is_judged
-
-
-def _fingerprints(bars: Bars) -> IntArray:
-    """Return 64 bits of each bar's time, prices and volume."""
-    mixed = bars.t.astype(np.uint64)
-    for column in (bars.o, bars.h, bars.l, bars.c, bars.v):
-        mixed = (mixed ^ column.view(np.uint64)) * np.uint64(0x9E3779B97F4A7C15)
-        mixed ^= mixed >> np.uint64(32)
-    return mixed.view(np.int64)
-
-
-# ---- integrity ----
+from tapecheck.backfill import coverage
+from tapecheck.backfill.calendar import DAY_S, NONE, library
+from tapecheck.backfill.examination import Examined, distinct, is_among, length_ms
+from tapecheck.backfill.values import HOUR_MS
+from tapecheck.vendor.bars import IntArray, to_datetime
 
 Key = tuple[str, str]  # symbol and timeframe
+DAY_MS = DAY_S * 1000
 NO_BARS = "no_bars"  # the kind of finding of a series that holds none of the bars that the calendar expects
 KEPT = 200  # shared gaps that are named; all are counted
-SEVERAL = 3  # symbols that miss the same slot: if each of 25 missed one of 2,000 by itself, three would together once in 180 years
+SEVERAL, BUSY_SEVERAL = 3, 2  # symbols that miss the same slot at least; where their neighbours have hundreds of trades
+CHANCE = 0.01  # of so many symbols to miss a slot of the stretch together by chance
+LIQUID = 0.95  # of its regular slots a series holds, that is counted among those that miss a slot together
+CLOSED_MS, MOST_CLOSED = HOUR_MS // 2, 4  # from which on an exchange is perhaps closed, and how many days in a row
+SUSPECT_SHARE, SUSPECT_MS = 0.01, 2 * HOUR_MS  # of gaps between busy bars, in one series alone: so many, or one so long
 WRONG = (  # kinds of bars that cannot be right
-    "wrong_symbol", "out_of_order", "not_finite", "negative_volume", "high_below_low", "outside_range", "off_calendar",
+    "wrong_symbol", "out_of_order", "not_finite", "not_positive", "negative_volume", "negative_count", "high_below_low", "outside_range",
+    "vwap_outside_range", "off_calendar", "contradicting", "other_level", "high_unlike_parts", "low_unlike_parts", "open_unlike_parts",
+    "close_unlike_parts", "volume_unlike_parts",
 )  # fmt: skip
+SUSPECT = ("spike", "suspected_gap", "fractional_count")  # kinds that may be right
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Defect:
-    """Something wrong in one series: how many bars, and the first of them (Unix ms); None where it cannot be told."""
+    """Bars of one series that have one fault: how many, the first and last of them, and the longest run of neighbours.
+
+    `first_ms` is None where it cannot be told which bars they are; `z` is the largest robust deviation of a spike.
+    """
 
     symbol: str
     timeframe: str
     kind: str
     bars: int
     first_ms: int | None
+    last_ms: int | None = None
+    run_ms: int | None = None
+    run_bars: int = 0
+    z: float | None = None
 
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Kind:
-    """One kind of finding over all series; `first` is the first bar that is known by its time."""
-
-    bars: int
-    series: tuple[str, ...]
-    first: str | None
+    @property
+    def name(self) -> str:
+        """Return its series."""
+        return f"{self.symbol} {self.timeframe}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -262,7 +70,8 @@ class Integrity:
     """The verdict on `series` series; expected = present + no_trade + upstream_gaps + lost.
 
     `vanished` bars were stored by an earlier run and are gone: which, cannot be told, so they are counted among `no_trade` or
-    `upstream_gaps` too. `shared_gaps` are the first of `shared_slots`.
+    `upstream_gaps` too. `outside` bars lie in no session of the plan. `shared_gaps` are the first of `shared_slots`. `calendar` is
+    the library whose sessions were expected.
     """
 
     series: int
@@ -277,19 +86,15 @@ class Integrity:
     findings: tuple[Defect, ...]
     shared_slots: int
     shared_gaps: Annotated[tuple[SharedGap, ...], Field(validation_alias=AliasChoices("shared_gaps", "shared_holes"))]
+    outside: int = 0
+    calendar: str = ""
 
-    def kinds(self) -> dict[str, Kind]:
-        """Return what was found, by its kind."""
-        found: dict[str, Kind] = {}
-        for name in dict.fromkeys(one.kind for one in self.findings):
-            ones = [one for one in self.findings if one.kind == name]
-            known = [(one.first_ms, f"{one.symbol} {one.timeframe}") for one in ones if one.first_ms is not None]
-            found[name] = Kind(
-                bars=sum(one.bars for one in ones),
-                series=tuple(f"{one.symbol} {one.timeframe}" for one in ones),
-                first=f"{min(known)[1]} {utc(min(known)[0])}" if known else None,
-            )
-        return found
+    def kinds(self) -> dict[str, list[Defect]]:
+        """Return what was found, by its kind, the first in time first."""
+        found: dict[str, list[Defect]] = {}
+        for one in sorted(self.findings, key=lambda one: (one.first_ms is None, one.first_ms)):
+            found.setdefault(one.kind, []).append(one)
+        return {kind: found[kind] for kind in dict.fromkeys(one.kind for one in self.findings)}
 
     def first_shared(self) -> str:
         """Return the first slot that several symbols lack."""
@@ -305,29 +110,40 @@ def utc(t_ms: int) -> str:
 class Counted:
     """What was found so far, in counts: the series of all symbols in one stretch of days, and then of the next."""
 
-    def __init__(self, *, several: int = SEVERAL) -> None:
-        self._several = several
+    def __init__(self) -> None:
         self._counts: dict[Key, Counter[str]] = {}  # of each series: its bars by class and by kind of finding
-        self._first_ms: dict[tuple[Key, str], int] = {}
+        self._found: dict[tuple[Key, str], list[IntArray]] = {}  # the starts that have one fault
+        self._z: dict[Key, float] = {}
         self._shared_slots = 0
         self._shared_gaps: list[SharedGap] = []
+        self._days: list[pa.Table] = []
 
     def add(self, parts: Sequence[Examined]) -> None:
         """Add the series of all symbols in one stretch of days; no bar may lie in two stretches."""
-        shared = _shared_slots(parts, self._several)
-        self._shared_slots += sum(len(times) for times in shared.values())
-        first = [(name, t_ms) for name, times in shared.items() for t_ms in times[:KEPT].tolist()]
-        self._shared_gaps += [_shared_gap(parts, *slot) for slot in first[: KEPT - len(self._shared_gaps)]]
-        for each, of_another in zip(parts, _of_another_symbol(parts), strict=True):
-            part = _blamed(each, shared[each.timeframe])
-            key = part.symbol, part.timeframe
-            counts = self._counts.setdefault(key, Counter())
-            counts.update(stored=part.stored, expected=part.expected, present=part.present, no_trade=len(part.no_trade))
-            missing = {"lost": part.lost, "upstream_gap": part.upstream_gaps, "wrong_symbol": of_another}
-            for kind, times in (missing | part.wrong).items():
-                if len(times):
-                    counts[kind] += len(times)
-                    self._first_ms[key, kind] = min(self._first_ms.get((key, kind), int(times.min())), int(times.min()))
+        for name in dict.fromkeys(part.timeframe for part in parts):
+            own = [part for part in parts if part.timeframe == name]
+            closed = _closed([part for part in own if part.is_stock], length_ms(name))
+            shared, busy = _shared(own, closed)
+            self._shared_slots += len(distinct(np.concatenate([shared, busy])))
+            for t_ms in distinct(np.concatenate([shared, busy]))[: KEPT - len(self._shared_gaps)].tolist():
+                symbols = tuple(part.symbol for part in own if t_ms in part.in_session)
+                self._shared_gaps.append(SharedGap(timeframe=name, t_ms=t_ms, symbols=symbols))
+            for each, of_another in zip(own, _of_another_symbol(own), strict=True):
+                self._add(_blamed(each, shared, busy), of_another, _within(each.no_trade, closed), closed)
+
+    def _add(self, part: Examined, of_another: IntArray, closed: IntArray, ranges: IntArray) -> None:
+        """Add one series; `closed` are its slots at which the exchange was perhaps closed, within `ranges`."""
+        key = part.symbol, part.timeframe
+        counts = self._counts.setdefault(key, Counter())
+        counts.update(stored=part.stored, expected=part.expected, present=part.present, no_trade=len(part.no_trade))
+        counts.update(regular=len(part.regular), outside=int(part.days["outside"].sum()))
+        alone = part.busy[~is_among(part.busy, part.upstream_gaps) & ~is_among(part.busy, closed)]
+        missing = {"lost": part.lost, "upstream_gap": part.upstream_gaps, "suspected_gap": alone, "perhaps_closed": closed}
+        for kind, times in (missing | {"wrong_symbol": of_another} | part.wrong).items():
+            if len(times):
+                self._found.setdefault((key, kind), []).append(times)
+        self._z[key] = max(self._z.get(key, 0.0), part.z)
+        self._days.append(coverage.table(part, ranges))
 
     def integrity(self, checksum: str = "", acknowledged: Mapping[Key, int] | None = None) -> Integrity:
         """Return the verdict on all that was added.
@@ -335,60 +151,147 @@ class Counted:
         Args:
             acknowledged: how many rows of each series were said to be stored, ever; leave out a series that nobody counted.
         """
-        total, findings = Counter[str](), list[Defect]()
+        every = (
+            _defect(key, kind, np.concatenate(times), self._z[key] if kind == "spike" else None)
+            for (key, kind), times in sorted(self._found.items())
+        )
+        found = {((one.symbol, one.timeframe), one.kind): one for one in every if one.kind != "suspected_gap" or self._is_suspect(one)}
+        total: Counter[str] = Counter()
         for key, counts in self._counts.items():
-            found = {kind: bars for kind, bars in counts.items() if (key, kind) in self._first_ms}
-            if not counts["present"]:
-                found[NO_BARS] = counts["expected"]
-            found["vanished"] = max(0, (acknowledged or {}).get(key, 0) - counts["stored"] - counts["lost"])
-            total.update(counts, vanished=found["vanished"])
-            findings += [
-                Defect(symbol=key[0], timeframe=key[1], kind=kind, bars=bars, first_ms=self._first_ms.get((key, kind)))
-                for kind, bars in found.items()
-                if bars
-            ]
+            lost = found.get((key, "lost"))
+            vanished = max(0, (acknowledged or {}).get(key, 0) - counts["stored"] - (lost.bars if lost else 0))
+            total.update(counts, vanished=vanished)
+            for kind, bars in ((NO_BARS, 0 if counts["present"] else counts["expected"]), ("vanished", vanished)):
+                if bars:
+                    found[key, kind] = Defect(symbol=key[0], timeframe=key[1], kind=kind, bars=bars, first_ms=None)
+        by_kind: Counter[str] = Counter()
+        for one in found.values():
+            by_kind[one.kind] += one.bars
         return Integrity(
             series=len(self._counts),
-            expected=total["expected"],
-            present=total["present"],
-            no_trade=total["no_trade"],
-            upstream_gaps=total["upstream_gap"],
-            lost=total["lost"],
-            vanished=total["vanished"],
-            duplicates=total["duplicate"],
+            **{name: total[name] for name in ("expected", "present", "no_trade", "vanished", "outside")},
+            upstream_gaps=by_kind["upstream_gap"],
+            lost=by_kind["lost"],
+            duplicates=by_kind["duplicate"] + by_kind["contradicting"],
             checksum=checksum,
-            findings=tuple(findings),
+            findings=tuple(found.values()),
             shared_slots=self._shared_slots,
             shared_gaps=tuple(self._shared_gaps),
+            calendar=library(),
         )
 
+    def _is_suspect(self, gaps: Defect) -> bool:
+        """Tell whether gaps between busy bars of one series are more than a halt makes them."""
+        regular = self._counts[gaps.symbol, gaps.timeframe]["regular"]
+        return gaps.bars > SUSPECT_SHARE * regular or gaps.run_bars * length_ms(gaps.timeframe) >= SUSPECT_MS
 
-def _shared_slots(parts: Sequence[Examined], several: int) -> dict[str, IntArray]:
-    """Return by timeframe the slots of the regular session that several symbols lack."""
-    shared = {}
-    for name in dict.fromkeys(part.timeframe for part in parts):
-        times, counts = np.unique(np.concatenate([part.in_session for part in parts if part.timeframe == name]), return_counts=True)
-        shared[name] = times[counts >= several]
-    return shared
-
-
-def _shared_gap(parts: Iterable[Examined], name: str, t_ms: int) -> SharedGap:
-    symbols = tuple(part.symbol for part in parts if part.timeframe == name and t_ms in part.in_session)
-    return SharedGap(timeframe=name, t_ms=t_ms, symbols=symbols)
+    def days(self) -> pa.Table:
+        """Return what each day of each series holds; see `coverage.SCHEMA`."""
+        return pa.concat_tables([coverage.SCHEMA.empty_table(), *self._days]).unify_dictionaries()
 
 
-def _blamed(part: Examined, shared: IntArray) -> Examined:
+def _defect(key: Key, kind: str, times: IntArray, z: float | None) -> Defect:
+    ordered = distinct(times)
+    ends = np.append(np.flatnonzero(np.diff(ordered) != length_ms(key[1])), len(ordered) - 1)
+    lengths = np.diff(ends, prepend=-1)
+    longest = int(np.argmax(lengths))
+    run_bars = int(lengths[longest])
+    return Defect(
+        symbol=key[0],
+        timeframe=key[1],
+        kind=kind,
+        bars=len(times),
+        first_ms=int(ordered[0]),
+        last_ms=int(ordered[-1]),
+        run_ms=int(ordered[ends[longest] - run_bars + 1]),
+        run_bars=run_bars,
+        z=z,
+    )
+
+
+# ---- what several series say together ----
+
+
+def _shared(parts: Sequence[Examined], closed: IntArray) -> tuple[IntArray, IntArray]:
+    """Return the slots of the regular session that several symbols lack, and those that few lack between busy bars.
+
+    How many are several depends on how often each lacks one by itself; one that trades seldom is not counted.
+    """
+    shares = [len(part.in_session) / max(1, len(part.regular)) for part in parts]
+    liquid = [(part, share) for part, share in zip(parts, shares, strict=True) if share <= 1 - LIQUID]
+    several, slots = SEVERAL, max((len(part.regular) for part in parts), default=0)
+    while slots * _poisson_tail(sum(share for _, share in liquid), several) > CHANCE:
+        several += 1
+    found = _common([part.in_session for part, _ in liquid], several), _common([part.busy for part in parts], BUSY_SEVERAL)
+    return found[0][~_is_within(found[0], closed)], found[1][~_is_within(found[1], closed)]
+
+
+def _common(sets: Iterable[IntArray], least: int) -> IntArray:
+    """Return the values that are in at least so many sets, ascending."""
+    times, counts = np.unique(np.concatenate([NONE, *sets]), return_counts=True)
+    return times[counts >= least]
+
+
+def _poisson_tail(mean: float, least: int) -> float:
+    """Return the probability of `least` or more events where `mean` are expected."""
+    return 1 - math.exp(-mean) * sum(mean**k / math.factorial(k) for k in range(least))
+
+
+def _blamed(part: Examined, shared: IntArray, busy: IntArray) -> Examined:
     """Move the gaps that a series shares with others from `no_trade` to `upstream_gaps`."""
-    is_shared = is_among(part.no_trade, shared) & is_among(part.no_trade, part.in_session)
-    return replace(part, no_trade=part.no_trade[~is_shared], upstream_gaps=np.union1d(part.upstream_gaps, part.no_trade[is_shared]))
+    gaps = part.no_trade[is_among(part.no_trade, part.in_session)]
+    moved = gaps[is_among(gaps, shared) | is_among(gaps, busy) & is_among(gaps, part.busy)]
+    return replace(part, no_trade=part.no_trade[~is_among(part.no_trade, moved)], upstream_gaps=np.union1d(part.upstream_gaps, moved))
+
+
+def _closed(parts: Sequence[Examined], width_ms: int) -> IntArray:
+    """Return when the exchange was perhaps closed, as pairs of first and last moment: no stock has a bar, and most always have.
+
+    From a moment on to the end of the regular session, from its beginning on, or all of a few days.
+    """
+    liquid = [part for part in parts if np.median(_shares(part) or [0.0]) >= LIQUID]
+    if len(liquid) < BUSY_SEVERAL:
+        return np.empty((0, 2), np.int64)
+    slots = parts[0].regular
+    is_empty = is_among(slots, _common([part.no_trade for part in parts], len(parts)))
+    days, first = np.unique(slots // DAY_MS, return_index=True)
+    last = np.append(first[1:], len(slots))
+    found, closed = [], 0
+    for day, a, b in zip(days.tolist(), first.tolist(), last.tolist(), strict=True):
+        full = np.flatnonzero(~is_empty[a:b])
+        closed = 0 if len(full) else closed + 1
+        begins, ends = day * DAY_MS + 3 * HOUR_MS, day * DAY_MS + 26 * HOUR_MS  # 00:00 Eastern Time and later, 20:00 and later
+        if not len(full) and closed <= MOST_CLOSED:
+            found.append((begins, ends))
+        elif not len(full) and closed == MOST_CLOSED + 1:
+            del found[-MOST_CLOSED:]  # no exchange is closed for so long
+        elif len(full) and (b - a - 1 - full[-1]) * width_ms >= CLOSED_MS:
+            found.append((int(slots[a + full[-1] + 1]), ends))
+        elif len(full) and full[0] * width_ms >= CLOSED_MS:
+            found.append((begins, int(slots[a + full[0]]) - 1))
+    return np.array(found, np.int64).reshape(-1, 2)
+
+
+def _shares(part: Examined) -> list[float]:
+    """Return of each day that has bars which share of the regular slots it holds."""
+    regular, present = part.days["regular"], part.days["regular_present"]
+    has = (regular > 0) & (present > 0)
+    shares: list[float] = (present[has] / regular[has]).tolist()
+    return shares
+
+
+def _is_within(t: IntArray, ranges: IntArray) -> IntArray:
+    """Tell of each time whether it lies in one of some ascending ranges."""
+    at = np.searchsorted(ranges[:, 0], t, side="right") - 1
+    return (at >= 0) & (t <= ranges[np.maximum(at, 0), 1]) if len(ranges) else np.zeros(len(t), bool)
+
+
+def _within(t: IntArray, ranges: IntArray) -> IntArray:
+    return t[_is_within(t, ranges)]
 
 
 def _of_another_symbol(parts: Sequence[Examined]) -> list[IntArray]:
-    """Return of each series the starts of bars that another symbol has too, with every price and the volume equal."""
-    repeated = {}
-    for name in dict.fromkeys(part.timeframe for part in parts):
-        prints = [part.fingerprints for part in parts if part.timeframe == name]
-        ordered = np.concatenate(prints)
-        ordered.sort()
-        repeated[name] = ordered[1:][ordered[1:] == ordered[:-1]]
-    return [part.times[np.isin(part.fingerprints, repeated[part.timeframe])] for part in parts]
+    """Return of each series of a timeframe the starts of bars that another symbol has too, with every price and the volume equal."""
+    ordered = np.sort(np.concatenate([NONE, *(part.fingerprints for part in parts)]))
+    repeated = ordered[1:][ordered[1:] == ordered[:-1]]
+    return [part.times[np.isin(part.fingerprints, repeated)] for part in parts]

@@ -23,7 +23,7 @@ from tapecheck.workers.dask import checked_workers
 
 METRICS = (
     "duration_s", "records_per_s", "job_success_ratio", "failed", "floor_ratio", "lost", "empty", "duplicates", "repeated",
-    "upstream_gaps", "wrong_bars",
+    "upstream_gaps", "wrong_bars", "coverage", "longest_gap_days", "bars_per_day", "late_start_days", "early_end_days",
 )  # fmt: skip
 MAX_DAYS = 3650
 STRETCH, SATURDAY = dt.timedelta(weeks=13), 5
@@ -139,7 +139,8 @@ class BackfillPlan(Model):
 
     `begin`: fresh empties this backfill's own tables first; resume finishes what an earlier run has left, and only_failed
     redoes of that what failed. `database_schema` holds those tables, beside the live ones. `workers` are processes of this
-    machine, 1 being this one itself, or those of a Dask cluster; the rate limit is one for all of them.
+    machine, 1 being this one itself, or those of a Dask cluster; the rate limit is one for all of them. The audit expects bars in
+    `sessions` and leaves out the newest `settle_minutes`, which the vendor may still revise.
     """
 
     symbols: Annotated[tuple[Symbol, ...], AfterValidator(_each_once)] = Field(min_length=1)
@@ -151,6 +152,8 @@ class BackfillPlan(Model):
     insert: Literal["copy", "executemany", "row_by_row"] = "copy"
     derive: bool = False
     features: Literal["vectorized", "per_row", "off"] = "vectorized"
+    sessions: Literal["regular", "extended", "overnight"] = "extended"
+    settle_minutes: int = Field(default=15, ge=0, le=1440)
     begin: Literal["fresh", "resume", "only_failed"] = "fresh"
     database_schema: str = Field(default="tapecheck_backfill", pattern=r"^tapecheck_[a-z0-9_]{1,40}$")
     objectives: Annotated[tuple[Annotated[str, AfterValidator(_objective)], ...], AfterValidator(each_once)] = ()

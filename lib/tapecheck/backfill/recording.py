@@ -10,6 +10,7 @@ from typing import Any, Self
 import pyarrow as pa
 
 from tapecheck import recording
+from tapecheck.backfill import coverage
 from tapecheck.backfill.integrity import Integrity
 from tapecheck.backfill.plan import BackfillPlan
 from tapecheck.vendor.trace import Span
@@ -138,9 +139,11 @@ class Recording(recording.Recording[Context]):
     """Spans in the order in which they began, jobs in the order of the plan, and their context."""
 
     @classmethod
-    def of(cls, spans: Iterable[Span], jobs: Iterable[Job], context: Context) -> Self:
-        """Return the recording of what was measured."""
-        return cls(context=context, tables={"spans": to_table(spans), "jobs": pa.Table.from_pylist([asdict(job) for job in jobs], JOBS)})
+    def of(cls, spans: Iterable[Span], jobs: Iterable[Job], context: Context, days: pa.Table | None = None) -> Self:
+        """Return the recording of what was measured; `days` is what an audit found on each day of each series."""
+        found = pa.Table.from_pylist([asdict(job) for job in jobs], JOBS)
+        audited = coverage.SCHEMA.empty_table() if days is None else days
+        return cls(context=context, tables={"spans": to_table(spans), "jobs": found, "days": audited})
 
     @cached_property
     def spans(self) -> list[Span]:

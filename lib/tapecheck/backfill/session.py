@@ -9,6 +9,7 @@ from functools import partial
 
 import httpx
 import psycopg
+import pyarrow as pa
 
 from tapecheck import database, progress
 from tapecheck.backfill import checkpoints, schema
@@ -63,10 +64,11 @@ def _filled(plan: BackfillPlan, before: Mapping[Key, Checkpoint], note: Note | N
         ended_ns = time.monotonic_ns()
     after = _settled(plan, endpoints.database_url, filling.done)
     jobs = [outcome_of(key, filling.done.get(key), before.get(key), after.get(key)) for key in plan.jobs]
-    audited_ns, integrity = time.monotonic_ns(), _audited(plan, endpoints.database_url, jobs, filling.received)
+    audited_ns, (integrity, days) = time.monotonic_ns(), _audited(plan, endpoints.database_url, jobs, filling.received)
     return Recording.of(
         spans=sorted(filling.spans, key=lambda span: span.began_ns),
         jobs=jobs,
+        days=days,
         context=Context(
             run_id=folders.new_id(started_at),
             started_at=started_at,
@@ -99,13 +101,13 @@ def _ready(filling: Filling) -> Iterator[tuple[int, Callable[[Report], None]]]:
         yield len(workers), partial(sharding.work_together, pool, filling)
 
 
-def _audited(plan: BackfillPlan, database_url: str, jobs: list[Job], received: Received) -> Integrity | None:
+def _audited(plan: BackfillPlan, database_url: str, jobs: list[Job], received: Received) -> tuple[Integrity | None, pa.Table | None]:
     """Audit what was stored; a database that is lost now costs the audit, not what was measured."""
     try:
         return audit(plan, database_url, jobs, received)
     except SinkError as error:
         log.warning("what was stored was not audited: %s", first_line(error))
-        return None
+        return None, None
 
 
 def _remote(endpoints: Endpoints) -> tuple[str, ...]:

@@ -7,9 +7,10 @@ from typing import Any, ClassVar
 from pydantic import Field
 
 from tapecheck import validation
-from tapecheck.backfill import analysis, findings, prediction
+from tapecheck.backfill import analysis, coverage, findings, prediction
 from tapecheck.backfill import plan as plans
 from tapecheck.backfill.analysis import BackfillSummary, JobSummary, Slowest, StageSummary, Totals
+from tapecheck.backfill.coverage import Covered
 from tapecheck.backfill.integrity import Integrity
 from tapecheck.backfill.plan import METRICS, BackfillPlan
 from tapecheck.backfill.prediction import WhatIf
@@ -44,6 +45,7 @@ class BackfillResult(Result):
     rate_limit_floor_s: float
     what_if: list[WhatIf]
     integrity: Integrity | None
+    coverage: Covered | None = None  # not of an older run
 
     def main_figures(self) -> list[str]:
         """Return the throughput and where the time goes."""
@@ -61,6 +63,7 @@ class Backfill(validation.Validation[BackfillPlan, Recording, BackfillSummary, S
     tables: ClassVar = {
         "spans": Table(SCHEMA, may_lack=("statements",), may_be_null=("statements",), most=MOST_OBJECTS),
         "jobs": Table(JOBS, may_be_null=("error",), most=MOST_OBJECTS),
+        "days": Table(coverage.SCHEMA, may_be_missing=True),
     }
     types = Types(context=Context, recording=Recording, settings=Settings, result=BackfillResult)
     read_plan = staticmethod(plans.read_plan)

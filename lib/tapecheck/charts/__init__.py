@@ -11,7 +11,14 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from tapecheck.charts.backfill import backfill_jobs, backfill_stages, backfill_throughput, backfill_timeline, backfill_what_if
+    from tapecheck.charts.backfill import (
+        backfill_coverage,
+        backfill_jobs,
+        backfill_stages,
+        backfill_throughput,
+        backfill_timeline,
+        backfill_what_if,
+    )
     from tapecheck.charts.clock import load_resources, load_throughput, load_timeline
     from tapecheck.charts.compare import compare_ratios, compare_rounds, compare_savings, compare_spectra
     from tapecheck.charts.history import history_trend
@@ -19,7 +26,7 @@ if TYPE_CHECKING:
     from tapecheck.charts.recovery import recovery_ages, recovery_loss, recovery_rto, recovery_timeline, recovery_trend
 
 __all__ = [
-    "backfill_jobs", "backfill_stages", "backfill_throughput", "backfill_timeline", "backfill_what_if",
+    "backfill_coverage", "backfill_jobs", "backfill_stages", "backfill_throughput", "backfill_timeline", "backfill_what_if",
     "compare_ratios", "compare_rounds", "compare_savings", "compare_spectra",
     "history_trend",
     "load_capacity", "load_dimensions", "load_percentiles", "load_resources", "load_throughput", "load_timeline",

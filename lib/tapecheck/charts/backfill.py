@@ -10,6 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.colors import LogNorm
 from matplotlib.patches import Rectangle
 
+from tapecheck.backfill import coverage
 from tapecheck.backfill.analysis import PRIMARY_SHARE, BackfillSummary, JobSummary
 from tapecheck.backfill.prediction import AS_RECORDED, WhatIf
 from tapecheck.backfill.recording import COMPLETED, FAILED, Job, Recording
@@ -20,6 +21,8 @@ from tapecheck.verdict import Objective
 COLOURS = dict(zip(STAGES, (*(figure.PALETTE[i] for i in (5, 0, 4, 2, 1)), "#777777"), strict=True))
 GETTING = ("wait", "fetch", "decode")  # while another page is stored
 THROUGHPUT_STEPS = 60  # so few that most hold several pages
+STATE_COLOURS = {"closed": "#e8e8e8", "present": "#9ecae1", "partial": "#f0a30a", "absent": "#8b1a1a"}  # darker is worse, in grey too
+MOST_COLUMNS = 400
 OBJECTIVE_WITHIN = 2  # times the longest bar; farther off it would squeeze all bars, and is met anyhow
 
 
@@ -158,6 +161,37 @@ def _cell(ax: Axes, row: int, column: int, job: JobSummary, colours: mpl.cm.Scal
 
 def _seconds(seconds: float) -> str:
     return f"{seconds:,.0f}" if seconds >= 100 else f"{seconds:.2f}"
+
+
+# ---- coverage ----
+
+
+def backfill_coverage(*, recording: Recording) -> figure.Chart:
+    """Draw a calendar: a symbol a row, a day a column, present, partial, absent or closed."""
+    found = coverage.calendar(recording.tables["days"])
+    rows, days = found.states.shape
+    caption = figure.Caption("Which days of the history are there?", recording.context, rows, "symbols")
+    if not rows:
+        return caption.empty("what each day holds was not recorded")
+    width = -(-days // MOST_COLUMNS)  # days in a column: of several the worst is shown
+    padded = np.pad(found.states, ((0, 0), (0, -days % width)))
+    worst = padded.reshape(rows, -1, width).max(axis=2)
+    with caption.drawing(height=1.3 + max(0.22 * rows, 0.5)) as (chart, (ax,)):
+        colours = mpl.colors.ListedColormap(list(STATE_COLOURS.values()))
+        edges = (found.first - coverage.DAY0).days + np.arange(worst.shape[1] + 1) * width  # as matplotlib counts days
+        ax.pcolormesh(edges, np.arange(rows + 1), worst, cmap=colours, vmin=0, vmax=len(STATE_COLOURS) - 1)
+        for number, (state, colour) in enumerate(STATE_COLOURS.items()):
+            ax.fill_between([], [], color=colour, label=f"{state}: {(found.states == number).sum():,} days")
+        ax.hlines(np.arange(1, rows), edges[0], edges[-1], color="white", linewidth=0.8)
+        ax.set_xlim(edges[0], edges[-1])
+        ax.set_ylim(rows, 0)
+        ax.set_yticks(np.arange(rows) + 0.5, [figure.shorten(symbol, 12) for symbol in found.symbols], fontsize=9.5)
+        ax.xaxis_date()
+        ax.tick_params(axis="y", length=0)
+        ax.grid(visible=False)
+        share = f"a column is {width} days, the worst of them" if width > 1 else "a column is a day of its market"
+        ax.set_xlabel(f"{share}; partial: a timeframe lacks more than {1 - coverage.WHOLE:.0%} of the regular session")
+    return chart
 
 
 # ---- over time, and what a change would buy ----
