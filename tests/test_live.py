@@ -15,7 +15,7 @@ import pytest
 import servers
 import yaml
 from backfills import analysed
-from servers import Server
+from servers import Behaviour, Server
 
 from tapecheck import config
 from tapecheck.backfill.validation import backfill
@@ -24,7 +24,7 @@ from tapecheck.load.plan import LoadPlan
 from tapecheck.load.recording import Recording
 from tapecheck.load.validation import load
 from tapecheck.recovery.validation import recovery
-from tapecheck.runs import folders
+from tapecheck.runs import batch, folders
 from tapecheck.sandbox import supervision
 from tapecheck.sandbox.profile import Home
 from tapecheck.target.opening import SandboxState, open_target
@@ -44,7 +44,7 @@ scenarios:
             parameters: {symbol: [AAPL, MSFT, GOOGL], timeframe: [1d], limit: [500]}}
   timeframes: {executor: burst, concurrency: 50, rounds: 8, request: features,
                parameters: {symbol: [AAPL], timeframe: [5m, 15m, 1h, 4h, 1d], limit: [500]}}
-  steady: {executor: closed, concurrency: 5, duration_s: 3, request: features, parameters: {symbol: [AAPL], timeframe: [1h], limit: [100]}}
+  steady: {executor: closed, concurrency: 5, duration_s: 2, request: features, parameters: {symbol: [AAPL], timeframe: [1h], limit: [100]}}
 objectives: [p50_ms < 20000, success_ratio > 0.99]
 generator: {lag_p99_ms: 2000, cpu_ratio: 1}
 """
@@ -131,19 +131,25 @@ def test_the_path_of_make_run_on_the_sandbox(sandbox: SandboxState, tmp_path: Pa
     assert tapecheck("sandbox", "status").returncode == 0, "a sandbox that was running before stays"
 
 
-def test_drills_from_the_command_line(sandbox: SandboxState, tmp_path: Path) -> None:
-    """A drill on the running sandbox leaves a whole run with document and journals, no secret in any of it, and loses nothing."""
+def test_a_drill_by_plain_papermill_from_another_folder(sandbox: SandboxState, tmp_path: Path) -> None:
+    """papermill alone, from anywhere, leaves a whole run with document and journals, no secret in any of it, and loses nothing.
+
+    How soon a service is back depends on how busy the machine is, so whether its objectives are met is not asked.
+    """
     plan = yaml.safe_load((config.CONFIG / "rto_rpo.yaml").read_text())
     plan["rpo"]["critical"]["symbols"], plan["rpo"]["standard"]["symbols"] = ["SPY", "BTC", "ETH"], ["AAPL", "MSFT", "GOOGL"]
     (tmp_path / "plan.yaml").write_text(yaml.safe_dump(plan, sort_keys=False))
-    words = ("-p", "plan", "plan.yaml", "-p", "drills", "database_killed", "--out", "results")
-    done = tapecheck("run", "rto_rpo", *words, cwd=tmp_path)
-    assert done.returncode in (0, 1, 2), done.stdout + done.stderr  # how soon a service is back depends on how busy the machine is
+    given = {"plan": tmp_path / "plan.yaml", "drills": "database_killed", "out": tmp_path / "results"}
+    words = [word for name, value in given.items() for word in ("-p", name, str(value))]
+    command = [sys.executable, "-m", "papermill", str(config.NOTEBOOKS / "rto_rpo.ipynb"), "out.ipynb", *words]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=280)
+    assert done.returncode == 0, done.stderr
+    assert all(cell.execution_count for cell in nbformat.read(tmp_path / "out.ipynb", 4).cells if cell.cell_type == "code")
     folder = (tmp_path / "results" / "rto_rpo" / "latest").resolve()
-    files = {"result.json", "probes.parquet", "bars.parquet", "journals.jsonl", "definition.md", "notebook.ipynb", "report.html", "rto.png"}
-    assert files <= {p.name for p in folder.iterdir()}
+    assert {"result.json", "probes.parquet", "bars.parquet", "journals.jsonl", "definition.md", "rto.png"} <= {
+        p.name for p in folder.iterdir()
+    }
     result = folders.read(folder, "rto_rpo").result
-    assert done.returncode == {"pass": 0, "fail": 1}.get(result["verdict"], 2)
     assert result["rto"]["database_loss"]["trials"][0]["trial"]["drill"] == "database_killed"
     assert sum(tier["acknowledged_bars"] for tier in result["rpo"].values()) > 50
     assert sum(tier["lost_bars"] for tier in result["rpo"].values()) == 0
@@ -152,16 +158,6 @@ def test_drills_from_the_command_line(sandbox: SandboxState, tmp_path: Path) -> 
     again = recovery.record(recovery.analyse(recording, todo), settings=settings)
     assert folders.read(str(again.folder)).result["verdict"] == result["verdict"]
     assert [file for file, content in artefacts(tmp_path) if any(secret in content for secret in secrets())] == []
-
-
-def test_plain_papermill_from_another_folder(sandbox: SandboxState, tmp_path: Path) -> None:
-    """papermill alone, from anywhere, leaves the same result files."""
-    words = ["-p", "rounds", "3", "-p", "scenarios", "cached_symbol", "-p", "out", str(tmp_path / "results")]
-    command = [sys.executable, "-m", "papermill", str(config.NOTEBOOKS / "load.ipynb"), "out.ipynb", *words]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=280)
-    assert done.returncode == 0, done.stderr
-    assert folders.read(tmp_path / "results" / "load" / "latest").result["scenarios"].keys() == {"cached_symbol"}
-    assert all(c.execution_count for c in nbformat.read(tmp_path / "out.ipynb", 4).cells if c.cell_type == "code")
 
 
 def test_an_api_that_is_not_the_sandbox_and_no_secret_in_any_artefact(tmp_path: Path) -> None:
@@ -190,28 +186,31 @@ def test_an_api_that_is_not_the_sandbox_and_no_secret_in_any_artefact(tmp_path: 
     assert len(list(artefacts(first))) >= 12
 
 
-async def echo(exchange: servers.Exchange) -> None:
-    exchange.send(exchange.head, status=418)
+def echo(status: int) -> Behaviour:
+    """Return a behaviour that refuses, and sends back what it was sent."""
+
+    async def behave(exchange: servers.Exchange) -> None:
+        exchange.send(exchange.head, status=status)
+
+    return behave
 
 
-def test_a_secret_stays_out_of_a_failure_too(tmp_path: Path) -> None:
-    """No output and no file has it, even where the target sends back what it was sent."""
-    with Server(echo) as server:
-        done = run(tmp_path, server.url)
-    assert done.returncode == 4
-    assert "418" in done.stdout
-    assert SECRET not in done.stdout + done.stderr
-    assert [file for file, content in artefacts(tmp_path / "out") if SECRET.encode() in content] == []
+def test_a_secret_stays_out_of_a_failure_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No message and no file has it, the notebook that is kept with its traceback neither."""
+    monkeypatch.setenv("PLANTED_KEY", SECRET)
+    with Server(echo(500)) as server:
+        given = {"target": str(target_file(tmp_path, server.url)), "plan": str(tmp_path / "plan.yaml")}
+        outcome = batch.run("load", given, tmp_path / "out")
+    assert (outcome.exit_code, "500" in outcome.message, SECRET in outcome.message) == (2, True, False)
+    contents = {file.name: content for file, content in artefacts(tmp_path / "out")}
+    assert {"notebook.ipynb", "report.html"} <= contents.keys() and b"500" in contents["notebook.ipynb"]
+    assert [name for name, content in contents.items() if SECRET.encode() in content] == []
 
 
 @pytest.mark.parametrize(("status", "code"), [(401, 4), (418, 4), (500, 2)])
 def test_no_error_that_a_refusal_raises_holds_a_secret(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, status: int, code: int) -> None:
     """Neither its message nor what raised it, whatever the target sends back; it names the status and leaves no file."""
-
-    async def echo(exchange: servers.Exchange) -> None:
-        exchange.send(exchange.head, status=status)
-
-    with Server(echo) as server, pytest.raises(TapecheckError) as caught:
+    with Server(echo(status)) as server, pytest.raises(TapecheckError) as caught:
         measured(tmp_path, monkeypatch, server.url)
     assert all(SECRET.encode() in head for head in server.seen.heads) and server.seen.heads
     assert caught.value.exit_code == code
@@ -256,7 +255,7 @@ def test_a_target_that_dies_in_mid_run_gives_a_whole_result(tmp_path: Path, monk
     assert sum(burst["errors"].values()) == burst["failed"]
     lines = [json.loads(line) for line in (folder / "failures.jsonl").read_text().splitlines()]
     assert sum(line["scenario"] == "burst" for line in lines) == burst["failed"]
-    assert any("burst: success_ratio > 0.95: missed" in line for line in recorded.missed)
+    assert any("burst: success_ratio > 0.95: missed" in line for line in recorded.result.missed())
 
 
 def test_a_backfill_with_an_unknown_ticker_and_no_secret_in_any_artefact(sandbox: SandboxState, tmp_path: Path) -> None:

@@ -44,6 +44,7 @@ from tapecheck.target.file import RequestTemplate
 from tapecheck.verdict import Verdict
 
 PATIENCE_S = 180
+ENDED = json.dumps({"pid": 1, "since": "2026-11-02T10:15:00+00:00", "purpose": "ended"})
 USER = """
 import sys
 from tapecheck.target.opening import open_target
@@ -226,17 +227,12 @@ def test_lab_leaves_ctrl_c_to_jupyter_and_stops_the_sandbox(home: Home) -> None:
     assert supervision.status() is None
 
 
+PRICES = {"request": "prices", "parameters": {"symbol": ["SPY"]}}
 PLAN = LoadPlan.model_validate(
     {
         "scenarios": {
-            "before": {"executor": "burst", "concurrency": 2, "rounds": 5, "request": "prices", "parameters": {"symbol": ["SPY"]}},
-            "meanwhile": {
-                "executor": "constant_rate",
-                "rate_rps": 20,
-                "duration_s": 6,
-                "request": "prices",
-                "parameters": {"symbol": ["SPY"]},
-            },
+            "before": {"executor": "burst", "concurrency": 2, "rounds": 5, **PRICES},
+            "meanwhile": {"executor": "constant_rate", "rate_rps": 20, "duration_s": 6, **PRICES},
         },
         "objectives": ["success_ratio > 0.5"],
         "generator": {"lag_p99_ms": 2000, "dispatch_lag_p99_ms": 2000, "cpu_ratio": 1, "achieved_ratio": 0.01},
@@ -244,10 +240,10 @@ PLAN = LoadPlan.model_validate(
 )
 
 
-def test_one_that_is_replaced_in_mid_scenario_makes_that_invalid(home: Home, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Stopped and started again under a load test, it is another sandbox: what was whole by then counts, the rest blames nobody."""
+def test_one_that_is_stopped_under_a_measurement_makes_that_invalid(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Stopped, and started again or not, it is another sandbox: what was whole by then counts, the rest blames nobody."""
     target = opening.open_target("config/targets/sandbox.yaml")
-    target = target.model_copy(update={"requests": {"prices": RequestTemplate(request="GET /health?of={symbol}")}})
+    asked = target.model_copy(update={"requests": {"prices": RequestTemplate(request="GET /health?of={symbol}")}})
     begun, show = threading.Event(), session.progress.show
 
     @contextmanager
@@ -265,7 +261,7 @@ def test_one_that_is_replaced_in_mid_scenario_makes_that_invalid(home: Home, tmp
     monkeypatch.setattr(session.progress, "show", shown)
     meanwhile = threading.Thread(target=replace)
     meanwhile.start()
-    recording = load.run(PLAN, target)
+    recording = load.run(PLAN, asked)
     meanwhile.join()
     summary = load.summarize(recording, PLAN)
     checks = load.judge(summary, PLAN)
@@ -280,31 +276,20 @@ def test_one_that_is_replaced_in_mid_scenario_makes_that_invalid(home: Home, tmp
         done = drill.run(experiment.chosen("api_killed")[0], DrillTarget.of(target), ProbeSchedule(settle_s=0.1), watchdog, 1)
     assert (done.trial.state, done.trial.reason) == (INVALID, STOPPED)
 
-    opening.open_target("config/targets/sandbox.yaml")
-    assert not opening.sandbox_stopped(), "who opens it again has the other"
-    supervisor = running(home)
-    supervisor.kill()
-    supervisor.wait(PATIENCE_S)
-    assert opening.sandbox_stopped()
-
-
-@pytest.mark.parametrize("is_stopped", [True, False])
-def test_one_that_is_stopped_under_the_audit_of_ages_makes_that_invalid(
-    home: Home, monkeypatch: pytest.MonkeyPatch, is_stopped: bool
-) -> None:
-    """What it answered, or did not, while it was stopped says nothing of its ages."""
     target, audit = opening.open_target("config/targets/sandbox.yaml"), freshness.audit
+    assert not opening.sandbox_stopped(), "who opens it again has the other"
+    for is_stopped in (False, True):
 
-    def stopped_under(*given: Any) -> Audit:
-        found = audit(*given)
-        if is_stopped:
-            supervision.down(force=True)
-        return dataclasses.replace(found, replies=[dataclasses.replace(one, status=503) for one in found.replies])
+        def unhealthy(*given: Any, is_stopped: bool = is_stopped) -> Audit:
+            found = audit(*given)
+            if is_stopped:
+                supervision.down(force=True)
+            return dataclasses.replace(found, replies=[dataclasses.replace(one, status=503) for one in found.replies])
 
-    monkeypatch.setattr(freshness, "audit", stopped_under)
-    found = recovery.run(ONCE, target, (), out="").context.audit
-    assert found is not None
-    assert (found.invalid, bool(found.replies)) == ((STOPPED, False) if is_stopped else ("", True))
+        monkeypatch.setattr(freshness, "audit", unhealthy)
+        ages = recovery.run(ONCE, target, (), out="").context.audit
+        assert ages is not None and opening.sandbox_stopped() is is_stopped
+        assert (ages.invalid, bool(ages.replies)) == ((STOPPED, False) if is_stopped else ("", True))
 
 
 def test_another_target_is_not_asked_whether_the_sandbox_runs(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -315,7 +300,7 @@ def test_another_target_is_not_asked_whether_the_sandbox_runs(monkeypatch: pytes
     )
     context = samples.recording({}).context
     assert context.target.kind == "external"
-    assert not session._complete(context, [sent]).generator["s"].target_stopped
+    assert not session._recording(context, [sent]).context.generator["s"].target_stopped
 
 
 def test_a_backfill_under_which_it_was_stopped_blames_nobody() -> None:
@@ -379,29 +364,30 @@ def test_another_users_folder_is_refused(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("kind", ["fifo", "dangling link", "link to a lock file", "link to a fifo", "folder", "socket"])
 @pytest.mark.parametrize("is_ours", [True, pytest.param(False, marks=pytest.mark.skipif(os.getuid() != 0, reason="only root gives away"))])
-def test_nothing_that_another_user_puts_into_the_temporary_folder_stops_a_command(tmp_path: Path, kind: str, is_ours: bool) -> None:
+def test_nothing_that_another_user_puts_into_the_temporary_folder_stops_a_command(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str, is_ours: bool
+) -> None:
     """A command neither waits for what only looks like a lock file, nor follows it, nor removes its folder."""
-    temporary = Path(tempfile.mkdtemp(prefix="tct-"))  # short enough for a socket
-    folder = temporary / f"{lockfiles.SCRATCH}x"
-    folder.mkdir(mode=0o755)
-    file, ended = folder / "a.lock", tmp_path / "ended.lock"
-    ended.write_text(json.dumps({"pid": 1, "since": "2026-11-02T10:15:00+00:00", "purpose": "ended"}))
-    os.mkfifo(tmp_path / "fifo")
-    with socket.socket(socket.AF_UNIX) as listening:
-        {
-            "fifo": lambda: os.mkfifo(file),
-            "dangling link": lambda: file.symlink_to("nowhere"),
-            "link to a lock file": lambda: file.symlink_to(ended),
-            "link to a fifo": lambda: file.symlink_to(tmp_path / "fifo"),
-            "folder": file.mkdir,
-            "socket": lambda: listening.bind(str(file)),
-        }[kind]()
-        if not is_ours:
-            os.chown(folder, 12345, 12345)
-        command = [sys.executable, "-m", "tapecheck", "runs", "--out", str(tmp_path / "out")]
-        done = subprocess.run(command, env={**os.environ, "TMPDIR": str(temporary)}, capture_output=True, text=True, timeout=PATIENCE_S)
-    assert (done.returncode, done.stderr, [path.name for path in folder.iterdir()]) == (0, "", ["a.lock"])
-    shutil.rmtree(temporary)
+    with tempfile.TemporaryDirectory(prefix="tct-") as temporary:  # short enough for a socket
+        folder = Path(temporary) / f"{lockfiles.SCRATCH}x"
+        folder.mkdir(mode=0o755)
+        file, ended = folder / "a.lock", tmp_path / "ended.lock"
+        ended.write_text(ENDED)
+        os.mkfifo(tmp_path / "fifo")
+        with socket.socket(socket.AF_UNIX) as listening:
+            {
+                "fifo": lambda: os.mkfifo(file),
+                "dangling link": lambda: file.symlink_to("nowhere"),
+                "link to a lock file": lambda: file.symlink_to(ended),
+                "link to a fifo": lambda: file.symlink_to(tmp_path / "fifo"),
+                "folder": file.mkdir,
+                "socket": lambda: listening.bind(str(file)),
+            }[kind]()
+            if not is_ours:
+                os.chown(folder, 12345, 12345)
+            monkeypatch.setattr(tempfile, "tempdir", temporary)
+            lockfiles.sweep_scratch()
+        assert [path.name for path in folder.iterdir()] == ["a.lock"]
 
 
 @pytest.mark.skipif(os.getuid() != 0, reason="only root can give a folder away")
@@ -411,7 +397,7 @@ def test_a_folder_that_another_user_owns_is_not_swept(tmp_path: Path, monkeypatc
     folders = [tmp_path / f"{lockfiles.SCRATCH}{name}" for name in ("theirs", "ours")]
     for folder in folders:
         folder.mkdir()
-        (folder / "a.lock").write_text(json.dumps({"pid": 1, "since": "2026-11-02T10:15:00+00:00", "purpose": "ended"}))
+        (folder / "a.lock").write_text(ENDED)
     os.chown(folders[0], 12345, 12345)
     (link := tmp_path / f"{lockfiles.SCRATCH}link").symlink_to(folders[0])
     lockfiles.sweep_scratch()
