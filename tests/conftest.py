@@ -42,20 +42,20 @@ signal.signal(signal.SIGINT, signal.default_int_handler)  # the background jobs 
 SANDBOXES = pytest.StashKey[Path]()
 PREFIX = "tct-"
 FOLDER = "TAPECHECK_TESTS_SANDBOXES"  # in the environment of every process that the tests start
-USE_A_SANDBOX = {  # what is under one name breaks its sandbox and mends it, file after file; the names are independent
-    "backfill": (
-        "test_backfill_audit", "test_backfill_checkpoints", "test_backfill_sharding",
-        "test_backfill_faults", "test_backfill_pipeline",
-        "test_backfill_resume", "test_backfill_schema", "test_backfill_sink",
-        "test_benchmarks_backfill", "test_database", "test_vendor_source",
-    ),
+USE_A_SANDBOX = {  # what is under one name breaks its sandbox and mends it, file after file; the names are independent, and as long
+    "service": ("test_live", "test_compare_live", "test_sandbox_api"),
     "drills": ("test_recovery_drill", "test_recovery_freshness", "test_recovery_loss", "test_recovery_planting"),
-    "service": ("test_live", "test_compare_live", "test_sandbox_filling", "test_sandbox_api"),
+    "workers": ("test_backfill_sharding", "test_backfill_faults", "test_sandbox_filling", "test_benchmarks_backfill", "test_vendor_source"),
+    "backfill": (
+        "test_backfill_pipeline", "test_backfill_audit", "test_backfill_resume", "test_backfill_checkpoints", "test_backfill_schema",
+        "test_backfill_sink", "test_database",
+    ),
 }  # fmt: skip
 OF_A_SANDBOX = {file: name for name, files in USE_A_SANDBOX.items() for file in files}
 TAKE_LONG = (
-    "test_runs_batch", "test_sandbox_users", "test_sandbox_supervision", "test_load_findings", "test_compare_samples", "test_charts_load",
-    "test_resources", "test_recovery_actions", "test_load_generator", "test_load_capacity", "test_notebooks", "test_conftest",
+    "test_sandbox_users", "test_sandbox_supervision", "test_load_findings", "test_charts_load", "test_runs_batch", "test_recovery_actions",
+    "test_resources", "test_load_generator", "test_load_capacity", "test_compare_looks", "test_recording", "test_reports",
+    "test_statistics_changepoints", "test_conftest", "test_load_engine", "test_runs_folders",
 )  # fmt: skip
 
 
