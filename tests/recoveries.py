@@ -78,19 +78,13 @@ def trial(drill: str, number: int = 1, *, injected_s: float | None = 1.0, **more
     return Trial(drill=drill, trial=number, repair="mend it", **base | more)
 
 
-def table(drill: str, number: int, views: Mapping[str, Seen], late_s: float = 0.001) -> pa.Table:
-    """Return the probes of a trial as they are stored, intended `late_s` before they were sent."""
+def table(drill: str, number: int, views: Mapping[str, Seen]) -> pa.Table:
+    """Return the probes of a trial as they are stored, sent when they were due."""
+    named = {"drill": drill, "trial": number, "status": 200, "error": ""}
     rows = [
-        {
-            "drill": drill,
-            "trial": number,
-            "view": name,
-            "serves": view.serves,
-            "status": 200,
-            "error": "",
-            "intended_ns": sent - int(late_s * S),
-        }
-        | {"sent_ns": sent, "done_ns": int(view.done_ns[i]), "state": int(view.state[i]), "reported": bool(view.reported[i])}
+        named
+        | {"view": name, "serves": view.serves, "intended_ns": sent, "sent_ns": sent, "done_ns": int(view.done_ns[i])}
+        | {"state": int(view.state[i]), "reported": bool(view.reported[i])}
         for name, view in views.items()
         for i, sent in enumerate(view.sent_ns.tolist())
     ]
@@ -176,15 +170,11 @@ def ages(*given: Age, planted: Sequence[Age] = (), database: bool = True, named:
 
 
 def recording(
-    trials: Sequence[tuple[Trial, Mapping[str, Seen]]] = (),
-    *,
-    audit: Audit | None = None,
-    bars: Sequence[WrittenBar] = (),
-    late_s: float = 0.001,
+    trials: Sequence[tuple[Trial, Mapping[str, Seen]]] = (), *, audit: Audit | None = None, bars: Sequence[WrittenBar] = ()
 ) -> Recording:
     """Return the recording of a run."""
     return Recording.of(
-        probes=pa.concat_tables([PROBES.empty_table(), *(table(one.drill, one.trial, views, late_s) for one, views in trials)]),
+        probes=pa.concat_tables([PROBES.empty_table(), *(table(one.drill, one.trial, views) for one, views in trials)]),
         bars=bars,
         context=Context(
             run_id="20260101T000000Z-0000",

@@ -175,8 +175,7 @@ def test_a_busy_machine_decides_nothing_where_it_does_not_matter(back_s: float, 
     """No probe was sent between two times: a recovery in time is one all the same, and a miss by less than that is none."""
     whole = crash(1.0, back_s, until_s=75.0)
     kept = ~((whole.sent_ns > sent_s[0] * S) & (whole.sent_ns < sent_s[1] * S)) if sent_s else np.ones(len(whole.sent_ns), bool)
-    seen = Seen(**{name: getattr(whole, name)[kept] for name in ("sent_ns", "done_ns", "state", "reported")}, serves=True)
-    check = judged(recording([(trial("api_killed"), {"service": seen})], late_s=7.0))["api_crash recover_s"]
+    check = judged(recording([(trial("api_killed"), {"service": whole.kept(kept)})]))[RECOVER]
     assert check.verdict == verdict, check
     assert (" s passed without a probe, too long to tell whether a recovery of " in check.reason) == (verdict == UNCLEAR)
 

@@ -156,11 +156,27 @@ def test_code_of_others_is_named_and_neither_imported_nor_run_before_it_is_allow
     assert [one.name for one in experiment.chosen("all") if one.code] == []
 
 
+def test_checking_runs_no_command(tmp_path: Path) -> None:
+    """Chaos Toolkit finds out what a dynamic configuration is by running its probe, even where it only validates."""
+    mark = tmp_path / "run"
+    touch = {"type": "probe", "name": "touch", "provider": {"type": "process", "path": "touch", "arguments": [str(mark)]}}
+    assert experiment.read(written(tmp_path, lambda d: d.update(configuration={"x": touch}))).code == []
+    assert not mark.exists()
+
+
+def test_where_a_drill_acts_is_what_the_target_says_and_nothing_else(tmp_path: Path) -> None:
+    """A database of the drill's own is none, where the target names none: it may be anybody's."""
+    own = {"base_url": "http://db.example.com", "database_url": "postgresql://db.example.com/x", "unit": "mine"}
+    drill = experiment.read(written(tmp_path, lambda d: d.update(configuration=own)))
+    assert drill.with_values({"base_url": "http://127.0.0.1:1"})["configuration"] == {"base_url": "http://127.0.0.1:1", "unit": "mine"}
+
+
 def test_the_current_folder_holds_no_part_of_us(tmp_path: Path) -> None:
-    """Whatever modules lie where a command is given."""
-    for name in ("argparse", "json", "yaml", "psutil", "numpy", "chaoslib", "requests"):
+    """Whatever modules lie where a command is given: neither it, nor a kernel that it starts, nor a drill's watchdog imports one."""
+    for name in ("argparse", "json", "pickle", "socket", "yaml", "psutil", "numpy", "IPython", "chaoslib", "requests"):
         (tmp_path / f"{name}.py").write_text(f"open('imported-{name}', 'w')")
-    for words in (["tapecheck", "check"], ["tapecheck.recovery.watchdog"]):
+    defining = ["tapecheck", "run", "rto_rpo", "-p", "drills", "none", "--out", str(tmp_path / "out")]
+    for words in (["tapecheck", "check"], ["tapecheck.recovery.watchdog"], defining):
         done = subprocess.run([sys.executable, "-m", *words], cwd=tmp_path, stdin=subprocess.DEVNULL, capture_output=True, text=True)
         assert (done.returncode, done.stderr) == (0, "")
     assert list(tmp_path.glob("imported-*")) == []

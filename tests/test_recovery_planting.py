@@ -50,31 +50,22 @@ def older(before: Times, after: Times) -> list[tuple[str, str]]:
 def test_every_other_class_is_planted_and_answered_as_it_must_be(
     sandbox: SandboxState, database_url: str, database: psycopg.Connection[Any]
 ) -> None:
-    """Aging, stale and missing are seen on one series of the lowest tier, without a lie or a mistake, and nothing stays old."""
-    before = times(database)
-    series = planted(PLAN, target_at(sandbox.base_url), database_url)
+    """Aging, stale and missing are seen on one series of the lowest tier, without a lie or a mistake, and nothing stays old.
+
+    Each time another limit is asked for, which nobody asks for and no audit did, so that nothing kept is served.
+    """
+    supervision.wait_filled()  # what an age planted before has triggered is no whole series yet
+    before, plan = times(database), plan_of("SPY", "BTC", "ETH", "AAPL", "GOOGL")
+    with Server(relay(sandbox.base_url)) as server:
+        freshness.audit(plan, target_at(server.url))
+        series = planted(plan, target_at(server.url), database_url)
     assert [(one.state, one.reported, one.seen, one.planted) for one in series] == [
         ("aging", "aging", "warning", True),
         ("stale", "stale", "warning_and_alert", True),
         ("missing", "missing", "not_found_and_trigger", True),
     ]
-    assert [(one.false_age, one.wrong_answer) for one in series] == [("", "")] * 3
-    assert len({(one.symbol, one.timeframe) for one in series}) == 1
-    assert older(before, times(database)) == []
-
-
-def test_the_lowest_tier_that_is_there_is_taken(sandbox: SandboxState, database_url: str) -> None:
-    """A series of a symbol that no tier names, before any of those that are named."""
-    supervision.wait_filled()  # what an age planted before has triggered is no whole series yet
-    series = planted(plan_of("SPY", "BTC", "ETH", "AAPL", "GOOGL"), target_at(sandbox.base_url), database_url)
-    assert {one.tier for one in series} == {"low"} and series[0].symbol not in ("SPY", "BTC", "ETH", "AAPL", "GOOGL")
-
-
-def test_no_answer_of_before_fits_a_planted_age(sandbox: SandboxState, database_url: str) -> None:
-    """Each time another limit is asked for, which nobody asks for and no audit did, so that nothing kept is served."""
-    with Server(relay(sandbox.base_url)) as server:
-        freshness.audit(plan_of("SPY"), target_at(server.url))
-        freshness.planted_ages(plan_of("SPY"), target_at(server.url), database_url)
+    assert {(one.false_age, one.wrong_answer, one.tier) for one in series} == {("", "", "low")}
+    assert len({(one.symbol, one.timeframe) for one in series}) == 1 and older(before, times(database)) == []
     limits = [figures(path.rpartition("=")[2])[0] for path in server.seen.paths if "features" in path]
     assert len({*limits[-3:]}) == 3 and not {*limits[-3:]} & {*limits[:-3]}
     assert all(400 < limit < 1000 and limit % 10 for limit in limits[-3:])
@@ -91,9 +82,7 @@ def _quiet(asked: str, status: int, body: dict[str, Any]) -> tuple[int, dict[str
 
 
 def _no_new_alert(asked: str, status: int, body: dict[str, Any]) -> tuple[int, dict[str, Any]]:
-    if asked != "status":
-        return status, body
-    return status, body | {"alerts": [{"symbol": one["symbol"], "timeframe": one["timeframe"]} for one in body["series"]]}
+    return status, body | {"alerts": body["series"]} if asked == "status" else body
 
 
 @pytest.mark.parametrize(

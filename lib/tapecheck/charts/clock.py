@@ -26,10 +26,14 @@ def _clock(recording: Recording) -> float:
 
 
 def _spans(recording: Recording, summary: Summary, capacity: CapacityResult | None, start_ns: float) -> list[figure.TimeSpan]:
-    """Return when each scenario ran; a sweep counts as one, of which some levels may be invalid."""
+    """Return when each scenario ran; a sweep counts as one, of which some levels may be invalid.
+
+    Of a level that was measured again, `capacity` has the attempt that counts.
+    """
     levels = list(recording.context.rates_rps)
     groups = {name: [name] for name in summary} | ({levels[0].partition(" at ")[0]: levels} if levels else {})
-    invalid = _invalid(summary, levels, capacity)
+    counted = {one.scenario for one in capacity.levels if one.verdict != Verdict.INVALID} if capacity else set(levels)
+    invalid = {name for name, one in summary.items() if one.invalid is not None} | (set(levels) - counted)
     spans = []
     for name, members in groups.items():
         found = [(member, samples.counted(recording.samples, member)) for member in members]
@@ -37,21 +41,14 @@ def _spans(recording: Recording, summary: Summary, capacity: CapacityResult | No
         if reaches:
             whole = min(first for first, _ in reaches.values()), max(last for _, last in reaches.values())
             bad = tuple(reach for member, reach in reaches.items() if member in invalid)
-            spans.append(
-                figure.TimeSpan(name=name, first_s=whole[0], last_s=whole[1], invalid_s=bad if len(bad) < len(reaches) else (whole,))
-            )
+            invalid_s = bad if len(bad) < len(reaches) else (whole,)
+            spans.append(figure.TimeSpan(name=name, first_s=whole[0], last_s=whole[1], invalid_s=invalid_s))
     return spans
 
 
 def _reach_s(part: Rows, start_ns: float) -> tuple[float, float]:
     """Return the first intended start and the last completion."""
     return float(part.numbers("intended_ns").min() - start_ns) / 1e9, float(part.numbers("done_ns").max() - start_ns) / 1e9
-
-
-def _invalid(summary: Summary, levels: Sequence[str], capacity: CapacityResult | None) -> set[str]:
-    """Return the scenarios and levels that are invalid; of a level that was measured again, `capacity` has the attempt that counts."""
-    counted = {one.scenario for one in capacity.levels if one.verdict != Verdict.INVALID} if capacity else set(levels)
-    return {name for name, one in summary.items() if one.invalid is not None} | (set(levels) - counted)
 
 
 def load_throughput(

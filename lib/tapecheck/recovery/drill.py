@@ -21,7 +21,7 @@ from tapecheck.http import Client, tls
 from tapecheck.recording import STOPPED
 from tapecheck.recovery import actions
 from tapecheck.recovery.actions import WAIT
-from tapecheck.recovery.experiment import Drill, View
+from tapecheck.recovery.experiment import PLACES, Drill, View
 from tapecheck.recovery.objectives import ProbeSchedule
 from tapecheck.recovery.prober import Prober
 from tapecheck.recovery.recording import FULL, INVALID, MEASURED, Trial
@@ -38,7 +38,6 @@ UNSEEN_S = 2.0  # after which a fault that no probe saw has had no effect that c
 KEPT = ("title", "status", "deviated", "start", "end", "duration", "steady_states", "run", "rollbacks", "chaoslib-version")
 _SETTINGS = {"runtime": {"rollbacks": {"strategy": "always"}}}
 _REQUEST = re.compile(r"(GET|HEAD|POST) /\S*")
-PLACES = ("base_url", "source_url", "processes", "database_url")  # configuration values that a target gives
 Journal = Mapping[str, Any]
 
 

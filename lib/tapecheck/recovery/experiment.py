@@ -27,6 +27,7 @@ OURS = "tapecheck.recovery.actions"
 KNOWN = (OURS, "chaoslib", "chaostoolkit")  # modules whose functions any target may have that may be drilled; all others are code
 STAND_IN = {"type": "process", "path": sys.executable}  # for a python provider, whose module would be imported to be checked
 RUNNING = ("configuration", "secrets", "controls")  # sections of an experiment of which Chaos Toolkit runs things when it checks them
+PLACES = ("base_url", "source_url", "processes", "database_url")  # values of the configuration that a target gives
 _SECTIONS = ("method", "rollbacks")
 _PLACE = re.compile(r"\$\{(\w+)\}")
 
@@ -107,10 +108,10 @@ class Drill:
     watching: Watching
 
     def with_values(self, values: Mapping[str, Any]) -> dict[str, Any]:
-        """Return the experiment with the values of its configuration that the target gives."""
+        """Return the experiment with the values of its configuration that the target gives; of those the file's own never count."""
         experiment = copy.deepcopy(dict(self.experiment))
-        experiment["configuration"] = {**experiment.get("configuration", {}), **values}
-        return experiment
+        own = {name: value for name, value in experiment.get("configuration", {}).items() if name not in PLACES}
+        return {**experiment, "configuration": {**own, **values}}
 
     @property
     def activities(self) -> list[Mapping[str, Any]]:
