@@ -124,13 +124,14 @@ def _held(short: Series, short_name: str, long: Bars, name: str, is_stock: bool,
     """Hold longer bars against the shorter ones inside them."""
     is_day, length_ms = is_stock and name == "1d", TIMEFRAMES[short_name].length_s * 1000
     ends, following = long.t + TIMEFRAMES[name].length_s * 1000, np.append(long.t[1:], np.iinfo(np.int64).max)
+    is_whole = following >= ends - HOUR_MS  # a bar that overlaps the next one ends nobody knows where
     ends = np.where(following <= ends + (HOUR_MS if name == "1d" else 0), following, ends)  # Eastern days may have 23 or 25 hours
     bars, session = short.bars, short.session
     if not len(long) or not len(bars):
         return {}
     counted = _Parts.of(bars[session > 1] if is_day else bars, length_ms, long.t, ends)
     priced = _Parts.of(bars[session == INSIDE], length_ms, long.t, ends) if is_day else counted
-    is_whole = (np.searchsorted(short.missing, long.t) == np.searchsorted(short.missing, ends)) & (ends <= end_ms)
+    is_whole &= (np.searchsorted(short.missing, long.t) == np.searchsorted(short.missing, ends)) & (ends <= end_ms)
     highest, lowest = counted.reduced(np.maximum, counted.bars.h), counted.reduced(np.minimum, counted.bars.l)
     high, low = (priced.reduced(np.maximum, priced.bars.h), priced.reduced(np.minimum, priced.bars.l)) if is_day else (highest, lowest)
     volume = counted.reduced(np.add, counted.bars.v)
