@@ -19,6 +19,7 @@ OUTPUTS = PROJECT / "outputs"
 VALIDATIONS = {  # by name, where each stands; `validation.named` imports it
     "load": "tapecheck.load.validation:load",
     "backfill": "tapecheck.backfill.validation:backfill",
+    "observe": "tapecheck.backfill.observe.validation:observe",
     "rto_rpo": "tapecheck.recovery.validation:recovery",
     "compare": "tapecheck.compare.validation:compare",
 }

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from tapecheck.charts.compare import compare_ratios, compare_rounds, compare_savings, compare_spectra
     from tapecheck.charts.history import history_trend
     from tapecheck.charts.load import load_capacity, load_dimensions, load_percentiles
+    from tapecheck.charts.observe import observe_parts, observe_series, observe_timeline
     from tapecheck.charts.recovery import recovery_ages, recovery_loss, recovery_rto, recovery_timeline, recovery_trend
 
 __all__ = [
@@ -30,6 +31,7 @@ __all__ = [
     "compare_ratios", "compare_rounds", "compare_savings", "compare_spectra",
     "history_trend",
     "load_capacity", "load_dimensions", "load_percentiles", "load_resources", "load_throughput", "load_timeline",
+    "observe_parts", "observe_series", "observe_timeline",
     "recovery_ages", "recovery_loss", "recovery_rto", "recovery_timeline", "recovery_trend",
 ]  # fmt: skip
 

@@ -16,6 +16,7 @@ OF_PROOFS = ("fix", "fix_unproven", "worse", "not_the_same", "drifted", "method_
 QUESTIONS: Mapping[str, str] = {
     "load": "How much traffic does it carry before it misses an objective?",
     "backfill": "Where does the time go when history is refilled, and is it complete?",
+    "observe": "Where does the time go in the backfill of its own?",
     "rto_rpo": "How long until service is back after a failure, and what is lost?",
     "compare": "Did the fix work?",
 }

@@ -31,6 +31,7 @@ class MainFigure:
 MAIN: Mapping[str, MainFigure] = {
     "load": MainFigure(path="scenarios.*.response_time_ms.p95.value", name="p95 of the slowest scenario", unit="ms"),
     "backfill": MainFigure(path="totals.records_per_s", name="throughput", unit="records/s"),
+    "observe": MainFigure(path="duration_s", name="wall time", unit="s"),
     "rto_rpo": MainFigure(path="rto.*.recover_s.max", name="slowest recovery", unit="s"),
 }
 

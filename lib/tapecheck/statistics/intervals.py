@@ -182,6 +182,14 @@ def ratio_lower_bound(successes: int, n: int, effective: float | None = None) ->
     return float(scipy.special.betaincinv(successes * worth, (n - successes) * worth + 1, 1 - CONFIDENCE))
 
 
+def ratio_interval(ratio: float, n: float) -> tuple[float, float]:
+    """Return the 95 % interval of a ratio that n independent samples gave (Clopper and Pearson, two-sided)."""
+    tail, hits = (1 - CONFIDENCE) / 2, ratio * n
+    low = 0.0 if hits <= 0 else float(scipy.special.betaincinv(hits, n - hits + 1, tail))
+    high = 1.0 if hits >= n else float(scipy.special.betaincinv(hits + 1, n - hits, 1 - tail))
+    return low, high
+
+
 def median(values: Values) -> float:
     """Return the median of a sample that is not empty."""
     return float(quantiles_of_sorted(np.sort(values), np.array([0.5]))[0])

@@ -1,5 +1,6 @@
 """What a target file says: requests, secrets, processes to watch, where history comes from, and what is allowed. It reaches no target."""
 
+import datetime as dt
 import os
 import re
 from collections.abc import Callable, Mapping
@@ -7,11 +8,12 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 from urllib.parse import urlsplit
 
+import jmespath
 from pydantic import AfterValidator, BeforeValidator, Discriminator, Field, Tag, model_validator
 from pydantic_core import PydanticCustomError
 
 from tapecheck.config import Model
-from tapecheck.errors import ConfigError, Problem
+from tapecheck.errors import ConfigError, Problem, first_line
 
 
 def _matching(pattern: str, wanted: str) -> Callable[[str], str]:
@@ -163,8 +165,89 @@ def _database_url(text: str) -> str:
     return text
 
 
+def _argument(value: Any) -> Any:
+    """Return an argument of a command as text: YAML reads 30 and 2026-10-01 as a number and a date."""
+    return str(value) if isinstance(value, int | float | dt.date) and not isinstance(value, bool | dt.datetime) else value
+
+
+def _expression(text: str) -> str:
+    try:
+        jmespath.compile(text)
+    except jmespath.exceptions.JMESPathError as error:
+        raise ValueError(f"a JMESPath expression, such as: state == 'done' ({first_line(error)})") from None
+    return text
+
+
 def _kind(value: object) -> str:
     return "url" if isinstance(value, str) else "secret"  # so that a mistake is one of either, not one of both
+
+
+class BackfillStart(Model):
+    """How a target's own backfill is started: by a command with its arguments, run in a folder, or by one of the target's requests."""
+
+    command: tuple[Annotated[str, BeforeValidator(_argument), Field(min_length=1)], ...] = ()
+    folder: str | None = None
+    request: str | None = None
+
+    @model_validator(mode="after")
+    def _one(self) -> Self:
+        if bool(self.command) == bool(self.request):
+            raise ValueError("exactly one of command and request")
+        return self
+
+
+class BackfillEnd(Model):
+    """One of the target's requests, and the JMESPath expression that is true of its answer when the backfill has ended."""
+
+    request: str
+    when: Annotated[str, AfterValidator(_expression)]
+
+
+class DatabaseSessions(Model):
+    """Which sessions of the database are the backfill's: those that have all that is given here."""
+
+    application_name: str | None = None
+    user: str | None = None
+    database: str | None = None
+
+    @model_validator(mode="after")
+    def _any(self) -> Self:
+        if not self.model_dump(exclude_none=True):
+            raise ValueError("at least one of application_name, user, database")
+        return self
+
+
+Table = Annotated[str, AfterValidator(_matching(r"[A-Za-z_][\w$]*(\.[A-Za-z_][\w$]*)?", "a table, as in: market_data or prices.daily"))]
+
+
+class ObservedBackfill(Model):
+    """A target's own backfill, and what is needed to watch it from outside.
+
+    Args:
+        start, done: how it is started; one that a request starts needs to be asked whether it is done.
+        vendor_url_env: the variable in which the command finds the vendor's address: the recording proxy's is put there.
+        proxy_port: of the recording proxy; 0 is any free one. A service that reads the vendor's address from a file needs a fixed one.
+        rewrite_next_url: whether the proxy puts its own address in place of the vendor's into `next_url`, for clients that follow it
+            as it is; nothing else of an answer is ever changed.
+        database: which sessions of the database are its own.
+        tables: those that it fills, whose rows are counted before and after.
+    """
+
+    start: BackfillStart
+    done: BackfillEnd | None = None
+    vendor_url_env: EnvironmentName | None = None
+    proxy_port: int = Field(default=0, ge=0, lt=65536)
+    rewrite_next_url: bool = False
+    database: DatabaseSessions | None = None
+    tables: tuple[Table, ...] = ()
+
+    @model_validator(mode="after")
+    def _complete(self) -> Self:
+        if self.start.request and not self.done:
+            raise ValueError("done: {request, when}, since a request starts it")
+        if not (self.vendor_url_env or self.proxy_port):
+            raise ValueError("vendor_url_env, or a proxy_port that the service is told as the vendor's address")
+        return self
 
 
 class BackfillTarget(Model):
@@ -175,6 +258,7 @@ class BackfillTarget(Model):
     database_url: Annotated[
         Annotated[Secret, Tag("secret")] | Annotated[str, AfterValidator(_database_url), Tag("url")], Discriminator(_kind)
     ] = Secret(env=("DATABASE_URL",))
+    observe: ObservedBackfill | None = None
 
 
 class Target(Model):

@@ -1,0 +1,80 @@
+"""What an observed backfill must meet, and how closely it is watched."""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import AfterValidator, Field
+
+from tapecheck import config
+from tapecheck.config import Model
+from tapecheck.errors import ConfigError, Problem
+from tapecheck.target.file import ObservedBackfill, Target
+from tapecheck.verdict import each_once, parse
+
+METRICS = {  # of an objective, with what each is
+    "duration_s": "wall time, s",
+    "records_per_s": "rows inserted a second, in the tables that the target names",
+    "records": "rows inserted",
+    "requests": "requests to the vendor",
+    "failed_requests": "requests without a whole answer, or with a status of 400 or more",
+    "refusals": "answers with status 429",
+    "vendor_p50_ms": "response time of the vendor, median, ms",
+    "vendor_p95_ms": "response time of the vendor, 95th percentile, ms",
+    "floor_ratio": "wall time over the least that the rate limit allows",
+}
+
+
+def _objective(text: str) -> str:
+    parse(text, METRICS)
+    return text
+
+
+class ObservePlan(Model):
+    """How closely a backfill is watched, what its vendor allows, and its objectives.
+
+    Args:
+        every_ms: between two looks at the sessions of its database.
+        limit_s: it is ended when it takes longer.
+        requests_per_minute, burst: what the vendor allows, for the least time that its requests take; None is no limit.
+    """
+
+    every_ms: float = Field(default=10, ge=1, le=1000)
+    limit_s: float = Field(default=3600, gt=0, le=86_400)
+    requests_per_minute: float | None = Field(default=None, ge=0.01, le=1e6)
+    burst: int = Field(default=10, ge=1, le=10_000)
+    objectives: Annotated[tuple[Annotated[str, AfterValidator(_objective)], ...], AfterValidator(each_once)] = ()
+
+
+def read_plan(path: str | Path, *, limit_s: float = 0) -> ObservePlan:
+    """Read a plan; `limit_s` takes the place of its own, unless it is 0.
+
+    Raises:
+        ConfigError: the file or the limit is wrong.
+    """
+    plan = config.read(ObservePlan, path)
+    if not limit_s:
+        return plan
+    changed: dict[str, Any] = {**plan.model_dump(), "limit_s": limit_s}
+    return config.validate(ObservePlan, changed, file="parameters")
+
+
+def observed(target: Target) -> ObservedBackfill:
+    """Return what a target says of its own backfill.
+
+    Raises:
+        ConfigError: it says nothing, or names a request that it does not have.
+    """
+    place = f"target {target.name}"
+    if target.backfill is None or target.backfill.observe is None:
+        allowed = "backfill: {source_url: …, observe: {start: {command: […]}, vendor_url_env: NAME}}; see docs/observe.md"
+        raise ConfigError([Problem(file=place, key="backfill.observe", got="nothing", allowed=allowed)])
+    found = target.backfill.observe
+    names = {"start.request": found.start.request, "done.request": found.done.request if found.done else None}
+    problems = [
+        Problem(file=place, key=f"backfill.observe.{key}", got=name, allowed=f"one of its requests: {', '.join(target.requests)}")
+        for key, name in names.items()
+        if name is not None and name not in target.requests
+    ]
+    if problems:
+        raise ConfigError(problems)
+    return found
