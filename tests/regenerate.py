@@ -25,6 +25,7 @@ RESULTS: Mapping[str, type[results.Result]] = {name: validation.named(name).type
 SMALL_ENOUGH_TO_COMMIT: Mapping[str, dict[str, str | int]] = {
     "load": {"rounds": 150},
     "backfill": {"symbols": "AAPL,BRK.B,WMT,BTC,SPY"},
+    "observe": {},
     "rto_rpo": {},
     "compare": {},
 }

@@ -1,5 +1,7 @@
 """The figures of an observed backfill: where its wall time went, what happened when, and which series its vendor was slow with."""
 
+from typing import Any
+
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.ticker import PercentFormatter
@@ -28,7 +30,7 @@ def observe_parts(*, recording: Recording, summary: ObserveSummary) -> figure.Ch
         parts = list(summary.parts.items())
         shares = [part.share for _, part in parts]
         errors = [[part.share - part.low for _, part in parts], [part.high - part.share for _, part in parts]]
-        look = {"ecolor": "black", "capsize": 3, "error_kw": {"linewidth": 1}}
+        look: dict[str, Any] = {"ecolor": "black", "capsize": 3, "error_kw": {"linewidth": 1}}
         wall.barh([PARTS[name] for name, _ in parts], shares, xerr=errors, color=[COLOURS[name] for name, _ in parts], **look)
         _figures(wall, [f"{part.share:.1%} ({part.seconds:,.3g} s)" for _, part in parts])
         wall.set_xlabel("share of wall time, with the 95 % interval that sampling leaves")

@@ -1,5 +1,6 @@
 """Opens a target: reads its file and, for the sandbox, finds the running one or starts it. It sends no load."""
 
+import datetime as dt
 import json
 import os
 import signal
@@ -14,7 +15,7 @@ import psutil
 from tapecheck import config, lockfiles
 from tapecheck.config import Model
 from tapecheck.errors import SandboxError
-from tapecheck.target.file import BackfillTarget, ProcessSelector, Secret, Target, Url
+from tapecheck.target.file import BackfillStart, BackfillTarget, DatabaseSessions, ObservedBackfill, ProcessSelector, Secret, Target, Url
 
 _SANDBOX = (sys.executable, "-P", "-m", "tapecheck", "sandbox")
 _use: Path | None = None  # the lock file that says that this process uses the sandbox
@@ -64,7 +65,28 @@ def open_target(path: str | Path, *, needs_bars: bool = True) -> Target:
 def _backfill(state: SandboxState) -> BackfillTarget:
     """Return the sandbox's upstream and database; without a URL of its own the sandbox uses DATABASE_URL, as is the default."""
     database = {"database_url": state.database_url} if state.database_url else {}
-    return BackfillTarget(source_url=state.upstream_url, api_key=Secret(file=state.upstream_key_file), **database)
+    return BackfillTarget(source_url=state.upstream_url, api_key=Secret(file=state.upstream_key_file), observe=_naive(state), **database)
+
+
+def _naive(state: SandboxState) -> ObservedBackfill | None:
+    """Return how the sandbox's example of a slow backfill is started and watched."""
+    if state.database_url is None:
+        return None
+    last = dt.datetime.now(dt.UTC).date()
+    asked = {
+        "--database-url": state.database_url,
+        "--key-file": state.upstream_key_file,
+        "--first": last - dt.timedelta(days=60),
+        "--last": last,
+    }
+    arguments = (str(word) for item in asked.items() for word in item)
+    return ObservedBackfill(
+        start=BackfillStart(command=(sys.executable, "-P", "-m", "tapecheck.sandbox.naive_backfill", *arguments)),
+        vendor_url_env="POLYGON_BASE_URL",
+        rewrite_next_url=True,
+        database=DatabaseSessions(application_name="naive backfill"),
+        tables=("naive.bars",),
+    )
 
 
 def at_distance(target: Target, distance_ms: int) -> Target:

@@ -264,8 +264,7 @@ def _series(exchanges: pa.Table, paths: Sequence[str]) -> dict[tuple[str, str], 
 
 
 def _slowest(series: Mapping[tuple[str, str], SeriesRequests], which: int) -> Slowest | None:
-    own = {key: one.vendor_s for key, one in series.items() if key[1]}
-    return slowest({key: key[which] for key in own}, own)
+    return slowest((key[which], one.vendor_s) for key, one in series.items() if key[1])
 
 
 def _by_status(status: Iterable[int], failures: Iterable[str]) -> dict[str, int]:
@@ -306,11 +305,14 @@ def _rows(rows: pa.Table) -> dict[str, TableRows]:
 
 
 def _between(first: Mapping[str, int | None], last: Mapping[str, int | None]) -> TableRows:
+    """Return what came between two readings; a table that was made meanwhile was empty before."""
+    is_new = first["oid"] != last["oid"]
+
     def added(name: str) -> int | None:
-        before, after = first[name], last[name]
+        before, after = 0 if is_new else first[name], last[name]
         return None if before is None or after is None else after - before
 
-    return TableRows(before=first["rows"], after=last["rows"], inserted=added("inserted"), updated=added("updated"))
+    return TableRows(before=0 if is_new else first["rows"], after=last["rows"], inserted=added("inserted"), updated=added("updated"))
 
 
 def _own_cores(recording: Recording) -> float | None:

@@ -117,6 +117,13 @@ def _vendor(summary: ObserveSummary, plan: ObservePlan) -> Iterator[Finding]:
 
 
 def _database(summary: ObserveSummary) -> Iterator[Finding]:
+    if absent := [name for name, table in summary.tables.items() if table.after is None and table.inserted is None]:
+        yield Finding(
+            name="no_table",
+            finding=f"the database has no table {', '.join(absent)}",
+            evidence={"tables": len(absent)},
+            action="correct backfill.observe.tables; a table outside of the search path needs its schema before its name",
+        )
     database_s = summary.kinds["database"].busy_s
     open_s = summary.parts[TRANSACTION].seconds if TRANSACTION in summary.parts else 0.0
     if database_s and summary.bottleneck == "database" and open_s > CLIENT_SHARE * database_s and OVERLAP in summary.parts:

@@ -32,7 +32,7 @@ CPU = pa.schema(
 TABLES = {
     "exchanges": Table(EXCHANGES, most=MOST_OBJECTS * 5),
     "sessions": Table(SESSIONS),
-    "rows": Table(ROWS, may_be_null=("rows", "inserted", "updated")),
+    "rows": Table(ROWS, may_be_null=("oid", "rows", "inserted", "updated")),
     "cpu": Table(CPU),
 }
 

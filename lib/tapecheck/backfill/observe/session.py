@@ -120,9 +120,6 @@ def _watched(database_url: str, own: ObservedBackfill, plan: ObservePlan) -> Ite
     watch = SessionWatch(database_url, own.database, own.tables, every_s=plan.every_ms / 1000)
     try:
         watch.__enter__()
-    except psycopg.errors.UndefinedTable as error:
-        problem = Problem(file="target", key="backfill.observe.tables", got=first_line(error), allowed="tables that the database has")
-        raise ConfigError([problem]) from None
     except psycopg.Error as error:
         raise TargetDown(f"the database of the backfill cannot be watched: {first_line(error)}") from None
     try:

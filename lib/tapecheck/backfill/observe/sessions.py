@@ -35,6 +35,9 @@ ROWS = pa.schema(
     [
         pa.field("at_ns", pa.int64(), metadata={"unit": "ns, monotonic"}),
         pa.field("table", pa.string()),
+        pa.field(
+            "oid", pa.int64(), metadata={"unit": "its number in the database; another one for a table that was made anew, null without one"}
+        ),
         pa.field("rows", pa.int64(), metadata={"unit": "rows, counted; null where only the statistics were read"}),
         pa.field("inserted", pa.int64(), metadata={"unit": "rows, by the server's statistics since some moment"}),
         pa.field("updated", pa.int64(), metadata={"unit": "rows, likewise"}),
@@ -48,7 +51,9 @@ SELECT count(*) FILTER (WHERE state = 'active' AND NOT {_WAITS}), count(*) FILTE
     count(*) FILTER (WHERE state = 'idle'), count(*) FILTER (WHERE state = 'active' AND wait_event_type = 'Lock'),
     count(*) FILTER (WHERE state IS NULL)
 FROM pg_stat_activity WHERE backend_type = 'client backend' AND pid <> pg_backend_pid()"""  # noqa: S608 - constants
-_STATISTICS = "SELECT schemaname || '.' || relname, n_tup_ins, n_tup_upd FROM pg_stat_user_tables WHERE relid = ANY(%s::regclass[])"
+_STATISTICS = """
+SELECT asked.name, c.oid::int8, s.n_tup_ins, s.n_tup_upd FROM unnest(%s::text[]) AS asked (name)
+LEFT JOIN pg_class c ON c.oid = to_regclass(asked.name) LEFT JOIN pg_stat_user_tables s ON s.relid = c.oid"""
 
 
 class SessionWatch:
@@ -78,7 +83,7 @@ class SessionWatch:
         """Connect, count the rows of the tables, and begin to look.
 
         Raises:
-            psycopg.Error: there is no connection, or a table is not there.
+            psycopg.Error: there is no connection, or a table may not be read.
         """
         self._connection = self._connected()
         try:
@@ -146,6 +151,8 @@ class SessionWatch:
             try:
                 row = self._connection.execute(sql.SQL("SELECT count(*) FROM {}").format(name)).fetchone()
                 counted[table] = row[0] if row else None
+            except psycopg.errors.UndefinedTable:
+                counted[table] = None  # a backfill may make it
             except psycopg.errors.QueryCanceled:
                 log.warning("the rows of %s were not counted within %s s; the server's statistics stand in", table, COUNT_S)
                 counted[table] = None
@@ -156,9 +163,5 @@ class SessionWatch:
         if not self._tables:
             return
         at_ns = time.monotonic_ns()
-        found = self._connection.execute(_STATISTICS, [self._tables]).fetchall()
-        by_name = {name: counts for name, *counts in found}
-        for table in self._tables:
-            name = next((one for one in by_name if one in (table, f"public.{table}") or one.endswith(f".{table}")), None)
-            inserted, updated = by_name[name] if name else (None, None)
-            self._rows.append((at_ns, table, counted.get(table), inserted, updated))
+        for table, oid, inserted, updated in self._connection.execute(_STATISTICS, [self._tables]).fetchall():
+            self._rows.append((at_ns, table, oid, counted.get(table), inserted, updated))
