@@ -22,7 +22,7 @@ import httpx
 import uvicorn
 
 from tapecheck.errors import ConfigError, MeasurementError, Problem
-from tapecheck.target.opening import client_options
+from tapecheck.target.loopback import client_options
 
 Message = MutableMapping[str, Any]
 Headers = list[tuple[bytes, bytes]]
@@ -84,7 +84,7 @@ class Proxy:
         self, vendor_url: str, own_url: str, note: Callable[[Exchange], None], *, rewrites: bool = False, ca_file: str | None = None
     ) -> None:
         self._vendor, self._own, self._note, self._rewrites = httpx.URL(vendor_url), own_url, note, rewrites
-        options = client_options(vendor_url) | ({"verify": ssl.create_default_context(cafile=ca_file)} if ca_file else {})
+        options = client_options(vendor_url, ssl.create_default_context(cafile=ca_file) if ca_file else True)
         self._client = httpx.AsyncClient(timeout=TIMEOUT_S, limits=httpx.Limits(max_connections=None), **options)
 
     async def __call__(self, scope: Message, receive: Callable[[], Awaitable[Message]], send: Callable[[Message], Awaitable[None]]) -> None:
