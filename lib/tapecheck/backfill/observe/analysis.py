@@ -37,7 +37,7 @@ class Part:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Kind:
+class BusyTime:
     """What a backfill was busy with, others at the same time or not: of busy time, and of wall time."""
 
     busy_s: float
@@ -90,7 +90,7 @@ class ObserveSummary:
 
     duration_s: float
     parts: dict[str, Part]
-    kinds: dict[str, Kind]
+    kinds: dict[str, BusyTime]
     bottleneck: str | None
     leading: list[str]
     looks: int
@@ -119,18 +119,14 @@ class ObserveSummary:
 def summarize(recording: Recording, plan: ObservePlan) -> ObserveSummary:
     """Return the figures of an observed backfill."""
     context, exchanges = recording.context, recording.tables["exchanges"]
-    began, ended = (exchanges.column(name).to_numpy() for name in ("began_ns", "ended_ns"))
-    status = exchanges.column("status").to_numpy()
+    began, ended, status = (exchanges.column(name).to_numpy() for name in ("began_ns", "ended_ns", "status"))
     paths = exchanges.column("path").to_pylist()
     sessions = recording.tables["sessions"]
     parts, kinds, sampled_share = _split(recording, _union(began, ended, context.began_ns, context.ended_ns))
     longest = sorted(kinds, key=lambda name: -kinds[name].busy_s)
     series = _series(exchanges, paths)
     tables = _rows(recording.tables["rows"])
-    known = [one.records for one in tables.values() if one.records is not None]
-    records = sum(known) if known else None
-    refusals = int((status == REFUSED).sum())
-    answered = (status > 0) & (status < 400)
+    records = _records(tables)
     working, waiting = (sessions.column(name).to_numpy() for name in ("working", "open"))
     return ObserveSummary(
         duration_s=context.wall_s,
@@ -145,11 +141,11 @@ def summarize(recording: Recording, plan: ObservePlan) -> ObserveSummary:
         locked_share=float((sessions.column("locked").to_numpy() > 0).mean()) if sessions.num_rows else 0.0,
         requests=len(paths),
         by_status=_by_status(status.tolist(), exchanges.column("failure").to_pylist()),
-        refusals=refusals,
+        refusals=int((status == REFUSED).sum()),
         pauses_s=_pauses_s(paths, status.tolist(), began.tolist(), ended.tolist()),
         bytes=int(exchanges.column("bytes").to_numpy().sum()),
         missed_pages=_missed_pages(recording),
-        vendor_ms=intervals.distribution((ended - began)[answered] / 1e6),
+        vendor_ms=intervals.distribution((ended - began)[(status > 0) & (status < 400)] / 1e6),
         slowest_symbol=_slowest(series, 0),
         slowest_timeframe=_slowest(series, 1),
         series={" ".join(key): one for key, one in series.items()},
@@ -186,7 +182,7 @@ def _union(began: Nanoseconds, ended: Nanoseconds, first_ns: int, last_ns: int) 
     return starts[new], ends[np.r_[new[1:], True]]
 
 
-def _split(recording: Recording, flying: tuple[Nanoseconds, Nanoseconds]) -> tuple[dict[str, Part], dict[str, Kind], float]:
+def _split(recording: Recording, flying: tuple[Nanoseconds, Nanoseconds]) -> tuple[dict[str, Part], dict[str, BusyTime], float]:
     """Split the wall time into its parts; each look at the database stands for the time that is nearer to it than to any other."""
     context, sessions = recording.context, recording.tables["sessions"]
     wall_ns = max(1, context.ended_ns - context.began_ns)
@@ -234,10 +230,10 @@ def _part(mask: NDArray[np.bool_], weights: NDArray[np.float64], wall_ns: int) -
     return Part(seconds=share * wall_ns / 1e9, share=share, low=min(low, share), high=max(high, share))
 
 
-def _kinds(vendor_ns: float, database_ns: float, own_ns: float, wall_ns: int) -> dict[str, Kind]:
+def _kinds(vendor_ns: float, database_ns: float, own_ns: float, wall_ns: int) -> dict[str, BusyTime]:
     busy = {"api": vendor_ns / 1e9, "database": database_ns / 1e9, "own": own_ns / 1e9}
     total_s = sum(busy.values()) or 1.0
-    return {name: Kind(busy_s=one, busy_share=one / total_s, wall_share=one / (wall_ns / 1e9)) for name, one in busy.items()}
+    return {name: BusyTime(busy_s=one, busy_share=one / total_s, wall_share=one / (wall_ns / 1e9)) for name, one in busy.items()}
 
 
 # ---- the vendor ----
@@ -302,6 +298,12 @@ def _rows(rows: pa.Table) -> dict[str, TableRows]:
     for row in rows.to_pylist():
         by_table[row["table"]].append(row)
     return {name: _between(found[0], found[-1]) for name, found in by_table.items()}
+
+
+def _records(tables: Mapping[str, TableRows]) -> int | None:
+    """Return how many rows came to all tables together, as far as that is known of any."""
+    known = [one.records for one in tables.values() if one.records is not None]
+    return sum(known) if known else None
 
 
 def _between(first: Mapping[str, int | None], last: Mapping[str, int | None]) -> TableRows:

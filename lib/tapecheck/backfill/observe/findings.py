@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 
 from tapecheck.backfill.analysis import PRIMARY_SHARE
-from tapecheck.backfill.observe.analysis import OVERLAP, OWN, TRANSACTION, Kind, ObserveSummary
+from tapecheck.backfill.observe.analysis import OVERLAP, OWN, TRANSACTION, BusyTime, ObserveSummary
 from tapecheck.backfill.observe.plan import ObservePlan
 from tapecheck.backfill.observe.recording import Context
 from tapecheck.runs.results import Finding
@@ -21,10 +21,12 @@ FEW_LOOKS = 0.9  # of the wall time that looks should stand for
 
 def find(summary: ObserveSummary, plan: ObservePlan, context: Context) -> list[Finding]:
     """Return every finding: first what makes figures doubtful, then what takes the time, then the rest."""
-    return [*_doubts(summary, context), *_time(summary), *_vendor(summary, plan), *_database(summary)]
+    doubts = [*_of_the_run(summary, context), *_of_the_looks(summary, context)]
+    return [*doubts, *_time(summary), *_vendor(summary, plan), *_database(summary)]
 
 
-def _doubts(summary: ObserveSummary, context: Context) -> Iterator[Finding]:
+def _of_the_run(summary: ObserveSummary, context: Context) -> Iterator[Finding]:
+    """Doubt a run that was not whole, or not seen at the vendor."""
     if summary.invalid:
         figures: dict[str, int | float | str] = {"duration_s": summary.duration_s}
         yield Finding(name="not_whole", finding=summary.invalid, evidence=figures, action="mend that, and measure again")
@@ -42,6 +44,17 @@ def _doubts(summary: ObserveSummary, context: Context) -> Iterator[Finding]:
             evidence={"missed_pages": summary.missed_pages, "requests": summary.requests},
             action="set rewrite_next_url: true in backfill.observe, so that next_url leads to the proxy",
         )
+    if context.left:
+        yield Finding(
+            name="processes_left",
+            finding=f"the command left {len(context.left)} of its processes running, which were ended: {context.left[0][:80]}",
+            evidence={"processes": len(context.left)},
+            action="have the command wait for its children",
+        )
+
+
+def _of_the_looks(summary: ObserveSummary, context: Context) -> Iterator[Finding]:
+    """Doubt what the looks at the database say."""
     if not context.watched:
         yield Finding(
             name="database_not_watched",
@@ -70,13 +83,6 @@ def _doubts(summary: ObserveSummary, context: Context) -> Iterator[Finding]:
             evidence={"looks": summary.looks, "sampled_share": summary.sampled_share},
             action="measure again while the machine and its database are less busy",
         )
-    if context.left:
-        yield Finding(
-            name="processes_left",
-            finding=f"the command left {len(context.left)} of its processes running, which were ended: {context.left[0][:80]}",
-            evidence={"processes": len(context.left)},
-            action="have the command wait for its children",
-        )
 
 
 def _time(summary: ObserveSummary) -> Iterator[Finding]:
@@ -92,7 +98,7 @@ def _time(summary: ObserveSummary) -> Iterator[Finding]:
     )
 
 
-def _bound(summary: ObserveSummary, name: str, kind: Kind) -> str:
+def _bound(summary: ObserveSummary, name: str, kind: BusyTime) -> str:
     """Return the most that a part without cost would save of the wall time: what it does alone (Amdahl)."""
     alone = {"api": ("vendor",), "database": ("database", TRANSACTION), "own": (OWN,)}[name]
     share = sum(summary.parts[part].share for part in alone if part in summary.parts)

@@ -35,7 +35,7 @@ OVERLAP = 300  # bytes of a chunk that are looked at again with the next one: a 
 
 
 @dataclass(slots=True, kw_only=True)
-class Exchange:
+class VendorExchange:
     """One request and its answer, as the proxy saw them.
 
     `ended_ns` is when the last byte was passed on. `status` is 0 and `failure` a word where the vendor gave no whole answer. `bytes` are
@@ -81,7 +81,7 @@ class Proxy:
     """
 
     def __init__(
-        self, vendor_url: str, own_url: str, note: Callable[[Exchange], None], *, rewrites: bool = False, ca_file: str | None = None
+        self, vendor_url: str, own_url: str, note: Callable[[VendorExchange], None], *, rewrites: bool = False, ca_file: str | None = None
     ) -> None:
         self._vendor, self._own, self._note, self._rewrites = httpx.URL(vendor_url), own_url, note, rewrites
         options = client_options(vendor_url, ssl.create_default_context(cafile=ca_file) if ca_file else True)
@@ -89,7 +89,7 @@ class Proxy:
 
     async def __call__(self, scope: Message, receive: Callable[[], Awaitable[Message]], send: Callable[[Message], Awaitable[None]]) -> None:
         """Pass on one request and its answer."""
-        exchange = Exchange(
+        exchange = VendorExchange(
             began_ns=time.monotonic_ns(), path=scope["raw_path"].decode("ascii", "replace"), follows=b"cursor=" in scope["query_string"]
         )
         try:
@@ -113,7 +113,7 @@ class Proxy:
         host = (b"host", self._vendor.netloc)
         return httpx.Request(scope["method"], url, headers=[host, *headers], content=body or None)
 
-    async def _pass_on(self, exchange: Exchange, request: httpx.Request, send: Callable[[Message], Awaitable[None]]) -> None:
+    async def _pass_on(self, exchange: VendorExchange, request: httpx.Request, send: Callable[[Message], Awaitable[None]]) -> None:
         answer = await self._client.send(request, stream=True)
         try:
             chunks, headers = answer.aiter_raw(), _end_to_end(answer.headers.raw)
@@ -245,10 +245,10 @@ class ProxyProcess:
         """How many exchanges have ended so far."""
         return len(self._lines)
 
-    def exchanges(self) -> Iterator[Exchange]:
+    def exchanges(self) -> Iterator[VendorExchange]:
         """Yield what was seen, in the order in which it ended; after the end."""
         for line in self._lines:
-            yield Exchange(**json.loads(line))
+            yield VendorExchange(**json.loads(line))
 
 
 if __name__ == "__main__":

@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass
 import pyarrow as pa
 
 from tapecheck import recording
-from tapecheck.backfill.observe.proxy import Exchange
+from tapecheck.backfill.observe.proxy import VendorExchange
 from tapecheck.backfill.observe.sessions import ROWS, SESSIONS
 from tapecheck.recording import MOST_OBJECTS, Table
 
@@ -75,7 +75,7 @@ class Recording(recording.Recording[Context]):
     """What was seen of one backfill."""
 
 
-def table_of(exchanges: Iterable[Exchange]) -> pa.Table:
+def table_of(exchanges: Iterable[VendorExchange]) -> pa.Table:
     """Return exchanges as columns, in the order in which they began."""
     rows = sorted((asdict(one) for one in exchanges), key=lambda row: row["began_ns"])
     return pa.table({field.name: pa.array([row[field.name] for row in rows], field.type) for field in EXCHANGES}, EXCHANGES)

@@ -63,46 +63,42 @@ def run(plan: ObservePlan, target: Target) -> Recording:
     """
     own, ends, started_at = observed(target), endpoints(target), dt.datetime.now(dt.UTC)
     with contextlib.ExitStack() as stack:
-        proxy = stack.enter_context(
-            ProxyProcess(
-                ends.source_url,
-                port=own.proxy_port,
-                rewrites=own.rewrite_next_url,
-                ca_file=str(config.find(target.ca_file)) if target.ca_file else None,
-            )
-        )
+        ca_file = str(config.find(target.ca_file)) if target.ca_file else None
+        proxy = stack.enter_context(ProxyProcess(ends.source_url, port=own.proxy_port, rewrites=own.rewrite_next_url, ca_file=ca_file))
         watch = stack.enter_context(_watched(ends.database_url, own, plan))
         report = stack.enter_context(progress.show("backfill under watch", "ms"))
         began_ns = time.monotonic_ns()
         ending = _run(own, target, proxy.url, plan.limit_s, lambda done, total: report(done, total, f"{proxy.seen:,} requests"))
         ended_ns = time.monotonic_ns()
-    return Recording(
-        context=Context(
-            run_id=folders.new_id(started_at),
-            started_at=started_at,
-            target=TargetInfo(name=target.name, kind=target.kind, base_url=ends.source_url),
-            environment=results.environment(),
-            command=" ".join(own.start.command) or f"request {own.start.request}",
-            began_ns=began_ns,
-            ended_ns=ended_ns,
-            exit_code=ending.exit_code,
-            said=templates.redacted(ending.said, target),
-            over_limit_s=ending.over_limit_s,
-            left=ending.left,
-            watched=watch is not None,
-            lost=watch.lost if watch else "",
-            proxy_url=proxy.url,
-            vendor_url=ends.source_url,
-            rewrote=own.rewrite_next_url,
-            every_ms=plan.every_ms,
-        ),
-        tables={
-            "exchanges": table_of(proxy.exchanges()),
-            "sessions": watch.sessions() if watch else SESSIONS.empty_table(),
-            "rows": watch.rows() if watch else ROWS.empty_table(),
-            "cpu": _cpu_table(ending, ended_ns),
-        },
+    context = Context(
+        run_id=folders.new_id(started_at),
+        started_at=started_at,
+        target=TargetInfo(name=target.name, kind=target.kind, base_url=ends.source_url),
+        environment=results.environment(),
+        command=" ".join(own.start.command) or f"request {own.start.request}",
+        began_ns=began_ns,
+        ended_ns=ended_ns,
+        exit_code=ending.exit_code,
+        said=templates.redacted(ending.said, target),
+        over_limit_s=ending.over_limit_s,
+        left=ending.left,
+        watched=watch is not None,
+        lost=watch.lost if watch else "",
+        proxy_url=proxy.url,
+        vendor_url=ends.source_url,
+        rewrote=own.rewrite_next_url,
+        every_ms=plan.every_ms,
     )
+    return Recording(context=context, tables=_tables(proxy, watch, ending, ended_ns))
+
+
+def _tables(proxy: ProxyProcess, watch: SessionWatch | None, ending: Ending, ended_ns: int) -> dict[str, pa.Table]:
+    return {
+        "exchanges": table_of(proxy.exchanges()),
+        "sessions": watch.sessions() if watch else SESSIONS.empty_table(),
+        "rows": watch.rows() if watch else ROWS.empty_table(),
+        "cpu": _cpu_table(ending, ended_ns),
+    }
 
 
 def _cpu_table(ending: Ending, ended_ns: int) -> pa.Table:
@@ -196,7 +192,7 @@ def _end_session(leader: int) -> list[str]:
         for one in processes:
             with contextlib.suppress(psutil.Error):
                 one.send_signal(sent)
-        psutil.wait_procs([one for one in processes if one.pid != leader], GRACE_S)
+        psutil.wait_procs(processes, GRACE_S)
         processes = alive()
         if not processes:
             break

@@ -10,7 +10,7 @@ from tapecheck import validation
 from tapecheck.backfill.analysis import Slowest
 from tapecheck.backfill.observe import analysis, findings
 from tapecheck.backfill.observe import plan as plans
-from tapecheck.backfill.observe.analysis import Kind, ObserveSummary, Part, SeriesRequests, TableRows
+from tapecheck.backfill.observe.analysis import BusyTime, ObserveSummary, Part, SeriesRequests, TableRows
 from tapecheck.backfill.observe.plan import METRICS, ObservePlan
 from tapecheck.backfill.observe.recording import TABLES, Context, Recording
 from tapecheck.backfill.plan import endpoints
@@ -33,7 +33,7 @@ class ObserveResult(Result):
 
     duration_s: float
     parts: dict[str, Part]
-    kinds: dict[str, Kind]
+    kinds: dict[str, BusyTime]
     looks: int
     sampled_share: float
     requests: int
