@@ -110,13 +110,13 @@ def _parse_engine_paced(text: str) -> Quantiles:
 
 def parse_wrk(text: str) -> Count:
     """Read wrk's report."""
-    told = wrk_figures(text)
+    told, _ = wrk_figures(text)
     return Count(requests=told.requests - told.failed, failed=told.failed, duration_s=told.duration_s)
 
 
 def parse_hey(text: str) -> Count:
     """Read hey's report."""
-    told = hey_figures(text)
+    told, _ = hey_figures(text)
     return Count(requests=told.requests - told.failed, failed=told.failed, duration_s=told.duration_s)
 
 

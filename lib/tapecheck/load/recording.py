@@ -58,6 +58,9 @@ def distribution(
     if n == 0:
         return None
     values = [percentiles_ms.get(level, math.nan) for level in LEVELS]
+    known = [value for value in values if not math.isnan(value)]
+    if known != sorted(known) or (not mean_ms >= min_ms >= 0 and not math.isnan(mean_ms + min_ms)) or mean_ms > max_ms:
+        raise ValueError(f"mean {mean_ms:g}, min {min_ms:g}, max {max_ms:g}, percentiles {known} ms contradict each other")
     p50, p90, p95, p99 = (
         Percentile(value=value, low=None, high=None, upper=None, n=0 if math.isnan(value) else n, n_effective=0) for value in values
     )
@@ -77,20 +80,28 @@ def unbounded(times: Distribution | None) -> Distribution | None:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GeneratorStats:
-    """How the load generator itself fared in one scenario; it must not be the bottleneck. What another tool does not say is None."""
+    """How the load generator itself fared in one scenario; it must not be the bottleneck.
 
-    lag_p99_ms: float | None  # of its event loops
-    cpu_ratio: float | None  # of its busiest worker, without what it waited awake
-    achieved_ratio: float | None  # sent in time over offered, of open models
+    `lag_p99_ms` is of its event loops, `dispatch_lag_p99_ms` from intended start to send while a connection was free,
+    `cpu_ratio` of its busiest worker without what it waited awake, `achieved_ratio` sent in time over offered (open models
+    only). `workers_lost` names each worker that died in mid-run; `clock_error_ms` is how far the clocks of other machines
+    may be off. `unsolicited` counts connections on which the target spoke without being asked, `retried` the requests that it sent
+    again since the target had closed a reused connection without an answer; `stopped_early`: it had sent as many requests as
+    one scenario may; `target_stopped`: the sandbox was gone before its end. What another tool does not say of itself is None.
+    """
+
+    lag_p99_ms: float | None
+    cpu_ratio: float | None
+    achieved_ratio: float | None
     content_checked: int
-    dispatch_lag_p99_ms: float | None = None  # from intended start to send, while a connection was free
+    dispatch_lag_p99_ms: float | None = None
     workers: int = 1
-    workers_lost: tuple[str, ...] = ()  # that died in mid-run
-    clock_error_ms: float = 0.0  # how far the clocks of other machines may be off
-    unsolicited: int = 0  # connections on which the target spoke without being asked
-    retried: int | None = None  # requests sent again, since the target had closed a reused connection without an answer
-    stopped_early: bool = False  # it had sent as many requests as one scenario may
-    target_stopped: bool = False  # the sandbox was gone before the end
+    workers_lost: tuple[str, ...] = ()
+    clock_error_ms: float = 0.0
+    unsolicited: int = 0
+    retried: int | None = None
+    stopped_early: bool = False
+    target_stopped: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -11,7 +11,7 @@ import gc
 import os
 import time
 from time import monotonic_ns
-from typing import Any, Protocol, cast
+from typing import Any, cast
 
 import numpy as np
 import uvloop
@@ -95,7 +95,11 @@ class Engine:
                 raise MeasurementError(f"the load worker failed: {self.broken}") from self.broken
             raise MeasurementError("the measurement was stopped") from None
         finally:
-            self._close()
+            self.beat.cancel()
+            self.sweep.cancel()
+            if self.dispatcher is not None:
+                self.dispatcher.close()
+            self.pool.close()
         await asyncio.sleep(0)
         return self._outcome(ended_ns, cpu_s)
 
@@ -213,17 +217,14 @@ class Engine:
         now = monotonic_ns()
         self.lags.append(max(0, now - self.expected_beat_ns) / 1e6)
         self.expected_beat_ns = now + int(HEARTBEAT_S * 1e9)
-        self._report(now)
-        self.beat = self.loop.call_later(HEARTBEAT_S, self._beat)
-        if self.control[STOP]:
-            self.task.cancel()
-
-    def _report(self, now: int) -> None:
         self.control[COUNT] = self.pool.number
         if self.work.executor == "burst":
             self.control[DONE] = self.pool.done - self.pool.origin if self.started else 0
         elif self.clock_start_ns:
             self.control[DONE] = max(0, min((now - self.clock_start_ns) // 1_000_000, self.work.progress_total))
+        self.beat = self.loop.call_later(HEARTBEAT_S, self._beat)
+        if self.control[STOP]:
+            self.task.cancel()
 
     def _sweep(self) -> None:
         """End what has taken too long: one timer for all, so a timeout is recorded up to one period late."""
@@ -236,13 +237,6 @@ class Engine:
         if error is not None and not isinstance(error, OSError):
             self.broken = error
             self.task.cancel()
-
-    def _close(self) -> None:
-        self.beat.cancel()
-        self.sweep.cancel()
-        if self.dispatcher is not None:
-            self.dispatcher.close()
-        self.pool.close()
 
     # ---- the result ----
 
@@ -265,19 +259,12 @@ class Engine:
 # ---- in a worker ----
 
 
-class Descriptor(Protocol):
-    """An open file that was handed to this process."""
-
-    def detach(self) -> int:
-        """Return its descriptor here."""
-
-
 def prepare() -> None:
     """Do nothing: to call this imports what measuring needs, so that the first measurement does not wait for it."""
 
 
-def measure_share(control: Control, work: Work, file: Descriptor | None) -> tuple[Tally, Samples | None]:
-    """Run one worker's share of a scenario; its rows go into the file that all workers of a machine share, or else are returned."""
+def measure_share(control: Control, work: Work, file: Any) -> tuple[Tally, Samples | None]:
+    """Run one worker's share of a scenario; its rows go into a file (a `DupFd`) that a machine's workers share, or else are returned."""
     if file is None:
         with scratch(work.likely_rows // work.workers) as own:
             recorder = SampleWriter(own.fileno())

@@ -26,21 +26,16 @@ LOCAL_ERRNO = {errno.EMFILE, errno.ENFILE, errno.EADDRNOTAVAIL, errno.ENOBUFS, e
 IDLE_TIMEOUTS = (b"HTTP/1.1 408", b"HTTP/1.0 408")  # some servers send this before they close an idle connection
 
 
-def connect_error(error: BaseException) -> ErrorKind:
+def connect_error(error: OSError) -> ErrorKind:
     """Name why a connection could not be made."""
-    match error:
-        case TimeoutError():
-            return ErrorKind.connect_timeout
-        case ssl.SSLError():
-            return ErrorKind.tls
-        case ConnectionRefusedError():
-            return ErrorKind.connect_refused
-        case ConnectionError():
-            return ErrorKind.reset
-        case OSError() if error.errno in LOCAL_ERRNO:
-            return ErrorKind.local
-        case _:
-            return ErrorKind.unreachable
+    kinds = {
+        TimeoutError: ErrorKind.connect_timeout,
+        ssl.SSLError: ErrorKind.tls,
+        ConnectionRefusedError: ErrorKind.connect_refused,
+        ConnectionError: ErrorKind.reset,
+    }
+    other = ErrorKind.local if error.errno in LOCAL_ERRNO else ErrorKind.unreachable
+    return next((kind for one, kind in kinds.items() if isinstance(error, one)), other)
 
 
 class Pool:
@@ -223,7 +218,7 @@ class Pool:
                     server_hostname=address.tls.server_name if address.tls else None,
                     ssl_handshake_timeout=self.work.timeout_s + 1 if address.tls else None,  # ours comes first
                 )
-        except (OSError, TimeoutError) as error:
+        except OSError as error:  # a timeout is one
             if connection in self.connections:  # opened in the last moment
                 return
             self._settle()

@@ -8,7 +8,7 @@ import asyncio
 import math
 import re
 from time import monotonic_ns
-from typing import NamedTuple, Protocol, cast
+from typing import Any, NamedTuple, cast
 
 from httptools import HttpParserError, HttpParserUpgrade, HttpResponseParser
 
@@ -83,40 +83,15 @@ def final_head(data: bytes) -> bytes:
     return data[: data.find(HEAD_END)]
 
 
-class Owner(Protocol):
-    """What owns connections, and is called for what happens on them."""
-
-    def opened(self, connection: "Connection") -> None:
-        """Take a connection that can be used."""
-
-    def answered(self, connection: "Connection", done_ns: int) -> None:
-        """Take an answer like the last one to the same request, and the connection again."""
-
-    def ended(self, connection: "Connection", done_ns: int, error: int) -> None:
-        """Take the end of its request, and the connection again if `keep_alive`."""
-
-    def send_again(self, connection: "Connection") -> bool:
-        """Send its request on a fresh connection, since this one was closed without a byte of an answer; False: that is not safe."""
-
-    def lost(self, connection: "Connection") -> None:
-        """Forget a connection that is closed."""
-
-    def on_unsolicited(self, connection: "Connection", data: bytes) -> None:
-        """Take data that came while no request was in flight."""
-
-    def on_surplus(self, connection: "Connection") -> None:
-        """Note that more than one answer came to a request, which ends next."""
-
-
 class Connection(asyncio.Protocol):
-    """A keep-alive connection that carries one request at a time."""
+    """A keep-alive connection that carries one request at a time; its `owner`, a `Pool`, is called for what happens on it."""
 
     __slots__ = (
         "busy", "bytes", "complete", "exchange", "extra", "first_byte_ns", "fresh", "head", "head_done", "intended_ns", "keep_alive",
         "kept", "known", "name", "number", "owner", "parser", "sent_ns", "status", "timing", "transport", "used", "waited", "write",
     )  # fmt: skip
 
-    def __init__(self, owner: Owner, name: int = 0, fresh: Fresh | None = None) -> None:
+    def __init__(self, owner: Any, name: int = 0, fresh: Fresh | None = None) -> None:
         self.owner = owner
         self.name = name  # a number
         self.fresh = fresh

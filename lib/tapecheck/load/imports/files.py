@@ -1,5 +1,9 @@
-"""Files as they are read: line by line or row by row, plain or compressed, never as a whole. What a line means is its reader's business."""
+"""Files of other tools as they are read, whatever their compression and encoding, and the requests in them.
 
+What a line means is its reader's business.
+"""
+
+import codecs
 import csv
 import gzip
 import io
@@ -10,20 +14,22 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import BinaryIO, ClassVar, NamedTuple, TypeVar
-from urllib.parse import parse_qsl, urlsplit
+from typing import ClassVar, NamedTuple, TypeVar
+from urllib.parse import unquote
 
 import msgspec
 import numpy as np
-from numpy.typing import NDArray
 
 from tapecheck.load.engine.recorder import SAMPLE, ErrorKind, Samples
 from tapecheck.load.recording import ImportedFigures, ImportedSummary, Tool
 
 GZIP = b"\x1f\x8b"
-HEAD_BYTES = 65_536  # by which a file is recognised
-FIELD_BYTES = 2**26  # of one field: vegeta stores whole bodies
-UNREADABLE = (OSError, EOFError, zlib.error, ValueError, OverflowError, csv.Error, msgspec.DecodeError)
+HEAD_CHARACTERS = 65_536  # by which most files are recognised
+MOST_CHARACTERS = 2**26  # of one field, since vegeta stores whole bodies, or of a document
+UNREADABLE = (
+    *(OSError, EOFError, zlib.error, csv.Error, msgspec.DecodeError),
+    *(ValueError, OverflowError, LookupError, TypeError, AttributeError),  # what a reader meets where a document has another shape
+)
 
 T = TypeVar("T")
 U = TypeVar("U")
@@ -37,59 +43,47 @@ class BrokenFile(ValueError):
         super().__init__(got)
 
 
-def opened(path: Path) -> BinaryIO:
-    """Open a file, and look into it if it is compressed."""
+def opened(path: Path, errors: str = "strict") -> io.TextIOWrapper:
+    """Open a file as text: plain or gzip, UTF-8 or, by its mark, UTF-16, with any line ends."""
     with path.open("rb") as file:
-        compressed = file.read(2) == GZIP
-    return io.BufferedReader(gzip.open(path, "rb")) if compressed else path.open("rb")
+        is_compressed = file.read(2) == GZIP
+    raw = io.BufferedReader(gzip.GzipFile(path)) if is_compressed else path.open("rb")
+    is_wide = raw.peek(2)[:2] in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
+    return io.TextIOWrapper(raw, encoding="utf-16" if is_wide else "utf-8-sig", errors=errors)
 
 
-def head(path: Path) -> str:
+def head(path: Path, characters: int = HEAD_CHARACTERS) -> str:
     """Return how a file begins; what is no text becomes question marks."""
-    with opened(path) as file:
-        return file.read(HEAD_BYTES).decode("utf-8-sig", errors="replace").lstrip()
+    with opened(path, errors="replace") as file:
+        return file.read(characters).lstrip()
 
 
-def lines(path: Path) -> Iterator[tuple[int, bytes]]:
-    """Yield every line with its number.
-
-    Raises:
-        BrokenFile: the last line has no end.
-    """
+def lines(path: Path) -> Iterator[tuple[int, str]]:
+    """Yield every line with its number; a last one without an end is a broken file."""
     with opened(path) as file:
         for number, line in enumerate(file, 1):
-            if not line.endswith(b"\n"):
+            if not line.endswith("\n"):
                 raise BrokenFile("half a line at its end: it is half-written", number)
             yield number, line
 
 
 def rows(path: Path) -> Iterator[tuple[int, list[str]]]:
-    """Yield every row of a CSV file with the number of its last line, blank lines left out.
-
-    Raises:
-        BrokenFile: the last line has no end.
-    """
-    csv.field_size_limit(FIELD_BYTES)
-    reader = csv.reader(line.decode("utf-8-sig" if number == 1 else "utf-8") for number, line in lines(path))
-    for row in reader:
-        if row:
-            yield reader.line_num, row
+    """Yield every row of a CSV file with the number of its last line, blank lines left out."""
+    csv.field_size_limit(MOST_CHARACTERS)
+    reader = csv.reader(line for _, line in lines(path))
+    yield from ((reader.line_num, row) for row in reader if row)
 
 
 def text(path: Path) -> str:
-    """Return a short report as a whole."""
+    """Return a report as a whole."""
     with opened(path) as file:
-        return file.read(FIELD_BYTES).decode("utf-8-sig")
+        return file.read(MOST_CHARACTERS)
 
 
-def document(path: Path, kind: type[T]) -> T:
-    """Return a JSON file as a whole.
-
-    Raises:
-        BrokenFile: it is no JSON, or says something else.
-    """
+def document(path: Path, kind: type[T], found: str | None = None) -> T:
+    """Return a JSON file, or a text that was found in it, as a whole."""
     try:
-        return msgspec.json.decode(text(path), type=kind)
+        return msgspec.json.decode(text(path) if found is None else found, type=kind)
     except msgspec.ValidationError as error:
         raise BrokenFile(f"something else ({str(error)[:80]}): of another version") from None
     except msgspec.DecodeError as error:
@@ -97,11 +91,7 @@ def document(path: Path, kind: type[T]) -> T:
 
 
 def table(path: Path, needed: Sequence[str]) -> Iterator[tuple[int, dict[str, str]]]:
-    """Yield every row of a CSV file with the number of its line, by the names in its first line.
-
-    Raises:
-        BrokenFile: a column is missing, or a row is not as long as the first line.
-    """
+    """Yield every row of a CSV file with the number of its line, by the names in its first line."""
     found = rows(path)
     _, header = next(found, (1, []))
     if missing := [name for name in needed if name not in header]:
@@ -113,33 +103,30 @@ def table(path: Path, needed: Sequence[str]) -> Iterator[tuple[int, dict[str, st
 
 
 def parsed(items: Iterable[tuple[int, T]], parse: Callable[[T], U]) -> Iterator[tuple[int, U]]:
-    """Yield what `parse` makes of each line or row, with its number.
-
-    Raises:
-        BrokenFile: it cannot, with the number of the line.
-    """
+    """Yield what `parse` makes of each line or row, with its number; a broken file where it cannot."""
     for number, item in items:
         try:
             value = parse(item)
         except BrokenFile:
             raise
-        except (ValueError, OverflowError, IndexError, KeyError, msgspec.DecodeError) as error:
+        except UNREADABLE as error:
             raise BrokenFile(f"a line that cannot be read ({str(error)[:80]})", number) from None
         yield number, value
 
 
 # ---- failures ----
 
+_URL = re.compile(r'"[a-z]+://[^"]*"|[a-z]+://\S+|\burl: \S+|\bhost=\S+|\blookup \S+', re.IGNORECASE)  # says nothing of a failure
 _MESSAGES = tuple(
     (re.compile(pattern, re.IGNORECASE), kind)
     for pattern, kind in (
+        (r"^CatchResponseError", ErrorKind.content),
         (r"connection ?refused", ErrorKind.connect_refused),
         (r"too many open files|cannot assign requested address", ErrorKind.local),
         (r"no such host|no route to host|network is unreachable|gaierror|name or service not known", ErrorKind.unreachable),
-        (r"tls:|x509:|certificate|SSLError", ErrorKind.tls),
+        (r"\btls: |\bx509: |certificate verify failed|SSLError|SSLCert", ErrorKind.tls),
         (r"dial.*(i/o timeout|deadline exceeded)|ConnectTimeout", ErrorKind.connect_timeout),
         (r"BadStatusCode|HTTPError|^\d{3} [A-Z]", ErrorKind.status),
-        (r"CatchResponseError", ErrorKind.content),
         (r"timeout|timed out|deadline exceeded", ErrorKind.timeout),
         (r"connection ?reset|broken ?pipe", ErrorKind.reset),
         (r"EOF|server closed|RemoteDisconnected|ConnectionClosed|IncompleteRead", ErrorKind.closed_early),
@@ -152,12 +139,42 @@ def kind_of(message: str, status: int = 0) -> ErrorKind:
     """Return the kind of a failure from its message and, where an answer came, its status; none where both are well."""
     if status and (is_failure(status) or not message):
         return ErrorKind.status if is_failure(status) else ErrorKind.none
-    return next((kind for pattern, kind in _MESSAGES if pattern.search(message)), ErrorKind.other)
+    said = _URL.sub("", message)
+    return next((kind for pattern, kind in _MESSAGES if pattern.search(said)), ErrorKind.other)
 
 
 def is_failure(status: int) -> bool:
     """Tell whether an answer is a failure, where the tool leaves that to its reader: anything but 200 to 399."""
     return not 200 <= status < 400
+
+
+# ---- names ----
+
+_ORIGIN = re.compile(r"([A-Za-z][\w+.-]*://)([^/?#]*)")
+_PARAMETER = re.compile(r"([?&;])([^=&;#?\s]+)=([^&;#?\s]*)")  # of a query, or of a path as in ;jsessionid=
+_SECRET = re.compile(
+    r"key|token|secret|signature|passw|pwd|auth|credential|session|sessid|jwt|hmac|access|bearer"
+    r"|(?<![a-z])(sig|pass|pw|otp|pin)(?![a-z])|^(code|sid|state|ticket)$"
+)
+
+
+def label(method: str, name: str) -> str:
+    """Name a kind of request on one line: its method, path and query, without the values that look like secrets."""
+    origin = _ORIGIN.match(name)
+    rest = (name[origin.end() :] or "/") if origin else name
+    rest = rest.partition("#")[0] if rest.startswith(("/", "?")) else rest
+
+    def shown(found: re.Match[str]) -> str:
+        split = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", unquote(found[2])).lower()  # apiKey
+        return f"{found[1]}{found[2]}={'…' if _SECRET.search(split) else found[3]}"
+
+    return " ".join(f"{method} {_PARAMETER.sub(shown, rest)}".split())
+
+
+def origin_of(url: str) -> str:
+    """Return where a URL leads, without who goes there; empty for what is no URL."""
+    found = _ORIGIN.match(url)
+    return found[1] + found[2].rpartition("@")[2] if found and found[2] else ""
 
 
 # ---- requests ----
@@ -168,7 +185,6 @@ MOST_BYTES = 2**32 - 1  # that a sample can hold
 DIMENSION = "name"
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 SINCE_1970_NS = 10**17  # a clock that shows less, three years, counts from elsewhere
-_SECRET = re.compile(r"key|token|secret|signature|passw|auth|credential|session", re.IGNORECASE)
 
 
 class Request(NamedTuple):
@@ -187,38 +203,38 @@ class Request(NamedTuple):
 
 
 class Requests:
-    """Single requests, of which each takes some 40 bytes.
-
-    Raises:
-        BrokenFile: there is none, or one ends before it begins.
-    """
+    """Single requests, of which each takes some 40 bytes; none at all, or one that ends before it begins, is a broken file."""
 
     _CODES: ClassVar[dict[str, str]] = {
-        "sent_ns": "q", "first_byte_ns": "q", "done_ns": "q", "bytes": "I", "request": "I", "status": "H", "error": "B",
+        "sent_ns": "q", "first_byte_ns": "q", "done_ns": "q", "bytes": "I", "request": "I", "status": "H", "error": "B", "scenario": "H",
     }  # fmt: skip
 
     def __init__(self, found: Iterable[tuple[int, Request]]) -> None:
         self.origins: dict[str, None] = {}
         self._columns = {name: array(code) for name, code in self._CODES.items()}
-        self._scenario = array("H")
         self._scenarios: dict[str, int] = {}
         self._labels: dict[str, int] = {}
         self._numbers: dict[tuple[str, str], int] = {}
         for _ in parsed(found, self._add):
             pass
-        if not self._scenario:
+        if not self._scenarios:
             raise BrokenFile("no request")
+        if (twice := self._repeated()) > len(self) // 10_000:
+            raise BrokenFile(f"{twice:,} requests twice, to the nanosecond: parts of it are repeated")
+
+    def __len__(self) -> int:
+        return len(self._columns["sent_ns"])
 
     def _add(self, one: Request) -> None:
         if one.done_ns < one.sent_ns:
             raise ValueError(f"a request that took {(one.done_ns - one.sent_ns) / 1e6:g} ms")
-        self._scenario.append(self._scenarios.setdefault(one.scenario, len(self._scenarios)))
         number = self._numbers.get((one.method, one.name))
         if number is None:
             number = self._number(label(one.method, one.name), origin_of(one.url or one.name)) if one.name else 0
             if len(self._numbers) < REMEMBERED:
                 self._numbers[one.method, one.name] = number
-        values = (one.sent_ns, one.first_byte_ns, one.done_ns, min(one.bytes, MOST_BYTES), number, one.status, one.error)
+        scenario = self._scenarios.setdefault(one.scenario, len(self._scenarios))
+        values = (one.sent_ns, one.first_byte_ns, one.done_ns, min(one.bytes, MOST_BYTES), number, one.status, one.error, scenario)
         for column, value in zip(self._columns.values(), values, strict=True):
             column.append(value)
 
@@ -230,11 +246,19 @@ class Requests:
             return self._labels.get(text, 0)
         return self._labels.setdefault(text, len(self._labels))
 
+    def _repeated(self) -> int:
+        """Count requests that began and ended when another did; 0 where the clock is too coarse to tell, or none took any time."""
+        sent_ns, done_ns = (np.frombuffer(self._columns[name], np.int64) for name in ("sent_ns", "done_ns"))
+        if self.started_at is None or not (done_ns % 1_000_000_000).any():
+            return 0
+        spans = (sent_ns * 1_000_003 + done_ns)[done_ns > sent_ns]  # whatever overflows, equal ones stay equal
+        return len(spans) - len(np.unique(spans))
+
     def leave_out(self, scenario: str) -> int:
         """Leave a scenario out where there are others; return how many requests that takes."""
         if len(self._scenarios) < 2 or scenario not in self._scenarios:
             return 0
-        return self._scenario.count(self._scenarios.pop(scenario))
+        return self._columns["scenario"].count(self._scenarios.pop(scenario))
 
     @property
     def values(self) -> list[dict[str, str]]:
@@ -244,8 +268,17 @@ class Requests:
     def samples(self) -> dict[str, Samples]:
         """Return the samples of each scenario, by the time at which they were sent."""
         columns = {name: np.frombuffer(column, column.typecode) for name, column in self._columns.items()}
-        scenario = np.frombuffer(self._scenario, self._scenario.typecode)
-        return {name: _sorted(columns, np.flatnonzero(scenario == code)) for name, code in self._scenarios.items()}
+        scenario, found = columns.pop("scenario"), {}
+        for name, code in self._scenarios.items():
+            chosen = np.flatnonzero(scenario == code)
+            order = chosen[np.argsort(columns["sent_ns"][chosen], kind="stable")]
+            rows = found[name] = np.zeros(len(order), SAMPLE)
+            for column, values in columns.items():
+                rows[column] = values[order]
+            rows["intended_ns"] = rows["sent_ns"]
+            rows["server_ms"] = rows["db_ms"] = np.nan
+            rows["connection_reused"] = True
+        return found
 
     @property
     def started_at(self) -> datetime | None:
@@ -254,41 +287,11 @@ class Requests:
         return EPOCH + timedelta(microseconds=first_ns // 1000) if first_ns >= SINCE_1970_NS else None
 
 
-def _sorted(columns: dict[str, NDArray[np.integer]], chosen: NDArray[np.int64]) -> Samples:
-    order = chosen[np.argsort(columns["sent_ns"][chosen], kind="stable")]
-    rows = np.zeros(len(order), SAMPLE)
-    for name, column in columns.items():
-        rows[name] = column[order]
-    rows["intended_ns"] = rows["sent_ns"]
-    rows["server_ms"] = rows["db_ms"] = np.nan
-    rows["connection_reused"] = True
-    return rows
-
-
 def nanoseconds(at: datetime) -> int:
-    """Return an instant in ns since 1970, exact to the microsecond.
-
-    Raises:
-        ValueError: it has no time zone.
-    """
+    """Return an instant in ns since 1970, exact to the microsecond; a ValueError without a time zone."""
     if at.tzinfo is None:
         raise ValueError(f"a time without its zone: {at}")
     return (at - EPOCH) // timedelta(microseconds=1) * 1000
-
-
-def label(method: str, name: str) -> str:
-    """Name a kind of request: its method, path and query, without the values that look like secrets."""
-    if "?" not in name and "://" not in name:
-        return f"{method} {name}".strip()
-    parts = urlsplit(name)
-    query = "&".join(f"{key}={'…' if _SECRET.search(key) else value}" for key, value in parse_qsl(parts.query, keep_blank_values=True))
-    return f"{method} {parts.path or '/'}{'?' if query else ''}{query}".strip()
-
-
-def origin_of(url: str) -> str:
-    """Return where a URL leads, without who goes there; empty for what is no URL."""
-    parts = urlsplit(url)
-    return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}" if parts.scheme and parts.netloc else ""
 
 
 # ---- measurement ----
@@ -312,15 +315,6 @@ class ImportedRun:
     started_at: datetime | None = None
     achieved_ratio: Mapping[str, float] = field(default_factory=dict)
     clock_error_ms: float = 0.0
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Format:
-    """One kind of file: what it is called, how its text begins, and what reads it."""
-
-    name: str
-    begins: Callable[[str], bool]
-    read: Callable[[Path], ImportedRun]
 
 
 def summary(

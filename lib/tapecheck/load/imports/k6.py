@@ -1,9 +1,9 @@
-"""Reads what `k6 run --out json=FILE` and `--out csv=FILE` write: several points a request, one after the other."""
+"""Reads what `k6 run` writes with `--out json=FILE` and `--out csv=FILE`, several points a request, and its summaries."""
 
 import math
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -13,19 +13,20 @@ import msgspec
 from tapecheck.load import recording
 from tapecheck.load.engine.recorder import ErrorKind
 from tapecheck.load.imports import files
-from tapecheck.load.imports.files import EPOCH, BrokenFile, Format, ImportedRun, Request, Requests, nanoseconds
+from tapecheck.load.imports.files import EPOCH, BrokenFile, ImportedRun, Request, Requests, nanoseconds
 from tapecheck.load.recording import ImportedFigures
 from tapecheck.statistics.intervals import Distribution
 
 BEGINS = "http_reqs"  # the first point of a request
-TIMES = frozenset({"http_req_duration", "http_req_blocked", "http_req_receiving"})
-WANTED = frozenset({BEGINS, "http_req_failed", "iterations", "dropped_iterations", *TIMES})
+TIMES = ("http_req_duration", "http_req_blocked", "http_req_receiving")
+OF_REQUEST = frozenset({*TIMES, "http_req_failed"})
+COUNTED = ("iterations", "dropped_iterations")
 CSV_COLUMNS = ("metric_name", "timestamp", "metric_value")
-TAGS = ("method", "name", "url", "status", "scenario", "error_code")
 DIGITS_OF_SECONDS = 10
 EXECUTOR = "it does not say which executor sent; a closed one, such as constant-vus, asks a target that stalls less, and finds it too fast"
 NO_SCENARIO = "no_scenario"  # of requests in setup and teardown, or where the tag was switched off
 SECONDS_NOTE = "its times are whole seconds, so its duration may be one second off; K6_CSV_TIME_FORMAT=unix_nano tells more"
+UNKNOWN_FAILURES = "it does not say which requests failed"
 _CODES = (  # (first, last, kind) of k6's error codes
     (1050, 1050, ErrorKind.timeout),
     (1100, 1199, ErrorKind.unreachable),
@@ -68,12 +69,7 @@ class K6Point(msgspec.Struct):
     data: Data
 
 
-@dataclass(slots=True)
-class _Points:
-    """The points of one request."""
-
-    first: K6Point
-    values: dict[str, float] = field(default_factory=dict)
+Points = tuple[Data, dict[str, float]]  # of one request: its first point, and the values of the others
 
 
 def read_json(path: Path) -> ImportedRun:
@@ -83,13 +79,15 @@ def read_json(path: Path) -> ImportedRun:
 
 def read_csv(path: Path) -> ImportedRun:
     """Read CSV."""
-    in_seconds = _in_seconds(path)
+    _, first = next(files.table(path, CSV_COLUMNS), (0, {"timestamp": ""}))
+    at = first["timestamp"]
+    in_seconds = len(at) == DIGITS_OF_SECONDS or (not at.isdecimal() and "." not in at)
     run = _run("CSV", files.parsed(files.table(path, CSV_COLUMNS), _of_row), *([SECONDS_NOTE] if in_seconds else []))
     return replace(run, clock_error_ms=1000.0 if in_seconds else 0.0)
 
 
 def _of_row(row: Mapping[str, str]) -> K6Point:
-    tags = Tags(**{name: row[name] for name in TAGS if row.get(name)})
+    tags = Tags(**{name: row[name] for name in Tags.__struct_fields__ if row.get(name)})
     data = Data(time=_time(row["timestamp"]), value=float(row["metric_value"]), tags=tags)
     return K6Point(metric=row["metric_name"], type="Point", data=data)
 
@@ -104,15 +102,11 @@ def _time(text: str) -> datetime:
     return EPOCH + timedelta(microseconds=int(text) * 10**6 // 10**digits)
 
 
-def _in_seconds(path: Path) -> bool:
-    _, row = next(files.table(path, CSV_COLUMNS), (0, {"timestamp": ""}))
-    return len(row["timestamp"]) == DIGITS_OF_SECONDS or (not row["timestamp"].isdecimal() and "." not in row["timestamp"])
-
-
 def _run(output: str, points: Iterable[tuple[int, K6Point]], *notes: str) -> ImportedRun:
-    iterations, dropped = Counter[str](), Counter[str]()
-    requests = Requests(files.parsed(_requests(points, {"iterations": iterations, "dropped_iterations": dropped}), _request))
+    counters = {name: Counter[str]() for name in COUNTED}
+    requests = Requests(files.parsed(_requests(points, counters), _request))
     aside = requests.leave_out(NO_SCENARIO)
+    iterations, dropped = (counters[name] for name in COUNTED)
     short = [f"it dropped {count:,.0f} iterations of {name}, for want of free users" for name, count in dropped.items()]
     short += [f"requests of setup and teardown, which are of no scenario, are left out: {aside:,}"] if aside else []
     return ImportedRun(
@@ -122,51 +116,51 @@ def _run(output: str, points: Iterable[tuple[int, K6Point]], *notes: str) -> Imp
     )
 
 
-def _requests(points: Iterable[tuple[int, K6Point]], counters: dict[str, "Counter[str]"]) -> Iterator[tuple[int, _Points]]:
+def _requests(points: Iterable[tuple[int, K6Point]], counters: Mapping[str, "Counter[str]"]) -> Iterator[tuple[int, Points]]:
     """Put the points of each request together, which k6 writes in one go; count what belongs to none."""
     line, request = 0, None
     for number, point in points:
-        if point.type != "Point" or point.metric not in WANTED:
+        data = point.data
+        if point.type != "Point":
             continue
         if point.metric in counters:
-            counters[point.metric][point.data.tags.scenario] += point.data.value  # type: ignore[assignment]
+            counters[point.metric][data.tags.scenario] += data.value  # type: ignore[assignment]
         elif point.metric == BEGINS:
             if request is not None:
                 yield line, request
-            line, request = number, _Points(point)
-        elif request is None:
-            raise BrokenFile(f"{point.metric} before any {BEGINS}", number)
-        else:
-            request.values[point.metric] = point.data.value
+            line, request = number, (data, dict[str, float]())
+        elif point.metric in OF_REQUEST:
+            if request is None or request[0].time != data.time or point.metric in request[1]:
+                raise BrokenFile(f"{point.metric} without its {BEGINS}: lines are missing, repeated or out of order", number)
+            request[1][point.metric] = data.value
     if request is not None:
         yield line, request
 
 
-def _request(one: _Points) -> Request:
+def _request(one: Points) -> Request:
     """Return a request; it began when k6 began to look for a connection, as ours do."""
-    tags, done_ns = one.first.data.tags, nanoseconds(one.first.data.time)
-    status = int(tags.status or 0)
-    took_ms = one.values.get("http_req_duration", math.nan) + one.values.get("http_req_blocked", 0.0)
-    if math.isnan(took_ms):
-        raise ValueError("a request without http_req_duration: half-written, or of another version")
-    failed = one.values.get("http_req_failed", files.is_failure(status))
+    (first, values), tags = one, one[0].tags
+    status, done_ns = int(tags.status or 0), nanoseconds(first.time)
+    if missing := [name for name in TIMES if name not in values]:
+        raise ValueError(f"a request without {', '.join(missing)}: half-written, or of another version")
+    if not tags.status and not tags.error_code and "http_req_failed" not in values:
+        raise ValueError(f"a request without status, error_code and http_req_failed: {UNKNOWN_FAILURES}")
+    error = ErrorKind.none
+    if values.get("http_req_failed", files.is_failure(status)):
+        code = int(tags.error_code or 0)
+        known = next((kind for first_code, last_code, kind in _CODES if first_code <= code <= last_code), None)
+        error = known or (ErrorKind.status if status else ErrorKind.other)
     return Request(
         scenario=tags.scenario,
-        sent_ns=done_ns - round(took_ms * 1e6),
+        sent_ns=done_ns - round((values["http_req_duration"] + values["http_req_blocked"]) * 1e6),
         done_ns=done_ns,
-        first_byte_ns=done_ns - round(one.values.get("http_req_receiving", 0.0) * 1e6) if status else 0,
+        first_byte_ns=done_ns - round(values["http_req_receiving"] * 1e6) if status else 0,
         status=status,
-        error=_error(tags.error_code, status) if failed else ErrorKind.none,
+        error=error,
         method=tags.method,
         name=tags.name,
         url=tags.url,
     )
-
-
-def _error(code: str, status: int) -> ErrorKind:
-    number = int(code or 0)
-    known = next((kind for first, last, kind in _CODES if first <= number <= last), None)
-    return known or (ErrorKind.status if status else ErrorKind.other)
 
 
 # ---- summaries ----
@@ -175,59 +169,41 @@ NO_CONNECTING = "its times begin when the connection is there; the JSON and CSV 
 ALL = "its scenarios are not told apart"
 NO_KINDS = "which kinds of failure there were is not in it"
 FEW = "its percentiles are those that summaryTrendStats names"
-Values = Mapping[str, float]
-
-
-class Summary(msgspec.Struct):
-    """The part of either that is read: metrics by name."""
-
-    metrics: dict[str, dict[str, Any]]
 
 
 def read_summary(path: Path) -> ImportedRun:
-    """Read JSON."""
-    metrics = files.document(path, Summary).metrics
-    requests, took, failed = (_values(metrics, name) for name in ("http_reqs", "http_req_duration", "http_req_failed"))
-    dropped, done = (_values(metrics, name).get("count", 0.0) for name in ("dropped_iterations", "iterations"))
-    n, rate_rps = int(requests.get("count", 0)), requests.get("rate", 0.0)
-    if not n or not rate_rps:
+    """Read what --summary-export, handleSummary or, from k6 1.5 on, --new-machine-readable-summary writes."""
+    data = files.document(path, dict[str, Any])
+    if "results" in data:  # machine-readable: a list of metrics, durations in s
+        metrics = {one["name"]: one["values"] for one in data["results"]["metrics"]}
+        duration_s = data.get("config", {}).get("duration", math.nan)
+    else:
+        metrics = {name: metric.get("values", metric) for name, metric in data["metrics"].items()}
+        duration_s = data.get("state", {}).get("testRunDurationMs", math.nan) / 1000
+    requests, took, failed, dropped, done = (
+        metrics.get(name, {}) for name in ("http_reqs", "http_req_duration", "http_req_failed", "dropped_iterations", "iterations")
+    )
+    n, short = int(requests.get("count", 0)), dropped.get("count", 0.0)
+    if math.isnan(duration_s) and n:
+        duration_s = n / requests["rate"]
+    if not n or not duration_s > 0:
         raise BrokenFile("no http_reqs: no request, or of another version")
-    short = [f"it dropped {dropped:,.0f} iterations, for want of free users"] if dropped else []
-    count = int(failed.get("passes", 0))  # k6 counts as passed what is true: "it failed"
+    count, of = failed.get("matches", failed.get("passes")), failed.get("total", failed.get("passes", 0) + failed.get("fails", 0))
+    if count is None or of != n:
+        said = f"http_req_failed of {of:,} of {n:,} requests" if failed else "no http_req_failed"
+        raise BrokenFile(f"{said}: {UNKNOWN_FAILURES}, and --out json does")
     total = ImportedFigures(requests=n, failed=count, response_time_ms=_times(n, took))
+    notes = [f"it dropped {short:,.0f} iterations, for want of free users"] if short else []
     return ImportedRun(
-        tool=files.tool("k6", "summary", EXECUTOR, *short, NO_CONNECTING, ALL, NO_KINDS, FEW),
-        summaries={"k6": files.summary(total, duration_s=n / rate_rps, errors={"other": count})},
-        achieved_ratio={"k6": done / (done + dropped)} if dropped else {},
+        tool=files.tool("k6", "summary", EXECUTOR, *notes, NO_CONNECTING, ALL, NO_KINDS, FEW),
+        summaries={"k6": files.summary(total, duration_s=duration_s, errors={"other": count})},
+        achieved_ratio={"k6": done["count"] / (done["count"] + short)} if short else {},
     )
 
 
-def _values(metrics: Mapping[str, dict[str, Any]], name: str) -> Values:
-    """Return the figures of a metric, which handleSummary has one level deeper."""
-    metric = metrics.get(name, {})
-    values = metric.get("values", metric)
-    return {key: float(value) for key, value in values.items() if isinstance(value, int | float)}
-
-
-def _times(n: int, took: Values) -> Distribution | None:
-    if "avg" not in took:
+def _times(n: int, took: Mapping[str, float]) -> Distribution | None:
+    names = {"mean_ms": "avg", "min_ms": "min", "max_ms": "max"}
+    percentiles_ms = {p: took.get(f"p({p})", math.nan) for p in recording.LEVELS} | ({50: took["med"]} if "med" in took else {})
+    if not took:
         raise BrokenFile("no http_req_duration: of another version")
-    percentiles_ms = {50: took.get("med", took.get("p(50)", math.nan)), **{p: took.get(f"p({p})", math.nan) for p in (90, 95, 99)}}
-    return recording.distribution(
-        n, percentiles_ms, mean_ms=took["avg"], min_ms=took.get("min", math.nan), max_ms=took.get("max", math.nan)
-    )
-
-
-FORMATS = (
-    Format(
-        name="k6 JSON lines (k6 run --out json=FILE)",
-        begins=lambda text: text.startswith('{"') and '"metric":"' in text.partition("\n")[0] and '"type":"' in text.partition("\n")[0],
-        read=read_json,
-    ),
-    Format(name="k6 CSV (k6 run --out csv=FILE)", begins=lambda text: text.startswith(",".join(CSV_COLUMNS)), read=read_csv),
-    Format(
-        name="k6 summary (k6 run --summary-export FILE, or handleSummary)",
-        begins=lambda text: text.startswith("{") and '"metrics"' in text and '"http_req' in text,
-        read=read_summary,
-    ),
-)
+    return recording.distribution(n, percentiles_ms, **{ours: took.get(name, math.nan) for ours, name in names.items()})

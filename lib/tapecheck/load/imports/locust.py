@@ -1,13 +1,15 @@
-"""Reads what `locust --csv PREFIX` writes: PREFIX_stats.csv, or PREFIX_stats_history.csv. Locust keeps no single requests.
+"""Reads what `locust --csv PREFIX` and `--json-file FILE` write. Locust keeps no single requests.
 
-What kinds of failure there were stands in PREFIX_failures.csv, which is looked at where it lies beside them.
+What kinds of failure there were stands in PREFIX_failures.csv, which is looked at where it lies beside a CSV file.
 """
 
 import contextlib
 import math
+import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
+from operator import attrgetter
 from pathlib import Path
 
 import msgspec
@@ -16,7 +18,7 @@ import numpy as np
 from tapecheck.load import recording
 from tapecheck.load.engine.recorder import ErrorKind
 from tapecheck.load.imports import files
-from tapecheck.load.imports.files import CLOSED, CUT_OFF, BrokenFile, Format, ImportedRun, label
+from tapecheck.load.imports.files import CLOSED, CUT_OFF, BrokenFile, ImportedRun, label
 from tapecheck.load.recording import ImportedFigures, ImportedSummary, Tool
 from tapecheck.statistics import intervals
 from tapecheck.statistics.intervals import Distribution
@@ -28,9 +30,9 @@ TOTAL = "Aggregated"  # the name of the last row, which is about all
 SCENARIO = "locust"
 ROUNDED = "its percentiles are rounded to two digits"
 SECONDS = "its duration is in whole seconds"
-CURRENT = "its percentiles are those of the last seconds alone, and left out; PREFIX_stats.csv has those of the whole run"
+CURRENT = "its percentiles may be those of the last seconds alone, and are left out; PREFIX_stats.csv has those of the whole run"
+RESET = "what came before its statistics were reset (--reset-stats) is left out"
 Row = Mapping[str, str]
-
 
 COLUMNS = ("Request Count", "Failure Count", "Median Response Time", "Average Response Time", "Min Response Time", "Max Response Time",
            "Average Content Size")  # fmt: skip
@@ -47,23 +49,23 @@ def read_stats(path: Path) -> ImportedRun:
 
 
 def read_history(path: Path) -> ImportedRun:
-    """Read the last totals of a history; with --csv-full-history its percentiles are of the last seconds, and are left out."""
+    """Read the last totals of a history, from where they were reset, if they were."""
     found = _rows(path, ("Timestamp", *(OF_HISTORY + name for name in COLUMNS)))
-    began_s, ended_s = (_number(found[i], "Timestamp") for i in (0, -1))
-    last = {(row["Type"], row["Name"]): row for row in found}
-    total = last.pop((found[-1]["Type"], TOTAL))
-    scenario = _summary(path, [*last.values(), total], ended_s - began_s, OF_HISTORY, whole=not last)
+    totals = [row for row in found if row["Name"] == TOTAL]
+    at_s, counts = ([_number(row, name) for row in totals] for name in ("Timestamp", OF_HISTORY + COLUMNS[0]))
+    if at_s != sorted(at_s):
+        raise BrokenFile("an instant before the one above it: its lines are out of order")
+    reset = max((i for i in range(1, len(totals)) if counts[i] < counts[i - 1]), default=0)
+    began_s, ended_s = at_s[max(reset - 1, 0)], at_s[-1]
+    names = [row for row in found if row["Name"] != TOTAL and (not reset or _number(row, "Timestamp") > began_s)]
+    last = {(row["Type"], row["Name"]): row for row in names}
+    scenario = _summary(path, [*last.values(), totals[-1]], ended_s - began_s, OF_HISTORY)
     return ImportedRun(
-        tool=_tool("stats_history.csv", scenario, SECONDS, CURRENT if last else ROUNDED),
+        tool=_tool("stats_history.csv", scenario, SECONDS, CURRENT, *([RESET] if reset else [])),
         summaries={SCENARIO: scenario},
         started_at=datetime.fromtimestamp(began_s, UTC),
         clock_error_ms=1000.0,
     )
-
-
-def read_failures(path: Path) -> ImportedRun:
-    """Refuse what says how often something failed, but not of how many."""
-    raise BrokenFile("failures alone, without the requests that did not fail: name PREFIX_stats.csv, beside which it is read")
 
 
 def _rows(path: Path, needed: Sequence[str]) -> list[Row]:
@@ -71,6 +73,14 @@ def _rows(path: Path, needed: Sequence[str]) -> list[Row]:
     if not found or found[-1]["Name"] != TOTAL:
         raise BrokenFile(f"no {TOTAL} at its end: it is half-written")
     return found
+
+
+def _summary(path: Path, found: Sequence[Row], duration_s: float, prefix: str = "") -> ImportedSummary:
+    """Read the last row, which is about all, and those before it by name."""
+    every = _figures(found[-1], prefix)
+    names = [row for row in found if row["Name"] != TOTAL and _number(row, prefix + COLUMNS[0]) > 0]
+    by = {label(row["Type"], row["Name"]): _figures(row, prefix) for row in names}
+    return files.summary(every, duration_s=duration_s, errors=_errors(path, every.failed), by=by)
 
 
 def _errors(path: Path, failed: int) -> dict[str, int]:
@@ -84,21 +94,17 @@ def _errors(path: Path, failed: int) -> dict[str, int]:
     return dict(kinds) if kinds.total() == failed else {ErrorKind.other.name: failed}
 
 
-def _summary(path: Path, found: Sequence[Row], duration_s: float, prefix: str = "", *, whole: bool = True) -> ImportedSummary:
-    """Read the last row, which is about all, and those before it by name; `whole`: their percentiles are of the whole run."""
-    every = _figures(found[-1], prefix, whole)
-    by = {label(row["Type"], row["Name"]): _figures(row, prefix, whole) for row in found[:-1] if int(row[prefix + "Request Count"])}
-    return files.summary(every, duration_s=duration_s, errors=_errors(path, every.failed), by=by)
-
-
 def _tool(output: str, scenario: ImportedSummary, *notes: str) -> Tool:
     unknown = [NO_KINDS] if scenario.errors.keys() == {ErrorKind.other.name} else []
+    of_names = sum(one.requests for one in scenario.by.get(files.DIMENSION, {}).values())
+    if of_names not in (0, scenario.requests):
+        unknown.append(f"it contradicts itself: {of_names:,} requests by name, {scenario.requests:,} of all")
     return files.tool("locust", output, CLOSED, CUT_OFF, LAST_SECOND, *notes, *unknown)
 
 
-def _figures(row: Row, prefix: str, whole: bool) -> ImportedFigures:
+def _figures(row: Row, prefix: str) -> ImportedFigures:
     requests, failed, median_ms, mean_ms, min_ms, max_ms, size = (_number(row, prefix + name) for name in COLUMNS)
-    percentiles_ms = {p: _number(row, f"{p}%") for p in recording.LEVELS} if whole else {50: median_ms}
+    percentiles_ms = {50: median_ms} if prefix else {p: _number(row, f"{p}%") for p in recording.LEVELS}
     times = recording.distribution(int(requests), percentiles_ms, mean_ms=mean_ms, min_ms=min_ms, max_ms=max_ms)
     return ImportedFigures(requests=int(requests), failed=int(failed), response_time_ms=times, bytes_mean=size)
 
@@ -113,10 +119,12 @@ def _number(row: Row, name: str) -> float:
 
 JSON_ROUNDED = "its times are rounded to two digits or to 1 ms, and so are the percentiles, which are ours"
 JSON_NO_KINDS = "which kinds of failure there were is not in it"
+FIRST_REQUEST = "it does not say when its first request began: its duration counts from as long before the first answer as requests took"
+_WHOLE = re.compile(r"^\[\s*\{.*^\]\s*$|^\[\{.*\}\]\s*$", re.DOTALL | re.MULTILINE)  # among the lines of a log, where it went to stdout
 
 
 class LocustEntry(msgspec.Struct):
-    """All requests of one name; times are in ms, instants in seconds since 1970."""
+    """All requests of one name; times are in ms, instants in seconds since 1970: `start_time` is that of the first answer."""
 
     name: str
     method: str | None
@@ -129,23 +137,34 @@ class LocustEntry(msgspec.Struct):
     min_response_time: float | None
     max_response_time: float
     total_content_length: int
-    response_times: dict[int, int]
+    response_times: dict[str, int]
+
+
+_LONGEST, _SHORTEST = attrgetter("max_response_time"), attrgetter("min_response_time")
 
 
 def read_json(path: Path) -> ImportedRun:
     """Read JSON."""
-    entries = [entry for entry in files.document(path, list[LocustEntry]) if entry.num_requests]
+    text = files.text(path)
+    whole = _WHOLE.search(text)
+    entries = [entry for entry in files.document(path, list[LocustEntry], whole[0] if whole else text) if entry.num_requests]
     if not entries:
         raise BrokenFile("no request")
-    began_s, total = min(entry.start_time for entry in entries), _figures_of(entries)
+    total = _figures_of(entries)
+    began_s = [min(one.start_time - (took(one) or 0.0) / 1000 for one in entries) for took in (_LONGEST, _SHORTEST)]
+    ended_s = max(entry.last_request_timestamp or began_s[0] for entry in entries)
     scenario = files.summary(
         total,
-        duration_s=max(entry.last_request_timestamp or began_s for entry in entries) - began_s,
+        duration_s=ended_s - sum(began_s) / 2,
         errors={"other": total.failed},
         by={label(entry.method or "", entry.name): _figures_of([entry]) for entry in entries},
     )
-    tool = files.tool("locust", "JSON", CLOSED, CUT_OFF, JSON_ROUNDED, JSON_NO_KINDS)
-    return ImportedRun(tool=tool, summaries={SCENARIO: scenario}, started_at=datetime.fromtimestamp(began_s, UTC))
+    return ImportedRun(
+        tool=files.tool("locust", "JSON", CLOSED, CUT_OFF, JSON_ROUNDED, JSON_NO_KINDS, FIRST_REQUEST),
+        summaries={SCENARIO: scenario},
+        started_at=datetime.fromtimestamp(began_s[0], UTC),
+        clock_error_ms=(began_s[1] - began_s[0]) / 2 * 1000,
+    )
 
 
 def _figures_of(entries: Sequence[LocustEntry]) -> ImportedFigures:
@@ -160,12 +179,12 @@ def _figures_of(entries: Sequence[LocustEntry]) -> ImportedFigures:
 
 def _times(entries: Sequence[LocustEntry], n: int) -> Distribution | None:
     """Return the exact mean and extremes, and the percentiles of the rounded times."""
-    counts: Counter[int] = Counter()
+    counts: Counter[float] = Counter()
     for entry in entries:
-        counts.update(entry.response_times)
+        counts.update({float(ms): count for ms, count in entry.response_times.items()})
     if counts.total() != n:
         raise BrokenFile(f"{counts.total()} times of {n} requests")
-    rounded = intervals.distribution(np.repeat(np.array(list(counts), np.int64), list(counts.values())), np.array([n]))
+    rounded = intervals.distribution(np.repeat(np.array(list(counts)), list(counts.values())), np.array([n]))
     percentiles_ms = {level: getattr(rounded, f"p{level}").value for level in recording.LEVELS} if rounded else {}
     return recording.distribution(
         n,
@@ -174,19 +193,3 @@ def _times(entries: Sequence[LocustEntry], n: int) -> Distribution | None:
         min_ms=min((entry.min_response_time for entry in entries if entry.min_response_time is not None), default=math.nan),
         max_ms=max(entry.max_response_time for entry in entries),
     )
-
-
-FORMATS = (
-    Format(name="Locust stats (locust --csv PREFIX: PREFIX_stats.csv)", begins=lambda text: text.startswith("Type,Name,"), read=read_stats),
-    Format(
-        name="Locust history (PREFIX_stats_history.csv)",
-        begins=lambda text: text.startswith("Timestamp,User Count,Type,Name,"),
-        read=read_history,
-    ),
-    Format(name="Locust failures (PREFIX_failures.csv)", begins=lambda text: text.startswith(",".join(FAILURES)), read=read_failures),
-    Format(
-        name="Locust JSON (locust --json-file FILE)",
-        begins=lambda text: text.startswith("[") and '"num_requests"' in text and '"response_times"' in text,
-        read=read_json,
-    ),
-)

@@ -1,51 +1,88 @@
 """Knows a tool's file by how it begins, not by its name, and makes a recording of it. What a format means is in its own module."""
 
 import contextlib
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
 from tapecheck import config, resources
 from tapecheck.errors import ConfigError, Problem
 from tapecheck.load.imports import files, k6, locust, vegeta, wrk_and_hey
-from tapecheck.load.imports.files import Format, ImportedRun
+from tapecheck.load.imports.files import ImportedRun
 from tapecheck.load.recording import Context, GeneratorStats, Recording
 from tapecheck.load.samples import table_of
 from tapecheck.runs import folders
 from tapecheck.runs.results import Environment, TargetInfo
 
-FORMATS: tuple[Format, ...] = (*k6.FORMATS, *locust.FORMATS, *vegeta.FORMATS, *wrk_and_hey.FORMATS)
+
+@dataclass(frozen=True, slots=True)
+class Format:
+    """One kind of file: what it is called, how it begins, and what reads it or, of one that is not read, what to do."""
+
+    name: str
+    begins: str
+    read: Callable[[Path], ImportedRun] | str
+
+
+FORMATS = (  # the first that fits
+    Format("k6 JSON lines (k6 run --out json=FILE)", r'\{(?=[^\n]*"metric":)(?=[^\n]*"type":)', k6.read_json),
+    Format("k6 CSV (k6 run --out csv=FILE)", r"metric_name,timestamp,metric_value", k6.read_csv),
+    Format(
+        "k6 summary (k6 run --summary-export FILE, handleSummary, or --new-machine-readable-summary)",
+        r'\{(?=.*"metrics"\s*:\s*[{[])(?=.*"http_req)', k6.read_summary,
+    ),
+    Format("Locust stats (locust --csv PREFIX: PREFIX_stats.csv)", r"Type,Name,", locust.read_stats),
+    Format("Locust history (PREFIX_stats_history.csv)", r"Timestamp,User Count,Type,Name,", locust.read_history),
+    Format("Locust JSON (locust --json-file FILE)", r'\[.*"num_requests".*"response_times"', locust.read_json),
+    Format("vegeta JSON (vegeta encode --to json)", r'\{(?=[^\n]*"timestamp":)(?=[^\n]*"latency":)(?=[^\n]*"code":)', vegeta.read_json),
+    Format("vegeta's report (vegeta report -type=json)", r'\{(?=.*"latencies")(?=.*"50th")', vegeta.read_report),
+    Format("vegeta CSV (vegeta encode --to csv)", r"\d{19},\d+,\d+,\d+,\d+,", vegeta.read_csv),
+    Format("wrk2's report", r"Running [^\n]+ test @ .*(HdrHistogram|Thread calibration)", "measure with wrk, k6 or this workbook"),
+    Format("wrk's report", r"Running [^\n]+ test @ ", wrk_and_hey.read_wrk),
+    Format("hey CSV (hey -o csv)", r"response-time,DNS\+dialup,DNS,Request-write,Response-delay,Response-read", wrk_and_hey.read_hey_csv),
+    Format("hey's report", r"Summary:\n  Total:\t", wrk_and_hey.read_hey),
+    Format("oha's text, whose times and sizes are rounded", r"Summary:\n  Success rate:", "measure with hey, k6 or this workbook"),
+    Format("Locust's failures or exceptions alone", r"Method,Name,Error,|Count,Message,", "PREFIX_stats.csv, with the failures beside it"),
+    Format("vegeta's text", r"Requests +\[total, rate", "its JSON: vegeta report -type=json"),
+    Format("vegeta's own binary form", r"[^\w\s{\[<].{0,12}Result", "vegeta encode FILE"),
+    Format("Gatling's simulation.log, which is binary since 3.12", r"RUN\t|\x00\x00\x00\x00", "a file of another tool"),
+    Format("what ab prints", r"This is ApacheBench", "a file of another tool"),
+)  # fmt: skip
 SHOWN = 40  # characters of a file that is none of them
 UNKNOWN = Environment(  # no tool says where it ran
     host="unknown", system="unknown", cores=0, memory_mb=0, python="unknown", versions={}, git_commit=None, git_dirty=None
 )
 
 
-def knows(path: Path) -> bool:
-    """Tell whether a file is one of another tool."""
-    with contextlib.suppress(*files.UNREADABLE):
-        return _format(path) is not None
-    return False
-
-
 def named(path: str | Path) -> Path | None:
     """Return the file of another tool, known or not, that a path names; None where it names a run, by its folder or its result."""
-    file = next((one for one in (config.expanded(path), config.PROJECT / path) if one.is_file()), None)
-    return None if file is None or (file.name == folders.RESULT and not knows(file)) else file
+    file = next((one for one in (config.expanded(path), config.PROJECT / path) if one.exists() and not one.is_dir()), None)
+    if file is None or file.name != folders.RESULT:
+        return file
+    with contextlib.suppress(*files.UNREADABLE):
+        return file if _format(file) else None
+    return None
 
 
 def format_of(path: Path, *, source: str) -> Format:
     """Return what kind of file of another tool it is; `source` is how it was named.
 
     Raises:
-        ConfigError: it is none that we know, or cannot be read.
+        ConfigError: it is none that is read, or cannot be.
     """
+    if not path.is_file():
+        raise _problem(source, "a pipe or device, which can be read only once", "a file: write it to one first")
     try:
-        one = _format(path)
-        if one is None:
-            got = f"a file that begins with {files.head(path)[:SHOWN]!r}"
-            raise _problem(source, got, "a recorded run's folder, or a file of " + "; ".join(one.name for one in FORMATS))
+        one, begins = _format(path), files.head(path, SHOWN)
     except files.UNREADABLE as error:
         raise _problem(source, f"a file that cannot be read ({error})", "a readable file") from None
+    if one is None:
+        known = "; ".join(known.name for known in FORMATS if callable(known.read))
+        raise _problem(source, f"a file that begins with {begins!r}", f"a recorded run's folder, or a file of {known}")
+    if isinstance(one.read, str):
+        raise _problem(source, one.name, one.read)
     return one
 
 
@@ -53,20 +90,26 @@ def read(path: Path, *, source: str) -> Recording:
     """Read a file of another tool; `source` is how it was named.
 
     Raises:
-        ConfigError: it is none that we know, half-written, or of another version.
+        ConfigError: it is none that is read, half-written, or of another version.
     """
     one = format_of(path, source=source)
+    assert callable(one.read), "one that is not read is refused"
     try:
         return _recording(path, one.read(path), source)
     except files.BrokenFile as error:
         raise _problem(source, error.got, f"a whole file of {one.name}", error.line) from None
     except files.UNREADABLE as error:
-        raise _problem(source, f"{type(error).__name__}: {str(error)[:80]}", f"a whole file of {one.name}") from None
+        raise _problem(source, f"{type(error).__name__}: {str(error)[:120]}", f"a whole file of {one.name}") from None
 
 
 def _format(path: Path) -> Format | None:
-    begins = files.head(path)
-    return next((one for one in FORMATS if one.begins(begins)), None)
+    """Recognize a file by its beginning; of a JSON document, what tells it may stand anywhere."""
+    for characters in (files.HEAD_CHARACTERS, files.MOST_CHARACTERS):
+        text = files.head(path, characters)
+        found = next((one for one in FORMATS if re.match(one.begins, text, re.DOTALL)), None)
+        if found or not text.startswith("{"):
+            break
+    return found
 
 
 def _problem(source: str, got: str, allowed: str, line: int | None = None) -> ConfigError:

@@ -10,11 +10,10 @@ import msgspec
 
 from tapecheck.load import recording
 from tapecheck.load.imports import files
-from tapecheck.load.imports.files import BrokenFile, Format, ImportedRun, Request, Requests, nanoseconds
-from tapecheck.load.recording import ImportedFigures, ImportedSummary
+from tapecheck.load.imports.files import BrokenFile, ImportedRun, Request, Requests, nanoseconds
+from tapecheck.load.recording import ImportedFigures
 
 COLUMNS = (9, 12)  # of a CSV: versions 12.0 to 12.8 have no method, URL and headers
-NANOSECOND_DIGITS = 19  # of an instant since 1970
 BODIES = "its bytes are those of the body alone"
 ESTIMATED = "its percentiles are estimates"
 
@@ -101,51 +100,19 @@ def _measurement(output: str, found: Iterable[tuple[int, Request]]) -> ImportedR
 
 
 def read_report(path: Path) -> ImportedRun:
-    """Read a report in JSON."""
+    """Read a report in JSON; of failures without an answer the kind is known only where all messages are of one."""
     report = files.document(path, VegetaReport)
-    if not report.requests:
+    n, took = report.requests, report.latencies
+    if not n:
         raise BrokenFile("no request")
-    tool = files.tool("vegeta", "report", ESTIMATED, BODIES)
-    return ImportedRun(tool=tool, summaries={"vegeta": _summary(report)}, started_at=report.earliest)
-
-
-def _summary(report: VegetaReport) -> ImportedSummary:
-    errors, took = _errors(report), report.latencies
-    percentiles_ms = {level: getattr(took, f"p{level}") / 1e6 for level in recording.LEVELS}
-    mean_ms, min_ms, max_ms = took.mean / 1e6, took.min / 1e6, took.max / 1e6
-    times = recording.distribution(report.requests, percentiles_ms, mean_ms=mean_ms, min_ms=min_ms, max_ms=max_ms)
-    total = ImportedFigures(requests=report.requests, failed=sum(errors.values()), response_time_ms=times, bytes_mean=report.bytes_in.mean)
-    return files.summary(total, duration_s=(report.duration + report.wait) / 1e9, errors=errors)
-
-
-def _errors(report: VegetaReport) -> dict[str, int]:
-    """Count failures by kind; of those without an answer the kind is known only where all messages are of one."""
+    if (counted := sum(report.status_codes.values())) != n:
+        raise BrokenFile(f"{counted:,} status codes of {n:,} requests")
     failed = {status: count for status, count in report.status_codes.items() if files.is_failure(int(status))}
     silent = failed.pop("0", 0)
     kinds = {files.kind_of(message).name for message in report.errors or ()} - {"status"}
-    return {"status": sum(failed.values()), kinds.pop() if len(kinds) == 1 else "other": silent}
-
-
-def _first_line_has(text: str, *keys: str) -> bool:
-    first = text.partition("\n")[0]
-    return text.startswith("{") and all(f'"{key}":' in first for key in keys)
-
-
-def _begins_as_csv(text: str) -> bool:
-    first = text.partition("\n")[0].split(",")
-    return len(first) >= COLUMNS[0] and all(one.isdecimal() for one in first[:5]) and len(first[0]) == NANOSECOND_DIGITS
-
-
-FORMATS = (
-    Format(
-        name="vegeta JSON (vegeta encode --to json)",
-        begins=lambda text: _first_line_has(text, "timestamp", "latency", "code"),
-        read=read_json,
-    ),
-    Format(
-        name="vegeta's report (vegeta report -type=json)",
-        begins=lambda text: text.startswith("{") and '"latencies"' in text and '"50th"' in text,
-        read=read_report,
-    ),
-    Format(name="vegeta CSV (vegeta encode --to csv)", begins=_begins_as_csv, read=read_csv),
-)
+    errors = {"status": sum(failed.values()), kinds.pop() if len(kinds) == 1 else "other": silent}
+    percentiles_ms = {level: getattr(took, f"p{level}") / 1e6 for level in recording.LEVELS}
+    times = recording.distribution(n, percentiles_ms, mean_ms=took.mean / 1e6, min_ms=took.min / 1e6, max_ms=took.max / 1e6)
+    total = ImportedFigures(requests=n, failed=sum(errors.values()), response_time_ms=times, bytes_mean=report.bytes_in.mean)
+    summary = files.summary(total, duration_s=(report.duration + report.wait) / 1e9, errors=errors)
+    return ImportedRun(tool=files.tool("vegeta", "report", ESTIMATED, BODIES), summaries={"vegeta": summary}, started_at=report.earliest)

@@ -1,4 +1,4 @@
-"""Reads the reports of wrk and of hey, and what `hey -o csv` writes."""
+"""Reads the reports of wrk and of hey, line by line as they print them, and what `hey -o csv` writes."""
 
 import math
 import re
@@ -8,9 +8,33 @@ from pathlib import Path
 
 from tapecheck.load import recording
 from tapecheck.load.imports import files
-from tapecheck.load.imports.files import CLOSED, CUT_OFF, BrokenFile, Format, ImportedRun, Request, Requests, origin_of
+from tapecheck.load.imports.files import CLOSED, CUT_OFF, BrokenFile, ImportedRun, Request, Requests, origin_of
 from tapecheck.load.recording import ImportedFigures, ImportedSummary
-from tapecheck.statistics.intervals import Distribution
+
+LINES = re.MULTILINE
+TWO = "two reports in one file, each of which is a run of its own: give each a file"
+
+
+def _once(pattern: str, text: str) -> re.Match[str] | None:
+    """Find a line that a report has once."""
+    found = list(re.finditer(pattern, text, LINES))
+    if len(found) > 1:
+        raise BrokenFile(TWO)
+    return found[0] if found else None
+
+
+def _steady(n: int, printed_s: float, step_s: float, rate_rps: float) -> tuple[float, float]:
+    """Return a duration and how far it may be off, in s: of the printed duration and rate, what was rounded less decides.
+
+    Args:
+        step_s: to which the duration is rounded; the rate is rounded to 0.01/s at the least.
+    """
+    by_rate_s = n / rate_rps if rate_rps > 0 else math.nan
+    rate_step_s = by_rate_s * 0.01 / rate_rps if rate_rps > 0 else math.inf
+    if n and rate_rps > 0 and abs(by_rate_s - printed_s) > 2 * (step_s + rate_step_s) + 0.01 * printed_s:
+        raise BrokenFile(f"{n:,} requests in {printed_s:g} s are not {rate_rps:g} a second: its figures contradict each other")
+    return (by_rate_s, rate_step_s) if n and rate_step_s < step_s else (printed_s, step_s)
+
 
 # ---- wrk ----
 
@@ -24,43 +48,37 @@ NO_LATENCY = "its percentiles are missing; wrk --latency prints them"
 def read_wrk(path: Path) -> ImportedRun:
     """Read the report."""
     text = files.text(path)
-    found = wrk_figures(text)
-    notes = [CLOSED, CUT_OFF, CORRECTED, CUT, *([NO_LATENCY] if "Latency Distribution" not in text else [])]
-    url = re.search(r"test @ (\S+)", text)
-    return ImportedRun(tool=files.tool("wrk", "report", *notes), summaries={"wrk": found}, url=origin_of(url[1]) if url else "")
+    found, error_s = wrk_figures(text)
+    url = _once(r"^Running .+ test @ (\S+)$", text)
+    notes = [CLOSED, CUT_OFF, CORRECTED, CUT, *([] if re.search(r"^  Latency Distribution$", text, LINES) else [NO_LATENCY])]
+    return ImportedRun(
+        tool=files.tool("wrk", "report", *notes),
+        summaries={"wrk": found},
+        url=origin_of(url[1]) if url else "",
+        clock_error_ms=error_s * 1000,
+    )
 
 
-def wrk_figures(text: str) -> ImportedSummary:
-    """Return the figures of a report; what did not end in an answer is a request that failed.
-
-    Raises:
-        BrokenFile: it is not whole, or one of wrk2.
-    """
-    if "HdrHistogram" in text:
-        raise BrokenFile("a report of wrk2, whose times count from another start")
-    counted = re.search(rf"(\d+) requests in {_TIME}", text)
-    if counted is None or not re.search(r"Transfer/sec:\s+[\d.]+\w*B", text):
+def wrk_figures(text: str) -> tuple[ImportedSummary, float]:
+    """Return the figures of a report, and how far its duration may be off in s; what did not end in an answer is a request that failed."""
+    counted = _once(rf"^  (\d+) requests in {_TIME}, \S+ read$", text)
+    rate = _once(r"^Requests/sec:\s+([\d.]+)$", text)
+    if counted is None or rate is None or _once(r"^Transfer/sec:\s+[\d.]+\w*B$", text) is None:
         raise BrokenFile("no total at its end: it is half-written")
     answers = int(counted[1])
-    socket = {kind: int(count) for kind, count in re.findall(r"(connect|read|write|timeout) (\d+)", text)}
-    bad = re.search(r"Non-2xx or 3xx responses: (\d+)", text)
-    errors = {
-        "status": int(bad[1]) if bad else 0,
-        "timeout": socket.get("timeout", 0),
-        "unreachable": socket.get("connect", 0),
-        "other": socket.get("read", 0) + socket.get("write", 0),
-    }
-    requests = answers + errors["unreachable"] + errors["other"]
-    times = _times(text, answers - errors["timeout"])
-    total = ImportedFigures(requests=requests, failed=min(requests, sum(errors.values())), response_time_ms=times)
-    return files.summary(total, duration_s=_ms(counted[2], counted[3]) / 1000, errors=errors)
-
-
-def _times(text: str, answers: int) -> Distribution | None:
-    latency = re.search(rf"Latency\s+{_TIME}\s+{_TIME}\s+{_TIME}", text)
+    duration_s, error_s = _steady(answers, _ms(counted[2], counted[3]) / 1000, 0.01 * SCALE_MS[counted[3]] / 1000, float(rate[1]))
+    socket = _once(r"^  Socket errors: connect (\d+), read (\d+), write (\d+), timeout (\d+)$", text)
+    connect, reading, writing, timeout = map(int, socket.groups()) if socket else (0, 0, 0, 0)
+    bad = _once(r"^  Non-2xx or 3xx responses: (\d+)$", text)
+    errors = {"status": int(bad[1]) if bad else 0, "timeout": timeout, "unreachable": connect, "other": reading + writing}
+    requests = answers + connect + reading + writing
+    latency = _once(rf"^    Latency\s+{_TIME}\s+{_TIME}\s+{_TIME}", text)
     mean_ms, max_ms = (_ms(latency[1], latency[2]), _ms(latency[5], latency[6])) if latency else (math.nan, math.nan)
-    percentiles = {int(p): _ms(value, unit) for p, value, unit in re.findall(rf"^\s+(\d+)%\s+{_TIME}", text, re.MULTILINE)}
-    return recording.distribution(answers, percentiles, mean_ms=mean_ms, max_ms=max_ms)
+    own = re.search(r"^  Latency Distribution$\n((?:^ +[\d.]+%.*\n)+)", text, LINES)  # a script may print more such lines
+    percentiles = {int(p): _ms(value, unit) for p, value, unit in re.findall(rf"^ +(\d+)% +{_TIME} *$", own[1] if own else "", LINES)}
+    times = recording.distribution(answers - timeout, percentiles, mean_ms=mean_ms, max_ms=max_ms)
+    total = ImportedFigures(requests=requests, failed=min(requests, sum(errors.values())), response_time_ms=times)
+    return files.summary(total, duration_s=duration_s, errors=errors), error_s
 
 
 def _ms(value: str, unit: str) -> float:
@@ -69,18 +87,21 @@ def _ms(value: str, unit: str) -> float:
 
 # ---- hey ----
 
-HEY_COLUMNS = "response-time,DNS+dialup,DNS,Request-write,Response-delay,Response-read"
 NEEDED = ("response-time", "Response-read", "status-code", "offset")
 FIGURES = {"mean_ms": "Average", "min_ms": "Fastest", "max_ms": "Slowest"}
 STEPS = "its times are steps of 0.1 ms"
 ANSWERS = "requests without an answer are not in it, so neither the success ratio nor a percentile can be proven by it; the report has them"
-MOST = "its percentiles are those of the first million answers"
+MOST = 1_000_000  # answers of which hey keeps figures
+TOO_MANY = f"more answers than the {MOST:,} of which hey keeps figures, so that its counts and mean are wrong: measure in shorter runs"
 
 
 def read_hey_csv(path: Path) -> ImportedRun:
     """Read CSV; its clock counts from the start of the run."""
     tool = files.tool("hey", "CSV", CLOSED, STEPS, ANSWERS, answers_only=True)
-    return ImportedRun(tool=tool, requests=Requests(files.parsed(files.table(path, NEEDED), _hey_request)))
+    found = ImportedRun(tool=tool, requests=Requests(files.parsed(files.table(path, NEEDED), _hey_request)))
+    if found.requests and len(found.requests) >= MOST:
+        raise BrokenFile(TOO_MANY)
+    return found
 
 
 def _hey_request(row: Mapping[str, str]) -> Request:
@@ -91,42 +112,41 @@ def _hey_request(row: Mapping[str, str]) -> Request:
 
 def read_hey(path: Path) -> ImportedRun:
     """Read the report."""
-    return ImportedRun(tool=files.tool("hey", "report", CLOSED, CUT_OFF, STEPS, MOST), summaries={"hey": hey_figures(files.text(path))})
+    found, error_s = hey_figures(files.text(path))
+    return ImportedRun(tool=files.tool("hey", "report", CLOSED, CUT_OFF, STEPS), summaries={"hey": found}, clock_error_ms=error_s * 1000)
 
 
-def hey_figures(text: str) -> ImportedSummary:
-    """Return the figures of a report.
-
-    Raises:
-        BrokenFile: it is not whole.
-    """
-    statuses = {int(status): int(count) for status, count in re.findall(r"\[(\d+)\]\s+(\d+) responses", text)}
-    failed = [(int(count), said) for count, said in re.findall(r"\[(\d+)\]\s+(.+)", text.partition("Error distribution:")[2])]
+def hey_figures(text: str) -> tuple[ImportedSummary, float]:
+    """Return the figures of a report, and how far its duration may be off in s."""
+    summary, _, rest = text.partition("Status code distribution:")
+    codes, _, said = rest.partition("Error distribution:")
+    if not rest or _once(r"^Summary:$", text) is None or _once(r"^Status code distribution:$", text) is None:
+        raise BrokenFile("neither a status code nor an error distribution: it is half-written")
+    statuses = {int(status): int(count) for status, count in re.findall(r"^  \[(\d+)\]\s+(\d+) responses$", codes, LINES)}
+    failed = [(int(count), message) for count, message in re.findall(r"^  \[(\d+)\]\s+(.+)$", said, LINES)]
     if not statuses and not failed:
         raise BrokenFile("neither a status code nor an error distribution: it is half-written")
-    if math.isnan(duration_s := _number(text, r"Total:\s+([\d.]+) secs")):
+    printed_s, rate_rps = _number(summary, r"^  Total:\t([\d.]+) secs$"), _number(summary, r"^  Requests/sec:\t([\d.]+)$")
+    if math.isnan(printed_s) or math.isnan(rate_rps):
         raise BrokenFile("no total time: of another version")
     answers = sum(statuses.values())
+    if answers >= MOST:
+        raise BrokenFile(TOO_MANY)
     errors: Counter[str] = Counter()
-    for count, said in failed:
-        errors[files.kind_of(said).name] += count
+    for count, message in failed:
+        errors[files.kind_of(message).name] += count
     errors["status"] += sum(count for status, count in statuses.items() if files.is_failure(status))
+    requests = answers + sum(count for count, _ in failed)
+    duration_s, error_s = _steady(requests, printed_s, 1e-4, rate_rps)
     times = recording.distribution(
         answers,
-        {int(p): float(s) * 1000 for p, s in re.findall(r"(\d+)%+ in ([\d.]+) secs", text)},
-        **{name: _number(text, rf"{word}:\s+([\d.]+) secs") * 1000 for name, word in FIGURES.items()},
+        {int(p): float(s) * 1000 for p, s in re.findall(r"^  (\d+)%+ in ([\d.]+) secs$", summary, LINES)},
+        **{name: _number(summary, rf"^  {word}:\t([\d.]+) secs$") * 1000 for name, word in FIGURES.items()},
     )
-    total = ImportedFigures(requests=answers + sum(count for count, _ in failed), failed=errors.total(), response_time_ms=times)
-    return files.summary(total, duration_s=duration_s, errors=errors)
+    total = ImportedFigures(requests=requests, failed=errors.total(), response_time_ms=times)
+    return files.summary(total, duration_s=duration_s, errors=errors), error_s
 
 
 def _number(text: str, pattern: str) -> float:
-    found = re.search(pattern, text)
+    found = re.search(pattern, text, LINES)
     return float(found[1]) if found else math.nan
-
-
-FORMATS = (
-    Format(name="wrk's report", begins=lambda text: text.startswith("Running ") and " test @ " in text, read=read_wrk),
-    Format(name="hey CSV (hey -o csv)", begins=lambda text: text.startswith(HEY_COLUMNS), read=read_hey_csv),
-    Format(name="hey's report", begins=lambda text: text.startswith("Summary:\n") and "Requests/sec:" in text, read=read_hey),
-)
