@@ -91,24 +91,28 @@ def test_every_sweep_ends_and_brackets_the_knee(knee_rps: float) -> None:
         assert min(bad) / max(good) - 1 <= SEARCH.precision_ratio + 1e-9 or len(tried) == SEARCH.levels_max
 
 
-def test_the_knee_has_the_gap_as_its_interval() -> None:
-    """The knee is the highest rate that held, and below the lowest that did not."""
-    found = conclude([level(r, Verdict.PASS if r <= 400 else Verdict.FAIL) for r in (50, 100, 200, 400, 500, 800)])
-    assert (found.knee_rps, found.knee_low_rps, found.knee_high_rps) == (400, 400, 500)
-    assert found.knee_note == "every objective is met up to 400/s, and one missed at 500/s"
+P, N, F, NO = Verdict.PASS, Verdict.NOT_PROVEN, Verdict.FAIL, Verdict.INVALID
 
 
-def test_a_pass_above_a_miss_is_luck() -> None:
-    """A rate that held above one that did not is not the knee."""
-    found = conclude([level(100, Verdict.PASS), level(200, Verdict.FAIL), level(300, Verdict.PASS)])
-    assert found.knee_rps == 100
-
-
-def test_without_a_miss_there_is_no_upper_end() -> None:
-    """When every rate held, or the generator gave up first, nothing is claimed beyond."""
-    found = conclude([level(100, Verdict.PASS), level(200, Verdict.PASS), level(400, Verdict.INVALID)])
-    assert (found.knee_rps, found.knee_high_rps) == (200, None)
-    assert "the knee lies beyond" in found.knee_note
+@pytest.mark.parametrize(
+    ("tried", "knee", "note"),
+    [
+        ([(50, P), (100, P), (400, P), (500, F), (800, F)], (400, 400, 500), "up to 400/s, and one missed at 500/s"),
+        ([(100, P), (200, F), (300, P)], (100, 100, 200), "up to 100/s, and one missed at 200/s"),  # a pass above a miss is luck
+        ([(100, P), (200, P), (400, NO)], (200, 200, None), "up to 200/s, and no higher rate that counts missed one: the knee lies beyond"),
+        ([(10, F)], (None, None, 10), "no rate that was tried meets every objective"),
+        ([(100, P), (200, NO), (200, N), (400, F)], (200, 100, 400), "up to 200/s (proven up to 100/s), and one missed at 400/s"),
+        ([(100, N), (200, F)], (100, None, 200), "up to 100/s (none of them proven), and one missed at 200/s"),
+    ],
+)
+def test_the_knee_is_the_highest_rate_that_held_below_a_miss(
+    tried: list[tuple[float, Verdict]], knee: tuple[float | None, ...], note: str
+) -> None:
+    """With the gap as its interval; an attempt that was invalid bounds nothing, and a rate that was tried again counts once."""
+    found = conclude([level(rate, verdict) for rate, verdict in tried])
+    assert (found.knee_rps, found.proven_rps, found.knee_high_rps) == knee and found.knee_low_rps == found.knee_rps
+    assert found.knee_note.endswith(note)
+    assert len(found.levels) == len({rate for rate, _ in tried})
 
 
 def test_no_law_without_six_levels_that_count() -> None:
@@ -116,27 +120,6 @@ def test_no_law_without_six_levels_that_count() -> None:
     found = conclude([level(r, Verdict.PASS) for r in (1, 2, 4, 8, 16)] + [level(32, Verdict.INVALID)])
     assert found.usl is None
     assert "too few levels (5); at least 6 needed" in found.law_note
-
-
-def test_no_knee_when_nothing_held() -> None:
-    """When every rate missed an objective there is no knee, and the note says so."""
-    assert conclude([level(10, Verdict.FAIL)]).knee_rps is None
-    assert "no rate that was tried meets every objective" in conclude([level(10, Verdict.FAIL)]).knee_note
-
-
-def test_a_level_measured_again_counts_once_and_by_its_last_attempt() -> None:
-    """The attempt in which the generator was the limit bounds nothing; the repeated one may hold."""
-    found = conclude([level(100, Verdict.PASS), level(200, Verdict.INVALID), level(200, Verdict.NOT_PROVEN), level(400, Verdict.FAIL)])
-    assert [one.verdict for one in found.levels] == [Verdict.PASS, Verdict.NOT_PROVEN, Verdict.FAIL]
-    assert (found.knee_rps, found.proven_rps, found.knee_high_rps) == (200, 100, 400)
-    assert found.knee_note == "every objective is met up to 200/s (proven up to 100/s), and one missed at 400/s"
-
-
-def test_a_knee_that_nothing_proves_says_so() -> None:
-    """Levels too short to bound a percentile hold by their values only."""
-    found = conclude([level(100, Verdict.NOT_PROVEN), level(200, Verdict.FAIL)])
-    assert (found.knee_rps, found.proven_rps) == (100, None)
-    assert "(none of them proven)" in found.knee_note
 
 
 def test_a_queue_that_grows_is_a_miss_though_answers_come_in_time() -> None:

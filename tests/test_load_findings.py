@@ -15,7 +15,7 @@ import numpy as np
 import psutil
 import pytest
 from orphans import orphan
-from samples import burst, recording, watched
+from samples import burst, recording, requests, watched
 
 from tapecheck.load import findings, frames, session
 from tapecheck.load.analysis import ScenarioSummary, summarize
@@ -194,15 +194,8 @@ def limiting(*names: str) -> list[Finding]:
 def test_the_most_severe_kind_is_the_bottleneck_whatever_was_found_first() -> None:
     """A generator that lags spoils every other figure, and a queue is only what is left when nothing explains it."""
     order = [
-        "generator",
-        "target_errors",
-        "database",
-        "target_single_threaded",
-        "target_cpu",
-        "connection_limit",
-        "network",
-        "machine_full",
-        "queue",
+        *("generator", "target_errors", "database", "target_single_threaded", "target_cpu"),
+        *("connection_limit", "network", "machine_full", "queue"),
     ]
     found = limiting("variance", *order, "slow_parameter", "few_errors")
     chance = random.Random(7)
@@ -278,6 +271,19 @@ def test_a_queue_has_a_first_request() -> None:
     rows = rows_of(800, server_ms=1)
     rows["done_ns"][:10] -= 500_000_000
     assert [f.name for f in found_in(rows, busy={"api": 0.05})] == ["queue"]
+
+
+@pytest.mark.parametrize(
+    ("n", "server_ms", "expected"),
+    [(300, (10.0, 100.0), ["slow_parameter"]), (6, (10.0, 100.0), []), (300, (10.0, np.nan), [])],
+)
+def test_a_slow_value_is_found_where_its_interval_is_apart(n: int, server_ms: tuple[float, float], expected: list[str]) -> None:
+    """With 300 samples, and not with 6, nor where one value has the target's own time and the other only response times."""
+    rows = burst(np.full(n, 110.0))
+    rows["server_ms"], rows["request"] = np.tile(server_ms, n // 2), np.tile([0, 1], n // 2)
+    rec = recording({"s": rows}, {"s": requests({"symbol": "AAPL"}, {"symbol": "MSFT"})})
+    found = findings.find(summarize(rec, GeneratorLimits(lag_p99_ms=20)), 2)
+    assert [one.name for one in found if one.name == "slow_parameter"] == expected
 
 
 def test_a_burst_is_a_queue_by_construction() -> None:

@@ -41,41 +41,36 @@ def test_more_connections_than_files_are_refused_before_anything_is_sent(monkeyp
     assert server.seen.connections == 0
 
 
-def test_the_soft_limit_of_files_is_raised_when_that_is_enough() -> None:
-    """300 connections work in a process that was allowed 100 files, and may allow itself more."""
-    code = """
-        import resource, sys
-        resource.setrlimit(resource.RLIMIT_NOFILE, (100, 2000))
-        from tapecheck.load.engine.engine import measure
-        from tapecheck.load.engine.work import Address, PreparedRequest, Work
-        request = PreparedRequest(values={}, method="GET", url="", raw=b"GET / HTTP/1.1\\r\\nHost: x\\r\\n\\r\\n", headers=())
-        address = Address(host="127.0.0.1", port=int(sys.argv[1]))
-        work = Work(address=address, requests=(request,), executor="burst", concurrency=300, rounds=1)
-        print(sorted(set(measure(work).samples["error"])))
-    """
-    with Server(servers.fast) as server:
-        out = subprocess.run([sys.executable, "-c", textwrap.dedent(code), str(server.port)], capture_output=True, text=True, check=False)
-    assert out.stdout == "[np.uint8(0)]\n", out.stderr
+def script(code: str, *words: object) -> str:
+    """Return what a script prints."""
+    out = subprocess.run([sys.executable, "-c", textwrap.dedent(code), *map(str, words)], capture_output=True, text=True, check=False)
+    assert not out.stderr
+    return out.stdout
 
 
-def test_rows_need_no_files() -> None:
-    """With every spare file taken by connections, a run of many chunks of rows has all of them: a chunk keeps no file open."""
+@pytest.mark.parametrize(
+    ("limits", "users", "rounds", "chunk"),
+    [((100, 2000), 300, 1, 8192), ((100, 100), 36, 100, 8)],
+    ids=["the soft limit is raised", "rows need no files"],
+)
+def test_files_are_for_connections(limits: tuple[int, int], users: int, rounds: int, chunk: int) -> None:
+    """300 connections work in a process that may allow itself more than 100 files; where they take every file, all rows are there too."""
     code = """
         import resource, sys
-        resource.setrlimit(resource.RLIMIT_NOFILE, (100, 100))
+        port, soft, hard, users, rounds, chunk = map(int, sys.argv[1:])
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
         from tapecheck.load.engine import recorder
         from tapecheck.load.engine.engine import measure
         from tapecheck.load.engine.work import Address, PreparedRequest, Work
-        recorder.CHUNK_ROWS = 8
+        recorder.CHUNK_ROWS = chunk
         request = PreparedRequest(values={}, method="GET", url="", raw=b"GET / HTTP/1.1\\r\\nHost: x\\r\\n\\r\\n", headers=())
-        address = Address(host="127.0.0.1", port=int(sys.argv[1]))
-        work = Work(address=address, requests=(request,), executor="burst", concurrency=36, rounds=100, max_connections=36)
+        address = Address(host="127.0.0.1", port=port)
+        work = Work(address=address, requests=(request,), executor="burst", concurrency=users, rounds=rounds, max_connections=users)
         many = [measure(work) for _ in range(3)]
         print([(len(one.samples), set(one.samples["error"].tolist())) for one in many])
     """
     with Server(servers.fast) as server:
-        out = subprocess.run([sys.executable, "-c", textwrap.dedent(code), str(server.port)], capture_output=True, text=True, check=False)
-    assert out.stdout == "[(3600, {0}), (3600, {0}), (3600, {0})]\n", out.stderr
+        assert script(code, server.port, *limits, users, rounds, chunk) == f"{[(users * rounds, {0})] * 3}\n"
 
 
 @pytest.mark.parametrize("after", [0, 1])
@@ -127,8 +122,7 @@ def test_memory_for_each_stored_sample_is_its_row() -> None:
                 print((peak() - before) / 500_000)
         asyncio.run(main())
     """
-    out = subprocess.run([sys.executable, "-c", textwrap.dedent(code)], capture_output=True, text=True, check=False)
-    assert 30 < float(out.stdout or "nan") < 80, out.stderr
+    assert 30 < float(script(code)) < 80
 
 
 # ---- the table ----
