@@ -160,7 +160,8 @@ def both(a: str, b: str) -> str:
 
 REFUSED: dict[str, tuple[Callable[[], str], str]] = {
     "oha's text": (lambda: text_of("oha_old.txt"), "oha's text"),
-    "wrk2": (lambda: changed("wrk.txt", ("Latency Distribution", "Latency Distribution (HdrHistogram)")), "wrk2's report"),
+    "a histogram alone": (lambda: "       Value   Percentile   TotalCount 1/(1-Percentile)\n", "a histogram alone"),
+    "JMeter's XML": (lambda: '<?xml version="1.0"?>\n<testResults version="1.2">\n', "JMeter's XML"),
     "ab": (lambda: "This is ApacheBench, Version 2.3\n", "what ab prints"),
     "Gatling": (lambda: "RUN\tcomputer\tsim\t1700000000000\t \t3.9.5\n", "Gatling's simulation.log"),
     "vegeta's text": (lambda: "Requests      [total, rate, throughput]  20, 21.05, 18.20\n", "vegeta report -type=json"),
@@ -548,6 +549,57 @@ def test_locust_says_the_same_in_each_form(tmp_path: Path) -> None:
 def test_messages_of_go_and_python_are_our_kinds(message: str, kind: ErrorKind) -> None:
     """The first that fits, whatever a URL or a host in it is called."""
     assert files.kind_of(message) is kind
+
+
+def test_wrk2_counts_from_when_a_request_was_due(tmp_path: Path) -> None:
+    """Its percentiles are the recorded ones, p95 from its spectrum, and nobody doubts coordinated omission."""
+    recording, found = read(write(tmp_path / "wrk2.txt", planted.WRK2))
+    times = found.response_time_ms
+    assert times and (times.p50.value, times.p95.value, times.p99.value, times.p99.n) == (1.37, 2.663, 3.02, 99_360)
+    assert (found.requests, found.errors, found.duration_s) == (119_977, {"status": 20}, pytest.approx(10.0, rel=1e-3))
+    assert "Measured by wrk2. " in load.analyse(recording, PLAN).headline
+
+
+def test_oha_says_what_it_says(tmp_path: Path) -> None:
+    """What its deadline cut off failed, and what it does not know is null."""
+    _, found = read(write(tmp_path / "oha.json", json.dumps(planted.OHA)))
+    assert found.errors == {"status": 20, "censored": 80, "other": 5} and found.requests == 4005
+    times = found.response_time_ms
+    assert times and (times.mean, times.p95.value, times.max, found.duration_s) == (50.0, 90.0, 900.0, 10.0)
+    silent = {**planted.OHA, "statusCodeDistribution": {}, "latencyPercentiles": {"p50": None}}
+    _, found = read(write(tmp_path / "oha.json", json.dumps(silent)))
+    assert (found.requests, found.succeeded, found.response_time_ms) == (85, 0, None)
+
+
+def test_jmeter_rows_are_samples(tmp_path: Path) -> None:
+    """With commas and lines inside fields; sums of transaction controllers are none, and another clock is refused."""
+    recording, found = read(write(tmp_path / "run.jtl", planted.jtl()))
+    expected = [kind for *_, kind in planted.OF_JTL if kind]
+    assert found.errors == dict.fromkeys(expected, 1) and found.requests == len(planted.OF_JTL)
+    assert list(found.by["name"]) == ["GET a, b"] and found.response_time_ms and found.response_time_ms.max == 20.0
+    assert (recording.context.started_at, recording.context.target.name) == (planted.BEGAN, "127.0.0.1:8000")
+    assert recording.context.tool and any(note.endswith("are left out: 1") for note in recording.context.tool.notes)
+    dates = re.sub(r"^17\d+", "2026/11/02 10:15:00.000", planted.jtl(), flags=re.MULTILINE)
+    assert "timestamp_format" in refused(write(tmp_path / "run.jtl", dates))
+
+
+def test_files_of_one_run_are_pooled(tmp_path: Path) -> None:
+    """Their samples are one distribution, by scenario and name; what ran one after the other, or gives figures, is refused."""
+    parts = planted.k6_run(40), [planted.k6_points(i, http_req_duration=99.0 + i) for i in range(40)]
+    for number, run in enumerate(parts):
+        write(tmp_path / f"k6-{number}.json", planted.k6_json(run))
+    recording, found = read(tmp_path / "k6-*.json")
+    assert (found.requests, found.failed) == (80, 4)
+    assert found.response_time_ms and found.response_time_ms.max == 139.0
+    assert {name: one.requests for name, one in found.by["name"].items()} == {"GET /api?symbol=AAPL&apiKey=…": 80}
+    assert recording.context.tool and "2 files are pooled" in recording.context.tool.notes[-1]
+    write(tmp_path / "k6-2.json", planted.k6_json(parts[0]).replace("2026-11-02", "2026-11-03"))
+    assert "3 files that did not run at the same time" in refused(tmp_path / "k6-*.json")
+    shutil.copyfile(DATA / "vegeta.json", tmp_path / "k6-3.json")
+    assert "files of one kind" in refused(tmp_path / "k6-*.json")
+    for number in range(2):
+        shutil.copyfile(DATA / "wrk.txt", tmp_path / f"wrk-{number}.txt")
+    assert "only single requests can be pooled" in refused(tmp_path / "wrk-*.txt")
 
 
 # ---- judged, drawn, recorded ----

@@ -12,6 +12,7 @@ from tapecheck import recording
 from tapecheck.statistics.intervals import Distribution, Figure, Percentile
 
 LEVELS = (50, 90, 95, 99)  # per cent: the percentiles of a distribution
+SCHEDULE = "it does not say when requests were due: response time is service time, and coordinated omission cannot be excluded"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

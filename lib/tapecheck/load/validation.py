@@ -17,7 +17,7 @@ from tapecheck.load.capacity import CapacityResult, conclude, levels
 from tapecheck.load.capacity import judge as judge_sweep
 from tapecheck.load.imports import registry
 from tapecheck.load.plan import METRICS, LoadPlan
-from tapecheck.load.recording import Context, Recording, Tool
+from tapecheck.load.recording import SCHEDULE, Context, Recording, Tool
 from tapecheck.recording import Table
 from tapecheck.runs import folders
 from tapecheck.runs.results import Finding, Result
@@ -161,8 +161,9 @@ class Load(validation.Validation[LoadPlan, Recording, LoadSummary, Settings]):
 
     def say(self, recording: Recording, summary: LoadSummary, found: Sequence[Finding]) -> str:
         """Return what the target carries and what limits it."""
-        limit, tool = self.bottleneck(found), recording.context.measured_by
-        open_ended = [f"Measured by {tool}: coordinated omission cannot be excluded."] if tool else []
+        limit, tool = self.bottleneck(found), recording.context.tool
+        omits = ": coordinated omission cannot be excluded" if tool and SCHEDULE in tool.notes else ""
+        open_ended = [f"Measured by {tool.name}{omits}."] if tool else []
         beside = {one.name: f"{one.finding[0].upper()}{one.finding[1:]}." for one in reversed(found) if one.name in BESIDE and one != limit}
         carries = [f"Capacity: {summary.capacity.knee_note}."] if summary.capacity else []
         return " ".join([*open_ended, *([f"Bottleneck: {limit.finding}."] if limit else []), *beside.values(), *carries])

@@ -21,7 +21,7 @@ import msgspec
 import numpy as np
 
 from tapecheck.load.engine.recorder import SAMPLE, ErrorKind, Samples
-from tapecheck.load.recording import ImportedFigures, ImportedSummary, Tool
+from tapecheck.load.recording import SCHEDULE, ImportedFigures, ImportedSummary, Tool
 
 GZIP = b"\x1f\x8b"
 HEAD_CHARACTERS = 65_536  # by which most files are recognised
@@ -123,13 +123,13 @@ _MESSAGES = tuple(
         (r"^CatchResponseError", ErrorKind.content),
         (r"connection ?refused", ErrorKind.connect_refused),
         (r"too many open files|cannot assign requested address", ErrorKind.local),
-        (r"no such host|no route to host|network is unreachable|gaierror|name or service not known", ErrorKind.unreachable),
-        (r"\btls: |\bx509: |certificate verify failed|SSLError|SSLCert", ErrorKind.tls),
+        (r"no such host|no route to host|network is unreachable|gaierror|name or service not known|UnknownHost", ErrorKind.unreachable),
+        (r"\btls: |\bx509: |certificate verify failed|SSLError|SSLCert|SSLHandshake", ErrorKind.tls),
         (r"dial.*(i/o timeout|deadline exceeded)|ConnectTimeout", ErrorKind.connect_timeout),
         (r"BadStatusCode|HTTPError|^\d{3} [A-Z]", ErrorKind.status),
         (r"timeout|timed out|deadline exceeded", ErrorKind.timeout),
         (r"connection ?reset|broken ?pipe", ErrorKind.reset),
-        (r"EOF|server closed|RemoteDisconnected|ConnectionClosed|IncompleteRead", ErrorKind.closed_early),
+        (r"EOF|server closed|RemoteDisconnected|ConnectionClosed|IncompleteRead|NoHttpResponse", ErrorKind.closed_early),
         (r"malformed HTTP|HTTPParseError", ErrorKind.protocol),
     )
 )  # as Go's net/http says it, on which k6, vegeta and hey are built, and as Python's clients do; the first that fits
@@ -203,13 +203,16 @@ class Request(NamedTuple):
 
 
 class Requests:
-    """Single requests, of which each takes some 40 bytes; none at all, or one that ends before it begins, is a broken file."""
+    """Single requests, of which each takes some 40 bytes; none at all, or one that ends before it begins, is a broken file.
+
+    So are requests twice, where the clock is `exact` enough to tell.
+    """
 
     _CODES: ClassVar[dict[str, str]] = {
         "sent_ns": "q", "first_byte_ns": "q", "done_ns": "q", "bytes": "I", "request": "I", "status": "H", "error": "B", "scenario": "H",
     }  # fmt: skip
 
-    def __init__(self, found: Iterable[tuple[int, Request]]) -> None:
+    def __init__(self, found: Iterable[tuple[int, Request]], *, exact: bool = True) -> None:
         self.origins: dict[str, None] = {}
         self._columns = {name: array(code) for name, code in self._CODES.items()}
         self._scenarios: dict[str, int] = {}
@@ -219,7 +222,7 @@ class Requests:
             pass
         if not self._scenarios:
             raise BrokenFile("no request")
-        if (twice := self._repeated()) > len(self) // 10_000:
+        if exact and (twice := self._repeated()) > len(self) // 10_000:
             raise BrokenFile(f"{twice:,} requests twice, to the nanosecond: parts of it are repeated")
 
     def __len__(self) -> int:
@@ -247,12 +250,24 @@ class Requests:
         return self._labels.setdefault(text, len(self._labels))
 
     def _repeated(self) -> int:
-        """Count requests that began and ended when another did; 0 where the clock is too coarse to tell, or none took any time."""
+        """Count requests that began and ended when another did, and took any time."""
         sent_ns, done_ns = (np.frombuffer(self._columns[name], np.int64) for name in ("sent_ns", "done_ns"))
-        if self.started_at is None or not (done_ns % 1_000_000_000).any():
-            return 0
         spans = (sent_ns * 1_000_003 + done_ns)[done_ns > sent_ns]  # whatever overflows, equal ones stay equal
         return len(spans) - len(np.unique(spans))
+
+    def pool(self, other: "Requests") -> None:
+        """Take the requests of another file of the same run."""
+        self.origins |= other.origins
+        columns = {name: np.frombuffer(column, column.typecode) for name, column in other._columns.items()}
+        first = max(self._scenarios.values()) + 1
+        scenarios = np.zeros(max(other._scenarios.values()) + 1, np.uint16)
+        for i, (name, code) in enumerate(other._scenarios.items()):
+            scenarios[code] = self._scenarios.setdefault(name, first + i)
+        labels = np.array([self._number(text, "") for text in other._labels] or [0], np.uint32)
+        kept = np.isin(columns["scenario"], list(other._scenarios.values()))
+        columns |= {"scenario": scenarios[np.minimum(columns["scenario"], len(scenarios) - 1)], "request": labels[columns["request"]]}
+        for name, column in columns.items():
+            self._columns[name].frombytes(column[kept].tobytes())
 
     def leave_out(self, scenario: str) -> int:
         """Leave a scenario out where there are others; return how many requests that takes."""
@@ -281,9 +296,14 @@ class Requests:
         return found
 
     @property
+    def span_ns(self) -> tuple[int, int]:
+        """Return when the first was sent and the last had ended, on the tool's clock."""
+        return min(self._columns["sent_ns"]), max(self._columns["done_ns"])
+
+    @property
     def started_at(self) -> datetime | None:
         """Return when the first was sent; None where the clock counts from the start of the run, and not from 1970."""
-        first_ns = min(self._columns["sent_ns"])
+        first_ns, _ = self.span_ns
         return EPOCH + timedelta(microseconds=first_ns // 1000) if first_ns >= SINCE_1970_NS else None
 
 
@@ -296,7 +316,6 @@ def nanoseconds(at: datetime) -> int:
 
 # ---- measurement ----
 
-SCHEDULE = "it does not say when requests were due: response time is service time, and coordinated omission cannot be excluded"
 CLOSED = "who sends waits for the answer first (a closed model), so it asks a target that stalls less, and finds it too fast"
 CUT_OFF = "what was in flight when it stopped is missing"
 
@@ -327,5 +346,5 @@ def summary(
 
 
 def tool(name: str, output: str, *notes: str, answers_only: bool = False) -> Tool:
-    """Name the tool behind a file; none of them says when its requests were due."""
+    """Name the tool behind a file, which does not say when its requests were due."""
     return Tool(name=name, output=output, notes=(SCHEDULE, *notes), answers_only=answers_only)

@@ -104,7 +104,7 @@ def _time(text: str) -> datetime:
 
 def _run(output: str, points: Iterable[tuple[int, K6Point]], *notes: str) -> ImportedRun:
     counters = {name: Counter[str]() for name in COUNTED}
-    requests = Requests(files.parsed(_requests(points, counters), _request))
+    requests = Requests(files.parsed(_requests(points, counters), _request), exact=SECONDS_NOTE not in notes)
     aside = requests.leave_out(NO_SCENARIO)
     iterations, dropped = (counters[name] for name in COUNTED)
     short = [f"it dropped {count:,.0f} iterations of {name}, for want of free users" for name, count in dropped.items()]

@@ -2,14 +2,14 @@
 
 import contextlib
 import re
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
 from tapecheck import config, resources
 from tapecheck.errors import ConfigError, Problem
-from tapecheck.load.imports import files, k6, locust, vegeta, wrk_and_hey
+from tapecheck.load.imports import files, jmeter, k6, locust, vegeta, wrk_and_hey
 from tapecheck.load.imports.files import ImportedRun
 from tapecheck.load.recording import Context, GeneratorStats, Recording
 from tapecheck.load.samples import table_of
@@ -39,11 +39,14 @@ FORMATS = (  # the first that fits
     Format("vegeta JSON (vegeta encode --to json)", r'\{(?=[^\n]*"timestamp":)(?=[^\n]*"latency":)(?=[^\n]*"code":)', vegeta.read_json),
     Format("vegeta's report (vegeta report -type=json)", r'\{(?=.*"latencies")(?=.*"50th")', vegeta.read_report),
     Format("vegeta CSV (vegeta encode --to csv)", r"\d{19},\d+,\d+,\d+,\d+,", vegeta.read_csv),
-    Format("wrk2's report", r"Running [^\n]+ test @ .*(HdrHistogram|Thread calibration)", "measure with wrk, k6 or this workbook"),
-    Format("wrk's report", r"Running [^\n]+ test @ ", wrk_and_hey.read_wrk),
+    Format("the report of wrk or wrk2", r"Running [^\n]+ test @ ", wrk_and_hey.read_wrk),
     Format("hey CSV (hey -o csv)", r"response-time,DNS\+dialup,DNS,Request-write,Response-delay,Response-read", wrk_and_hey.read_hey_csv),
     Format("hey's report", r"Summary:\n  Total:\t", wrk_and_hey.read_hey),
-    Format("oha's text, whose times and sizes are rounded", r"Summary:\n  Success rate:", "measure with hey, k6 or this workbook"),
+    Format("oha JSON (oha --output-format json)", r'\{(?=.*"summary")(?=.*"successRate")', wrk_and_hey.read_oha),
+    Format("JMeter CSV (JTL)", r'(?=[^\n]*\btimeStamp\b)(?=[^\n]*\belapsed\b)[\w",]+\n', jmeter.read_csv),
+    Format("oha's text, which is rounded", r"Summary:\n  Success rate:", "its JSON: oha --output-format json"),
+    Format("JMeter's XML", r"<\?xml[^>]*>\s*<testResults|<testResults", "its CSV: jmeter -Jjmeter.save.saveservice.output_format=csv"),
+    Format("a histogram alone, which says neither for how long nor what failed", r"Value +Percentile +TotalCount", "the report of wrk2"),
     Format("Locust's failures or exceptions alone", r"Method,Name,Error,|Count,Message,", "PREFIX_stats.csv, with the failures beside it"),
     Format("vegeta's text", r"Requests +\[total, rate", "its JSON: vegeta report -type=json"),
     Format("vegeta's own binary form", r"[^\w\s{\[<].{0,12}Result", "vegeta encode FILE"),
@@ -57,21 +60,36 @@ UNKNOWN = Environment(  # no tool says where it ran
 
 
 def named(path: str | Path) -> Path | None:
-    """Return the file of another tool, known or not, that a path names; None where it names a run, by its folder or its result."""
-    file = next((one for one in (config.expanded(path), config.PROJECT / path) if one.exists() and not one.is_dir()), None)
-    if file is None or file.name != folders.RESULT:
+    """Return the file of another tool, known or not, or the pattern of several; None where a run is named, by its folder or result."""
+    places = [config.expanded(path), config.PROJECT / path]
+    file = next((one for one in places if one.exists() and not one.is_dir()), None)
+    if file is None:
+        return next((one for one in places if not one.exists() and _matches(one)), None)
+    if file.name != folders.RESULT:
         return file
     with contextlib.suppress(*files.UNREADABLE):
         return file if _format(file) else None
     return None
 
 
+def _matches(pattern: Path) -> list[Path]:
+    """Return the files that a pattern names, such as k6-*.json.gz; a file that is there is itself."""
+    return [pattern] if pattern.exists() else sorted(one for one in pattern.parent.glob(pattern.name) if one.is_file())
+
+
 def format_of(path: Path, *, source: str) -> Format:
-    """Return what kind of file of another tool it is; `source` is how it was named.
+    """Return what kind of file of another tool it is, or all files of a pattern are; `source` is how it was named.
 
     Raises:
         ConfigError: it is none that is read, or cannot be.
     """
+    found = {one.name: one for one in (_format_of(file, source) for file in _matches(path))}
+    if len(found) > 1:
+        raise _problem(source, " and ".join(found), "files of one kind")
+    return next(iter(found.values()))
+
+
+def _format_of(path: Path, source: str) -> Format:
     if not path.is_file():
         raise _problem(source, "a pipe or device, which can be read only once", "a file: write it to one first")
     try:
@@ -87,19 +105,47 @@ def format_of(path: Path, *, source: str) -> Format:
 
 
 def read(path: Path, *, source: str) -> Recording:
-    """Read a file of another tool; `source` is how it was named.
+    """Read a file of another tool, or the files of one run by a pattern; `source` is how it was named.
 
     Raises:
-        ConfigError: it is none that is read, half-written, or of another version.
+        ConfigError: it is none that is read, half-written, or of another version; or several are not of one run.
     """
-    one = format_of(path, source=source)
+    one, where = format_of(path, source=source), source
     assert callable(one.read), "one that is not read is refused"
     try:
-        return _recording(path, one.read(path), source)
+        runs = []
+        for file in _matches(path):
+            where = source if file == path else str(file)
+            runs.append(one.read(file))
+        where = source
+        return _recording(path, runs[0] if len(runs) == 1 else _pooled(runs), source)
     except files.BrokenFile as error:
-        raise _problem(source, error.got, f"a whole file of {one.name}", error.line) from None
+        raise _problem(where, error.got, f"a whole file of {one.name}", error.line) from None
     except files.UNREADABLE as error:
-        raise _problem(source, f"{type(error).__name__}: {str(error)[:120]}", f"a whole file of {one.name}") from None
+        raise _problem(where, f"{type(error).__name__}: {str(error)[:120]}", f"a whole file of {one.name}") from None
+
+
+def _pooled(runs: Sequence[ImportedRun]) -> ImportedRun:
+    """Put the files of one run together: single requests can be, of percentiles nothing follows for all."""
+    first, *others = runs
+    pool = first.requests
+    if pool is None or pool.started_at is None:
+        raise files.BrokenFile(f"{len(runs)} files of figures, or on clocks of their own: only single requests can be pooled")
+    spans = [one.requests.span_ns for one in runs if one.requests]
+    if max(began for began, _ in spans) > min(ended for _, ended in spans):
+        raise files.BrokenFile(f"{len(runs)} files that did not run at the same time: read each by itself, or compare them")
+    for one in others:
+        assert one.requests, "files of one kind"
+        pool.pool(one.requests)
+    ratios = [one.achieved_ratio for one in runs]
+    notes = dict.fromkeys(note for one in runs for note in one.tool.notes)
+    together = f"{len(runs)} files are pooled as one run, on the clocks of the machines that wrote them"
+    return replace(
+        first,
+        tool=replace(first.tool, notes=(*notes, together)),
+        achieved_ratio={name: min(one.get(name, 1.0) for one in ratios) for one in ratios for name in one},
+        clock_error_ms=max(one.clock_error_ms for one in runs),
+    )
 
 
 def _format(path: Path) -> Format | None:
@@ -123,7 +169,7 @@ def _recording(path: Path, found: ImportedRun, source: str) -> Recording:
     names = [*samples, *found.summaries]
     context = Context(
         run_id=path.name,
-        started_at=found.started_at or (requests and requests.started_at) or datetime.fromtimestamp(path.stat().st_mtime, UTC),
+        started_at=found.started_at or (requests and requests.started_at) or datetime.fromtimestamp(_matches(path)[0].stat().st_mtime, UTC),
         target=TargetInfo(name=url.replace("http://", "") or "an unnamed target", kind="external", base_url=url),
         environment=UNKNOWN,
         executors=dict.fromkeys(names, f"unknown ({tool.name})"),

@@ -1,15 +1,16 @@
-"""Reads the reports of wrk and of hey, line by line as they print them, and what `hey -o csv` writes."""
+"""Reads the reports of wrk, wrk2 and hey, line by line as they print them, what `hey -o csv` writes, and the JSON of oha."""
 
 import math
 import re
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from tapecheck.load import recording
 from tapecheck.load.imports import files
 from tapecheck.load.imports.files import CLOSED, CUT_OFF, BrokenFile, ImportedRun, Request, Requests, origin_of
-from tapecheck.load.recording import ImportedFigures, ImportedSummary
+from tapecheck.load.recording import ImportedFigures, ImportedSummary, Tool
 
 LINES = re.MULTILINE
 TWO = "two reports in one file, each of which is a run of its own: give each a file"
@@ -39,10 +40,13 @@ def _steady(n: int, printed_s: float, step_s: float, rate_rps: float) -> tuple[f
 # ---- wrk ----
 
 SCALE_MS = {"us": 0.001, "ms": 1.0, "s": 1000.0, "m": 60_000.0, "h": 3_600_000.0}
+IS_WRK2 = r"^  Thread calibration: |HdrHistogram - Recorded Latency"
 _TIME = r"([\d.]+)(us|ms|s|m|h)\b"
 CORRECTED = "its times hold made-up ones, by which it estimates what it left out"
 CUT = "times beyond its --timeout are left out of its figures, and counted as failures here"
 NO_LATENCY = "its percentiles are missing; wrk --latency prints them"
+DUE = "its times count from when each request was due, and leave out those of its first seconds, in which it calibrates"
+OWN = r"^  Latency Distribution(?: \(HdrHistogram - Recorded Latency\))?$\n((?:^ *[\d.]+%.*\n)+)"  # a script may print more such lines
 
 
 def read_wrk(path: Path) -> ImportedRun:
@@ -50,10 +54,13 @@ def read_wrk(path: Path) -> ImportedRun:
     text = files.text(path)
     found, error_s = wrk_figures(text)
     url = _once(r"^Running .+ test @ (\S+)$", text)
-    notes = [CLOSED, CUT_OFF, CORRECTED, CUT, *([] if re.search(r"^  Latency Distribution$", text, LINES) else [NO_LATENCY])]
+    unsaid = [] if re.search(OWN, text, LINES) else [NO_LATENCY]
+    tool = files.tool("wrk", "report", CLOSED, CUT_OFF, CORRECTED, CUT, *unsaid)
+    if re.search(IS_WRK2, text, LINES):
+        tool = Tool(name="wrk2", output="report", notes=(DUE, CUT_OFF, CUT, *unsaid))
     return ImportedRun(
-        tool=files.tool("wrk", "report", *notes),
-        summaries={"wrk": found},
+        tool=tool,
+        summaries={tool.name: found},
         url=origin_of(url[1]) if url else "",
         clock_error_ms=error_s * 1000,
     )
@@ -74,9 +81,11 @@ def wrk_figures(text: str) -> tuple[ImportedSummary, float]:
     requests = answers + connect + reading + writing
     latency = _once(rf"^    Latency\s+{_TIME}\s+{_TIME}\s+{_TIME}", text)
     mean_ms, max_ms = (_ms(latency[1], latency[2]), _ms(latency[5], latency[6])) if latency else (math.nan, math.nan)
-    own = re.search(r"^  Latency Distribution$\n((?:^ +[\d.]+%.*\n)+)", text, LINES)  # a script may print more such lines
-    percentiles = {int(p): _ms(value, unit) for p, value, unit in re.findall(rf"^ +(\d+)% +{_TIME} *$", own[1] if own else "", LINES)}
-    times = recording.distribution(answers - timeout, percentiles, mean_ms=mean_ms, max_ms=max_ms)
+    own, spectrum = re.search(OWN, text, LINES), re.search(r"^ +([\d.]+) +0\.950000 +\d+ +20\.00$", text, LINES)
+    found = re.findall(rf"^ *(\d+)(?:\.000)?% +{_TIME} *$", own[1] if own else "", LINES)
+    percentiles = {int(p): _ms(value, unit) for p, value, unit in found} | ({95: float(spectrum[1])} if spectrum else {})
+    counted = _once(r"^#\[Max += +[\d.]+, Total count += +(\d+)\]$", text)  # by wrk2, after it has calibrated
+    times = recording.distribution(int(counted[1]) if counted else answers - timeout, percentiles, mean_ms=mean_ms, max_ms=max_ms)
     total = ImportedFigures(requests=requests, failed=min(requests, sum(errors.values())), response_time_ms=times)
     return files.summary(total, duration_s=duration_s, errors=errors), error_s
 
@@ -98,7 +107,7 @@ TOO_MANY = f"more answers than the {MOST:,} of which hey keeps figures, so that 
 def read_hey_csv(path: Path) -> ImportedRun:
     """Read CSV; its clock counts from the start of the run."""
     tool = files.tool("hey", "CSV", CLOSED, STEPS, ANSWERS, answers_only=True)
-    found = ImportedRun(tool=tool, requests=Requests(files.parsed(files.table(path, NEEDED), _hey_request)))
+    found = ImportedRun(tool=tool, requests=Requests(files.parsed(files.table(path, NEEDED), _hey_request), exact=False))
     if found.requests and len(found.requests) >= MOST:
         raise BrokenFile(TOO_MANY)
     return found
@@ -150,3 +159,34 @@ def hey_figures(text: str) -> tuple[ImportedSummary, float]:
 def _number(text: str, pattern: str) -> float:
     found = re.search(pattern, text, LINES)
     return float(found[1]) if found else math.nan
+
+
+# ---- oha ----
+
+DEADLINE = "aborted due to deadline"
+
+
+def read_oha(path: Path) -> ImportedRun:
+    """Read JSON; what was in flight at the end, which oha counts apart, took at least as long as it was waited for."""
+    data = files.document(path, dict[str, Any])
+    summary, took = data["summary"], data["latencyPercentiles"]
+    statuses = {int(status): count for status, count in data["statusCodeDistribution"].items()}
+    errors: Counter[str] = Counter({"status": sum(count for status, count in statuses.items() if files.is_failure(status))})
+    for message, count in data["errorDistribution"].items():
+        errors["censored" if message == DEADLINE else files.kind_of(message).name] += count
+    answers = sum(statuses.values())
+    requests = answers + errors.total() - errors["status"]
+    if not requests:
+        raise BrokenFile("no request")
+    times = recording.distribution(
+        answers,
+        {level: _known_ms(took.get(f"p{level}")) for level in recording.LEVELS},
+        **{name: _known_ms(summary[word.lower()]) for name, word in FIGURES.items()},
+    )
+    total = ImportedFigures(requests=requests, failed=errors.total(), response_time_ms=times)
+    found = files.summary(total, duration_s=summary["total"], errors=errors)
+    return ImportedRun(tool=files.tool("oha", "JSON", CLOSED), summaries={"oha": found})
+
+
+def _known_ms(seconds: float | None) -> float:
+    return math.nan if seconds is None else seconds * 1000
