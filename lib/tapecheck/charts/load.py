@@ -4,7 +4,6 @@ import itertools
 import math
 import textwrap
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -31,25 +30,14 @@ _KINDS: tuple[tuple[str, str, str, str, Callable[[ScenarioSummary], intervals.Di
 )
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Series:
-    label: str
-    offset: float
-    marker: str
-    colour: str
-    percentile: Callable[[GroupSummary], Percentile | None]
-
-
-_RESPONSE = (
-    _Series(label="median", offset=-0.15, marker="o", colour=figure.PALETTE[0], percentile=lambda group: group.response_time_ms.p50),
-    _Series(label="p95", offset=0.15, marker="s", colour=figure.PALETTE[3], percentile=lambda group: group.response_time_ms.p95),
+Series = tuple[str, float, str, str, Callable[[GroupSummary], Percentile | None]]  # label, offset, marker, colour and figure
+_RESPONSE: tuple[Series, ...] = (
+    ("median", -0.15, "o", figure.PALETTE[0], lambda group: group.response_time_ms.p50),
+    ("p95", 0.15, "s", figure.PALETTE[3], lambda group: group.response_time_ms.p95),
 )
-_INSIDE = (
-    _Series(
-        label="median inside the target", offset=0, marker="^", colour=figure.PALETTE[2],
-        percentile=lambda group: group.server_time_ms.p50 if group.server_time_ms else None,
-    ),
-)  # fmt: skip
+_INSIDE: tuple[Series, ...] = (
+    ("median inside the target", 0, "^", figure.PALETTE[2], lambda group: group.server_time_ms.p50 if group.server_time_ms else None),
+)
 
 
 def load_percentiles(*, recording: Recording, summary: Summary, objectives: Sequence[Objective]) -> figure.Chart:
@@ -62,7 +50,10 @@ def load_percentiles(*, recording: Recording, summary: Summary, objectives: Sequ
         for i, (name, scenario) in enumerate(summary.items()):
             if not scenario.requests:
                 continue
-            _spectrum(ax, samples.counted(recording.samples, name), scenario, label=_described(name, scenario), **figure.nth(i))
+            failed = f", {scenario.failed:,} failed" if scenario.failed else ""
+            how = f", {how}" if (how := figure.marked(scenario)) else ""
+            label = f"{name} (n = {scenario.requests:,}{failed}{how})"
+            _spectrum(ax, samples.counted(recording.samples, name), scenario, label=label, **figure.nth(i))
         _tail_axis(ax, summary, objectives)
         _kinds_of_time(kinds, summary, objectives)
 
@@ -93,11 +84,6 @@ def _spectrum(ax: Axes, part: Rows, scenario: ScenarioSummary, **look: Any) -> N
     nines = 1 / (1 - line["p"])
     ax.plot(nines, line["value"], **look)
     ax.fill_between(nines, low, line["high"], color=look["color"], alpha=0.15, linewidth=0)
-
-
-def _described(name: str, scenario: ScenarioSummary) -> str:
-    failed = f", {scenario.failed:,} failed" if scenario.failed else ""
-    return f"{name} (n = {scenario.requests:,}{failed}{', ' + how if (how := figure.marked(scenario)) else ''})"
 
 
 def _tail_axis(ax: Axes, summary: Summary, objectives: Sequence[Objective]) -> None:
@@ -169,31 +155,26 @@ def load_dimensions(*, recording: Recording, summary: Summary) -> figure.Chart:
     return chart
 
 
-def _groups(ax: Axes, values: Mapping[str, GroupSummary], series: Sequence[_Series]) -> None:
+def _groups(ax: Axes, values: Mapping[str, GroupSummary], series: Sequence[Series]) -> None:
     """Draw each value of a parameter in a column; an interval without an upper end runs out of the axes."""
-    known = [(x, one, p) for x, g in enumerate(values.values()) for one in series if (p := one.percentile(g)) and not math.isnan(p.value)]
+    known = [(x, one, p) for x, g in enumerate(values.values()) for one in series if (p := one[-1](g)) and not math.isnan(p.value)]
     top = 1.1 * max((p.value if p.high is None else p.high for _, _, p in known), default=0.0) or 1.0
     for one in series:
-        found = [(x + one.offset, p) for x, drawn, p in known if drawn is one]
+        label, offset, marker, colour, _ = one
+        found = [(x + offset, p) for x, drawn, p in known if drawn is one]
         below = [p.value - (p.value if p.low is None else p.low) for _, p in found]
-        above = [_above(p, 2 * top) for _, p in found]
+        highs = [
+            p.high if p.high is not None else 2 * top if p.n_effective else p.value for _, p in found
+        ]  # another tool's has no interval
+        above = [max(high - p.value, 0.0) for high, (_, p) in zip(highs, found, strict=True)]
         if found:
-            ax.errorbar(
-                [x for x, _ in found], [p.value for _, p in found], yerr=[below, above], fmt=one.marker, color=one.colour, capsize=3,
-                markersize=5, label=one.label,
-            )  # fmt: skip
+            x, y = [x for x, _ in found], [p.value for _, p in found]
+            ax.errorbar(x, y, yerr=[below, above], fmt=marker, color=colour, capsize=3, markersize=5, label=label)
     if not known:
         figure.note(ax, "no Server-Timing")
     ax.set_ylim(-0.06 * top, top)
     ax.yaxis.set_major_locator(MaxNLocator(5 if len(series) > 1 else 2, steps=[1, 2, 5, 10], min_n_ticks=2))
     ax.yaxis.set_major_formatter(figure.plain())
-
-
-def _above(p: Percentile, out_of_sight: float) -> float:
-    """Return how far an interval reaches above its percentile; one that another tool told has none."""
-    if not p.n_effective:
-        return 0.0
-    return max((out_of_sight if p.high is None else p.high) - p.value, 0.0)
 
 
 def _value_names(ax: Axes, below: Axes, names: Sequence[str], room_pt: float) -> None:
