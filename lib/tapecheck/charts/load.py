@@ -163,9 +163,8 @@ def _groups(ax: Axes, values: Mapping[str, GroupSummary], series: Sequence[Serie
         label, offset, marker, colour, _ = one
         found = [(x + offset, p) for x, drawn, p in known if drawn is one]
         below = [p.value - (p.value if p.low is None else p.low) for _, p in found]
-        highs = [
-            p.high if p.high is not None else 2 * top if p.n_effective else p.value for _, p in found
-        ]  # another tool's has no interval
+        highs = [p.high if p.high is not None else 2 * top if p.n_effective else p.value for _, p in found]
+        # an interval that another tool did not give is none
         above = [max(high - p.value, 0.0) for high, (_, p) in zip(highs, found, strict=True)]
         if found:
             x, y = [x for x, _ in found], [p.value for _, p in found]
