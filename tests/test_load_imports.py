@@ -196,7 +196,7 @@ REFUSED: dict[str, tuple[Callable[[], str], str]] = {
     "time that runs backwards": (lambda: changed("locust_reset_stats_history.csv", ("1795956990", "1795956980")), "out of order"),
     "no zone in k6": (lambda: changed("k6.json", ('Z","value', '","value')), "a time without its zone"),
     "no zone in vegeta": (lambda: changed("vegeta.json", ('Z","latency', '","latency')), "a time without its zone"),
-    "no zone in a report": (lambda: changed("vegeta_report.json", ('Z","latest', '","latest')), "of another version"),
+    "no zone in a report": (lambda: changed("vegeta_report.json", ('Z","latest', '","latest')), "a time without its zone"),
     "a diary": (lambda: "dear diary", "begins with 'dear diary'"),
     "nothing": (lambda: "", "begins with ''"),
 }  # fmt: skip
