@@ -69,7 +69,10 @@ def _measurement(output: str, found: Iterable[tuple[int, Request]]) -> ImportedR
 
 
 def read_report(path: Path) -> ImportedRun:
-    """Read a report in JSON; of failures without an answer the kind is known only where all messages are of one."""
+    """Read a report in JSON; of failures without an answer the kind is known only where all messages are of one.
+
+    Older versions have neither p90 nor minimum. It lasts until the last hit, and from then until the last answer.
+    """
     report = files.document(path, dict[str, Any])
     n, took, began = report["requests"], report["latencies"], datetime.fromisoformat(report["earliest"])
     nanoseconds(began)
@@ -81,13 +84,9 @@ def read_report(path: Path) -> ImportedRun:
     silent = failed.pop("0", 0)
     kinds = {files.kind_of(message).name for message in report.get("errors") or ()} - {"status"}
     errors = {"status": sum(failed.values()), kinds.pop() if len(kinds) == 1 else "other": silent}
-    percentiles_ms = {
-        level: took.get(f"{level}th", math.nan) / 1e6 for level in recording.LEVELS
-    }  # older versions have neither p90 nor min
+    percentiles_ms = {level: took.get(f"{level}th", math.nan) / 1e6 for level in recording.LEVELS}
     exact_ms = {f"{name}_ms": took.get(name, math.nan) / 1e6 for name in ("mean", "min", "max")}
     times = recording.distribution(n, percentiles_ms, **exact_ms)
     total = ImportedFigures(requests=n, failed=sum(errors.values()), response_time_ms=times, bytes_mean=report["bytes_in"]["mean"])
-    summary = files.summary(
-        total, duration_s=(report["duration"] + report["wait"]) / 1e9, errors=errors
-    )  # until the last hit, and its answer
+    summary = files.summary(total, duration_s=(report["duration"] + report["wait"]) / 1e9, errors=errors)
     return ImportedRun(tool=files.tool("vegeta", "report", ESTIMATED, BODIES), summaries={"vegeta": summary}, started_at=began)
