@@ -9,12 +9,11 @@ import gzip
 import io
 import re
 import zlib
-from array import array
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import ClassVar, NamedTuple, TypeVar
+from typing import NamedTuple, TypeVar
 from urllib.parse import unquote
 
 import msgspec
@@ -187,6 +186,10 @@ EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 SINCE_1970_NS = 10**17  # a clock that shows less, three years, counts from elsewhere
 
 
+OF_SAMPLE = ("sent_ns", "first_byte_ns", "done_ns", "bytes", "request", "status", "error")
+ROW = np.dtype([*((name, SAMPLE[name]) for name in OF_SAMPLE), ("scenario", np.uint16)])
+
+
 class Request(NamedTuple):
     """One request as a tool reports it, by its method and its name, which may be its URL."""
 
@@ -208,27 +211,19 @@ class Requests:
     So are requests twice, where the clock is `exact` enough to tell.
     """
 
-    _CODES: ClassVar[dict[str, str]] = {
-        "sent_ns": "q", "first_byte_ns": "q", "done_ns": "q", "bytes": "I", "request": "I", "status": "H", "error": "B", "scenario": "H",
-    }  # fmt: skip
-
     def __init__(self, found: Iterable[tuple[int, Request]], *, exact: bool = True) -> None:
         self.origins: dict[str, None] = {}
-        self._columns = {name: array(code) for name, code in self._CODES.items()}
         self._scenarios: dict[str, int] = {}
         self._labels: dict[str, int] = {}
         self._numbers: dict[tuple[str, str], int] = {}
-        for _ in parsed(found, self._add):
-            pass
-        if not self._scenarios:
+        self.rows = np.fromiter((row for _, row in parsed(found, self._row)), ROW)
+        if not len(self.rows):
             raise BrokenFile("no request")
-        if exact and (twice := self._repeated()) > len(self) // 10_000:
+        spans = (self.rows["sent_ns"] * 1_000_003 + self.rows["done_ns"])[self.rows["done_ns"] > self.rows["sent_ns"]]
+        if exact and (twice := len(spans) - len(np.unique(spans))) > len(self.rows) // 10_000:  # whatever overflows, equal ones stay equal
             raise BrokenFile(f"{twice:,} requests twice, to the nanosecond: parts of it are repeated")
 
-    def __len__(self) -> int:
-        return len(self._columns["sent_ns"])
-
-    def _add(self, one: Request) -> None:
+    def _row(self, one: Request) -> tuple[int, ...]:
         if one.done_ns < one.sent_ns:
             raise ValueError(f"a request that took {(one.done_ns - one.sent_ns) / 1e6:g} ms")
         number = self._numbers.get((one.method, one.name))
@@ -237,11 +232,9 @@ class Requests:
             if len(self._numbers) < REMEMBERED:
                 self._numbers[one.method, one.name] = number
         scenario = self._scenarios.setdefault(one.scenario, len(self._scenarios))
-        values = (one.sent_ns, one.first_byte_ns, one.done_ns, min(one.bytes, MOST_BYTES), number, one.status, one.error, scenario)
-        for column, value in zip(self._columns.values(), values, strict=True):
-            column.append(value)
+        return one.sent_ns, one.first_byte_ns, one.done_ns, min(one.bytes, MOST_BYTES), number, one.status, one.error, scenario
 
-    def _number(self, text: str, origin: str) -> int:
+    def _number(self, text: str, origin: str = "") -> int:
         """Return the number of a kind of request; beyond `NAMES` they are all one."""
         if origin and len(self.origins) < NAMES:
             self.origins.setdefault(origin)
@@ -249,31 +242,22 @@ class Requests:
             return self._labels.get(text, 0)
         return self._labels.setdefault(text, len(self._labels))
 
-    def _repeated(self) -> int:
-        """Count requests that began and ended when another did, and took any time."""
-        sent_ns, done_ns = (np.frombuffer(self._columns[name], np.int64) for name in ("sent_ns", "done_ns"))
-        spans = (sent_ns * 1_000_003 + done_ns)[done_ns > sent_ns]  # whatever overflows, equal ones stay equal
-        return len(spans) - len(np.unique(spans))
-
     def pool(self, other: "Requests") -> None:
         """Take the requests of another file of the same run."""
         self.origins |= other.origins
-        columns = {name: np.frombuffer(column, column.typecode) for name, column in other._columns.items()}
-        first = max(self._scenarios.values()) + 1
-        scenarios = np.zeros(max(other._scenarios.values()) + 1, np.uint16)
-        for i, (name, code) in enumerate(other._scenarios.items()):
-            scenarios[code] = self._scenarios.setdefault(name, first + i)
-        labels = np.array([self._number(text, "") for text in other._labels] or [0], np.uint32)
-        kept = np.isin(columns["scenario"], list(other._scenarios.values()))
-        columns |= {"scenario": scenarios[np.minimum(columns["scenario"], len(scenarios) - 1)], "request": labels[columns["request"]]}
-        for name, column in columns.items():
-            self._columns[name].frombytes(column[kept].tobytes())
+        scenarios = np.array([self._scenarios.setdefault(name, len(self._scenarios)) for name in other._scenarios])
+        labels = np.array([self._number(text) for text in other._labels] or [0])
+        rows = other.rows.copy()
+        rows["scenario"], rows["request"] = scenarios[rows["scenario"]], labels[rows["request"]]
+        self.rows = np.concatenate([self.rows, rows])
 
     def leave_out(self, scenario: str) -> int:
         """Leave a scenario out where there are others; return how many requests that takes."""
-        if len(self._scenarios) < 2 or scenario not in self._scenarios:
+        aside = self.rows["scenario"] == self._scenarios.get(scenario, len(self._scenarios))
+        if aside.all():
             return 0
-        return self._columns["scenario"].count(self._scenarios.pop(scenario))
+        self.rows = self.rows[~aside]
+        return int(np.count_nonzero(aside))
 
     @property
     def values(self) -> list[dict[str, str]]:
@@ -282,23 +266,23 @@ class Requests:
 
     def samples(self) -> dict[str, Samples]:
         """Return the samples of each scenario, by the time at which they were sent."""
-        columns = {name: np.frombuffer(column, column.typecode) for name, column in self._columns.items()}
-        scenario, found = columns.pop("scenario"), {}
+        found = {}
         for name, code in self._scenarios.items():
-            chosen = np.flatnonzero(scenario == code)
-            order = chosen[np.argsort(columns["sent_ns"][chosen], kind="stable")]
-            rows = found[name] = np.zeros(len(order), SAMPLE)
-            for column, values in columns.items():
-                rows[column] = values[order]
-            rows["intended_ns"] = rows["sent_ns"]
-            rows["server_ms"] = rows["db_ms"] = np.nan
-            rows["connection_reused"] = True
+            own = self.rows[self.rows["scenario"] == code]
+            own = own[np.argsort(own["sent_ns"], kind="stable")]
+            samples = np.zeros(len(own), SAMPLE)
+            for column in OF_SAMPLE:
+                samples[column] = own[column]
+            samples["intended_ns"], samples["connection_reused"] = own["sent_ns"], True
+            samples["server_ms"] = samples["db_ms"] = np.nan
+            if len(own):
+                found[name] = samples
         return found
 
     @property
     def span_ns(self) -> tuple[int, int]:
         """Return when the first was sent and the last had ended, on the tool's clock."""
-        return min(self._columns["sent_ns"]), max(self._columns["done_ns"])
+        return int(self.rows["sent_ns"].min()), int(self.rows["done_ns"].max())
 
     @property
     def started_at(self) -> datetime | None:

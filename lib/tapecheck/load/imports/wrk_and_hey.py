@@ -108,7 +108,7 @@ def read_hey_csv(path: Path) -> ImportedRun:
     """Read CSV; its clock counts from the start of the run."""
     tool = files.tool("hey", "CSV", CLOSED, STEPS, ANSWERS, answers_only=True)
     found = ImportedRun(tool=tool, requests=Requests(files.parsed(files.table(path, NEEDED), _hey_request), exact=False))
-    if found.requests and len(found.requests) >= MOST:
+    if found.requests and len(found.requests.rows) >= MOST:
         raise BrokenFile(TOO_MANY)
     return found
 
