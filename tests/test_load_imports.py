@@ -164,6 +164,7 @@ REFUSED: dict[str, tuple[Callable[[], str], str]] = {
     "JMeter's XML": (lambda: '<?xml version="1.0"?>\n<testResults version="1.2">\n', "JMeter's XML"),
     "ab": (lambda: "This is ApacheBench, Version 2.3\n", "what ab prints"),
     "Gatling": (lambda: "RUN\tcomputer\tsim\t1700000000000\t \t3.9.5\n", "Gatling's simulation.log"),
+    "Gatling, binary": (lambda: "\0\0\0\0\x063.12.0\0\0", "Gatling's simulation.log"),
     "vegeta's text": (lambda: "Requests      [total, rate, throughput]  20, 21.05, 18.20\n", "vegeta report -type=json"),
     "vegeta's gob": (lambda: "\x80\xff\x03\x01\x01\x06Result\x01\xff", "vegeta encode"),
     "Locust's failures": (lambda: text_of("locust_failures.csv"), "PREFIX_stats.csv"),

@@ -9,10 +9,9 @@ import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
-from operator import attrgetter
 from pathlib import Path
+from typing import Any
 
-import msgspec
 import numpy as np
 
 from tapecheck.load import recording
@@ -21,7 +20,6 @@ from tapecheck.load.imports import files
 from tapecheck.load.imports.files import CLOSED, CUT_OFF, BrokenFile, ImportedRun, label
 from tapecheck.load.recording import ImportedFigures, ImportedSummary, Tool
 from tapecheck.statistics import intervals
-from tapecheck.statistics.intervals import Distribution
 
 FAILURES = ("Method", "Name", "Error", "Occurrences")
 LAST_SECOND = "it is written once a second, and not at the end: the last second may be missing; --json-file has all"
@@ -123,41 +121,27 @@ FIRST_REQUEST = "it does not say when its first request began: its duration coun
 _WHOLE = re.compile(r"^\[\s*\{.*^\]\s*$|^\[\{.*\}\]\s*$", re.DOTALL | re.MULTILINE)  # among the lines of a log, where it went to stdout
 
 
-class LocustEntry(msgspec.Struct):
-    """All requests of one name; times are in ms, instants in seconds since 1970: `start_time` is that of the first answer."""
-
-    name: str
-    method: str | None
-    start_time: float
-    last_request_timestamp: float | None
-    num_requests: int
-    num_none_requests: int
-    num_failures: int
-    total_response_time: float
-    min_response_time: float | None
-    max_response_time: float
-    total_content_length: int
-    response_times: dict[str, int]
-
-
-_LONGEST, _SHORTEST = attrgetter("max_response_time"), attrgetter("min_response_time")
+Entries = Sequence[
+    Mapping[str, Any]
+]  # all requests of one name each; times in ms, instants in s since 1970, the first that of its first answer
 
 
 def read_json(path: Path) -> ImportedRun:
     """Read JSON."""
     text = files.text(path)
     whole = _WHOLE.search(text)
-    entries = [entry for entry in files.document(path, list[LocustEntry], whole[0] if whole else text) if entry.num_requests]
+    entries = [one for one in files.document(path, list[dict[str, Any]], whole[0] if whole else text) if one["num_requests"]]
     if not entries:
         raise BrokenFile("no request")
     total = _figures_of(entries)
-    began_s = [min(one.start_time - (took(one) or 0.0) / 1000 for one in entries) for took in (_LONGEST, _SHORTEST)]
-    ended_s = max(entry.last_request_timestamp or began_s[0] for entry in entries)
+    longest, shortest = ("max_response_time", "min_response_time")
+    began_s = [min(one["start_time"] - (one[took] or 0.0) / 1000 for one in entries) for took in (longest, shortest)]
+    ended_s = max(one["last_request_timestamp"] or began_s[0] for one in entries)
     scenario = files.summary(
         total,
         duration_s=ended_s - sum(began_s) / 2,
         errors={"other": total.failed},
-        by={label(entry.method or "", entry.name): _figures_of([entry]) for entry in entries},
+        by={label(one["method"] or "", one["name"]): _figures_of([one]) for one in entries},
     )
     return ImportedRun(
         tool=files.tool("locust", "JSON", CLOSED, CUT_OFF, JSON_ROUNDED, JSON_NO_KINDS, FIRST_REQUEST),
@@ -167,29 +151,23 @@ def read_json(path: Path) -> ImportedRun:
     )
 
 
-def _figures_of(entries: Sequence[LocustEntry]) -> ImportedFigures:
-    requests = sum(entry.num_requests for entry in entries)
-    return ImportedFigures(
-        requests=requests,
-        failed=sum(entry.num_failures for entry in entries),
-        response_time_ms=_times(entries, requests - sum(entry.num_none_requests for entry in entries)),
-        bytes_mean=sum(entry.total_content_length for entry in entries) / requests,
+def _figures_of(entries: Entries) -> ImportedFigures:
+    """Return counts, the exact mean and extremes, and the percentiles of the rounded times."""
+    requests, failed, untimed, size, total_ms = (
+        sum(one[name] for one in entries)
+        for name in ("num_requests", "num_failures", "num_none_requests", "total_content_length", "total_response_time")
     )
-
-
-def _times(entries: Sequence[LocustEntry], n: int) -> Distribution | None:
-    """Return the exact mean and extremes, and the percentiles of the rounded times."""
     counts: Counter[float] = Counter()
-    for entry in entries:
-        counts.update({float(ms): count for ms, count in entry.response_times.items()})
-    if counts.total() != n:
+    for one in entries:
+        counts.update({float(ms): count for ms, count in one["response_times"].items()})
+    if (n := requests - untimed) != counts.total():
         raise BrokenFile(f"{counts.total()} times of {n} requests")
     rounded = intervals.distribution(np.repeat(np.array(list(counts)), list(counts.values())), np.array([n]))
-    percentiles_ms = {level: getattr(rounded, f"p{level}").value for level in recording.LEVELS} if rounded else {}
-    return recording.distribution(
+    times = recording.distribution(
         n,
-        percentiles_ms,
-        mean_ms=sum(entry.total_response_time for entry in entries) / n if n else math.nan,
-        min_ms=min((entry.min_response_time for entry in entries if entry.min_response_time is not None), default=math.nan),
-        max_ms=max(entry.max_response_time for entry in entries),
+        {level: getattr(rounded, f"p{level}").value for level in recording.LEVELS} if rounded else {},
+        mean_ms=total_ms / n if n else math.nan,
+        min_ms=min((one["min_response_time"] for one in entries if one["min_response_time"] is not None), default=math.nan),
+        max_ms=max(one["max_response_time"] for one in entries),
     )
+    return ImportedFigures(requests=requests, failed=failed, response_time_ms=times, bytes_mean=size / requests)

@@ -50,7 +50,7 @@ FORMATS = (  # the first that fits
     Format("Locust's failures or exceptions alone", r"Method,Name,Error,|Count,Message,", "PREFIX_stats.csv, with the failures beside it"),
     Format("vegeta's text", r"Requests +\[total, rate", "its JSON: vegeta report -type=json"),
     Format("vegeta's own binary form", r"[^\w\s{\[<].{0,12}Result", "vegeta encode FILE"),
-    Format("Gatling's simulation.log, which is binary since 3.12", r"RUN\t|\x00\x00\x00\x00", "a file of another tool"),
+    Format("Gatling's simulation.log, which is binary since 3.12", r"RUN\t|\x00{4}.\d+\.\d+", "a file of another tool"),
     Format("what ab prints", r"This is ApacheBench", "a file of another tool"),
 )  # fmt: skip
 SHOWN = 40  # characters of a file that is none of them

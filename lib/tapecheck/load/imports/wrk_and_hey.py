@@ -172,7 +172,7 @@ def read_oha(path: Path) -> ImportedRun:
     summary, took = data["summary"], data["latencyPercentiles"]
     statuses = {int(status): count for status, count in data["statusCodeDistribution"].items()}
     errors: Counter[str] = Counter({"status": sum(count for status, count in statuses.items() if files.is_failure(status))})
-    for message, count in data["errorDistribution"].items():
+    for message, count in data.get("errorDistribution", {}).items():
         errors["censored" if message == DEADLINE else files.kind_of(message).name] += count
     answers = sum(statuses.values())
     requests = answers + errors.total() - errors["status"]
