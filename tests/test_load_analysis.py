@@ -144,12 +144,13 @@ def test_a_time_that_the_target_does_not_say_is_named() -> None:
 
 def test_every_value_of_a_parameter_has_its_own_figures() -> None:
     """Which limit a sample belongs to is stored with it, limits sort as numbers, and another scenario has none of it."""
-    rows = moved(burst(np.tile([10.0, 50.0, 200.0], 100)), request=np.tile([0, 1, 2], 100))
+    rows = moved(failing(burst(np.tile([10.0, 50.0, 200.0], 100)), ErrorKind.status, 1, 4, 5), request=np.tile([0, 1, 2], 100))
     prepared = {"a": requests(*({"limit": limit} for limit in (100, 500, 1000))), "b": requests({"symbol": "AAPL"})}
     found = analysis.summarize(recording({"a": rows, "b": burst(times(10, 1.0))}, prepared), LIMITS)
     by = found["a"].by["limit"]
     assert list(by) == ["100", "500", "1000"] and list(found["b"].by) == ["symbol"]
-    assert [(g.response_time_ms.p50.value, g.requests) for g in by.values()] == [(10.0, 100), (50.0, 100), (200.0, 100)]
+    found = [(g.response_time_ms.p50.value, g.requests, g.failed) for g in by.values()]
+    assert found == [(10.0, 100, 0), (50.0, 100, 2), (200.0, 100, 1)]
 
 
 @pytest.mark.parametrize(

@@ -12,6 +12,7 @@ from engines import errors, requests_for, run, work_for
 from servers import Server
 
 from tapecheck.load.engine import protocol
+from tapecheck.load.engine.content import BODIES_LIMIT, Kept
 from tapecheck.load.engine.engine import measure
 from tapecheck.load.engine.protocol import UNKNOWN, Connection, Exchange, server_times_ms
 from tapecheck.target.file import RequestTemplate
@@ -301,6 +302,19 @@ def test_what_is_recorded_is_what_a_parser_says(first: str, method: str, monkeyp
 def test_only_an_equal_head_with_a_length_is_not_parsed_again(first: str, then: str, unparsed: int) -> None:
     """The parser is spared where all that can differ is the body."""
     assert told([[ANSWERS[first]], [ANSWERS[then]]])[1] == unparsed
+
+
+def test_the_sample_of_answers_goes_on_to_the_end() -> None:
+    """The first of each combination, and then evenly over the whole scenario, however long it is; never more than there is room for."""
+    kept = Kept(3)
+    kept.start_round(0)
+    for number in range(100_000):
+        if number >= kept.next:
+            kept.add(number, number % 3, kept.advance(number))
+        assert len(kept.answers) <= BODIES_LIMIT
+    numbers = [number for number, _, _ in kept.answers]
+    assert numbers[0] == 0 and numbers[-1] > 95_000
+    assert len(numbers) >= BODIES_LIMIT / 2 and max(np.diff(numbers)) < 5_000
 
 
 def test_a_wrong_body_of_the_same_length_is_found_in_the_sample() -> None:
