@@ -41,10 +41,10 @@ PLAN = LoadPlan.model_validate(
         "objectives": ["p95_ms < 1000", "mean_ms < 1000", "success_ratio > 0.5", "throughput_rps > 1"],
     }
 )
-SAMPLED = ("k6.json", "k6.csv", "vegeta.json", "vegeta.csv", "hey.csv")
+SAMPLED = ("k6.json", "k6.csv", "vegeta.json", "vegeta.csv", "hey.csv", "jmeter.jtl")
 FIGURES = (
     *("k6_summary.json", "k6_handled.json", "locust_stats.csv", "locust_stats_history.csv", "locust.json"),
-    *("vegeta_report.json", "wrk.txt", "hey.txt"),
+    *("vegeta_report.json", "wrk.txt", "wrk2.txt", "hey.txt", "oha.json"),
 )
 every_file = pytest.mark.parametrize("name", SAMPLED + FIGURES)
 
@@ -106,6 +106,9 @@ SAID: dict[str, tuple[str, list[tuple[str, str]], dict[str, object]]] = {  # fil
     "a second less so": ("wrk.txt", [], {"duration_s": 376 / 187.20}),
     "0.1 ms are coarse": ("hey_refused.txt", [], {"duration_s": 60 / 6057.6280}),
     "k6 without http_req_failed": ("k6_same_run.json.gz", [], {"requests": 600, "failed": 81}),
+    "wrk2": ("wrk2.txt", [], {"requests": 119_977, "errors": {"status": 20}, "p50": 1.37, "p95": 2.663, "p99": 3.02, "duration_s": 10.0}),
+    "oha": ("oha.json", [], {"requests": 4005, "errors": {"status": 20, "censored": 80, "other": 5}, "mean": 50.0, "p95": 90.0}),
+    "oha without an answer": ("oha.json", [('"200": 3900,', ""), ('"503": 20', "")], {"requests": 85, "response_time_ms": None}),
     "k6's summary": ("k6_summary.json", [], {"requests": 11, "errors": {"other": 1}, "duration_s": 1.0225, "p99": math.nan}),
     "k6's other summary": ("k6_handled.json", [], {"requests": 11, "errors": {"other": 1}, "duration_s": 1.0225, "p50": 20.952551}),
     "k6's medians of 0": ("k6_zero_median.json.gz", [], {"requests": 70, "failed": 70, "p50": 0.0}),
@@ -542,35 +545,15 @@ def test_messages_of_go_and_python_are_our_kinds(message: str, kind: ErrorKind) 
     assert files.kind_of(message) is kind
 
 
-def test_wrk2_counts_from_when_a_request_was_due(tmp_path: Path) -> None:
-    """Its percentiles are the recorded ones, p95 from its spectrum, and nobody doubts coordinated omission."""
-    recording, found = read(write(tmp_path / "wrk2.txt", planted.WRK2))
-    times = found.response_time_ms
-    assert times and (times.p50.value, times.p95.value, times.p99.value, times.p99.n) == (1.37, 2.663, 3.02, 99_360)
-    assert (found.requests, found.errors, found.duration_s) == (119_977, {"status": 20}, pytest.approx(10.0, rel=1e-3))
-    assert "Measured by wrk2. " in load.analyse(recording, PLAN).headline
-
-
-def test_oha_says_what_it_says(tmp_path: Path) -> None:
-    """What its deadline cut off failed, and what it does not know is null."""
-    _, found = read(write(tmp_path / "oha.json", json.dumps(planted.OHA)))
-    assert found.errors == {"status": 20, "censored": 80, "other": 5} and found.requests == 4005
-    times = found.response_time_ms
-    assert times and (times.mean, times.p95.value, times.max, found.duration_s) == (50.0, 90.0, 900.0, 10.0)
-    silent = {**planted.OHA, "statusCodeDistribution": {}, "latencyPercentiles": {"p50": None}}
-    _, found = read(write(tmp_path / "oha.json", json.dumps(silent)))
-    assert (found.requests, found.succeeded, found.response_time_ms) == (85, 0, None)
-
-
 def test_jmeter_rows_are_samples(tmp_path: Path) -> None:
     """With commas and lines inside fields; sums of transaction controllers are none, and another clock is refused."""
-    recording, found = read(write(tmp_path / "run.jtl", planted.jtl()))
-    expected = [kind for *_, kind in planted.OF_JTL if kind]
-    assert found.errors == dict.fromkeys(expected, 1) and found.requests == len(planted.OF_JTL)
+    recording, found = read(DATA / "jmeter.jtl")
+    kinds = ("content", "status", "connect_refused", "timeout", "unreachable", "closed_early")
+    assert (found.requests, found.errors) == (7, dict.fromkeys(kinds, 1))
     assert list(found.by["name"]) == ["GET a, b"] and found.response_time_ms and found.response_time_ms.max == 20.0
     assert (recording.context.started_at, recording.context.target.name) == (planted.BEGAN, "127.0.0.1:8000")
     assert recording.context.tool and any(note.endswith("are left out: 1") for note in recording.context.tool.notes)
-    dates = re.sub(r"^17\d+", "2026/11/02 10:15:00.000", planted.jtl(), flags=re.MULTILINE)
+    dates = re.sub(r"^17\d+", "2026/11/02 10:15:00.000", text_of("jmeter.jtl"), flags=re.MULTILINE)
     assert "timestamp_format" in refused(write(tmp_path / "run.jtl", dates))
 
 
@@ -615,9 +598,11 @@ def test_every_tool_is_known_by_its_content_and_named(tmp_path: Path, name: str)
     recording, _ = read(tmp_path / "results")
     assert recording.context.measured_by == name.partition(".")[0].partition("_")[0]
     said = load.analyse(recording, PLAN)
-    assert f"Measured by {recording.context.measured_by}: coordinated omission cannot be excluded." in said.headline
-    assert said.findings[-1].name == "other_tool" and "does not say when requests were due" in said.findings[-1].finding
-    assert ("closed model" in said.findings[-1].finding) == (recording.context.measured_by in ("locust", "wrk", "hey"))
+    tool, note = recording.context.measured_by, said.findings[-1]
+    is_due = tool != "wrk2"
+    assert f"Measured by {tool}{': coordinated omission cannot be excluded' if is_due else ''}." in said.headline
+    assert note.name == "other_tool" and ("does not say when requests were due" in note.finding) == is_due
+    assert ("closed model" in note.finding) == (tool in ("locust", "wrk", "hey", "oha", "jmeter"))
     assert "nan" not in frames.scenarios(said.summary).to_string() + frames.breakdown(said.summary).to_string()
 
 
