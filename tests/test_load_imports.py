@@ -185,6 +185,10 @@ REFUSED: dict[str, tuple[Callable[[], str], str]] = {
         lambda: re.sub(r'"status":"\d+",?', "", changed("k6.json", ("http_req_failed", "x"), ('"error_code"', '"x"'))),
         "without status, error_code",
     ),
+    "a point of another request": (
+        lambda: re.sub(r'("http_req_blocked"[^\n]*"time":"20)26', r"\g<1>27", text_of("k6.json"), count=1),
+        "lines are missing, repeated or out of order",
+    ),
     "no time": (lambda: changed("k6_summary.json", ('"http_req_duration"', '"x"')), "no http_req_duration"),
     "no request of k6": (lambda: changed("k6_summary.json", ('"http_reqs"', '"x"')), "no http_reqs"),
     "a column is missing": (lambda: changed("hey.csv", (",status-code,offset", "")), "no column status-code, offset: of another version"),
