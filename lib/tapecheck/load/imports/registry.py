@@ -9,7 +9,7 @@ from pathlib import Path
 
 from tapecheck import config, resources
 from tapecheck.errors import ConfigError, Problem
-from tapecheck.load.imports import files, jmeter, k6, locust, vegeta, wrk_and_hey
+from tapecheck.load.imports import files, k6, locust, vegeta_and_jmeter, wrk_and_hey
 from tapecheck.load.imports.files import ImportedRun
 from tapecheck.load.recording import Context, GeneratorStats, Recording
 from tapecheck.load.samples import table_of
@@ -36,14 +36,17 @@ FORMATS = (  # the first that fits
     Format("Locust stats (locust --csv PREFIX: PREFIX_stats.csv)", r"Type,Name,", locust.read_stats),
     Format("Locust history (PREFIX_stats_history.csv)", r"Timestamp,User Count,Type,Name,", locust.read_history),
     Format("Locust JSON (locust --json-file FILE)", r'\[.*"num_requests".*"response_times"', locust.read_json),
-    Format("vegeta JSON (vegeta encode --to json)", r'\{(?=[^\n]*"timestamp":)(?=[^\n]*"latency":)(?=[^\n]*"code":)', vegeta.read_json),
-    Format("vegeta's report (vegeta report -type=json)", r'\{(?=.*"latencies")(?=.*"50th")', vegeta.read_report),
-    Format("vegeta CSV (vegeta encode --to csv)", r"\d{19},\d+,\d+,\d+,\d+,", vegeta.read_csv),
+    Format(
+        "vegeta JSON (vegeta encode --to json)",
+        r'\{(?=[^\n]*"timestamp":)(?=[^\n]*"latency":)(?=[^\n]*"code":)', vegeta_and_jmeter.read_json,
+    ),
+    Format("vegeta's report (vegeta report -type=json)", r'\{(?=.*"latencies")(?=.*"50th")', vegeta_and_jmeter.read_report),
+    Format("vegeta CSV (vegeta encode --to csv)", r"\d{19},\d+,\d+,\d+,\d+,", vegeta_and_jmeter.read_csv),
     Format("the report of wrk or wrk2", r"Running [^\n]+ test @ ", wrk_and_hey.read_wrk),
     Format("hey CSV (hey -o csv)", r"response-time,DNS\+dialup,DNS,Request-write,Response-delay,Response-read", wrk_and_hey.read_hey_csv),
     Format("hey's report", r"Summary:\n  Total:\t", wrk_and_hey.read_hey),
     Format("oha JSON (oha --output-format json)", r'\{(?=.*"summary")(?=.*"successRate")', wrk_and_hey.read_oha),
-    Format("JMeter CSV (JTL)", r'(?=[^\n]*\btimeStamp\b)(?=[^\n]*\belapsed\b)[\w",]+\n', jmeter.read_csv),
+    Format("JMeter CSV (JTL)", r'(?=[^\n]*\btimeStamp\b)(?=[^\n]*\belapsed\b)[\w",]+\n', vegeta_and_jmeter.read_jtl),
     Format("oha's text, which is rounded", r"Summary:\n  Success rate:", "its JSON: oha --output-format json"),
     Format("JMeter's XML", r"<\?xml[^>]*>\s*<testResults|<testResults", "its CSV: jmeter -Jjmeter.save.saveservice.output_format=csv"),
     Format("a histogram alone, which says neither for how long nor what failed", r"Value +Percentile +TotalCount", "the report of wrk2"),
