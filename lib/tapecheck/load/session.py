@@ -189,9 +189,6 @@ class Generator(WorkerPool):
         Args:
             work: the scenario.
             on_progress: called about 5 times a second with (done, `work.progress_total`), and once at the end.
-
-        Raises:
-            MeasurementError: a worker cannot measure.
         """
         workers, total = self.ready()[: work.parts], work.progress_total
         with scratch(work.likely_rows) as file:

@@ -76,11 +76,7 @@ class LoadSummary(dict[str, ScenarioSummary]):
 
 
 def read_plan(path: str | Path, *, scenarios: str = "all", rounds: int = 0) -> LoadPlan:
-    """Read a load plan, keep the named scenarios (comma-separated), and set the rounds of its bursts (0: as planned).
-
-    Raises:
-        ConfigError: the file, an objective or a scenario's name is wrong.
-    """
+    """Read a load plan, keep the named scenarios (comma-separated), and set the rounds of its bursts (0: as planned)."""
     plan = config.read(LoadPlan, path)
     parse_all(plan.objectives, METRICS, plan.scenarios, file=str(path))
     chosen = [name.strip() for name in scenarios.split(",")] if scenarios != "all" else list(plan.scenarios)

@@ -74,11 +74,7 @@ def limits(smallest_effect: float) -> tuple[float, float]:
 
 
 def logs(before: Sequence[float], after: Sequence[float], *, less_is_better: bool = True) -> Logs:
-    """Return d_i of each round.
-
-    Raises:
-        ValueError: a value is not above 0, or the rounds are not pairs.
-    """
+    """Return d_i of each round; a ValueError where a value is not above 0, or the rounds are not pairs."""
     x, y = np.asarray(before, dtype=np.float64), np.asarray(after, dtype=np.float64)
     if x.shape != y.shape or not ((x > 0) & (y > 0)).all():
         raise ValueError(f"{len(x)} values before and {len(y)} after are no pairs above 0")

@@ -47,11 +47,7 @@ class Usl:
     peak_note: str
 
     def throughput_rps(self, n: Array | float) -> Array:
-        """Return the law's throughput at concurrency `n`.
-
-        Raises:
-            ValueError: `n` lies outside the measured range.
-        """
+        """Return the law's throughput at concurrency `n`; a ValueError beyond the measured range."""
         n = np.asarray(n, dtype=np.float64)
         if np.any((n < self.n_min) | (n > self.n_max)):
             raise ValueError(f"the law was fitted for N from {self.n_min:.3g} to {self.n_max:.3g}, and says nothing beyond")

@@ -200,11 +200,7 @@ class SampleWriter:
             raise MeasurementError(f"no address space for {MOST_ROWS * ROW_BYTES:,} bytes of samples: {error.strerror}") from None
 
     def grow(self) -> None:
-        """Add room for `CHUNK_ROWS` rows.
-
-        Raises:
-            MeasurementError: there is no room for them.
-        """
+        """Add room for `CHUNK_ROWS` rows; a `MeasurementError` where there is none."""
         size, offset = CHUNK_ROWS * self.stride, self.room * self.stride
         try:
             if offset + size > len(self.mapped):

@@ -133,11 +133,7 @@ def refused_connections(connections: int, workers: int = 1) -> str | None:
 
 
 def allow_connections(connections: int) -> None:
-    """Raise the soft limit of open files so that there can be so many connections.
-
-    Raises:
-        MeasurementError: the hard limit does not allow it; nothing has been sent.
-    """
+    """Raise the soft limit of open files so that there can be so many connections; a `MeasurementError` where the hard one is lower."""
     if (why := refused_connections(connections)) is not None:
         raise MeasurementError(f"{connections:,} connections; allowed: {why}")
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)

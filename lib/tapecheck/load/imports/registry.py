@@ -81,11 +81,7 @@ def _matches(pattern: Path) -> list[Path]:
 
 
 def format_of(path: Path, *, source: str) -> Format:
-    """Return what kind of file of another tool it is, or all files of a pattern are; `source` is how it was named.
-
-    Raises:
-        ConfigError: it is none that is read, or cannot be.
-    """
+    """Return what kind of file of another tool it is, or all files of a pattern are; a `ConfigError` that names the `source` if none."""
     found = {one.name: one for one in (_format_of(file, source) for file in _matches(path))}
     if len(found) > 1:
         raise _problem(source, " and ".join(found), "files of one kind")
@@ -108,11 +104,7 @@ def _format_of(path: Path, source: str) -> Format:
 
 
 def read(path: Path, *, source: str) -> Recording:
-    """Read a file of another tool, or the files of one run by a pattern; `source` is how it was named.
-
-    Raises:
-        ConfigError: it is none that is read, half-written, or of another version; or several are not of one run.
-    """
+    """Read a file of another tool, or the files of one run by a pattern; a `ConfigError` says why not, and names the `source`."""
     one, where = format_of(path, source=source), source
     assert callable(one.read), "one that is not read is refused"
     try:
