@@ -48,7 +48,7 @@ USE_A_SANDBOX = {  # what is under one name breaks its sandbox and mends it, fil
     "workers": ("test_backfill_sharding", "test_backfill_faults", "test_sandbox_filling", "test_benchmarks_backfill", "test_vendor_source"),
     "backfill": (
         "test_backfill_pipeline", "test_backfill_audit", "test_backfill_resume", "test_backfill_checkpoints", "test_backfill_schema",
-        "test_backfill_sink", "test_database", "test_observe",
+        "test_backfill_sink", "test_database", "test_observe", "test_backfill_answers",
     ),
 }  # fmt: skip
 OF_A_SANDBOX = {file: name for name, files in USE_A_SANDBOX.items() for file in files}

@@ -7,7 +7,7 @@ import psycopg
 import pytest
 from test_backfill_sink import bars_of, write
 
-from tapecheck.backfill import checkpoints
+from tapecheck.backfill import checkpoints, schema
 from tapecheck.backfill.checkpoints import Checksum
 from tapecheck.backfill.sink import Sink
 from tapecheck.target.opening import SandboxState
@@ -22,7 +22,7 @@ def connection(sandbox: SandboxState) -> Iterator[psycopg.Connection[Any]]:
     assert url
     with psycopg.connect(url, autocommit=True) as owner:
         owner.execute(f"DROP SCHEMA IF EXISTS {SCHEMA} CASCADE")
-        checkpoints.prepare(url, SCHEMA)
+        schema.prepare(url, SCHEMA)
         with Sink(url, schema=SCHEMA) as sink:
             write(sink, bars_of(0, 100))
             write(sink, bars_of(0, 50), "1h")

@@ -1,8 +1,12 @@
 """Whole backfills while upstream, database, key or tables are wrong: nothing is lost, what fails has a name, the rest goes on."""
 
+import contextlib
 import dataclasses
 import os
+import re
 import signal
+import threading
+import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from itertools import count
@@ -12,17 +16,18 @@ import httpx
 import psycopg
 import pytest
 from backfills import BASE, SCHEMA, plan, states
+from psycopg.conninfo import make_conninfo
 
-from tapecheck.backfill import checkpoints, jobs
+from tapecheck import database
+from tapecheck.backfill import checkpoints, jobs, schema
 from tapecheck.backfill.checkpoints import Checkpoint, Checksum
 from tapecheck.backfill.plan import Endpoints
 from tapecheck.backfill.recording import Job, Recording
-from tapecheck.backfill.schema import WrongTables
 from tapecheck.backfill.session import run
-from tapecheck.backfill.sink import Counts, Sink
+from tapecheck.backfill.sink import STRATEGIES, Counts, Sink
 from tapecheck.sandbox.profile import Home
-from tapecheck.vendor import source
-from tapecheck.vendor.bars import ticker_of
+from tapecheck.vendor import wire
+from tapecheck.vendor.bars import ticker_of, to_datetime
 
 Key = tuple[str, str]
 
@@ -89,9 +94,11 @@ class Filled:
         return {(symbol, FRAME): self.sums.get((symbol, FRAME)) for symbol in symbols}
 
 
-def filled(endpoints: Endpoints, schema: str = SCHEMA, **changes: Any) -> Filled:
-    """Run a backfill of 5-minute bars."""
+def filled(endpoints: Endpoints, schema: str = SCHEMA, *, sums: bool = True, **changes: Any) -> Filled:
+    """Run a backfill of 5-minute bars; without `sums` what it left is not read."""
     recording = run(plan(**{"timeframes": [FRAME], "history": HISTORY, "database_schema": schema} | changes), endpoints)
+    if not sums:
+        return Filled(recording=recording, sums={}, failures={}, made_up=set())
     with psycopg.connect(endpoints.database_url) as connection:
         failures = {key: found.error for key, found in checkpoints.read_with(connection, schema).items() if found.state == "failed"}
         extra = f"SELECT * FROM {schema}.bars EXCEPT SELECT * FROM {FAULTLESS}.bars"
@@ -119,7 +126,7 @@ def both(endpoints: Endpoints, symbols: Iterable[str], budget_s: float) -> Fille
 def small_pages() -> Iterator[None]:
     """Pages of a few hundred bars, so that the jobs here have several."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(source, "PAGE_LIMIT", 2500)
+        patch.setattr(wire, "PAGE_LIMIT", 2500)
         yield
 
 
@@ -229,18 +236,6 @@ def test_without_a_good_key_every_job_fails_at_once(endpoints: Endpoints, faultl
     assert found.sums == before, "what is stored stays only where nothing could come to replace it"
 
 
-@pytest.mark.parametrize("begin", ["fresh", "resume", "only_failed"])
-def test_tables_of_another_shape_are_left_alone(endpoints: Endpoints, connection: psycopg.Connection[Any], begin: str) -> None:
-    """The difference is named before anything is asked or written, and even a fresh start drops nothing."""
-    connection.execute(f"DROP SCHEMA IF EXISTS {SCHEMA} CASCADE; CREATE SCHEMA {SCHEMA}")
-    connection.execute(f"CREATE TABLE {SCHEMA}.bars AS SELECT 'TSLA' AS symbol, 7 AS price")
-    with pytest.raises(WrongTables, match=rf"{SCHEMA}.bars: column price is integer, expected none.*Nothing was written"):
-        run(plan(begin=begin), dataclasses.replace(endpoints, key="never sent"))
-    tables = connection.execute("SELECT tablename FROM pg_tables WHERE schemaname = %s", (SCHEMA,)).fetchall()
-    assert tables == [("bars",)]
-    assert connection.execute(f"SELECT * FROM {SCHEMA}.bars").fetchall() == [("TSLA", 7)]
-
-
 # ---- our own rate ----
 
 
@@ -303,8 +298,8 @@ def whenever_stored(monkeypatch: pytest.MonkeyPatch, act: Callable[[int, Checkpo
     """Call `act` with the number of each page, from 1, and its checkpoint when it was acknowledged; return what was."""
     write, acknowledged, number = Sink.write, list[Counts](), count(1)
 
-    def written(self: Sink, bars: Any, features: Any, checkpoint: Checkpoint) -> Counts:
-        counts = write(self, bars, features, checkpoint)
+    def written(self: Sink, bars: Any, features: Any, checkpoint: Checkpoint, **options: Any) -> Counts:
+        counts = write(self, bars, features, checkpoint, **options)
         acknowledged.append(counts)
         act(next(number), checkpoint)
         return counts
@@ -364,12 +359,12 @@ def test_rows_that_the_database_refuses_fail_their_job_alone(
     What was refused is not tried again, and its rows are in no count.
     """
     connection.execute(f"DROP SCHEMA IF EXISTS {SCHEMA} CASCADE")
-    checkpoints.prepare(endpoints.database_url, SCHEMA)
+    schema.prepare(endpoints.database_url, SCHEMA)
     connection.execute(f"ALTER TABLE {SCHEMA}.bars ADD CONSTRAINT no_tesla CHECK (symbol <> 'TSLA')")
     found = filled(endpoints, symbols=["TSLA", *SOUND], source=BASE["source"] | {"retry": {"budget_s": 30}}, begin="resume")
     assert states(found.recording)["failed"] == ["TSLA 5m"]
     assert found.job("TSLA").error.startswith("the database refuses: ") and "no_tesla" in found.job("TSLA").error
-    assert found.requests("TSLA") <= 2  # the page, and the one that was fetched ahead
+    assert found.requests("TSLA") <= 3  # the page, and those that were fetched ahead
     inserts = [span for span in found.recording.spans if span.stage == "insert"]
     assert [span.rows for span in inserts if span.symbol == "TSLA"] == [0]
     assert sum(span.rows for span in inserts) == sum(job.inserted for job in found.recording.jobs)
@@ -377,3 +372,168 @@ def test_rows_that_the_database_refuses_fail_their_job_alone(
     connection.execute(f"ALTER TABLE {SCHEMA}.bars DROP CONSTRAINT no_tesla")
     again = filled(endpoints, symbols=["TSLA", *SOUND], begin="only_failed")
     assert states(again.recording)["completed"] == ["TSLA 5m"] and again.sums == faultless.kept(["TSLA", *SOUND])
+
+
+# ---- a database that does not answer ----
+
+
+QUICK: dict[str, Any] = {"symbols": ["SOL"], "source": BASE["source"] | {"retry": {"first_s": 0.02, "cap_s": 0.1, "budget_s": 2}}}
+OURS = f"SELECT pid FROM pg_stat_activity WHERE query LIKE '%%{SCHEMA}.%%' AND pid <> pg_backend_pid() AND backend_start > %s"
+
+
+@contextlib.contextmanager
+def stopped_backends(monkeypatch: pytest.MonkeyPatch, *numbers: int) -> Iterator[list[int]]:
+    """Stop the server processes of some of the connections that write, by their number, before a page; yield their ids."""
+    write, stopped, seen = Sink.write, list[int](), list[Sink]()
+
+    def written(self: Sink, *words: Any, **options: Any) -> Counts:
+        if self not in seen:
+            seen.append(self)
+            self._execute("SELECT pg_backend_pid()")
+            pid = int(self._cursor.fetchone()[0])
+            if len(seen) in numbers:
+                os.kill(pid, signal.SIGSTOP)
+                stopped.append(pid)
+        return write(self, *words, **options)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Sink, "write", written)
+        try:
+            yield stopped
+        finally:
+            for pid in stopped:
+                os.kill(pid, signal.SIGCONT)
+
+
+def is_soon_none(connection: psycopg.Connection[Any], began: Any) -> bool:
+    """Tell whether soon none of our connections is left."""
+    until_s = time.monotonic() + 60
+    while (left := connection.execute(OURS, (began,)).fetchall()) and time.monotonic() < until_s:
+        time.sleep(0.05)
+    return not left
+
+
+@pytest.fixture
+def began(connection: psycopg.Connection[Any]) -> Any:
+    return connection.execute("SELECT clock_timestamp()").fetchone()[0]
+
+
+@pytest.mark.parametrize("numbers", [(1,), range(1, 99)], ids=["one", "all"])
+def test_a_server_process_that_hangs_is_left(
+    endpoints: Endpoints, connection: Any, faultless: Filled, began: Any, monkeypatch: pytest.MonkeyPatch, numbers: Any
+) -> None:
+    """One costs a new connection and no bar; when all do, the job ends within its budget and says so, and no connection stays."""
+    monkeypatch.setattr(jobs, "LEAST_HANG_S", 0.5)
+    monkeypatch.setitem(QUICK["source"], "retry", QUICK["source"]["retry"] | {"budget_s": 1.2})
+    begun_s = time.monotonic()
+    with stopped_backends(monkeypatch, *numbers) as stopped:
+        found = filled(endpoints, **QUICK)
+    assert time.monotonic() - begun_s < 30 and len(stopped) >= 1
+    if len(stopped) == 1:
+        assert found.kept(["SOL"]) == faultless.kept(["SOL"]) and not states(found.recording)["failed"]
+    else:
+        assert re.fullmatch(r"the database gave no answer for [01] s: it hangs", found.job("SOL").error)
+    assert is_soon_none(connection, began)
+
+
+@pytest.mark.interrupts_itself
+def test_an_interrupt_does_not_wait_for_a_database_that_hangs(
+    endpoints: Endpoints, connection: Any, faultless: Filled, began: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ctrl-C ends the run although an answer is out; what is stored can be resumed."""
+    monkeypatch.setattr(jobs, "INTERRUPT_S", 0.3)
+    patient = QUICK | {"source": BASE["source"] | {"retry": {"budget_s": 600}}}  # it would wait for five minutes
+    with stopped_backends(monkeypatch, 1) as stopped:
+
+        def interrupt() -> None:
+            while not stopped:
+                time.sleep(0.02)
+            time.sleep(0.3)
+            os.kill(os.getpid(), signal.SIGINT)
+
+        thread = threading.Thread(target=interrupt)
+        thread.start()
+        with pytest.raises(KeyboardInterrupt):
+            filled(endpoints, **patient)
+        thread.join()
+    assert is_soon_none(connection, began)
+    assert filled(endpoints, **QUICK, begin="resume").kept(["SOL"]) == faultless.kept(["SOL"])
+
+
+FULL = """CREATE FUNCTION {0}.full() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+RAISE EXCEPTION 'could not extend file "base/5/16397": No space left on device' USING ERRCODE = '53100'; END $$;
+CREATE TRIGGER full_disk BEFORE INSERT ON {0}.{1} FOR EACH STATEMENT EXECUTE FUNCTION {0}.full()"""
+
+
+@pytest.mark.parametrize("table", ["bars", "features", "checkpoints"])
+def test_a_full_disk_ends_the_job_with_that_reason(
+    endpoints: Endpoints, connection: Any, faultless: Filled, began: Any, table: str
+) -> None:
+    """Within its budget, with nothing half stored and no connection left; with room again the run is resumed."""
+    schema.prepare(endpoints.database_url, SCHEMA)
+    connection.execute(FULL.format(SCHEMA, table))
+    found = filled(endpoints, **QUICK, begin="resume")
+    assert found.job("SOL").error.startswith("the disk of the database is full: could not extend file") and found.sums == {}
+    assert is_soon_none(connection, began)
+    connection.execute(f"DROP TRIGGER full_disk ON {SCHEMA}.{table}")
+    assert filled(endpoints, **QUICK, begin="resume").kept(["SOL"]) == faultless.kept(["SOL"])
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES.values(), ids=STRATEGIES)
+def test_a_connection_that_cannot_be_readied_is_closed(endpoints: Endpoints, connection: Any, began: Any, strategy: Any) -> None:
+    """A disk without room for its temporary tables, or a schema that is gone, would leave one open at each attempt."""
+    for _ in range(5):
+        with pytest.raises(database.Error), strategy(endpoints.database_url, f"{SCHEMA}.nowhere") as sink:
+            sink.tail("SOL", FRAME, to_datetime(0), 1)
+    assert is_soon_none(connection, began)
+
+
+def test_a_lock_that_somebody_holds_is_waited_for_within_the_budget(
+    endpoints: Endpoints, connection: Any, faultless: Filled, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One that ends in time costs no bar; one that does not fails the job, which says whose matter it is."""
+    monkeypatch.setitem(database.SETTINGS, "lock_timeout", "300ms")
+    with psycopg.connect(endpoints.database_url) as holder:
+
+        def lock(page: int, _: Checkpoint) -> None:
+            if page in (1, 4):
+                holder.execute(f"LOCK TABLE {SCHEMA}.features IN ACCESS EXCLUSIVE MODE")
+            if page == 4:
+                threading.Timer(1, holder.rollback).start()
+
+        whenever_stored(monkeypatch, lock)
+        found = filled(endpoints, **QUICK, sums=False)
+        assert found.job("SOL").error.startswith("another session holds a lock on the tables: end its transaction")
+        holder.rollback()
+        again = filled(endpoints, **QUICK | {"source": BASE["source"] | {"retry": {"budget_s": 60}}}, begin="resume")
+    assert again.kept(["SOL"]) == faultless.kept(["SOL"])
+
+
+def test_a_standby_that_is_promoted_is_waited_for(
+    endpoints: Endpoints, connection: Any, faultless: Filled, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Until then it takes no row (25006), which is a loss that passes."""
+    name, refused, real = "tapecheck_standby", list[str](), database.said
+
+    def demote(page: int, _: Checkpoint) -> None:
+        if page == 2:
+            connection.execute(f"ALTER DATABASE {name} SET default_transaction_read_only = on")
+            connection.execute("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = %s", (name,))
+
+    def said(error: BaseException) -> str:
+        if getattr(error, "sqlstate", "") == "25006":
+            refused.append(real(error))
+            connection.execute(f"ALTER DATABASE {name} RESET default_transaction_read_only")
+        return real(error)
+
+    connection.execute(f"CREATE DATABASE {name}")
+    try:
+        whenever_stored(monkeypatch, demote)
+        monkeypatch.setattr(database, "said", said)
+        there = dataclasses.replace(endpoints, database_url=make_conninfo(endpoints.database_url, dbname=name))
+        recording = filled(there, **QUICK | {"source": BASE["source"] | {"retry": {"budget_s": 60}}}, sums=False).recording
+        assert not states(recording)["failed"] and refused[0].startswith("the database is read-only, as a standby is")
+        with psycopg.connect(there.database_url) as reader:
+            assert checkpoints.by_series(reader, SCHEMA) == faultless.kept(["SOL"])
+    finally:
+        connection.execute(f"DROP DATABASE {name} WITH (FORCE)")

@@ -54,12 +54,19 @@ def test_agrees_with_pandas_and_loops(name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("symbol", "timeframe", "expected"),
-    [("AAPL", "1d", 252), ("AAPL", "1h", 252 * 16), ("EEM", "15m", 252 * 64), ("BTC", "1d", 365), ("ADA", "4h", 365 * 6)],
+    ("ticker", "timeframe", "expected"),
+    [
+        ("AAPL", "1d", 252),
+        ("AAPL", "1h", 252 * 16),
+        ("EEM", "15m", 252 * 64),
+        ("X:BTCUSD", "1d", 365),
+        ("BTC", "1d", 252),
+        ("X:ADAUSD", "4h", 365 * 6),
+    ],
 )
-def test_a_year_has_the_bars_of_its_market(symbol: str, timeframe: str, expected: float) -> None:
+def test_a_year_has_the_bars_of_its_market(ticker: str, timeframe: str, expected: float) -> None:
     """252 days of 16 hours for stocks, 365 days around the clock for crypto."""
-    assert periods_per_year(symbol, timeframe) == expected
+    assert periods_per_year(ticker, timeframe) == expected
 
 
 def test_known_rsi() -> None:

@@ -23,9 +23,13 @@ def plan(**changes: Any) -> BackfillPlan:
     return BackfillPlan.model_validate(BASE | changes)
 
 
-def checkpoint(state: str, *, refreshed: str | None = None, rows: int = 0, timeframe: str = "1d") -> Checkpoint:
-    at = dt.datetime.fromisoformat(refreshed + "T00:00:00+00:00") if refreshed else None
-    return Checkpoint(symbol="TSLA", timeframe=timeframe, state=state, refreshed_at=at, rows=rows)
+def checkpoint(state: str, *, to: str = "2026-02-02", start: str = "2026-01-01", timeframe: str = "1d", **other: Any) -> Checkpoint:
+    covers = {"covers_from": moment(start), "covers_to": moment(to), "adjusted": True, "features": True}
+    return Checkpoint(**{"symbol": "TSLA", "timeframe": timeframe, "state": state} | covers | other)
+
+
+def moment(day: str) -> dt.datetime:
+    return dt.datetime.fromisoformat(day + "T05:00:00+00:00")
 
 
 def test_the_longest_jobs_begin_first() -> None:
@@ -35,20 +39,25 @@ def test_the_longest_jobs_begin_first() -> None:
     assert [(group.symbol, len(group.timeframes)) for group in jobs.due(plan(derive=True), {})] == [("SOL", 5), ("TSLA", 5)]
 
 
-DUE = [
-    ("resume", None, True),
-    ("resume", checkpoint("filling"), True),
-    ("resume", checkpoint("failed", refreshed="2026-02-02"), True),
-    ("resume", checkpoint("done", refreshed="2026-02-02"), False),
-    ("resume", checkpoint("done", refreshed="2026-01-31"), True),  # done for a history that ended earlier
-    ("only_failed", None, False),
-    ("only_failed", checkpoint("filling"), False),
-    ("only_failed", checkpoint("done", refreshed="2026-01-31"), False),
-    ("only_failed", checkpoint("failed"), True),
-]
+DUE: dict[str, tuple[str, Checkpoint | None, bool]] = {
+    "never begun": ("resume", None, True),
+    "filling": ("resume", checkpoint("filling"), True),
+    "failed": ("resume", checkpoint("failed"), True),
+    "done": ("resume", checkpoint("done"), False),
+    "done from an earlier day on": ("resume", checkpoint("done", start="2025-12-01"), False),
+    "a later end": ("resume", checkpoint("done", to="2026-01-31"), True),
+    "an earlier start": ("resume", checkpoint("done", start="2026-01-02"), True),
+    "another basis": ("resume", checkpoint("done", adjusted=False), True),
+    "other features": ("resume", checkpoint("done", features=False), True),
+    "of an older version": ("resume", checkpoint("done", covers_from=None, covers_to=None, adjusted=None, features=None), True),
+    "nothing has failed": ("only_failed", None, False),
+    "only interrupted": ("only_failed", checkpoint("filling"), False),
+    "only a later end": ("only_failed", checkpoint("done", to="2026-01-31"), False),
+    "it failed": ("only_failed", checkpoint("failed"), True),
+}
 
 
-@pytest.mark.parametrize(("begin", "before", "is_due"), DUE, ids=[f"{begin} {before and before.state}" for begin, before, _ in DUE])
+@pytest.mark.parametrize(("begin", "before", "is_due"), DUE.values(), ids=DUE)
 def test_what_is_to_be_done(begin: str, before: Checkpoint | None, is_due: bool) -> None:
     """Resuming does what is not complete to the end of the history; only_failed does nothing else than what failed."""
     one = plan(symbols=["TSLA"], timeframes=["1d"], begin=begin)
@@ -57,7 +66,7 @@ def test_what_is_to_be_done(begin: str, before: Checkpoint | None, is_due: bool)
 
 def test_a_derived_group_has_only_what_is_due() -> None:
     """A symbol of which one series is missing is fetched for that one alone."""
-    done = {("TSLA", frame): checkpoint("done", refreshed="2026-02-02", timeframe=frame) for frame in BASE["timeframes"] if frame != "4h"}
+    done = {("TSLA", frame): checkpoint("done", timeframe=frame) for frame in BASE["timeframes"] if frame != "4h"}
     (group,) = jobs.due(plan(symbols=["TSLA"], derive=True, begin="resume"), done)
     assert group.timeframes == ("4h",)
 

@@ -20,7 +20,6 @@ from tapecheck import progress
 from tapecheck.backfill.analysis import summarize
 from tapecheck.backfill.plan import Endpoints
 from tapecheck.backfill.plan import endpoints as endpoints_of
-from tapecheck.backfill.prediction import predict_all
 from tapecheck.backfill.session import run
 from tapecheck.errors import TargetDown
 from tapecheck.sandbox.profile import Home
@@ -153,14 +152,6 @@ def test_our_own_limit_keeps_the_servers(endpoints: Endpoints, connection: psyco
     summary = summarize(recording)
     assert summary.totals.requests == sum(span.stage == "decode" for span in recording.spans) > 12
     assert summary.rate_limit_floor_s <= summary.totals.duration_s < 3 * summary.rate_limit_floor_s + 5
-
-
-def test_the_replay_of_a_real_run_takes_its_time(endpoints: Endpoints, connection: psycopg.Connection[Any]) -> None:
-    """Replayed without a change, the spans of 15 jobs give about the measured wall time; how nearly, the bench says."""
-    symbols = ["TSLA", "AMZN", "SOL"]
-    for derive in (False, True):
-        unchanged = predict_all(run(plan(symbols=symbols, derive=derive), endpoints))[0]
-        assert abs(unchanged.saving_ratio) < 0.4
 
 
 def test_the_sandbox_names_its_upstream_key_and_database(sandbox: SandboxState) -> None:

@@ -73,6 +73,9 @@ WRONG = [
     ({"history": {"days": 5, "end": dt.date(2999, 1, 1)}}, "history.end", "not after today"),
     ({"history": {"days": 3650, "end": dt.date(1, 1, 5)}}, "history", "where the calendar of sessions begins; this one is 0001-01-01"),
     ({"history": {"days": 3650, "end": dt.date(1969, 1, 5)}}, "history", "where the calendar of sessions begins; this one is 1959-01-08"),
+    ({"tickers": {"DOGE": "X: DOGE"}}, "tickers.DOGE", "pattern"),
+    ({"tickers": ["X:DOGEUSD"]}, "tickers", "a mapping"),
+    ({"tickers": {"AAPL": "X:BTCUSD"}}, "tickers", "each once; more than once: X:BTCUSD"),
     ({"insert": "fast"}, "insert", "'copy', 'executemany' or 'row_by_row'"),
     ({"features": True}, "features", "'vectorized', 'per_row' or 'off'"),
     ({"source": {"requests_per_minute": 1e-300}}, "source.requests_per_minute", "greater than or equal to 0.01"),
@@ -119,6 +122,14 @@ def test_a_profile_changes_what_it_names(tmp_path: Path) -> None:
     assert read_plan(file).source.requests_per_minute is None
 
 
+def test_a_symbol_has_the_ticker_that_the_plan_says(tmp_path: Path) -> None:
+    """Five coins are known, and may be stocks instead; any other symbol is a stock unless it is named."""
+    plan = read_plan(
+        write(tmp_path, symbols=["BTC", "ETH", "DOGE", "SPX", "BACpA"], tickers={"DOGE": "X:DOGEUSD", "SPX": "I:SPX", "ETH": "ETH"})
+    )
+    assert [plan.ticker(symbol) for symbol in plan.symbols] == ["X:BTCUSD", "ETH", "X:DOGEUSD", "I:SPX", "BACpA"]
+
+
 def test_parameters_choose_from_the_plan(tmp_path: Path) -> None:
     """In the plan's order; unknown names, profiles and days are refused together."""
     file = write(tmp_path)
@@ -132,23 +143,23 @@ def test_parameters_choose_from_the_plan(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("symbol", "first", "last"),
+    ("ticker", "first", "last"),
     [
-        ("BTC", "2026-03-01T00:00:00+00:00", "2026-03-31T23:59:59.999000+00:00"),
+        ("X:BTCUSD", "2026-03-01T00:00:00+00:00", "2026-03-31T23:59:59.999000+00:00"),
         ("AAPL", "2026-03-01T05:00:00+00:00", "2026-04-01T03:59:59.999000+00:00"),  # daylight saving begins in between
     ],
 )
-def test_a_history_is_whole_days_of_the_market(symbol: str, first: str, last: str) -> None:
+def test_a_history_is_whole_days_of_the_market(ticker: str, first: str, last: str) -> None:
     """Days begin at midnight in New York for stocks and in UTC for crypto, so that no bar of any length is cut."""
     history = HistoryRange(start=dt.date(2026, 3, 1), end=dt.date(2026, 4, 1))
-    assert [moment.isoformat() for moment in history.range(symbol)] == [first, last]
+    assert [moment.isoformat() for moment in history.range(ticker)] == [first, last]
 
 
 def test_days_count_back_from_today() -> None:
     """The last day is over, so that a run on the next morning has the same bars."""
     first, end = HistoryRange(days=30).bounds()
     assert (end, end - first) == (today(), dt.timedelta(days=30))
-    assert BackfillPlan.model_validate(GOOD).history.range("BTC")[1] <= dt.datetime.now(dt.UTC)
+    assert BackfillPlan.model_validate(GOOD).history.range("X:BTCUSD")[1] <= dt.datetime.now(dt.UTC)
 
 
 @pytest.mark.parametrize(

@@ -31,7 +31,7 @@ def test_a_span_lasts_as_long_as_its_stage() -> None:
     thread = threading.Thread(target=work)
     thread.start()
     thread.join()
-    (found,) = trace.spans
+    (found,) = trace.log.spans
     assert 0.03 <= found.duration_s < 10
     assert (found.worker, found.symbol, found.timeframe, found.page, found.requests, found.bytes) == (3, "AAPL", "5m", 7, 1, 99)
 
@@ -41,7 +41,7 @@ def test_a_stage_that_fails_has_its_span_too() -> None:
     trace = Trace("AAPL", "5m")
     with pytest.raises(ValueError, match="broken"), trace.of("1d").span("features", 0):
         raise ValueError("broken")
-    assert [(s.stage, s.timeframe) for s in trace.spans] == [("features", "1d")]
+    assert [(s.stage, s.timeframe) for s in trace.log.spans] == [("features", "1d")]
 
 
 def test_a_recording_reads_back_as_it_was(tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """Backfills that are killed in processes of their own, wherever they are: each resumes to the tables of one that never was."""
 
+import dataclasses
 import datetime as dt
 import multiprocessing
 import os
@@ -7,21 +8,25 @@ import signal
 import threading
 import time
 from collections.abc import Callable
+from functools import partial
 from random import Random
 from typing import Any
 
 import psycopg
 import pytest
-from backfills import SCHEMA, plan, states
+from backfills import BASE, SCHEMA, plan, states
+from vendors import KEY, Asked, Body, Vendor, emptied, ms, serving, with_results
 
 from tapecheck.backfill import checkpoints
 from tapecheck.backfill import plan as plans
 from tapecheck.backfill.checkpoints import Checkpoint
 from tapecheck.backfill.plan import BackfillPlan, Endpoints
+from tapecheck.backfill.schema import COVERAGE
 from tapecheck.backfill.session import run
 from tapecheck.backfill.sink import Sink
 from tapecheck.errors import ConfigError
-from tapecheck.vendor import source
+from tapecheck.vendor import wire
+from tapecheck.vendor.bars import to_ms
 
 SEED, CHAINS = 4, 3  # runs of each way, each killed and resumed, and killed once more
 STATEMENTS = [(psycopg.Cursor, "execute"), (Sink, "_execute"), (Sink, "_copy")]
@@ -59,7 +64,7 @@ def fill(plan: BackfillPlan, endpoints: Endpoints, moments: Any, last: int, with
 
         setattr(kind, name, watching)
 
-    source.PAGE_LIMIT = PAGE_LIMIT
+    wire.PAGE_LIMIT = PAGE_LIMIT
     if within_a_job:
         watched(Sink, "write", lambda *_: False, lambda *words: words[-1].state == "filling")
     else:
@@ -71,7 +76,7 @@ def fill(plan: BackfillPlan, endpoints: Endpoints, moments: Any, last: int, with
 @pytest.fixture(autouse=True)
 def small_pages(monkeypatch: pytest.MonkeyPatch) -> None:
     """The same small pages in this process."""
-    monkeypatch.setattr(source, "PAGE_LIMIT", PAGE_LIMIT)
+    monkeypatch.setattr(wire, "PAGE_LIMIT", PAGE_LIMIT)
 
 
 def killed(endpoints: Endpoints, last: int, within_a_job: bool = False, **changes: Any) -> tuple[bool, int]:
@@ -141,14 +146,13 @@ def test_a_killed_run_resumes_to_the_same_tables(endpoints: Endpoints, connectio
 
 NEVER_BEGAN = {
     "before there was anything": f"DROP SCHEMA {SCHEMA} CASCADE",
-    "before it was noted": f"TRUNCATE {SCHEMA}.bars, {SCHEMA}.features, {SCHEMA}.checkpoints, {SCHEMA}.history",
     "after another run was emptied": f"TRUNCATE {SCHEMA}.bars, {SCHEMA}.features, {SCHEMA}.checkpoints",
 }
 
 
 @pytest.mark.parametrize("left", NEVER_BEGAN.values(), ids=NEVER_BEGAN)
 def test_a_run_that_was_killed_before_its_first_page_resumes(endpoints: Endpoints, connection: Database, left: str) -> None:
-    """Without a single checkpoint there is nothing that could differ, so resuming begins, and can be resumed in turn."""
+    """Without a single checkpoint resuming begins, and can be resumed in turn."""
     small = {"timeframes": ["1d"], "history": {"days": 5}}
     run(plan(timeframes=["1d"], history={"days": 9}), endpoints)
     connection.execute(left)
@@ -159,39 +163,114 @@ def test_a_run_that_was_killed_before_its_first_page_resumes(endpoints: Endpoint
 def test_what_never_began_has_nothing_failed(endpoints: Endpoints, connection: Database) -> None:
     """To redo the failed jobs of a run that is not there is a mistake, and is called one."""
     connection.execute(f"DROP SCHEMA IF EXISTS {SCHEMA} CASCADE")
-    with pytest.raises(ConfigError, match="one that never began"):
+    with pytest.raises(ConfigError, match="holds no job of an earlier run"):
         run(plan(**SMALL, begin="only_failed"), endpoints)
-
-
-def test_the_note_of_an_older_version_is_read(endpoints: Endpoints, connection: Database) -> None:
-    """It was a comment on the schema; one of somebody else is none."""
-    small = {"timeframes": ["1d"], "history": {"days": 5}}
-    first = run(plan(**small), endpoints).context.plan.history.start
-    connection.execute(f"DROP TABLE {SCHEMA}.history; COMMENT ON SCHEMA {SCHEMA} IS 'somebody else wrote this'")
-    with pytest.raises(ConfigError, match="to resume one that never began"):
-        run(plan(**small, begin="resume"), endpoints)
-    connection.execute(f"""COMMENT ON SCHEMA {SCHEMA} IS '{{"first":"{first}","features":true,"days":5}}'""")
-    assert len(states(run(plan(**small, begin="resume"), endpoints))["skipped"]) == 2
-    with pytest.raises(ConfigError, match="features: False, to resume one with history from"):
-        run(plan(**small, begin="resume", features="off"), endpoints)
 
 
 @pytest.mark.parametrize("begin", ["resume", "only_failed"])
 def test_a_run_of_the_last_days_is_resumed_the_next_day(
     endpoints: Endpoints, connection: Database, monkeypatch: pytest.MonkeyPatch, begin: str
 ) -> None:
-    """It keeps the first day that it began with and ends with the new day, and can be resumed once more; other days are refused."""
+    """What is stored stays, and the new day comes to it."""
     today = plans.today()
-    small: dict[str, Any] = {"timeframes": ["1d"], "symbols": ["SOL"]}
+    small: dict[str, Any] = {"timeframes": ["1d"], "symbols": ["SOL"], "history": {"days": 9}}
     monkeypatch.setattr(plans, "today", lambda: today - dt.timedelta(days=2))
-    first = run(plan(**small, history={"days": 9}), endpoints).context.plan.history
+    run(plan(**small), endpoints)
     for back in (1, 0):
         monkeypatch.setattr(plans, "today", lambda back=back: today - dt.timedelta(days=back))
         connection.execute(f"UPDATE {SCHEMA}.checkpoints SET state = 'failed', error = 'none'")
-        again = run(plan(**small, history={"days": 9}, begin=begin), endpoints)
-        assert again.context.plan.history == plans.HistoryRange(start=first.start, end=today - dt.timedelta(days=back))
+        again = run(plan(**small, begin=begin), endpoints)
+        assert again.context.plan.history.end == today - dt.timedelta(days=back)
         assert states(again)["completed"] == ["SOL 1d"] and again.context.integrity and again.context.integrity.lost == 0
     assert connection.execute(f"SELECT count(*) FROM {SCHEMA}.bars").fetchone() == (11,)
-    with pytest.raises(ConfigError, match="the same first day"):
-        run(plan(**small, history={"days": 10}, begin=begin), endpoints)
-    run(plan(**small, history={"start": first.start}, begin=begin), endpoints)
+
+
+def test_jobs_of_an_older_version_are_done_anew(endpoints: Endpoints, connection: Database) -> None:
+    """Its checkpoints did not say what they cover; they are kept, and the tables are those of a fresh run."""
+    small: dict[str, Any] = {"timeframes": ["1d"], "history": {"days": 5}}
+    run(plan(**small), endpoints)
+    expected = checkpoints.whole(connection, SCHEMA)
+    columns = ", ".join(f"DROP COLUMN {name}" for name in COVERAGE)
+    connection.execute(f"ALTER TABLE {SCHEMA}.checkpoints {columns}; CREATE TABLE {SCHEMA}.history (first_day date)")
+    assert len(states(run(plan(**small, begin="resume"), endpoints))["completed"]) == 2
+    assert checkpoints.whole(connection, SCHEMA) == expected
+    assert len(states(run(plan(**small, begin="resume"), endpoints))["skipped"]) == 2
+
+
+# ---- runs that ask for something else than the one before ----
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_a_sequence_of_runs_equals_one_fresh_run(endpoints: Endpoints, connection: Database, seed: int) -> None:
+    """Whatever changes between them: later ends, earlier starts, splits, features, adjustment, timeframes, runs that fail half-way."""
+    random, history = Random(seed), {"start": dt.date(2026, 3, 10), "end": dt.date(2026, 3, 12)}
+    vendor = Vendor(page=random.choice((90, 400)))
+    given: dict[str, Any] = {"symbols": ["DOGE", "SOL"], "timeframes": ["1h"], "tickers": {"DOGE": "X:DOGEUSD"}}
+    given["derive"] = random.random() < 0.5
+    said = []
+    with serving(vendor) as server:
+        ends = dataclasses.replace(endpoints, source_url=server.url, key=KEY)
+        for number in range(5):
+            change = random.choice(["end", "start", "split", "features", "timeframe", "adjusted", "fails"]) if number else "begin"
+            history["end"] += dt.timedelta(days=change in ("end", "split", "fails"))
+            history["start"] -= dt.timedelta(days=change == "start")
+            vendor.scale *= random.choice((0.25, 3.0)) if change == "split" else 1.0
+            if change == "features":
+                given["features"] = "off" if given.get("features") != "off" else "vectorized"
+            if change == "adjusted":
+                given["source"] = BASE["source"] | {"adjusted": not given.get("source", {}).get("adjusted", True)}
+            if change == "timeframe":
+                given["timeframes"] = ["1h", "5m", "4h"][: len(given["timeframes"]) + 1]
+            last = to_ms(dt.datetime.combine(history["end"], dt.time(), dt.UTC)) - 40_000_000
+            vendor.spoil = partial(forbidden, last) if change == "fails" else adjusted_as_asked
+            found = run(plan(**given, history=history, begin="resume"), ends)
+            said.append((change, {one.error for one in found.jobs}))
+        vendor.spoil = adjusted_as_asked
+        last_one = run(plan(**given, history=history, begin="resume"), ends)
+        fresh = run(plan(**given, history=history, database_schema=f"{SCHEMA}_other"), ends)
+    assert not states(last_one)["failed"] and not states(fresh)["failed"], (seed, said)
+    assert checkpoints.by_series(connection, SCHEMA) == checkpoints.by_series(connection, f"{SCHEMA}_other"), (seed, said)
+
+
+def adjusted_as_asked(asked: Asked, body: Body) -> Any:
+    return body | {"adjusted": asked.adjusted}
+
+
+def forbidden(last: int, asked: Asked, body: Body) -> Any:
+    """Refuse the last pages of each series."""
+    results = [one for one in body.get("results", ()) if one["t"] <= last]
+    return adjusted_as_asked(asked, with_results(body, results)) if results else (403, b'{"status":"NOT_AUTHORIZED","message":"later"}')
+
+
+def test_another_basis_is_found_and_told(endpoints: Endpoints, connection: Database) -> None:
+    """After a split between two runs the series is fetched anew; the finding names series, ratio and date, and no reader sees both."""
+    vendor, small = Vendor(), {"symbols": ["SOL"], "timeframes": ["1h"]}
+    mixed, seen = "SELECT count(*) FILTER (WHERE o < 40), count(*) FILTER (WHERE o > 40) FROM {}.bars", set[tuple[bool, bool]]()
+    with serving(vendor) as server:
+        ends = dataclasses.replace(endpoints, source_url=server.url, key=KEY)
+        run(plan(**small, history={"start": "2026-03-01", "end": "2026-03-10"}), ends)
+
+        def look(asked: Asked, body: Body) -> Body:
+            low, high = connection.execute(mixed.format(SCHEMA)).fetchone() or (0, 0)
+            seen.add((bool(low), bool(high)))
+            return body
+
+        vendor.scale, vendor.spoil, vendor.page = 0.25, look, 50
+        found = run(plan(**small, history={"start": "2026-03-01", "end": "2026-03-12"}, begin="resume"), ends)
+    assert seen == {(False, True)} and connection.execute(mixed.format(SCHEMA)).fetchone() == (264, 0)
+    (one,) = found.context.oddities
+    assert (one.symbol, one.timeframe, one.kind, one.note) == ("SOL", "1h", "rebased", "prices x 0.25")
+    assert one.first_ms == ms("2026-03-09T23:00:00") and states(found)["completed"] == ["SOL 1h"]
+    assert (found.jobs[0].inserted, found.jobs[0].changed) == (48, 216)
+
+
+def test_what_upstream_no_longer_has_stays_where_it_has_nothing(endpoints: Endpoints, connection: Database) -> None:
+    """An answer without any bar, which is believed, does not delete what is stored: the job fails by name."""
+    vendor, small = Vendor(), {"symbols": ["SOL"], "timeframes": ["1h"], "begin": "resume"}
+    with serving(vendor) as server:
+        ends = dataclasses.replace(endpoints, source_url=server.url, key=KEY)
+        run(plan(**small, history={"start": "2026-03-01", "end": "2026-03-10"}), ends)
+        before = checkpoints.whole(connection, SCHEMA)
+        vendor.spoil = emptied
+        found = run(plan(**small, history={"start": "2026-03-01", "end": "2026-03-12"}), ends)
+    assert "upstream has no bars any more" in found.jobs[0].error and checkpoints.whole(connection, SCHEMA) == before

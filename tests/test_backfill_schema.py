@@ -48,11 +48,11 @@ WRONG = {
 @pytest.mark.parametrize(("change", "said"), WRONG.values(), ids=WRONG)
 def test_another_shape_is_refused_and_nothing_is_written(endpoints: Endpoints, connection: Database, change: str, said: str) -> None:
     """The difference is named, and not even a missing table beside it is created."""
-    checkpoints.prepare(endpoints.database_url, SCHEMA)
+    schema.prepare(endpoints.database_url, SCHEMA)
     connection.execute(f"DROP TABLE {SCHEMA}.checkpoints; {change}")
     before = tables(connection)
     with pytest.raises(WrongTables) as error:
-        checkpoints.prepare(endpoints.database_url, SCHEMA)
+        schema.prepare(endpoints.database_url, SCHEMA)
     assert f"{BARS}: {said}" in str(error.value) and error.value.exit_code == 4
     assert tables(connection) == before
 
@@ -62,7 +62,7 @@ def test_all_differences_are_named_at_once(endpoints: Endpoints, connection: Dat
     connection.execute(f"CREATE SCHEMA {SCHEMA}; CREATE TABLE {BARS} (symbol text, time timestamptz, price numeric(10, 2))")
     connection.execute(f"CREATE TABLE {SCHEMA}.checkpoints (id int PRIMARY KEY)")
     with pytest.raises(WrongTables) as error:
-        checkpoints.prepare(endpoints.database_url, SCHEMA)
+        schema.prepare(endpoints.database_url, SCHEMA)
     for said in (f"{BARS}: column o is missing", "column price is numeric(10,2)", f"{SCHEMA}.checkpoints: column id is integer NOT NULL"):
         assert said in str(error.value)
 
@@ -70,13 +70,13 @@ def test_all_differences_are_named_at_once(endpoints: Endpoints, connection: Dat
 def test_our_own_tables_are_accepted_again(endpoints: Endpoints, connection: Database) -> None:
     """Preparing twice changes nothing, whatever the order of the columns, and other tables beside ours do not matter; emptying empties."""
     url = endpoints.database_url
-    checkpoints.prepare(url, SCHEMA)
+    schema.prepare(url, SCHEMA)
     connection.execute(f"CREATE TABLE {SCHEMA}.others (id int); ALTER TABLE {BARS} DROP COLUMN n, ADD n int8")
     connection.execute(f"INSERT INTO {SCHEMA}.checkpoints (symbol, timeframe, state) VALUES ('A', '1d', 'done')")
-    checkpoints.prepare(url, SCHEMA)
-    assert tables(connection) == ["bars", "checkpoints", "features", "history", "others"] and checkpoints.read(url, SCHEMA)
-    checkpoints.prepare(url, SCHEMA, empty=True)
-    assert tables(connection) == ["bars", "checkpoints", "features", "history", "others"] and not checkpoints.read(url, SCHEMA)
+    schema.prepare(url, SCHEMA)
+    assert tables(connection) == ["bars", "checkpoints", "features", "others", "tokens"] and checkpoints.read(url, SCHEMA)
+    schema.prepare(url, SCHEMA, empty=True)
+    assert tables(connection) == ["bars", "checkpoints", "features", "others", "tokens"] and not checkpoints.read(url, SCHEMA)
 
 
 # ---- one run at a time ----
@@ -137,7 +137,7 @@ def test_a_second_run_into_a_schema_is_refused(endpoints: Endpoints, connection:
 def test_a_writer_keeps_runs_out(endpoints: Endpoints, connection: Database, strategy: Any) -> None:
     """One that was left behind, or whose run has lost its own lock; writers of one run do not keep each other out, nor does their run."""
     url = endpoints.database_url
-    checkpoints.prepare(url, SCHEMA)
+    schema.prepare(url, SCHEMA)
     with ExitStack() as writers:
         with schema.exclusive(url, SCHEMA):
             for _ in range(2):

@@ -25,7 +25,6 @@ from tapecheck.backfill.analysis import summarize
 from tapecheck.backfill.jobs import Filling, Group
 from tapecheck.backfill.plan import Endpoints
 from tapecheck.backfill.replay import schedule_of
-from tapecheck.backfill.schema import WrongTables
 from tapecheck.backfill.session import run
 from tapecheck.backfill.sharding import Shard, ShardResult, SharedBucket, Stopped, split
 from tapecheck.errors import ConfigError, MeasurementError
@@ -112,15 +111,6 @@ def test_they_keep_one_rate_limit(endpoints: Endpoints, connection: Database, up
     pages = sum(span.stage == "decode" for span in recording.spans)
     assert 10 <= pages <= summary.totals.requests <= pages + 2
     assert summary.totals.duration_s >= (pages - LIMIT["burst"]) / 15
-    assert connection.execute("SELECT to_regclass(%s)", (f"{SCHEMA}.tokens",)).fetchone() == (None,)
-
-
-@on_dask
-def test_what_fails_is_named_and_the_others_go_on(endpoints: Endpoints, connection: Database, workers: int | str) -> None:
-    """A ticker that upstream does not know fails in whichever worker has it."""
-    recording = run(plan(symbols=["TSLA", "NOSUCH"], workers=workers, **FAST), endpoints)
-    assert len(states(recording)["completed"]) == 5
-    assert {job.error for job in recording.jobs if job.symbol == "NOSUCH"} == {"NOSUCH: HTTP 404: Ticker not found."}
 
 
 # ---- when one dies, or all are to stop ----
@@ -242,7 +232,7 @@ def test_a_stop_is_obeyed(endpoints: Endpoints, connection: Database, monkeypatc
     bucket.fill()
     assert bucket._asked() == 0  # so that the shard waits for the next token for a minute
     bucket.close()
-    shard = Shard(plan=slow, endpoints=endpoints, groups=[Group(symbol="TSLA", timeframes=("1d",))], first_worker=0)
+    shard = Shard(plan=slow, endpoints=endpoints, groups=[Group(symbol="TSLA", ticker="TSLA", timeframes=("1d",))], first_worker=0)
     control: Control = [0] * len(SLOTS)
     with ThreadPoolExecutor(1) as executor:
         future = executor.submit(sharding.fill, control, shard)
@@ -255,36 +245,9 @@ def test_a_stop_is_obeyed(endpoints: Endpoints, connection: Database, monkeypatc
             future.result(45)
 
 
-def test_an_interrupt_stops_every_worker_and_leaves_no_tokens(
-    endpoints: Endpoints, connection: Database, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """One that hears it late neither hides the interrupt nor keeps the others from it."""
-    monkeypatch.setattr("tapecheck.workers.pool.STOP_S", 0.1)
-    connection.execute(f"CREATE SCHEMA {SCHEMA}")
-    stopped = [threading.Event(), threading.Event()]
-
-    class Deaf(Worker):
-        def stop(self) -> None:
-            super().stop()
-            stopped[self.name == "two"].set()
-            time.sleep(1)
-
-    def interrupt(done: int, total: int, note: str = "") -> None:
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(sharding, "fill", lambda control, shard: time.sleep(1))
-    groups = [Group(symbol=symbol, timeframes=("1d",)) for symbol in ("TSLA", "SOL")]
-    with ThreadPoolExecutor(2) as executor:
-        workers = Threads(*(Deaf(name, executor) for name in ("one", "two")))
-        with pytest.raises(KeyboardInterrupt):
-            sharding.work_together(workers, Filling(plan(**SLOW), endpoints, groups), interrupt)
-    assert all(event.wait(30) for event in stopped)
-    assert connection.execute("SELECT to_regclass(%s)", (f"{SCHEMA}.tokens",)).fetchone() == (None,)
-
-
 def test_an_error_of_a_living_worker_is_not_its_death(endpoints: Endpoints, connection: Database, monkeypatch: pytest.MonkeyPatch) -> None:
     """What it says is raised, rather than that it died; one that the scheduler knows no more did die."""
-    connection.execute(f"CREATE SCHEMA {SCHEMA}")
+    schema.prepare(endpoints.database_url, SCHEMA)
 
     def full(control: Control, shard: Shard) -> ShardResult:
         raise OSError("no space left")
@@ -297,29 +260,13 @@ def test_an_error_of_a_living_worker_is_not_its_death(endpoints: Endpoints, conn
             return True
 
     monkeypatch.setattr(sharding, "fill", full)
-    filling = Filling(plan(**FAST), endpoints, [Group(symbol="TSLA", timeframes=("1d",))])
+    filling = Filling(plan(**FAST), endpoints, [Group(symbol="TSLA", ticker="TSLA", timeframes=("1d",))])
     with ThreadPoolExecutor(1) as executor:
         with pytest.raises(MeasurementError, match="worker one failed: OSError: no space left"):
             sharding.work_together(Threads(Mortal("worker one", executor)), filling, quiet)
-        filling.queue.append(Group(symbol="TSLA", timeframes=("1d",)))
+        filling.queue.append(Group(symbol="TSLA", ticker="TSLA", timeframes=("1d",)))
         sharding.work_together(Threads(Gone("worker one", executor)), filling, quiet)
     assert "worker one, which did it, died" in str(filling.done["TSLA", "1d"])
-
-
-def test_a_process_that_never_starts_is_ended(monkeypatch: pytest.MonkeyPatch) -> None:
-    """One that hangs while it starts is an error after a time, and no process is left."""
-    monkeypatch.setattr("tapecheck.workers.pool.READY_S", 0.5)
-    before = {child.pid for child in of_this_process("spawn_main")}
-    with pytest.raises(MeasurementError, match="a worker process did not get ready within"), WorkerPool(1, hanging):
-        pass
-    deadline = time.monotonic() + 120  # it is killed a grace after
-    while time.monotonic() < deadline and {one.pid for one in of_this_process("spawn_main")} - before:
-        time.sleep(0.05)
-    assert {one.pid for one in of_this_process("spawn_main")} <= before
-
-
-def hanging() -> None:
-    time.sleep(60)
 
 
 # ---- their parts ----
@@ -327,7 +274,11 @@ def hanging() -> None:
 
 def test_every_group_is_in_one_shard_and_they_are_even() -> None:
     """Whatever the number of workers, no group is lost or doubled, and no two shards differ by more than the longest group."""
-    groups = [Group(symbol=symbol, timeframes=(frame,)) for frame in ("5m", "15m", "1h", "1d") for symbol in ("AAPL", "MSFT", "BTC")]
+    groups = [
+        Group(symbol=symbol, ticker=symbol, timeframes=(frame,))
+        for frame in ("5m", "15m", "1h", "1d")
+        for symbol in ("AAPL", "MSFT", "BTC")
+    ]
     for count in (1, 2, 3, 5, 20):
         shards = split(groups, count)
         assert len(shards) == count and sorted(repr(group) for shard in shards for group in shard) == sorted(map(repr, groups))
@@ -338,7 +289,7 @@ def test_every_group_is_in_one_shard_and_they_are_even() -> None:
 def test_a_shared_bucket_gives_its_burst_and_then_its_rate(endpoints: Endpoints, connection: Database) -> None:
     """Two connections that ask at once get together what one bucket holds, and then are told to wait for one interval."""
     limited = plan(source=BASE["source"] | {"requests_per_minute": 60, "burst": 4})
-    connection.execute(f"CREATE SCHEMA {SCHEMA}")
+    schema.prepare(endpoints.database_url, SCHEMA)
     first, second = (SharedBucket.of(limited, endpoints.database_url) for _ in range(2))
     assert first and second and SharedBucket.of(plan(), endpoints.database_url) is None
     first.fill()
@@ -353,34 +304,18 @@ def test_a_shared_bucket_gives_its_burst_and_then_its_rate(endpoints: Endpoints,
     assert first._asked() > 0  # it has connected anew
     first.close()
     second.close()
-    first.drop()
-    assert connection.execute("SELECT to_regclass(%s)", (f"{SCHEMA}.tokens",)).fetchone() == (None,)
-
-
-def test_a_table_of_another_shape_is_no_bucket(endpoints: Endpoints, connection: Database) -> None:
-    """Somebody's `tokens` is refused like other tables, before a fresh run empties any, and still holds what it held."""
-    limited = plan(workers=2, source=BASE["source"] | LIMIT, **FAST)
-    run(plan(timeframes=["1d"], **FAST), endpoints)
-    before = whole(connection)
-    connection.execute(f"CREATE TABLE {SCHEMA}.tokens AS SELECT 'mine' AS secret")
-    bucket = SharedBucket.of(limited, endpoints.database_url)
-    assert bucket
-    for refused in (bucket.fill, lambda: run(limited, endpoints)):
-        with pytest.raises(WrongTables, match=rf"{SCHEMA}.tokens: column secret is text, expected none.*Nothing was written"):
-            refused()
-    assert connection.execute(f"SELECT * FROM {SCHEMA}.tokens").fetchall() == [("mine",)] and whole(connection) == before
 
 
 def test_spans_of_another_clock_are_moved_to_ours(endpoints: Endpoints, connection: Database, monkeypatch: pytest.MonkeyPatch) -> None:
     """A worker whose clock is an hour ahead seems to have worked when it did."""
     ahead_ns = 3_600 * 10**9
     run(plan(**FAST), endpoints)
-    filling = Filling(plan(**FAST), endpoints, [Group(symbol="TSLA", timeframes=("1d",))])
+    filling = Filling(plan(**FAST), endpoints, [Group(symbol="TSLA", ticker="TSLA", timeframes=("1d",))])
 
     def ahead(control: Control, shard: Shard) -> ShardResult:
         done = real(control, shard)
-        spans = [replace(span, began_ns=span.began_ns + ahead_ns, ended_ns=span.ended_ns + ahead_ns) for span in done.spans]
-        return replace(done, spans=spans)
+        spans = [replace(span, began_ns=span.began_ns + ahead_ns, ended_ns=span.ended_ns + ahead_ns) for span in done.log.spans]
+        return replace(done, log=replace(done.log, spans=spans))
 
     real = sharding.fill
     monkeypatch.setattr(sharding, "fill", ahead)
@@ -389,8 +324,8 @@ def test_spans_of_another_clock_are_moved_to_ours(endpoints: Endpoints, connecti
         far = Worker("far", executor)
         far.offset_ns = ahead_ns
         sharding.work_together(Threads(far), filling, quiet)
-    assert set(filling.received) == {("TSLA", "1d")} and set(filling.done) == {("TSLA", "1d")}
-    assert filling.spans and all(before_ns < span.began_ns <= span.ended_ns < time.monotonic_ns() for span in filling.spans)
+    assert set(filling.log.received) == {("TSLA", "1d")} and set(filling.done) == {("TSLA", "1d")}
+    assert filling.log.spans and all(before_ns < span.began_ns <= span.ended_ns < time.monotonic_ns() for span in filling.log.spans)
 
 
 def test_a_replay_has_as_many_job_workers_as_all_processes_together() -> None:
@@ -420,7 +355,7 @@ def test_no_scheduler_no_worker_and_no_dask_are_said_so(
     """Each says what to start, and empties no table; Dask that is not installed is a mistake in the plan."""
     monkeypatch.setattr("tapecheck.workers.dask.CONNECT_S", 0.5)
     earlier = run(plan(timeframes=["1d"], history={"days": 9}), endpoints)
-    before, note = whole(connection), checkpoints.read_note(endpoints.database_url, SCHEMA)
+    before = whole(connection)
     with pytest.raises(MeasurementError, match="no Dask scheduler answers"):
         run(plan(workers=f"dask://127.0.0.1:{servers.free_port()}", **FAST), endpoints)
     with cluster(tmp_path, workers=0) as empty, pytest.raises(MeasurementError, match="has no worker"):
@@ -429,11 +364,3 @@ def test_no_scheduler_no_worker_and_no_dask_are_said_so(
     with pytest.raises(ConfigError, match=r"tapecheck\[dask\]"):
         run(plan(workers="dask://127.0.0.1:1", **FAST), endpoints)
     assert sum(job.inserted for job in earlier.jobs) and whole(connection) == before
-    assert checkpoints.read_note(endpoints.database_url, SCHEMA) == note
-
-
-@pytest.mark.parametrize("wrong", [0, 65, True, "two", "tcp://127.0.0.1:8786", "dask://127.0.0.1"])
-def test_workers_are_a_number_or_a_scheduler(wrong: object) -> None:
-    """Anything else is refused, with what is allowed."""
-    with pytest.raises(ValueError, match="1 to 64 processes of this machine, or a Dask scheduler"):
-        plan(workers=wrong)

@@ -8,7 +8,7 @@ import numpy as np
 import psycopg
 import pytest
 
-from tapecheck.backfill import checkpoints, features
+from tapecheck.backfill import checkpoints, features, schema
 from tapecheck.backfill.checkpoints import Checkpoint
 from tapecheck.backfill.sink import STRATEGIES, Counts, Sink
 from tapecheck.vendor.bars import COLUMNS, Bars, to_datetime
@@ -22,7 +22,7 @@ def connection(database_url: str) -> Iterator[psycopg.Connection[Any]]:
     """A plain connection; the tables of a schema of its own are there, and gone afterwards."""
     with psycopg.connect(database_url, autocommit=True) as connection:
         connection.execute(f"DROP SCHEMA IF EXISTS {SCHEMA} CASCADE")
-        checkpoints.prepare(database_url, SCHEMA)
+        schema.prepare(database_url, SCHEMA)
         yield connection
         connection.execute(f"DROP SCHEMA {SCHEMA} CASCADE")
 
@@ -93,15 +93,6 @@ def test_every_way_is_all_or_nothing(database_url: str, connection: psycopg.Conn
         assert _tables(connection) == [[], [], []]
         assert write(sink, bars) == Counts(inserted=20)
     assert [len(rows) for rows in _tables(connection)] == [20, 20, 1]
-
-
-@each
-def test_every_way_is_durable_when_it_returns(database_url: str, connection: psycopg.Connection[Any], name: str) -> None:
-    """Another connection sees a page as soon as it was acknowledged, in the sink's own schema only."""
-    with STRATEGIES[name](database_url, schema=SCHEMA) as sink:
-        write(sink, bars_of(0, 20), state="filling")
-        assert [len(rows) for rows in _tables(connection)] == [20, 20, 1]
-        assert connection.execute("SELECT count(*) FROM tapecheck.bars WHERE symbol = 'T'").fetchone() == (0,)
 
 
 @each

@@ -16,7 +16,7 @@ from psycopg.conninfo import make_conninfo
 from test_backfill_sink import bars_of, write
 
 from tapecheck import database
-from tapecheck.backfill import checkpoints
+from tapecheck.backfill import checkpoints, schema
 from tapecheck.backfill.plan import Endpoints
 from tapecheck.backfill.session import run
 from tapecheck.backfill.sharding import SharedBucket
@@ -61,10 +61,10 @@ def test_a_silent_server_is_given_up(opened: Any, monkeypatch: pytest.MonkeyPatc
 
 OTHERS = {  # defaults of a database under which our statements would fail, or read other values than are stored
     "search_path": "test_shadow, pg_catalog",
-    "DateStyle": "'SQL, DMY'",
     "IntervalStyle": "sql_standard",
     "TimeZone": "'Asia/Kathmandu'",
-    "client_encoding": "LATIN1",
+    "quote_all_identifiers": "on",
+    "default_transaction_isolation": "serializable",
     "extra_float_digits": "-12",
     "standard_conforming_strings": "off",
     "lock_timeout": "'50s'",
@@ -76,8 +76,8 @@ OTHERS = {  # defaults of a database under which our statements would fail, or r
 
 @pytest.fixture
 def odd(endpoints: Endpoints, connection: Database) -> Iterator[str]:
-    """A database of its own whose defaults are others, with functions of its own that stand in for those of the catalogue."""
-    connection.execute("CREATE DATABASE tapecheck_odd")
+    """A database of its own, without an encoding, whose defaults are others, with functions that stand in for those of the catalogue."""
+    connection.execute("CREATE DATABASE tapecheck_odd ENCODING 'SQL_ASCII' LOCALE 'C' TEMPLATE template0")
     url = make_conninfo(endpoints.database_url, dbname="tapecheck_odd")
     try:
         with psycopg.connect(url, autocommit=True) as other:
@@ -91,15 +91,17 @@ def odd(endpoints: Endpoints, connection: Database) -> Iterator[str]:
         connection.execute("DROP DATABASE tapecheck_odd WITH (FORCE)")
 
 
-ASK = "SELECT " + ", ".join(f"current_setting('{name}')" for name in OTHERS)
+ASK = "SELECT " + ", ".join(f"current_setting('{name}')" for name in (*OTHERS, "DateStyle", "client_encoding"))
+STYLES = dict(zip(STRATEGIES, ("German", "SQL, DMY", "Postgres, MDY"), strict=True))
 
 
-@pytest.mark.parametrize("strategy", STRATEGIES.values(), ids=STRATEGIES)
-def test_the_defaults_of_a_database_change_nothing(endpoints: Endpoints, connection: Database, odd: str, strategy: Any) -> None:
+@pytest.mark.parametrize("name", STRATEGIES)
+def test_the_defaults_of_a_database_change_nothing(endpoints: Endpoints, connection: Database, odd: str, name: str) -> None:
     """What is stored, read and summed under other defaults is what it is under the usual ones, to the last bit."""
-    found = []
+    found, strategy = [], STRATEGIES[name]
+    connection.execute(f"ALTER DATABASE tapecheck_odd SET DateStyle = '{STYLES[name]}'")
     for url in (endpoints.database_url, odd):
-        checkpoints.prepare(url, SCHEMA)
+        schema.prepare(url, SCHEMA)
         with strategy(url, SCHEMA) as sink, database.connect(url) as reader:
             write(sink, bars_of(0, 50))
             tail = sink.tail("T", "5m", to_datetime(300_000 * 40), 30)
@@ -111,6 +113,9 @@ def test_the_defaults_of_a_database_change_nothing(endpoints: Endpoints, connect
             found.append((settings, values, stand, str(checkpoints.whole(reader, SCHEMA))))
             year = reader.execute(f"SELECT extract(year FROM min(updated_at))::int > 2000 FROM {SCHEMA}.checkpoints").fetchone()
             assert year == (True,)
+        run(plan(symbols=["SOL"], timeframes=["4h"], history={"days": 5}, insert=name), dataclasses.replace(endpoints, database_url=url))
+        with database.connect(url) as reader:
+            found[-1] += (str(checkpoints.whole(reader, SCHEMA)),)
     assert found[0] == found[1]
 
 
@@ -157,7 +162,18 @@ def test_losses_and_refusals_are_told_apart(endpoints: Endpoints, connection: Da
 
 @pytest.mark.parametrize(
     ("state", "is_lost"),
-    [("08006", True), ("57P03", True), ("53300", True), ("40001", True), ("57014", False), ("23514", False), ("42501", False)],
+    [
+        ("08006", True),
+        ("57P03", True),
+        ("53300", True),
+        ("40001", True),
+        ("25006", True),
+        ("55P03", True),
+        ("53100", True),
+        ("57014", False),
+        ("23514", False),
+        ("42501", False),
+    ],
 )
 def test_an_sqlstate_tells_losses_from_refusals(state: str, is_lost: bool) -> None:
     """Of both drivers, whatever the class of the error."""
@@ -190,6 +206,6 @@ def test_an_open_transaction_of_somebody_is_not_waited_for(
     monkeypatch.setitem(database.SETTINGS, "lock_timeout", "300ms")
     with psycopg.connect(endpoints.database_url) as reader:
         before = reader.execute(f"SELECT count(*) FROM {SCHEMA}.bars").fetchone()
-        with pytest.raises(TargetError, match=f"another session holds a lock on the tables of {SCHEMA}"):
+        with pytest.raises(TargetError, match="another session holds a lock on the tables: end its transaction"):
             run(plan(**small), endpoints)
     assert before != (0,) and connection.execute(f"SELECT count(*) FROM {SCHEMA}.bars").fetchone() == before

@@ -15,7 +15,7 @@ import servers
 from recoveries import PLAN, bar
 from servers import Server
 
-from tapecheck.backfill import checkpoints
+from tapecheck.backfill import schema
 from tapecheck.backfill.plan import Endpoints
 from tapecheck.errors import MeasurementError
 from tapecheck.recovery import loss
@@ -356,7 +356,7 @@ def test_checkpoints_acknowledge_what_is_there(database_url: str) -> None:
 def tables(database_url: str) -> Iterator[psycopg.Connection[Any]]:
     """A copy of the live checkpoints and bars of two series, in a schema of its own."""
     with psycopg.connect(database_url, autocommit=True) as connection:
-        checkpoints.prepare(database_url, COUNTED, empty=True)
+        schema.prepare(database_url, COUNTED, empty=True)
         for table in ("bars", "checkpoints"):
             connection.execute(f"INSERT INTO {COUNTED}.{table} SELECT * FROM tapecheck.{table} WHERE symbol = 'BTC' AND timeframe <> '5m'")
         yield connection

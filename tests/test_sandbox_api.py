@@ -95,7 +95,7 @@ def test_features_are_the_tables_rows(api: httpx.Client) -> None:
     )
     assert [row["time"] for row in rows] == sorted(row["time"] for row in rows)
     again = features.compute(
-        np.array([row["close"] for row in rows]), np.array([row["volume"] for row in rows]), periods_per_year("ETH", "1h")
+        np.array([row["close"] for row in rows]), np.array([row["volume"] for row in rows]), periods_per_year("X:ETHUSD", "1h")
     )
     for name in features.NAMES:
         np.testing.assert_allclose([row[name] for row in rows[features.LEAD_IN :]], again[name][features.LEAD_IN :], atol=2e-8, rtol=0)

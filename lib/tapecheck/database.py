@@ -5,13 +5,17 @@ import contextlib
 import os
 import re
 import socket
+import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from pathlib import Path
 from typing import Any, TypeVar
 
 import adbc_driver_manager
 import psycopg
 from anyio.from_thread import start_blocking_portal
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
+
+from tapecheck.errors import first_line
 
 PATIENCE: dict[str, Any] = {  # a network that goes silent is noticed within about half a minute
     "connect_timeout": 10,
@@ -28,6 +32,8 @@ SETTINGS = {  # what our statements rely on, whatever the defaults of the databa
     "TimeZone": "UTC",
     "extra_float_digits": "1",  # floats that come as text keep every bit
     "standard_conforming_strings": "on",
+    "quote_all_identifiers": "off",
+    "default_transaction_isolation": "read committed",
     "lock_timeout": "10s",  # for somebody's open transaction nobody waits for ever
     "statement_timeout": "1h",  # a checksum of a long history takes minutes
     "idle_in_transaction_session_timeout": "0",  # ADBC keeps a transaction open while the vendor is asked
@@ -39,7 +45,13 @@ SETTINGS = {  # what our statements rely on, whatever the defaults of the databa
 OWN_TABLES = {"search_path": "pg_catalog"}  # our statements name every schema: no table or function of another one stands in
 Error = (adbc_driver_manager.Error, psycopg.Error)  # what a lost or refusing database raises
 
-_LOSSES = ("08", "57P", "53", "40", "25P03")  # SQLSTATEs of lost connections and full or stopping servers; what was asked may succeed later
+_LOSSES = ("08", "57P", "53", "40", "25P03", "25006", "55P03")  # SQLSTATEs of what may pass: what was asked may succeed later
+_MEANING = {  # of SQLSTATEs whose messages do not say what to do
+    "25006": "the database is read-only, as a standby is until it is promoted",
+    "53100": "the disk of the database is full",
+    "53300": "the database has no free connection",
+    "55P03": "another session holds a lock on the tables: end its transaction (see pg_stat_activity)",
+}
 _UNSTATED = (  # libpq tells no SQLSTATE of a connection that cannot be made or is gone
     psycopg.OperationalError,
     psycopg.InterfaceError,
@@ -72,11 +84,14 @@ def _set(settings: dict[str, str]) -> str:
     return f"SELECT set_config(name, value, false) FROM (VALUES {rows}) AS wanted (name, value) WHERE {known}"  # noqa: S608 - constants
 
 
-def connect(url: str, *, statement_timeout: str = SETTINGS["statement_timeout"], **options: Any) -> psycopg.Connection:
+def connect(
+    url: str, *, statement_timeout: str = SETTINGS["statement_timeout"], lock_timeout: str | int | None = None, **options: Any
+) -> psycopg.Connection:
     """Return a connection of psycopg's for our own tables, with our settings."""
     connection = psycopg.connect(conninfo(url), **options)
+    own = {"statement_timeout": statement_timeout, "lock_timeout": str(lock_timeout or SETTINGS["lock_timeout"])}
     try:
-        connection.execute(_set(SETTINGS | OWN_TABLES | {"statement_timeout": statement_timeout}))
+        connection.execute(_set(SETTINGS | OWN_TABLES | own))
         connection.commit()
     except BaseException:
         connection.close()
@@ -84,28 +99,110 @@ def connect(url: str, *, statement_timeout: str = SETTINGS["statement_timeout"],
     return connection
 
 
-def connect_adbc(url: str) -> Any:
-    """Return a connection of ADBC's for our own tables, with our settings; a transaction is always open in it."""
+def connect_adbc(url: str, *, lock_timeout: str | None = None, ends: list[socket.socket] | None = None) -> Any:
+    """Return a connection of ADBC's for our own tables, with our settings; a transaction is always open in it.
+
+    Args:
+        ends: takes another handle of its socket, for `cut` alone, where one can be found.
+    """
     from adbc_driver_postgresql import dbapi  # type: ignore[import-untyped]  # over a second, pandas included: paid by who uses it
 
-    connection = dbapi.connect(conninfo(url))
-    try:
-        with contextlib.closing(connection.cursor()) as cursor:
-            cursor.execute(_set(SETTINGS | OWN_TABLES))
-            cursor.fetchall()
-        connection.commit()
-    except BaseException:
-        connection.close()
-        raise
+    own = {"lock_timeout": lock_timeout or SETTINGS["lock_timeout"]}
+    with _sockets(url) as found:
+        connection = dbapi.connect(conninfo(url))
+        try:
+            with contextlib.closing(connection.cursor()) as cursor:
+                cursor.execute("SELECT current_setting('quote_all_identifiers')")
+                if cursor.fetchone()[0] not in ("off", b"off"):  # the driver has read the names of types by then, in quotes
+                    connection.close()
+                    options = f"{conninfo_to_dict(url).get('options') or ''} -c quote_all_identifiers=off"
+                    return connect_adbc(conninfo(url, options=options), lock_timeout=lock_timeout, ends=ends)
+                cursor.execute(_set(SETTINGS | OWN_TABLES | own))
+                cursor.fetchall()
+                cursor.execute("SELECT inet_client_port()")
+                (port,) = cursor.fetchone()
+            connection.commit()
+            if ends is not None:
+                ends += found(port)
+        except BaseException:
+            connection.close()
+            raise
     return connection
 
 
 def is_lost(error: BaseException) -> bool:
-    """Tell an error of a database that is away, and may come back, from that of one that refuses, and would again."""
+    """Tell an error of a database that is away or busy, and may be there later, from that of one that refuses, and would again."""
     state = getattr(error, "sqlstate", None)
     if state:
         return str(state).startswith(_LOSSES)
     return isinstance(error, _UNSTATED) and not _UNWELCOME.search(str(error))
+
+
+def said(error: BaseException) -> str:
+    """Say in one line what an error of a database means."""
+    what = "the database does not answer" if is_lost(error) else "the database refuses"
+    why = first_line(error)
+    return f"{_MEANING.get(getattr(error, 'sqlstate', None) or '', what)}: {why.partition('ERROR:  ')[2] or why}"
+
+
+# ---- cutting a connection that hangs ----
+
+
+_one_by_one = threading.Lock()  # a Unix socket has no number by which it could be told from another one
+
+
+@contextlib.contextmanager
+def _sockets(url: str) -> Iterator[Callable[[int | None], list[socket.socket]]]:
+    """Yield what returns, by its local port if it has one, a handle of the socket to the database that the block has opened."""
+    is_unix = str(conninfo_to_dict(conninfo(url)).get("host") or "/").startswith("/")
+    with _one_by_one if is_unix else contextlib.nullcontext():
+        before = _handles()
+
+        def found(port: int | None) -> list[socket.socket]:
+            own: list[socket.socket] = []
+            for number in _handles() - before:
+                with contextlib.suppress(OSError), contextlib.ExitStack() as stack:  # closed meanwhile, or connected to nobody
+                    one = stack.enter_context(socket.socket(fileno=os.dup(number)))
+                    is_ours = one.family == socket.AF_UNIX if is_unix else one.family != socket.AF_UNIX and one.getsockname()[1] == port
+                    if is_ours and one.getpeername() and not own:
+                        own.append(one)
+                        stack.pop_all()
+            return own
+
+        yield found
+
+
+def _handles() -> set[int]:
+    """Return the numbers of the sockets that this process has open."""
+    found = set()
+    for name in os.listdir("/dev/fd"):  # noqa: PTH208 - numbers, not files
+        with contextlib.suppress(OSError):
+            if Path(f"/dev/fd/{name}").is_socket():
+                found.add(int(name))
+    return found
+
+
+def handle(connection: "psycopg.Connection | Connection") -> socket.socket:
+    """Return another handle of the socket of a connection of psycopg's."""
+    return socket.socket(fileno=os.dup(connection.fileno()))
+
+
+def cut(end: socket.socket) -> None:
+    """End a connection from this side, whatever waits for its answer, which then raises an error of the driver's."""
+    with contextlib.suppress(OSError):
+        end.shutdown(socket.SHUT_RDWR)
+
+
+@contextlib.contextmanager
+def limited(connection: psycopg.Connection, seconds: float) -> Iterator[None]:
+    """Cut the connection where the block takes longer, which then raises `psycopg.OperationalError`."""
+    timer = threading.Timer(seconds, _cut, (connection,))
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
 
 
 # ---- while a database is taken down and comes back ----
@@ -151,6 +248,6 @@ def within(connection: Connection, seconds: float) -> Iterator[None]:
         timer.cancel()
 
 
-def _cut(connection: Connection) -> None:
-    with contextlib.suppress(OSError, psycopg.Error), socket.socket(fileno=os.dup(connection.fileno())) as end:
-        end.shutdown(socket.SHUT_RDWR)
+def _cut(connection: "psycopg.Connection | Connection") -> None:
+    with contextlib.suppress(OSError, psycopg.Error), handle(connection) as end:
+        cut(end)

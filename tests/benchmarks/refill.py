@@ -14,7 +14,7 @@ import numpy as np
 import pyarrow as pa
 
 from tapecheck import database
-from tapecheck.backfill import checkpoints, features, sink
+from tapecheck.backfill import checkpoints, features, schema, sink
 from tapecheck.backfill.analysis import summarize
 from tapecheck.backfill.jobs import due
 from tapecheck.backfill.plan import BackfillPlan
@@ -83,7 +83,11 @@ def record(plan: BackfillPlan, source_url: str, folder: Path) -> dict[str, Any]:
             for group in due(plan, {}):
                 for key in group.keys:
                     jobs.append(
-                        [_batch(page.bars, *key) async for page in source.pages(*key, *plan.history.range(key[0])) if len(page.bars)]
+                        [
+                            _batch(page.bars, *key)
+                            async for page in source.pages(*key, *plan.history.range(plan.ticker(key[0])))
+                            if len(page.bars)
+                        ]
                     )
 
     anyio.run(fetch)
@@ -119,7 +123,7 @@ def raw_copy(folder: Path, connections: int, *, is_checked: bool) -> dict[str, A
     from adbc_driver_postgresql import dbapi  # type: ignore[import-untyped]
 
     url, jobs = embedded.endpoints("").database_url, read_tables(folder)
-    checkpoints.prepare(url, RAW, empty=True)
+    schema.prepare(url, RAW, empty=True)
     opened, todo = [dbapi.connect(url) for _ in range(connections)], iter(jobs)
 
     def work(connection: Any) -> None:

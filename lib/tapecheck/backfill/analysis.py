@@ -3,21 +3,22 @@
 from bisect import bisect_right
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from tapecheck.backfill import coverage
 from tapecheck.backfill.coverage import Covered
-from tapecheck.backfill.integrity import NO_BARS, WRONG, Integrity
+from tapecheck.backfill.integrity import NO_BARS, WRONG, Defect, Integrity
 from tapecheck.backfill.prediction import WhatIf
-from tapecheck.backfill.recording import COMPLETED, FAILED, SKIPPED, Job, Recording
+from tapecheck.backfill.recording import COMPLETED, FAILED, SKIPPED, Context, Job, Recording
 from tapecheck.recording import STOPPED, covered_s
-from tapecheck.vendor.trace import STAGES, Span
+from tapecheck.vendor.trace import STAGES, Oddity, Span
 from tapecheck.verdict import Check, Measured, Objective, judge
 
 PRIMARY_SHARE = 0.6  # of busy time: a stage above it is the bottleneck
 LEADING_SHARE = 0.2  # of busy time: without a primary stage, those above it are named
 INTEGRITY = ("lost", "empty", "duplicates", "upstream_gaps", "wrong_bars")  # metrics that only an audit gives: bars; `empty`: jobs
 RAN = (COMPLETED, FAILED)
+ODD = ("not_asked_for", "contradicted")  # metrics of the vendor's answers: bars
 Key = tuple[str, str]
 
 
@@ -98,6 +99,7 @@ class BackfillSummary:
     rate_limit_floor_s: float
     integrity: Integrity | None
     coverage: Covered
+    oddities: tuple[Oddity, ...] = ()
     what_if: list[WhatIf] = field(default_factory=list)
     invalid: str | None = None
 
@@ -123,10 +125,20 @@ def summarize(recording: Recording) -> BackfillSummary:
         slowest_symbol=slowest((key[0], duration_s) for key, duration_s in completed),
         jobs={symbol: {frame: job for (other, frame), job in jobs.items() if other == symbol} for symbol, _ in jobs},
         rate_limit_floor_s=rate_limit_floor_s(totals.requests, source.rate_per_s, source.burst),
-        integrity=context.integrity,
+        integrity=_with_oddities(context),
         coverage=coverage.covered(recording.tables["days"]),
+        oddities=context.oddities,
         invalid=STOPPED if context.target_stopped else None,
     )
+
+
+def _with_oddities(context: Context) -> Integrity | None:
+    """Return what the audit found, and what the answers had that they should not have had."""
+    found = tuple(
+        Defect(symbol=one.symbol, timeframe=one.timeframe, kind=one.kind, bars=one.bars, first_ms=one.first_ms, note=one.note)
+        for one in context.oddities
+    )
+    return context.integrity and replace(context.integrity, findings=(*context.integrity.findings, *found))
 
 
 def rate_limit_floor_s(requests: int, rate_per_s: float | None, burst: int) -> float:
@@ -235,15 +247,20 @@ def measured(summary: BackfillSummary, metric: str) -> Measured:
         worst = summary.coverage.worst(metric)
         return Measured(value=worst, bound=worst, n=sum(len(frames) for frames in summary.coverage.series.values()))
     ran = totals.completed + totals.failed
+    odd = {kind: float(sum(one.bars for one in summary.oddities if one.kind == kind)) if ran else None for kind in ODD}
     repeated = sum(job.repeated for jobs in summary.jobs.values() for job in jobs.values())
-    values: dict[str, float | None] = audited | {
-        "duration_s": totals.duration_s if totals.completed else None,
-        "records_per_s": totals.records_per_s if totals.completed else None,
-        "job_success_ratio": totals.completed / ran if ran else None,
-        "failed": float(totals.failed) if ran else None,
-        "repeated": float(repeated) if ran else None,
-        "floor_ratio": totals.duration_s / floor_s if totals.completed and floor_s else None,
-    }
+    values: dict[str, float | None] = (
+        audited
+        | odd
+        | {
+            "duration_s": totals.duration_s if totals.completed else None,
+            "records_per_s": totals.records_per_s if totals.completed else None,
+            "job_success_ratio": totals.completed / ran if ran else None,
+            "failed": float(totals.failed) if ran else None,
+            "repeated": float(repeated) if ran else None,
+            "floor_ratio": totals.duration_s / floor_s if totals.completed and floor_s else None,
+        }
+    )
     expected = integrity.expected if integrity else 0
     n = ran if metric not in INTEGRITY else integrity.series if integrity and metric == "empty" else expected
     return Measured(value=values[metric], bound=values[metric], n=n)

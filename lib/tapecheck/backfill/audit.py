@@ -57,7 +57,9 @@ def audit(plan: BackfillPlan, database_url: str, jobs: Iterable[Job], received: 
             for at, symbol in enumerate(plan.symbols, number * len(plan.symbols)):
                 report(at, steps)
                 timeframes = [timeframe for other, timeframe in ended if other == symbol]
-                series += _examined(plan, symbol, timeframes, _Window.of(plan.history, stretch, symbol), cursor, received, until)
+                series += _examined(
+                    plan, symbol, timeframes, _Window.of(plan.history, stretch, plan.ticker(symbol)), cursor, received, until
+                )
             tally.add(series)
         report(steps - 1, steps)
         found = tally.integrity(str(whole.result()), {key: stand[key].rows for key in ended})

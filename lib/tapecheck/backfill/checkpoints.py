@@ -1,45 +1,27 @@
-"""Where each job stands, and the tables that hold it all in PostgreSQL. It moves no bars."""
+"""Where each job stands and what its series covers, and the checksum of what is stored. It moves no bars."""
 # ruff: noqa: S608 - what is put into statements is schema, table and column names, constants of ours
 
 import datetime as dt
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
-from typing import Any, LiteralString
+from dataclasses import dataclass, fields
+from typing import Any
 
 import psycopg
-from pydantic import ValidationError
 
 from tapecheck import database
 from tapecheck.backfill import schema as schemas
 from tapecheck.backfill.features import NAMES
-from tapecheck.config import Model
+from tapecheck.backfill.schema import LIVE
 from tapecheck.vendor.bars import COLUMNS
-
-LIVE = "tapecheck"  # the schema of what a service serves; a measured backfill has one of its own
-TABLES = ("bars", "features", "checkpoints")
-FIELDS = "symbol, timeframe, state, watermark, refreshed_at, rows, failures, error"
-
-_TABLES = """
-CREATE SCHEMA IF NOT EXISTS {schema};
-CREATE TABLE IF NOT EXISTS {schema}.bars (
-    symbol text NOT NULL, timeframe text NOT NULL, time timestamptz NOT NULL,
-    o float8 NOT NULL, h float8 NOT NULL, l float8 NOT NULL, c float8 NOT NULL, v float8 NOT NULL, vw float8, n int8,
-    PRIMARY KEY (symbol, timeframe, time));
-CREATE TABLE IF NOT EXISTS {schema}.features (
-    symbol text NOT NULL, timeframe text NOT NULL, time timestamptz NOT NULL,
-    {features},
-    PRIMARY KEY (symbol, timeframe, time));
-CREATE TABLE IF NOT EXISTS {schema}.checkpoints (
-    symbol text NOT NULL, timeframe text NOT NULL, state text NOT NULL, watermark timestamptz, refreshed_at timestamptz,
-    rows int8 NOT NULL DEFAULT 0, failures int4 NOT NULL DEFAULT 0, error text, updated_at timestamptz NOT NULL DEFAULT now(),
-    PRIMARY KEY (symbol, timeframe));
-CREATE TABLE IF NOT EXISTS {schema}.history (first_day date NOT NULL, features boolean NOT NULL, days int4);
-"""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Checkpoint:
-    """How far a job is: `asked`, `filling`, `done` or `failed`; `refreshed_at` is when upstream last confirmed that we hold everything."""
+    """How far a job is: `asked`, `filling`, `done` or `failed`; `refreshed_at` is when upstream last confirmed that we hold everything.
+
+    Every bar from `covers_from` to the watermark is stored, and of a job that is done every one to `covers_to`: with prices that
+    are `adjusted` for splits or not, and with `features` or without. Jobs of an older version do not say what they cover.
+    """
 
     symbol: str
     timeframe: str
@@ -49,67 +31,22 @@ class Checkpoint:
     rows: int = 0
     failures: int = 0
     error: str | None = None
+    covers_from: dt.datetime | None = None
+    covers_to: dt.datetime | None = None
+    adjusted: bool | None = None
+    features: bool | None = None
+
+    def is_made(self, *, start: dt.datetime, adjusted: bool, features: bool) -> bool:
+        """Tell whether what is stored begins by a time and was made in this way, so that it can be continued."""
+        return self.covers_from is not None and self.covers_from <= start and (self.adjusted, self.features) == (adjusted, features)
+
+    def covers(self, start: dt.datetime, end: dt.datetime, *, adjusted: bool, features: bool) -> bool:
+        """Tell whether upstream has confirmed that all bars from one time to another are stored."""
+        is_made = self.is_made(start=start, adjusted=adjusted, features=features)
+        return self.state == "done" and is_made and self.covers_to is not None and self.covers_to >= end
 
 
-class Note(Model):
-    """How what a schema holds was made: its first day, whether with features, and of how many days until today; None: until a fixed end."""
-
-    first: dt.date
-    features: bool
-    days: int | None = None
-
-    def __str__(self) -> str:
-        return f"history from {self.first}, features: {self.features}"
-
-    def is_like(self, other: "Note | None") -> bool:
-        """Tell whether a run may go on from what another left."""
-        return other is not None and (self.first, self.features) == (other.first, other.features)
-
-
-def prepare(database_url: str, schema: str = LIVE, *, empty: bool = False) -> None:
-    """Create a schema and its tables where they are missing; safe to call from several processes at once.
-
-    Args:
-        empty: drop the tables and what they hold first.
-
-    Raises:
-        WrongTables: a table of another shape is there; nothing was written.
-        psycopg.errors.LockNotAvailable: another session holds a lock on the tables.
-    """
-    features = ", ".join(f"{name} float8" for name in NAMES)
-    with database.connect(database_url) as connection:
-        connection.execute("SELECT pg_advisory_xact_lock(8245117)")
-        schemas.check(connection, schema, _TABLES.format(schema=schemas.SCRATCH, features=features))
-        if empty:
-            connection.execute(f"DROP TABLE IF EXISTS {', '.join(f'{schema}.{table}' for table in (*TABLES, 'history'))}")
-        connection.execute(_TABLES.format(schema=schema, features=features))
-
-
-def write_note(database_url: str, schema: str, note: Note) -> None:
-    """Note in a schema how what it holds was made."""
-    with database.connect(database_url) as connection:
-        connection.execute(f"DELETE FROM {schema}.history")
-        connection.execute(f"INSERT INTO {schema}.history VALUES (%s, %s, %s)", (note.first, note.features, note.days))
-
-
-def read_note(database_url: str, schema: str) -> Note | None:
-    """Return the note, or None where there is none; older versions left it as a comment on the schema."""
-    with database.connect(database_url) as connection:
-        if _row(connection, "SELECT to_regclass(%s)", f"{schema}.history") and (
-            row := _row(connection, f"SELECT first_day, features, days FROM {schema}.history")
-        ):
-            return Note(first=row[0], features=row[1], days=row[2])
-        comment = _row(connection, "SELECT obj_description(to_regnamespace(%s), 'pg_namespace')", schema)
-    try:
-        return Note.model_validate_json(comment[0]) if comment else None
-    except ValidationError:
-        return None
-
-
-def _row(connection: psycopg.Connection, question: LiteralString, *values: str) -> tuple[Any, ...] | None:
-    """Return the first row of an answer, or None where there is none or its first value is NULL."""
-    row = connection.execute(question, values).fetchone()
-    return row if row and row[0] is not None else None
+FIELDS = ", ".join(field.name for field in fields(Checkpoint))
 
 
 def take_over(database_url: str, schema: str, keys: Collection[tuple[str, str]], first: dt.date, live: str = LIVE) -> bool:
@@ -121,16 +58,19 @@ def take_over(database_url: str, schema: str, keys: Collection[tuple[str, str]],
         Busy: a backfill is writing it.
         psycopg.Error: the database refuses.
     """
-    note = read_note(database_url, schema)
-    if note is None or not note.features or note.days is None or note.first > first:
-        return False
+    start = dt.datetime(first.year, first.month, first.day, tzinfo=dt.UTC) + dt.timedelta(hours=5)  # midnight in New York at the latest
+    tables = ("bars", "features", "checkpoints")
     with schemas.exclusive(database_url, schema), database.connect(database_url) as connection:
-        live_tables = ", ".join(f"{live}.{table}" for table in TABLES)
-        connection.execute(f"LOCK TABLE {live_tables} IN EXCLUSIVE MODE")  # nobody fills them meanwhile
-        found = {key for key, one in read_with(connection, schema).items() if one.state == "done"}
-        if not found.issuperset(keys) or any(connection.execute(f"SELECT FROM {live}.{table} LIMIT 1").fetchall() for table in TABLES):
+        connection.execute(
+            f"LOCK TABLE {', '.join(f'{live}.{table}' for table in tables)} IN EXCLUSIVE MODE"
+        )  # nobody fills them meanwhile
+        if connection.execute("SELECT to_regclass(%s)", (f"{schema}.checkpoints",)).fetchone() == (None,):
             return False
-        for table in TABLES:
+        stand = read_with(connection, schema).items()
+        found = {key for key, one in stand if one.state == "done" and one.is_made(start=start, adjusted=True, features=True)}
+        if not found.issuperset(keys) or any(connection.execute(f"SELECT FROM {live}.{table} LIMIT 1").fetchall() for table in tables):
+            return False
+        for table in tables:
             connection.execute(f"DROP TABLE {live}.{table}")
             connection.execute(f"ALTER TABLE {schema}.{table} SET SCHEMA {live}")
         connection.execute(f"UPDATE {live}.checkpoints SET state = 'asked'")  # it ends with yesterday

@@ -49,6 +49,7 @@ class Defect:
     run_ms: int | None = None
     run_bars: int = 0
     z: float | None = None
+    note: str = ""
 
     @property
     def name(self) -> str:

@@ -1,6 +1,7 @@
 """The jobs of a backfill: which are to be done, in which order, by which job workers of this process, and what became of each."""
 
 import logging
+import threading
 import time
 from collections import deque
 from collections.abc import Mapping, Sequence
@@ -24,7 +25,7 @@ from tapecheck.progress import Report
 from tapecheck.vendor.bars import periods_per_year
 from tapecheck.vendor.rate_limit import Bucket
 from tapecheck.vendor.source import Source
-from tapecheck.vendor.trace import Received, Span, Trace
+from tapecheck.vendor.trace import Log, Trace
 from tapecheck.vendor.wire import SourceError
 
 Key = tuple[str, str]
@@ -35,6 +36,7 @@ class Group:
     """Jobs of one symbol that are done together: one, or all whose series are built from the same 5-minute bars."""
 
     symbol: str
+    ticker: str
     timeframes: tuple[str, ...]
 
     @property
@@ -43,18 +45,23 @@ class Group:
         return [(self.symbol, timeframe) for timeframe in self.timeframes]
 
     @property
+    def weights(self) -> dict[Key, float]:
+        """Return about how many bars a year of each job has."""
+        return {(self.symbol, timeframe): periods_per_year(self.ticker, timeframe) for timeframe in self.timeframes}
+
+    @property
     def weight(self) -> float:
-        """Return about how many bars a year of it has."""
-        return sum(periods_per_year(*key) for key in self.keys)
+        """Return about how many bars a year of all has."""
+        return sum(self.weights.values())
 
 
 def due(plan: BackfillPlan, before: Mapping[Key, Checkpoint]) -> list[Group]:
     """Return what is to be done, the longest first, so that no long job is left alone at the end."""
     todo = [key for key in plan.jobs if _is_due(plan, key, before.get(key))]
-    groups = [Group(symbol=symbol, timeframes=(timeframe,)) for symbol, timeframe in todo]
+    groups = [Group(symbol=symbol, ticker=plan.ticker(symbol), timeframes=(timeframe,)) for symbol, timeframe in todo]
     if plan.derive:
         frames = {symbol: tuple(frame for other, frame in todo if other == symbol) for symbol, _ in todo}
-        groups = [Group(symbol=symbol, timeframes=timeframes) for symbol, timeframes in frames.items()]
+        groups = [Group(symbol=symbol, ticker=plan.ticker(symbol), timeframes=timeframes) for symbol, timeframes in frames.items()]
     return sorted(groups, key=lambda group: -group.weight)
 
 
@@ -65,16 +72,16 @@ def _is_due(plan: BackfillPlan, key: Key, before: Checkpoint | None) -> bool:
 
 
 def is_done(plan: BackfillPlan, key: Key, checkpoint: Checkpoint | None) -> bool:
-    """Tell whether upstream has confirmed, after the end of the plan's history, that a job holds all of it."""
-    if checkpoint is None or checkpoint.state != "done" or checkpoint.refreshed_at is None:
-        return False
-    return checkpoint.refreshed_at >= plan.history.range(key[0])[1]
+    """Tell whether a job's series covers the plan's history, with prices of the basis and the features that the plan asks for."""
+    start, end = plan.history.range(plan.ticker(key[0]))
+    has_features = plan.features != "off"
+    return checkpoint is not None and checkpoint.covers(start, end, adjusted=plan.source.adjusted, features=has_features)
 
 
 def outcome_of(key: Key, found: Refreshed | str | None, before: Checkpoint | None, after: Checkpoint | None) -> Job:
     """Return what became of a job; its checkpoints say how many bars are new, those before a lost connection included."""
     symbol, timeframe = key
-    inserted = (after.rows if after else 0) - (before.rows if before else 0)
+    inserted = max(0, (after.rows if after else 0) - (before.rows if before else 0))
     job = Job(symbol=symbol, timeframe=timeframe, state=SKIPPED, inserted=inserted)
     if isinstance(found, str):
         return replace(job, state=FAILED, error=found)
@@ -89,13 +96,16 @@ def outcome_of(key: Key, found: Refreshed | str | None, before: Checkpoint | Non
 log = logging.getLogger(__name__)
 REPORT_EVERY_S = 0.5
 DATABASE_PAUSE_S = 0.3  # between two attempts to reach a lost database
+LOCK_S, LEAST_HANG_S = 10.0, 5.0  # the longest wait for a lock; the shortest for an answer
+INTERRUPT_S = 2.0  # for what is being written when all is to end
+WATCH_S = 0.25
 COMPUTE = {"vectorized": features.compute, "per_row": features.compute_per_row, "off": None}
 
 
 def work(filling: "Filling", report: Report) -> None:
     """Run in a loop of its own thread, because a kernel's thread has one already, and report from this one.
 
-    An interrupt waits for what is being written.
+    An interrupt waits for what is being written, but not for a database that hangs.
     """
     with start_blocking_portal() as portal:
         future = portal.start_task_soon(filling.run)
@@ -105,24 +115,24 @@ def work(filling: "Filling", report: Report) -> None:
             future.result()
         except BaseException:
             future.cancel()
+            if not filling.ended.wait(INTERRUPT_S):
+                filling.cut()
             raise
     filling.report(report, len(filling.done), filling.rows, filling.weight)
 
 
 class Filling:
-    """Jobs to do; spans, outcomes and what was received so far. Its job workers are numbered from `first_worker`."""
+    """Jobs to do, and what was done and noted so far. Its job workers are numbered from `first_worker`."""
 
     def __init__(
         self, plan: BackfillPlan, endpoints: Endpoints, groups: Sequence[Group], *, bucket: Bucket | None = None, first_worker: int = 0
     ) -> None:
         self.plan, self.endpoints, self.bucket = plan, endpoints, bucket
-        self._first_worker = first_worker
-        self.queue = deque(groups)
-        self.spans: list[Span] = []
-        self.received: Received = {}
+        self.queue, self.done, self.log = deque(groups), dict[Key, Refreshed | str](), Log()
+        self.ended = threading.Event()
+        self._first_worker, self._workers = first_worker, list[_Worker]()
         self._begun_s = time.monotonic()
-        self.done: dict[Key, Refreshed | str] = {}
-        self._weights = {key: periods_per_year(*key) for group in groups for key in group.keys}
+        self._weights = {key: weight for group in groups for key, weight in group.weights.items()}
 
     async def run(self) -> None:
         """Work until the queue is empty."""
@@ -134,15 +144,40 @@ class Filling:
             timeout_s=source.timeout_s,
             connections=self.plan.concurrency.requests,
             bucket=self.bucket,
+            tickers=self.plan.tickers,
+            adjusted=source.adjusted,
         )
-        async with client, anyio.create_task_group() as group:
-            for number in range(min(self.plan.concurrency.jobs, len(self.queue))):
-                group.start_soon(_Worker(self, client, self._first_worker + number).run)
+        count = min(self.plan.concurrency.jobs, len(self.queue))
+        self._workers = [_Worker(self, client, self._first_worker + number) for number in range(count)]
+        try:
+            async with client, anyio.create_task_group() as watching:
+                watching.start_soon(self._watch)
+                async with anyio.create_task_group() as group:
+                    for worker in self._workers:
+                        group.start_soon(worker.run)
+                watching.cancel_scope.cancel()
+        finally:
+            self.ended.set()
+
+    async def _watch(self) -> None:
+        """End the connections over which no answer comes; a job's database may hang for half of its budget."""
+        most_s = max(LEAST_HANG_S, self.plan.source.retry.budget_s / 2)
+        while True:
+            await anyio.sleep(WATCH_S)
+            for worker in self._workers:
+                if (sink := worker.sink) and sink.asked_s and time.monotonic() - sink.asked_s > most_s:
+                    sink.cut()
+
+    def cut(self) -> None:
+        """End every connection to the database."""
+        for worker in self._workers:
+            if worker.sink is not None:
+                worker.sink.cut()
 
     @property
     def rows(self) -> int:
         """Return how many bars were written so far."""
-        return sum(span.rows for span in tuple(self.spans) if span.stage == "insert")
+        return sum(span.rows for span in tuple(self.log.spans) if span.stage == "insert")
 
     @property
     def weight(self) -> float:
@@ -163,7 +198,7 @@ class _Worker:
 
     def __init__(self, filling: Filling, source: Source, number: int) -> None:
         self._filling, self._plan, self._source, self._number = filling, filling.plan, source, number
-        self._sink: Sink | None = None
+        self.sink: Sink | None = None
 
     async def run(self) -> None:
         """Work until no group is left."""
@@ -172,7 +207,8 @@ class _Worker:
                 group = self._filling.queue.popleft()
                 self._filling.done |= await self._done(group)
         finally:
-            self._close()
+            if self.sink is not None:
+                self.sink.close()
 
     async def _done(self, group: Group) -> dict[Key, Refreshed | str]:
         """Do a group's jobs, from their checkpoints again when the database was lost; return each one's outcome or error.
@@ -180,26 +216,44 @@ class _Worker:
         A loss may last as long as a job may retry its requests; the next one counts anew if rows were stored in between.
         What the database refuses it would refuse again, so that is not tried again.
         """
-        until_s: float | None = None
+        budget_s, until_s = self._plan.source.retry.budget_s, 0.0
         while True:
+            tried_s = time.monotonic()
             try:
-                if self._sink is None:
-                    strategy = STRATEGIES[self._plan.insert]
-                    self._sink = await run_sync(strategy, self._filling.endpoints.database_url, self._plan.database_schema)
-                return await self._refreshed(self._sink, group)
+                self.sink = self.sink or await self._opened()
+                return await self._refreshed(self.sink, group)
             except SinkError as error:
-                if until_s is None or (self._sink and self._sink.inserted):
-                    until_s = time.monotonic() + self._plan.source.retry.budget_s
-                self._close()
-                if not database.is_lost(error):
-                    return dict.fromkeys(group.keys, f"the database refuses: {first_line(error)}")
-                if time.monotonic() > until_s:
-                    return dict.fromkeys(group.keys, f"the database was lost: {first_line(error)}")
+                sink, self.sink = self.sink, None
+                why, asked_s = database.said(error), tried_s
+                if sink is not None:
+                    asked_s = sink.asked_s or time.monotonic()
+                    why = f"the database gave no answer for {time.monotonic() - asked_s:.0f} s: it hangs" if sink.is_cut else why
+                    sink.close()
+                if not until_s or (sink and sink.inserted):
+                    until_s = asked_s + budget_s
+                if not (database.is_lost(error) or (sink and sink.is_cut)) or time.monotonic() > until_s:
+                    return dict.fromkeys(group.keys, why)
                 await anyio.sleep(DATABASE_PAUSE_S)
 
+    async def _opened(self) -> Sink:
+        """Connect; when all is to end meanwhile, nobody waits for that."""
+        is_given_up = threading.Event()
+        lock_s = min(LOCK_S, max(0.1, self._plan.source.retry.budget_s / 2))
+
+        def opened() -> Sink:
+            sink = STRATEGIES[self._plan.insert](self._filling.endpoints.database_url, self._plan.database_schema, lock_s)
+            if is_given_up.is_set():
+                sink.close()
+            return sink
+
+        try:
+            return await run_sync(opened, abandon_on_cancel=True)
+        finally:
+            is_given_up.set()
+
     async def _refreshed(self, sink: Sink, group: Group) -> dict[Key, Refreshed | str]:
-        start, end = self._plan.history.range(group.symbol)
-        trace = Trace(group.symbol, group.timeframes[0], self._number, self._filling.spans, self._filling.received)
+        start, end = self._plan.history.range(group.ticker)
+        trace = Trace(group.symbol, group.timeframes[0], self._number, self._filling.log)
         try:
             self._filling.endpoints.check_key()
             found = await refresh(
@@ -215,8 +269,3 @@ class _Worker:
             for key in group.keys:
                 await run_sync(sink.fail, *key, why)
             return dict.fromkeys(group.keys, why)
-
-    def _close(self) -> None:
-        if self._sink is not None:
-            self._sink.close()
-        self._sink = None

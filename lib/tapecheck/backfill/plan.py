@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 from urllib.parse import urlsplit
 
-from pydantic import AfterValidator, BeforeValidator, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, ValidationError, ValidationInfo, field_validator, model_validator
 
 from tapecheck import config
 from tapecheck.backfill.calendar import EASTERN, FIRST_DAY
@@ -15,7 +15,7 @@ from tapecheck.errors import ConfigError, Problem
 from tapecheck.runs.results import TargetInfo
 from tapecheck.target.file import BackfillTarget, Secret, Target
 from tapecheck.target.loopback import beyond, is_local_database, is_loopback
-from tapecheck.vendor.bars import CRYPTO, TIMEFRAMES
+from tapecheck.vendor.bars import TICKERS, TIMEFRAMES, is_crypto
 from tapecheck.vendor.rate_limit import Retry, TokenBucket
 from tapecheck.vendor.wire import Unauthorized
 from tapecheck.verdict import each_once, parse
@@ -23,13 +23,14 @@ from tapecheck.workers.dask import checked_workers
 
 METRICS = (
     "duration_s", "records_per_s", "job_success_ratio", "failed", "floor_ratio", "lost", "empty", "duplicates", "repeated",
-    "upstream_gaps", "wrong_bars", "coverage", "longest_gap_days", "bars_per_day", "late_start_days", "early_end_days",
+    "upstream_gaps", "wrong_bars", "not_asked_for", "contradicted", "coverage", "longest_gap_days", "bars_per_day", "late_start_days", "early_end_days",
 )  # fmt: skip
 MAX_DAYS = 3650
 STRETCH, SATURDAY = dt.timedelta(weeks=13), 5
 SLACK_S = 0.1  # by which the way of one request may be longer than that of another
 
-Symbol = Annotated[str, Field(pattern=r"^[A-Z][A-Z0-9.]{0,11}$")]
+Symbol = Annotated[str, Field(pattern=r"^[A-Z][A-Za-z0-9.]{0,11}$")]
+Ticker = Annotated[str, Field(pattern=r"^([A-Z]:)?[A-Za-z0-9.]{1,24}$")]
 
 
 def _known(timeframe: str) -> str:
@@ -88,9 +89,9 @@ class HistoryRange(Model):
         last = self.end or today()
         return self.start or last - dt.timedelta(days=min(self.days or 0, (last - dt.date.min).days)), last
 
-    def range(self, symbol: str) -> tuple[dt.datetime, dt.datetime]:
-        """Return the first and last moment of the history, by the days of the symbol's market, so that no bar of any length is cut."""
-        zone = dt.UTC if symbol in CRYPTO else EASTERN
+    def range(self, ticker: str) -> tuple[dt.datetime, dt.datetime]:
+        """Return the first and last moment of the history, by the days of the ticker's market, so that no bar of any length is cut."""
+        zone = dt.UTC if is_crypto(ticker) else EASTERN
         first, last = (dt.datetime(day.year, day.month, day.day, tzinfo=zone).astimezone(dt.UTC) for day in self.bounds())
         return first, last - dt.timedelta(milliseconds=1)
 
@@ -110,12 +111,13 @@ class HistoryRange(Model):
 
 
 class SourcePlan(Model):
-    """How the source may be asked; without `requests_per_minute` as fast as it answers."""
+    """How the source may be asked: without `requests_per_minute` as fast as it answers; `adjusted`: prices as splits have changed them."""
 
     requests_per_minute: float | None = Field(default=None, ge=0.01, le=1e6)
     burst: int = Field(default=10, ge=1, le=10_000)
     timeout_s: float = Field(default=15.0, ge=0.01, le=300)
     retry: Retry = Retry()
+    adjusted: bool = True
 
     @property
     def rate_per_s(self) -> float | None:
@@ -140,12 +142,14 @@ class BackfillPlan(Model):
     `begin`: fresh empties this backfill's own tables first; resume finishes what an earlier run has left, and only_failed
     redoes of that what failed. `database_schema` holds those tables, beside the live ones. `workers` are processes of this
     machine, 1 being this one itself, or those of a Dask cluster; the rate limit is one for all of them. The audit expects bars in
-    `sessions` and leaves out the newest `settle_minutes`, which the vendor may still revise.
+    `sessions` and leaves out the newest `settle_minutes`, which the vendor may still revise. `tickers` are the
+    vendor's of symbols that are not called so there.
     """
 
     symbols: Annotated[tuple[Symbol, ...], AfterValidator(_each_once)] = Field(min_length=1)
     timeframes: Annotated[tuple[Annotated[str, AfterValidator(_known)], ...], AfterValidator(_each_once)] = Field(min_length=1)
     history: HistoryRange
+    tickers: dict[Symbol, Ticker] = TICKERS
     source: SourcePlan = SourcePlan()
     concurrency: Concurrency = Concurrency()
     workers: Annotated[Any, BeforeValidator(checked_workers)] = 1
@@ -157,6 +161,17 @@ class BackfillPlan(Model):
     begin: Literal["fresh", "resume", "only_failed"] = "fresh"
     database_schema: str = Field(default="tapecheck_backfill", pattern=r"^tapecheck_[a-z0-9_]{1,40}$")
     objectives: Annotated[tuple[Annotated[str, AfterValidator(_objective)], ...], AfterValidator(each_once)] = ()
+
+    @field_validator("tickers")
+    @classmethod
+    def _with_coins(cls, given: dict[str, str], info: ValidationInfo) -> dict[str, str]:
+        known = TICKERS | given
+        _each_once(tuple(known.get(symbol, symbol) for symbol in info.data.get("symbols", ())))
+        return known
+
+    def ticker(self, symbol: str) -> str:
+        """Return the vendor's ticker of a symbol: a stock's is its name."""
+        return self.tickers.get(symbol, symbol)
 
     @property
     def jobs(self) -> list[tuple[str, str]]:

@@ -13,7 +13,7 @@ from tapecheck import recording
 from tapecheck.backfill import coverage
 from tapecheck.backfill.integrity import Integrity
 from tapecheck.backfill.plan import BackfillPlan
-from tapecheck.vendor.trace import Span
+from tapecheck.vendor.trace import Oddity, Span
 
 FETCHING = ("wait", "fetch", "decode")  # one page after another, while the page before is stored
 TRACKS = 1000  # a track's number in a Chrome trace is its worker's times this
@@ -117,8 +117,8 @@ class Context(recording.Context):
     """What the spans do not say: when by their clock, by which plan, and what is stored.
 
     `processes` is how many did the jobs, each with as many at once as the plan says; `remote` are the stages that did not use
-    this machine's cores; `integrity` is None where nobody audited what was stored. `target_stopped`: the sandbox was gone
-    before the end.
+    this machine's cores; `oddities` is what the vendor's answers had that they should not have; `integrity` is None where nobody
+    audited what was stored. `target_stopped`: the sandbox was gone before the end.
     """
 
     began_ns: int
@@ -126,6 +126,7 @@ class Context(recording.Context):
     plan: BackfillPlan
     processes: int = 1
     remote: tuple[str, ...] = ()
+    oddities: tuple[Oddity, ...] = ()
     integrity: Integrity | None = None
     target_stopped: bool = False
 

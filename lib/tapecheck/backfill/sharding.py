@@ -6,7 +6,7 @@ Each worker has its shard from the beginning, and asks one bucket in the databas
 
 import threading
 from collections.abc import Sequence
-from contextlib import closing, suppress
+from contextlib import closing
 from dataclasses import dataclass, replace
 
 import httpx
@@ -14,7 +14,6 @@ import psycopg
 from anyio.to_thread import run_sync
 
 from tapecheck import database
-from tapecheck.backfill import schema
 from tapecheck.backfill.jobs import Filling, Group, Key, work
 from tapecheck.backfill.pipeline import Refreshed
 from tapecheck.backfill.plan import SLACK_S, BackfillPlan, Endpoints
@@ -22,7 +21,7 @@ from tapecheck.errors import ConfigError, Problem
 from tapecheck.progress import Report
 from tapecheck.target.loopback import is_local_database, is_loopback
 from tapecheck.vendor.rate_limit import most_tokens
-from tapecheck.vendor.trace import Received, Span
+from tapecheck.vendor.trace import Log
 from tapecheck.workers.pool import WorkerPool
 from tapecheck.workers.worker import COUNT, DONE, STOP, WEIGHT, Control, Death, Worker
 
@@ -45,9 +44,8 @@ class Shard:
 class ShardResult:
     """What a worker did of its shard; times are of its own clock."""
 
-    spans: list[Span]
+    log: Log
     outcomes: dict[Key, Refreshed | str]
-    received: Received
 
 
 def split(groups: Sequence[Group], count: int) -> list[list[Group]]:
@@ -65,9 +63,6 @@ def work_together(pool: WorkerPool, filling: Filling, report: Report) -> None:
     """Have the jobs of a filling done by a pool, and collect in it what its workers did.
 
     The jobs of one that dies are failed ones, whose checkpoints hold what it had stored.
-
-    Raises:
-        psycopg.Error: the bucket cannot be put into the database.
     """
     plan, endpoints, workers = filling.plan, filling.endpoints, pool.ready()
     shards = [
@@ -81,14 +76,9 @@ def work_together(pool: WorkerPool, filling: Filling, report: Report) -> None:
     bucket = SharedBucket.of(plan, endpoints.database_url)
     if bucket:
         bucket.fill()
-    try:
-        filling.queue.clear()
-        ended = pool.run(fill, [(worker, (shard,)) for worker, shard in zip(workers, shards, strict=True)], on_poll)
-        on_poll()
-    finally:
-        if bucket:
-            with suppress(psycopg.Error):  # a lost database keeps it until the next run fills another one
-                bucket.drop()
+    filling.queue.clear()
+    ended = pool.run(fill, [(worker, (shard,)) for worker, shard in zip(workers, shards, strict=True)], on_poll)
+    on_poll()
     for worker, shard, one in zip(workers, shards, ended, strict=True):
         _take(worker, shard, one, filling)
 
@@ -99,8 +89,10 @@ def _take(worker: Worker, shard: Shard, one: ShardResult | Death, filling: Filli
         filling.done |= {key: why for group in shard.groups for key in group.keys}
         return
     ahead_ns = worker.offset_ns
-    filling.spans += [replace(span, began_ns=span.began_ns - ahead_ns, ended_ns=span.ended_ns - ahead_ns) for span in one.spans]
-    filling.received |= one.received
+    spans = [replace(span, began_ns=span.began_ns - ahead_ns, ended_ns=span.ended_ns - ahead_ns) for span in one.log.spans]
+    filling.log.spans.extend(spans)
+    filling.log.received.update(one.log.received)
+    filling.log.oddities.extend(one.log.oddities)
     filling.done |= one.outcomes
 
 
@@ -144,13 +136,13 @@ def fill(control: Control, shard: Shard) -> ShardResult:
     finally:
         if bucket:
             bucket.close()
-    return ShardResult(spans=filling.spans, outcomes=filling.done, received=filling.received)
+    return ShardResult(log=filling.log, outcomes=filling.done)
 
 
 # ---- one rate limit for all ----
 
-_TOKENS = "CREATE TABLE {schema}.tokens (tokens float8 NOT NULL, at timestamptz NOT NULL)"
 LEAST_WAIT_S = 0.001  # between two questions
+HANG_S = 10.0  # for an answer
 
 
 class SharedBucket:
@@ -160,8 +152,7 @@ class SharedBucket:
     """
 
     def __init__(self, database_url: str, database_schema: str, rate_per_s: float, most: float) -> None:
-        self._url, self._schema, self._rate_per_s, self._most = database_url, database_schema, rate_per_s, most
-        self._table = f"{database_schema}.tokens"
+        self._url, self._table, self._rate_per_s, self._most = database_url, f"{database_schema}.tokens", rate_per_s, most
         self._connection: psycopg.Connection | None = None
         self._one_at_a_time = threading.Lock()
 
@@ -173,31 +164,11 @@ class SharedBucket:
             return None
         return cls(database_url, plan.database_schema, rate_per_s, most_tokens(rate_per_s, plan.source.burst, SLACK_S))
 
-    def check(self) -> None:
-        """Look whether it can be put there.
-
-        Raises:
-            WrongTables: a table of its name has another shape; nothing was written.
-        """
-        with database.connect(self._url) as connection:
-            self._check(connection)
-
     def fill(self) -> None:
-        """Put it there, full, in place of an older one.
-
-        Raises:
-            WrongTables: a table of its name has another shape; nothing was written.
-        """
+        """Fill it, in place of what another run has left."""
         with database.connect(self._url) as connection:
-            self._check(connection)
-            connection.execute(f"DROP TABLE IF EXISTS {self._table}")
-            connection.execute(_TOKENS.format(schema=self._schema))
+            connection.execute(f"DELETE FROM {self._table}")
             connection.execute(f"INSERT INTO {self._table} VALUES (%s, clock_timestamp())", (self._most,))
-
-    def drop(self) -> None:
-        """Take it away."""
-        with database.connect(self._url) as connection:
-            connection.execute(f"DROP TABLE IF EXISTS {self._table}")
 
     async def ask(self) -> float:
         """Take a token and return 0, or take none and return the seconds until there will be one.
@@ -210,23 +181,22 @@ class SharedBucket:
     def close(self) -> None:
         """Leave the database; the bucket stays."""
         with self._one_at_a_time:
-            if self._connection is not None:
-                self._connection.close()
-            self._connection = None
+            self._disconnect()
 
-    def _check(self, connection: psycopg.Connection) -> None:
-        schema.check(connection, self._schema, f"CREATE SCHEMA {schema.SCRATCH}; {_TOKENS.format(schema=schema.SCRATCH)}")
+    def _disconnect(self) -> None:
+        if self._connection is not None:
+            self._connection.close()
+        self._connection = None
 
     def _asked(self) -> float:
         with self._one_at_a_time:
             try:
                 if self._connection is None:
                     self._connection = database.connect(self._url, autocommit=True)
-                return self._taken(self._connection)
+                with database.limited(self._connection, HANG_S):
+                    return self._taken(self._connection)
             except psycopg.Error:
-                if self._connection is not None:
-                    self._connection.close()
-                self._connection = None
+                self._disconnect()
                 raise
 
     def _taken(self, connection: psycopg.Connection) -> float:

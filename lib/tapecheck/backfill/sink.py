@@ -6,7 +6,10 @@ connection, so that whatever was acknowledged is whole and durable, and a resume
 """
 # ruff: noqa: S608 - what is put into statements is column and table names, constants of ours
 
+import contextlib
 import datetime as dt
+import socket
+import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Self
@@ -17,11 +20,12 @@ import psycopg
 import pyarrow as pa
 
 from tapecheck import database
-from tapecheck.backfill.checkpoints import FIELDS, LIVE, VALUES, Checkpoint, checkpoint_of
-from tapecheck.backfill.schema import writers_lock
+from tapecheck.backfill.checkpoints import FIELDS, VALUES, Checkpoint, checkpoint_of
+from tapecheck.backfill.schema import COVERAGE, LIVE, writers_lock
 from tapecheck.vendor.bars import COLUMNS, Bars, FloatArray, to_datetime
 
 SinkError = database.Error
+SAVED = ("symbol", "timeframe", "state", "watermark", "refreshed_at", *COVERAGE)  # of a checkpoint, with each page
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,32 +45,55 @@ class Counts:
 class Sink:
     """One connection that writes; not for two threads at once. Use it as a context manager.
 
-    `inserted` counts the bars that it has added, `statements` the SQL statements that it has sent, a COPY as one.
+    `inserted` counts the bars that it has added, `statements` the SQL statements that it has sent, a COPY as one; `asked_s` is when
+    it sent the one that it waits for, on the monotonic clock, and `is_cut` that it waits no longer.
+
+    Args:
+        lock_s: how long it waits for a lock that another session holds.
     """
 
     inserted = statements = 0
+    asked_s: float | None = None
+    is_cut = False
 
-    def __init__(self, database_url: str, schema: str = LIVE) -> None:
+    def __init__(self, database_url: str, schema: str = LIVE, lock_s: float = 10.0) -> None:
         self._schema = schema
         self._ends: dict[tuple[str, str], int] = {}  # of a series: a start (ms) after which nothing was stored when we asked
-        self._connection = database.connect_adbc(database_url)
-        self._begin()
-        for table in VALUES:
-            self._execute(f"CREATE TEMP TABLE staging_{table} (LIKE {self._schema}.{table}) ON COMMIT DELETE ROWS")
-        self._connection.commit()
+        self._sockets: list[socket.socket] = []
+        self._connection = self._connected(database_url, f"{lock_s * 1000:.0f}ms")
+        try:
+            self._cursor: Any = self._connection.cursor()
+            self._begin()
+            self._connection.commit()
+        except BaseException:
+            self.close()
+            raise
+        self.asked_s = None
+
+    def _connected(self, database_url: str, lock_timeout: str) -> Any:
+        return database.connect_adbc(database_url, lock_timeout=lock_timeout, ends=self._sockets)
 
     def _begin(self) -> None:
-        self._cursor: Any = self._connection.cursor()
         self._execute(writers_lock(self._schema))
         self._cursor.fetchall()
+        for table in VALUES:
+            self._execute(f"CREATE TEMP TABLE staging_{table} (LIKE {self._schema}.{table}) ON COMMIT DELETE ROWS")
 
     def _execute(self, *statement: Any) -> Any:
         self.statements += 1
+        self.asked_s = time.monotonic()
         return self._cursor.execute(*statement)
 
     def _copy(self, name: str, table: pa.Table, **options: Any) -> None:
         self.statements += 1
+        self.asked_s = time.monotonic()
         self._cursor.adbc_ingest(name, table, mode="append", **options)
+
+    def _end(self, *, keep: bool) -> None:
+        """Commit what was written, or take it back."""
+        self.asked_s = time.monotonic()
+        (self._connection.commit if keep else self._connection.rollback)()
+        self.asked_s = None
 
     def __enter__(self) -> Self:
         return self
@@ -76,26 +103,39 @@ class Sink:
 
     def close(self) -> None:
         """Close the connection; what was not committed is gone."""
-        try:
+        with contextlib.suppress(*SinkError, AttributeError):  # the server went first, or there was no cursor yet
             self._cursor.close()
+        with contextlib.suppress(*SinkError):
             self._connection.close()
-        except adbc_driver_manager.Error:
-            pass  # the server went first
+        while self._sockets:
+            self._sockets.pop().close()
 
-    def write(self, bars: Bars, features: Mapping[str, FloatArray], checkpoint: Checkpoint) -> Counts:
+    def cut(self) -> None:
+        """End the connection while another thread waits for it: a server that hangs would never answer."""
+        self.is_cut = True
+        for end in self._sockets:
+            database.cut(end)
+
+    def write(self, bars: Bars, features: Mapping[str, FloatArray], checkpoint: Checkpoint, *, anew: bool = False) -> Counts:
         """Write a page of bars with its features and checkpoint, all or nothing; durable when this returns.
 
         Without any features only bars are stored.
         The checkpoint's `rows` grow by what was inserted; its other fields are stored as they are.
+
+        Args:
+            anew: replace all that is stored of the series by this page.
         """
         try:
-            counts = self._stored(bars, features, checkpoint, direct=True)
+            counts = self._stored(bars, features, checkpoint, direct=True, anew=anew)
         except adbc_driver_manager.IntegrityError:  # another writer was first with some of the rows
-            self._connection.rollback()
+            self._end(keep=False)
             self._ends.clear()
-            counts = self._stored(bars, features, checkpoint, direct=False)
-        except BaseException:
-            self._connection.rollback()
+            counts = self._stored(bars, features, checkpoint, direct=False, anew=anew)
+        except BaseException as error:
+            asked_s = self.asked_s
+            with contextlib.suppress(*SinkError):
+                self._end(keep=False)
+            self.asked_s = asked_s if isinstance(error, SinkError) else None
             raise
         self.inserted += counts.inserted
         return counts
@@ -108,14 +148,14 @@ class Sink:
             (symbol, timeframe, before, count),
         )
         bars = self._fetched_bars()
-        self._connection.rollback()
+        self._end(keep=False)
         return bars[::-1]
 
     def checkpoint(self, symbol: str, timeframe: str) -> Checkpoint | None:
         """Return where a job stands, or None for one that never began."""
         self._execute(f"SELECT {FIELDS} FROM {self._schema}.checkpoints WHERE symbol = $1 AND timeframe = $2", (symbol, timeframe))
         row = self._cursor.fetchone()
-        self._connection.rollback()
+        self._end(keep=False)
         return checkpoint_of(row) if row else None
 
     def fail(self, symbol: str, timeframe: str, error: str) -> None:
@@ -126,10 +166,10 @@ class Sink:
             " error = excluded.error, updated_at = now()",
             (symbol, timeframe, error[:500]),
         )
-        self._connection.commit()
+        self._end(keep=True)
 
-    def _stored(self, bars: Bars, features: Mapping[str, FloatArray], checkpoint: Checkpoint, *, direct: bool) -> Counts:
-        counts = Counts()
+    def _stored(self, bars: Bars, features: Mapping[str, FloatArray], checkpoint: Checkpoint, *, direct: bool, anew: bool) -> Counts:
+        counts, replaced = Counts(), self._deleted(checkpoint) if anew else 0
         if len(bars):
             key = _key_columns(bars, checkpoint.symbol, checkpoint.timeframe)
             nullable = {name: getattr(bars, name) for name in VALUES["bars"]}
@@ -142,9 +182,20 @@ class Sink:
                 counts = self._upserted("bars", tables["bars"])
                 if features:
                     self._upserted("features", tables["features"])
-        self._save(checkpoint, counts.inserted)
-        self._connection.commit()
-        return counts
+        self._save(checkpoint, counts.inserted, anew=anew)
+        self._end(keep=True)
+        changed = min(replaced, counts.inserted)
+        return counts + Counts(inserted=-changed, changed=changed)
+
+    def _deleted(self, checkpoint: Checkpoint) -> int:
+        """Delete a series and return how many bars it had."""
+        self._ends.pop((checkpoint.symbol, checkpoint.timeframe), None)
+        rows = 0
+        for name in ("features", "bars"):
+            which = f"DELETE FROM {self._schema}.{name} WHERE symbol = $1 AND timeframe = $2 RETURNING 1"
+            self._execute(f"WITH gone AS ({which}) SELECT count(*) FROM gone", (checkpoint.symbol, checkpoint.timeframe))
+            rows = int(self._cursor.fetchone()[0])
+        return rows
 
     def _is_new(self, bars: Bars, checkpoint: Checkpoint) -> bool:
         """Tell whether nothing is stored from a page's first bar on: asked once, and known of the pages that follow."""
@@ -190,13 +241,14 @@ class Sink:
         arrays: dict[str, Any] = {name: table.column(name).to_numpy() for name in COLUMNS}
         return Bars(**arrays)
 
-    def _save(self, checkpoint: Checkpoint, inserted: int) -> None:
+    def _save(self, checkpoint: Checkpoint, inserted: int, *, anew: bool) -> None:
+        places = ", ".join(f"${i}" for i in range(1, len(SAVED) + 2))
+        updates = ", ".join(f"{name} = excluded.{name}" for name in SAVED[2:])
         self._execute(
-            f"INSERT INTO {self._schema}.checkpoints AS old (symbol, timeframe, state, watermark, refreshed_at, rows)"
-            " VALUES ($1, $2, $3, $4, $5, $6)"
-            " ON CONFLICT (symbol, timeframe) DO UPDATE SET state = excluded.state, watermark = excluded.watermark,"
-            " refreshed_at = excluded.refreshed_at, rows = old.rows + excluded.rows, failures = 0, error = NULL, updated_at = now()",
-            (checkpoint.symbol, checkpoint.timeframe, checkpoint.state, checkpoint.watermark, checkpoint.refreshed_at, inserted),
+            f"INSERT INTO {self._schema}.checkpoints AS old ({', '.join(SAVED)}, rows) VALUES ({places})"
+            f" ON CONFLICT (symbol, timeframe) DO UPDATE SET {updates}, rows = {'' if anew else 'old.rows + '}excluded.rows,"
+            " failures = 0, error = NULL, updated_at = now()",
+            (*(getattr(checkpoint, name) for name in SAVED), inserted),
         )
 
 
@@ -206,10 +258,10 @@ def _key_columns(bars: Bars, symbol: str, timeframe: str) -> dict[str, pa.Array]
 
 
 def _table(key: Mapping[str, pa.Array], values: Mapping[str, FloatArray]) -> pa.Table:
-    """Put columns together for a COPY; NaN becomes NULL."""
+    """Put columns together for a COPY; NaN becomes NULL, and a number of trades that is none whole is rounded."""
     columns = {name: pa.array(column, mask=np.isnan(column)) for name, column in values.items()}
     if "n" in columns:
-        columns["n"] = columns["n"].cast(pa.int64())
+        columns["n"] = pa.array(np.round(values["n"]), mask=np.isnan(values["n"])).cast(pa.int64())
     return pa.table({**key, **columns})
 
 
@@ -221,11 +273,13 @@ Row = Sequence[Any]
 class RowByRowSink(Sink):
     """Upserts with an INSERT of one row, which psycopg prepares, and waits for its answer: a round trip a row."""
 
-    def __init__(self, database_url: str, schema: str = LIVE) -> None:
-        self._schema = schema
-        self._connection = database.connect(database_url, cursor_factory=psycopg.RawCursor)  # $1, as ADBC writes it
-        self._begin()
-        self._connection.commit()
+    def _connected(self, database_url: str, lock_timeout: str) -> Any:
+        connection = database.connect(database_url, lock_timeout=lock_timeout, cursor_factory=psycopg.RawCursor)  # $1, as ADBC writes it
+        self._sockets.append(database.handle(connection))
+        return connection
+
+    def _begin(self) -> None:
+        self._execute(writers_lock(self._schema))
 
     def _is_new(self, bars: Bars, checkpoint: Checkpoint) -> bool:
         return False  # the short way of a range known to be new is part of `copy`
@@ -255,6 +309,7 @@ class ExecutemanySink(RowByRowSink):
 
     def _inserted(self, statement: str, rows: Sequence[Row]) -> Iterable[bool | None]:
         self.statements += len(rows)
+        self.asked_s = time.monotonic()
         self._cursor.executemany(statement, rows, returning=True)
         for result in self._cursor.results():
             found = result.fetchone()

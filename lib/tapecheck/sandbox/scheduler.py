@@ -13,7 +13,7 @@ import psycopg
 from fastapi import FastAPI
 
 from tapecheck import lockfiles
-from tapecheck.backfill import checkpoints
+from tapecheck.backfill import checkpoints, schema
 from tapecheck.backfill.checkpoints import Checkpoint
 from tapecheck.backfill.pipeline import refresh
 from tapecheck.backfill.sink import Sink, SinkError
@@ -79,7 +79,7 @@ class Refresher:
         """Resume from the checkpoints, then refresh until cancelled, whatever upstream and database do."""
         while not self.database_up:
             try:
-                await asyncio.to_thread(checkpoints.prepare, self.home.database_url())
+                await asyncio.to_thread(schema.prepare, self.home.database_url())
                 self.checkpoints = await asyncio.to_thread(checkpoints.read, self.home.database_url())
                 self.database_up = True
             except SinkError as error:
@@ -154,6 +154,8 @@ class Refresher:
         symbol, frame = key
         now, begun_s = dt.datetime.now(dt.UTC), time.monotonic()
         start = (now - dt.timedelta(days=self.profile.days)).replace(hour=0, minute=0, second=0, microsecond=0)
+        if (before := self.checkpoints.get(key)) and before.covers_from:
+            start = max(start, before.covers_from)  # what one has taken over may begin some hours later
         self.counts["runs"] += 1
         self.counts["redone"] += begun_s < self.finished.pop(key, begun_s)
         try:

@@ -8,21 +8,22 @@ import numpy as np
 import numpy.typing as npt
 
 CRYPTO = ("BTC", "ETH", "XRP", "SOL", "ADA")
+TICKERS = {symbol: f"X:{symbol}USD" for symbol in CRYPTO}  # the vendor's, where a plan says nothing else
 FloatArray = npt.NDArray[np.float64]
 IntArray = npt.NDArray[np.int64]
+BoolArray = npt.NDArray[np.bool_]
 
 EPOCH = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
 
 
 def ticker_of(symbol: str) -> str:
     """Return the vendor's ticker of our symbol: `AAPL` -> `AAPL`, `BTC` -> `X:BTCUSD`."""
-    return f"X:{symbol}USD" if symbol in CRYPTO else symbol
+    return TICKERS.get(symbol, symbol)
 
 
 def symbol_of(ticker: str) -> str:
     """Return our symbol of a vendor's ticker, the inverse of `ticker_of`."""
-    base = ticker.removeprefix("X:").removesuffix("USD")
-    return base if ticker == f"X:{base}USD" and base in CRYPTO else ticker
+    return next((symbol for symbol, one in TICKERS.items() if one == ticker), ticker)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,10 +48,15 @@ TIMEFRAMES = {
 }
 
 
-def periods_per_year(symbol: str, timeframe: str) -> float:
+def is_crypto(ticker: str) -> bool:
+    """Tell whether a vendor's ticker is of a coin, which trades around the clock."""
+    return ticker.startswith("X:")
+
+
+def periods_per_year(ticker: str, timeframe: str) -> float:
     """Return how many bars a year has: 365 days around the clock for crypto, 252 days of 16 hours for stocks."""
     length_s = TIMEFRAMES[timeframe].length_s
-    if symbol in CRYPTO:
+    if is_crypto(ticker):
         return 365 * 86400 / length_s
     return 252 * max(1.0, 16 * 3600 / length_s)
 
@@ -75,7 +81,7 @@ class Bars:
     def __len__(self) -> int:
         return len(self.t)
 
-    def __getitem__(self, rows: slice | npt.NDArray[np.bool_] | IntArray) -> Self:
+    def __getitem__(self, rows: slice | BoolArray | IntArray) -> Self:
         return type(self)(**{name: getattr(self, name)[rows] for name in COLUMNS})
 
     @classmethod
@@ -84,9 +90,9 @@ class Bars:
         return cls(t=np.empty(0, np.int64), **{name: np.empty(0) for name in COLUMNS[1:]})
 
     @classmethod
-    def joined(cls, first: Self, second: Self) -> Self:
-        """Return two series, the first of which ends before the second begins, as one."""
-        return cls(**{name: np.concatenate((getattr(first, name), getattr(second, name))) for name in COLUMNS})
+    def joined(cls, *parts: Self) -> Self:
+        """Return series, each of which ends before the next one begins, as one."""
+        return cls(**{name: np.concatenate([getattr(part, name) for part in parts]) for name in COLUMNS})
 
 
 COLUMNS = tuple(field.name for field in fields(Bars))

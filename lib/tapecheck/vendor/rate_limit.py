@@ -22,8 +22,6 @@ def most_tokens(rate_per_s: float, burst: int, slack_s: float) -> float:
     Requests that were sent apart may arrive closer together, by up to `slack_s`, at a server that counts them by the same rule.
     So the tokens of that time are kept back from the burst, as long as it has one: it costs `slack_s` once, and no refusal.
     """
-    if rate_per_s <= 0 or burst < 1:
-        raise ValueError(f"rate {rate_per_s}/s with burst {burst}; allowed: a positive rate, a burst of at least 1")
     return max(1.0, burst - rate_per_s * slack_s)
 
 

@@ -1,9 +1,11 @@
-"""Times the stages of the pages of a job: one span each, with what it moved. It records nothing on disk."""
+"""Notes what the jobs of a backfill take and get: a span for each stage of each page, what was sent, and what was odd about it."""
 
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+
+import numpy as np
 
 from tapecheck.vendor.bars import IntArray
 
@@ -46,15 +48,44 @@ class Cost:
     statements: int = 0
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Oddity:
+    """Bars of a series that an answer should not have had, by kind: how many, the first of them (Unix ms), and what is to say of them."""
+
+    symbol: str
+    timeframe: str
+    kind: str
+    bars: int
+    first_ms: int
+    note: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Log:
+    """What the traces of many jobs have noted."""
+
+    spans: list[Span] = field(default_factory=list)
+    received: Received = field(default_factory=dict)
+    oddities: list[Oddity] = field(default_factory=list)
+
+    def summed(self) -> tuple[Oddity, ...]:
+        """Return one oddity a series and kind, with all its bars and the first of them."""
+        found: dict[tuple[str, str, str], Oddity] = {}
+        for one in self.oddities:
+            key = (one.symbol, one.timeframe, one.kind)
+            old = found.get(key, replace(one, bars=0))
+            found[key] = replace(min(old, one, key=lambda each: each.first_ms), bars=old.bars + one.bars)
+        return tuple(found.values())
+
+
 @dataclass(frozen=True, slots=True)
 class Trace:
-    """Takes the spans of one job, from any thread, a failed stage's too, and the starts that the source sent for it."""
+    """Takes notes of one job, from any thread: the spans of its stages, also of those that fail, and what its source sent."""
 
     symbol: str
     timeframe: str
     worker: int = 0
-    spans: list[Span] = field(default_factory=list)
-    received: Received = field(default_factory=dict)
+    log: Log = field(default_factory=Log)
 
     @contextmanager
     def span(self, stage: str, page: int) -> Iterator[Cost]:
@@ -76,12 +107,26 @@ class Trace:
                 requests=cost.requests,
                 statements=cost.statements,
             )
-            self.spans.append(span)
+            self.log.spans.append(span)
 
     def sent(self, t: IntArray) -> None:
         """Note the starts (Unix ms) of a page, as they were sent."""
-        self.received.setdefault((self.symbol, self.timeframe), []).append(t)
+        self.log.received.setdefault((self.symbol, self.timeframe), []).append(t)
+
+    def odd(self, kind: str, t: IntArray, note: str = "") -> None:
+        """Note bars, by their starts (Unix ms), that are not as they should be."""
+        if len(t):
+            first_ms = int(np.min(t))
+            self.log.oddities.append(
+                Oddity(symbol=self.symbol, timeframe=self.timeframe, kind=kind, bars=len(t), first_ms=first_ms, note=note)
+            )
+
+    def forget(self) -> None:
+        """Forget what was sent and odd so far, since it is asked for anew; that prices have another basis stays."""
+        key = (self.symbol, self.timeframe)
+        self.log.received.pop(key, None)
+        self.log.oddities[:] = [one for one in self.log.oddities if (one.symbol, one.timeframe) != key or one.kind == "rebased"]
 
     def of(self, timeframe: str) -> "Trace":
-        """Return a trace of another job of the same symbol and worker, into the same collections."""
-        return Trace(self.symbol, timeframe, self.worker, self.spans, self.received)
+        """Return a trace of another job of the same symbol and worker, into the same log."""
+        return Trace(self.symbol, timeframe, self.worker, self.log)
