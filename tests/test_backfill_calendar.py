@@ -8,7 +8,7 @@ import pytest
 
 from tapecheck.backfill.calendar import REGULAR, SESSIONS, derive, slots
 from tapecheck.sandbox import market
-from tapecheck.vendor.bars import COLUMNS, CRYPTO, TIMEFRAMES, Bars, to_ms
+from tapecheck.vendor.bars import COLUMNS, CRYPTO, TIMEFRAMES, Bars, ticker_of, to_ms
 
 # As the exchange published them (2025-01-09: a national day of mourning).
 CLOSED = {
@@ -54,13 +54,13 @@ def test_a_year_of_stocks_is_that_of_pandas(year: int, timeframe: str, sessions:
 @pytest.mark.parametrize("timeframe", TIMEFRAMES)
 def test_a_year_of_crypto_has_every_slot(timeframe: str) -> None:
     """Crypto knows neither weekends nor daylight saving."""
-    found = slots("BTC", timeframe, day_of("2026-01-01"), day_of("2027-01-01"))
+    found = slots("X:BTCUSD", timeframe, day_of("2026-01-01"), day_of("2027-01-01"))
     length = pd.Timedelta(seconds=TIMEFRAMES[timeframe].length_s)
     every = pd.date_range("2026-01-01", "2027-01-01", freq=length, tz="UTC", inclusive="left")
     assert found.t.tolist() == [int(t.timestamp() * 1000) for t in every] and (found.session >= REGULAR).all()
 
 
-@pytest.mark.parametrize("symbol", ["AAPL", "BTC"])
+@pytest.mark.parametrize("symbol", ["AAPL", "X:BTCUSD"])
 def test_only_whole_bars_inside_the_range_are_expected(symbol: str) -> None:
     """A bar that begins before the range or is not over at its end is not expected; nor is anything in an empty range."""
     start, end = day_of("2026-11-20T15:02"), day_of("2026-11-20T16:59")
@@ -90,7 +90,7 @@ def test_derived_bars_agree_with_pandas(symbol: str, zone: str, timeframe: str, 
     wall = pd.to_datetime(frame.t, unit="ms", utc=True).dt.tz_convert(zone).dt.tz_localize(None)  # no bar is in a doubled hour
     frame["money"] = frame.vw * frame.v
     groups = frame.groupby(wall.dt.floor(rule).dt.tz_localize(zone))
-    derived = derive(bars, symbol, timeframe)
+    derived = derive(bars, ticker_of(symbol), timeframe)
     assert derived.t.tolist() == [int(t.timestamp() * 1000) for t in groups.t.first().index]
     for name, how in (("o", "first"), ("h", "max"), ("l", "min"), ("c", "last"), ("v", "sum"), ("n", "sum")):
         assert np.allclose(getattr(derived, name), groups[name].agg(how).to_numpy(), rtol=1e-12), name
@@ -106,7 +106,7 @@ def test_a_price_is_weighted_over_the_bars_that_have_one() -> None:
     order = np.argsort(t)
     ones = np.ones(8)
     bars = Bars(t=t[order], o=ones, h=ones, l=ones, c=ones, v=np.array(volumes, float)[order], vw=np.array(prices)[order], n=ones)
-    derived = derive(bars, "BTC", "1h")
+    derived = derive(bars, "X:BTCUSD", "1h")
     assert derived.v.tolist() == [11, 0, 0, 4]
     assert derived.vw.tolist() == pytest.approx([1.25e-6, nan, nan, nan], rel=1e-12, nan_ok=True)
 

@@ -16,7 +16,7 @@ from tapecheck.backfill.calendar import derive, slots
 from tapecheck.backfill.examination import Examined, examine
 from tapecheck.backfill.integrity import Counted, Integrity
 from tapecheck.sandbox import market
-from tapecheck.vendor.bars import TIMEFRAMES, Bars, IntArray, to_ms
+from tapecheck.vendor.bars import TIMEFRAMES, Bars, IntArray, ticker_of, to_ms
 
 START, END = dt.datetime(2025, 10, 27, 4, tzinfo=dt.UTC), dt.datetime(2025, 12, 1, 5, tzinfo=dt.UTC)  # winter time, a half day
 NOW_MS = to_ms(dt.datetime(2026, 11, 20, 15, 2, tzinfo=dt.UTC))
@@ -30,7 +30,7 @@ def _five(symbol: str, start: dt.datetime, end: dt.datetime) -> Bars:
 
 def market_of(symbol: str, start: dt.datetime = START, end: dt.datetime = END) -> Market:
     """Return every timeframe of a symbol."""
-    return {name: derive(_five(symbol, start, end), symbol, name) for name in TIMEFRAMES}
+    return {name: derive(_five(symbol, start, end), ticker_of(symbol), name) for name in TIMEFRAMES}
 
 
 def times_of(stored: Market) -> dict[str, list[IntArray]]:
@@ -70,7 +70,7 @@ def test_a_year_has_no_false_alarms(known: bool) -> None:
     stored = {symbol: market_of(symbol, start, end) for symbol in ("AAPL", "BTC")}
     found = checked(*(of(s, bars, times_of(bars) if known else {}, start=start, end=end) for s, bars in stored.items()))
     assert (found.findings, found.shared_gaps, found.lost, found.upstream_gaps, found.duplicates) == ((), (), 0, 0, 0)
-    assert found.expected == sum(len(slots(symbol, name, start, end).of("extended")) for symbol in stored for name in TIMEFRAMES)
+    assert found.expected == sum(len(slots(ticker_of(symbol), name, start, end).of("extended")) for symbol in stored for name in TIMEFRAMES)
     assert 0 < found.present < found.expected == found.present + found.no_trade and found.checksum == "sum"
     assert found.no_trade > 500
 

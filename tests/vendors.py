@@ -52,7 +52,7 @@ def bars_of(ticker: str, timeframe: str, start: int, end: int, scale: float = 1.
     v, n = 100.0 + t // 300_000 % 50, 60.0 + t // 300_000 % 7
     made = Bars(t=t, o=o, c=c, h=np.maximum(o, c) + 0.01, l=np.minimum(o, c) - 0.01, v=v, vw=np.round((o + c) / 2, 4), n=n)
     width = TIMEFRAMES[timeframe].length_s
-    made = made if width == 300 else aggregate(made, day_of(made.t // 1000, "BTC"), width)
+    made = made if width == 300 else aggregate(made, day_of(made.t // 1000, ticker), width)
     made = made[(made.t >= start) & (made.t <= end)]
     prices = {name: np.round(getattr(made, name) * scale, 6) for name in ("o", "h", "l", "c", "vw")}
     return Bars(t=made.t, v=made.v / scale, n=made.n, **prices)

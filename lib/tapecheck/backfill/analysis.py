@@ -126,7 +126,7 @@ def summarize(recording: Recording) -> BackfillSummary:
         jobs={symbol: {frame: job for (other, frame), job in jobs.items() if other == symbol} for symbol, _ in jobs},
         rate_limit_floor_s=rate_limit_floor_s(totals.requests, source.rate_per_s, source.burst),
         integrity=_with_oddities(context),
-        coverage=coverage.covered(recording.tables["days"]),
+        coverage=coverage.covered(recording.tables["days"], context.plan.coins),
         oddities=context.oddities,
         invalid=STOPPED if context.target_stopped else None,
     )

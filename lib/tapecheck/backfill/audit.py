@@ -57,9 +57,8 @@ def audit(plan: BackfillPlan, database_url: str, jobs: Iterable[Job], received: 
             for at, symbol in enumerate(plan.symbols, number * len(plan.symbols)):
                 report(at, steps)
                 timeframes = [timeframe for other, timeframe in ended if other == symbol]
-                series += _examined(
-                    plan, symbol, timeframes, _Window.of(plan.history, stretch, plan.ticker(symbol)), cursor, received, until
-                )
+                window = _Window.of(plan.history, stretch, plan.ticker(symbol))
+                series += _examined(plan, symbol, timeframes, window, cursor, received, until)
             tally.add(series)
         report(steps - 1, steps)
         found = tally.integrity(str(whole.result()), {key: stand[key].rows for key in ended})
@@ -77,9 +76,9 @@ class _Window:
     """The same in SQL."""
 
     @classmethod
-    def of(cls, history: HistoryRange, stretch: HistoryRange, symbol: str) -> Self:
+    def of(cls, history: HistoryRange, stretch: HistoryRange, ticker: str) -> Self:
         """Return the window of a stretch of a history."""
-        (start, last), (first, final) = stretch.range(symbol), history.range(symbol)
+        (start, last), (first, final) = stretch.range(ticker), history.range(ticker)
         end = last + dt.timedelta(milliseconds=1)  # a bar that ends with the stretch is over by then
         low = "-infinity" if start == first else start.isoformat()
         high = "infinity" if last == final else end.isoformat()
@@ -106,6 +105,7 @@ def _examined(
         start=window.start,
         end=max(window.start, min(window.end, until)),
         sessions=plan.sessions,
+        ticker=plan.ticker(symbol),
     )
 
 
@@ -143,4 +143,4 @@ def _sent(plan: BackfillPlan, symbol: str, timeframe: str, received: Received, w
     pages = [page for page in pages if window.has(page).any()]
     if not pages or timeframe == BASE:
         return pages
-    return [distinct(start_of(distinct(np.concatenate([page[window.has(page)] for page in pages])), symbol, timeframe))]
+    return [distinct(start_of(distinct(np.concatenate([page[window.has(page)] for page in pages])), plan.ticker(symbol), timeframe))]

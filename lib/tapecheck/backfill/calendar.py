@@ -12,7 +12,7 @@ from zoneinfo import ZoneInfo
 import numpy as np
 import numpy.typing as npt
 
-from tapecheck.vendor.bars import CRYPTO, TIMEFRAMES, Bars, FloatArray, IntArray, to_ms
+from tapecheck.vendor.bars import TIMEFRAMES, Bars, FloatArray, IntArray, is_crypto, to_ms
 
 EASTERN = ZoneInfo("America/New_York")
 FIRST_DAY = dt.date(2007, 1, 1)  # of a calendar that would begin twenty years before whatever is today
@@ -100,14 +100,14 @@ class Slots:
         return self[self.session > SESSIONS.index(sessions)]
 
 
-def slots(symbol: str, timeframe: str, start: dt.datetime, end: dt.datetime) -> Slots:
+def slots(ticker: str, timeframe: str, start: dt.datetime, end: dt.datetime) -> Slots:
     """Return the slots that begin at or after `start` and are over by `end`.
 
     Stocks have those of the trading days of the New York exchange, each from 20:00 Eastern Time of the evening before; extended
     hours are 04:00 to 20:00, on half days to 17:00. Crypto has every slot of every UTC day.
     """
     length_s = TIMEFRAMES[timeframe].length_s
-    if symbol in CRYPTO:
+    if is_crypto(ticker):
         first = to_ms(start) // 1000 // length_s * length_s
         t = np.arange(first, max(first, to_ms(end) // 1000), length_s, dtype=np.int64) * 1000
         found = Slots(t=t, day=t // (DAY_S * 1000), session=np.full(len(t), INSIDE))
@@ -135,9 +135,9 @@ def _year(year: int, length_s: int) -> Slots:
 # ---- longer bars ----
 
 
-def day_of(t_s: IntArray, symbol: str) -> IntArray:
+def day_of(t_s: IntArray, ticker: str) -> IntArray:
     """Return the start of the day of each of some ascending times: 00:00 Eastern Time, crypto UTC; all in Unix seconds."""
-    if symbol in CRYPTO or not len(t_s):
+    if is_crypto(ticker) or not len(t_s):
         return t_s // DAY_S * DAY_S
     first, last = (dt.datetime.fromtimestamp(int(t), EASTERN).date() for t in (t_s[0], t_s[-1]))
     days = np.array([_eastern_s(first + dt.timedelta(days=i)) for i in range((last - first).days + 1)], np.int64)
@@ -145,18 +145,18 @@ def day_of(t_s: IntArray, symbol: str) -> IntArray:
     return found
 
 
-def start_of(t: IntArray, symbol: str, timeframe: str) -> IntArray:
+def start_of(t: IntArray, ticker: str, timeframe: str) -> IntArray:
     """Return the start of the bar of a timeframe in which each of some ascending times lies, all in Unix milliseconds."""
     t_s = t // 1000
-    return _starts(t_s, day_of(t_s, symbol), TIMEFRAMES[timeframe].length_s) * 1000
+    return _starts(t_s, day_of(t_s, ticker), TIMEFRAMES[timeframe].length_s) * 1000
 
 
 def _starts(t_s: IntArray, day: IntArray, width_s: int) -> IntArray:
     return day + (t_s - day) // width_s * width_s
 
 
-def derive(bars: Bars, symbol: str, timeframe: str) -> Bars:
-    """Build the bars of a timeframe from a symbol's 5-minute bars that begin at the start of a bar of that timeframe.
+def derive(bars: Bars, ticker: str, timeframe: str) -> Bars:
+    """Build the bars of a timeframe from a ticker's 5-minute bars that begin at the start of a bar of that timeframe.
 
     Bars are counted from the start of the day (see `day_of`), which for 4 hours is our assumption about the vendor. The open is
     the first bar's, the close the last one's, volume and trades are sums, and the price is weighted by volume over the bars that
@@ -164,7 +164,7 @@ def derive(bars: Bars, symbol: str, timeframe: str) -> Bars:
     """
     if timeframe == BASE:
         return bars
-    return aggregate(bars, day_of(bars.t // 1000, symbol), TIMEFRAMES[timeframe].length_s)
+    return aggregate(bars, day_of(bars.t // 1000, ticker), TIMEFRAMES[timeframe].length_s)
 
 
 def aggregate(bars: Bars, day: IntArray, width_s: int) -> Bars:

@@ -6,7 +6,7 @@ a bar are too rare for this one to be chance.
 
 import datetime as dt
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,7 +16,7 @@ import pyarrow as pa
 
 from tapecheck.backfill.calendar import EASTERN
 from tapecheck.backfill.examination import BUSY_TRADES, Examined
-from tapecheck.vendor.bars import CRYPTO, TIMEFRAMES, IntArray, to_datetime
+from tapecheck.vendor.bars import TIMEFRAMES, IntArray, to_datetime
 
 SCHEMA = pa.schema(
     [
@@ -144,8 +144,8 @@ class Covered:
         return METRICS[metric](known) if known else None
 
 
-def covered(days: pa.Table) -> Covered:
-    """Return what the days of a recording say."""
+def covered(days: pa.Table, coins: Collection[str]) -> Covered:
+    """Return what the days of a recording say; the days of `coins` may begin at any hour."""
     frame = days.to_pandas().sort_values("day", kind="stable")
     each = {key: _Series.of(group) for key, group in frame.groupby(list(NAMES), observed=True, sort=False)}
     symbols = dict.fromkeys(symbol for symbol, _ in each)
@@ -157,7 +157,7 @@ def covered(days: pa.Table) -> Covered:
         origins=[
             one
             for symbol, frames in by_symbol.items()
-            if symbol in CRYPTO
+            if symbol in coins
             for one in _jumps(symbol, {name: list(f.origins(name)) for name, f in frames.items()})
         ],
     )

@@ -16,7 +16,7 @@ import numpy as np
 from tapecheck.backfill import values
 from tapecheck.backfill.calendar import DAY_S, NONE, REGULAR, SESSIONS, BoolArray, Slots, day_of, slots
 from tapecheck.backfill.values import HOUR_MS
-from tapecheck.vendor.bars import CRYPTO, TIMEFRAMES, Bars, FloatArray, IntArray, to_ms
+from tapecheck.vendor.bars import TIMEFRAMES, Bars, FloatArray, IntArray, is_crypto, ticker_of, to_ms
 
 SUM_TOLERANCE, DAY_TOLERANCE = 1e-9, 0.1  # of a sum of volumes in floating point, and of the day of a stock, as ratios
 BUSY_TRADES = 100  # in each neighbour of a gap: a bar of the same length without a single trade is then out of the question
@@ -54,11 +54,7 @@ class Examined:
     times: IntArray
     fingerprints: IntArray
     days: Mapping[str, Any]
-
-    @property
-    def is_stock(self) -> bool:
-        """Tell whether it follows the exchange's calendar."""
-        return self.symbol not in CRYPTO
+    is_stock: bool  # it follows the exchange's calendar
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -104,6 +100,7 @@ def examine(
     start: dt.datetime,
     end: dt.datetime,
     sessions: str = "extended",
+    ticker: str | None = None,
 ) -> list[Examined]:
     """Examine every timeframe of one symbol; only bars that begin at or after `start` and are over by `end` are judged.
 
@@ -113,41 +110,44 @@ def examine(
         received: the starts (Unix ms) that upstream sent, by timeframe, page by page; of one that is absent nothing can be
             lost, and one that is absent from `stored` is lost as a whole.
         sessions: in which bars are expected; those of other sessions are counted.
+        ticker: the vendor's of the symbol, which says by which days it is traded; None for the usual one.
     """
+    ticker = ticker or ticker_of(symbol)
     names = dict.fromkeys((*stored, *received))
-    held = {name: _held(symbol, name, stored.get(name, Bars.empty()), received.get(name, ()), start, end, sessions) for name in names}
-    contradicting = values.across({name: one.sound for name, one in held.items()}, is_stock=symbol not in CRYPTO, end_ms=to_ms(end))
+    held = {name: _held(ticker, name, stored.get(name, Bars.empty()), received.get(name, ()), start, end, sessions) for name in names}
+    contradicting = values.across({name: one.sound for name, one in held.items()}, is_stock=not is_crypto(ticker), end_ms=to_ms(end))
     raw = {name: one.raw for name, one in held.items()}
     return [
-        _examined(symbol, name, one, raw, contradicting.get(name, {}), len(stored.get(name, ())), sessions) for name, one in held.items()
+        _examined(symbol, ticker, name, one, raw, contradicting.get(name, {}), len(stored.get(name, ())), sessions)
+        for name, one in held.items()
     ]
 
 
-def _held(symbol: str, name: str, stored: Bars, pages: Sequence[IntArray], start: dt.datetime, end: dt.datetime, sessions: str) -> _Held:
+def _held(ticker: str, name: str, stored: Bars, pages: Sequence[IntArray], start: dt.datetime, end: dt.datetime, sessions: str) -> _Held:
     """Hold a series against the calendar."""
     first_ms, last_ms = to_ms(start), to_ms(end) - length_ms(name)
 
     def judged(t: IntArray) -> BoolArray:
-        starts = _starts(t, symbol, name)
+        starts = _starts(t, ticker, name)
         return (starts >= first_ms) & (starts <= last_ms)
 
     is_judged = judged(stored.t)
     bars = stored if is_judged.all() else stored[is_judged]
     raw = _tidy(bars)
-    starts = _starts(raw.t, symbol, name)
+    starts = _starts(raw.t, ticker, name)
     if (np.diff(starts) <= 0).any():  # a day that is there from two origins
         raw, starts = (raw[rows := np.unique(starts, return_index=True)[1]], starts[rows])
     sent, late = (
-        _starts(t[judged(t)], symbol, name)
+        _starts(t[judged(t)], ticker, name)
         for t in (np.concatenate([NONE, *pages]), np.concatenate([NONE, *(page[page < np.maximum.accumulate(page)] for page in pages)]))
     )
-    sent, every = distinct(sent), slots(symbol, name, start, end)
+    sent, every = distinct(sent), slots(ticker, name, start, end)
     wanted = every.of(sessions)
     expected = distinct(np.concatenate([wanted.t, sent]))
     gaps = expected[~is_among(expected, starts)]
     is_lost = is_among(gaps, sent)
     return _Held(
-        bars=replace(bars, t=_starts(bars.t, symbol, name)),
+        bars=replace(bars, t=_starts(bars.t, ticker, name)),
         tidy=replace(raw, t=starts),
         raw=raw,
         late=late,
@@ -160,13 +160,20 @@ def _held(symbol: str, name: str, stored: Bars, pages: Sequence[IntArray], start
 
 
 def _examined(
-    symbol: str, name: str, held: _Held, raw: Mapping[str, Bars], contradicting: dict[str, IntArray], stored: int, sessions: str
+    symbol: str,
+    ticker: str,
+    name: str,
+    held: _Held,
+    raw: Mapping[str, Bars],
+    contradicting: dict[str, IntArray],
+    stored: int,
+    sessions: str,
 ) -> Examined:
     missing, tidy = held.missing, held.tidy
-    is_gap, is_decided = has_trade(name, raw, missing, held.lost, is_stock=symbol not in CRYPTO)
+    is_gap, is_decided = has_trade(name, raw, missing, held.lost, is_stock=not is_crypto(ticker))
     is_regular = is_among(missing, held.regular)
-    days = _days(symbol, held, sessions)
-    is_alive = is_among(_day(missing, symbol), days["day"][days["last_ms"] > 0])
+    days = _days(ticker, held, sessions)
+    is_alive = is_among(_day(missing, ticker), days["day"][days["last_ms"] > 0])
     spiking, z = values.spikes(tidy)
     is_moving = tidy.h > tidy.l  # a bar of one trade may well be that of another symbol too
     return Examined(
@@ -186,6 +193,7 @@ def _examined(
         times=tidy.t[is_moving],
         fingerprints=fingerprints(tidy[is_moving]),
         days=days,
+        is_stock=not is_crypto(ticker),
     )
 
 
@@ -213,10 +221,10 @@ def _tidy(bars: Bars) -> Bars:
     return bars if (np.diff(bars.t) > 0).all() else bars[np.unique(bars.t, return_index=True)[1]]
 
 
-def _starts(t: IntArray, symbol: str, timeframe: str) -> IntArray:
+def _starts(t: IntArray, ticker: str, timeframe: str) -> IntArray:
     """Return the starts with those of crypto days that begin at 04:00 or 05:00 UTC moved to midnight, and 4 hours likewise."""
     width_ms = length_ms(timeframe)
-    if symbol not in CRYPTO or width_ms <= HOUR_MS:
+    if not is_crypto(ticker) or width_ms <= HOUR_MS:
         return t
     offset = t % width_ms
     return np.where(np.isin(offset, [hour * HOUR_MS % width_ms for hour in ORIGINS_H]), t - offset, t)
@@ -225,16 +233,16 @@ def _starts(t: IntArray, symbol: str, timeframe: str) -> IntArray:
 # ---- days ----
 
 
-def _day(t: IntArray, symbol: str) -> IntArray:
+def _day(t: IntArray, ticker: str) -> IntArray:
     """Return the day of each of some ascending starts, by its market's date, as days since 1970."""
-    return day_of(t // 1000, symbol) // DAY_S
+    return day_of(t // 1000, ticker) // DAY_S
 
 
-def _days(symbol: str, held: _Held, sessions: str) -> dict[str, Any]:
+def _days(ticker: str, held: _Held, sessions: str) -> dict[str, Any]:
     """Return what each day that has slots or bars holds."""
     wanted, tidy = held.slots, held.tidy
     session = held.session
-    day, is_wanted = _day(tidy.t, symbol), session > SESSIONS.index(sessions)
+    day, is_wanted = _day(tidy.t, ticker), session > SESSIONS.index(sessions)
     every = distinct(np.concatenate([wanted.day, day]))
     zero = int(every[0]) if len(every) else 0
 

@@ -220,8 +220,9 @@ def _range(defect: Defect) -> str:
     """Say in which series, and between which times."""
     if defect.first_ms is None:
         return defect.name
+    note = defect.note and f": {defect.note}"
     first, last = (f"{to_datetime(t_ms):%Y-%m-%d %H:%M}" for t_ms in (defect.first_ms, defect.last_ms or defect.first_ms))
-    return f"{defect.name.strip()} ({first} UTC)" if first == last else f"{defect.name.strip()} ({first} to {last} UTC)"
+    return f"{defect.name.strip()} ({first} UTC{note})" if first == last else f"{defect.name.strip()} ({first} to {last} UTC{note})"
 
 
 def _shared(integrity: Integrity | None) -> Iterator[Finding]:

@@ -91,7 +91,7 @@ class _Series:
 
     def __init__(self, source: Source, base: str, start: dt.datetime, end: dt.datetime, jobs: "Sequence[_Job]", trace: Trace) -> None:
         self._source, self._base, self._start, self._end, self._jobs, self._trace = source, base, start, end, jobs, trace
-        self._symbol = trace.symbol
+        self._symbol, self._ticker = trace.symbol, source.ticker(trace.symbol)
         self._is_built = tuple(job.timeframe for job in jobs) != (base,)
 
     def _pages(self, begin: dt.datetime, *, in_order: bool = True) -> AsyncIterator[Page]:
@@ -107,7 +107,7 @@ class _Series:
         marks = [job.now.watermark for job in self._jobs if job.now.watermark]
         begin = self._start
         if len(marks) == len(self._jobs):
-            begin = min(_day_start(min(marks), self._symbol) if self._is_built else marks[0], self._end)
+            begin = min(_day_start(min(marks), self._ticker) if self._is_built else marks[0], self._end)
         for job in self._jobs:
             await run_sync(job.read_lead, begin)
         repeated, rest = 0, Bars.empty()
@@ -116,7 +116,7 @@ class _Series:
                 whole = page.bars
                 if self._is_built:
                     series = Bars.joined(rest, page.bars)
-                    whole = series if page.last else series[: _last_day(series, self._symbol)]
+                    whole = series if page.last else series[: _last_day(series, self._ticker)]
                     rest = series[len(whole) :]
                 made = [await self._made(job, page.bars, whole, page.number) for job in self._jobs]
                 for job, bars in zip(self._jobs, made, strict=True):
@@ -149,13 +149,13 @@ class _Series:
         return fetched if job.timeframe == self._base else await run_sync(job.derived, whole, page)
 
 
-def _day_start(moment: dt.datetime, symbol: str) -> dt.datetime:
-    return to_datetime(int(day_of(np.array([to_ms(moment) // 1000]), symbol)[0]) * 1000)
+def _day_start(moment: dt.datetime, ticker: str) -> dt.datetime:
+    return to_datetime(int(day_of(np.array([to_ms(moment) // 1000]), ticker)[0]) * 1000)
 
 
-def _last_day(series: Bars, symbol: str) -> int:
+def _last_day(series: Bars, ticker: str) -> int:
     """Return where the last day of a series begins, as a row; the rest of that day may still come."""
-    days = day_of(series.t // 1000, symbol)
+    days = day_of(series.t // 1000, ticker)
     return int(np.searchsorted(days, days[-1])) if len(days) else 0
 
 
@@ -225,7 +225,7 @@ class _Job:
     def derived(self, whole: Bars, page: int) -> Bars:
         """Build this job's bars from 5-minute bars."""
         with self._trace.span("other", page):
-            return derive(whole, self.symbol, self.timeframe)
+            return derive(whole, self._ticker, self.timeframe)
 
     async def store(self, bars: Bars, page: Page, start: dt.datetime, end: dt.datetime, *, anew: bool = False) -> None:
         """Compute the features of a page's bars and write both with the checkpoint; after the last page the job is done."""

@@ -22,8 +22,9 @@ from tapecheck.verdict import each_once, parse
 from tapecheck.workers.dask import checked_workers
 
 METRICS = (
-    "duration_s", "records_per_s", "job_success_ratio", "failed", "floor_ratio", "lost", "empty", "duplicates", "repeated",
-    "upstream_gaps", "wrong_bars", "not_asked_for", "contradicted", "coverage", "longest_gap_days", "bars_per_day", "late_start_days", "early_end_days",
+    "duration_s", "records_per_s", "job_success_ratio", "failed", "floor_ratio", "lost", "empty", "duplicates",
+    "repeated", "upstream_gaps", "wrong_bars", "not_asked_for", "contradicted", "coverage", "longest_gap_days", "bars_per_day",
+    "late_start_days", "early_end_days",
 )  # fmt: skip
 MAX_DAYS = 3650
 STRETCH, SATURDAY = dt.timedelta(weeks=13), 5
@@ -172,6 +173,11 @@ class BackfillPlan(Model):
     def ticker(self, symbol: str) -> str:
         """Return the vendor's ticker of a symbol: a stock's is its name."""
         return self.tickers.get(symbol, symbol)
+
+    @property
+    def coins(self) -> list[str]:
+        """Return the symbols that trade around the clock."""
+        return [symbol for symbol in self.symbols if is_crypto(self.ticker(symbol))]
 
     @property
     def jobs(self) -> list[tuple[str, str]]:
