@@ -10,15 +10,15 @@ import pytest
 from tapecheck.vendor import wire
 from tapecheck.vendor.bars import COLUMNS, TIMEFRAMES, symbol_of, ticker_of
 from tapecheck.vendor.rate_limit import Retry, TokenBucket
-from tapecheck.vendor.wire import Question
+from tapecheck.vendor.wire import BarQuery
 
 NOW = dt.datetime(2026, 11, 23, 12, 0, tzinfo=dt.UTC)
 T = 1_767_225_600_000  # 2026-01-01
 STEP, DAY = 300_000, 86_400_000
 
 
-def asked(timeframe: str = "5m", **other: Any) -> Question:
-    return Question(**{"ticker": "AAPL", "timeframe": TIMEFRAMES[timeframe], "start_ms": T, "end_ms": T + 9 * DAY} | other)
+def asked(timeframe: str = "5m", **other: Any) -> BarQuery:
+    return BarQuery(**{"ticker": "AAPL", "timeframe": TIMEFRAMES[timeframe], "start_ms": T, "end_ms": T + 9 * DAY} | other)
 
 
 def bar(number: float, **other: Any) -> dict[str, Any]:
@@ -31,11 +31,11 @@ def body(*bars: dict[str, Any], **other: Any) -> bytes:
     return json.dumps({name: value for name, value in said.items() if value != "absent"}).encode()
 
 
-def times(answer: wire.Answer) -> list[float]:
+def times(answer: wire.Aggregates) -> list[float]:
     return ((answer.bars.t - T) / STEP).tolist()
 
 
-def odd(answer: wire.Answer) -> dict[str, list[int]]:
+def odd(answer: wire.Aggregates) -> dict[str, list[int]]:
     return {kind: found.tolist() for kind, found in answer.odd.items() if len(found)}
 
 

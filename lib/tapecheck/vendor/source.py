@@ -20,7 +20,7 @@ from tapecheck.vendor import wire
 from tapecheck.vendor.bars import TICKERS, TIMEFRAMES, Bars, to_ms
 from tapecheck.vendor.rate_limit import Bucket, Budget, Retry
 from tapecheck.vendor.trace import Trace
-from tapecheck.vendor.wire import Answer, BadPage, Question, Refused, SourceError, Unreachable
+from tapecheck.vendor.wire import Aggregates, BadPage, BarQuery, Refused, SourceError, Unreachable
 
 VENDOR_HOSTS = {"api.massive.com", "api.polygon.io"}  # one service under two names
 REPEATED_PAGES_ALLOWED = 3  # a cursor that does not move this often is broken, not slow
@@ -108,14 +108,12 @@ class Source:
             SourceError: one of its kinds, after the retries that make sense for it.
         """
         trace, ticker = trace or Trace(symbol, timeframe), self.ticker(symbol)
-        question = Question(
-            ticker=ticker, timeframe=TIMEFRAMES[timeframe], start_ms=to_ms(start), end_ms=to_ms(end), adjusted=self.adjusted
-        )
-        url: str | None = question.path
+        query = BarQuery(ticker=ticker, timeframe=TIMEFRAMES[timeframe], start_ms=to_ms(start), end_ms=to_ms(end), adjusted=self.adjusted)
+        url: str | None = query.path
         before, stuck, number, budget = Bars.empty(), 0, 0, Budget(self._retry)
         while url is not None:
-            answer, url, asked_at = await self._page(url, question, number, trace, budget)
-            bars = _new(answer.bars, before, question, trace, in_order=in_order)
+            answer, url, asked_at = await self._page(url, query, number, trace, budget)
+            bars = _new(answer.bars, before, query, trace, in_order=in_order)
             if number == 0 and url is None and not len(bars):
                 await self._check_known(ticker, trace)
             stuck = stuck + 1 if len(bars) == 0 and url else 0
@@ -127,8 +125,8 @@ class Source:
             number += 1
 
     async def _page(
-        self, url: str, question: Question, number: int, trace: Trace, budget: Budget
-    ) -> tuple[Answer, str | None, dt.datetime]:
+        self, url: str, query: BarQuery, number: int, trace: Trace, budget: Budget
+    ) -> tuple[Aggregates, str | None, dt.datetime]:
         """Ask for a page until it is answered, and an empty one until it stays empty; return it, where the next one is, and when."""
         empty = 0
         for attempt in count(1):
@@ -137,12 +135,12 @@ class Source:
                 async with self._slots:
                     await self._token(number, trace)  # last: tokens kept while waiting for a slot would all be used at once
                     begun_s, asked_at = time.monotonic(), dt.datetime.now(dt.UTC)
-                    response = await self._answer(url, question.ticker, number, trace)
+                    response = await self._answer(url, query.ticker, number, trace)
                 if response.status_code != 200:
                     wish = wire.retry_after_s(response.headers.get("retry-after"), asked_at)
-                    raise wire.failure(response.status_code, response.content, question.ticker, self._key, wish)
-                answer = await anyio.to_thread.run_sync(self._decoded, response.content, question, number, trace)
-                next_url = self._followed(answer.next_url, response.url, question.ticker)
+                    raise wire.failure(response.status_code, response.content, query.ticker, self._key, wish)
+                answer = await anyio.to_thread.run_sync(self._decoded, response.content, query, number, trace)
+                next_url = self._followed(answer.next_url, response.url, query.ticker)
             except SourceError as error:
                 failed = error
             empty = empty + 1 if answer and not len(answer.bars) else 0
@@ -155,7 +153,7 @@ class Source:
             with trace.span("wait", number):
                 await asyncio.sleep(delay_s)
         if failed or answer is None:
-            raise failed or Unreachable(f"{question.ticker}: gave up")
+            raise failed or Unreachable(f"{query.ticker}: gave up")
         for kind, times in answer.odd.items():
             trace.odd(kind, times)
         trace.sent(answer.sent)
@@ -186,9 +184,9 @@ class Source:
         except httpx.RequestError as error:
             raise Unreachable(f"{ticker}: {type(error).__name__} from {self._base.host}") from None
 
-    def _decoded(self, body: bytes, question: Question, number: int, trace: Trace) -> Answer:
+    def _decoded(self, body: bytes, query: BarQuery, number: int, trace: Trace) -> Aggregates:
         with trace.span("decode", number) as cost:
-            answer = wire.decode(body, question, self._key)
+            answer = wire.decode(body, query, self._key)
             cost.rows = len(answer.bars)
         return answer
 
@@ -224,7 +222,7 @@ class Source:
             raise wire.UnknownTicker(f"{ticker}: the vendor has no bars and knows no such ticker")
 
 
-def _new(bars: Bars, before: Bars, question: Question, trace: Trace, *, in_order: bool) -> Bars:
+def _new(bars: Bars, before: Bars, query: BarQuery, trace: Trace, *, in_order: bool) -> Bars:
     """Return the bars of a page that earlier pages did not have, and note those that contradict them.
 
     Raises:
@@ -236,5 +234,5 @@ def _new(bars: Bars, before: Bars, question: Question, trace: Trace, *, in_order
     again, new = bars[is_again], bars[~is_again]
     trace.odd("contradicted", again.t[wire.differ(again, before[np.searchsorted(before.t, again.t)])])
     if in_order and len(new) and new.t[0] < before.t[-1]:
-        raise wire.Disordered(f"{question.ticker}: a page begins before the end of the page before it")
+        raise wire.Disordered(f"{query.ticker}: a page begins before the end of the page before it")
     return new

@@ -79,7 +79,7 @@ WORDS: list[tuple[str, type[SourceError]]] = [  # of a 200 with another status; 
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Question:
+class BarQuery:
     """What is asked: the bars of a ticker that begin from one time to another, both included, adjusted for splits or not."""
 
     ticker: str
@@ -99,7 +99,7 @@ class Question:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Answer:
+class Aggregates:
     """The bars of one page that were asked for, ascending, each start once, and their starts (Unix ms) as they were sent.
 
     `odd` has by kind the starts of bars that were not asked for or are incomplete, and so left out, or that came twice with
@@ -145,15 +145,15 @@ _bodies = msgspec.json.Decoder(_Body)
 _failures = msgspec.json.Decoder(_Failure)
 
 
-def decode(body: bytes, question: Question, key: str = "") -> Answer:
-    """Decode the body of a 200 and hold it against the question; no message holds the key.
+def decode(body: bytes, query: BarQuery, key: str = "") -> Aggregates:
+    """Decode the body of a 200 and hold it against the query; no message holds the key.
 
     Raises:
         BadPage: the JSON is broken; ticker or adjustment are others; the bars are shorter than asked for; `results` is missing or
             null although the page does not say `resultsCount: 0`, or has another length than it says.
         SourceError: the status is no success; its kind, where the vendor's words say whether asking again can help.
     """
-    ticker = question.ticker
+    ticker = query.ticker
     try:
         page = _bodies.decode(body)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
@@ -165,10 +165,10 @@ def decode(body: bytes, question: Question, key: str = "") -> Answer:
     if page.ticker not in (None, ticker):
         raise BadPage(f"{ticker}: the page is of {page.ticker!r}")
     results = _results(page, ticker)
-    if results and page.adjusted is not None and page.adjusted != question.adjusted:
-        asked, got = (str(one).lower() for one in (question.adjusted, page.adjusted))
+    if results and page.adjusted is not None and page.adjusted != query.adjusted:
+        asked, got = (str(one).lower() for one in (query.adjusted, page.adjusted))
         raise BadPage(f"{ticker}: adjusted={asked} was asked, and the page says adjusted: {got}: its prices have another basis")
-    return _answer(_columns(results), question, page.next_url or None)
+    return _answer(_columns(results), query, page.next_url or None)
 
 
 def _results(page: _Body, ticker: str) -> list[_Bar]:
@@ -189,9 +189,9 @@ def _columns(results: list[_Bar]) -> Bars:
     return Bars(t=np.array([bar.t for bar in results], np.int64), **prices)
 
 
-def _answer(bars: Bars, question: Question, next_url: str | None) -> Answer:
-    is_asked = (bars.t >= question.start_ms) & (bars.t <= question.end_ms)
-    is_asked &= bars.t % min(HOUR_MS, question.timeframe.length_s * 1000) == 0
+def _answer(bars: Bars, query: BarQuery, next_url: str | None) -> Aggregates:
+    is_asked = (bars.t >= query.start_ms) & (bars.t <= query.end_ms)
+    is_asked &= bars.t % min(HOUR_MS, query.timeframe.length_s * 1000) == 0
     is_whole = ~np.isnan([bars.o, bars.h, bars.l, bars.c, bars.v]).any(axis=0)
     odd = {"not_asked_for": np.clip(bars.t[~is_asked], 0, LATEST_MS), "incomplete": bars.t[is_asked & ~is_whole]}
     if not (is_asked & is_whole).all():
@@ -202,11 +202,11 @@ def _answer(bars: Bars, question: Question, next_url: str | None) -> Answer:
         is_again = np.diff(bars.t) == 0
         odd["contradicted"] = bars.t[1:][is_again & differ(bars[1:], bars[:-1])]
         bars = bars[np.append(~is_again, True)]  # the last of equal times
-    least_ms = 0.75 * question.timeframe.length_s * 1000  # a day of 23 hours has a bar of 3
+    least_ms = 0.75 * query.timeframe.length_s * 1000  # a day of 23 hours has a bar of 3
     if len(bars) > 1 and np.mean(np.diff(bars.t) < least_ms) > 0.5:
         apart = f"{np.median(np.diff(bars.t)) / 60_000:g} minutes apart"
-        raise BadPage(f"{question.ticker}: bars of {question.timeframe.name} were asked, and those of the page are {apart}")
-    return Answer(bars=bars, sent=sent, next_url=next_url, odd=odd)
+        raise BadPage(f"{query.ticker}: bars of {query.timeframe.name} were asked, and those of the page are {apart}")
+    return Aggregates(bars=bars, sent=sent, next_url=next_url, odd=odd)
 
 
 def differ(first: Bars, second: Bars) -> BoolArray:
