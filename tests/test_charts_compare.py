@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping
 
 import numpy as np
 import pytest
-from comparisons import INSERT_LIMITS, METRIC, plan, proof, recording, samples, summary, times
+from comparisons import INSERT_LIMITS, METRIC, TARGET, plan, proof, recording, samples, summary, times
 from legible import illegible
 
 from tapecheck import charts
@@ -19,6 +19,7 @@ from tapecheck.compare.samples import SentRequests
 NAMES = ("bulk_copy", "concurrency", "derived_timeframes", "connection_reuse", "a_a_test")
 ANSWERING = {"what_if": "x", "answers": ["bottleneck_insert"]}
 
+FETCHED = {"before": {"fetch_s": 1.0}, "after": {"fetch_s": 0.5}}
 LIMITED = Baseline(found=(INSERT_LIMITS,), what_if={"x": 0.5})
 Case = tuple[Recording, dict[str, ProofSummary]]
 
@@ -69,7 +70,25 @@ def asked() -> Case:
     return dataclasses.replace(one, tables={**one.tables, "spectra": spectra.spectra(sent)}), said
 
 
+def forty() -> Case:
+    """As many proofs as nobody can look at, of long names that somebody else chose, each of two metrics."""
+    names = [f"$\\frac_{i:02d}$ of <b>every</b>\n\u202etimeframe of the quantitative features {i:02d}" for i in range(40)]
+    metrics = [METRIC.model_dump(), Metric(name="fetch_s", better="lower", smallest_effect=0.3).model_dump()]
+    question = proof(metrics=metrics, **ANSWERING)
+    truths = (0.3, 0.7, 0.9, 1.0, 1.2, 2.5)
+    found = [s for i, name in enumerate(names) for s in samples(times(8, truths[i % 6], seed=i), name=name, clocks=FETCHED)]
+    sent = {
+        (name, side): [SentRequests(response_ms=np.arange(1.0, 60), batches=np.array([59]))] for name in names for side in (BEFORE, AFTER)
+    }
+    asked = dict.fromkeys(names, question)
+    variants = dict.fromkeys(names, question.variants)
+    one, said = recording(found), summary(found, asked, dict.fromkeys(names, LIMITED))
+    context = dataclasses.replace(one.context, variants=variants, target=dataclasses.replace(TARGET, name="$x$ " * 40))
+    return dataclasses.replace(one, context=context, tables={**one.tables, "spectra": spectra.spectra(sent)}), said
+
+
 CASES: Mapping[str, Callable[[], Case]] = {
+    "forty proofs of foreign names": forty,
     "the shipped proofs": session,
     "several metrics, one invalid": several,
     "load proofs": asked,
@@ -87,9 +106,20 @@ def figures(found: Case) -> list[Chart]:
 
 @pytest.mark.parametrize("case", CASES)
 def test_every_word_is_legible(case: str) -> None:
-    """No text leaves its picture or covers another."""
+    """No text leaves its picture or covers another, and a picture is no higher than a screen and a half."""
     for chart in figures(CASES[case]()):
         assert illegible(chart) == ([], []), str(chart)
+        assert chart.get_figheight() * 110 <= 1600, str(chart)
+
+
+def test_what_there_is_no_room_for_is_named() -> None:
+    """What got worse is drawn first; the footer counts and names the others, and mathematics in a name is text."""
+    ratios, *_ = charts_of_forty = figures(forty())
+    shown = {label.get_text().partition("\n")[0] for label in ratios.axes[0].get_yticklabels()}
+    assert len(shown) >= 12 and all("$\\frac" in name and "\u202e" not in name for name in shown)
+    assert {i for i in range(40) if i % 6 in (4, 5)} <= {int(name.partition("_")[2][:2]) for name in shown}
+    assert all("not drawn, but in the table: " in chart.get_supxlabel() for chart in charts_of_forty)
+    assert ratios.svg().startswith(b"<?xml") and ratios.svg() == figures(forty())[0].svg()
 
 
 def test_a_ratio_has_its_interval_smallest_effect_and_noise_floor() -> None:

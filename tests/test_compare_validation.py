@@ -92,7 +92,7 @@ def test_what_a_method_check_missed_stands_after_the_proofs(tmp_path: Path) -> N
     """In the table at the end of a run, whichever is measured first; it is called what it is."""
     asked = plan(EIGHT, a_a_test=CHECKED, bulk_copy=proof())
     done = recorded(recording([*samples(times(8, 0.6), name="a_a_test"), *samples(times(8, 1.5))], asked), asked, tmp_path)
-    assert [line.partition(": ")[0] for line in done.missed] == ["bulk_copy", "method check, a_a_test"]
+    assert [line.partition(": ")[0] for line in done.result.missed()] == ["bulk_copy", "method check, a_a_test"]
 
 
 def test_the_tables_show_each_figure_beside_its_proof() -> None:

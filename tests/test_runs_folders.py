@@ -75,7 +75,14 @@ def test_a_run_is_written_read_and_analysed_again_to_the_same_figures(tmp_path: 
     """A recorded run needs no target: the same code on its samples gives the same result."""
     folder = record(tmp_path).folder
     assert folder is not None
-    assert {p.name for p in folder.iterdir()} == {"result.json", "samples.parquet", "resources.parquet", "failures.jsonl", "timeline.png"}
+    assert {p.name for p in folder.iterdir()} == {
+        "result.json",
+        "samples.parquet",
+        "resources.parquet",
+        "failures.jsonl",
+        "timeline.png",
+        "timeline.svg",
+    }
     again = load.read(folder)
     first = json.loads((folder / "result.json").read_text())
     summary = load.summarize(again, PLAN)
@@ -221,7 +228,7 @@ def test_a_run_that_is_killed_while_it_is_recorded_is_whole_or_a_recording(
     assert [run.problem for run in folders.each(tmp_path)] == [None] * is_whole
     done = record(tmp_path, rec=load.read(kept))
     assert (done.verdict, done.folder) == ("pass", folder)
-    assert {path.name for path in folder.iterdir()} == {*seen[0], "result.json", "failures.jsonl", "timeline.png"}
+    assert {path.name for path in folder.iterdir()} == {*seen[0], "result.json", "failures.jsonl", "timeline.png", "timeline.svg"}
     assert load.read(folder).samples.equals(measured().samples)
     assert [path.name for path in (tmp_path / "load").iterdir() if path.name != "latest"] == [run_id]
 

@@ -8,23 +8,7 @@ import contextlib
 import logging
 import os
 from importlib import import_module
-from typing import TYPE_CHECKING, Any
-
-if TYPE_CHECKING:
-    from tapecheck.charts.backfill import (
-        backfill_coverage,
-        backfill_jobs,
-        backfill_stages,
-        backfill_throughput,
-        backfill_timeline,
-        backfill_what_if,
-    )
-    from tapecheck.charts.clock import load_resources, load_throughput, load_timeline
-    from tapecheck.charts.compare import compare_ratios, compare_rounds, compare_savings, compare_spectra
-    from tapecheck.charts.history import history_trend
-    from tapecheck.charts.load import load_capacity, load_dimensions, load_percentiles
-    from tapecheck.charts.observe import observe_parts, observe_series, observe_timeline
-    from tapecheck.charts.recovery import recovery_ages, recovery_loss, recovery_rto, recovery_timeline, recovery_trend
+from typing import Any
 
 __all__ = [
     "backfill_coverage", "backfill_jobs", "backfill_stages", "backfill_throughput", "backfill_timeline", "backfill_what_if",

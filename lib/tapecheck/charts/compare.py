@@ -5,13 +5,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.axis import Axis
 from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullFormatter
 
 from tapecheck.charts import figure
-from tapecheck.compare.analysis import ProofSummary, Round
+from tapecheck.compare.analysis import ProofSummary
 from tapecheck.compare.difference import Change, Difference
 from tapecheck.compare.recording import Recording
 
@@ -30,11 +29,25 @@ SIDES: Mapping[str, Mapping[str, Any]] = {
 TICKS = (0.01, 0.02, 0.05, 0.1, 0.2, 0.3, 0.5, 0.7, 1, 1.4, 2, 3, 5, 10, 20, 50, 100)
 BEYOND = 3.0  # times the furthest ratio, beyond which an interval is cut off: few rounds can leave an end as good as open
 NAME = 34  # characters of a row's name that are shown
+MOST_ROWS, MOST_SAVINGS, MOST_ROUNDS, MOST_SPECTRA = 24, 16, 18, 10  # more would be higher than a screen
+SEVERITY = (Change.WORSE, Change.NOT_PROVEN, Change.IMPROVED, Change.NO_CHANGE)  # what is drawn first, where not all can be
 
 
-def _caption(title: str, recording: Recording) -> figure.Caption:
-    """Return a caption that counts the runs in the figures: no warm-ups, and none that does not count."""
-    return figure.Caption(title, recording.context, sum(bool(sample.round) and not sample.problem for sample in recording.samples), "runs")
+def _caption(title: str, recording: Recording, drawn: Sequence[Row] = (), every: Sequence[Row] = ()) -> figure.Caption:
+    """Return a caption that counts the runs in the figures (no warm-ups, and none that does not count) and names what is not drawn."""
+    counted = sum(bool(sample.round) and not sample.problem for sample in recording.samples)
+    left_out = tuple(dict.fromkeys(name for name, _, one in every if not any(one is other for _, _, other in drawn)))
+    return figure.Caption(title, recording.context, counted, "runs", left_out)
+
+
+def _most(rows: Sequence[Row], most: int) -> list[Row]:
+    """Return so many rows in their order, what is worse first, then what is not proven, and of these the largest ratios."""
+
+    def key(row: Row) -> tuple[int, float]:
+        return SEVERITY.index(row[2].change), -abs(math.log(row[2].ratio.value or 1e-9)) if row[2].ratio else 0.0
+
+    chosen = [id(row) for row in sorted(rows, key=key)[:most]]
+    return [row for row in rows if id(row) in chosen]
 
 
 @contextmanager
@@ -52,31 +65,38 @@ def _panels(
         yield chart, axes[:count]
 
 
+def _row_names(ax: Axes, names: Sequence[str]) -> None:
+    """Name each row from top to bottom."""
+    ax.set_yticks(range(len(names)), names, fontsize=9.5)
+    ax.set_ylim(len(names) - 0.4, -0.6)
+
+
 # ---- what each change is worth ----
 
 
 def compare_ratios(*, recording: Recording, summary: Summary) -> figure.Chart:
     """Draw each metric's ratio with its interval, the smallest effect that matters, and how far identical variants got from 1."""
-    rows = [(name, proof, one) for name, proof in summary.items() for one in proof.differences if one.ratio]
-    caption = _caption("After / before, of every metric: left of 1 is better", recording)
+    every = [(name, proof, one) for name, proof in summary.items() for one in proof.differences if one.ratio]
+    rows = _most(every, MOST_ROWS)
+    caption = _caption("After / before, of every metric: left of 1 is better", recording, rows, every)
     if not rows:
         return caption.empty("no round of which both runs count")
+    several, is_method = (any(check(proof) for proof in summary.values()) for check in (_has_several, lambda proof: proof.method_check))
     with caption.drawing(height=1.4 + 0.5 * len(rows)) as (chart, (ax,)):
         for y, row in enumerate(rows):
             _ratio(ax, y, row)
         ax.axvline(1, color="black", linewidth=1)
-        ax.set_yticks(range(len(rows)), [_named(row, several=_several(summary)) for row in rows], fontsize=9.5)
-        ax.set_ylim(len(rows) - 0.4, -0.6)
+        _row_names(ax, [_named(row, several=several) for row in rows])
         values = [one.ratio.value for _, _, one in rows if one.ratio]
         low, high = ax.get_xlim()
         ax.set_xlim(max(low, min(values) / BEYOND), min(high, max(values) * BEYOND))
         _ratio_axis(ax, ax.xaxis, most=9)
-        ax.set_xlabel(f"after / before; where more is better, before / after{_explained(summary)}")
+        ax.set_xlabel(f"after / before; where more is better, before / after{'; [ ] checks the method' if is_method else ''}")
     return chart
 
 
-def _several(summary: Summary) -> bool:
-    return any(len(proof.differences) > 1 for proof in summary.values())
+def _has_several(proof: ProofSummary) -> bool:
+    return len(proof.differences) > 1
 
 
 def _named(row: Row, *, several: bool) -> str:
@@ -88,10 +108,6 @@ def _named(row: Row, *, several: bool) -> str:
 def _marked(name: str, proof: ProofSummary, characters: int) -> str:
     """Return the name of a proof; that of a method check in brackets."""
     return f"[{figure.shorten(name, characters - 2)}]" if proof.method_check else figure.shorten(name, characters)
-
-
-def _explained(summary: Summary) -> str:
-    return "; [ ] checks the method" if any(proof.method_check for proof in summary.values()) else ""
 
 
 def _ratio(ax: Axes, y: int, row: Row) -> None:
@@ -128,16 +144,20 @@ def _ratio_axis(ax: Axes, axis: Axis, most: int) -> None:
 
 def compare_savings(*, recording: Recording, summary: Summary) -> figure.Chart:
     """Draw of each proof the saving that was expected, the one that the baseline's replay predicts, and the measured one."""
-    rows = [(name, proof) for name, proof in summary.items() if proof.expected_low_ratio is not None or proof.predicted_ratio is not None]
-    caption = _caption("What each fix saves: expected, predicted, measured", recording)
+    every = [
+        (name, proof, proof.main)
+        for name, proof in summary.items()
+        if proof.expected_low_ratio is not None or proof.predicted_ratio is not None
+    ]
+    rows = _most(every, MOST_SAVINGS)
+    caption = _caption("What each fix saves: expected, predicted, measured", recording, rows, every)
     if not rows:
         return caption.empty("nothing was expected or predicted")
     with caption.drawing(height=1.4 + 0.75 * len(rows)) as (chart, (ax,)):
-        for y, (_, proof) in enumerate(rows):
+        for y, (_, proof, _) in enumerate(rows):
             _saving(ax, y, proof)
         ax.axvline(0, color="black", linewidth=1)
-        ax.set_yticks(range(len(rows)), [f"{figure.shorten(name, NAME)}\n{proof.main.metric}" for name, proof in rows], fontsize=9.5)
-        ax.set_ylim(len(rows) - 0.4, -0.6)
+        _row_names(ax, [f"{figure.shorten(name, NAME)}\n{main.metric}" for name, _, main in rows])
         low, high = ax.get_xlim()
         ax.set_xlim(max(min(low, -0.05), -1.0), min(max(high, 0.5), 1.0))
         ax.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.0%}"))
@@ -155,10 +175,14 @@ def _saving(ax: Axes, y: int, proof: ProofSummary) -> None:
         ax.plot(proof.predicted_ratio, y, "<" if is_ceiling else "D", color=figure.PALETTE[5], markersize=8, linestyle="", label=label)
     if measured is None:
         return
-    colour = figure.PALETTE[0]
+    saved = 1 - measured.value
+    look: dict[str, Any] = {"color": figure.PALETTE[0], "markersize": 8, "markeredgecolor": "white", "linestyle": ""}
     if measured.low is not None and measured.high is not None:
-        ax.hlines(y + 0.25, 1 - measured.high, 1 - measured.low, color=colour, linewidth=2.5)
-    ax.plot(1 - measured.value, y + 0.25, "o", color=colour, markersize=8, markeredgecolor="white", label="measured, with 95 % interval")
+        ax.hlines(y + 0.25, max(1 - measured.high, -1), max(1 - measured.low, -1), color=figure.PALETTE[0], linewidth=2.5)
+    if saved >= -1:
+        ax.plot(saved, y + 0.25, "o", label="measured, with 95 % interval", **look)
+    else:
+        ax.plot(-1, y + 0.25, "<", label="measured: it costs more than twice as much", clip_on=False, **look)
 
 
 # ---- what requests saw ----
@@ -166,29 +190,23 @@ def _saving(ax: Axes, y: int, proof: ProofSummary) -> None:
 
 def compare_spectra(*, recording: Recording, summary: Summary) -> figure.Chart:
     """Draw for each load proof the response times of both sides by percentile, with their intervals."""
-    seen = recording.spectra.to_pandas()
-    names = [name for name in summary if (seen.proof == name).any()]
-    caption = _caption("What requests saw: response time by percentile, before and after", recording)
-    if not names:
+    lines = dict(iter(recording.spectra.to_pandas().groupby(["proof", "side"])))
+    every = [(name, proof, proof.main) for name, proof in summary.items() if any((name, side) in lines for side in SIDES)]
+    rows = _most(every, MOST_SPECTRA)
+    caption = _caption("What requests saw: response time by percentile, before and after", recording, rows, every)
+    if not rows:
         return caption.empty("no load runs are compared here")
-    with _panels(caption, len(names), columns=2, height=2.6, label="response time (ms)") as (chart, axes):
-        for ax, name in zip(axes, names, strict=True):
-            own = seen[seen.proof == name]
-            for side in own.side.unique():
-                _spectrum(ax, own[own.side == side], side, SIDES[side])
+    with _panels(caption, len(rows), columns=2, height=2.6, label="response time (ms)") as (chart, axes):
+        for ax, (name, proof, _) in zip(axes, rows, strict=True):
+            own = {side: lines[name, side] for side in SIDES if (name, side) in lines}
+            for side, line in own.items():
+                nines = 1 / (1 - line.p)
+                ax.plot(nines, line.value_ms, label=side, linewidth=2, **SIDES[side])
+                ax.fill_between(nines, line.low_ms, line.high_ms, color=SIDES[side]["color"], alpha=0.15, linewidth=0)
             _percentile_axes(ax)
-            ax.set_title(f"{_marked(name, summary[name], NAME - 10)} (n = {_counted(own)})", fontsize=10)
+            counts = ", ".join(f"{line.n.iloc[0]:,} {side}" for side, line in own.items())
+            ax.set_title(f"{_marked(name, proof, NAME - 10)} (n = {counts})", fontsize=10)
     return chart
-
-
-def _counted(own: pd.DataFrame) -> str:
-    return ", ".join(f"{side.n.iloc[0]:,} {name}" for name in SIDES if len(side := own[own.side == name]))
-
-
-def _spectrum(ax: Axes, line: pd.DataFrame, side: str, look: Mapping[str, Any]) -> None:
-    nines = 1 / (1 - line.p)
-    ax.plot(nines, line.value_ms, label=side, linewidth=2, **look)
-    ax.fill_between(nines, line.low_ms, line.high_ms, color=look["color"], alpha=0.15, linewidth=0)
 
 
 def _percentile_axes(ax: Axes) -> None:
@@ -206,34 +224,30 @@ def _percentile_axes(ax: Axes) -> None:
 
 def compare_rounds(*, recording: Recording, summary: Summary) -> figure.Chart:
     """Draw the ratio of every round of each proof in the order in which they were measured: a drift or a lone round shows."""
-    rows = [(name, proof) for name, proof in summary.items() if proof.rounds]
-    caption = _caption("The ratio of every round, in the order in which they were measured", recording)
+    every = [(name, proof, proof.main) for name, proof in summary.items() if proof.rounds]
+    rows = _most(every, MOST_ROUNDS)
+    caption = _caption("The ratio of every round, in the order in which they were measured", recording, rows, every)
     if not rows:
         return caption.empty("no round of which both runs count")
     with _panels(caption, len(rows), columns=3, height=2.1, label="ratio of a round", sharey=True) as (chart, axes):
-        for ax, (name, proof) in zip(axes, rows, strict=True):
-            _rounds(ax, name, proof)
+        for ax, (name, proof, _) in zip(axes, rows, strict=True):
+            _rounds(ax, proof)
+            ax.set_title(_marked(name, proof, 24), fontsize=10)
         _ratio_axis(axes[0], axes[0].yaxis, most=5)
     return chart
 
 
-def _rounds(ax: Axes, name: str, proof: ProofSummary) -> None:
+def _rounds(ax: Axes, proof: ProofSummary) -> None:
     numbers, values = [one.round for one in proof.rounds], [one.ratio for one in proof.rounds]
     ax.axhspan(*proof.main.limits, color="#e4e4e4", label="too small to matter")
     ax.axhline(1, color="black", linewidth=1)
-    for first, colour, marker in ((1, figure.PALETTE[0], "o"), (0, figure.PALETTE[1], "s")):
-        own = _begun(proof.rounds, first)
-        ax.plot(*own, marker, color=colour, markersize=6, label=f"{'before' if first else 'after'} was run first", zorder=4)
+    for first, side, colour, marker in ((1, "before", figure.PALETTE[0], "o"), (0, "after", figure.PALETTE[1], "s")):
+        own = [one for one in proof.rounds if one.round % 2 == first]  # see `session.order`
+        at = [one.round for one in own], [one.ratio for one in own]
+        ax.plot(*at, marker, color=colour, markersize=6, label=f"{side} was run first", zorder=4)
     ax.plot(numbers, values, color="#aaaaaa", linewidth=1, zorder=3)
     if proof.main.ratio:
         ax.axhline(proof.main.ratio.value, color=figure.PALETTE[2], linestyle="--", linewidth=1.5, label="their geometric mean")
-    ax.set_title(_marked(name, proof, 24), fontsize=10)
     ax.set_xlabel("round")
     ax.set_xlim(min(numbers) - 0.5, max(numbers) + 0.5)
     ax.xaxis.set_major_locator(MaxNLocator(6, integer=True))
-
-
-def _begun(rounds: Sequence[Round], first: int) -> tuple[list[int], list[float]]:
-    """Return the rounds that began with the side before (1), or after (0): see `session.order`."""
-    chosen = [one for one in rounds if one.round % 2 == first]
-    return [one.round for one in chosen], [one.ratio for one in chosen]

@@ -58,16 +58,25 @@ MAX_POINTS = 4_000  # a scatter chart shows at most so many that succeeded, extr
 class Chart(Figure):
     """A figure that no global state holds on to, and that Jupyter shows as a PNG because it is a cell's value."""
 
-    _png: bytes | None = None
+    _pictures: Mapping[str, bytes] = {}
 
     def png(self) -> bytes:
         """Return the picture, drawn once, 1,100 pixels wide."""
-        if self._png is None:
+        return self._drawn("png", dpi=110)
+
+    def svg(self) -> bytes:
+        """Return it as vectors, for who prints it."""
+        self.png()
+        self.set_layout_engine("none")  # it stays as it was laid out
+        return self._drawn("svg", metadata={"Date": None})
+
+    def _drawn(self, kind: str, **how: Any) -> bytes:
+        if kind not in self._pictures:
             buffer = io.BytesIO()
             with style():  # some of it counts when a picture is drawn
-                self.savefig(buffer, format="png", dpi=110)
-            self._png = buffer.getvalue()
-        return self._png
+                self.savefig(buffer, format=kind, **how)
+            self._pictures = {**self._pictures, kind: buffer.getvalue()}
+        return self._pictures[kind]
 
     def _repr_mimebundle_(self, include: object = None, exclude: object = None) -> dict[str, Any]:
         try:
@@ -250,12 +259,25 @@ def width_pt(text: str, size: float) -> float:
     return CHARACTER * size * len(text)
 
 
+def clean(text: str) -> str:
+    """Return a text on one line, without signs that cannot be seen: names are whatever somebody chose."""
+    return " ".join("".join(sign if sign.isprintable() else " " for sign in text).split())
+
+
 def shorten(text: str, characters: int) -> str:
     """Leave out the middle of a text that is too long; names often differ in their ends."""
+    text = clean(text)
     if len(text) <= characters:
         return text
     tail = (characters - 1) // 3
     return f"{text[: characters - 1 - tail]}…{text[-tail:]}"
+
+
+def shorten_list(names: Sequence[str], characters: int = 110) -> str:
+    """Return how many names there are and as many of them, shortened, as there is room for."""
+    short = [shorten(name, 24) for name in names]
+    shown = [name for i, name in enumerate(short) if len(", ".join(short[: i + 1])) <= characters]
+    return f"{len(names)} ({', '.join(shown)}{', …' if len(shown) < len(names) else ''})"
 
 
 def thin(x: Numbers, y: Numbers, points: int = MAX_POINTS) -> tuple[Numbers, Numbers]:
@@ -298,12 +320,16 @@ class TimeSpan:
 
 @dataclass(frozen=True, slots=True)
 class Caption:
-    """The title of a chart and what its footer says: which run it is drawn from, and of how many requests, or whatever else there were."""
+    """The title of a chart and what its footer says: of which run and of how many requests, or whatever else there were, it is drawn.
+
+    `left_out` are the names of what there is no room for.
+    """
 
     title: str
     context: Context
     n: int
     of: str = "requests"
+    left_out: Sequence[str] = ()
 
     @contextmanager
     def drawing(self, rows: int = 1, columns: int = 1, *, height: float = 4.6, **grid: Any) -> Iterator[tuple[Chart, list[Axes]]]:
@@ -312,9 +338,12 @@ class Caption:
             chart, axes = begin(self.title, rows, columns, height=height, **grid)
             yield chart, axes
             legend(chart)
-            target, by = self.context.target, f", measured by {self.context.measured_by}" if self.context.measured_by else ""
-            where = f" ({target.base_url})" if target.base_url else ""
-            foot(chart, f"target {target.name}{where}, run {self.context.run_id}{by}, n = {counted(self.n, self.of)}")
+            context = self.context
+            said = f"target {shorten(context.target.name, 50)}"
+            said += f" ({shorten(context.target.base_url, 50)})" if context.target.base_url else ""
+            said += f", run {shorten(context.run_id, 40)}{f', measured by {context.measured_by}' if context.measured_by else ''}"
+            more = f"not drawn, but in the table: {shorten_list(self.left_out)}\n" if self.left_out else ""
+            foot(chart, f"{more}{said}, n = {counted(self.n, self.of)}")
 
     @contextmanager
     def on_clock(self, spans: Sequence[TimeSpan], heights_in: Sequence[float]) -> Iterator[tuple[Chart, list[Axes]]]:

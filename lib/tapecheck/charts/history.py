@@ -29,7 +29,7 @@ def history_trend(*, history: History) -> figure.Chart:
             _trend(ax, trend)
             ax.set_ylabel(figure.shorten(_quantity(history.metric), 26))
             changes = f"change points: {', '.join(shift.change for shift in trend.shifts)}" if trend.shifts else ""
-            ax.set_title("\n".join(filter(None, (*textwrap.wrap(name, TITLE)[:3], changes))), fontsize=10)
+            ax.set_title("\n".join(filter(None, (*textwrap.wrap(figure.clean(name), TITLE)[:3], changes))), fontsize=10)
         figure.legend(chart)
         more = len(history.trends) - len(shown)
         figure.foot(chart, f"n = {counted(history.n, 'runs')}{f'; {more} conditions of fewer runs are not drawn' if more else ''}")

@@ -1,7 +1,7 @@
 """What is asked of two variants, how it is measured, and which figures of each validation can be compared. It measures nothing."""
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
@@ -260,11 +260,7 @@ class ComparePlan(Model):
         return plan
 
     def check_measured(self, measured: Mapping[str, Variants], *, source: str) -> None:
-        """Make sure that a recording is of the proofs of this plan, whichever of them are chosen now.
-
-        Raises:
-            ConfigError: one of either has no counterpart, or other variants were measured; each is named.
-        """
+        """Refuse a recording of which a proof, or one of this plan, has no counterpart, or measured other variants; each is named."""
         problems = [
             Problem(
                 file=source, key=f"proofs.{name}", got="measured, and no proof of this plan", allowed=f"one of {', '.join(self.proofs)}"
@@ -287,10 +283,7 @@ class ComparePlan(Model):
 def read_plan(path: str | Path, *, profile: str = config.WHOLE, proofs: str = "all", rounds: int = 0) -> ComparePlan:
     """Read a plan with a profile's changes, keep the named proofs (comma-separated) and limit the rounds of each (0: as planned).
 
-    Every variant is made, so that a mistake in one stops here.
-
-    Raises:
-        ConfigError: the file, any of its profiles, a proof's name or one of its variants is wrong.
+    Every variant is made, so that a mistake in one stops here: a `ConfigError` names each.
     """
     plan: ComparePlan = config.chosen(ComparePlan, path, profile)
     names = tuple(plan.proofs) if proofs == "all" else tuple(name.strip() for name in proofs.split(","))
@@ -323,7 +316,7 @@ SCHEMA = "tapecheck_compare"  # of the backfill's tables, so that those of its o
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Variant:
-    """One side of a proof, ready to be measured; `target` is a file of its own, None for the session's; for `distance_ms` see `Proof`."""
+    """One side of a proof, ready to be measured; `target` is a file of its own, None for the session's."""
 
     proof: str
     side: Side
@@ -333,61 +326,51 @@ class Variant:
 
 
 def variants(name: str, proof: Proof, *, file: str | None = None) -> dict[Side, Variant]:
-    """Return both sides of a proof.
+    """Return both sides of a proof; a change that does not fit the validation's plan is a `ConfigError` with its line in `file`."""
 
-    Args:
-        file: where the proof stands, whose lines are named then.
+    def problem(key: str, got: str, allowed: str) -> Problem:
+        """Return a problem at a key of this proof."""
+        at = f"proofs.{name}.{key}"
+        return Problem(file=file or "plan", line=config.lines_by_key(file).get(at) if file else None, key=at, got=got, allowed=allowed)
 
-    Raises:
-        ConfigError: the validation's plan or the target file of the side after is wrong, or a change does not fit the plan.
-    """
     base = config.raw(proof.plan or f"config/{proof.validation}.yaml", proof.profile) or {}
-    if proof.scenario and proof.scenario not in (base.get("scenarios") or {}):
-        allowed = "one of " + ", ".join(base.get("scenarios") or {})
-        raise ConfigError([Problem(file=file or "plan", key=f"proofs.{name}.scenario", got=proof.scenario, allowed=allowed)])
-    before = config.merged(base, _placed(proof, proof.baseline))
-    after = config.merged(before, _placed(proof, proof.fix))
+    scenarios = base.get("scenarios") or {}
+    if proof.scenario and proof.scenario not in scenarios:
+        raise ConfigError([problem("scenario", proof.scenario, "one of " + ", ".join(scenarios))])
     if proof.after_target:
         config.read(Target, proof.after_target)
-    plan = _made(proof, before, file, f"proofs.{name}.baseline")
-    fixed = _made(proof, after, file, f"proofs.{name}.fix")
-    if unknown := list(_unknown_names(name, proof, plan, file)):
+    plans: dict[Side, BackfillPlan | LoadPlan] = {}
+    for side, key, changes in ((BEFORE, "baseline", proof.baseline), (AFTER, "fix", proof.fix)):
+        base = config.merged(base, {"scenarios": {proof.scenario: changes}} if proof.scenario else changes)
+        try:
+            plans[side] = _made(proof, base)
+        except ConfigError as error:
+            place = f"scenarios.{proof.scenario}."
+            raise ConfigError([problem(f"{key}.{one.key.removeprefix(place)}", one.got, one.allowed) for one in error.problems]) from None
+    if unknown := [
+        problem(key, got, f"available for this baseline: {', '.join(there)}") for key, got, there in _unknown(proof, plans[BEFORE])
+    ]:
         raise ConfigError(unknown)
+    targets: dict[Side, str | None] = {BEFORE: None, AFTER: proof.after_target}
     return {
-        BEFORE: Variant(proof=name, side=BEFORE, plan=plan, distance_ms=proof.distance_ms),
-        AFTER: Variant(proof=name, side=AFTER, plan=fixed, target=proof.after_target, distance_ms=proof.distance_ms),
+        side: Variant(proof=name, side=side, plan=plan, target=targets[side], distance_ms=proof.distance_ms) for side, plan in plans.items()
     }
 
 
-def _unknown_names(name: str, proof: Proof, plan: BackfillPlan | LoadPlan, file: str | None) -> Iterator[Problem]:
-    """Yield each prediction and finding that no run of the baseline can have."""
-    if not isinstance(plan, BackfillPlan):
-        return
-    answers = tuple(f"{kind}{stage}" for kind in WHERE for stage in STAGES)
-    what_if = (proof.what_if,) if proof.what_if else ()
-    for key, given, possible in (("what_if", what_if, prediction.names(plan)), ("answers", proof.answers, answers)):
-        if unknown := [one for one in given if one not in possible]:
-            allowed = f"available for this baseline: {', '.join(possible)}"
-            yield _placed_at(f"proofs.{name}.{key}", Problem(file=file or "plan", key=key, got=", ".join(unknown), allowed=allowed), file)
+def _made(proof: Proof, data: dict[str, Any]) -> BackfillPlan | LoadPlan:
+    if proof.scenario is None:
+        own = {"objectives": [], "begin": "fresh", "database_schema": SCHEMA}
+        return config.validate(BackfillPlan, {**data, **own}, file="plan")
+    return config.validate(
+        LoadPlan, {**data, "scenarios": {proof.scenario: data["scenarios"][proof.scenario]}, "objectives": []}, file="plan"
+    )
 
 
-def _placed(proof: Proof, changes: Mapping[str, Any]) -> dict[str, Any]:
-    """Return changes where the plan has them: those of a load proof are about its scenario."""
-    return {"scenarios": {proof.scenario: dict(changes)}} if proof.scenario else dict(changes)
-
-
-def _made(proof: Proof, data: dict[str, Any], file: str | None, key: str) -> BackfillPlan | LoadPlan:
-    try:
-        if proof.validation == "backfill":
-            own = {"objectives": [], "begin": "fresh", "database_schema": SCHEMA}
-            return config.validate(BackfillPlan, {**data, **own}, file=file or "plan")
-        scenarios = {proof.scenario: data["scenarios"][proof.scenario]}
-        return config.validate(LoadPlan, {**data, "scenarios": scenarios, "objectives": []}, file=file or "plan")
-    except ConfigError as error:
-        place = f"scenarios.{proof.scenario}."
-        raise ConfigError([_placed_at(f"{key}.{one.key.removeprefix(place)}", one, file) for one in error.problems]) from None
-
-
-def _placed_at(key: str, problem: Problem, file: str | None) -> Problem:
-    """Return a problem of a variant where the change stands that caused it."""
-    return replace(problem, key=key, line=config.lines_by_key(file).get(key) if file else None)
+def _unknown(proof: Proof, plan: BackfillPlan | LoadPlan) -> Iterator[tuple[str, str, tuple[str, ...]]]:
+    """Yield each key with predictions or findings that no run of the baseline can have, these, and those that it can have."""
+    if isinstance(plan, BackfillPlan):
+        answers = tuple(f"{kind}{stage}" for kind in WHERE for stage in STAGES)
+        what_if = (proof.what_if,) if proof.what_if else ()
+        for key, given, there in (("what_if", what_if, tuple(prediction.names(plan))), ("answers", proof.answers, answers)):
+            if wrong := [one for one in given if one not in there]:
+                yield key, ", ".join(wrong), there

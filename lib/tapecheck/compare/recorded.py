@@ -1,10 +1,10 @@
 """Puts recorded runs, or files of other load generators, side by side, a pair a round, and names what else differs between them."""
 
 import datetime as dt
+import glob
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
-from functools import cached_property
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ from tapecheck.compare.samples import Key, SentRequests
 from tapecheck.errors import ConfigError, Problem
 from tapecheck.load.imports import registry
 from tapecheck.load.recording import Recording as LoadRecording
-from tapecheck.runs import folders, history, results
+from tapecheck.runs import folders, history
 from tapecheck.runs.folders import Run
 from tapecheck.runs.results import Environment, TargetInfo
 from tapecheck.verdict import Verdict
@@ -79,43 +79,22 @@ def _numbers(values: Json) -> dict[str, float]:
 # ---- runs ----
 
 
-@dataclass(frozen=True, kw_only=True)
 class ComparedRun:
     """What the result of a run says, and of a file of another tool its requests, which are in no run folder."""
 
-    run: Run
-    imported: LoadRecording | None = None
-
-    @property
-    def result(self) -> Json:
-        """The result as plain data."""
-        return self.run.result
-
-    @property
-    def tool(self) -> str:
-        """The name of the other tool that measured; empty when it was this workbook."""
-        return str((self.result.get("tool") or {}).get("name", ""))
-
-    @cached_property
-    def figures(self) -> Mapping[str, Sample]:
-        """The figures of each part."""
-        return figures(self.result)
-
-    @property
-    def started_at(self) -> dt.datetime:
-        """When it was measured."""
-        return dt.datetime.fromisoformat(self.result["started_at"])
+    def __init__(self, run: Run, imported: LoadRecording | None = None) -> None:
+        self.run, self.imported = run, imported
+        self.result: Json = run.result
+        self.tool = str((run.result.get("tool") or {}).get("name", ""))  # empty when it was this workbook
+        self.figures = figures(run.result)
+        self.started_at = dt.datetime.fromisoformat(run.result["started_at"])
 
     def own(self, part: str) -> str:
         """Return what this run calls a part: the one that it has, where another tool has named it."""
         return part if part in self.figures else next(iter(self.figures))
 
     def requests(self) -> LoadRecording | None:
-        """Return every request of a load run; None where the run was imported without them.
-
-        Raises:
-            ConfigError: they cannot be read.
-        """
+        """Return every request of a load run; None where its folder has none."""
         if self.imported or not (self.run.folder / "samples.parquet").exists():
             return self.imported
         from tapecheck.load.validation import load
@@ -134,13 +113,8 @@ Pair = tuple[ComparedRun, ComparedRun]
 def read(before: str, after: str) -> Recording:
     """Return recorded runs, or files of other load generators, as rounds: the first of each side, the second of each, and so on.
 
-    Args:
-        before: a run, or a pattern such as `outputs/load/a*` that several match.
-        after: likewise, as many.
-
-    Raises:
-        ConfigError: one is no complete run and no file that we know, they are of different validations or of comparisons,
-            of different number, or have no part in common.
+    Each side is a run, or a pattern such as `outputs/load/a*` that several match. What is no complete run and no file that we know, runs
+    of different validations, of comparisons, of different number, or without a part in common are a `ConfigError`.
     """
     paths = {BEFORE: _matching(before, BEFORE), AFTER: _matching(after, AFTER)}
     validation = _validation(paths)
@@ -175,11 +149,9 @@ def _matching(path: str, side: Side) -> list[str]:
     """Return the runs or files that a path names, or that match it; a link such as `latest` names none of its own."""
     if not any(sign in path for sign in "*?[") or config.expanded(path).exists():
         return [path]
-    asked = config.expanded(path)
-    bases = (Path(asked.anchor),) if asked.is_absolute() else (Path.cwd(), config.PROJECT)
-    for base in bases:
-        pattern = str(asked.relative_to(asked.anchor) if asked.is_absolute() else asked)
-        if found := sorted(str(one) for one in base.glob(pattern) if not one.is_symlink()):
+    for base in (Path.cwd(), config.PROJECT):
+        every = (base / one for one in glob.glob(str(config.expanded(path)), root_dir=base))  # noqa: PTH207 - may be absolute
+        if found := sorted(str(one) for one in every if not one.is_symlink()):
             return found
     raise ConfigError([Problem(file="parameters", key=side, got=path, allowed="a path or pattern that a run or file matches")])
 
@@ -202,11 +174,7 @@ def _round(number: int, pair: Pair, parts: Sequence[str], *, is_alike: bool) -> 
 
 
 def validation_of(before: str, after: str) -> str:
-    """Return of which validation all runs are.
-
-    Raises:
-        ConfigError: as `read` does of what they are, and of their validations.
-    """
+    """Return of which validation all runs are; what `read` would refuse for it is refused."""
     return _validation({BEFORE: _matching(before, BEFORE), AFTER: _matching(after, AFTER)})
 
 
@@ -235,32 +203,22 @@ def _source(path: str) -> ComparedRun:
     file = registry.named(path)
     if file is None:
         return ComparedRun(run=folders.read(path))
-    from tapecheck.load.validation import LoadResult, load
+    from tapecheck.load.validation import load
 
     found = load.read(path)
-    result = LoadResult(
-        validation="load",
-        run_id=found.context.run_id,
-        verdict=Verdict.NO_DATA,  # no objective is judged here
-        started_at=found.context.started_at,
-        target=found.context.target,
-        environment=found.context.environment,
-        parameters={},
-        checks=[],
-        bottleneck=None,
-        recommendations=[],
-        scenarios=dict(load.summarize(found, load.read_plan(LIMITS))),
-        tool=found.context.tool,
-    )
-    return ComparedRun(run=Run(folder=file.resolve(), result=results.to_json(result)), imported=found)
+    context = found.context
+    result = {
+        "validation": "load",
+        "run_id": context.run_id,
+        "started_at": context.started_at.isoformat(),
+        **{name: asdict(getattr(context, name)) for name in ("target", "environment", "tool")},
+        "scenarios": {name: asdict(one) for name, one in load.summarize(found, load.read_plan(LIMITS)).items()},
+    }
+    return ComparedRun(run=Run(folder=file.resolve(), result=result), imported=found)
 
 
 def _parts(runs: Sequence[ComparedRun]) -> list[str]:
-    """Return what all runs have; of another tool, which names its scenarios itself, the only one of each.
-
-    Raises:
-        ConfigError: there is nothing.
-    """
+    """Return what all runs have; of another tool, which names its scenarios itself, the only one of each."""
     common = [name for name in runs[0].figures if all(name in run.figures for run in runs)]
     if common:
         return common

@@ -126,11 +126,7 @@ class Recording(recording.Recording[Context]):
         return self.tables["spectra"]
 
     def questions(self, plan: ComparePlan) -> Mapping[str, Question]:
-        """Return what a plan asks of each proof of this recording.
-
-        Raises:
-            ConfigError: a proof of either has no counterpart, or other variants were measured.
-        """
+        """Return what a plan asks of each proof of this recording; see `check_measured`, which says what is refused."""
         variants = self.context.variants
         if self.context.before:
             return {name: plan.recorded.question(one.validation) for name, one in variants.items()}

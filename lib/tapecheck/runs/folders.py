@@ -35,6 +35,9 @@ class Picture(Protocol):
     def png(self) -> bytes:
         """Return it as PNG."""
 
+    def svg(self) -> bytes:
+        """Return it as SVG."""
+
 
 def new_id(now: datetime | None = None) -> str:
     """Return a run id that sorts by time: 20261123T154501Z-9f3c."""
@@ -136,6 +139,9 @@ def record(
             folder = base / result.validation / result.run_id
             with _part(folder, raw) as part:
                 plain = {name: content for name, content in (files or {}).items() if name not in texts}
+                for name, figure in (figures or {}).items():
+                    with suppress(Exception):  # the picture is there already
+                        plain[f"{name}.svg"] = figure.svg()
                 _write(part, {} if raw.is_dir() else tables or {}, small | plain)
                 write_json(part / RESULT, results.to_json(result))
         point_latest(folder)
