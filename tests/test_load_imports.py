@@ -386,6 +386,8 @@ def test_a_k6_request_has_its_time_status_and_connection(tmp_path: Path, write_a
     rows = recording.samples.to_pydict()
     assert rows["intended_ns"] == rows["sent_ns"]
     assert {done - first for done, first in zip(rows["done_ns"], rows["first_byte_ns"], strict=True)} == {500_000}
+    (group,) = found.by["name"].values()
+    assert math.isnan(group.bytes_mean), "k6 does not say"
 
 
 def test_samples_are_in_the_order_in_which_they_were_sent(tmp_path: Path) -> None:

@@ -240,7 +240,7 @@ def _by(part: Rows, batches: Counts, loop_ms: float, *, is_ours: bool) -> dict[s
             success_ratio=(n - bad) / n,
             response_time_ms=times,
             server_time_ms=_known(server_ms[chosen], own),
-            bytes_mean=float(size[chosen].mean()),
+            bytes_mean=float(size[chosen].mean()) if is_ours or size.any() else math.nan,  # no tool that says sizes has none
             generator_share=shares,
         )
 

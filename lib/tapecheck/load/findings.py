@@ -1,5 +1,6 @@
 """Says what the figures of a load run mean: findings, each with the numbers that caused it and what to do."""
 
+import math
 from collections.abc import Callable, Iterator, Mapping
 
 from tapecheck.load.analysis import LIMITED, ScenarioSummary
@@ -168,7 +169,7 @@ def _slow_value(scenario: ScenarioSummary, cores: int) -> Iterator[Said]:
         a, b = medians[fast].value, medians[slow].value
         if low is not None and high is not None and low > high and b > SLOW_VALUE_RATIO * a:
             how_long = f"{b / a:.1f} times as long as {fast}" if a > 0 else f"{written(b)} ms, {fast} {written(a)} ms"
-            sizes = {f"{v}_bytes": values[v].bytes_mean for v in (slow, fast)}
+            sizes = {f"{v}_bytes": size for v in (slow, fast) if not math.isnan(size := values[v].bytes_mean)}
             said = f"{dimension} {slow} takes {how_long}{' inside the target' if inside else ''}"
             yield "slow_parameter", said, {f"{slow}_p50_ms": b, f"{fast}_p50_ms": a, **sizes}
 

@@ -77,7 +77,7 @@ def breakdown(summary: Mapping[str, ScenarioSummary]) -> pd.DataFrame:
             "median (ms)": interval(group.response_time_ms.p50) + mark(group.generator_share, "p50_ms"),
             "p95 (ms)": interval(group.response_time_ms.p95) + mark(group.generator_share, "p95_ms"),
             "median inside the target (ms)": "" if group.server_time_ms is None else interval(group.server_time_ms.p50),
-            "answer (bytes)": f"{group.bytes_mean:,.0f}",
+            "answer (bytes)": "" if math.isnan(group.bytes_mean) else f"{group.bytes_mean:,.0f}",
         }
         for name, scenario in summary.items()
         for dimension, values in scenario.by.items()
