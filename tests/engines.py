@@ -25,6 +25,14 @@ def requests_for(url: str, *, template: RequestTemplate | str = GET, parameters:
     return prepare_all(plan, target)["s"]
 
 
+WIDE = {"lag_p99_ms": 1e6, "dispatch_lag_p99_ms": 1e6, "cpu_ratio": 1, "achieved_ratio": 0.01}  # limits of a plan: the machine may be busy
+
+
+def target_at(url: str, **more: object) -> Target:
+    """Return a target with one request."""
+    return Target.model_validate({"name": "planted", "kind": "external", "base_url": url, "requests": {"one": "GET /"}, **more})
+
+
 def schedule(rate_rps: float, duration_s: float, *, warm_up_s: float = 0.0, end_rps: float | None = None) -> Schedule:
     """Make a schedule of one stage after a warm-up."""
     stage = Stage(start_rps=rate_rps, end_rps=rate_rps if end_rps is None else end_rps, duration_s=duration_s)

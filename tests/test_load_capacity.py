@@ -4,6 +4,7 @@ import dataclasses
 
 import numpy as np
 import pytest
+from engines import WIDE, target_at
 from hypothesis import given
 from hypothesis import strategies as st
 from samples import GENERATOR, burst, recording
@@ -18,7 +19,6 @@ from tapecheck.load.engine.work import Work
 from tapecheck.load.plan import METRICS, Capacity, GeneratorLimits, LoadPlan
 from tapecheck.load.session import Generator
 from tapecheck.load.validation import load
-from tapecheck.target.file import Target
 from tapecheck.verdict import Verdict, parse
 
 SEARCH = Capacity(executor="capacity", request="features", start_rate_rps=50, max_rate_rps=10_000)
@@ -149,7 +149,6 @@ def test_a_level_whose_generator_was_the_limit_is_invalid_whatever_the_objective
 
 # ---- end to end; `make bench` fits the law of a server that slows down ----
 
-WIDE = {"lag_p99_ms": 10_000, "dispatch_lag_p99_ms": 10_000, "cpu_ratio": 1, "achieved_ratio": 0.05}  # this machine may be busy
 LIMIT_RPS = 300
 
 
@@ -178,8 +177,7 @@ def test_a_sweep_finds_where_a_server_begins_to_fail(monkeypatch: pytest.MonkeyP
     objectives = ["success_ratio > 0.9", "p95_ms < 60000"]
     plan = LoadPlan.model_validate({"scenarios": {"c": scenario | rates}, "objectives": objectives, "generator": WIDE})
     with Server(limited) as server:
-        target = Target.model_validate({"name": "planted", "kind": "external", "base_url": server.url, "requests": {"one": "GET /"}})
-        recording = load.run(plan, target)
+        recording = load.run(plan, target_at(server.url))
     found = load.summarize(recording, plan).capacity
     assert found is not None
     assert found.knee_rps is not None and found.knee_high_rps is not None

@@ -14,24 +14,20 @@ from pathlib import Path
 import numpy as np
 import psutil
 import pytest
+from engines import WIDE, target_at
 from orphans import orphan
 from samples import burst, recording, requests, watched
 
-from tapecheck.load import findings, frames, session
+from tapecheck.load import findings, frames
 from tapecheck.load.analysis import ScenarioSummary, summarize
 from tapecheck.load.engine.recorder import ErrorKind, Samples
 from tapecheck.load.findings import LIMITING
 from tapecheck.load.plan import GeneratorLimits, LoadPlan
-from tapecheck.load.session import Generator
 from tapecheck.load.validation import LoadSummary, load
 from tapecheck.resources import MACHINE, OTHERS
 from tapecheck.runs.results import Finding
-from tapecheck.target.file import Target
 
 PLANTED = Path(__file__).with_name("planted_servers.py")
-BUSY = "import threading\ndef spin():\n    while True: pass\nfor _ in range(4): threading.Thread(target=spin, daemon=True).start()"
-WIDE = {"lag_p99_ms": 2000, "dispatch_lag_p99_ms": 2000, "cpu_ratio": 1, "achieved_ratio": 0.1}  # this machine may be busy
-STRICT = {"dispatch_lag_p99_ms": 10.0}  # beside the limits that a plan has by default
 NEIGHBOURS = ("neighbours", "machine_full")  # what other tests on this machine did: true, and not planted
 QUIET = {"executor": "constant_rate", "rate_rps": 100, "duration_s": 1.0}
 
@@ -49,22 +45,12 @@ class Case:
     named: str | None
     evidence: dict[str, tuple[float, float]] = field(default_factory=dict)  # between which numbers
     beside: frozenset[str] = frozenset()  # other kinds that are true as well, of less weight
-    limits: dict[str, float] = field(default_factory=lambda: WIDE)
     needs_cores: float = 0.0
     far_s: float = 0.0
-    sabotaged: bool = False
 
 
 BUSY_LOAD = closed(8, 2.0, warm_up_s=0.3)  # enough in line that the target has work while its generator waits for a core
 CASES = {
-    "generator": Case(
-        {"database_s": 0.02},  # which nobody can know from there
-        QUIET,
-        "generator",
-        {"cpu_ratio": (0.01, 1.2), "dispatch_lag_p99_ms": (2, 1e4), "lag_p99_ms": (0, 1e4)},
-        limits=STRICT,
-        sabotaged=True,
-    ),
     "target CPU": Case(
         {"cpu_s": 0.02, "threads": 6},
         closed(16, 1.6, warm_up_s=0.4),
@@ -116,15 +102,6 @@ CASES = {
 }
 
 
-class Sabotaged(Generator):
-    """A generator whose worker has a busy thread."""
-
-    def __enter__(self) -> "Sabotaged":
-        super().__enter__()
-        self.ready()[0].executor.submit(exec, BUSY, {}).result()
-        return self
-
-
 @contextlib.contextmanager
 def planted(**plant: object) -> Iterator[tuple[int, int]]:
     """Start a planted server, and give its pid and its port."""
@@ -141,23 +118,13 @@ class Said:
     cores_given: float
 
 
-def measure(case: Case, monkeypatch: pytest.MonkeyPatch) -> Said:
+def measure(case: Case) -> Said:
     """Measure a planted server as the notebook does."""
-    plan = LoadPlan.model_validate({"scenarios": {"s": {**case.scenario, "request": "one"}}, "generator": case.limits})
-    if case.sabotaged:
-        monkeypatch.setattr(session, "Generator", Sabotaged)
+    plan = LoadPlan.model_validate({"scenarios": {"s": {**case.scenario, "request": "one"}}, "generator": WIDE})
     with contextlib.ExitStack() as stack:
         pid, port = stack.enter_context(planted(**case.plant))
         asked = stack.enter_context(planted(way_s=case.far_s, to_port=port))[1] if case.far_s else port
-        target = Target.model_validate(
-            {
-                "name": "planted",
-                "kind": "external",
-                "base_url": f"http://127.0.0.1:{asked}",
-                "requests": {"one": "GET /"},
-                "processes": {"api": {"port": port}},
-            }
-        )
+        target = target_at(f"http://127.0.0.1:{asked}", processes={"api": {"port": port}})
         before = psutil.Process(pid).cpu_times()
         rec = load.run(plan, target)
         after = psutil.Process(pid).cpu_times()
@@ -169,10 +136,10 @@ def measure(case: Case, monkeypatch: pytest.MonkeyPatch) -> Said:
 
 
 @pytest.mark.parametrize("kind", CASES)
-def test_the_planted_cause_is_named_and_no_other(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_planted_cause_is_named_and_no_other(kind: str) -> None:
     """A server that is slow for one reason has that as its bottleneck, with its numbers; a quiet one has none."""
     case = CASES[kind]
-    said = measure(case, monkeypatch)
+    said = measure(case)
     if said.cores_given < case.needs_cores:  # a starved target is not the one planted: then no more may be said than was seen
         busy = said.summary.resources["api"].cpu_ratio >= findings.BUSY_CORE
         assert any(f.name in ("target_single_threaded", "target_cpu") for f in said.found) == busy, said

@@ -11,6 +11,7 @@ import numpy as np
 import psutil
 import pytest
 import servers
+from engines import target_at
 from samples import GENERATOR, burst, recording, requests
 from servers import Server
 
@@ -21,7 +22,6 @@ from tapecheck.load.plan import METRICS, GeneratorLimits, LoadPlan
 from tapecheck.load.recording import Recording
 from tapecheck.load.session import Generator
 from tapecheck.load.validation import LoadResult, LoadSummary, load
-from tapecheck.target.file import Target
 from tapecheck.verdict import Check, Verdict, parse
 
 LIMITS = GeneratorLimits(lag_p99_ms=20)
@@ -246,8 +246,7 @@ def test_a_generator_that_is_stopped_again_and_again_knows_that_it_was_late() ->
     with Server(servers.fast) as server, pytest.MonkeyPatch.context() as patch:
         patch.setattr(Generator, "__enter__", disturbed)
         patch.setattr(Generator, "__exit__", left_alone)
-        target = Target.model_validate({"name": "t", "kind": "external", "base_url": server.url, "requests": {"one": "GET /"}})
-        rec = load.run(plan, target)
+        rec = load.run(plan, target_at(server.url))
     found = load.summarize(rec, plan)
     one = found["s"]
     assert one.response_time_ms is not None and one.dispatch_lag_ms is not None

@@ -6,6 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import servers
+from engines import target_at
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
@@ -16,7 +17,6 @@ from tapecheck.load.capacity import next_rate
 from tapecheck.load.plan import METRICS, Capacity, LoadPlan
 from tapecheck.load.recording import Recording
 from tapecheck.load.validation import load, objectives
-from tapecheck.target.file import Target
 from tapecheck.verdict import OPERATORS, Verdict, parse
 
 PACED: dict[str, dict[str, object]] = {
@@ -182,6 +182,5 @@ def test_the_smallest_scenario_that_is_accepted_is_measured(scenario: dict[str, 
     data = {"scenarios": {"s": {**scenario, "request": "one"}}, "objectives": ["mean_ms < 60000", "p99_ms < 60000", "throughput_rps > 0"]}
     plan = LoadPlan.model_validate({**data, "generator": {"lag_p99_ms": 1e6, "cpu_ratio": 1, "achieved_ratio": 1e-9}})
     with Server(servers.fast) as server:
-        target = Target.model_validate({"name": "t", "kind": "external", "base_url": server.url, "requests": {"one": "GET /"}})
-        found = load.run(plan, target)
+        found = load.run(plan, target_at(server.url))
     assert {objective for _, objective, _, _ in judged(plan, found)} == set(plan.objectives)

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import servers
+from engines import WIDE, target_at
 from samples import burst, measured, recording
 from servers import Server
 
@@ -19,13 +20,12 @@ from tapecheck.load.plan import METRICS, GeneratorLimits, LoadPlan
 from tapecheck.load.recording import GeneratorStats
 from tapecheck.load.session import Generator
 from tapecheck.load.validation import load
+from tapecheck.runs.results import Finding
 from tapecheck.statistics import intervals
-from tapecheck.target.file import Target
 from tapecheck.verdict import overall, parse
 
 BUSY = "import threading\ndef spin():\n    while True: pass\nfor _ in range(4): threading.Thread(target=spin, daemon=True).start()"
 HONEST = {"lag_p99_ms": 1.0, "cpu_ratio": 0.3, "achieved_ratio": 1.0, "content_checked": 1, "dispatch_lag_p99_ms": 0.1}
-WIDE = {"lag_p99_ms": 1e6, "dispatch_lag_p99_ms": 1e6, "cpu_ratio": 1, "achieved_ratio": 0.01}  # this machine may be busy
 
 
 @pytest.fixture(scope="module")
@@ -34,25 +34,20 @@ def server() -> Iterator[Server]:
         yield server
 
 
-def target(server: Server) -> Target:
-    return Target.model_validate({"name": "planted", "kind": "external", "base_url": server.url, "requests": {"one": "GET /"}})
-
-
 def plan(**more: object) -> LoadPlan:
     scenario = {"executor": "constant_rate", "rate_rps": 100, "duration_s": 1.5, "request": "one"}
     return LoadPlan.model_validate({"scenarios": {"steady": scenario}, "objectives": ["success_ratio > 0.5"], "generator": WIDE, **more})
 
 
-def verdict(server: Server, plan: LoadPlan) -> tuple[str, str | None, GeneratorStats]:
-    summary = load.summarize(load.run(plan, target(server)), plan)
-    checks = load.judge(summary, plan)
-    return str(overall(c.verdict for c in checks)), summary["steady"].invalid, summary["steady"].generator
+def verdict(server: Server, plan: LoadPlan) -> tuple[str, Finding | None, GeneratorStats]:
+    found = load.analyse(load.run(plan, target_at(server.url)), plan)
+    return str(overall(c.verdict for c in found.checks)), found.bottleneck, found.summary["steady"].generator
 
 
 def test_an_honest_run_gives_a_verdict(server: Server) -> None:
     """At a modest rate no limit is reached, and every figure of the generator is there."""
-    said, reason, generator = verdict(server, plan())
-    assert (said, reason) == ("pass", None)
+    said, _, generator = verdict(server, plan())
+    assert said == "pass"
     assert 0.1 < generator.achieved_ratio < 1.05
     assert 0 < generator.cpu_ratio < 0.9
     assert generator.dispatch_lag_p99_ms is not None
@@ -72,7 +67,7 @@ def test_an_interrupt_loses_no_whole_scenario(server: Server, monkeypatch: pytes
 
     monkeypatch.setattr(session._Sender, "_measure", interrupted)
     with pytest.raises(KeyboardInterrupt):
-        load.run(three, target(server), out=str(tmp_path))
+        load.run(three, target_at(server.url), out=str(tmp_path))
     (kept,) = (tmp_path / "unfinished").iterdir()
     summary = load.summarize(load.read(kept), three)
     assert {name: summary[name].requests for name in summary} == {"first": 2, "second": 2}
@@ -89,11 +84,9 @@ def test_busy_threads_in_the_worker_flip_the_verdict(server: Server, monkeypatch
 
     monkeypatch.setattr(session, "Generator", Sabotaged)
     strict = plan(generator={"lag_p99_ms": 20})
-    said, reason, generator = verdict(server, strict)
-    assert said == "invalid"
-    assert reason is not None
-    assert "generator" in reason
-    assert generator.dispatch_lag_p99_ms > 2
+    said, limit, generator = verdict(server, strict)
+    assert (said, limit.name) == ("invalid", "generator")
+    assert "the generator" in limit.evidence["reason"] and limit.evidence["dispatch_lag_p99_ms"] == generator.dispatch_lag_p99_ms > 2
 
 
 def test_lags_are_judged_by_their_p99() -> None:
@@ -131,7 +124,7 @@ def test_more_connections_than_files_are_a_mistake_in_the_plan(server: Server, m
     monkeypatch.setattr(resource, "getrlimit", lambda what: (100, 300))
     before = server.seen.connections
     with pytest.raises(ConfigError, match=r"scenarios\.steady\.max_connections: got 1000; allowed: at most 472, .* \(ulimit -n 564\)"):
-        load.run(plan(workers=2), target(server))
+        load.run(plan(workers=2), target_at(server.url))
     assert server.seen.connections == before
 
 
@@ -168,7 +161,7 @@ def test_a_scenario_is_extended_until_its_percentiles_are_bounded(
     scenario = {"executor": "burst", "concurrency": 20, "request": "one"}
     data = {"scenarios": {"hot": scenario}, "objectives": [], "extensions": extensions, "generator": WIDE}
     plan = LoadPlan.model_validate(data).model_copy(update={"objectives": (objective,) if not objective.startswith("else") else ()})
-    found = load.run(plan, target(server))
+    found = load.run(plan, target_at(server.url))
     rows = found.samples
     assert rows.num_rows in requests
     assert rows.column("round").to_pylist() == [i // 20 for i in range(rows.num_rows)]
