@@ -196,7 +196,7 @@ def _failure_check(name: str, own: Sequence[Timed], plan: RecoveryPlan) -> Check
     measured = Measured(
         value=longest.max, bound=longest.upper if share else longest.max, n=longest.n, needed_n=intervals.needed_n(share) if share else None
     )
-    if any(not objective.met_by(one.valid.watched_of_s(metric)) for one in own if one.valid):
+    if any(not objective.met_by(one.valid.lasted_s(metric, one.valid.watched_s)) for one in own if one.valid):
         return judge(objective, measured, name=name)
     reasons = [f"{one.trial.drill}, trial {one.trial.trial}: {why}" for one in own if (why := one.invalid or one.unfinished(metric))]
     return judge(objective, measured, name=name, invalid=next(iter(reasons), None))
@@ -234,7 +234,8 @@ def _loss(bars: Sequence[WrittenBar]) -> Loss:
 def _no_refresh_minutes(bars: Iterable[WrittenBar], timed: Iterable[Timed]) -> float | None:
     """Return how long nothing could be refreshed at most, during the valid trials in which bars were written."""
     recorded = {bar.drill for bar in bars}
-    return max((one.valid.watched_of_s("recover_s") / 60 for one in timed if one.valid and one.trial.drill in recorded), default=None)
+    valid = [one.valid for one in timed if one.valid and one.trial.drill in recorded]
+    return max((clocks.lasted_s("recover_s", clocks.watched_s) / 60 for clocks in valid), default=None)
 
 
 def _age_s(one: SeriesAge) -> float:

@@ -1,20 +1,19 @@
 """Runs a drill once: what a target offers and allows, then the fault, what is watched meanwhile, and its rollback. It judges nothing."""
 
+import contextlib
 import json
 import logging
 import re
 import signal
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Self
 
 import pyarrow as pa
 from chaoslib.run import RunEventHandler, Runner
 from chaoslib.types import Strategy
-from pydantic import BaseModel, ConfigDict
 
 from tapecheck.errors import ConfigError, Problem, RollbackError
 from tapecheck.http import Client, tls
@@ -32,6 +31,7 @@ from tapecheck.target.file import RequestTemplate, Secret, Target
 from tapecheck.target.loopback import beyond, check_database, host_of, is_loopback
 
 log = logging.getLogger(__name__)
+logging.getLogger("chaostoolkit").setLevel(logging.CRITICAL + 1)  # no notebook needs it: a journal says the same
 STEADY_S = 60.0  # for all to be well before a drill, and after it: a busy machine may need a while, and is no unsteady target
 AFTER_S = 5.0  # for the answer that says how the target came back
 UNSEEN_S = 2.0  # after which a fault that no probe saw has had no effect that could be seen
@@ -184,12 +184,6 @@ class Done:
     stop: BaseException | None = None
 
 
-class _After(BaseModel):
-    """How a target says that it came back; all of it is kept as it is."""
-
-    model_config = ConfigDict(extra="allow")
-
-
 class _Moments(RunEventHandler):  # type: ignore[misc]
     """Notes when each activity began, on the clock of the probes; one that says when it acted is believed."""
 
@@ -269,7 +263,7 @@ def _journal(drill: Drill, where: DrillTarget, moments: _Moments, prober: Prober
         released_ns = moments.at_ns.get(drill.watching.release or "", since_ns) if least == FULL else since_ns
         return prober.wait(least, released_ns, within_s=within_s, unseen_s=UNSEEN_S)
 
-    with _quiet(), bounded(where.target.allow_remote), Runner(Strategy.DEFAULT) as runner:
+    with bounded(where.target.allow_remote), Runner(Strategy.DEFAULT) as runner:
         runner.register_event_handler(moments)
         values = {name: value for name, value in experiment["configuration"].items() if name != "database_url"}
         alone = {**experiment, "configuration": values}
@@ -283,19 +277,6 @@ def _journal(drill: Drill, where: DrillTarget, moments: _Moments, prober: Prober
         if _rolled_back(drill, journal):
             watchdog.disarm()
     return journal
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Keep Chaos Toolkit's log out of notebooks: its journal says the same."""
-    logger = logging.getLogger("chaostoolkit")
-    level, propagate = logger.level, logger.propagate
-    logger.setLevel(logging.CRITICAL + 1)
-    try:
-        yield
-    finally:
-        logger.setLevel(level)
-        logger.propagate = propagate
 
 
 def _why_invalid(journal: Journal, steady_before: bool) -> str:
@@ -341,6 +322,7 @@ def _after(where: DrillTarget, request: str | None, keep: tuple[str, ...]) -> di
         return {}
     with Client(where.target, timeout_s=AFTER_S) as client:
         (answer,) = client.send(where.template(request))
-    health = answer.parsed(_After)
-    reported = (health.model_extra or {}) if health else {}
-    return {name: float(reported[name]) for name in keep if isinstance(reported.get(name), int | float)}
+    with contextlib.suppress(ValueError):
+        reported = json.loads(answer.body) if answer.status == 200 else {}
+        return {name: float(reported[name]) for name in keep if isinstance(reported, dict) and isinstance(reported.get(name), int | float)}
+    return {}

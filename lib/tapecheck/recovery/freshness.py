@@ -262,12 +262,10 @@ def _refreshed_at(database_url: str, key: Key) -> dt.datetime | None:
 @contextlib.contextmanager
 def _handling(handlers: Mapping[signal.Signals, Handler]) -> Iterator[None]:
     """Handle signals otherwise while the context lasts; only the main thread may, and only it gets them."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = {number: signal.signal(number, handler) for number, handler in handlers.items()}
+    is_main = threading.current_thread() is threading.main_thread()
+    before = {number: signal.signal(number, handler) for number, handler in handlers.items() if is_main}
     try:
         yield
     finally:
         for number, handler in before.items():
-            signal.signal(number, signal.SIG_DFL if handler is None else handler)
+            signal.signal(number, handler or signal.SIG_DFL)

@@ -59,10 +59,6 @@ class Clocks:
         value: float | None = getattr(self, clock)
         return unfinished_s if value is None else value
 
-    def watched_of_s(self, clock: str) -> float:
-        """Return a clock, or of one that did not stop, how long it was seen to run."""
-        return self.lasted_s(clock, self.watched_s)
-
 
 def clocks(views: Mapping[str, Seen], injected_ns: int, *, slow_ns: int) -> Clocks:
     """Return the clocks of a trial; an answer that took longer than `slow_ns` was no service when it was asked for."""
