@@ -22,6 +22,7 @@ from tapecheck.errors import ConfigError
 from tapecheck.recovery import experiment
 from tapecheck.recovery.contradictions import read_plan
 from tapecheck.recovery.drill import check_allowed
+from tapecheck.recovery.validation import recovery
 from tapecheck.recovery.watchdog import bounded
 from tapecheck.target.file import Target
 
@@ -150,7 +151,7 @@ def test_code_of_others_is_named_and_neither_imported_nor_run_before_it_is_allow
     with pytest.raises(
         ConfigError, match=r"allow_drills: got false, while drill runs evil_mod.go; allowed: allow_drills: true, if you have"
     ):
-        check_allowed(Target.model_validate(said | {"kind": "sandbox"}), [drill])
+        recovery.check_target(Target.model_validate(said | {"kind": "sandbox"}), None, {"drills": str(path)})
     check_allowed(Target.model_validate(said | {"kind": "external", "allow_drills": True}), [drill])
     assert not mark.exists()
     assert [one.name for one in experiment.chosen("all") if one.code] == []

@@ -108,10 +108,18 @@ def _optional(value: Secret | str) -> str | None:
         return None
 
 
+def check_code(target: Target, drills: Sequence[Drill]) -> None:
+    """Refuse code of others on a target that does not allow drills, be it the sandbox."""
+    if code := [] if target.allow_drills else [f"{one.name} runs {', '.join(one.code)}" for one in drills if one.code]:
+        allowed = "allow_drills: true, if you have read this code and trust it; a drill without it; or drills: freshness, or none"
+        got = f"false, while {'; '.join(code)}"
+        raise ConfigError([Problem(file=f"target {target.name}", key="allow_drills", got=got, allowed=allowed)])
+
+
 def check_allowed(target: Target, drills: Sequence[Drill]) -> None:
     """Refuse faults on a target that does not allow them, and drills that need what it does not have; before anything is touched.
 
-    The sandbox is ours and may always be drilled, unless it fills a database that it did not start; code of others always needs leave.
+    The sandbox is ours and may always be drilled, unless it fills a database that it did not start.
     """
     ends = target.backfill
     is_ours = target.kind == "sandbox" and (ends is None or isinstance(ends.database_url, str))  # its own has that URL written out
@@ -119,17 +127,9 @@ def check_allowed(target: Target, drills: Sequence[Drill]) -> None:
         allowed = "allow_drills: true, if you may break this target; or drills: freshness, or none"
         got = f"false, while it is to be broken by {', '.join(one.name for one in drills)}"
         raise ConfigError([Problem(file=f"target {target.name}", key="allow_drills", got=got, allowed=allowed)])
-    if code := [] if target.allow_drills else [f"{one.name} runs {', '.join(one.code)}" for one in drills if one.code]:
-        allowed = "allow_drills: true, if you have read this code and trust it; a drill without it; or drills: freshness, or none"
-        raise ConfigError(
-            [Problem(file=f"target {target.name}", key="allow_drills", got=f"false, while {'; '.join(code)}", allowed=allowed)]
-        )
-    given = {
-        "base_url",
-        "processes",
-        *(["source_url"] if ends else []),
-        *(["database_url"] if ends and _optional(ends.database_url) else []),
-    }
+    check_code(target, drills)
+    has_database = ends is not None and _optional(ends.database_url)
+    given = {"base_url", "processes", *(["source_url"] if ends else []), *(["database_url"] if has_database else [])}
     if found := [problem for drill in drills for problem in _missing(target, drill, given)]:
         raise ConfigError(found)
 

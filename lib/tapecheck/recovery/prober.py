@@ -22,6 +22,7 @@ from tapecheck.database import opened, within
 from tapecheck.recovery.experiment import View
 from tapecheck.recovery.objectives import ProbeSchedule
 from tapecheck.recovery.recording import BAD, FULL, PROBES
+from tapecheck.target.loopback import client_options
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,10 +54,8 @@ class Prober:
     ) -> None:  # fmt: skip
         self.views, self._schedule, self._database_url = views, schedule, database_url
         limits = httpx.Limits(max_connections=None, max_keepalive_connections=20)
-        self._options: dict[str, Any] = {
-            "base_url": base_url, "headers": list(headers), "verify": verify, "limits": limits, "timeout": schedule.timeout_s,
-            "trust_env": False,
-        }  # fmt: skip
+        own = {"base_url": base_url, "headers": list(headers), "limits": limits, "timeout": schedule.timeout_s, "trust_env": False}
+        self._options: dict[str, Any] = client_options(base_url, verify) | own
         self.probes: list[Probe] = []
         self.died_of: Exception | None = None
         self._waiting: set[tuple[str, int]] = set()  # view and start of what has no answer yet

@@ -106,10 +106,10 @@ class Recovery(validation.Validation[RecoveryPlan, Recording, RecoverySummary, S
         drills = given.get("drills", ALL)
         if isinstance(drills, str):
             found = chosen(drills)
-            if target is not None and target.kind == "external":
-                from tapecheck.recovery.drill import check_allowed  # with HTTP client and database driver
+            if target is not None:
+                from tapecheck.recovery.drill import check_allowed, check_code  # with Chaos Toolkit, HTTP client and database driver
 
-                check_allowed(target, found)
+                (check_allowed if target.kind == "external" else check_code)(target, found)
 
     def read_files(self, folder: Path, *, source: str) -> Recording:
         """Read the files of a recording; one of an older version, whose facts are not there, is refused."""
