@@ -353,6 +353,8 @@ def test_a_read_only_folder_is_refused(tmp_path: Path) -> None:
         (lambda f: (f / "result.json").write_text("{"), "an unreadable result.json"),
         (lambda f: (f / "result.json").write_text('{"validation": "load"}'), "breaks its schema"),
         (lambda f: (f / "result.json").write_text("[1]"), "a result.json that holds no JSON object"),
+        (lambda f: (f / "result.json").write_text("[" * 10**6), "an unreadable result.json"),
+        (lambda f: os.truncate(f / "result.json", 10**8), "a result.json of more than 50,000,000 bytes"),
         (lambda f: (f / "result.json").write_text('{"schema_version": 0}'), "schema version 0, which this version does not read"),
         (lambda f: (f / "result.json").write_text('{"schema_version": 2}'), "schema version 2, which this version does not read"),
         (lambda f: (f / "result.json").write_text('{"validation": "other"}'), "an unreadable result.json"),

@@ -26,6 +26,7 @@ from tapecheck.runs.results import Result
 RESULT = "result.json"
 UNFINISHED = "unfinished"
 PLAIN = (".json", ".jsonl")
+MOST_BYTES = 50_000_000  # of a result, which has a megabyte where it is long
 UNFINISHED_VARIABLE = "TAPECHECK_UNFINISHED"  # where a batch keeps what is left of a notebook that does not end
 
 
@@ -264,6 +265,8 @@ def read(path: str | Path, validation: str | None = None) -> Run:
 def _read(folder: Path) -> Run:
     result: Any = {}
     try:
+        if (folder / RESULT).stat().st_size > MOST_BYTES:
+            return Run(folder=folder, result={}, problem=f"a {RESULT} of more than {MOST_BYTES:,} bytes")
         result = from_json((folder / RESULT).read_bytes())  # faster than json, and refuses half of a surrogate pair
         problem = _problem(result) if isinstance(result, dict) else f"a {RESULT} that holds no JSON object"
         return Run(folder=folder, result=result, head=None if problem else results.head(result), problem=problem)
