@@ -88,7 +88,7 @@ def relay(url: str, lie: Lie = honest) -> Behaviour:
     """Pass every question on to a real API, and its answer back with a lie in it."""
 
     async def behave(exchange: Exchange) -> None:
-        async with httpx.AsyncClient(base_url=url, trust_env=False, timeout=10) as client:
+        async with httpx.AsyncClient(base_url=url, trust_env=False, verify=False, timeout=60) as client:  # reads no certificates: 25 ms
             answer = await client.get(exchange.target)
         status, body = lie(what_is_asked(urlsplit(exchange.target).path), answer.status_code, answer.json())
         exchange.send(json.dumps(body).encode(), status=status)

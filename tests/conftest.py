@@ -207,7 +207,7 @@ def connection(endpoints: Endpoints) -> Iterator[psycopg.Connection[Any]]:
 def upstream(endpoints: Endpoints) -> Iterator[httpx.Client]:
     """A plain client of the upstream's faults; all are off afterwards."""
     headers = {"Authorization": f"Bearer {endpoints.key}"}
-    with httpx.Client(base_url=endpoints.source_url, headers=headers, timeout=60, trust_env=False) as client:
+    with httpx.Client(base_url=endpoints.source_url, headers=headers, timeout=60, trust_env=False, verify=False) as client:
         yield client
         client.delete("/faults")
         client.post("/limit", json={})

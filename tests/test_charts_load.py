@@ -2,7 +2,6 @@
 
 import dataclasses
 import functools
-import hashlib
 import itertools
 import subprocess
 import sys
@@ -243,22 +242,7 @@ def test_a_shortened_name_keeps_its_end() -> None:
     assert shorten("steady", 20) == "steady"
 
 
-def digests() -> dict[str, str]:
-    pairs = [("a sweep", "capacity"), ("an invalid scenario", "timeline"), ("25 symbols", "dimensions"), ("one scenario", "throughput")]
-    return {f"{name}, {chart}": hashlib.sha256(draw(name, chart).png()).hexdigest() for name, chart in pairs}
-
-
-def test_the_same_samples_give_the_same_picture() -> None:
-    """Byte for byte, in another process with other hashes too."""
-    there = subprocess.run(
-        [sys.executable, "-c", "import test_charts_load; print(test_charts_load.digests())"],
-        cwd=Path(__file__).parent, check=True, capture_output=True, text=True,
-    ).stdout  # fmt: skip
-    assert there.strip() == str(digests())
-
-
-@pytest.mark.parametrize("backend", ["no-such-backend", "TkAgg", ""])
-def test_settings_of_matplotlib_that_nobody_asked_for_print_nothing(tmp_path: Path, backend: str) -> None:
+def test_unknown_settings_of_matplotlib_print_nothing(tmp_path: Path) -> None:
     """An unknown setting or backend, a font that is not there, or a home that cannot be written is no output of a notebook."""
     (tmp_path / "matplotlibrc").write_text("nosuch.key: 3\nfont.family: No Such Font\n")
     script = (
@@ -266,6 +250,6 @@ def test_settings_of_matplotlib_that_nobody_asked_for_print_nothing(tmp_path: Pa
         "from tapecheck.charts.figure import begin, style\n"
         "with style(): begin('t')[0].png()"
     )
-    environment = {"HOME": "/proc/none", "MATPLOTLIBRC": str(tmp_path / "matplotlibrc"), "PATH": "", "MPLBACKEND": backend}
+    environment = {"HOME": "/proc/none", "MATPLOTLIBRC": str(tmp_path / "matplotlibrc"), "PATH": "", "MPLBACKEND": "no-such-backend"}
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, env=environment, timeout=60)
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")

@@ -11,6 +11,7 @@ import servers
 from servers import Server
 
 from tapecheck.errors import ConfigError
+from tapecheck.target import loopback
 from tapecheck.target.loopback import client_options, is_local_database, is_loopback
 
 HERE = (
@@ -36,6 +37,13 @@ def test_only_loopback_is_this_machine(monkeypatch: pytest.MonkeyPatch, host: st
 
     monkeypatch.setattr(socket, "getaddrinfo", numeric_only)
     assert is_loopback(host) is here
+
+
+@pytest.mark.parametrize(("found", "here"), [(["127.0.0.1", "::1"], True), (["127.0.0.1", "192.0.2.1"], False), ([], False)])
+def test_a_host_is_here_only_with_all_its_addresses(monkeypatch: pytest.MonkeyPatch, found: list[str], here: bool) -> None:
+    """A connection may go to any of them."""
+    monkeypatch.setattr(loopback, "addresses", lambda host: tuple(found))
+    assert is_loopback("localhost") is here
 
 
 @pytest.mark.parametrize(

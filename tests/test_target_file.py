@@ -6,7 +6,8 @@ import pytest
 
 from tapecheck import config
 from tapecheck.errors import ConfigError
-from tapecheck.target.file import Secret, Target
+from tapecheck.target import templates
+from tapecheck.target.file import RequestTemplate, Secret, Target
 
 
 @pytest.mark.parametrize("file", sorted((config.CONFIG / "targets").glob("*.yaml")), ids=lambda f: f.name)
@@ -41,3 +42,12 @@ def test_a_secret_may_have_several_names_or_a_file(tmp_path: Path, monkeypatch: 
     assert Secret(file=str(tmp_path / "key")).reveal() == "third"
     with pytest.raises(ConfigError, match=r"nowhere: .*No such file or directory"):
         Secret(file="nowhere").reveal()
+
+
+def test_a_value_stays_one_part_of_a_path() -> None:
+    """Whatever is in it: it adds no segment, no query and no fragment, and no pair to a query."""
+    template = RequestTemplate(request="GET /bars/{symbol}/range?q={symbol}&limit=5")
+    assert (
+        templates.path(template, {"symbol": "a/b?c#d&e=%2F é"})
+        == "/bars/a%2Fb%3Fc%23d&e=%252F%20%C3%A9/range?q=a%2Fb%3Fc%23d%26e%3D%252F+%C3%A9&limit=5"
+    )

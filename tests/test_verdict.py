@@ -78,6 +78,7 @@ MORE = Objective(metric="success_ratio", op=">", limit=0.99)
         (LESS, Measured(value=50, bound=None, n=20, needed_n=59), Verdict.NOT_PROVEN, "too few samples (20); at least 59 needed"),
         (LESS, Measured(value=100, bound=90, n=500), Verdict.FAIL, "100 misses < 100"),
         (LESS, Measured(value=None, bound=None, n=0), Verdict.NO_DATA, "nothing was measured"),
+        (LESS, Measured.exact(0.0, 0), Verdict.NO_DATA, "nothing was measured"),
         (MORE, Measured(value=1.0, bound=0.9705, n=100, needed_n=299), Verdict.NOT_PROVEN, "at least 299 without a failure needed"),
         (MORE, Measured(value=0.99, bound=0.97, n=100), Verdict.FAIL, "0.99 misses > 0.99"),
     ],
