@@ -45,10 +45,13 @@ FOLDER = "TAPECHECK_TESTS_SANDBOXES"  # in the environment of every process that
 USE_A_SANDBOX = {  # what is under one name breaks its sandbox and mends it, file after file; the names are independent, and as long
     "service": ("test_live", "test_compare_live", "test_sandbox_api"),
     "drills": ("test_recovery_drill", "test_recovery_freshness", "test_recovery_loss", "test_recovery_planting"),
-    "workers": ("test_backfill_sharding", "test_backfill_faults", "test_sandbox_filling", "test_benchmarks_backfill", "test_vendor_source"),
+    "workers": (
+        "test_backfill_sharding", "test_backfill_faults", "test_sandbox_filling", "test_benchmarks_backfill", "test_vendor_source",
+        "test_observe", "test_target_mapping",
+    ),
     "backfill": (
         "test_backfill_pipeline", "test_backfill_audit", "test_backfill_resume", "test_backfill_checkpoints", "test_backfill_schema",
-        "test_backfill_sink", "test_database", "test_observe", "test_backfill_answers",
+        "test_backfill_sink", "test_database", "test_backfill_answers",
     ),
 }  # fmt: skip
 OF_A_SANDBOX = {file: name for name, files in USE_A_SANDBOX.items() for file in files}

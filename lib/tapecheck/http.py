@@ -117,6 +117,11 @@ class Client:
             what=what, sent_s=sent_s, done_s=time.monotonic(), at=dt.datetime.now(dt.UTC), status=status, body=content, failure=problem
         )
 
+    @property
+    def target(self) -> Target:
+        """The target that is asked."""
+        return self._target
+
     def knows(self, name: str) -> bool:
         """Tell whether the target names such a request."""
         return name in self._target.requests

@@ -6,10 +6,11 @@ from dataclasses import dataclass
 from typing import Literal
 
 from tapecheck.recovery.objectives import TOLERANCE_S, AboveShare, Action, AgeClass, RecoveryPlan, Staleness, rounded
-from tapecheck.recovery.recording import Audit, Look, Reply, Stored
-from tapecheck.target.mapping import Key, ReportedSeries
+from tapecheck.recovery.recording import Audit, Look, Reply, Row, Stored
+from tapecheck.target.mapping import DatedBy, Key, ReportedSeries
 
 ROUNDING_S = 1.0  # an age may be reported in whole seconds
+UNMAPPED = "not mapped"  # of a series whose class the target file does not say how to read
 UNLISTED = "unlisted"  # in place of the API's class
 OLD = ("stale", "missing")
 LISTED = 5  # names in a message
@@ -30,6 +31,7 @@ class SeriesAge:
     expected: Action
     seen: str | None  # the action that an answer showed, or another word; None where it was not asked for
     planted: bool = False  # whether it was made old for the audit
+    dated_by: DatedBy = "refresh"  # what its age counts from
     false_age: str = ""  # in words what is wrong, or nothing
     wrong_answer: str = ""
 
@@ -45,9 +47,9 @@ class SeriesAge:
 def keys(plan: RecoveryPlan, look: Look) -> list[Key]:
     """Return every series that is listed, stored, or implied by a symbol of the plan; by tier, then by symbol."""
     listed = [one.key for one in look.status.series]
-    frames = list(dict.fromkeys(frame for _, frame in listed)) or FRAMES
-    named = [(symbol, frame) for symbols in plan.named.values() for symbol in symbols for frame in frames]
     kept = [(row.symbol, row.timeframe) for stored in look.stored[:1] for row in stored.rows.values() if row.age_s is not None]
+    frames = list(dict.fromkeys(frame for _, frame in listed or kept)) or FRAMES
+    named = [(symbol, frame) for symbols in plan.named.values() for symbol in symbols for frame in frames]
     order = [*plan.rpo, None]
     return sorted(dict.fromkeys([*listed, *named, *kept]), key=lambda key: (order.index(plan.tier_of(key[0])), key[0]))
 
@@ -76,15 +78,20 @@ def _series(plan: RecoveryPlan, key: Key, looks: Sequence[Look], reply: Reply | 
         timeframe=key[1],
         tier=plan.tier_of(key[0]),
         reported_s=reported.age_s if reported else None,
-        reported=reported.freshness if reported else UNLISTED,
+        reported=(reported.freshness or UNMAPPED) if reported else UNLISTED if one.status.is_asked else UNMAPPED,
         database_s=_database_s(one, key),
         state=state,
         expected=expected,
         seen=_action(reply, alerts, expected) if reply else None,
         planted=planted,
+        dated_by=reported.dated_by if reported else "refresh" if not (row := _row(one, key)) else row.dated_by,
         false_age=next(filter(None, (_false(plan.staleness, key, each) for each in looks)), ""),
         wrong_answer=wrongs[chosen],
     )
+
+
+def _row(look: Look, key: Key) -> Row | None:
+    return next((row for stored in look.stored if (row := stored.row(key))), None)
 
 
 def _database_s(look: Look, key: Key) -> float | None:
@@ -113,6 +120,8 @@ def _false(staleness: Staleness, key: Key, look: Look) -> str:
     A series may be refreshed between two reads of the database: a report is true when it agrees with either.
     """
     one = look.reported(key)
+    if not look.status.is_asked:
+        return ""
     if one is not None:
         return "; ".join([*_false_by_itself(staleness, one, look), *_false_by_database(staleness, key, one, look)])
     ages = look.ages_s(key)
@@ -128,7 +137,7 @@ def _near(staleness: Staleness, age_s: float | None, within_s: float) -> list[Ag
 
 def _false_by_itself(staleness: Staleness, one: ReportedSeries, look: Look) -> Iterator[str]:
     """Hold the class, and the time of refresh by the API's own clock where it has one, against the age that stands beside them."""
-    if one.freshness not in _near(staleness, one.age_s, ROUNDING_S):
+    if one.freshness is not None and one.freshness not in _near(staleness, one.age_s, ROUNDING_S):
         age = "without an age" if one.age_s is None else f"at {_old(one.age_s)}"
         yield f"reports {one.freshness!r} {age}, which is {staleness.classify(one.age_s)}"
     if one.refreshed_at is not None and one.age_s is not None:
@@ -140,7 +149,7 @@ def _false_by_itself(staleness: Staleness, one: ReportedSeries, look: Look) -> I
 def _false_by_database(staleness: Staleness, key: Key, one: ReportedSeries, look: Look) -> Iterator[str]:
     if one.age_s is not None and one.age_s < -TOLERANCE_S:
         yield f"reports {_old(one.age_s)}: data from the future, or a clock that is ahead"
-    elif look.stored and not any(_agrees(staleness, key, one.age_s, stored, look) for stored in look.stored):
+    elif look.stored and not any(_agrees(staleness, key, one, stored, look) for stored in look.stored):
         real_s = _database_s(look, key)
         yield f"reports {_old(one.age_s)}, while its database has {'none' if real_s is None else f'{rounded(real_s)} s'}"
     real = [row.newest if (row := stored.row(key)) else None for stored in look.stored]
@@ -148,8 +157,14 @@ def _false_by_database(staleness: Staleness, key: Key, one: ReportedSeries, look
         yield f"reports that its newest bar is {_shown(one.newest)}, while its database has {_shown(real[0])}"
 
 
-def _agrees(staleness: Staleness, key: Key, reported_s: float | None, stored: Stored, look: Look) -> bool:
-    """Compare an age with what it was between question and answer; what is too old to be served may be said not to be there."""
+def _agrees(staleness: Staleness, key: Key, one: ReportedSeries, stored: Stored, look: Look) -> bool:
+    """Compare an age with what it was between question and answer; what is too old to be served may be said not to be there.
+
+    Ages that count from different moments are not compared.
+    """
+    row, reported_s = stored.row(key), one.age_s
+    if row is not None and row.dated_by != one.dated_by:
+        return True
     least_s, most_s = stored.age_s(key, look.sent_s), stored.age_s(key, look.done_s)
     if reported_s is None or least_s is None or most_s is None:
         return reported_s is None and staleness.classify(least_s) == "missing"
@@ -253,8 +268,9 @@ def alerts(plan: RecoveryPlan, audit: Audit, series: Sequence[SeriesAge]) -> lis
     symbols = sorted({one.symbol for one in own})
     failed, bare = failed_symbols(audit), without_features(audit, own)
     old = [str(one) for one in own if one.state in OLD]
+    is_told = audit.last_success_s is not None or not own or any(one.dated_by == "refresh" for one in own)
     found = [
-        _late(plan, last_success_s(audit, own)),
+        _late(plan, last_success_s(audit, own)) if is_told else None,
         _share("failed_symbols", rules.failed_symbols, [s for s in symbols if s in failed], len(symbols), "symbols have failed"),
         _share("missing_features", rules.missing_features, [s for s in symbols if s in bare], len(symbols), "symbols lack features"),
         _share("stale_features", rules.stale_features, old, len(own), "series are stale or missing"),
@@ -284,7 +300,7 @@ def last_success_s(audit: Audit, series: Sequence[SeriesAge]) -> float | None:
     """Return how long ago a backfill succeeded: as the scheduler reports, else as the youngest series shows."""
     if audit.last_success_s is not None:
         return audit.last_success_s
-    return min((one.age_s for one in series if one.age_s is not None), default=None)
+    return min((one.age_s for one in series if one.age_s is not None and one.dated_by == "refresh"), default=None)
 
 
 def failed_symbols(audit: Audit) -> set[str]:
@@ -300,5 +316,5 @@ def without_features(audit: Audit, series: Sequence[SeriesAge]) -> set[str]:
     """
     if audit.looks and audit.looks[0].stored:
         rows = audit.looks[0].stored[-1].rows
-        return {one.symbol for one in series if str(one) not in rows or not rows[str(one)].has_features}
+        return {one.symbol for one in series if str(one) not in rows or rows[str(one)].has_features is False}
     return {one.symbol for one in audit.replies if not one.has_features}

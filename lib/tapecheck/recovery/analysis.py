@@ -318,7 +318,8 @@ def _further(summary: RecoverySummary, plan: RecoveryPlan) -> Iterator[Check]:
     """Judge the plan's own objectives, as far as what they are about was measured."""
     audit, series, tiers = summary.audit or Audit(), summary.series, summary.rpo.values()
     counted = [one.trial.gone_bars for one in summary.timed if one.trial.gone_bars is not None]
-    compared = sum(one.database_s is not None for one in series) if audit.has_database else len(series)
+    asked = [one for one in series if one.reported_s is not None or one.reported != ages.UNMAPPED]
+    compared = sum(one.database_s is not None for one in asked) if audit.has_database else len(asked)
     values: dict[str, tuple[float | None, int]] = {
         "gone_bars": (sum(counted) if counted else None, len(counted)),
         "false_ages": (summary.false_ages, max(compared, summary.false_ages or 0)),

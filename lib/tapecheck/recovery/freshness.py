@@ -12,20 +12,35 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from types import FrameType
 
 import psycopg
 from pydantic import TypeAdapter, ValidationError
+from pydantic_core import from_json
 
 from tapecheck import database
-from tapecheck.errors import MeasurementError, TapecheckError, TargetError, first_line
+from tapecheck.errors import MeasurementError, TapecheckError, TargetError, first_line, shown
 from tapecheck.http import Answer, Client
 from tapecheck.recovery import ages
 from tapecheck.recovery.objectives import AgeClass, RecoveryPlan
 from tapecheck.recovery.recording import Audit, Look, PlantedAge, Reply, Row, Stored
+from tapecheck.target import mapping, templates
 from tapecheck.target.file import Target
 from tapecheck.target.loopback import check_database
-from tapecheck.target.mapping import AGES, MAKE_OLD, PUT_BACK, REFRESHED_AT, Key, NotFound, SchedulerHealth, Served, Status
+from tapecheck.target.mapping import (
+    AGES,
+    MAKE_OLD,
+    PUT_BACK,
+    REFRESHED_AT,
+    AnswerMapping,
+    Freshness,
+    Key,
+    NotFound,
+    SchedulerHealth,
+    Served,
+    Status,
+)
 
 STATUS, SCHEDULER, FEATURES = "status", "scheduler", "features"  # the requests of a target file
 _BODY: TypeAdapter[dict[str, object]] = TypeAdapter(dict[str, object])
@@ -52,9 +67,10 @@ def audit(plan: RecoveryPlan, target: Target, database_url: str | None = None) -
         database_url: the target's own database, with the tables of a backfill.
     """
     with _client(target, database_url) as client:
-        first = look(client, database_url)
-        replies = ask(client, ages.keys(plan, first), next(_LIMITS)) if client.knows(FEATURES) else []
-        second = look(client, database_url)
+        first = look(client, plan, database_url)
+        is_ours = client.knows(FEATURES) and not target.freshness  # how another system serves its data is not mapped, and not judged
+        replies = ask(client, ages.keys(plan, first), next(_LIMITS)) if is_ours else []
+        second = look(client, plan, database_url)
         answer = client.ask(SCHEDULER) if client.knows(SCHEDULER) else None
     health = (answer.parsed(SchedulerHealth) if answer else None) or SchedulerHealth()
     success_s = max(0.0, (answer.at - health.last_success_at).total_seconds()) if answer and health.last_success_at else None
@@ -73,6 +89,11 @@ def _client(target: Target, database_url: str | None) -> Iterator[Client]:
     if database_url is not None:
         check_database(target, database_url)
     with Client(target) as client:
+        if mapped := target.freshness:
+            if mapped.api:
+                client.check(mapped.api.request, dict.fromkeys(("symbol", "timeframe"), ""))
+            yield client
+            return
         client.check(STATUS, {})
         for name, given in ((SCHEDULER, {}), (FEATURES, _values(("", ""), 1))):
             if client.knows(name):
@@ -80,15 +101,50 @@ def _client(target: Target, database_url: str | None) -> Iterator[Client]:
         yield client
 
 
-def look(client: Client, database_url: str | None) -> Look:
+def look(client: Client, plan: RecoveryPlan, database_url: str | None) -> Look:
     """Ask for the status, and read the database just before and after it."""
-    before = read_if_there(database_url)
-    answer, status = client.read(STATUS, Status)
-    after = read_if_there(database_url) if before is not None else None
+    freshness = client.target.freshness
+    sql = freshness.sql if freshness else None
+    asked_url = database_url if sql or not freshness else None
+    before = read_if_there(asked_url, sql)
+    answer, status = _reported(client, plan, freshness) if freshness else client.read(STATUS, Status)
+    after = read_if_there(asked_url, sql) if before is not None else None
     if (distinct := len({one.key for one in status.series})) < len(status.series):
         raise TargetError(f"{answer.what}: lists {len(status.series)} series, of which only {distinct} are distinct")
     stored = (before, after) if before is not None and after is not None else ()
     return Look(sent_s=answer.sent_s, done_s=answer.done_s, at=answer.at, status=status, stored=stored)
+
+
+def _reported(client: Client, plan: RecoveryPlan, freshness: Freshness) -> tuple[Answer, Status]:
+    """Ask a system that the target file maps, at once or series by series, and return when it answered and what it said."""
+    if freshness.api is None:
+        now_s, at = time.monotonic(), dt.datetime.now(dt.UTC)
+        return Answer(what="", sent_s=now_s, done_s=now_s, at=at), Status(series=(), is_asked=False)
+    api = freshness.api
+    names = templates.placeholders(client.target.requests[api.request])
+    frames = ages.FRAMES if "timeframe" in names else ("",)
+    symbols = [symbol for tier in plan.named.values() for symbol in tier] if names else [""]
+    keys = [{"symbol": symbol, "timeframe": frame} for symbol in symbols for frame in frames]
+    answers = client.ask_all(api.request, keys)
+    found = [_mapped(answer, api, {name: key[name] for name in names}) for answer, key in zip(answers, keys, strict=True)]
+    series = tuple(one for status in found for one in status.series)
+    first, last = (edge(answers, key=lambda answer: answer.done_s) for edge in (min, max))
+    return replace(last, sent_s=first.sent_s), Status(series=series, generated_at=found[0].generated_at if len(found) == 1 else None)
+
+
+def _mapped(answer: Answer, api: AnswerMapping, known: Mapping[str, str]) -> Status:
+    """Return what one answer says; a 404 about one series says that it is not there."""
+    if answer.failure is not None:
+        raise answer.failure
+    if answer.status == 404 and known:
+        return Status(series=())
+    if answer.status != 200:
+        raise TargetError(f"{answer.what}: HTTP {answer.status}: {shown(answer.body)}")
+    try:
+        document = from_json(answer.body)
+    except ValueError:
+        raise TargetError(f"{answer.what}: another body than JSON: {shown(answer.body)}") from None
+    return mapping.status(document, api, answer.at, known)
 
 
 def ask(client: Client, keys: Sequence[Key], limit: int) -> list[Reply]:
@@ -129,13 +185,21 @@ def _reply(client: Client, key: Key, limit: int, answer: Answer) -> Reply:
 CONNECT_S, STATEMENT_S = 5, 10  # a frozen server accepts nobody
 
 
-def read_if_there(database_url: str | None) -> Stored | None:
-    """Read every series in one snapshot; None, with the reason in the log, where there is no database to ask."""
+def read_if_there(database_url: str | None, sql: str | None = None) -> Stored | None:
+    """Read every series in one snapshot; None, with the reason in the log, where there is no database to ask.
+
+    `sql` is the statement of a target file, in place of one about our own tables.
+
+    Raises:
+        TargetError: that statement is refused, writes, takes too long, or gives other columns.
+    """
     if database_url is None:
         return None
     try:
         with connect(database_url) as connection:
             connection.read_only = True
+            if sql is not None:
+                return _read_mapped(connection, sql)
             found = connection.execute(AGES).fetchall()
             read_s = time.monotonic()
     except psycopg.Error as error:
@@ -143,6 +207,25 @@ def read_if_there(database_url: str | None) -> Stored | None:
         return None
     names = ("symbol", "timeframe", "state", "age_s", "newest", "has_features")
     return Stored(rows={f"{row[0]} {row[1]}": Row(**dict(zip(names, row, strict=True))) for row in found}, read_s=read_s)
+
+
+def _read_mapped(connection: psycopg.Connection, sql: str) -> Stored:
+    """Run one statement of a target file, which cannot be two, and return its rows as series."""
+    names: list[str] = []
+    try:
+        connection.execute("RESET search_path")  # tables are named as the role sees them
+        (now,) = connection.execute("SELECT clock_timestamp()").fetchone() or (None,)
+        cursor = connection.cursor(binary=True).execute(sql.encode())
+        names = [column.name for column in cursor.description or ()]
+        found = [mapping.series(dict(zip(names, row, strict=True)), {}, now) for row in cursor.fetchall()]
+        read_s = time.monotonic()
+    except psycopg.Error as error:
+        raise TargetError(f"freshness.sql: {first_line(error)}") from None
+    except ValueError as error:
+        raise TargetError(f"freshness.sql gives {', '.join(names) or 'no columns'}: {error}") from None
+    kept = ("symbol", "timeframe", "state", "age_s", "newest", "dated_by")
+    rows = {" ".join(one.key): Row(**{name: getattr(one, name) for name in kept}, has_features=None) for one in found}
+    return Stored(rows=rows, read_s=read_s)
 
 
 def connect(database_url: str) -> psycopg.Connection:
@@ -169,9 +252,11 @@ def planted_ages(plan: RecoveryPlan, target: Target, database_url: str) -> list[
         TapecheckError: the age could not be put back; the message says how to do that by hand.
     """
     with _client(target, database_url) as client:
+        if target.freshness:
+            raise MeasurementError("no age can be planted: the target file maps answers and tables of another system")
         if not client.knows(FEATURES):
             raise MeasurementError(f"no age can be planted: the target file names no request `{FEATURES}`")
-        key = _lowest(plan, look(client, database_url))
+        key = _lowest(plan, look(client, plan, database_url))
         with _handling({signal.SIGTERM: signal.default_int_handler}), restored(database_url, key):  # ended as by Ctrl-C: undone first
             return [_planted(plan, client, database_url, key, state) for state in PLANTED]
 
@@ -199,11 +284,11 @@ def _planted(plan: RecoveryPlan, client: Client, database_url: str, key: Key, st
     age_s = age_within(plan, state)
     for _ in range(ATTEMPTS):
         plant(database_url, key, age_s)
-        first = look(client, database_url)
+        first = look(client, plan, database_url)
         if first.stored and plan.staleness.classify(first.stored[-1].age_s(key, first.done_s)) == state:
             break
     (reply,) = ask(client, [key], next(_PLANTED_LIMITS))
-    second = look(client, database_url)
+    second = look(client, plan, database_url)
     return PlantedAge(age_s=age_s, looks=(first.of(key), second.of(key)), reply=reply)
 
 

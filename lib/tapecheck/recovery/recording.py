@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from tapecheck import recording
-from tapecheck.target.mapping import Key, Raised, ReportedSeries, Served, Status
+from tapecheck.target.mapping import DatedBy, Key, Raised, ReportedSeries, Served, Status
 
 BAD, DEGRADED, FULL = 0, 1, 2  # the state that a probe saw
 MEASURED, INVALID = "measured", "invalid"
@@ -111,14 +111,18 @@ class WrittenBar:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Row:
-    """One series in the target's database: its age by that database's clock, None for what never was complete; its newest bar."""
+    """One series in the target's database: its age by that database's clock, None for what never was complete; its newest bar.
+
+    `has_features` is None where the target file does not map them; `dated_by` is what the age counts from.
+    """
 
     symbol: str
     timeframe: str
     state: str
     age_s: float | None
     newest: dt.datetime | None
-    has_features: bool
+    has_features: bool | None
+    dated_by: DatedBy = "refresh"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 from urllib.parse import urlsplit
 
-import jmespath
 from pydantic import AfterValidator, BeforeValidator, Discriminator, Field, Tag, model_validator
 from pydantic_core import PydanticCustomError
 
 from tapecheck.config import Model
-from tapecheck.errors import ConfigError, Problem, first_line
+from tapecheck.errors import ConfigError, Problem
+from tapecheck.target.mapping import Freshness, expression
 
 
 def _matching(pattern: str, wanted: str) -> Callable[[str], str]:
@@ -170,14 +170,6 @@ def _argument(value: Any) -> Any:
     return str(value) if isinstance(value, int | float | dt.date) and not isinstance(value, bool | dt.datetime) else value
 
 
-def _expression(text: str) -> str:
-    try:
-        jmespath.compile(text)
-    except jmespath.exceptions.JMESPathError as error:
-        raise ValueError(f"a JMESPath expression, such as: state == 'done' ({first_line(error)})") from None
-    return text
-
-
 def _kind(value: object) -> str:
     return "url" if isinstance(value, str) else "secret"  # so that a mistake is one of either, not one of both
 
@@ -200,7 +192,7 @@ class BackfillEnd(Model):
     """One of the target's requests, and the JMESPath expression that is true of its answer when the backfill has ended."""
 
     request: str
-    when: Annotated[str, AfterValidator(_expression)]
+    when: Annotated[str, AfterValidator(expression)]
 
 
 class DatabaseSessions(Model):
@@ -270,6 +262,7 @@ class Target(Model):
     requests: dict[str, RequestTemplate] = Field(min_length=1)
     headers: dict[str, str | Secret] = Field(default={})
     processes: dict[str, ProcessSelector] = Field(default={})
+    freshness: Freshness | None = None
     backfill: BackfillTarget | None = None
     ca_file: str | None = None
     allow_remote: bool = False

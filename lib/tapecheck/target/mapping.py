@@ -5,12 +5,22 @@ It judges nothing and asks nobody.
 # ruff: noqa: S608 - what is put into statements is the names of tables, constants of ours
 
 import datetime as dt
-from collections.abc import Mapping
-from typing import Annotated, Any
+import email.utils
+import json
+import math
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, FiniteFloat
+import jmespath
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, FiniteFloat, model_validator
+
+from tapecheck.config import Model
+from tapecheck.errors import TargetError, first_line, shown
 
 Key = tuple[str, str]  # symbol and timeframe
+DatedBy = Literal["refresh", "bar"]
+CLASSES = ("fresh", "aging", "stale", "missing")
 
 # ---- answers ----
 
@@ -35,12 +45,16 @@ class Reported(BaseModel):
 
 
 class ReportedSeries(Reported):
-    """What the status answer reports of one symbol and timeframe; `age_s` is null for what never was there."""
+    """What the status answer reports of one symbol and timeframe; `age_s` is null for what never was there.
+
+    `dated_by` is what the age counts from: the last refresh or the newest bar. `freshness` is None where nothing is said of it.
+    """
 
     symbol: str
     timeframe: str
     age_s: FiniteFloat | None
-    freshness: str
+    dated_by: DatedBy = "refresh"
+    freshness: str | None
     refreshed_at: Moment | None = None
     newest: Moment | None = None
     state: str = ""
@@ -61,8 +75,9 @@ class Raised(Reported):
 
 
 class Status(Reported):
-    """The status answer."""
+    """The status answer; `is_asked` is false where the target file maps no answer, so that nothing is reported."""
 
+    is_asked: bool = True
     series: tuple[ReportedSeries, ...]
     alerts: tuple[Raised, ...] = ()
     generated_at: Moment | None = None
@@ -105,6 +120,196 @@ class NotFound(Reported):
     """The body of a 404."""
 
     detail: _Detail = Field(default_factory=_Detail)
+
+
+# ---- any system's answers and tables, as a target file maps them ----
+
+AGES_S = {"age_s": 1.0, "age_ms": 1e-3, "age_min": 60.0, "age_h": 3600.0}
+MOMENTS = ("newest", "refreshed_at")
+FIELDS = ("symbol", "timeframe", "state", *MOMENTS, *AGES_S)
+EPOCHS = ((1e17, 1e9), (1e14, 1e6), (1e11, 1e3), (0.0, 1.0))  # a number from this size on has so many a second
+EARLIEST, LATEST = dt.datetime(1970, 1, 2, tzinfo=dt.UTC), dt.datetime(2200, 1, 1, tzinfo=dt.UTC)
+SEARCHED = "freshness.api"
+
+
+def expression(text: str) -> str:
+    """Refuse what is no JMESPath expression."""
+    try:
+        jmespath.compile(text)
+    except jmespath.exceptions.JMESPathError as error:
+        raise ValueError(f"a JMESPath expression, such as: symbols[].latest_bar ({first_line(error)})") from None
+    return text
+
+
+Expression = Annotated[str, AfterValidator(expression)]
+FieldName = Literal["symbol", "timeframe", "state", "newest", "refreshed_at", "age_s", "age_ms", "age_min", "age_h"]
+
+
+class AnswerMapping(Model):
+    """Where an answer of the target has its series, and each field of one.
+
+    Args:
+        request: a name under `requests`; one with {symbol} or {timeframe} in it is asked once for each series of the plan.
+        series: a JMESPath expression that gives a list, or an object by `keyed_by`; without it the answer itself is one series.
+        keyed_by: what the keys of that object, and of the objects in it, are.
+        fields: a JMESPath expression for each field, in terms of one series; a text in quotes is a constant, as in "'1d'".
+        generated_at: when the answer was made, in terms of the whole answer.
+        states: the target's words for our classes (fresh, aging, stale, missing) and for a series that `failed`.
+    """
+
+    request: str
+    series: Expression | None = None
+    keyed_by: tuple[Literal["symbol", "timeframe"], ...] = Field(default=(), max_length=2)
+    fields: dict[FieldName, Expression] = Field(min_length=1)
+    generated_at: Expression | None = None
+    states: dict[str, Literal["fresh", "aging", "stale", "missing", "failed"]] = Field(default={})
+
+
+class Freshness(Model):
+    """How old a system says that its data is: by its API, by its database, or both, which are then held against each other.
+
+    `sql` gives a row a series: `symbol`, `timeframe`, and `newest`, `refreshed_at`, one of the ages, or `state`.
+    """
+
+    api: AnswerMapping | None = None
+    sql: str | None = Field(default=None, min_length=1)
+
+    @model_validator(mode="after")
+    def _any(self) -> Self:
+        if self.api is None and self.sql is None:
+            raise ValueError("api, sql or both")
+        return self
+
+
+def moment(value: Any) -> dt.datetime | None:
+    """Return a time as UTC: ISO 8601 with or without a zone (then UTC), an HTTP date, or s, ms, us or ns since 1970, told by size.
+
+    Raises:
+        ValueError: it is none of them, or lies before 1970-01-02 or after 2199.
+    """
+    if value is None or value == "":
+        return None
+    if isinstance(value, dt.datetime):
+        found = _utc(value)
+    elif isinstance(value, dt.date):
+        found = dt.datetime(value.year, value.month, value.day, tzinfo=dt.UTC)
+    elif isinstance(value, str) and not re.fullmatch(r"\s*\d{9,19}(\.\d+)?\s*", value):
+        found = _of_text(value.strip())
+    else:
+        seconds = number(value)
+        per_s = next((each for least, each in EPOCHS if seconds >= least), math.inf)
+        found = dt.datetime.fromtimestamp(min(seconds / per_s, LATEST.timestamp()), dt.UTC)
+    if not EARLIEST <= found < LATEST:
+        raise ValueError(f"{value!r} is no time between 1970 and 2200")
+    return found
+
+
+def _of_text(text: str) -> dt.datetime:
+    for parse in (dt.datetime.fromisoformat, email.utils.parsedate_to_datetime):
+        try:
+            return _utc(parse(text))
+        except ValueError:
+            continue
+    raise ValueError(f"{text[:40]!r} is no time: ISO 8601 is, or a number since 1970")
+
+
+def number(value: Any) -> float:
+    """Return a number, which may stand as text.
+
+    Raises:
+        ValueError: it is none, or not finite.
+    """
+    try:
+        found = math.nan if isinstance(value, bool) else float(value)
+    except (TypeError, ValueError):
+        found = math.nan
+    if not math.isfinite(found):
+        raise ValueError(f"{str(value)[:40]!r} is no number")
+    return found
+
+
+def status(document: Any, mapping: AnswerMapping, at: dt.datetime, known: Mapping[str, str] | None = None) -> Status:
+    """Return what an answer says, as far as its mapping goes.
+
+    Args:
+        document: the answer, parsed.
+        at: when it came, UTC; ages are counted to then, or to `generated_at`.
+        known: symbol and timeframe of the request, where it was asked for one series.
+
+    Raises:
+        TargetError: the mapping matches nothing, or what is there has another shape; with what was got.
+    """
+    try:
+        made = moment(jmespath.search(mapping.generated_at, document)) if mapping.generated_at else None
+        rows = list(_rows(document, mapping))
+        compiled = {name: jmespath.compile(text) for name, text in mapping.fields.items()}
+        found = [
+            series({**(known or {}), **keys, **{name: each.search(row) for name, each in compiled.items()}}, mapping.states, made or at)
+            for keys, row in rows
+        ]
+    except ValueError as error:
+        raise TargetError(f"{SEARCHED} does not fit the answer to {mapping.request}: {error}") from None
+    if not found:
+        raise TargetError(f"{SEARCHED}.series: {mapping.series} matches nothing in {shown(json.dumps(document).encode(), 200)}")
+    return Status(series=tuple(found), generated_at=made)
+
+
+def _rows(document: Any, mapping: AnswerMapping) -> Iterator[tuple[Mapping[str, str], Any]]:
+    """Yield each series as it stands, with what its keys say."""
+    found = jmespath.search(mapping.series, document) if mapping.series else document
+    if mapping.keyed_by:
+        yield from _keyed(found, mapping.keyed_by, {})
+    elif mapping.series is None:
+        yield {}, found
+    elif isinstance(found, list):
+        yield from (({}, row) for row in found)
+    elif found is not None:
+        raise ValueError(f"{mapping.series} gives {kind(found)}; a list is wanted, or an object with keyed_by")
+
+
+def _keyed(found: Any, names: Sequence[str], keys: Mapping[str, str]) -> Iterator[tuple[Mapping[str, str], Any]]:
+    if not names:
+        yield keys, found
+    elif isinstance(found, dict):
+        for key, inner in found.items():
+            yield from _keyed(inner, names[1:], {**keys, names[0]: str(key)})
+    elif found is not None:
+        raise ValueError(f"got {kind(found)} where an object keyed by {names[0]} is wanted (keyed_by)")
+
+
+def series(given: Mapping[str, Any], states: Mapping[str, str], now: dt.datetime) -> ReportedSeries:
+    """Return one series from its fields, by their names in a mapping or as columns of `freshness.sql`.
+
+    An age that is not given is counted from the time of refresh, else from the newest bar.
+
+    Raises:
+        ValueError: a field is of another kind than its name says, or a word has no meaning; symbol or timeframe is missing.
+    """
+    key = {name: str(given.get(name) or "") for name in ("symbol", "timeframe")}
+    for name, text in key.items():
+        if not text:
+            raise ValueError(f"no {name} in {str(dict(given))[:120]}; a constant is written in quotes: {name}: \"'1d'\"")
+    word = given.get("state")
+    ours = states.get(str(word), str(word)) if word is not None else ""
+    if states and word is not None and ours not in states.values():
+        raise ValueError(f"the state {word!r} of {' '.join(key.values())} is not among {SEARCHED}.states: {', '.join(states)}")
+    newest, refreshed_at = (moment(given.get(name)) for name in MOMENTS)
+    ages = [number(given[name]) * scale for name, scale in AGES_S.items() if given.get(name) is not None]
+    dated = refreshed_at or newest
+    return ReportedSeries(
+        **key,
+        age_s=ages[0] if ages else (now - dated).total_seconds() if dated else None,
+        dated_by="refresh" if ages or refreshed_at else "bar",
+        freshness=ours if ours in CLASSES else None,
+        refreshed_at=refreshed_at,
+        **({"newest": newest} if "newest" in given else {}),
+        state=ours,
+    )
+
+
+def kind(value: Any) -> str:
+    """Say what a piece of JSON is."""
+    return {dict: "an object", list: "a list", str: "a text", type(None): "nothing"}.get(type(value), f"a {type(value).__name__}")
 
 
 # ---- tables: the state of each series, its bars and its features; `%s` are symbol and timeframe, after what is said else ----
