@@ -278,3 +278,32 @@ def test_the_whole_notebook_runs_on_it(prices: dict[str, dt.datetime], database_
     verdicts = {one["objective"].split()[0]: one["verdict"] for one in result["checks"]}
     assert verdicts["false_ages"] == "pass"
     assert verdicts["wrong_answers"] == "no_data"
+
+
+def test_each_part_of_a_target_file_is_tried(
+    prices: dict[str, dt.datetime], database_url: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A line each with what came of it; what may change something is not asked, and one that fails is exit code 2."""
+    with Server(Foreign(prices)) as api:
+        target = target_of(api.url, database_url, api=API, sql=SQL).model_dump(mode="json", by_alias=True, exclude_none=True)
+        target["requests"] |= {"begin": "POST /begin", "deep": "GET /bars/{exchange}"}
+        target["processes"] = {"worker": {"command": "no-such-worker"}}
+        target["backfill"]["source_url"] = api.url
+        file = tmp_path / "foreign.yaml"
+        file.write_text(json.dumps(target))
+        assert main(["check", "--ask", str(file)]) == 2
+        said = capsys.readouterr().out.splitlines()
+        target["processes"], target["freshness"]["sql"] = {}, "DELETE FROM foreign_prices"
+        file.write_text(json.dumps(target))
+        assert main(["check", "--ask", str(file)]) == 2
+        refused = capsys.readouterr().out
+        target["freshness"]["sql"] = SQL
+        file.write_text(json.dumps(target))
+        assert main(["check", "--ask", str(file)]) == 0
+    assert [line.partition(":")[0].split() for line in said[1:]] == [
+        ["works", "requests.coverage"], ["works", "requests.one"], ["not", "asked", "requests.begin"], ["not", "asked", "requests.deep"],
+        ["FAILS", "processes.worker"], ["works", "freshness.api"], ["works", "freshness.sql"],
+        ["works", "backfill.source_url"], ["works", "backfill.database_url"],
+    ]  # fmt: skip
+    assert "2 series, such as AAPL 1d, 0.33 h old" in "\n".join(said)
+    assert "FAILS      freshness.sql: freshness.sql: cannot execute DELETE in a read-only transaction" in refused

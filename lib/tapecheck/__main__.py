@@ -16,7 +16,7 @@ from typing import Any, NoReturn, TextIO
 import yaml
 
 from tapecheck import config, lockfiles
-from tapecheck.errors import ConfigError, Problem, TapecheckError
+from tapecheck.errors import ConfigError, MeasurementError, Problem, TapecheckError
 
 _UNWRITABLE = (errno.EPIPE, errno.ENOSPC, errno.EDQUOT, errno.EIO)  # what printing raises
 
@@ -100,6 +100,7 @@ def _parser() -> argparse.ArgumentParser:
     params.set_defaults(command=_params)
     check = commands.add_parser("check", help="validate YAML files and lint the objectives, without traffic")
     check.add_argument("files", nargs="*", help="default: every file in config/")
+    check.add_argument("--ask", action="store_true", help="of a target file: try one plain request or statement of each kind")
     check.add_argument("--explain", action="store_true", help="print each contradiction that a plan explains, and why both hold")
     check.set_defaults(command=_check)
     commands.add_parser("runs", help="list recorded runs").set_defaults(command=_runs)
@@ -320,7 +321,20 @@ def _check(arguments: argparse.Namespace) -> int:
     for problem in problems:
         print(problem, file=sys.stderr)
     print(f"{counted(len(files), 'files')}, {counted(len(problems), 'problems')}")
+    if arguments.ask and not problems:
+        return _ask(files)
     return ConfigError.exit_code if problems else 0
+
+
+def _ask(files: Sequence[Path]) -> int:
+    from tapecheck import asking
+
+    found = []
+    for file in files:
+        for part in asking.ask(file):
+            print(part, flush=True)
+            found.append(part)
+    return MeasurementError.exit_code if any(part.works is False for part in found) else 0
 
 
 def _runs(arguments: argparse.Namespace) -> int:

@@ -107,7 +107,7 @@ def look(client: Client, plan: RecoveryPlan, database_url: str | None) -> Look:
     sql = freshness.sql if freshness else None
     asked_url = database_url if sql or not freshness else None
     before = read_if_there(asked_url, sql)
-    answer, status = _reported(client, plan, freshness) if freshness else client.read(STATUS, Status)
+    answer, status = reported(client, plan, freshness) if freshness else client.read(STATUS, Status)
     after = read_if_there(asked_url, sql) if before is not None else None
     if (distinct := len({one.key for one in status.series})) < len(status.series):
         raise TargetError(f"{answer.what}: lists {len(status.series)} series, of which only {distinct} are distinct")
@@ -115,7 +115,7 @@ def look(client: Client, plan: RecoveryPlan, database_url: str | None) -> Look:
     return Look(sent_s=answer.sent_s, done_s=answer.done_s, at=answer.at, status=status, stored=stored)
 
 
-def _reported(client: Client, plan: RecoveryPlan, freshness: Freshness) -> tuple[Answer, Status]:
+def reported(client: Client, plan: RecoveryPlan, freshness: Freshness) -> tuple[Answer, Status]:
     """Ask a system that the target file maps, at once or series by series, and return when it answered and what it said."""
     if freshness.api is None:
         now_s, at = time.monotonic(), dt.datetime.now(dt.UTC)
