@@ -103,6 +103,11 @@ def _parser() -> argparse.ArgumentParser:
     check.add_argument("--ask", action="store_true", help="of a target file: try one plain request or statement of each kind")
     check.add_argument("--explain", action="store_true", help="print each contradiction that a plan explains, and why both hold")
     check.set_defaults(command=_check)
+    init = commands.add_parser("init", help="propose a target file for a system, from its OpenAPI page and its database")
+    init.add_argument("url", help="where its API is, such as http://127.0.0.1:8000")
+    init.add_argument("--write", metavar="FILE", help="a new file to write it to (default: print it)")
+    init.add_argument("--allow-remote", action="store_true", help="although it is on another machine")
+    init.set_defaults(command=_init)
     commands.add_parser("runs", help="list recorded runs").set_defaults(command=_runs)
     commands.add_parser("index", help="write index.html and the other reports anew").set_defaults(command=_index)
     history = commands.add_parser("history", help="follow a metric over all recorded runs")
@@ -335,6 +340,14 @@ def _ask(files: Sequence[Path]) -> int:
             print(part, flush=True)
             found.append(part)
     return MeasurementError.exit_code if any(part.works is False for part in found) else 0
+
+
+def _init(arguments: argparse.Namespace) -> int:
+    from tapecheck import proposal
+
+    text = proposal.write(arguments.url, arguments.write, allow_remote=arguments.allow_remote)
+    print(f"written to {arguments.write}; next: tapecheck check --ask {arguments.write}" if arguments.write else text.rstrip())
+    return 0
 
 
 def _runs(arguments: argparse.Namespace) -> int:
