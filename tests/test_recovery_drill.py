@@ -1,5 +1,7 @@
 """Drills on the real sandbox: what is broken comes back, and whatever happens to the drill, its fault is taken away."""
 
+import io
+import json
 import os
 import signal
 import subprocess
@@ -22,7 +24,7 @@ from chaoslib.run import Runner
 from chaoslib.types import Strategy
 
 from tapecheck.errors import ConfigError, RollbackError
-from tapecheck.recovery import actions, drill, experiment, timeline
+from tapecheck.recovery import actions, drill, experiment, timeline, watchdog
 from tapecheck.recovery.analysis import check_failures
 from tapecheck.recovery.contradictions import read_plan
 from tapecheck.recovery.drill import Done, DrillTarget, check_allowed
@@ -284,6 +286,16 @@ def refused(target: Target, *names: str) -> str:
     with pytest.raises(ConfigError) as caught:
         check_allowed(target, [shipped(name) for name in names])
     return str(caught.value)
+
+
+@pytest.mark.parametrize(("said", "times"), [((), 0), (("arm",), 1), (("arm", "disarm"), 0), (("arm", "disarm", "arm"), 1)])
+def test_a_watchdog_rolls_back_what_is_armed_in_the_end_alone(monkeypatch: pytest.MonkeyPatch, said: tuple[str, ...], times: int) -> None:
+    """What its runner has rolled back itself is not rolled back again."""
+    played: list[object] = []
+    monkeypatch.setattr(watchdog, "roll_back", lambda experiment: played.append(experiment) or {"rollbacks": []})
+    armed = f"arm {json.dumps({'experiment': {'rollbacks': []}, 'allow_remote': False})}\n"
+    lines = io.StringIO("".join(armed if word == "arm" else f"{word}\n" for word in said))
+    assert (watchdog.keep(lines), len(played)) == (0, times)
 
 
 def test_a_target_is_not_touched_without_leave_or_what_a_drill_needs(sandbox: SandboxState, monkeypatch: pytest.MonkeyPatch) -> None:
