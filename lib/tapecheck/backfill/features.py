@@ -15,20 +15,9 @@ from tapecheck.vendor.bars import FloatArray
 
 LEAD_IN = 600  # Wilder's smoothing keeps (13/14)^600 = 5e-20 of what lies before: nothing, in double precision
 DECIMALS = 8
-VOLATILITY_BARS, MOMENTUM_BARS, RSI_BARS, VOLUME_BARS, DRAWDOWN_BARS = 20, 10, 14, 20, 100
-
 NAMES = (
-    "return_simple",
-    "return_log",
-    "volatility_20",
-    "momentum_10",
-    "rsi_14",
-    "sma_20",
-    "sma_50",
-    "volume_z_20",
-    "drawdown_100",
-)
-
+    "return_simple", "return_log", "volatility_20", "momentum_10", "rsi_14", "sma_20", "sma_50", "volume_z_20", "drawdown_100",
+)  # fmt: skip
 
 Compute = Callable[[FloatArray, FloatArray, float, int], dict[str, FloatArray]]
 """How features are computed: `compute`, or the baseline that it is compared with."""
@@ -54,17 +43,17 @@ def compute(close: FloatArray, volume: FloatArray, periods_per_year: float, skip
         raise ValueError(f"price {close[at]} at row {at} of {len(close)}; allowed: positive and finite")
     if not np.isfinite(volume).all():
         raise ValueError("a volume is not finite")
-    simple, log = simple_return(close), log_return(close)
+    log = _padded(np.log(close[1:] / close[:-1]), len(close))
     columns = (
-        simple,
+        change(close, 1),
         log,
-        realized_volatility(log, VOLATILITY_BARS, periods_per_year),
-        momentum(close, MOMENTUM_BARS),
-        rsi(close, RSI_BARS),
+        realized_volatility(log, 20, periods_per_year),
+        change(close, 10),
+        rsi(close, 14),
         sma(close, 20),
         sma(close, 50),
-        z_score(volume, VOLUME_BARS),
-        drawdown(close, DRAWDOWN_BARS),
+        z_score(volume, 20),
+        drawdown(close, 100),
     )
     return {name: np.round(column[skip:], DECIMALS) for name, column in zip(NAMES, columns, strict=True)}
 
@@ -93,14 +82,9 @@ def _windows(values: FloatArray, window: int) -> FloatArray:
     return sliding_window_view(values, window)
 
 
-def simple_return(close: FloatArray) -> FloatArray:
-    """Return c[i] / c[i-1] - 1 (ratio)."""
-    return _padded(close[1:] / close[:-1] - 1, len(close))
-
-
-def log_return(close: FloatArray) -> FloatArray:
-    """Return ln(c[i] / c[i-1]) (ratio)."""
-    return _padded(np.log(close[1:] / close[:-1]), len(close))
+def change(close: FloatArray, window: int) -> FloatArray:
+    """Return c[i] / c[i-W] - 1 (ratio): the simple return, or the momentum of W bars."""
+    return _padded(close[window:] / close[:-window] - 1 if len(close) > window else np.empty(0), len(close))
 
 
 def realized_volatility(returns_log: FloatArray, window: int, periods_per_year: float) -> FloatArray:
@@ -110,11 +94,6 @@ def realized_volatility(returns_log: FloatArray, window: int, periods_per_year: 
     """
     squares = _windows(returns_log[1:] ** 2, window)
     return _padded(np.sqrt(squares.mean(axis=1) * periods_per_year), len(returns_log))
-
-
-def momentum(close: FloatArray, window: int) -> FloatArray:
-    """Return c[i] / c[i-W] - 1 (ratio)."""
-    return _padded(close[window:] / close[:-window] - 1 if len(close) > window else np.empty(0), len(close))
 
 
 def sma(values: FloatArray, window: int) -> FloatArray:

@@ -3,7 +3,8 @@
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any
 
 import numpy as np
 
@@ -94,20 +95,14 @@ class Trace:
         try:
             yield cost
         finally:
-            span = Span(
-                worker=self.worker,
-                symbol=self.symbol,
-                timeframe=self.timeframe,
-                page=page,
-                stage=stage,
-                began_ns=began_ns,
-                ended_ns=time.monotonic_ns(),
-                rows=cost.rows,
-                bytes=cost.bytes,
-                requests=cost.requests,
-                statements=cost.statements,
-            )
-            self.log.spans.append(span)
+            place: dict[str, Any] = {
+                "worker": self.worker,
+                "symbol": self.symbol,
+                "timeframe": self.timeframe,
+                "page": page,
+                "stage": stage,
+            }
+            self.log.spans.append(Span(**place, began_ns=began_ns, ended_ns=time.monotonic_ns(), **asdict(cost)))
 
     def sent(self, t: IntArray) -> None:
         """Note the starts (Unix ms) of a page, as they were sent."""
