@@ -149,20 +149,3 @@ def test_another_writer_between_two_pages_costs_nothing(database_url: str, conne
         assert write(sink, bars_of(10, 10)).inserted == 5
         assert write(other, bars_of(20, 5)) == write(sink, bars_of(25, 5)) == Counts(inserted=5)
     assert len(_tables(connection)[0]) == 30
-
-
-@pytest.mark.usefixtures("connection")
-def test_whether_a_range_is_new_is_asked_once_a_job(database_url: str) -> None:
-    """Pages that follow a new one are new; one that goes back is asked about again."""
-    asked = []
-
-    class Asking(Sink):
-        def _is_free(self, symbol: str, timeframe: str, begin: dt.datetime) -> bool:
-            asked.append(begin)
-            return super()._is_free(symbol, timeframe, begin)
-
-    with Asking(database_url, SCHEMA) as sink:
-        assert [write(sink, bars_of(first, 10)).inserted for first in (0, 10, 20)] == [10, 10, 10]
-        assert asked == [to_datetime(0)]
-        assert [write(sink, bars_of(first, 10)).inserted for first in (25, 35)] == [5, 10]
-        assert len(asked) == 3

@@ -58,7 +58,6 @@ class Sink:
 
     def __init__(self, database_url: str, schema: str = LIVE, lock_s: float = 10.0) -> None:
         self._schema = schema
-        self._ends: dict[tuple[str, str], int] = {}  # of a series: a start (ms) after which nothing was stored when we asked
         self._sockets: list[socket.socket] = []
         self._connection = self._connected(database_url, f"{lock_s * 1000:.0f}ms")
         try:
@@ -129,7 +128,6 @@ class Sink:
             counts = self._stored(bars, features, checkpoint, direct=True, anew=anew)
         except adbc_driver_manager.IntegrityError:  # another writer was first with some of the rows
             self._end(keep=False)
-            self._ends.clear()
             counts = self._stored(bars, features, checkpoint, direct=False, anew=anew)
         except BaseException as error:
             asked_s = self.asked_s
@@ -189,7 +187,6 @@ class Sink:
 
     def _deleted(self, checkpoint: Checkpoint) -> int:
         """Delete a series and return how many bars it had."""
-        self._ends.pop((checkpoint.symbol, checkpoint.timeframe), None)
         rows = 0
         for name in ("features", "bars"):
             which = f"DELETE FROM {self._schema}.{name} WHERE symbol = $1 AND timeframe = $2 RETURNING 1"
@@ -198,21 +195,12 @@ class Sink:
         return rows
 
     def _is_new(self, bars: Bars, checkpoint: Checkpoint) -> bool:
-        """Tell whether nothing is stored from a page's first bar on: asked once, and known of the pages that follow."""
-        key = (checkpoint.symbol, checkpoint.timeframe)
-        last_ms = self._ends.pop(key, None)
-        is_new = (last_ms is not None and last_ms < bars.t[0]) or self._is_free(*key, to_datetime(bars.t[0]))
-        if is_new:
-            self._ends[key] = int(bars.t[-1])
-        return is_new
-
-    def _is_free(self, symbol: str, timeframe: str, begin: dt.datetime) -> bool:
+        """Tell whether nothing is stored from a page's first bar on."""
         self._execute(
             f"SELECT NOT EXISTS (SELECT FROM {self._schema}.bars WHERE symbol = $1 AND timeframe = $2 AND time >= $3)",
-            (symbol, timeframe, begin),
+            (checkpoint.symbol, checkpoint.timeframe, to_datetime(bars.t[0])),
         )
-        row = self._cursor.fetchone()
-        return bool(row and row[0])
+        return bool(self._cursor.fetchone()[0])
 
     def _upserted(self, name: str, table: pa.Table) -> Counts:
         """Upsert through staging; a row whose values are equal is left alone, so that its page is not written again."""
