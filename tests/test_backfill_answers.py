@@ -94,7 +94,8 @@ FAILED: dict[str, tuple[Spoil, str]] = {
     "NOSUCH": (emptied, "knows no such ticker"),
 }  # fmt: skip
 EMPTY: dict[str, Spoil] = {"NONE": emptied, "NONENULL": lambda asked, body: emptied(asked, body) | {"results": None}}
-SPOILS = {symbol: spoil for symbol, (spoil, _) in (KEPT | FAILED).items()} | EMPTY
+NEGATIVE = {"NEGATIVE": moved(5, c=lambda price: -price)}
+SPOILS = {symbol: spoil for symbol, (spoil, _) in (KEPT | FAILED).items()} | EMPTY | NEGATIVE
 RESUMED, RATIOS = ["PLAIN", "FUTURE", "HALVED", "TENFOLD", "FIFTHS"], {"HALVED": 0.5, "TENFOLD": 0.1, "FIFTHS": 4 / 5}
 TICKERS = {symbol: f"X:{symbol}USD" for symbol in (*SPOILS, *RESUMED)}
 PLAN: dict[str, Any] = {
@@ -212,6 +213,14 @@ def test_a_known_ticker_without_bars_is_empty(runs: Any, symbol: str) -> None:
     first, stored, *_ = runs
     assert (first.job(symbol)["state"], first.job(symbol)["requests"]) == ("completed", 4) and symbol not in stored
     assert "no_bars" in first.kinds(symbol)
+
+
+def test_a_bar_without_a_price_fails_no_job(runs: Any) -> None:
+    """It is stored as it came, without features, and reported with its series and time."""
+    first, stored, *_ = runs
+    found = [t for t, close in stored["NEGATIVE"] if close < 0]
+    assert (first.job("NEGATIVE")["state"], len(found), len(stored["NEGATIVE"])) == ("completed", 2, len(expected("PLAIN")))
+    assert (first.kinds("NEGATIVE")["not_positive"]["bars"], first.kinds("NEGATIVE")["not_positive"]["first_ms"]) == (2, found[0])
 
 
 def test_the_command_says_what_was_missed(runs: Any) -> None:

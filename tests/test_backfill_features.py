@@ -129,6 +129,19 @@ def test_a_volume_that_is_no_number_is_refused(bad: float) -> None:
         features.compute(CLOSE[:50], volume, A_YEAR)
 
 
+@pytest.mark.parametrize("skip", [0, 25, 40])
+def test_a_bad_bar_can_be_left_out(skip: int) -> None:
+    """It has no features, and those of the others are computed as if it were not there."""
+    close, volume = CLOSE[:60].copy(), VOLUME[:60].copy()
+    close[30], volume[35] = -5.0, math.nan
+    is_good = ~np.isin(np.arange(60), [30, 35])
+    found = features.leaving_out(features.compute)(close, volume, A_YEAR, skip)
+    clean = features.compute(close[is_good], volume[is_good], A_YEAR)
+    for name in features.NAMES:
+        np.testing.assert_array_equal(found[name][is_good[skip:]], clean[name][is_good[:skip].sum() :])
+        assert np.isnan(found[name][~is_good[skip:]]).all()
+
+
 @pytest.mark.parametrize("skip", [0, 1, 650, 900])
 def test_a_row_at_a_time_gives_the_same(skip: int) -> None:
     """The slow baseline computes the same values, beyond the lead-in too, and neither computes what is skipped."""

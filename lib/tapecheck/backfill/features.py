@@ -58,6 +58,22 @@ def compute(close: FloatArray, volume: FloatArray, periods_per_year: float, skip
     return {name: np.round(column[skip:], DECIMALS) for name, column in zip(NAMES, columns, strict=True)}
 
 
+def leaving_out(compute: Compute) -> Compute:
+    """Return what computes the same of the bars whose price is positive and volume a number; all others have no features."""
+
+    def computed(close: FloatArray, volume: FloatArray, periods_per_year: float, skip: int = 0) -> dict[str, FloatArray]:
+        is_good = np.isfinite(close) & (close > 0) & np.isfinite(volume)
+        if is_good.all():
+            return compute(close, volume, periods_per_year, skip)
+        columns = compute(close[is_good], volume[is_good], periods_per_year, int(is_good[:skip].sum()))
+        found = {name: np.full(len(close) - skip, np.nan) for name in columns}
+        for name, column in columns.items():
+            found[name][is_good[skip:]] = column
+        return found
+
+    return computed
+
+
 def compute_per_row(close: FloatArray, volume: FloatArray, periods_per_year: float, skip: int = 0) -> dict[str, FloatArray]:
     """Compute as `compute` does, one bar at a time from the bars it looks back on: the baseline that vectorizing is compared with."""
     table = np.empty((max(0, len(close) - skip), len(NAMES)))
