@@ -1,12 +1,15 @@
 """The whole backfill against the sandbox's real upstream and database: complete, named, resumed, derived."""
 
+import asyncio
 import contextlib
 import dataclasses
+import datetime as dt
 import json
 import os
 import signal
 import threading
 import time
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +18,10 @@ import psycopg
 import pytest
 from backfills import BASE, SCHEMA, plan, states
 from test_backfill_recording import is_nested, tracks_of
+from vendors import bars_of
 
 from tapecheck import progress
+from tapecheck.backfill import pipeline
 from tapecheck.backfill.analysis import summarize
 from tapecheck.backfill.plan import Endpoints
 from tapecheck.backfill.plan import endpoints as endpoints_of
@@ -25,6 +30,8 @@ from tapecheck.errors import TargetDown
 from tapecheck.sandbox.profile import Home
 from tapecheck.target import opening
 from tapecheck.target.opening import SandboxState
+from tapecheck.vendor import wire
+from tapecheck.vendor.source import Page
 
 
 def checksum(connection: psycopg.Connection[Any], schema: str = SCHEMA) -> list[Any]:
@@ -169,3 +176,26 @@ def test_only_a_sandbox_puts_its_vendor_at_a_distance(sandbox: SandboxState) -> 
     assert opening.at_distance(opened, 0) == opened
     external = opened.model_copy(update={"kind": "external"})
     assert opening.at_distance(external, 50) == external
+
+
+@pytest.mark.parametrize("error", [None, wire.Unreachable("gone"), wire.Disordered("mixed up")], ids=["none", "lost", "disordered"])
+def test_a_page_waits_for_the_next(error: Exception | None) -> None:
+    """That one tells whether its bars are in order; the last page, and one whose successor never comes, are stored all the same."""
+    fetched, stored = list[int](), list[int]()
+
+    async def fetching() -> AsyncIterator[Page]:
+        for number in range(4):
+            fetched.append(number)
+            bars = bars_of("SOL", "1h", number * 40 * 3_600_000, (number * 40 + 39) * 3_600_000)
+            yield Page(number=number, bars=bars, last=error is None and number == 3, repeated=0, asked_at=dt.datetime.now(dt.UTC))
+        if error:
+            raise error
+
+    async def storing() -> None:
+        async for page in pipeline._ahead(fetching()):
+            stored.append(page.number)
+            assert len(fetched) >= min(page.number + 2, 4) and len(page.bars) == 40
+
+    with pytest.raises(type(error)) if error else contextlib.nullcontext():
+        asyncio.run(storing())
+    assert stored == ([0, 1, 2] if isinstance(error, wire.Disordered) else [0, 1, 2, 3])

@@ -274,3 +274,18 @@ def test_what_upstream_no_longer_has_stays_where_it_has_nothing(endpoints: Endpo
         vendor.spoil = emptied
         found = run(plan(**small, history={"start": "2026-03-01", "end": "2026-03-12"}), ends)
     assert "upstream has no bars any more" in found.jobs[0].error and checkpoints.whole(connection, SCHEMA) == before
+
+
+def test_a_replaced_series_keeps_nothing_of_what_it_was(endpoints: Endpoints, connection: Database) -> None:
+    """Bars that upstream no longer has are gone, the newest one among them, and so are features that are not asked for."""
+    vendor, small = Vendor(), {"symbols": ["SOL"], "timeframes": ["1h"], "history": {"start": "2026-03-01", "end": "2026-03-10"}}
+    later = small | {"history": {"start": "2026-03-01", "end": "2026-03-12"}, "features": "off"}
+    with serving(vendor) as server:
+        ends = dataclasses.replace(endpoints, source_url=server.url, key=KEY)
+        run(plan(**small), ends)
+        gone = {ms("2026-03-05T10:00:00"), ms("2026-03-09T23:00:00")}
+        vendor.spoil = lambda asked, body: with_results(body, [one for one in body["results"] if one["t"] not in gone])
+        resumed = run(plan(**later, begin="resume"), ends)
+        run(plan(**later, database_schema=f"{SCHEMA}_other"), ends)
+    assert checkpoints.by_series(connection, SCHEMA) == checkpoints.by_series(connection, f"{SCHEMA}_other")
+    assert checkpoints.read(endpoints.database_url, SCHEMA)["SOL", "1h"].rows == 264 - 2 and resumed.context.oddities == ()

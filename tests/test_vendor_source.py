@@ -167,10 +167,10 @@ def test_a_link_is_followed_only_to_where_the_key_belongs(link: str, leads: str 
         return source._followed(link, httpx.URL(ASKED), TICKER)
 
     if isinstance(leads, str):
-        assert with_source("http://127.0.0.1:9", follow) == leads
+        assert with_source("http://127.0.0.1:9", follow, key=KEY) == leads
         return
     with pytest.raises(leads, match=said):
-        with_source("http://127.0.0.1:9", follow)
+        with_source("http://127.0.0.1:9", follow, key=KEY)
 
 
 # ---- answers that are not what was asked ----
