@@ -16,11 +16,13 @@ from servers import Behaviour, Server
 from tapecheck import config
 from tapecheck.compare import analysis, answers, recorded
 from tapecheck.compare import samples as compared
-from tapecheck.compare.plan import AFTER, BEFORE, Question, Side
-from tapecheck.compare.recording import Sample
+from tapecheck.compare.plan import AFTER, BEFORE, ComparePlan, Question, Side
+from tapecheck.compare.recording import Recording, Sample
 from tapecheck.compare.samples import Pair
-from tapecheck.compare.validation import compare
+from tapecheck.compare.validation import Proofs, compare
+from tapecheck.errors import ConfigError
 from tapecheck.load.engine.recorder import ErrorKind
+from tapecheck.validation import Analysis
 
 ROUNDS, REQUESTS = 4, 200
 METRIC = {"name": "p95_ms", "better": "lower", "smallest_effect": 0.1}
@@ -216,7 +218,7 @@ PLAN = """
 rounds: {least: 4, most: 8}
 warm_up: 0
 proofs:
-  index: {validation: load, plan: load.yaml, scenario: month, says: an index, after_target: after.yaml,
+  index: {validation: load, plan: FOLDER/load.yaml, scenario: month, says: an index, after_target: FOLDER/after.yaml,
           metrics: [{name: throughput_rps, better: higher, smallest_effect: 0.1}]}
 """
 USERS = """
@@ -235,6 +237,19 @@ def stamping(text: bytes) -> Behaviour:
     return behave
 
 
+def beside(folder: Path, old: Server, new: Server, most: int = 8) -> Analysis[ComparePlan, Recording, Proofs]:
+    """Measure two builds, each at a target of its own."""
+    (folder / "plan.yaml").write_text(PLAN.replace("most: 8", f"most: {most}").replace("FOLDER", str(folder)))
+    (folder / "load.yaml").write_text(USERS)
+    for name, server in (("before", old), ("after", new)):
+        text = f"name: {name}\nkind: external\nbase_url: {server.url}\nrequests: {{ask: 'GET /?symbol={{symbol}}'}}\n"
+        (folder / f"{name}.yaml").write_text(text)
+    knobs = {"profile": "full", "proofs": "all", "rounds": 0}
+    settings = compare.settings(target=str(folder / "before.yaml"), plan=str(folder / "plan.yaml"), run="new", out="", **knobs)
+    plan = compare.plan(settings)
+    return compare.analyse(compare.recording(plan, settings), plan)
+
+
 @pytest.mark.parametrize(
     ("broken", "is_found"),
     [
@@ -244,24 +259,25 @@ def stamping(text: bytes) -> Behaviour:
     ],
     ids=["error body", "truncated", "the same with a time stamp"],
 )
-def test_a_build_that_answers_with_something_else_is_no_improvement(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, broken: Behaviour, is_found: bool
-) -> None:
+def test_a_build_that_answers_with_something_else_is_no_improvement(tmp_path: Path, broken: Behaviour, is_found: bool) -> None:
     """However fast, it is invalid, and has no further rounds; one that answers the same in other bytes is compared."""
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "plan.yaml").write_text(PLAN if is_found else PLAN.replace("most: 8", "most: 4"))
-    (tmp_path / "load.yaml").write_text(USERS)
     with Server(servers.body(BARS)) as old, Server(broken) as new:
-        for name, server in (("before", old), ("after", new)):
-            text = f"name: {name}\nkind: external\nbase_url: {server.url}\nrequests: {{ask: 'GET /?symbol={{symbol}}'}}\n"
-            (tmp_path / f"{name}.yaml").write_text(text)
-        knobs = {"profile": "full", "proofs": "all", "rounds": 0}
-        settings = compare.settings(target="before.yaml", plan="plan.yaml", run="new", out="", **knobs)
-        found = compare.recording(compare.plan(settings), settings)
-    whole = compare.analyse(found, compare.plan(settings))
-    proof, (check,) = whole.summary["index"], whole.checks
+        found = beside(tmp_path, old, new, most=8 if is_found else 4)
+    proof, (check,) = found.summary["index"], found.checks
     if is_found:
         assert (check.verdict, proof.planned_rounds) == ("invalid", 4)
         assert check.reason.startswith("the answers differ: ")
     else:
         assert proof.invalid is None
+
+
+def test_a_repaired_build_is_measured_beside_the_old_one(tmp_path: Path) -> None:
+    """Each side asks its own target; one that answers 50 ms earlier is proven to."""
+    with Server(servers.slow(0.05)) as old, Server(servers.fast) as repaired:
+        found = beside(tmp_path, old, repaired)
+    by_side = {side: sum(one.counters["requests"] for one in found.recording.samples if one.side == side) for side in (BEFORE, AFTER)}
+    assert found.summary["index"].main.change == "improved"
+    assert old.seen.requests >= by_side[BEFORE] and repaired.seen.requests >= by_side[AFTER] > by_side[BEFORE]
+    (tmp_path / "after.yaml").write_text("name: x\nkind: external\n")
+    with pytest.raises(ConfigError, match=r"after\.yaml"):
+        compare.read_plan(tmp_path / "plan.yaml")

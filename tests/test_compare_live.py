@@ -6,16 +6,13 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
-import servers
 from pydantic import TypeAdapter
-from servers import Server
 
 from tapecheck import config
 from tapecheck.compare.difference import Change
 from tapecheck.compare.plan import ComparePlan
 from tapecheck.compare.recording import Recording
 from tapecheck.compare.validation import Proofs, compare
-from tapecheck.errors import ConfigError
 from tapecheck.runs import folders
 from tapecheck.target.opening import SandboxState
 from tapecheck.validation import Analysis
@@ -102,60 +99,17 @@ def test_every_run_kept_its_order(analysed: Found) -> None:
     assert all(a.ended_ns <= b.began_ns for a, b in itertools.pairwise(own))
 
 
-# ---- two targets ----
-
-BUILDS = """
-rounds: 4
-warm_up: 0
-proofs:
-  repaired: {validation: load, plan: load.yaml, scenario: users, says: the repaired build, after_target: repaired.yaml,
-             metrics: [{name: p50_ms, better: lower, smallest_effect: 0.1}]}
-"""
-LOAD = """
-scenarios: {users: {executor: closed, concurrency: 2, duration_s: 0.5, request: ask, parameters: {symbol: [A]}}}
-generator: {lag_p99_ms: 2000, cpu_ratio: 1}
-"""
-
-
-def test_a_repaired_build_is_measured_beside_the_old_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each side asks its own target; one that answers 50 ms earlier is proven to."""
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "builds.yaml").write_text(BUILDS)
-    (tmp_path / "load.yaml").write_text(LOAD)
-    with Server(servers.slow(0.05)) as old, Server(servers.fast) as repaired:
-        for name, server in (("old", old), ("repaired", repaired)):
-            text = f"name: {name}\nkind: external\nbase_url: {server.url}\nrequests: {{ask: 'GET /?symbol={{symbol}}'}}\n"
-            (tmp_path / f"{name}.yaml").write_text(text)
-        knobs = {"profile": "full", "proofs": "all", "rounds": 0}
-        settings = compare.settings(target="old.yaml", plan="builds.yaml", run="new", out="", **knobs)
-        recording = compare.recording(compare.plan(settings), settings)
-    proof = compare.summarize(recording, compare.plan(settings))["repaired"]
-    assert proof.main.before > 50 > 25 > proof.main.after
-    by_side = {side: sum(one.counters["requests"] for one in recording.samples if one.side == side) for side in ("before", "after")}
-    assert old.seen.requests >= by_side["before"] and repaired.seen.requests >= by_side["after"] > by_side["before"]
-    (tmp_path / "repaired.yaml").write_text("name: x\nkind: external\n")
-    with pytest.raises(ConfigError, match=r"repaired\.yaml"):
-        compare.read_plan("builds.yaml")
-
-
 # ---- two recorded runs ----
-
-
-def compared(folder: Path, before: object, after: object) -> None:
-    """Do what the cells of the notebook do, in this process."""
-    given = {"profile": "full", "proofs": "all", "rounds": 0, "before": str(before), "after": str(after)}
-    settings = compare.settings(
-        target="config/targets/sandbox.yaml", plan="config/compare.yaml", run="new", out=str(folder / "out"), **given
-    )
-    todo = compare.plan(settings)
-    compare.asked(todo, settings)
-    compare.record(compare.analyse(compare.recording(todo, settings), todo), settings=settings)
 
 
 def test_two_recorded_load_runs_need_no_target(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """One round proves nothing of clocks (exit code 2), every request is read again, and no sandbox is started."""
     monkeypatch.setenv("TAPECHECK_SANDBOX_HOME", str(tmp_path / "home"))
-    compared(tmp_path, DATA / "load", DATA / "load")
+    given = {"profile": "full", "proofs": "all", "rounds": 0, "before": str(DATA / "load"), "after": str(DATA / "load")}
+    settings = compare.settings(target="none.yaml", plan="config/compare.yaml", run="new", out=str(tmp_path / "out"), **given)
+    todo = compare.plan(settings)
+    assert [*compare.asked(todo, settings)] == ["each part of load"]
+    compare.record(compare.analyse(compare.recording(todo, settings), todo), settings=settings)
     assert not (tmp_path / "home").exists()
     folder = (tmp_path / "out" / "compare" / "latest").resolve()
     recorded = folders.read(folder, "compare").result
@@ -163,5 +117,5 @@ def test_two_recorded_load_runs_need_no_target(tmp_path: Path, monkeypatch: pyte
     assert {"one round a side: no confidence interval" in check["reason"] for check in recorded["checks"]} == {True}
     assert recorded["before"][0]["run_id"] == recorded["after"][0]["run_id"] and recorded["differs"] == []
     assert set(pq.read_table(folder / "spectra.parquet").column("proof").to_pylist()) == set(recorded["proofs"])
-    again = compare.summarize(compare.read(str(folder)), compare.read_plan("config/compare.yaml"))
+    again = compare.summarize(compare.read(str(folder)), todo)
     assert json.loads(TypeAdapter(dict).dump_json(dict(again))) == recorded["proofs"]

@@ -320,3 +320,59 @@ def test_a_file_that_is_none_is_refused_before_anything_is_read(copied: Callable
     half.write_text((TOOLS / "k6.json").read_text()[:-20])
     with pytest.raises(ConfigError, match="allowed: a whole file of k6 JSON lines"):
         recorded.read(str(TOOLS / "k6.json"), str(half))
+
+
+# ---- several runs a side ----
+
+
+def rounds(copied: Callable[..., str], order: str, *, faster: float = 0.5) -> None:
+    """Copy load runs, one a second in this order of their sides, those after faster by so much."""
+    for at, side in enumerate(order):
+
+        def change(result: dict[str, Any], at: int = at, side: str = side) -> None:
+            result["started_at"] = f"2026-11-02T00:00:{at:02d}+00:00"
+            for one in result["scenarios"].values():
+                one["response_time_ms"]["p95"]["value"] *= (faster if side == "a" else 1) * (1 + at % 3 / 100)
+
+        copied("load", f"{side}{at}", change)
+
+
+@pytest.mark.parametrize(("order", "is_said"), [("baabbaab", False), ("bbbbaaaa", True)])
+def test_as_many_runs_on_both_sides_are_as_many_rounds(copied: Callable[..., str], tmp_path: Path, order: str, is_said: bool) -> None:
+    """Four of each prove what one does not, in the order in which they were measured; where one side came first, that is said."""
+    rounds(copied, order)
+    found = recorded.read(str(tmp_path / "b*"), str(tmp_path / "a*"))
+    whole = compare.analyse(found, PLAN)
+    p95 = next(one for one in whole.summary["steady_state"].differences if one.metric == "p95_ms")
+    assert (p95.change, p95.ratio and p95.ratio.n) == (Change.IMPROVED, 4)
+    assert [one.folder for one in found.context.before] == [str(tmp_path / f"b{at}") for at, side in enumerate(order) if side == "b"]
+    assert ("not_interleaved" in [one.name for one in whole.findings]) == is_said
+    assert "no confidence interval" not in whole.said
+
+
+def test_another_number_of_runs_on_one_side_is_refused(copied: Callable[..., str], tmp_path: Path) -> None:
+    """With both numbers; so is a pattern that nothing matches."""
+    rounds(copied, "bba")
+    with pytest.raises(ConfigError, match="got 2 before, 1 after; allowed: as many runs on both sides"):
+        recorded.read(str(tmp_path / "b*"), str(tmp_path / "a*"))
+    with pytest.raises(ConfigError, match=r"before: got \S*/c\*; allowed: a path or pattern that a run or file matches"):
+        recorded.read(str(tmp_path / "c*"), str(tmp_path / "a*"))
+
+
+def test_what_differs_and_what_one_round_lacks_is_said_once(copied: Callable[..., str]) -> None:
+    """Figures come first, then once what keeps all of them from proving anything."""
+    after = copied("load", "b", put("environment", "host", value="elsewhere"))
+    whole = compare.analyse(recorded.read(copied("load", "a"), after), PLAN)
+    assert whole.said.count("1 run a side: no confidence interval.") == whole.said.count("the change: host.") == 1
+    assert all(check.reason.partition(" ")[0] in ("p95", "p99", "mean", "throughput") for check in whole.checks)
+    assert not any("elsewhere" in check.reason for check in whole.checks)
+
+
+def test_several_files_of_another_tool_are_rounds_too(tmp_path: Path) -> None:
+    """Their requests are pooled in the spectrum; whatever else a folder holds is not matched."""
+    for name in ("before-1.json", "before-2.json", "after-1.json", "after-2.json"):
+        shutil.copy(TOOLS / "k6.json", tmp_path / name)
+    found = recorded.read(str(tmp_path / "before-*.json"), str(tmp_path / "after-*.json"))
+    assert [(one.side, one.round) for one in found.samples] == [("before", 1), ("after", 1), ("before", 2), ("after", 2)]
+    once = recorded.read(str(TOOLS / "k6.json"), str(TOOLS / "k6.json")).spectra["n"][0].as_py()
+    assert found.spectra["n"][0].as_py() == 2 * once
