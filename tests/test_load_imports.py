@@ -669,8 +669,8 @@ def test_what_was_recorded_of_a_tool_is_read_again(tmp_path: Path, name: str) ->
 
 
 def test_the_notebook_analyses_and_records_a_file_of_a_tool(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """From the command line to result.json; a file that is none ends with exit code 4."""
-    code = main(["run", "load", "-p", "run", str(DATA / "locust.json"), "--out", str(tmp_path)])
+    """From the command line, here by a pattern, to result.json; a file that is none ends with exit code 4."""
+    code = main(["run", "load", "-p", "run", str(DATA / "locust.jso[n]"), "--out", str(tmp_path)])
     assert (code, "Measured by locust" in capsys.readouterr().out) == (1, True)  # a tenth failed
     result = json.loads((tmp_path / "load" / "latest" / "result.json").read_text())
     assert (result["tool"]["name"], result["scenarios"]["locust"]["requests"]) == ("locust", 60)

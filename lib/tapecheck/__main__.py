@@ -212,7 +212,9 @@ def _given(arguments: argparse.Namespace) -> dict[str, Any]:
         given["target"] = arguments.target
     for name in ("target", "plan", "run", "before", "after"):
         if isinstance(given.get(name), str) and given[name] not in ("new", ""):
-            given[name] = str(config.find(given[name]))
+            path = config.expanded(given[name])
+            is_pattern = any(sign in given[name] for sign in "*?[") and not path.exists()  # of several files of one run
+            given[name] = str(path.absolute() if is_pattern else config.find(given[name]))
     return given
 
 
