@@ -3,10 +3,9 @@
 It goes through the history by stretches of days, all series of one before the next, and keeps counts: its memory does not grow
 with the history.
 """
-# ruff: noqa: S608 - what is put into statements are the plan's checked names, quoted
 
 import datetime as dt
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
@@ -15,33 +14,38 @@ from typing import Any, Self
 import numpy as np
 import psycopg
 import pyarrow as pa
-from psycopg import sql
 
 from tapecheck import database, progress
-from tapecheck.backfill import checkpoints
+from tapecheck.backfill import checkpoints, history
 from tapecheck.backfill.calendar import BASE, BoolArray, start_of
+from tapecheck.backfill.checkpoints import Checkpoint
 from tapecheck.backfill.examination import Examined, distinct, examine
 from tapecheck.backfill.integrity import Counted, Integrity
 from tapecheck.backfill.jobs import is_done
 from tapecheck.backfill.plan import BackfillPlan, HistoryRange
 from tapecheck.backfill.recording import FAILED, Job
-from tapecheck.vendor.bars import COLUMNS, Bars, FloatArray, IntArray, to_ms
+from tapecheck.target.mapping import Key, StoredBars
+from tapecheck.vendor.bars import IntArray, to_ms
 from tapecheck.vendor.trace import Received
 
 READ_ONLY = "SET TRANSACTION ISOLATION LEVEL REPEATABLE READ READ ONLY"
 
 
-def audit(plan: BackfillPlan, database_url: str, jobs: Iterable[Job], received: Received) -> tuple[Integrity, pa.Table]:
+def audit(
+    plan: BackfillPlan, database_url: str, jobs: Iterable[Job], received: Received, bars: StoredBars | None = None
+) -> tuple[Integrity, pa.Table]:
     """Judge every series of the plan whose job ended, now or in an earlier run; all is read from one snapshot of the database.
 
     Args:
         jobs: what became of each job of this run; a failed one is left out.
         received: what upstream sent in this run.
+        bars: of another system; every series of the plan is judged then, and no checksum is made.
 
     Returns:
         The verdict, and what each day of each series holds (`coverage.SCHEMA`). The newest minutes are not judged.
 
     Raises:
+        TargetError: the statement of `bars` does not fit.
         psycopg.Error: the database cannot be read; as `adbc_driver_manager.Error` too, see `sink.SinkError`.
     """
     failed = {(job.symbol, job.timeframe) for job in jobs if job.state == FAILED}
@@ -49,19 +53,26 @@ def audit(plan: BackfillPlan, database_url: str, jobs: Iterable[Job], received: 
     stretches = plan.history.stretches()
     steps, tally = len(stretches) * len(plan.symbols) + 1, Counted()
     with _snapshot(database_url) as (connection, cursor), ThreadPoolExecutor(1) as beside, progress.show("audit", "steps") as report:
-        stand = checkpoints.read_with(connection, plan.database_schema)
-        whole = beside.submit(checkpoints.whole, connection, plan.database_schema)  # the server's work: this process reads meanwhile
-        ended = [key for key in plan.jobs if key not in failed and is_done(plan, key, stand.get(key))]
+        stand: Mapping[Key, Checkpoint] = {}
+        if bars:
+            connection.execute("RESET search_path")
+            cursor.execute("RESET search_path")  # tables are named as the role sees them
+            read, ended, whole = history.mapped(cursor, bars, connection), list(plan.jobs), None
+        else:
+            stand = checkpoints.read_with(connection, plan.database_schema)
+            whole = beside.submit(checkpoints.whole, connection, plan.database_schema)  # the server's work: we read meanwhile
+            ended = [key for key in plan.jobs if key not in failed and is_done(plan, key, stand.get(key))]
+            read = history.own(cursor, plan.database_schema)
         for number, stretch in enumerate(stretches):
             series: list[Examined] = []
             for at, symbol in enumerate(plan.symbols, number * len(plan.symbols)):
                 report(at, steps)
                 timeframes = [timeframe for other, timeframe in ended if other == symbol]
                 window = _Window.of(plan.history, stretch, plan.ticker(symbol))
-                series += _examined(plan, symbol, timeframes, window, cursor, received, until)
+                series += _examined(plan, symbol, timeframes, window, read, received, until)
             tally.add(series)
         report(steps - 1, steps)
-        found = tally.integrity(str(whole.result()), {key: stand[key].rows for key in ended})
+        found = tally.integrity(str(whole.result()) if whole else "", {key: stand[key].rows for key in ended if key in stand})
         report(steps, steps)
     return found, tally.days()
 
@@ -72,17 +83,15 @@ class _Window:
 
     start: dt.datetime
     end: dt.datetime
-    condition: str
-    """The same in SQL."""
+    low: dt.datetime | None  # of the rows to read; None is open
+    high: dt.datetime | None
 
     @classmethod
     def of(cls, history: HistoryRange, stretch: HistoryRange, ticker: str) -> Self:
         """Return the window of a stretch of a history."""
         (start, last), (first, final) = stretch.range(ticker), history.range(ticker)
         end = last + dt.timedelta(milliseconds=1)  # a bar that ends with the stretch is over by then
-        low = "-infinity" if start == first else start.isoformat()
-        high = "infinity" if last == final else end.isoformat()
-        return cls(start=start, end=end, condition=f"time >= '{low}' AND time < '{high}'")
+        return cls(start=start, end=end, low=None if start == first else start, high=None if last == final else end)
 
     def has(self, t: IntArray) -> BoolArray:
         """Tell of each start (Unix ms) whether it lies in it."""
@@ -94,13 +103,13 @@ def _examined(
     symbol: str,
     timeframes: Collection[str],
     window: _Window,
-    cursor: Any,
+    read: history.Read,
     received: Received,
     until: dt.datetime,
 ) -> list[Examined]:
     return examine(
         symbol,
-        {timeframe: _stored(cursor, plan.database_schema, symbol, timeframe, window) for timeframe in timeframes},
+        {timeframe: read(symbol, timeframe, window.low, window.high) for timeframe in timeframes},
         {timeframe: _sent(plan, symbol, timeframe, received, window) for timeframe in timeframes},
         start=window.start,
         end=max(window.start, min(window.end, until)),
@@ -119,17 +128,6 @@ def _snapshot(database_url: str) -> Iterator[tuple[psycopg.Connection, Any]]:
             cursor.execute(READ_ONLY)
             cursor.execute(f"SET TRANSACTION SNAPSHOT '{row[0] if row else ''}'")
             yield connection, cursor
-
-
-def _stored(cursor: Any, schema: str, symbol: str, timeframe: str, window: _Window) -> Bars:
-    """Return the bars of a series in a window, in no order: a query without one, and without parameters, is read fastest."""
-    cursor.execute(
-        f"SELECT time, {', '.join(COLUMNS[1:])} FROM {schema}.bars"
-        f" WHERE symbol = {sql.quote(symbol)} AND timeframe = {sql.quote(timeframe)} AND {window.condition}"
-    )
-    table = cursor.fetch_arrow_table()
-    values: dict[str, FloatArray] = {name: table.column(name).to_numpy().astype(np.float64, copy=False) for name in COLUMNS[1:]}
-    return Bars(t=table.column("time").to_numpy().astype("datetime64[ms]").astype(np.int64), **values)
 
 
 def _sent(plan: BackfillPlan, symbol: str, timeframe: str, received: Received, window: _Window) -> Sequence[IntArray]:

@@ -15,6 +15,7 @@ from tapecheck.errors import ConfigError, Problem
 from tapecheck.runs.results import TargetInfo
 from tapecheck.target.file import BackfillTarget, Secret, Target
 from tapecheck.target.loopback import beyond, is_local_database, is_loopback
+from tapecheck.target.mapping import StoredBars
 from tapecheck.vendor.bars import TICKERS, TIMEFRAMES, is_crypto
 from tapecheck.vendor.rate_limit import Retry, TokenBucket
 from tapecheck.vendor.wire import Unauthorized
@@ -141,7 +142,8 @@ class BackfillPlan(Model):
     """Jobs, how they are done, and their objectives.
 
     `begin`: fresh empties this backfill's own tables first; resume finishes what an earlier run has left, and only_failed
-    redoes of that what failed. `database_schema` holds those tables, beside the live ones. `workers` are processes of this
+    redoes of that what failed; audit fetches nothing, and holds what is stored against the calendar: the bars of the target's
+    `bars.sql`, or those of `database_schema`. `database_schema` holds those tables, beside the live ones. `workers` are processes of this
     machine, 1 being this one itself, or those of a Dask cluster; the rate limit is one for all of them. The audit expects bars in
     `sessions` and leaves out the newest `settle_minutes`, which the vendor may still revise. `tickers` are the
     vendor's of symbols that are not called so there.
@@ -159,7 +161,7 @@ class BackfillPlan(Model):
     features: Literal["vectorized", "per_row", "off"] = "vectorized"
     sessions: Literal["regular", "extended", "overnight"] = "extended"
     settle_minutes: int = Field(default=15, ge=0, le=1440)
-    begin: Literal["fresh", "resume", "only_failed"] = "fresh"
+    begin: Literal["fresh", "resume", "only_failed", "audit"] = "fresh"
     database_schema: str = Field(default="tapecheck_backfill", pattern=r"^tapecheck_[a-z0-9_]{1,40}$")
     objectives: Annotated[tuple[Annotated[str, AfterValidator(_objective)], ...], AfterValidator(each_once)] = ()
 
@@ -230,6 +232,7 @@ class Endpoints:
     database_url: str = field(repr=False)
     target: TargetInfo
     no_key: str = "name it in the target's backfill.api_key"
+    bars: StoredBars | None = None
 
     def check_key(self) -> None:
         """Refuse to go on without a key.
@@ -263,7 +266,14 @@ def endpoints(target: Target) -> Endpoints:
     if problems:
         raise ConfigError(problems)
     info = TargetInfo(name=target.name, kind=target.kind, base_url=ends.source_url)
-    return Endpoints(source_url=ends.source_url, key=key, database_url=database_url, target=info, no_key=ends.api_key.remedy)
+    return Endpoints(
+        source_url=ends.source_url,
+        key=key,
+        database_url=database_url,
+        target=info,
+        no_key=ends.api_key.remedy,
+        bars=target.bars,
+    )
 
 
 def _revealed(value: Secret | str, problems: list[Problem]) -> str:

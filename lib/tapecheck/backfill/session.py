@@ -5,6 +5,7 @@ import logging
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import partial
 
 import httpx
@@ -18,7 +19,7 @@ from tapecheck.backfill.integrity import Integrity
 from tapecheck.backfill.jobs import DATABASE_PAUSE_S, Filling, Key, due, outcome_of, work
 from tapecheck.backfill.pipeline import Refreshed
 from tapecheck.backfill.plan import BackfillPlan, Endpoints, HistoryRange
-from tapecheck.backfill.recording import Context, Job, Recording
+from tapecheck.backfill.recording import SKIPPED, Context, Job, Recording
 from tapecheck.backfill.sink import STRATEGIES, SinkError
 from tapecheck.errors import ConfigError, Problem, TargetDown, TargetError, first_line
 from tapecheck.progress import Report
@@ -43,12 +44,38 @@ def run(plan: BackfillPlan, endpoints: Endpoints) -> Recording:
         WrongTables: the schema holds tables of another shape; nothing was written.
         KeyboardInterrupt: it was asked for; what is stored is whole, and `begin: resume` goes on from there.
     """
-    _check_source(endpoints.source_url, plan.source.timeout_s)
     try:
+        if plan.begin == "audit":
+            return _audit_alone(plan, endpoints)
+        _check_source(endpoints.source_url, plan.source.timeout_s)
         with schema.exclusive(endpoints.database_url, plan.database_schema):
             return _filled(*_prepared(plan, endpoints.database_url), endpoints)
     except SinkError as error:
         raise _named(error) from None
+
+
+def _audit_alone(plan: BackfillPlan, endpoints: Endpoints) -> Recording:
+    """Fetch nothing, and audit what is stored; each series of the plan is a job that was skipped."""
+    started_at, began_ns = dt.datetime.now(dt.UTC), time.monotonic_ns()
+    jobs = [Job(symbol=symbol, timeframe=timeframe, state=SKIPPED) for symbol, timeframe in plan.jobs]
+    integrity, days = audit(plan, endpoints.database_url, jobs, {}, endpoints.bars)
+    ended_ns = time.monotonic_ns()
+    context = _context(plan, endpoints, started_at, (began_ns, began_ns))
+    return Recording.of(spans=[], jobs=jobs, days=days, context=replace(context, integrity=integrity, audited_ns=(began_ns, ended_ns)))
+
+
+def _context(plan: BackfillPlan, endpoints: Endpoints, started_at: dt.datetime, ran_ns: tuple[int, int]) -> Context:
+    return Context(
+        run_id=folders.new_id(started_at),
+        started_at=started_at,
+        began_ns=ran_ns[0],
+        ended_ns=ran_ns[1],
+        target=endpoints.target,
+        environment=results.environment(),
+        plan=plan,
+        remote=_remote(endpoints),
+        target_stopped=endpoints.target.kind == "sandbox" and opening.sandbox_stopped(),
+    )
 
 
 def _filled(plan: BackfillPlan, before: Mapping[Key, Checkpoint], endpoints: Endpoints) -> Recording:
@@ -65,26 +92,14 @@ def _filled(plan: BackfillPlan, before: Mapping[Key, Checkpoint], endpoints: End
     after = _settled(plan, endpoints.database_url, filling.done)
     jobs = [outcome_of(key, filling.done.get(key), before.get(key), after.get(key)) for key in plan.jobs]
     audited_ns, (integrity, days) = time.monotonic_ns(), _audited(plan, endpoints.database_url, jobs, filling.log.received)
-    return Recording.of(
-        spans=sorted(filling.log.spans, key=lambda span: span.began_ns),
-        jobs=jobs,
-        days=days,
-        context=Context(
-            run_id=folders.new_id(started_at),
-            started_at=started_at,
-            began_ns=began_ns,
-            ended_ns=ended_ns,
-            target=endpoints.target,
-            environment=results.environment(),
-            plan=plan,
-            processes=processes,
-            remote=_remote(endpoints),
-            integrity=integrity,
-            oddities=filling.log.summed(),
-            audited_ns=(audited_ns, time.monotonic_ns()),
-            target_stopped=endpoints.target.kind == "sandbox" and opening.sandbox_stopped(),
-        ),
+    context = replace(
+        _context(plan, endpoints, started_at, (began_ns, ended_ns)),
+        processes=processes,
+        integrity=integrity,
+        oddities=filling.log.summed(),
+        audited_ns=(audited_ns, time.monotonic_ns()),
     )
+    return Recording.of(spans=sorted(filling.log.spans, key=lambda span: span.began_ns), jobs=jobs, days=days, context=context)
 
 
 @contextmanager

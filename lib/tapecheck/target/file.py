@@ -13,7 +13,7 @@ from pydantic_core import PydanticCustomError
 
 from tapecheck.config import Model
 from tapecheck.errors import ConfigError, Problem
-from tapecheck.target.mapping import Freshness, expression
+from tapecheck.target.mapping import Freshness, StoredBars, expression
 
 
 def _matching(pattern: str, wanted: str) -> Callable[[str], str]:
@@ -263,6 +263,7 @@ class Target(Model):
     headers: dict[str, str | Secret] = Field(default={})
     processes: dict[str, ProcessSelector] = Field(default={})
     freshness: Freshness | None = None
+    bars: StoredBars | None = None
     backfill: BackfillTarget | None = None
     ca_file: str | None = None
     allow_remote: bool = False

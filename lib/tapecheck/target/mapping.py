@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Annotated, Any, Literal, Self
 
 import jmespath
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, FiniteFloat, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, FiniteFloat, field_validator, model_validator
 
 from tapecheck.config import Model
 from tapecheck.errors import TargetError, first_line, shown
@@ -179,6 +179,23 @@ class Freshness(Model):
         if self.api is None and self.sql is None:
             raise ValueError("api, sql or both")
         return self
+
+
+class StoredBars(Model):
+    """Where a system has its bars: a statement that gives `time`, `open`, `high`, `low`, `close`, `volume`, and maybe `vwap` and `trades`.
+
+    It gets `%(symbol)s`, `%(timeframe)s`, `%(start)s` and `%(end)s`. `price_scale` is what prices are multiplied by: 0.01 for cents.
+    """
+
+    sql: str = Field(min_length=1)
+    price_scale: float = Field(default=1.0, gt=0)
+
+    @field_validator("sql")
+    @classmethod
+    def _with_names(cls, text: str) -> str:
+        if absent := [name for name in ("symbol", "start", "end") if f"%({name})s" not in text]:
+            raise ValueError(f"a statement with %({absent[0]})s in it")
+        return text
 
 
 def moment(value: Any) -> dt.datetime | None:

@@ -1,0 +1,144 @@
+"""The bars that another system has stored, audited as they are: any table by one statement, and known faults found."""
+
+import datetime as dt
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import psycopg
+import pyarrow as pa
+import pytest
+
+from tapecheck.__main__ import main
+from tapecheck.backfill import history
+from tapecheck.errors import TargetError
+from tapecheck.target.mapping import StoredBars
+from tapecheck.vendor.bars import Bars
+
+SQL = """
+SELECT at AS time, open_cents AS open, high_cents AS high, low_cents AS low, close_cents AS close, shares AS volume
+FROM "Own".prices WHERE ticker = %(symbol)s AND at >= %(start)s AND at < %(end)s AND %(timeframe)s = '1d'"""
+WHERE = 'FROM "Own".prices WHERE ticker = %(symbol)s AND at >= %(start)s AND at < %(end)s'
+T = dt.datetime(2026, 11, 30, 5, tzinfo=dt.UTC)
+MS = int(T.timestamp() * 1000)
+
+
+def read(scale: float = 1.0, **columns: Any) -> Bars:
+    table = {"time": pa.array([T]), **{name: [100.0] for name in ("open", "high", "low", "close", "volume")}} | columns
+    return history.columns(
+        pa.table({name: column for name, column in table.items() if column is not None}), StoredBars(sql=SQL, price_scale=scale)
+    )
+
+
+@pytest.mark.parametrize(
+    "time",
+    [
+        pa.array([T], pa.timestamp("us", "UTC")), pa.array([T.replace(tzinfo=None)], pa.timestamp("ns")), pa.array([MS]),
+        pa.array([MS // 1000]), pa.array([MS * 1000]), pa.array([MS * 10**6]), pa.array([MS / 1000]),
+        pa.array(["2026-11-30T05:00:00Z"]), pa.array(["2026-11-30 05:00:00"]),
+    ],
+    ids=["timestamptz", "timestamp", "ms", "s", "us", "ns", "s as float", "ISO text", "text without a zone"],
+)  # fmt: skip
+def test_a_time_in_every_usual_column(time: pa.Array) -> None:
+    """Each is the same moment."""
+    assert read(time=time).t.tolist() == [MS]
+
+
+def test_prices_are_scaled_and_what_is_not_there_is_unknown() -> None:
+    """Cents are dollars by a scale, volumes are not scaled; text that is a number, and nulls."""
+    bars = read(0.01, open=pa.array(["12345.5"]), high=pa.array([None], pa.float64()), volume=pa.array([7]), trades=pa.array([3]))
+    assert (bars.o.tolist(), bars.c.tolist(), bars.v.tolist(), bars.n.tolist()) == ([123.455], [1.0], [7.0], [3.0])
+    assert np.isnan(bars.h).all() and np.isnan(bars.vw).all()
+
+
+@pytest.mark.parametrize(
+    ("columns", "said"),
+    [
+        ({"open": pa.array(["dear"])}, "open is no number"),
+        ({"time": pa.array(["soon"])}, "time is none: soon"),
+        ({"time": pa.array([None], pa.timestamp("us"))}, "1 rows have no time"),
+    ],
+)
+def test_columns_that_do_not_fit_are_refused(columns: dict[str, Any], said: str) -> None:
+    """With what was got."""
+    with pytest.raises(TargetError, match=said):
+        read(**columns)
+
+
+@pytest.fixture
+def prices(database_url: str) -> Iterator[psycopg.Connection[Any]]:
+    """Two months of day bars in cents, in naive timestamps of a schema of its own: whole, but for a gap and two impossible bars."""
+    with psycopg.connect(database_url, autocommit=True) as connection:
+        connection.execute('CREATE SCHEMA "Own"')
+        cents = ", ".join(f"{name}_cents int" for name in ("open", "high", "low", "close"))
+        connection.execute(f'CREATE TABLE "Own".prices (ticker text, at timestamp, {cents}, shares bigint)')
+        day, rows = dt.date(2026, 9, 1), []
+        while day < dt.date(2026, 11, 1):
+            at = dt.datetime(day.year, day.month, day.day, 4)  # 00:00 in New York, in summer
+            if day.weekday() < 5 and day != dt.date(2026, 9, 7):  # Labor Day
+                rows.append(("AAPL", at, 10000, 10200, 9900, 10100, 1000))
+            day += dt.timedelta(days=1)
+        gap = [row for row in rows if not dt.date(2026, 10, 5) <= row[1].date() < dt.date(2026, 10, 12)]
+        wrong = [(*row[:3], 9800, *row[4:]) if row[1].date() == dt.date(2026, 9, 10) else row for row in gap]
+        wrong = [(*row[:6], -5) if row[1].date() == dt.date(2026, 9, 11) else row for row in wrong]
+        with connection.cursor() as cursor:
+            cursor.executemany('INSERT INTO "Own".prices VALUES (%s, %s, %s, %s, %s, %s, %s)', wrong)
+        yield connection
+        connection.execute('DROP SCHEMA "Own" CASCADE')
+
+
+def run(tmp_path: Path, database_url: str, sql: str, **plan: Any) -> tuple[int, Any]:
+    target = {
+        "name": "own", "kind": "external", "base_url": "http://127.0.0.1:9", "requests": {"a": "GET /"},
+        "backfill": {"source_url": "http://127.0.0.1:9", "database_url": database_url},
+        "bars": {"sql": sql, "price_scale": 0.01},
+    }  # fmt: skip
+    todo = {
+        "symbols": ["AAPL"], "timeframes": ["1d"], "history": {"start": "2026-09-01", "end": "2026-11-01"}, "begin": "audit",
+        "objectives": ["wrong_bars <= 0", "coverage >= 0.95", "longest_gap_days <= 3"],
+    }  # fmt: skip
+    for name, content in (("t.yaml", target), ("p.yaml", todo | plan)):
+        (tmp_path / name).write_text(json.dumps(content))
+    code = main(
+        ["run", "backfill", "--target", str(tmp_path / "t.yaml"), "-p", "plan", str(tmp_path / "p.yaml"), "--out", str(tmp_path / "out")]
+    )
+    results = sorted((tmp_path / "out").glob("backfill/2*/result.json"))
+    return code, json.loads(results[-1].read_text()) if results else None
+
+
+def test_a_foreign_history_is_audited_as_it_is(prices: psycopg.Connection[Any], database_url: str, tmp_path: Path) -> None:
+    """The planted gap of a week and both impossible bars are found, nothing else is, and nothing was fetched or written."""
+    code, result = run(tmp_path, database_url, SQL)
+    assert code == 1
+    assert {one["objective"].split()[0]: (one["verdict"], one["value"]) for one in result["checks"]}["wrong_bars"] == ("fail", 2)
+    coverage = next(one for one in result["checks"] if one["objective"].startswith("coverage"))
+    assert coverage["verdict"] == "fail" and coverage["value"] == pytest.approx(38 / 43, abs=0.01)
+    gap = next(one for one in result["checks"] if one["objective"].startswith("longest_gap_days"))
+    assert gap["verdict"] == "fail"
+    assert result["totals"]["requests"] == 0 and result["totals"]["skipped"] == 1
+    kinds = {one["kind"] for one in result["integrity"]["findings"]}
+    assert {"high_below_low", "negative_volume"} & kinds or len(kinds) >= 2
+
+
+@pytest.mark.parametrize(
+    ("sql", "said"),
+    [
+        (SQL.replace("at AS time", "nowhere AS time"), 'bars.sql: .*column "nowhere" does not exist'),
+        (SQL.replace(", shares AS volume", ""), "bars.sql gives time, open, high, low, close, and no volume"),
+        (f"DELETE {WHERE}", "bars.sql: cannot execute DELETE in a read-only transaction"),
+        (f"{SQL}; DELETE {WHERE}", "bars.sql: cannot insert multiple commands into a prepared statement"),
+    ],
+    ids=["no column", "no volume", "writes", "two statements"],
+)
+def test_a_statement_that_does_not_fit_is_refused(
+    prices: psycopg.Connection[Any], database_url: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], sql: str, said: str
+) -> None:
+    """By its own words, and nothing is changed."""
+    before = prices.execute('SELECT count(*) FROM "Own".prices').fetchone()
+    code, result = run(tmp_path, database_url, sql)
+    assert code == 4 and result is None
+    assert re.search(said, capsys.readouterr().out)
+    assert prices.execute('SELECT count(*) FROM "Own".prices').fetchone() == before
