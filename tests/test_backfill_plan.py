@@ -29,10 +29,10 @@ def write(folder: Path, **changes: Any) -> Path:
 def test_the_shipped_plan_is_the_objectives_one() -> None:
     """25 symbols by 5 timeframes by 365 days are 125 jobs; every profile is valid and smaller."""
     plans = config.read_profile(BackfillPlan, "config/backfill.yaml")
-    assert list(plans) == ["full", "small", "rate_limited", "free_plan"]
+    assert list(plans) == ["full", "small", "rate_limited", "free_plan", "stored"]
     assert len(plans["full"].jobs) == 125 and plans["full"].history.days == 365
-    assert all(len(plan.jobs) < 125 for name, plan in plans.items() if name != "full")
-    assert [plan.source.rate_per_s for plan in plans.values()] == [None, None, 2.0, 5 / 60]
+    assert all(len(plan.jobs) < 125 for name, plan in plans.items() if name not in ("full", "stored"))
+    assert [plan.source.rate_per_s for plan in plans.values()] == [None, None, 2.0, 5 / 60, None]
     assert (plans["rate_limited"].source.timeout_s, plans["rate_limited"].source.bucket() is None) == (15, False)
 
 
