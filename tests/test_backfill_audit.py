@@ -148,17 +148,19 @@ def test_bars_that_cannot_be_right_are_found(
     assert found == {"negative_volume": 1, "high_below_low": 1, "outside_range": 1, "off_calendar": 1}
 
 
-@pytest.mark.parametrize("features", ["vectorized", "per_row"])
-def test_bars_with_a_negative_volume_are_stored_and_reported(
-    endpoints: Endpoints, connection: psycopg.Connection[Any], upstream: httpx.Client, features: str
+@pytest.mark.parametrize(
+    ("fault", "kind", "features"), [("negative_volume",) * 2 + ("per_row",), ("poisoned", "not_positive", "vectorized")]
+)
+def test_bars_with_wrong_values_are_stored_and_reported(
+    endpoints: Endpoints, connection: psycopg.Connection[Any], upstream: httpx.Client, fault: str, kind: str, features: str
 ) -> None:
     """Upstream sends one in each series: every job completes, features included, and the audit counts the bars as wrong."""
-    upstream.post("/faults", json={"kind": "negative_volume", "ticker": "TSLA"}).raise_for_status()
+    upstream.post("/faults", json={"kind": fault, "ticker": "TSLA"}).raise_for_status()
     recording = session.run(plan(features=features, objectives=["job_success_ratio >= 1", "wrong_bars <= 0"]), endpoints)
-    assert kinds(audited(recording)) == {"negative_volume": 3}
+    assert kinds(audited(recording)) == {kind: 3}
     checks = backfill.judge(analysed(recording).summary, recording.context.plan)
     assert [(check.value, check.verdict) for check in checks] == [(1.0, Verdict.PASS), (3, Verdict.FAIL)]
-    scored = f"SELECT count(*) FROM {SCHEMA}.bars JOIN {SCHEMA}.features USING (symbol, timeframe, time) WHERE v < 0"
+    scored = f"SELECT count(*) FROM {SCHEMA}.bars JOIN {SCHEMA}.features USING (symbol, timeframe, time) WHERE v < 0 OR c < 0"
     assert connection.execute(scored).fetchone() == (3,)
 
 
