@@ -1,23 +1,46 @@
 """The charts of a backfill show every job, mark what failed, draw what is promised, and leave every word legible."""
 
+import dataclasses
 import functools
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pytest
 from backfills import SYMBOLS, analysed, recording, refill, span
 from legible import illegible, promises
 from matplotlib.axes import Axes
-from matplotlib.collections import LineCollection, PolyCollection
+from matplotlib.collections import LineCollection, PolyCollection, QuadMesh
 from matplotlib.colors import to_hex
 from matplotlib.patches import Rectangle
 
 from tapecheck import charts
+from tapecheck.backfill import coverage
 from tapecheck.backfill.recording import SKIPPED, Job, Recording
 from tapecheck.backfill.validation import backfill, objectives
 from tapecheck.charts.backfill import COLOURS
 from tapecheck.charts.figure import Chart, Steps
+
+HISTORY_DAYS = 500  # more than there are columns
+
+
+def with_days() -> Recording:
+    """Return a run of four symbols whose days are present, then partial, absent and closed, two days each."""
+    days = np.arange(20_000, 20_000 + HISTORY_DAYS)
+    state = days // 2 % 4
+    columns = {name: np.zeros(HISTORY_DAYS) for name in coverage.SCHEMA.names}
+    columns |= {
+        "day": days,
+        "regular": 10 * (state < 3),
+        "regular_present": np.select([state == 0, state == 1], [10, 5]),
+        "last_ms": state < 2,
+    }
+    rows = [{**dict(zip(columns, row, strict=True)), "timeframe": "1d"} for row in zip(*columns.values(), strict=True)]
+    table = pa.Table.from_pylist([row | {"symbol": symbol} for symbol in SYMBOLS[:4] for row in rows], coverage.SCHEMA)
+    found = refill(SYMBOLS[:4])
+    return dataclasses.replace(found, tables={**found.tables, "days": table})
+
 
 DATA = Path(__file__).parent / "data" / "backfill"
 CASES: Mapping[str, Callable[[], Recording]] = {
@@ -35,6 +58,7 @@ CASES: Mapping[str, Callable[[], Recording]] = {
     ),
     "nothing to do": lambda: recording([], jobs=[Job(symbol="AAPL", timeframe="1d", state=SKIPPED)], wall_s=0.2),
     "a real run": lambda: backfill.read(DATA),
+    "days": with_days,
 }
 
 
@@ -52,6 +76,7 @@ def draw(name: str, chart: str) -> Chart:
         "timeline": lambda: charts.backfill_timeline(recording=found),
         "jobs": lambda: charts.backfill_jobs(recording=found, summary=summary),
         "throughput": lambda: charts.backfill_throughput(recording=found, objectives=limits),
+        "coverage": lambda: charts.backfill_coverage(recording=found),
         "what_if": lambda: charts.backfill_what_if(recording=found, what_if=summary.what_if, objectives=limits),
     }[chart]()
 
@@ -62,6 +87,8 @@ READ = [
     *(("nothing to do", chart) for chart in ("stages", "timeline", "jobs", "throughput", "what_if")),
     ("32 workers", "timeline"),
     ("a real run", "timeline"),
+    ("days", "coverage"),
+    ("a real run", "coverage"),
 ]
 
 
@@ -175,3 +202,15 @@ def test_predictions_stand_beside_what_was_measured() -> None:
     assert set(measured.get_xdata()) == {found.context.wall_s}
     ((label, promise),) = promises(ax).items()
     assert (label, set(promise.get_xdata()), promise.get_marker()) == ("duration_s < 2 (good: left)", {2}, "<")
+
+
+def test_the_calendar_shows_the_worst_day_of_each_column() -> None:
+    """No absent day can vanish in a column of two, and the legend counts days."""
+    (ax,) = draw("days", "coverage").axes
+    (mesh,) = [one for one in ax.collections if isinstance(one, QuadMesh)]
+    shown = np.asarray(mesh.get_array())
+    assert shown.shape == (4, HISTORY_DAYS // 2)
+    assert [coverage.STATES[int(state)] for state in shown[0, :4]] == ["present", "partial", "absent", "closed"]
+    labels = [str(handle.get_label()) for handle in ax.get_legend_handles_labels()[0]]
+    assert labels == ["closed: 496 days", "present: 504 days", "partial: 504 days", "absent: 496 days"]
+    assert [label.get_text() for label in ax.get_yticklabels()] == list(SYMBOLS[:4])

@@ -151,7 +151,7 @@ def _ranges(absence: Absence) -> str:
 
 
 def _renamed(absences: Sequence[Absence]) -> Iterator[Finding]:
-    for symbol, one in {one.symbol: one for one in absences if one.levels}.items():
+    for symbol, one in [*{one.symbol: one for one in absences if one.levels}.items()][:NAMED]:
         before, after = one.levels or (0.0, 0.0)
         span = one.spans[0]
         yield Finding(
@@ -164,7 +164,7 @@ def _renamed(absences: Sequence[Absence]) -> Iterator[Finding]:
 
 
 def _jumps(covered: Covered) -> Iterator[Finding]:
-    for one in covered.splits:
+    for one in covered.splits[:NAMED]:
         many = max(one.before, one.after) / min(one.before, one.after)
         way = "split" if one.after < one.before else "reverse split"
         yield Finding(
@@ -174,7 +174,7 @@ def _jumps(covered: Covered) -> Iterator[Finding]:
             evidence={"before": one.before, "after": one.after, "ratio": many},
             action="look for a split on that day; if there was one, fetch the series anew with adjusted bars",
         )
-    for one in covered.origins:
+    for one in covered.origins[:NAMED]:
         yield Finding(
             name="moved_origin",
             finding=f"{one.symbol} ({', '.join(one.timeframes)}) begins its days at {one.after:g} h UTC from {one.day} on, before at"

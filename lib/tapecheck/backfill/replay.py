@@ -103,7 +103,6 @@ class Step:
     """A stage of a page: seconds of work if it ran alone, and the time before it that nothing explains, such as a hand-over."""
 
     stage: str
-    timeframe: str
     work_s: float
     lag_s: float = 0.0
 
@@ -203,7 +202,7 @@ def _group(own: Sequence[Span], free_ns: int, work_s: Mapping[int, float], *, ke
 
     def step(span: Span, after_ns: int) -> Step:
         lag_s = 0.0 if span.stage in ("wait", "fetch") else max(0, span.began_ns - after_ns) / 1e9
-        return Step(stage=span.stage, timeframe=span.timeframe, work_s=work_s.get(id(span), span.duration_s), lag_s=lag_s)
+        return Step(stage=span.stage, work_s=work_s.get(id(span), span.duration_s), lag_s=lag_s)
 
     before, stored_ns = [], free_ns
     for span in (span for span in own if span.page < 0):
