@@ -18,7 +18,7 @@ from tapecheck.backfill.examination import examine
 from tapecheck.backfill.integrity import Counted
 from tapecheck.backfill.plan import HistoryRange
 from tapecheck.backfill.recording import SKIPPED, Job, Recording
-from tapecheck.vendor.bars import COLUMNS, CRYPTO, TIMEFRAMES, Bars, FloatArray, to_ms
+from tapecheck.vendor.bars import COLUMNS, TIMEFRAMES, Bars, FloatArray, is_crypto, ticker_of, to_ms
 
 HISTORY = HistoryRange(start=dt.date(2025, 9, 2), end=dt.date(2026, 3, 20))  # holidays, half days, two changes of daylight saving
 Market = dict[str, Bars]
@@ -31,9 +31,9 @@ def _made(symbol: str, seed: int, trades: float, thin: float, price: float, step
 
     A stock's day is the vendor's: prices of the regular session, and some volume that no shorter bar has.
     """
-    draw = np.random.default_rng(seed)
-    start, last = HISTORY.range(symbol)
-    every = slots(symbol, "5m", start, last + dt.timedelta(milliseconds=1)).of("extended")
+    draw, ticker = np.random.default_rng(seed), ticker_of(symbol)
+    start, last = HISTORY.range(ticker)
+    every = slots(ticker, "5m", start, last + dt.timedelta(milliseconds=1)).of("extended")
     is_regular = every.session >= REGULAR
     n = draw.poisson(trades * np.where(is_regular, 1, thin) * np.exp(draw.normal(0, 0.5, len(every)))).astype(float)
     every, is_regular, n = every[n > 0], is_regular[n > 0], n[n > 0]
@@ -47,9 +47,9 @@ def _made(symbol: str, seed: int, trades: float, thin: float, price: float, step
     )
     o, h, l, c, vw = (np.round(one, 4) for one in (opening, high, low, close, (high + low + close) / 3))  # noqa: E741
     bars = Bars(t=every.t, o=o, h=h, l=l, c=c, v=np.round(n * draw.uniform(20, 80, len(n))), vw=vw, n=n)
-    found = {name: derive(bars, symbol, name) for name in TIMEFRAMES}
-    if symbol not in CRYPTO:
-        day = derive(bars[is_regular], symbol, "1d")
+    found = {name: derive(bars, ticker, name) for name in TIMEFRAMES}
+    if not is_crypto(ticker):
+        day = derive(bars[is_regular], ticker, "1d")
         whole = found["1d"][np.isin(found["1d"].t, day.t)]
         found["1d"] = replace(day, v=np.round(1.03 * whole.v), n=np.round(1.05 * whole.n), vw=np.clip(whole.vw, day.l, day.h))
     return found
@@ -117,6 +117,12 @@ def at_four(market: Market, until: str = "2030-01-01") -> Market:
     return {"5m": five, "1d": Bars.joined(*days)} if len(days[1]) else {"5m": five, "1d": later}
 
 
+def ticking(bars: Bars) -> Bars:
+    """Give all bars but some the price of two ticks, and those three."""
+    price = np.where(np.arange(len(bars)) % 40 == 7, 0.0003, 0.0002)
+    return replace(bars, o=price, h=price, l=price, c=price, vw=price)
+
+
 def three(change: Callable[[Market], Market], only: str = "") -> Symbols:
     return {symbol: change(made(symbol, seed, only=only)) for seed, symbol in enumerate(("AAPL", "MSFT", "SPY"), 1)}
 
@@ -127,7 +133,7 @@ def judged(market: Symbols, sessions: str = "extended") -> Recording:
     for stretch in HISTORY.stretches():
         parts = []
         for symbol, frames in market.items():
-            start, last = stretch.range(symbol)
+            start, last = stretch.range(ticker_of(symbol))
             end = last + dt.timedelta(milliseconds=1)
             stored = {name: bars[(bars.t >= to_ms(start)) & (bars.t < to_ms(end))] for name, bars in frames.items()}
             parts += examine(symbol, stored, {}, start=start, end=end, sessions=sessions)
@@ -149,6 +155,7 @@ LAWFUL: dict[str, Callable[[], Symbols]] = {
     "a stock that trades less than once a day": lambda: {"ZZZ": made("ZZZ", 6, trades=0.01, thin=0.02)},
     "five of them": lambda: {name: made(name, seed, trades=2, thin=0.02) for seed, name in enumerate(("ZA", "ZB", "ZC", "ZD", "ZE"), 10)},
     "a penny stock": lambda: {"PENY": made("PENY", 5, trades=30, price=0.12, step=0.01)},
+    "prices of a few ticks": lambda: {"TICK": {name: ticking(bars) for name, bars in made("TICK", 8, trades=2, only="5m").items()}},
     "a coin that seldom trades": lambda: {"ADA": made("ADA", 6, trades=5)},
     "days of crypto in Eastern Time": lambda: {"BTC": eastern(made("BTC", 4))},
     "days of crypto from 04:00": lambda: {"BTC": at_four(made("BTC", 4))},

@@ -50,15 +50,15 @@ def spikes(bars: Bars) -> tuple[IntArray, float]:
     """Return the starts of bars whose high or low leaves all neighbours behind, and the largest robust z of them.
 
     z is the distance to the nearer of both sides, over the median of all steps between closes (times 1.4826, as for a normal
-    distribution); a step from one level to another, as a split or bad news makes it, has no distance to one side.
+    distribution) or their smallest; a step from one level to another, as a split or bad news makes it, has no distance to one side.
     """
     if len(bars) <= 2 * REACH:
         return bars.t[:0], 0.0
-    with np.errstate(invalid="ignore", divide="ignore"):
-        high, low, close = (np.log(np.where((one > 0) & np.isfinite(one), one, np.nan)) for one in (bars.h, bars.l, bars.c))
+    high, low, close = (np.log(np.where((one > 0) & np.isfinite(one), one, np.nan)) for one in (bars.h, bars.l, bars.c))
     steps = np.abs(np.diff(close))
-    known = steps[np.isfinite(steps)]
-    scale = max(1.4826 * float(np.median(known)), LEAST_SCALE) if len(known) else LEAST_SCALE
+    steps = steps[np.isfinite(steps)]
+    tick = float(steps[steps > 0].min(initial=np.inf))  # the smallest step: prices of a few ticks jump by much
+    scale = max(1.4826 * float(np.median(steps)), tick, LEAST_SCALE) if tick < np.inf else LEAST_SCALE
     distance = np.fmax(_excursion(high), _excursion(-low))
     is_spike = (distance > LEAST_SPIKE) & (distance > LEAST_Z * scale)
     return bars.t[is_spike], float(distance[is_spike].max(initial=0.0) / scale)
