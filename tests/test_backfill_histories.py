@@ -154,6 +154,9 @@ LAWFUL: dict[str, Callable[[], Symbols]] = {
     "a stock that seldom trades": lambda: {"ZZZ": made("ZZZ", 4, trades=2, thin=0.02)},
     "a stock that trades less than once a day": lambda: {"ZZZ": made("ZZZ", 6, trades=0.01, thin=0.02)},
     "five of them": lambda: {name: made(name, seed, trades=2, thin=0.02) for seed, name in enumerate(("ZA", "ZB", "ZC", "ZD", "ZE"), 10)},
+    "twenty that lack a slot in fifty": lambda: {
+        name: made(name, seed, trades=6, only="5m") for seed, name in enumerate((f"Q{letter}" for letter in "ABCDEFGHIJKLMNOPQRST"), 20)
+    },
     "a penny stock": lambda: {"PENY": made("PENY", 5, trades=30, price=0.12, step=0.01)},
     "prices of a few ticks": lambda: {"TICK": {name: ticking(bars) for name, bars in made("TICK", 8, trades=2, only="5m").items()}},
     "a coin that seldom trades": lambda: {"ADA": made("ADA", 6, trades=5)},
@@ -186,6 +189,10 @@ FAULTY: dict[str, tuple[Callable[[], Symbols], dict[str, str]]] = {
         {"absent_days": "AAPL (5m, 15m, 1h, 4h, 1d) 1 day, 2026-01-09"},
     ),
     "most hours are missing": (lambda: {"AAPL": kept(made("AAPL", 1, only="1h"), 0.4)}, {"suspected_gap_bars": "588 in AAPL 1h"}),
+    "an hour here and there is missing": (
+        lambda: {"AAPL": kept(made("AAPL", 1, only="1h"), 0.97)},
+        {"suspected_gap_bars": "in AAPL 1h"},
+    ),
     "most days are missing": (lambda: {"AAPL": kept(made("AAPL", 1, only="1d"), 0.4)}, {"absent_days": "AAPL (1d) 83 days in 33 ranges"}),
     "half a session is missing": (
         lambda: {"AAPL": cut(made("AAPL", 1, only="5m"), "2026-01-09T14:30", "2026-01-09T18:00")},
