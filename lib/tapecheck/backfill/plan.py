@@ -14,7 +14,6 @@ from tapecheck.config import Model
 from tapecheck.errors import ConfigError, Problem
 from tapecheck.runs.results import TargetInfo
 from tapecheck.target.file import BackfillTarget, Secret, Target
-from tapecheck.target.loopback import beyond, is_local_database, is_loopback
 from tapecheck.target.mapping import StoredBars
 from tapecheck.vendor.bars import TICKERS, TIMEFRAMES, is_crypto
 from tapecheck.vendor.rate_limit import Retry, TokenBucket
@@ -286,7 +285,9 @@ def _revealed(value: Secret | str, problems: list[Problem]) -> str:
 
 def _remote(target: Target, ends: BackfillTarget, database_url: str) -> list[Problem]:
     """Return what lies beyond this machine although it may not; no message holds the database's URL."""
-    import psycopg  # a twentieth of a second: paid by who measures
+    import psycopg  # with httpx a seventh of a second: paid by who measures
+
+    from tapecheck.target.loopback import beyond, is_local_database, is_loopback
 
     found = []
     place = ends.database_url.place if isinstance(ends.database_url, Secret) else "database_url"
