@@ -7,6 +7,7 @@ import re
 import signal
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from itertools import count
@@ -460,6 +461,7 @@ def test_an_interrupt_does_not_wait_for_a_database_that_hangs(
     assert filled(endpoints, **QUICK, begin="resume").kept(["SOL"]) == faultless.kept(["SOL"])
 
 
+LATER = ["EEM", "V"]
 FULL = """CREATE FUNCTION {0}.full() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
 RAISE EXCEPTION 'could not extend file "base/5/16397": No space left on device' USING ERRCODE = '53100'; END $$;
 CREATE TRIGGER full_disk BEFORE INSERT ON {0}.{1} FOR EACH STATEMENT EXECUTE FUNCTION {0}.full()"""
@@ -469,11 +471,13 @@ CREATE TRIGGER full_disk BEFORE INSERT ON {0}.{1} FOR EACH STATEMENT EXECUTE FUN
 def test_a_full_disk_ends_the_job_with_that_reason(
     endpoints: Endpoints, connection: Any, faultless: Filled, began: Any, table: str
 ) -> None:
-    """Within its budget, with nothing half stored and no connection left; with room again the run is resumed."""
+    """Within its budget, with nothing half stored and no connection left; the jobs after it are not kept waiting, and can be resumed."""
     schema.prepare(endpoints.database_url, SCHEMA)
     connection.execute(FULL.format(SCHEMA, table))
-    found = filled(endpoints, **QUICK, begin="resume")
-    assert found.job("SOL").error.startswith("the disk of the database is full: could not extend file") and found.sums == {}
+    found = filled(endpoints, **QUICK | {"symbols": ["SOL", *LATER]}, concurrency={"jobs": 1}, begin="resume")
+    assert {job.error[:56] for job in found.recording.jobs} == {"the disk of the database is full: could not extend file "}
+    tried = Counter(span.symbol for span in found.recording.spans if span.stage == "insert")
+    assert tried["SOL"] > 2 and [tried[symbol] for symbol in LATER] == [1] * len(LATER) and found.sums == {}
     assert is_soon_none(connection, began)
     connection.execute(f"DROP TRIGGER full_disk ON {SCHEMA}.{table}")
     assert filled(endpoints, **QUICK, begin="resume").kept(["SOL"]) == faultless.kept(["SOL"])

@@ -133,7 +133,7 @@ class Filling:
     ) -> None:
         self.plan, self.endpoints, self.bucket = plan, endpoints, bucket
         self.queue, self.done, self.log = deque(groups), dict[Key, Refreshed | str](), Log()
-        self.ended = threading.Event()
+        self.ended, self.budget_s = threading.Event(), plan.source.retry.budget_s  # for which a job may wait for a lost database
         self._first_worker, self._workers = first_worker, list[_Worker]()
         self._begun_s = time.monotonic()
         self._weights = {key: weight for group in groups for key, weight in group.weights.items()}
@@ -218,14 +218,16 @@ class _Worker:
         """Do a group's jobs, from their checkpoints again when the database was lost; return each one's outcome or error.
 
         A loss may last as long as a job may retry its requests; the next one counts anew if rows were stored in between.
-        What the database refuses it would refuse again, so that is not tried again.
+        Once it has lasted longer, jobs are tried once, until one is done. What the database refuses is not tried again.
         """
-        budget_s, until_s = self._plan.source.retry.budget_s, 0.0
+        until_s = 0.0
         while True:
             tried_s = time.monotonic()
             try:
                 self.sink = self.sink or await self._opened()
-                return await self._refreshed(self.sink, group)
+                found = await self._refreshed(self.sink, group)
+                self._filling.budget_s = self._plan.source.retry.budget_s
+                return found
             except SinkError as error:
                 sink, self.sink = self.sink, None
                 why, asked_s = database.said(error), tried_s
@@ -234,8 +236,10 @@ class _Worker:
                     why = f"the database gave no answer for {time.monotonic() - asked_s:.0f} s: it hangs" if sink.is_cut else why
                     sink.close()
                 if not until_s or (sink and sink.inserted):
-                    until_s = asked_s + budget_s
-                if not (database.is_lost(error) or (sink and sink.is_cut)) or time.monotonic() > until_s:
+                    until_s = asked_s + self._filling.budget_s
+                is_lost = database.is_lost(error) or (sink is not None and sink.is_cut)
+                if not is_lost or time.monotonic() > until_s:
+                    self._filling.budget_s = 0.0 if is_lost else self._filling.budget_s
                     return dict.fromkeys(group.keys, why)
                 await anyio.sleep(DATABASE_PAUSE_S)
 
