@@ -124,7 +124,7 @@ class _Bar(msgspec.Struct, gc=False):
 
 
 class _Body(msgspec.Struct):
-    status: str
+    status: str | None = None
     ticker: str | None = None
     adjusted: bool | None = None
     resultsCount: int | None = None
@@ -135,14 +135,7 @@ class _Body(msgspec.Struct):
     message: Any = None
 
 
-class _Failure(msgspec.Struct):
-    status: Any = None
-    error: Any = None
-    message: Any = None
-
-
 _bodies = msgspec.json.Decoder(_Body)
-_failures = msgspec.json.Decoder(_Failure)
 
 
 def decode(body: bytes, query: BarQuery, key: str = "") -> Aggregates:
@@ -160,8 +153,8 @@ def decode(body: bytes, query: BarQuery, key: str = "") -> Aggregates:
         raise BadPage(f"{ticker}: the page is not the vendor's JSON ({error}; {len(body)} bytes)") from None
     if page.status not in SUCCESS:
         text = _words(page, key)
-        kind = STATUSES.get(page.status) or next((kind for words, kind in WORDS if re.search(words, text, re.IGNORECASE)), BadPage)
-        raise kind(f"{ticker}: status {page.status[:40]}: {text}")
+        kind = STATUSES.get(page.status or "") or next((kind for words, kind in WORDS if re.search(words, text, re.IGNORECASE)), BadPage)
+        raise kind(f"{ticker}: status {str(page.status)[:40]}: {text}")
     if page.ticker not in (None, ticker):
         raise BadPage(f"{ticker}: the page is of {page.ticker!r}")
     results = _results(page, ticker)
@@ -222,7 +215,7 @@ def differ(first: Bars, second: Bars) -> BoolArray:
 def failure(status: int, body: bytes, ticker: str, key: str = "", retry_after_s: float | None = None) -> SourceError:
     """Return the typed error of an answer that is not a 200; the body may be empty or anything, but its message never holds the key."""
     try:
-        text = _words(_failures.decode(body), key)
+        text = _words(_bodies.decode(body), key)
     except (msgspec.DecodeError, UnicodeDecodeError):
         text = "no reason given"
     error = KINDS.get(status, Unreachable if status >= 500 else Refused)(f"{ticker}: HTTP {status}: {text}")
@@ -233,12 +226,12 @@ def failure(status: int, body: bytes, ticker: str, key: str = "", retry_after_s:
 def is_unknown(status: int, body: bytes) -> bool:
     """Tell whether an answer about a ticker itself says that there is none; a server may well lack such answers."""
     try:
-        return status == 404 and _failures.decode(body).status == "NOT_FOUND"
+        return status == 404 and _bodies.decode(body).status == "NOT_FOUND"
     except (msgspec.DecodeError, UnicodeDecodeError):
         return False
 
 
-def _words(said: _Body | _Failure, key: str) -> str:
+def _words(said: _Body, key: str) -> str:
     """Return the vendor's own words, without the key as it is or as a URL holds it."""
     text = str(said.error or said.message or "no reason given")
     for secret in {key, quote(key, safe="")} - {""}:
