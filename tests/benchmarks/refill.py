@@ -66,8 +66,8 @@ class _Recorder(Source):
         super().__init__(*arguments, **options)
         self.bodies: dict[str, bytes] = {}
 
-    async def _answer(self, url: str, ticker: str) -> httpx.Response:
-        response = await super()._answer(url, ticker)
+    async def _answer(self, *asked: Any) -> httpx.Response:
+        response = await super()._answer(*asked)
         self.bodies[response.request.url.raw_path.decode()] = response.content
         return response
 
