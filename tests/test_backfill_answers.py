@@ -94,8 +94,18 @@ FAILED: dict[str, tuple[Spoil, str]] = {
     "NOSUCH": (emptied, "knows no such ticker"),
 }  # fmt: skip
 EMPTY: dict[str, Spoil] = {"NONE": emptied, "NONENULL": lambda asked, body: emptied(asked, body) | {"results": None}}
-NEGATIVE = {"NEGATIVE": moved(5, c=lambda price: -price)}
-SPOILS = {symbol: spoil for symbol, (spoil, _) in (KEPT | FAILED).items()} | EMPTY | NEGATIVE
+VALUES: dict[str, tuple[Spoil, str]] = {  # stored as they came, and reported by kind: two bars, one a page
+    "NEGATIVE": (moved(5, c=lambda price: -price), "not_positive"),
+    "ZERO": (moved(5, l=lambda price: 0.0), "not_positive"),
+    "WEIGHTED": (moved(5, vw=lambda price: 1.2 * price), "vwap_outside_range"),
+    "BELOW": (moved(5, vw=lambda price: -5.0), "vwap_outside_range"),
+    "COUNTED": (moved(5, n=lambda count: -3), "negative_count"),
+    "FRACTION": (moved(5, n=lambda count: count + 0.5), "fractional_count"),
+    "SPIKED": (moved(5, h=lambda high: 10 * high), "spike"),
+}
+BEGINS = "2026-11-09T12:00:00"
+SPOILS = {symbol: spoil for symbol, (spoil, _) in (KEPT | FAILED | VALUES).items()} | EMPTY
+SPOILS["LATE"] = lambda asked, body: with_results(body, [one for one in body.get("results", ()) if one["t"] >= ms(BEGINS)])
 RESUMED, RATIOS = ["PLAIN", "FUTURE", "HALVED", "TENFOLD", "FIFTHS"], {"HALVED": 0.5, "TENFOLD": 0.1, "FIFTHS": 4 / 5}
 TICKERS = {symbol: f"X:{symbol}USD" for symbol in (*SPOILS, *RESUMED)}
 PLAN: dict[str, Any] = {
@@ -109,6 +119,8 @@ PLAN: dict[str, Any] = {
         "lost <= 0",
         "not_asked_for <= 0",
         "contradicted <= 0",
+        "coverage >= 0.95",
+        "longest_gap_days <= 3",
         "duration_s < 1000",
         "records_per_s > 0",
     ],
@@ -215,12 +227,26 @@ def test_a_known_ticker_without_bars_is_empty(runs: Any, symbol: str) -> None:
     assert "no_bars" in first.kinds(symbol)
 
 
-def test_a_bar_without_a_price_fails_no_job(runs: Any) -> None:
-    """It is stored as it came, without features, and reported with its series and time."""
+@pytest.mark.parametrize("symbol", VALUES)
+def test_a_bar_of_wrong_values_fails_no_job(runs: Any, symbol: str) -> None:
+    """It is stored as it came, and reported by kind with its series and time; a suspicion is no wrong bar."""
     first, stored, *_ = runs
-    found = [t for t, close in stored["NEGATIVE"] if close < 0]
-    assert (first.job("NEGATIVE")["state"], len(found), len(stored["NEGATIVE"])) == ("completed", 2, len(expected("PLAIN")))
-    assert (first.kinds("NEGATIVE")["not_positive"]["bars"], first.kinds("NEGATIVE")["not_positive"]["first_ms"]) == (2, found[0])
+    assert (first.job(symbol)["state"], len(stored[symbol])) == ("completed", len(expected("PLAIN")))
+    found = first.kinds(symbol)[VALUES[symbol][1]]
+    assert (found["bars"], found["first_ms"]) == (2, stored[symbol][5][0])
+    said = {one["name"]: one["finding"] for one in first.result["recommendations"]}
+    assert VALUES[symbol][1] + "_bars" in said
+
+
+def test_a_history_that_begins_late_is_told_by_its_range(runs: Any) -> None:
+    """Its job completes; coverage and the longest gap are figures, can be missed, and are told with their days."""
+    first, *_ = runs
+    series = first.result["coverage"]["series"]["LATE"]["1h"]
+    assert (series["late_start_days"], series["longest_gap_days"], series["first_bar"][:19]) == (7, 7, BEGINS)
+    assert series["coverage"] == pytest.approx(series["present"] / (12 * 24)) and series["longest_gap"]["last"] == "2026-11-08"
+    said = {one["name"]: one["finding"] for one in first.result["recommendations"]}
+    assert "LATE (1h) 7 days, 2026-11-02 to 2026-11-08 before its first bar" in said["absent_days"]
+    assert first.check("longest_gap_days") == first.check("coverage") == "fail"
 
 
 def test_the_command_says_what_was_missed(runs: Any) -> None:
