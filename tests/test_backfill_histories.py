@@ -123,6 +123,16 @@ def ticking(bars: Bars) -> Bars:
     return replace(bars, o=price, h=price, l=price, c=price, vw=price)
 
 
+def thinned(market: Market, first: str, last: str) -> Market:
+    """Leave a stretch of time only every other bar, with a trade or two."""
+    found = {}
+    for name, bars in market.items():
+        is_within = (bars.t >= ms(first)) & (bars.t < ms(last))
+        draw = np.random.default_rng(int(bars.v[0])).random(len(bars))
+        found[name] = replace(bars, n=np.where(is_within, 2.0, bars.n))[~is_within | (draw < 0.5)]
+    return cut(found, last, "2026-01-10T03:00")
+
+
 def three(change: Callable[[Market], Market], only: str = "") -> Symbols:
     return {symbol: change(made(symbol, seed, only=only)) for seed, symbol in enumerate(("AAPL", "MSFT", "SPY"), 1)}
 
@@ -178,7 +188,7 @@ def test_a_lawful_history_raises_nothing(name: str) -> None:
     assert measured(analysed(found).summary, "longest_gap_days").value == (0 if "less than once" not in name else 4)
 
 
-CLOSED = "perhaps closed: no series has a bar (exchange_calendars "
+CLOSED = "perhaps closed: no series has a bar, or only a few trades (exchange_calendars "
 FAULTY: dict[str, tuple[Callable[[], Symbols], dict[str, str]]] = {
     "the first two thirds are missing": (
         lambda: three(dict) | {"AAPL": cut(AAPL, "2025-09-01", "2026-01-15T05:00")},
@@ -275,6 +285,14 @@ FAULTY: dict[str, tuple[Callable[[], Symbols], dict[str, str]]] = {
     "an early close": (
         lambda: three(lambda market: cut(market, "2026-01-09T18:00", "2026-01-10T03:00"), "5m"),
         {"perhaps_closed_bars": CLOSED},
+    ),
+    "an early close with a few trades after it": (
+        lambda: three(lambda market: thinned(market, "2026-01-09T18:00", "2026-01-09T22:00"), "5m"),
+        {"perhaps_closed_bars": CLOSED},
+    ),
+    "an afternoon that two of three lack": (
+        lambda: three(lambda market: cut(market, "2026-01-09T18:00", "2026-01-10T03:00"), "5m") | {"SPY": made("SPY", 3, only="5m")},
+        {"upstream_gap_bars": "72 in AAPL 5m (2026-01-09 18:00 to 2026-01-09 20:55 UTC), MSFT 5m", "shared_gaps": ": 36"},
     ),
     "two weeks without any stock are no closure": (
         lambda: three(lambda market: cut(market, "2026-01-05T05:00", "2026-01-17T03:00"), "1d"),

@@ -34,8 +34,8 @@ class Examined:
 
     `stored` counts all rows, also those that are not judged; `wrong` has the bars that cannot be right, and suspicions, by what is
     wrong with them. `in_session` are gaps of the regular session that are not ours; `busy` those of them that nothing explains
-    between neighbours of hundreds of trades, on days that have bars; `regular` all slots of that session. `days` are the columns of
-    `coverage.SCHEMA`.
+    between neighbours of hundreds of trades, on days that have bars; `regular` all slots of that session, and `regular_n` the trades of
+    each (infinite where the vendor does not say). `days` are the columns of `coverage.SCHEMA`.
     """
 
     symbol: str
@@ -49,6 +49,7 @@ class Examined:
     in_session: IntArray
     busy: IntArray
     regular: IntArray
+    regular_n: FloatArray
     wrong: dict[str, IntArray]
     z: float
     times: IntArray
@@ -76,6 +77,14 @@ class _Held:
         """Return the slots of the regular session."""
         found: IntArray = self.slots.t[self.slots.session >= REGULAR]
         return found
+
+    @property
+    def regular_n(self) -> FloatArray:
+        """Return the trades of each slot of the regular session: none where no bar is, and infinite where they are not known."""
+        slots = self.regular
+        at = np.searchsorted(self.tidy.t, slots)
+        n = np.append(np.where(np.isnan(self.tidy.n), np.inf, self.tidy.n), 0.0)
+        return np.where(np.append(self.tidy.t, -1)[at] == slots, n[at], 0.0)
 
     @property
     def session(self) -> IntArray:
@@ -188,6 +197,7 @@ def _examined(
         in_session=missing[is_regular],
         busy=missing[is_regular & is_alive & ~is_gap & ~is_decided & _is_busy(missing, tidy[held.session >= REGULAR])],
         regular=held.regular,
+        regular_n=held.regular_n,
         wrong=_wrong(held) | contradicting | {"spike": spiking},
         z=z,
         times=tidy.t[is_moving],

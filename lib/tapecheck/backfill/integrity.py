@@ -24,6 +24,7 @@ SEVERAL, BUSY_SEVERAL = 3, 2  # symbols that miss the same slot at least; where 
 CHANCE = 0.01  # of so many symbols to miss a slot of the stretch together by chance
 LIQUID = 0.95  # of its regular slots a series holds, that is counted among those that miss a slot together
 CLOSED_MS, MOST_CLOSED = HOUR_MS // 2, 4  # from which on an exchange is perhaps closed, and how many days in a row
+USUAL, THIN = 0.75, 0.1  # the quantile of a day's slots by their trades that is usual, and the part of it that is only a few
 SUSPECT_SHARE, SUSPECT_MS = 0.01, 2 * HOUR_MS  # of gaps between busy bars, in one series alone: so many, or one so long
 WRONG = (  # kinds of bars that cannot be right
     "wrong_symbol", "out_of_order", "not_finite", "not_positive", "negative_volume", "negative_count", "high_below_low", "outside_range",
@@ -246,27 +247,30 @@ def _blamed(part: Examined, shared: IntArray, busy: IntArray) -> Examined:
 
 
 def _closed(parts: Sequence[Examined], width_ms: int) -> IntArray:
-    """Return when the exchange was perhaps closed, as pairs of first and last moment: no stock has a bar, and most always have.
+    """Return when the exchange was perhaps closed, as pairs of first and last moment: no stock has a bar, or only a few trades.
 
-    From a moment on to the end of the regular session, from its beginning on, or all of a few days.
+    From a moment on to the end of the regular session, from its beginning on, or all of a few days. Stocks that trade seldom do not
+    count, but on whole days.
     """
     liquid = [part for part in parts if np.median(_shares(part) or [0.0]) >= LIQUID]
     if len(liquid) < BUSY_SEVERAL:
         return np.empty((0, 2), np.int64)
-    slots = parts[0].regular
+    slots, trades = parts[0].regular, np.stack([part.regular_n for part in liquid])
     is_empty = is_among(slots, _common([part.no_trade for part in parts], len(parts)))
     days, first = np.unique(slots // DAY_MS, return_index=True)
-    last = np.append(first[1:], len(slots))
     found, closed = [], 0
-    for day, a, b in zip(days.tolist(), first.tolist(), last.tolist(), strict=True):
-        full = np.flatnonzero(~is_empty[a:b])
-        closed = 0 if len(full) else closed + 1
+    for day, a, b in zip(days.tolist(), first.tolist(), [*first[1:].tolist(), len(slots)], strict=True):
         begins, ends = day * DAY_MS + 3 * HOUR_MS, day * DAY_MS + 26 * HOUR_MS  # 00:00 Eastern Time and later, 20:00 and later
-        if not len(full) and closed <= MOST_CLOSED:
-            found.append((begins, ends))
-        elif not len(full) and closed == MOST_CLOSED + 1:
-            del found[-MOST_CLOSED:]  # no exchange is closed for so long
-        elif len(full) and (b - a - 1 - full[-1]) * width_ms >= CLOSED_MS:
+        if is_empty[a:b].all():
+            closed += 1
+            if closed <= MOST_CLOSED:
+                found.append((begins, ends))
+            elif closed == MOST_CLOSED + 1:
+                del found[-MOST_CLOSED:]  # no exchange is closed for so long
+            continue
+        closed, usual = 0, np.quantile(trades[:, a:b], USUAL, axis=1, keepdims=True, method="lower")
+        full = np.flatnonzero(~(trades[:, a:b] < THIN * usual).all(axis=0))
+        if len(full) and (b - a - 1 - full[-1]) * width_ms >= CLOSED_MS:
             found.append((int(slots[a + full[-1] + 1]), ends))
         elif len(full) and full[0] * width_ms >= CLOSED_MS:
             found.append((begins, int(slots[a + full[0]]) - 1))
