@@ -54,6 +54,7 @@ def library() -> str:
     return f"exchange_calendars {version('exchange_calendars')}"
 
 
+@lru_cache(maxsize=16_384)
 def _eastern_s(day: dt.date, hour: int = 0) -> int:
     return int(dt.datetime(day.year, day.month, day.day, hour, tzinfo=EASTERN).timestamp())
 
