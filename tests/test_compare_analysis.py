@@ -140,8 +140,8 @@ def test_a_fix_that_fails_requests_is_invalid_however_fast() -> None:
     ("rounds", "lost", "verdict", "said"),
     [
         (8, 2, Verdict.PASS, "2 of 8 rounds do not count"),
-        (8, 5, Verdict.NOT_PROVEN, "fewer than half of its rounds count"),
-        (4, 1, Verdict.NOT_PROVEN, "3 rounds a side: no confidence interval"),
+        (12, 7, Verdict.NOT_PROVEN, "fewer than half of its rounds count"),
+        (4, 1, Verdict.NOT_PROVEN, "3 runs a side: no confidence interval"),
         (4, 4, Verdict.NO_DATA, "4 of 4 rounds do not count"),
     ],
 )
@@ -159,10 +159,11 @@ def test_a_check_says_its_figures_first_and_has_the_end_that_counts_against_it()
     assert (good.verdict, good.n, good.objective) == (Verdict.PASS, 8, "duration_s ratio <= 0.9")
     assert good.bound is not None and good.value is not None and good.value < good.bound < 0.9
     assert bad.bound is not None and bad.value is not None and bad.bound < bad.value
-    one = checked(samples([(1, "before", 34.5), (1, "after", 15.6)]), differs=3)
-    assert one.reason.startswith("duration 34.5 -> 15.6 s (-55 %), more differs between the sides than the change")
-    alone = checked(samples([(1, "before", 34.5), (1, "after", 15.6)]))
-    assert alone.reason.startswith("duration 34.5 -> 15.6 s (-55 %), one round a side: no confidence interval")
+    for differs in (0, 3):
+        one = checked(samples([(1, "before", 34.5), (1, "after", 15.6)]), differs=differs)
+        assert one.reason == "duration 34.5 -> 15.6 s (-55 %), one run a side: no confidence interval"
+    doubtful = checked(samples(times(8, 0.6)), differs=3)
+    assert doubtful.verdict == Verdict.NOT_PROVEN and doubtful.reason.endswith("%), more differs between the sides than the change")
 
 
 # ---- under another plan ----

@@ -55,7 +55,7 @@ def test_a_steady_drift_favours_neither_variant() -> None:
 def test_one_round_proves_nothing_however_large_the_difference() -> None:
     """Two numbers from two afternoons."""
     found = measure(METRIC, pairs(samples(times(1, 0.2))))
-    assert (found.change, found.reason, found.needed_rounds) == (Change.NOT_PROVEN, "one round a side: no confidence interval", None)
+    assert (found.change, found.reason, found.needed_rounds) == (Change.NOT_PROVEN, "one run a side: no confidence interval", None)
 
 
 def test_a_difference_within_the_noise_of_identical_variants_is_not_proven() -> None:

@@ -114,7 +114,7 @@ def test_two_recorded_load_runs_need_no_target(tmp_path: Path, monkeypatch: pyte
     folder = (tmp_path / "out" / "compare" / "latest").resolve()
     recorded = folders.read(folder, "compare").result
     assert exit_code(Verdict(recorded["verdict"])) == 2
-    assert {"one round a side: no confidence interval" in check["reason"] for check in recorded["checks"]} == {True}
+    assert {"one run a side: no confidence interval" in check["reason"] for check in recorded["checks"]} == {True}
     assert recorded["before"][0]["run_id"] == recorded["after"][0]["run_id"] and recorded["differs"] == []
     assert set(pq.read_table(folder / "spectra.parquet").column("proof").to_pylist()) == set(recorded["proofs"])
     again = compare.summarize(compare.read(str(folder)), todo)

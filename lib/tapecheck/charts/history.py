@@ -13,7 +13,7 @@ from tapecheck.charts import figure
 from tapecheck.runs.history import Condition, History, Trend
 from tapecheck.verdict import counted
 
-MOST = 6  # trends in one picture, those of most runs
+MOST = 5  # trends in one picture, those of most runs
 TITLE = 105  # characters of a line
 TICKS = 5  # runs that are named below, at most
 MOST_COMMITS = 40  # more lines between commits would be a grey field

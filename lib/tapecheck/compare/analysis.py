@@ -221,7 +221,8 @@ def _guarded(proof: ProofSummary) -> ProofSummary:
 
     def guarded(one: Difference) -> Difference:
         reason = proof.invalid or proof.doubt or _drift(one, proof.controls)
-        is_kept = reason is None or (proof.invalid is None and one.is_exact)
+        is_nothing = one.ratio is None or one.ratio.low is None  # with too few rounds for an interval, that is the reason
+        is_kept = reason is None or (proof.invalid is None and (one.is_exact or is_nothing))
         return one if is_kept else difference.refused(one, reason or "")
 
     return replace(proof, differences=[guarded(one) for one in proof.differences])
@@ -268,10 +269,10 @@ def judge(name: str, metric: Metric, one: Difference, proof: ProofSummary, quest
     more = [f"{claimed}{one}, {one.reason}" if one.ratio and not proof.invalid else one.reason]
     if is_open and verdict != Verdict.PASS and one.ratio:
         more += [f"about {one.needed_rounds} rounds needed"] if one.needed_rounds else []
-        more += [f"at least {least} rounds needed, {measured} measured"] if measured < least else []
+        more += [f"at least {least} rounds needed, {measured} measured"] if question.rounds and measured < least else []
         more += [f"the recording ends after {n} rounds, the plan goes on to {most}"] if n < most and not is_decided(proof) else []
     more += [f"{n - len(proof.rounds)} of {n} rounds do not count"] if len(proof.rounds) < n else []
-    more += [proof.not_compared] if proof.not_compared else []
+    more += [proof.not_compared] if proof.not_compared and metric is question.metrics[0] else []  # once for all of them
     more += [_unseen(one)] if is_open and verdict == Verdict.PASS else []
     return Check(
         name=name,

@@ -168,7 +168,7 @@ def _decided(one: Difference, family: int, alpha: float) -> Difference:
     if one.ratio is None:
         return one
     if one.change == Change.NOT_PROVEN:
-        few = "one round a side" if one.ratio.n == 1 else f"{one.ratio.n} rounds a side"
+        few = "one run a side" if one.ratio.n == 1 else f"{one.ratio.n} runs a side"
         is_wide = one.ratio.low is not None
         return _open(
             one, "its 95 % interval reaches to both sides of the smallest effect" if is_wide else f"{few}: no confidence interval", alpha

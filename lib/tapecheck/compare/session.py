@@ -58,11 +58,7 @@ class Bench:
         self._targets: dict[str | None, Target] = {None: target}
 
     def check(self, variant: Variant) -> None:
-        """Find out whether a variant can be asked of its target, without asking it.
-
-        Raises:
-            ConfigError: the target lacks a request or a parameter of the plan, or does not say where history comes from and goes to.
-        """
+        """Refuse a variant that its target lacks a request, a parameter or a source of history for, without asking it."""
         target = self._opened(variant.target)
         if isinstance(variant.plan, BackfillPlan):
             endpoints(target)
@@ -131,12 +127,7 @@ def order(rounds: int, warm_up: int = 0) -> Iterator[tuple[int, Side]]:
 
 
 def run(plan: ComparePlan, target: Target) -> Recording:
-    """Measure every proof of a plan against an opened target.
-
-    Raises:
-        ConfigError: a variant is wrong, or the target lacks what it needs: every problem of all of them, before the first is measured.
-        TargetError: the target does not answer, or not as configured.
-    """
+    """Measure every proof of a plan against an opened target; what a variant lacks there is refused before the first is measured."""
     info, bench = TargetInfo(name=target.name, kind=target.kind, base_url=target.base_url or ""), Bench(target)
     problems: list[Problem] = []
     for name, proof in plan.proofs.items():

@@ -18,7 +18,7 @@ from tapecheck.recording import Table
 from tapecheck.runs.results import Finding, Result
 from tapecheck.target.file import Target
 from tapecheck.validation import Analysis, Types
-from tapecheck.verdict import Check, Verdict, counted
+from tapecheck.verdict import Check, Verdict
 
 MOST_SAID = 6  # proofs in a headline
 
@@ -96,11 +96,7 @@ class Compare(validation.Validation[ComparePlan, Recording, Proofs, Settings]):
         return session.run(plan, target)
 
     def asked(self, plan: ComparePlan, settings: Settings) -> Mapping[str, Question]:
-        """Return what is asked: the plan's proofs, or what recorded runs can be asked.
-
-        Raises:
-            ConfigError: recorded runs cannot be compared, or a recorded comparison is not of this plan.
-        """
+        """Return what is asked: the plan's proofs, or what recorded runs can be asked; those that cannot be compared are refused."""
         if settings.before:
             name = recorded.validation_of(settings.before, settings.after)
             return {f"each part of {name}": plan.recorded.question(name)}
@@ -131,9 +127,8 @@ class Compare(validation.Validation[ComparePlan, Recording, Proofs, Settings]):
 
     def say(self, recording: Recording, summary: Proofs, found: Sequence[Finding]) -> str:
         """Return what each proof says, and of recorded runs once what keeps all of them from proving anything."""
-        context = recording.context
-        few = len(context.before)
-        once = [f"{counted(few, 'runs')} a side: no confidence interval"] if 0 < few < ROUNDS_NEEDED else []
+        few = len(recording.context.before)
+        once = [f"{'one run' if few == 1 else f'{few} runs'} a side: no confidence interval"] if 0 < few < ROUNDS_NEEDED else []
         once += [one.finding for one in found if one.name == "more_than_the_change"]
         return " ".join(f"{text}." for text in [*_said(*apart(summary)), *(f"{text[0].upper()}{text[1:]}" for text in once)])
 
