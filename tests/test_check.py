@@ -66,7 +66,7 @@ def test_a_planted_mistake_in_a_target_is_found_and_no_secret_repeated(tmp_path:
 def test_a_file_is_of_the_kind_that_its_keys_say(tmp_path: Path) -> None:
     """Plans of all validations, targets, drills, and what is neither."""
     kinds = {file.stem: kind for file in config.CONFIG.rglob("*.yaml") if (kind := check.plan_kind(file))}
-    assert kinds == {name: name for name in ("backfill", "compare", "load", "rto_rpo")}
+    assert kinds == {name: name for name in ("backfill", "compare", "load", "observe", "rto_rpo")}
     for text, got in (("a: 1\n", "keys a"), ("", "no keys"), ("[1]", "no keys")):
         (tmp_path / "other.yaml").write_text(text)
         (problem,) = check.problems(tmp_path / "other.yaml")
