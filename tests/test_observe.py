@@ -35,7 +35,7 @@ from tapecheck.backfill.observe.proxy import ProxyProcess
 from tapecheck.backfill.observe.recording import CPU, EXCHANGES, Context, Recording
 from tapecheck.backfill.observe.sessions import ROWS, SESSIONS
 from tapecheck.backfill.observe.validation import observe
-from tapecheck.errors import ConfigError, TargetDown
+from tapecheck.errors import ConfigError, MeasurementError, TargetDown
 from tapecheck.runs.results import TargetInfo
 from tapecheck.target.file import Target
 from tapecheck.target.opening import SandboxState
@@ -342,6 +342,40 @@ def test_a_foreign_backfill_is_measured_as_it_measures_itself(
     done = observe.record(found, settings=settings)
     assert done.folder and observe.analyse(observe.read(str(done.folder)), plan).summary == summary
     assert not [file for file in tmp_path.rglob("*") if file.is_file() and secrets.encode() in file.read_bytes()]
+
+
+def test_a_fix_of_a_foreign_backfill_is_proven(
+    sandbox: SandboxState, table: psycopg.Connection[Any], secrets: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Two commands, interleaved, with the table emptied before each: the same rows, in far less time of the database.
+
+    Whether four rounds prove that, depends on how steady the machine is.
+    """
+    empty = f"import psycopg; psycopg.connect({str(sandbox.database_url)!r}, autocommit=True).execute('TRUNCATE market_data')"
+    script = [sys.executable, "camel_backfill.py", "AAPL", "2026-10-01", "2026-10-10"]
+    proof = {
+        "validation": "observe", "says": "one COPY a page", "rounds": 4,
+        "baseline": {"command": script, "reset": [sys.executable, "-c", empty]}, "fix": {"command": [*script, "--fixed"]},
+        "metrics": [{"name": "database_s", "better": "lower", "smallest_effect": 0.2}],
+    }  # fmt: skip
+    files = {"t.yaml": target_of(sandbox, *CAMEL, rewrite_next_url=True), "p.yaml": {"proofs": {"copy": proof}, "warm_up": 0}}
+    for name, content in files.items():
+        data = content if isinstance(content, dict) else content.model_dump(mode="json", by_alias=True, exclude_none=True)
+        (tmp_path / name).write_text(json.dumps(data))
+    words = ["run", "compare", "--target", str(tmp_path / "t.yaml"), "-p", "plan", str(tmp_path / "p.yaml"), "--out", str(tmp_path / "out")]
+    assert main(words) in (0, 2), capsys.readouterr().out
+    found = json.loads((tmp_path / "out/compare/latest/result.json").read_text())["proofs"]["copy"]
+    counted = {one["name"]: (one["before_sum"] > 0, one["equal"]) for one in found["counters"]}
+    assert counted == {"records": (True, True), "requests": (True, True), "bytes": (True, True), "refusals": (False, True)}
+    (difference,) = found["differences"]
+    assert difference["ratio"]["n"] == 4 and difference["ratio"]["value"] < 0.6
+
+
+def test_a_reset_that_fails_is_said(sandbox: SandboxState) -> None:
+    """Before anything is started."""
+    plan = ObservePlan(reset=(sys.executable, "-c", FAILS))
+    with pytest.raises(MeasurementError, match="reset ended with exit code 3: no table market_data"):
+        observe.run(plan, target_of(sandbox, "-c", "pass"))
 
 
 def test_pages_past_the_proxy_are_found(sandbox: SandboxState, table: psycopg.Connection[Any], secrets: str) -> None:

@@ -9,6 +9,7 @@ from pydantic import ConfigDict, Field, PrivateAttr, StringConstraints, model_va
 
 from tapecheck import config
 from tapecheck.backfill import prediction
+from tapecheck.backfill.observe.plan import ObservePlan
 from tapecheck.backfill.plan import BackfillPlan
 from tapecheck.config import Model
 from tapecheck.errors import ConfigError, Problem
@@ -18,7 +19,8 @@ from tapecheck.target.file import Target
 from tapecheck.vendor.trace import STAGES
 
 Better = Literal["lower", "higher"]
-Validation = Literal["backfill", "load", "rto_rpo"]
+Validation = Literal["backfill", "load", "observe", "rto_rpo"]
+Plan = BackfillPlan | LoadPlan | ObservePlan
 STAGE_METRICS = ("wait_s", "fetch_s", "decode_s", "features_s", "insert_s", "other_s")  # busy time of the backfill's stages
 LATENCIES = ("mean_ms", "p50_ms", "p90_ms", "p95_ms", "p99_ms")
 WHERE = ("bottleneck_", "leading_")  # findings of a backfill about where its time goes, each with a stage
@@ -34,17 +36,24 @@ CLOCKS: Mapping[str, Mapping[str, Better]] = {
         "answer_bytes": "lower",
         MACHINE: "lower",
     },
+    "observe": {
+        "duration_s": "lower",
+        "records_per_s": "higher",
+        **dict.fromkeys(("api_s", "database_s", "own_s", "vendor_p50_ms", "vendor_p95_ms", MACHINE), "lower"),
+    },
     "rto_rpo": {"recover_max_s": "lower", "degraded_max_s": "lower"},
 }
 COUNTERS: Mapping[str, tuple[str, ...]] = {
     "backfill": ("records", "requests", "bytes", "statements", "failed"),
     "load": ("requests", "failed", "connections_opened", "bytes"),
+    "observe": ("records", "requests", "bytes", "refusals"),
     "rto_rpo": ("trials",),
 }
 COUNTED_EXACTLY = {"backfill": COUNTERS["backfill"]}  # counters that are the same every time that the same is done
 SAME: Mapping[str, tuple[str, ...]] = {  # what must be equal, else two things were measured that are no variants of each other
     "backfill": ("records", "failed"),
     "load": (ANSWERS,),  # users that send when they are answered send as many as they can
+    "observe": ("records",),
     "rto_rpo": (),
 }
 
@@ -189,13 +198,13 @@ class Proof(Question, Variants):
     """A question about variants that are measured for it."""
 
     model_config = ConfigDict(extra="forbid")
-    validation: Literal["backfill", "load"]
+    validation: Literal["backfill", "load", "observe"]
 
     @model_validator(mode="after")
     def _fits_its_validation(self) -> Self:
         if (self.validation == "load") != (self.scenario is not None):
             raise ValueError("scenario: of a load proof, which one is sent; of no other")
-        if self.validation == "load" and (self.what_if or self.answers or self.distance_ms):
+        if self.validation != "backfill" and (self.what_if or self.answers or self.distance_ms):
             raise ValueError("what_if, answers and distance_ms of a backfill proof only")
         return self
 
@@ -210,6 +219,7 @@ class RecordedQuestions(Model):
 
     smallest_effect: Share = 0.1
     backfill: tuple[str, ...] = ("duration_s", "records_per_s", "requests")
+    observe: tuple[str, ...] = ("duration_s", "records_per_s", "requests")
     load: tuple[str, ...] = ("p95_ms", "p99_ms", "mean_ms", "throughput_rps")
     rto_rpo: tuple[str, ...] = ("recover_max_s", "degraded_max_s")
 
@@ -320,7 +330,7 @@ class Variant:
 
     proof: str
     side: Side
-    plan: BackfillPlan | LoadPlan
+    plan: Plan
     target: str | None = None
     distance_ms: int = 0
 
@@ -339,7 +349,7 @@ def variants(name: str, proof: Proof, *, file: str | None = None) -> dict[Side, 
         raise ConfigError([problem("scenario", proof.scenario, "one of " + ", ".join(scenarios))])
     if proof.after_target:
         config.read(Target, proof.after_target)
-    plans: dict[Side, BackfillPlan | LoadPlan] = {}
+    plans: dict[Side, Plan] = {}
     for side, key, changes in ((BEFORE, "baseline", proof.baseline), (AFTER, "fix", proof.fix)):
         base = config.merged(base, {"scenarios": {proof.scenario: changes}} if proof.scenario else changes)
         try:
@@ -357,7 +367,9 @@ def variants(name: str, proof: Proof, *, file: str | None = None) -> dict[Side, 
     }
 
 
-def _made(proof: Proof, data: dict[str, Any]) -> BackfillPlan | LoadPlan:
+def _made(proof: Proof, data: dict[str, Any]) -> Plan:
+    if proof.validation == "observe":
+        return config.validate(ObservePlan, {**data, "objectives": []}, file="plan")
     if proof.scenario is None:
         own = {"objectives": [], "begin": "fresh", "database_schema": SCHEMA}
         return config.validate(BackfillPlan, {**data, **own}, file="plan")
@@ -366,7 +378,7 @@ def _made(proof: Proof, data: dict[str, Any]) -> BackfillPlan | LoadPlan:
     )
 
 
-def _unknown(proof: Proof, plan: BackfillPlan | LoadPlan) -> Iterator[tuple[str, str, tuple[str, ...]]]:
+def _unknown(proof: Proof, plan: Plan) -> Iterator[tuple[str, str, tuple[str, ...]]]:
     """Yield each key with predictions or findings that no run of the baseline can have, these, and those that it can have."""
     if isinstance(plan, BackfillPlan):
         answers = tuple(f"{kind}{stage}" for kind in WHERE for stage in STAGES)

@@ -35,6 +35,9 @@ def figures(result: Json) -> dict[str, Sample]:
         return {name: of_scenario(one) for name, one in result["scenarios"].items()}
     if result["validation"] == "backfill":
         return {"backfill": of_backfill(result)}
+    if result["validation"] == "observe":
+        invalid = (check["reason"] for check in result["checks"] if check["verdict"] == Verdict.INVALID)
+        return {"backfill": of_observed(result, next(invalid, ""))}
     return {name: _of_failure(name, one, result["checks"]) for name, one in result["rto"].items()}
 
 
@@ -57,6 +60,15 @@ def of_backfill(result: Json) -> Sample:
         checksum=(result["integrity"] or {}).get("checksum", ""),
         problem=f"{totals['failed']} of {totals['jobs']} jobs failed" if totals["failed"] else "",
     )
+
+
+def of_observed(result: Json, problem: str) -> Sample:
+    """Return the figures of an observed backfill; one that was not whole does not count, for `problem`."""
+    times, kinds = result["vendor_ms"] or {}, result["kinds"]
+    vendor = {f"vendor_{name}_ms": times[name]["value"] for name in ("p50", "p95") if times}
+    busy = {f"{name}_s": kinds[name]["busy_s"] or None for name in ("api", "database", "own")}
+    clocks = _numbers({"duration_s": result["duration_s"], "records_per_s": result["records_per_s"] or None, **busy, **vendor})
+    return Sample(clocks=clocks, counters=_counted(result, "observe"), problem=problem)
 
 
 def _of_failure(name: str, one: Json, checks: list[Json]) -> Sample:
@@ -183,7 +195,7 @@ def _validation(paths: Mapping[Side, Sequence[str]]) -> str:
     kinds = [(side, path, _kind(path)) for side in SIDES for path in paths[side]]
     _, path, first = kinds[0]
     if first == "compare":
-        allowed = "runs of load, backfill or rto_rpo"
+        allowed = "runs of load, backfill, observe or rto_rpo"
         raise ConfigError([Problem(file=path, key="before", got="a comparison, which compares already", allowed=allowed)])
     for side, path, kind in kinds:
         if kind != first:

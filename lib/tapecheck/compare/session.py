@@ -7,6 +7,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field, replace
 
 from tapecheck import progress
+from tapecheck.backfill.observe.plan import ObservePlan, observed
+from tapecheck.backfill.observe.validation import observe
 from tapecheck.backfill.plan import BackfillPlan, endpoints
 from tapecheck.backfill.validation import backfill
 from tapecheck.compare import analysis, recorded, samples
@@ -62,6 +64,9 @@ class Bench:
         target = self._opened(variant.target)
         if isinstance(variant.plan, BackfillPlan):
             endpoints(target)
+        elif isinstance(variant.plan, ObservePlan):
+            observed(target)
+            endpoints(target)
         else:
             prepare_all(variant.plan, target)
 
@@ -71,6 +76,9 @@ class Bench:
         with progress.silent():
             if isinstance(variant.plan, BackfillPlan):
                 found = _refill(variant.plan, at_distance(target, variant.distance_ms))
+            elif isinstance(variant.plan, ObservePlan):
+                summary = observe.summarize(observe.run(variant.plan, target), variant.plan)
+                found = RunFigures(sample=recorded.of_observed(asdict(summary), summary.invalid or ""))
             else:
                 found = _load(variant.plan, target)
         return replace(found, sample=found.sample.plus(Sample(clocks=clocks)))

@@ -165,19 +165,22 @@ def _database_url(text: str) -> str:
     return text
 
 
+def _kind(value: object) -> str:
+    return "url" if isinstance(value, str) else "secret"  # so that a mistake is one of either, not one of both
+
+
 def _argument(value: Any) -> Any:
     """Return an argument of a command as text: YAML reads 30 and 2026-10-01 as a number and a date."""
     return str(value) if isinstance(value, int | float | dt.date) and not isinstance(value, bool | dt.datetime) else value
 
 
-def _kind(value: object) -> str:
-    return "url" if isinstance(value, str) else "secret"  # so that a mistake is one of either, not one of both
+Argument = Annotated[str, BeforeValidator(_argument), Field(min_length=1)]  # of a command
 
 
 class BackfillStart(Model):
     """How a target's own backfill is started: by a command with its arguments, run in a folder, or by one of the target's requests."""
 
-    command: tuple[Annotated[str, BeforeValidator(_argument), Field(min_length=1)], ...] = ()
+    command: tuple[Argument, ...] = ()
     folder: str | None = None
     request: str | None = None
 

@@ -8,7 +8,7 @@ from pydantic import AfterValidator, Field
 from tapecheck import config
 from tapecheck.config import Model
 from tapecheck.errors import ConfigError, Problem
-from tapecheck.target.file import ObservedBackfill, Target
+from tapecheck.target.file import Argument, ObservedBackfill, Target
 from tapecheck.verdict import each_once, parse
 
 METRICS = {  # of an objective, with what each is
@@ -35,6 +35,8 @@ class ObservePlan(Model):
     Args:
         every_ms: between two looks at the sessions of its database.
         limit_s: it is ended when it takes longer.
+        command: what is started in place of the target's own command, such as a repaired build beside the old one.
+        reset: a command that is run to its end before, and not measured: it puts things back as they were.
         requests_per_minute, burst: what the vendor allows, for the least time that its requests take; None is no limit.
     """
 
@@ -42,6 +44,8 @@ class ObservePlan(Model):
     limit_s: float = Field(default=3600, gt=0, le=86_400)
     requests_per_minute: float | None = Field(default=None, ge=0.01, le=1e6)
     burst: int = Field(default=10, ge=1, le=10_000)
+    command: tuple[Argument, ...] = ()
+    reset: tuple[Argument, ...] = ()
     objectives: Annotated[tuple[Annotated[str, AfterValidator(_objective)], ...], AfterValidator(each_once)] = ()
 
 

@@ -25,7 +25,7 @@ from tapecheck.backfill.observe.proxy import ProxyProcess
 from tapecheck.backfill.observe.recording import CPU, Context, Recording, table_of
 from tapecheck.backfill.observe.sessions import ROWS, SESSIONS, SessionWatch
 from tapecheck.backfill.plan import endpoints
-from tapecheck.errors import ConfigError, Problem, TargetDown, TargetError, first_line, shown
+from tapecheck.errors import ConfigError, MeasurementError, Problem, TargetDown, TargetError, first_line, shown
 from tapecheck.http import Client
 from tapecheck.resources import command_line, locate
 from tapecheck.runs import folders, results
@@ -61,7 +61,13 @@ def run(plan: ObservePlan, target: Target) -> Recording:
         TargetDown: its database cannot be reached, or it does not answer the request that starts it.
         KeyboardInterrupt: it was asked for; the command and its children were ended.
     """
-    own, ends, started_at = observed(target), endpoints(target), dt.datetime.now(dt.UTC)
+    own, ends = observed(target), endpoints(target)
+    if plan.command:
+        start = own.start.model_copy(update={"command": plan.command, "request": None})
+        own = own.model_copy(update={"start": start})
+    if plan.reset:
+        _reset(own.start.model_copy(update={"command": plan.reset}), plan.limit_s)
+    started_at = dt.datetime.now(dt.UTC)
     with contextlib.ExitStack() as stack:
         ca_file = str(config.find(target.ca_file)) if target.ca_file else None
         proxy = stack.enter_context(ProxyProcess(ends.source_url, port=own.proxy_port, rewrites=own.rewrite_next_url, ca_file=ca_file))
@@ -132,6 +138,18 @@ def _run(own: ObservedBackfill, target: Target, proxy_url: str, limit_s: float, 
 
 
 # ---- a command ----
+
+
+def _reset(start: BackfillStart, limit_s: float) -> None:
+    """Run the command that puts things back as they were.
+
+    Raises:
+        MeasurementError: it fails, or takes too long.
+    """
+    ending = _commanded(start, {}, limit_s, lambda done, total: None)
+    if ending.exit_code != 0:
+        how = "took too long" if ending.exit_code is None else f"ended with exit code {ending.exit_code}"
+        raise MeasurementError(f"reset {how}: {ending.said or 'it wrote nothing'}")
 
 
 def _commanded(start: BackfillStart, more: dict[str, str], limit_s: float, report: Callable[[int, int], None]) -> Ending:
