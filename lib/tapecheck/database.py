@@ -5,9 +5,9 @@ import contextlib
 import os
 import re
 import socket
+import stat
 import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from pathlib import Path
 from typing import Any, TypeVar
 
 import adbc_driver_manager
@@ -160,7 +160,7 @@ def _sockets(url: str) -> Iterator[Callable[[int | None], list[socket.socket]]]:
 
         def found(port: int | None) -> list[socket.socket]:
             own: list[socket.socket] = []
-            for number in _handles() - before:
+            for number, _ in _handles() - before:
                 with contextlib.suppress(OSError), contextlib.ExitStack() as stack:  # closed meanwhile, or connected to nobody
                     one = stack.enter_context(socket.socket(fileno=os.dup(number)))
                     is_ours = one.family == socket.AF_UNIX if is_unix else one.family != socket.AF_UNIX and one.getsockname()[1] == port
@@ -172,13 +172,14 @@ def _sockets(url: str) -> Iterator[Callable[[int | None], list[socket.socket]]]:
         yield found
 
 
-def _handles() -> set[int]:
-    """Return the numbers of the sockets that this process has open."""
+def _handles() -> set[tuple[int, int]]:
+    """Return the sockets that this process has open, by number and inode: numbers are used again."""
     found = set()
     for name in os.listdir("/dev/fd"):  # noqa: PTH208 - numbers, not files
         with contextlib.suppress(OSError):
-            if Path(f"/dev/fd/{name}").is_socket():
-                found.add(int(name))
+            state = os.fstat(int(name))
+            if stat.S_ISSOCK(state.st_mode):
+                found.add((int(name), state.st_ino))
     return found
 
 
