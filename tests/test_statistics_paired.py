@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from scipy import stats as reference
 
 from tapecheck.statistics import paired
 
@@ -86,6 +85,8 @@ def test_the_same_seed_gives_the_same_interval() -> None:
 
 def test_the_p_value_is_that_of_students_test() -> None:
     """The claim "below 0.9" is the one-sided t test of the logarithms, doubled."""
+    from scipy import stats as reference
+
     d = np.log([0.7, 0.8, 0.75, 0.9, 0.66])
     expected = 2 * reference.ttest_1samp(d, math.log(0.9), alternative="less").pvalue
     assert paired.p_below(d, 0.9) == pytest.approx(expected)
@@ -129,6 +130,8 @@ def test_a_drift_shows_in_the_noise_floor() -> None:
 
 def test_needed_rounds_are_the_least_that_would_do() -> None:
     """With one round fewer the half-width of the interval is larger than the distance."""
+    from scipy import stats as reference
+
     d = np.random.default_rng(2).normal(math.log(0.85), 0.1, 8)
     found = paired.ratio(d)
     n = paired.needed_rounds(found, 0.9)
@@ -162,6 +165,8 @@ def test_the_interval_holds_where_noise_is_skewed() -> None:
 @pytest.mark.parametrize("rounds", [4, 6, 12])
 def test_a_stricter_level_stretches_both_ends_as_students_t_does(rounds: int) -> None:
     """By the quotient of its quantiles: few rounds have no resamples as rare as the level of a first look."""
+    from scipy import stats as reference
+
     d = np.random.default_rng(rounds).normal(0, 0.1, rounds)
     plain, strict = paired.ratio(d), paired.ratio(d, alpha=1e-4)
     wider = reference.t.isf(5e-5, rounds - 1) / reference.t.isf(0.025, rounds - 1)

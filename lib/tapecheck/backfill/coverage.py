@@ -16,6 +16,7 @@ import pyarrow as pa
 
 from tapecheck.backfill.calendar import EASTERN
 from tapecheck.backfill.examination import BUSY_TRADES, Examined
+from tapecheck.statistics import intervals
 from tapecheck.vendor.bars import TIMEFRAMES, IntArray, to_datetime
 
 SCHEMA = pa.schema(
@@ -247,7 +248,7 @@ class _Series:
         near = (np.abs(jump - nearest) < SPLIT_TOLERANCE) & (np.diff(day) <= MOST_APART)
         found = []
         for at in (np.flatnonzero(near) + 1).tolist():
-            moved = np.median(closes[at : at + STAYS_DAYS]) - np.median(closes[max(0, at - STAYS_DAYS) : at])
+            moved = intervals.median(closes[at : at + STAYS_DAYS]) - intervals.median(closes[max(0, at - STAYS_DAYS) : at])
             if abs(moved - nearest[at - 1]) < 3 * SPLIT_TOLERANCE:
                 found.append((int(day[at]), float(np.exp(closes[at - 1])), float(np.exp(opens[at]))))
         return found

@@ -14,7 +14,8 @@ from tapecheck.backfill import coverage
 from tapecheck.backfill.calendar import DAY_S, NONE, library
 from tapecheck.backfill.examination import Examined, distinct, is_among, length_ms
 from tapecheck.backfill.values import HOUR_MS
-from tapecheck.vendor.bars import IntArray, to_datetime
+from tapecheck.statistics import intervals
+from tapecheck.vendor.bars import FloatArray, IntArray, to_datetime
 
 Key = tuple[str, str]  # symbol and timeframe
 DAY_MS = DAY_S * 1000
@@ -252,7 +253,7 @@ def _closed(parts: Sequence[Examined], width_ms: int) -> IntArray:
     From a moment on to the end of the regular session, from its beginning on, or all of a few days. Stocks that trade seldom do not
     count, but on whole days.
     """
-    liquid = [part for part in parts if np.median(_shares(part) or [0.0]) >= LIQUID]
+    liquid = [part for part in parts if intervals.median(_shares(part)) >= LIQUID]
     if len(liquid) < BUSY_SEVERAL:
         return np.empty((0, 2), np.int64)
     slots, trades = parts[0].regular, np.stack([part.regular_n for part in liquid])
@@ -277,12 +278,11 @@ def _closed(parts: Sequence[Examined], width_ms: int) -> IntArray:
     return np.array(found, np.int64).reshape(-1, 2)
 
 
-def _shares(part: Examined) -> list[float]:
-    """Return of each day that has bars which share of the regular slots it holds."""
+def _shares(part: Examined) -> FloatArray:
+    """Return of each day that has bars which share of the regular slots it holds; 0 where there is no such day."""
     regular, present = part.days["regular"], part.days["regular_present"]
     has = (regular > 0) & (present > 0)
-    shares: list[float] = (present[has] / regular[has]).tolist()
-    return shares
+    return present[has] / regular[has] if has.any() else np.zeros(1)
 
 
 def _is_within(t: IntArray, ranges: IntArray) -> IntArray:

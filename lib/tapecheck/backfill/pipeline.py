@@ -15,6 +15,7 @@ from tapecheck.backfill.calendar import day_of, derive
 from tapecheck.backfill.checkpoints import Checkpoint
 from tapecheck.backfill.features import Compute
 from tapecheck.backfill.sink import Counts, Sink
+from tapecheck.statistics import intervals
 from tapecheck.vendor.bars import Bars, FloatArray, periods_per_year, to_datetime, to_ms
 from tapecheck.vendor.source import Page, Source
 from tapecheck.vendor.trace import Cost, Trace
@@ -216,7 +217,7 @@ class _Job:
         new = bars[np.searchsorted(bars.t, old.t)]
         is_price = (old.o > 0) & (new.o > 0)
         ratios = new.o[is_price] / old.o[is_price]
-        if len(ratios) and abs((ratio := float(np.median(ratios))) - 1) > SAME_BASIS:
+        if len(ratios) and abs((ratio := intervals.median(ratios)) - 1) > SAME_BASIS:
             self._trace.odd("rebased", old.t, f"prices x {ratio:.6g}")
             raise _Outdated(f"{self.timeframe}: prices of {to_datetime(old.t[-1]):%Y-%m-%d %H:%M} are {ratio:.6g} of what they were")
         if not is_there.all():

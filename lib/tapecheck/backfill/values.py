@@ -11,6 +11,7 @@ from itertools import pairwise
 import numpy as np
 
 from tapecheck.backfill.calendar import INSIDE, BoolArray
+from tapecheck.statistics import intervals
 from tapecheck.vendor.bars import TIMEFRAMES, Bars, FloatArray, IntArray
 
 PRICE_TOLERANCE = 1e-6  # as a ratio: prices are rounded, and added up nowhere
@@ -58,7 +59,7 @@ def spikes(bars: Bars) -> tuple[IntArray, float]:
     steps = np.abs(np.diff(close))
     steps = steps[np.isfinite(steps)]
     tick = float(steps[steps > 0].min(initial=np.inf))  # the smallest step: prices of a few ticks jump by much
-    scale = max(1.4826 * float(np.median(steps)), tick, LEAST_SCALE) if tick < np.inf else LEAST_SCALE
+    scale = max(1.4826 * intervals.median(steps), tick, LEAST_SCALE) if tick < np.inf else LEAST_SCALE
     distance = np.fmax(_excursion(high), _excursion(-low))
     is_spike = (distance > LEAST_SPIKE) & (distance > LEAST_Z * scale)
     return bars.t[is_spike], float(distance[is_spike].max(initial=0.0) / scale)

@@ -197,7 +197,7 @@ def _answer(bars: Bars, query: BarQuery, next_url: str | None) -> Aggregates:
         bars = bars[np.append(~is_again, True)]  # the last of equal times
     least_ms = 0.75 * query.timeframe.length_s * 1000  # a day of 23 hours has a bar of 3
     if len(bars) > 1 and np.mean(np.diff(bars.t) < least_ms) > 0.5:
-        apart = f"{np.median(np.diff(bars.t)) / 60_000:g} minutes apart"
+        apart = f"{np.diff(bars.t).min() / 60_000:g} minutes apart"
         raise BadPage(f"{query.ticker}: bars of {query.timeframe.name} were asked, and those of the page are {apart}")
     return Aggregates(bars=bars, sent=sent, next_url=next_url, odd=odd)
 
