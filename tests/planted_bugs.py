@@ -1,7 +1,8 @@
 """Bugs that the tests must find: `python tests/planted_bugs.py [FILE…]` puts in those of planted_bugs.yaml, one at a time.
 
-It runs the tests that are named beside a bug. One that they do not find is printed, and the exit code is 1. Every file is put back as
-it was, also after Ctrl-C. A bug that somebody made and no test found is worth a line there, with the test that finds it.
+It runs the tests that are named beside a bug, which must be green without it. One that they do not find is printed, and the exit code
+is 1. Every file is put back as it was, also after Ctrl-C. A bug that somebody made and no test found is worth a line there, with the
+test that finds it.
 """
 
 import os
