@@ -100,7 +100,6 @@ VALUES: dict[str, tuple[Spoil, str]] = {  # stored as they came, and reported by
     "WEIGHTED": (moved(5, vw=lambda price: 1.2 * price), "vwap_outside_range"),
     "BELOW": (moved(5, vw=lambda price: -5.0), "vwap_outside_range"),
     "COUNTED": (moved(5, n=lambda count: -3), "negative_count"),
-    "FRACTION": (moved(5, n=lambda count: count + 0.5), "fractional_count"),
     "SPIKED": (moved(5, h=lambda high: 10 * high), "spike"),
 }
 BEGINS = "2026-11-09T12:00:00"

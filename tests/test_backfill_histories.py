@@ -259,7 +259,7 @@ FAULTY: dict[str, tuple[Callable[[], Symbols], dict[str, str]]] = {
     ),
     "numbers of trades": (
         lambda: {"AAPL": put(put(made("AAPL", 1, only="1h"), "1h", "2025-11-05T17:00", n=-3), "1h", "2025-11-05T18:00", n=2.5)},
-        {"negative_count_bars": "1 in AAPL 1h", "fractional_count_bars": "1 in AAPL 1h"},
+        {"negative_count_bars": "1 in AAPL 1h (2025-11-05 17:00 UTC)"},
     ),
     "a high ten times its neighbours": (
         lambda: {"AAPL": put(made("AAPL", 1, only="5m"), "5m", "2025-11-05T17:00", h=lambda high: 10 * high)},

@@ -55,7 +55,6 @@ BARS = {  # kind of bars, the most severe first: what they are, and what to do a
         "suspected spikes, far from all bars beside them",
         "compare them with another source; a bad print is the vendor's to correct",
     ),
-    "fractional_count": ("bars whose number of trades is not whole, stored as they are", "report it to the vendor"),
     "perhaps_closed": (
         "slots at which the exchange was perhaps closed: no series has a bar, or only a few trades",
         "look for a closure or early close that day",

@@ -32,7 +32,6 @@ WRONG = (  # kinds of bars that cannot be right
     "vwap_outside_range", "off_calendar", "contradicting", "other_level", "high_unlike_parts", "low_unlike_parts", "open_unlike_parts",
     "close_unlike_parts", "volume_unlike_parts",
 )  # fmt: skip
-SUSPECT = ("spike", "suspected_gap", "fractional_count")  # kinds that may be right
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -37,7 +37,6 @@ def impossible(bars: Bars) -> dict[str, BoolArray]:
         "not_positive": is_negative,
         "negative_volume": bars.v < 0,
         "negative_count": bars.n < 0,
-        "fractional_count": (bars.n != np.floor(bars.n)) & np.isfinite(bars.n),
         "high_below_low": is_crossed,
         "outside_range": is_outside & ~is_crossed & ~is_negative,  # open or close above the high or below the low
         "vwap_outside_range": ((bars.vw < low) | (bars.vw > high)) & (bars.v != 0) & ~is_crossed & ~is_negative,
