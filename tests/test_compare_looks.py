@@ -212,6 +212,8 @@ def test_a_plan_that_needs_more_rounds_than_there_are_is_not_proven_by_them() ->
     assert check.verdict == Verdict.NOT_PROVEN and "the recording ends after 6 rounds, the plan goes on to 24" in check.reason
     (check,) = judged(found, plan({"least": 4, "most": 4}))
     assert check.n == 4 and "the recording ends" not in check.reason
+    seeded = plan({"least": 4, "most": 6}).model_copy(update={"seed": 1})
+    assert judged(found, seeded) != judged(found, plan({"least": 4, "most": 6})), "the bootstrap's seed is the plan's too"
 
 
 # ---- A/A tests ----

@@ -334,7 +334,7 @@ def rounds(copied: Callable[..., str], order: str, *, faster: float = 0.5) -> No
             for one in result["scenarios"].values():
                 one["response_time_ms"]["p95"]["value"] *= (faster if side == "a" else 1) * (1 + at % 3 / 100)
 
-        copied("load", f"{side}{at}", change)
+        copied("load", f"{side}{9 - at}", change)
 
 
 @pytest.mark.parametrize(("order", "is_said"), [("baabbaab", False), ("bbbbaaaa", True)])
@@ -345,7 +345,7 @@ def test_as_many_runs_on_both_sides_are_as_many_rounds(copied: Callable[..., str
     whole = compare.analyse(found, PLAN)
     p95 = next(one for one in whole.summary["steady_state"].differences if one.metric == "p95_ms")
     assert (p95.change, p95.ratio and p95.ratio.n) == (Change.IMPROVED, 4)
-    assert [one.folder for one in found.context.before] == [str(tmp_path / f"b{at}") for at, side in enumerate(order) if side == "b"]
+    assert [one.folder for one in found.context.before] == [str(tmp_path / f"b{9 - at}") for at, side in enumerate(order) if side == "b"]
     assert ("not_interleaved" in [one.name for one in whole.findings]) == is_said
     assert "no confidence interval" not in whole.said
 
