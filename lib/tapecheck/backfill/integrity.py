@@ -268,7 +268,8 @@ def _closed(parts: Sequence[Examined], width_ms: int) -> IntArray:
             elif closed == MOST_CLOSED + 1:
                 del found[-MOST_CLOSED:]  # no exchange is closed for so long
             continue
-        closed, usual = 0, np.quantile(trades[:, a:b], USUAL, axis=1, keepdims=True, method="lower")
+        closed, rank = 0, int(USUAL * (b - a - 1))
+        usual = np.partition(trades[:, a:b], rank, axis=1)[:, rank : rank + 1]
         full = np.flatnonzero(~(trades[:, a:b] < THIN * usual).all(axis=0))
         if len(full) and (b - a - 1 - full[-1]) * width_ms >= CLOSED_MS:
             found.append((int(slots[a + full[-1] + 1]), ends))
