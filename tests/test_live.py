@@ -270,7 +270,9 @@ def test_a_backfill_with_an_unknown_ticker_and_no_secret_in_any_artefact(sandbox
     recorded = backfill.record(said, settings=settings)
     assert recorded.verdict == "fail" and recorded.folder is not None
     folder = recorded.folder
-    assert {file.name for file in folder.iterdir()} == {"result.json", "spans.parquet", "jobs.parquet", "failures.jsonl", "trace.json"}
+    assert {file.name for file in folder.iterdir()} == {
+        "result.json", "spans.parquet", "jobs.parquet", "days.parquet", "failures.jsonl", "trace.json",
+    }  # fmt: skip
     result = folders.read(folder, "backfill").result
     assert [result["totals"][state] for state in ("completed", "failed", "skipped")] == [4, 2, 0]
     failures = [json.loads(line) for line in (folder / "failures.jsonl").read_text().splitlines()]
