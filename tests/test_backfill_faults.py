@@ -134,7 +134,8 @@ def small_pages() -> Iterator[None]:
 @pytest.fixture(scope="module")
 def switch(endpoints: Endpoints) -> Iterator[Callable[[dict[str, dict[str, Any]]], None]]:
     """Switches the faults of symbols on, and all others off; none is on afterwards."""
-    with httpx.Client(base_url=endpoints.source_url, trust_env=False) as client:
+    headers = {"Authorization": f"Bearer {endpoints.key}"}
+    with httpx.Client(base_url=endpoints.source_url, headers=headers, trust_env=False) as client:
 
         def switched(faults: dict[str, dict[str, Any]]) -> None:
             client.delete("/faults").raise_for_status()

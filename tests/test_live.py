@@ -331,7 +331,8 @@ def test_the_error_of_a_wrong_target_has_its_exit_code(
 def test_filled_means_that_the_scheduler_rests(sandbox: SandboxState) -> None:
     """A measurement begins only when no refresh runs beside it: what was triggered is done when the wait ends."""
     asked = httpx.get(f"{sandbox.base_url}/api/v1/status").json()["generated_at"]
-    httpx.post(f"{sandbox.base_url}/api/v1/admin/backfill/trigger", json={"symbols": ["AAPL", "SPY"]}).raise_for_status()
+    key = {"Authorization": f"Bearer {Home().secret()}"}
+    httpx.post(f"{sandbox.base_url}/api/v1/admin/backfill/trigger", json={"symbols": ["AAPL", "SPY"]}, headers=key).raise_for_status()
     supervision.wait_filled()
     health = httpx.get(f"{sandbox.base_url}/api/v1/admin/scheduler-health").json()
     assert (health["due"], health["in_flight"]) == (0, [])

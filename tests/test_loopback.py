@@ -1,18 +1,22 @@
 """What is this machine, and what may be another one: the address that is connected to decides."""
 
 import asyncio
+import os
 import socket
+import urllib.request
 from typing import Any
 
 import httpx
 import psycopg
 import pytest
+import requests
 import servers
 from servers import Server
 
 from tapecheck.errors import ConfigError
 from tapecheck.target import loopback
 from tapecheck.target.loopback import client_options, is_local_database, is_loopback
+from tapecheck.workers.pool import WorkerPool
 
 HERE = (
     "127.0.0.1", "127.8.8.8", "127.1", "2130706433", "0x7f.1", "0x7f000001", "0177.0.0.1", "017700000001", "::1", "0:0:0:0:0:0:0:1",
@@ -113,3 +117,47 @@ def test_a_client_of_this_machine_follows_nothing_beyond_it() -> None:
         get("http://192.0.2.1/next", client_of="http://127.0.0.1:1")
     with Server(servers.status(302, "Location: http://market.example.com/\r\n")) as server, pytest.raises(ConfigError, match="market"):
         get(server.url, follow_redirects=True)
+
+
+def test_code_of_others_connects_to_nothing_beyond_this_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever library it uses, and through no proxy; what it did before and does afterwards is its own business."""
+    for name in ("HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy"):
+        monkeypatch.setenv(name, "http://192.0.2.1:3128")
+    before = dict(os.environ)
+    with Server(servers.fast) as server, loopback.only():
+        assert requests.get(f"http://localhost:{server.port}/?symbol=A", timeout=20).json() == {"symbol": "A"}
+        with pytest.raises(requests.ConnectionError, match=r"192\.0\.2\.1 is beyond this machine"):
+            requests.get("http://192.0.2.1/", timeout=20)
+        with pytest.raises(OSError, match=r"market\.example\.com is beyond this machine"):
+            urllib.request.urlopen("http://market.example.com/", timeout=20)
+        with socket.socket(type=socket.SOCK_DGRAM) as datagrams, pytest.raises(PermissionError):
+            datagrams.sendto(b"?", ("192.0.2.1", 53))
+        with socket.socket(socket.AF_UNIX) as local, pytest.raises(FileNotFoundError):
+            local.connect("/nowhere")
+    with Server(servers.fast) as server, loopback.only(False):
+        assert requests.get(f"http://127.0.0.1:{server.port}/?symbol=A", timeout=20).json() == {"symbol": "A"}
+    assert dict(os.environ) == before
+
+
+@pytest.mark.parametrize("address", ["dask://192.0.2.1:8786", "dask://cluster.example.com:8786", "dask://[fe80::1]:8786"])
+def test_a_cluster_elsewhere_is_refused_before_it_is_asked(monkeypatch: pytest.MonkeyPatch, address: str) -> None:
+    """And a cluster of this machine whose workers are elsewhere is."""
+    made: list[str] = []
+
+    class Client:
+        def __init__(self, url: str, **_: Any) -> None:
+            made.append(url)
+
+        def scheduler_info(self, **_: Any) -> dict[str, Any]:
+            return {"workers": {"tcp://127.0.0.1:1": {}, address.replace("dask", "tcp"): {}}}
+
+        def close(self) -> None:
+            made.append("closed")
+
+    monkeypatch.setattr("distributed.Client", Client)
+    with pytest.raises(ConfigError, match="may be on another machine"), WorkerPool(address, dict):
+        pass
+    assert made == []
+    with pytest.raises(ConfigError, match="may be on another machine"), WorkerPool("dask://127.0.0.1:8786", dict):
+        pass
+    assert made == ["tcp://127.0.0.1:8786", "closed"]

@@ -23,8 +23,8 @@ from tapecheck.recovery import experiment
 from tapecheck.recovery.contradictions import read_plan
 from tapecheck.recovery.drill import check_allowed
 from tapecheck.recovery.validation import recovery
-from tapecheck.recovery.watchdog import bounded
 from tapecheck.target.file import Target
+from tapecheck.target.loopback import only
 
 with warnings.catch_warnings():  # of Chaos Toolkit's command line about what it imports
     warnings.simplefilter("ignore")
@@ -188,7 +188,7 @@ def test_the_current_folder_holds_no_part_of_us(tmp_path: Path) -> None:
 
 def ask(url: str, *, allow_remote: bool = False) -> dict[str, Any]:
     """Ask as a drill does."""
-    with bounded(allow_remote):
+    with only(not allow_remote):
         answer: dict[str, Any] = run_http_activity({"provider": {"type": "http", "url": url, "timeout": 20}}, {}, {})
     return answer
 

@@ -7,6 +7,7 @@ import re
 import signal
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -19,6 +20,7 @@ from tapecheck.backfill import features
 from tapecheck.load.engine.protocol import server_times_ms
 from tapecheck.sandbox import supervision
 from tapecheck.sandbox.answers import freshness_of
+from tapecheck.sandbox.profile import NEEDED, Home
 from tapecheck.target.opening import SandboxState
 from tapecheck.vendor.bars import periods_per_year
 
@@ -39,7 +41,8 @@ def _until(condition: Callable[[], Any], timeout_s: float = 60.0) -> Any:
 @pytest.fixture
 def api(sandbox: SandboxState) -> Iterator[httpx.Client]:
     """A client of the api, which is healthy before and after."""
-    with httpx.Client(base_url=sandbox.base_url, timeout=60, trust_env=False) as client:
+    key = {"Authorization": f"Bearer {Home().secret()}"}
+    with httpx.Client(base_url=sandbox.base_url, headers=key, timeout=60, trust_env=False) as client:
         _until(lambda: client.get("/health").json()["status"] == "ok")
         yield client
         _until(lambda: client.get("/health").json()["status"] == "ok")
@@ -148,6 +151,8 @@ def test_who_asks_for_no_cache_gets_the_database(api: httpx.Client) -> None:
         "/api/v1/features/quant/aapl",
         "/api/v1/features/quant/A%27;DROP",
         "/api/v1/historical/AAPL?start=soon",
+        "/api/v1/historical/AAPL?start=0.5",
+        "/api/v1/historical/AAPL?start=1700000000",
         "/api/v1/historical/AAPL?start=2026-02-02&end=2026-02-01",
     ],
 )
@@ -314,8 +319,7 @@ def test_scheduler_resumes_from_its_checkpoints(api: httpx.Client, sandbox: Sand
 
 def test_poisoned_symbol_is_skipped_and_heals(api: httpx.Client, sandbox: SandboxState) -> None:
     """Bars whose features cannot be computed fail their own job alone; nothing of them is stored, and the job recovers."""
-    upstream = httpx.Client(base_url=sandbox.upstream_url, trust_env=False)
-    with upstream:
+    with httpx.Client(base_url=sandbox.upstream_url, headers=api.headers, trust_env=False) as upstream:
         upstream.post("/faults", json={"kind": "poisoned", "ticker": "X:ETHUSD"}).raise_for_status()
         try:
             api.post("/api/v1/admin/backfill/trigger", json={"symbols": ["ETH", "BTC"]}).raise_for_status()
@@ -332,6 +336,51 @@ def test_poisoned_symbol_is_skipped_and_heals(api: httpx.Client, sandbox: Sandbo
             upstream.delete("/faults")
     api.post("/api/v1/admin/backfill/trigger", json={"symbols": ["ETH"]}).raise_for_status()
     assert _until(lambda: not api.get("/api/v1/admin/scheduler-health").json()["failed"])
+
+
+def test_admin_requests_need_the_key_of_the_home(api: httpx.Client, sandbox: SandboxState) -> None:
+    """Whoever cannot read it, such as another user of this machine, switches no fault, limit or distance, and triggers nothing."""
+    scheduler, page = json.loads(Home().ports.read_bytes())["scheduler"], "v2/aggs/ticker/AAPL/range/1/day/2026-03-02/2026-03-13"
+    urls = {
+        f"{sandbox.upstream_url}/faults": ("GET", "POST", "DELETE"),
+        f"{sandbox.upstream_url}/limit": ("POST",),
+        f"{sandbox.upstream_url}/distant/5000/{page}": ("GET",),
+        f"{sandbox.base_url}/api/v1/admin/backfill/trigger": ("POST",),
+        f"http://127.0.0.1:{scheduler}/trigger": ("POST",),
+    }
+    asked = [(method, url) for url, methods in urls.items() for method in methods]
+    for wrong in ({}, {"Authorization": "Bearer wrong"}, {"Authorization": f"Basic {Home().secret()}"}, {"apiKey": Home().secret()}):
+        found = [httpx.request(method, url, headers=wrong, timeout=60, trust_env=False) for method, url in asked]
+        assert [one.status_code for one in found] == [401] * len(asked)
+        assert max(one.elapsed.total_seconds() for one in found if "distant" in str(one.url)) < 5, "who knows no key holds up nothing"
+    assert httpx.get(f"{sandbox.upstream_url}/faults", headers=api.headers, trust_env=False).json() == []
+
+
+@pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="shown by Linux")
+def test_no_process_of_it_has_a_secret_of_the_environment(sandbox: SandboxState) -> None:
+    """The database's runs as another user, which could read it; what the tests' own environment has is not passed on."""
+    status = supervision.status()
+    assert status
+    seen = {one.name: Path(f"/proc/{one.pid}/environ").read_text().split("\0") for one in status.processes}
+    seen["supervisor"] = Path(f"/proc/{sandbox.supervisor_pid}/environ").read_text().split("\0")
+    names = {name: {line.partition("=")[0] for line in lines} - {""} for name, lines in seen.items()}
+    assert names.pop("database") <= {
+        "LC_ALL",
+        "PG_OOM_ADJUST_FILE",
+        "PG_OOM_ADJUST_VALUE",
+        "LC_COLLATE",
+        "LC_CTYPE",
+        "LC_MESSAGES",
+        "PGLOCALEDIR",
+        "PGSYSCONFDIR",
+        "LC_MONETARY",
+        "LC_NUMERIC",
+        "LC_TIME",
+    }
+    needed = {*NEEDED, "SUPERVISOR_ENABLED", "SUPERVISOR_PROCESS_NAME", "SUPERVISOR_GROUP_NAME", "SUPERVISOR_SERVER_URL"}
+    for name, found in names.items():
+        assert {one for one in found if not one.startswith(("LC_", "TAPECHECK_"))} <= needed, name
+    assert "TAPECHECK_TESTS_SANDBOXES" in os.environ and all("TAPECHECK_TESTS_SANDBOXES" not in found for found in names.values())
 
 
 def test_no_secret_is_in_the_state_or_logs(sandbox: SandboxState) -> None:

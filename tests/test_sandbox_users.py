@@ -422,7 +422,7 @@ def test_a_lock_file_that_may_not_be_read_is_nobody() -> None:
 def test_a_fault_while_old_folders_are_swept_is_no_missed_objective(monkeypatch: pytest.MonkeyPatch) -> None:
     """Exit code 1 would say that an objective was missed; it ends as whatever else breaks a command, with 3."""
 
-    def fail() -> None:
+    def fail(*places: Path) -> None:
         raise RuntimeError("broken")
 
     monkeypatch.setattr(lockfiles, "sweep_scratch", fail)

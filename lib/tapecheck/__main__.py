@@ -66,7 +66,7 @@ def _command(words: Sequence[str] | None) -> int:
         signal.signal(signal.SIGHUP, signal.default_int_handler)
     signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs begin with it ignored
     try:
-        lockfiles.sweep_scratch()
+        lockfiles.sweep_scratch(*([_out(arguments)] if "out" in arguments else []))
         return command(arguments)
     except TapecheckError as error:
         print(f"error: {error}", file=sys.stderr)
@@ -270,19 +270,23 @@ def _sandbox_down(arguments: argparse.Namespace) -> int:
     return 0
 
 
+_JUPYTERLAB = "from tapecheck.sandbox import service; service.end_with({}); from jupyterlab.labapp import main; main()"
+_LAB_OPTIONS = (  # whatever the user's own configuration says
+    "--LabApp.default_url=/lab/tree/notebooks",
+    "--ServerApp.ip=127.0.0.1",
+    "--ServerApp.allow_remote_access=False",
+    "--LabApp.extension_manager=readonly",  # the other one, and news, ask beyond this machine
+    "--LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate",
+    "--LabApp.news_url=None",
+)
+
+
 def _lab(arguments: argparse.Namespace) -> int:
     from tapecheck.target import opening
 
     with opening.sandbox_running() as state:
         print(f"sandbox: {state.base_url}; it stops after JupyterLab, unless others use it", flush=True)
-        command = [
-            sys.executable,
-            "-P",
-            "-m",
-            "jupyterlab",
-            f"--ServerApp.root_dir={config.PROJECT}",
-            "--LabApp.default_url=/lab/tree/notebooks",
-        ]
+        command = [sys.executable, "-P", "-c", _JUPYTERLAB.format(os.getpid()), f"--ServerApp.root_dir={config.PROJECT}", *_LAB_OPTIONS]
         root = ["--allow-root"] if os.geteuid() == 0 else []
         with subprocess.Popen([*command, *root], env={**os.environ, **_jupyter_folders()}) as jupyter:
             signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C goes to JupyterLab too, which asks whether to quit

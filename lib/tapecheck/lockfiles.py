@@ -9,6 +9,7 @@ import shutil
 import stat
 import sys
 import tempfile
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -19,6 +20,7 @@ from tapecheck.errors import OutputError
 
 SUFFIX = ".lock"
 SCRATCH = "tapecheck-run-"
+BEGINS_S = 3600.0  # a temporary folder without a lock file that is younger is not yet locked
 COMMAND_CHARACTERS = 120
 _NOT_OURS = {errno.ENOENT, errno.EACCES, errno.EPERM, errno.ELOOP, errno.ENXIO}  # of opening what somebody else put or removed
 
@@ -63,9 +65,6 @@ def hold(folder: Path, purpose: str = "") -> Path:
     Args:
         folder: made if it is not there, this user's alone.
         purpose: what for; the command line if it is empty.
-
-    Raises:
-        OSError: the folder cannot be used, or belongs to someone else.
     """
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     found = folder.lstat()
@@ -125,24 +124,24 @@ def _holder(file: Path) -> Holder | None:
 
 
 @contextmanager
-def scratch() -> Iterator[Path]:
-    """Yield a temporary folder that is removed afterwards; if this process is killed, by the next command.
+def scratch(beside: Path | None = None) -> Iterator[Path]:
+    """Yield a folder of an unpredictable name, this user's alone; it is removed afterwards, or after SIGKILL by the next command.
 
-    Raises:
-        OutputError: the temporary folder cannot be written, or is full.
+    Args:
+        beside: the folder that it is made in, where what is written is to be renamed; the temporary folder if None.
     """
     folder: Path | None = None
     try:
-        folder = Path(tempfile.mkdtemp(prefix=SCRATCH))
+        folder = Path(tempfile.mkdtemp(prefix=f".{SCRATCH}" if beside else SCRATCH, dir=beside))
         file = hold(folder)
     except OSError as error:
         if folder is not None:
             shutil.rmtree(folder, ignore_errors=True)
-        raise no_room(error) from error
+        raise error if beside else no_room(error) from error
     try:
         yield folder
     finally:
-        release(file)
+        os.close(_held.pop(file))
         shutil.rmtree(folder, ignore_errors=True)
 
 
@@ -154,13 +153,15 @@ def no_room(error: OSError) -> OutputError:
     )
 
 
-def sweep_scratch() -> None:
-    """Remove the temporary folders of this user's processes that were killed, and of no other."""
-    for folder in Path(tempfile.gettempdir()).glob(f"{SCRATCH}*"):
+def sweep_scratch(*places: Path) -> None:
+    """Remove the temporary folders of this user's processes that were killed, and of no other; those in `places` and one below, too."""
+    own = Path(tempfile.gettempdir()).glob(f"{SCRATCH}*")
+    for folder in (*own, *(found for place in places for at in ("", "*/") for found in place.glob(f"{at}.{SCRATCH}*"))):
         with suppress(OSError):  # it is removed meanwhile; what cannot be swept now is swept by the next command
             known = folder.lstat()
             if not stat.S_ISDIR(known.st_mode) or known.st_uid != os.getuid():
                 continue
             found = holders(folder)
-            if found and not any(one.is_there for one in found):
-                shutil.rmtree(folder, ignore_errors=True)
+            if any(one.is_there for one in found) or (not found and time.time() - known.st_mtime < BEGINS_S):
+                continue
+            shutil.rmtree(folder, ignore_errors=True)

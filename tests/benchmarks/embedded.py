@@ -40,7 +40,8 @@ class Embedded:
 
     def limit(self, **limit: float) -> None:
         """Have the upstream refuse what exceeds a limit; nothing without one."""
-        httpx.post(f"{self.upstream_url}/limit", json=limit, trust_env=False).raise_for_status()
+        key = {"Authorization": f"Bearer {Home(self.folder).secret()}"}
+        httpx.post(f"{self.upstream_url}/limit", json=limit, headers=key, trust_env=False).raise_for_status()
 
     def clear(self, *schemas: str) -> None:
         """Drop schemas and write all that is dirty to disk, so that nobody pays for who came before."""

@@ -232,6 +232,7 @@ class Endpoints:
     target: TargetInfo
     no_key: str = "name it in the target's backfill.api_key"
     bars: StoredBars | None = None
+    allow_remote: bool = False
 
     def check_key(self) -> None:
         """Refuse to go on without a key.
@@ -272,6 +273,7 @@ def endpoints(target: Target) -> Endpoints:
         target=info,
         no_key=ends.api_key.remedy,
         bars=target.bars,
+        allow_remote=target.allow_remote,
     )
 
 

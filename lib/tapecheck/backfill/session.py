@@ -111,7 +111,7 @@ def _ready(filling: Filling) -> Iterator[tuple[int, Callable[[Report], None]]]:
     from tapecheck.backfill import sharding  # processes and Dask: paid by who asks for them
     from tapecheck.workers.pool import WorkerPool
 
-    with WorkerPool(filling.plan.workers, sharding.prepare) as pool:
+    with WorkerPool(filling.plan.workers, sharding.prepare, allow_remote=filling.endpoints.allow_remote) as pool:
         workers = pool.ready()
         sharding.check_reach(workers, filling.endpoints)
         yield len(workers), partial(sharding.work_together, pool, filling)

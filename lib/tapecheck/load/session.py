@@ -54,7 +54,7 @@ def run(plan: LoadPlan, target: Target, keep: Callable[[Recording], None] = lamb
         executors={},
         generator={},
     )
-    with Generator(plan.workers) as generator, Watch(target.processes) as watch:
+    with Generator(plan.workers, allow_remote=target.allow_remote) as generator, Watch(target.processes) as watch:
         sender = _Sender(plan=plan, prepared=prepared, address=address, generator=generator, context=context)
         sent: list[Sent] = []
         for left, name in zip(reversed(range(len(plan.scenarios))), plan.scenarios, strict=True):
@@ -178,8 +178,8 @@ CONNECTION_LEAD_S = 0.0002  # added to the time until a common start, for each c
 class Generator(WorkerPool):
     """A load generator, started once for many measurements: processes of this machine, or the workers of a Dask cluster."""
 
-    def __init__(self, workers: int | str = 1) -> None:
-        super().__init__(workers, engine.prepare, pinned=True)
+    def __init__(self, workers: int | str = 1, *, allow_remote: bool = False) -> None:
+        super().__init__(workers, engine.prepare, pinned=True, allow_remote=allow_remote)
 
     def measure(self, work: Work, on_progress: Callable[[int, int], object] = lambda done, total: None) -> Measurement:
         """Run one scenario, split across as many workers as it can occupy.

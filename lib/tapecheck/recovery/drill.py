@@ -4,6 +4,7 @@ import contextlib
 import json
 import logging
 import re
+import shlex
 import signal
 import threading
 import time
@@ -24,11 +25,11 @@ from tapecheck.recovery.experiment import PLACES, Drill, View
 from tapecheck.recovery.objectives import ProbeSchedule
 from tapecheck.recovery.prober import Prober
 from tapecheck.recovery.recording import FULL, INVALID, MEASURED, Trial
-from tapecheck.recovery.watchdog import Watchdog, bounded, is_undone, roll_back, worked
+from tapecheck.recovery.watchdog import Watchdog, is_undone, roll_back, worked
 from tapecheck.resources import locate
 from tapecheck.target import opening, templates
 from tapecheck.target.file import RequestTemplate, Secret, Target
-from tapecheck.target.loopback import beyond, check_database, host_of, is_loopback
+from tapecheck.target.loopback import beyond, check_database, host_of, is_loopback, only
 
 log = logging.getLogger(__name__)
 logging.getLogger("chaostoolkit").setLevel(logging.CRITICAL + 1)  # no notebook needs it: a journal says the same
@@ -83,6 +84,11 @@ class DrillTarget:
         """Its processes by name, each as a target file selects it."""
         return {name: one.model_dump(exclude_defaults=True) for name, one in self.target.processes.items()}
 
+    @property
+    def sandbox_key(self) -> str:
+        """The key of the sandbox's admin requests; of no other target: the vendor's key is for the vendor alone."""
+        return self.source_key if self.target.kind == "sandbox" else ""
+
     def values(self) -> dict[str, Any]:
         """Return what an experiment's configuration gets."""
         found = {name: getattr(self, name) for name in PLACES}
@@ -129,7 +135,7 @@ def check_allowed(target: Target, drills: Sequence[Drill]) -> None:
         raise ConfigError([Problem(file=f"target {target.name}", key="allow_drills", got=got, allowed=allowed)])
     check_code(target, drills)
     has_database = ends is not None and _optional(ends.database_url)
-    given = {"base_url", "processes", *(["source_url"] if ends else []), *(["database_url"] if has_database else [])}
+    given = {"base_url", "sandbox_key", "processes", *(["source_url"] if ends else []), *(["database_url"] if has_database else [])}
     if found := [problem for drill in drills for problem in _missing(target, drill, given)]:
         raise ConfigError(found)
 
@@ -263,7 +269,7 @@ def _journal(drill: Drill, where: DrillTarget, moments: _Moments, prober: Prober
         released_ns = moments.at_ns.get(drill.watching.release or "", since_ns) if least == FULL else since_ns
         return prober.wait(least, released_ns, within_s=within_s, unseen_s=UNSEEN_S)
 
-    with bounded(where.target.allow_remote), Runner(Strategy.DEFAULT) as runner:
+    with only(not where.target.allow_remote), Runner(Strategy.DEFAULT) as runner:
         runner.register_event_handler(moments)
         values = {name: value for name, value in experiment["configuration"].items() if name != "database_url"}
         alone = {**experiment, "configuration": values}
@@ -298,7 +304,9 @@ def _repair(drill: Drill, where: DrillTarget, journal: Journal) -> str:
     """Return the command that repairs by hand, with what it is about filled in."""
     outputs = [run.get("output") for run in journal.get("run", []) if run["activity"].get("name") == drill.watching.inject]
     pids = [str(pid) for output in outputs if isinstance(output, dict) for pid in output.get("pids", [])]
+    key = where.target.backfill.api_key if where.target.backfill else Secret(env="SANDBOX_KEY")
     text = drill.watching.repair.replace("{pids}", " ".join(pids) or "PID")
+    text = text.replace("{sandbox_key}", f"$(cat {shlex.quote(key.file)})" if key.file else f"${key.env[0]}")
     return text.replace("{source_url}", where.source_url or "SOURCE_URL").replace("{base_url}", where.base_url)
 
 

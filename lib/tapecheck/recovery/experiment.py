@@ -27,7 +27,7 @@ OURS = "tapecheck.recovery.actions"
 KNOWN = (OURS, "chaoslib", "chaostoolkit")  # modules whose functions any target may have that may be drilled; all others are code
 STAND_IN = {"type": "process", "path": sys.executable}  # for a python provider, whose module would be imported to be checked
 RUNNING = ("configuration", "secrets", "controls")  # sections of an experiment of which Chaos Toolkit runs things when it checks them
-PLACES = ("base_url", "source_url", "processes", "database_url")  # values of the configuration that a target gives
+PLACES = ("base_url", "source_url", "sandbox_key", "processes", "database_url")  # values of the configuration that a target gives
 _SECTIONS = ("method", "rollbacks")
 _PLACE = re.compile(r"\$\{(\w+)\}")
 
@@ -94,7 +94,7 @@ class Watching(Model):
     keep: tuple[str, ...] = ()  # numbers at the top level of that answer's JSON that are kept
     records: bool = False  # whether bars are written meanwhile, to count what is lost
     may_be_unseen: bool = False  # whether the fault can be over before a probe sees it; its activity must fail where it did nothing
-    repair: str = Field(min_length=1)  # the command that repairs by hand; may hold {pids}, {source_url} and {base_url}
+    repair: str = Field(min_length=1)  # the command that repairs by hand; may hold {pids}, {source_url}, {sandbox_key}, {base_url}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

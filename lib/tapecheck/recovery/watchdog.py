@@ -9,8 +9,8 @@ import json
 import signal
 import subprocess
 import sys
-from collections.abc import Iterable, Iterator, Mapping
-from types import SimpleNamespace, TracebackType
+from collections.abc import Iterable, Mapping
+from types import TracebackType
 from typing import IO, Any, Self
 
 import psutil
@@ -67,31 +67,6 @@ def roll_back(experiment: Mapping[str, Any]) -> Mapping[str, Any]:
     return journal
 
 
-@contextlib.contextmanager
-def bounded(allow_remote: bool) -> Iterator[None]:
-    """Let Chaos Toolkit's http provider go past no proxy to this machine, and beyond it only where that is allowed; redirects too."""
-    from chaoslib.provider import http
-
-    from tapecheck.target.loopback import host_of, is_loopback
-
-    requests: Any = http.requests
-
-    class Bounded(requests.Session):  # type: ignore[misc]
-        def send(self, request: Any, **options: Any) -> Any:
-            if is_loopback(host_of(request.url)):
-                options["proxies"] = {}
-            elif not allow_remote:
-                why = "beyond this machine, and the target file does not say allow_remote: true"
-                raise requests.exceptions.ConnectionError(f"{host_of(request.url)} is {why}")
-            return super().send(request, **options)
-
-    http.requests = SimpleNamespace(Session=Bounded, adapters=requests.adapters, exceptions=requests.exceptions)
-    try:
-        yield
-    finally:
-        http.requests = requests
-
-
 def worked(run: Mapping[str, Any]) -> bool:
     """Tell whether an activity did what it should; Chaos Toolkit takes any exit code and HTTP status for a success."""
     output = run.get("output")
@@ -120,9 +95,10 @@ def keep(lines: IO[str], spared: Iterable[int] = ()) -> int:
     if armed is None:
         return 0
     from tapecheck.resources import SPARED
+    from tapecheck.target.loopback import only
 
     SPARED.update(kin)
-    with bounded(armed["allow_remote"]):
+    with only(not armed["allow_remote"]):
         return 0 if is_undone(roll_back(armed["experiment"]), armed["experiment"]) else 1
 
 

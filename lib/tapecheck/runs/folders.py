@@ -6,6 +6,7 @@ import os
 import secrets
 import shutil
 import sys
+import tempfile
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
@@ -17,7 +18,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from pydantic_core import from_json
 
-from tapecheck import config
+from tapecheck import config, lockfiles
 from tapecheck.errors import ConfigError, OutputError, Problem
 from tapecheck.runs import results
 from tapecheck.runs.outcomes import Recorded
@@ -52,9 +53,9 @@ def check_writable(out: str | Path) -> Path | None:
     folder = config.outputs(out)
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        probe = folder / f".writable-{secrets.token_hex(4)}"
-        probe.write_bytes(b"x")
-        probe.unlink()
+        with tempfile.TemporaryFile(dir=folder) as probe:
+            probe.write(b"x")
+        lockfiles.sweep_scratch(folder)
     except OSError as error:
         raise OutputError(f"the output folder {folder} cannot be written: {error.strerror}; name another with out") from error
     return folder
@@ -69,15 +70,14 @@ def keep(run_id: str, tables: Mapping[str, pa.Table], validation: str, *, out: s
     if str(out) == "":
         return
     folder = _unfinished(out, validation, run_id)
-    part, before = (folder.with_name(f".{folder.name}.{kind}") for kind in ("part", "before"))
     with suppress(OSError):
-        part.mkdir(parents=True)
-        _write(part, tables, {})
-        with suppress(FileNotFoundError):
-            folder.rename(before)
-        part.rename(folder)
-    for old in (part, before):
-        shutil.rmtree(old, ignore_errors=True)
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with lockfiles.scratch(folder.parent) as temporary:
+            (part := temporary / "part").mkdir(mode=0o700)
+            _write(part, tables, {})
+            with suppress(FileNotFoundError):
+                folder.rename(temporary / "before")
+            part.rename(folder)
 
 
 def _unfinished(out: str | Path, validation: str, run_id: str) -> Path:
@@ -159,10 +159,9 @@ def _part(folder: Path, raw: Path) -> Iterator[Path]:
 
     Until then nothing is added to `raw`: killed at any moment, it is a recording and the run folder is whole or not there.
     """
-    part = folder.with_name(f".{folder.name}.part")
-    shutil.rmtree(part, ignore_errors=True)  # of one that was killed
-    try:
-        part.mkdir(parents=True)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with lockfiles.scratch(folder.parent) as temporary:
+        (part := temporary / "part").mkdir(mode=0o700)
         for file in raw.iterdir() if raw.is_dir() else ():
             try:
                 (part / file.name).hardlink_to(file)
@@ -171,8 +170,6 @@ def _part(folder: Path, raw: Path) -> Iterator[Path]:
         yield part
         part.rename(folder)
         shutil.rmtree(raw, ignore_errors=True)
-    finally:
-        shutil.rmtree(part, ignore_errors=True)
 
 
 def _as_recorded(result: Result, folder: Path, small: Mapping[str, bytes]) -> tuple[Result, Path | None]:
@@ -222,17 +219,16 @@ def write_file(path: Path, data: bytes) -> None:
 
 
 def _replace(path: Path, data: bytes) -> None:
-    part = path.with_name(f".{path.name}.part")
-    part.write_bytes(data)
-    part.replace(path)
+    with lockfiles.scratch(path.parent) as temporary:  # no link that somebody put beside it is followed
+        (part := temporary / path.name).write_bytes(data)
+        part.replace(path)
 
 
 def point_latest(folder: Path) -> None:
     """Point `latest`, beside a run folder, at it."""
-    link = folder.with_name(f".latest-{folder.name}")
-    link.unlink(missing_ok=True)
-    link.symlink_to(folder.name)
-    link.replace(folder.with_name("latest"))
+    with lockfiles.scratch(folder.parent) as temporary:
+        (link := temporary / "latest").symlink_to(folder.name)
+        link.replace(folder.with_name("latest"))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

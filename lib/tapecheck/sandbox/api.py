@@ -11,7 +11,7 @@ from collections.abc import AsyncIterator
 from typing import Annotated, Any, Literal, TypeVar
 
 import httpx
-from fastapi import FastAPI, Header, HTTPException, Path, Query, Response
+from fastapi import Depends, FastAPI, Header, HTTPException, Path, Query, Response
 from fastapi_offline import FastAPIOffline
 from pydantic import BaseModel, BeforeValidator
 from starlette.datastructures import MutableHeaders
@@ -23,6 +23,7 @@ from tapecheck.sandbox import store as sql
 from tapecheck.sandbox.answers import (
     REFUSED,
     STALE_S,
+    Admin,
     Bar,
     Envelope,
     FeatureBar,
@@ -251,6 +252,6 @@ def application(home: Home) -> FastAPI:
     app.add_api_route("/api/v1/status", service.status)
     app.add_api_route("/health", service.health)
     app.add_api_route("/api/v1/admin/scheduler-health", service.scheduler_health, responses=gone)
-    admin: dict[str, Any] = {"responses": gone | REFUSED, "status_code": 202}
+    admin: dict[str, Any] = {"dependencies": [Depends(Admin(home))], "responses": gone | REFUSED, "status_code": 202}
     app.add_api_route("/api/v1/admin/backfill/trigger", service.trigger, methods=["POST"], **admin)
     return app

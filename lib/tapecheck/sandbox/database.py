@@ -33,11 +33,7 @@ SETTINGS = {
 
 
 def external_url() -> str | None:
-    """Return DATABASE_URL, which replaces the embedded server, or None.
-
-    Raises:
-        SandboxError: it cannot be read, or may lead to another machine. The message never holds the value.
-    """
+    """Return DATABASE_URL, which replaces the embedded server, or None."""
     url = os.environ.get("DATABASE_URL")
     if not url:
         return None

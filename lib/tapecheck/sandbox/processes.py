@@ -107,11 +107,7 @@ def _runs(process: psutil.Process) -> bool:
 
 
 def stop(home: Home) -> bool:
-    """Stop everything of this home, supervisord politely, so that it stops its programs; leave neither socket nor state.
-
-    Raises:
-        SandboxError: a process did not stop.
-    """
+    """Stop everything of this home, supervisord politely, so that it stops its programs; leave neither socket nor state."""
     home.state.unlink(missing_ok=True)  # first: who measures it must know why it answers no more
     supervisors, services = _ours(home)
     for process in (*supervisors, *services):

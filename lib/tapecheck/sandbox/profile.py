@@ -94,11 +94,7 @@ class Home:
         self.reaper = self.folder / "reaper"
 
     def create(self) -> None:
-        """Make the folder, ours alone; as root the group of the database's user may pass through it.
-
-        Raises:
-            SandboxError: it belongs to someone else, is no folder, or its path cannot be used.
-        """
+        """Make the folder, ours alone; as root the group of the database's user may pass through it."""
         path = str(self.folder)
         if re.search(NOT_FOR_INITDB, path):
             raise SandboxError(f"{path!r} holds a quote, $, ` or a line break; set TAPECHECK_SANDBOX_HOME to a plainer folder")

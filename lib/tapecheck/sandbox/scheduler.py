@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import AsyncIterator
 
 import psycopg
-from fastapi import FastAPI
+from fastapi import Depends, FastAPI
 
 from tapecheck import lockfiles
 from tapecheck.backfill import checkpoints, schema
@@ -18,7 +18,7 @@ from tapecheck.backfill.checkpoints import Checkpoint
 from tapecheck.backfill.pipeline import refresh
 from tapecheck.backfill.sink import Sink, SinkError
 from tapecheck.errors import TapecheckError, first_line
-from tapecheck.sandbox.answers import REFUSED, SchedulerAnswer, Trigger, Triggered
+from tapecheck.sandbox.answers import REFUSED, Admin, SchedulerAnswer, Trigger, Triggered
 from tapecheck.sandbox.profile import REFRESH_S, Home, Ports, Profile, tier_of
 from tapecheck.vendor.bars import TIMEFRAMES
 from tapecheck.vendor.rate_limit import Retry
@@ -236,7 +236,7 @@ def application(home: Home) -> FastAPI:
         """Return the scheduler's state."""
         return scheduler.health()
 
-    @app.post("/trigger", responses=REFUSED)
+    @app.post("/trigger", dependencies=[Depends(Admin(home))], responses=REFUSED)
     async def trigger(asked: Trigger) -> Triggered:
         """Refresh symbols now, new ones included; those that upstream does not know are refused for a while."""
         symbols = asked.symbols or sorted({symbol for symbol, _ in scheduler.due_s})

@@ -9,13 +9,15 @@ import threading
 import time
 from pathlib import Path
 
-import uvicorn
-
 from tapecheck.sandbox.profile import Home, Ports
 
 
-def _end_with(parent: int) -> None:
-    """Stop this process when its parent is gone, so that a killed supervisord leaves nothing behind."""
+def end_with(parent: int) -> None:
+    """Stop this process when its parent is gone, so that a killed one leaves nothing behind."""
+    threading.Thread(target=_follow, args=(parent,), daemon=True).start()
+
+
+def _follow(parent: int) -> None:
     while os.getppid() == parent:
         time.sleep(0.25)
     os.kill(os.getpid(), signal.SIGTERM)
@@ -25,12 +27,13 @@ def _end_with(parent: int) -> None:
 
 def serve(name: str, home: Home) -> None:
     """Serve the process `name` on its port until a signal."""
-    parent = os.getppid()
     gc.set_threshold(50_000, 20, 100)  # answers are many small objects and no cycles: the default spends a third of the time looking
-    threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
+    end_with(int((home.folder / "supervisord.pid").read_text()))
     port = getattr(Ports.of(home), name)
     application = importlib.import_module(f"tapecheck.sandbox.{name}").application(home)
     gc.freeze()
+    import uvicorn
+
     config = uvicorn.Config(
         application,
         host="127.0.0.1",

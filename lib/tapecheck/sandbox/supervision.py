@@ -55,9 +55,6 @@ def up(*, profile: Profile | None = None, until_unused: bool = False, on_progres
         profile: what to hold; None for what the home already holds, else the default. Another profile than
             before wipes the data and fills it anew.
         on_progress: gets each step in a few words.
-
-    Raises:
-        SandboxError: it does not start (with the end of the failing process's log), or runs with another profile.
     """
     home = Home()
     home.create()
@@ -100,9 +97,6 @@ def down(*, force: bool = False) -> bool:
 
     Args:
         force: stop it although other processes use it.
-
-    Raises:
-        SandboxError: others use it, or a process did not stop.
     """
     home = Home()
     if not home.folder.is_dir():
@@ -134,9 +128,6 @@ def wait_filled(
         or_held: return too when it rests because it lets a measured backfill go first, and holds nothing yet.
         timeout_s: the longest wait, without the time for which it lets a measured backfill go first.
         on_progress: gets how many series are done, of how many, and who is waited for.
-
-    Raises:
-        SandboxError: nothing runs, or it takes longer than `timeout_s`, or a measured backfill longer than `HELD_S`.
     """
     home = Home()
     state = _state(home)

@@ -18,7 +18,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from tapecheck.backfill.calendar import EASTERN
 from tapecheck.config import Model
 from tapecheck.sandbox import market
-from tapecheck.sandbox.answers import KEY, REFUSED, knows_key
+from tapecheck.sandbox.answers import KEY, REFUSED, Admin, knows_key
 from tapecheck.sandbox.faults import NOT_ENTITLED, RATE_LIMITED, Agg, Fault, Faults, json_response, spoiled
 from tapecheck.sandbox.profile import Home
 from tapecheck.vendor.bars import COLUMNS, CRYPTO, symbol_of
@@ -212,7 +212,7 @@ def application(home: Home) -> ASGIApp:
             return await request_validation_exception_handler(request, error)  # type: ignore[arg-type]
         return json_response({"status": "ERROR", "request_id": secrets.token_hex(16), "error": "a value is no number"}, 400)
 
-    admin: dict[str, Any] = {"responses": REFUSED}
+    admin: dict[str, Any] = {"dependencies": [Depends(Admin(home))], "responses": REFUSED}
     app.add_api_route("/faults", upstream.listed, **admin)
     app.add_api_route("/faults", upstream.add, methods=["POST"], **admin)
     app.add_api_route("/faults", upstream.clear, methods=["DELETE"], **admin)

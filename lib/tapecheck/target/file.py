@@ -63,11 +63,7 @@ class Secret(Model):
         return f"write it to {self.file}" if self.file else f"export {' or '.join(f'{name}=...' for name in self.env)}"
 
     def reveal(self) -> str:
-        """Return the secret.
-
-        Raises:
-            ConfigError: no variable is set, or the file cannot be read.
-        """
+        """Return the secret."""
         if self.file:
             try:
                 return Path(self.file).read_text(encoding="utf-8").strip()

@@ -4,10 +4,14 @@ A name other than `localhost` is never looked up here: the question itself would
 """
 
 import contextlib
+import functools
 import ipaddress
 import os
 import socket
 import ssl
+import sys
+import threading
+from collections.abc import Iterator
 from itertools import zip_longest
 from typing import Any
 from urllib.parse import urlsplit
@@ -89,6 +93,52 @@ def client_options(url: str, verify: ssl.SSLContext | bool = True) -> dict[str, 
     if not is_loopback(host_of(url)):
         return {"verify": verify}
     return {"trust_env": False, "transport": Loopback(verify=verify if urlsplit(url).scheme == "https" else False)}
+
+
+_guards: list[object] = []  # those who want nothing of this process to leave the machine
+_asking = threading.local()  # `is_loopback` looks at numbers with `getaddrinfo`, which is asked about itself
+
+
+@contextlib.contextmanager
+def only(is_wanted: bool = True) -> Iterator[None]:
+    """Let Python code of this process, whatever it is, connect to nothing beyond this machine and use no proxy; a refusal is an OSError.
+
+    It is for code that is not ours, such as a drill's: ours asks before it connects.
+    """
+    before = {name: os.environ.get(name) for name in ("no_proxy", "NO_PROXY")}
+    if is_wanted:
+        _guard()
+        _guards.append(before)
+    os.environ.update(dict.fromkeys(before, "*" if is_wanted else ",".join((*LOCALHOST, "localhost", *filter(None, before.values())))))
+    try:
+        yield
+    finally:
+        if is_wanted:
+            _guards.remove(before)
+        for name, value in before.items():
+            os.environ.pop(name) if value is None else os.environ.update({name: value})
+
+
+@functools.cache
+def _guard() -> None:
+    """Have the interpreter ask; once, since it never stops to."""
+    sys.addaudithook(_check)
+
+
+def _check(event: str, arguments: tuple[Any, ...]) -> None:
+    if not _guards or event not in ("socket.connect", "socket.sendto", "socket.sendmsg", "socket.getaddrinfo"):
+        return
+    place = arguments[0] if event == "socket.getaddrinfo" else arguments[1][0] if isinstance(arguments[1], tuple) else None
+    host = place.decode("ascii", "replace") if isinstance(place, bytes) else place
+    if not isinstance(host, str) or getattr(_asking, "now", False):
+        return
+    _asking.now = True
+    try:
+        is_here = is_loopback(host)
+    finally:
+        _asking.now = False
+    if not is_here:
+        raise PermissionError(f"{host} is beyond this machine, and the target file does not say allow_remote: true")
 
 
 class Loopback(httpx.AsyncBaseTransport):

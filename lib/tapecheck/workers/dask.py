@@ -14,6 +14,7 @@ from types import ModuleType
 from typing import Any, TypeVar
 
 from tapecheck.errors import ConfigError, MeasurementError, Problem
+from tapecheck.target.loopback import host_of, is_loopback
 from tapecheck.workers.worker import SLOTS, STOP, Control, Worker
 
 T = TypeVar("T")
@@ -43,10 +44,11 @@ def require_dask() -> ModuleType:
 
 
 class DaskScheduler:
-    """A connection to the scheduler at `dask://HOST:PORT`."""
+    """A connection to the scheduler at `dask://HOST:PORT`; without `allow_remote` to one of this machine, as all its workers are."""
 
-    def __init__(self, address: str) -> None:
-        self.url = address.replace("dask://", "tcp://", 1)
+    def __init__(self, address: str, *, allow_remote: bool) -> None:
+        self.url, self._allow_remote = address.replace("dask://", "tcp://", 1), allow_remote
+        self._check(self.url)
         distributed = require_dask()
         try:
             self.client: Any = distributed.Client(self.url, timeout=CONNECT_S, set_as_default=False)
@@ -56,7 +58,15 @@ class DaskScheduler:
 
     def addresses(self) -> list[str]:
         """Return the addresses of the workers that it has now, in a fixed order."""
-        return sorted(self.client.scheduler_info(n_workers=-1)["workers"])
+        found = sorted(self.client.scheduler_info(n_workers=-1)["workers"])
+        for address in found:
+            self._check(address)
+        return found
+
+    def _check(self, address: str) -> None:
+        if not self._allow_remote and not is_loopback(host_of(address)):
+            allowed = "a scheduler and workers of this machine; or allow_remote: true in the target file, if you may send requests there"
+            raise ConfigError([Problem(file="plan", key="workers", got=f"{address}, which may be on another machine", allowed=allowed)])
 
 
 class DaskWorker(Worker):

@@ -23,23 +23,19 @@ class WorkerPool:
     Args:
         prepare: called in each worker before its first task; imports what that needs.
         pinned: each process has a core of its own, where there are enough.
+        allow_remote: the cluster may be on other machines.
     """
 
-    def __init__(self, workers: int | str, prepare: Callable[[], object], *, pinned: bool = False) -> None:
-        self._asked, self._prepare = workers, prepare
+    def __init__(self, workers: int | str, prepare: Callable[[], object], *, pinned: bool = False, allow_remote: bool = False) -> None:
+        self._asked, self._prepare, self._allow_remote = workers, prepare, allow_remote
         self._cores = free_cores(workers) if isinstance(workers, int) and pinned else []
         self._scheduler: DaskScheduler | None = None
         self._workers: dict[int | str, Worker] = {}
 
     def __enter__(self) -> Self:
-        """Start the workers and wait until they can work.
-
-        Raises:
-            ConfigError: Dask is asked for and not installed.
-            MeasurementError: they do not start, or there are none.
-        """
+        """Start the workers and wait until they can work."""
         try:
-            self._scheduler = DaskScheduler(self._asked) if isinstance(self._asked, str) else None
+            self._scheduler = DaskScheduler(self._asked, allow_remote=self._allow_remote) if isinstance(self._asked, str) else None
             self.ready()
         except BaseException:
             self._close()
@@ -56,11 +52,7 @@ class WorkerPool:
         return 1.0 if self._scheduler else 0.2
 
     def ready(self) -> list[Worker]:
-        """Return the workers that there are now, in a fixed order, ready to work: a process that died is replaced.
-
-        Raises:
-            MeasurementError: there is none, or one cannot work.
-        """
+        """Return the workers that there are now, in a fixed order, ready to work: a process that died is replaced."""
         keys: Sequence[int | str] = range(self._asked) if isinstance(self._asked, int) else self._known()
         new = {key: self._new(key) for key in keys if key not in self._workers}
         self._workers |= new  # so that they are closed if one of them cannot work
@@ -97,9 +89,6 @@ class WorkerPool:
             function: called as `function(control, *arguments)` where the worker is; it looks at `control[STOP]` and counts in the others.
             tasks: each worker with its arguments.
             on_poll: called about 5 times a second with those that are still at work.
-
-        Raises:
-            MeasurementError: a worker that lives failed; whatever it raised is raised, and the others are stopped.
         """
         running = {worker.begin(function, *arguments): worker for worker, arguments in tasks}
         results: dict[Worker, T | Death] = {}
