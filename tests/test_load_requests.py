@@ -116,7 +116,7 @@ ANSWERS: dict[str, tuple[Behaviour, type[TargetError], int, str]] = {
         4,
         'expected 200: \'{"detail": "No data found for ZZZZ"}\'; correct the request',
     ),
-    "long 404": (servers.status(404, text=b"<b>\x1b[31m" + b"x" * 5000), TargetError, 4, "'<b>\\x1b[31m" + "x" * 189 + "...'; correct"),
+    "long 404": (servers.status(404, text=b"<b>\x1b[31m" + b"x" * 5000), TargetError, 4, "'<b>\ufffd[31m" + "x" * 189 + "...'; correct"),
     "blank 404": (servers.status(404, text=b" \n"), TargetError, 4, "answered 404, expected 200: no such path"),
     "wrong key": (servers.status(401), TargetError, 4, "key is missing or wrong; headers sent: X-Key (from PLANTED_KEY)"),
     "forbidden": (servers.status(403), TargetError, 4, "key is missing or wrong"),

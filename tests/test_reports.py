@@ -11,17 +11,20 @@ from pathlib import Path
 from typing import Any
 
 import html5lib
+import nbformat
+import pandas as pd
 import pytest
+import servers
 from browsers import NAMES, Browser, installed
 from junitparser import JUnitXml
 from markdown_it import MarkdownIt
 from prometheus_client.openmetrics.parser import text_string_to_metric_families
 from recorded_runs import check, checks, many, put, set_at
+from servers import Server
 
 from tapecheck.reports import markdown, overview, pages
-from tapecheck.reports.markdown import plain
 from tapecheck.runs import batch, folders, results
-from tapecheck.verdict import NEXT, Verdict
+from tapecheck.verdict import NEXT, Verdict, headline
 
 PAGES = ["index.html", "executive.html"]
 HOSTILE = "<script>alert('x')</script> a|b ]]> `c` **d** [e](http://f) @g & \"h\" \x1b[31m \x00 é\n# i"
@@ -243,17 +246,6 @@ def test_a_comment_without_runs_says_so(tmp_path: Path) -> None:
     assert "No recorded runs yet" in (tmp_path / "executive.html").read_text()
 
 
-@pytest.mark.parametrize(
-    "text",
-    ["rto_rpo_x", "1. a", "- a", "# a", "a | b", "<b>", "&lt;", "\\|", "~~a~~", "![a](b)", "a\nb", "`", "1) a", "+ a", "===", "60.4 ms"],
-)
-def test_markdown_leaves_a_text_as_it_is(text: str) -> None:
-    """Whatever it looks like, in a list."""
-    html = MarkdownIt("commonmark").enable("table").enable("strikethrough").render(f"- {plain(text)}")
-    (item,) = html5lib.parse(html, namespaceHTMLElements=False).iter("li")
-    assert (words(item), len(item)) == (" ".join(text.split()), 0)
-
-
 # ---- pages ----
 
 
@@ -295,6 +287,54 @@ def test_a_browser_shows_what_stands_in_a_run_as_text(hostile: Path, browser: Br
     tree = html5lib.parse(browser.document(hostile / name), namespaceHTMLElements=False)
     assert SEEN in words(tree.find("body"))
     assert not [e for e in tree.iter() if e.tag in ("script", "b", "strong") and "alert" in words(e)]
+
+
+def attack(url: str) -> str:
+    """Return what would show, ask for or run something in each way that HTML has."""
+    act = f"document.title='1';fetch('{url}/f')"
+    return (
+        f'<img src="{url}/i" onerror="{act}"><script>{act}</script><svg onload="{act}"></svg><body onload="{act}">'
+        f'<a href="javascript:{act}" onclick="{act}">x</a><style>@import "{url}/c"; body {{background: url({url}/b)}}</style>'
+        f'<iframe src="{url}/p"></iframe><link rel="stylesheet" href="{url}/l"><meta http-equiv="refresh" content="0;url={url}/m">'
+        f"![x]({url}/n) [x](javascript:alert(1)) <object data='{url}/o'></object>"
+    )
+
+
+def attacked(folder: Path, said: str) -> list[Path]:
+    """Return the pages of a run whose every text is an attack, and a report with each kind of output."""
+
+    def change(result: Any) -> None:
+        result.update(checks=[check("fail", said, said, reason=said)], verdict="fail", headline=said)
+        result["target"].update(name=said, base_url=said)
+        result["recommendations"] = [{"name": said, "finding": said, "evidence": {said: said}, "action": said}]
+
+    put(folder, "load", 0, change)
+    pages.write(folder)
+    bundles = {
+        "text/markdown": [said, headline(said, [], said)], "text/html": [said, pd.DataFrame({said: [said]}).to_html()],
+        "image/svg+xml": [f"<svg>{said}</svg>"], "application/javascript": ["document.title='1'"], "text/latex": [said],
+    }  # fmt: skip
+    outputs = [nbformat.v4.new_output("display_data", {kind: one}) for kind, found in bundles.items() for one in found]
+    outputs += [nbformat.v4.new_output("stream", text=said), nbformat.v4.new_output("error", ename=said, evalue=said, traceback=[said])]
+    cells = [nbformat.v4.new_markdown_cell(f"# {said}\n\n{said}"), nbformat.v4.new_code_cell("1", outputs=outputs)]
+    nbformat.write(nbformat.v4.new_notebook(cells=cells), folder / "executed.ipynb")
+    (folder / "report.html").write_text(batch.html_report(folder / "executed.ipynb"))
+    return [folder / name for name in (*PAGES, "report.html")]
+
+
+def test_no_page_runs_shows_or_asks_for_what_a_text_in_it_says(tmp_path: Path, browser: Browser) -> None:
+    """No script, no dialog, no attribute that is code, no request; and the policy of each page would stop what got through."""
+    with Server(servers.fast) as server:
+        for page in attacked(tmp_path, attack(server.url)):
+            assert "Content-Security-Policy" in page.read_text(), page.name
+            document = browser.document(page)
+            tree = html5lib.parse(document, namespaceHTMLElements=False)
+            assert "document.title=" in words(tree.find("body")), "it stands there as text"
+            assert [(e.tag, name) for e in tree.iter() for name in e.attrib if name.startswith("on")] == [], page.name
+            assert [e.tag for e in tree.iter() if e.tag in ("script", "iframe", "object", "link")] == [], page.name
+            assert not [a for a in tree.iter("a") if a.get("href", "").startswith("javascript")], page.name
+            assert words(tree.find(".//title")) != "1"
+        assert server.seen.connections == 0, server.seen.paths
 
 
 @pytest.mark.parametrize("name", PAGES)

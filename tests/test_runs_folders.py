@@ -24,6 +24,7 @@ from tapecheck.load import session
 from tapecheck.load.plan import LoadPlan
 from tapecheck.load.recording import Recording
 from tapecheck.load.validation import load
+from tapecheck.reports import pages
 from tapecheck.runs import folders, results
 from tapecheck.runs.outcomes import Recorded
 from tapecheck.target.file import Target
@@ -230,7 +231,36 @@ def test_a_run_that_is_killed_while_it_is_recorded_is_whole_or_a_recording(
     assert (done.verdict, done.folder) == ("pass", folder)
     assert {path.name for path in folder.iterdir()} == {*seen[0], "result.json", "failures.jsonl", "timeline.png", "timeline.svg"}
     assert load.read(folder).samples.equals(measured().samples)
-    assert [path.name for path in (tmp_path / "load").iterdir() if path.name != "latest"] == [run_id]
+    assert [path.name for path in (tmp_path / "load").iterdir() if path.name != "latest" and path.suffix != folders.PART] == [run_id]
+
+
+def test_what_a_killed_process_left_half_written_is_removed_by_the_next(tmp_path: Path) -> None:
+    """What another one writes now stays, as does what is not ours."""
+    with subprocess.Popen(["true"]) as dead:
+        dead.wait()
+    for folder in (tmp_path, tmp_path / "load", tmp_path / "unfinished"):
+        folder.mkdir(exist_ok=True)
+        for pid in (dead.pid, os.getppid(), "x"):
+            (folder / f".run.{pid}.ab12.part").mkdir()
+        (folder / f".index.html.{dead.pid}.cd34.part").write_text("half")
+    folders.check_writable(tmp_path)
+    left = {path.name for path in tmp_path.rglob(".*")}
+    assert left == {f".run.{os.getppid()}.ab12.part", ".run.x.ab12.part"}
+
+
+def test_nobody_else_may_read_what_is_written_and_no_link_is_followed(tmp_path: Path) -> None:
+    """Folders are 0700, files 0600, however open the umask is; names of parts cannot be guessed."""
+    folder = record(tmp_path / "out").folder
+    assert folder
+    victim = tmp_path / "victim"
+    victim.write_text("mine")
+    for name in (".index.html.part", "index.html"):
+        (tmp_path / "out" / name).symlink_to(victim)
+    pages.write(tmp_path / "out")
+    assert victim.read_text() == "mine"
+    modes = {path: path.lstat().st_mode & 0o777 for path in (tmp_path / "out").rglob("*") if not path.is_symlink()}
+    assert {mode for path, mode in modes.items() if path.is_dir()} == {0o700}
+    assert {mode for path, mode in modes.items() if path.is_file()} == {0o600}
 
 
 def test_where_no_file_has_two_names_it_is_copied(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

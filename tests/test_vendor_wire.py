@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from tapecheck import text
 from tapecheck.vendor import wire
 from tapecheck.vendor.bars import COLUMNS, TIMEFRAMES, symbol_of, ticker_of
 from tapecheck.vendor.rate_limit import Retry, TokenBucket
@@ -251,7 +252,8 @@ def test_a_token_bucket_keeps_its_rate(rate_per_s: float, burst: int, slack_s: f
 @pytest.mark.parametrize("said", ["hunter2/secret", "hunter2%2Fsecret"])
 def test_a_server_that_repeats_the_key_does_not_get_it_into_a_message(said: str) -> None:
     """An answer's text is kept, but for the key, as it is or as a URL holds it, whatever its status."""
-    text = f'{{"status":"ERROR","error":"Unknown API Key: {said}"}}'.encode()
-    assert str(wire.failure(401, text, "AAPL", "hunter2/secret")) == "AAPL: HTTP 401: Unknown API Key: ***"
+    text.learn("hunter2/secret")
+    page = f'{{"status":"ERROR","error":"Unknown API Key: {said}"}}'.encode()
+    assert str(wire.failure(401, page, "AAPL")) == "AAPL: HTTP 401: Unknown API Key: ***"
     with pytest.raises(wire.Unauthorized, match=r"Unknown API Key: \*\*\*$"):
-        wire.decode(text, asked(), "hunter2/secret")
+        wire.decode(page, asked())

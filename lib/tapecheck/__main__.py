@@ -11,11 +11,11 @@ import time
 import traceback
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NoReturn, TextIO
+from typing import Any, NoReturn, TextIO, cast
 
 import yaml
 
-from tapecheck import config, lockfiles
+from tapecheck import config, lockfiles, text
 from tapecheck.errors import ConfigError, MeasurementError, Problem, TapecheckError
 
 _UNWRITABLE = (errno.EPIPE, errno.ENOSPC, errno.EDQUOT, errno.EIO)  # what printing raises
@@ -37,18 +37,20 @@ def main(words: Sequence[str] | None = None) -> int:
     for name in ("stdout", "stderr"):
         if getattr(sys, name) is None:
             setattr(sys, name, Path(os.devnull).open("w"))  # noqa: SIM115 - open to the end
-    try:
+    out, err = text.Screen(sys.stdout), text.Screen(sys.stderr)
+    with contextlib.redirect_stdout(cast(TextIO, out)), contextlib.redirect_stderr(cast(TextIO, err)):
         try:
-            return _command(words)
-        finally:
-            sys.stdout.flush()
-    except BrokenPipeError:
-        _to_nobody(sys.stdout, sys.stderr)
-        return 128 + signal.SIGPIPE
-    except OSError as error:
-        _to_nobody(sys.stdout)
-        print(f"error: the output cannot be written: {error.strerror}", file=sys.stderr)
-        return 3
+            try:
+                return _command(words)
+            finally:
+                sys.stdout.flush()
+        except BrokenPipeError:
+            _to_nobody(sys.stdout, sys.stderr)
+            return 128 + signal.SIGPIPE
+        except OSError as error:
+            _to_nobody(sys.stdout)
+            print(f"error: the output cannot be written: {error.strerror}", file=sys.stderr)
+            return 3
 
 
 def _to_nobody(*streams: TextIO) -> None:
@@ -203,11 +205,11 @@ def _given(arguments: argparse.Namespace) -> dict[str, Any]:
         if not isinstance(data, Mapping):
             raise ConfigError([Problem(file=arguments.file, key="(file)", got=type(data).__name__, allowed="NAME: VALUE lines")])
         given.update({str(name): value for name, value in data.items()})
-    for name, text in arguments.pairs:
+    for name, value in arguments.pairs:
         try:
-            given[name] = yaml.safe_load(text) if text else ""  # to YAML nothing is null
+            given[name] = yaml.safe_load(value) if value else ""  # to YAML nothing is null
         except (yaml.YAMLError, ValueError, RecursionError):
-            given[name] = text
+            given[name] = value
     if arguments.target:
         given["target"] = arguments.target
     for name in ("target", "plan", "run", "before", "after"):

@@ -10,6 +10,7 @@ from typing import Any, ClassVar, TypeVar
 import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from tapecheck import text
 from tapecheck.errors import ConfigError, Problem
 
 PROJECT = Path(__file__).resolve().parents[2]
@@ -242,9 +243,9 @@ def _described(error: Any, data: Any, at: Location, model: type[BaseModel]) -> t
     if kind == "union_tag_invalid":
         return repr(error["ctx"]["tag"]), "one of " + error["ctx"]["expected_tags"].replace("'", "")
     got = _value(data, at)
-    text = repr(got) if isinstance(got, str | int | float | bool | type(None)) else type(got).__name__
+    said = text.redact(repr(got)) if isinstance(got, str | int | float | bool | type(None)) else type(got).__name__
     allowed = _KINDS.get(kind) or message.removeprefix("Value error, ").removeprefix("Input should be ")
-    return text if len(text) <= 80 else text[:77] + "...", allowed
+    return said if len(said) <= 80 else said[:77] + "...", allowed
 
 
 def _unknown(key: str, models: Sequence[type[BaseModel]]) -> str:

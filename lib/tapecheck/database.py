@@ -15,6 +15,7 @@ import psycopg
 from anyio.from_thread import start_blocking_portal
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
+from tapecheck import text
 from tapecheck.errors import first_line
 
 PATIENCE: dict[str, Any] = {  # a network that goes silent is noticed within about half a minute
@@ -70,6 +71,7 @@ def conninfo(url: str, **more: Any) -> str:
     Raises:
         psycopg.ProgrammingError: the URL cannot be read; the message does not hold it.
     """
+    text.learn(url)
     try:
         given = conninfo_to_dict(url)
     except psycopg.ProgrammingError:

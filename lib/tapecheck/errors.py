@@ -11,9 +11,11 @@ TapecheckError                exit code
 """
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
+
+from tapecheck import text
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -28,7 +30,7 @@ class Problem:
 
     def __str__(self) -> str:
         where = self.file if self.line is None else f"{self.file}:{self.line}"
-        return f"{where}: {self.key}: " + (f"got {self.got}; allowed: {self.allowed}" if self.allowed else self.got)
+        return text.line(f"{where}: {self.key}: " + (f"got {self.got}; allowed: {self.allowed}" if self.allowed else self.got))
 
 
 class TapecheckError(Exception):
@@ -36,9 +38,12 @@ class TapecheckError(Exception):
 
     exit_code: ClassVar[int] = 3
 
+    def __init__(self, *said: object) -> None:
+        super().__init__(*(text.redact(one) if isinstance(one, str) else one for one in said))
+
     def _render_traceback_(self) -> list[str]:
         """Tell IPython to show the sentence in place of a traceback: what is wrong is not in our code."""
-        return [f"{type(self).__name__}: {self}"]
+        return [text.legal(f"{type(self).__name__}: {self}")]
 
 
 class ConfigError(TapecheckError):
@@ -87,19 +92,20 @@ class RollbackError(TapecheckError):
     exit_code = 3
 
 
-def first_line(error: BaseException) -> str:
+def first_line(error: BaseException, most: int = 200) -> str:
     """Return the first line of an error, which names the cause; the others of a database's quote statements."""
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
+    return text.redact((str(error).strip().splitlines() or [type(error).__name__])[0])[:most]
 
 
-def shown(body: bytes, most: int = 60, redacted: Callable[[str], str] = str) -> str:
+def shown(body: bytes, most: int = 60) -> str:
     """Quote the beginning of an unexpected body in one printable line; of a web page its title; binary data and nothing are named."""
+    body = text.redact_bytes(body)  # the whole of it: a secret that is cut is not found
     if not body.strip():
         return "an empty body"
     if b"\0" in body:
         return f"{len(body):,} bytes of binary data"
     if re.match(rb"\s*<(!doctype html|html)\b", body, re.IGNORECASE):
         title = re.search(rb"<title[^>]*>([^<]*)", body, re.IGNORECASE)
-        return f"a web page{f' with the title {shown(title[1], most, redacted)}' if title and title[1].strip() else ''}"
-    text = redacted(re.sub(r"\s+", " ", body.decode("utf-8", "replace")))  # the whole of it: a secret that is cut is not found
-    return repr(text if len(text) <= most else text[: most - 3] + "...")
+        return f"a web page{f' with the title {shown(title[1], most)}' if title and title[1].strip() else ''}"
+    said = text.line(body.decode("utf-8", "replace"))
+    return repr(said if len(said) <= most else said[: most - 3] + "...")

@@ -7,7 +7,6 @@ import ssl
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import Self, TypeVar
 
 import anyio
@@ -71,7 +70,6 @@ class Client:
         if problems:
             raise ConfigError(problems)
         self._options = client_options(target.base_url, tls(target))
-        self._redacted = partial(templates.redacted, target=target)
         self._stack = contextlib.ExitStack()
 
     def __enter__(self) -> Self:
@@ -106,13 +104,13 @@ class Client:
         body = templates.body(template, values)
         url, more = self._base_url + templates.path(template, values), {"Content-Type": "application/json"} if body else {}
         request = self._http.build_request(template.method, url, content=body or None, headers=more | template.headers)
-        what, sent_s = self._redacted(f"{template.method} {request.url}"), time.monotonic()
+        what, sent_s = f"{template.method} {request.url}", time.monotonic()
         status, content, problem = 0, b"", None
         try:
             answer, content = await exchange(self._http, request, self._timeout_s)
             status = answer.status_code
         except FAILURES as error:
-            problem = failure(what, error, timeout_s=self._timeout_s, redacted=self._redacted)
+            problem = failure(what, error, timeout_s=self._timeout_s)
         return Answer(
             what=what, sent_s=sent_s, done_s=time.monotonic(), at=dt.datetime.now(dt.UTC), status=status, body=content, failure=problem
         )
@@ -162,7 +160,7 @@ class Client:
         except ValidationError as error:
             first = error.errors(include_url=False, include_input=False)[0]
             at = ".".join(map(str, first["loc"])) or "the body"
-            why = f"{at}: {first['msg']}; it begins {shown(answer.body, QUOTED, self._redacted)}"
+            why = f"{at}: {first['msg']}; it begins {shown(answer.body, QUOTED)}"
             raise TargetError(f"{answer.what}: no {name} answer as expected ({why}): correct requests.{name}, or base_url") from None
 
 
@@ -198,16 +196,14 @@ async def exchange(
     return answer, b"".join(parts)
 
 
-def failure(
-    what: str, error: Exception, *, timeout_s: float, redacted: Callable[[str], str] = str, hint: Callable[[], str] = str
-) -> TargetError:  # fmt: skip
+def failure(what: str, error: Exception, *, timeout_s: float, hint: Callable[[], str] = str) -> TargetError:
     """Return what an exchange that ended without an answer says of the target.
 
     Args:
         what: was asked.
         hint: returns what else is known of the port, or nothing; called only where it may explain the error.
     """
-    text = redacted(str(error) or type(error).__name__)
+    text = str(error) or type(error).__name__
     cause = next((one for one in _causes(error) if isinstance(one, ssl.SSLError)), None)
     is_closed = isinstance(error, httpx.NetworkError) or "disconnected" in text or "peer closed" in text
     if isinstance(error, TooLarge) or "too long" in text:
@@ -248,7 +244,7 @@ def _causes(error: BaseException) -> list[BaseException]:
 
 def refused(what: str, status: int, body: bytes, target: Target, *, expected: int = 200, hint: str = "") -> TargetError:
     """Return what an answer with another status than the expected one says of a target; `hint` is what to do about any other."""
-    says, said = f"{what}: answered {status}, expected {expected}", shown(body, QUOTED, lambda text: templates.redacted(text, target))
+    says, said = f"{what}: answered {status}, expected {expected}", shown(body, QUOTED)
     if status in (401, 403):
         names = [f"{name} (from {value.place})" if isinstance(value, Secret) else name for name, value in target.headers.items()]
         return TargetError(f"{says}: the key is missing or wrong; headers sent: {', '.join(names) or 'none; name the key under `headers`'}")

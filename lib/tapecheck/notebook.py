@@ -6,7 +6,11 @@ A cell that fails or is interrupted leaves no verdict of an earlier run on scree
 import ast
 import sys
 import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any, TypeVar
+
+from tapecheck import text
 
 StatementT = TypeVar("StatementT", bound=ast.stmt)
 
@@ -23,9 +27,9 @@ def show(**parts: Any) -> None:
 
 def amend(**parts: str) -> None:
     """Replace text that `show` displayed, where it is on screen."""
-    for name, text in parts.items():
+    for name, part in parts.items():
         if name in _shown:
-            _display({"text/markdown": text, "text/plain": text}, name, update=True)
+            _display({"text/markdown": part, "text/plain": part}, name, update=True)
 
 
 def clear(*variables: str) -> None:
@@ -52,6 +56,7 @@ def settle() -> None:
     if not _variables():
         return
     shell().ast_node_interactivity = "last_expr"  # from the next cell on, its last value is shown again
+    _redact_messages(getattr(shell(), "kernel", None))
     import numpy as np
     import pandas as pd
 
@@ -63,6 +68,22 @@ def settle() -> None:
     warnings.resetwarnings()
     for category in (DeprecationWarning, PendingDeprecationWarning, ImportWarning, ResourceWarning):
         warnings.simplefilter("ignore", category)  # as Python does by itself
+
+
+def _redact_messages(kernel: Any) -> None:
+    """Let no secret into any message of a kernel: whatever a cell shows, prints or raises is blanked out when it is packed."""
+    if kernel is not None and not isinstance(pack := kernel.session.pack, _Redacting):
+        kernel.session.pack = _Redacting(pack)
+
+
+@dataclass(frozen=True, slots=True)
+class _Redacting:
+    """Packs a message without the secrets of this process."""
+
+    pack: Callable[[Any], bytes]
+
+    def __call__(self, content: Any) -> bytes:
+        return text.redact_bytes(self.pack(content))
 
 
 def given() -> list[str]:

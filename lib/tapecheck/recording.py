@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 from pydantic import TypeAdapter, ValidationError
 
 from tapecheck import config, lockfiles
-from tapecheck.errors import ConfigError, Problem
+from tapecheck.errors import ConfigError, Problem, first_line
 from tapecheck.runs import folders
 from tapecheck.runs.results import Environment, Finding, Neighbour, TargetInfo, environment
 from tapecheck.target.file import Target
@@ -79,7 +79,7 @@ RecordingT = TypeVar("RecordingT", bound=Recording[Any])
 
 def unreadable(error: Exception, source: str, first: str, validation: str) -> ConfigError:
     """Return the error that `source` is no complete run of a validation, whose first table is named, and why it cannot be read."""
-    why = f"{type(error).__name__}: {str(error)[:300]}"
+    why = f"{type(error).__name__}: {first_line(error, 300)}"
     if isinstance(error, ValidationError):
         lacking = error.errors(include_url=False)[0]
         why = f"the context of another version, such as {config.dotted(lacking['loc'])}: {lacking['msg']}"[:300]

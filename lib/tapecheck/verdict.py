@@ -17,6 +17,7 @@ from enum import StrEnum
 from typing import Self
 
 from tapecheck.errors import ConfigError, Problem
+from tapecheck.text import markdown
 
 DOUBT_SHARE = 0.2  # of a value: beyond it, that much may be what the instrument added, and the figure is marked
 OPERATORS: Mapping[str, Callable[[float, float], bool]] = {
@@ -218,7 +219,8 @@ def headline(target: str, checks: Sequence[Check], said: str) -> str:
     verdict = overall(c.verdict for c in checks).replace("_", " ").upper()
     what = f"{missed[0].name}, " if missed and len({c.name for c in checks}) > 1 else ""
     first = f" First: {what}{missed[0].objective}: {missed[0].reason}." if missed else ""
-    return f"**{verdict}** for {target}: {len(checks) - len(missed)} of {len(checks)} checks met.{first}{' ' if said else ''}{said}"
+    found = f"for {target}: {len(checks) - len(missed)} of {len(checks)} checks met.{first}{' ' if said else ''}{said}"
+    return f"**{verdict}** {markdown(found)}"
 
 
 def exit_code(verdict: Verdict) -> int:
@@ -242,5 +244,5 @@ def cut(text: str, longest: int) -> str:
     if len(line) <= longest:
         return line
     begin = textwrap.wrap(line, longest - len(" …"))[0]
-    clause = re.match(rf"(.{{{longest // 3},}}[.;])(?: |$)", begin)
+    clause = re.match(rf"(.{{{longest // 3},}}[.;,])(?: |$)", begin)
     return f"{(clause[1] if clause else begin).rstrip(',;')} …"

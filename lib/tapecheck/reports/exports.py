@@ -15,7 +15,8 @@ from junitparser.junitparser import FinalResult
 from prometheus_client import CollectorRegistry, Gauge
 from prometheus_client.openmetrics.exposition import generate_latest
 
-from tapecheck.reports.overview import Overview, Standing, legal, number
+from tapecheck.reports.overview import Overview, Standing, number
+from tapecheck.text import legal
 from tapecheck.verdict import Check, Verdict
 
 KINDS: Mapping[Verdict, type[FinalResult]] = {

@@ -4,8 +4,9 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from tapecheck.reports.overview import Entry, Overview, Standing, legal, number
+from tapecheck.reports.overview import Entry, Overview, Standing, number
 from tapecheck.runs.results import Finding
+from tapecheck.text import markdown
 from tapecheck.verdict import NEXT, Verdict, cut, words
 
 MOST = 3  # things said under one heading; a page has room for no more of four validations
@@ -84,8 +85,6 @@ def _few(said: Sequence[str], most: int = MOST) -> tuple[str, ...]:
 # ---- comment ----
 
 SIGNS = {"pass": "✅", "fail": "❌", "invalid": "⚠️", "no_data": "⚠️", "not_proven": "❔"}
-_SPECIAL = re.compile(r"([\\`*_\[\]<>#|~&$])")
-_BEGINS_A_LIST = re.compile(r"^(\d*)([-+.)=])")
 HEADINGS = ("validation", "verdict", "checks met", "main figure", "target", "run")
 
 
@@ -96,33 +95,27 @@ def text(overview: Overview) -> str:
     briefs = [of(standing) for standing in overview.standings]
     table = [_line(HEADINGS), _line(["---"] * len(HEADINGS)), *(_row(one) for one in overview.standings)]
     folded = [line for one in briefs for line in _details(one)]
-    return "\n".join([f"## tapecheck: {plain(words(overview.verdict).upper())}", "", *table, "", *folded]) + "\n"
+    return "\n".join([f"## tapecheck: {markdown(words(overview.verdict).upper())}", "", *table, "", *folded]) + "\n"
 
 
 def _row(standing: Standing) -> str:
     since = ", and later attempts without a result" if standing.since else ""
     cells = [standing.validation, f"{SIGNS[standing.verdict]} {words(standing.verdict).upper()}{since}"]
     if standing.entry is None:
-        return _line([*map(plain, cells), "", "", "", ""])
+        return _line([*map(markdown, cells), "", "", "", ""])
     result, main = standing.entry.result, standing.main
     before = f", {number(standing.trend[-2])} before" if len(standing.trend) > 1 else ""  # two runs prove no change
     figure = f"{main.name}: {number(standing.entry.main)} {main.unit}{before}" if main else ""
-    return _line([plain(cell) for cell in (*cells, standing.entry.met, figure, result.target.name, result.run_id)])
+    return _line([markdown(cell) for cell in (*cells, standing.entry.met, figure, result.target.name, result.run_id)])
 
 
 def _details(one: Brief) -> list[str]:
     parts = {"Broken": one.broken or ("nothing: every objective is met",), "Evidence": one.evidence, "Next action": one.actions}
     lines = ["<details>", f"<summary>{one.standing.validation}: what is broken, the evidence, the next action</summary>", ""]
     for heading, said in parts.items():
-        lines += [f"**{heading}**", "", *(f"- {plain(text)}" for text in said), ""]
+        lines += [f"**{heading}**", "", *(f"- {markdown(text)}" for text in said), ""]
     return [*lines, "</details>", ""]
 
 
 def _line(cells: Sequence[str]) -> str:
     return f"| {' | '.join(cells)} |"
-
-
-def plain(text: str) -> str:
-    """Escape a text so that Markdown shows it as it is, on one line, and an @ calls nobody."""
-    line = _SPECIAL.sub(r"\\\1", " ".join(legal(text).split()))
-    return _BEGINS_A_LIST.sub(r"\1\\\2", line).replace("@", "@&#8288;")

@@ -1,7 +1,6 @@
 """What all reports are made from: how each recorded run begins, and the last of each validation. It writes nothing."""
 
 import os
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -174,8 +173,6 @@ def _standing(validation: str, entries: Sequence[Entry], attempts: Sequence[Brok
 
 # ---- wording ----
 
-_ILLEGAL = re.compile("[^\t\n\r\x20-\x7e\xa0-\ud7ff\ue000-\ufdcf\ufdf0-\ufffd\U00010000-\U0010ffff]")
-
 
 def number(value: float | str | None) -> str:
     """Write a figure as a person reads it; — for none."""
@@ -185,8 +182,3 @@ def number(value: float | str | None) -> str:
 def moment(at: datetime) -> str:
     """Write a time."""
     return at.strftime("%Y-%m-%d %H:%M:%S UTC")
-
-
-def legal(text: str) -> str:
-    """Replace what neither XML 1.0 nor HTML can say, however it is escaped: control characters, and half of a pair."""
-    return _ILLEGAL.sub("�", text)

@@ -9,8 +9,9 @@ from jinja2 import Environment, PackageLoader
 from markupsafe import Markup
 
 from tapecheck.reports import exports, markdown, overview
-from tapecheck.reports.overview import Entry, Overview, legal, moment, number
+from tapecheck.reports.overview import Entry, Overview, moment, number
 from tapecheck.runs import folders
+from tapecheck.text import legal
 from tapecheck.verdict import words
 
 FILES = ("report.html", "notebook.ipynb", "result.json", "trace.json")

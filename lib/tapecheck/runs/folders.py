@@ -3,6 +3,7 @@
 import errno
 import json
 import os
+import re
 import secrets
 import shutil
 import sys
@@ -12,13 +13,14 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, BinaryIO, Protocol
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from pydantic_core import from_json
 
-from tapecheck import config, lockfiles
+from tapecheck import config, lockfiles, text
 from tapecheck.errors import ConfigError, OutputError, Problem
 from tapecheck.runs import results
 from tapecheck.runs.outcomes import Recorded
@@ -52,7 +54,7 @@ def check_writable(out: str | Path) -> Path | None:
         return None
     folder = config.outputs(out)
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder) as probe:
             probe.write(b"x")
         lockfiles.sweep_scratch(folder)
@@ -71,7 +73,7 @@ def keep(run_id: str, tables: Mapping[str, pa.Table], validation: str, *, out: s
         return
     folder = _unfinished(out, validation, run_id)
     with suppress(OSError):
-        folder.parent.mkdir(parents=True, exist_ok=True)
+        folder.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         with lockfiles.scratch(folder.parent) as temporary:
             (part := temporary / "part").mkdir(mode=0o700)
             _write(part, tables, {})
@@ -124,11 +126,11 @@ def record(
         OutputError: the folder cannot be written or is full; earlier runs are untouched.
     """
     base = check_writable(out)
-    texts = {name: text.encode() for name, text in (files or {}).items() if Path(name).suffix not in PLAIN}
+    texts = {name: text.redact(said).encode() for name, said in (files or {}).items() if Path(name).suffix not in PLAIN}
     small, not_drawn = {**texts}, {}
     for name, figure in (figures or {}).items():
         try:
-            small[f"{name}.png"] = figure.png()
+            small[re.sub(r"[^\w.-]", "_", name) + ".png"] = figure.png()
         except Exception as error:
             not_drawn[name] = f"{type(error).__name__}: {error}"
     if base is None:
@@ -159,7 +161,7 @@ def _part(folder: Path, raw: Path) -> Iterator[Path]:
 
     Until then nothing is added to `raw`: killed at any moment, it is a recording and the run folder is whole or not there.
     """
-    folder.parent.mkdir(parents=True, exist_ok=True)
+    folder.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     with lockfiles.scratch(folder.parent) as temporary:
         (part := temporary / "part").mkdir(mode=0o700)
         for file in raw.iterdir() if raw.is_dir() else ():
@@ -195,32 +197,60 @@ def _holds(folder: Path, result: Result, small: Mapping[str, bytes]) -> bool:
 def _write(folder: Path, tables: Mapping[str, pa.Table], files: Mapping[str, Any]) -> None:
     """Write every file of a run but its result; see `record`."""
     for name, table in tables.items():
-        pq.write_table(table, folder / f"{name}.parquet", compression="zstd")
+        with _new(folder / f"{name}.parquet") as file:
+            pq.write_table(_without_secrets(table), file, compression="zstd")
     for name, content in files.items():
-        if isinstance(content, bytes):
-            (folder / name).write_bytes(content)
+        with _new(folder / name) as file:
+            if isinstance(content, bytes):
+                file.write(content)
+            elif Path(name).suffix == ".json":
+                file.write(text.redact(json.dumps(content)).encode())
+            else:
+                file.writelines(text.redact(json.dumps(row) + "\n").encode() for row in content)
+
+
+@contextmanager
+def _new(path: Path) -> Iterator[BinaryIO]:
+    """Open a file that is not there yet, for this user alone."""
+    with path.open("xb") as file:
+        os.fchmod(file.fileno(), 0o600)
+        yield file
+
+
+def _without_secrets(table: pa.Table) -> pa.Table:
+    """Return a table as it may be written: no secret in a text of it, nor in its metadata."""
+    for i, field in enumerate(table.schema):
+        if not pa.types.is_string(getattr(field.type, "value_type", field.type)):
             continue
-        with (folder / name).open("w", encoding="utf-8") as file:
-            file.writelines([json.dumps(content)] if Path(name).suffix == ".json" else (json.dumps(row) + "\n" for row in content))
+        column = table.column(i)
+        found = column.unique()
+        said = [value and text.redact(value) for value in found.to_pylist()]
+        if said != found.to_pylist():
+            plain = column.cast(pa.string())
+            blanked = pa.array(said, pa.string()).take(pc.index_in(plain, value_set=found.cast(pa.string())))
+            table = table.set_column(i, field, blanked.cast(field.type))
+    metadata = table.schema.metadata or {}
+    return table.replace_schema_metadata({key: text.redact_bytes(value) for key, value in metadata.items()})
 
 
 def write_json(path: Path, data: Any) -> None:
     """Write JSON so that a reader sees the old file or the new one, never a part."""
-    _replace(path, (json.dumps(data, indent=2, allow_nan=False) + "\n").encode())
+    _replace(path, text.redact(json.dumps(data, indent=2, allow_nan=False) + "\n").encode())
 
 
 def write_file(path: Path, data: bytes) -> None:
-    """Write a file beside the runs, and its folder, as `write_json` does; what cannot be written is an `OutputError`."""
+    """Write a picture or text beside the runs, and its folder, as `write_json` does; what cannot be written is an `OutputError`."""
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        _replace(path, data)
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        _replace(path, data if path.suffix == ".png" else text.redact_bytes(data))
     except OSError as error:
         raise OutputError(f"{path} cannot be written: {error.strerror}") from error
 
 
 def _replace(path: Path, data: bytes) -> None:
     with lockfiles.scratch(path.parent) as temporary:  # no link that somebody put beside it is followed
-        (part := temporary / path.name).write_bytes(data)
+        with _new(part := temporary / path.name) as file:
+            file.write(data)
         part.replace(path)
 
 

@@ -1,29 +1,34 @@
 """What a target file says: requests, secrets, processes to watch, where history comes from, and what is allowed. It reaches no target."""
 
+import contextlib
 import datetime as dt
 import os
 import re
+import stat
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
-from urllib.parse import urlsplit
+from urllib.parse import parse_qsl, urlsplit
 
-from pydantic import AfterValidator, BeforeValidator, Discriminator, Field, Tag, model_validator
-from pydantic_core import PydanticCustomError
+from pydantic import AfterValidator, BeforeValidator, Discriminator, Field, Tag, ValidationError, model_validator
+from pydantic_core import InitErrorDetails, PydanticCustomError
 
+from tapecheck import text
 from tapecheck.config import Model
 from tapecheck.errors import ConfigError, Problem
 from tapecheck.target.mapping import Freshness, StoredBars, expression
 
 
 def _matching(pattern: str, wanted: str) -> Callable[[str], str]:
-    def check(text: str) -> str:
-        if re.fullmatch(pattern, text) is None:
+    def check(value: str) -> str:
+        if re.fullmatch(pattern, value) is None:
             raise ValueError(wanted)
-        return text
+        return value
 
     return check
 
+
+NAMED = "the name of an environment variable, as in {env: NAME}"  # in place of a secret
 
 EnvironmentName = Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")]
 
@@ -38,13 +43,14 @@ class Secret(Model):
     @classmethod
     def _not_itself(cls, data: Any) -> Any:
         if not isinstance(data, Mapping | cls):
-            raise PydanticCustomError("secret", "the name of an environment variable, as in {env: NAME}")
+            raise PydanticCustomError("secret", NAMED)
         return data
 
     @model_validator(mode="after")
     def _one(self) -> Self:
         if bool(self.env) == bool(self.file):
             raise ValueError("exactly one of env and file")
+        text.watch(self)
         return self
 
     @property
@@ -63,20 +69,49 @@ class Secret(Model):
         return f"write it to {self.file}" if self.file else f"export {' or '.join(f'{name}=...' for name in self.env)}"
 
     def reveal(self) -> str:
-        """Return the secret."""
-        if self.file:
-            try:
+        """Return the secret.
+
+        Raises:
+            ConfigError: no variable is set, or the file cannot be read or holds nothing.
+        """
+        try:
+            value = Path(self.file).read_text(encoding="utf-8") if self.file else next(filter(None, map(os.environ.get, self.env)), "")
+        except (OSError, ValueError) as error:
+            got = getattr(error, "strerror", None) or type(error).__name__
+            raise ConfigError([Problem(file=self.place, key="(file)", got=got, allowed="a readable file that holds the secret")]) from None
+        if not value.strip():
+            file = self.file or "environment"
+            raise ConfigError([Problem(file=file, key=self.place, got="nothing", allowed=f"the secret, as in: {self.remedy}")])
+        text.learn(value)
+        return value.strip() if self.file else value
+
+    def peek(self) -> str | None:
+        """Return the secret, if it is there, to blank it out; of a pipe, which can be read once, only `reveal` reads."""
+        with contextlib.suppress(OSError, ValueError):
+            if not self.file:
+                return next(filter(None, map(os.environ.get, self.env)), None)
+            if stat.S_ISREG(Path(self.file).stat().st_mode):
                 return Path(self.file).read_text(encoding="utf-8").strip()
-            except (OSError, ValueError) as error:
-                got = getattr(error, "strerror", None) or type(error).__name__
-                raise ConfigError(
-                    [Problem(file=self.file, key="(file)", got=got, allowed="a readable file that holds the secret")]
-                ) from None
-        value = next(filter(None, map(os.environ.get, self.env)), None)
-        if value is None:
-            allowed = f"the secret, as in: {self.remedy}"
-            raise ConfigError([Problem(file="environment", key=self.place, got="nothing", allowed=allowed)])
-        return value
+        return None
+
+
+def _no_secrets(headers: dict[str, Any]) -> dict[str, Any]:
+    """Refuse a header that is named like a secret and whose value stands in the file."""
+    written = [name for name, value in headers.items() if isinstance(value, str) and text.NAMES.search(name)]
+    if written:
+        error = PydanticCustomError("secret", NAMED)
+        raise ValidationError.from_exception_data("headers", [InitErrorDetails(type=error, loc=(name,), input=None) for name in written])
+    return headers
+
+
+def _no_secret_in_query(request: str) -> str:
+    for name, value in parse_qsl(request.partition("?")[2]):
+        if _SURELY.search(name) and "{" not in value:
+            raise PydanticCustomError("secret", f"a header in place of {name}, as in headers: {{X-API-Key: {{env: NAME}}}}")
+    return request
+
+
+_SURELY = re.compile(r"(api|access)[-_]?key|token|secret|signature|passw|^pwd$|^sig$|jwt|hmac|credential|^auth", re.IGNORECASE)
 
 
 class ProcessSelector(Model):
@@ -112,9 +147,13 @@ class RequestTemplate(Model):
     Its `headers`, in which no secret stands, replace those of the target that have the same name.
     """
 
-    request: Annotated[str, AfterValidator(_matching(r"(GET|HEAD|POST) /\S*", "GET, HEAD or POST and a path, such as: GET /health"))]
+    request: Annotated[
+        str,
+        AfterValidator(_matching(r"(GET|HEAD|POST) /\S*", "GET, HEAD or POST and a path, such as: GET /health")),
+        AfterValidator(_no_secret_in_query),
+    ]
     body: str | None = None
-    headers: dict[str, str] = Field(default={})
+    headers: Annotated[dict[str, str], AfterValidator(_no_secrets)] = Field(default={})
     expect: Expectation = Expectation()
 
     @model_validator(mode="before")
@@ -133,32 +172,32 @@ class RequestTemplate(Model):
         return self.request.split(" ", 1)[1]
 
 
-def _url(text: str) -> str:
+def _url(written: str) -> str:
     try:
-        parts = urlsplit(text)
+        parts = urlsplit(written)
         is_good = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
     except ValueError:
         is_good = False
-    if not is_good or re.fullmatch(r"https?://[^\s?#@]+", text) is None:
+    if not is_good or re.fullmatch(r"https?://[^\s?#@]+", written) is None:
         raise ValueError("http:// or https://, a host and maybe a port and path, no user or query, such as: http://127.0.0.1:8000")
-    return text
+    return written
 
 
 Url = Annotated[str, AfterValidator(_url)]
 
 
-def _database_url(text: str) -> str:
+def _database_url(written: str) -> str:
     try:
-        parts = urlsplit(text)
+        parts = urlsplit(written)
         is_good = parts.scheme in ("postgresql", "postgres") and parts.password is None and "password=" not in parts.query
     except ValueError:
         is_good = False
     wanted = "{env: NAME}, or postgresql://user@host/database without a password"
-    if not is_good and ("@" in text or "password" in text):
+    if not is_good and ("@" in written or "password" in written):
         raise PydanticCustomError("secret", wanted)
     if not is_good:
         raise ValueError(wanted)
-    return text
+    return written
 
 
 def _kind(value: object) -> str:
@@ -259,7 +298,7 @@ class Target(Model):
     kind: Literal["sandbox", "external"]
     base_url: Url | None = None
     requests: dict[str, RequestTemplate] = Field(min_length=1)
-    headers: dict[str, str | Secret] = Field(default={})
+    headers: Annotated[dict[str, str | Secret], AfterValidator(_no_secrets)] = Field(default={})
     processes: dict[str, ProcessSelector] = Field(default={})
     freshness: Freshness | None = None
     bars: StoredBars | None = None

@@ -63,14 +63,6 @@ def _can_be_sent(target: Target, key: str, name: str, text: str, problems: list[
     return False
 
 
-def redacted(text: str, target: Target) -> str:
-    """Blank out every secret in what is shown, since a target may send back what it was sent."""
-    for value in target.headers.values():
-        if isinstance(value, Secret):
-            text = text.replace(value.reveal(), "***")
-    return text
-
-
 def path(template: RequestTemplate, values: Mapping[str, Value]) -> str:
     """Fill a template's path and query; each value is encoded so that it stays one path segment or one query value."""
     before, question, query = template.path.partition("?")

@@ -15,6 +15,7 @@ import anyio.to_thread
 import httpx
 import numpy as np
 
+from tapecheck import text
 from tapecheck.target.loopback import client_options
 from tapecheck.vendor import wire
 from tapecheck.vendor.bars import TICKERS, TIMEFRAMES, Bars, to_ms
@@ -66,7 +67,8 @@ class Source:
         adjusted: bool = True,
     ) -> None:
         self._retry, self._timeout_s, self._bucket = retry or Retry(), timeout_s, bucket
-        self._base, self._key, self._tickers, self.adjusted = httpx.URL(base_url), key, tickers, adjusted
+        text.learn(key)  # in a worker process, too
+        self._base, self._tickers, self.adjusted = httpx.URL(base_url), tickers, adjusted
         self._slots = asyncio.Semaphore(connections)
         self._client = httpx.AsyncClient(
             base_url=base_url,
@@ -138,7 +140,7 @@ class Source:
                     response = await self._answer(url, query.ticker, number, trace)
                 if response.status_code != 200:
                     wish = wire.retry_after_s(response.headers.get("retry-after"), asked_at)
-                    raise wire.failure(response.status_code, response.content, query.ticker, self._key, wish)
+                    raise wire.failure(response.status_code, response.content, query.ticker, wish)
                 answer = await anyio.to_thread.run_sync(self._decoded, response.content, query, number, trace)
                 next_url = self._followed(answer.next_url, response.url, query.ticker)
             except SourceError as error:
@@ -186,7 +188,7 @@ class Source:
 
     def _decoded(self, body: bytes, query: BarQuery, number: int, trace: Trace) -> Aggregates:
         with trace.span("decode", number) as cost:
-            answer = wire.decode(body, query, self._key)
+            answer = wire.decode(body, query)
             cost.rows = len(answer.bars)
         return answer
 

@@ -12,6 +12,7 @@ import msgspec
 import numpy as np
 
 from tapecheck.errors import TapecheckError
+from tapecheck.text import redact
 from tapecheck.vendor.bars import COLUMNS, Bars, BoolArray, IntArray, Timeframe
 
 PAGE_LIMIT = 50_000  # base aggregates a page, the most that the vendor allows
@@ -138,7 +139,7 @@ class _Body(msgspec.Struct):
 _bodies = msgspec.json.Decoder(_Body)
 
 
-def decode(body: bytes, query: BarQuery, key: str = "") -> Aggregates:
+def decode(body: bytes, query: BarQuery) -> Aggregates:
     """Decode the body of a 200 and hold it against the query; no message holds the key.
 
     Raises:
@@ -152,9 +153,9 @@ def decode(body: bytes, query: BarQuery, key: str = "") -> Aggregates:
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise BadPage(f"{ticker}: the page is not the vendor's JSON ({error}; {len(body)} bytes)") from None
     if page.status not in SUCCESS:
-        text = _words(page, key)
+        text = _words(page)
         kind = STATUSES.get(page.status or "") or next((kind for words, kind in WORDS if re.search(words, text, re.IGNORECASE)), BadPage)
-        raise kind(f"{ticker}: status {str(page.status)[:40]}: {text}")
+        raise kind(f"{ticker}: status {redact(str(page.status))[:40]}: {text}")
     if page.ticker not in (None, ticker):
         raise BadPage(f"{ticker}: the page is of {page.ticker!r}")
     results = _results(page, ticker)
@@ -212,10 +213,10 @@ def differ(first: Bars, second: Bars) -> BoolArray:
 # ---- what is no success ----
 
 
-def failure(status: int, body: bytes, ticker: str, key: str = "", retry_after_s: float | None = None) -> SourceError:
+def failure(status: int, body: bytes, ticker: str, retry_after_s: float | None = None) -> SourceError:
     """Return the typed error of an answer that is not a 200; the body may be empty or anything, but its message never holds the key."""
     try:
-        text = _words(_bodies.decode(body), key)
+        text = _words(_bodies.decode(body))
     except (msgspec.DecodeError, UnicodeDecodeError):
         text = "no reason given"
     error = KINDS.get(status, Unreachable if status >= 500 else Refused)(f"{ticker}: HTTP {status}: {text}")
@@ -231,12 +232,9 @@ def is_unknown(status: int, body: bytes) -> bool:
         return False
 
 
-def _words(said: _Body, key: str) -> str:
-    """Return the vendor's own words, without the key as it is or as a URL holds it."""
-    text = str(said.error or said.message or "no reason given")
-    for secret in {key, quote(key, safe="")} - {""}:
-        text = text.replace(secret, "***")
-    return text[:200]
+def _words(said: _Body) -> str:
+    """Return the vendor's own words, without the key."""
+    return redact(str(said.error or said.message or "no reason given"))[:200]
 
 
 def retry_after_s(value: str | None, now: dt.datetime) -> float | None:

@@ -19,7 +19,7 @@ import psycopg
 import pyarrow as pa
 from pydantic_core import from_json
 
-from tapecheck import config, progress
+from tapecheck import config, progress, text
 from tapecheck.backfill.observe.plan import ObservePlan, observed
 from tapecheck.backfill.observe.proxy import ProxyProcess
 from tapecheck.backfill.observe.recording import CPU, Context, Recording, table_of
@@ -30,7 +30,6 @@ from tapecheck.http import Client
 from tapecheck.resources import command_line, locate
 from tapecheck.runs import folders, results
 from tapecheck.runs.results import TargetInfo
-from tapecheck.target import templates
 from tapecheck.target.file import BackfillEnd, BackfillStart, ObservedBackfill, Target
 
 POLL_S = 0.02  # between two looks whether a command has ended
@@ -85,7 +84,7 @@ def run(plan: ObservePlan, target: Target) -> Recording:
         began_ns=began_ns,
         ended_ns=ended_ns,
         exit_code=ending.exit_code,
-        said=templates.redacted(ending.said, target),
+        said=text.redact(ending.said),
         over_limit_s=ending.over_limit_s,
         left=ending.left,
         watched=watch is not None,

@@ -7,6 +7,7 @@ from types import SimpleNamespace
 
 from httptools import HttpParserError, HttpResponseParser
 
+from tapecheck import text
 from tapecheck.errors import shown
 
 BODIES_LIMIT = 64  # answers kept in one scenario
@@ -39,7 +40,7 @@ def wrong(body: bytes, expected: Mapping[str, object], *, says_json: bool) -> st
         if key not in data:
             return f"the body has no {key!r}"
         if data[key] != value and str(data[key]) != str(value):
-            got = repr(data[key])
+            got = text.redact(repr(data[key]))
             return f"{key!r} is {got if len(got) <= MOST_SHOWN else got[: MOST_SHOWN - 3] + '...'}, expected {value!r}"
     return None
 
