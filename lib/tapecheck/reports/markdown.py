@@ -11,7 +11,7 @@ from tapecheck.verdict import NEXT, Verdict, cut, words
 
 MOST = 3  # things said under one heading; a page has room for no more of four validations
 PROOFS = 7  # of a comparison, each in a line or two
-LONGEST = 160  # characters of one of them
+LONGEST = 120  # characters of one of them
 FIGURES = 4  # of a finding's evidence
 OF_PROOFS = ("fix", "fix_unproven", "worse", "not_the_same", "drifted", "method_check")  # findings of a comparison about one proof
 QUESTIONS: Mapping[str, str] = {
