@@ -78,7 +78,7 @@ def test_a_comparison_of_many_proofs_says_how_many_more(tmp_path: Path) -> None:
         ("burst_5 waits", {"trials": 5}, "burst_5 waits (trials 5)"),
         ("it was silent for 15.5 s", {"trials": 5}, "it was silent for 15.5 s (trials 5)"),
         ("it was silent", {}, "it was silent"),
-        ("it was silent" + " and so on" * 9, {"trials": 5}, "it was silent" + " and so on" * 9),
+        ("it was silent" + " and so on" * 10, {"trials": 5}, "it was silent" + " and so on" * 10),
     ],
 )
 def test_figures_stand_beside_a_finding_that_has_none(tmp_path: Path, text: str, evidence: dict[str, float], shown: str) -> None:

@@ -3,7 +3,7 @@
 import pytest
 
 from tapecheck.errors import ConfigError
-from tapecheck.verdict import Measured, Objective, Verdict, each_once, exit_code, judge, overall, parse, parse_all, written
+from tapecheck.verdict import Measured, Objective, Verdict, each_once, exit_code, headline, judge, overall, parse, parse_all, written
 
 METRICS = ("p95_ms", "p99_ms", "success_ratio", "throughput_rps")
 
@@ -94,6 +94,11 @@ def test_an_invalid_measurement_gives_no_other_verdict() -> None:
     """Where the generator was the bottleneck, even a met objective is invalid."""
     check = judge(LESS, Measured(value=1, bound=1, n=500), name="steady", invalid="the generator was busy")
     assert (check.verdict, check.reason) == (Verdict.INVALID, "the generator was busy")
+
+
+def test_a_headline_in_markdown_says_names_as_they_are() -> None:
+    """What a target, a scenario or a finding is called formats nothing and is no HTML."""
+    assert headline("<b>x</b>", [], "see [a](b) *c*") == r"**NO DATA** for \<b>x\</b>: 0 of 0 checks met. see \[a\](b) \*c\*"
 
 
 @pytest.mark.parametrize(

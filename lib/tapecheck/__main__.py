@@ -88,7 +88,9 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(required=True, metavar="COMMAND", parser_class=_Parser)
 
     run = commands.add_parser("run", help="run notebooks headlessly and print the verdicts")
-    run.add_argument("validation", nargs="?", default="all", help="load, backfill, rto_rpo, compare, or all: the first three (default)")
+    run.add_argument(
+        "validation", nargs="?", default="all", help="load, backfill, rto_rpo, compare, observe, or all: the first three (default)"
+    )
     run.add_argument("--target", help="target file (default: the sandbox)")
     run.add_argument("-p", dest="pairs", nargs=2, action="append", default=[], metavar=("NAME", "VALUE"), help="a notebook parameter")
     run.add_argument("-f", dest="file", help="a YAML file of notebook parameters")

@@ -278,11 +278,7 @@ def _models_in(annotation: Any) -> Iterator[type[BaseModel]]:
 
 
 def validate(model: type[ModelT], data: Any, *, file: str, lines: Mapping[Location, int] | None = None) -> ModelT:
-    """Make a `model` of `data`.
-
-    Raises:
-        ConfigError: every problem of the document at once, each with its line.
-    """
+    """Make a `model` of `data`. Raises ConfigError: every problem of the document at once, each with its line."""
     try:
         return model.model_validate(data if data is not None else {})
     except ValidationError as error:
@@ -330,22 +326,14 @@ def chosen(model: type[ModelT], path: str | Path, profile: str) -> ModelT:
 
 
 def pick(plans: Mapping[str, T], profile: str, *, file: str = "parameters") -> T:
-    """Return what there is of one profile.
-
-    Raises:
-        ConfigError: there is no such profile.
-    """
+    """Return what there is of one profile. Raises ConfigError: there is no such profile."""
     if profile not in plans:
         raise ConfigError([Problem(file=file, key="profile", got=profile, allowed=f"one of {', '.join(plans)}")])
     return plans[profile]
 
 
 def read_profile(model: type[ModelT], path: str | Path) -> dict[str, ModelT]:
-    """Read a plan once for each of its profiles.
-
-    Raises:
-        ConfigError: every problem of the file and its profiles at once.
-    """
+    """Read a plan once for each of its profiles. Raises ConfigError: every problem of the file and its profiles at once."""
     plans, problems = {}, []
     for name, data, lines in _profiles(path):
         try:

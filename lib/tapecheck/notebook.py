@@ -6,8 +6,6 @@ A cell that fails or is interrupted leaves no verdict of an earlier run on scree
 import ast
 import sys
 import warnings
-from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from tapecheck import text
@@ -56,7 +54,8 @@ def settle() -> None:
     if not _variables():
         return
     shell().ast_node_interactivity = "last_expr"  # from the next cell on, its last value is shown again
-    _redact_messages(getattr(shell(), "kernel", None))
+    if hasattr(shell(), "kernel"):
+        _redact_messages(shell().kernel.session)
     import numpy as np
     import pandas as pd
 
@@ -70,20 +69,12 @@ def settle() -> None:
         warnings.simplefilter("ignore", category)  # as Python does by itself
 
 
-def _redact_messages(kernel: Any) -> None:
+def _redact_messages(session: Any) -> None:
     """Let no secret into any message of a kernel: whatever a cell shows, prints or raises is blanked out when it is packed."""
-    if kernel is not None and not isinstance(pack := kernel.session.pack, _Redacting):
-        kernel.session.pack = _Redacting(pack)
-
-
-@dataclass(frozen=True, slots=True)
-class _Redacting:
-    """Packs a message without the secrets of this process."""
-
-    pack: Callable[[Any], bytes]
-
-    def __call__(self, content: Any) -> bytes:
-        return text.redact_bytes(self.pack(content))
+    pack = session.pack
+    if not hasattr(pack, "redacts"):
+        session.pack = lambda content: text.redact_bytes(pack(content))
+        session.pack.redacts = True
 
 
 def given() -> list[str]:

@@ -8,9 +8,9 @@ import functools
 import html
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
-from typing import Protocol, TextIO
+from typing import TextIO
 from urllib.parse import parse_qsl, quote, quote_plus, unquote, urlsplit
 
 MARK = "***"
@@ -23,19 +23,12 @@ NAMES = re.compile(
 )  # of a parameter or header that may hold a secret
 
 
-class Place(Protocol):
-    """Where a secret is."""
-
-    def peek(self) -> str | None:
-        """Return it if it is there."""
-
-
-_places: dict[Place, None] = {}
+_places: dict[Callable[[], str | None], None] = {}
 _known: dict[str, None] = {}
 
 
-def watch(place: Place) -> None:
-    """Blank out from now on whatever is found at a place."""
+def watch(place: Callable[[], str | None]) -> None:
+    """Blank out from now on whatever secret a place returns when a text leaves."""
     _places[place] = None
 
 
@@ -67,7 +60,7 @@ def _parts(secret: str) -> Iterator[str]:
 def redact(text: str) -> str:
     """Return a text with every known secret blanked out, in whatever encoding it stands there; of too short a one only the whole text."""
     for place in _places:
-        if found := place.peek():
+        if found := place():
             learn(found)
     pattern, short = _pattern(tuple(_known))
     return MARK if text.strip() in short else pattern.sub(MARK, text) if pattern else text

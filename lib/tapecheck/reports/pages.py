@@ -67,11 +67,7 @@ REPORTS = ("executive.html", "summary.md", "junit.xml", "metrics.txt")
 
 
 def write(out: Path) -> Path:
-    """Write the page and the reports of an output folder, and return the page's path.
-
-    Raises:
-        OutputError: one cannot be written.
-    """
+    """Write the page and the reports of an output folder, and return the page's path. Raises OutputError: one cannot be written."""
     found = overview.read(out)
     texts = (executive(found), markdown.text(found), exports.junit(found), exports.openmetrics(found))
     for name, text in zip((*REPORTS, INDEX), (*texts, index(found, REPORTS)), strict=True):

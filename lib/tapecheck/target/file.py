@@ -50,7 +50,7 @@ class Secret(Model):
     def _one(self) -> Self:
         if bool(self.env) == bool(self.file):
             raise ValueError("exactly one of env and file")
-        text.watch(self)
+        text.watch(self.peek)
         return self
 
     @property
@@ -69,11 +69,7 @@ class Secret(Model):
         return f"write it to {self.file}" if self.file else f"export {' or '.join(f'{name}=...' for name in self.env)}"
 
     def reveal(self) -> str:
-        """Return the secret.
-
-        Raises:
-            ConfigError: no variable is set, or the file cannot be read or holds nothing.
-        """
+        """Return the secret. Raises ConfigError: no variable is set, or the file cannot be read or holds nothing."""
         try:
             value = Path(self.file).read_text(encoding="utf-8") if self.file else next(filter(None, map(os.environ.get, self.env)), "")
         except (OSError, ValueError) as error:

@@ -231,11 +231,7 @@ def _of_text(text: str) -> dt.datetime:
 
 
 def number(value: Any) -> float:
-    """Return a number, which may stand as text.
-
-    Raises:
-        ValueError: it is none, or not finite.
-    """
+    """Return a number, which may stand as text. Raises ValueError: it is none, or not finite."""
     try:
         found = math.nan if isinstance(value, bool) else float(value)
     except (TypeError, ValueError):
