@@ -2,7 +2,6 @@
 
 import datetime as dt
 import json
-import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,10 @@ import pytest
 
 from tapecheck.__main__ import main
 from tapecheck.backfill import history
+from tapecheck.backfill.plan import BackfillPlan
+from tapecheck.backfill.validation import backfill
 from tapecheck.errors import TargetError
+from tapecheck.target.file import Target
 from tapecheck.target.mapping import StoredBars
 from tapecheck.vendor.bars import Bars
 
@@ -90,29 +92,27 @@ def prices(database_url: str) -> Iterator[psycopg.Connection[Any]]:
         connection.execute('DROP SCHEMA "Own" CASCADE')
 
 
-def run(tmp_path: Path, database_url: str, sql: str, **plan: Any) -> tuple[int, Any]:
-    target = {
+def target_of(database_url: str, sql: str) -> dict[str, Any]:
+    return {
         "name": "own", "kind": "external", "base_url": "http://127.0.0.1:9", "requests": {"a": "GET /"},
         "backfill": {"source_url": "http://127.0.0.1:9", "database_url": database_url},
         "bars": {"sql": sql, "price_scale": 0.01},
     }  # fmt: skip
-    todo = {
-        "symbols": ["AAPL"], "timeframes": ["1d"], "history": {"start": "2026-09-01", "end": "2026-11-01"}, "begin": "audit",
-        "objectives": ["wrong_bars <= 0", "coverage >= 0.95", "longest_gap_days <= 3"],
-    }  # fmt: skip
-    for name, content in (("t.yaml", target), ("p.yaml", todo | plan)):
-        (tmp_path / name).write_text(json.dumps(content))
-    code = main(
-        ["run", "backfill", "--target", str(tmp_path / "t.yaml"), "-p", "plan", str(tmp_path / "p.yaml"), "--out", str(tmp_path / "out")]
-    )
-    results = sorted((tmp_path / "out").glob("backfill/2*/result.json"))
-    return code, json.loads(results[-1].read_text()) if results else None
+
+
+PLAN = {
+    "symbols": ["AAPL"], "timeframes": ["1d"], "history": {"start": "2026-09-01", "end": "2026-11-01"}, "begin": "audit",
+    "objectives": ["wrong_bars <= 0", "coverage >= 0.95", "longest_gap_days <= 3"],
+}  # fmt: skip
 
 
 def test_a_foreign_history_is_audited_as_it_is(prices: psycopg.Connection[Any], database_url: str, tmp_path: Path) -> None:
     """The planted gap of a week and both impossible bars are found, nothing else is, and nothing was fetched or written."""
-    code, result = run(tmp_path, database_url, SQL)
-    assert code == 1
+    for name, content in (("t.yaml", target_of(database_url, SQL)), ("p.yaml", PLAN)):
+        (tmp_path / name).write_text(json.dumps(content))
+    words = ("--target", str(tmp_path / "t.yaml"), "-p", "plan", str(tmp_path / "p.yaml"), "--out", str(tmp_path / "out"))
+    assert main(["run", "backfill", *words]) == 1
+    result = json.loads((tmp_path / "out/backfill/latest/result.json").read_text())
     assert {one["objective"].split()[0]: (one["verdict"], one["value"]) for one in result["checks"]}["wrong_bars"] == ("fail", 2)
     coverage = next(one for one in result["checks"] if one["objective"].startswith("coverage"))
     assert coverage["verdict"] == "fail" and coverage["value"] == pytest.approx(38 / 43, abs=0.01)
@@ -133,12 +133,9 @@ def test_a_foreign_history_is_audited_as_it_is(prices: psycopg.Connection[Any], 
     ],
     ids=["no column", "no volume", "writes", "two statements"],
 )
-def test_a_statement_that_does_not_fit_is_refused(
-    prices: psycopg.Connection[Any], database_url: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], sql: str, said: str
-) -> None:
+def test_a_statement_that_does_not_fit_is_refused(prices: psycopg.Connection[Any], database_url: str, sql: str, said: str) -> None:
     """By its own words, and nothing is changed."""
     before = prices.execute('SELECT count(*) FROM "Own".prices').fetchone()
-    code, result = run(tmp_path, database_url, sql)
-    assert code == 4 and result is None
-    assert re.search(said, capsys.readouterr().out)
+    with pytest.raises(TargetError, match=said):
+        backfill.run(BackfillPlan.model_validate(PLAN), Target.model_validate(target_of(database_url, sql)))
     assert prices.execute('SELECT count(*) FROM "Own".prices').fetchone() == before

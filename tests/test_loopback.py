@@ -15,7 +15,8 @@ from servers import Server
 
 from tapecheck.errors import ConfigError
 from tapecheck.target import loopback
-from tapecheck.target.loopback import client_options, is_local_database, is_loopback
+from tapecheck.target.loopback import is_local_database, is_loopback
+from tapecheck.target.transport import client_options
 from tapecheck.workers.pool import WorkerPool
 
 HERE = (

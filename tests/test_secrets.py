@@ -6,6 +6,7 @@ import socket
 import struct
 import subprocess
 import sys
+import tempfile
 import threading
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -63,6 +64,13 @@ async def echo(exchange: Exchange) -> None:
         exchange.send(status=302, headers=f"Location: /{ENCODINGS['percent'](KEY)}?x={ENCODINGS['percent'](KEY)}\r\n{header}")
     else:
         exchange.send(f"<html><title>{KEY}</title>{KEY}".encode(), headers=f"Content-Encoding: {KEY}\r\n")
+
+
+@pytest.fixture
+def tmp_path() -> Iterator[Path]:
+    """A folder with a short name: the path of a socket in it has at most 107 bytes."""
+    with tempfile.TemporaryDirectory(prefix="t", ignore_cleanup_errors=True) as name:
+        yield Path(name)
 
 
 def tapecheck(folder: Path, *words: str, **environment: str) -> subprocess.CompletedProcess[bytes]:

@@ -19,8 +19,9 @@ from tapecheck import config
 from tapecheck.errors import ConfigError, Problem, TargetDown, TargetError, shown
 from tapecheck.target import templates
 from tapecheck.target.file import RequestTemplate, Secret, Target
-from tapecheck.target.loopback import beyond, client_options, host_of, is_loopback
+from tapecheck.target.loopback import beyond, host_of, is_loopback
 from tapecheck.target.templates import Value
+from tapecheck.target.transport import client_options
 
 logging.getLogger("httpx").setLevel(logging.WARNING)  # its INFO lines hold whole URLs
 

@@ -25,7 +25,8 @@ from tapecheck.errors import ConfigError, Problem, TargetDown, TargetError, firs
 from tapecheck.progress import Report
 from tapecheck.runs import folders, results
 from tapecheck.target import opening
-from tapecheck.target.loopback import client_options, is_local_database, is_loopback
+from tapecheck.target.loopback import is_local_database, is_loopback
+from tapecheck.target.transport import client_options
 from tapecheck.vendor.trace import Received
 
 log = logging.getLogger(__name__)

@@ -22,7 +22,7 @@ from tapecheck.database import opened, within
 from tapecheck.recovery.experiment import View
 from tapecheck.recovery.objectives import ProbeSchedule
 from tapecheck.recovery.recording import BAD, FULL, PROBES
-from tapecheck.target.loopback import client_options
+from tapecheck.target.transport import client_options
 
 
 @dataclass(frozen=True, slots=True)

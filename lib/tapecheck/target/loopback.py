@@ -8,15 +8,12 @@ import functools
 import ipaddress
 import os
 import socket
-import ssl
 import sys
 import threading
 from collections.abc import Iterator
 from itertools import zip_longest
 from typing import Any
 from urllib.parse import urlsplit
-
-import httpx
 
 from tapecheck.errors import ConfigError, Problem
 from tapecheck.target.file import Target
@@ -88,13 +85,6 @@ def check_database(target: Target, url: str) -> None:
 # ---- connections ----
 
 
-def client_options(url: str, verify: ssl.SSLContext | bool = True) -> dict[str, Any]:
-    """Return the options of an asynchronous httpx client for a URL: one on this machine gets neither proxy nor anything beyond it."""
-    if not is_loopback(host_of(url)):
-        return {"verify": verify}
-    return {"trust_env": False, "transport": Loopback(verify=verify if urlsplit(url).scheme == "https" else False)}
-
-
 _guards: list[object] = []  # those who want nothing of this process to leave the machine
 _asking = threading.local()  # `is_loopback` looks at numbers with `getaddrinfo`, which is asked about itself
 
@@ -139,34 +129,3 @@ def _check(event: str, arguments: tuple[Any, ...]) -> None:
         _asking.now = False
     if not is_here:
         raise PermissionError(f"{host} is beyond this machine, and the target file does not say allow_remote: true")
-
-
-class Loopback(httpx.AsyncBaseTransport):
-    """Connects to loopback addresses alone, wherever a request, a redirect or a link leads; `Host` and TLS keep the name."""
-
-    def __init__(self, **options: Any) -> None:
-        self._inner = httpx.AsyncHTTPTransport(**options, limits=httpx.Limits(max_connections=None))
-
-    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
-        """Send a request to the first of its host's addresses that accepts a connection."""
-        host = request.url.host
-        if not is_loopback(host):
-            raise ConfigError(f"refused to connect to {host}: it may be on another machine, and only loopback is allowed here")
-        first, *others = addresses(host)
-        try:
-            return await self._inner.handle_async_request(_at(request, first))
-        except httpx.ConnectError:
-            for address in others:
-                with contextlib.suppress(httpx.ConnectError):
-                    return await self._inner.handle_async_request(_at(request, address))
-            raise
-
-    async def aclose(self) -> None:
-        """Close every connection."""
-        await self._inner.aclose()
-
-
-def _at(request: httpx.Request, address: str) -> httpx.Request:
-    extensions = request.extensions | {"sni_hostname": request.extensions.get("sni_hostname", request.url.host)}
-    url = request.url.copy_with(host=address)
-    return httpx.Request(request.method, url, headers=request.headers, stream=request.stream, extensions=extensions)

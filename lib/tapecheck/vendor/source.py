@@ -16,7 +16,7 @@ import httpx
 import numpy as np
 
 from tapecheck import text
-from tapecheck.target.loopback import client_options
+from tapecheck.target.transport import client_options
 from tapecheck.vendor import wire
 from tapecheck.vendor.bars import TICKERS, TIMEFRAMES, Bars, to_ms
 from tapecheck.vendor.rate_limit import Bucket, Budget, Retry

@@ -14,7 +14,6 @@ from types import ModuleType
 from typing import Any, TypeVar
 
 from tapecheck.errors import ConfigError, MeasurementError, Problem
-from tapecheck.target.loopback import host_of, is_loopback
 from tapecheck.workers.worker import SLOTS, STOP, Control, Worker
 
 T = TypeVar("T")
@@ -64,6 +63,8 @@ class DaskScheduler:
         return found
 
     def _check(self, address: str) -> None:
+        from tapecheck.target.loopback import host_of, is_loopback  # with pydantic and YAML, which no load worker needs
+
         if not self._allow_remote and not is_loopback(host_of(address)):
             allowed = "a scheduler and workers of this machine; or allow_remote: true in the target file, if you may send requests there"
             raise ConfigError([Problem(file="plan", key="workers", got=f"{address}, which may be on another machine", allowed=allowed)])

@@ -22,7 +22,7 @@ import httpx
 import uvicorn
 
 from tapecheck.errors import ConfigError, MeasurementError, Problem
-from tapecheck.target.loopback import client_options
+from tapecheck.target.transport import client_options
 
 Message = MutableMapping[str, Any]
 Headers = list[tuple[bytes, bytes]]
