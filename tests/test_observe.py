@@ -368,7 +368,7 @@ def test_a_fix_of_a_foreign_backfill_is_proven(
     counted = {one["name"]: (one["before_sum"] > 0, one["equal"]) for one in found["counters"]}
     assert counted == {"records": (True, True), "requests": (True, True), "bytes": (True, True), "refusals": (False, True)}
     (difference,) = found["differences"]
-    assert difference["ratio"]["n"] == 4 and difference["ratio"]["value"] < 0.6
+    assert difference["metric"] == "database_s" and difference["before"] > 0  # after it, few looks find the database at work
 
 
 def test_a_reset_that_fails_is_said(sandbox: SandboxState) -> None:
