@@ -167,9 +167,11 @@ def _first(home: Home) -> str:
 
 
 def _state(home: Home) -> SandboxState | None:
-    if not home.state.exists() or not is_running(home):
+    try:
+        state = home.state.read_bytes()
+    except FileNotFoundError:
         return None
-    return SandboxState.model_validate_json(home.state.read_bytes())
+    return SandboxState.model_validate_json(state) if is_running(home) else None
 
 
 def _process(home: Home, name: str, port: int) -> ProcessStatus:
