@@ -320,8 +320,13 @@ def script(tmp_path: Path, server: Server, duration_s: float) -> subprocess.Pope
     return subprocess.Popen([sys.executable, str(file)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True)
 
 
-def test_it_works_from_a_script_with_a_running_event_loop(tmp_path: Path, server: Server) -> None:
-    """Neither a running loop nor a main module without a guard hinders it, and stderr stays empty."""
+@pytest.mark.parametrize("folder", ["", "long" * 22])
+def test_it_works_from_a_script_with_a_running_event_loop(
+    tmp_path: Path, server: Server, monkeypatch: pytest.MonkeyPatch, folder: str
+) -> None:
+    """Neither a running loop, nor a main module without a guard, nor a long TMPDIR hinders it, and stderr stays empty."""
+    (tmp_path / folder).mkdir(exist_ok=True)
+    monkeypatch.setenv("TMPDIR", str(tmp_path / folder))
     out, err = script(tmp_path, server, 0.3).communicate(timeout=20)
     assert err == ""
     assert out.count("main") == 1

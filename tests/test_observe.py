@@ -371,6 +371,19 @@ def test_a_fix_of_a_foreign_backfill_is_proven(
     assert difference["metric"] == "database_s" and difference["before"] > 0  # after it, few looks find the database at work
 
 
+def test_a_secret_in_a_command_is_in_no_artefact(sandbox: SandboxState, tmp_path: Path) -> None:
+    """A password in a database's URL, and values of options that are named like secrets, however the command repeats them."""
+    url, words = "postgresql://me:s3cr3t-Pa55word@127.0.0.1/x", ("--api-key", "k3y-Zx81-planted-9", "--token=t0ken-Zx81-planted-8")
+    code = "import sys; print(*sys.argv[1:], file=sys.stderr); sys.exit(1)"
+    plan = ObservePlan(objectives=("duration_s < 100",))
+    found = observe.analyse(observe.run(plan, target_of(sandbox, "-c", code, url, *words), out=str(tmp_path)), plan)
+    done = observe.record(found, settings=observe.settings(target="t", plan="config/observe.yaml", run="new", out=str(tmp_path)))
+    assert done.folder and "ended with exit code 1" in found.headline
+    left = b"".join(file.read_bytes() for file in tmp_path.rglob("*") if file.is_file())
+    assert not [secret for secret in (b"s3cr3t-Pa55word", b"k3y-Zx81", b"t0ken-Zx81") if secret in left]
+    assert b"--api-key" in left
+
+
 def test_a_reset_that_fails_is_said(sandbox: SandboxState) -> None:
     """Before anything is started."""
     plan = ObservePlan(reset=(sys.executable, "-c", FAILS))

@@ -1,20 +1,25 @@
 """Worker processes of this machine: none runs the parent's main module, sees Ctrl-C, or outlives its parent."""
 
 import contextlib
+import functools
 import multiprocessing
 import os
+import shutil
 import signal
 import sys
+import tempfile
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from multiprocessing.connection import wait
+from multiprocessing.util import Finalize
 from typing import Any, TypeVar
 
 from tapecheck.workers.worker import SLOTS, Control, Death, Worker
 
 T = TypeVar("T")
+LONGEST_FOLDER = 60  # characters: the path of a socket has at most 107 bytes, and 40 are added
 KILL_AFTER_S = 2.0  # for a process that works to end by itself
 
 _control: Control = [0] * len(SLOTS)  # in a worker: shared with the parent
@@ -31,6 +36,7 @@ class Process(Worker):
     shares_files = True
 
     def __init__(self, core: int | None = None) -> None:
+        _shorten_sockets()
         context = multiprocessing.get_context("spawn")
         control: Any = context.RawArray("q", len(SLOTS))
         super().__init__("a worker process", ProcessPoolExecutor(1, context, _initialize, (core, control)))
@@ -73,6 +79,15 @@ def free_cores(count: int) -> list[int | None]:
     if count >= len(allowed):
         return [None] * count
     return [allowed[-1 - i] for i in range(count)]
+
+
+@functools.cache
+def _shorten_sockets() -> None:
+    """Have sockets, by which files are handed to workers, lie below `/tmp` where the path of TMPDIR is too long for one."""
+    settings = multiprocessing.current_process()._config  # type: ignore[attr-defined]  # there is no other way to say it
+    if len(tempfile.gettempdir()) > LONGEST_FOLDER and "tempdir" not in settings:
+        settings["tempdir"] = tempfile.mkdtemp(prefix="tc-", dir="/tmp")
+        Finalize(None, shutil.rmtree, (settings["tempdir"], True), exitpriority=-100)  # when its sockets are gone
 
 
 @contextlib.contextmanager

@@ -8,7 +8,7 @@ import subprocess
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any, Self
@@ -61,6 +61,7 @@ def run(plan: ObservePlan, target: Target) -> Recording:
         KeyboardInterrupt: it was asked for; the command and its children were ended.
     """
     own, ends = observed(target), endpoints(target)
+    _learn((*own.start.command, *plan.command, *plan.reset))
     if plan.command:
         start = own.start.model_copy(update={"command": plan.command, "request": None})
         own = own.model_copy(update={"start": start})
@@ -165,6 +166,16 @@ def _commanded(start: BackfillStart, more: dict[str, str], limit_s: float, repor
         ending.left = tuple(left)
         ending.said = _last_line(output)
     return ending
+
+
+def _learn(command: Sequence[str]) -> None:
+    """Have the secrets of a command blanked out wherever it is written: passwords of databases, and values of options named like one."""
+    for word, value in zip(command, (*command[1:], ""), strict=True):
+        name, _, own = word.partition("=")
+        if word.startswith("postgres"):
+            text.learn(word)
+        elif name.startswith("-") and text.NAMES.search(name) and not name.endswith(("-file", "-env")):
+            text.learn(own or ("" if value.startswith("-") else value))
 
 
 def _started(start: BackfillStart, more: dict[str, str], output: IO[bytes]) -> "subprocess.Popen[bytes]":
