@@ -12,7 +12,7 @@ import pyarrow as pa
 import pytest
 
 from tapecheck.__main__ import main
-from tapecheck.backfill import history
+from tapecheck.backfill import audit, history
 from tapecheck.backfill.plan import BackfillPlan
 from tapecheck.backfill.validation import backfill
 from tapecheck.errors import TargetError
@@ -121,6 +121,15 @@ def test_a_foreign_history_is_audited_as_it_is(prices: psycopg.Connection[Any], 
     assert result["totals"]["requests"] == 0 and result["totals"]["skipped"] == 1
     kinds = {one["kind"] for one in result["integrity"]["findings"]}
     assert {"high_below_low", "negative_volume"} & kinds or len(kinds) >= 2
+
+
+def test_only_the_bars_of_a_stretch_are_read(prices: psycopg.Connection[Any], database_url: str) -> None:
+    """From its beginning to before its end; an open end is open."""
+    first, end = (dt.datetime(2026, 9, day, 4, tzinfo=dt.UTC) for day in (14, 18))
+    with audit._snapshot(database_url) as (connection, cursor):
+        read = history.mapped(cursor, StoredBars(sql=SQL), connection)
+        within, after, before, whole = (len(read("AAPL", "1d", *ends)) for ends in ((first, end), (first, None), (None, end), (None, None)))
+    assert (within, whole) == (4, after + before - within) and min(after, before) > within
 
 
 @pytest.mark.parametrize(

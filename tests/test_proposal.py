@@ -62,7 +62,7 @@ def test_what_is_proposed_was_tried(monkeypatch: pytest.MonkeyPatch) -> None:
         "series": "instruments[]",
         "fields": {"timeframe": "'1d'", "symbol": "Ticker", "newest": "lastBar"},
     }
-    assert not [one for one in own.asked if not one.startswith("GET ")]
+    assert not [one for one in own.asked if not one.startswith("GET ")] and "GET /api/backfill" not in own.asked
     left = " ".join(found.left)
     assert "/api/exchanges/{exchange}" in left and "set DATABASE_URL" in left and "names no timeframe" in left
     assert Target.model_validate(yaml.safe_load(found.text())).freshness

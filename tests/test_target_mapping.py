@@ -3,6 +3,7 @@
 import contextlib
 import datetime as dt
 import json
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -62,6 +63,11 @@ def mapped(document: Any, known: dict[str, str] | None = None, **given: Any) -> 
     ("document", "given", "expected"),
     [
         ({"symbols": [{"symbol": "AAPL", "latest": SECONDS}]}, {"series": "symbols[]"}, [("AAPL", "1d", 1800.0, None, "bar")]),
+        (
+            [{"symbol": "A", "latest": SECONDS, "done": SECONDS + 900}],
+            {"series": "@", "fields": NAMES | {"newest": "latest", "refreshed_at": "done"}},
+            [("A", "1d", 900.0, None, "refresh")],
+        ),
         ([{"symbol": "AAPL", "latest": None}], {"series": "@"}, [("AAPL", "1d", None, None, "bar")]),
         (
             {"AAPL": {"1d": {"ageMin": "30", "st": "healthy"}, "5m": {"ageMin": 60, "st": "warning"}}, "X:BTCUSD": {}},
@@ -79,7 +85,7 @@ def mapped(document: Any, known: dict[str, str] | None = None, **given: Any) -> 
             [("A", "1d", 60.0, None, "bar")],
         ),
     ],
-    ids=["list", "top list", "two levels", "one level", "one series by its own clock"],
+    ids=["list", "refresh before bar", "top list", "two levels", "one level", "one series by its own clock"],
 )  # fmt: skip
 def test_answers_of_every_shape(document: Any, given: dict[str, Any], expected: list[Any]) -> None:
     """Lists, objects by symbol, objects in objects; an age counts from the refresh, else from the newest bar; the rest is unknown."""
@@ -159,7 +165,7 @@ class Foreign:
 
     async def __call__(self, request: Exchange) -> None:
         shown = {
-            symbol: {"lastBar": int((at.timestamp() - (self.lie_s if symbol == "AAPL" else 0)) * 1000), "health": "ok"}
+            symbol: {"lastBar": int((at.timestamp() - (self.lie_s if symbol == "AAPL" else 0)) * 1000), "health": "ok", "done": time.time()}
             for symbol, at in self.newest.items()
         }
         request.send(json.dumps({"data": shown}).encode())
@@ -174,9 +180,12 @@ API = {
 SQL = "SELECT ticker AS symbol, '1d' AS timeframe, max(at) AS newest, count(*) AS rows FROM foreign_prices GROUP BY ticker"
 
 
+REQUESTS = {"coverage": "GET /coverage", "one": "GET /bars/{symbol}", "features": "GET /features/{symbol}?limit={limit}"}
+
+
 def target_of(url: str, database_url: str | None, **section: Any) -> Target:
     backfill = {"backfill": {"source_url": "http://127.0.0.1:9", "database_url": database_url}} if database_url else {}
-    base = {"name": "foreign", "kind": "external", "base_url": url, "requests": {"coverage": "GET /coverage", "one": "GET /bars/{symbol}"}}
+    base = {"name": "foreign", "kind": "external", "base_url": url, "requests": REQUESTS}
     return Target.model_validate(base | backfill | {"freshness": section})
 
 
@@ -209,6 +218,14 @@ def test_an_api_and_a_database_that_agree_are_believed(prices: dict[str, dt.date
         "AAPL 1d": ("fresh", UNMAPPED, "", None), "MSFT 1d": ("aging", UNMAPPED, "", None),
     }  # fmt: skip
     assert [one.rule for one in ages.alerts(plan_of("AAPL", "MSFT"), audit, list(found.values()))] == []
+    assert not audit.replies  # how it serves data is not mapped
+
+
+def test_ages_that_count_from_different_moments_are_not_compared(prices: dict[str, dt.datetime], database_url: str) -> None:
+    """The API tells when it refreshed, a moment ago, the database its newest bar, of hours ago: neither accuses the other."""
+    api = API | {"fields": {"timeframe": "'1d'", "refreshed_at": "done"}}
+    _, found = audited(prices, database_url, api=api, sql=SQL)
+    assert {name: one.false_age for name, one in found.items()} == {"AAPL 1d": "", "MSFT 1d": ""}
 
 
 def test_a_lie_about_the_newest_bar_is_found(prices: dict[str, dt.datetime], database_url: str) -> None:
@@ -226,7 +243,7 @@ def test_either_alone_is_enough(prices: dict[str, dt.datetime], database_url: st
         "AAPL 1d": ("fresh", UNMAPPED),
         "MSFT 1d": ("aging", UNMAPPED),
     }
-    assert not audit.looks[0].status.is_asked
+    assert not audit.looks[0].status.is_asked and not any(one.false_age for one in by_sql.values())
 
 
 @pytest.mark.parametrize(
@@ -301,7 +318,8 @@ def test_each_part_of_a_target_file_is_tried(
         file.write_text(json.dumps(target))
         assert main(["check", "--ask", str(file)]) == 0
     assert [line.partition(":")[0].split() for line in said[1:]] == [
-        ["works", "requests.coverage"], ["works", "requests.one"], ["not", "asked", "requests.begin"], ["not", "asked", "requests.deep"],
+        ["works", "requests.coverage"], ["works", "requests.one"], ["works", "requests.features"],
+        ["not", "asked", "requests.begin"], ["not", "asked", "requests.deep"],
         ["FAILS", "processes.worker"], ["works", "freshness.api"], ["works", "freshness.sql"],
         ["works", "backfill.source_url"], ["works", "backfill.database_url"],
     ]  # fmt: skip

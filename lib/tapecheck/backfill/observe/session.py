@@ -10,6 +10,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 from typing import IO, Any, Self
 
@@ -170,7 +171,7 @@ def _commanded(start: BackfillStart, more: dict[str, str], limit_s: float, repor
 
 def _learn(command: Sequence[str]) -> None:
     """Have the secrets of a command blanked out wherever it is written: passwords of databases, and values of options named like one."""
-    for word, value in zip(command, (*command[1:], ""), strict=True):
+    for word, value in pairwise((*command, "")):
         name, _, own = word.partition("=")
         if word.startswith("postgres"):
             text.learn(word)
