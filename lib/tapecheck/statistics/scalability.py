@@ -108,8 +108,13 @@ def _least_squares(n: Array, x: Array, start: Array | None = None) -> Array:
         """Return those of log X; below N = 1 some parameters that are tried have no positive throughput."""
         return np.asarray(np.log(np.maximum(law(n, *p), 1e-300) / x))
 
+    def derivatives(p: Array) -> Array:
+        """Return those of the residuals by gamma, alpha and beta."""
+        below = np.maximum(1 + p[1] * (n - 1) + p[2] * n * (n - 1), 1e-300)
+        return np.column_stack([np.full(len(n), 1 / p[0]), -(n - 1) / below, -n * (n - 1) / below])
+
     found = scipy.optimize.least_squares(
-        residuals, begin, bounds=([1e-12, 0, 0], [np.inf, 1, 10]), x_scale=scale, method="trf", max_nfev=200
+        residuals, begin, derivatives, bounds=([1e-12, 0, 0], [np.inf, 1, 10]), x_scale=scale, method="trf", max_nfev=200
     )
     return np.asarray(found.x, dtype=np.float64)
 
