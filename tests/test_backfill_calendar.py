@@ -1,6 +1,8 @@
 """Slots of the exchange and bars built from shorter ones, against pandas, published holidays, and what upstream itself would send."""
 
 import datetime as dt
+import functools
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -22,33 +24,41 @@ def day_of(text: str) -> dt.datetime:
     return dt.datetime.fromisoformat(text).replace(tzinfo=dt.UTC)
 
 
-def _by_pandas(year: int, timeframe: str, sessions: str) -> tuple[list[int], list[bool]]:
+def milliseconds(times: pd.DatetimeIndex) -> Any:
+    return times.as_unit("ms").asi8
+
+
+def _by_pandas(year: int, timeframe: str) -> dict[str, tuple[list[int], list[bool]]]:
     """Walk the year day by day on New York's wall clock; return the starts of a session's slots, and which are of the regular one."""
     length = pd.Timedelta(seconds=TIMEFRAMES[timeframe].length_s)
-    starts, regular = [], []
+    starts, regular, kept = list[Any](), list[Any](), {name: list[Any]() for name in SESSIONS}
     for day in pd.date_range(f"{year}-01-01", f"{year}-12-31", freq="B", tz="America/New_York"):
         if f"{day:%m-%d}" in CLOSED[year].split():
             continue
         is_half = f"{day:%m-%d}" in HALF_DAYS[year].split()
+        night, end = day - pd.Timedelta(hours=4), day.replace(hour=20)
+        every = pd.DatetimeIndex([day]) if timeframe == "1d" else pd.date_range(night, end, freq=length)
         opens, closes = day.replace(hour=9, minute=30), day.replace(hour=13 if is_half else 16)
         bounds = {"regular": (opens, closes), "extended": (day.replace(hour=4), day.replace(hour=17 if is_half else 20))}
-        first, last = bounds.get(sessions, (day - pd.Timedelta(hours=4), day.replace(hour=20)))
-        every = [day] if timeframe == "1d" else pd.date_range(day - pd.Timedelta(hours=4), day.replace(hour=20), freq=length)
-        for start in (one for one in every if one < last and one + length > first):
-            starts.append(int(start.timestamp() * 1000))
-            regular.append(bool(start < closes and start + length > opens))
-    return starts, regular
+        for name in SESSIONS:
+            first, last = bounds.get(name, (night, end))
+            kept[name].append((every < last) & (every + length > first))
+        starts.append(milliseconds(every))
+        regular.append((every < closes) & (every + length > opens))
+    t, is_regular = np.concatenate(starts), np.concatenate(regular)
+    masks = {name: np.concatenate(masks) for name, masks in kept.items()}
+    return {name: (t[mask].tolist(), is_regular[mask].tolist()) for name, mask in masks.items()}
 
 
-@pytest.mark.parametrize("sessions", SESSIONS)
 @pytest.mark.parametrize("timeframe", TIMEFRAMES)
 @pytest.mark.parametrize("year", CLOSED)
-def test_a_year_of_stocks_is_that_of_pandas(year: int, timeframe: str, sessions: str) -> None:
+def test_a_year_of_stocks_is_that_of_pandas(year: int, timeframe: str) -> None:
     """Every start and every regular session of a year with two changes of daylight saving, holidays and half days."""
-    found = slots("AAPL", timeframe, day_of(f"{year}-01-01T05:00"), day_of(f"{year + 1}-01-01T05:00")).of(sessions)
-    starts, regular = _by_pandas(year, timeframe, sessions)
-    assert found.t.tolist() == starts
-    assert (found.session >= REGULAR).tolist() == regular
+    every = slots("AAPL", timeframe, day_of(f"{year}-01-01T05:00"), day_of(f"{year + 1}-01-01T05:00"))
+    for sessions, (starts, regular) in _by_pandas(year, timeframe).items():
+        found = every.of(sessions)
+        assert found.t.tolist() == starts, sessions
+        assert (found.session >= REGULAR).tolist() == regular, sessions
 
 
 @pytest.mark.parametrize("timeframe", TIMEFRAMES)
@@ -57,7 +67,7 @@ def test_a_year_of_crypto_has_every_slot(timeframe: str) -> None:
     found = slots("X:BTCUSD", timeframe, day_of("2026-01-01"), day_of("2027-01-01"))
     length = pd.Timedelta(seconds=TIMEFRAMES[timeframe].length_s)
     every = pd.date_range("2026-01-01", "2027-01-01", freq=length, tz="UTC", inclusive="left")
-    assert found.t.tolist() == [int(t.timestamp() * 1000) for t in every] and (found.session >= REGULAR).all()
+    assert found.t.tolist() == milliseconds(every).tolist() and (found.session >= REGULAR).all()
 
 
 @pytest.mark.parametrize("symbol", ["AAPL", "X:BTCUSD"])
@@ -76,9 +86,10 @@ def test_only_whole_bars_inside_the_range_are_expected(symbol: str) -> None:
 NOW_MS = to_ms(dt.datetime(2026, 11, 20, 15, 2, tzinfo=dt.UTC))
 
 
-def year(symbol: str, width: int = 300) -> Bars:
+@functools.cache
+def year(symbol: str) -> Bars:
     start = dt.datetime(2025, 11, 20, 5 if symbol not in CRYPTO else 0, tzinfo=dt.UTC)
-    return market.page(symbol, width, to_ms(start), NOW_MS, NOW_MS, 10**7)[0]
+    return market.page(symbol, 300, to_ms(start), NOW_MS, NOW_MS, 10**7)[0]
 
 
 @pytest.mark.parametrize(("symbol", "zone"), [("SPY", "America/New_York"), ("ETH", "UTC")])
@@ -91,7 +102,7 @@ def test_derived_bars_agree_with_pandas(symbol: str, zone: str, timeframe: str, 
     frame["money"] = frame.vw * frame.v
     groups = frame.groupby(wall.dt.floor(rule).dt.tz_localize(zone))
     derived = derive(bars, ticker_of(symbol), timeframe)
-    assert derived.t.tolist() == [int(t.timestamp() * 1000) for t in groups.t.first().index]
+    assert derived.t.tolist() == milliseconds(groups.t.first().index).tolist()
     for name, how in (("o", "first"), ("h", "max"), ("l", "min"), ("c", "last"), ("v", "sum"), ("n", "sum")):
         assert np.allclose(getattr(derived, name), groups[name].agg(how).to_numpy(), rtol=1e-12), name
     assert np.allclose(derived.vw, (groups.money.sum() / groups.v.sum()).to_numpy(), rtol=1e-12)
@@ -114,4 +125,4 @@ def test_a_price_is_weighted_over_the_bars_that_have_one() -> None:
 def test_nothing_is_made_of_nothing() -> None:
     """Without bars there is no longer bar, and the base series is itself."""
     assert len(derive(Bars.empty(), "AAPL", "1d")) == 0
-    assert derive(year("AAPL"), "AAPL", "5m").t.size == year("AAPL").t.size
+    assert derive(year("SPY"), "SPY", "5m").t.size == year("SPY").t.size

@@ -163,7 +163,6 @@ LAWFUL: dict[str, Callable[[], Symbols]] = {
     "liquid stocks and a coin": lambda: three(dict) | {"BTC": made("BTC", 4, trades=800)},
     "a stock that seldom trades": lambda: {"ZZZ": made("ZZZ", 4, trades=2, thin=0.02)},
     "a stock that trades less than once a day": lambda: {"ZZZ": made("ZZZ", 6, trades=0.01, thin=0.02)},
-    "five of them": lambda: {name: made(name, seed, trades=2, thin=0.02) for seed, name in enumerate(("ZA", "ZB", "ZC", "ZD", "ZE"), 10)},
     "twenty that lack a slot in fifty": lambda: {
         name: made(name, seed, trades=6, only="5m") for seed, name in enumerate((f"Q{letter}" for letter in "ABCDEFGHIJKLMNOPQRST"), 20)
     },

@@ -86,7 +86,7 @@ def rows_of(bars: Bars, name: str) -> st.SearchStrategy[list[int]]:
     return st.lists(st.integers(int(first), int(end) - 1), min_size=1, max_size=20, unique=True)
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=12, deadline=None)
 @given(symbol=symbols, name=timeframes, data=st.data())
 def test_a_bar_that_was_received_and_is_not_stored_is_lost(symbol: str, name: str, data: st.DataObject) -> None:
     """Exactly the removed bars are lost, in their own series, and no other gap changes its class."""
@@ -100,7 +100,7 @@ def test_a_bar_that_was_received_and_is_not_stored_is_lost(symbol: str, name: st
         assert len(series[before.timeframe].lost) == (len(rows) if before.timeframe == name else 0)
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=12, deadline=None)
 @given(symbol=symbols, name=timeframes, data=st.data())
 def test_a_bar_that_upstream_never_sent_is_its_hole(symbol: str, name: str, data: st.DataObject) -> None:
     """The removed bars are upstream's, proven by bars of other timeframes; beside them only gaps in the same longer bar."""
@@ -203,7 +203,7 @@ DEFECTS: dict[str, tuple[Callable[[Bars, int], Bars], str]] = {
 }
 
 
-@settings(max_examples=4, deadline=None)
+@settings(max_examples=2, deadline=None)
 @given(i=st.integers(0, 2000))
 @pytest.mark.parametrize("plant", DEFECTS)
 def test_each_planted_defect_is_found_once(plant: str, i: int) -> None:
