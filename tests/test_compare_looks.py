@@ -21,7 +21,7 @@ from tapecheck.compare.session import RunFigures
 from tapecheck.compare.validation import compare
 from tapecheck.verdict import Check, Verdict
 
-SIMULATED, FEW = 200, 400  # sessions, and resamples of each interval
+SIMULATED, FEW = 50, 200  # sessions, and resamples of each interval
 QUESTION = proof(rounds={"least": 4, "most": 24})
 EDGE = METRIC.limits[0]  # a truth of which "improved" and "no change" are both false claims
 
@@ -44,11 +44,11 @@ def covered(found: list[ProofSummary], truth: float) -> float:
     return sum(one.low <= truth <= one.high for one in ends if one and one.low is not None and one.high is not None) / len(found)
 
 
-@pytest.mark.parametrize("noise", [0.035, 0.1])
-def test_a_variant_beside_itself_is_hardly_ever_claimed_to_differ(noise: float) -> None:
-    """In at most 5 % of A/A sessions over all looks, whatever the noise, and of an effect so small that noise alone reaches it."""
-    found = sessions(1.0, noise, smallest_effect=0.001)
+def test_a_variant_beside_itself_is_hardly_ever_claimed_to_differ() -> None:
+    """In at most 5 % of A/A sessions over all looks, also of an effect so small that noise alone reaches it; the interval has the truth."""
+    found = sessions(1.0, 0.1, smallest_effect=0.001)
     assert share(found, Change.IMPROVED) + share(found, Change.WORSE) <= 0.05
+    assert covered(found, 1.0) >= 0.95
 
 
 def test_a_truth_on_the_limit_is_hardly_ever_claimed_to_lie_beyond_or_within() -> None:
@@ -57,16 +57,15 @@ def test_a_truth_on_the_limit_is_hardly_ever_claimed_to_lie_beyond_or_within() -
     assert max(share(found, Change.IMPROVED), share(found, Change.NO_CHANGE)) <= 0.05
 
 
-@pytest.mark.parametrize(("ratio", "skewed", "least"), [(EDGE, False, 0.93), (1.0, False, 0.95), (EDGE, True, 0.9)])
-def test_the_interval_at_which_a_session_ends_covers_the_truth(ratio: float, skewed: bool, least: float) -> None:
+@pytest.mark.parametrize(("skewed", "least"), [(False, 0.93), (True, 0.9)])
+def test_the_interval_at_which_a_session_ends_covers_the_truth(skewed: bool, least: float) -> None:
     """As often as it says, although it is the claim that ends a session; of skewed noise in at least 90 %."""
-    assert covered(sessions(ratio, 0.1, skewed=skewed), ratio) >= least
+    assert covered(sessions(EDGE, 0.1, skewed=skewed), EDGE) >= least
 
 
-@pytest.mark.parametrize("ratio", [0.8, 1 / 0.8])
-def test_a_planted_difference_of_20_percent_is_found(ratio: float) -> None:
+def test_a_planted_difference_of_20_percent_is_found() -> None:
     """A loss as surely as a gain: in at least 95 % of sessions, with noise of 8 % a run."""
-    assert share(sessions(ratio, 0.08), Change.IMPROVED if ratio < 1 else Change.WORSE) >= 0.95
+    assert share(sessions(1 / 0.8, 0.08), Change.WORSE) >= 0.95
 
 
 def test_that_nothing_changed_is_proven_where_it_is_quiet() -> None:
@@ -76,8 +75,9 @@ def test_that_nothing_changed_is_proven_where_it_is_quiet() -> None:
 
 def test_a_clear_difference_takes_few_rounds_and_a_close_one_more() -> None:
     """What halves a time is mostly decided at the second look; what lies on the limit has all rounds."""
-    cases = ((0.5, 0.035), (0.8, 0.08), (EDGE, 0.1))
-    medians = [statistics.median(one.planned_rounds for one in sessions(ratio, noise)) for ratio, noise in cases]
+    gains = sessions(0.5, 0.035)
+    assert share(gains, Change.IMPROVED) >= 0.95
+    medians = [statistics.median(one.planned_rounds for one in found) for found in (gains, sessions(1 / 0.8, 0.08), sessions(EDGE, 0.1))]
     assert medians[0] == 6 < medians[1] < medians[2] == 24
 
 
@@ -192,7 +192,7 @@ def judged(found: Recording, asked: ComparePlan) -> list[Check]:
     return compare.analyse(found, asked).checks
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=12)
 @given(metrics=METRICS, rounds=ROUNDS, controls=CONTROLS, same=SAME_COUNTERS, is_method=st.booleans(), seed=st.integers(0, 9))
 def test_a_verdict_under_another_plan_is_that_of_a_measurement_under_it(
     metrics: list[Metric], rounds: Any, controls: Any, same: Any, is_method: bool, seed: int
