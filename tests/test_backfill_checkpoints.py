@@ -15,9 +15,9 @@ from tapecheck.target.opening import SandboxState
 SCHEMA = "test_checksum"
 
 
-@pytest.fixture
-def connection(sandbox: SandboxState) -> Iterator[psycopg.Connection[Any]]:
-    """A transaction that sees two series in a schema of their own; nothing of it is left."""
+@pytest.fixture(scope="module")
+def url(sandbox: SandboxState) -> Iterator[str]:
+    """A database with two series in a schema of their own; nothing of it is left."""
     url = sandbox.database_url
     assert url
     with psycopg.connect(url, autocommit=True) as owner:
@@ -26,10 +26,16 @@ def connection(sandbox: SandboxState) -> Iterator[psycopg.Connection[Any]]:
         with Sink(url, schema=SCHEMA) as sink:
             write(sink, bars_of(0, 100))
             write(sink, bars_of(0, 50), "1h")
-        with psycopg.connect(url) as connection:
-            yield connection
-            connection.rollback()
+        yield url
         owner.execute(f"DROP SCHEMA {SCHEMA} CASCADE")
+
+
+@pytest.fixture
+def connection(url: str) -> Iterator[psycopg.Connection[Any]]:
+    """A transaction that is rolled back."""
+    with psycopg.connect(url) as connection:
+        yield connection
+        connection.rollback()
 
 
 def test_equal_content_has_an_equal_checksum(connection: psycopg.Connection[Any]) -> None:

@@ -19,8 +19,7 @@ from tapecheck import database
 from tapecheck.backfill import checkpoints, schema
 from tapecheck.backfill.plan import Endpoints
 from tapecheck.backfill.session import run
-from tapecheck.backfill.sharding import SharedBucket
-from tapecheck.backfill.sink import STRATEGIES, RowByRowSink, Sink
+from tapecheck.backfill.sink import STRATEGIES, Sink
 from tapecheck.errors import TargetDown, TargetError
 from tapecheck.vendor.bars import to_datetime
 
@@ -40,8 +39,6 @@ def test_what_a_url_says_of_times_stays() -> None:
 OPENERS: dict[str, Any] = {
     "psycopg": lambda url: database.connect(url),
     "copy": lambda url: Sink(url, SCHEMA),
-    "row_by_row": lambda url: RowByRowSink(url, SCHEMA),
-    "bucket": lambda url: SharedBucket(url, SCHEMA, 1.0, 1.0)._asked(),
 }
 
 
