@@ -5,7 +5,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from tapecheck.backfill.analysis import BackfillSummary
-from tapecheck.backfill.plan import BackfillPlan
+from tapecheck.backfill.plan import BackfillPlan, today
 from tapecheck.backfill.recording import COMPLETED, FAILED, SKIPPED, Context, Job, Recording
 from tapecheck.backfill.validation import backfill
 from tapecheck.runs.results import Environment, TargetInfo
@@ -20,7 +20,7 @@ SCHEMA = "tapecheck_test"
 BASE: dict[str, Any] = {
     "symbols": ["TSLA", "SOL"],  # not in the fixture's profile, so that the scheduler does not take these faults
     "timeframes": ["5m", "15m", "1h", "4h", "1d"],
-    "history": {"days": 60},
+    "history": {"days": 20, "end": today()},  # the same days after midnight, too
     "database_schema": SCHEMA,
     "source": {"timeout_s": 30, "retry": {"first_s": 0.02, "cap_s": 0.1, "budget_s": 3}},
 }

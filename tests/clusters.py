@@ -5,9 +5,8 @@ import json
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 
 LOOPBACK = ("--host", "127.0.0.1", "--no-dashboard")
@@ -15,12 +14,11 @@ LOOPBACK = ("--host", "127.0.0.1", "--no-dashboard")
 
 @dataclass
 class DaskCluster:
-    """Its URL for a plan, the processes of its scheduler and first workers, and what starts one more."""
+    """Its URL for a plan, and the processes of its scheduler and workers."""
 
     url: str
     scheduler: subprocess.Popen[bytes]
     workers: list[subprocess.Popen[bytes]]
-    start_worker: Callable[[], subprocess.Popen[bytes]]
 
 
 def _start(folder: Path, program: str, *arguments: str) -> subprocess.Popen[bytes]:
@@ -48,6 +46,5 @@ def cluster(folder: Path, workers: int = 2) -> Iterator[DaskCluster]:
             time.sleep(0.02)
         address = json.loads(file.read_text())["address"]
         options = ("--nworkers", "1", "--nthreads", "1", "--no-nanny", "--local-directory", str(folder))
-        start_worker = partial(start, "worker", address, *options)
-        started = [start_worker() for _ in range(workers)]
-        yield DaskCluster(address.replace("tcp://", "dask://"), scheduler, started, start_worker)
+        started = [start("worker", address, *options) for _ in range(workers)]
+        yield DaskCluster(address.replace("tcp://", "dask://"), scheduler, started)

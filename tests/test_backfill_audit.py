@@ -2,11 +2,11 @@
 
 import datetime as dt
 import tracemalloc
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import httpx
 import psycopg
-import pyarrow as pa
 import pytest
 from backfills import SCHEMA, analysed
 
@@ -47,28 +47,50 @@ def kinds(integrity: Integrity) -> dict[str, int]:
     }
 
 
-def test_memory_is_that_of_a_stretch_not_of_the_history(
-    endpoints: Endpoints, connection: psycopg.Connection[Any], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A year is audited in less memory than the columns of its bars take, and with the verdict of a year in one piece."""
-    peak_bytes = []
+Spoil = Callable[[], object]
+Audits = list[Integrity]
 
-    def traced(*given: Any) -> tuple[Integrity, pa.Table]:
+
+@pytest.fixture
+def spoiling(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Audits]:
+    """Have each audit of a run follow some change, and be done once for each length of stretches; return what each says."""
+
+    def spoiling(spoil: Spoil = lambda: None, stretches_days: Sequence[int] = (91,), auditing: Callable[..., Any] = audit) -> Audits:
+        found: Audits = []
+
+        def audited(*given: Any) -> Any:
+            spoil()
+            for days in stretches_days:
+                monkeypatch.setattr(plans, "STRETCH", dt.timedelta(days=days))
+                answer = auditing(*given)
+                found.append(answer[0])
+            return answer
+
+        monkeypatch.setattr(session, "audit", audited)
+        return found
+
+    return spoiling
+
+
+def test_memory_is_that_of_a_stretch_not_of_the_history(
+    endpoints: Endpoints, connection: psycopg.Connection[Any], spoiling: Callable[..., Audits]
+) -> None:
+    """Months are audited in less memory than the columns of their bars take, and with the verdict of all in one piece."""
+    peaks_bytes = []
+
+    def traced(*given: Any) -> Any:
         tracemalloc.start()
         try:
             return audit(*given)
         finally:
-            peak_bytes.append(tracemalloc.get_traced_memory()[1])
+            peaks_bytes.append(tracemalloc.get_traced_memory()[1])
             tracemalloc.stop()
 
-    monkeypatch.setattr(session, "audit", traced)
-    year = plan(symbols=["SOL"], timeframes=["5m"], history={"days": 365}, features="off")
-    found = audited(session.run(year, endpoints))
-    assert found.present > 100_000 and kinds(found) == {}
-    assert peak_bytes[0] < found.present * len(COLUMNS) * 8
-    monkeypatch.setattr(plans, "STRETCH", dt.timedelta(days=1000))
-    assert audited(session.run(year.model_copy(update={"begin": "resume"}), endpoints)) == found
-    assert peak_bytes[1] > 2 * peak_bytes[0]
+    audits = spoiling(stretches_days=(14, 1000), auditing=traced)
+    session.run(plan(symbols=["SOL"], timeframes=["5m"], history={"days": 120}, features="off"), endpoints)
+    found, in_one_piece = audits
+    assert found.present > 30_000 and kinds(found) == {} and in_one_piece == found
+    assert peaks_bytes[0] < found.present * len(COLUMNS) * 8 and peaks_bytes[1] > 2 * peaks_bytes[0]
 
 
 @pytest.mark.parametrize("derive", [False, True], ids=["fetched", "derived"])
@@ -83,69 +105,51 @@ def test_a_run_that_nothing_disturbs_loses_nothing(endpoints: Endpoints, connect
 
 @pytest.mark.parametrize("derive", [False, True], ids=["fetched", "derived"])
 def test_where_a_stretch_ends_shows_in_no_figure(
-    endpoints: Endpoints, connection: psycopg.Connection[Any], monkeypatch: pytest.MonkeyPatch, derive: bool
+    endpoints: Endpoints, connection: psycopg.Connection[Any], spoiling: Callable[..., Audits], derive: bool
 ) -> None:
     """Three weeks with a change of daylight saving, by weeks and in one piece; the bars beside a cut are gone, and lost in both."""
     gone = {("5m", "2026-02-27 23:55+00"), ("5m", "2026-02-28 00:00+00"), ("1h", "2026-02-28 00:00+00"), ("1d", "2026-02-27 00:00+00")}
 
-    def deleting(*given: Any) -> tuple[Integrity, pa.Table]:
+    def delete() -> None:
         for timeframe, time in gone:
             connection.execute(f"DELETE FROM {SCHEMA}.bars WHERE symbol = 'SOL' AND timeframe = '{timeframe}' AND time = '{time}'")
-        return audit(*given)
 
-    monkeypatch.setattr(session, "audit", deleting)
-    found = []
-    for stretch in (dt.timedelta(days=91), dt.timedelta(days=7)):
-        monkeypatch.setattr(plans, "STRETCH", stretch)
-        history = {"start": "2026-02-23", "end": "2026-03-15"}
-        found.append(audited(session.run(plan(derive=derive, history=history, symbols=["TSLA", "SOL", "AAPL"]), endpoints)))
-    assert kinds(found[0]) == {"lost": 4} and found[0] == found[1]
+    audits = spoiling(delete, (91, 7))
+    session.run(plan(derive=derive, history={"start": "2026-02-23", "end": "2026-03-15"}, symbols=["SOL", "AAPL"]), endpoints)
+    found, by_weeks = audits
+    assert kinds(found) == {"lost": 4} and found == by_weeks
 
 
-def test_a_bar_that_is_gone_is_lost_and_named(
-    endpoints: Endpoints, connection: psycopg.Connection[Any], monkeypatch: pytest.MonkeyPatch
+SPOILT = {
+    "'2026-03-03 15:30+00'": "v = -1",
+    "'2026-03-03 15:35+00'": "h = l - 1, o = l - 1, c = l - 1",
+    "'2026-03-03 15:40+00'": "c = h + 1",
+}
+
+
+def test_bars_that_are_gone_or_cannot_be_right_are_found(
+    endpoints: Endpoints, connection: psycopg.Connection[Any], monkeypatch: pytest.MonkeyPatch, spoiling: Callable[..., Audits]
 ) -> None:
-    """A bar that upstream sent and that somebody deletes before the audit is lost, with its series and time; the next run counts it too."""
-    time = "2026-03-03 15:30+00"
+    """Somebody changes the table before the audit: a bar less is lost, with its series and time, and the next run counts it too.
 
-    def deleting(*given: Any) -> tuple[Integrity, pa.Table]:
-        gone = connection.execute(f"DELETE FROM {SCHEMA}.bars WHERE symbol = 'TSLA' AND timeframe = '5m' AND time = %s", (time,))
-        assert gone.rowcount == 1
-        return audit(*given)
+    The others have a negative volume, a high below the low, and a close beyond the high.
+    """
 
-    monkeypatch.setattr(session, "audit", deleting)
-    integrity = audited(session.run(plan(), endpoints))
-    assert integrity.lost == 1 and kinds(integrity) == {"lost": 1}
+    def spoil() -> None:
+        of = "WHERE symbol = 'TSLA' AND timeframe = '5m' AND time ="
+        changes = [f"UPDATE {SCHEMA}.bars SET {change} {of} {time}" for time, change in SPOILT.items()]
+        changes += [f"DELETE FROM {SCHEMA}.bars {of} '2026-03-03 16:30+00'"]
+        assert [connection.execute(change).rowcount for change in changes] == [1] * 4
+
+    spoiling(spoil)
+    integrity = audited(session.run(plan(symbols=["TSLA"]), endpoints))
+    wrong = {"negative_volume": 1, "high_below_low": 1, "outside_range": 1}
+    assert integrity.lost == 1 and kinds(integrity) == {"lost": 1} | wrong
     (lost,) = (one for one in integrity.findings if one.kind == "lost")
-    assert (lost.symbol, lost.timeframe, lost.first_ms) == ("TSLA", "5m", 1_772_551_800_000)
+    assert (lost.symbol, lost.timeframe, lost.first_ms) == ("TSLA", "5m", 1_772_555_400_000)
     monkeypatch.undo()
-    later = audited(session.run(plan(begin="resume"), endpoints))
-    assert (later.lost, later.vanished) == (0, 1) and kinds(later) == {"vanished": 1}
-
-
-def test_bars_that_cannot_be_right_are_found(
-    endpoints: Endpoints, connection: psycopg.Connection[Any], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Rows spoiled in the table: a negative volume, a high below the low, a close beyond the high, a start without a session."""
-    spoil = {
-        "'2026-03-03 15:30+00'": "v = -1",
-        "'2026-03-03 15:35+00'": "h = l - 1, o = l - 1, c = l - 1",
-        "'2026-03-03 15:40+00'": "c = h + 1",
-    }
-
-    def spoiling(*given: Any) -> tuple[Integrity, pa.Table]:
-        for time, change in spoil.items():
-            done = connection.execute(f"UPDATE {SCHEMA}.bars SET {change} WHERE symbol = 'TSLA' AND timeframe = '5m' AND time = {time}")
-            assert done.rowcount == 1
-        connection.execute(
-            f"INSERT INTO {SCHEMA}.bars SELECT symbol, timeframe, time + interval '30 seconds', o, h, l, c, v, vw, n FROM {SCHEMA}.bars"
-            " WHERE symbol = 'TSLA' AND timeframe = '5m' AND time = '2026-03-03 16:00+00'"
-        )
-        return audit(*given)
-
-    monkeypatch.setattr(session, "audit", spoiling)
-    found = kinds(audited(session.run(plan(symbols=["TSLA"]), endpoints)))
-    assert found == {"negative_volume": 1, "high_below_low": 1, "outside_range": 1, "off_calendar": 1}
+    later = audited(session.run(plan(symbols=["TSLA"], begin="resume"), endpoints))
+    assert (later.lost, later.vanished) == (0, 1) and kinds(later) == {"vanished": 1} | wrong
 
 
 @pytest.mark.parametrize(
@@ -156,7 +160,7 @@ def test_bars_with_wrong_values_are_stored_and_reported(
 ) -> None:
     """Upstream sends one in each series: every job completes, features included, and the audit counts the bars as wrong."""
     upstream.post("/faults", json={"kind": fault, "ticker": "TSLA"}).raise_for_status()
-    recording = session.run(plan(features=features, objectives=["job_success_ratio >= 1", "wrong_bars <= 0"]), endpoints)
+    recording = session.run(plan(symbols=["TSLA"], features=features, objectives=["job_success_ratio >= 1", "wrong_bars <= 0"]), endpoints)
     assert kinds(audited(recording)) == {kind: 3}
     checks = backfill.judge(analysed(recording).summary, recording.context.plan)
     assert [(check.value, check.verdict) for check in checks] == [(1.0, Verdict.PASS), (3, Verdict.FAIL)]
@@ -164,25 +168,20 @@ def test_bars_with_wrong_values_are_stored_and_reported(
     assert connection.execute(scored).fetchone() == (3,)
 
 
-def test_requests_for_bars_to_build_from_are_of_a_job_of_the_plan(endpoints: Endpoints, connection: psycopg.Connection[Any]) -> None:
-    """Without 5-minute bars in the plan the first job has asked for them, and what must come of them is known all the same."""
+def test_bars_are_built_of_those_that_the_first_job_asked_for(
+    endpoints: Endpoints, connection: psycopg.Connection[Any], spoiling: Callable[..., Audits]
+) -> None:
+    """Without 5-minute bars in the plan, what must come of them is known all the same, and a built bar that is gone is lost."""
+
+    def delete() -> None:
+        assert connection.execute(f"DELETE FROM {SCHEMA}.bars WHERE timeframe = '1h' AND time = '2026-03-03 15:00+00'").rowcount == 1
+
+    spoiling(delete)
     recording = session.run(plan(symbols=["TSLA"], timeframes=["1h", "1d"], derive=True), endpoints)
     jobs = analysed(recording).summary.jobs["TSLA"]
     assert (jobs["1h"].requests, jobs["1h"].pages, jobs["1d"].requests) == (1, 1, 0)
     assert {(span.symbol, span.timeframe) for span in recording.spans} == {*recording.context.plan.jobs}
-
-
-def test_a_built_bar_that_is_gone_is_lost(
-    endpoints: Endpoints, connection: psycopg.Connection[Any], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Built from 5-minute bars of which the plan stores none: what was sent is found by its symbol."""
-
-    def deleting(*given: Any) -> tuple[Integrity, pa.Table]:
-        assert connection.execute(f"DELETE FROM {SCHEMA}.bars WHERE timeframe = '1h' AND time = '2026-03-03 15:00+00'").rowcount == 1
-        return audit(*given)
-
-    monkeypatch.setattr(session, "audit", deleting)
-    assert kinds(audited(session.run(plan(symbols=["TSLA"], timeframes=["1h", "1d"], derive=True), endpoints))) == {"lost": 1}
+    assert kinds(audited(recording)) == {"lost": 1}
 
 
 @pytest.mark.parametrize("symbol", ["TSLA", "MSFT"])

@@ -8,16 +8,14 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-from functools import partial
 from typing import Any
 
-import backfills
 import httpx
 import psutil
 import psycopg
 import pytest
 import servers
-from backfills import BASE, SCHEMA, refill, states
+from backfills import BASE, SCHEMA, plan, refill, states
 from clusters import DaskCluster, cluster
 
 from tapecheck.backfill import checkpoints, schema, sharding
@@ -28,13 +26,14 @@ from tapecheck.backfill.replay import schedule_of
 from tapecheck.backfill.session import run
 from tapecheck.backfill.sharding import Shard, ShardResult, SharedBucket, Stopped, split
 from tapecheck.errors import ConfigError, MeasurementError
+from tapecheck.workers.dask import DaskScheduler
 from tapecheck.workers.pool import WorkerPool
 from tapecheck.workers.worker import SLOTS, STOP, Control, Worker
 
 Database = psycopg.Connection[Any]
-plan = partial(backfills.plan, history={"days": 60})
 LIMIT = {"requests_per_minute": 900, "burst": 5}
-FAST = {"features": "off", "history": {"days": 40}}
+SMALL = {"features": "off", "timeframes": ["1d"]}
+GROUP = Group(symbol="TSLA", ticker="TSLA", timeframes=("1d",))
 
 
 def whole(connection: Database) -> str:
@@ -42,75 +41,35 @@ def whole(connection: Database) -> str:
 
 
 @pytest.fixture(scope="module")
-def dask(tmp_path_factory: pytest.TempPathFactory) -> Iterator[DaskCluster]:
-    with cluster(tmp_path_factory.mktemp("dask")) as running:
-        yield running
-
-
-def joined(url: str) -> int:
-    """Return how many workers have joined a cluster."""
-    try:
-        with WorkerPool(url, sharding.prepare) as pool:
-            return len(pool.ready())
-    except MeasurementError:
-        return 0
+def alone(endpoints: Endpoints) -> str:
+    """The checksum of what one process stores."""
+    run(plan(), endpoints)
+    with psycopg.connect(endpoints.database_url) as connection:
+        found = whole(connection)
+        connection.execute(f"DROP SCHEMA {SCHEMA} CASCADE")
+    return found
 
 
 def wait_joined(url: str, count: int) -> None:
-    deadline = time.monotonic() + 120
-    while joined(url) != count:
+    """Wait until a cluster has so many workers."""
+    scheduler, deadline = DaskScheduler(url, allow_remote=False), time.monotonic() + 120
+    while len(scheduler.addresses()) != count:
         assert time.monotonic() < deadline, "the workers did not join"
+        time.sleep(0.05)
+    scheduler.client.close()
+
+
+@pytest.fixture(scope="module")
+def dask(tmp_path_factory: pytest.TempPathFactory) -> Iterator[DaskCluster]:
+    with cluster(tmp_path_factory.mktemp("dask")) as running:
+        wait_joined(running.url, 2)
+        yield running
 
 
 @pytest.fixture
 def workers(request: pytest.FixtureRequest) -> int | str:
     """Two processes, or a cluster of two workers."""
-    if request.param != "dask":
-        return 2
-    url: str = request.getfixturevalue("dask").url
-    wait_joined(url, 2)
-    return url
-
-
-each_kind = pytest.mark.parametrize("workers", ["processes", "dask"], indirect=True)
-on_dask = pytest.mark.parametrize("workers", ["dask"], indirect=True)  # whose workers start but once
-
-
-# ---- what they do together ----
-
-
-@each_kind
-def test_two_workers_store_what_one_process_does(endpoints: Endpoints, connection: Database, workers: int | str) -> None:
-    """Bars, features and audit are those of one process; both did jobs, within the run, and who resumes has nothing left to do."""
-    run(plan(), endpoints)
-    alone = whole(connection)
-    recording = run(plan(workers=workers), endpoints)
-    assert whole(connection) == alone
-    context = recording.context
-    assert len(states(recording)["completed"]) == 10 and context.processes == 2
-    assert {span.worker // context.plan.concurrency.jobs for span in recording.spans} == {0, 1}
-    assert all(context.began_ns <= span.began_ns <= span.ended_ns <= context.ended_ns for span in recording.spans)
-    found = context.integrity
-    assert found and (found.lost, found.checksum) == (0, alone)
-    summary = summarize(recording)
-    assert summary.totals.records == sum(job.inserted for job in recording.jobs) > 10_000
-    again = run(plan(begin="resume"), endpoints)
-    assert len(states(again)["skipped"]) == 10 and whole(connection) == alone
-
-
-@on_dask
-def test_they_keep_one_rate_limit(endpoints: Endpoints, connection: Database, upstream: httpx.Client, workers: int | str) -> None:
-    """With the same rate and burst on both sides hardly a request is refused, and the run takes its floor.
-
-    Hardly: one that is late on its way meets the next one there; workers with a limit each would have half of theirs refused.
-    """
-    upstream.post("/limit", json=LIMIT).raise_for_status()
-    recording = run(plan(source=BASE["source"] | LIMIT | {"retry": {"budget_s": 60}}, workers=workers, **FAST), endpoints)
-    assert not states(recording)["failed"], recording.jobs
-    summary = summarize(recording)
-    pages = sum(span.stage == "decode" for span in recording.spans)
-    assert 10 <= pages <= summary.totals.requests <= pages + 2
-    assert summary.totals.duration_s >= (pages - LIMIT["burst"]) / 15
+    return request.getfixturevalue("dask").url if request.param == "dask" else 2
 
 
 # ---- when one dies, or all are to stop ----
@@ -152,13 +111,41 @@ def is_soon_left(connection: Database) -> bool:
 
 
 SLOW = {"source": BASE["source"] | {"requests_per_minute": 240, "burst": 2}}
+SLOWER = {"source": BASE["source"] | {"requests_per_minute": 12, "burst": 2}}  # most of a minute
 
 
-def test_a_process_that_dies_leaves_its_jobs_to_be_resumed(endpoints: Endpoints, connection: Database) -> None:
+@pytest.mark.interrupts_itself
+@pytest.mark.parametrize("workers", ["processes", "dask"], indirect=True)
+def test_two_workers_are_interrupted_and_resume_to_what_one_process_stores(
+    endpoints: Endpoints, connection: Database, upstream: httpx.Client, alone: str, workers: int | str
+) -> None:
+    """Ctrl-C leaves no process of ours and no job running in a cluster; then both do jobs, within the run, under one rate limit.
+
+    With the same rate and burst on both sides hardly a request is refused: one that is late on its way meets the next one there. Workers
+    with a limit each would have half of theirs refused.
+    """
+    before = {child.pid for child in of_this_process("spawn_main")}
+    interrupt = when_stored(connection, lambda: os.kill(os.getpid(), signal.SIGINT))
+    with pytest.raises(KeyboardInterrupt):
+        run(plan(workers=workers, **SLOWER), endpoints)
+    interrupt.join()
+    assert {child.pid for child in of_this_process("spawn_main")} <= before
+    assert is_soon_left(connection)
+    upstream.post("/limit", json=LIMIT).raise_for_status()
+    recording = run(plan(source=BASE["source"] | LIMIT | {"retry": {"budget_s": 60}}, workers=workers, begin="resume"), endpoints)
+    context, summary = recording.context, summarize(recording)
+    assert not states(recording)["failed"] and context.processes == 2
+    assert {span.worker // context.plan.concurrency.jobs for span in recording.spans} == {0, 1}
+    assert all(context.began_ns <= span.began_ns <= span.ended_ns <= context.ended_ns for span in recording.spans)
+    assert whole(connection) == alone
+    assert context.integrity and (context.integrity.lost, context.integrity.checksum) == (0, alone)
+    pages = sum(span.stage == "decode" for span in recording.spans)
+    assert LIMIT["burst"] < pages <= summary.totals.requests <= pages + 2
+    assert summary.totals.duration_s >= (pages - LIMIT["burst"]) / 15
+
+
+def test_a_process_that_dies_leaves_its_jobs_to_be_resumed(endpoints: Endpoints, connection: Database, alone: str) -> None:
     """Its jobs are failed and say why, the other's are completed; a resumed run makes the tables those of a whole one."""
-    run(plan(), endpoints)
-    alone = whole(connection)
-    connection.execute(f"DROP SCHEMA {SCHEMA} CASCADE")
     before = {child.pid for child in of_this_process("spawn_main")}
 
     def kill() -> None:
@@ -173,39 +160,6 @@ def test_a_process_that_dies_leaves_its_jobs_to_be_resumed(endpoints: Endpoints,
     assert len(errors) == 1 and "died" in (error := errors.pop()) and error.startswith("process ") and "begin: resume" in error
     run(plan(begin="resume"), endpoints)
     assert whole(connection) == alone
-
-
-def test_a_worker_of_a_cluster_that_dies_does_too(endpoints: Endpoints, connection: Database, dask: DaskCluster) -> None:
-    """The scheduler knows it no more: its jobs are failed ones, and the run ends."""
-    wait_joined(dask.url, 2)
-    third = dask.start_worker()
-    try:
-        wait_joined(dask.url, 3)
-        killer = when_stored(connection, third.kill)
-        recording = run(plan(workers=dask.url, **SLOW), endpoints)
-        killer.join()
-    finally:
-        third.kill()
-    assert recording.context.processes == 3
-    found = states(recording)
-    assert found["failed"] and found["completed"]
-    assert all("died" in job.error and job.error.startswith("worker tcp://") for job in recording.jobs if job.state == "failed")
-
-
-@pytest.mark.interrupts_itself
-@each_kind
-def test_an_interrupt_ends_them_and_what_is_stored_is_whole(endpoints: Endpoints, connection: Database, workers: int | str) -> None:
-    """Ctrl-C leaves no process of ours and no job running in a cluster, and the run can be resumed."""
-    before = {child.pid for child in of_this_process("spawn_main")}
-    interrupt = when_stored(connection, lambda: os.kill(os.getpid(), signal.SIGINT))
-    slower = BASE["source"] | {"requests_per_minute": 60, "burst": 2}  # it would go on for ten seconds and more
-    with pytest.raises(KeyboardInterrupt):
-        run(plan(workers=workers, source=slower), endpoints)
-    interrupt.join()
-    assert {child.pid for child in of_this_process("spawn_main")} <= before
-    assert is_soon_left(connection)
-    recording = run(plan(workers=workers, begin="resume"), endpoints)
-    assert not states(recording)["failed"] and recording.context.integrity and recording.context.integrity.lost == 0
 
 
 class Threads(WorkerPool):
@@ -225,21 +179,21 @@ def quiet(done: int, total: int, note: str = "") -> None: ...
 def test_a_stop_is_obeyed(endpoints: Endpoints, connection: Database, monkeypatch: pytest.MonkeyPatch) -> None:
     """A shard ends soon after it is stopped; until then no new run may begin."""
     monkeypatch.setattr(schema, "GRACE_S", 0.1)
-    run(plan(**FAST), endpoints)
-    slow = plan(source=BASE["source"] | {"requests_per_minute": 1, "burst": 1}, **FAST)
+    schema.prepare(endpoints.database_url, SCHEMA)
+    slow = plan(source=BASE["source"] | {"requests_per_minute": 1, "burst": 1}, **SMALL)
     bucket = SharedBucket.of(slow, endpoints.database_url)
     assert bucket
     bucket.fill()
     assert bucket._asked() == 0  # so that the shard waits for the next token for a minute
     bucket.close()
-    shard = Shard(plan=slow, endpoints=endpoints, groups=[Group(symbol="TSLA", ticker="TSLA", timeframes=("1d",))], first_worker=0)
+    shard = Shard(plan=slow, endpoints=endpoints, groups=[GROUP], first_worker=0)
     control: Control = [0] * len(SLOTS)
     with ThreadPoolExecutor(1) as executor:
         future = executor.submit(sharding.fill, control, shard)
         with pytest.raises(TimeoutError):
             future.result(1.2)
         with pytest.raises(schema.Busy, match="another backfill, or a worker that one has left behind"):
-            run(plan(**FAST), endpoints)
+            run(plan(**SMALL), endpoints)
         control[STOP] = 1
         with pytest.raises(Stopped):
             future.result(45)
@@ -260,11 +214,11 @@ def test_an_error_of_a_living_worker_is_not_its_death(endpoints: Endpoints, conn
             return True
 
     monkeypatch.setattr(sharding, "fill", full)
-    filling = Filling(plan(**FAST), endpoints, [Group(symbol="TSLA", ticker="TSLA", timeframes=("1d",))])
+    filling = Filling(plan(**SMALL), endpoints, [GROUP])
     with ThreadPoolExecutor(1) as executor:
         with pytest.raises(MeasurementError, match="worker one failed: OSError: no space left"):
             sharding.work_together(Threads(Mortal("worker one", executor)), filling, quiet)
-        filling.queue.append(Group(symbol="TSLA", ticker="TSLA", timeframes=("1d",)))
+        filling.queue.append(GROUP)
         sharding.work_together(Threads(Gone("worker one", executor)), filling, quiet)
     assert "worker one, which did it, died" in str(filling.done["TSLA", "1d"])
 
@@ -311,8 +265,8 @@ def test_a_shared_bucket_gives_its_burst_and_then_its_rate(endpoints: Endpoints,
 def test_spans_of_another_clock_are_moved_to_ours(endpoints: Endpoints, connection: Database, monkeypatch: pytest.MonkeyPatch) -> None:
     """A worker whose clock is an hour ahead seems to have worked when it did."""
     ahead_ns = 3_600 * 10**9
-    run(plan(**FAST), endpoints)
-    filling = Filling(plan(**FAST), endpoints, [Group(symbol="TSLA", ticker="TSLA", timeframes=("1d",))])
+    schema.prepare(endpoints.database_url, SCHEMA)
+    filling = Filling(plan(**SMALL), endpoints, [GROUP])
 
     def ahead(control: Control, shard: Shard) -> ShardResult:
         done = real(control, shard)
@@ -352,17 +306,29 @@ def test_a_worker_elsewhere_cannot_reach_a_loopback_address(endpoints: Endpoints
 
 
 def test_no_scheduler_no_worker_and_no_dask_are_said_so(
-    endpoints: Endpoints, connection: Database, tmp_path: Any, monkeypatch: pytest.MonkeyPatch
+    endpoints: Endpoints, connection: Database, dask: DaskCluster, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Each says what to start, and empties no table; Dask that is not installed is a mistake in the plan."""
     monkeypatch.setattr("tapecheck.workers.dask.CONNECT_S", 0.5)
-    earlier = run(plan(timeframes=["1d"], history={"days": 9}), endpoints)
+    earlier = run(plan(**SMALL), endpoints)
     before = whole(connection)
     with pytest.raises(MeasurementError, match="no Dask scheduler answers"):
-        run(plan(workers=f"dask://127.0.0.1:{servers.free_port()}", **FAST), endpoints)
-    with cluster(tmp_path, workers=0) as empty, pytest.raises(MeasurementError, match="has no worker"):
-        run(plan(workers=empty.url, **FAST), endpoints)
+        run(plan(workers=f"dask://127.0.0.1:{servers.free_port()}", **SMALL), endpoints)
+    monkeypatch.setattr("tapecheck.workers.dask.CONNECT_S", 10)
+    monkeypatch.setattr(DaskScheduler, "addresses", lambda self: [])
+    with pytest.raises(MeasurementError, match="has no worker"):
+        run(plan(workers=dask.url, **SMALL), endpoints)
     monkeypatch.setitem(sys.modules, "distributed", None)
     with pytest.raises(ConfigError, match=r"tapecheck\[dask\]"):
-        run(plan(workers="dask://127.0.0.1:1", **FAST), endpoints)
+        run(plan(workers="dask://127.0.0.1:1", **SMALL), endpoints)
     assert sum(job.inserted for job in earlier.jobs) and whole(connection) == before
+
+
+def test_a_worker_of_a_cluster_that_dies_leaves_its_jobs_failed(endpoints: Endpoints, connection: Database, dask: DaskCluster) -> None:
+    """The scheduler knows it no more, and the run ends; the last test of this cluster."""
+    killer = when_stored(connection, dask.workers[0].kill)
+    recording = run(plan(workers=dask.url, **SLOW), endpoints)
+    killer.join()
+    found = states(recording)
+    assert found["failed"] and found["completed"]
+    assert all("died" in job.error and job.error.startswith("worker tcp://") for job in recording.jobs if job.state == "failed")

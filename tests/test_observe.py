@@ -61,6 +61,13 @@ BODIES = st.sampled_from([b"", b"{}", b"\x00\xff" * 300, json.dumps({"results": 
 HEADERS = st.sampled_from(["", "X-Request-Id: a,b\r\n", "Set-Cookie: a=1\r\nSet-Cookie: b=2\r\n", "Content-Type: text/plain\r\n"])
 
 
+def send_pieces(request: Request, status: int, headers: str, *pieces: bytes) -> None:
+    """Answer in chunks."""
+    request.writer.write(f"HTTP/1.1 {status} Planted\r\n{headers}Transfer-Encoding: chunked\r\n\r\n".encode())
+    for piece in (*filter(None, pieces), b""):
+        request.writer.write(f"{len(piece):x}\r\n".encode() + piece + b"\r\n")
+
+
 @pytest.fixture(scope="module")
 def passing() -> Iterator[tuple[list[Any], ProxyProcess, Server]]:
     """What to answer next, and the proxy before who answers so."""
@@ -69,11 +76,7 @@ def passing() -> Iterator[tuple[list[Any], ProxyProcess, Server]]:
     async def behave(request: Request) -> None:
         status, headers, body, how = answers[-1]
         if how == "chunked":
-            request.writer.write(f"HTTP/1.1 {status} Planted\r\n{headers}Transfer-Encoding: chunked\r\n\r\n".encode())
-            for i in range(0, len(body), 700):
-                piece = body[i : i + 700]
-                request.writer.write(f"{len(piece):x}\r\n".encode() + piece + b"\r\n")
-            request.writer.write(b"0\r\n\r\n")
+            send_pieces(request, status, headers, *(body[i : i + 700] for i in range(0, len(body), 700)))
         else:
             request.send(b"" if request.method == "HEAD" else body, status=status, headers=headers, length=len(body))
 
@@ -112,16 +115,17 @@ def test_no_byte_of_an_answer_is_changed(passing: Any, status: int, headers: str
 
 
 PAGE = json.dumps({"results": [{"c": 1.5}] * 500, "next_url": "https://api.example.com/v2/next?cursor=YQ", "status": "OK"}).encode()
+CUT = PAGE.index(b"example.com")
 
 
 def test_next_url_is_seen_wherever_it_stands() -> None:
-    """Compressed or not, at the beginning or the end; what does not lead anywhere is none."""
+    """Compressed or not, at the beginning or the end, and cut in the middle; what does not lead anywhere is none."""
     first = json.dumps({"next_url": "https:\\/\\/api.example.com/x", "results": "next_url" * 300}).encode().replace(b"\\\\", b"\\")
     pages = [PAGE, first, gzip.compress(PAGE), gzip.compress(first)]
 
     async def behave(request: Request) -> None:
         page = pages[int(request.query["page"])]
-        request.send(page, headers="Content-Encoding: gzip\r\n" if page[:1] == b"\x1f" else "")
+        send_pieces(request, 200, "Content-Encoding: gzip\r\n" if page[:1] == b"\x1f" else "", page[:CUT], page[CUT:])
 
     path = "/v2/aggs/ticker/AAPL/range/1/day/2026-01-01/2026-02-01"
     with Server(behave) as vendor, ProxyProcess(vendor.url) as proxy:

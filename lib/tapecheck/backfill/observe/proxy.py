@@ -30,7 +30,7 @@ HOST = "127.0.0.1"
 HOP_BY_HOP = frozenset((b"connection", b"keep-alive", b"proxy-connection", b"te", b"trailer", b"transfer-encoding", b"upgrade"))
 TIMEOUT_S = 120.0  # between two bytes of the vendor's: longer than any client waits
 READY_S, END_S = 30.0, 5.0
-NEXT_URL = re.compile(rb'"next_url"\s*:\s*"(https?:\\?/\\?/[^/"\\]+)')
+NEXT_URL = re.compile(rb'"next_url"\s*:\s*"(https?:\\?/\\?/[^/"\\]+)(?=[/"\\])')  # to the end of the host, or with the next chunk
 OVERLAP = 300  # bytes of a chunk that are looked at again with the next one: a URL's beginning may be cut
 
 
