@@ -90,12 +90,18 @@ def changed(folder: Path, name: str, change: Callable[[dict[str, Any]], None]) -
     return experiment.read(path)
 
 
-def run(one: Drill, where: DrillTarget) -> Done:
-    """Run a drill as a run of several does: what must end that is raised, while there is a watchdog."""
-    with Watchdog() as watchdog:
-        done = drill.run(one, where, SCHEDULE, watchdog, 1)
-        if done.stop is not None:
-            raise done.stop
+@pytest.fixture(scope="module")
+def guard() -> Iterator[Watchdog]:
+    """The watchdog of all drills that roll back themselves, as in a run of several."""
+    with Watchdog() as one:
+        yield one
+
+
+def run(one: Drill, where: DrillTarget, guard: Watchdog) -> Done:
+    """Run a drill as a run of several does: what must end that is raised."""
+    done = drill.run(one, where, SCHEDULE, guard, 1)
+    if done.stop is not None:
+        raise done.stop
     return done
 
 
@@ -115,15 +121,15 @@ def frozen() -> list[int]:
 
 
 SHIPPED = (
-    "api_killed", "scheduler_killed", "feature_failure", "database_frozen", "database_connections_terminated", "scheduler_frozen",
+    "api_killed", "scheduler_killed", "feature_failure", "database_frozen", "database_connections_terminated",
     "upstream_rate_limited_with_retry_after",
 )  # fmt: skip
 
 
 @pytest.mark.parametrize("name", SHIPPED)
-def test_what_is_broken_comes_back(where: DrillTarget, name: str) -> None:
+def test_what_is_broken_comes_back(where: DrillTarget, guard: Watchdog, name: str) -> None:
     """Steady before and after, rolled back, journaled; and each drill shows what it is for, however slow the answers are."""
-    done = run(shipped(name), where)
+    done = run(shipped(name), where, guard)
     trial, found = done.trial, clocks(done)
     assert (trial.state, trial.steady_before, trial.steady_after, trial.rolled_back) == (MEASURED, True, True, True)
     assert done.journal["status"] == "completed" and "experiment" not in done.journal
@@ -145,11 +151,11 @@ def test_what_is_broken_comes_back(where: DrillTarget, name: str) -> None:
         assert where.database_url not in text and where.source_key not in text
 
 
-def test_without_a_steady_state_nothing_is_broken(where: DrillTarget, tmp_path: Path) -> None:
+def test_without_a_steady_state_nothing_is_broken(where: DrillTarget, guard: Watchdog, tmp_path: Path) -> None:
     """A target that is not well before a drill makes it invalid, not failed, and is left alone."""
     before = psutil.Process(find(where, "api")).create_time()
     one = changed(tmp_path, "api_killed", lambda data: data["steady-state-hypothesis"]["probes"][0].update(tolerance=418))
-    trial = run(one, where).trial
+    trial = run(one, where, guard).trial
     assert (trial.state, trial.injected_ns) == (INVALID, None)
     assert trial.reason.startswith("the steady state did not hold before the fault")
     assert psutil.Process(find(where, "api")).create_time() == before
@@ -168,10 +174,10 @@ def find(where: DrillTarget, name: str) -> int:
     ],
 )
 def test_a_fault_that_cannot_be_injected_is_invalid(
-    where: DrillTarget, tmp_path: Path, name: str, misses: Callable[[Any], object], said: str
+    where: DrillTarget, guard: Watchdog, tmp_path: Path, name: str, misses: Callable[[Any], object], said: str
 ) -> None:  # fmt: skip
     """A drill that breaks nothing says nothing; nor does one that needs work to fail on: Chaos Toolkit takes a 404 for a success."""
-    done = run(changed(tmp_path, name, lambda data: misses(data["method"])), where)
+    done = run(changed(tmp_path, name, lambda data: misses(data["method"])), where, guard)
     assert done.trial.state == INVALID
     assert done.trial.reason.startswith(f"the fault could not be injected as planned: {said}")
 
@@ -181,8 +187,8 @@ def test_a_rollback_that_fails_is_loud_and_says_what_to_do(where: DrillTarget, t
     never = {"type": "action", "name": "never", "provider": {"type": "process", "path": "false"}}
     one = changed(tmp_path, "api_frozen", lambda data: data.update(rollbacks=[never]))
     said = rf"THE DRILL api_frozen_changed COULD NOT BE ROLLED BACK \(never: .*\). Repair by hand: kill -CONT {find(where, 'api')}$"
-    with pytest.raises(RollbackError, match=said):
-        run(one, where)
+    with pytest.raises(RollbackError, match=said), Watchdog() as watchdog:
+        run(one, where, watchdog)
     assert RollbackError.exit_code == 3
     with pytest.raises(RollbackError, match=r"not even by its watchdog\. Repair by hand: mend it"), Watchdog() as watchdog:
         watchdog.arm({"title": "t", "description": "d", "method": [], "rollbacks": [never]}, "mend it")
@@ -215,17 +221,16 @@ def never_thawed(data: dict[str, Any]) -> None:
 
 
 @pytest.mark.interrupts_itself
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-@pytest.mark.parametrize("change", [endless, never_thawed])
+@pytest.mark.parametrize(("number", "change"), [(signal.SIGINT, never_thawed), (signal.SIGTERM, endless)])
 def test_an_interrupt_rolls_back_first(
-    where: DrillTarget, tmp_path: Path, number: signal.Signals, change: Callable[[dict[str, Any]], None]
+    where: DrillTarget, guard: Watchdog, tmp_path: Path, number: signal.Signals, change: Callable[[dict[str, Any]], None]
 ) -> None:  # fmt: skip
     """Ctrl-C and SIGTERM in mid-drill end it at once, in a pause and in an activity, with the API thawed."""
     one, begun_s = changed(tmp_path, "api_frozen", change), time.monotonic()
     killer = threading.Thread(target=lambda: (until(frozen), os.kill(os.getpid(), number)))
     killer.start()
     with pytest.raises(KeyboardInterrupt):
-        run(one, where)
+        run(one, where, guard)
     killer.join()
     assert frozen() == []
     assert time.monotonic() - begun_s < FOREVER_S, "it went on to its end"
