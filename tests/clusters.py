@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import os
 import subprocess
 import sys
 import time
@@ -10,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 LOOPBACK = ("--host", "127.0.0.1", "--no-dashboard")
+UNWATCHED = {"DASK_DISTRIBUTED__WORKER__PROFILE__ENABLED": "false"}  # each of its own samples costs time
 
 
 @dataclass
@@ -24,7 +26,7 @@ class DaskCluster:
 def _start(folder: Path, program: str, *arguments: str) -> subprocess.Popen[bytes]:
     command = [sys.executable, "-m", f"distributed.cli.dask_{program}", *LOOPBACK, *arguments]
     with (folder / f"{program}.log").open("ab") as log:
-        return subprocess.Popen(command, cwd=folder, stdout=log, stderr=log)
+        return subprocess.Popen(command, cwd=folder, env={**os.environ, **UNWATCHED}, stdout=log, stderr=log)
 
 
 @contextlib.contextmanager

@@ -9,7 +9,6 @@ import json
 import os
 import sys
 import time
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 from servers import Exchange, Server
@@ -23,8 +22,7 @@ class Plant:
 
     database_s: float = 0  # in each request, waited for the database
     wait_s: float = 0  # in each request, waited for something else
-    cpu_s: float = 0  # in each request, burnt in one thread
-    threads: int = 0  # that burn at once; 0: the one that also answers
+    cpu_s: float = 0  # in each request, burnt in the thread that also answers
     slots: int = 1000  # requests that are let in at once
     fail_every: int = 0  # of so many requests one fails
     resets: bool = False  # by a TCP reset rather than a status
@@ -45,7 +43,6 @@ class Api:
     def __init__(self, plant: Plant) -> None:
         self.plant = plant
         self.slots = asyncio.Semaphore(plant.slots)
-        self.threads = ThreadPoolExecutor(plant.threads) if plant.threads else None
 
     async def __call__(self, exchange: Exchange) -> None:
         plant = self.plant
@@ -56,10 +53,7 @@ class Api:
             database_s = time.perf_counter() - begun_s
             if plant.wait_s:
                 await asyncio.sleep(plant.wait_s)
-            if self.threads is not None:
-                await asyncio.get_running_loop().run_in_executor(self.threads, burn, plant.cpu_s)
-            else:
-                burn(plant.cpu_s)
+            burn(plant.cpu_s)
             server_s = time.perf_counter() - begun_s
         bad = plant.fail_every and exchange.number > HEALTHY and exchange.number % plant.fail_every == 0
         if bad and plant.resets:

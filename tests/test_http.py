@@ -28,12 +28,9 @@ def read(url: str, **more: object) -> Status:
 
 
 ANSWERS: dict[str, tuple[Behaviour, type[TargetError], str]] = {
-    "wrong path": (servers.status(404, text=b""), TargetError, "answered 404, expected 200: no such path"),
     "no data": (servers.status(404, text=b"No data found for ZZZZ"), TargetError, "expected 200: 'No data found for ZZZZ'; correct"),
     "wrong key": (servers.status(401), TargetError, "the key is missing or wrong; headers sent: X-Key"),
-    "forbidden": (servers.status(403), TargetError, "the key is missing or wrong"),
     "redirect": (servers.status(301, "Location: /there\r\n"), TargetError, "answered 301, expected 200"),
-    "broken": (servers.status(500), TargetDown, "answered 500, expected 200: the target does not work"),
     "broken with a page": (
         servers.status(502, text=b"<!DOCTYPE html><html><head><title>Bad gateway</title></head></html>"),
         TargetDown,
@@ -41,14 +38,9 @@ ANSWERS: dict[str, tuple[Behaviour, type[TargetError], str]] = {
     ),
     "rate limited": (servers.status(429), TargetDown, "answered 429"),
     "silent": (servers.silent, TargetDown, "no whole answer within 0.4 s"),
-    "half": (servers.half_then_silence, TargetDown, "no whole answer within 0.4 s"),
-    "drips its head": (servers.drips(b"HTTP/1.1 200 OK\r\nX-Slow: "), TargetDown, "no whole answer within 0.4 s"),
     "drips its body": (servers.drips(b"HTTP/1.1 200 OK\r\n\r\n"), TargetDown, "no whole answer within 0.4 s"),
-    "cut": (servers.cuts_body, TargetDown, "closed before the answer was whole"),
     "silent close": (servers.raw(b"", close=True), TargetDown, "closed before the answer was whole"),
     "reset": (servers.resets_in_mid_body, TargetDown, "closed before the answer was whole"),
-    "garbage": (servers.raw(b"\x00\x01\x02\r\n\r\n"), TargetError, "the answer is not HTTP"),
-    "bad gzip": (servers.body(b"plain", "Content-Encoding: gzip\r\n"), TargetError, "the body cannot be decoded"),
     "web page": (
         servers.body(b"<html>hello</html>", "Content-Type: text/html\r\n"),
         TargetError,

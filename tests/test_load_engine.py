@@ -126,18 +126,18 @@ def test_a_closed_scenario_lasts_as_long_as_it_says() -> None:
 
 def test_requests_are_meant_for_the_instants_of_the_schedule_and_sent_when_they_are_due() -> None:
     """Intended starts are those of the schedule to the nanosecond; none leaves before its instant, and a tenth within 0.3 ms of it."""
-    measured, _ = run(servers.fast, rate_rps=200, duration_s=1.0)
+    measured, _ = run(servers.fast, rate_rps=200, duration_s=0.5)
     samples = measured.samples
-    assert (samples["intended_ns"] - samples["intended_ns"][0] == schedule(200, 1.0).due_ns(np.arange(200))).all()
+    assert (samples["intended_ns"] - samples["intended_ns"][0] == schedule(200, 0.5).due_ns(np.arange(100))).all()
     assert (measured.dispatch_lag_ms >= 0).all() and np.quantile(measured.dispatch_lag_ms, 0.1) < 0.3
     assert 0.3 < measured.achieved_ratio < 1.05
 
 
 def test_a_ramp_sends_more_and_more() -> None:
-    """From 0 to 200 a second in 1 s: 100 requests, a quarter of them in the first half."""
-    samples = run(servers.fast, rate_rps=0, end_rps=200, duration_s=1.0)[0].samples
-    first_half = (samples["intended_ns"] - samples["intended_ns"][0] < 5e8).sum()
-    assert (len(samples), first_half) == (100, 25)
+    """From 0 to 200 a second in 0.4 s: 40 requests, a quarter of them in the first half."""
+    samples = run(servers.fast, rate_rps=0, end_rps=200, duration_s=0.4)[0].samples
+    first_half = (samples["intended_ns"] - samples["intended_ns"][0] < 2e8).sum()
+    assert (len(samples), first_half) == (40, 10)
 
 
 def test_a_frozen_target_is_measured_from_the_intended_starts() -> None:
@@ -181,10 +181,10 @@ def test_connections_grow_as_they_are_needed_and_no_further() -> None:
 
 
 def test_a_rate_beyond_what_is_possible_still_ends_and_drops_nothing() -> None:
-    """At 100,000 a second into 50 connections every request is a row, and the end comes timeout_s after the schedule's."""
+    """At 50,000 a second into 50 connections every request is a row, and the end comes timeout_s after the schedule's."""
     began = time.monotonic()
-    measured, _ = run(servers.fast, rate_rps=100_000, duration_s=0.2, timeout_s=0.5, max_connections=50)
-    assert len(measured.samples) == 20_000
+    measured, _ = run(servers.fast, rate_rps=50_000, duration_s=0.1, timeout_s=0.5, max_connections=50)
+    assert len(measured.samples) == 5_000
     assert time.monotonic() - began < 40
 
 
@@ -213,8 +213,7 @@ def test_a_thread_that_hogs_the_generator_shows_in_its_lag() -> None:
 # ---- a target that fails ----
 
 
-@every_shape
-@pytest.mark.parametrize("fresh", [False, True])
+@pytest.mark.parametrize(("shape", "fresh"), [(BURST, False), (OPEN, False), (CLOSED, True)], ids=["burst", "open", "closed"])
 def test_a_refused_connection_is_a_row(shape: dict[str, object], fresh: bool) -> None:
     """Without a target every request fails as connect_refused when its time comes, never sent, and the scenario ends in time."""
     samples = measure(work_for(servers.free_port(), fresh_connections=fresh, **shape)).samples

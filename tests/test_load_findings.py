@@ -29,10 +29,9 @@ from tapecheck.runs.results import Finding
 
 PLANTED = Path(__file__).with_name("planted_servers.py")
 NEIGHBOURS = ("neighbours", "machine_full")  # what other tests on this machine did: true, and not planted
-QUIET = {"executor": "constant_rate", "rate_rps": 100, "duration_s": 1.0}
 
 
-def closed(concurrency: int, duration_s: float = 1.0, **more: object) -> dict[str, object]:
+def closed(concurrency: int, duration_s: float = 0.8, **more: object) -> dict[str, object]:
     return {"executor": "closed", "concurrency": concurrency, "duration_s": duration_s, **more}
 
 
@@ -42,40 +41,21 @@ class Case:
 
     plant: dict[str, object]
     scenario: dict[str, object]
-    named: str | None
+    named: str
     evidence: dict[str, tuple[float, float]] = field(default_factory=dict)  # between which numbers
     beside: frozenset[str] = frozenset()  # other kinds that are true as well, of less weight
     needs_cores: float = 0.0
     far_s: float = 0.0
 
 
-BUSY_LOAD = closed(8, 2.0, warm_up_s=0.3)  # enough in line that the target has work while its generator waits for a core
 CASES = {
-    "target CPU": Case(
-        {"cpu_s": 0.02, "threads": 6},
-        closed(16, 1.6, warm_up_s=0.4),
-        "target_cpu",
-        {"cpu_ratio": (1.15, 6.1), "samples": (3, 12)},
-        needs_cores=1.35,
-    ),
-    "target single-threaded": Case(
+    "target single-threaded, behind few connections": Case(
         {"cpu_s": 0.02},
-        BUSY_LOAD,
+        closed(24, warm_up_s=0.3, max_connections=8),  # enough in line that the target has work while its generator waits for a core
         "target_single_threaded",
         {"cpu_ratio": (0.85, 1.15), "samples": (3, 16)},
-        beside=frozenset({"queue"}),
-        needs_cores=0.95,
-    ),
-    "single-threaded, behind few connections": Case(
-        {"cpu_s": 0.02},
-        {**BUSY_LOAD, "concurrency": 24, "max_connections": 8},
-        "target_single_threaded",
-        {"cpu_ratio": (0.85, 1.15)},
         beside=frozenset({"connection_limit", "queue"}),
         needs_cores=0.95,
-    ),
-    "database": Case(
-        {"database_s": 0.03, "wait_s": 0.003}, closed(4), "database", {"database_mean_ms": (30, 300), "server_mean_ms": (33, 330)}
     ),
     "connection limit of the plan": Case(
         {"wait_s": 0.02},
@@ -86,10 +66,9 @@ CASES = {
     "few at once in the target": Case(
         {"wait_s": 0.02, "slots": 2}, closed(16), "queue", {"service_p50_ms": (120, 2000), "server_p50_ms": (20, 250)}
     ),
-    "errors": Case({"wait_s": 0.01, "fail_every": 3}, closed(4), "target_errors", {"failed": (10, 150), "status": (10, 150)}),
-    "resets": Case({"wait_s": 0.01, "fail_every": 3, "resets": True}, closed(4), "target_errors", {"reset": (10, 150)}),
+    "resets": Case({"wait_s": 0.01, "fail_every": 3, "resets": True}, closed(4), "target_errors", {"reset": (5, 150)}),
     "errors of a database": Case(
-        {"database_s": 0.02, "fail_every": 3}, closed(4), "target_errors", {"failed": (10, 100)}, beside=frozenset({"database"})
+        {"database_s": 0.02, "fail_every": 3}, closed(4), "target_errors", {"failed": (5, 100)}, beside=frozenset({"database"})
     ),
     "a few errors of a database": Case({"database_s": 0.02, "fail_every": 150}, closed(8), "database", {"database_mean_ms": (20, 300)}),
     "network": Case(
@@ -137,7 +116,7 @@ def measure(case: Case) -> Said:
 
 @pytest.mark.parametrize("kind", CASES)
 def test_the_planted_cause_is_named_and_no_other(kind: str) -> None:
-    """A server that is slow for one reason has that as its bottleneck, with its numbers; a quiet one has none."""
+    """A server that is slow for one reason has that as its bottleneck, with its numbers."""
     case = CASES[kind]
     said = measure(case)
     if said.cores_given < case.needs_cores:  # a starved target is not the one planted: then no more may be said than was seen
@@ -145,13 +124,12 @@ def test_the_planted_cause_is_named_and_no_other(kind: str) -> None:
         assert any(f.name in ("target_single_threaded", "target_cpu") for f in said.found) == busy, said
         return
     named = load.bottleneck(said.found)
-    assert (named and named.name) == case.named, said
-    assert {f.name for f in said.found if f.name in LIMITING} - case.beside == ({case.named} if case.named else set()), said
-    if named is not None:
-        for name, (low, high) in case.evidence.items():
-            assert low <= float(named.evidence[name]) <= high, (name, named)
-        assert named.finding.startswith("s: ")
-        assert named.action
+    assert named is not None and named.name == case.named, said
+    assert {f.name for f in said.found if f.name in LIMITING} - case.beside == {case.named}, said
+    for name, (low, high) in case.evidence.items():
+        assert low <= float(named.evidence[name]) <= high, (name, named)
+    assert named.finding.startswith("s: ")
+    assert named.action
 
 
 def limiting(*names: str) -> list[Finding]:

@@ -49,7 +49,7 @@ def pid_of(generator: Generator, number: int = 0) -> int:
 
 @pytest.fixture(scope="module")
 def server() -> Iterator[Server]:
-    with Server(servers.slow(0.005)) as server:
+    with Server(servers.slow(0.02)) as server:
         yield server
 
 
@@ -73,7 +73,7 @@ def test_one_worker_measures_again_and_again(generator: Generator, server: Serve
     assert len(samples) == 10
     assert before_ns < samples["intended_ns"].min() < samples["done_ns"].max() < time.monotonic_ns()
     closed = generator.measure(work(server.port, duration_s=0.7), lambda done, total: seen.append((done, total)))
-    assert len(closed.samples) > 100
+    assert len(closed.samples) > 10
     assert pid_of(generator) != os.getpid()
     assert seen[-1] == (700, 700)
     assert len(seen) >= 3
@@ -165,7 +165,7 @@ def test_a_cluster_measures_like_processes_do(dask: DaskCluster, server: Server)
         measured = generator.measure(
             work(server.port, schedule=whole, duration_s=0.6, requests=(REQUEST,) * 7), lambda done, total: seen.append(done)
         )
-        closed = generator.measure(work(server.port, duration_s=2.0))  # long enough for each user to have begun
+        closed = generator.measure(work(server.port, duration_s=1.0))  # long enough for each user to have begun
     samples = measured.samples
     assert (measured.workers, measured.lost, measured.clock_error_ms) == (2, (), 0.0)
     assert (samples["intended_ns"] - samples["intended_ns"][0] == whole.due_ns(np.arange(60))).all()
@@ -181,7 +181,7 @@ def test_an_exception_stops_what_the_cluster_measures(dask: DaskCluster, server:
     """The workers stop soon, so that the next scenario does not wait for them."""
 
     def interrupt(done: int, total: int) -> None:
-        if done > 1500:
+        if done > 500:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt), Generator(dask.url) as generator:
@@ -205,12 +205,15 @@ def test_a_worker_of_the_cluster_that_dies_is_named_and_the_others_are_counted(d
         assert generator.measure(work(server.port, duration_s=0.2)).workers == 1
 
 
-def test_no_scheduler_and_no_worker_are_said_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_scheduler_and_no_worker_are_said_so(dask: DaskCluster, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each is a MeasurementError that says what to start; Dask that is not installed is a mistake in the plan."""
     monkeypatch.setattr(clusters, "CONNECT_S", 0.5)
     with pytest.raises(MeasurementError, match="no Dask scheduler answers"), Generator(f"dask://127.0.0.1:{servers.free_port()}"):
         pass
-    with cluster(tmp_path, workers=0) as dask, pytest.raises(MeasurementError, match="has no worker"), Generator(dask.url):
+    for one in dask.workers:
+        one.kill()
+        one.wait()
+    with pytest.raises(MeasurementError, match="has no worker"), Generator(dask.url):
         pass
     monkeypatch.setitem(sys.modules, "distributed", None)
     with pytest.raises(ConfigError, match=r"tapecheck\[dask\]"), Generator("dask://127.0.0.1:1"):
@@ -320,13 +323,11 @@ def script(tmp_path: Path, server: Server, duration_s: float) -> subprocess.Pope
     return subprocess.Popen([sys.executable, str(file)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True)
 
 
-@pytest.mark.parametrize("folder", ["", "long" * 22])
-def test_it_works_from_a_script_with_a_running_event_loop(
-    tmp_path: Path, server: Server, monkeypatch: pytest.MonkeyPatch, folder: str
-) -> None:
+def test_it_works_from_a_script_with_a_running_event_loop(tmp_path: Path, server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
     """Neither a running loop, nor a main module without a guard, nor a long TMPDIR hinders it, and stderr stays empty."""
-    (tmp_path / folder).mkdir(exist_ok=True)
-    monkeypatch.setenv("TMPDIR", str(tmp_path / folder))
+    folder = tmp_path / ("long" * 22)
+    folder.mkdir()
+    monkeypatch.setenv("TMPDIR", str(folder))
     out, err = script(tmp_path, server, 0.3).communicate(timeout=20)
     assert err == ""
     assert out.count("main") == 1

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tapecheck.load.engine.schedule import Dispatcher, Schedule, Stage, share
@@ -44,6 +44,7 @@ rates = st.floats(0.05, 5000)
 stages = st.lists(st.tuples(rates | st.just(0.0), rates, st.floats(0.01, 20)), min_size=1, max_size=5)
 
 
+@settings(max_examples=40)
 @given(stages)
 def test_times_never_run_backwards_nor_beyond_the_end(drawn: list[tuple[float, float, float]]) -> None:
     """Whatever the stages are."""
@@ -55,6 +56,7 @@ def test_times_never_run_backwards_nor_beyond_the_end(drawn: list[tuple[float, f
     assert (due_ns <= one.duration_s * 1e9 + 1).all()
 
 
+@settings(max_examples=40)
 @given(stages, st.integers(1, 9))
 def test_shares_make_up_the_whole(drawn: list[tuple[float, float, float]], workers: int) -> None:
     """Requests split across workers are each sent by exactly one worker, at the instant of the whole schedule."""

@@ -35,7 +35,7 @@ def server() -> Iterator[Server]:
 
 
 def plan(**more: object) -> LoadPlan:
-    scenario = {"executor": "constant_rate", "rate_rps": 100, "duration_s": 1.5, "request": "one"}
+    scenario = {"executor": "constant_rate", "rate_rps": 100, "duration_s": 0.8, "request": "one"}
     return LoadPlan.model_validate({"scenarios": {"steady": scenario}, "objectives": ["success_ratio > 0.5"], "generator": WIDE, **more})
 
 
@@ -147,11 +147,9 @@ def test_what_the_generator_saw_beside_the_samples_is_kept(seen: bool) -> None:
 @pytest.mark.parametrize(
     ("objective", "extensions", "requests"),
     [
-        ("p95_ms < 60000", 0, {20}),
         ("p95_ms < 60000", 1, {40}),  # 59 are needed, so one extension is not enough
         ("p95_ms < 60000", 5, {60, 80, 100, 120}),  # more than the least where rounds differ
         ("mean_ms < 60000", 5, {20}),
-        ("elsewhere.p95_ms < 60000", 5, {20}),
     ],
 )
 def test_a_scenario_is_extended_until_its_percentiles_are_bounded(
@@ -160,7 +158,7 @@ def test_a_scenario_is_extended_until_its_percentiles_are_bounded(
     """Rounds are numbered on, no request is lost, and what needs no more samples is sent once."""
     scenario = {"executor": "burst", "concurrency": 20, "request": "one"}
     data = {"scenarios": {"hot": scenario}, "objectives": [], "extensions": extensions, "generator": WIDE}
-    plan = LoadPlan.model_validate(data).model_copy(update={"objectives": (objective,) if not objective.startswith("else") else ()})
+    plan = LoadPlan.model_validate(data).model_copy(update={"objectives": (objective,)})
     found = load.run(plan, target_at(server.url))
     rows = found.samples
     assert rows.num_rows in requests
@@ -196,19 +194,19 @@ def test_parts_of_a_scenario_become_one() -> None:
 
 
 def test_the_bound_of_a_scenario_that_was_extended_covers_as_stated() -> None:
-    """Of 200 bursts whose rounds differ, at most a tenth have a bound below the true p99, whether or not they were extended."""
+    """Of 60 bursts whose rounds differ, at most a tenth have a bound below the true p99, whether or not they were extended."""
     rng = np.random.default_rng(3)
     place = np.arange(1, 101) / 100
 
     def rounds(number: int) -> np.ndarray:
         return (np.exp(rng.normal(0, 0.5, number))[:, None] * place * np.exp(rng.normal(0, 0.05, (number, 100)))).ravel()
 
-    true, below = np.quantile(rounds(20_000), 0.99), 0
-    for _ in range(200):
+    true, below = np.quantile(rounds(5_000), 0.99), 0
+    for _ in range(60):
         times = rounds(300)
         for number in (150, 300):
             upper = intervals.distribution(times[: 100 * number].copy(), np.full(number, 100)).p99.upper
             if upper is not None:
                 break
         below += upper is not None and upper < true
-    assert below <= 20
+    assert below <= 6

@@ -1,5 +1,6 @@
 """Objectives that contradict each other or cannot be proven are found, and the plan must say why both hold."""
 
+import copy
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from tapecheck.recovery.objectives import RecoveryPlan
 from tapecheck.statistics import intervals
 
 TEXT = (config.CONFIG / "rto_rpo.yaml").read_text()
+DATA = {key: value for key, value in yaml.safe_load(TEXT).items() if key != "profiles"}
 SHIPPED = read_plan("config/rto_rpo.yaml")
 # What must change in the shipped plan for no rule to find anything.
 SOUND = {
@@ -30,8 +32,7 @@ Changes = dict[str, Any]
 
 def plan(changes: Mapping[str, Any]) -> RecoveryPlan:
     """Return the sound plan with changes, each by its key as in `rpo.low.max_age_s`."""
-    data = yaml.safe_load(TEXT)
-    del data["profiles"]
+    data = copy.deepcopy(DATA)
     for key, value in {**SOUND, **changes}.items():
         *above, last = key.split(".")
         place = data

@@ -107,10 +107,9 @@ def killed(recorder: Recorder, database_url: str) -> int:
     return at_ns
 
 
-@pytest.mark.parametrize("trial", [1, 2, 3])
-def test_nothing_acknowledged_is_lost_when_the_server_is_killed(database_url: str, trial: int) -> None:
+def test_nothing_acknowledged_is_lost_when_the_server_is_killed(database_url: str) -> None:
     """SIGKILL of all of PostgreSQL loses no bar whose commit was acknowledged; writing goes on when it is back."""
-    one = recording(database_url, trial=trial)
+    one = recording(database_url)
     killed_ns = killed(one, database_url)
     there = present(database_url)
     acks = one.bars()
@@ -140,17 +139,17 @@ def test_the_exact_loss_is_found_where_the_server_acknowledges_too_soon(database
 def test_a_frozen_server_loses_nothing(database_url: str) -> None:
     """A write that hangs is acknowledged when the server goes on, or gets no answer in time; neither is a loss."""
     with recording(database_url) as one:
-        wait_written(database_url, 20)
+        wait_written(database_url, 10)
         frozen = tree()  # with the process of the recorder's own connection
         signalled(frozen, signal.SIGSTOP)
         try:
-            time.sleep(2.0)
+            time.sleep(0.5)
         finally:
             signalled(frozen, signal.SIGCONT)
-        wait_written(database_url, 60)
+        wait_written(database_url, 20)
     acks = one.bars()
     assert keys(acks, "lost", "never_read") == set() and len(keys(acks, "unknown")) <= 1
-    assert len(keys(acks, "stable")) > 50
+    assert len(keys(acks, "stable")) > 15
 
 
 def test_a_frozen_server_does_not_hold_up(database_url: str) -> None:
@@ -182,12 +181,12 @@ def test_a_connection_that_is_ended_costs_one_answer(database_url: str) -> None:
     with recording(database_url) as one:
         so_far = 0
         for _ in range(3):
-            so_far = wait_written(database_url, so_far + 15)
+            so_far = wait_written(database_url, so_far + 5)
             assert rows(database_url, ended) == {(True,)}
-        wait_written(database_url, so_far + 20)
+        wait_written(database_url, so_far + 5)
     acks = one.bars()
     assert keys(acks, "lost", "never_read") == set() and len(keys(acks, "unknown")) == 3
-    assert len({(ack.symbol, ack.time_ms) for ack in acks}) == len(acks) > 50
+    assert len({(ack.symbol, ack.time_ms) for ack in acks}) == len(acks) > 15
 
 
 def test_writing_ends_with_the_last_bar(database_url: str, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,7 +4,7 @@ import math
 from pathlib import Path
 
 import pytest
-from hypothesis import example, given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from tapecheck import config
@@ -24,6 +24,7 @@ def staleness(limits: list[float]) -> Staleness:
     return Staleness.model_validate({**below, "missing": {"action": "plain"}})
 
 
+@settings(max_examples=40)
 @given(ends, ages)
 @example([3600.0, 21600.0, 86400.0], 0.0)
 def test_every_age_has_exactly_one_class(limits: list[float], age_s: float) -> None:
@@ -72,17 +73,14 @@ def test_a_wrong_choice_is_named(chosen: dict[str, object], key: str, allowed: s
 @pytest.mark.parametrize(
     ("right", "wrong", "key", "allowed"),
     [
-        ("below_s: 3600, action: plain", "below_s: 0, action: plain", "staleness.fresh.below_s", "greater than 0"),
         ("action: warning}", "action: warn}", "staleness.aging.action", "'warning'"),
         ("objective_s: 300", "objective: 300", "rto.scheduler_crash.objective", "available: objective_s"),
         ("fallback: none", "fallback: ' '", "rto.api_crash.fallback", "at least 1 character"),
-        ("[SPY, QQQ,", "[SPY, qqq,", "rpo.critical.symbols.1", "pattern"),
         ("above_share: 0.2,", "above_share: 20,", "alerts.failed_symbols.above_share", "less than 1"),
         ('"01:30"', '"01:30+02:00"', "scheduler.daily_at_utc", "in UTC, without a zone"),
         ("symbols_at_once: ", "symbols_at_once: 100000000000", "backfill.symbols_at_once", "less than or equal to 1000000000"),
         ("  timeframes: 5", "  timeframes: 7", "backfill", "no multiple of 7"),
         ("false_ages <= 0", "false_age <= 0", "objectives.0", "no metric 'false_age'"),
-        ("each: 1, proven", "each: 0, proven", "trials.each", "greater than or equal to 1"),
     ],
 )
 def test_a_planted_mistake_in_the_plan_is_found(tmp_path: Path, right: str, wrong: str, key: str, allowed: str) -> None:
@@ -104,9 +102,8 @@ def test_a_plan_is_the_same_after_it_was_stored() -> None:
 @pytest.mark.parametrize(
     ("seconds", "text"),
     [
-        (0, "0 s"), (0.05, "50 ms"), (0.0005, "0.5 ms"), (1, "1 s"), (36, "36 s"), (59.5, "59.5 s"), (60, "1 min"), (90, "90 s"),
-        (900, "15 min"), (1380, "23 min"), (3600, "1 h"), (5400, "90 min"), (21600, "6 h"), (86400, "24 h"), (172800, "2 days"),
-        (3661, "3,661 s"), (90000, "25 h"),
+        (0, "0 s"), (0.0005, "0.5 ms"), (59.5, "59.5 s"), (60, "1 min"), (90, "90 s"), (3600, "1 h"), (5400, "90 min"), (86400, "24 h"),
+        (172800, "2 days"), (3661, "3,661 s"), (90000, "25 h"),
     ],
 )  # fmt: skip
 def test_a_length_of_time_is_written_as_a_person_reads_it(seconds: float, text: str) -> None:

@@ -65,7 +65,7 @@ def found(made: Recording, plan: RecoveryPlan) -> list[tuple[Any, ...]]:
     return [*checks, *((s.symbol, s.tier, s.state, s.false_age, s.wrong_answer.partition(" s ")[0]) for s in done.summary.series if s.seen)]
 
 
-@settings(max_examples=15)
+@settings(max_examples=6)
 @given(plans(), plans())
 def test_a_recording_judged_by_a_plan_is_what_a_measurement_by_it_finds(one: RecoveryPlan, other: RecoveryPlan) -> None:
     """Whatever changed between the two plans, but for series that only one of them names and that were therefore never asked for."""

@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from tapecheck.statistics import paired
 
 POSITIVE = st.lists(st.tuples(st.floats(0.1, 100), st.floats(0.1, 100)), min_size=4, max_size=12)
-SIMULATED = 1000
-FEW = 400  # resamples, of which a simulation needs no more: it draws a thousand sessions
+SIMULATED = 400
+FEW = 300  # resamples, of which a simulation needs no more: it draws hundreds of sessions
 
 
 def test_the_ratio_is_the_geometric_mean_of_the_rounds() -> None:
@@ -19,7 +19,7 @@ def test_the_ratio_is_the_geometric_mean_of_the_rounds() -> None:
     assert paired.ratio(paired.logs([2, 2], [1, 4])).value == pytest.approx(1)
 
 
-@settings(deadline=None)  # a busy machine is no fault
+@settings(max_examples=20)
 @given(POSITIVE)
 def test_before_and_after_swapped_give_the_inverse(pairs: list[tuple[float, float]]) -> None:
     """No side is privileged, in the ratio nor in its interval."""
@@ -63,7 +63,7 @@ def test_as_many_rounds_as_are_advised_tell_mostly() -> None:
     known = paired.Ratio(value=0.8, low=None, high=None, n=6, spread=0.1)
     n = paired.needed_rounds(known, limit)
     assert n is not None
-    found = [paired.ratio(rng.normal(math.log(0.8), 0.1, n), resamples=FEW) for _ in range(400)]
+    found = [paired.ratio(rng.normal(math.log(0.8), 0.1, n), resamples=FEW) for _ in range(200)]
     told = [one.high is not None and one.high <= limit for one in found]
     assert 0.72 <= np.mean(told) <= 0.9
     assert (paired.needed_rounds(known, limit, claims=4) or 0) > n
@@ -141,15 +141,15 @@ def test_needed_rounds_are_the_least_that_would_do() -> None:
     assert widths[0] > distance >= widths[1]
 
 
-@pytest.mark.parametrize("rounds", [4, 5, 6, 8, 24])
+@pytest.mark.parametrize("rounds", [4, 6, 24])
 def test_the_interval_covers_the_truth_as_often_as_it_says(rounds: int) -> None:
-    """93 to 97 % of intervals from normal noise have the true ratio in them."""
+    """92 to 98 % of intervals from normal noise have the true ratio in them (one standard error: 0.8 %)."""
     rng, truth, covered = np.random.default_rng(rounds), math.log(0.8), 0
     for seed in range(2 * SIMULATED):
         found = paired.ratio(rng.normal(truth, 0.1, rounds), seed=seed, resamples=FEW)
         assert found.low is not None and found.high is not None
         covered += found.low <= 0.8 <= found.high
-    assert 0.93 <= covered / (2 * SIMULATED) <= 0.97
+    assert 0.92 <= covered / (2 * SIMULATED) <= 0.98
 
 
 def test_the_interval_holds_where_noise_is_skewed() -> None:
@@ -162,7 +162,7 @@ def test_the_interval_holds_where_noise_is_skewed() -> None:
     assert covered / SIMULATED >= 0.9
 
 
-@pytest.mark.parametrize("rounds", [4, 6, 12])
+@pytest.mark.parametrize("rounds", [4, 12])
 def test_a_stricter_level_stretches_both_ends_as_students_t_does(rounds: int) -> None:
     """By the quotient of its quantiles: few rounds have no resamples as rare as the level of a first look."""
     from scipy import stats as reference
@@ -181,5 +181,5 @@ def test_holm_keeps_the_family_honest() -> None:
         p = [min(paired.p_below(d, 1), paired.p_above(d, 1)) for d in rng.normal(0, 0.1, (8, 8))]
         families.append((min(p), min(paired.holm(p))))
     plain, adjusted = (np.mean(np.array(found) <= 0.05) for found in zip(*families, strict=True))
-    assert adjusted <= 0.065
+    assert adjusted <= 0.07
     assert plain > 0.25

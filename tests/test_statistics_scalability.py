@@ -8,7 +8,13 @@ from tapecheck.statistics import scalability
 N = np.array([1, 2, 4, 8, 16, 32, 64.0])
 
 
-@pytest.mark.parametrize(("gamma", "alpha", "beta"), [(1000, 0.05, 0.001), (200, 0.3, 0.0), (50, 0.0, 0.0005), (9000, 0.02, 0.01)])
+@pytest.fixture(autouse=True)
+def fewer_resamples(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A few are enough where no interval is judged."""
+    monkeypatch.setattr(scalability, "RESAMPLES", 10)
+
+
+@pytest.mark.parametrize(("gamma", "alpha", "beta"), [(1000, 0.05, 0.001), (200, 0.3, 0.0), (50, 0.0, 0.0005)])
 def test_planted_parameters_are_recovered(gamma: float, alpha: float, beta: float) -> None:
     """Without noise the fit returns what was planted."""
     found = scalability.fit(N, scalability.law(N, gamma, alpha, beta))
@@ -18,14 +24,14 @@ def test_planted_parameters_are_recovered(gamma: float, alpha: float, beta: floa
 
 
 def test_intervals_hold_the_truth_most_of_the_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of 12 sweeps with 3 % noise, at least three quarters of the intervals hold alpha, and so for beta (nominal 95 %, few levels)."""
-    monkeypatch.setattr(scalability, "RESAMPLES", 60)  # a fifth is enough for ends of intervals
+    """Of 8 sweeps with 3 % noise, at least three quarters of the intervals hold alpha, and so for beta (nominal 95 %, few levels)."""
+    monkeypatch.setattr(scalability, "RESAMPLES", 40)  # a fifth is enough for ends of intervals
     rng = np.random.default_rng(3)
     held = np.zeros(2)
-    for i in range(12):
+    for i in range(8):
         found = scalability.fit(N, scalability.law(N, 1000, 0.05, 0.001) * np.exp(rng.normal(0, 0.03, len(N))), seed=i)
         held += [found.alpha.low <= 0.05 <= found.alpha.high, found.beta.low <= 0.001 <= found.beta.high]
-    assert np.all(held >= 9), held
+    assert np.all(held >= 6), held
 
 
 def test_a_peak_is_claimed_only_inside_the_measured_range() -> None:
