@@ -14,7 +14,6 @@ from typing import Any
 import httpx
 import numpy as np
 import pytest
-from backfills import SCHEMA
 from benchmarks import __main__ as bench
 from benchmarks import (
     accuracy,
@@ -23,11 +22,9 @@ from benchmarks import (
     generators,
     load,
     machine,
-    nginx,
     planted,
     recorded,
     recovery,
-    refill,
     report,
     targets,
     vendor,
@@ -36,7 +33,6 @@ from benchmarks.backfill import END_TO_END, RAW, RAW_ONE, READY, Once, Predictio
 from benchmarks.generators import Count
 
 from tapecheck.__main__ import main
-from tapecheck.backfill.plan import SourcePlan
 
 # ---- what peers report ----
 
@@ -89,12 +85,6 @@ def test_quantiles_at_a_rate_are_read_in_milliseconds() -> None:
 
 
 # ---- where the truth is known ----
-
-
-def test_bodies_have_exactly_the_size_they_are_named_after() -> None:
-    """1 KB is 1024 bytes of JSON."""
-    assert [len(nginx.body(size)) for size in nginx.SIZES.values()] == [1024, 51200]
-    assert json.loads(nginx.body(1024))["pad"][0] == "x"
 
 
 def test_quantiles_of_a_freeze_are_those_of_the_simulated_wait() -> None:
@@ -224,12 +214,6 @@ def test_the_least_time_is_that_of_cores_that_are_never_idle() -> None:
     assert firsts[1:5] == [f"| {name}" for name in (RAW, END_TO_END, READY, RAW_ONE)] and len(firsts) == 11
 
 
-def test_refused_requests_do_not_raise_the_floor() -> None:
-    """It is that of the pages: a source that asks twice for each is late, and by how much is seen."""
-    limit = SourcePlan(requests_per_minute=600, burst=10)
-    assert backfill.beside_floor({"pages": 110, "requests": 220}, limit) == {"floor_s": 10.0, "refused": 110}
-
-
 # ---- what is measured, on a small scale ----
 
 
@@ -285,21 +269,6 @@ def test_cpu_time_is_cut_to_what_was_measured(began_ns: int, ended_ns: int, grow
     assert embedded.grown([0, 10, 20, 30, 40], [5.0, 6.0, 8.0, 0.0, 0.0], began_ns, ended_ns) == pytest.approx(grown_s)
 
 
-def test_time_of_our_own_daemons_is_not_that_of_others(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The sandbox's processes are no children of the benchmarks, so their time is taken off by hand."""
-    monkeypatch.setattr(machine, "_busy_s", iter([0.0, 100.0, 100.0]).__next__)
-    others = machine.Others()
-    monkeypatch.setattr(others, "_at", time.monotonic() - 50)
-    assert (others.cores(), others.cores(75.0)) == (pytest.approx(2.0, abs=0.1), pytest.approx(0.5, abs=0.1))
-
-
-def test_generator_and_server_have_cores_of_their_own() -> None:
-    """Where there are two."""
-    cores = machine.cores()
-    assert cores.generator and cores.server
-    assert not cores.generator & cores.server or len(cores.generator | cores.server) == 1
-
-
 # ---- make bench ----
 
 
@@ -318,11 +287,6 @@ def test_the_sandbox_is_gone_after_an_interrupt(monkeypatch: pytest.MonkeyPatch)
         pass
     assert [(folder.exists(), is_named) for folder, is_named in begun] == [(False, False)]
     assert (os.environ.get(embedded.HOME), os.environ["DATABASE_URL"]) == (before, "postgresql://nobody@127.0.0.1:1/none")
-
-
-def test_the_schema_of_the_benchmarks_is_no_one_elses() -> None:
-    """Neither of the tests, nor of the plan."""
-    assert len({SCHEMA, backfill.SCHEMA, refill.RAW, backfill.read_plan(backfill.PLAN).database_schema}) == 4
 
 
 def test_tables_replace_the_block_of_their_part_of_a_page(tmp_path: Path) -> None:

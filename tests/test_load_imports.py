@@ -16,7 +16,6 @@ import samples
 import tool_files as planted
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from samples import recording as own_recording
 
 from tapecheck import charts
 from tapecheck.charts.figure import Chart
@@ -144,13 +143,6 @@ def test_a_file_says_what_was_measured(case: str, tmp_path: Path) -> None:
         of_times = getattr(times, figure, None)
         got = getattr(of_times, "value", of_times) if figure in (*analysis.EXACT, *analysis.PERCENTILES) else getattr(found, figure)
         assert got == (pytest.approx(value, rel=1e-3, nan_ok=True) if isinstance(value, float) else value), figure
-
-
-def test_two_files_of_one_run_are_judged_alike() -> None:
-    """Two users whose requests take a second make two a second, whichever file says so, and never 2.2."""
-    limit = parse("throughput_rps > 2.2", METRICS)
-    for name in ("locust_slow.json", "locust_slow_stats.csv"):
-        assert analysis.check({"it": read(ODD / name)[1]}, [limit])[0].verdict == Verdict.FAIL
 
 
 def both(a: str, b: str) -> str:
@@ -286,14 +278,6 @@ def test_lines_out_of_order_or_twice_are_refused_or_change_no_figure(tmp_path: P
         return
     whole = figures(read(DATA / name)[1])
     assert all(whole[one] == pytest.approx(value) for one, value in figures(found).items())
-
-
-def test_a_k6_request_without_its_duration_is_half_written(tmp_path: Path) -> None:
-    """A file may end between two lines, too."""
-    text = planted.k6_json(planted.k6_run(3))
-    last = text.rindex('{"metric":"http_req_duration"')
-    message = refused(write(tmp_path / "run.json", text[:last]))
-    assert "without http_req_duration" in message and "run.json:14" in message
 
 
 def test_a_run_folder_is_still_a_run_folder(tmp_path: Path) -> None:
@@ -663,10 +647,3 @@ def test_two_recorded_runs_of_a_tool_can_be_compared(tmp_path: Path) -> None:
     for sample in pair.samples:
         assert found.response_time_ms and sample.clocks["p99_ms"] == found.response_time_ms.p99.value and "p95_ms" not in sample.clocks
         assert (sample.counters["requests"], "connections_opened" in sample.counters) == (found.requests, False)
-
-
-def test_our_own_recordings_name_no_tool() -> None:
-    """Charts and headline of a run of this workbook are as they were."""
-    recording = own_recording({})
-    assert recording.context.measured_by == ""
-    assert "Measured by" not in load.say(recording, LoadSummary(), [])
