@@ -151,7 +151,7 @@ def test_a_level_whose_generator_was_the_limit_is_invalid_whatever_the_objective
 
 # ---- end to end; `make bench` fits the law of a server that slows down ----
 
-LIMIT_RPS = 300
+LIMIT_RPS = 1200
 
 
 class Limited:
@@ -175,7 +175,7 @@ def test_a_sweep_finds_where_a_server_begins_to_fail(monkeypatch: pytest.MonkeyP
 
     monkeypatch.setattr(session, "Generator", Told)
     scenario = {"executor": "capacity", "level_s": 0.2, "warm_up_s": 0.05, "timeout_s": 20.0, "sustained_ratio": 0.01, "request": "one"}
-    rates = {"start_rate_rps": 100, "max_rate_rps": 8000, "precision_ratio": 0.3}
+    rates = {"start_rate_rps": 400, "max_rate_rps": 8000, "precision_ratio": 0.3}
     objectives = ["success_ratio > 0.9", "p95_ms < 60000"]
     plan = LoadPlan.model_validate({"scenarios": {"c": scenario | rates}, "objectives": objectives, "generator": WIDE})
     with Server(limited) as server:

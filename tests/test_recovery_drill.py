@@ -64,9 +64,15 @@ def until(condition: Callable[[], Any], timeout_s: float = 180.0) -> Any:
     raise AssertionError(f"not within {timeout_s} s")
 
 
-@pytest.fixture
-def where(sandbox: SandboxState, api: httpx.Client) -> DrillTarget:
+@pytest.fixture(scope="module")
+def opened(sandbox: SandboxState) -> DrillTarget:
     return DrillTarget.of(open_target(SANDBOX))
+
+
+@pytest.fixture
+def where(opened: DrillTarget, api: httpx.Client) -> DrillTarget:
+    """The sandbox, opened once for all drills as in a run of several, and well before and after each."""
+    return opened
 
 
 def shipped(name: str) -> Drill:

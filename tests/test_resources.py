@@ -42,7 +42,7 @@ def test_a_busy_process_reads_what_the_system_says_it_used() -> None:
         selector, child = ProcessSelector(pid=busy.process.pid), busy.process
         began_ns, before_s = time.monotonic_ns(), used_s(child)
         with Watch({"a": selector, "b": selector}, period_s=0.1) as watch:
-            while (gained_s := used_s(child) - before_s) < 0.8:
+            while (gained_s := used_s(child) - before_s) < 1.5:
                 time.sleep(0.05)
         frame, most_s = watch.table().to_pandas(), used_s(child) - before_s
     for name in ("a", "b"):
@@ -60,7 +60,7 @@ def test_what_else_keeps_the_machine_busy_is_told_apart() -> None:
             began_ns = time.monotonic_ns()
             with Watch({name: ProcessSelector(pid=process.process.pid)}, period_s=0.1) as watch:
                 before_s = used_s(busy.process)
-                while (gained_s := used_s(busy.process) - before_s) < 0.8:
+                while (gained_s := used_s(busy.process) - before_s) < 1.5:
                     time.sleep(0.05)
                 until_ns = time.monotonic_ns()
                 while sum(row["process"] == MACHINE and row["time_ns"] > until_ns for row in watch.table().to_pylist()) < 2:
