@@ -24,20 +24,7 @@ def cells(frame: pd.DataFrame) -> str:
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
-        (
-            {},
-            [
-                "2: AAPL BTC",
-                "2: 5m 1d",
-                "30 days before today",
-                "none",
-                "5 jobs, 3 requests",
-                "fetched each",
-                "vectorized",
-                "copy",
-                "fresh",
-            ],
-        ),
+        ({}, ["2: AAPL BTC", "2: 5m 1d", "30 days before today", "5 jobs, 3 requests", "fetched each", "vectorized", "copy", "fresh"]),
         ({"history": {"days": 30, "end": dt.date(2026, 3, 1)}}, ["30 days before 2026-03-01"]),
         ({"history": {"start": dt.date(2026, 1, 1), "end": dt.date(2026, 3, 1)}}, ["2026-01-01 to 2026-03-01, without that day"]),
         ({"source": {"requests_per_minute": 5, "burst": 10}, "derive": True}, ["5 a minute, 10 at once", "derived from 5-minute bars"]),

@@ -7,6 +7,7 @@ import json
 import os
 import signal
 import sys
+import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
@@ -32,13 +33,13 @@ from tapecheck.backfill.observe import plan as plans
 from tapecheck.backfill.observe.plan import ObservePlan
 from tapecheck.backfill.observe.proxy import ProxyProcess
 from tapecheck.backfill.observe.recording import CPU, EXCHANGES, Context, Recording
-from tapecheck.backfill.observe.sessions import ROWS, SESSIONS
+from tapecheck.backfill.observe.sessions import ROWS, SESSIONS, SessionWatch
 from tapecheck.backfill.observe.validation import observe
 from tapecheck.compare.plan import ComparePlan, variants
 from tapecheck.compare.session import Bench
 from tapecheck.errors import ConfigError, MeasurementError, TargetDown
 from tapecheck.runs.results import TargetInfo
-from tapecheck.target.file import Target
+from tapecheck.target.file import DatabaseSessions, Target
 from tapecheck.target.opening import SandboxState
 from tapecheck.validation import Analysis
 
@@ -348,6 +349,19 @@ def test_a_foreign_backfill_is_measured_as_it_measures_itself(
     done = observe.record(found, settings=settings)
     assert done.folder and observe.analyse(observe.read(str(done.folder)), plan).summary == summary
     assert not [file for file in tmp_path.rglob("*") if file.is_file() and secrets.encode() in file.read_bytes()]
+
+
+def test_a_session_that_sends_rows_waits_for_its_client(sandbox: SandboxState) -> None:
+    """The server calls it active during a COPY, and yet it is the client that works."""
+    url, sessions = str(sandbox.database_url), DatabaseSessions(application_name="copies")
+    with psycopg.connect(url, application_name="copies") as copying, SessionWatch(url, sessions, (), every_s=0.01) as watch:
+        copying.execute("CREATE TEMP TABLE taken (a int)")
+        with copying.cursor().copy("COPY taken FROM STDIN"):
+            seen = len(watch._looks)
+            while len(watch._looks) < seen + 3 and not watch.lost:
+                time.sleep(0.01)
+            working, waiting = watch._looks[-1][1:3]
+    assert (working, waiting, watch.lost) == (0, 1, "")
 
 
 def test_a_fix_of_a_foreign_backfill_is_compared(sandbox: SandboxState, table: psycopg.Connection[Any], secrets: str) -> None:
