@@ -239,6 +239,7 @@ def test_a_build_that_answers_with_something_else_is_no_improvement(tmp_path: Pa
     (check,), main = found.checks, found.summary["index"].main
     assert check.verdict == "invalid" and check.reason.startswith("the answers differ: ")
     assert main.before and main.after and main.before > len(BARS) > 300 > main.after
+    assert {row["side"] for row in found.recording.spectra.to_pylist()} == {BEFORE, AFTER}, "what requests saw is kept of both"
     for side, server in ((BEFORE, old), (AFTER, broken)):
         assert server.seen.requests >= sum(one.counters["requests"] for one in found.recording.samples if one.side == side) > 0
     (tmp_path / "after.yaml").write_text("name: x\nkind: external\n")

@@ -4,9 +4,8 @@ import dataclasses
 import errno
 import json
 import os
+import resource
 import shutil
-import subprocess
-import sys
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -37,30 +36,43 @@ PLAN = config.validate(
     },
     file="plan",
 )
-
-
+RUN, MEASURED = "20261102T101500Z-0001", {"samples.parquet", "resources.parquet"}
+WHOLE = {*MEASURED, "result.json", "failures.jsonl", "timeline.png", "timeline.svg"}
 STRICT = PLAN.model_copy(update={"objectives": ["p95_ms < 1"]})
 
 
-def measured(run_id: str = "20261102T101500Z-0001", milliseconds: float = 20.0) -> Recording:
-    rec = recording({"s": burst(np.full(500, milliseconds))})
+def measured(run_id: str = RUN) -> Recording:
+    rec = recording({"s": burst(np.full(500, 20.0))})
     return dataclasses.replace(rec, context=dataclasses.replace(rec.context, run_id=run_id))
+
+
+@dataclasses.dataclass(frozen=True)
+class Drawn:
+    """A chart that is drawn already."""
+
+    title: str
+
+    def png(self) -> bytes:
+        return self.title.encode()
+
+    svg = png
 
 
 def record(
     out: Path | str,
     *,
-    milliseconds: float = 20.0,
-    run_id: str = "20261102T101500Z-0001",
+    run_id: str = RUN,
     plan: LoadPlan = PLAN,
-    title: str = "s",
+    chart: folders.Picture = Drawn("s"),
     rec: Recording | None = None,
 ) -> Recorded:
-    rec = measured(run_id, milliseconds) if rec is None else rec
-    found = load.analyse(rec, plan)
-    figures = {"timeline": charts.load_timeline(recording=rec, summary={title: found.summary["s"]}, objectives=[])}
+    found = load.analyse(rec or measured(run_id), plan)
     settings = load.types.settings(target="t", plan="p", run="new", out=str(out), scenarios="all", rounds=0)
-    return load.record(found, settings=settings, figures=figures)
+    return load.record(found, settings=settings, figures={"timeline": chart})
+
+
+def names(folder: Path) -> set[str]:
+    return {path.name for path in folder.iterdir()}
 
 
 def full(*_: object, **__: object) -> None:
@@ -73,23 +85,18 @@ def verdict_in(done: Recorded) -> str:
 
 
 def test_a_run_is_written_read_and_analysed_again_to_the_same_figures(tmp_path: Path) -> None:
-    """A recorded run needs no target: the same code on its samples gives the same result."""
+    """A recorded run needs no target: the same code on its samples gives the same result. Recorded once more, no file is touched."""
     folder = record(tmp_path).folder
-    assert folder is not None
-    assert {p.name for p in folder.iterdir()} == {
-        "result.json",
-        "samples.parquet",
-        "resources.parquet",
-        "failures.jsonl",
-        "timeline.png",
-        "timeline.svg",
-    }
+    assert folder is not None and names(folder) == WHOLE
     again = load.read(folder)
     first = json.loads((folder / "result.json").read_text())
     summary = load.summarize(again, PLAN)
     assert summary["s"].response_time_ms is not None
     assert summary["s"].response_time_ms.p95.value == first["scenarios"]["s"]["response_time_ms"]["p95"]["value"]
     assert again.context.started_at == datetime(2026, 11, 2, 10, 15, tzinfo=UTC)
+    before = {path.name: path.stat().st_mtime_ns for path in folder.iterdir()}
+    assert record(tmp_path).folder == folder
+    assert {path.name: path.stat().st_mtime_ns for path in folder.iterdir()} == before
 
 
 def test_latest_points_at_the_newest(tmp_path: Path) -> None:
@@ -97,7 +104,7 @@ def test_latest_points_at_the_newest(tmp_path: Path) -> None:
     record(tmp_path)
     second = record(tmp_path, run_id="20261102T101600Z-0002")
     assert (tmp_path / "load" / "latest").resolve() == second.folder
-    assert [r.folder.name for r in folders.each(tmp_path)] == ["20261102T101600Z-0002", "20261102T101500Z-0001"]
+    assert [r.folder.name for r in folders.each(tmp_path)] == ["20261102T101600Z-0002", RUN]
 
 
 def test_what_is_recorded_is_what_was_judged_last(tmp_path: Path) -> None:
@@ -125,15 +132,6 @@ def test_the_headline_on_screen_names_the_run_that_is_written(tmp_path: Path, mo
     assert [f"Run {strict.run_id}, an analysis of {first.run_id}, measured 2026-11-02" in text for text in shown] == [True]
 
 
-def test_a_run_that_is_recorded_again_is_not_written_again(tmp_path: Path) -> None:
-    """The last cell of a notebook, run once more, touches no file of the run."""
-    folder = record(tmp_path).folder
-    assert folder
-    before = {path.name: path.stat().st_mtime_ns for path in folder.iterdir()}
-    assert record(tmp_path).folder == folder
-    assert {path.name: path.stat().st_mtime_ns for path in folder.iterdir()} == before
-
-
 @pytest.mark.parametrize("change", ["a chart", "a chart that is gone", "a figure of the result"])
 def test_whatever_differs_from_what_is_recorded_is_recorded(tmp_path: Path, change: str) -> None:
     """Code of the analysis may change a chart alone, or a figure that no verdict depends on."""
@@ -145,7 +143,7 @@ def test_whatever_differs_from_what_is_recorded_is_recorded(tmp_path: Path, chan
         result = json.loads((first / "result.json").read_text())
         result["scenarios"]["s"]["response_time_ms"]["p95"]["value"] += 1e-9
         (first / "result.json").write_text(json.dumps(result))
-    second = record(tmp_path, title="other" if change == "a chart" else "s").folder
+    second = record(tmp_path, chart=Drawn("other" if change == "a chart" else "s")).folder
     assert second and second != first and (second / "timeline.png").exists()
 
 
@@ -161,13 +159,13 @@ def test_what_was_measured_is_on_disk_before_anything_is_made_of_it(tmp_path: Pa
     """It can be analysed from there as the run that it is, and lies in the run folder once that is recorded, and nowhere else."""
     monkeypatch.setattr(session, "run", lambda plan, target, keep: measured())
     load.run(PLAN, Target(name="t", kind="external", base_url="http://127.0.0.1:1", requests={"health": "GET /"}), out=str(tmp_path))
-    kept = tmp_path / "unfinished" / "load-20261102T101500Z-0001"
-    assert {path.name for path in kept.iterdir()} == {"samples.parquet", "resources.parquet"}
+    kept = tmp_path / "unfinished" / f"load-{RUN}"
+    assert names(kept) == MEASURED
     file = (kept / "samples.parquet").stat().st_ino
     found = load.read(kept)
     assert found.samples.equals(measured().samples)
     done = record(tmp_path, rec=found)
-    assert done.folder == tmp_path / "load" / "20261102T101500Z-0001"
+    assert done.folder == tmp_path / "load" / RUN
     assert (done.folder / "samples.parquet").stat().st_ino == file
     assert json.loads((done.folder / "result.json").read_text())["reanalysis_of"] is None
     assert list((tmp_path / "unfinished").iterdir()) == []
@@ -175,13 +173,13 @@ def test_what_was_measured_is_on_disk_before_anything_is_made_of_it(tmp_path: Pa
 
 def test_what_was_measured_stays_when_its_run_cannot_be_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A disk that fills up while a run is recorded takes nothing away, and the message says where the samples are."""
-    folders.keep("20261102T101500Z-0001", measured().stored(), "load", out=tmp_path)
+    folders.keep(RUN, measured().stored(), "load", out=tmp_path)
 
     with monkeypatch.context() as patch:
         patch.setattr(folders, "write_json", full)
         with pytest.raises(OutputError, match=r"is full; .*what was measured is in .*unfinished/load-20261102T101500Z-0001"):
             record(tmp_path)
-    assert record(tmp_path, rec=load.read(tmp_path / "unfinished" / "load-20261102T101500Z-0001")).verdict == "pass"
+    assert record(tmp_path, rec=load.read(tmp_path / "unfinished" / f"load-{RUN}")).verdict == "pass"
 
 
 class _Killed(BaseException):
@@ -193,16 +191,12 @@ def test_a_run_that_is_killed_while_it_is_recorded_is_whole_or_a_recording(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, moment: str
 ) -> None:
     """Whenever it is killed, nothing in `unfinished` looks like a run, nothing measured is lost, and it can be recorded from there."""
-    run_id, kept, folder = (
-        "20261102T101500Z-0001",
-        tmp_path / "unfinished/load-20261102T101500Z-0001",
-        tmp_path / "load/20261102T101500Z-0001",
-    )
-    folders.keep(run_id, measured().stored(), "load", out=tmp_path)
+    kept, folder = tmp_path / "unfinished" / f"load-{RUN}", tmp_path / "load" / RUN
+    folders.keep(RUN, measured().stored(), "load", out=tmp_path)
     write, new, seen = Path.rename, folders._new, []
 
     def kill(*args: object, **kwargs: object) -> None:
-        seen.append({path.name for path in kept.iterdir()})
+        seen.append(names(kept))
         raise _Killed
 
     def rename(self: Path, to: Path) -> None:
@@ -225,14 +219,14 @@ def test_a_run_that_is_killed_while_it_is_recorded_is_whole_or_a_recording(
             patch.setattr(Path, "rename", rename)
         with pytest.raises(_Killed):
             record(tmp_path)
-    assert seen == [{"samples.parquet", "resources.parquet"}] and {path.name for path in kept.iterdir()} == seen[0]
+    assert seen == [MEASURED] and names(kept) == MEASURED
     is_whole = moment == "after the rename"
     assert [run.problem for run in folders.each(tmp_path)] == [None] * is_whole
     done = record(tmp_path, rec=load.read(kept))
     assert (done.verdict, done.folder) == ("pass", folder)
-    assert {path.name for path in folder.glob("[!.]*")} == {*seen[0], "result.json", "failures.jsonl", "timeline.png", "timeline.svg"}
+    assert {path.name for path in folder.glob("[!.]*")} == WHOLE
     assert load.read(folder).samples.equals(measured().samples)
-    assert [path.name for path in (tmp_path / "load").iterdir() if path.name != "latest"] == [run_id]
+    assert [path.name for path in (tmp_path / "load").iterdir() if path.name != "latest"] == [RUN]
 
 
 def test_nobody_else_may_read_what_is_written_and_no_link_is_followed(tmp_path: Path) -> None:
@@ -257,7 +251,7 @@ def test_where_no_file_has_two_names_it_is_copied(tmp_path: Path, monkeypatch: p
         raise OSError(errno.EPERM, os.strerror(errno.EPERM))
 
     monkeypatch.setattr(Path, "hardlink_to", refuse)
-    folders.keep("20261102T101500Z-0001", measured().stored(), "load", out=tmp_path)
+    folders.keep(RUN, measured().stored(), "load", out=tmp_path)
     folder = record(tmp_path).folder
     assert folder and load.read(folder).samples.equals(measured().samples)
     assert list((tmp_path / "unfinished").iterdir()) == []
@@ -267,7 +261,7 @@ def test_a_measurement_outlives_a_disk_that_is_full_before_it_is_kept(tmp_path: 
     """The verdict can still be shown, and recorded where there is room; no part of a table is left."""
     with monkeypatch.context() as patch:
         patch.setattr(folders.pq, "write_table", full)
-        folders.keep("20261102T101500Z-0001", measured().stored(), "load", out=tmp_path)
+        folders.keep(RUN, measured().stored(), "load", out=tmp_path)
     assert list((tmp_path / "unfinished").iterdir()) == []
     assert record(tmp_path).verdict == "pass"
 
@@ -288,20 +282,20 @@ def test_a_chart_that_fails_is_named_and_the_run_is_recorded_without_it(tmp_path
         raise ValueError("no room for the legend")
 
     monkeypatch.setattr(figure, "begin", fail) if when == "called" else monkeypatch.setattr(charts.figure.Chart, "savefig", fail)
-    done = record(tmp_path)
-    assert (done.not_drawn, verdict_in(done)) == ({"timeline": "ValueError: no room for the legend"}, "pass")
-    assert done.folder and not (done.folder / "timeline.png").exists()
-    assert done._repr_mimebundle_()["text/plain"].endswith("; the chart timeline could not be drawn: ValueError: no room for the legend")
     rec = measured()
     chart = charts.load_timeline(recording=rec, summary=load.summarize(rec, PLAN), objectives=[])
     shown = chart._repr_mimebundle_() if when == "drawn" else {"text/plain": repr(chart)}
     assert "image/png" not in shown and "could not be drawn" in shown["text/plain"] and "no room for the legend" in shown["text/plain"]
+    done = record(tmp_path, rec=rec, chart=chart)
+    assert (done.not_drawn, verdict_in(done)) == ({"timeline": "ValueError: no room for the legend"}, "pass")
+    assert done.folder and not (done.folder / "timeline.png").exists()
+    assert done._repr_mimebundle_()["text/plain"].endswith("; the chart timeline could not be drawn: ValueError: no room for the legend")
 
 
 def test_an_empty_out_records_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """`out = ""` analyses without writing a file."""
     monkeypatch.chdir(tmp_path)
-    folders.keep("20261102T101500Z-0001", measured().stored(), "load", out="")
+    folders.keep(RUN, measured().stored(), "load", out="")
     recorded = record("")
     assert recorded.folder is None
     assert list(tmp_path.iterdir()) == []
@@ -330,16 +324,13 @@ def test_a_full_disk_leaves_earlier_runs_intact(tmp_path: Path, monkeypatch: pyt
 
 def test_a_really_full_disk(tmp_path: Path) -> None:
     """The same on a file system that is full: a process whose files may not grow gets EFBIG in place of ENOSPC."""
-    script = (
-        "import resource, signal, sys; sys.path.insert(0, sys.argv[2])\n"
-        "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
-        "import test_runs_folders\n"
-        "resource.setrlimit(resource.RLIMIT_FSIZE, (2000, 2000))\n"
-        "test_runs_folders.record(sys.argv[1])\n"
-    )
-    done = subprocess.run([sys.executable, "-c", script, str(tmp_path), str(Path(__file__).parent)], capture_output=True, text=True)
-    assert done.returncode != 0
-    assert "OutputError: the output folder" in done.stderr
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (2000, limits[1]))
+    try:
+        with pytest.raises(OutputError, match="the output folder"):
+            record(tmp_path)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     assert list((tmp_path / "load").iterdir()) == []
 
 
@@ -363,6 +354,14 @@ def test_a_read_only_folder_is_refused(tmp_path: Path) -> None:
         os.seteuid(before)
 
 
+@pytest.fixture(scope="module")
+def recorded(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A whole run, which nobody changes."""
+    folder = record(tmp_path_factory.mktemp("recorded")).folder
+    assert folder
+    return folder
+
+
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
@@ -380,10 +379,9 @@ def test_a_read_only_folder_is_refused(tmp_path: Path) -> None:
         (lambda f: folders.pq.write_table(pa.table({"a": [1]}), f / "samples.parquet"), "samples that cannot be read"),
     ],
 )
-def test_a_broken_run_is_named(tmp_path: Path, damage, message: str) -> None:  # type: ignore[no-untyped-def]
+def test_a_broken_run_is_named(recorded: Path, tmp_path: Path, damage, message: str) -> None:  # type: ignore[no-untyped-def]
     """A half or damaged run folder is refused with what is wrong, never read in part."""
-    folder = record(tmp_path).folder
-    assert folder is not None
+    folder = shutil.copytree(recorded, tmp_path / "run")
     damage(folder)
     with pytest.raises(ConfigError, match=message):
         load.read(folder)

@@ -69,11 +69,27 @@ def home(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Home]:
     assert _mentioning(folder) == []
 
 
-def test_up_twice_and_down_twice(home: Home) -> None:
-    """Of two ups at once one starts and the other finds it; another profile is refused; down leaves no process, socket or state."""
+def test_an_interrupted_up_can_be_repeated_and_two_at_once_start_one(home: Home) -> None:
+    """Killed before or after it has started anything, or interrupted, up is no hindrance to the next; Ctrl-C cleans up by itself.
+
+    Of two ups at once one starts and the other finds it; another profile is refused; down leaves no process, socket or state.
+    """
+    for step, how, leaves in (
+        ("_launch", signal.SIGKILL, False),
+        ("_all_healthy", signal.SIGINT, False),
+        ("_all_healthy", signal.SIGKILL, True),
+    ):
+        python, option, _ = command(home.folder)
+        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL}
+        with subprocess.Popen([python, option, HALTED.format(step)], **pipes) as process:
+            assert process.stdout and process.stdout.readline() == b"there\n"
+            assert (_supervisors(home.folder) != []) == (step == "_all_healthy")
+            process.send_signal(how)
+            assert process.wait(60) == -how
+        assert (_mentioning(home.folder) != []) == leaves
     few = partial(resource.setrlimit, resource.RLIMIT_NOFILE, (256, resource.getrlimit(resource.RLIMIT_NOFILE)[1]))
     processes = [subprocess.Popen(command(home.folder), stderr=subprocess.PIPE, preexec_fn=few) for _ in range(2)]
-    assert [process.communicate(timeout=60)[1] for process in processes] == [b"", b""]
+    assert [process.communicate(timeout=200)[1] for process in processes] == [b"", b""]
     assert len(_supervisors(home.folder)) == 1
     state = supervision.up(profile=SMALL)
     assert supervision.up() == state
@@ -85,25 +101,38 @@ def test_up_twice_and_down_twice(home: Home) -> None:
     if sys.platform == "linux":
         own = [one.pid for one in status.processes if one.name != "database"]  # as root the database is another user's
         assert all(psutil.Process(pid).rlimit(psutil.RLIMIT_NOFILE)[0] >= 1024 for pid in own)
-    supervision.wait_filled(timeout_s=80)
+    supervision.wait_filled(timeout_s=200)
     with pytest.raises(SandboxError, match="NVDA"):
-        supervision.wait_filled(["NVDA"], timeout_s=0.5)
+        supervision.wait_filled(["NVDA"], timeout_s=0.1)
     assert supervision.down() is True
     assert (_mentioning(home.folder), home.socket.exists(), home.state.exists()) == ([], False, False)
     assert (supervision.down(), supervision.status()) == (False, None)
 
 
 def test_a_killed_supervisor_leaves_nothing_in_the_way(home: Home) -> None:
-    """After SIGKILL of supervisord the next up takes the data over, and down ends what is left, frozen or not."""
+    """After SIGKILL of supervisord the next up takes the data over, and down ends what is left, frozen or not.
+
+    Up keeps the ports of the last time but for one that someone took; another profile wipes the data and fills it again.
+    """
     first = supervision.up(profile=SMALL)
-    supervision.wait_filled(timeout_s=80)
+    supervision.wait_filled(timeout_s=200)
     os.kill(first.supervisor_pid, signal.SIGKILL)
     assert supervision.status() is None
     second = supervision.up()
     assert second.supervisor_pid != first.supervisor_pid
     status = supervision.status()
     assert status and (status.jobs_done, status.jobs_total) == (1, 1)
-    os.kill(second.supervisor_pid, signal.SIGKILL)
+    supervision.down()
+    with socket.socket() as other:
+        other.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        other.bind(("127.0.0.1", second.processes["api"].port or 0))
+        other.listen()
+        third = supervision.up(profile=SMALL.model_copy(update={"symbols": ("EEM",)}))
+    assert third.base_url != second.base_url and third.upstream_url == second.upstream_url
+    supervision.wait_filled(["EEM"], timeout_s=200)
+    status = supervision.status()
+    assert status and status.jobs_total == 1
+    os.kill(third.supervisor_pid, signal.SIGKILL)
     for process in status.processes:
         if process.name in ("api", "database") and process.pid:
             with contextlib.suppress(ProcessLookupError):
@@ -112,45 +141,10 @@ def test_a_killed_supervisor_leaves_nothing_in_the_way(home: Home) -> None:
     assert _mentioning(home.folder) == []
 
 
-def test_an_interrupted_up_can_be_repeated(home: Home) -> None:
-    """Killed before or after it has started anything, or interrupted, up is no hindrance to the next; Ctrl-C cleans up by itself."""
-    for step, how, leaves in (
-        ("_launch", signal.SIGKILL, False),
-        ("_all_healthy", signal.SIGKILL, True),
-        ("_all_healthy", signal.SIGINT, False),
-    ):
-        python, option, _ = command(home.folder)
-        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL}
-        with subprocess.Popen([python, option, HALTED.format(step)], **pipes) as process:
-            assert process.stdout and process.stdout.readline() == b"there\n"
-            assert (_supervisors(home.folder) != []) == (step == "_all_healthy")
-            process.send_signal(how)
-            assert process.wait(60) == -how
-        assert (_mentioning(home.folder) != []) == leaves
-    assert supervision.up(profile=SMALL).base_url
-    assert len(_supervisors(home.folder)) == 1
-
-
-def test_ports_and_profiles_change_between_runs(home: Home) -> None:
-    """Up keeps the ports of the last time but for one that someone took; another profile wipes the data and fills it again."""
-    before = supervision.up(profile=SMALL)
-    supervision.down()
-    with socket.socket() as other:
-        other.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        other.bind(("127.0.0.1", before.processes["api"].port or 0))
-        other.listen()
-        after = supervision.up(profile=SMALL.model_copy(update={"symbols": ("EEM",)}))
-    assert after.base_url != before.base_url and after.upstream_url == before.upstream_url
-    supervision.wait_filled(["EEM"], timeout_s=80)
-    status = supervision.status()
-    assert status and status.jobs_total == 1
-
-
 @pytest.mark.parametrize(
     "url",
     [
         "postgresql://user:hunter2@db.example.com/x",
-        "postgresql://user:hunter2@127.0.0.1,10.0.0.1/x",
         "host=127.0.0.1 hostaddr=10.0.0.1 password=hunter2",
         "service=production",
         "postgresql://[hunter2",

@@ -54,23 +54,19 @@ sys.stdin.read()
 
 
 @pytest.fixture(scope="module")
-def filled() -> Iterator[Path]:
-    """A stopped sandbox whose home holds one series already, so that it starts fast."""
+def small() -> Iterator[Path]:
+    """The home of a sandbox that is to hold one series, so that it starts fast; its database is made once."""
     folder = Path(tempfile.mkdtemp(dir=os.environ["TAPECHECK_TESTS_SANDBOXES"]))
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("TAPECHECK_SANDBOX_HOME", str(folder))
-        patch.delenv("DATABASE_URL", raising=False)
-        supervision.up(profile=Profile(symbols=("SPY",), timeframes=("1d",), days=10))
-        supervision.wait_filled(timeout_s=PATIENCE_S)
-        supervision.down()
+    Home(folder).create()
+    Home(folder).profile.write_text(Profile(symbols=("SPY",), timeframes=("1d",), days=10).model_dump_json())
     yield folder
     shutil.rmtree(folder)
 
 
 @pytest.fixture
-def home(filled: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Home]:
+def home(small: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Home]:
     """The home for one test; no process is left afterwards."""
-    monkeypatch.setenv("TAPECHECK_SANDBOX_HOME", str(filled))
+    monkeypatch.setenv("TAPECHECK_SANDBOX_HOME", str(small))
     monkeypatch.delenv("DATABASE_URL", raising=False)
     yield Home()
     for user in User.alive:
@@ -117,8 +113,11 @@ def running(home: Home) -> psutil.Process:
     return psutil.Process(json.loads(home.state.read_bytes())["supervisor_pid"])
 
 
-def test_the_last_user_stops_it_however_each_ends(home: Home) -> None:
-    """Two start at once; the one that started it is killed and the other measures on; when that one is killed too, the sandbox stops."""
+def test_a_user_keeps_it_running_and_one_that_was_started_by_hand_stays(home: Home) -> None:
+    """Two users start at once; the one that started it is killed and the other measures on, and so does a third that comes meanwhile.
+
+    `sandbox up` makes it stay; `down` names who uses it and refuses.
+    """
     users = [User(), User()]
     urls = {user.opened() for user in users}
     assert len(urls) == 1
@@ -131,32 +130,27 @@ def test_the_last_user_stops_it_however_each_ends(home: Home) -> None:
         waiting.kill()
         waiting.wait(PATIENCE_S)
     third = User()
-    assert third.opened() in urls, "and leaves another reaper, since the first was killed"
+    assert third.opened() in urls and reapers(home), "and leaves another reaper, since the first was killed"
     users[1].end(None)
     supervision.down_unused()
     assert supervisor.is_running(), "a third came before the second left"
+    supervision.up()
+    with pytest.raises(SandboxError, match=rf"in use by pid {third.process.pid} \(.*-c .*down --force"):
+        supervision.down()
     third.end(signal.SIGKILL)
-    supervisor.wait(PATIENCE_S)
     for process in reapers(home):
         process.wait(PATIENCE_S)
-    assert (supervision.status(), home.state.exists(), list(home.users.iterdir())) == (None, False, [])
-
-
-def test_a_user_that_comes_while_it_is_stopped_gets_a_new_one(home: Home) -> None:
-    """The last user leaves and the next comes at the same moment: it gets a sandbox that answers."""
-    user = User()
-    assert user.opened()
-    user.end(signal.SIGKILL)  # its reaper stops the sandbox while the next user starts it
-    with opening.sandbox_running() as state:
-        status = supervision.status()
-        assert status is not None and all(process.healthy for process in status.processes)
-        assert opening.open_target("config/targets/sandbox.yaml").base_url == state.base_url
-        assert [one.pid for one in processes.users(home)] == [os.getpid()], "several cells of one notebook are one user"
-    assert supervision.status() is None
+    supervision.down_unused()
+    assert supervisor.is_running() and supervision.status() is not None
+    assert supervision.down() is True
+    assert not home.stays.exists(), "the next user starts one of its own"
 
 
 def test_a_killed_run_leaves_neither_sandbox_nor_folders(home: Home, tmp_path: Path) -> None:
-    """Killed while it measures, its kernel ends, the sandbox is stopped, and the next command removes its temporary folders."""
+    """Killed while it measures, its kernel ends, and the next command removes its temporary folders.
+
+    The sandbox is stopped with its last user; one that comes in that moment gets one that answers.
+    """
     plan, temporary = tmp_path / "plan.yaml", Path(tempfile.mkdtemp(prefix="tct-"))  # short enough for sockets
     plan.write_text(
         "scenarios: {s: {executor: constant_rate, rate_rps: 5, duration_s: 300, request: features,"
@@ -172,29 +166,21 @@ def test_a_killed_run_leaves_neither_sandbox_nor_folders(home: Home, tmp_path: P
             if line.startswith("load: s"):
                 break
         assert process.poll() is None and said[-1].startswith("load: s"), said
-        supervisor, using = running(home), [one.pid for one in processes.users(home)]
-        assert len(using) == 2 and process.pid in using, "the run and its kernel"
+        using = [psutil.Process(one.pid) for one in processes.users(home)]
+        assert len(using) == 2 and process.pid in [one.pid for one in using], "the run and its kernel"
         process.kill()
-    supervisor.wait(PATIENCE_S)
+    psutil.wait_procs(using)
+    with opening.sandbox_running() as state:  # a reaper stops the last one meanwhile
+        status = supervision.status()
+        assert status is not None and all(one.healthy for one in status.processes)
+        assert opening.open_target("config/targets/sandbox.yaml").base_url == state.base_url
+        assert [one.pid for one in processes.users(home)] == [os.getpid()], "several cells of one notebook are one user"
+    assert (supervision.status(), home.state.exists(), list(home.users.iterdir())) == (None, False, [])
     assert len(list(temporary.iterdir())) == 1
-    subprocess.run([sys.executable, "-m", "tapecheck", "runs", *out], env=environment, check=True, stdout=subprocess.DEVNULL)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(tempfile, "tempdir", str(temporary))
+        assert __main__.main(["runs", *out]) == 0
     temporary.rmdir()
-
-
-def test_one_that_was_started_by_hand_stays(home: Home) -> None:
-    """`sandbox up`, before a user or beside it, makes it stay; `down` names who uses it and refuses, `down --force` does it."""
-    user = User()
-    user.opened()
-    supervision.up()
-    with pytest.raises(SandboxError, match=rf"in use by pid {user.process.pid} \(.*-c .*down --force"):
-        supervision.down()
-    user.end(None)
-    for process in reapers(home):
-        process.wait(PATIENCE_S)
-    supervision.down_unused()
-    assert supervision.status() is not None
-    assert supervision.down() is True
-    assert not home.stays.exists(), "the next user starts one of its own"
 
 
 def test_a_killed_start_leaves_nothing(home: Home) -> None:

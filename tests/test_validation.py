@@ -7,7 +7,6 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import ClassVar
@@ -15,9 +14,7 @@ from typing import ClassVar
 import numpy as np
 import pyarrow as pa
 import pytest
-import servers
 from samples import burst, recording
-from servers import Server
 
 from tapecheck import check as lint
 from tapecheck import config, lockfiles, validation
@@ -37,21 +34,16 @@ from tapecheck.verdict import Measured
 
 OTHER = """
 import sys
-sys.path.insert(0, "tests")
-from samples import burst, recording
-from tapecheck import recording as recordings
-def run():
-    print("begun", flush=True)
-    sys.stdin.readline()
-    return recording({"s": burst([])})
-found = recordings.measured(sys.argv[1], "other", run).context.beside
-print(*(one.measured for one in found), sep=", ")
+from tapecheck import config, lockfiles
+own = lockfiles.hold(config.measurements(), sys.argv[1] + " of other")
+print("begun", flush=True)
+sys.stdin.readline()
+lockfiles.release(own)
 """
 PLAN = LoadPlan.model_validate(
     {
         "scenarios": {"s": {"executor": "burst", "concurrency": 2, "rounds": 10, "request": "a"}},
         "objectives": ["success_ratio > 0.1"],
-        "generator": {"lag_p99_ms": 2000, "dispatch_lag_p99_ms": 2000, "cpu_ratio": 1},
     }
 )
 
@@ -64,78 +56,65 @@ def registry(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 class Other:
-    """Another process that measures until it is ended."""
+    """Another process that is noted as measuring until it is ended."""
 
     def __init__(self, name: str) -> None:
         command = [sys.executable, "-c", OTHER, name]
-        self.process = subprocess.Popen(command, cwd=config.PROJECT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-
-    def begun(self) -> "Other":
+        self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
         assert self.process.stdout is not None and self.process.stdout.readline() == "begun\n"
-        return self
 
-    def ended(self) -> str:
-        """Let it end; return what it measured beside."""
-        return self.process.communicate("\n", timeout=60)[0].strip()
+    def ended(self) -> None:
+        self.process.communicate("\n")
 
     def killed(self) -> None:
         self.process.send_signal(signal.SIGKILL)
-        self.process.communicate(timeout=60)
+        self.process.communicate()
 
 
-@pytest.fixture
-def server() -> Iterator[Server]:
-    """A server that answers at once."""
-    with Server(servers.fast) as found:
-        yield found
-
-
-def measured(server: Server) -> Recording:
-    target = Target.model_validate({"name": "mine", "kind": "external", "base_url": server.url, "requests": {"a": "GET /"}})
-    return load.run(PLAN, target)
+def measured() -> Recording:
+    return recordings.measured("load", "mine", lambda: recording({"s": burst([1.0] * 20)}))
 
 
 def test_each_knows_of_the_others_however_they_end() -> None:
     """One that began before, one that came and went meanwhile, and one that was killed; but none that had ended before."""
-    earlier = Other("earlier").begun()
-    first = Other("first").begun()
+    earlier, first = Other("earlier"), Other("first")
     earlier.killed()
 
     def run() -> Recording:
-        second, third = Other("second").begun(), Other("third").begun()
+        second, third = Other("second"), Other("third")
         third.killed()
-        assert second.ended() == "first of other, load of mine, third of other"
+        second.ended()
         return recording({"s": burst([])})
 
     found = recordings.measured("load", "mine", run).context.beside
     assert found is not None
     assert sorted(one.measured for one in found) == ["first of other", "second of other", "third of other"]
-    assert first.ended().startswith("earlier of other")
+    first.ended()
 
 
-def test_it_is_said_in_the_result_and_read_again(server: Server, tmp_path: Path) -> None:
+def test_it_is_said_in_the_result_and_read_again(tmp_path: Path) -> None:
     """In the headline, as a finding, in result.json and in what is analysed again; a run alone says that it was alone."""
-    other = Other("compare").begun()
-    beside = measured(server)
+    other = Other("compare")
+    beside = measured()
     other.ended()
-    alone = measured(server)
     settings = load.settings(target="t", plan=str(config.CONFIG / "load.yaml"), run="new", out=str(tmp_path), scenarios="all", rounds=0)
-    for one, others in ((beside, [("compare of other", other.process.pid)]), (alone, [])):
-        done = load.record(load.analyse(one, PLAN), settings=settings)
+    for one, others in ((beside, [("compare of other", other.process.pid)]), (measured(), [])):
+        found = load.analyse(one, PLAN)
+        done = load.record(found, settings=settings)
         assert done.folder is not None
         result = folders.read(done.folder).result
         assert [(each["measured"], each["pid"]) for each in result["beside"]] == others
         assert ("measured_beside_others" in [each["name"] for each in result["recommendations"]]) == bool(others)
-        for text in (result["headline"], load.analyse(one, PLAN).headline, load.analyse(load.read(done.folder), PLAN).headline):
+        for text in (result["headline"], found.headline, load.analyse(load.read(done.folder), PLAN).headline):
             assert ("ran on this machine at the same time" in text) == bool(others)
             assert ("compare of other (pid" in text) == bool(others)
 
 
-def test_a_measurement_within_another_is_a_part_of_it(server: Server, registry: Path) -> None:
+def test_a_measurement_within_another_is_a_part_of_it(registry: Path) -> None:
     """The load tests of a comparison are no neighbours of it."""
 
     def run() -> Recording:
-        inner = measured(server)
+        inner = measured()
         assert inner.context.beside is None
         assert [one.purpose for one in lockfiles.holders(registry)] == ["compare of mine"]
         return inner
@@ -144,10 +123,10 @@ def test_a_measurement_within_another_is_a_part_of_it(server: Server, registry: 
     assert list(registry.iterdir()) == []
 
 
-def test_where_nothing_can_be_noted_it_is_unknown(server: Server, registry: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_where_nothing_can_be_noted_it_is_unknown(registry: Path, caplog: pytest.LogCaptureFixture) -> None:
     """Without the folder, the measurement is made all the same, and claims nothing about others."""
     registry.write_text("a file")
-    assert measured(server).context.beside is None
+    assert measured().context.beside is None
     assert "unknown" in caplog.text
 
 
@@ -209,7 +188,9 @@ def test_the_shape_is_enough_for_a_fifth_validation(tmp_path: Path, monkeypatch:
     (tmp_path / "target.yaml").write_text("name: mint\nkind: external\nbase_url: http://127.0.0.1:1\nrequests: {a: GET /}\n")
     settings = coin.settings(target=str(tmp_path / "target.yaml"), plan=str(tmp_path / "coin.yaml"), run="new", out=str(tmp_path))
     plan = coin.plan(settings)
-    done = coin.record(coin.analyse(coin.run(plan, config.read(Target, settings.target), out=settings.out), plan), settings=settings)
+    measured = coin.run(plan, config.read(Target, settings.target), out=settings.out)
+    assert measured.context.beside == (), "whatever measures is noted"
+    done = coin.record(coin.analyse(measured, plan), settings=settings)
     assert done.folder and done.result.headline == "" and done.verdict == "pass"
     again = coin.analyse(coin.read(done.folder), plan.model_copy(update={"objectives": ("heads_ratio > 0.5",)}))
     assert again.headline.startswith("**FAIL** for mint: 0 of 1 checks met. First: heads_ratio > 0.5: 0.5 misses > 0.5.")
