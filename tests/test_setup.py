@@ -1,5 +1,6 @@
 """environment.yml, pyproject.toml and the lock say the same, and none names a package index."""
 
+import functools
 import re
 import tomllib
 from collections import defaultdict
@@ -19,6 +20,7 @@ ENVIRONMENT = yaml.safe_load((PROJECT / "environment.yml").read_text())
 PYTHONS = ("3.11", "3.12", "3.13")
 
 
+@functools.cache
 def locked() -> dict[str, list[Requirement]]:
     """Return the pins of the lock by canonical name."""
     pins = defaultdict(list)
