@@ -149,7 +149,7 @@ def test_the_verdict_is_the_exit_code(tiny: Path, monkeypatch: pytest.MonkeyPatc
         ([[]], ("TargetDown", "http://x is down"), "http://x is down", 2),
         ([[]], ("TargetError", "the key is refused"), "the key is refused", 4),
         ([[]], ("ConfigError", "wrong key"), "wrong key", 4),
-        ([[]], ("ZeroDivisionError", "division by zero"), "cell 2 raised ZeroDivisionError: division by zero", 3),
+        ([[]], ("ZeroDivisionError", "division by zero"), "cell 3 raised ZeroDivisionError: division by zero", 3),
         ([[]], None, "ended without recording a run", 3),
         ([executed(), None], None, "ended without recording a run", 3),
     ],
