@@ -162,6 +162,22 @@ def test_a_process_that_dies_leaves_its_jobs_to_be_resumed(endpoints: Endpoints,
     assert whole(connection) == alone
 
 
+def test_a_living_worker_of_a_cluster_never_left(dask: DaskCluster, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not even where the client, which looks at its scheduler every two seconds and asks for no workers then, does so in that moment."""
+    with WorkerPool(dask.url, sharding.prepare) as pool:
+        workers, client = pool.ready(), pool._scheduler and pool._scheduler.client
+        assert client
+
+        def sync(function: Callable[..., object], *arguments: Any, **named: Any) -> object:
+            answer = real(function, *arguments, **named)
+            real(client._update_scheduler_info)
+            return answer
+
+        real = client.sync
+        monkeypatch.setattr(client, "sync", sync)
+        assert pool.ready() == workers and not any(worker.is_gone() for worker in workers)
+
+
 class Threads(WorkerPool):
     """Workers that are threads of this process."""
 

@@ -56,8 +56,11 @@ class DaskScheduler:
         self.died: tuple[type[BaseException], ...] = (distributed.KilledWorker, CancelledError, OSError)
 
     def addresses(self) -> list[str]:
-        """Return the addresses of the workers that it has now, in a fixed order."""
-        found = sorted(self.client.scheduler_info(n_workers=-1)["workers"])
+        """Return the addresses of the workers that it has now, in a fixed order; an OSError where it does not answer.
+
+        It is asked itself: what the client keeps of it (`scheduler_info`) names no worker after each of the client's own looks.
+        """
+        found = sorted(self.client.sync(self.client.scheduler.identity, n_workers=-1)["workers"])
         for address in found:
             self._check(address)
         return found
@@ -90,8 +93,10 @@ class DaskWorker(Worker):
         self.control[:] = event[1]
 
     def is_gone(self) -> bool:
-        """Tell whether the scheduler knows it no more."""
-        return self.address not in self._scheduler.addresses()
+        """Tell whether the scheduler knows it no more; one that does not answer says nothing, and a lost one ends every task."""
+        with contextlib.suppress(OSError):
+            return self.address not in self._scheduler.addresses()
+        return False
 
     def stop(self) -> None:
         """End what it does; what cannot be reached ends by itself."""
