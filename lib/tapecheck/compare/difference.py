@@ -77,13 +77,11 @@ class Difference:
         """Say how the figure changed, in its own direction: `p95 34.5 -> 15.6 ms (-55 %, 95 % interval -58 to -52 %)`."""
         if self.ratio is None:
             return f"{self.metric} not measured"
-        ends = [end for end in (self.ratio.value, self.ratio.low, self.ratio.high) if end is not None]
-        value, *interval = (((math.inf if end == 0 else 1 / end) if self.better == "higher" else end) - 1 for end in ends)
-        low_high = [f"{100 * end:+,.0f}" for end in sorted(interval)] if interval and not self.is_exact else []
-        between = f", 95 % interval {' to '.join(low_high)} %" if low_high else ""
+        change, *ends = (one.replace("%", " %") for one in self.ratio.changes(more_is_better=self.better == "higher"))
+        between = f", 95 % interval {' to '.join(ends).replace(' % to', ' to')}" if ends else ""
         suffix = next((end for end in UNITS if self.metric.endswith(end)), "")
         name, unit = self.metric.removesuffix(suffix), UNITS.get(suffix, "")
-        return f"{name} {number(self.before)} -> {number(self.after)}{unit} ({100 * value:+,.0f} %{between})"
+        return f"{name} {number(self.before)} -> {number(self.after)}{unit} ({change}{between})"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

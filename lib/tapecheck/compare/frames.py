@@ -53,8 +53,9 @@ RATIO = ("ratio", "95 % interval")
 
 
 def _ratio(ratio: Ratio | None) -> tuple[str, str]:
-    between = "" if ratio is None or ratio.low is None else f"{number(ratio.low)} to {number(ratio.high)}"
-    return number(ratio.value) if ratio else "", between
+    if ratio is None or ratio.low is None or ratio.high is None:
+        return number(ratio.value) if ratio else "", ""
+    return number(ratio.value), f"{number(ratio.low)} to {number(ratio.high) if ratio.is_bound(ratio.high) else 'no bound'}"
 
 
 def differences(summary: Summary) -> pd.DataFrame:

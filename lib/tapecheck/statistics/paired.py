@@ -6,10 +6,13 @@ degrees of freedom.
 
 - Ratio R = exp(m), the geometric mean of y_i / x_i: before and after swapped give 1 / R (Fleming and Wallace, Communications
   of the ACM 29, 1986, pp. 218-221). Of a metric of which more is better x and y change places, so that R < 1 is always better.
-- Interval of R: the bootstrap-t of m, resampling rounds, never requests. Of each resample, n of the d with replacement, mean m* and
-  standard deviation s*, z = (m* - m) / (s* / sqrt(n)); with z(p) their p-quantile the interval is [m - z(97.5 %) s / sqrt(n),
-  m - z(2.5 %) s / sqrt(n)] (Efron and Tibshirani, An Introduction to the Bootstrap, 1993, section 12.5). Of 2,000 simulated
-  sessions of 6 rounds it covers the truth in 94 to 95 % for normal noise, where the plain percentiles of m* do in 85 %.
+- Interval of R: the smoothed bootstrap-t of m, resampling rounds, never requests. Of each resample, n of the d with replacement, each
+  plus normal noise of variance s^2 / n, mean m* and standard deviation s*, z = (m* - m) / (s* / sqrt(n)); with z(p) their p-quantile the
+  interval is [m - z(97.5 %) s / sqrt(n), m - z(2.5 %) s / sqrt(n)] (Efron and Tibshirani, An Introduction to the Bootstrap, 1993,
+  section 12.5). Without noise a resample of few rounds that drew nearly the same value again and again has hardly a spread, and z no
+  bound (Polansky, Canadian Journal of Statistics 28, 2000, pp. 501-516); with this one its variance is s^2 on average (Hesterberg,
+  Unbiasing the Bootstrap, ASA Section on Statistics and the Environment, 2004, pp. 2924-2930). Of 2,000 simulated sessions it covers
+  the truth in 94 to 95 % for normal noise, of 4 rounds as of 24, where the plain percentiles of m* do in 85 % of 6.
 - Interval at another level a, that of a look at rounds that go on until they decide (`stats.spent`): both distances from m are
   stretched by t(n-1; 1 - a/2) / t(n-1), because few rounds have no resamples as rare as a. Intervals of all looks together are
   repeated confidence intervals (Jennison and Turnbull, Group Sequential Methods, 2000, chapter 9): all of them cover R in 95 %
@@ -39,7 +42,8 @@ RESAMPLES = 4000
 ROUNDS_LEAST = 4
 POWER = 0.8
 ROUNDS_MOST = 1000  # more are no advice
-FURTHEST = math.log(1e6)  # of an interval's end: few rounds with an outlier bound nothing, and may say so with a number too large to write
+FURTHEST = math.log(1e6)  # of an interval's end, beyond which there is no number for it
+NO_BOUND = 1000  # times the ratio itself: such an end bounds nothing, and is not written as a number
 ALPHA = 1 - intervals.CONFIDENCE
 Logs = NDArray[np.float64]
 
@@ -60,12 +64,23 @@ class Ratio:
     spread: float
     exact: bool = False
 
+    def is_bound(self, end: float) -> bool:
+        """Tell whether an end is near enough to the ratio to say something, as one that few rounds have at a strict level is not."""
+        return end <= NO_BOUND * self.value and self.value <= NO_BOUND * end
+
+    def changes(self, *, more_is_better: bool) -> list[str]:
+        """Write how a figure changed, in its own direction, and both ends of its interval if it has one: `-39%`, `-46%`, `-38%`."""
+        ends = [] if self.exact else [end for end in (self.low, self.high) if end is not None]
+        changes = [((math.inf if end == 0 else 1 / end) if more_is_better else end) - 1 for end in (self.value, *ends)]
+        written = [
+            f"{one:+,.0%}" if one < 0 or self.is_bound(end) else "no bound" for end, one in zip((self.value, *ends), changes, strict=True)
+        ]
+        return [written[0], *(text for _, text in sorted(zip(changes[1:], written[1:], strict=True)))]
+
     def change(self, *, more_is_better: bool) -> str:
-        """Write how a figure changed, in its own direction, with the interval: `-39% (-46% to -38%)`, or `+376%`."""
-        ends = [end for end in (self.value, self.low, self.high) if end is not None]
-        value, *interval = ((math.inf if end == 0 else 1 / end) - 1 if more_is_better else end - 1 for end in ends)
-        bounds = " to ".join(f"{end:+.0%}" for end in sorted(interval)) if interval and not self.exact else ""
-        return f"{value:+.0%}" + (f" ({bounds})" if bounds else "")
+        """Write how a figure changed, with the interval: `-39% (-46% to -38%)`, or `+376%`."""
+        change, *ends = self.changes(more_is_better=more_is_better)
+        return f"{change} ({' to '.join(ends)})" if ends else change
 
 
 def limits(smallest_effect: float) -> tuple[float, float]:
@@ -105,12 +120,12 @@ def ratio(d: Logs, *, seed: int = 0, is_count: bool = False, alpha: float = ALPH
 
 
 def _studentized(d: Logs, seed: int, resamples: int) -> Logs:
-    """Return z of each resample that has a spread; one that drew a single value again and again has none."""
-    n = len(d)
-    drawn = d[np.random.default_rng(seed).integers(0, n, (resamples, n))]
-    spreads = drawn.std(axis=1, ddof=1)
-    has_spread = spreads > 1e-9 * np.ptp(d)
-    z: Logs = (drawn[has_spread].mean(axis=1) - d.mean()) / (spreads[has_spread] / math.sqrt(n))
+    """Return z of each resample; two have one noise, with either sign, so that swapped sides give the inverse."""
+    n, spread, rng = len(d), d.std(ddof=1), np.random.default_rng(seed)
+    drawn = d[rng.integers(0, n, (resamples // 2, n))]
+    noise = rng.normal(0, spread / math.sqrt(n), drawn.shape)
+    drawn = np.concatenate([drawn + noise, drawn - noise])
+    z: Logs = (drawn.mean(axis=1) - d.mean()) / (drawn.std(axis=1, ddof=1) / math.sqrt(n))
     return z
 
 
