@@ -246,6 +246,14 @@ def test_wrong_usage_is_exit_4_with_one_clear_error(words: str, message: str) ->
     assert message in done.stderr
 
 
+@pytest.mark.parametrize("name", ["my # plan ;.yaml", "a: b.yaml", "2026", "'quoted'", "no"])
+def test_a_path_is_taken_as_it_stands(name: str, tmp_path: Path) -> None:
+    """Whatever YAML would read into it: a comment, a mapping, a number, a word for false; quotes are YAML's."""
+    (tmp_path / name.strip("'")).write_text("x: 1")
+    done = tapecheck("run", "load", "-p", "plan", name, cwd=tmp_path)
+    assert done.returncode == 4 and f"{name.strip(chr(39))}:1: x: unknown key `x`" in done.stderr
+
+
 def test_a_sandbox_home_of_nobody_is_a_wrong_path(monkeypatch: pytest.MonkeyPatch) -> None:
     """It is read from the environment."""
     monkeypatch.setenv("TAPECHECK_SANDBOX_HOME", "~nobody_here/s")

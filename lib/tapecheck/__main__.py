@@ -18,6 +18,7 @@ import yaml
 from tapecheck import config, lockfiles, text
 from tapecheck.errors import ConfigError, MeasurementError, Problem, TapecheckError
 
+PATHS = ("target", "plan", "run", "before", "after")  # parameters that are looked up from here; `out` is the notebook's
 _UNWRITABLE = (errno.EPIPE, errno.ENOSPC, errno.EDQUOT, errno.EIO)  # what printing raises
 
 
@@ -200,7 +201,10 @@ def _shares(chosen: Sequence[str], given: Mapping[str, Any]) -> dict[str, dict[s
 
 
 def _given(arguments: argparse.Namespace) -> dict[str, Any]:
-    """Merge the parameters of -f, -p and --target; a -p value is read as YAML, so that 5 is a number and "5" is text."""
+    """Merge the parameters of -f, -p and --target; a -p value is read as YAML, so that 5 is a number and "5" is text.
+
+    What YAML takes for text without quotes, and every path, is taken as it stands: ` #` begins no comment in a folder's name.
+    """
     given: dict[str, Any] = {}
     if arguments.file:
         data, _ = config.read_yaml(config.find(arguments.file))
@@ -208,13 +212,14 @@ def _given(arguments: argparse.Namespace) -> dict[str, Any]:
             raise ConfigError([Problem(file=arguments.file, key="(file)", got=type(data).__name__, allowed="NAME: VALUE lines")])
         given.update({str(name): value for name, value in data.items()})
     for name, value in arguments.pairs:
-        try:
-            given[name] = yaml.safe_load(value) if value else ""  # to YAML nothing is null
-        except (yaml.YAMLError, ValueError, RecursionError):
-            given[name] = value
+        given[name] = value
+        if value[:1] in ("'", '"') or (value and name not in (*PATHS, "out")):
+            with contextlib.suppress(yaml.YAMLError, ValueError, RecursionError):
+                read = yaml.safe_load(value)
+                given[name] = value if isinstance(read, str) and value[0] not in "'\"" else read
     if arguments.target:
         given["target"] = arguments.target
-    for name in ("target", "plan", "run", "before", "after"):
+    for name in PATHS:
         if isinstance(given.get(name), str) and given[name] not in ("new", ""):
             path = config.expanded(given[name])
             is_pattern = any(sign in given[name] for sign in "*?[") and not path.exists()  # of several files of one run
