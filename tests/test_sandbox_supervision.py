@@ -16,7 +16,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from tapecheck.errors import SandboxError
+from tapecheck.errors import ConfigError, SandboxError
 from tapecheck.sandbox import database, supervision
 from tapecheck.sandbox.profile import Home, Profile, tier_of
 from tapecheck.target.opening import SandboxState
@@ -170,11 +170,15 @@ def test_a_local_database_is_accepted(monkeypatch: pytest.MonkeyPatch, url: str)
 
 
 def test_homes_that_cannot_be_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A folder that is too long, a file, or with what initdb's shell would read is refused with a word about the variable to set."""
+    """A folder that is too long, a file, or with what initdb's shell would read is refused with the variable to set; too few files too."""
     (tmp_path / "file").touch()
     for bad in (tmp_path / ("x" * 100), tmp_path / "file", *(tmp_path / f"a{odd}b" for odd in '"$`\\\n')):
         with pytest.raises(SandboxError, match="TAPECHECK_SANDBOX_HOME"):
             Home(bad).create()
+    monkeypatch.setenv("TAPECHECK_SANDBOX_HOME", str(tmp_path / "home"))
+    monkeypatch.setattr(resource, "getrlimit", lambda what: (256, 256))
+    with pytest.raises(ConfigError, match=r"ulimit -Hn: got 256 open files; allowed: 1,024 or more, .*: begin in a shell with"):
+        supervision.up()
 
 
 @pytest.mark.skipif(os.getuid() != 0, reason="only root can give a folder away")

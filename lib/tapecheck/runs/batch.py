@@ -4,7 +4,6 @@ import errno
 import logging
 import os
 import re
-import resource
 import sys
 import time
 import warnings
@@ -61,7 +60,7 @@ def run(validation: str, given: Mapping[str, Any], out: Path | None) -> Outcome:
         KeyboardInterrupt: interrupted; the kernel is stopped and the notebook kept as crashed.
     """
     path = notebook(validation)
-    _check_files()
+    config.allow_files(FILES, "which a notebook opens without any load")
     folders.check_writable(out or "")
     unfinished = out and out / "unfinished" / f"{validation}-{folders.new_id()}"
     started = time.monotonic()
@@ -93,20 +92,6 @@ def run(validation: str, given: Mapping[str, Any], out: Path | None) -> Outcome:
         folder = _keep(executed, config.outputs(brief["folder"]) if brief["folder"] else None)
         code = CRASHED if brief["not_drawn"] else exit_code(Verdict(brief["verdict"]))
         return Outcome(validation=validation, exit_code=code, duration_s=duration_s, folder=folder, brief=brief)
-
-
-def _check_files() -> None:
-    """Make sure that a kernel, which inherits the limit of open files, can start and draw.
-
-    Raises:
-        ConfigError: the hard limit does not allow it.
-    """
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if resource.RLIM_INFINITY != hard < FILES:
-        allowed = f"{FILES} or more, which a notebook opens without any load: begin in a shell with a higher limit, or raise it as root"
-        raise ConfigError([Problem(file="machine", key="ulimit -Hn", got=f"{hard} open files", allowed=allowed)])
-    if resource.RLIM_INFINITY != soft < FILES:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (FILES, hard))
 
 
 def _measured(validation: str, folder: Path | None) -> str:

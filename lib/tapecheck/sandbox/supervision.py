@@ -11,7 +11,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from tapecheck import lockfiles
+from tapecheck import config, lockfiles
 from tapecheck.errors import SandboxError
 from tapecheck.progress import Report
 from tapecheck.sandbox import database, processes
@@ -21,6 +21,7 @@ from tapecheck.target.file import ProcessSelector
 from tapecheck.target.opening import SandboxState
 
 START_S = 45.0
+FILES = 1024  # that each process may have open, which supervisord demands
 FILL_S = 180.0
 HELD_S = 3600.0  # for a backfill that is measured first
 STATUS, SCHEDULER = "/api/v1/status", "/api/v1/admin/scheduler-health"
@@ -65,6 +66,7 @@ def up(*, profile: Profile | None = None, until_unused: bool = False, on_progres
         if running is not None and wanted != before:
             raise SandboxError("the sandbox runs with another profile; stop it first: python -m tapecheck sandbox down")
         if running is None:
+            config.allow_files(FILES, "for each process of the sandbox")
             home.stays.unlink(missing_ok=True)
         if until_unused and not home.stays.exists():
             processes.leave_reaper(home)  # before the start, so that a user that is killed meanwhile is noticed
