@@ -119,7 +119,7 @@ def test_a_doubtful_figure_is_marked_wherever_it_is_shown() -> None:
     said = load.find(rec, found, plan)
     assert [one.name for one in said] == ["generator_late"] and load.bottleneck(said) is None
     headline = load.say(rec, found, said)
-    assert "S: the generator was late, so up to 60% of mean, 60% of p50" in headline
+    assert "s: the generator was late, so up to 60% of mean, 60% of p50" in headline
     for chart in (
         charts.load_percentiles(recording=rec, summary=found, objectives=[]),
         charts.load_timeline(recording=rec, summary=found, objectives=[]),

@@ -207,6 +207,11 @@ def written(value: float) -> str:
     return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"
 
 
+def sentence(text: str) -> str:
+    """Write a finding as a sentence; the name of a scenario, before a colon, is written as it is."""
+    return f"{text if text.split(' ')[0].endswith(':') else text[:1].upper() + text[1:]}."
+
+
 def overall(verdicts: Iterable[Verdict]) -> Verdict:
     """Return the verdict of a run from those of its checks; a run without checks has no data."""
     present = set(verdicts)

@@ -18,7 +18,7 @@ from tapecheck.recording import Table
 from tapecheck.runs.results import Finding, Result
 from tapecheck.target.file import Target
 from tapecheck.validation import Analysis, Types
-from tapecheck.verdict import Check, Verdict
+from tapecheck.verdict import Check, Verdict, sentence
 
 MOST_SAID = 6  # proofs in a headline
 
@@ -130,7 +130,7 @@ class Compare(validation.Validation[ComparePlan, Recording, Proofs, Settings]):
         few = len(recording.context.before)
         once = [f"{'one run' if few == 1 else f'{few} runs'} a side: no confidence interval"] if 0 < few < ROUNDS_NEEDED else []
         once += [one.finding for one in found if one.name == "more_than_the_change"]
-        return " ".join(f"{text}." for text in [*_said(*apart(summary)), *(f"{text[0].upper()}{text[1:]}" for text in once)])
+        return " ".join([*(f"{text}." for text in _said(*apart(summary))), *map(sentence, once)])
 
     def part(self, found: Analysis[ComparePlan, Recording, Proofs]) -> dict[str, Any]:
         """Return the proofs, what was asked, and the two sides."""

@@ -23,7 +23,7 @@ from tapecheck.runs import folders
 from tapecheck.runs.results import Finding, Result
 from tapecheck.target.file import Target
 from tapecheck.validation import Analysis, Types
-from tapecheck.verdict import Check, Objective, number, parse_all
+from tapecheck.verdict import Check, Objective, number, parse_all, sentence
 
 BESIDE = ("generator_late", "neighbours", "machine_full")  # findings that every reader of the verdict has to know, the first of each
 FAILURES_AT_ONCE = 10_000  # as Python objects: a target that refuses everything can fail millions
@@ -160,7 +160,7 @@ class Load(validation.Validation[LoadPlan, Recording, LoadSummary, Settings]):
         limit, tool = self.bottleneck(found), recording.context.tool
         omits = ": coordinated omission cannot be excluded" if tool and SCHEDULE in tool.notes else ""
         open_ended = [f"Measured by {tool.name}{omits}."] if tool else []
-        beside = {one.name: f"{one.finding[0].upper()}{one.finding[1:]}." for one in reversed(found) if one.name in BESIDE and one != limit}
+        beside = {one.name: sentence(one.finding) for one in reversed(found) if one.name in BESIDE and one != limit}
         carries = [f"Capacity: {summary.capacity.knee_note}."] if summary.capacity else []
         return " ".join([*open_ended, *([f"Bottleneck: {limit.finding}."] if limit else []), *beside.values(), *carries])
 
