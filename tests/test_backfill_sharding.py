@@ -167,14 +167,8 @@ def test_a_living_worker_of_a_cluster_never_left(dask: DaskCluster, monkeypatch:
     with WorkerPool(dask.url, sharding.prepare) as pool:
         workers, client = pool.ready(), pool._scheduler and pool._scheduler.client
         assert client
-
-        def sync(function: Callable[..., object], *arguments: Any, **named: Any) -> object:
-            answer = real(function, *arguments, **named)
-            real(client._update_scheduler_info)
-            return answer
-
         real = client.sync
-        monkeypatch.setattr(client, "sync", sync)
+        monkeypatch.setattr(client, "sync", lambda *asked, **named: (real(*asked, **named), real(client._update_scheduler_info))[0])
         assert pool.ready() == workers and not any(worker.is_gone() for worker in workers)
 
 

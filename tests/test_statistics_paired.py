@@ -47,18 +47,6 @@ def test_too_few_rounds_have_a_ratio_and_no_interval(rounds: int) -> None:
     assert (paired.p_below(d, 0.9) == 1.0) == (rounds == 1)
 
 
-def test_as_many_rounds_as_are_advised_tell_mostly() -> None:
-    """Four times out of five, in sessions of their own."""
-    rng, limit = np.random.default_rng(5), 0.9
-    known = paired.Ratio(value=0.8, low=None, high=None, n=6, spread=0.1)
-    n = paired.needed_rounds(known, limit)
-    assert n is not None
-    found = [paired.ratio(rng.normal(math.log(0.8), 0.1, n), resamples=FEW) for _ in range(200)]
-    told = [one.high is not None and one.high <= limit for one in found]
-    assert 0.72 <= np.mean(told) <= 0.9
-    assert (paired.needed_rounds(known, limit, claims=4) or 0) > n
-
-
 def test_rounds_that_all_say_the_same_are_exact() -> None:
     """A count that is the same every round needs no statistics."""
     found = paired.ratio(paired.logs([30, 30, 30], [10, 10, 10]))
@@ -123,7 +111,7 @@ def test_needed_rounds_are_the_least_that_would_do() -> None:
     assert n is not None
     distance = abs(math.log(found.value / 0.9))
     widths = [(reference.t.ppf(0.975, k - 1) + reference.t.ppf(0.8, k - 1)) * found.spread / math.sqrt(k) for k in (n - 1, n)]
-    assert widths[0] > distance >= widths[1]
+    assert widths[0] > distance >= widths[1] and (paired.needed_rounds(found, 0.9, claims=4) or 0) > n
 
 
 @pytest.mark.parametrize("rounds", [4, 6, 24])
@@ -147,10 +135,7 @@ def test_the_interval_holds_where_noise_is_skewed() -> None:
     assert covered / SIMULATED >= 0.9
 
 
-@pytest.mark.parametrize(
-    "ratios",
-    [(0.048, 0.048, 0.094, 0.052), (0.5, 0.5, 0.5, 0.6), (1.0, 1.0, 1.0001, 2.0), (3.0, 3.1, 3.0, 3.0, 9.0)],
-)
+@pytest.mark.parametrize("ratios", [(0.048, 0.048, 0.094, 0.052), (0.5, 0.5, 0.5, 0.6), (1.0, 1.0, 1.0001, 2.0), (3.0, 3.1, 3.0, 3.0, 9.0)])
 def test_a_few_rounds_that_nearly_agree_bound_the_ratio_all_the_same(ratios: tuple[float, ...]) -> None:
     """A resample of nearly equal rounds has hardly a spread, and made ends of 1,000,000: no end is twice as far as Student's t."""
     for d in (np.log(ratios) + np.linspace(0, 1e-6, len(ratios)), np.log(ratios)):
@@ -176,14 +161,3 @@ def test_a_stricter_level_stretches_both_ends_as_students_t_does(rounds: int) ->
     wider = reference.t.isf(5e-5, rounds - 1) / reference.t.isf(0.025, rounds - 1)
     for end in ("low", "high"):
         assert math.log(getattr(strict, end) / strict.value) == pytest.approx(wider * math.log(getattr(plain, end) / plain.value))
-
-
-def test_holm_keeps_the_family_honest() -> None:
-    """Of eight claims about nothing, any is made in at most 5 % of sessions; without the correction in a third."""
-    rng, families = np.random.default_rng(0), []
-    for _ in range(SIMULATED):
-        p = [min(paired.p_below(d, 1), paired.p_above(d, 1)) for d in rng.normal(0, 0.1, (8, 8))]
-        families.append((min(p), min(paired.holm(p))))
-    plain, adjusted = (np.mean(np.array(found) <= 0.05) for found in zip(*families, strict=True))
-    assert adjusted <= 0.07
-    assert plain > 0.25
