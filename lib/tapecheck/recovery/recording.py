@@ -180,7 +180,7 @@ class Look:
 
     def of(self, key: Key) -> "Look":
         """Return what it shows of one series."""
-        shown = {"series": [one for one in self.status.series if one.key == key], "alerts": list(self.alerts(key).elements())}
+        shown = {"series": tuple(one for one in self.status.series if one.key == key), "alerts": tuple(self.alerts(key).elements())}
         stored = [
             dataclasses.replace(one, rows={name: row for name, row in one.rows.items() if name == " ".join(key)}) for one in self.stored
         ]
