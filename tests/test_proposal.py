@@ -26,19 +26,21 @@ PAGE = {
     }
 }
 
+COVERAGE = {"meta": {"n": 1}, "instruments": [{"Ticker": "AAPL", "lastBar": NEWEST.timestamp() * 1000}]}
+
 
 class Own:
     """An API with an OpenAPI page, one broken path, and a list of symbols in words of its own."""
 
-    def __init__(self, page: Any = PAGE) -> None:
-        self.page, self.asked = page, list[str]()
+    def __init__(self, page: Any = PAGE, coverage: Any = COVERAGE) -> None:
+        self.page, self.coverage, self.asked = page, coverage, list[str]()
 
     async def __call__(self, request: Exchange) -> None:
         self.asked.append(f"{request.method} {request.target}")
         answers: dict[str, Any] = {
             "/": {},
             "/openapi.json": self.page,
-            "/api/coverage": {"meta": {"n": 1}, "instruments": [{"Ticker": "AAPL", "lastBar": NEWEST.timestamp() * 1000}]},
+            "/api/coverage": self.coverage,
             "/health": {"ok": True},
             "/api/bars/AAPL": {"bars": []},
         }
@@ -77,6 +79,34 @@ def test_without_a_page_the_usual_is_tried(monkeypatch: pytest.MonkeyPatch) -> N
     assert "no OpenAPI page" in " ".join(found.left)
     with Server(status(503)) as api:
         assert "no request that reads was answered with 200" in " ".join(propose(api.url).left)
+
+
+GET: dict[str, Any] = {"get": {}}
+COMMAND = "backfill: {source_url: http://192.0.2.1, observe: {start: {command: [sh, -c, id]}, vendor_url_env: X}}"
+HOSTILE: dict[str, Any] = {
+    "ends the comment": {f"/a{{x}}\nallow_remote: true\nallow_drills: true\n{COMMAND}\n#": GET},
+    "no path": {"/a b": GET, "/a?token=abcdef": GET, "/a\x1b[31m": GET, "/a\0": GET, "/" + "a" * 70_000: GET},
+    "no parameters": {
+        "/a": {"get": {"parameters": 5}},
+        "/b": {"get": {"parameters": None}},
+        "/c": {"get": {"parameters": [1, {"in": "query"}]}},
+    },
+    "a secret of ours": {"/a": {"get": {"parameters": [{"name": "limit", "in": "query", "required": True}]}}, "/b?api_key={limit}": GET},
+    "a list": ["/a"],
+    "many": {f"/a{i}": GET for i in range(3000)},
+    "names of theirs": {"/api/coverage": GET},
+}
+
+
+@pytest.mark.parametrize("paths", HOSTILE.values(), ids=HOSTILE)
+def test_a_page_proposes_requests_and_nothing_else(paths: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever stands in it: no word of it is a key of the target file, none is a crash, and what is sent has an end."""
+    monkeypatch.delenv("DATABASE_URL", raising=False)
+    own = Own({"paths": paths}, {"s\u00e9ries": [{"tic\u212aer": "A", "t": 1}], "d": [{"symbol": "A", "t": "0001-01-01T00:00:00+14:00"}]})
+    with Server(own) as api:
+        found = Target.model_validate(yaml.safe_load(propose(api.url).text()))
+    assert (found.allow_remote, found.allow_drills, found.backfill, found.freshness) == (False, False, None, None)
+    assert len(own.asked) < 120
 
 
 def test_a_table_is_proposed_that_gives_rows(database_url: str, monkeypatch: pytest.MonkeyPatch) -> None:

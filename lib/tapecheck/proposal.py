@@ -3,6 +3,7 @@
 Nothing is sent beyond plain reads.
 """
 
+import contextlib
 import datetime as dt
 import json
 import os
@@ -13,9 +14,10 @@ from typing import Any
 
 import psycopg
 import yaml
+from pydantic import ValidationError
 from pydantic_core import from_json
 
-from tapecheck import config, database
+from tapecheck import config, database, text
 from tapecheck.errors import ConfigError, Problem, TapecheckError, first_line
 from tapecheck.http import Answer, Client
 from tapecheck.target import mapping
@@ -25,24 +27,15 @@ from tapecheck.target.mapping import AnswerMapping
 
 OPENAPI = ("/openapi.json", "/swagger.json", "/api/openapi.json", "/v1/openapi.json")
 HEALTH = ("/health", "/healthz", "/api/health", "/status", "/ping")
-KNOWN = {"symbol": "AAPL", "ticker": "AAPL", "timeframe": "1d", "interval": "1d", "limit": 10}  # values for the names in a path
-MOST_REQUESTS = 12
+# values for the names in a path
+KNOWN: Mapping[str, str | int] = {"symbol": "AAPL", "ticker": "AAPL", "timeframe": "1d", "interval": "1d", "limit": 10}
+MOST_REQUESTS, MOST_TRIED = 12, 100  # that are proposed, and that are sent for it
 NAMES = {  # of a field: how people call it, the most particular first
     "symbol": ("symbol", "ticker", "instrument"),
     "timeframe": ("timeframe", "interval", "resolution", "granularity"),
     "newest": (
-        "newest",
-        "latest_bar",
-        "latestbar",
-        "last_bar",
-        "lastbar",
-        "latest",
-        "last_timestamp",
-        "max_time",
-        "time",
-        "timestamp",
-        "ts",
-        "t",
+        *("newest", "latest_bar", "latestbar", "last_bar", "lastbar", "latest"),
+        *("last_timestamp", "max_time", "time", "timestamp", "ts", "t"),
     ),
     "refreshed_at": ("refreshed_at", "refreshedat", "last_update", "lastupdate", "updated_at", "updatedat", "last_refresh", "last_sync"),
     "age_s": ("age_s", "age_seconds", "ageseconds"),
@@ -74,7 +67,7 @@ class Proposal:
         }
         comments = [
             f"# Proposed by `tapecheck init {self.base_url}`; each request and mapping below was tried.",
-            *(f"# - {one}" for one in self.left),
+            *(f"# - {text.line(one)}" for one in self.left),  # paths are the system's words: a line break would end the comment
         ]
         return "\n".join(comments) + "\n" + yaml.safe_dump(document, sort_keys=False, width=120, allow_unicode=True)
 
@@ -107,7 +100,7 @@ def propose(base_url: str, *, allow_remote: bool = False) -> Proposal:
 
 
 def _get(client: Client, path: str) -> Answer:
-    return client.send(RequestTemplate(request=f"GET {path}"))[0]
+    return client.send(RequestTemplate(request=f"GET {path}"), [KNOWN])[0]
 
 
 def _json(answer: Answer) -> Any:
@@ -124,15 +117,16 @@ def _json(answer: Answer) -> Any:
 
 def _requests(client: Client, found: Proposal) -> None:
     """Propose the requests that read and answer with 200, from the OpenAPI page, else from what is usual."""
-    page = next((page for path in OPENAPI if isinstance(page := _json(_get(client, path)), dict) and "paths" in page), None)
+    pages = (_json(_get(client, path)) for path in OPENAPI)
+    page = next((page for page in pages if isinstance(page, dict) and isinstance(page.get("paths"), dict)), None)
     paths = list(_paths(page)) if page else list(HEALTH)
     if page is None:
         found.left.append(f"it has no OpenAPI page ({', '.join(OPENAPI)}): add the requests that matter")
     unknown = []
-    for template, path in ((one, _filled(one)) for one in paths):
-        if path is None:
+    for template in paths[:MOST_TRIED]:
+        if set(re.findall(r"{([^}]*)}", template)) - KNOWN.keys():
             unknown.append(template)
-        elif len(found.requests) < MOST_REQUESTS and _get(client, path).status == 200:
+        elif len(found.requests) < MOST_REQUESTS and _get(client, template).status == 200:
             found.requests[_name(template, found.requests)] = f"GET {template}"
     if unknown:
         found.left.append(f"add the requests whose names in braces only you know: {', '.join(unknown[:5])}")
@@ -142,23 +136,16 @@ def _requests(client: Client, found: Proposal) -> None:
 
 
 def _paths(page: Mapping[str, Any]) -> Iterator[str]:
-    """Yield the paths of a page that can be read, with the query parameters that they require."""
+    """Yield the paths of a page that can be read and written in a target file, with the query parameters that they require."""
     for path, operations in page["paths"].items():
         read = operations.get("get") if isinstance(operations, dict) else None
         if isinstance(read, dict) and isinstance(path, str) and path.startswith("/"):
-            wanted = [
-                one for one in read.get("parameters", []) if isinstance(one, dict) and one.get("in") == "query" and one.get("required")
-            ]
-            query = "&".join(f"{one['name']}={{{one['name']}}}" for one in wanted if isinstance(one.get("name"), str))
-            yield path + (f"?{query}" if query else "")
-
-
-def _filled(template: str) -> str | None:
-    """Return a path with its names filled in; None where one is not known."""
-    names = re.findall(r"{([^}]*)}", template)
-    if any(name not in KNOWN for name in names):
-        return None
-    return re.sub(r"{([^}]*)}", lambda match: str(KNOWN[match[1]]), template)
+            listed = read.get("parameters")
+            known = [one for one in listed if isinstance(one, dict)] if isinstance(listed, list) else []
+            wanted = [one.get("name") for one in known if one.get("in") == "query" and one.get("required")]
+            query = "&".join(f"{name}={{{name}}}" for name in wanted if isinstance(name, str))
+            with contextlib.suppress(ValidationError):
+                yield RequestTemplate(request=f"GET {path}{f'?{query}' if query else ''}").path
 
 
 def _name(template: str, taken: Mapping[str, str]) -> str:
@@ -191,7 +178,7 @@ def _lists(document: Any, path: str = "") -> Iterator[tuple[str, Mapping[str, An
         yield f"{path}[]" if path else "@", document[0]
     elif isinstance(document, dict):
         for key, inner in document.items():
-            if re.fullmatch(r"[A-Za-z_]\w*", key):
+            if re.fullmatch(r"[A-Za-z_]\w*", key, re.ASCII):
                 yield from _lists(inner, f"{path}.{key}" if path else key)
 
 
@@ -207,7 +194,7 @@ def _mapping(name: str, series: str, row: Mapping[str, Any]) -> dict[str, Any] |
 def _reads(given: dict[str, Any], answer: Answer) -> bool:
     try:
         mapping.status(_json(answer), AnswerMapping.model_validate(given), dt.datetime.now(dt.UTC))
-    except TapecheckError:
+    except (TapecheckError, ValidationError):  # the latter of names that JMESPath knows only in quotes
         return False
     return True
 
@@ -257,12 +244,12 @@ def write(base_url: str, file: str | None, *, allow_remote: bool = False) -> str
     Raises:
         ConfigError: the file exists.
     """
-    text = propose(base_url, allow_remote=allow_remote).text()
+    proposed = propose(base_url, allow_remote=allow_remote).text()
     if file:
         path = config.expanded(file)
         try:
             with path.open("x", encoding="utf-8") as out:
-                out.write(text)
+                out.write(proposed)
         except FileExistsError:
             raise ConfigError([Problem(file=file, key="--write", got="a file that exists", allowed="a new one")]) from None
-    return text
+    return proposed

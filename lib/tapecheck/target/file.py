@@ -145,7 +145,8 @@ class RequestTemplate(Model):
 
     request: Annotated[
         str,
-        AfterValidator(_matching(r"(GET|HEAD|POST) /\S*", "GET, HEAD or POST and a path, such as: GET /health")),
+        Field(max_length=8000),
+        AfterValidator(_matching(r"(GET|HEAD|POST) /[^\s\x00-\x1f\x7f]*", "GET, HEAD or POST and a path, such as: GET /health")),
         AfterValidator(_no_secret_in_query),
     ]
     body: str | None = None
