@@ -126,6 +126,10 @@ def test_drills_are_chosen_by_name_or_path(tmp_path: Path) -> None:
 # ---- a drill is code ----
 
 CALL = {"type": "python", "module": "evil_mod", "func": "go"}
+TOUCH = {"type": "process", "path": "touch", "arguments": ["MARK"]}
+RUN = {"type": "python", "module": "chaoslib.provider.process", "func": "run_process_activity"}
+ELSEWHERE = {"type": "http", "url": "http://127.0.0.1:2375/containers/create", "method": "POST"}
+COPY = {"request": "SELECT 1; COPY (SELECT 1) TO PROGRAM 'id'"}
 PLACES: dict[str, Callable[[dict[str, Any]], Any]] = {
     "an action": lambda d: d["method"].append({"type": "action", "name": "evil", "provider": CALL}),
     "a rollback": lambda d: d["rollbacks"].append({"type": "action", "name": "evil", "provider": CALL}),
@@ -134,7 +138,16 @@ PLACES: dict[str, Callable[[dict[str, Any]], Any]] = {
     ),
     "a control": lambda d: d.update(controls=[{"name": "evil", "provider": CALL}]),
     "the configuration": lambda d: d.update(configuration={"x": {"type": "probe", "name": "evil", "provider": CALL}}),
+    "a program": lambda d: d.update(configuration={"x": {"type": "probe", "name": "evil", "provider": TOUCH}}),
+    "Chaos Toolkit's own": lambda d: d["method"].append({"type": "action", "name": "evil", "provider": RUN}),
+    "a request": lambda d: d["rollbacks"].append({"type": "action", "name": "evil", "provider": ELSEWHERE}),
+    "a statement": lambda d: d["extensions"][0]["views"].update(db=COPY),
+    "a variable": lambda d: d.update(configuration={"x": {"type": "env", "key": "AWS_SECRET_ACCESS_KEY"}}),
 }
+SAID = {
+    "a program": "the program touch", "Chaos Toolkit's own": "chaoslib.provider.process.run_process_activity",
+    "a request": f"a request to {ELSEWHERE['url']}", "a statement": COPY["request"], "a variable": "env AWS_SECRET_ACCESS_KEY",
+}  # fmt: skip
 
 
 @pytest.mark.parametrize("place", PLACES)
@@ -145,26 +158,22 @@ def test_code_of_others_is_named_and_neither_imported_nor_run_before_it_is_allow
     mark = tmp_path / "imported"
     (tmp_path / "evil_mod.py").write_text(f"open({str(mark)!r}, 'w')\ndef go(**_): pass")
     monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setitem(TOUCH, "arguments", [str(mark)])
     path = written(tmp_path, PLACES[place])
     assert main(["check", str(path)]) == 0
-    assert f"{path} runs code, which needs `allow_drills: true` on the target: evil_mod.go\n" in capsys.readouterr().out
+    said = SAID.get(place, "evil_mod.go")
+    assert f"{path} runs code, which needs `allow_drills: true` on the target: {said}\n" in capsys.readouterr().out
     (drill,) = experiment.chosen(str(path))
-    said = {"name": "t", "base_url": "http://127.0.0.1:1", "requests": {"one": "GET /"}, "processes": {"api": {"port": 1}}}
+    given = {"name": "t", "base_url": "http://127.0.0.1:1", "requests": {"one": "GET /"}, "processes": {"api": {"port": 1}}}
     with pytest.raises(
-        ConfigError, match=r"allow_drills: got false, while drill runs evil_mod.go; allowed: allow_drills: true, if you have"
+        ConfigError, match=rf"allow_drills: got false, while drill runs {re.escape(said)}; allowed: allow_drills: true, if you have"
     ):
-        recovery.check_target(Target.model_validate(said | {"kind": "sandbox"}), None, {"drills": str(path)})
-    check_allowed(Target.model_validate(said | {"kind": "external", "allow_drills": True}), [drill])
+        recovery.check_target(Target.model_validate(given | {"kind": "sandbox"}), None, {"drills": str(path)})
+    database = {"backfill": {"source_url": "http://127.0.0.1:1", "database_url": "postgresql://u@127.0.0.1/d"}}
+    check_allowed(Target.model_validate(given | database | {"kind": "external", "allow_drills": True}), [drill])
     assert not mark.exists()
     assert [one.name for one in experiment.chosen("all") if one.code] == []
-
-
-def test_checking_runs_no_command(tmp_path: Path) -> None:
-    """Chaos Toolkit finds out what a dynamic configuration is by running its probe, even where it only validates."""
-    mark = tmp_path / "run"
-    touch = {"type": "probe", "name": "touch", "provider": {"type": "process", "path": "touch", "arguments": [str(mark)]}}
-    assert experiment.read(written(tmp_path, lambda d: d.update(configuration={"x": touch}))).code == []
-    assert not mark.exists()
 
 
 def test_where_a_drill_acts_is_what_the_target_says_and_nothing_else(tmp_path: Path) -> None:

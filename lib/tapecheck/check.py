@@ -2,6 +2,7 @@
 
 import ast
 import functools
+import shlex
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
@@ -61,8 +62,12 @@ def notes(file: Path) -> list[str]:
 
 
 def code(file: Path) -> list[str]:
-    """Return what a valid drill runs that is neither tapecheck's nor Chaos Toolkit's own; nothing of any other file."""
-    return experiment.read(file).code if not plan_kind(file) and _keys(file) & _EXPERIMENT else []
+    """Return what a valid drill or plan runs that needs a target's leave; see `Drill.code` and `ObservePlan`."""
+    if not plan_kind(file):
+        return experiment.read(file).code if _keys(file) & _EXPERIMENT else []
+    data, _ = config.read_yaml(config.find(file))
+    own = [data, *(side for proof in (data.get("proofs") or {}).values() for side in (proof.get("baseline"), proof.get("fix")))]
+    return [shlex.join(map(str, one[key])) for one in own if isinstance(one, dict) for key in ("reset", "command") if one.get(key)]
 
 
 def shares(validations: Sequence[str], given: Mapping[str, Any]) -> dict[str, dict[str, Any]]:

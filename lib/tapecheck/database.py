@@ -224,8 +224,8 @@ def wait_for(question: Callable[..., Awaitable[T]], *arguments: Any) -> T:
 
 
 @contextlib.asynccontextmanager
-async def opened(database_url: str) -> AsyncIterator[Connection]:
-    """Open a connection with our settings that commits every statement, and close it whatever became of it.
+async def opened(database_url: str, **more: str) -> AsyncIterator[Connection]:
+    """Open a connection with our settings, and more, that commits every statement, and close it whatever became of it.
 
     It keeps the search path of the role: statements of a target file may rely on it.
 
@@ -235,7 +235,7 @@ async def opened(database_url: str) -> AsyncIterator[Connection]:
     connection = await psycopg.AsyncConnection.connect(conninfo(database_url, connect_timeout=PATIENCE_S), autocommit=True)
     try:
         with within(connection, PATIENCE_S):
-            await connection.execute(_set(SETTINGS))
+            await connection.execute(_set(SETTINGS | more))
         yield connection
     finally:
         await connection.close()

@@ -65,7 +65,7 @@ class Bench:
         if isinstance(variant.plan, BackfillPlan):
             endpoints(target)
         elif isinstance(variant.plan, ObservePlan):
-            observed(target)
+            observed(target, variant.plan)
             endpoints(target)
         else:
             prepare_all(variant.plan, target)
@@ -85,7 +85,11 @@ class Bench:
 
     def _opened(self, file: str | None) -> Target:
         if file not in self._targets:
-            self._targets[file] = open_target(file or "")
+            opened, given = open_target(file or ""), self._targets[None]
+            if more := [key for key in ("allow_remote", "allow_drills") if getattr(opened, key) and not getattr(given, key)]:
+                got = f"{', '.join(more)}: true, which target {given.name} does not say"
+                raise ConfigError([Problem(file=file or "", key="after_target", got=got, allowed="what the target of the run allows")])
+            self._targets[file] = opened
         return self._targets[file]
 
 

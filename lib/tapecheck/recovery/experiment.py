@@ -24,22 +24,19 @@ NEEDED = {  # keys of an experiment that Chaos Toolkit can do without
     "rollbacks": "what takes the fault away, whatever happens",
 }
 OURS = "tapecheck.recovery.actions"
-KNOWN = (OURS, "chaoslib", "chaostoolkit")  # modules whose functions any target may have that may be drilled; all others are code
+FETCHED = {"env": "key", "file": "path", "vault": "path"}  # by kind of a value that a drill has fetched: what it is fetched from
 STAND_IN = {"type": "process", "path": sys.executable}  # for a python provider, whose module would be imported to be checked
 RUNNING = ("configuration", "secrets", "controls")  # sections of an experiment of which Chaos Toolkit runs things when it checks them
 PLACES = ("base_url", "source_url", "sandbox_key", "processes", "database_url")  # values of the configuration that a target gives
 _SECTIONS = ("method", "rollbacks")
+_OWN_URL = re.compile(r"\$\{(base_url|source_url)\}(/|\?|$)")
 _PLACE = re.compile(r"\$\{(\w+)\}")
-
-
-def _several(value: Any) -> Any:
-    return (value,) if isinstance(value, int) else value
 
 
 class Conditions(Model):
     """Conditions on an answer: its status is one of these, and its JSON body has these values at its top level."""
 
-    status: Annotated[tuple[int, ...], BeforeValidator(_several)] = (200,)
+    status: Annotated[tuple[int, ...], BeforeValidator(lambda given: (given,) if isinstance(given, int) else given)] = (200,)
     json_: dict[str, Any] = Field(default={}, alias="json")
 
     def fits(self, status: int, body: Any) -> bool:
@@ -132,9 +129,17 @@ class Drill:
 
     @property
     def code(self) -> list[str]:
-        """The functions of python modules that it runs, but for ours and Chaos Toolkit's own."""
-        named = [".".join(str(one[key]) for key in ("module", "func") if key in one) for _, one in providers(self.experiment, "python")]
-        return [name for name in dict.fromkeys(named) if not any(f"{name}.".startswith(f"{known}.") for known in KNOWN)]
+        """What needs a target's leave: python functions but ours, programs, requests to others, what is fetched, SQL that calls functions.
+
+        Chaos Toolkit's own modules can run all others, and a function of a database any program of its machine.
+        """
+        python = [".".join(str(one[key]) for key in ("module", "func") if key in one) for _, one in providers(self.experiment, "python")]
+        found = [name for name in python if not f"{name}.".startswith(f"{OURS}.")]
+        found += [f"the program {one.get('path')}" for _, one in providers(self.experiment, "process")]
+        found += [f"{kind} {one.get(key)}" for kind, key in FETCHED.items() for _, one in providers(self.experiment, kind)]
+        found += [f"a request to {url}" for url in self.urls if not _OWN_URL.match(url)]
+        found += [view.request for view in self.watching.views.values() if view.is_sql and re.search("[(;]", view.request)]
+        return list(dict.fromkeys(found))
 
     @property
     def urls(self) -> list[str]:

@@ -1,5 +1,6 @@
 """What an observed backfill must meet, and how closely it is watched."""
 
+import shlex
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -62,13 +63,16 @@ def read_plan(path: str | Path, *, limit_s: float = 0) -> ObservePlan:
     return config.validate(ObservePlan, changed, file="parameters")
 
 
-def observed(target: Target) -> ObservedBackfill:
+def observed(target: Target, plan: ObservePlan | None) -> ObservedBackfill:
     """Return what a target says of its own backfill.
 
     Raises:
-        ConfigError: it says nothing, or names a request that it does not have.
+        ConfigError: it says nothing, names a request that it does not have, or does not allow the commands of a plan.
     """
     place = f"target {target.name}"
+    if plan and (words := (*plan.reset, *plan.command)) and not target.allow_drills:
+        allowed = "allow_drills: true, if you have read the plan's commands and trust them"
+        raise ConfigError([Problem(file=place, key="allow_drills", got=f"false, while the plan runs {shlex.join(words)}", allowed=allowed)])
     if target.backfill is None or target.backfill.observe is None:
         allowed = "backfill: {source_url: …, observe: {start: {command: […]}, vendor_url_env: NAME}}; see docs/observe.md"
         raise ConfigError([Problem(file=place, key="backfill.observe", got="nothing", allowed=allowed)])

@@ -61,7 +61,7 @@ def run(plan: ObservePlan, target: Target) -> Recording:
         TargetDown: its database cannot be reached, or it does not answer the request that starts it.
         KeyboardInterrupt: it was asked for; the command and its children were ended.
     """
-    own, ends = observed(target), endpoints(target)
+    own, ends = observed(target, plan), endpoints(target)
     _learn((*own.start.command, *plan.command, *plan.reset))
     if plan.command:
         start = own.start.model_copy(update={"command": plan.command, "request": None})
@@ -240,7 +240,7 @@ def _last_line(output: IO[bytes]) -> str:
 def _requested(start: str, done: BackfillEnd, target: Target, limit_s: float, report: Callable[[int, int], None]) -> Ending:
     """Send the request that starts a backfill, and ask until it says that it is done."""
     when = jmespath.compile(done.when)
-    with Client(target) as client, CpuWatch(lambda: _processes(target)) as cpu:
+    with Client(target) as client, CpuWatch(lambda: [one for selector in target.processes.values() for one in locate(selector)]) as cpu:
         _ask(client, start)
         began_s, ending = time.monotonic(), Ending(over_limit_s=limit_s)
         while (passed_s := time.monotonic() - began_s) < limit_s:
@@ -251,10 +251,6 @@ def _requested(start: str, done: BackfillEnd, target: Target, limit_s: float, re
             time.sleep(ASK_S)
     ending.rows = cpu.rows
     return ending
-
-
-def _processes(target: Target) -> list[psutil.Process]:
-    return [process for selector in target.processes.values() for process in locate(selector)]
 
 
 def _ask(client: Client, request: str) -> bytes:

@@ -77,7 +77,7 @@ class Observe(validation.Validation[ObservePlan, Recording, ObserveSummary, Sett
     def check_target(self, target: Target | None, plan: ObservePlan | None, given: Mapping[str, Any]) -> None:
         """Make sure that a target says how its backfill is started and watched."""
         if target is not None and target.kind == "external":
-            plans.observed(target)
+            plans.observed(target, plan)
             endpoints(target)
 
     def summarize(self, recording: Recording, plan: ObservePlan) -> ObserveSummary:
