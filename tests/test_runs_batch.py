@@ -405,8 +405,8 @@ def test_an_output_that_takes_nothing_is_no_crash(words: str, code: int, said: s
 
 
 @pytest.fixture
-def killed_scratch(tmp_path: Path) -> Iterator[tuple[Path, Path]]:
-    """Two temporary folders: of a process that lives, and of one that was killed."""
+def killed_scratch(tmp_path: Path) -> Iterator[tuple[Path, ...]]:
+    """Three temporary folders: of a process that lives, and of two that were killed, one as soon as it was made."""
     program = (
         "import os, sys, signal\nfrom tapecheck import lockfiles\nwith lockfiles.scratch() as folder:\n"
         "    print(folder, flush=True)\n    sys.stdin.read()\n    sys.argv[1:] and os.kill(os.getpid(), signal.SIGKILL)\n"
@@ -417,15 +417,16 @@ def killed_scratch(tmp_path: Path) -> Iterator[tuple[Path, Path]]:
     folders = Path(alive.stdout.readline().strip()), Path(killed.stdout.readline().strip())
     killed.communicate()
     assert (killed.returncode, folders[1].exists()) == (-signal.SIGKILL, True)
-    yield folders
+    (begun := folders[1].with_name(f"{lockfiles.SCRATCH}{killed.pid}-begun")).mkdir()
+    yield *folders, begun
     alive.communicate()
 
 
 def test_what_a_killed_run_left_is_removed_by_the_next_command_and_nothing_else(
-    killed_scratch: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    killed_scratch: tuple[Path, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A folder whose process lives stays, as does one that is not ours."""
     (tmp_path / "tapecheck-run-of-nobody").mkdir()
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     assert tapecheck("runs").returncode == 0
-    assert [folder.exists() for folder in (*killed_scratch, tmp_path / "tapecheck-run-of-nobody")] == [True, False, True]
+    assert [folder.exists() for folder in (*killed_scratch, tmp_path / "tapecheck-run-of-nobody")] == [True, False, False, True]

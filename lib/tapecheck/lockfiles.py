@@ -4,6 +4,7 @@ import errno
 import fcntl
 import json
 import os
+import re
 import secrets
 import shutil
 import stat
@@ -16,10 +17,13 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
+from psutil import pid_exists
+
 from tapecheck.errors import OutputError
 
 SUFFIX = ".lock"
 SCRATCH = "tapecheck-run-"
+SHORT = "/tmp"  # noqa: S108 - the temporary folder of sockets, whose paths must be short; what is in it has unpredictable names
 BEGINS_S = 3600.0  # a temporary folder without a lock file that is younger is not yet locked
 COMMAND_CHARACTERS = 120
 _NOT_OURS = {errno.ENOENT, errno.EACCES, errno.EPERM, errno.ELOOP, errno.ENXIO}  # of opening what somebody else put or removed
@@ -124,15 +128,15 @@ def _holder(file: Path) -> Holder | None:
 
 
 @contextmanager
-def scratch(beside: Path | None = None) -> Iterator[Path]:
+def scratch(beside: Path | None = None, place: str | None = None) -> Iterator[Path]:
     """Yield a folder of an unpredictable name, this user's alone; it is removed afterwards, or after SIGKILL by the next command.
 
     Args:
-        beside: the folder that it is made in, where what is written is to be renamed; the temporary folder if None.
+        beside: the folder that it is made in, where what is written is to be renamed; the temporary folder, or `place`, if None.
     """
     folder: Path | None = None
     try:
-        folder = Path(tempfile.mkdtemp(prefix=f".{SCRATCH}" if beside else SCRATCH, dir=beside))
+        folder = Path(tempfile.mkdtemp(prefix=f"{'.' if beside else ''}{SCRATCH}{os.getpid()}-", dir=beside or place))
         file = hold(folder)
     except OSError as error:
         if folder is not None:
@@ -155,13 +159,14 @@ def no_room(error: OSError) -> OutputError:
 
 def sweep_scratch(*places: Path) -> None:
     """Remove the temporary folders of this user's processes that were killed, and of no other; those in `places` and one below, too."""
-    own = Path(tempfile.gettempdir()).glob(f"{SCRATCH}*")
+    own = (found for place in {tempfile.gettempdir(), SHORT} for found in Path(place).glob(f"{SCRATCH}*"))
     for folder in (*own, *(found for place in places for at in ("", "*/") for found in place.glob(f"{at}.{SCRATCH}*"))):
         with suppress(OSError):  # it is removed meanwhile; what cannot be swept now is swept by the next command
             known = folder.lstat()
             if not stat.S_ISDIR(known.st_mode) or known.st_uid != os.getuid():
                 continue
-            found = holders(folder)
-            if any(one.is_there for one in found) or (not found and time.time() - known.st_mtime < BEGINS_S):
+            found, pid = holders(folder), re.match(rf"\.?{SCRATCH}(\d+)-", folder.name)
+            may_begin = not found and time.time() - known.st_mtime < BEGINS_S and not (pid and not pid_exists(int(pid[1])))
+            if may_begin or any(one.is_there for one in found):
                 continue
             shutil.rmtree(folder, ignore_errors=True)

@@ -9,6 +9,7 @@ import fcntl
 import http.client
 import json
 import os
+import shutil
 import socket
 import subprocess
 import sys
@@ -125,6 +126,8 @@ def stop(home: Home) -> bool:
     database.stop_orphan(home)
     for file in (home.socket, home.stays, home.folder / "supervisord.pid"):
         file.unlink(missing_ok=True)
+    for leftover in home.folder.glob(".*"):  # of a start that was killed while it wrote something
+        shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
     return bool(supervisors or services)
 
 

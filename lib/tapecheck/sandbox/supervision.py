@@ -2,7 +2,6 @@
 
 import os
 import shlex
-import shutil
 import socket
 import subprocess
 import sys
@@ -187,8 +186,6 @@ def _process(home: Home, name: str, port: int) -> ProcessStatus:
 
 def _started(home: Home, profile: Profile, *, is_other: bool, on_progress: Callable[[str], None]) -> SandboxState:
     stop(home)
-    for leftover in home.folder.glob(".*"):  # of a start that was killed while it wrote something
-        shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
     if is_other:
         on_progress("another profile: removing the old data")
         database.wipe(home)

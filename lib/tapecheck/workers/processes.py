@@ -4,7 +4,6 @@ import contextlib
 import functools
 import multiprocessing
 import os
-import shutil
 import signal
 import sys
 import tempfile
@@ -16,6 +15,7 @@ from multiprocessing.connection import wait
 from multiprocessing.util import Finalize
 from typing import Any, TypeVar
 
+from tapecheck import lockfiles
 from tapecheck.workers.worker import SLOTS, Control, Death, Worker
 
 T = TypeVar("T")
@@ -86,8 +86,9 @@ def _shorten_sockets() -> None:
     """Have sockets, by which files are handed to workers, lie below `/tmp` where the path of TMPDIR is too long for one."""
     settings = multiprocessing.current_process()._config  # type: ignore[attr-defined]  # there is no other way to say it
     if len(tempfile.gettempdir()) > LONGEST_FOLDER and "tempdir" not in settings:
-        settings["tempdir"] = tempfile.mkdtemp(prefix="tc-", dir="/tmp")
-        Finalize(None, shutil.rmtree, (settings["tempdir"], True), exitpriority=-100)  # when its sockets are gone
+        stack = contextlib.ExitStack()
+        settings["tempdir"] = str(stack.enter_context(lockfiles.scratch(place=lockfiles.SHORT)))
+        Finalize(None, stack.close, exitpriority=-100)  # when its sockets are gone
 
 
 @contextlib.contextmanager
