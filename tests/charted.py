@@ -84,8 +84,7 @@ def case(
         recording.context, rates_rps=dict(rates or {}), generator={**recording.context.generator, **(generators or {})}
     )
     return Case(
-        recording=dataclasses.replace(recording, context=context),
-        objectives=tuple(parse(text, METRICS, parts) for text in objectives),
+        recording=dataclasses.replace(recording, context=context), objectives=tuple(parse(text, METRICS, parts) for text in objectives)
     )
 
 

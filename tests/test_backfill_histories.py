@@ -198,10 +198,7 @@ FAULTY: dict[str, tuple[Callable[[], Symbols], dict[str, str]]] = {
         {"absent_days": "AAPL (5m, 15m, 1h, 4h, 1d) 1 day, 2026-01-09"},
     ),
     "most hours are missing": (lambda: {"AAPL": kept(made("AAPL", 1, only="1h"), 0.4)}, {"suspected_gap_bars": "588 in AAPL 1h"}),
-    "an hour here and there is missing": (
-        lambda: {"AAPL": kept(made("AAPL", 1, only="1h"), 0.97)},
-        {"suspected_gap_bars": "in AAPL 1h"},
-    ),
+    "an hour here and there is missing": (lambda: {"AAPL": kept(made("AAPL", 1, only="1h"), 0.97)}, {"suspected_gap_bars": "in AAPL 1h"}),
     "most days are missing": (lambda: {"AAPL": kept(made("AAPL", 1, only="1d"), 0.4)}, {"absent_days": "AAPL (1d) 83 days in 33 ranges"}),
     "half a session is missing": (
         lambda: {"AAPL": cut(made("AAPL", 1, only="5m"), "2026-01-09T14:30", "2026-01-09T18:00")},

@@ -15,20 +15,7 @@ import httpx
 import numpy as np
 import pytest
 from benchmarks import __main__ as bench
-from benchmarks import (
-    accuracy,
-    backfill,
-    embedded,
-    generators,
-    load,
-    machine,
-    planted,
-    recorded,
-    recovery,
-    report,
-    targets,
-    vendor,
-)
+from benchmarks import accuracy, backfill, embedded, generators, load, machine, planted, recorded, recovery, report, targets, vendor
 from benchmarks.backfill import END_TO_END, RAW, RAW_ONE, READY, Once, Prediction, Way
 from benchmarks.generators import Count
 

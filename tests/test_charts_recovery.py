@@ -55,10 +55,7 @@ CASES: Mapping[str, Callable[[], Recording]] = {
     "everything": everything,
     "nothing": recording,
     "one invalid, one lost": lambda: recording(
-        [
-            (trial("api_killed"), {"service": crash(1, 99)}),
-            (trial("database_killed", state=INVALID, reason="x"), {"service": crash(1, 2)}),
-        ],
+        [(trial("api_killed"), {"service": crash(1, 99)}), (trial("database_killed", state=INVALID, reason="x"), {"service": crash(1, 2)})],
         bars=[bar("SPY", 0, "lost"), bar("SPY", 5), bar("AAPL", 0, "never_read"), bar("EEM", 0, "unknown"), bar("EEM", 5)],
         audit=ages(age("SPY", reported_s=None), age("AAPL", reported_s=1e6), age("EEM", reported_s=5 * 3600.0)),
     ),

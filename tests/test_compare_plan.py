@@ -74,11 +74,7 @@ def test_every_unknown_name_of_a_plan_is_listed_with_its_line(tmp_path: Path) ->
     with pytest.raises(ConfigError) as raised:
         read_plan(tmp_path / "compare.yaml")
     found = {one.key.removeprefix("proofs."): one.got for one in raised.value.problems}
-    assert found == {
-        "bulk_copy.what_if": "luck",
-        "bulk_copy.answers": "nothing, anything",
-        "derived_timeframes.what_if": "magic",
-    }
+    assert found == {"bulk_copy.what_if": "luck", "bulk_copy.answers": "nothing, anything", "derived_timeframes.what_if": "magic"}
     assert all(one.line for one in raised.value.problems)
 
 

@@ -25,22 +25,8 @@ def test_sigterm_ends_what_the_tests_started(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "begun")
     environment = {name: value for name, value in os.environ.items() if not name.startswith(("PYTEST_", "TAPECHECK_TESTS_"))}
     environment["PYTHONPATH"] = os.pathsep.join([str(Path(__file__).parent), environment.get("PYTHONPATH", "")])
-    command = [
-        sys.executable,
-        "-m",
-        "pytest",
-        "-n",
-        "1",
-        "-p",
-        "conftest",
-        "-p",
-        "no:locust",
-        "-p",
-        "no:hypothesispytest",
-        "--rootdir",
-        str(tmp_path),
-        str(tmp_path),
-    ]
+    options = ("-n", "1", "-p", "conftest", "-p", "no:locust", "-p", "no:hypothesispytest", "--rootdir")
+    command = [sys.executable, "-m", "pytest", *options, str(tmp_path), str(tmp_path)]
     with subprocess.Popen(command, cwd=tmp_path, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as tests:
         child = psutil.Process(int((tmp_path / "begun").read_text()))
         begun = [*psutil.Process(tests.pid).children(recursive=True), child]

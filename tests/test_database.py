@@ -36,10 +36,7 @@ def test_what_a_url_says_of_times_stays() -> None:
     assert "hunter2" not in str(caught.value)
 
 
-OPENERS: dict[str, Any] = {
-    "psycopg": lambda url: database.connect(url),
-    "copy": lambda url: Sink(url, SCHEMA),
-}
+OPENERS: dict[str, Any] = {"psycopg": lambda url: database.connect(url), "copy": lambda url: Sink(url, SCHEMA)}
 
 
 @pytest.mark.parametrize("opened", OPENERS.values(), ids=OPENERS)
@@ -157,21 +154,10 @@ def test_losses_and_refusals_are_told_apart(endpoints: Endpoints, connection: Da
         assert database.is_lost(caught.value)
 
 
-@pytest.mark.parametrize(
-    ("state", "is_lost"),
-    [
-        ("08006", True),
-        ("57P03", True),
-        ("53300", True),
-        ("40001", True),
-        ("25006", True),
-        ("55P03", True),
-        ("53100", True),
-        ("57014", False),
-        ("23514", False),
-        ("42501", False),
-    ],
-)
+LOST, REFUSED = ("08006", "57P03", "53300", "40001", "25006", "55P03", "53100"), ("57014", "23514", "42501")
+
+
+@pytest.mark.parametrize(("state", "is_lost"), [*((one, True) for one in LOST), *((one, False) for one in REFUSED)])
 def test_an_sqlstate_tells_losses_from_refusals(state: str, is_lost: bool) -> None:
     """Of both drivers, whatever the class of the error."""
     code = adbc_driver_manager.AdbcStatusCode.IO

@@ -105,10 +105,7 @@ def test_a_figure_is_of_what_it_says(case: str) -> None:
 @pytest.mark.parametrize(
     ("make", "verdicts"),
     [
-        (
-            lambda: burst(times(500, 20.0), per_round=100),
-            dict.fromkeys(NAMES, "pass"),
-        ),
+        (lambda: burst(times(500, 20.0), per_round=100), dict.fromkeys(NAMES, "pass")),
         (lambda: burst(times(100, 20.0)), {"p99_ms": "not_proven", "p95_ms": "pass", "success_ratio": "not_proven"}),
         (lambda: failing(burst(times(500, 1.0)), ErrorKind.status, *range(500)), {"p95_ms": "no_data", "success_ratio": "fail"}),
         (lambda: burst([]), dict.fromkeys(NAMES, "no_data")),

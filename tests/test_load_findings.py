@@ -219,8 +219,7 @@ def test_a_queue_has_a_first_request() -> None:
 
 
 @pytest.mark.parametrize(
-    ("n", "server_ms", "expected"),
-    [(300, (10.0, 100.0), ["slow_parameter"]), (6, (10.0, 100.0), []), (300, (10.0, np.nan), [])],
+    ("n", "server_ms", "expected"), [(300, (10.0, 100.0), ["slow_parameter"]), (6, (10.0, 100.0), []), (300, (10.0, np.nan), [])]
 )
 def test_a_slow_value_is_found_where_its_interval_is_apart(n: int, server_ms: tuple[float, float], expected: list[str]) -> None:
     """With 300 samples, and not with 6, nor where one value has the target's own time and the other only response times."""

@@ -212,10 +212,7 @@ def test_groups_and_levels_are_marked_too() -> None:
 
 
 SCENARIO = {"executor": "constant_rate", "rate_rps": 200, "duration_s": 2.0, "request": "one"}
-PLAN: dict[str, object] = {
-    "scenarios": {"s": SCENARIO},
-    "generator": {"lag_p99_ms": 1e6, "cpu_ratio": 1, "achieved_ratio": 0.01},
-}
+PLAN: dict[str, object] = {"scenarios": {"s": SCENARIO}, "generator": {"lag_p99_ms": 1e6, "cpu_ratio": 1, "achieved_ratio": 0.01}}
 
 
 def test_a_generator_that_is_stopped_again_and_again_knows_that_it_was_late() -> None:

@@ -87,11 +87,7 @@ def test_the_address_that_was_found_is_the_one_that_is_asked(monkeypatch: pytest
 
 def test_a_post_is_checked_with_its_body() -> None:
     """What the load will send is what is asked once before it."""
-    target = {
-        "name": "planted",
-        "kind": "external",
-        "requests": {"one": {"request": "POST /x", "body": '{"symbols": ["AAPL"]}'}},
-    }
+    target = {"name": "planted", "kind": "external", "requests": {"one": {"request": "POST /x", "body": '{"symbols": ["AAPL"]}'}}}
     with Server(servers.fast) as server:
         opened = Target.model_validate({**target, "base_url": server.url})
         plan = LoadPlan.model_validate({"scenarios": {"s": {"executor": "burst", "concurrency": 1, "request": "one"}}})

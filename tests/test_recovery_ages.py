@@ -39,10 +39,7 @@ def rules(alerts: Sequence[Alert]) -> list[str]:
     return [alert.rule for alert in alerts]
 
 
-@pytest.mark.parametrize(
-    ("last_success_s", "expected"),
-    [(0.0, []), (SIX_HOURS, []), (SIX_HOURS + 0.001, ["no_successful_backfill"])],
-)
+@pytest.mark.parametrize(("last_success_s", "expected"), [(0.0, []), (SIX_HOURS, []), (SIX_HOURS + 0.001, ["no_successful_backfill"])])
 def test_a_backfill_may_be_as_old_as_its_limit(last_success_s: float, expected: list[str]) -> None:
     """Exactly six hours are allowed; more is not."""
     assert rules(evaluated(["fresh"], last_success_s=last_success_s)) == expected

@@ -30,10 +30,7 @@ from tapecheck.target.file import Target
 
 PLAN = config.validate(
     LoadPlan,
-    {
-        "scenarios": {"s": {"executor": "burst", "concurrency": 100, "rounds": 5, "request": "health"}},
-        "objectives": ["p95_ms < 1000"],
-    },
+    {"scenarios": {"s": {"executor": "burst", "concurrency": 100, "rounds": 5, "request": "health"}}, "objectives": ["p95_ms < 1000"]},
     file="plan",
 )
 RUN, MEASURED = "20261102T101500Z-0001", {"samples.parquet", "resources.parquet"}
@@ -59,12 +56,7 @@ class Drawn:
 
 
 def record(
-    out: Path | str,
-    *,
-    run_id: str = RUN,
-    plan: LoadPlan = PLAN,
-    chart: folders.Picture = Drawn("s"),
-    rec: Recording | None = None,
+    out: Path | str, *, run_id: str = RUN, plan: LoadPlan = PLAN, chart: folders.Picture = Drawn("s"), rec: Recording | None = None
 ) -> Recorded:
     found = load.analyse(rec or measured(run_id), plan)
     settings = load.types.settings(target="t", plan="p", run="new", out=str(out), scenarios="all", rounds=0)

@@ -61,8 +61,7 @@ def of(validation_name: str, check: Check, *found: results.Finding) -> str:
 
 
 @pytest.mark.parametrize(
-    ("objective", "action"),
-    [("success_ratio > 0.9", "read failures"), ("s.failed < 1", "read failures"), ("p95_ms < 5", "add an index")],
+    ("objective", "action"), [("success_ratio > 0.9", "read failures"), ("s.failed < 1", "read failures"), ("p95_ms < 5", "add an index")]
 )
 def test_a_miss_has_the_advice_of_what_may_have_caused_it(objective: str, action: str) -> None:
     """The generator's lag makes no request fail, and a failed request no other one slow."""

@@ -76,12 +76,7 @@ def test_larger_bars_are_exact_aggregates(symbol: str, frame: str) -> None:
 
 @pytest.mark.parametrize(
     ("day", "offset", "first", "last"),
-    [
-        ((2025, 11, 28), -5, 4, 17),
-        ((2025, 11, 3), -5, 4, 20),
-        ((2026, 3, 6), -5, 4, 20),
-        ((2026, 3, 9), -4, 4, 20),
-    ],
+    [((2025, 11, 28), -5, 4, 17), ((2025, 11, 3), -5, 4, 20), ((2026, 3, 6), -5, 4, 20), ((2026, 3, 9), -4, 4, 20)],
     ids=["half day", "after winter time", "before summer time", "after summer time"],
 )
 def test_stock_days(day: tuple[int, int, int], offset: int, first: int, last: int) -> None:

@@ -29,17 +29,8 @@ DECLARED = 'target: str = "t"  # what\nrounds: int = 0  # how many'
         ([], []),
     ],
     ids=[
-        "papermill",
-        "any value",
-        "after a magic",
-        "nothing given",
-        "own variable",
-        "before",
-        "later",
-        "no literals",
-        "cell deleted",
-        "first",
-        "none",
+        *("papermill", "any value", "after a magic", "nothing given", "own variable", "before"),
+        *("later", "no literals", "cell deleted", "first", "none"),
     ],
 )
 def test_only_the_cell_that_papermill_puts_after_the_parameters_counts(

@@ -41,10 +41,7 @@ sys.stdin.readline()
 lockfiles.release(own)
 """
 PLAN = LoadPlan.model_validate(
-    {
-        "scenarios": {"s": {"executor": "burst", "concurrency": 2, "rounds": 10, "request": "a"}},
-        "objectives": ["success_ratio > 0.1"],
-    }
+    {"scenarios": {"s": {"executor": "burst", "concurrency": 2, "rounds": 10, "request": "a"}}, "objectives": ["success_ratio > 0.1"]}
 )
 
 

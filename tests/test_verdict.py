@@ -119,8 +119,7 @@ def test_overall(verdicts: list[str], whole: Verdict, code: int) -> None:
 
 
 @pytest.mark.parametrize(
-    ("value", "text"),
-    [(10_060, "10,060"), (2_000_000.0, "2,000,000"), (999.94, "999.9"), (0.0012, "0.0012"), (0, "0")],
+    ("value", "text"), [(10_060, "10,060"), (2_000_000.0, "2,000,000"), (999.94, "999.9"), (0.0012, "0.0012"), (0, "0")]
 )
 def test_figures_are_written_for_people(value: float, text: str) -> None:
     """No count has an exponent, in a reason or in the objective itself, which can be parsed again."""

@@ -20,12 +20,7 @@ from tapecheck.errors import ConfigError, Problem
 from tapecheck.text import markdown
 
 DOUBT_SHARE = 0.2  # of a value: beyond it, that much may be what the instrument added, and the figure is marked
-OPERATORS: Mapping[str, Callable[[float, float], bool]] = {
-    "<": operator.lt,
-    "<=": operator.le,
-    ">": operator.gt,
-    ">=": operator.ge,
-}
+OPERATORS: Mapping[str, Callable[[float, float], bool]] = {"<": operator.lt, "<=": operator.le, ">": operator.gt, ">=": operator.ge}
 _NUMBER = r"[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?"
 _OBJECTIVE = re.compile(rf"\s*(?:(?P<scope>[\w-]+)\.)?(?P<metric>[a-z][a-z0-9_]*)\s*(?P<op><=|>=|<|>)\s*(?P<limit>{_NUMBER})\s*")
 

@@ -91,9 +91,7 @@ def compare_tables(found: dict[str, Any]) -> list[str]:
     """Return the table of `recorded.compare`."""
     steps = ", ".join(f"{name} {seconds:.2f} s" for name, seconds in found["steps"].items())
     return table(
-        ("whole process, each time", "of the last one", "samples of each run"),
-        [(_each(found), steps, f"{found['rows']:,}")],
-        texts=2,
+        ("whole process, each time", "of the last one", "samples of each run"), [(_each(found), steps, f"{found['rows']:,}")], texts=2
     )
 
 

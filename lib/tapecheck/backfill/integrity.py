@@ -131,7 +131,7 @@ class Counted:
                 symbols = tuple(part.symbol for part in own if t_ms in part.in_session)
                 self._shared_gaps.append(SharedGap(timeframe=name, t_ms=t_ms, symbols=symbols))
             for each, of_another in zip(own, _of_another_symbol(own), strict=True):
-                self._add(_blamed(each, shared, busy), of_another, _within(each.no_trade, closed), closed)
+                self._add(_blamed(each, shared, busy), of_another, each.no_trade[_is_within(each.no_trade, closed)], closed)
 
     def _add(self, part: Examined, of_another: IntArray, closed: IntArray, ranges: IntArray) -> None:
         """Add one series; `closed` are its slots at which the exchange was perhaps closed, within `ranges`."""
@@ -289,10 +289,6 @@ def _is_within(t: IntArray, ranges: IntArray) -> IntArray:
     """Tell of each time whether it lies in one of some ascending ranges."""
     at = np.searchsorted(ranges[:, 0], t, side="right") - 1
     return (at >= 0) & (t <= ranges[np.maximum(at, 0), 1]) if len(ranges) else np.zeros(len(t), bool)
-
-
-def _within(t: IntArray, ranges: IntArray) -> IntArray:
-    return t[_is_within(t, ranges)]
 
 
 def _of_another_symbol(parts: Sequence[Examined]) -> list[IntArray]:

@@ -75,7 +75,7 @@ def backfill_timeline(*, recording: Recording) -> figure.Chart:
         begins_s = [(spans[0].began_ns - context.began_ns) / 1e9 for spans in jobs.values()]
         ends_s = [(max(span.ended_ns for span in spans) - context.began_ns) / 1e9 for spans in jobs.values()]
         ax.vlines(begins_s, np.array(rows) + 0.02, np.array(rows) + 0.98, color="black", linewidth=0.5)
-        failed = _failed(recording)
+        failed = {_name(recording, job) for job in recording.jobs if job.state == FAILED}
         if crosses := [(last_s, row + 0.5) for (_, name), row, last_s in zip(jobs, rows, ends_s, strict=True) if name in failed]:
             look: dict[str, Any] = {"color": figure.BAD, "markersize": 9, "markeredgecolor": "white", "clip_on": False, "zorder": 5}
             ax.plot(*zip(*crosses, strict=True), "X", label="job failed", **look)
@@ -99,10 +99,6 @@ def _by_job(recording: Recording) -> dict[tuple[int, str], list[Span]]:
 def _name(recording: Recording, of: Span | Job) -> str:
     """Return the name of a job; the series of a symbol that are derived from one are one job."""
     return of.symbol if recording.context.plan.derive else f"{of.symbol} {of.timeframe}"
-
-
-def _failed(recording: Recording) -> set[str]:
-    return {_name(recording, job) for job in recording.jobs if job.state == FAILED}
 
 
 def _stages(ax: Axes, row: int, spans: Sequence[Span], zero_ns: int) -> None:
@@ -150,11 +146,7 @@ def _cell(ax: Axes, row: int, column: int, job: JobSummary, colours: mpl.cm.Scal
         luminance = np.dot(face[:3] ** 2.2, (0.2126, 0.7152, 0.0722))
         colour = "black" if luminance > 0.18 else "white"  # where both contrast alike
     elif job.state == FAILED:
-        look, text, colour = (
-            figure.HATCHED,
-            f"failed after {_seconds(job.duration_s)}" if job.duration_s else "failed",
-            figure.BAD,
-        )
+        look, text, colour = (figure.HATCHED, f"failed after {_seconds(job.duration_s)}" if job.duration_s else "failed", figure.BAD)
     ax.add_patch(Rectangle((column - 0.49, row - 0.46), 0.98, 0.92, **look))
     ax.text(column, row, text, ha="center", va="center", fontsize=9, color=colour, weight="bold" if job.state == FAILED else "normal")
 

@@ -81,7 +81,7 @@ def compare_ratios(*, recording: Recording, summary: Summary) -> figure.Chart:
     caption = _caption("After / before, of every metric: left of 1 is better", recording, rows, every)
     if not rows:
         return caption.empty("no round of which both runs count")
-    several, is_method = (any(check(proof) for proof in summary.values()) for check in (_has_several, lambda proof: proof.method_check))
+    several, is_method = any(len(one.differences) > 1 for one in summary.values()), any(one.method_check for one in summary.values())
     with caption.drawing(height=1.4 + 0.5 * len(rows)) as (chart, (ax,)):
         for y, row in enumerate(rows):
             _ratio(ax, y, row)
@@ -93,10 +93,6 @@ def compare_ratios(*, recording: Recording, summary: Summary) -> figure.Chart:
         _ratio_axis(ax, ax.xaxis, most=9)
         ax.set_xlabel(f"after / before; where more is better, before / after{'; [ ] checks the method' if is_method else ''}")
     return chart
-
-
-def _has_several(proof: ProofSummary) -> bool:
-    return len(proof.differences) > 1
 
 
 def _named(row: Row, *, several: bool) -> str:

@@ -208,11 +208,7 @@ def find(plan: RecoveryPlan) -> list[Contradiction]:
     """Return every contradiction of a plan, explained or not, those of its structure first."""
     return [
         Contradiction(
-            rule=name,
-            where=where,
-            finding=finding,
-            change=change,
-            explained=plan.explained.get(name, "") if name in EXPLAINABLE else "",
+            rule=name, where=where, finding=finding, change=change, explained=plan.explained.get(name, "") if name in EXPLAINABLE else ""
         )
         for name, rule in {**STRUCTURAL, **EXPLAINABLE}.items()
         for where, finding, change in rule(plan)

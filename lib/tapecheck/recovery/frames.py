@@ -24,10 +24,7 @@ ACTIONS: Mapping[Action, str] = {
     "warning_and_alert": "returned with a warning, and an alert raised",
     "not_found_and_trigger": "404, and enrichment triggered",
 }
-CLOCKS: Mapping[Clock, str] = {
-    "degraded": "until it answers again, if only from its fallback",
-    "full": "until all of it works as before",
-}
+CLOCKS: Mapping[Clock, str] = {"degraded": "until it answers again, if only from its fallback", "full": "until all of it works as before"}
 ALERTS = {
     "no_successful_backfill": "no backfill has succeeded for {}",
     "failed_symbols": "more than {} of the symbols failed in one run",

@@ -112,11 +112,7 @@ def _execute(path: Path, executed: Path, given: Mapping[str, Any], scratch: Path
     reports = scratch / "progress.jsonl"
     variables = {progress.FILE_VARIABLE: str(reports), "JUPYTER_RUNTIME_DIR": str(scratch), "IPYTHONDIR": str(scratch / "ipython")}
     kernel = {"transport": "ipc", "ip": str(scratch / "k")} if len(str(scratch)) < IPC_PATH_BYTES else {"transport": "tcp"}
-    with (
-        progress.follow(reports),
-        _environment(variables),
-        warnings.catch_warnings(),
-    ):
+    with progress.follow(reports), _environment(variables), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of papermill and nbclient about themselves, not of what is measured
         papermill.execute_notebook(
             str(path),

@@ -161,11 +161,7 @@ class Service:
         now = dt.datetime.now(dt.UTC)
         series = [SeriesStatus.of(*key, self.known.get(key), now) for key in sorted(wanted)]
         return StatusAnswer(
-            generated_at=now,
-            database="up" if self.store.up else "down",
-            warning=warning,
-            series=series,
-            alerts=list(self.raised),
+            generated_at=now, database="up" if self.store.up else "down", warning=warning, series=series, alerts=list(self.raised)
         )
 
     async def features(

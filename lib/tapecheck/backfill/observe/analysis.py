@@ -120,7 +120,7 @@ def summarize(recording: Recording, plan: ObservePlan) -> ObserveSummary:
     """Return the figures of an observed backfill."""
     context, exchanges = recording.context, recording.tables["exchanges"]
     began, ended, status = (exchanges.column(name).to_numpy() for name in ("began_ns", "ended_ns", "status"))
-    paths = exchanges.column("path").to_pylist()
+    paths, failures = (exchanges.column(name).to_pylist() for name in ("path", "failure"))
     sessions = recording.tables["sessions"]
     parts, kinds, sampled_share = _split(recording, _union(began, ended, context.began_ns, context.ended_ns))
     longest = sorted(kinds, key=lambda name: -kinds[name].busy_s)
@@ -140,7 +140,7 @@ def summarize(recording: Recording, plan: ObservePlan) -> ObserveSummary:
         hidden=int(max(sessions.column("hidden").to_numpy(), default=0)),
         locked_share=float((sessions.column("locked").to_numpy() > 0).mean()) if sessions.num_rows else 0.0,
         requests=len(paths),
-        by_status=_by_status(status.tolist(), exchanges.column("failure").to_pylist()),
+        by_status=dict(Counter(why or f"HTTP {code}" for why, code in zip(failures, status.tolist(), strict=True)).most_common()),
         refusals=int((status == REFUSED).sum()),
         pauses_s=_pauses_s(paths, status.tolist(), began.tolist(), ended.tolist()),
         bytes=int(exchanges.column("bytes").to_numpy().sum()),
@@ -261,10 +261,6 @@ def _series(exchanges: pa.Table, paths: Sequence[str]) -> dict[tuple[str, str], 
 
 def _slowest(series: Mapping[tuple[str, str], SeriesRequests], which: int) -> Slowest | None:
     return slowest((key[which], one.vendor_s) for key, one in series.items() if key[1])
-
-
-def _by_status(status: Iterable[int], failures: Iterable[str]) -> dict[str, int]:
-    return dict(Counter(failure or f"HTTP {code}" for code, failure in zip(status, failures, strict=True)).most_common())
 
 
 def _pauses_s(paths: Sequence[str], status: Sequence[int], began: Sequence[int], ended: Sequence[int]) -> float:

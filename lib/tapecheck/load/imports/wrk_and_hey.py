@@ -58,12 +58,7 @@ def read_wrk(path: Path) -> ImportedRun:
     tool = files.tool("wrk", "report", CLOSED, CUT_OFF, CORRECTED, CUT, *unsaid)
     if re.search(IS_WRK2, text, LINES):
         tool = Tool(name="wrk2", output="report", notes=(DUE, CUT_OFF, CUT, *unsaid))
-    return ImportedRun(
-        tool=tool,
-        summaries={tool.name: found},
-        url=origin_of(url[1]) if url else "",
-        clock_error_ms=error_s * 1000,
-    )
+    return ImportedRun(tool=tool, summaries={tool.name: found}, url=origin_of(url[1]) if url else "", clock_error_ms=error_s * 1000)
 
 
 def wrk_figures(text: str) -> tuple[ImportedSummary, float]:
