@@ -136,13 +136,18 @@ def _aliases(levels: int) -> str:
         ("a: " + "[" * 60 + "]" * 60, 1, "a" + ".0" * 50, "more than 50 levels"),
         ("[" * 5000 + "]" * 5000, None, "(file)", "more than 50 levels"),
         (_aliases(9), None, "", "more than 50,000 values, aliases written out"),
+        ("x: 1" + ":1" * 200_000, 1, "x", "a number of more than 400 characters"),
+        ("x: 1" + ":1" * 190 + ".5", 1, "x", ""),
+        ("x: !!bool maybe", 1, "x", "maybe ('maybe')"),
+        ("x: !!timestamp soon", 1, "x", ""),
+        ('x: !!int ""', 1, "x", ""),
     ],
-    ids=["map", "list", "document", "merge", "deep", "very deep", "a billion"],
+    ids=["map", "list", "document", "merge", "deep", "very deep", "a billion", *("int", "float", "bool", "time", "empty")],
 )
 def test_a_document_without_end_is_refused_with_its_place(tmp_path: Path, text: str, line: int | None, key: str, got: str) -> None:
     """An alias within what it names, too many levels, and aliases of aliases of aliases."""
     (found,) = problems_of(tmp_path, text)
-    assert found.got == got
+    assert found.got.startswith(got)
     assert (line is None or found.line == line) and found.key.startswith(key)
 
 

@@ -1,6 +1,8 @@
 """Asking a target: whatever is wrong with it is one sentence that names what was asked, and no secret is in it."""
 
+import gzip
 import time
+import tracemalloc
 from pathlib import Path
 
 import pytest
@@ -166,9 +168,24 @@ def test_a_failed_request_is_data() -> None:
 
 def test_a_body_without_an_end_is_not_kept(monkeypatch: pytest.MonkeyPatch) -> None:
     """A download where a status should be is an error, not a full memory."""
-    monkeypatch.setattr("tapecheck.http.BODY_LIMIT", 1000)
+    monkeypatch.setattr("tapecheck.target.transport.BODY_LIMIT", 1000)
     with Server(servers.body(b"x" * 2000)) as server, pytest.raises(TargetError, match="larger than 1000 bytes"):
         read(server.url)
+
+
+@pytest.mark.parametrize(("encoding", "said"), [("gzip", "larger than 33554432 bytes"), ("gzip, gzip", "'gzip, gzip'"), ("br", "'br'")])
+def test_a_body_that_unpacks_to_gigabytes_is_not_unpacked(encoding: str, said: str) -> None:
+    """Packed once, twice, or by a method that was not asked for: memory holds no more than the most that is read."""
+    packed = gzip.compress(bytes(2**28))
+    behave = servers.body(gzip.compress(packed) if "," in encoding else packed, f"Content-Encoding: {encoding}\r\n")
+    tracemalloc.start()
+    try:
+        with Server(behave) as server, pytest.raises(TargetError, match=said):
+            read(server.url)
+        assert tracemalloc.get_traced_memory()[1] < 2**27
+    finally:
+        tracemalloc.stop()
+    assert b"Accept-Encoding: gzip, deflate\r\n" in server.seen.heads[0]
 
 
 def test_times_without_an_offset_are_utc() -> None:

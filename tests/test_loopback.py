@@ -4,6 +4,7 @@ import asyncio
 import os
 import socket
 import urllib.request
+from types import SimpleNamespace
 from typing import Any
 
 import httpx
@@ -131,6 +132,8 @@ def test_code_of_others_connects_to_nothing_beyond_this_machine(monkeypatch: pyt
             requests.get("http://192.0.2.1/", timeout=20)
         with pytest.raises(OSError, match=r"market\.example\.com is beyond this machine"):
             urllib.request.urlopen("http://market.example.com/", timeout=20)
+        with pytest.raises(OSError, match=r"market\.example\.com is beyond this machine"):
+            socket.gethostbyname("market.example.com")
         with socket.socket(type=socket.SOCK_DGRAM) as datagrams, pytest.raises(PermissionError):
             datagrams.sendto(b"?", ("192.0.2.1", 53))
         with socket.socket(socket.AF_UNIX) as local, pytest.raises(FileNotFoundError):
@@ -146,10 +149,12 @@ def test_a_cluster_elsewhere_is_refused_before_it_is_asked(monkeypatch: pytest.M
     made: list[str] = []
 
     class Client:
+        scheduler = SimpleNamespace(identity=None)
+
         def __init__(self, url: str, **_: Any) -> None:
             made.append(url)
 
-        def scheduler_info(self, **_: Any) -> dict[str, Any]:
+        def sync(self, *_: Any, **__: Any) -> dict[str, Any]:
             return {"workers": {"tcp://127.0.0.1:1": {}, address.replace("dask", "tcp"): {}}}
 
         def close(self) -> None:

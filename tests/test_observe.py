@@ -6,6 +6,7 @@ import http.client
 import json
 import os
 import signal
+import socket
 import sys
 import time
 from collections.abc import Iterator, Sequence
@@ -21,6 +22,7 @@ import psycopg
 import pyarrow as pa
 import pytest
 import servers
+import yaml
 from backfills import ENVIRONMENT
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -28,6 +30,7 @@ from servers import Exchange as Request
 from servers import Server, free_port
 
 from tapecheck import config
+from tapecheck.__main__ import main
 from tapecheck.backfill.observe import analysis
 from tapecheck.backfill.observe import plan as plans
 from tapecheck.backfill.observe.plan import ObservePlan
@@ -35,7 +38,7 @@ from tapecheck.backfill.observe.proxy import ProxyProcess
 from tapecheck.backfill.observe.recording import CPU, EXCHANGES, Context, Recording
 from tapecheck.backfill.observe.sessions import ROWS, SESSIONS, SessionWatch
 from tapecheck.backfill.observe.validation import observe
-from tapecheck.compare.plan import ComparePlan, variants
+from tapecheck.compare.plan import AFTER, ComparePlan, Variant, variants
 from tapecheck.compare.session import Bench
 from tapecheck.errors import ConfigError, MeasurementError, TargetDown
 from tapecheck.runs.results import TargetInfo
@@ -143,6 +146,17 @@ def test_next_url_leads_to_the_proxy_where_that_is_asked_for() -> None:
     assert body == PAGE.replace(b"https://api.example.com", proxy.url.encode())
     assert dict(headers)["content-length"] == str(len(body))
     assert b"gzip" not in vendor.seen.heads[-1]
+
+
+def test_what_is_no_request_or_has_no_end_ends_no_proxy() -> None:
+    """Nor fills it: what it says of them is read by nobody while it runs, and a body is rewritten only as far as it is one page."""
+    with Server(servers.body(b"x" * (2**25 + 1))) as vendor, ProxyProcess(vendor.url, rewrites=True) as proxy:
+        for line in (b"GET http://h/ HTTP/1.1\r\nHost: h\r\n\r\n", b"?\r\n\r\n"):
+            for _ in range(150):
+                with socket.create_connection(("127.0.0.1", int(proxy.url.rpartition(":")[2]))) as client:
+                    client.sendall(line)
+                    client.recv(10)
+        assert asked(proxy.url)[0] == 502
 
 
 def test_a_vendor_that_breaks_off_or_is_down_is_recorded() -> None:
@@ -312,7 +326,7 @@ def target_of(sandbox: SandboxState, *command: str, **observe: Any) -> Target:
     }
     given = {"source_url": sandbox.upstream_url, "api_key": {"file": sandbox.upstream_key_file}, "database_url": sandbox.database_url}
     base = {"name": "camel", "kind": "external", "base_url": "http://127.0.0.1:9", "requests": {"status": "GET /status"}}
-    return Target.model_validate(base | {"backfill": given | {"observe": own | observe}})
+    return Target.model_validate(base | {"allow_drills": True, "backfill": given | {"observe": own | observe}})
 
 
 CAMEL = ("camel_backfill.py", "AAPL", "2026-10-01", "2026-11-01")
@@ -450,6 +464,21 @@ def test_a_wrong_target_starts_nothing(
     """It is refused by the name of what is wrong."""
     with pytest.raises(error, match=said):
         observe.run(ObservePlan(), target_of(sandbox, "-c", "pass", **more))
+
+
+def test_a_command_of_a_plan_needs_the_leave_of_the_target(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A plan may come from anybody: `check` names its commands, and none is run on a target that does not say so, nor on one it names."""
+    base = {"name": "x", "kind": "external", "base_url": "http://127.0.0.1:9", "requests": {"a": "GET /"}}
+    own = {"start": {"command": ["true"]}, "vendor_url_env": "V"}
+    target = Target.model_validate(base | {"backfill": {"source_url": "http://127.0.0.1:9", "observe": own}})
+    for key in ("command", "reset"):
+        with pytest.raises(ConfigError, match=r"allow_drills: got false, while the plan runs touch x; allowed: allow_drills: true, if"):
+            observe.run(ObservePlan.model_validate({key: ["touch", "x"]}), target)
+    (file := tmp_path / "plan.yaml").write_text("every_ms: 10\nreset: [touch, a b]\n")
+    assert main(["check", str(file)]) == 0 and "needs `allow_drills: true` on the target: touch 'a b'\n" in capsys.readouterr().out
+    (after := tmp_path / "after.yaml").write_text(yaml.safe_dump(base | {"allow_drills": True}))
+    with pytest.raises(ConfigError, match="after_target: got allow_drills: true, which target x does not say"):
+        Bench(target).check(Variant(proof="p", side=AFTER, plan=ObservePlan(), target=str(after)))
 
 
 def test_a_database_that_is_down_is_said() -> None:

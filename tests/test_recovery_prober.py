@@ -1,6 +1,7 @@
 """The prober keeps its schedule whatever the target does, and sees what an answer says."""
 
 import asyncio
+import gzip
 import os
 import signal
 import subprocess
@@ -102,7 +103,10 @@ def test_what_is_no_answer_says_why() -> None:
     with Server(servers.drips(b"HTTP/1.1 200 OK\r\nContent-Length: 100000\r\n\r\n")) as server:
         dripping = watch(server.url, SERVICE, 0.3)
     dead = watch(server.url, SERVICE, 0.2)
-    assert [{probe.error for probe in prober.probes} for prober in (dripping, dead)] == [{"timeout"}, {"ConnectError"}]
+    with Server(servers.body(gzip.compress(gzip.compress(b"{}")), "Content-Encoding: gzip, gzip\r\n")) as server:
+        packed = watch(server.url, SERVICE, 0.2)
+    errors = [{probe.error for probe in prober.probes} for prober in (dripping, dead, packed)]
+    assert errors == [{"timeout"}, {"ConnectError"}, {"DecodingError"}]
 
 
 @contextmanager

@@ -20,6 +20,19 @@ def recorded(out: Path, values: list[float], begin: int = 0, **environment: Any)
         put(out, "backfill", begin + i, set_at(METRIC, value, **environment))
 
 
+def test_a_run_that_somebody_sent_writes_no_line_of_its_own(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Whatever its target, machine and id are called: a line of the list is a run, and nothing of it is taken back."""
+
+    def forge(result: Any) -> None:
+        result["run_id"] = result["target"]["name"] = result["environment"]["host"] = "x\n20991231T000000Z-ffff pass\r\u2028good"
+
+    put(tmp_path, "backfill", 1, forge)
+    for words, count in ((["runs"], 1), (["history", METRIC], 7)):
+        assert __main__.main([*words, "--out", str(tmp_path)]) == 0
+        said = capsys.readouterr().out
+        assert len(said.splitlines()) == count and "x 20991231T000000Z-ffff pass \ufffdgood" in said
+
+
 def noise(n: int, level: float = 100, seed: int = 0, share: float = 0.05) -> list[float]:
     return (level * np.random.default_rng(seed).lognormal(0, share, n)).tolist()
 

@@ -10,6 +10,7 @@ from typing import Any
 
 import psycopg
 import pytest
+import servers
 from aged import PLAN, plan_of
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -20,7 +21,9 @@ from tapecheck.__main__ import main
 from tapecheck.errors import TargetError
 from tapecheck.recovery import ages, freshness
 from tapecheck.recovery.ages import UNMAPPED, judged
-from tapecheck.recovery.experiment import chosen
+from tapecheck.recovery.experiment import View, chosen
+from tapecheck.recovery.objectives import ProbeSchedule
+from tapecheck.recovery.prober import Prober
 from tapecheck.recovery.recording import Audit
 from tapecheck.recovery.validation import recovery
 from tapecheck.target import mapping
@@ -47,7 +50,10 @@ def test_a_time_in_every_usual_form(form: Any) -> None:
     assert mapping.moment(form) == AT
 
 
-@pytest.mark.parametrize("form", ["yesterday", "11:30", -5, True, [], {}, 1e30, "1e400", "NaN", float("inf"), 0, 12])
+BEYOND = ("0001-01-01T00:00:00+14:00", "9999-12-31T23:59:59-14:00", "Mon, 32 Jan 99999999999999 00:00:00 GMT")
+
+
+@pytest.mark.parametrize("form", ["yesterday", "11:30", -5, True, [], {}, 1e30, "1e400", "NaN", float("inf"), 0, 12, 10**400, *BEYOND])
 def test_what_is_no_time_is_refused(form: Any) -> None:
     """And what is none at all is no time, but no error."""
     with pytest.raises(ValueError, match="is no "):
@@ -174,12 +180,7 @@ class Foreign:
         request.send(json.dumps({"data": shown}).encode())
 
 
-API = {
-    "request": "coverage",
-    "series": "data",
-    "keyed_by": ["symbol"],
-    "fields": {"timeframe": "'1d'", "newest": "lastBar"},
-}
+API = {"request": "coverage", "series": "data", "keyed_by": ["symbol"], "fields": {"timeframe": "'1d'", "newest": "lastBar"}}
 SQL = "SELECT ticker AS symbol, '1d' AS timeframe, max(at) AS newest, count(*) AS rows FROM foreign_prices GROUP BY ticker"
 
 
@@ -257,17 +258,32 @@ def test_either_alone_is_enough(prices: dict[str, dt.datetime], database_url: st
         ("SELECT 1; DELETE FROM foreign_prices", "freshness.sql: cannot insert multiple commands into a prepared statement"),
         ("SELECT ticker AS symbol FROM foreign_prices", "freshness.sql gives symbol: no timeframe"),
         ("SELECT 'A' AS symbol, '1d' AS timeframe, 'soon' AS newest", "freshness.sql gives symbol, timeframe, newest: 'soon' is no time"),
+        ("SELECT generate_series(1, 1e9)::text AS symbol, '1d' AS timeframe", "freshness.sql gives more than 1,000 rows"),
         ("SELECT 'A' AS symbol, '1d' AS timeframe, pg_sleep(60)", "freshness.sql: canceling statement due to statement timeout"),
     ],
-    ids=["column", "writes", "two statements", "no timeframe", "no time", "for ever"],
+    ids=["column", "writes", "two statements", "no timeframe", "no time", "without end", "for ever"],
 )
 def test_a_statement_that_does_not_fit_is_refused(
     prices: dict[str, dt.datetime], database_url: str, monkeypatch: pytest.MonkeyPatch, sql: str, said: str
 ) -> None:
     """And it changes nothing."""
     monkeypatch.setattr(freshness, "STATEMENT_S", 1)
+    monkeypatch.setattr(freshness, "MOST_SERIES", 1000)
     with pytest.raises(TargetError, match=said):
         audited(prices, database_url, sql=sql)
+    with psycopg.connect(database_url) as connection:
+        assert connection.execute("SELECT count(*) FROM foreign_prices").fetchone() == (6,)
+
+
+def test_a_drills_statement_is_one_and_only_reads(prices: dict[str, dt.datetime], database_url: str) -> None:
+    """A probe asks it again and again, and changes nothing."""
+    views = {one: View(request=one, serves=True) for one in ("SELECT 1", "SELECT 1; DELETE FROM foreign_prices", "SELECT 1 INTO made")}
+    schedule = ProbeSchedule(period_s=0.05, timeout_s=10, slow_s=10, settle_s=0.1)
+    with Server(servers.fast) as server, Prober(server.url, views, schedule, database_url=database_url) as prober:
+        while {probe.view for probe in prober.probes.copy()} != set(views):
+            time.sleep(0.02)
+    errors = dict(zip(views, ("", "SyntaxError", "ReadOnlySqlTransaction"), strict=True))
+    assert {probe.view: probe.error for probe in prober.probes} == errors
     with psycopg.connect(database_url) as connection:
         assert connection.execute("SELECT count(*) FROM foreign_prices").fetchone() == (6,)
 

@@ -101,8 +101,8 @@ def test_a_stream_writes_no_secret_and_no_terminal_sequence() -> None:
     text.learn(KEY)
     stream = io.StringIO()
     screen = text.Screen(stream)
-    print(f"\x1b]0;PWNED\x07 {KEY}\u202e\n\r 50%\t", file=screen)
-    assert stream.getvalue() == "\ufffd]0;PWNED\ufffd ***\ufffd\n\r 50%\t\n"
+    print(f"\x1b]0;PWNED\x07 {KEY}\u202e\n\r 50%\t\rpass", file=screen)
+    assert stream.getvalue() == "\ufffd]0;PWNED\ufffd ***\ufffd\n\r 50%\t pass\n"
 
 
 @pytest.mark.parametrize(

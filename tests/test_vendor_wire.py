@@ -120,6 +120,7 @@ def test_repeated_bars_are_kept_once_and_contradictions_are_told() -> None:
 
 BAD: list[tuple[bytes, str]] = [
     (body()[:60], "not the vendor's JSON"),
+    (b'{"error":' + b"[" * 100_000, "not the vendor's JSON"),
     (b"", "not the vendor's JSON"),
     (body(bar(1, t=10**20)), "not the vendor's JSON"),
     (body(results="absent"), "results is missing, with resultsCount 2"),
@@ -180,6 +181,7 @@ STATUSES = [
     (408, b"", wire.Unreachable, True),
     (429, b"", wire.RateLimited, True),
     (502, b"<html>", wire.Unreachable, True),
+    (503, b'{"error":' + b"[" * 100_000, wire.Unreachable, True),
 ]
 
 

@@ -214,7 +214,7 @@ def _given(arguments: argparse.Namespace) -> dict[str, Any]:
     for name, value in arguments.pairs:
         given[name] = value
         if value[:1] in ("'", '"') or (value and name not in (*PATHS, "out")):
-            with contextlib.suppress(yaml.YAMLError, ValueError, RecursionError):
+            with contextlib.suppress(yaml.YAMLError, RecursionError, *config.NO_VALUE):
                 read = yaml.safe_load(value)
                 given[name] = value if isinstance(read, str) and value[0] not in "'\"" else read
     if arguments.target:

@@ -5,11 +5,11 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-import httpx
 import psycopg
 
 from tapecheck import database
 from tapecheck.backfill.plan import endpoints
+from tapecheck.backfill.session import ask_source
 from tapecheck.errors import TapecheckError, first_line, shown
 from tapecheck.http import Client
 from tapecheck.recovery import freshness
@@ -18,7 +18,6 @@ from tapecheck.recovery.recording import Row
 from tapecheck.resources import locate
 from tapecheck.target import opening, templates
 from tapecheck.target.file import Target
-from tapecheck.target.loopback import host_of, is_loopback
 from tapecheck.target.mapping import ReportedSeries
 
 EXAMPLES: dict[str, str | int | float] = {"symbol": "AAPL", "timeframe": "1d", "limit": 10}  # for the names in a template
@@ -60,7 +59,7 @@ def ask(path: str | Path) -> Iterator[AskedPart]:
 def _tried(name: str, question: Callable[[], str]) -> AskedPart:
     try:
         return AskedPart(name=name, works=True, said=question())
-    except (TapecheckError, psycopg.Error, httpx.HTTPError, OSError) as error:
+    except (TapecheckError, psycopg.Error, OSError) as error:
         return AskedPart(name=name, works=False, said=first_line(error))
 
 
@@ -106,8 +105,7 @@ def _backfill(target: Target) -> Iterator[AskedPart]:
     ends = endpoints(target)
 
     def source() -> str:
-        answer = httpx.get(ends.source_url, timeout=10, trust_env=not is_loopback(host_of(ends.source_url)))
-        return f"answers with HTTP {answer.status_code} to a request without a key"
+        return f"answers with HTTP {ask_source(ends.source_url, 10)} to a request without a key"
 
     def tables() -> str:
         with contextlib.closing(database.connect(ends.database_url, connect_timeout=5, statement_timeout="10s")) as connection:

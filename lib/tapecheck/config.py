@@ -142,14 +142,21 @@ def _places(node: yaml.Node, at: Location = (), above: tuple[yaml.Node, ...] = (
 _COMPOSER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # by libyaml, where it is there: ten times as fast
 
 
+NO_VALUE = (ValueError, ArithmeticError, LookupError, AttributeError, TypeError)  # what PyYAML raises of what is not what its tag says
+LONGEST_NUMBER = 400  # characters; what is written as 1:1:1:1, to base 60, takes the square of its length
+_NUMBERS = ("tag:yaml.org,2002:int", "tag:yaml.org,2002:float")
+
+
 class _Loader(yaml.SafeLoader):
-    """Says where a value stands that looks like a date and is none."""
+    """Says where a value stands that looks like a date or a number and is none."""
 
     def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:
+        if node.tag in _NUMBERS and len(node.value) > LONGEST_NUMBER:
+            raise yaml.constructor.ConstructorError(None, None, f"a number of more than {LONGEST_NUMBER} characters", node.start_mark)
         try:
             return super().construct_object(node, deep=deep)
-        except ValueError as error:
-            raise yaml.constructor.ConstructorError(None, None, f"{node.value} ({error})", node.start_mark) from None
+        except NO_VALUE as error:
+            raise yaml.constructor.ConstructorError(None, None, f"{node.value[:80]} ({error})", node.start_mark) from None
 
 
 class _TooLarge(Exception):

@@ -21,15 +21,12 @@ from tapecheck.target import templates
 from tapecheck.target.file import RequestTemplate, Secret, Target
 from tapecheck.target.loopback import beyond, host_of, is_loopback
 from tapecheck.target.templates import Value
-from tapecheck.target.transport import client_options
+from tapecheck.target.transport import FAILURES, LONG_HEAD, TooLarge, client_options, exchange
 
 logging.getLogger("httpx").setLevel(logging.WARNING)  # its INFO lines hold whole URLs
 
 AT_ONCE = 8
 TIMEOUT_S = 10.0  # for one answer, from the connection to its last byte
-BODY_LIMIT = 32 * 2**20
-HEAD_LIMIT = 64 * 2**10  # bytes of headers
-LONG_HEAD = f"its response headers are longer than {HEAD_LIMIT:,} bytes, the most that is read of them: let the target send fewer"
 QUOTED = 200  # characters of an unexpected body
 
 ModelT = TypeVar("ModelT", bound=BaseModel)
@@ -165,36 +162,7 @@ class Client:
             raise TargetError(f"{answer.what}: no {name} answer as expected ({why}): correct requests.{name}, or base_url") from None
 
 
-# ---- one exchange ----
-
-
-class TooLarge(Exception):
-    """An answer that is not read to its end."""
-
-
-FAILURES = (httpx.HTTPError, TimeoutError, TooLarge)  # what an exchange ends with, and `failure` describes
-
-
-async def exchange(
-    client: httpx.AsyncClient, request: httpx.Request, timeout_s: float, *, most_bytes: int | None = None, most_head_bytes: int = HEAD_LIMIT
-) -> tuple[httpx.Response, bytes]:
-    """Send a request and read its whole answer; without one, one of `FAILURES` is raised.
-
-    Args:
-        timeout_s: for all of it, since a limit on each read would let an answer drip for ever.
-        most_bytes: of the body; `BODY_LIMIT` if None.
-    """
-    parts, size, most = [], 0, most_bytes or BODY_LIMIT
-    with anyio.fail_after(timeout_s):
-        async with contextlib.aclosing(await client.send(request, stream=True)) as answer:
-            if sum(len(name) + len(value) + len(": \r\n") for name, value in answer.headers.raw) > most_head_bytes:
-                raise TooLarge(LONG_HEAD)
-            async for part in answer.aiter_bytes():
-                parts.append(part)
-                size += len(part)
-                if size > most:
-                    raise TooLarge(f"the body is larger than {most} bytes: is this the right path?")
-    return answer, b"".join(parts)
+# ---- what an exchange without an answer means ----
 
 
 def failure(what: str, error: Exception, *, timeout_s: float, hint: Callable[[], str] = str) -> TargetError:

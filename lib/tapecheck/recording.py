@@ -2,6 +2,7 @@
 
 import json
 import logging
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -19,6 +20,7 @@ from tapecheck.runs import folders
 from tapecheck.runs.results import Environment, Finding, Neighbour, TargetInfo, environment
 from tapecheck.target.file import Target
 
+NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,99}")
 CONTEXT_KEY = b"tapecheck"  # in the metadata of a recording's first table
 MOST_ROWS = 20_000_000  # of a table that is read: about 2 GB
 MOST_OBJECTS = 1_000_000  # of a table whose rows become Python objects
@@ -91,6 +93,8 @@ def read(folder: Path, kinds: Mapping[str, "Table"], context: type[ContextT]) ->
     """Read context and tables of a recording; what goes wrong is for `unreadable`."""
     tables = {name: table(folder / f"{name}.parquet", kind) for name, kind in kinds.items()}
     found = TypeAdapter(context).validate_python(json.loads(tables[next(iter(kinds))].schema.metadata[CONTEXT_KEY]))
+    if not NAME.fullmatch(found.run_id):  # it names folders
+        raise ValueError("its run id is no name of a folder")
     pa.default_memory_pool().release_unused()  # what decoding took beside the tables
     return found, tables
 

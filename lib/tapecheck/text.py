@@ -136,8 +136,8 @@ class Screen:
         self._stream = stream
 
     def write(self, text: str) -> int:
-        """Write a text."""
-        self._stream.write(legal(redact(text)))
+        """Write a text; a carriage return, which progress begins with, takes back nothing that a text says."""
+        self._stream.write(re.sub(r"(?<=[^\n])\r", " ", legal(redact(text))))
         return len(text)
 
     def __getattr__(self, name: str) -> object:

@@ -19,6 +19,7 @@ Read = Callable[[str, str, dt.datetime | None, dt.datetime | None], Bars]  # sym
 PRICES = ("o", "h", "l", "c", "vw")
 MAPPED = {"open": "o", "high": "h", "low": "l", "close": "c", "volume": "v", "vwap": "vw", "trades": "n"}
 NEEDED = ("time", "open", "high", "low", "close", "volume")
+MOST_BARS = 20_000_000  # of one series: forty years of minutes
 EARLIEST, LATEST = dt.datetime(1900, 1, 1, tzinfo=dt.UTC), dt.datetime(2200, 1, 1, tzinfo=dt.UTC)
 
 
@@ -59,7 +60,12 @@ def mapped(cursor: Any, bars: StoredBars, connection: psycopg.Connection[Any]) -
     def read(symbol: str, timeframe: str, first: dt.datetime | None, end: dt.datetime | None) -> Bars:
         values = {"symbol": symbol, "timeframe": timeframe, "start": first or EARLIEST, "end": end or LATEST}
         cursor.execute(psycopg.ClientCursor(connection).mogrify(bars.sql, values))
-        return columns(cursor.fetch_arrow_table(), bars)
+        reader, rows, batches = cursor.fetch_record_batch(), 0, list[pa.RecordBatch]()
+        for batch in reader:
+            batches.append(batch)
+            if (rows := rows + batch.num_rows) > MOST_BARS:
+                raise TargetError(f"bars.sql gives more than {MOST_BARS:,} rows of {symbol} {timeframe}: does it use its symbol and times?")
+        return columns(pa.Table.from_batches(batches, reader.schema), bars)
 
     return read
 

@@ -26,7 +26,7 @@ from tapecheck.progress import Report
 from tapecheck.runs import folders, results
 from tapecheck.target import opening
 from tapecheck.target.loopback import is_local_database, is_loopback
-from tapecheck.target.transport import client_options
+from tapecheck.target.transport import FAILURES, client_options, exchange
 from tapecheck.vendor.trace import Received
 
 log = logging.getLogger(__name__)
@@ -48,7 +48,7 @@ def run(plan: BackfillPlan, endpoints: Endpoints) -> Recording:
     try:
         if plan.begin == "audit":
             return _audit_alone(plan, endpoints)
-        _check_source(endpoints.source_url, plan.source.timeout_s)
+        ask_source(endpoints.source_url, plan.source.timeout_s)
         with schema.exclusive(endpoints.database_url, plan.database_schema):
             return _filled(*_prepared(plan, endpoints.database_url), endpoints)
     except SinkError as error:
@@ -129,24 +129,22 @@ def _audited(plan: BackfillPlan, database_url: str, jobs: list[Job], received: R
 
 def _remote(endpoints: Endpoints) -> tuple[str, ...]:
     """Return the stages that do not use this machine's cores."""
-    far = {
-        "fetch": not is_loopback(httpx.URL(endpoints.source_url).host),
-        "insert": not is_local_database(endpoints.database_url),
-    }
+    far = {"fetch": not is_loopback(httpx.URL(endpoints.source_url).host), "insert": not is_local_database(endpoints.database_url)}
     return tuple(stage for stage, is_far in far.items() if is_far)
 
 
-def _check_source(url: str, timeout_s: float) -> None:
-    """Ask for the root, without a key and so at no cost, to tell a source that is not there at once."""
+def ask_source(url: str, timeout_s: float) -> int:
+    """Ask for the root, without a key and so at no cost, to tell a source that is not there at once; return the status."""
     host = httpx.URL(url).host
 
-    async def ask() -> None:
-        async with httpx.AsyncClient(timeout=min(timeout_s, 10), **client_options(url)) as client:
-            await client.get(url)
+    async def ask() -> int:
+        async with httpx.AsyncClient(timeout=None, **client_options(url)) as client:  # noqa: S113 - see exchange
+            answer, _ = await exchange(client, client.build_request("GET", url), min(timeout_s, 10))
+        return answer.status_code
 
     try:
-        database.wait_for(ask)
-    except httpx.RequestError as error:
+        return database.wait_for(ask)
+    except FAILURES as error:
         why = first_line(error)
         raise TargetDown(f"the source {host} does not answer ({why}); nothing was fetched: is it running, and the network there?") from None
 

@@ -24,6 +24,7 @@ from tapecheck.load.plan import LoadPlan, Scenario
 from tapecheck.target import templates
 from tapecheck.target.file import RequestTemplate, Target
 from tapecheck.target.loopback import addresses, beyond, is_loopback
+from tapecheck.target.transport import FAILURES, exchange
 
 USER_AGENT = "tapecheck"
 Prepared = Mapping[str, Sequence[PreparedRequest]]
@@ -186,12 +187,12 @@ async def _check_one(client: httpx.AsyncClient, target: Target, request: Prepare
         extensions={"sni_hostname": url.host, "timeout": httpx.Timeout(None, connect=CONNECT_SHARE * timeout_s).as_dict()},
     )
     try:
-        answer, body = await http.exchange(client, sent, timeout_s, most_bytes=BODY_LIMIT, most_head_bytes=HEAD_LIMIT)
+        answer, body = await exchange(client, sent, timeout_s, most_bytes=BODY_LIMIT, most_head_bytes=HEAD_LIMIT)
     except httpx.ConnectTimeout:
         kind = "TLS: no handshake" if address.tls else "no connection"
         hint = "is this port https?" if address.tls else "the target is too busy to accept one"
         raise http.down(f"{what}: {kind} within {timeout_s:g} s: {hint}", _other_scheme(address)) from None
-    except http.FAILURES as error:
+    except FAILURES as error:
         raise http.failure(what, error, timeout_s=timeout_s, hint=lambda: _other_scheme(address)) from None
     if answer.status_code != request.expected_status:
         hint = _hint(answer, body, address)

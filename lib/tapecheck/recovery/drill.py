@@ -15,6 +15,7 @@ from typing import Any, Self
 import pyarrow as pa
 from chaoslib.run import RunEventHandler, Runner
 from chaoslib.types import Strategy
+from pydantic_core import from_json
 
 from tapecheck.errors import ConfigError, Problem, RollbackError
 from tapecheck.http import Client, tls
@@ -30,6 +31,7 @@ from tapecheck.resources import locate
 from tapecheck.target import opening, templates
 from tapecheck.target.file import RequestTemplate, Secret, Target
 from tapecheck.target.loopback import beyond, check_database, host_of, is_loopback, only
+from tapecheck.target.mapping import number
 
 log = logging.getLogger(__name__)
 logging.getLogger("chaostoolkit").setLevel(logging.CRITICAL + 1)  # no notebook needs it: a journal says the same
@@ -331,6 +333,6 @@ def _after(where: DrillTarget, request: str | None, keep: tuple[str, ...]) -> di
     with Client(where.target, timeout_s=AFTER_S) as client:
         (answer,) = client.send(where.template(request))
     with contextlib.suppress(ValueError):
-        reported = json.loads(answer.body) if answer.status == 200 else {}
-        return {name: float(reported[name]) for name in keep if isinstance(reported, dict) and isinstance(reported.get(name), int | float)}
+        reported = from_json(answer.body) if answer.status == 200 else {}
+        return {name: number(reported[name]) for name in keep if isinstance(reported, dict) and isinstance(reported.get(name), int | float)}
     return {}

@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from types import FrameType
+from typing import Any
 
 import psycopg
 from pydantic import TypeAdapter, ValidationError
@@ -165,7 +166,8 @@ def _reply(client: Client, key: Key, limit: int, answer: Answer) -> Reply:
         triggered = answer.status == 404 and NotFound.model_validate_json(answer.body).detail.triggered
     if served:
         body, expected = _BODY.validate_json(answer.body), client.expected(FEATURES, _values(key, limit))
-        unexpected = [f"{name!r} is {body.get(name)!r}, expected {value!r}" for name, value in expected.items() if body.get(name) != value]
+        wrong = ((name, body.get(name), value) for name, value in expected.items() if body.get(name) != value)
+        unexpected = [f"{name!r} is {got!r:.60}, expected {value!r}" for name, got, value in wrong]
     return Reply(
         symbol=key[0],
         timeframe=key[1],
@@ -183,6 +185,7 @@ def _reply(client: Client, key: Key, limit: int, answer: Answer) -> Reply:
 # ---- what the target's own database holds ----
 
 CONNECT_S, STATEMENT_S = 5, 10  # a frozen server accepts nobody
+MOST_SERIES = 100_000
 
 
 def read_if_there(database_url: str | None, sql: str | None = None) -> Stored | None:
@@ -215,17 +218,22 @@ def _read_mapped(connection: psycopg.Connection, sql: str) -> Stored:
     try:
         connection.execute("RESET search_path")  # tables are named as the role sees them
         (now,) = connection.execute("SELECT clock_timestamp()").fetchone() or (None,)
-        cursor = connection.cursor(binary=True).execute(sql.encode())
-        names = [column.name for column in cursor.description or ()]
-        found = [mapping.series(dict(zip(names, row, strict=True)), {}, now) for row in cursor.fetchall()]
+        cursor, found = connection.cursor(), []
+        given: Any = cursor.stream(sql.encode(), binary=True)  # row by row: there may be any number
+        with contextlib.closing(given):
+            for row in given:
+                names = names or [column.name for column in cursor.description or ()]
+                found.append(mapping.series(dict(zip(names, row, strict=True)), {}, now))
+                if len(found) > MOST_SERIES:
+                    raise TargetError(f"freshness.sql gives more than {MOST_SERIES:,} rows; it must give one a symbol and timeframe")
         read_s = time.monotonic()
     except psycopg.Error as error:
         raise TargetError(f"freshness.sql: {first_line(error)}") from None
     except ValueError as error:
         raise TargetError(f"freshness.sql gives {', '.join(names) or 'no columns'}: {error}") from None
     kept = ("symbol", "timeframe", "state", "age_s", "newest", "dated_by")
-    rows = {" ".join(one.key): Row(**{name: getattr(one, name) for name in kept}, has_features=None) for one in found}
-    return Stored(rows=rows, read_s=read_s)
+    stored = {" ".join(one.key): Row(**{name: getattr(one, name) for name in kept}, has_features=None) for one in found}
+    return Stored(rows=stored, read_s=read_s)
 
 
 def connect(database_url: str) -> psycopg.Connection:

@@ -6,7 +6,6 @@ Chaos Toolkit's own continuous probe asks again only when it was answered, so th
 """
 
 import asyncio
-import json
 import math
 import threading
 import time
@@ -17,12 +16,13 @@ from typing import Any, Self
 import httpx
 import psycopg
 import pyarrow as pa
+from pydantic_core import from_json
 
 from tapecheck.database import opened, within
 from tapecheck.recovery.experiment import View
 from tapecheck.recovery.objectives import ProbeSchedule
 from tapecheck.recovery.recording import BAD, FULL, PROBES
-from tapecheck.target.transport import client_options
+from tapecheck.target.transport import FAILURES, client_options, exchange
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,11 +128,10 @@ class Prober:
             if view.is_sql:
                 status = await self._select(view)
             else:
-                async with asyncio.timeout(self._schedule.timeout_s):
-                    status, body = await _get(client, view)
+                status, body = await _get(client, view, self._schedule.timeout_s)
         except TimeoutError:
             error = "timeout"
-        except (httpx.HTTPError, psycopg.Error, OSError) as failure:
+        except (*FAILURES, psycopg.Error, OSError) as failure:
             error = type(failure).__name__
         done_ns = time.monotonic_ns()
         state = BAD if error else view.state(status, body)
@@ -141,18 +140,18 @@ class Prober:
         self.probes.append(Probe(name, intended_ns, sent_ns, done_ns, state, reported, status, error))
 
     async def _select(self, view: View) -> int:
-        """Ask the database over a connection of its own, since an old one may hang for reasons of its own."""
+        """Ask the database one statement that only reads, over a connection of its own: an old one may hang for reasons of its own."""
         assert self._database_url, "a drill with such a view is refused where no database is named"
-        async with opened(self._database_url) as connection:
+        async with opened(self._database_url, default_transaction_read_only="on") as connection:
             with within(connection, self._schedule.timeout_s):
-                await connection.execute(view.request.encode())
+                await connection.cursor(binary=True).execute(view.request.encode())  # binary: it cannot be two
         return 200
 
 
-async def _get(client: httpx.AsyncClient, view: View) -> tuple[int, Any]:
+async def _get(client: httpx.AsyncClient, view: View, timeout_s: float) -> tuple[int, Any]:
     method, _, path = view.request.partition(" ")
-    answer = await client.request(method, path)
+    answer, body = await exchange(client, client.build_request(method, path), timeout_s)
     try:
-        return answer.status_code, json.loads(answer.content)
+        return answer.status_code, from_json(body)
     except ValueError:
         return answer.status_code, None

@@ -271,8 +271,8 @@ class Run:
     problem: str | None = None
 
     def __str__(self) -> str:
-        what = f"{self.head.verdict:<11} {self.head.target.name}" if self.head else self.problem
-        return f"{self.folder.parent.name:<10} {self.folder.name:<24} {what}"
+        what = f"{self.head.verdict:<11} {text.line(self.head.target.name)}" if self.head else self.problem
+        return f"{text.line(self.folder.parent.name):<10} {text.line(self.folder.name):<24} {what}"
 
 
 def read(path: str | Path, validation: str | None = None) -> Run:

@@ -10,7 +10,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from tapecheck import config
+from tapecheck import config, text
 from tapecheck.errors import ConfigError, Problem
 from tapecheck.runs import folders
 from tapecheck.runs.results import Environment, Result
@@ -181,10 +181,10 @@ def table(history: History) -> str:
 
 def _block(trend: Trend) -> list[str]:
     begins = {shift.first: shift for shift in trend.shifts}
-    lines = ["", f"{trend.condition}: {counted(len(trend.points), 'runs')}, {counted(len(begins), 'change points')}"]
+    lines = ["", f"{text.line(str(trend.condition))}: {counted(len(trend.points), 'runs')}, {counted(len(begins), 'change points')}"]
     for i, p in enumerate(trend.points):
         said = f"  {begins[i]}" if i in begins else ""
-        lines.append(f"  {p.started_at:%Y-%m-%d %H:%M:%S}  {p.run_id:<22} {p.code:<16} {p.value:>14,.6g}{said}")
+        lines.append(f"  {p.started_at:%Y-%m-%d %H:%M:%S}  {text.line(p.run_id):<22} {text.line(p.code):<16} {p.value:>14,.6g}{said}")
     if len(trend.points) < changepoints.NEEDS:
         lines.append(f"  a change point needs {changepoints.NEEDS} runs")
     return lines

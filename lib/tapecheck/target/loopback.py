@@ -85,6 +85,7 @@ def check_database(target: Target, url: str) -> None:
 # ---- connections ----
 
 
+_LOOKING_UP = ("socket.getaddrinfo", "socket.gethostbyname", "socket.gethostbyaddr")
 _guards: list[object] = []  # those who want nothing of this process to leave the machine
 _asking = threading.local()  # `is_loopback` looks at numbers with `getaddrinfo`, which is asked about itself
 
@@ -116,9 +117,9 @@ def _guard() -> None:
 
 
 def _check(event: str, arguments: tuple[Any, ...]) -> None:
-    if not _guards or event not in ("socket.connect", "socket.sendto", "socket.sendmsg", "socket.getaddrinfo"):
+    if not _guards or event not in ("socket.connect", "socket.sendto", "socket.sendmsg", *_LOOKING_UP):
         return
-    place = arguments[0] if event == "socket.getaddrinfo" else arguments[1][0] if isinstance(arguments[1], tuple) else None
+    place = arguments[0] if event in _LOOKING_UP else arguments[1][0] if isinstance(arguments[1], tuple) else None
     host = place.decode("ascii", "replace") if isinstance(place, bytes) else place
     if not isinstance(host, str) or getattr(_asking, "now", False):
         return

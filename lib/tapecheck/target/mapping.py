@@ -28,7 +28,10 @@ BAR = frozenset({"time", "symbol", "timeframe", "open", "high", "low", "close", 
 
 
 def _utc(moment: dt.datetime) -> dt.datetime:
-    return moment.replace(tzinfo=dt.UTC) if moment.tzinfo is None else moment.astimezone(dt.UTC)
+    try:
+        return moment.replace(tzinfo=dt.UTC) if moment.tzinfo is None else moment.astimezone(dt.UTC)
+    except OverflowError:
+        raise ValueError(f"{moment} is no time in UTC") from None
 
 
 def _named(failed: Any) -> Any:
@@ -225,7 +228,7 @@ def _of_text(text: str) -> dt.datetime:
     for parse in (dt.datetime.fromisoformat, email.utils.parsedate_to_datetime):
         try:
             return _utc(parse(text))
-        except ValueError:
+        except (ValueError, ArithmeticError, LookupError, TypeError):  # the parser of HTTP dates may stumble over anything
             continue
     raise ValueError(f"{text[:40]!r} is no time: ISO 8601 is, or a number since 1970")
 
@@ -234,7 +237,7 @@ def number(value: Any) -> float:
     """Return a number, which may stand as text. Raises ValueError: it is none, or not finite."""
     try:
         found = math.nan if isinstance(value, bool) else float(value)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         found = math.nan
     if not math.isfinite(found):
         raise ValueError(f"{str(value)[:40]!r} is no number")

@@ -16,7 +16,7 @@ import httpx
 import numpy as np
 
 from tapecheck import text
-from tapecheck.target.transport import client_options
+from tapecheck.target.transport import TooLarge, client_options, exchange
 from tapecheck.vendor import wire
 from tapecheck.vendor.bars import TICKERS, TIMEFRAMES, Bars, to_ms
 from tapecheck.vendor.rate_limit import Bucket, Budget, Retry
@@ -90,14 +90,7 @@ class Source:
         await self._client.aclose()
 
     async def pages(
-        self,
-        symbol: str,
-        timeframe: str,
-        start: dt.datetime,
-        end: dt.datetime,
-        trace: Trace | None = None,
-        *,
-        in_order: bool = True,
+        self, symbol: str, timeframe: str, start: dt.datetime, end: dt.datetime, trace: Trace | None = None, *, in_order: bool = True
     ) -> AsyncIterator[Page]:
         """Yield every page of bars whose start lies in [start, end], oldest first, each bar once.
 
@@ -137,11 +130,11 @@ class Source:
                 async with self._slots:
                     await self._token(number, trace)  # last: tokens kept while waiting for a slot would all be used at once
                     begun_s, asked_at = time.monotonic(), dt.datetime.now(dt.UTC)
-                    response = await self._answer(url, query.ticker, number, trace)
+                    response, body = await self._answer(url, query.ticker, number, trace)
                 if response.status_code != 200:
                     wish = wire.retry_after_s(response.headers.get("retry-after"), asked_at)
-                    raise wire.failure(response.status_code, response.content, query.ticker, wish)
-                answer = await anyio.to_thread.run_sync(self._decoded, response.content, query, number, trace)
+                    raise wire.failure(response.status_code, body, query.ticker, wish)
+                answer = await anyio.to_thread.run_sync(self._decoded, body, query, number, trace)
                 next_url = self._followed(answer.next_url, response.url, query.ticker)
             except SourceError as error:
                 failed = error
@@ -170,17 +163,18 @@ class Source:
                 await asyncio.sleep(delay_s)
                 delay_s = await self._bucket.ask()
 
-    async def _answer(self, url: str, ticker: str, number: int, trace: Trace) -> httpx.Response:
-        """Send one request; httpx bounds each read, so the whole answer is bounded here."""
+    async def _answer(self, url: str, ticker: str, number: int, trace: Trace) -> tuple[httpx.Response, bytes]:
+        """Send one request, and return its answer and body."""
         try:
             with trace.span("fetch", number) as cost:
                 cost.requests = 1
-                async with asyncio.timeout(self._timeout_s):
-                    response = await self._client.get(url)
-                cost.bytes = len(response.content)
-            return response
+                response, body = await exchange(self._client, self._client.build_request("GET", url), self._timeout_s)
+                cost.bytes = len(body)
+            return response, body
         except TimeoutError:
             raise Unreachable(f"{ticker}: no whole answer within {self._timeout_s:g} s") from None
+        except TooLarge as error:
+            raise BadPage(f"{ticker}: {error}") from None
         except httpx.LocalProtocolError:
             raise Refused(f"{ticker}: the request cannot be sent: is there a space or a line break in the key?") from None
         except httpx.RequestError as error:
@@ -217,10 +211,10 @@ class Source:
         try:
             async with self._slots:
                 await self._token(0, trace)
-                response = await self._answer(f"/v3/reference/tickers/{quote(ticker, safe=':')}", ticker, 0, trace)
+                response, body = await self._answer(f"/v3/reference/tickers/{quote(ticker, safe=':')}", ticker, 0, trace)
         except SourceError:
             return
-        if wire.is_unknown(response.status_code, response.content):
+        if wire.is_unknown(response.status_code, body):
             raise wire.UnknownTicker(f"{ticker}: the vendor has no bars and knows no such ticker")
 
 

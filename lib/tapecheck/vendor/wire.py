@@ -12,7 +12,7 @@ import msgspec
 import numpy as np
 
 from tapecheck.errors import TapecheckError
-from tapecheck.text import redact
+from tapecheck.text import line, redact
 from tapecheck.vendor.bars import COLUMNS, Bars, BoolArray, IntArray, Timeframe
 
 PAGE_LIMIT = 50_000  # base aggregates a page, the most that the vendor allows
@@ -137,6 +137,7 @@ class _Body(msgspec.Struct):
 
 
 _bodies = msgspec.json.Decoder(_Body)
+UNREADABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)  # what decoding raises; the last of lists in lists in lists
 
 
 def decode(body: bytes, query: BarQuery) -> Aggregates:
@@ -150,12 +151,12 @@ def decode(body: bytes, query: BarQuery) -> Aggregates:
     ticker = query.ticker
     try:
         page = _bodies.decode(body)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+    except UNREADABLE as error:
         raise BadPage(f"{ticker}: the page is not the vendor's JSON ({error}; {len(body)} bytes)") from None
     if page.status not in SUCCESS:
         text = _words(page)
         kind = STATUSES.get(page.status or "") or next((kind for words, kind in WORDS if re.search(words, text, re.IGNORECASE)), BadPage)
-        raise kind(f"{ticker}: status {redact(str(page.status))[:40]}: {text}")
+        raise kind(f"{ticker}: status {line(redact(str(page.status)))[:40]}: {text}")
     if page.ticker not in (None, ticker):
         raise BadPage(f"{ticker}: the page is of {page.ticker!r}")
     results = _results(page, ticker)
@@ -217,7 +218,7 @@ def failure(status: int, body: bytes, ticker: str, retry_after_s: float | None =
     """Return the typed error of an answer that is not a 200; the body may be empty or anything, but its message never holds the key."""
     try:
         text = _words(_bodies.decode(body))
-    except (msgspec.DecodeError, UnicodeDecodeError):
+    except UNREADABLE:
         text = "no reason given"
     error = KINDS.get(status, Unreachable if status >= 500 else Refused)(f"{ticker}: HTTP {status}: {text}")
     error.retry_after_s = retry_after_s
@@ -228,13 +229,13 @@ def is_unknown(status: int, body: bytes) -> bool:
     """Tell whether an answer about a ticker itself says that there is none; a server may well lack such answers."""
     try:
         return status == 404 and _bodies.decode(body).status == "NOT_FOUND"
-    except (msgspec.DecodeError, UnicodeDecodeError):
+    except UNREADABLE:
         return False
 
 
 def _words(said: _Body) -> str:
     """Return the vendor's own words, without the key."""
-    return redact(str(said.error or said.message or "no reason given"))[:200]
+    return line(redact(str(said.error or said.message or "no reason given")))[:200]
 
 
 def retry_after_s(value: str | None, now: dt.datetime) -> float | None:

@@ -11,10 +11,11 @@ import socket
 import ssl
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 import zlib
-from collections.abc import Awaitable, Callable, Iterator, MutableMapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, MutableMapping
 from dataclasses import asdict, dataclass
 from typing import Any, Self
 
@@ -30,6 +31,7 @@ HOST = "127.0.0.1"
 HOP_BY_HOP = frozenset((b"connection", b"keep-alive", b"proxy-connection", b"te", b"trailer", b"transfer-encoding", b"upgrade"))
 TIMEOUT_S = 120.0  # between two bytes of the vendor's: longer than any client waits
 READY_S, END_S = 30.0, 5.0
+MOST_BYTES = 32 * 2**20  # of a body that is rewritten, or of a piece of one, unpacked
 NEXT_URL = re.compile(rb'"next_url"\s*:\s*"(https?:\\?/\\?/[^/"\\]+)(?=[/"\\])')  # to the end of the host, or with the next chunk
 OVERLAP = 300  # bytes of a chunk that are looked at again with the next one: a URL's beginning may be cut
 
@@ -64,7 +66,7 @@ class _NextUrl:
         if not self._is_legible or self.origin:
             return
         try:
-            text = self._left + (self._inflate.decompress(chunk) if self._inflate else chunk)
+            text = self._left + (self._inflate.decompress(chunk, MOST_BYTES) if self._inflate else chunk)
         except zlib.error:
             self._is_legible = False
             return
@@ -94,7 +96,7 @@ class Proxy:
         )
         try:
             await self._pass_on(exchange, await self._request(scope, receive), send)
-        except httpx.HTTPError as error:
+        except (httpx.HTTPError, httpx.InvalidURL) as error:  # the latter of a path that is none
             exchange.status, exchange.failure = 0, type(error).__name__
             if not exchange.bytes:
                 await _refuse(send, f"the vendor does not answer: {type(error).__name__}\n")
@@ -119,7 +121,7 @@ class Proxy:
             chunks, headers = answer.aiter_raw(), _end_to_end(answer.headers.raw)
             next_url = _NextUrl(answer.headers.get("content-encoding", ""))
             if self._rewrites:
-                chunks, headers = self._rewritten(b"".join([chunk async for chunk in chunks]), headers)
+                chunks, headers = self._rewritten(await _whole(chunks), headers)
             await send({"type": "http.response.start", "status": answer.status_code, "headers": headers})
             async for chunk in chunks:
                 await send({"type": "http.response.body", "body": chunk, "more_body": True})
@@ -142,6 +144,15 @@ class Proxy:
     async def close(self) -> None:
         """Close the connections to the vendor."""
         await self._client.aclose()
+
+
+async def _whole(chunks: AsyncIterator[bytes]) -> bytes:
+    body = bytearray()
+    async for chunk in chunks:
+        body += chunk
+        if len(body) > MOST_BYTES:
+            raise httpx.ReadError(f"more than {MOST_BYTES:,} bytes")
+    return bytes(body)
 
 
 def _end_to_end(headers: Headers, *others: bytes) -> Headers:
@@ -203,8 +214,9 @@ class ProxyProcess:
             MeasurementError: it does not start.
         """
         command = [sys.executable, "-P", "-m", __name__]
+        self._complaints = tempfile.TemporaryFile("w+")  # a pipe that nobody reads would be full some time
         self._process = subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._complaints, text=True, start_new_session=True
         )
         assert self._process.stdin and self._process.stdout
         with contextlib.suppress(BrokenPipeError):
@@ -219,7 +231,10 @@ class ProxyProcess:
         return self
 
     def _fail(self) -> None:
-        _, complaint = self._process.communicate(timeout=READY_S)
+        self._process.communicate(timeout=READY_S)
+        with self._complaints as said:
+            said.seek(0)
+            complaint = said.read()
         if "Errno 98" in complaint or "Address already in use" in complaint:
             allowed, got = "a free port, or 0 for any", f"{self._asked['port']}, which is in use"
             raise ConfigError([Problem(file="target", key="backfill.observe.proxy_port", got=got, allowed=allowed)])
@@ -236,7 +251,7 @@ class ProxyProcess:
             self._process.kill()
             self._process.wait()
         self._reader.join(END_S)
-        for stream in (self._process.stdout, self._process.stderr):
+        for stream in (self._process.stdout, self._complaints):
             assert stream
             stream.close()
 

@@ -5,8 +5,10 @@ What a line means is its reader's business.
 
 import codecs
 import csv
+import functools
 import gzip
 import io
+import itertools
 import re
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -24,10 +26,11 @@ from tapecheck.load.recording import SCHEDULE, ImportedFigures, ImportedSummary,
 
 GZIP = b"\x1f\x8b"
 HEAD_CHARACTERS = 65_536  # by which most files are recognised
-MOST_CHARACTERS = 2**26  # of one field, since vegeta stores whole bodies, or of a document
+MOST_REQUESTS = 20_000_000  # of a file, as of a recording
+MOST_CHARACTERS = 2**26  # of one line or field, since vegeta stores whole bodies, or of a document
 UNREADABLE = (
     *(OSError, EOFError, zlib.error, csv.Error, msgspec.DecodeError),
-    *(ValueError, OverflowError, LookupError, TypeError, AttributeError),  # what a reader meets where a document has another shape
+    *(ValueError, OverflowError, LookupError, TypeError, AttributeError, RecursionError),  # where a document has another shape
 )
 
 T = TypeVar("T")
@@ -58,9 +61,9 @@ def head(path: Path, characters: int = HEAD_CHARACTERS) -> str:
 
 
 def lines(path: Path) -> Iterator[tuple[int, str]]:
-    """Yield every line with its number; a last one without an end is a broken file."""
+    """Yield every line with its number; a last one without an end is a broken file, as is one of more than `MOST_CHARACTERS`."""
     with opened(path) as file:
-        for number, line in enumerate(file, 1):
+        for number, line in enumerate(iter(functools.partial(file.readline, MOST_CHARACTERS), ""), 1):
             if not line.endswith("\n"):
                 raise BrokenFile("half a line at its end: it is half-written", number)
             yield number, line
@@ -85,7 +88,7 @@ def document(path: Path, kind: type[T], found: str | None = None) -> T:
         return msgspec.json.decode(text(path) if found is None else found, type=kind)
     except msgspec.ValidationError as error:
         raise BrokenFile(f"something else ({str(error)[:80]}): of another version") from None
-    except msgspec.DecodeError as error:
+    except (msgspec.DecodeError, RecursionError) as error:
         raise BrokenFile(f"broken JSON ({str(error)[:80]}): it is half-written") from None
 
 
@@ -216,9 +219,9 @@ class Requests:
         self._scenarios: dict[str, int] = {}
         self._labels: dict[str, int] = {}
         self._numbers: dict[tuple[str, str], int] = {}
-        self.rows = np.fromiter((row for _, row in parsed(found, self._row)), ROW)
-        if not len(self.rows):
-            raise BrokenFile("no request")
+        self.rows = np.fromiter(itertools.islice((row for _, row in parsed(found, self._row)), MOST_REQUESTS + 1), ROW)
+        if not 0 < len(self.rows) <= MOST_REQUESTS:
+            raise BrokenFile(f"more than {MOST_REQUESTS:,} requests" if len(self.rows) else "no request")
         spans = (self.rows["sent_ns"] * 1_000_003 + self.rows["done_ns"])[self.rows["done_ns"] > self.rows["sent_ns"]]
         if exact and (twice := len(spans) - len(np.unique(spans))) > len(self.rows) // 10_000:  # whatever overflows, equal ones stay equal
             raise BrokenFile(f"{twice:,} requests twice, to the nanosecond: parts of it are repeated")
@@ -232,6 +235,8 @@ class Requests:
             if len(self._numbers) < REMEMBERED:
                 self._numbers[one.method, one.name] = number
         scenario = self._scenarios.setdefault(one.scenario, len(self._scenarios))
+        if scenario > NAMES:
+            raise ValueError(f"more than {NAMES:,} scenarios")
         return one.sent_ns, one.first_byte_ns, one.done_ns, min(one.bytes, MOST_BYTES), number, one.status, one.error, scenario
 
     def _number(self, text: str, origin: str = "") -> int:
