@@ -116,12 +116,15 @@ def test_a_foreign_history_is_audited_as_it_is(prices: psycopg.Connection[Any], 
     assert {"high_below_low", "negative_volume"} <= kinds
 
 
-def test_only_the_bars_of_a_stretch_are_read(prices: psycopg.Connection[Any], database_url: str) -> None:
-    """From its beginning to before its end; an open end is open."""
+def test_only_the_bars_of_a_stretch_are_read(prices: psycopg.Connection[Any], database_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """From its beginning to before its end; an open end is open, but there are not more than fit into memory."""
     first, end = (dt.datetime(2026, 9, day, 4, tzinfo=dt.UTC) for day in (14, 18))
     with audit._snapshot(database_url) as (connection, cursor):
         read = history.mapped(cursor, StoredBars(sql=SQL), connection)
         within, after, before, whole = (len(read("AAPL", "1d", *ends)) for ends in ((first, end), (first, None), (None, end), (None, None)))
+        monkeypatch.setattr(history, "MOST_BARS", whole - 1)
+        with pytest.raises(TargetError, match=rf"bars.sql gives more than {whole - 1} rows of AAPL 1d"):
+            read("AAPL", "1d", None, None)
     assert (within, whole) == (4, after + before - within) and min(after, before) > within
 
 

@@ -188,6 +188,7 @@ REFUSED: dict[str, tuple[Callable[[], str], str]] = {
     "times of other requests": (lambda: changed("locust_slow.json", ('"1000": 10', '"1000": 9')), "9 times of 10 requests"),
     "time that runs backwards": (lambda: changed("locust_reset_stats_history.csv", ("1795956990", "1795956980")), "out of order"),
     "no zone in k6": (lambda: changed("k6.json", ('Z","value', '","value')), "a time without its zone"),
+    "lists in lists": (lambda: text_of("k6.json") + '{"metric":"http_reqs","data":' + "[" * 100_000 + "\n", "a line that cannot be read"),
     "a diary": (lambda: "dear diary", "begins with 'dear diary'"),
     "nothing": (lambda: "", "begins with ''"),
 }  # fmt: skip
@@ -214,6 +215,14 @@ def test_hey_beyond_a_million_answers_is_refused(tmp_path: Path, monkeypatch: py
     assert "more answers than the 1,000,000" in refused(write(tmp_path / "hey.txt", most))
     monkeypatch.setattr(wrk_and_hey, "MOST", 60)
     assert "more answers than" in refused(DATA / "hey.csv")
+
+
+def test_more_requests_than_a_recording_may_have_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Before all of them are read: compressed, a small file has any number; and of lines that do not end, as little is read."""
+    monkeypatch.setattr(files, "MOST_REQUESTS", 7)
+    assert "more than 7 requests" in refused(DATA / "k6.json")
+    monkeypatch.setattr(files, "MOST_CHARACTERS", 100)
+    assert "half a line" in refused(DATA / "k6.json")
 
 
 @pytest.mark.parametrize(("name", "encoding"), [*((name, "utf-8-sig") for name in SAMPLED + FIGURES), ("k6.csv", "utf-16")])

@@ -235,8 +235,8 @@ class Requests:
             if len(self._numbers) < REMEMBERED:
                 self._numbers[one.method, one.name] = number
         scenario = self._scenarios.setdefault(one.scenario, len(self._scenarios))
-        if scenario > NAMES:
-            raise ValueError(f"more than {NAMES:,} scenarios")
+        if scenario > REMEMBERED:
+            raise ValueError(f"more than {REMEMBERED:,} scenarios")
         return one.sent_ns, one.first_byte_ns, one.done_ns, min(one.bytes, MOST_BYTES), number, one.status, one.error, scenario
 
     def _number(self, text: str, origin: str = "") -> int:
