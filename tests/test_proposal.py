@@ -11,7 +11,7 @@ import yaml
 from servers import Exchange, Server, free_port, status
 
 from tapecheck.__main__ import main
-from tapecheck.proposal import propose
+from tapecheck.proposal import Proposal, propose
 from tapecheck.target.file import Target
 
 NEWEST = dt.datetime(2026, 11, 30, 11, 30, tzinfo=dt.UTC)
@@ -106,7 +106,7 @@ def test_a_page_proposes_requests_and_nothing_else(paths: Any, monkeypatch: pyte
     with Server(own) as api:
         found = Target.model_validate(yaml.safe_load(propose(api.url).text()))
     assert (found.allow_remote, found.allow_drills, found.backfill, found.freshness) == (False, False, None, None)
-    assert len(own.asked) < 120
+    assert len(own.asked) < 120 and "allow_drills" not in yaml.safe_load(Proposal(base_url="", left=["x\nallow_drills: true"]).text())
 
 
 def test_a_table_is_proposed_that_gives_rows(database_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
