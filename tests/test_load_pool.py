@@ -228,7 +228,7 @@ def test_the_time_to_connect_is_part_of_the_service_time(tls_server: Server, ca_
     warm, cold = (measure(work_for(tls_server, fresh_connections=fresh, **how)).samples for fresh in (False, True))
     assert errors(cold) == {"none": 15}
     assert service_ms(cold).min() > 2 * service_ms(warm[1:]).min()
-    assert (cold["sent_ns"] - cold["intended_ns"]).min() < 500_000  # it counts as sent before the handshake, not after
+    assert (cold["sent_ns"] - cold["intended_ns"]).min() < 1e6 * service_ms(cold).min()  # it counts as sent before the handshake, not after
 
 
 @pytest.mark.parametrize(

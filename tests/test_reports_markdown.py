@@ -29,7 +29,7 @@ def test_a_comparison_is_told_proof_by_proof(tmp_path: Path) -> None:
     evidence = told(tmp_path).evidence
     assert [text.partition(":")[0] for text in evidence[:4]] == ["bulk_copy", "concurrency", "derived_timeframes", "query_cache"]
     assert re.fullmatch(r"bulk_copy: improved, duration_s -\d+% \(-\d+% to -\d+%\), where -25% expected and -\d+% predicted", evidence[0])
-    assert re.fullmatch(r"query_cache: improved, throughput_rps \+\d+% \(\+\d+% to \+\d+%\)", evidence[3])
+    assert re.fullmatch(r"query_cache: improved, throughput_rps \+[\d,]+% \(\+[\d,]+% to \+[\d,]+%\)", evidence[3])
     assert evidence[-1].startswith("planted_regression: worse, throughput_rps -")
 
 

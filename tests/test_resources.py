@@ -47,7 +47,7 @@ def test_a_busy_process_reads_what_the_system_says_it_used() -> None:
         frame, most_s = watch.table().to_pandas(), used_s(child) - before_s
     for name in ("a", "b"):
         own = frame[frame.process == name]
-        assert 0.7 * gained_s < float(np.sum(own.cpu_ratio * np.diff(own.time_ns, prepend=began_ns))) / 1e9 < 1.1 * most_s
+        assert 0.6 * gained_s < float(np.sum(own.cpu_ratio * np.diff(own.time_ns, prepend=began_ns))) / 1e9 < 1.6 * most_s
     assert (frame[frame.process.isin(["a", "b"])].rss_mb > 1).all()
 
 

@@ -18,7 +18,7 @@ from tapecheck.runs.results import Finding, Result
 from tapecheck.statistics.intervals import Distribution
 from tapecheck.target.file import Target
 from tapecheck.validation import Analysis, Types
-from tapecheck.verdict import Check, Objective, number, parse_all, sentence
+from tapecheck.verdict import Check, Objective, number, parse_all
 
 
 class Settings(validation.Settings):
@@ -96,7 +96,7 @@ class Observe(validation.Validation[ObservePlan, Recording, ObserveSummary, Sett
         """Return where the time goes, and what makes that doubtful."""
         limit = self.bottleneck(found)
         doubts = [one.finding for one in found if one.name in ("proxy_not_asked", "pages_past_the_proxy", "database_not_touched")]
-        return " ".join(sentence(text) for text in (*doubts, limit and limit.finding) if text)
+        return " ".join(f"{text[0].upper()}{text[1:]}." for text in (*doubts, limit and limit.finding) if text)
 
     def part(self, found: Analysis[ObservePlan, Recording, ObserveSummary]) -> dict[str, Any]:
         """Return the figures of the summary."""
