@@ -83,6 +83,28 @@ def secrets() -> list[bytes]:
     return found
 
 
+def test_a_drill_loses_nothing_and_leaves_a_whole_run(sandbox: SandboxState, tmp_path: Path) -> None:
+    """With document and journals, and no secret in any of it.
+
+    How soon a service is back depends on how busy the machine is, so whether its objectives are met is not asked.
+    """
+    plan = yaml.safe_load((config.CONFIG / "rto_rpo.yaml").read_text())
+    plan["rpo"]["critical"]["symbols"], plan["rpo"]["standard"]["symbols"] = ["SPY", "BTC", "ETH"], ["AAPL", "MSFT", "GOOGL"]
+    (tmp_path / "plan.yaml").write_text(yaml.safe_dump(plan, sort_keys=False))
+    given = {"profile": "once", "drills": "database_killed", "trials": 0, "run": "new", "out": str(tmp_path / "out")}
+    settings = recovery.settings(target="config/targets/sandbox.yaml", plan=str(tmp_path / "plan.yaml"), **given)
+    todo = recovery.plan(settings)
+    folder = recovery.record(recovery.analyse(recovery.recording(todo, settings), todo), settings=settings).folder
+    assert folder and {"result.json", "probes.parquet", "bars.parquet", "journals.jsonl", "definition.md"} <= {
+        p.name for p in folder.iterdir()
+    }
+    result = folders.read(folder, "rto_rpo").result
+    assert result["rto"]["database_loss"]["trials"][0]["trial"]["drill"] == "database_killed"
+    assert sum(tier["acknowledged_bars"] for tier in result["rpo"].values()) > 50
+    assert sum(tier["lost_bars"] for tier in result["rpo"].values()) == 0
+    assert [file for file, content in artefacts(tmp_path) if any(secret in content for secret in secrets())] == []
+
+
 def test_the_path_of_make_run_on_the_sandbox(sandbox: SandboxState, tmp_path: Path) -> None:
     """`tapecheck run all` measures the running sandbox, leaves whole runs, a page and verdict lines, and the sandbox running."""
     (tmp_path / "plan.yaml").write_text(SANDBOX)
@@ -114,28 +136,6 @@ def test_the_path_of_make_run_on_the_sandbox(sandbox: SandboxState, tmp_path: Pa
     assert folder.name in (tmp_path / "results" / "index.html").read_text()
     assert [file for file, content in artefacts(tmp_path) if any(secret in content for secret in secrets())] == []
     assert supervision.status() is not None, "a sandbox that was running before stays"
-
-
-def test_a_drill_loses_nothing_and_leaves_a_whole_run(sandbox: SandboxState, tmp_path: Path) -> None:
-    """With document and journals, and no secret in any of it.
-
-    How soon a service is back depends on how busy the machine is, so whether its objectives are met is not asked.
-    """
-    plan = yaml.safe_load((config.CONFIG / "rto_rpo.yaml").read_text())
-    plan["rpo"]["critical"]["symbols"], plan["rpo"]["standard"]["symbols"] = ["SPY", "BTC", "ETH"], ["AAPL", "MSFT", "GOOGL"]
-    (tmp_path / "plan.yaml").write_text(yaml.safe_dump(plan, sort_keys=False))
-    given = {"profile": "once", "drills": "database_killed", "trials": 0, "run": "new", "out": str(tmp_path / "out")}
-    settings = recovery.settings(target="config/targets/sandbox.yaml", plan=str(tmp_path / "plan.yaml"), **given)
-    todo = recovery.plan(settings)
-    folder = recovery.record(recovery.analyse(recovery.recording(todo, settings), todo), settings=settings).folder
-    assert folder and {"result.json", "probes.parquet", "bars.parquet", "journals.jsonl", "definition.md"} <= {
-        p.name for p in folder.iterdir()
-    }
-    result = folders.read(folder, "rto_rpo").result
-    assert result["rto"]["database_loss"]["trials"][0]["trial"]["drill"] == "database_killed"
-    assert sum(tier["acknowledged_bars"] for tier in result["rpo"].values()) > 50
-    assert sum(tier["lost_bars"] for tier in result["rpo"].values()) == 0
-    assert [file for file, content in artefacts(tmp_path) if any(secret in content for secret in secrets())] == []
 
 
 def test_a_target_that_dies_in_mid_run_gives_a_whole_result(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -66,10 +66,10 @@ class _Recorder(Source):
         super().__init__(*arguments, **options)
         self.bodies: dict[str, bytes] = {}
 
-    async def _answer(self, *asked: Any) -> httpx.Response:
-        response = await super()._answer(*asked)
-        self.bodies[response.request.url.raw_path.decode()] = response.content
-        return response
+    async def _answer(self, *asked: Any) -> tuple[httpx.Response, bytes]:
+        response, body = await super()._answer(*asked)
+        self.bodies[response.request.url.raw_path.decode()] = body
+        return response, body
 
 
 def record(plan: BackfillPlan, source_url: str, folder: Path) -> dict[str, Any]:
