@@ -252,6 +252,12 @@ def test_without_a_database_its_time_is_not_claimed() -> None:
     assert {one.name for one in found.findings} == {"database_not_watched", "bottleneck_api"}
 
 
+def test_requests_within_a_longer_one_count_once() -> None:
+    """However many end before it does."""
+    found = analysed(recorded([(0, 8, PATH, 200), (1, 2, PATH, 200), (5, 6, PATH, 200)]))
+    assert found.summary.parts["vendor"].seconds == pytest.approx(8)
+
+
 def test_refusals_pauses_and_series() -> None:
     """A refusal is counted with the time until the path is asked again; tickers are as people write them; a limit gives a floor."""
     other = "/v2/aggs/ticker/AAPL/range/1/day/a/b"
