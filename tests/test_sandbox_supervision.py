@@ -181,6 +181,19 @@ def test_homes_that_cannot_be_used(tmp_path: Path, monkeypatch: pytest.MonkeyPat
         supervision.up()
 
 
+def test_a_machine_with_too_few_open_files_is_told_to_a_notebook_as_to_a_shell(tmp_path: Path) -> None:
+    """The sandbox that a measurement starts is refused with the advice and the exit code of wrong configuration."""
+    asked = (
+        "import resource, sys\nresource.setrlimit(resource.RLIMIT_NOFILE, (256, 256))\n"
+        "from tapecheck.errors import TapecheckError\nfrom tapecheck.target.opening import start_sandbox\n"
+        "try:\n    start_sandbox()\nexcept TapecheckError as error:\n    print(error)\n    sys.exit(error.exit_code)"
+    )
+    environment = os.environ | {"TAPECHECK_SANDBOX_HOME": str(tmp_path / "home")}
+    done = subprocess.run([sys.executable, "-c", asked], env=environment, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == ConfigError.exit_code
+    assert done.stdout.startswith("the sandbox did not start: machine: ulimit -Hn: got 256 open files; allowed: 1,024 or more, ")
+
+
 @pytest.mark.skipif(os.getuid() != 0, reason="only root can give a folder away")
 def test_another_users_home_is_refused(tmp_path: Path) -> None:
     """A folder that belongs to someone else is not touched."""

@@ -62,12 +62,11 @@ def notes(file: Path) -> list[str]:
 
 
 def code(file: Path) -> list[str]:
-    """Return what a valid drill or plan runs that needs a target's leave; see `Drill.code` and `ObservePlan`."""
-    if not plan_kind(file):
+    """Return what a valid drill or plan runs that needs a target's leave; see `Drill.code` and `Validation.commands`."""
+    if (kind := plan_kind(file)) is None:
         return experiment.read(file).code if _keys(file) & _EXPERIMENT else []
-    data, _ = config.read_yaml(config.find(file))
-    own = [data, *(side for proof in (data.get("proofs") or {}).values() for side in (proof.get("baseline"), proof.get("fix")))]
-    return [shlex.join(map(str, one[key])) for one in own if isinstance(one, dict) for key in ("reset", "command") if one.get(key)]
+    found = named(kind)
+    return [shlex.join(command) for command in found.commands(found.read_plan(file))]
 
 
 def shares(validations: Sequence[str], given: Mapping[str, Any]) -> dict[str, dict[str, Any]]:

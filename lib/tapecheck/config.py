@@ -2,7 +2,6 @@
 
 import hashlib
 import os
-import resource
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -376,17 +375,3 @@ def merged(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any
     """Return a mapping with changes, key by key where both are mappings."""
     both = {key: merged(base[key], value) for key, value in changes.items() if isinstance(value, dict) and isinstance(base.get(key), dict)}
     return {**base, **changes, **{key: value for key, value in both.items() if key not in REPLACED}}
-
-
-def allow_files(needed: int, why: str) -> None:
-    """Raise the soft limit of open files where it is below what is needed.
-
-    Raises:
-        ConfigError: the hard limit does not allow it.
-    """
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if resource.RLIM_INFINITY != hard < needed:
-        allowed = f"{needed:,} or more, {why}: begin in a shell with a higher limit, or raise it as root"
-        raise ConfigError([Problem(file="machine", key="ulimit -Hn", got=f"{hard} open files", allowed=allowed)])
-    if resource.RLIM_INFINITY != soft < needed:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (needed, hard))

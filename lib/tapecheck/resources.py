@@ -4,6 +4,7 @@ import contextlib
 import math
 import os
 import re
+import resource
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
@@ -13,6 +14,7 @@ from typing import Any, Self, TypeVar
 import psutil
 import pyarrow as pa
 
+from tapecheck.errors import ConfigError, Problem
 from tapecheck.target.file import ProcessSelector
 
 SCHEMA = pa.schema(
@@ -292,3 +294,17 @@ def _busy_s() -> float | None:
         return None
     idle = ("idle", "iowait", "guest", "guest_nice")  # a guest's time is in its host's
     return math.fsum(value for core in cores for name, value in core._asdict().items() if name not in idle)
+
+
+def allow_files(needed: int, why: str) -> None:
+    """Raise the soft limit of open files where it is below what is needed.
+
+    Raises:
+        ConfigError: the hard limit does not allow it.
+    """
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if resource.RLIM_INFINITY != hard < needed:
+        allowed = f"{needed:,} or more, {why}: begin in a shell with a higher limit, or raise it as root"
+        raise ConfigError([Problem(file="machine", key="ulimit -Hn", got=f"{hard} open files", allowed=allowed)])
+    if resource.RLIM_INFINITY != soft < needed:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (needed, hard))

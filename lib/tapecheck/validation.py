@@ -137,6 +137,10 @@ class Validation(ABC, Generic[PlanT, RecordingT, SummaryT, SettingsT]):
         """Return what a person should know of a valid plan."""
         return []
 
+    def commands(self, plan: PlanT) -> list[tuple[str, ...]]:
+        """Return the commands that a valid plan runs, which a target must allow."""
+        return []
+
     def asks_target(self, given: Mapping[str, Any]) -> bool:
         """Tell whether a run with such parameters of the notebook asks a target."""
         return bool(given.get("run", "new") == "new")

@@ -7,6 +7,7 @@ from typing import Any, ClassVar, Self
 from pydantic import Field, model_validator
 
 from tapecheck import validation
+from tapecheck.backfill.observe.plan import ObservePlan
 from tapecheck.backfill.plan import endpoints
 from tapecheck.compare import analysis, findings, recorded
 from tapecheck.compare import plan as plans
@@ -101,6 +102,11 @@ class Compare(validation.Validation[ComparePlan, Recording, Proofs, Settings]):
             name = recorded.validation_of(settings.before, settings.after)
             return {f"each part of {name}": plan.recorded.question(name)}
         return plan.asked() if settings.run == "new" else self.read(settings.run).questions(plan)
+
+    def commands(self, plan: ComparePlan) -> list[tuple[str, ...]]:
+        """Return the commands of the variants that are backfills of somebody else's."""
+        sides = (variant.plan for name, proof in plan.proofs.items() for variant in plans.variants(name, proof).values())
+        return list(dict.fromkeys(command for one in sides if isinstance(one, ObservePlan) for command in one.commands))
 
     def asks_target(self, given: Mapping[str, Any]) -> bool:
         """Tell whether anything is measured: recorded runs need no target."""

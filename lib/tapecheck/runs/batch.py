@@ -22,7 +22,7 @@ from papermill.exceptions import PapermillExecutionError
 from traitlets.config import Config
 from zmq import ZMQError
 
-from tapecheck import config, errors, lockfiles, progress
+from tapecheck import config, errors, lockfiles, progress, resources
 from tapecheck.errors import ConfigError, OutputError, Problem
 from tapecheck.runs import folders
 from tapecheck.runs.outcomes import CRASHED, Outcome, Recorded
@@ -60,7 +60,7 @@ def run(validation: str, given: Mapping[str, Any], out: Path | None) -> Outcome:
         KeyboardInterrupt: interrupted; the kernel is stopped and the notebook kept as crashed.
     """
     path = notebook(validation)
-    config.allow_files(FILES, "which a notebook opens without any load")
+    resources.allow_files(FILES, "which a notebook opens without any load")
     folders.check_writable(out or "")
     unfinished = out and out / "unfinished" / f"{validation}-{folders.new_id()}"
     started = time.monotonic()

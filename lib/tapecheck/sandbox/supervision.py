@@ -10,7 +10,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from tapecheck import config, lockfiles
+from tapecheck import lockfiles, resources
 from tapecheck.errors import SandboxError
 from tapecheck.progress import Report
 from tapecheck.sandbox import database, processes
@@ -65,7 +65,7 @@ def up(*, profile: Profile | None = None, until_unused: bool = False, on_progres
         if running is not None and wanted != before:
             raise SandboxError("the sandbox runs with another profile; stop it first: python -m tapecheck sandbox down")
         if running is None:
-            config.allow_files(FILES, "for each process of the sandbox")
+            resources.allow_files(FILES, "for each process of the sandbox")
             home.stays.unlink(missing_ok=True)
         if until_unused and not home.stays.exists():
             processes.leave_reaper(home)  # before the start, so that a user that is killed meanwhile is noticed

@@ -14,7 +14,7 @@ import psutil
 
 from tapecheck import config, lockfiles
 from tapecheck.config import Model
-from tapecheck.errors import SandboxError
+from tapecheck.errors import ConfigError, SandboxError
 from tapecheck.target.file import BackfillStart, BackfillTarget, DatabaseSessions, ObservedBackfill, ProcessSelector, Secret, Target, Url
 
 _SANDBOX = (sys.executable, "-P", "-m", "tapecheck", "sandbox")
@@ -122,7 +122,8 @@ def start_sandbox(*, needs_bars: bool = True) -> SandboxState:
             raise
     if process.returncode != 0:
         why = (complaint or "").strip().rpartition("error: ")[2] or "`python -m tapecheck sandbox up` says why"
-        raise SandboxError(f"the sandbox did not start: {why}")
+        kind = ConfigError if process.returncode == ConfigError.exit_code else SandboxError
+        raise kind(f"the sandbox did not start: {why}")
     state = SandboxState.model_validate_json(said)
     try:
         _supervisor = psutil.Process(state.supervisor_pid)

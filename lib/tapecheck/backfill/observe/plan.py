@@ -49,6 +49,11 @@ class ObservePlan(Model):
     reset: tuple[Argument, ...] = ()
     objectives: Annotated[tuple[Annotated[str, AfterValidator(_objective)], ...], AfterValidator(each_once)] = ()
 
+    @property
+    def commands(self) -> list[tuple[str, ...]]:
+        """The commands of the plan itself, for which a target's leave is needed."""
+        return [command for command in (self.reset, self.command) if command]
+
 
 def read_plan(path: str | Path, *, limit_s: float = 0) -> ObservePlan:
     """Read a plan; `limit_s` takes the place of its own, unless it is 0.

@@ -74,6 +74,10 @@ class Observe(validation.Validation[ObservePlan, Recording, ObserveSummary, Sett
 
         return session.run(plan, target)
 
+    def commands(self, plan: ObservePlan) -> list[tuple[str, ...]]:
+        """Return the commands that take the place of the target's own, or put things back."""
+        return plan.commands
+
     def check_target(self, target: Target | None, plan: ObservePlan | None, given: Mapping[str, Any]) -> None:
         """Make sure that a target says how its backfill is started and watched."""
         if target is not None and target.kind == "external":
