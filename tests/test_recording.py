@@ -87,7 +87,7 @@ def test_a_long_text_that_is_repeated_stays_one(tmp_path: Path) -> None:
     assert table(file, Table(pa.schema({"x": pa.dictionary(pa.int32(), pa.string())}))).num_rows == 50_000
     with pytest.raises(ValueError, match=r"x.parquet: texts of x take 5,000,000,000 bytes; at most 4,294,967,296 are read"):
         table(file, Table(pa.schema({"x": pa.string()})))
-    assert pa.default_memory_pool().bytes_allocated() <= before + 10**7
+    assert pa.default_memory_pool().bytes_allocated() <= before + 10**8
 
 
 def test_ten_million_samples_are_not_too_many() -> None:
