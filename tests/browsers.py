@@ -1,9 +1,12 @@
 """A headless browser for what is made to be seen: Debian's Chromium, or any other that is found."""
 
+import html
+import json
 import re
 import shutil
 import subprocess
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 
 NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
@@ -16,6 +19,14 @@ FRAME = """<body style="margin:0"><iframe src="{page}" style="border:0;width:{wi
   const page = document.querySelector("iframe").contentDocument, range = page.createRange();
   document.title = ({wanted});
 }}</script>"""
+
+AXE = """<script src="{axe}"></script><script>
+axe.run({{resultTypes: ["violations"]}}).then(({{violations}}) => {{
+  document.title = JSON.stringify(violations.filter(one => ["serious", "critical"].includes(one.impact)).map(
+    one => `${{one.id}}: ${{one.nodes[0].html.slice(0, 200)}} ${{one.nodes[0].failureSummary}}`));
+}});
+</script>"""
+DARK = "--blink-settings=preferredColorScheme=0"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,6 +59,19 @@ class Browser:
         found = re.search(r"<title>(\d+)</title>", self.document(frame))
         assert found is not None, "the page was not shown"
         return int(found.group(1))
+
+    def faults(self, page: Path, *words: str) -> list[str]:
+        """Return what axe-core finds seriously wrong with a page, each with the first element that it is about."""
+        axe = Path(find_spec("axe_core_python").submodule_search_locations[0]) / "axe.min.js"  # type: ignore[union-attr, index]
+        open_ = re.sub(r'<meta http-equiv="Content-Security-Policy"[^>]*>', "", page.read_text(encoding="utf-8"))  # which lets no axe in
+        copy = page.with_name(f"axe-{page.name}")
+        copy.write_text(open_.replace("</html>", AXE.format(axe=axe.as_uri()) + "</html>"), encoding="utf-8")
+        try:
+            found = re.search(r"<title>(\[.*?\])</title>", self._run("--virtual-time-budget=60000", *words, "--dump-dom", copy.as_uri()))
+        finally:
+            copy.unlink()
+        assert found is not None, "axe-core did not end"
+        return list(json.loads(html.unescape(found.group(1))))
 
     def printed_pages(self, page: Path) -> int:
         """Print a page on paper, and return how many sheets it takes."""

@@ -22,7 +22,7 @@ def put(out: Path, validation: str, minute: int, change: Callable[[Any], object]
     """Write the result.json of a run that began so many minutes after `BEGAN`, changed in place; return its folder."""
     at = BEGAN + timedelta(minutes=minute)
     result = json.loads(_text(validation))
-    result.update(run_id=f"{at:%Y%m%dT%H%M%SZ}-{minute:04x}", started_at=at.isoformat())
+    result.update(run_id=f"{at:%Y%m%dT%H%M%SZ}-{minute:04x}", started_at=at.isoformat(), scope="")
     change(result)
     folder = out / validation / result["run_id"]
     folder.mkdir(parents=True)

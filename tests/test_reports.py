@@ -5,6 +5,7 @@ where there is none, each of those tests is listed as skipped, with what was not
 """
 
 import gc
+import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,7 +16,7 @@ import nbformat
 import pandas as pd
 import pytest
 import servers
-from browsers import NAMES, Browser, installed
+from browsers import DARK, NAMES, Browser, installed
 from junitparser import JUnitXml
 from markdown_it import MarkdownIt
 from prometheus_client.openmetrics.parser import text_string_to_metric_families
@@ -23,7 +24,7 @@ from recorded_runs import check, checks, many, put, set_at
 from servers import Server
 
 from tapecheck.reports import markdown, overview, pages
-from tapecheck.runs import batch, folders, results
+from tapecheck.runs import folders, results
 from tapecheck.verdict import NEXT, Verdict, headline
 
 PAGES = ["index.html", "executive.html"]
@@ -31,6 +32,7 @@ HOSTILE = "<script>alert('x')</script> a|b ]]> `c` **d** [e](http://f) @g & \"h\
 SEEN = "<script>alert('x')</script> a|b ]]> `c` **d** [e](http://f) @g & \"h\""  # of it on one line, up to what no format can say
 
 
+SCRIPT = (Path(pages.__file__).parent / "templates" / "index.js").read_text().strip()
 FIVE = checks(*(check(verdict, name=verdict) for verdict in Verdict))
 
 
@@ -73,19 +75,46 @@ def written(tmp_path: Path) -> Path:
 # ---- what they are made from ----
 
 
-def test_the_last_run_is_the_one_measured_last(tmp_path: Path) -> None:
-    """Not an analysis of an older one that was made since; of several analyses of it the newest counts."""
-    put(tmp_path, "backfill", 10)
-    last = put(tmp_path, "backfill", 20)
-    put(tmp_path, "backfill", 30, lambda r: r.update(started_at="2026-11-01T00:10:00Z", reanalysis_of="a"))
+def test_the_last_whole_run_stands_for_its_validation(tmp_path: Path) -> None:
+    """An analysis of an older run, a part of a plan and a definition stand beside it, under their own names, as long as they are newest."""
+    put(tmp_path, "rto_rpo", 10)
+    whole = put(tmp_path, "rto_rpo", 20, checks(check("fail")))
+    for minute, name, change in (
+        (30, "rto_rpo (re-analysis)", {"started_at": "2026-11-01T00:10:00Z", "reanalysis_of": "a"}),
+        (40, "rto_rpo (definition only)", {"scope": "definition only"}),
+        (50, "rto_rpo (drills: a)", {"scope": None, "parameters": {"drills": "a"}}),
+    ):
+        put(tmp_path, "rto_rpo", minute, lambda r, change=change: r.update(change))
+        found = overview.read(tmp_path)
+        first, part = found.standings
+        assert first.entry is not None and (first.entry.folder, first.name, first.verdict) == (whole, "rto_rpo", Verdict.FAIL)
+        assert (part.name, part.verdict, part.whole) == (name, Verdict.PASS, False)
+        assert found.verdict == Verdict.FAIL, "of what is on the page"
+        pages.write(tmp_path)
+        assert [suite.name for suite in JUnitXml.fromfile(str(tmp_path / "junit.xml"))] == ["rto_rpo", name]
+        assert len(samples((tmp_path / "metrics.txt").read_text(), "tapecheck_check_value")) == 1, "the series are of the whole"
+    put(tmp_path, "rto_rpo", 60)
     (standing,) = overview.read(tmp_path).standings
-    assert standing.entry is not None
-    assert standing.entry.folder == last
-    again = put(tmp_path, "backfill", 40, lambda r: r.update(started_at="2026-11-01T00:20:00Z", reanalysis_of="b"))
-    (standing,) = overview.read(tmp_path).standings
-    assert standing.entry is not None
-    assert standing.entry.folder == again
-    assert len(standing.trend) == 2, "what was measured once is in the trend once"
+    assert (standing.whole, standing.verdict, standing.trend[1:2]) == (True, Verdict.PASS, standing.trend[-1:])
+
+
+def test_where_only_a_part_was_run_it_says_so(tmp_path: Path) -> None:
+    """No page says that a validation passed of which one scenario was sent."""
+    put(tmp_path, "load", 0, lambda r: r.update(scope="1 of 7 scenarios"))
+    pages.write(tmp_path)
+    for name in PAGES:
+        assert "Load, 1 of 7 scenarios" in words(strictly((tmp_path / name).read_text()).find("body"))
+    assert "load (1 of 7 scenarios)" in words(rendered(tmp_path / "summary.md"))
+    assert samples((tmp_path / "metrics.txt").read_text(), "tapecheck_check_value")
+
+
+def test_each_target_stands_for_itself(tmp_path: Path) -> None:
+    """The newest first; the verdict is that of all that is shown, and what failed for one target is not hidden by another's pass."""
+    put(tmp_path, "load", 0, FIVE)
+    put(tmp_path, "load", 1, lambda r: (checks(check("pass"), verdict="pass")(r), r["target"].update(name="staging")))
+    found = overview.read(tmp_path)
+    assert [(one.name, one.verdict) for one in found.standings] == [("load", Verdict.PASS), ("load (sandbox)", Verdict.FAIL)]
+    assert found.verdict == Verdict.FAIL
 
 
 def test_the_trend_is_of_runs_alike(tmp_path: Path) -> None:
@@ -262,7 +291,9 @@ def test_the_pages_are_whole_and_ask_nobody(hostile: Path, written: Path, name: 
     """No error of HTML, and nothing that is loaded: no script, style sheet, font or picture from anywhere."""
     for page in (hostile / name, written / name):
         tree = strictly(page.read_text())
-        assert not [e for e in tree.iter() if e.tag in ("script", "link", "img", "iframe", "object")]
+        assert not [e for e in tree.iter() if e.tag in ("link", "iframe", "object")]
+        assert [e.text for e in tree.iter("script")] == ([SCRIPT] if name == pages.INDEX else []), "our own script, allowed by its hash"
+        assert not [e for e in tree.iter("img") if not e.get("src").startswith("data:")]
         assert "url(" not in page.read_text()
         assert "@import" not in page.read_text()
         assert SEEN in words(tree.find("body")) or page.parent == written
@@ -274,7 +305,7 @@ def test_the_list_has_a_sparkline_and_links_that_lead_somewhere(written: Path) -
     put(written, "load", 2, FIVE)
     put(written, "backfill", 3)
     tree = strictly(pages.write(written).read_text())
-    assert len(images(tree)) == 1, "the load runs are invalid in part"
+    assert len(images(tree)) == 2
     places = {e.get("id") for e in tree.iter() if e.get("id")}
     links = [a.get("href") for a in tree.iter("a")]
     assert len(links) >= 8
@@ -318,7 +349,7 @@ def attacked(folder: Path, said: str) -> list[Path]:
     outputs += [nbformat.v4.new_output("stream", text=said), nbformat.v4.new_output("error", ename=said, evalue=said, traceback=[said])]
     cells = [nbformat.v4.new_markdown_cell(f"# {said}\n\n{said}"), nbformat.v4.new_code_cell("1", outputs=outputs)]
     nbformat.write(nbformat.v4.new_notebook(cells=cells), folder / "executed.ipynb")
-    (folder / "report.html").write_text(batch.html_report(folder / "executed.ipynb"))
+    (folder / "report.html").write_text(pages.report(nbformat.read(folder / "executed.ipynb", as_version=4)))
     return [folder / name for name in (*PAGES, "report.html")]
 
 
@@ -331,7 +362,8 @@ def test_no_page_runs_shows_or_asks_for_what_a_text_in_it_says(tmp_path: Path, b
             tree = html5lib.parse(document, namespaceHTMLElements=False)
             assert "document.title=" in words(tree.find("body")), "it stands there as text"
             assert [(e.tag, name) for e in tree.iter() for name in e.attrib if name.startswith("on")] == [], page.name
-            assert [e.tag for e in tree.iter() if e.tag in ("script", "iframe", "object", "link")] == [], page.name
+            assert [e.text for e in tree.iter("script")] == ([SCRIPT] if page.name == pages.INDEX else []), page.name
+            assert [e.tag for e in tree.iter() if e.tag in ("iframe", "object", "link")] == [], page.name
             assert not [a for a in tree.iter("a") if a.get("href", "").startswith("javascript")], page.name
             assert words(tree.find(".//title")) != "1"
         assert server.seen.connections == 0, server.seen.paths
@@ -344,10 +376,39 @@ def test_no_page_is_wider_than_a_phone(hostile: Path, written: Path, browser: Br
         assert browser.width_px(page, 390) <= 390
 
 
+def test_nothing_keeps_people_from_reading_a_page(written: Path, browser: Browser) -> None:
+    """Judged by axe-core; a picture without a text is what it finds, so that it is known to look."""
+    notebook = nbformat.read(Path(__file__).parent / "notebooks" / "load.ipynb", as_version=4)
+    (written / "report.html").write_text(pages.report(notebook))
+    for name, look in (("index.html", ()), ("executive.html", (DARK,)), ("report.html", (DARK,))):
+        assert browser.faults(written / name, *look) == [], name
+    (written / "bad.html").write_text((written / "executive.html").read_text().replace("</main>", '<img src="data:,"></main>'))
+    assert [fault.partition(":")[0] for fault in browser.faults(written / "bad.html")] == ["image-alt"]
+
+
+def test_the_list_is_filtered_and_sorted_without_a_network(tmp_path: Path, browser: Browser) -> None:
+    """By words in any column and by the figures, not by their digits; fifty rows at first, and all of them when asked for."""
+    for i in range(60):
+        put(tmp_path, "backfill", i, set_at("totals.records_per_s", 9 if i == 7 else 100 + i))
+    page = pages.write(tmp_path)
+    acts = """<script>{
+const rows = () => [...document.querySelectorAll("tbody tr")].filter(row => !row.hidden), found = [rows().length];
+document.querySelectorAll("th button")[4].click(); found.push(rows()[0].cells[4].textContent);
+document.querySelectorAll("th button")[4].click(); found.push(rows()[0].cells[4].textContent);
+document.querySelector("button.all").click(); found.push(rows().length);
+const filter = document.querySelector("input"); filter.value = "BACKFILL 00:07"; filter.oninput(); found.push(rows().length);
+document.title = found.join("|");
+}</script></html>"""
+    (tmp_path / "acts.html").write_text(re.sub("<meta http-equiv[^>]*>", "", page.read_text()).replace("</html>", acts))
+    title = html5lib.parse(browser.document(tmp_path / "acts.html"), namespaceHTMLElements=False).find(".//title").text
+    assert title == "50|9 records/s|159 records/s|60|1"
+    assert words(html5lib.parse(browser.document(page), namespaceHTMLElements=False).find(".//*[@role='status']")) == "50 of 60 runs"
+
+
 def test_the_list_breaks_no_targets_name(tmp_path: Path, browser: Browser) -> None:
     """However much was found beside it."""
     put(tmp_path, "compare", 0)
-    assert browser.lines(pages.write(tmp_path), 900, "td.any.target") == 1
+    assert browser.lines(pages.write(tmp_path), 900, "td:nth-child(4)") == 1
 
 
 def test_the_summary_is_printed_on_one_page(tmp_path: Path, browser: Browser) -> None:
@@ -383,7 +444,7 @@ def test_the_summary_is_printed_on_one_page(tmp_path: Path, browser: Browser) ->
 def test_the_report_of_a_run_shows_no_code(tmp_path: Path, browser: Browser) -> None:
     """Made from the golden notebook: its headings, verdict, tables and charts, and not one line of a cell."""
     page = tmp_path / "report.html"
-    page.write_text(batch.html_report(Path(__file__).parent / "notebooks" / "load.ipynb"))
+    page.write_text(pages.report(nbformat.read(Path(__file__).parent / "notebooks" / "load.ipynb", as_version=4)))
     body = browser.document(page).partition("<body")[2]
     assert "NOT PROVEN" in body
     assert body.count("data:image/png") >= 5

@@ -31,6 +31,10 @@ from tapecheck.target.file import Target
 from tapecheck.verdict import Check, Measured, number, overall
 
 DIGEST_CHARACTERS = 12
+ALL: Mapping[str, tuple[str | int, ...]] = {  # parameters that choose a part of a plan, and what stands for all of it
+    "profile": ("full", "once"), "days": (0,), "before": ("",),
+    **dict.fromkeys(("scenarios", "symbols", "timeframes", "drills", "proofs"), ("all",)),
+}  # fmt: skip
 
 
 class Settings(Model):
@@ -246,6 +250,20 @@ class Validation(ABC, Generic[PlanT, RecordingT, SummaryT, SettingsT]):
             said=" ".join(filter(None, (*beside, self.say(recording, summary, findings)))),
         )
 
+    def scope(self, settings: SettingsT) -> str:
+        """Say which part of the plan the parameters choose, such as `1 of 7 scenarios`; "" for all of it."""
+        given = ((name, getattr(settings, name, every[0])) for name, every in ALL.items())
+        return ", ".join(filter(None, (self._part(name, value, settings) for name, value in given if value not in ALL[name])))
+
+    def _part(self, name: str, value: str | int, settings: SettingsT) -> str:
+        fixed = {"days": f"{value} days", "before": "recorded runs", "profile": f"profile {value}"}
+        if (name, value) == ("drills", "none"):
+            return "definition only"
+        if name in fixed:
+            return fixed[name]
+        chosen, known = {one.strip() for one in str(value).split(",")}, getattr(self.read_plan(settings.plan), name, ())
+        return ("" if len(chosen) == len(known) else f"{len(chosen)} of {len(known)} {name}") if known else f"{name}: {value}"
+
     def record(
         self, found: Analysis[PlanT, RecordingT, SummaryT], *, settings: SettingsT, figures: Mapping[str, Picture] | None = None
     ) -> Recorded:
@@ -269,6 +287,7 @@ class Validation(ABC, Generic[PlanT, RecordingT, SummaryT, SettingsT]):
             headline=found.said,
             beside=None if context.beside is None else list(context.beside),
             measured_s=recordings.covered_s(spans_ns),
+            scope="unfinished run" if recording.source and source is None else self.scope(settings),
             **self.part(found),
         )
         files = {"failures.jsonl": self.failures(recording), **self.files(found)}

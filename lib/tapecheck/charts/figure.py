@@ -18,11 +18,12 @@ from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.axis import Axis
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
+from matplotlib.lines import Line2D
+from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, NullLocator
 from numpy.typing import NDArray
 
 from tapecheck.recording import Context
-from tapecheck.verdict import Objective, counted
+from tapecheck.verdict import Objective, counted, number
 
 Numbers = NDArray[np.float64] | NDArray[np.int64]
 
@@ -52,6 +53,7 @@ WIDTH_PT = 720  # of a figure
 CHARACTER = 0.55  # about how wide one is, in sizes of its font
 LEGEND_PT = 9
 TITLE_IN = 0.24  # how much of a figure's height its title takes
+MOST_SAID = 150  # characters about one axes for who cannot see it, twice
 MAX_POINTS = 4_000  # a scatter chart shows at most so many that succeeded, extremes always among them
 
 
@@ -60,15 +62,21 @@ class Chart(Figure):
 
     _pictures: Mapping[str, bytes] = {}
 
+    @property
+    def alt(self) -> str:
+        """Say what it shows to who cannot see it: its title, and of each axes the units and what is drawn, from which to which value."""
+        parts = [clean(repr(self).removeprefix("Chart: ")), *(said for ax in self.axes for said in _said(ax)), clean(self.get_supxlabel())]
+        return ". ".join(filter(None, parts))
+
     def png(self) -> bytes:
-        """Return the picture, drawn once, 1,100 pixels wide."""
-        return self._drawn("png", dpi=110)
+        """Return the picture, drawn once, 1,100 pixels wide; it carries the text of what it shows."""
+        return self._drawn("png", dpi=110, metadata={"Description": self.alt})
 
     def svg(self) -> bytes:
         """Return it as vectors, for who prints it."""
         self.png()
         self.set_layout_engine("none")  # it stays as it was laid out
-        return self._drawn("svg", metadata={"Date": None})
+        return self._drawn("svg", metadata={"Date": None, "Description": self.alt})
 
     def _drawn(self, kind: str, **how: Any) -> bytes:
         if kind not in self._pictures:
@@ -87,11 +95,28 @@ class Chart(Figure):
     def _ipython_display_(self) -> None:
         from IPython.display import display
 
-        display(self._repr_mimebundle_(), raw=True)  # type: ignore[no-untyped-call]  # past what the user has registered for figures
+        metadata = {"image/png": {"alt": self.alt}}
+        display(self._repr_mimebundle_(), raw=True, metadata=metadata)  # type: ignore[no-untyped-call]  # past what the user has registered
 
     def __repr__(self) -> str:
         titles = [ax.get_title(loc="left") for ax in self.axes]
         return f"Chart: {self.get_suptitle() or titles[0]}"
+
+
+def _said(ax: Axes) -> tuple[str, str]:
+    """Say in words what is written and what is drawn in an axes; where its rows have names, values go across."""
+    is_fixed = isinstance(ax.yaxis.get_major_locator(), FixedLocator) and ax.axison
+    rows = [text for tick in ax.get_yticklabels() if any(map(str.isalpha, text := tick.get_text()))] if is_fixed else []
+    units = [f"{way}: {label}" for way, label in (("across", ax.get_xlabel()), ("up", ax.get_ylabel())) if label]
+    drawn = []
+    for label, one in {str(one.get_label()): one for one in ax.get_legend_handles_labels()[0]}.items():
+        found = np.asarray(one.get_xdata() if rows else one.get_ydata(), np.float64) if isinstance(one, Line2D) else np.array([])
+        found = found[np.isfinite(found)]
+        drawn.append(label + (f" ({number(found.min())} to {number(found.max())})" if len(found) else ""))
+    named = [f"rows: {shorten_list(rows, MOST_SAID)}"] if rows else []
+    texts = [ax.get_title(loc="left"), *units, *named, *(text.get_text() for text in ax.texts)]
+    first, second = (", ".join(filter(None, map(clean, said))) for said in (texts, drawn))
+    return shorten(first, 2 * MOST_SAID), shorten(second, 2 * MOST_SAID)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, repr=False)

@@ -36,7 +36,7 @@ def junit(overview: Overview) -> str:
 
 
 def _suite(standing: Standing) -> TestSuite:
-    suite = TestSuite(standing.validation)
+    suite = TestSuite(legal(standing.name))
     if standing.entry is not None:
         result = standing.entry.result
         suite.timestamp, suite.hostname = result.started_at.replace(microsecond=0).isoformat(), legal(result.environment.host)
@@ -72,7 +72,10 @@ def openmetrics(overview: Overview) -> str:
     verdict = gauge("check_verdict", "1 for the verdict of the check, 0 for the others.", (*LABELS, "verdict"))
     started = gauge("run_started_timestamp_seconds", "When the run began.", ("validation", "target"))
     since = gauge("attempts_without_result", "How many attempts since the run of the checks left no result.", ("validation",))
+    whole = {(one.validation, one.entry.result.target.name) for one in overview.standings if one.entry and one.whole}
     for standing in overview.standings:
+        if standing.entry and not standing.whole and (standing.validation, standing.entry.result.target.name) in whole:
+            continue  # a part of it adds nothing to the series of the whole
         since.labels(standing.validation).set(len(standing.since))
         if standing.entry is None:
             continue

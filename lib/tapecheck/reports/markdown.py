@@ -1,13 +1,13 @@
 """What is broken, the evidence and the next action, of the last run of each validation. It judges nothing anew."""
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from tapecheck.reports.overview import Entry, Overview, Standing, number
 from tapecheck.runs.results import Finding
 from tapecheck.text import markdown
-from tapecheck.verdict import NEXT, Verdict, cut, words
+from tapecheck.verdict import NEXT, Check, Verdict, cut, words
 
 MOST = 3  # things said under one heading; a page has room for no more of four validations
 PROOFS = 7  # of a comparison, each in a line or two
@@ -21,6 +21,11 @@ QUESTIONS: Mapping[str, str] = {
     "rto_rpo": "How long until service is back after a failure, and what is lost?",
     "compare": "Did the fix work?",
 }
+NAMED = 3  # of several scenarios that miss one objective
+THINGS: Mapping[str, str] = {"load": "scenarios", "compare": "proofs", "rto_rpo": "failures and tiers"}
+MISSING: Mapping[Verdict, str] = {
+    Verdict.FAIL: "miss", Verdict.INVALID: "are invalid for", Verdict.NO_DATA: "have no data for", Verdict.NOT_PROVEN: "do not prove",
+}  # fmt: skip
 WORST_FIRST = (Verdict.FAIL, Verdict.INVALID, Verdict.NO_DATA, Verdict.NOT_PROVEN)
 
 
@@ -43,15 +48,28 @@ def of(standing: Standing) -> Brief:
         broken = ("Nothing could be measured: no attempt left a result.",)
         return Brief(standing=standing, question=question, broken=broken, evidence=_few(attempts), actions=(NEXT[Verdict.NO_DATA],))
     found = entry.result.recommendations or [one for one in (entry.result.bottleneck,) if one]
-    missed = sorted(entry.missed, key=lambda check: WORST_FIRST.index(check.verdict))
-    broken_here = [f"{c.name}: {c.objective}: {words(c.verdict)}: {c.reason} (n = {c.n:,})" for c in missed]
     return Brief(
         standing=standing,
         question=question,
-        broken=_few([*attempts, *broken_here]),
+        broken=_few([*attempts, *_missed(entry)]),
         evidence=_few(_evidence(entry, found), PROOFS if entry.proofs else MOST),
         actions=_few([one.action for one in found] or [NEXT[entry.result.verdict]]),
     )
+
+
+def _missed(entry: Entry) -> Iterator[str]:
+    """Say which objectives are not met, the worst first; what several parts of a run miss alike is said once."""
+    alike: dict[tuple[str, Verdict], list[Check]] = {}
+    for check in sorted(entry.missed, key=lambda check: WORST_FIRST.index(check.verdict)):
+        alike.setdefault((check.objective, check.verdict), []).append(check)
+    for (objective, verdict), (first, *more) in alike.items():
+        if more:
+            names = [first.name, *(one.name for one in more)]
+            others = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
+            things = THINGS.get(entry.result.validation, "parts")
+            yield f"{len(names)} {things} {MISSING[verdict]} {objective}: {', '.join(names[:NAMED])}{others}"
+        else:
+            yield f"{first.name}: {objective}: {words(verdict)}: {first.reason} (n = {first.n:,})"
 
 
 def _evidence(entry: Entry, found: Iterable[Finding]) -> list[str]:
@@ -64,7 +82,7 @@ def _evidence(entry: Entry, found: Iterable[Finding]) -> list[str]:
 
 def _with_figures(finding: Finding) -> str:
     """Return a finding, with figures where it names none of them itself and there is room."""
-    figures = [f"{name} {number(value)}" for name, value in finding.evidence.items()]
+    figures = [f"{name.replace('_', ' ')} {number(value)}" for name, value in finding.evidence.items()]
     text = f"{finding.finding} ({', '.join(figures[:FIGURES])})"
     is_said = any(_is_said(value, finding.finding) for value in finding.evidence.values())
     return finding.finding if is_said or not figures or len(text) > LONGEST else text
@@ -100,7 +118,7 @@ def text(overview: Overview) -> str:
 
 def _row(standing: Standing) -> str:
     since = ", and later attempts without a result" if standing.since else ""
-    cells = [standing.validation, f"{SIGNS[standing.verdict]} {words(standing.verdict).upper()}{since}"]
+    cells = [standing.name, f"{SIGNS[standing.verdict]} {words(standing.verdict).upper()}{since}"]
     if standing.entry is None:
         return _line([*map(markdown, cells), "", "", "", ""])
     result, main = standing.entry.result, standing.main
@@ -111,7 +129,7 @@ def _row(standing: Standing) -> str:
 
 def _details(one: Brief) -> list[str]:
     parts = {"Broken": one.broken or ("nothing: every objective is met",), "Evidence": one.evidence, "Next action": one.actions}
-    lines = ["<details>", f"<summary>{one.standing.validation}: what is broken, the evidence, the next action</summary>", ""]
+    lines = ["<details>", f"<summary>{markdown(one.standing.name)}: what is broken, the evidence, the next action</summary>", ""]
     for heading, said in parts.items():
         lines += [f"**{heading}**", "", *(f"- {markdown(text)}" for text in said), ""]
     return [*lines, "</details>", ""]

@@ -1,4 +1,4 @@
-"""What all reports are made from: how each recorded run begins, and the last of each validation. It writes nothing."""
+"""What all reports are made from: how each recorded run begins, and what stands for each validation. It writes nothing."""
 
 import os
 from collections.abc import Iterator, Mapping, Sequence
@@ -27,23 +27,38 @@ class MainFigure:
     unit: str
 
 
-MAIN: Mapping[str, MainFigure] = {
-    "load": MainFigure(path="scenarios.*.response_time_ms.p95.value", name="p95 of the slowest scenario", unit="ms"),
-    "backfill": MainFigure(path="totals.records_per_s", name="throughput", unit="records/s"),
-    "observe": MainFigure(path="duration_s", name="wall time", unit="s"),
-    "rto_rpo": MainFigure(path="rto.*.recover_s.max", name="slowest recovery", unit="s"),
+MAIN: Mapping[str, tuple[MainFigure, ...]] = {  # the first that a run has
+    "load": (
+        MainFigure(path="capacity.knee_rps", name="capacity", unit="requests/s"),
+        MainFigure(path="scenarios.*.response_time_ms.p95.value", name="p95 of the slowest scenario", unit="ms"),
+    ),
+    "backfill": (MainFigure(path="totals.records_per_s", name="throughput", unit="records/s"),),
+    "observe": (MainFigure(path="duration_s", name="wall time", unit="s"),),
+    "rto_rpo": (MainFigure(path="rto.*.recover_s.max", name="slowest recovery", unit="s"),),
 }
+TITLES: Mapping[str, str] = {
+    "load": "Load", "backfill": "Backfill", "observe": "Backfill, observed", "rto_rpo": "Recovery", "compare": "Comparison",
+}  # fmt: skip
+PICTURES: Mapping[str, tuple[str, ...]] = {  # the chart that says most, the first that a run has
+    "load": ("capacity", "percentiles"), "backfill": ("stages",), "observe": ("parts",), "rto_rpo": ("rto",), "compare": ("ratios",),
+}  # fmt: skip
+CHOSEN = ("scenarios", "symbols", "timeframes", "drills", "proofs")  # parameters of a run that does not say its scope
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Entry:
-    """A run: where it lies below the output folder, as a link, how its result begins, its main metric, and of a comparison its proofs."""
+    """A run: where it lies below the output folder, as a link, how its result begins, its main metric, and of a comparison its proofs.
+
+    `picture` is its chart that says most, if it has one.
+    """
 
     folder: Path
     link: str
     result: Result
+    figure: MainFigure | None
     main: float | None
     proofs: tuple[str, ...] = ()
+    picture: Path | None = None
 
     @property
     def code(self) -> str:
@@ -54,6 +69,14 @@ class Entry:
     def is_ours(self) -> bool:
         """Whether it was measured here; else it is what another tool's file said."""
         return "tapecheck" in self.result.environment.versions
+
+    @property
+    def scope(self) -> str:
+        """Why it does not stand for its validation: which part of the plan it is of, or of which run an analysis; "" if it does."""
+        given = {name: str(value) for name, value in self.result.parameters.items() if name in CHOSEN and value != "all"}
+        part = "definition only" if given.get("drills") == "none" else ", ".join(f"{name}: {value}" for name, value in given.items())
+        again = "re-analysis" if self.result.reanalysis_of and self.is_ours else ""
+        return ", ".join(filter(None, (part if self.result.scope is None else self.result.scope, again)))
 
     @property
     def report(self) -> bool:
@@ -86,12 +109,15 @@ class Broken:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Standing:
-    """How a validation stands: its run that was measured last, of several analyses the newest, or None if there is none.
+    """How a validation of a target stands: by its run that was measured last, or None if there is none.
 
-    `trend` holds the main metric of that run and the runs like it, oldest first; `since` the attempts after it that left no result.
+    A run of a part of its plan, or an analysis of an earlier run, stands for itself alone, and only while it is the newest; `whole`
+    is False then. `trend` holds the main metric of that run and the runs like it, oldest first; `since` the attempts after it that
+    left no result.
     """
 
     validation: str
+    name: str
     entry: Entry | None
     trend: tuple[float, ...]
     since: tuple[Broken, ...]
@@ -102,14 +128,24 @@ class Standing:
         return self.entry.result.verdict if self.entry else Verdict.NO_DATA
 
     @property
+    def whole(self) -> bool:
+        """Whether its run stands for all of its validation."""
+        return self.entry is None or not self.entry.scope
+
+    @property
+    def title(self) -> str:
+        """Its validation in words, and which part of it."""
+        return TITLES[self.validation] + (f", {self.entry.scope}" if self.entry and self.entry.scope else "")
+
+    @property
     def main(self) -> MainFigure | None:
         """The main metric, if the run has it."""
-        return MAIN.get(self.validation) if self.trend else None
+        return self.entry.figure if self.entry else None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Overview:
-    """An output folder: its runs, newest first, what cannot be read, and how each validation stands."""
+    """An output folder: its runs, newest first, what cannot be read, and how each validation of each target stands."""
 
     entries: tuple[Entry, ...]
     broken: tuple[Broken, ...]
@@ -117,7 +153,7 @@ class Overview:
 
     @property
     def verdict(self) -> Verdict:
-        """The verdict over all validations; an attempt that left no result is no data."""
+        """The verdict over all that stands there; an attempt that left no result is no data."""
         since = [Verdict.NO_DATA for standing in self.standings if standing.since]
         return overall([*(standing.verdict for standing in self.standings), *since])
 
@@ -128,19 +164,28 @@ def read(out: Path) -> Overview:
     entries = [one for one in found if isinstance(one, Entry)]
     broken = [one for one in found if isinstance(one, Broken)]
     attempts = [*broken, *_unfinished(out)]
-    standings = (_standing(validation, entries, attempts) for validation in config.VALIDATIONS)
-    return Overview(entries=tuple(entries), broken=tuple(broken), standings=tuple(one for one in standings if one.entry or one.since))
+    return Overview(entries=tuple(entries), broken=tuple(broken), standings=tuple(_standings(entries, attempts)))
 
 
 def _read(run: Run, out: Path) -> Entry | Broken:
     link = quote(os.path.relpath(run.folder, out))
     if run.head is None:
         return Broken(validation=run.folder.parent.name, run_id=run.folder.name, link=link, problem=run.problem or "")
-    main = MAIN.get(run.head.validation)
-    value = None if main is None or history.doubtful(run.head, main.path) else history.value_at(run.result, main.path)
+    figure, value = _main(run.head, run.result)
     proofs = {**run.result.get("proofs", {}), **run.result.get("method_check", {})}
     said = tuple(f"{name}: {_proof(one)}" for name, one in proofs.items())
-    return Entry(folder=run.folder, link=link, result=run.head, main=value, proofs=said)
+    pictures = (run.folder / f"{name}.png" for name in PICTURES[run.head.validation])
+    picture = next((one for one in pictures if one.exists()), None)
+    return Entry(folder=run.folder, link=link, result=run.head, figure=figure, main=value, proofs=said, picture=picture)
+
+
+def _main(head: Result, result: Mapping[str, Any]) -> tuple[MainFigure | None, float | None]:
+    """Return the first main metric that a run has and that is no invalid measurement; a sweep leaves its invalid levels out itself."""
+    for one in MAIN.get(head.validation, ()):
+        value = history.value_at(result, one.path)
+        if value is not None and (one.path.startswith("capacity") or not history.doubtful(head, one.path)):
+            return one, value
+    return None, None
 
 
 def _proof(proof: Mapping[str, Any]) -> str:
@@ -159,16 +204,38 @@ def _unfinished(out: Path) -> Iterator[Broken]:
         yield Broken(validation=validation, run_id=run_id, link=quote(f"unfinished/{folder.name}"), problem="the notebook ended early")
 
 
-def _standing(validation: str, entries: Sequence[Entry], attempts: Sequence[Broken]) -> Standing:
-    every = [entry for entry in entries if entry.result.validation == validation]
-    own = [entry for entry in every if entry.is_ours] or every  # what another tool's file says does not hide what was measured here
-    own.sort(key=lambda entry: (entry.result.started_at, entry.result.run_id))
-    last, newest = own[-1] if own else None, max((entry.result.run_id for entry in own), default="")
-    since = tuple(one for one in attempts if one.validation == validation and one.run_id > newest)
-    alike = [e for e in own if e.result.reanalysis_of is None and last and history.condition(e.result) == history.condition(last.result)]
-    measured = [entry for entry in alike if last and entry.result.started_at < last.result.started_at]
-    trend = [entry.main for entry in (*measured, last) if entry and entry.main is not None] if last and last.main is not None else []
-    return Standing(validation=validation, entry=last, trend=tuple(trend[-SPARKS:]), since=since)
+def _standings(entries: Sequence[Entry], attempts: Sequence[Broken]) -> Iterator[Standing]:
+    """Yield what stands for each validation of each target, the target of the newest run first."""
+    left = list(attempts)
+    for n, target in enumerate(dict.fromkeys(entry.result.target.name for entry in entries)):
+        for validation in config.VALIDATIONS:
+            every = [e for e in entries if (e.result.validation, e.result.target.name) == (validation, target)]
+            own = [entry for entry in every if entry.is_ours] or every  # what another tool says does not hide what was measured here
+            for entry in _shown(own):
+                newest = max(one.result.run_id for one in own)
+                since = tuple(one for one in left if one.validation == validation and one.run_id > newest)
+                left = [one for one in left if one.validation != validation]
+                about = ", ".join(filter(None, (entry.scope, target if n else "")))
+                name = validation + (f" ({about})" if about else "")
+                yield Standing(validation=validation, name=name, entry=entry, trend=_trend(entry, own), since=since)
+    for validation in config.VALIDATIONS:
+        if since := tuple(one for one in left if one.validation == validation):
+            yield Standing(validation=validation, name=validation, entry=None, trend=(), since=since)
+
+
+def _shown(own: Sequence[Entry]) -> list[Entry]:
+    """Return the whole run that was measured last, and the newest run after it that is of a part, or analysed again."""
+    whole = max((e for e in own if not e.scope), key=lambda e: (e.result.started_at, e.result.run_id), default=None)
+    part = max((e for e in own if e.scope), key=lambda e: e.result.run_id, default=None)
+    is_newer = part and (whole is None or part.result.run_id > whole.result.run_id)
+    return [one for one in (whole, part if is_newer else None) if one]
+
+
+def _trend(last: Entry, own: Sequence[Entry]) -> tuple[float, ...]:
+    """Return the main metric of a run and of the runs like it before, oldest first; of each measurement once."""
+    like = [e for e in own if e.result.reanalysis_of is None and e.result.started_at < last.result.started_at and e.figure == last.figure]
+    alike = sorted((e for e in like if history.condition(e.result) == history.condition(last.result)), key=lambda e: e.result.started_at)
+    return tuple(entry.main for entry in (*alike, last) if entry.main is not None)[-SPARKS:]
 
 
 # ---- wording ----

@@ -3,7 +3,6 @@
 import errno
 import logging
 import os
-import re
 import sys
 import time
 import warnings
@@ -12,18 +11,16 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import bleach
 import nbformat
 import papermill
-from bleach.css_sanitizer import CSSSanitizer
 from jupyter_client.manager import AsyncKernelManager
-from nbconvert import HTMLExporter
 from papermill.exceptions import PapermillExecutionError
 from traitlets.config import Config
 from zmq import ZMQError
 
 from tapecheck import config, errors, lockfiles, progress, resources
 from tapecheck.errors import ConfigError, OutputError, Problem
+from tapecheck.reports import pages
 from tapecheck.runs import folders
 from tapecheck.runs.outcomes import CRASHED, Outcome, Recorded
 from tapecheck.verdict import Verdict, exit_code
@@ -181,36 +178,5 @@ def _keep(executed: Path, folder: Path | None) -> Path | None:
     """Move an executed notebook into a folder, with a report of its outputs and prose."""
     if folder is None or not executed.exists():
         return None
-    folders.write_file(folder / "report.html", html_report(executed).encode())
-    folders.write_file(folder / "notebook.ipynb", executed.read_bytes())
+    pages.keep(nbformat.read(executed, as_version=4), folder)  # type: ignore[no-untyped-call]
     return folder
-
-
-# ---- report.html ----
-
-POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:; font-src data:; base-uri 'none'; form-action 'none'"
-TAGS = {
-    *bleach.ALLOWED_TAGS, "br", "caption", "col", "colgroup", "dd", "del", "details", "div", "dl", "dt", "h1", "h2", "h3", "h4", "h5", "h6",
-    "hr", "p", "pre", "s", "span", "sub", "summary", "sup", "table", "tbody", "td", "tfoot", "th", "thead", "tr",
-}  # fmt: skip
-ATTRIBUTES = {"*": ["class", "id", "style"], "a": ["href"], "td": ["colspan", "rowspan"], "th": ["colspan", "rowspan", "scope"]}
-_NO_TEXT = re.compile(r"<(script|style)\b.*?</\1\s*>", re.IGNORECASE | re.DOTALL)  # elements whose content is no text to show
-
-
-def html_report(executed: Path) -> str:
-    """Return a self-contained HTML page of a notebook's prose and outputs, without its code and without any script."""
-    hide = {"exclude_input": True, "exclude_input_prompt": True, "exclude_output_prompt": True}
-    exporter = HTMLExporter(**hide, embed_images=True, sanitize_html=True)  # type: ignore[no-untyped-call]
-    exporter.register_filter("clean_html", _clean)  # type: ignore[no-untyped-call]
-    exporter.mathjax_url = exporter.require_js_url = exporter.jquery_url = exporter.mermaid_js_url = ""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        body, _ = exporter.from_filename(str(executed))
-    without_scripts = re.sub(r"<script\b.*?</script\s*>", "", str(body), flags=re.IGNORECASE | re.DOTALL)  # the exporter's own
-    return without_scripts.replace("<head>", f'<head><meta http-equiv="Content-Security-Policy" content="{POLICY}">', 1)
-
-
-def _clean(output: str) -> str:
-    """Return what prose or an output says in HTML, with no element or attribute but those that format text."""
-    style = CSSSanitizer(allowed_css_properties=["text-align"])
-    return str(bleach.clean(_NO_TEXT.sub("", output), tags=TAGS, attributes=ATTRIBUTES, css_sanitizer=style, strip=True))

@@ -75,7 +75,7 @@ class Result:
 
     `headline` says in a sentence or two what was found beyond the verdict, `plan_digest` is the same for plans that say the same;
     `measured_s` is how long measurements ran, None where another tool measured; `beside` are the other measurements on this
-    machine meanwhile, None where that is not known.
+    machine meanwhile, None where that is not known. `scope` says which part of the plan was run, "" for all of it.
     """
 
     schema_version: int = SCHEMA_VERSION
@@ -94,6 +94,7 @@ class Result:
     plan_digest: str | None = None
     beside: list[Neighbour] | None = None
     measured_s: float | None = None
+    scope: str | None = None
 
     def main_figures(self) -> list[str]:
         """Return the figures that say most, each with its unit, for the one table that shows all validations."""
