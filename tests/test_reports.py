@@ -25,6 +25,7 @@ from servers import Server
 
 from tapecheck.reports import markdown, overview, pages
 from tapecheck.runs import folders, results
+from tapecheck.runs.page import report
 from tapecheck.verdict import NEXT, Verdict, headline
 
 PAGES = ["index.html", "executive.html"]
@@ -349,7 +350,7 @@ def attacked(folder: Path, said: str) -> list[Path]:
     outputs += [nbformat.v4.new_output("stream", text=said), nbformat.v4.new_output("error", ename=said, evalue=said, traceback=[said])]
     cells = [nbformat.v4.new_markdown_cell(f"# {said}\n\n{said}"), nbformat.v4.new_code_cell("1", outputs=outputs)]
     nbformat.write(nbformat.v4.new_notebook(cells=cells), folder / "executed.ipynb")
-    (folder / "report.html").write_text(pages.report(nbformat.read(folder / "executed.ipynb", as_version=4)))
+    (folder / "report.html").write_text(report(nbformat.read(folder / "executed.ipynb", as_version=4)))
     return [folder / name for name in (*PAGES, "report.html")]
 
 
@@ -379,7 +380,7 @@ def test_no_page_is_wider_than_a_phone(hostile: Path, written: Path, browser: Br
 def test_nothing_keeps_people_from_reading_a_page(written: Path, browser: Browser) -> None:
     """Judged by axe-core; a picture without a text is what it finds, so that it is known to look."""
     notebook = nbformat.read(Path(__file__).parent / "notebooks" / "load.ipynb", as_version=4)
-    (written / "report.html").write_text(pages.report(notebook))
+    (written / "report.html").write_text(report(notebook))
     for name, look in (("index.html", ()), ("executive.html", (DARK,)), ("report.html", (DARK,))):
         assert browser.faults(written / name, *look) == [], name
     (written / "bad.html").write_text((written / "executive.html").read_text().replace("</main>", '<img src="data:,"></main>'))
@@ -444,7 +445,7 @@ def test_the_summary_is_printed_on_one_page(tmp_path: Path, browser: Browser) ->
 def test_the_report_of_a_run_shows_no_code(tmp_path: Path, browser: Browser) -> None:
     """Made from the golden notebook: its headings, verdict, tables and charts, and not one line of a cell."""
     page = tmp_path / "report.html"
-    page.write_text(pages.report(nbformat.read(Path(__file__).parent / "notebooks" / "load.ipynb", as_version=4)))
+    page.write_text(report(nbformat.read(Path(__file__).parent / "notebooks" / "load.ipynb", as_version=4)))
     body = browser.document(page).partition("<body")[2]
     assert "NOT PROVEN" in body
     assert body.count("data:image/png") >= 5

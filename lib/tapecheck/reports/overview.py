@@ -3,7 +3,6 @@
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -11,7 +10,7 @@ from urllib.parse import quote
 from tapecheck import config, verdict
 from tapecheck.runs import folders, history
 from tapecheck.runs.folders import Run
-from tapecheck.runs.results import Result
+from tapecheck.runs.results import TITLES, Result
 from tapecheck.statistics.paired import Ratio
 from tapecheck.verdict import Check, Verdict, overall, words
 
@@ -36,9 +35,6 @@ MAIN: Mapping[str, tuple[MainFigure, ...]] = {  # the first that a run has
     "observe": (MainFigure(path="duration_s", name="wall time", unit="s"),),
     "rto_rpo": (MainFigure(path="rto.*.recover_s.max", name="slowest recovery", unit="s"),),
 }
-TITLES: Mapping[str, str] = {
-    "load": "Load", "backfill": "Backfill", "observe": "Backfill, observed", "rto_rpo": "Recovery", "compare": "Comparison",
-}  # fmt: skip
 PICTURES: Mapping[str, tuple[str, ...]] = {  # the chart that says most, the first that a run has
     "load": ("capacity", "percentiles"), "backfill": ("stages",), "observe": ("parts",), "rto_rpo": ("rto",), "compare": ("ratios",),
 }  # fmt: skip
@@ -244,8 +240,3 @@ def _trend(last: Entry, own: Sequence[Entry]) -> tuple[float, ...]:
 def number(value: float | str | None) -> str:
     """Write a figure as a person reads it; — for none."""
     return value if isinstance(value, str) else verdict.number(value) or "—"
-
-
-def moment(at: datetime) -> str:
-    """Write a time."""
-    return at.strftime("%Y-%m-%d %H:%M:%S UTC")

@@ -20,8 +20,7 @@ from zmq import ZMQError
 
 from tapecheck import config, errors, lockfiles, progress, resources
 from tapecheck.errors import ConfigError, OutputError, Problem
-from tapecheck.reports import pages
-from tapecheck.runs import folders
+from tapecheck.runs import folders, page
 from tapecheck.runs.outcomes import CRASHED, Outcome, Recorded
 from tapecheck.verdict import Verdict, exit_code
 
@@ -178,5 +177,5 @@ def _keep(executed: Path, folder: Path | None) -> Path | None:
     """Move an executed notebook into a folder, with a report of its outputs and prose."""
     if folder is None or not executed.exists():
         return None
-    pages.keep(nbformat.read(executed, as_version=4), folder)  # type: ignore[no-untyped-call]
+    page.keep(nbformat.read(executed, as_version=4), folder)  # type: ignore[no-untyped-call]
     return folder

@@ -21,6 +21,9 @@ if TYPE_CHECKING:
     from jsonschema_rs import Draft202012Validator
 
 SCHEMA_VERSION = 1
+TITLES: Mapping[str, str] = {
+    "load": "Load", "backfill": "Backfill", "observe": "Backfill, observed", "rto_rpo": "Recovery", "compare": "Comparison",
+}  # fmt: skip
 _SAID = {Verdict.FAIL: "missed", Verdict.INVALID: "invalid", Verdict.NO_DATA: "no data", Verdict.NOT_PROVEN: "not proven"}
 
 
@@ -174,6 +177,11 @@ def head(data: Mapping[str, Any]) -> Result:
 @functools.cache
 def _heads() -> TypeAdapter[Result]:
     return TypeAdapter(Result)
+
+
+def moment(at: datetime) -> str:
+    """Write a time."""
+    return at.strftime("%Y-%m-%d %H:%M:%S UTC")
 
 
 def json_schema(kind: type[Result]) -> dict[str, Any]:
