@@ -3,7 +3,7 @@
 - schemas: the JSON Schemas in the package, from the result types.
 - recording: tests/data/*, a small recorded run of each validation on the sandbox (it must be filled).
 - golden: tests/notebooks/*.ipynb, the shipped notebooks re-analysing the recorded runs.
-- notebooks: notebooks/*.ipynb, executed against the sandbox.
+- notebooks: notebooks/*.ipynb, executed against the sandbox; explore.ipynb on the newest run of outputs/.
 """
 
 import json
@@ -32,6 +32,8 @@ SMALL_ENOUGH_TO_COMMIT: Mapping[str, dict[str, str | int]] = {
     "compare": {},
 }
 WITH_NOTEBOOK = [name for name in RESULTS if (config.NOTEBOOKS / f"{name}.ipynb").exists()]
+NOTEBOOKS = [*WITH_NOTEBOOK, config.EXPLORE]
+SHOWS = {config.EXPLORE: "load"}  # whose recorded run a golden notebook reads, where that is not its own
 
 
 def golden_cell(validation: str, source: str) -> str:
@@ -39,7 +41,7 @@ def golden_cell(validation: str, source: str) -> str:
     changed = []
     for line in source.splitlines():
         name, _, rest = line.partition(": str = ")
-        value = {"run": f'"tests/data/{validation}"', "out": '""'}.get(name)
+        value = {"run": f'"tests/data/{SHOWS.get(validation, validation)}"', "out": '""'}.get(name)
         changed.append(line if value is None else f"{name}: str = {value}  # {rest.partition('  # ')[2]}")
     return "\n".join(changed)
 
@@ -113,7 +115,8 @@ def schemas(chosen: Sequence[str]) -> None:
 if __name__ == "__main__":
     words = sys.argv[1:]
     for word in words:
-        if word not in RESULTS:
+        if word not in NOTEBOOKS:
+            known = NOTEBOOKS if word in ("golden", "notebooks") else WITH_NOTEBOOK
             {"golden": golden, "notebooks": notebooks, "recording": recording, "schemas": schemas}[word](
-                [name for name in WITH_NOTEBOOK if name in words] or WITH_NOTEBOOK
+                [name for name in known if name in words] or known
             )

@@ -18,7 +18,7 @@ import yaml
 from tapecheck import config, lockfiles, text
 from tapecheck.errors import ConfigError, MeasurementError, Problem, TapecheckError
 
-PATHS = ("target", "plan", "run", "before", "after")  # parameters that are looked up from here; `out` is the notebook's
+PATHS = ("target", "plan", "run", "before", "after", "over")  # parameters that are looked up from here; `out` is the notebook's
 _UNWRITABLE = (errno.EPIPE, errno.ENOSPC, errno.EDQUOT, errno.EIO)  # what printing raises
 
 
@@ -89,9 +89,8 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(required=True, metavar="COMMAND", parser_class=_Parser)
 
     run = commands.add_parser("run", help="run notebooks headlessly and print the verdicts")
-    run.add_argument(
-        "validation", nargs="?", default="all", help="load, backfill, rto_rpo, compare, observe, or all: the first three (default)"
-    )
+    names = "load, backfill, rto_rpo, compare, observe, explore (recorded runs), or all: the first three (default)"
+    run.add_argument("validation", nargs="?", default="all", help=names)
     run.add_argument("--target", help="target file (default: the sandbox)")
     run.add_argument("-p", dest="pairs", nargs=2, action="append", default=[], metavar=("NAME", "VALUE"), help="a notebook parameter")
     run.add_argument("-f", dest="file", help="a YAML file of notebook parameters")
@@ -158,12 +157,16 @@ def _run(arguments: argparse.Namespace) -> int:
 
     chosen = list(config.ALL) if arguments.validation == "all" else [arguments.validation]
     given = _given(arguments)
-    shares = _shares(chosen, given)
     out: Path | None = _out(arguments)
     if arguments.out is None and "out" in given:
         out = config.outputs(given["out"]) if given["out"] else None
+    if chosen == [config.EXPLORE]:  # asks no target and records no run
+        ended = [batch.run(config.EXPLORE, given, out)]
+        print(f"{outcomes.table(ended)}\n\n{outcomes.explanation(ended)}", flush=True)
+        return outcomes.worst(ended)
+    shares = _shares(chosen, given)
     target = lint.before_traffic(shares)
-    ended: list[outcomes.Outcome] = []
+    ended = []
     needs_sandbox = target.kind == "sandbox" and any(named(name).asks_target(shares[name]) for name in chosen)
     try:
         with opening.sandbox_used() if needs_sandbox else contextlib.nullcontext():
@@ -220,7 +223,7 @@ def _given(arguments: argparse.Namespace) -> dict[str, Any]:
     if arguments.target:
         given["target"] = arguments.target
     for name in PATHS:
-        if isinstance(given.get(name), str) and given[name] not in ("new", ""):
+        if isinstance(given.get(name), str) and given[name] not in ("new", "latest", ""):
             path = config.expanded(given[name])
             is_pattern = any(sign in given[name] for sign in "*?[") and not path.exists()  # of several files of one run
             given[name] = str(path.absolute() if is_pattern else config.find(given[name]))

@@ -24,6 +24,7 @@ VALIDATIONS = {  # by name, where each stands; `validation.named` imports it
     "rto_rpo": "tapecheck.recovery.validation:recovery",
     "compare": "tapecheck.compare.validation:compare",
 }
+EXPLORE = "explore"  # the notebook that looks at their recorded runs
 ALL = ("backfill", "load", "rto_rpo")  # what `run all` runs; what a backfill stores serves a sandbox that holds nothing yet
 
 Location = tuple[str | int, ...]

@@ -19,21 +19,21 @@ _shown: set[str] = set()
 def show(**parts: Any) -> None:
     """Display each part where `clear` can reach it; text is Markdown, and a dict a bundle of MIME types."""
     for name, part in parts.items():
-        _display({"text/markdown": part, "text/plain": part} if isinstance(part, str) else part, name)
+        _display(part, name)
         _shown.add(name)
 
 
-def amend(**parts: str) -> None:
-    """Replace text that `show` displayed, where it is on screen."""
+def amend(**parts: Any) -> None:
+    """Replace what `show` displayed, where it is on screen."""
     for name, part in parts.items():
         if name in _shown:
-            _display({"text/markdown": part, "text/plain": part}, name, update=True)
+            _display(part, name, update=True)
 
 
 def clear(*variables: str) -> None:
     """Take what `show` displayed off the screen, and variables of an earlier run out of the notebook."""
     for name in _shown:
-        _display({"text/markdown": NO_VERDICT, "text/plain": NO_VERDICT}, name, update=True)
+        _display(NO_VERDICT, name, update=True)
     _shown.clear()
     for name in variables:
         _variables().pop(name, None)
@@ -99,4 +99,5 @@ def _statements(source: str, kind: type[StatementT]) -> list[StatementT]:
 def _display(part: Any, name: str, *, update: bool = False) -> None:
     from IPython import display  # only a notebook has it at hand, and only a notebook shows anything
 
+    part = {"text/markdown": part, "text/plain": part} if isinstance(part, str) else part
     display.display(part, display_id=f"tapecheck-{name}", raw=isinstance(part, dict), update=update)  # type: ignore[no-untyped-call]

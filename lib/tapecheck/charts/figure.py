@@ -5,6 +5,7 @@ It knows no validation.
 
 import functools
 import io
+import itertools
 import math
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -306,20 +307,24 @@ def shorten_list(names: Sequence[str], characters: int = 110) -> str:
 
 
 def thin(x: Numbers, y: Numbers, points: int = MAX_POINTS) -> tuple[Numbers, Numbers]:
-    """Return at most `points` samples, in the order of x, in which every stretch of x keeps its smallest and largest y.
+    """Return at most `points` samples, in the order of x; see `thinned`."""
+    chosen = thinned(x, y, points)
+    return x[chosen], y[chosen]
 
-    The stretches hold equally many samples. So no spike can vanish, however many samples surround it.
+
+def thinned(x: Numbers, y: Numbers, points: int) -> NDArray[np.int64]:
+    """Return where at most `points` samples are in which every stretch of x keeps its smallest and largest y, in the order of x.
+
+    The stretches hold equally many samples. So no spike can vanish, however many samples surround it. Few samples are all kept as they are.
     """
     if len(x) <= points:
-        return x, y
-    if (x[1:] < x[:-1]).any():
-        order = np.argsort(x, kind="stable")
-        x, y = x[order], y[order]
-    edges = np.linspace(0, len(x), points // 2 + 1).astype(np.int64)
-    stretches = list(zip(edges[:-1].tolist(), edges[1:].tolist(), strict=True))
-    keep = np.array([(a + int(y[a:b].argmin()), a + int(y[a:b].argmax())) for a, b in stretches])
-    chosen = np.unique(keep)
-    return x[chosen], y[chosen]
+        return np.arange(len(x))
+    order = np.argsort(x, kind="stable") if (x[1:] < x[:-1]).any() else None
+    values = y if order is None else y[order]
+    edges = np.linspace(0, len(x), points // 2 + 1).astype(np.int64).tolist()
+    keep = [(a + int(values[a:b].argmin()), a + int(values[a:b].argmax())) for a, b in itertools.pairwise(edges)]
+    chosen = np.unique(np.array(keep))
+    return chosen if order is None else order[chosen]
 
 
 # ---- spans ----

@@ -36,7 +36,7 @@ def notebook(validation: str) -> Path:
     """Return the notebook of a validation; one that has none is an error that names those that have."""
     path = config.NOTEBOOKS / f"{validation}.ipynb"
     if not path.exists():
-        known = ", ".join(name for name in config.VALIDATIONS if (config.NOTEBOOKS / f"{name}.ipynb").exists())
+        known = ", ".join(name for name in (*config.VALIDATIONS, config.EXPLORE) if (config.NOTEBOOKS / f"{name}.ipynb").exists())
         raise ConfigError([Problem(file="command line", key="validation", got=repr(validation), allowed=f"one of {known}, all")])
     return path
 

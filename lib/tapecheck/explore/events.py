@@ -1,0 +1,206 @@
+"""Everything that a recording timed as one kind of rows, whatever the validation: selections, the slowest and the failed of them.
+
+It draws nothing and judges nothing.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from tapecheck import text
+from tapecheck.errors import ConfigError, Problem
+from tapecheck.load import samples
+from tapecheck.load.samples import Codes, Mask, Rows
+from tapecheck.recording import Recording
+
+Where = Mapping[str, Sequence[str]]  # of a column, the values that are wanted
+Floats = NDArray[np.float64]
+SLOWEST, KINDS = 20, 40  # rows of a table
+MOST_NAMED = 5  # values of a column in a message
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Source:
+    """Where a recording has what it timed: table, first and last moment, columns (the first of them colours), why it failed."""
+
+    table: str
+    began: str
+    ended: str
+    columns: tuple[str, ...]
+    failure: str
+    things: str
+
+
+SOURCES: Mapping[str, Source] = {
+    "load": Source(table="samples", began="intended_ns", ended="done_ns", columns=("scenario",), failure="error", things="requests"),
+    "backfill": Source(
+        table="spans", began="began_ns", ended="ended_ns", columns=("stage", "symbol", "timeframe", "worker"), failure="", things="spans"
+    ),
+    "observe": Source(
+        table="exchanges", began="began_ns", ended="ended_ns", columns=("status", "path"), failure="failure", things="requests"
+    ),
+    "rto_rpo": Source(
+        table="probes", began="intended_ns", ended="done_ns", columns=("drill", "view", "trial", "state", "status"), failure="error",
+        things="probes",
+    ),
+    "compare": Source(
+        table="samples", began="began_ns", ended="ended_ns", columns=("proof", "side", "round"), failure="problem", things="rounds"
+    ),
+}  # fmt: skip
+
+
+@dataclass(frozen=True, kw_only=True)
+class Events:
+    """Rows in the order in which they were recorded: when each began (s, since the first), how long it took (ms), whether it failed.
+
+    `columns` has, by name, the words of a column and each row's index into them. Warm-up is no part of it.
+    """
+
+    things: str
+    table: pa.Table
+    positions: NDArray[np.int64]  # of each row in the recorded table
+    at_s: Floats
+    took_ms: Floats
+    failed: Mask
+    columns: Mapping[str, tuple[list[str], Codes]]
+    origin_ns: int
+    failure: str = ""
+
+    def __len__(self) -> int:
+        return len(self.at_s)
+
+    def counts(self, column: str, chosen: Mask | None = None) -> dict[str, int]:
+        """Return how many rows have each value of a column, in the order of numbers and then of words; absent ones have none."""
+        words, codes = self.columns[column]
+        found = samples.tally(codes if chosen is None else codes[chosen], words)
+        return {word: found[word] for word in sorted(found, key=_natural) if word}
+
+    def select(self, where: Where) -> Mask:
+        """Tell for each row whether it has one of the wanted values in every column."""
+        chosen = np.ones(len(self), bool)
+        for name, wanted in where.items():
+            words, codes = self.columns[name]
+            if wanted:
+                chosen &= np.array([word in wanted for word in words], bool)[codes]
+        return chosen
+
+    def slowest(self, chosen: Mask, most: int = SLOWEST) -> pd.DataFrame:
+        """Return the rows that took longest, the longest first, with every field that was recorded; moments in s since the first row."""
+        at = np.flatnonzero(chosen)
+        at = at[np.argpartition(-self.took_ms[at], most)[:most]] if len(at) > most else at
+        at = at[np.argsort(-self.took_ms[at], kind="stable")]
+        found = self.table.take(pa.array(self.positions[at]))
+        columns: dict[str, Any] = {"row": self.positions[at], "at (s)": self.at_s[at].round(4), "took (ms)": self.took_ms[at].round(3)}
+        for name in found.column_names:
+            values = found.column(name)
+            if name.endswith("_ns"):
+                ns = values.to_numpy().astype(np.float64)
+                columns[f"{name.removesuffix('_ns')} (s)"] = np.where(ns == 0, np.nan, ((ns - self.origin_ns) / 1e9).round(6))
+            else:
+                columns[name] = [_shown(one) for one in values.to_pylist()]
+        return pd.DataFrame(columns)
+
+    def failures(self, chosen: Mask, most: int = KINDS) -> tuple[pd.DataFrame, int]:
+        """Return the failures by kind and by what was asked, the most frequent first, and how many kinds there is no room for."""
+        asked = [name for name in self.columns if name not in ("status", "state", self.failure)]
+        keys = [name for name in (self.failure, "status") if name in self.columns] + asked
+        failed = np.flatnonzero(chosen & self.failed)
+        if not len(failed):
+            return pd.DataFrame(columns=[*keys, "count", "share of such", "first (s)", "last (s)", "slowest (ms)", "its row"]), 0
+        codes = pd.DataFrame({name: self.columns[name][1][failed] for name in keys})
+        codes["at"], codes["took"], codes["where"] = self.at_s[failed], self.took_ms[failed], failed
+        found = codes.groupby(keys, sort=False).agg(
+            count=("at", "size"), first=("at", "min"), last=("at", "max"), worst=("took", lambda part: codes["where"][part.idxmax()])
+        )
+        found = found.sort_values("count", ascending=False, kind="stable").reset_index()
+        all_asked = pd.DataFrame({name: self.columns[name][1][chosen] for name in asked}).groupby(asked, sort=False).size()
+        out, worst = found.head(most), found["worst"].head(most).to_numpy()
+        total = all_asked.reindex(pd.MultiIndex.from_frame(out[asked]) if len(asked) > 1 else pd.Index(out[asked[0]])).to_numpy()
+        columns = {name: [text.line(self.columns[name][0][code]) for code in out[name]] for name in keys}
+        figures = {
+            "count": out["count"].to_numpy(), "share of such": (out["count"].to_numpy() / total).round(4),
+            "first (s)": out["first"].round(3), "last (s)": out["last"].round(3),
+            "slowest (ms)": self.took_ms[worst].round(3), "its row": self.positions[worst],
+        }  # fmt: skip
+        return pd.DataFrame({**columns, **figures}), len(found) - len(out)
+
+
+def _shown(value: object) -> object:
+    return text.line(value) if isinstance(value, str) else round(value, 4) if isinstance(value, float) else value
+
+
+def _natural(word: str) -> tuple[float, str]:
+    try:
+        return float(word), ""
+    except ValueError:
+        return float("inf"), word
+
+
+def of(validation: str, recording: Recording[Any]) -> Events:
+    """Return what a recording timed; no rows where another tool's file gave only figures."""
+    source, table = SOURCES[validation], recording.tables[SOURCES[validation].table]
+    is_load = validation == "load"
+    rows = samples.measured(table) if is_load else Rows(table)
+    began_ns, ended_ns = rows.numbers(source.began), rows.numbers(source.ended)
+    names = [*source.columns, *([*rows.dimensions(), "status"] if is_load else []), *([source.failure] if source.failure else [])]
+    columns = {name: rows.codes(name) for name in names}
+    origin_ns = int(began_ns.min()) if len(began_ns) else 0
+    return Events(
+        things=source.things,
+        table=table,
+        positions=np.flatnonzero(~table.column("warm_up").to_numpy()) if is_load else np.arange(len(table)),
+        at_s=(began_ns - origin_ns) / 1e9,
+        took_ms=(ended_ns - began_ns) / 1e6,
+        failed=_failed(validation, recording, rows, columns),
+        columns=columns,
+        origin_ns=origin_ns,
+        failure=source.failure,
+    )
+
+
+def _failed(validation: str, recording: Recording[Any], rows: Rows, columns: Mapping[str, tuple[list[str], Codes]]) -> Mask:
+    if validation == "load":
+        return rows.failed()
+    if validation == "rto_rpo":
+        return np.asarray(rows.numbers("state") == 0)
+    if validation == "backfill":  # a span is of a job that failed
+        jobs = recording.tables["jobs"].to_pylist()
+        failed = {(job["symbol"], job["timeframe"]) for job in jobs if job["state"] == "failed"}
+        (symbols, of_symbol), (frames, of_frame) = columns["symbol"], columns["timeframe"]
+        lost = np.array([[(symbol, frame) in failed for frame in frames] for symbol in symbols], bool).reshape(len(symbols), len(frames))
+        return np.asarray(lost[of_symbol, of_frame])
+    words, codes = columns[SOURCES[validation].failure]
+    return np.array([word not in ("", "none") for word in words], bool)[codes]
+
+
+def parse(where: str, events: Events) -> dict[str, tuple[str, ...]]:
+    """Read a filter such as "scenario=steady_rate; symbol=AAPL,MSFT".
+
+    Raises:
+        ConfigError: every column and value of it that the recording does not have.
+    """
+    found: dict[str, tuple[str, ...]] = {}
+    problems = []
+    for part in filter(None, (one.strip() for one in where.split(";"))):
+        name, sign, wanted = (word.strip() for word in part.partition("="))
+        if not sign or name not in events.columns:
+            problems.append((part, f"COLUMN=VALUE,VALUE; columns: {', '.join(events.columns)}"))
+            continue
+        known = events.counts(name)
+        found[name] = tuple(value.strip() for value in wanted.split(",") if value.strip())
+        if unknown := [value for value in found[name] if value not in known]:
+            some = ", ".join(list(known)[:MOST_NAMED])
+            problems.append((f"{name}={','.join(unknown)}", f"values of {name}: {some}{', …' if len(known) > MOST_NAMED else ''}"))
+    if problems:
+        raise ConfigError([Problem(file="parameters", key="where", got=got, allowed=allowed) for got, allowed in problems])
+    return found
+
+
+def written(where: Where) -> str:
+    """Write a filter as `parse` reads it."""
+    return "; ".join(f"{name}={','.join(wanted)}" for name, wanted in where.items() if wanted)

@@ -1,0 +1,256 @@
+"""What explore.ipynb shows of a run: filters to click, and figures and tables that follow them, in the notebook and in a page."""
+
+import html
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+import ipywidgets as widgets
+import pandas as pd
+
+from tapecheck import config, notebook, text, validation
+from tapecheck.errors import ConfigError, Problem, TapecheckError
+from tapecheck.explore import catalog as catalogs
+from tapecheck.explore import events, figures, page
+from tapecheck.explore.catalog import Opened, Settings
+from tapecheck.explore.events import Where
+from tapecheck.explore.figures import Drawn, Layer
+from tapecheck.load.samples import Mask
+from tapecheck.recovery.recording import Recording
+from tapecheck.runs import folders
+from tapecheck.runs.outcomes import Recorded
+from tapecheck.runs.results import Result
+from tapecheck.verdict import counted
+
+NONE = "(none)"
+MOST_OPTIONS = 500  # values of a column that can be clicked; `where` takes any
+VIEW = "application/vnd.jupyter.widget-view+json"
+WIDE, NARROW = widgets.Layout(width="98%"), widgets.Layout(width="15em", margin="0 .8em .5em 0")
+
+
+def settings(**given: object) -> Settings:
+    """Check the notebook's parameters; what is on screen is of other ones and goes.
+
+    Raises:
+        ConfigError: every wrong parameter at once, and each that papermill gave and the notebook does not have.
+        OutputError: the output folder cannot be written.
+    """
+    notebook.clear()
+    notebook.settle()
+    unknown = {name: None for name in notebook.given() if name not in given}
+    found = config.validate(Settings, given | unknown, file="parameters")
+    folders.check_writable(found.out)
+    return found
+
+
+class Panel:
+    """A run, one laid over it, a filter and a judgement, each of which can be changed; what `show` displayed follows.
+
+    Its parts: runs, latency, spectrum, timeline, slowest, failures, verdict and checks.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings, self.catalog = settings, catalogs.read(settings)
+        self._read: dict[str, Opened] = {}
+        self._shown: dict[str, None] = {}
+        self._verdicts: dict[tuple[str, str, str], tuple[str, Result]] = {}
+        names = {run.folder.resolve(): name for name, run in self.catalog.readable.items()}
+        first = names[self.catalog.find(settings.run).folder.resolve()]
+        second = names[self.catalog.find(settings.over).folder.resolve()] if settings.over else NONE
+        described = {"layout": WIDE, "style": {"description_width": "7em"}}
+        self.run = widgets.Dropdown(description="run", options=list(names.values()), value=first, **described)
+        self.over = widgets.Dropdown(description="laid over it", options=[NONE, *names.values()], value=second, **described)
+        self.plan = widgets.Text(description="other plan", value=settings.plan, continuous_update=False, **described)
+        self.objectives = widgets.Text(description="objectives", value=settings.objectives, continuous_update=False, **described)
+        self.by = widgets.Dropdown(description="coloured by", options=[], **described)
+        self.note = widgets.HTML()
+        self.filters: dict[str, widgets.SelectMultiple] = {}
+        self._row = widgets.HBox(layout=widgets.Layout(flex_flow="row wrap"))
+        self.box = widgets.VBox([self.run, self.over, self.by, self._row, self.note, self.plan, self.objectives])
+        self.opened = self._open(first)
+        if settings.by not in ("", *(columns := self.opened.events.columns)):
+            raise ConfigError([Problem(file="parameters", key="by", got=settings.by, allowed=f"one of {', '.join(columns)}")])
+        self._filter(events.parse(settings.where, self.opened.events), settings.by)
+        self._judged()  # what is wrong with plan or objectives stops here
+        self.run.observe(self._changed_run, "value")
+        for one in (self.over, self.by):
+            one.observe(lambda _: self._follow("latency", "spectrum", "timeline"), "value")
+        for one in (self.plan, self.objectives):
+            one.observe(lambda _: self._follow("verdict", "checks"), "value")
+
+    # what is chosen
+
+    @property
+    def where(self) -> dict[str, tuple[str, ...]]:
+        """The filter as it stands."""
+        return {name: tuple(one.value) for name, one in self.filters.items() if one.value}
+
+    def layers(self) -> list[Layer]:
+        """Return the chosen rows of the run, and of the one laid over it, which may lack what the filter names."""
+        own = Layer(name=self.opened.name, events=self.opened.events, chosen=self.chosen, by=self.by.value)
+        if self.over.value == NONE:
+            return [own]
+        other = self._open(self.over.value)
+        where: Where = {name: wanted for name, wanted in self.where.items() if name in other.events.columns}
+        return [own, Layer(name=other.name, events=other.events, chosen=other.events.select(where), by=self.by.value)]
+
+    @property
+    def chosen(self) -> Mask:
+        """The rows of the run that the filter leaves."""
+        return self.opened.events.select(self.where)
+
+    def _open(self, name: str) -> Opened:
+        if name not in self._read:
+            held = (self.run.value, self.over.value)  # of a third, nothing stays in memory
+            self._read = {one: run for one, run in self._read.items() if one in held}
+            self._read[name] = catalogs.opened(self.catalog.readable[name])
+        return self._read[name]
+
+    def _filter(self, where: Where, by: str) -> None:
+        """Offer the columns that the run has and their values, those of a filter chosen."""
+        self.filters, columns = {}, list(self.opened.events.columns)
+        self.by.options, self.by.value = columns, by if by in columns else columns[0]
+        for name in self.opened.events.columns:
+            counts, chosen = self.opened.events.counts(name), tuple(where.get(name, ()))
+            ranked = set(sorted(counts, key=lambda word: (word not in chosen, -counts[word]))[:MOST_OPTIONS])
+            options = [(f"{text.line(word)} ({n:,})", word) for word, n in counts.items() if word in ranked]
+            if len(options) > 1 or chosen:
+                look = {"rows": min(6, len(options) + 1), "layout": NARROW}
+                self.filters[name] = widgets.SelectMultiple(options=options, value=chosen, **look)
+                self.filters[name].observe(lambda _: self._follow("latency", "spectrum", "timeline", "slowest", "failures"), "value")
+        self._row.children = [widgets.VBox([widgets.Label(text.line(name)), one]) for name, one in self.filters.items()]
+        self._say()
+
+    def _say(self) -> None:
+        n, every, where = int(self.chosen.sum()), len(self.opened.events), events.written(self.where)
+        how = f"As a parameter: where = {where!r}" if where else "Nothing is filtered; Ctrl and a click choose several."
+        self.note.value = html.escape(text.line(f"{counted(n, self.opened.events.things)} of {every:,} chosen. {how}"))
+
+    def _changed_run(self, _: object) -> None:
+        try:
+            self.opened = self._open(self.run.value)
+        except TapecheckError as error:
+            self.note.value = html.escape(text.line(str(error)))
+            return
+        kept = {name: [one for one in wanted if one in self.opened.events.counts(name)] for name, wanted in self.where.items()
+                if name in self.opened.events.columns}  # fmt: skip
+        self._filter(kept, self.by.value)
+        self._follow(*PARTS)
+
+    def _follow(self, *names: str) -> None:
+        """Show anew what is on screen and has changed; what cannot be shown is said in its place."""
+        self._say()
+        for name in names:
+            if name in self._shown:
+                try:
+                    notebook.amend(**{name: self.part(name)})
+                except TapecheckError as error:
+                    notebook.amend(**{name: text.markdown(str(error))})
+
+    # what is shown
+
+    def _ipython_display_(self) -> None:
+        """Show the filters; where there is no kernel, a line stands for them."""
+        view = {"model_id": self.box.model_id, "version_major": 2, "version_minor": 0}
+        notebook.show(filters={VIEW: view, "text/plain": f"Filters of {self.opened.name}: {', '.join(self.filters)}"})
+
+    def show(self, *names: str) -> None:
+        """Display parts, which then follow the filters."""
+        for name in names:
+            notebook.show(**{name: self.part(name)})
+            self._shown[name] = None
+
+    def part(self, name: str) -> Any:
+        """Return a part as a notebook displays it: Markdown, or a bundle of MIME types."""
+        found = PARTS[name](self)
+        return found.bundle() if isinstance(found, Drawn) else found if isinstance(found, str) else page.table(*found)
+
+    def runs(self) -> tuple[pd.DataFrame, str]:
+        """List the recorded runs."""
+        frame, n = self.catalog.frame(), len(self.catalog.runs)
+        left = f"; the newest {len(frame)} are listed, the others can be picked too" if len(frame) < n else ""
+        return frame, f"{counted(n, 'recorded runs')}{left}."
+
+    def latency(self) -> Drawn:
+        """Draw how long each row took, over time."""
+        return figures.latency(self.layers())
+
+    def spectrum(self) -> Drawn:
+        """Draw the percentiles, of a load run beside the objectives by which it was judged."""
+        return figures.spectrum(self.layers(), self.opened.objectives if self.opened.head.validation == "load" else ())
+
+    def timeline(self) -> Drawn:
+        """Draw what happened when: of a backfill by worker, of drills by view, and of others how many ended a second."""
+        layers, head = self.layers(), self.opened.head
+        if head.validation == "backfill":
+            return figures.stages(layers[0])
+        if head.validation == "rto_rpo":
+            slow_s = catalogs.read_plan(self.opened, validation.named("rto_rpo").file).prober.slow_s
+            return figures.drills(layers[0], cast(Recording, self.opened.recording), slow_s)
+        return figures.rates(layers)
+
+    def slowest(self) -> tuple[pd.DataFrame, str]:
+        """List the slowest rows."""
+        chosen = self.chosen
+        found = self.opened.events.slowest(chosen)
+        return (
+            found,
+            f"The {len(found):,} slowest of {counted(int(chosen.sum()), self.opened.events.things)}; moments count from the first.",
+        )
+
+    def failures(self) -> tuple[pd.DataFrame, str]:
+        """List failures by kind, status and what was asked."""
+        chosen = self.chosen
+        found, left_out = self.opened.events.failures(chosen)
+        n = int((self.opened.events.failed & chosen).sum())
+        return found, f"{n:,} of {counted(int(chosen.sum()), self.opened.events.things)} failed" + (
+            f"; {counted(left_out, 'kinds')} with fewer are not listed." if left_out else "."
+        )
+
+    def verdict(self) -> str:
+        """Say what the run says under the plan and objectives of the fields; the whole run, whatever the filter."""
+        return self._judged()[0]
+
+    def _judged(self) -> tuple[str, Result]:
+        asked = (self.run.value, self.plan.value, self.objectives.value)
+        if asked not in self._verdicts:
+            self._verdicts = {asked: catalogs.judged(self.opened, *asked[1:])}
+        return self._verdicts[asked]
+
+    def checks(self) -> tuple[pd.DataFrame, str]:
+        """List every objective with the bound that decided, those that were not met first."""
+        ranked = sorted(self._judged()[1].checks, key=lambda check: check.verdict == "pass")
+        return validation.checks(ranked).reset_index(), f"{counted(len(ranked), 'checks')}, of the whole run."
+
+    # the page
+
+    def write(self) -> "Written":
+        """Write all parts as a page that hovers and zooms without a kernel and without network."""
+        drawn = [self.latency(), self.spectrum(), self.timeline()]
+        tables = {"Verdict": self.checks(), "The slowest": self.slowest(), "What failed": self.failures()}
+        file, head = None, self.opened.head
+        if self.settings.out:
+            file = config.outputs(self.settings.out) / "explore" / f"{head.validation}-{head.run_id}.html"
+            whole = page.html_page(self.opened, self._judged()[1], drawn, tables, events.written(self.where))
+            folders.write_file(file, whole.encode())
+        return Written(result=self._judged()[1], file=file)
+
+
+PARTS: Mapping[str, Callable[[Panel], Any]] = {
+    "runs": Panel.runs, "latency": Panel.latency, "spectrum": Panel.spectrum, "timeline": Panel.timeline, "slowest": Panel.slowest,
+    "failures": Panel.failures, "verdict": Panel.verdict, "checks": Panel.checks,
+}  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Written:
+    """The page as a notebook shows it: where it is, if it is anywhere, and for a batch the verdict on it."""
+
+    result: Result
+    file: Path | None
+
+    def _ipython_display_(self) -> None:
+        where = f"page written to {config.shown(self.file)}" if self.file else "page not written (out is empty)"
+        bundle = Recorded(result=self.result, folder=None)._repr_mimebundle_()
+        notebook.show(recorded={"text/plain": where, Recorded.MIME: {**bundle[Recorded.MIME], "figures": [where], "measured_s": None}})
