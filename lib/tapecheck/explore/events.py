@@ -25,7 +25,7 @@ MOST_NAMED = 5  # values of a column in a message
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Source:
+class Located:
     """Where a recording has what it timed: table, first and last moment, columns (the first of them colours), why it failed."""
 
     table: str
@@ -36,19 +36,19 @@ class Source:
     things: str
 
 
-SOURCES: Mapping[str, Source] = {
-    "load": Source(table="samples", began="intended_ns", ended="done_ns", columns=("scenario",), failure="error", things="requests"),
-    "backfill": Source(
+SOURCES: Mapping[str, Located] = {
+    "load": Located(table="samples", began="intended_ns", ended="done_ns", columns=("scenario",), failure="error", things="requests"),
+    "backfill": Located(
         table="spans", began="began_ns", ended="ended_ns", columns=("stage", "symbol", "timeframe", "worker"), failure="", things="spans"
     ),
-    "observe": Source(
+    "observe": Located(
         table="exchanges", began="began_ns", ended="ended_ns", columns=("status", "path"), failure="failure", things="requests"
     ),
-    "rto_rpo": Source(
+    "rto_rpo": Located(
         table="probes", began="intended_ns", ended="done_ns", columns=("drill", "view", "trial", "state", "status"), failure="error",
         things="probes",
     ),
-    "compare": Source(
+    "compare": Located(
         table="samples", began="began_ns", ended="ended_ns", columns=("proof", "side", "round"), failure="problem", things="rounds"
     ),
 }  # fmt: skip
