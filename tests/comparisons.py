@@ -14,11 +14,13 @@ from tapecheck.compare.recording import Baseline, Context, Recording, Sample
 from tapecheck.compare.session import order
 from tapecheck.runs.results import Finding, TargetInfo
 from tapecheck.statistics.paired import RESAMPLES
+from tapecheck.target.file import Target
 from tapecheck.verdict import Check
 
 S = 1_000_000_000
 METRIC = Metric(name="duration_s", better="lower", smallest_effect=0.1)
 TARGET = TargetInfo(name="sandbox", kind="sandbox", base_url="http://127.0.0.1:1")
+OPENED = Target.model_validate({"name": "sandbox", "kind": "sandbox", "requests": {"ask": "GET /"}})
 EXPECTED = {"promised_saving_low_ratio": 0.25, "promised_saving_high_ratio": 0.35}  # what the backfill expects of a fix
 INSERT_LIMITS = Finding(
     name="bottleneck_insert", finding="insert takes 80 % of busy time", evidence={"busy_s": 8.0, **EXPECTED}, action="store in bulk"

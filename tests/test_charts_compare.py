@@ -11,11 +11,11 @@ from legible import illegible
 
 from tapecheck import charts
 from tapecheck.charts.figure import Chart
-from tapecheck.compare import samples as spectra
+from tapecheck.compare import answers
 from tapecheck.compare.analysis import ProofSummary
+from tapecheck.compare.answers import SentRequests
 from tapecheck.compare.plan import AFTER, BEFORE, Metric, Proof
 from tapecheck.compare.recording import Baseline, Recording, Sample
-from tapecheck.compare.samples import SentRequests
 
 NAMES = ("bulk_copy", "concurrency", "derived_timeframes", "connection_reuse", "a_a_test")
 ANSWERING = {"what_if": "x", "answers": ["bottleneck_insert"]}
@@ -71,7 +71,7 @@ def twenty() -> Case:
     variants = dict.fromkeys(names, question.variants)
     one, said = recording(found), summary(found, asked, dict.fromkeys(names, LIMITED))
     context = dataclasses.replace(one.context, variants=variants, target=dataclasses.replace(TARGET, name="$x$ " * 40))
-    return dataclasses.replace(one, context=context, tables={**one.tables, "spectra": spectra.spectra(sent)}), said
+    return dataclasses.replace(one, context=context, tables={**one.tables, "spectra": answers.spectra(sent)}), said
 
 
 RATIOS, SAVINGS, ROUNDS, SPECTRA = DRAW = (charts.compare_ratios, charts.compare_savings, charts.compare_rounds, charts.compare_spectra)
@@ -176,7 +176,7 @@ def test_what_requests_saw_is_drawn_of_both_sides() -> None:
         if (name, side) != ("one_side", AFTER)
     }
     asked, said = case([one for name in sizes for one in samples(times(4, 0.4), name=name)], {name: proof() for name in sizes})
-    both, alone = drawn((dataclasses.replace(asked, tables={**asked.tables, "spectra": spectra.spectra(sent)}), said), SPECTRA).axes
+    both, alone = drawn((dataclasses.replace(asked, tables={**asked.tables, "spectra": answers.spectra(sent)}), said), SPECTRA).axes
     before, after = both.lines
     assert (before.get_label(), after.get_label()) == ("before", "after")
     assert np.median(np.asarray(before.get_ydata())) > np.median(np.asarray(after.get_ydata()))

@@ -8,12 +8,10 @@ import numpy as np
 import pytest
 from comparisons import INSERT_LIMITS, METRIC, checked, expecting, plan, proof, recording, samples, summary, times
 
-from tapecheck.compare import analysis, findings
-from tapecheck.compare import samples as counters
-from tapecheck.compare.difference import Change
+from tapecheck.compare import analysis, difference, findings
+from tapecheck.compare.difference import Change, pairs
 from tapecheck.compare.plan import Metric, Proof, Question
 from tapecheck.compare.recording import Baseline, Sample
-from tapecheck.compare.samples import pairs
 from tapecheck.errors import ConfigError
 from tapecheck.runs.results import Finding
 from tapecheck.verdict import Verdict
@@ -64,7 +62,7 @@ def test_other_counters_may_differ_and_are_compared_exactly() -> None:
     one = next(counter for counter in summary(found)["bulk_copy"].counters if counter.name == "requests")
     assert (one.before, one.after, one.ratio, one.steady, one.equal) == ("30", "10", pytest.approx(1 / 3), True, False)
     found[-1] = replace(found[-1], counters={**found[-1].counters, "records": 7})
-    assert [one.equal for one in counters.counter_changes(pairs(found)) if one.name == "records"] == [False]
+    assert [one.equal for one in difference.counter_changes(pairs(found)) if one.name == "records"] == [False]
 
 
 @pytest.mark.parametrize(

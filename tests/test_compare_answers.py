@@ -15,10 +15,9 @@ from servers import Server
 
 from tapecheck import config
 from tapecheck.compare import analysis, answers, recorded
-from tapecheck.compare import samples as compared
+from tapecheck.compare.difference import Pair
 from tapecheck.compare.plan import AFTER, BEFORE, Question, Side
 from tapecheck.compare.recording import Sample
-from tapecheck.compare.samples import Pair
 from tapecheck.compare.validation import compare
 from tapecheck.errors import ConfigError
 from tapecheck.load.engine.recorder import ErrorKind
@@ -36,7 +35,7 @@ def run(side: Side, number: int, sizes: Sequence[int], *, status: Sequence[int] 
     rows["bytes"][: len(sizes)], rows["status"][: len(sizes)] = sizes, status
     rows["bytes"][len(sizes) :] = 0
     found = samples.recording({"month": rows}, generator=replace(samples.GENERATOR, content_checked=checked))
-    return replace(compared.answers(found, "month"), proof="x", side=side, round=number)
+    return replace(answers.read(found, "month"), proof="x", side=side, round=number)
 
 
 def said(before: Draw, after: Draw, *, rounds: int) -> str | None:

@@ -8,9 +8,8 @@ import pytest
 from comparisons import METRIC, samples, times
 
 from tapecheck.compare import difference
-from tapecheck.compare.difference import Change, Difference, Method, State
+from tapecheck.compare.difference import Change, Difference, Method, State, equals, pairs
 from tapecheck.compare.plan import AFTER, BEFORE, Metric
-from tapecheck.compare.samples import equals, pairs
 
 ROUNDS, NOISE = 8, 0.035  # of each run, the standard deviation of its logarithm; a ratio of two has 1.41 times as much
 FEW = 400  # resamples, of which a simulation needs no more

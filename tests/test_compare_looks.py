@@ -8,7 +8,7 @@ from functools import cache
 from typing import Any, get_args
 
 import pytest
-from comparisons import METRIC, TARGET, checked, expecting, plan, proof, samples, times
+from comparisons import METRIC, OPENED, checked, expecting, plan, proof, samples, times
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -100,7 +100,7 @@ def session_of(
             sample=Sample(clocks={"machine_s": 0.02, **clocks(at, variant)}, counters=counters, checksum="10-0", problem=problem)
         )
 
-    return session.measure(asked, TARGET, measuring, lambda: sum(ran.values()))
+    return session.measure(asked, OPENED, measuring, lambda: sum(ran.values()))
 
 
 def measured(clocks: Clocks, *, counted: Mapping[str, Mapping[str, int]] | None = None, **question: Any) -> ProofSummary:

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from backfills import recording as refilled
 from backfills import span
-from comparisons import TARGET, plan, proof
+from comparisons import OPENED, plan, proof
 from samples import GENERATOR, burst, recording
 
 from tapecheck import progress
@@ -46,7 +46,7 @@ class Planted:
 
 
 def measured(planted: Planted, **more: int) -> Recording:
-    return session.measure(plan().model_copy(update=more), TARGET, planted, planted.clock)
+    return session.measure(plan().model_copy(update=more), OPENED, planted, planted.clock)
 
 
 def test_rounds_begin_with_either_side_by_turns() -> None:
@@ -102,7 +102,7 @@ def test_a_target_that_is_gone_ends_the_session() -> None:
         raise TargetDown("the database does not answer")
 
     with pytest.raises(TargetDown):
-        session.measure(plan(), TARGET, gone)
+        session.measure(plan(), OPENED, gone)
 
 
 def test_what_is_silent_reports_to_nobody(capsys: pytest.CaptureFixture[str]) -> None:

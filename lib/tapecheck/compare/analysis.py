@@ -4,11 +4,10 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from tapecheck.compare import answers, difference, samples
-from tapecheck.compare.difference import Change, Control, Difference, Method, State
+from tapecheck.compare import answers, difference
+from tapecheck.compare.difference import Change, Control, CounterChange, Difference, Method, Pair, State
 from tapecheck.compare.plan import ANSWERS, COUNTED_EXACTLY, MAX_ROUNDS, ROUNDS_NEEDED, ComparePlan, Metric, Question
 from tapecheck.compare.recording import Baseline, Recording, Sample
-from tapecheck.compare.samples import CounterChange, Pair
 from tapecheck.runs.results import Finding
 from tapecheck.statistics.paired import ALPHA, RESAMPLES, Ratio
 from tapecheck.verdict import Check, Verdict, written
@@ -115,8 +114,8 @@ def of_proof(
 
 
 def _at_look(question: Question, own: Sequence[Sample], baseline: Baseline, differs: int, seed: int, resamples: int) -> ProofSummary:
-    rounds, planned = samples.pairs(own), len({sample.round for sample in own if sample.round})
-    counted, first = samples.counter_changes(rounds), question.metrics[0]
+    rounds, planned = difference.pairs(own), len({sample.round for sample in own if sample.round})
+    counted, first = difference.counter_changes(rounds), question.metrics[0]
     alpha = question.rounds.alpha(planned) if question.rounds else ALPHA
     method = Method(alpha=alpha, seed=seed, resamples=resamples)
     answered = next((one for one in baseline.found if one.name in question.answers), None)
@@ -126,17 +125,17 @@ def _at_look(question: Question, own: Sequence[Sample], baseline: Baseline, diff
             validation=question.validation,
             says=question.says,
             counters=counted,
-            checksums_equal=samples.checksums_equal(rounds),
+            checksums_equal=difference.checksums_equal(rounds),
             invalid=_invalid(question, counted, rounds),
             doubt=_doubt(differs, len(rounds), planned),
             not_compared=answers.not_compared(rounds) if ANSWERS in question.equal else None,
             method_check=question.method_check,
             planned_rounds=planned,
             alpha=alpha,
-            left_out=samples.problems(own),
+            left_out=list(dict.fromkeys(sample.problem for sample in own if sample.round and sample.problem)),
             late=sum(_is_late(pair) for pair in rounds),
             answers=answered.finding if answered else None,
-            differences=_despite_lag(question, rounds, samples.equals(own), method),
+            differences=_despite_lag(question, rounds, difference.equals(own), method),
             controls=[difference.control(name, first.limits, rounds, replace(method, alpha=ALPHA)) for name in question.controls],
             rounds=[Round(round=number, ratio=math.exp(d[0])) for number, d in ratios if d is not None],
             expected_low_ratio=_expected(answered, "low"),
@@ -187,7 +186,7 @@ def _expected(answered: Finding | None, end: str) -> float | None:
 
 def _invalid(question: Question, found: Sequence[CounterChange], rounds: Sequence[Pair]) -> str | None:
     """Return why before and after are no variants of one thing, if they are not."""
-    if samples.checksums_equal(rounds) is False:
+    if difference.checksums_equal(rounds) is False:
         return "the checksums of what was stored differ: the variants did not do the same"
     if question.validation == "load" and (more := _fails_more(found)):
         return more

@@ -1,6 +1,6 @@
-"""Holds the answers of both sides of a load proof against each other: a build that answers with errors may well be faster.
+"""What the requests of a load run got, held against each other: a build that answers with errors may well be faster.
 
-They are compared by status and size, since nobody keeps a million bodies. The threshold is 10 % of the bytes an answer: a time stamp or
+Answers are compared by status and size, since nobody keeps a million bodies. The threshold is 10 % of the bytes an answer: a time stamp or
 another request number are less than that, a page, a symbol or a field less are more. Noise of the mix of requests is taken out by
 comparing rounds, as of any figure, and is ruled out where the means differ by more than 100 bytes, or by more than sizes that are spread
 evenly over the classes seen would make them differ by chance: of answers of about 100 bytes, an error body is but some bytes less. Of an
@@ -10,13 +10,21 @@ less than half or more than twice that of any answer of the other side, and chan
 
 import math
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from itertools import chain
 
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from tapecheck.compare.difference import Pair
 from tapecheck.compare.plan import AFTER, BEFORE, Side
-from tapecheck.compare.recording import Kinds
-from tapecheck.compare.samples import CHECKED, MEAN_BYTES, Pair
-from tapecheck.statistics import paired
+from tapecheck.compare.recording import SPECTRA, Kinds, Sample
+from tapecheck.load import samples
+from tapecheck.load.recording import Recording
+from tapecheck.statistics import intervals, paired
+from tapecheck.statistics.intervals import Counts
 
 SHARE = 0.01  # of the answers
 SURE = 4.0  # standard errors
@@ -24,6 +32,70 @@ FEW_CHECKED = 0.1  # of those checked before: where fewer are after, the two are
 UNSEEN = 5.0  # answers expected of which none is seen: by chance in 0.7 % of cases
 LIMITS = paired.limits(0.1)  # of the mean size
 LEAST_BYTES = 100  # between the means; below it the sizes of a side have to be steady
+
+# ---- requests of a run ----
+
+MEAN_BYTES = "answer_bytes"  # the clock that holds the mean size of right answers, head and body
+CHECKED = "content_checked"
+EXPONENTS = 64  # of a size class, which ends at a power of two
+Times = NDArray[np.float64]
+Key = tuple[str, Side]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SentRequests:
+    """The requests of a scenario: response times, and the sizes of the consecutive batches whose samples are alike.
+
+    Nothing bounds a spectrum from which requests without an answer are missing: it is not `whole`.
+    """
+
+    response_ms: Times
+    batches: Counts
+    whole: bool = True
+
+
+def requests(recording: Recording, scenario: str) -> SentRequests:
+    """Return the requests of a scenario without its warm-up."""
+    own, tool = samples.counted(recording.samples, scenario), recording.context.tool
+    batches = own.batches(recording.context.executors[scenario])
+    return SentRequests(response_ms=own.response_ms(), batches=batches, whole=not (tool and tool.answers_only))
+
+
+def read(recording: Recording, scenario: str) -> Sample:
+    """Return the right answers of a scenario without its warm-up: by kind, their mean size where it is known, and how many were checked."""
+    own = samples.counted(recording.samples, scenario)
+    checked = {CHECKED: stats.content_checked} if (stats := recording.context.generator.get(scenario)) else {}
+    if "bytes" not in own.table.column_names or not len(own):
+        return Sample(counters=checked)
+    right = ~own.failed()
+    size, status = own.numbers("bytes")[right], own.numbers("status")[right]
+    exponent = np.frexp(size.astype(np.float64))[1]
+    found = np.bincount(status.astype(np.int64) * EXPONENTS + exponent)
+    kinds = {
+        f"{code // EXPONENTS} {2 ** (code % EXPONENTS) if size.any() else 0}": int(found[code]) for code in np.flatnonzero(found).tolist()
+    }
+    return Sample(answers=kinds, clocks={MEAN_BYTES: float(size.mean())} if size.any() else {}, counters=checked)
+
+
+def spectra(found: Mapping[Key, Sequence[SentRequests]]) -> pa.Table:
+    """Return the latency spectrum of each proof and side that has requests, those of all its runs together."""
+    lines = [_spectrum(key, runs) for key, runs in found.items() if sum(len(run.response_ms) for run in runs)]
+    return pa.concat_tables([SPECTRA.empty_table(), *lines])
+
+
+def _spectrum(key: Key, runs: Sequence[SentRequests]) -> pa.Table:
+    times = np.concatenate([run.response_ms for run in runs])
+    each = math.ceil(samples.BLOCKS / len(runs))  # of several runs, equal stretches are batches
+    stretches = [np.diff(np.linspace(0, len(run.response_ms), each + 1).astype(np.int64)) for run in runs]
+    line = {**intervals.spectrum(times, runs[0].batches if len(runs) == 1 else np.concatenate(stretches))}
+    n = len(line["p"])
+    if not all(run.whole for run in runs):
+        line["low"] = line["high"] = np.full(n, np.nan)
+    values = {f"{name}_ms": pa.array(line[name], from_pandas=True) for name in ("value", "low", "high")}
+    return pa.table({"proof": [key[0]] * n, "side": [key[1]] * n, "p": line["p"], **values, "n": [len(times)] * n}, SPECTRA)
+
+
+# ---- both sides ----
 
 
 def differ(rounds: Sequence[Pair]) -> str | None:

@@ -1,17 +1,97 @@
-"""Decides what rounds prove of one figure: improved, no change, worse, or nothing yet, and how many rounds would. Pure."""
+"""Puts the runs of a proof into rounds, compares what they counted, and decides what they prove of a figure. Pure."""
 
 import math
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
 
-from tapecheck.compare.plan import Metric
-from tapecheck.compare.samples import Pair
+from tapecheck.compare.plan import AFTER, BEFORE, Metric
+from tapecheck.compare.recording import Sample
 from tapecheck.statistics import paired
 from tapecheck.statistics.paired import ALPHA, Logs, Ratio
 from tapecheck.verdict import counted, number
 
 UNITS = {"_ms": " ms", "_per_s": "/s", "_rps": "/s", "_s": " s", "_bytes": " bytes"}  # by how a metric's name ends
+
+# ---- rounds ----
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pair:
+    """One round."""
+
+    before: Sample
+    after: Sample
+
+
+def pairs(samples: Sequence[Sample]) -> list[Pair]:
+    """Return the rounds of one proof of which both runs count, in their order."""
+    before, after = ({s.round: s for s in samples if s.counts and s.side == side} for side in (BEFORE, AFTER))
+    return [Pair(before=before[number], after=after[number]) for number in sorted(before.keys() & after.keys())]
+
+
+def equals(samples: Sequence[Sample]) -> list[Pair]:
+    """Return each run with the next one of the same variant in the same session, as long as no run is in two pairs of a variant.
+
+    Rounds are interleaved (ABBA), so that these mostly followed each other without anything between.
+    """
+    found = []
+    for side in (BEFORE, AFTER):
+        own = sorted((s for s in samples if s.counts and s.side == side), key=lambda s: s.began_ns)
+        first = 0 if side == AFTER else 1  # A BB AA BB A: the first of the As has no neighbour
+        found += [Pair(before=a, after=b) for a, b in zip(own[first::2], own[first + 1 :: 2], strict=False)]
+    return found
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CounterChange:
+    """A counter on both sides, the same in every round or as `from-to`; `ratio` is after over before, None where that is no number.
+
+    The sums are over all rounds.
+    """
+
+    name: str
+    before: str
+    after: str
+    before_sum: int
+    after_sum: int
+    ratio: float | None
+    equal: bool
+    steady: bool
+
+
+def counter_changes(rounds: Sequence[Pair]) -> list[CounterChange]:
+    """Compare every counter that all runs have, in their order."""
+    runs, found = [run for pair in rounds for run in (pair.before, pair.after)], []
+    for name in [name for name in (runs[0].counters if runs else ()) if all(name in run.counters for run in runs)]:
+        x, y = ([run.counters[name] for run in side] for side in (runs[::2], runs[1::2]))
+        found.append(
+            CounterChange(
+                name=name,
+                before=_from_to(x),
+                after=_from_to(y),
+                before_sum=sum(x),
+                after_sum=sum(y),
+                ratio=sum(y) / sum(x) if sum(x) else None,
+                equal=x == y,
+                steady=len(set(x)) == len(set(y)) == 1,
+            )
+        )
+    return found
+
+
+def _from_to(values: Sequence[int]) -> str:
+    low, high = min(values), max(values)
+    return f"{low:,}" if low == high else f"{low:,}-{high:,}"
+
+
+def checksums_equal(rounds: Sequence[Pair]) -> bool | None:
+    """Tell whether every run left the same behind; None where no run has a checksum."""
+    found = {run.checksum for pair in rounds for run in (pair.before, pair.after)}
+    return None if found <= {""} else len(found) == 1
+
+
+# ---- what they prove ----
 
 
 class Change(StrEnum):

@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 
 from tapecheck.compare.analysis import DRIFTED, MET, ProofSummary
-from tapecheck.compare.difference import Change, Difference, State
+from tapecheck.compare.difference import Change, State
 from tapecheck.compare.plan import AFTER, BEFORE, Question
 from tapecheck.compare.recording import Context, Recording
 from tapecheck.runs.results import Finding
@@ -87,16 +87,12 @@ def _claims(summary: Summary, questions: Questions) -> Iterator[Finding]:
             )
     for name, expected, one in pairs:
         if not questions[name].method_check and one.change == Change.WORSE and expected != "worse":
-            yield _harmful(name, one)
-
-
-def _harmful(name: str, one: Difference) -> Finding:
-    return Finding(
-        name="worse",
-        finding=f"{name} is worse: {one}",
-        evidence={**_evidence(one.ratio), "smallest_effect_ratio": one.smallest_effect},
-        action="do not ship this change; look at the counters first, then at what it does to this figure",
-    )
+            yield Finding(
+                name="worse",
+                finding=f"{name} is worse: {one}",
+                evidence={**_evidence(one.ratio), "smallest_effect_ratio": one.smallest_effect},
+                action="do not ship this change; look at the counters first, then at what it does to this figure",
+            )
 
 
 def _evidence(measured: Ratio | None) -> dict[str, int | float | str]:

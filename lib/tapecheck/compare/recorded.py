@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from tapecheck import config
-from tapecheck.compare import samples
+from tapecheck.compare import answers
+from tapecheck.compare.answers import Key, SentRequests
 from tapecheck.compare.plan import AFTER, BEFORE, COUNTERS, LATENCIES, STAGE_METRICS, Side, Variants
 from tapecheck.compare.recording import Compared, Context, Recording, Sample
-from tapecheck.compare.samples import Key, SentRequests
 from tapecheck.errors import ConfigError, Problem
 from tapecheck.load.imports import registry
 from tapecheck.load.recording import Recording as LoadRecording
@@ -154,7 +154,7 @@ def read(before: str, after: str) -> Recording:
         after=tuple(run.compared() for run in runs[AFTER]),
         differs=tuple(confounders(runs, parts)),
     )
-    return Recording.of(samples=found, context=context, spectra=samples.spectra(requests))
+    return Recording.of(samples=found, context=context, spectra=answers.spectra(requests))
 
 
 def _matching(path: str, side: Side) -> list[str]:
@@ -182,7 +182,7 @@ def _round(number: int, pair: Pair, parts: Sequence[str], *, is_alike: bool) -> 
             if sent is None or part not in counting:
                 yield sample, None
             else:
-                yield sample.plus(samples.answers(sent, own)) if is_alike else sample, samples.requests(sent, own)
+                yield sample.plus(answers.read(sent, own)) if is_alike else sample, answers.requests(sent, own)
 
 
 def validation_of(before: str, after: str) -> str:

@@ -58,6 +58,11 @@ class Sample:
     late: str = ""
     answers: Kinds = field(default_factory=dict)
 
+    @property
+    def counts(self) -> bool:
+        """Whether the run is in the result: no warm-up, and without a problem."""
+        return self.round > 0 and not self.problem
+
     def figure(self, name: str) -> float | None:
         """Return a clock or counter; None where the run does not have it."""
         return self.clocks[name] if name in self.clocks else self.counters.get(name)

@@ -1,6 +1,5 @@
 """Measures interleaved rounds of both variants of each proof, and beside each run a fixed piece of work that no change can touch."""
 
-import datetime as dt
 import hashlib
 import time
 from collections.abc import Callable, Iterator
@@ -11,17 +10,15 @@ from tapecheck.backfill.observe.plan import ObservePlan, observed
 from tapecheck.backfill.observe.validation import observe
 from tapecheck.backfill.plan import BackfillPlan, endpoints
 from tapecheck.backfill.validation import backfill
-from tapecheck.compare import analysis, recorded, samples
+from tapecheck.compare import analysis, answers, recorded
+from tapecheck.compare.answers import Key, SentRequests
 from tapecheck.compare.plan import AFTER, BEFORE, MACHINE, WHERE, ComparePlan, Proof, Side, Variant, variants
 from tapecheck.compare.recording import Baseline, Context, Recording, Sample
-from tapecheck.compare.samples import Key, SentRequests
 from tapecheck.errors import ConfigError, MeasurementError, Problem
 from tapecheck.load import samples as load_samples
 from tapecheck.load.plan import LoadPlan
 from tapecheck.load.requests import prepare_all
 from tapecheck.load.validation import load
-from tapecheck.runs import folders, results
-from tapecheck.runs.results import TargetInfo
 from tapecheck.target.file import Target
 from tapecheck.target.opening import at_distance, open_target
 
@@ -32,16 +29,14 @@ HIDING_MS = 20.0  # of lag of the event loop, p99, from which on a plan without 
 
 def work_s() -> float:
     """Return how long this machine takes just now to hash 24 MiB, the median of three times: when it moves, the machine did."""
-    return sorted(_once_s() for _ in range(3))[1]
-
-
-def _once_s() -> float:
-    began_ns = time.monotonic_ns()
-    digest = hashlib.sha256()
-    for _ in range(BLOCKS):
-        digest.update(BLOCK)
-    digest.digest()
-    return (time.monotonic_ns() - began_ns) / 1e9
+    times = []
+    for _ in range(3):
+        began_ns, digest = time.monotonic_ns(), hashlib.sha256()
+        for _ in range(BLOCKS):
+            digest.update(BLOCK)
+        digest.digest()
+        times.append((time.monotonic_ns() - began_ns) / 1e9)
+    return sorted(times)[1]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -108,8 +103,8 @@ def _load(plan: LoadPlan, target: Target) -> RunFigures:
     ((name, summary),) = load.summarize(recording, _limited(plan, lag_p99_ms=None, dispatch_lag_p99_ms=None)).items()
     late = load.summarize(recording, _limited(plan, lag_p99_ms=plan.generator.lag_p99_ms or HIDING_MS))[name].invalid
     own_bytes = int(load_samples.counted(recording.samples, name).numbers("bytes").sum())
-    sample = recorded.of_scenario(asdict(summary)).plus(Sample(counters={"bytes": own_bytes})).plus(samples.answers(recording, name))
-    return RunFigures(sample=replace(sample, late="" if summary.invalid else late or ""), requests=samples.requests(recording, name))
+    sample = recorded.of_scenario(asdict(summary)).plus(Sample(counters={"bytes": own_bytes})).plus(answers.read(recording, name))
+    return RunFigures(sample=replace(sample, late="" if summary.invalid else late or ""), requests=answers.requests(recording, name))
 
 
 def _limited(plan: LoadPlan, **limits_ms: float | None) -> LoadPlan:
@@ -140,8 +135,7 @@ def order(rounds: int, warm_up: int = 0) -> Iterator[tuple[int, Side]]:
 
 def run(plan: ComparePlan, target: Target) -> Recording:
     """Measure every proof of a plan against an opened target; what a variant lacks there is refused before the first is measured."""
-    info, bench = TargetInfo(name=target.name, kind=target.kind, base_url=target.base_url or ""), Bench(target)
-    problems: list[Problem] = []
+    bench, problems = Bench(target), list[Problem]()
     for name, proof in plan.proofs.items():
         for variant in variants(name, proof).values():
             try:
@@ -150,74 +144,50 @@ def run(plan: ComparePlan, target: Target) -> Recording:
                 problems += [replace(one, key=f"proofs.{name}, {variant.side}: {one.key}") for one in error.problems]
     if problems:
         raise ConfigError(problems)
-    return measure(plan, info, bench)
+    return measure(plan, target, bench)
 
 
-@dataclass(slots=True, kw_only=True)
-class _Kept:
-    """What is kept of the runs of a session."""
-
-    samples: list[Sample] = field(default_factory=list)
-    baselines: dict[str, Baseline] = field(default_factory=dict)
-    requests: dict[Key, list[SentRequests]] = field(default_factory=dict)
-
-    def add(self, sample: Sample, found: RunFigures) -> None:
-        """Keep a run; what its own analysis says only where it counts."""
-        self.samples.append(sample)
-        if sample.problem or not sample.round:
-            return
-        if sample.side == BEFORE:
-            self.baselines.setdefault(sample.proof, found.baseline)
-        if found.requests is not None:
-            self.requests.setdefault((sample.proof, sample.side), []).append(found.requests)
-
-
-def measure(plan: ComparePlan, target: TargetInfo, measuring: Measure, clock: Clock = time.monotonic_ns) -> Recording:
+def measure(plan: ComparePlan, target: Target, measuring: Measure, clock: Clock = time.monotonic_ns) -> Recording:
     """Measure every proof of a plan, one after another.
 
     Args:
         measuring: runs a variant once; a `MeasurementError` makes that run one that does not count, any other error ends the session.
         clock: monotonic, in ns.
     """
-    started_at, kept, asked = dt.datetime.now(dt.UTC), _Kept(), plan.asked()
+    asked, runs = plan.asked(), list[RunFigures]()
+    context = Context.of(target, variants={name: proof.variants for name, proof in asked.items()})
     left = {name: 2 * (plan.warm_up + proof.rounds.most) for name, proof in asked.items() if proof.rounds}
     with progress.show("compare", "runs") as report:
         for name, proof in asked.items():
-            for _ in _until_decided(name, proof, plan, kept, measuring, clock):
+            for found in _until_decided(name, proof, plan, measuring, clock):
+                runs.append(found)
                 left[name] -= 1
-                report(len(kept.samples), len(kept.samples) + sum(left.values()), name)
+                report(len(runs), len(runs) + sum(left.values()), name)
             left[name] = 0
-        report(len(kept.samples), len(kept.samples))
-    context = Context(
-        run_id=folders.new_id(started_at),
-        started_at=started_at,
-        target=target,
-        environment=results.environment(),
-        variants={name: proof.variants for name, proof in asked.items()},
-        baselines=kept.baselines,
-    )
-    return Recording.of(samples=kept.samples, context=context, spectra=samples.spectra(kept.requests))
+        report(len(runs), len(runs))
+    baselines: dict[str, Baseline] = {}
+    requests: dict[Key, list[SentRequests]] = {}
+    for found, sample in ((found, found.sample) for found in runs if found.sample.counts):
+        if sample.side == BEFORE:
+            baselines.setdefault(sample.proof, found.baseline)
+        if found.requests is not None:
+            requests.setdefault((sample.proof, sample.side), []).append(found.requests)
+    samples = [found.sample for found in runs]
+    return Recording.of(samples=samples, context=replace(context, baselines=baselines), spectra=answers.spectra(requests))
 
 
-def _until_decided(name: str, proof: Proof, plan: ComparePlan, kept: _Kept, measuring: Measure, clock: Clock) -> Iterator[None]:
-    """Measure one proof, yielding after each run, until a look finds it decided or it has all its rounds."""
+def _until_decided(name: str, proof: Proof, plan: ComparePlan, measuring: Measure, clock: Clock) -> Iterator[RunFigures]:
+    """Yield each run of one proof, until a look finds it decided or it has all its rounds."""
     assert proof.rounds is not None
     both, own = variants(name, proof), list[Sample]()
     for number, side in order(proof.rounds.most, plan.warm_up):
-        sample, found = _one(both[side], number, measuring, clock)
-        own.append(sample)
-        kept.add(sample, found)
-        yield
+        began_ns = clock()
+        try:
+            found = measuring(both[side])
+        except MeasurementError as error:
+            found = RunFigures(sample=Sample(problem=str(error)))
+        own.append(replace(found.sample, proof=name, side=side, round=number, began_ns=began_ns, ended_ns=clock()))
+        yield replace(found, sample=own[-1])
         is_look = number in proof.rounds.looks and len(own) % 2 == 0
         if is_look and analysis.is_decided(analysis.of_proof(proof, own, seed=plan.seed)):
             return
-
-
-def _one(variant: Variant, number: int, measuring: Measure, clock: Clock) -> tuple[Sample, RunFigures]:
-    began_ns = clock()
-    try:
-        found = measuring(variant)
-    except MeasurementError as error:
-        found = RunFigures(sample=Sample(problem=str(error)))
-    sample = replace(found.sample, proof=variant.proof, side=variant.side, round=number, began_ns=began_ns, ended_ns=clock())
-    return sample, found
