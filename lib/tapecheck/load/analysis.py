@@ -12,7 +12,7 @@ from tapecheck import resources
 from tapecheck.load import samples as rows
 from tapecheck.load.plan import GeneratorLimits
 from tapecheck.load.recording import GeneratorStats, ImportedFigures, ImportedSummary, Recording, unbounded
-from tapecheck.load.samples import Mask, Numbers, Rows
+from tapecheck.load.samples import Mask, Rows
 from tapecheck.recording import STOPPED
 from tapecheck.statistics import intervals
 from tapecheck.statistics.intervals import Counts, Distribution, Figure, Percentile
@@ -141,7 +141,7 @@ def _scenario(recording: Recording, name: str, executor: str, limits: GeneratorL
     times = intervals.distribution(part.response_ms(), batches)
     undelayed = intervals.distribution(part.undelayed_ms(), batches) if is_ours else times
     response, added, shares = _reaching_down(times, undelayed, loop_ms)
-    times = _known(part.service_ms(), batches)
+    times = intervals.distribution(part.service_ms(), batches)
     service, service_added, _ = _reaching_down(times, times, loop_ms)
     ratio, ratio_low = _success(part, batches, errors, generator.content_checked)
     used = _resources(recording.resources, part)
@@ -155,8 +155,8 @@ def _scenario(recording: Recording, name: str, executor: str, limits: GeneratorL
         throughput_rps=(n - failed) / duration_s if duration_s > 0 else None,
         response_time_ms=response,
         service_time_ms=service,
-        server_time_ms=_known(part.numbers("server_ms"), batches),
-        database_time_ms=_known(part.numbers("db_ms"), batches),
+        server_time_ms=intervals.distribution(part.numbers("server_ms"), batches),
+        database_time_ms=intervals.distribution(part.numbers("db_ms"), batches),
         dispatch_lag_ms=intervals.distribution(part.dispatch_lag_ms()) if is_ours else None,
         generator_ms=added | {f"service_{name}": late for name, late in service_added.items()},
         generator_share=shares,
@@ -208,14 +208,6 @@ def _success(part: Rows, batches: Counts, errors: Mapping[str, int], checked: in
     return (min(ratio, right / checked), min(low, intervals.ratio_lower_bound(right, checked))) if wrong and checked else (ratio, low)
 
 
-def _known(values: Numbers, batches: Counts) -> Distribution | None:
-    """Summarize what is known of a kind of time; NaN where the target or the request did not get that far."""
-    known = ~np.isnan(values)
-    if known.all():
-        return intervals.distribution(values, batches)
-    return intervals.distribution(values[known], intervals.counts_within(known, batches))
-
-
 def _duration_s(part: Rows) -> float:
     """Sum over rounds the time from the first intended start to the last completion; what lies between is not counted."""
     if not len(part):
@@ -239,7 +231,7 @@ def _by(part: Rows, batches: Counts, loop_ms: float, *, is_ours: bool) -> dict[s
             **_counts(n, bad),
             success_ratio=(n - bad) / n,
             response_time_ms=times,
-            server_time_ms=_known(server_ms[chosen], own),
+            server_time_ms=intervals.distribution(server_ms[chosen], own),
             bytes_mean=float(size[chosen].mean()) if is_ours or size.any() else math.nan,  # no tool that says sizes has none
             generator_share=shares,
         )
@@ -365,16 +357,12 @@ def measured(scenario: ScenarioSummary, objective: Objective) -> Measured:
     if times is None or scenario.succeeded == 0:
         return Measured(value=None, bound=None, n=0, missing=MISSING.get(kind) if scenario.succeeded else None)
     added = scenario.generator_ms.get(metric, 0.0)  # what the target says holds none
-    if name in EXACT:
-        value = _if_known(getattr(times, name))
-        return Measured(value=value, bound=value, n=n, added=added)
-    percentile: Percentile = getattr(times, name)
-    if not percentile.n_effective:
-        return Measured(value=_if_known(percentile.value), bound=None, n=percentile.n, unbounded=UNBOUNDED)
-    needed = math.ceil(intervals.needed_n(int(name[1:]) / 100) * percentile.n / percentile.n_effective)
-    bound = percentile.low if objective.upward else percentile.upper
-    return Measured(value=percentile.value, bound=bound, n=percentile.n, needed_n=needed, added=added)
-
-
-def _if_known(value: float) -> float | None:
-    return None if math.isnan(value) else value
+    found: float | Percentile = getattr(times, name)
+    value = found.value if isinstance(found, Percentile) else found
+    known = None if math.isnan(value) else value
+    if not isinstance(found, Percentile):
+        return Measured(value=known, bound=known, n=n, added=added)
+    if not found.n_effective:
+        return Measured(value=known, bound=None, n=found.n, unbounded=UNBOUNDED)
+    needed = math.ceil(intervals.needed_n(int(name[1:]) / 100) * found.n / found.n_effective)
+    return Measured(value=value, bound=found.low if objective.upward else found.upper, n=found.n, needed_n=needed, added=added)

@@ -198,13 +198,12 @@ class Rows:
         return self._ms(lambda sent_ns, done_ns: np.where(sent_ns > 0, done_ns - sent_ns, np.nan), "sent_ns", "done_ns")
 
     def dispatch_lag_ms(self) -> NDArray[np.float64]:
-        """Actual send minus intended start of each request that was sent and did not wait for a connection: the generator's own delay."""
+        """Actual send minus intended start, the generator's own delay; NaN of a request that was not sent, or waited for a connection."""
 
         def late_ns(sent_ns: Numbers, intended_ns: Numbers, waited: Mask) -> NDArray[np.float64]:
             return np.where((sent_ns > 0) & ~waited, np.maximum(sent_ns - intended_ns, 0), np.nan)
 
-        found = self._ms(late_ns, "sent_ns", "intended_ns", "waited")
-        return found[~np.isnan(found)]
+        return self._ms(late_ns, "sent_ns", "intended_ns", "waited")
 
     def undelayed_ms(self) -> NDArray[np.float64]:
         """Completion minus intended start, less the request's own dispatch lag: what a generator that sends in time would have seen."""

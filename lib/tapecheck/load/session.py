@@ -4,7 +4,6 @@ import dataclasses
 import ipaddress
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from datetime import UTC, datetime
 from multiprocessing.reduction import DupFd
 
 from tapecheck import progress, resources
@@ -17,8 +16,6 @@ from tapecheck.load.plan import Capacity, LoadPlan, Paced
 from tapecheck.load.recording import Context, GeneratorStats, Recording
 from tapecheck.load.samples import table_of
 from tapecheck.resources import Watch
-from tapecheck.runs import folders, results
-from tapecheck.runs.results import TargetInfo
 from tapecheck.statistics import intervals
 from tapecheck.target import opening
 from tapecheck.target.file import Target
@@ -41,19 +38,9 @@ def run(plan: LoadPlan, target: Target, keep: Callable[[Recording], None] = lamb
         ConfigError: a scenario's request cannot be built, or the target lies beyond this machine without permission.
         TargetError: the target does not answer, or not as configured; no load was sent.
     """
-    assert target.base_url is not None, "an opened target has a URL"
     prepared = requests.prepare_all(plan, target)
     _check_generator(plan)
-    address = requests.check(target, prepared)
-    started_at = datetime.now(UTC)
-    context = Context(
-        run_id=folders.new_id(started_at),
-        started_at=started_at,
-        target=TargetInfo(name=target.name, kind=target.kind, base_url=target.base_url),
-        environment=results.environment(),
-        executors={},
-        generator={},
-    )
+    address, context = requests.check(target, prepared), Context.of(target, executors={}, generator={})
     with Generator(plan.workers, allow_remote=target.allow_remote) as generator, Watch(target.processes) as watch:
         sender = _Sender(plan=plan, prepared=prepared, address=address, generator=generator, context=context)
         sent: list[Sent] = []

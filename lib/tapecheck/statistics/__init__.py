@@ -1,1 +1,1 @@
-"""TODO."""
+"""Every formula once: percentiles and their intervals, paired comparisons, scalability, change points."""

@@ -142,12 +142,15 @@ def percentile_of_sorted(x: Values, p: float, effective: float | None = None) ->
 
 
 def distribution(x: Values, batches: Counts | None = None) -> Distribution | None:
-    """Summarize a sample (any unit); None when it is empty.
+    """Summarize what is known of a sample (any unit), that is not NaN; None when nothing is.
 
     Args:
         x: in the order of its batches, or in any order without them.
         batches: sizes of the consecutive batches whose samples are alike, such as the rounds of a burst; None: all are independent.
     """
+    known = ~np.isnan(x)
+    if not known.all():
+        x, batches = x[known], None if batches is None else counts_within(known, batches)
     if len(x) == 0:
         return None
     s = np.sort(x if x.dtype.kind == "f" else x.astype(np.float64))  # half the width is half the time
