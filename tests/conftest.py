@@ -44,7 +44,7 @@ PREFIX = "tct-"
 FOLDER = "TAPECHECK_TESTS_SANDBOXES"  # in the environment of every process that the tests start
 USE_A_SANDBOX = {  # what is under one name breaks its sandbox and mends it, file after file; the names are independent, and as long
     "service": ("test_live", "test_compare_live", "test_sandbox_api", "test_sandbox_openapi"),
-    "drills": ("test_recovery_drill", "test_recovery_freshness", "test_recovery_loss", "test_recovery_planting"),
+    "drills": ("test_recovery_backups", "test_recovery_drill", "test_recovery_freshness", "test_recovery_loss", "test_recovery_planting"),
     "workers": (
         "test_backfill_sharding", "test_backfill_faults", "test_sandbox_filling", "test_benchmarks_backfill", "test_vendor_source",
         "test_observe", "test_target_mapping", "test_proposal", "test_backfill_history",

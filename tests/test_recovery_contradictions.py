@@ -25,6 +25,7 @@ SOUND = {
     "rpo.critical.max_lost_minutes": 23,
     "rpo.low.refresh_s": 43_200,
     "rpo.low.max_age_s": 86_399,
+    "backup.interval_s": 1380,
     "explained": {},
 }
 Changes = dict[str, Any]
@@ -82,6 +83,14 @@ PLANTED: list[tuple[str, Changes, Changes, str, str, str]] = [
     ("backoff_beyond_rto", {"rto.upstream_rate_limit.objective_s": 30},
      {"rto.upstream_rate_limit.objective_s": 30, "rto.upstream_rate_limit.clock": "degraded"},
      "backfill.retries_s", "pauses of 1 + 5 + 30 s = 36 s, beyond the 30 s of rto.upstream_rate_limit", "or clock: degraded"),
+    ("refill_beyond_rto", {"rto.database_destroyed.objective_s": 1379}, {"rto.database_destroyed.objective_s": 1380},
+     "rto.database_destroyed.objective_s", "take at least 23 min, beyond the 1,379 s of rto.database_destroyed", "or a longer time"),
+    ("destroyed_without_backup", {"backup": None}, {},
+     "rto.database_destroyed", "an objective for a database that is gone, and no backup", "backup: {interval_s"),
+    ("backup_gone_before_next", {"backup.retention_s": 1380}, {"backup.retention_s": 1381},
+     "backup.retention_s", "a backup is kept for 23 min, and the next one comes after 23 min", "more than backup.interval_s"),
+    ("backup_against_loss", {"backup.interval_s": 1440}, {"backup.interval_s": 1380},
+     "backup.interval_s", "of critical 23 min may be lost, and up to 24 min have come since the last backup", "or archived WAL"),
     ("retries_beyond_cap", {"backfill.backoff_max_s": 29}, {"backfill.backoff_max_s": 30},
      "backfill.retries_s", "a pause of 30 s, beyond the 29 s of backoff_max_s", "pauses up to backoff_max_s"),
     ("refill_beyond_rto", {"rto.scheduler_crash.objective_s": 300},
@@ -90,8 +99,8 @@ PLANTED: list[tuple[str, Changes, Changes, str, str, str]] = [
      "fewer jobs, a higher rate, or a longer time"),
     ("refill_beyond_rto", {"rpo.critical.refresh_s": 900}, {"rpo.critical.refresh_s": 900, "backfill.burst": 50},
      "rpo.critical.refresh_s", "at least 23 min, beyond the 15 min after which critical is due again", "fewer jobs"),
-    ("refresh_against_loss", {"rpo.critical.max_lost_minutes": 0}, {"rpo.standard.max_lost_minutes": 60},
-     "rpo.critical.max_lost_minutes", "of critical none may be lost, but up to 23 min are not fetched yet", "a refresh at least as often"),
+    ("refresh_against_loss", {"rpo.critical.max_lost_minutes": 22, "backup.interval_s": 1320}, {"rpo.standard.max_lost_minutes": 60},
+     "rpo.critical.max_lost_minutes", "of critical 22 min may be lost, but up to 23 min are not fetched", "a refresh at least as often"),
     ("refresh_against_loss", {"rpo.standard.max_lost_minutes": 59.5}, {"rpo.standard.max_lost_minutes": 60},
      "rpo.standard.max_lost_minutes", "of standard 3,570 s may be lost, but up to 1 h are not fetched yet", "a refresh at least as often"),
     ("refresh_beyond_age", {"rpo.standard.max_age_s": 3600}, {"rpo.standard.max_age_s": 3601},
@@ -146,7 +155,7 @@ def test_all_problems_are_told_at_once() -> None:
     found = {problem.key: f"{problem.got}; {problem.allowed}" for problem in told(bad)}
     stale = [f"explained.{rule}" for rule in sorted(explained)]
     assert list(found) == ["backfill.retries_s", "rpo.low.max_age_s", *stale]
-    assert "one of backoff_beyond_rto, clock_resolution" in found["explained.no_such_rule"]
+    assert "one of backoff_beyond_rto, backup_against_loss" in found["explained.no_such_rule"]
     assert "where none is accepted" in found["explained.order_against_tiers"]
     assert "a contradiction that is not there" in found["explained.refill_beyond_rto"]
 
@@ -183,6 +192,7 @@ def test_our_own_plan_contradicts_itself_where_the_objectives_do_and_says_why() 
         ("refill_beyond_rto", "rto.scheduler_crash.objective_s"),
         ("refill_beyond_rto", "rpo.critical.refresh_s"),
         ("refresh_against_loss", "rpo.critical.max_lost_minutes"),
+        ("backup_against_loss", "backup.interval_s"),
         ("refresh_beyond_age", "rpo.low.refresh_s"),
         ("tier_beyond_class", "rpo.low.max_age_s"),
     }

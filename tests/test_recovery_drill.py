@@ -128,7 +128,7 @@ def frozen() -> list[int]:
 
 SHIPPED = (
     "api_killed", "scheduler_killed", "feature_failure", "database_frozen", "database_connections_terminated",
-    "upstream_rate_limited_with_retry_after",
+    "upstream_rate_limited_with_retry_after", "database_restored_from_dump",
 )  # fmt: skip
 
 
@@ -150,6 +150,10 @@ def test_what_is_broken_comes_back(where: DrillTarget, guard: Watchdog, name: st
     elif name == "database_frozen":  # served from the cache, and full again only after the thaw
         assert trial.released_ns is not None and trial.injected_ns is not None
         assert found.recover_s >= (trial.released_ns - trial.injected_ns) / 1e9 - 0.2
+    elif name == "database_restored_from_dump":  # every row is back, and what was asked for meanwhile was served from memory
+        assert trial.restore is not None and trial.injected_ns is not None and trial.restore.switched_ns is not None
+        assert (trial.restore.exact, trial.restore.different, trial.restore.unusable) == (True, [], "")
+        assert found.recover_s > (trial.restore.switched_ns - trial.injected_ns) / 1e9 - 0.2
     if name in ("scheduler_killed", "feature_failure", "database_frozen"):
         assert found.detect_s is not None
     assert where.database_url and where.source_key
@@ -165,6 +169,20 @@ def test_without_a_steady_state_nothing_is_broken(where: DrillTarget, guard: Wat
     assert (trial.state, trial.injected_ns) == (INVALID, None)
     assert trial.reason.startswith("the steady state did not hold before the fault")
     assert psutil.Process(find(where, "api")).create_time() == before
+
+
+def test_a_database_whose_backup_was_never_made_is_not_dropped(where: DrillTarget, guard: Watchdog, tmp_path: Path) -> None:
+    """The trial says why, and the target is left as it was."""
+    assert where.target.database is not None and where.database_url is not None
+    folder = str(tmp_path / "none")
+    there = where.target.model_copy(update={"database": where.target.database.model_copy(update={"backups": folder})})
+    one = changed(tmp_path, "database_restored_from_dump", lambda data: data["method"].pop(0))
+    trial = run(one, replace(where, target=there), guard).trial
+    assert trial.restore is not None
+    assert (trial.state, trial.injected_ns, trial.rolled_back) == (INVALID, None, True)
+    assert trial.restore.unusable == f"no backup was ever made: {folder} holds none" and trial.restore.unusable in trial.reason
+    with psycopg.connect(where.database_url) as connection:
+        assert connection.execute("SELECT 1").fetchone() == (1,)
 
 
 def find(where: DrillTarget, name: str) -> int:

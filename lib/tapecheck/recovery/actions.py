@@ -5,6 +5,7 @@
 """
 
 import contextlib
+import datetime as dt
 import signal
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -13,9 +14,10 @@ from typing import Any
 import psutil
 import psycopg
 
+from tapecheck.recovery.backups import Backups, plain
 from tapecheck.recovery.recording import DEGRADED, FULL
 from tapecheck.resources import command_line, locate, mentions
-from tapecheck.target.file import ProcessSelector
+from tapecheck.target.file import ProcessSelector, RestorableDatabase
 
 Configuration = Mapping[str, Any]
 Done = dict[str, Any]
@@ -58,6 +60,33 @@ def terminate_connections(configuration: Configuration) -> Done:
     if not row or not row[0]:
         raise RuntimeError("nobody was connected to the database, so that nothing was ended")
     return {"at_ns": at_ns, "ended": row[0]}
+
+
+def back_up(configuration: Configuration) -> Done:
+    """Make a backup of the target's database by its own command."""
+    name, noted = _backups(configuration).back_up()
+    return {"restore": {"backup": name, "backup_at": noted.at.isoformat(), "saved": plain(noted.tables), "exact": noted.exact}}
+
+
+def destroy_database(configuration: Configuration) -> Done:
+    """Drop the target's database, if its newest backup can be relied on; else it is an error, and nothing was touched."""
+    backup, at_ns, before = _backups(configuration).destroy()
+    at, noted = dt.datetime.now(dt.UTC) - dt.timedelta(microseconds=(time.monotonic_ns() - at_ns) / 1e3), backup.manifest
+    known = {"saved": plain(noted.tables), "exact": noted.exact} if noted else {}
+    known |= {"backup": backup.name, "backup_at": backup.at and backup.at.isoformat(), "backup_bytes": sum(backup.files.values())}
+    return {"at_ns": at_ns, "restore": known | {"destroyed_at": at.isoformat(), "before": plain(before)}}
+
+
+def restore_database(configuration: Configuration) -> Done:
+    """Restore the database that was dropped and give it its name again; where none is missing nothing is done."""
+    done = _backups(configuration).restore()
+    return {"at_ns": done["began_ns"], "restore": done} if done else {"missing": "nothing"}
+
+
+def _backups(configuration: Configuration) -> Backups:
+    if not (url := configuration.get("database_url")) or not (given := configuration.get("database")):
+        raise RuntimeError("configuration.database_url or configuration.database names no database; nothing was touched")
+    return Backups(commands=RestorableDatabase.model_validate(given), url=url)
 
 
 def full_recovery(configuration: Configuration, within_s: float = 30.0) -> bool:

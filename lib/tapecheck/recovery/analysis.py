@@ -2,7 +2,7 @@
 
 import math
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 
 import numpy as np
@@ -10,9 +10,9 @@ import numpy as np
 from tapecheck.errors import ConfigError, Problem
 from tapecheck.recovery import ages
 from tapecheck.recovery.ages import Alert, SeriesAge
-from tapecheck.recovery.contradictions import Contradiction, find
+from tapecheck.recovery.contradictions import DESTROYED, Contradiction, find
 from tapecheck.recovery.objectives import RecoveryPlan
-from tapecheck.recovery.recording import Audit, Recording, WrittenBar
+from tapecheck.recovery.recording import Audit, Recording, Restore, WrittenBar
 from tapecheck.recovery.timeline import Timed, time_trial
 from tapecheck.statistics import intervals
 from tapecheck.verdict import Check, Measured, Objective, Verdict, judge, overall, parse_all
@@ -78,6 +78,8 @@ class Loss:
     lost_minutes: float = 0.0  # the most that one symbol lost in one trial, which is what the objective is about
     refetchable_bars: int = 0  # of the lost ones, those that upstream still has
     unrecoverable_bars: int = 0  # and those that it has not
+    delayed_bars: int = 0  # not among the lost ones: gone with a database that was restored, and still to be had from upstream
+    delayed_minutes: float = 0.0  # the most that one symbol has of them in one trial
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -92,6 +94,21 @@ class TierSummary(Loss):
     max_lost_minutes: float
     freshness_loss_minutes: float | None  # how long nothing could be refreshed, which is no loss of what was stored
     verdict: Verdict
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Restored:
+    """A trial that restored the database: what came since its backup by tier, all that was lost with it, and why the backup is none."""
+
+    timed: Timed
+    facts: Restore
+    losses: dict[str, Loss]
+    unusable: str
+
+    def after_s(self, at_ns: int | None) -> float | None:
+        """Return a time in seconds since the database was dropped."""
+        injected_ns = self.timed.trial.injected_ns
+        return None if at_ns is None or injected_ns is None else (at_ns - injected_ns) / 1e9
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -123,6 +140,7 @@ class RecoverySummary:
     series: list[SeriesAge]
     losses: dict[str, Loss]
     timed: list[Timed]
+    restored: list[Restored]
 
     @property
     def as_found(self) -> list[SeriesAge]:
@@ -150,6 +168,7 @@ def summarize(recording: Recording, plan: RecoveryPlan) -> RecoverySummary:
         series=series,
         losses=losses,
         timed=timed,
+        restored=[_restored(one, one.trial.restore, recording, plan) for one in timed if one.trial.restore],
     )
 
 
@@ -208,26 +227,51 @@ def _failure_check(name: str, own: Sequence[Timed], plan: RecoveryPlan) -> Check
 def losses_of(bars: Iterable[WrittenBar], timed: Iterable[Timed], plan: RecoveryPlan) -> dict[str, Loss]:
     """Return the loss of every tier, in minutes of symbols; of a tier of which no bar was written although bars were to be, nothing."""
     by_tier: defaultdict[str, list[WrittenBar]] = defaultdict(list)
+    timed = list(timed)
+    spared = {one.trial.drill for one in timed if plan.rto[one.trial.failure].loss == "unrecoverable"}
     for bar in bars:
         by_tier[plan.tier_of(bar.symbol) or ""].append(bar)
     unwritten = {name: Loss() for name in plan.rpo} if any(one.trial.gone_bars is not None for one in timed) else {}
-    return unwritten | {name: _loss(own) for name, own in by_tier.items()}
+    return unwritten | {name: _loss(own, spared) for name, own in by_tier.items()}
 
 
-def _loss(bars: Sequence[WrittenBar]) -> Loss:
-    fates = Counter(bar.fate for bar in bars)
-    lost = [bar for bar in bars if bar.fate == "lost"]
+def _restored(timed: Timed, facts: Restore, recording: Recording, plan: RecoveryPlan) -> Restored:
+    """Return what became of a database that was restored."""
+    trial, different, unusable = timed.trial, facts.different, facts.unusable
+    if different and not unusable:
+        was, now = ((one[different[0]].rows if different[0] in one else 0) for one in (facts.saved or facts.before, facts.restored))
+        unusable = f"{len(different)} tables came back otherwise than they were backed up, such as {different[0]}: {now:,} of {was:,} rows"
+    by_tier: defaultdict[str, list[WrittenBar]] = defaultdict(list)
+    for bar in recording.bars:
+        if (bar.drill, bar.trial) == (trial.drill, trial.trial):
+            by_tier[plan.tier_of(bar.symbol) or ""].append(bar)
+    losses = {name: _loss(by_tier[name]) for name in plan.rpo if name in by_tier}
+    return Restored(timed=timed, facts=facts, losses=losses, unusable=unusable)
+
+
+def _most_minutes(bars: Iterable[WrittenBar]) -> float:
+    """Return the minutes of the symbol and trial that have most."""
     minutes: defaultdict[tuple[str, str, int], float] = defaultdict(float)
-    for bar in lost:
+    for bar in bars:
         minutes[bar.symbol, bar.drill, bar.trial] += bar.minutes
+    return max(minutes.values(), default=0.0)
+
+
+def _loss(bars: Sequence[WrittenBar], spared: Container[str] = ()) -> Loss:
+    """Return the loss of bars; in the spared drills one that upstream still has is delayed, and not lost."""
+    fates = Counter(bar.fate for bar in bars)
+    delayed = [bar for bar in bars if bar.fate == "lost" and bar.drill in spared and bar.refetchable]
+    lost = [bar for bar in bars if bar.fate == "lost" and not (bar.drill in spared and bar.refetchable)]
     return Loss(
         acknowledged_bars=fates.total() - fates["unknown"],
         unknown_bars=fates["unknown"],
         never_read_bars=fates["never_read"],
-        lost_bars=fates["lost"],
-        lost_minutes=max(minutes.values(), default=0.0),
+        lost_bars=len(lost),
+        lost_minutes=_most_minutes(lost),
         refetchable_bars=sum(bar.refetchable is True for bar in lost),
         unrecoverable_bars=sum(bar.refetchable is False for bar in lost),
+        delayed_bars=len(delayed),
+        delayed_minutes=_most_minutes(delayed),
     )
 
 
@@ -304,9 +348,20 @@ def check(summary: RecoverySummary, plan: RecoveryPlan) -> list[Check]:
         found += _tier_checks(name, summary.audit, _of_tier(name, summary.series), summary.losses.get(name), plan)
     if broken:
         found.append(_checked("unsteady_after", 0, sum(not trial.steady_after for trial in broken), len(broken)))
+    found += _backup_checks(summary.restored, plan)
     if any(one.trial.unrecorded for one in summary.timed):  # nothing lost is no result where loss could not be counted
         found.append(_checked(LOSS, 0, None, 0, name="loss"))
     return [*found, *_further(summary, plan)]
+
+
+def _backup_checks(restored: Sequence[Restored], plan: RecoveryPlan) -> Iterator[Check]:
+    """Judge the backups that a database was, or was to be, restored from."""
+    if restored:
+        unusable = [one.unusable for one in restored if one.unusable]
+        check = _checked("unusable_backups", 0, len(unusable), len(restored), name=DESTROYED)
+        yield replace(check, reason=unusable[0]) if unusable else check
+    if plan.backup and (ages_s := [one.facts.age_s for one in restored if one.facts.age_s is not None]):
+        yield _checked("backup_age_s", plan.backup.interval_s, max(ages_s), len(ages_s), name=DESTROYED)
 
 
 def _checked(metric: str, limit: float, value: float | None, n: int, *, name: str = "target", invalid: str | None = None) -> Check:

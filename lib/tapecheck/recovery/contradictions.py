@@ -17,6 +17,7 @@ from tapecheck.errors import ConfigError, Problem
 from tapecheck.recovery.objectives import OTHERS, RecoveryPlan, spelled
 from tapecheck.statistics import intervals
 
+DESTROYED = "database_destroyed"  # the failure that only a backup helps against
 PERIODS = 2  # periods of the prober that an objective must span, for a miss to be told from the clock's own resolution
 
 Places = Iterator[tuple[str, str, str]]
@@ -90,6 +91,19 @@ def _order_against_tiers(plan: RecoveryPlan) -> Places:
         yield "scheduler.order", ", ".join(plan.scheduler.order), f"each tier of rpo once: {', '.join(plan.rpo)}"
 
 
+@_rule(STRUCTURAL)
+def _destroyed_without_backup(plan: RecoveryPlan) -> Places:
+    if DESTROYED in plan.rto and plan.backup is None:
+        yield f"rto.{DESTROYED}", "an objective for a database that is gone, and no backup", "backup: {interval_s: …, retention_s: …}"
+
+
+@_rule(STRUCTURAL)
+def _backup_gone_before_next(plan: RecoveryPlan) -> Places:
+    if plan.backup and plan.backup.retention_s <= plan.backup.interval_s:
+        kept, every = spelled(plan.backup.retention_s), spelled(plan.backup.interval_s)
+        yield "backup.retention_s", f"a backup is kept for {kept}, and the next one comes after {every}", "more than backup.interval_s"
+
+
 # ---- recovery: what is done takes longer than its objective ----
 
 
@@ -116,10 +130,10 @@ def _refill_beyond_rto(plan: RecoveryPlan) -> Places:
     limits, refill_s = plan.backfill, refill_floor_s(plan)
     rate = f"{limits.jobs} jobs at {limits.requests_per_minute:g} requests a minute, {limits.burst} of them at once"
     what, change = f"{rate}, take at least {spelled(round(refill_s))}", "fewer jobs, a higher rate, or a longer time"
-    crash = plan.rto.get("scheduler_crash")
-    if crash and crash.clock == "full" and refill_s > crash.objective_s:
-        finding = f"{what}, beyond the {spelled(crash.objective_s)} of rto.scheduler_crash"
-        yield "rto.scheduler_crash.objective_s", finding, change
+    for failure in ("scheduler_crash", DESTROYED):
+        objective = plan.rto.get(failure)
+        if objective and objective.clock == "full" and refill_s > objective.objective_s:
+            yield f"rto.{failure}.objective_s", f"{what}, beyond the {spelled(objective.objective_s)} of rto.{failure}", change
     name, tier = min(plan.rpo.items(), key=lambda item: item[1].refresh_s)
     if refill_s > tier.refresh_s:
         yield f"rpo.{name}.refresh_s", f"{what}, beyond the {spelled(tier.refresh_s)} after which {name} is due again", change
@@ -140,6 +154,15 @@ def _refresh_against_loss(plan: RecoveryPlan) -> Places:
             allowed = spelled(60 * tier.max_lost_minutes) if tier.max_lost_minutes else "none"
             finding = f"of {name} {allowed} may be lost, but up to {spelled(tier.refresh_s)} are not fetched yet when something dies"
             yield f"rpo.{name}.max_lost_minutes", finding, "a refresh at least as often as what may be lost"
+
+
+@_rule(EXPLAINABLE)
+def _backup_against_loss(plan: RecoveryPlan) -> Places:
+    for name, tier in plan.rpo.items() if plan.backup and DESTROYED in plan.rto else ():
+        if plan.backup and plan.backup.interval_s > 60 * tier.max_lost_minutes:
+            allowed, every = spelled(60 * tier.max_lost_minutes) if tier.max_lost_minutes else "none", spelled(plan.backup.interval_s)
+            finding = f"of {name} {allowed} may be lost, and up to {every} have come since the last backup when the database is destroyed"
+            yield "backup.interval_s", finding, "a backup at least as often as what may be lost, or archived WAL"
 
 
 @_rule(EXPLAINABLE)

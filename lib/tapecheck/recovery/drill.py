@@ -15,6 +15,7 @@ from typing import Any, Self
 import pyarrow as pa
 from chaoslib.run import RunEventHandler, Runner
 from chaoslib.types import Strategy
+from pydantic import TypeAdapter
 from pydantic_core import from_json
 
 from tapecheck.errors import ConfigError, Problem, RollbackError
@@ -25,7 +26,7 @@ from tapecheck.recovery.actions import WAIT
 from tapecheck.recovery.experiment import PLACES, Drill, View
 from tapecheck.recovery.objectives import ProbeSchedule
 from tapecheck.recovery.prober import Prober
-from tapecheck.recovery.recording import FULL, INVALID, MEASURED, Trial
+from tapecheck.recovery.recording import FULL, INVALID, MEASURED, Restore, Trial, UnusableBackup
 from tapecheck.recovery.watchdog import Watchdog, is_undone, roll_back, worked
 from tapecheck.resources import locate
 from tapecheck.target import opening, templates
@@ -85,6 +86,11 @@ class DrillTarget:
     def processes(self) -> Mapping[str, Mapping[str, Any]]:
         """Its processes by name, each as a target file selects it."""
         return {name: one.model_dump(exclude_defaults=True) for name, one in self.target.processes.items()}
+
+    @property
+    def database(self) -> Mapping[str, Any] | None:
+        """How its database is backed up and restored, as a target file says it."""
+        return self.target.database.model_dump() if self.target.database else None
 
     @property
     def sandbox_key(self) -> str:
@@ -158,6 +164,10 @@ def _missing(target: Target, drill: Drill, given: set[str]) -> list[Problem]:
     if away := [url for url, host in hosts.items() if host and "${" not in host and not target.allow_remote and not is_loopback(host)]:
         lacks("(experiment)", f"requests to {', '.join(away)}", "loopback addresses; or allow_remote: true in the target file")
     needed = (drill.places & set(PLACES)) | ({"database_url"} if drill.needs_database else set())
+    if drill.destroys and (target.database is None or not target.database.expendable):
+        allowed = "database: {expendable: true, backups: FOLDER, backup: [pg_dump, …], restore: [pg_restore, …]} in the target file"
+        got = "without a section database" if target.database is None else "whose database is not marked as expendable"
+        lacks("database", f"target {target.name} {got}, which this drill drops", allowed)
     if wanting := sorted(needed - given):
         allowed = "backfill: {source_url: …, database_url: …} in the target file"
         lacks("configuration", f"target {target.name} without {', '.join(wanting)}", allowed)
@@ -238,7 +248,9 @@ def run(drill: Drill, where: DrillTarget, schedule: ProbeSchedule, watchdog: Wat
         died = STOPPED
     states, watching = journal.get("steady_states") or {}, drill.watching
     steady_before, steady_after = (bool((states.get(when) or {}).get("steady_state_met")) for when in ("before", "after"))
-    injected_ns = moments.at_ns.get(watching.inject) if steady_before else None
+    restore = _restore(journal) if drill.destroys else None
+    is_spared = restore is not None and restore.destroyed_at is None
+    injected_ns = moments.at_ns.get(watching.inject) if steady_before and not is_spared else None
     reason = died or _why_invalid(journal, steady_before)
     trial = Trial(
         drill=drill.name,
@@ -256,6 +268,7 @@ def run(drill: Drill, where: DrillTarget, schedule: ProbeSchedule, watchdog: Wat
         after=_after(where, watching.after, watching.keep),
         repair=_repair(drill, where, journal),
         may_be_unseen=watching.may_be_unseen,
+        restore=restore,
         may_report=any(view.reports is not None for view in watching.views.values()),
     )
     kept = {key: journal[key] for key in KEPT if key in journal}
@@ -273,7 +286,8 @@ def _journal(drill: Drill, where: DrillTarget, moments: _Moments, prober: Prober
 
     with only(not where.target.allow_remote), Runner(Strategy.DEFAULT) as runner:
         runner.register_event_handler(moments)
-        values = {name: value for name, value in experiment["configuration"].items() if name != "database_url"}
+        needed = drill.destroys  # to restore it; else the watchdog need not know where the database is
+        values = {name: value for name, value in experiment["configuration"].items() if needed or name != "database_url"}
         alone = {**experiment, "configuration": values}
         watchdog.arm(alone, _repair(drill, where, {}), allow_remote=where.target.allow_remote)
         experiment["configuration"][WAIT] = wait
@@ -324,6 +338,17 @@ def _stop(drill: Drill, where: DrillTarget, journal: Journal) -> BaseException |
         repair = _repair(drill, where, journal)
         return RollbackError(f"THE DRILL {drill.name} COULD NOT BE ROLLED BACK ({why}). Repair by hand: {repair}")
     return KeyboardInterrupt() if journal["status"] == "interrupted" else None
+
+
+def _restore(journal: Journal) -> Restore:
+    """Return what the activities noted of backup and restore; of rollbacks only that which had to restore the database."""
+    facts: dict[str, Any] = {}
+    for run in [*journal.get("run", []), *journal.get("rollbacks", [])]:
+        output, mark = run.get("output"), f"{UnusableBackup.__name__}: "
+        facts |= output.get("restore") or {} if isinstance(output, dict) else {}
+        if mark in (said := _said(run)) and "unusable" not in facts:
+            facts["unusable"] = said.partition(mark)[2]
+    return TypeAdapter(Restore).validate_python(facts)
 
 
 def _after(where: DrillTarget, request: str | None, keep: tuple[str, ...]) -> dict[str, float]:

@@ -4,7 +4,7 @@ import copy
 import inspect
 import re
 import sys
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -27,7 +27,7 @@ OURS = "tapecheck.recovery.actions"
 FETCHED = {"env": "key", "file": "path", "vault": "path"}  # by kind of a value that a drill has fetched: what it is fetched from
 STAND_IN = {"type": "process", "path": sys.executable}  # for a python provider, whose module would be imported to be checked
 RUNNING = ("configuration", "secrets", "controls")  # sections of an experiment of which Chaos Toolkit runs things when it checks them
-PLACES = ("base_url", "source_url", "sandbox_key", "processes", "database_url")  # values of the configuration that a target gives
+PLACES = ("base_url", "source_url", "sandbox_key", "processes", "database_url", "database")  # values that a target gives
 _SECTIONS = ("method", "rollbacks")
 _OWN_URL = re.compile(r"\$\{(base_url|source_url)\}(/|\?|$)")
 _PLACE = re.compile(r"\$\{(\w+)\}")
@@ -116,9 +116,15 @@ class Drill:
         return [activity for section in _SECTIONS for activity in self.experiment.get(section, [])]
 
     @property
+    def destroys(self) -> bool:
+        """Whether it drops the target's database, as far as our own actions do."""
+        called = [(one.get("module"), one.get("func")) for _, one in providers(self.experiment, "python")]
+        return (OURS, "destroy_database") in called
+
+    @property
     def needs_database(self) -> bool:
         """Whether it asks or writes to the target's database."""
-        return self.watching.records or any(view.is_sql for view in self.watching.views.values())
+        return self.watching.records or self.destroys or any(view.is_sql for view in self.watching.views.values())
 
     @property
     def broken(self) -> list[str]:
@@ -166,14 +172,16 @@ def read(path: str | Path) -> Drill:
     return Drill(name=file.stem, path=file, title=data["title"], experiment=data, watching=watching)
 
 
-def chosen(names: str) -> list[Drill]:
-    """Return the drills that a parameter names: all, none, freshness, or names and paths with commas between."""
+def chosen(names: str, left_out: Sequence[str] = ()) -> list[Drill]:
+    """Return the drills that a parameter names: all but those left out, none, freshness, or names and paths with commas between."""
     if names in (NONE, AUDIT):
         return []
     known = {path.stem: path for path in sorted(FOLDER.glob("*.yaml"))}
     drills: list[Drill] = []
-    found: list[Problem] = []
-    for path in known.values() if names == ALL else [_path(name.strip(), known) for name in names.split(",")]:
+    allowed = f"names of drills: {', '.join(known)}"
+    found = [Problem(file="plan", key="left_out", got=name, allowed=allowed) for name in left_out if name not in known]
+    every = [path for name, path in known.items() if name not in left_out]
+    for path in every if names == ALL else [_path(name.strip(), known) for name in names.split(",")]:
         try:
             drills.append(read(path))
         except ConfigError as error:

@@ -12,9 +12,11 @@ from tapecheck.runs.results import Finding
 from tapecheck.verdict import written
 
 NEAR = 0.5  # of an objective: a recovery that takes more leaves little room
-LIMITING = ("lost_bars", "not_steady_after", "rto_missed", "false_age", "wrong_answer", "alert_critical", "rto_near")
+LIMITING = ("unusable_backup", "lost_bars", "not_steady_after", "rto_missed", "false_age", "wrong_answer", "alert_critical", "rto_near")
 COUNTS = ("lost_bars", "acknowledged_bars", "refetchable_bars", "unrecoverable_bars")
 ACTIONS = {
+    "unusable_backup": "make a backup that restores, see why this one does not, and restore one regularly before you need it",
+    "old_backup": "see why no newer backup was made",
     "lost_bars": "check synchronous_commit, fsync and full_page_writes of the server, and what its disk acknowledges",
     "false_age": "do not trust what this service reports of its data until that is fixed",
     "wrong_answer": "do not trust what this service reports of its data until that is fixed",
@@ -22,14 +24,14 @@ ACTIONS = {
     "alert_critical": "see which series are old or failed in the table of ages, and why in the scheduler's log",
     "unrecorded": "name the database of the target's own tables under `backfill` in the target file, and see that it answers",
     "unplanted": "name the request `features` in the target file, and audit again when a series is complete",
-    "untested": "run all drills, or write one for it in config/drills/",
+    "untested": "run all drills (-p profile full), or write one for it in config/drills/",
     "undetected": "make the health check report these failures, so that alerts fire before users notice",
 }
 
 
 def find(recording: Recording, summary: RecoverySummary, plan: RecoveryPlan) -> list[Finding]:
     """Return every finding, the most severe kind first."""
-    found = [*_drilled(summary, plan), *_audited(summary), *_unrecorded(summary)]
+    found = [*_backups(summary, plan), *_drilled(summary, plan), *_audited(summary), *_unrecorded(summary)]
     if recording.context.drills and (left := [name for name in plan.rto if name not in summary.rto]):
         found.append(_finding("untested", f"no drill of this run tests {', '.join(left)}", failures=len(plan.rto), tested=len(summary.rto)))
     return [*found, *_undetected(summary)]
@@ -38,6 +40,17 @@ def find(recording: Recording, summary: RecoverySummary, plan: RecoveryPlan) -> 
 def _finding(name: str, finding: str, *, action: str = "", **evidence: float | str | None) -> Finding:
     known = {key: value for key, value in evidence.items() if value is not None}
     return Finding(name=name, finding=finding, evidence=known, action=action or ACTIONS[name])
+
+
+def _backups(summary: RecoverySummary, plan: RecoveryPlan) -> Iterator[Finding]:
+    for one in summary.restored:
+        if one.unusable:
+            finding = f"{one.timed.trial.drill}: {one.unusable}"
+            yield _finding("unusable_backup", finding, trial=one.timed.trial.trial, backup=one.facts.backup or None)
+        if plan.backup and one.facts.age_s is not None and one.facts.age_s > plan.backup.interval_s:
+            old, every = written(one.facts.age_s / 3600), written(plan.backup.interval_s / 3600)
+            finding = f"{one.timed.trial.drill}: the newest backup was {old} h old, and one is to be made every {every} h"
+            yield _finding("old_backup", finding, age_s=one.facts.age_s, interval_s=plan.backup.interval_s)
 
 
 def _drilled(summary: RecoverySummary, plan: RecoveryPlan) -> Iterator[Finding]:

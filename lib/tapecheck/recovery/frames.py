@@ -8,7 +8,7 @@ from typing import Any
 import pandas as pd
 
 from tapecheck.config import Model
-from tapecheck.recovery.analysis import RecoverySummary
+from tapecheck.recovery.analysis import RecoverySummary, Restored
 from tapecheck.recovery.contradictions import Contradiction, refill_floor_s
 from tapecheck.recovery.experiment import Drill
 from tapecheck.recovery.objectives import OTHERS, Action, AgeClass, Clock, RecoveryPlan, spelled
@@ -145,6 +145,7 @@ def document(plan: RecoveryPlan, found: Sequence[Contradiction]) -> str:
         "Alerts": [_frame(_alerts(plan))],
         "Scheduler": [_frame(_settings(plan.scheduler))],
         "Cache": [_frame(_settings(plan.cache))],
+        **({"Backup": [_frame(_settings(plan.backup))]} if plan.backup else {}),
         "Backfill": [_frame([*_settings(plan.backfill), refill])],
         "Drills": [proven, _frame([*_settings(plan.trials), *_settings(plan.prober)])],
         "Further objectives": [_frame([{"objective": f"`{text}`"} for text in plan.objectives]) if plan.objectives else "None."],
@@ -309,6 +310,34 @@ def losses(summary: RecoverySummary) -> pd.DataFrame:
         for name, one in summary.rpo.items()
     ]
     return _frame(rows, "nothing was recorded")
+
+
+def restores(summary: RecoverySummary) -> pd.DataFrame:
+    """Return one row a trial that restored the database: clocks in seconds since it was dropped, and what had come since its backup."""
+    return _frame([_restore(one) for one in summary.restored], "no backup was restored", 2)
+
+
+def _restore(one: Restored) -> dict[str, str | int]:
+    trial, facts = one.timed.trial, one.facts
+    row: dict[str, str | int] = {"drill": trial.drill, "trial": trial.trial}
+    if one.unusable:
+        row["unusable"] = one.unusable
+    if facts.destroyed_at is None:
+        return row
+    rows = (sum(table.rows for table in tables.values()) for tables in (facts.before, facts.saved, facts.restored))
+    lost = one.losses.values()
+    return row | {
+        "backup": f"{number(facts.age_s)} s old, {facts.backup_bytes / 1e6:,.1f} MB",
+        "restored (s)": number(one.after_s(facts.restored_ns)),
+        "counted (s)": number(one.after_s(facts.verified_ns)),
+        "in place (s)": number(one.after_s(facts.switched_ns)),
+        "rows before, backed up, restored": ", ".join(f"{count:,}" for count in rows),
+        "tables that differ": len(facts.different),
+        "since the backup (min, worst symbol)": ", ".join(f"{name} {number(loss.lost_minutes)}" for name, loss in one.losses.items()),
+        "upstream still has (bars)": f"{sum(loss.refetchable_bars for loss in lost):,} of {sum(loss.lost_bars for loss in lost):,}",
+        "gone for good (bars)": f"{sum(loss.unrecoverable_bars for loss in lost):,}",
+        "fetched again in (s)": number(facts.refetch_s),
+    }
 
 
 def history(past: Sequence[PastTrial], plan: RecoveryPlan, now: datetime) -> pd.DataFrame:

@@ -13,6 +13,7 @@ AgeClass = Literal["fresh", "aging", "stale", "missing"]
 Action = Literal["plain", "warning", "warning_and_alert", "not_found_and_trigger"]
 TOLERANCE_S = 5.0  # clocks of two machines, and an answer kept for seconds, differ so; of the narrowest class, an hour, it is 0.14 %
 Clock = Literal["degraded", "full"]
+CountedLoss = Literal["acknowledged", "unrecoverable"]
 OTHERS = "others"  # in place of a tier's symbols: every symbol that no other tier names
 METRICS = ("false_ages", "wrong_answers", "unrecoverable_bars", "gone_bars", "alerts")  # beside those that `rto` and `rpo` imply
 
@@ -69,10 +70,12 @@ class RecoveryObjective(Model):
     """A failure: within what time service must be back, by which of the two clocks, and how.
 
     `degraded` recovery ends when the target answers again, if only from its fallback; `full` recovery when all of it works as before.
+    `loss` says which bars count as lost: all that the database had acknowledged, or of those only what upstream does not have any more.
     """
 
     objective_s: Seconds
     clock: Clock = "full"
+    loss: CountedLoss = "acknowledged"
     procedure: Text
     fallback: Text
 
@@ -180,6 +183,13 @@ class ProbeSchedule(Model):
     settle_s: float = Field(default=0.5, ge=0.1, le=60)
 
 
+class BackupSchedule(Model):
+    """How often the database is backed up, and for how long a backup is kept."""
+
+    interval_s: Seconds
+    retention_s: Seconds
+
+
 class Trials(Model):
     """How often each drill is run, and what share of all recoveries must be proven to meet its objective, with 95 % confidence.
 
@@ -200,8 +210,10 @@ class RecoveryPlan(Model):
     scheduler: Scheduler
     cache: Cache
     backfill: BackfillLimits
+    backup: BackupSchedule | None = None
     prober: ProbeSchedule = ProbeSchedule()
     trials: Trials = Trials()
+    left_out: tuple[str, ...] = ()  # drills that `drills: all` leaves out
     objectives: Annotated[tuple[Annotated[str, AfterValidator(_objective)], ...], AfterValidator(each_once)] = ()
     explained: dict[str, Text] = Field(default={}, validation_alias=AliasChoices("explained", "settled"))
 

@@ -12,6 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from tapecheck import recording
+from tapecheck.config import Model
 from tapecheck.target.mapping import DatedBy, Key, Raised, ReportedSeries, Served, Status
 
 BAD, DEGRADED, FULL = 0, 1, 2  # the state that a probe saw
@@ -56,6 +57,56 @@ BARS = _schema(
 )
 
 
+class UnusableBackup(RuntimeError):
+    """A backup that no database is dropped for, or that could not be restored."""
+
+
+class StoredTable(Model):
+    """A table: its rows, and the sum of their hashes where it was taken."""
+
+    rows: int
+    checksum: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Restore:
+    """What a drill noted of a backup and of the database that was restored from it; times on the monotonic clock of its probes.
+
+    Tables are as they were when the backup was taken (`saved`), just before the database was dropped, and after they were restored.
+    """
+
+    backup: str = ""
+    backup_at: dt.datetime | None = None  # UTC; None where neither backup nor a note of it says when
+    backup_bytes: int = 0
+    destroyed_at: dt.datetime | None = None  # UTC; None where nothing was dropped
+    began_ns: int | None = None  # when the restore began, was done, was counted, and had the name of the live database
+    restored_ns: int | None = None
+    verified_ns: int | None = None
+    switched_ns: int | None = None
+    saved: Mapping[str, StoredTable] = field(default_factory=dict)
+    before: Mapping[str, StoredTable] = field(default_factory=dict)
+    restored: Mapping[str, StoredTable] = field(default_factory=dict)
+    exact: bool = False  # whether `saved` is of the snapshot that was backed up, else of about that time
+    unusable: str = ""  # why nothing was dropped, or could be restored
+    refetch_s: float | None = None  # in which upstream gave the lost bars again; None where none were, or it was not asked
+
+    @property
+    def age_s(self) -> float | None:
+        """How old the backup was when the database was dropped."""
+        return (self.destroyed_at - self.backup_at).total_seconds() if self.destroyed_at and self.backup_at else None
+
+    @property
+    def different(self) -> list[str]:
+        """In which tables other rows came back than were backed up: where that is not known exactly, those that came back without any."""
+        if not self.restored:
+            return []
+        none, known = StoredTable(rows=0), self.saved or self.before
+        back = {name: self.restored.get(name, none) for name in known}
+        if self.exact:
+            return [name for name, one in known.items() if back[name] != one or name not in self.restored]
+        return [name for name, one in known.items() if name not in self.restored or (one.rows and not back[name].rows)]
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Trial:
     """One drill, done once; times on the monotonic clock of its probes."""
@@ -77,6 +128,7 @@ class Trial:
     gone_bars: int | None = None  # how many bars the target's own tables had before and not after, where that was counted
     unrecorded: str = ""  # why loss could not be counted, where it was to be
     may_be_unseen: bool = False  # whether the fault can be over before any probe sees it, and says by itself that it happened
+    restore: Restore | None = None  # of a drill that drops the database
     may_report: bool | None = None  # whether a view was watched by which the target could have reported it; None: not known
 
 

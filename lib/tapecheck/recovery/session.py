@@ -133,5 +133,10 @@ def _counted(trial: Trial, recorder: loss.Recorder, before: loss.Counts, where: 
         found.bars += written
         return {"unrecorded": str(error)}
     live = loss.as_bars(gone, drill=trial.drill, trial=trial.trial, acked_ns=trial.began_ns)
-    found.bars += loss.ask_upstream([*written, *live], where.source_url, where.source_key)
-    return {"gone_bars": sum(bars for bars, _ in gone.values())}
+    began_s = time.monotonic()
+    asked = loss.ask_upstream([*written, *live], where.source_url, where.source_key)
+    found.bars += asked
+    noted: dict[str, Any] = {"gone_bars": sum(bars for bars, _ in gone.values())}
+    if trial.restore and any(bar.refetchable for bar in asked):
+        noted["restore"] = replace(trial.restore, refetch_s=time.monotonic() - began_s)
+    return noted

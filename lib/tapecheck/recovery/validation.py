@@ -78,7 +78,7 @@ class Recovery(validation.Validation[RecoveryPlan, Recording, RecoverySummary, S
             from tapecheck.recovery import session
 
             return session.define()
-        target, drills = open_target(settings.target), chosen(settings.drills)
+        target, drills = open_target(settings.target), chosen(settings.drills, plan.left_out)
         return recordings.measured(
             self.name, target.name, lambda: self.measure(plan, target, out=settings.out, drills=drills), out=settings.out
         )
@@ -105,7 +105,7 @@ class Recovery(validation.Validation[RecoveryPlan, Recording, RecoverySummary, S
         """Make sure that the drills are known, and that a target allows them and has what they need (a sandbox: known when it runs)."""
         drills = given.get("drills", ALL)
         if isinstance(drills, str):
-            found = chosen(drills)
+            found = chosen(drills, plan.left_out if plan else ())
             if target is not None:
                 from tapecheck.recovery.drill import check_allowed, check_code  # with Chaos Toolkit, HTTP client and database driver
 
@@ -151,8 +151,10 @@ def _slowest(timed: Iterable[Timed]) -> str:
 
 def _kept(rpo: Mapping[str, TierSummary]) -> str:
     acknowledged = sum(tier.acknowledged_bars for tier in rpo.values())
-    lost = sum(tier.lost_bars for tier in rpo.values())
-    return f"Of {acknowledged:,} bars acknowledged during drills {lost or 'none'} {'were' if lost else 'was'} lost." if acknowledged else ""
+    lost, delayed = sum(tier.lost_bars for tier in rpo.values()), sum(tier.delayed_bars for tier in rpo.values())
+    more = f"; {delayed:,} came after a backup, and upstream still has them" if delayed else ""
+    what = f"{lost or 'none'} {'were' if lost else 'was'} lost{more}"
+    return f"Of {acknowledged:,} bars acknowledged during drills {what}." if acknowledged else ""
 
 
 recovery = Recovery()

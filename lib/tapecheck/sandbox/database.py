@@ -17,6 +17,7 @@ from psycopg.conninfo import conninfo_to_dict
 
 from tapecheck.errors import SandboxError
 from tapecheck.sandbox.profile import NOT_FOR_INITDB, SERVER_USER, Home, server_group, write_private
+from tapecheck.target.file import RestorableDatabase
 from tapecheck.target.loopback import is_local_database
 
 SETTINGS = {
@@ -115,11 +116,25 @@ def command(home: Home, port: int) -> list[str]:
     return ["/usr/bin/env", "-i", "LC_ALL=C", *server]  # with none of the environment that the others need
 
 
+def restorable(home: Home) -> RestorableDatabase:
+    """Return how the embedded database is backed up and restored: by its own tools, in directory format, two tables at a time."""
+    tools = programs(home)
+    dump = ("--format=directory", "--compress=gzip:1", "--jobs=2", "--snapshot={snapshot}", "--file={backup}")
+    restore = ("--jobs=2", "--exit-on-error", "--dbname={database}", "{backup}")
+    return RestorableDatabase(
+        expendable=True,
+        backups=str(home.backups),
+        backup=(str(tools / "pg_dump"), *dump),
+        restore=(str(tools / "pg_restore"), *restore),
+    )
+
+
 def wipe(home: Home) -> None:
     """Remove what the sandbox stored: the embedded data folder, or the schema `tapecheck` of DATABASE_URL."""
     url = external_url()
     if url is None:
-        shutil.rmtree(home.data, ignore_errors=True)
+        for folder in (home.data, home.backups):
+            shutil.rmtree(folder, ignore_errors=True)
         return
     with psycopg.connect(url, connect_timeout=5) as connection:
         connection.execute("DROP SCHEMA IF EXISTS tapecheck CASCADE")

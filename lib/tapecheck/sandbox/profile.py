@@ -81,6 +81,7 @@ class Home:
         self.folder = folder or sandbox_home()
         self.data = self.folder / "data"
         self.logs = self.folder / "logs"
+        self.backups = self.folder / "backups"
         self.conf = self.folder / "supervisord.conf"
         self.socket = self.folder / "ctl.sock"
         self.profile = self.folder / "profile.json"

@@ -319,6 +319,7 @@ def _written(home: Home, ports: Ports) -> SandboxState:
         database_url=None if database.external_url() else home.database_url(),
         supervisor_pid=int((home.folder / "supervisord.pid").read_text()),
         processes={name: ProcessSelector(port=port) for name, port in _ports_by_name(ports).items()},
+        database=None if database.external_url() else database.restorable(home),
     )
     write_private(home.state, state.model_dump_json())
     return state

@@ -288,6 +288,25 @@ class BackfillTarget(Model):
     observe: ObservedBackfill | None = None
 
 
+class RestorableDatabase(Model):
+    """How the database under `backfill` is backed up and restored.
+
+    In the arguments {backup} is the file or folder of a backup, {database} the database to back up or to restore into, {snapshot} one for
+    pg_dump. The commands find server, user and password in libpq's environment (PGHOST, PGPASSWORD, …), never among their arguments.
+
+    Args:
+        expendable: whether it may be dropped, and all that came since its backup with it.
+        backups: the folder where they lie, each a file or a folder.
+        backup: makes one; without it drills can only use what is there.
+        restore: fills an empty database from one.
+    """
+
+    expendable: bool = False
+    backups: Annotated[str, Field(min_length=1)]
+    backup: tuple[Argument, ...] = ()
+    restore: Annotated[tuple[Argument, ...], Field(min_length=1)]
+
+
 class Target(Model):
     """The system under test, and what may be done to it."""
 
@@ -300,6 +319,7 @@ class Target(Model):
     freshness: Freshness | None = None
     bars: StoredBars | None = None
     backfill: BackfillTarget | None = None
+    database: RestorableDatabase | None = None
     ca_file: str | None = None
     allow_remote: bool = False
     allow_drills: bool = False

@@ -15,7 +15,17 @@ import psutil
 from tapecheck import config, lockfiles
 from tapecheck.config import Model
 from tapecheck.errors import ConfigError, SandboxError
-from tapecheck.target.file import BackfillStart, BackfillTarget, DatabaseSessions, ObservedBackfill, ProcessSelector, Secret, Target, Url
+from tapecheck.target.file import (
+    BackfillStart,
+    BackfillTarget,
+    DatabaseSessions,
+    ObservedBackfill,
+    ProcessSelector,
+    RestorableDatabase,
+    Secret,
+    Target,
+    Url,
+)
 
 _SANDBOX = (sys.executable, "-P", "-m", "tapecheck", "sandbox")
 _use: Path | None = None  # the lock file that says that this process uses the sandbox
@@ -32,6 +42,7 @@ class SandboxState(Model):
     database_url: str | None  # without a password: libpq reads it from the passfile that the URL names
     supervisor_pid: int
     processes: dict[str, ProcessSelector]
+    database: RestorableDatabase | None = None  # None where the database is not the sandbox's own
 
     @staticmethod
     def file() -> Path:
@@ -57,7 +68,7 @@ def open_target(path: str | Path, *, needs_bars: bool = True) -> Target:
     except BaseException:
         let_fill()
         raise
-    found = {"base_url": state.base_url, "backfill": _backfill(state)}
+    found = {"base_url": state.base_url, "backfill": _backfill(state), "database": state.database}
     absent = {key: value for key, value in found.items() if getattr(target, key) is None}
     return target.model_copy(update={**absent, "processes": {**state.processes, **target.processes}})
 
