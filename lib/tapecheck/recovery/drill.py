@@ -249,8 +249,7 @@ def run(drill: Drill, where: DrillTarget, schedule: ProbeSchedule, watchdog: Wat
     states, watching = journal.get("steady_states") or {}, drill.watching
     steady_before, steady_after = (bool((states.get(when) or {}).get("steady_state_met")) for when in ("before", "after"))
     restore = _restore(journal) if drill.destroys else None
-    is_spared = restore is not None and restore.destroyed_at is None
-    injected_ns = moments.at_ns.get(watching.inject) if steady_before and not is_spared else None
+    injected_ns = moments.at_ns.get(watching.inject) if steady_before and (not restore or restore.destroyed_at) else None
     reason = died or _why_invalid(journal, steady_before)
     trial = Trial(
         drill=drill.name,
