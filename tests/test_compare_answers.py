@@ -175,36 +175,17 @@ def test_a_change_that_is_meant_to_alter_answers_says_so() -> None:
 # ---- two recorded runs ----
 
 
-def copied(folder: Path, change: Callable[[pa.Table], pa.Table] = lambda table: table) -> str:
-    shutil.copytree(LOAD, folder)
-    table = pq.read_table(folder / "samples.parquet")
-    pq.write_table(change(table).replace_schema_metadata(table.schema.metadata), folder / "samples.parquet")
-    return str(folder)
-
-
-def with_column(name: str, values: Callable[[np.ndarray], np.ndarray]) -> Callable[[pa.Table], pa.Table]:
-    def change(table: pa.Table) -> pa.Table:
-        at, found = table.column_names.index(name), table.column(name)
-        return table.set_column(at, table.field(name), pa.array(values(found.to_numpy()), found.type))
-
-    return change
-
-
-@pytest.mark.parametrize(
-    ("change", "expected"),
-    [
-        (with_column("bytes", lambda size: np.full_like(size, 160)), "bytes an answer before, 160 after"),
-        (with_column("status", lambda status: np.where(status == 200, 204, status)), "status 200 on"),
-        (with_column("bytes", lambda size: size + np.arange(len(size)) % 9), None),
-    ],
-    ids=["error body", "another status", "time stamp"],
-)
-def test_two_recorded_runs_with_other_answers_are_invalid(tmp_path: Path, change: Callable[[pa.Table], pa.Table], expected: str) -> None:
-    """Every request of both is there, and so is every size."""
-    found = recorded.read(copied(tmp_path / "a"), copied(tmp_path / "b", change))
+@pytest.mark.parametrize(("size", "expected"), [(160, "bytes an answer before, 160 after"), (None, "None")])
+def test_two_recorded_runs_with_other_answers_are_invalid(tmp_path: Path, size: int | None, expected: str) -> None:
+    """Every request of both is there, and so is every size; a time stamp makes no difference."""
+    shutil.copytree(LOAD, tmp_path / "b")
+    table = pq.read_table(LOAD / "samples.parquet")
+    at, sizes = table.column_names.index("bytes"), table.column("bytes").to_numpy()
+    other = np.full_like(sizes, size) if size else sizes + np.arange(len(sizes)) % 9
+    pq.write_table(table.set_column(at, table.field(at), pa.array(other, pa.uint32())), tmp_path / "b" / "samples.parquet")
+    found = recorded.read(str(LOAD), str(tmp_path / "b"))
     invalid = {name: proof.invalid for name, proof in compare.summarize(found, PLANNED).items()}
-    assert len(invalid) > 1
-    assert all((expected in (one or "")) if expected else one is None for one in invalid.values()), invalid
+    assert len(invalid) > 1 and all(expected in str(one) for one in invalid.values()), invalid
 
 
 # ---- two builds that are asked ----

@@ -76,17 +76,6 @@ def test_a_run_beside_itself_is_one_round_that_proves_nothing(copied: Callable[.
     assert {one.change for one in measured if one not in clocks} <= {Change.NO_CHANGE}
 
 
-def test_what_was_counted_is_compared_exactly(copied: Callable[..., str]) -> None:
-    """Fewer requests are seen, whatever the clocks say."""
-
-    def fewer(result: dict[str, Any]) -> None:
-        result["totals"]["requests"] //= 2
-
-    found = summarize(recorded.read(copied("backfill", "a"), copied("backfill", "b", fewer)))["backfill"]
-    requests = next(one for one in found.counters if one.name == "requests")
-    assert (requests.equal, requests.ratio) == (False, pytest.approx(0.5, abs=0.01))
-
-
 @pytest.mark.parametrize(
     ("at", "value", "said"),
     [
@@ -116,13 +105,6 @@ def test_another_address_is_another_target_unless_it_is_a_sandbox(copied: Callab
     """A sandbox has another port after every start."""
     sides = (copied("load", name, put("target", value={"name": "t", "kind": kind, "base_url": f"http://{name}"})) for name in "ab")
     assert recorded.read(*sides).context.differs == said
-
-
-def test_two_plans_that_say_the_same_are_no_difference(copied: Callable[..., str]) -> None:
-    """By their digests, of which older runs have none; two digests that differ are two plans."""
-    one, same, other = (copied("load", name, put("plan_digest", value=digest)) for name, digest in (("a", "1a"), ("b", "1a"), ("c", "2b")))
-    assert recorded.read(one, same).context.differs == ()
-    assert recorded.read(one, other).context.differs == ("plan digest: 1a before, 2b after",)
 
 
 def test_each_metric_is_its_own_figure(copied: Callable[..., str]) -> None:
@@ -187,22 +169,6 @@ def test_the_code_of_both_sides_is_shown(copied: Callable[..., str]) -> None:
     assert found.context.differs == (), "another version of ours is what is compared"
 
 
-def test_runs_of_different_validations_are_refused(copied: Callable[..., str]) -> None:
-    """With both named."""
-    with pytest.raises(ConfigError, match=r"after: got a run of backfill; allowed: a run of load, as before is"):
-        recorded.read(copied("load", "a"), copied("backfill", "b"))
-
-
-def test_runs_without_a_common_scenario_are_refused(copied: Callable[..., str]) -> None:
-    """With what each of them has."""
-
-    def rename(result: dict[str, Any]) -> None:
-        result["scenarios"] = {f"other_{name}": one for name, one in result["scenarios"].items()}
-
-    with pytest.raises(ConfigError, match=r"other_(.|\n)*allowed: runs that have a part in common"):
-        recorded.read(copied("load", "a"), copied("load", "b", rename))
-
-
 def test_scenarios_of_only_one_run_are_left_out(copied: Callable[..., str]) -> None:
     """What both have is compared."""
 
@@ -212,6 +178,36 @@ def test_scenarios_of_only_one_run_are_left_out(copied: Callable[..., str]) -> N
     before = copied("load", "a")
     found = recorded.read(before, copied("load", "b", without_first))
     assert len(found.context.variants) == len(folders.read(before).result["scenarios"]) - 1
+
+
+def only(name: str) -> Callable[[dict[str, Any]], None]:
+    return lambda result: result.update(scenarios={name: result["scenarios"][name]})
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "said"),
+    [
+        (("load",), ("backfill",), "after: got a run of backfill; allowed: a run of load, as before is"),
+        (
+            ("load", only("steady_state")),
+            ("load", only("steady_rate")),
+            r"steady_state; .*: steady_rate; allowed: runs that have a part in",
+        ),
+        (("load",), str(DATA / "tools" / "wrk.txt"), "a part in common"),  # only another tool names its one scenario as it likes
+        (("load",), "NO/c*", r"after: got \S*/c\*; allowed: a path or pattern that a run or file matches"),
+        (("load",), "*.txt", "got 1 before, [2-9]"),
+        ("comparison", ("load",), "which compares already"),
+    ],
+)
+def test_runs_that_are_no_pairs_are_refused(
+    copied: Callable[..., str], monkeypatch: pytest.MonkeyPatch, before: Any, after: Any, said: str
+) -> None:
+    """Of another validation, without a part in common, not as many on both sides, not there, or a comparison; both sides are named."""
+    if before == "comparison":
+        monkeypatch.setattr(folders, "read", lambda path: folders.Run(folder=Path(path), result={"validation": "compare"}))
+    sides = (given if isinstance(given, str) else copied(given[0], name, *given[1:]) for name, given in (("a", before), ("b", after)))
+    with pytest.raises(ConfigError, match=said):
+        recorded.read(*(str(DATA / "tools" / side) if side == "*.txt" else side for side in sides))
 
 
 @pytest.mark.parametrize("broken", ["", "{", '{"validation": "load"}', '{"validation": "moon"}', "[]"])
@@ -224,13 +220,6 @@ def test_a_broken_run_is_refused(copied: Callable[..., str], tmp_path: Path, bro
     shutil.rmtree(after)
     with pytest.raises(ConfigError):
         recorded.read(str(tmp_path / "a"), str(after))
-
-
-def test_a_comparison_is_not_compared(copied: Callable[..., str], monkeypatch: pytest.MonkeyPatch) -> None:
-    """It compares already."""
-    monkeypatch.setattr(folders, "read", lambda path: folders.Run(folder=Path(path), result={"validation": "compare"}))
-    with pytest.raises(ConfigError, match="which compares already"):
-        recorded.read("a", "b")
 
 
 # ---- files of other load generators ----
@@ -294,18 +283,6 @@ def test_answers_alone_have_no_band() -> None:
     assert {*bounds["before"]} == {None} and any(low is not None for low in bounds["after"])
 
 
-def test_only_another_tool_names_its_scenario_as_it_likes(copied: Callable[..., str]) -> None:
-    """Two scenarios of ours are two things, and several of one side have no counterpart."""
-
-    def only(name: str) -> Callable[[dict[str, Any]], None]:
-        return lambda result: result.update(scenarios={name: result["scenarios"][name]})
-
-    with pytest.raises(ConfigError, match=r"steady_state; .*: steady_rate"):
-        recorded.read(copied("load", "a", only("steady_state")), copied("load", "b", only("steady_rate")))
-    with pytest.raises(ConfigError, match="a part in common"):
-        recorded.read(copied("load", "c"), str(TOOLS / "wrk.txt"))
-
-
 def test_a_file_that_is_none_is_refused_before_anything_is_read(copied: Callable[..., str], tmp_path: Path) -> None:
     """With what it would have to be; a known one is a load run and no backfill."""
     (tmp_path / "diary.txt").write_text("dear diary")
@@ -348,15 +325,6 @@ def test_as_many_runs_on_both_sides_are_as_many_rounds(copied: Callable[..., str
     assert [one.folder for one in found.context.before] == [str(tmp_path / f"b{9 - at}") for at, side in enumerate(order) if side == "b"]
     assert ("not_interleaved" in [one.name for one in whole.findings]) == is_said
     assert "no confidence interval" not in whole.said
-
-
-def test_another_number_of_runs_on_one_side_is_refused(copied: Callable[..., str], tmp_path: Path) -> None:
-    """With both numbers; so is a pattern that nothing matches."""
-    rounds(copied, "bba")
-    with pytest.raises(ConfigError, match="got 2 before, 1 after; allowed: as many runs on both sides"):
-        recorded.read(str(tmp_path / "b*"), str(tmp_path / "a*"))
-    with pytest.raises(ConfigError, match=r"before: got \S*/c\*; allowed: a path or pattern that a run or file matches"):
-        recorded.read(str(tmp_path / "c*"), str(tmp_path / "a*"))
 
 
 def test_what_differs_and_what_one_round_lacks_is_said_once(copied: Callable[..., str]) -> None:

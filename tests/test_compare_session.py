@@ -2,7 +2,6 @@
 
 import itertools
 from dataclasses import replace
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -176,19 +175,3 @@ def test_every_variant_is_checked_before_any_is_measured(monkeypatch: pytest.Mon
     with pytest.raises(ConfigError, match=r"proofs\.bulk_copy, before: backfill: got nothing"):
         session.run(plan(), without)
     assert asked == []
-
-
-def test_each_target_is_opened_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The side after may have one of its own."""
-    opened: list[str] = []
-    other = SERVICE.model_copy(update={"name": "other"})
-    monkeypatch.setattr(session, "open_target", lambda file: opened.append(file) or other)
-    seen: list[str] = []
-    figures = SimpleNamespace(samples=None)
-    monkeypatch.setattr(session.load, "run", lambda plan, target: seen.append(target.name) or figures)
-    monkeypatch.setattr(session.load, "summarize", lambda recording, plan: {})
-    bench, plan_of = Bench(SERVICE), variants("x", load_proof())["before"].plan
-    for target in (None, "other.yaml", None, "other.yaml"):
-        with pytest.raises(ValueError, match="not enough values"):
-            bench(Variant(proof="x", side="after", plan=plan_of, target=target))
-    assert (seen, opened) == (["t", "other", "t", "other"], ["other.yaml"])

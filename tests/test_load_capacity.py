@@ -33,20 +33,6 @@ def sweep(search: Capacity, knee_rps: float) -> dict[float, bool]:
     return tried
 
 
-@settings(max_examples=30)
-@given(st.lists(st.booleans(), min_size=60, max_size=60))
-def test_a_target_of_moods_ends_a_sweep_too(met: list[bool]) -> None:
-    """Whatever holds and misses in whatever order, no rate is asked twice and the sweep ends."""
-    tried: dict[float, bool] = {}
-    for held in met:
-        rate = next_rate(SEARCH, tried)
-        if rate is None:
-            break
-        assert rate not in tried
-        tried[rate] = held
-    assert len(tried) <= SEARCH.levels_max
-
-
 def level(rate: float, verdict: Verdict, throughput: float | None = None) -> Level:
     x = throughput if throughput is not None else rate
     return Level(

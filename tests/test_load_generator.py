@@ -281,20 +281,6 @@ def test_a_worker_on_another_machine_is_not_sent_to_its_own_loopback(host: str, 
         generator.measure(work(0, address=Address(host=host, port=80), duration_s=1.0))
 
 
-def test_an_exception_in_mid_measurement_leaves_no_process(server: Server) -> None:
-    """Leaving the context while it measures ends the worker quickly."""
-
-    def interrupt(done: int, total: int) -> None:
-        raise KeyboardInterrupt
-
-    began = time.monotonic()
-    generator = Generator()
-    with pytest.raises(KeyboardInterrupt), generator:
-        generator.measure(work(server.port, duration_s=90.0), interrupt)
-    assert time.monotonic() - began < 45
-    assert not psutil.pid_exists(pid_of(generator))
-
-
 SCRIPT = """
     import asyncio, signal
     from tapecheck.load.engine.work import Address, PreparedRequest, Work

@@ -2,7 +2,6 @@
 
 import csv
 import gzip
-import json
 import math
 import os
 import re
@@ -19,7 +18,6 @@ from hypothesis import strategies as st
 
 from tapecheck import charts
 from tapecheck.charts.figure import Chart
-from tapecheck.compare import recorded
 from tapecheck.errors import ConfigError
 from tapecheck.load import analysis, frames
 from tapecheck.load.analysis import ScenarioSummary
@@ -28,7 +26,6 @@ from tapecheck.load.imports import files, k6, registry, wrk_and_hey
 from tapecheck.load.plan import METRICS, LoadPlan
 from tapecheck.load.recording import Recording
 from tapecheck.load.validation import LoadSummary, load, objectives
-from tapecheck.runs import results
 from tapecheck.verdict import Verdict, parse
 
 DATA = Path(__file__).parent / "data" / "tools"
@@ -627,32 +624,3 @@ def test_every_chart_is_drawn_and_names_the_tool(name: str) -> None:
         (line,) = (one for one in drawn["percentiles"].axes[0].lines if str(one.get_label()).startswith("wrk"))
         assert line.get_xdata() == pytest.approx([2, 10, 100])
         assert found.response_time_ms and line.get_ydata()[2] == found.response_time_ms.p99.value
-
-
-@pytest.mark.parametrize("name", ["k6.json", "wrk.txt"])
-def test_what_was_recorded_of_a_tool_is_read_again(tmp_path: Path, name: str) -> None:
-    """result.json keeps its schema, null where the tool says nothing; the recording says the same as the file."""
-    recording, _ = read(DATA / name)
-    settings = load.settings(target="t", plan="p", run=str(DATA / name), out=str(tmp_path), scenarios="all", rounds=0)
-    folder = load.record(load.analyse(recording, PLAN), settings=settings).folder
-    assert folder is not None
-    result = json.loads((folder / "result.json").read_text())
-    assert results.breaks_schema(result) is None
-    assert result["tool"]["name"] == name.partition(".")[0]
-    again = load.read(folder)
-    assert again.context.tool == recording.context.tool
-    assert str(load.summarize(again, PLAN)) == str(load.summarize(recording, PLAN))
-
-
-def test_two_recorded_runs_of_a_tool_can_be_compared(tmp_path: Path) -> None:
-    """By what both have, and with the doubt that nobody knows where the tool ran."""
-    folders = []
-    for i in range(2):
-        recording, found = read(DATA / "wrk.txt")
-        settings = load.settings(target="t", plan="p", run=str(DATA / "wrk.txt"), out=str(tmp_path / str(i)), scenarios="all", rounds=0)
-        folders.append(str(load.record(load.analyse(recording, PLAN), settings=settings).folder))
-    pair = recorded.read(*folders)
-    assert "machine: wrk does not say on which it ran" in pair.context.differs
-    for sample in pair.samples:
-        assert found.response_time_ms and sample.clocks["p99_ms"] == found.response_time_ms.p99.value and "p95_ms" not in sample.clocks
-        assert (sample.counters["requests"], "connections_opened" in sample.counters) == (found.requests, False)
