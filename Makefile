@@ -37,7 +37,7 @@ setup: $(STAMP)
 	@$(PYTHON) -c 'import ensurepip' || { echo "$(PYTHON) has no ensurepip; on Debian and Ubuntu: apt install python3-venv"; exit 1; }
 	@.venv/bin/python -m pip --version >/dev/null 2>&1 && [ "$$(.venv/bin/python -V)" = "$$($(PYTHON) -V)" ] || $(PYTHON) -m venv --clear .venv
 	.venv/bin/python -m pip install --quiet --disable-pip-version-check uv==$(UV_VERSION)
-	.venv/bin/python -m uv pip sync --quiet --compile-bytecode --python .venv/bin/python --require-hashes requirements.lock
+	.venv/bin/python -m uv pip sync --quiet --python .venv/bin/python --require-hashes requirements.lock
 	.venv/bin/python -m uv pip install --quiet --python .venv/bin/python --no-deps --no-build-isolation --editable .
 	@touch $@
 

@@ -38,7 +38,7 @@ from tapecheck.backfill.observe.proxy import ProxyProcess
 from tapecheck.backfill.observe.recording import CPU, EXCHANGES, Context, Recording
 from tapecheck.backfill.observe.sessions import ROWS, SESSIONS, SessionWatch
 from tapecheck.backfill.observe.validation import observe
-from tapecheck.compare.plan import AFTER, ComparePlan, Variant, variants
+from tapecheck.compare.plan import AFTER, Variant
 from tapecheck.compare.session import Bench
 from tapecheck.errors import ConfigError, MeasurementError, TargetDown
 from tapecheck.runs.results import TargetInfo
@@ -386,24 +386,6 @@ def test_a_session_that_sends_rows_waits_for_its_client(sandbox: SandboxState) -
                 time.sleep(0.01)
             working, waiting = watch._looks[-1][1:3]
     assert (working, waiting, watch.lost) == (0, 1, "")
-
-
-def test_a_fix_of_a_foreign_backfill_is_compared(sandbox: SandboxState, table: psycopg.Connection[Any], secrets: str) -> None:
-    """Two commands, with the table emptied before each: the same rows, requests and bytes, and the database's time of both."""
-    empty = f"import psycopg; psycopg.connect({str(sandbox.database_url)!r}, autocommit=True).execute('TRUNCATE market_data')"
-    script = [sys.executable, "camel_backfill.py", "AAPL", "2026-10-01", "2026-10-10"]
-    proof = {
-        "validation": "observe", "says": "one COPY a page",
-        "baseline": {"command": script, "reset": [sys.executable, "-c", empty]}, "fix": {"command": [*script, "--fixed"]},
-        "metrics": [{"name": "database_s", "better": "lower", "smallest_effect": 0.2}],
-    }  # fmt: skip
-    (asked_for,) = ComparePlan.model_validate({"proofs": {"copy": proof}}).asked().values()
-    bench = Bench(target_of(sandbox, *CAMEL, rewrite_next_url=True))
-    before, after = (bench(variant).sample for variant in variants("copy", asked_for).values())
-    assert before.counters == after.counters and before.problem == after.problem == ""
-    counted = {name: count > 0 for name, count in before.counters.items()}
-    assert counted == {"records": True, "requests": True, "bytes": True, "refusals": False}
-    assert before.clocks["database_s"] > 0  # after it, few looks find the database at work
 
 
 def test_a_secret_in_a_command_is_in_no_artefact(sandbox: SandboxState, tmp_path: Path) -> None:
