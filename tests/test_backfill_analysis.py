@@ -1,7 +1,7 @@
 """Where the time goes, from spans whose answer is known."""
 
 import pytest
-from backfills import recording, span
+from backfills import plan, recording, span
 
 from tapecheck.backfill import analysis, findings, frames
 from tapecheck.backfill.analysis import critical_path, rate_limit_floor_s, summarize
@@ -9,7 +9,7 @@ from tapecheck.backfill.prediction import WhatIf
 from tapecheck.backfill.recording import COMPLETED, FAILED, SKIPPED, Job
 from tapecheck.backfill.validation import backfill
 from tapecheck.vendor.trace import STAGES, Span
-from tapecheck.verdict import Objective, Verdict
+from tapecheck.verdict import Verdict
 
 SECOND = 1_000_000_000
 
@@ -127,15 +127,14 @@ def test_nothing_done_divides_by_nothing() -> None:
     """A run in which every job was skipped, or none is planned to take time, has no speed and no bottleneck, and passes nothing."""
     summary = summarize(recording([], jobs=[Job(symbol="AAPL", timeframe="1d", state=SKIPPED)], wall_s=0))
     assert (summary.totals.records_per_s, summary.bottleneck, summary.leading, summary.slowest_job) == (None, None, [], None)
-    checks = analysis.check(summary, [Objective(metric=metric, op="<", limit=9) for metric in ("duration_s", "records_per_s", "failed")])
+    checks = analysis.check(summary, plan(objectives=["duration_s < 9", "records_per_s < 9", "failed < 9"]))
     assert {check.verdict for check in checks} == {Verdict.NO_DATA}
 
 
 def test_a_run_in_which_all_fails_never_passes() -> None:
     """However fast it fails."""
     summary = summarize(recording([span("fetch", 0, 0.1)], jobs=[Job(symbol="AAPL", timeframe="1d", state=FAILED, error="x")]))
-    limits = [("duration_s", "<", 90.0), ("job_success_ratio", ">=", 1.0), ("failed", "<", 1.0), ("records_per_s", ">=", 0.0)]
-    checks = analysis.check(summary, [Objective(metric=m, op=op, limit=limit) for m, op, limit in limits])
+    checks = analysis.check(summary, plan(objectives=["duration_s < 90", "job_success_ratio >= 1", "failed < 1", "records_per_s >= 0"]))
     assert [check.verdict for check in checks] == [Verdict.NO_DATA, Verdict.FAIL, Verdict.FAIL, Verdict.NO_DATA]
 
 

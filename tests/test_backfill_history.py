@@ -10,7 +10,7 @@ import pyarrow as pa
 import pytest
 from backfills import analysed
 
-from tapecheck.backfill import audit, history
+from tapecheck.backfill import audit
 from tapecheck.backfill.plan import BackfillPlan
 from tapecheck.backfill.validation import backfill
 from tapecheck.errors import TargetError
@@ -28,7 +28,7 @@ MS = int(T.timestamp() * 1000)
 
 def read(scale: float = 1.0, **columns: Any) -> Bars:
     table = {"time": pa.array([T]), **{name: [100.0] for name in ("open", "high", "low", "close", "volume")}} | columns
-    return history.columns(
+    return audit.columns(
         pa.table({name: column for name, column in table.items() if column is not None}), StoredBars(sql=SQL, price_scale=scale)
     )
 
@@ -120,9 +120,9 @@ def test_only_the_bars_of_a_stretch_are_read(prices: psycopg.Connection[Any], da
     """From its beginning to before its end; an open end is open, but there are not more than fit into memory."""
     first, end = (dt.datetime(2026, 9, day, 4, tzinfo=dt.UTC) for day in (14, 18))
     with audit._snapshot(database_url) as (connection, cursor):
-        read = history.mapped(cursor, StoredBars(sql=SQL), connection)
+        read = audit.mapped(cursor, StoredBars(sql=SQL), connection)
         within, after, before, whole = (len(read("AAPL", "1d", *ends)) for ends in ((first, end), (first, None), (None, end), (None, None)))
-        monkeypatch.setattr(history, "MOST_BARS", whole - 1)
+        monkeypatch.setattr(audit, "MOST_BARS", whole - 1)
         with pytest.raises(TargetError, match=rf"bars.sql gives more than {whole - 1} rows of AAPL 1d"):
             read("AAPL", "1d", None, None)
     assert (within, whole) == (4, after + before - within) and min(after, before) > within

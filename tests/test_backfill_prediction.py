@@ -6,8 +6,7 @@ import pytest
 from backfills import recording, span
 
 from tapecheck.backfill import prediction
-from tapecheck.backfill.prediction import faster, predict_all
-from tapecheck.backfill.replay import Machine, Places, Process, Workload, schedule_of, wall_s, works_s
+from tapecheck.backfill.prediction import Machine, Places, Process, Workload, faster, predict_all, schedule_of, wall_s, works_s
 from tapecheck.vendor.trace import Span
 
 

@@ -4,6 +4,7 @@ import json
 import threading
 import time
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,6 @@ import pyarrow.parquet as pq
 import pytest
 from backfills import recording, refill, span
 
-from tapecheck.backfill import recording as spans
 from tapecheck.backfill.analysis import summarize
 from tapecheck.backfill.recording import FAILED, Job, chrome_trace
 from tapecheck.backfill.validation import backfill
@@ -59,11 +59,10 @@ def test_a_recording_reads_back_as_it_was(tmp_path: Path) -> None:
 
 def test_what_was_not_counted_yet_stays_unknown() -> None:
     """A recording that is older than the count of statements has no sum of them, and one that has some has it."""
-    own = [span("insert", 0, 1, statements=4), span("other", 1, 2, statements=1)]
-    old = spans.from_table(spans.to_table(own).drop_columns("statements"))
-    assert [one.statements for one in old] == [None, None]
-    assert summarize(recording(old)).totals.statements is None
-    assert summarize(recording(spans.from_table(spans.to_table(own)))).totals.statements == 5
+    counted = recording([span("insert", 0, 1, statements=4), span("other", 1, 2, statements=1)])
+    older = replace(counted, tables={**counted.tables, "spans": counted.tables["spans"].drop_columns("statements")})
+    assert [one.statements for one in older.spans] == [None, None]
+    assert [summarize(one).totals.statements for one in (counted, older)] == [5, None]
 
 
 @pytest.mark.parametrize("what", ["absent", "garbage", "no context"])
@@ -71,7 +70,7 @@ def test_half_a_recording_is_refused(tmp_path: Path, what: str) -> None:
     """A folder without whole files is a configuration problem, not a traceback."""
     tables = recording([span("fetch", 0, 1)]).stored()
     if what != "absent":
-        pq.write_table(spans.to_table([span("fetch", 0, 1)]), tmp_path / "spans.parquet")
+        pq.write_table(tables["spans"].replace_schema_metadata(None), tmp_path / "spans.parquet")
         pq.write_table(tables["jobs"], tmp_path / "jobs.parquet")
     if what == "garbage":
         (tmp_path / "jobs.parquet").write_bytes(b"x")

@@ -22,9 +22,9 @@ from tapecheck.backfill import checkpoints, schema, sharding
 from tapecheck.backfill.analysis import summarize
 from tapecheck.backfill.jobs import Filling, Group
 from tapecheck.backfill.plan import Endpoints
-from tapecheck.backfill.replay import schedule_of
+from tapecheck.backfill.prediction import schedule_of
 from tapecheck.backfill.session import run
-from tapecheck.backfill.sharding import Shard, ShardResult, SharedBucket, Stopped, split
+from tapecheck.backfill.sharding import SharedBucket, Stopped, split
 from tapecheck.errors import ConfigError, MeasurementError
 from tapecheck.workers.dask import DaskScheduler
 from tapecheck.workers.pool import WorkerPool
@@ -196,10 +196,9 @@ def test_a_stop_is_obeyed(endpoints: Endpoints, connection: Database, monkeypatc
     bucket.fill()
     assert bucket._asked() == 0  # so that the shard waits for the next token for a minute
     bucket.close()
-    shard = Shard(plan=slow, endpoints=endpoints, groups=[GROUP], first_worker=0)
     control: Control = [0] * len(SLOTS)
     with ThreadPoolExecutor(1) as executor:
-        future = executor.submit(sharding.fill, control, shard)
+        future = executor.submit(sharding.fill, control, slow, endpoints, [GROUP], 0)
         with pytest.raises(TimeoutError):
             future.result(1.2)
         with pytest.raises(schema.Busy, match="another backfill, or a worker that one has left behind"):
@@ -213,7 +212,7 @@ def test_an_error_of_a_living_worker_is_not_its_death(endpoints: Endpoints, conn
     """What it says is raised, rather than that it died; one that the scheduler knows no more did die."""
     schema.prepare(endpoints.database_url, SCHEMA)
 
-    def full(control: Control, shard: Shard) -> ShardResult:
+    def full(*given: Any) -> None:
         raise OSError("no space left")
 
     class Mortal(Worker):
@@ -278,10 +277,10 @@ def test_spans_of_another_clock_are_moved_to_ours(endpoints: Endpoints, connecti
     schema.prepare(endpoints.database_url, SCHEMA)
     filling = Filling(plan(**SMALL), endpoints, [GROUP])
 
-    def ahead(control: Control, shard: Shard) -> ShardResult:
-        done = real(control, shard)
-        spans = [replace(span, began_ns=span.began_ns + ahead_ns, ended_ns=span.ended_ns + ahead_ns) for span in done.log.spans]
-        return replace(done, log=replace(done.log, spans=spans))
+    def ahead(*given: Any) -> Any:
+        log, outcomes = real(*given)
+        spans = [replace(span, began_ns=span.began_ns + ahead_ns, ended_ns=span.ended_ns + ahead_ns) for span in log.spans]
+        return replace(log, spans=spans), outcomes
 
     real = sharding.fill
     monkeypatch.setattr(sharding, "fill", ahead)

@@ -19,7 +19,6 @@ from urllib.parse import urlsplit
 import numpy as np
 import psutil
 import psycopg
-import pyarrow as pa
 import pytest
 import servers
 import yaml
@@ -35,12 +34,13 @@ from tapecheck.backfill.observe import analysis
 from tapecheck.backfill.observe import plan as plans
 from tapecheck.backfill.observe.plan import ObservePlan
 from tapecheck.backfill.observe.proxy import ProxyProcess
-from tapecheck.backfill.observe.recording import CPU, EXCHANGES, Context, Recording
-from tapecheck.backfill.observe.sessions import ROWS, SESSIONS, SessionWatch
+from tapecheck.backfill.observe.recording import CPU, EXCHANGES, ROWS, SESSIONS, Context, Recording
+from tapecheck.backfill.observe.sessions import SessionWatch
 from tapecheck.backfill.observe.validation import observe
 from tapecheck.compare.plan import AFTER, Variant
 from tapecheck.compare.session import Bench
 from tapecheck.errors import ConfigError, MeasurementError, TargetDown
+from tapecheck.recording import table_of
 from tapecheck.runs.results import TargetInfo
 from tapecheck.target.file import DatabaseSessions, Target
 from tapecheck.target.opening import SandboxState
@@ -204,13 +204,7 @@ def recorded(
         "began_ns": 0, "ended_ns": int(wall_s * S), "watched": bool(looks), "every_ms": 10,
         "proxy_url": "http://127.0.0.1:1", "vendor_url": "http://v", "rewrote": False,
     }  # fmt: skip
-    made = {
-        name: pa.table([pa.array(column, field.type) for column, field in zip(zip(*found, strict=True), schema, strict=True)], schema)
-        if found
-        else schema.empty_table()
-        for name, (found, schema) in tables.items()
-    }
-    return Recording(context=Context(**(base | context)), tables=made)
+    return Recording(context=Context(**(base | context)), tables={name: table_of(*one) for name, one in tables.items()})
 
 
 def analysed(recording: Recording, **plan: Any) -> Analysis[ObservePlan, Recording, analysis.ObserveSummary]:

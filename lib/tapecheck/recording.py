@@ -76,6 +76,12 @@ class Recording(Generic[ContextT]):
 RecordingT = TypeVar("RecordingT", bound=Recording[Any])
 
 
+def table_of(rows: Iterable[Iterable[Any]], schema: pa.Schema) -> pa.Table:
+    """Return rows, each with a value for every column in order, as a table."""
+    columns = list(zip(*rows, strict=True)) or [()] * len(schema)
+    return pa.table([pa.array(column, field.type) for column, field in zip(columns, schema, strict=True)], schema)
+
+
 # ---- reading ----
 
 

@@ -9,7 +9,7 @@ import importlib
 import json
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any, ClassVar, Generic, TypeVar, cast
@@ -130,8 +130,9 @@ class Validation(ABC, Generic[PlanT, RecordingT, SummaryT, SettingsT]):
         return []
 
     def part(self, found: Analysis[PlanT, RecordingT, SummaryT]) -> dict[str, Any]:
-        """Return the fields that this validation adds to every result."""
-        return {}
+        """Return the fields that this validation adds to every result, which are those of its summary."""
+        own = {field.name for field in fields(self.types.result)} - {field.name for field in fields(Result)}
+        return {name: getattr(found.summary, name) for name in own}
 
     def problems(self, plan: PlanT, file: str) -> list[Problem]:
         """Return which objectives of a valid plan cannot be proven."""

@@ -55,7 +55,8 @@ def library() -> str:
 
 
 @lru_cache(maxsize=16_384)
-def _eastern_s(day: dt.date, hour: int = 0) -> int:
+def eastern_s(day: dt.date, hour: int = 0) -> int:
+    """Return an hour of a day in New York, in Unix seconds."""
     return int(dt.datetime(day.year, day.month, day.day, hour, tzinfo=EASTERN).timestamp())
 
 
@@ -66,8 +67,8 @@ def sessions(year: int) -> Sessions:
     rows = []
     for moment, opened, closed in zip(schedule.index, schedule["open"], schedule["close"], strict=True):
         day, closes_s = moment.date(), int(closed.timestamp())
-        last_s = _eastern_s(day, 17 if closes_s < _eastern_s(day, 16) else 20)
-        rows.append((_eastern_s(day), _eastern_s(day, 4), int(opened.timestamp()), closes_s, last_s))
+        last_s = eastern_s(day, 17 if closes_s < eastern_s(day, 16) else 20)
+        rows.append((eastern_s(day), eastern_s(day, 4), int(opened.timestamp()), closes_s, last_s))
     return Sessions(**dict(zip(Sessions.__slots__, np.array(rows, np.int64).reshape(-1, 5).T, strict=True)))
 
 
@@ -141,7 +142,7 @@ def day_of(t_s: IntArray, ticker: str) -> IntArray:
     if is_crypto(ticker) or not len(t_s):
         return t_s // DAY_S * DAY_S
     first, last = (dt.datetime.fromtimestamp(int(t), EASTERN).date() for t in (t_s[0], t_s[-1]))
-    days = np.array([_eastern_s(first + dt.timedelta(days=i)) for i in range((last - first).days + 1)], np.int64)
+    days = np.array([eastern_s(first + dt.timedelta(days=i)) for i in range((last - first).days + 1)], np.int64)
     found: IntArray = days[np.searchsorted(days, t_s, side="right") - 1]
     return found
 

@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 
-from tapecheck.backfill.calendar import EASTERN
+from tapecheck.backfill.calendar import eastern_s
 from tapecheck.backfill.examination import BUSY_TRADES, Examined
 from tapecheck.statistics import intervals
 from tapecheck.vendor.bars import TIMEFRAMES, IntArray, to_datetime
@@ -259,7 +259,7 @@ class _Series:
         if width_h < 4 or not self.has.any():
             return
         day, origin = self["day"][self.has], self["origin_h"][self.has]
-        eastern = np.array([_eastern_h(one) for one in day.tolist()])
+        eastern = np.array([eastern_s(_date(one)) // 3600 - 24 * one for one in day.tolist()])
         known = [np.full(len(day), hour) % width_h for hour in (0, 4, 5)] + [eastern % width_h]
         fits = [int(np.argmax(np.append(origin != one, True))) for one in known]  # the first day that does not
         longest = max(fits)
@@ -297,13 +297,6 @@ def calendar(days: pa.Table) -> Calendar:
     rows = np.array([symbols.index(symbol) for symbol in any_of.index.get_level_values("symbol")], np.int64)
     states[rows, any_of.index.get_level_values("day").to_numpy(np.int64) - zero] = state
     return Calendar(symbols=symbols, first=_date(zero), states=states)
-
-
-def _eastern_h(day: int) -> int:
-    """Return the hour (UTC) of 00:00 Eastern Time of a day."""
-    date = _date(day)
-    offset = dt.datetime(date.year, date.month, date.day, tzinfo=EASTERN).utcoffset()
-    return -int(offset.total_seconds() // 3600) if offset else 0
 
 
 def _date(day: int) -> dt.date:

@@ -29,6 +29,8 @@ from tapecheck.vendor.trace import Log, Trace
 from tapecheck.vendor.wire import SourceError
 
 Key = tuple[str, str]
+Outcomes = dict[Key, Refreshed | str]
+"""What was done of each job, or why it failed."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -132,7 +134,7 @@ class Filling:
         self, plan: BackfillPlan, endpoints: Endpoints, groups: Sequence[Group], *, bucket: Bucket | None = None, first_worker: int = 0
     ) -> None:
         self.plan, self.endpoints, self.bucket = plan, endpoints, bucket
-        self.queue, self.done, self.log = deque(groups), dict[Key, Refreshed | str](), Log()
+        self.queue, self.done, self.log = deque(groups), Outcomes(), Log()
         self.ended, self.budget_s = threading.Event(), plan.source.retry.budget_s  # for which a job may wait for a lost database
         self._first_worker, self._workers = first_worker, list[_Worker]()
         self._begun_s = time.monotonic()
@@ -214,7 +216,7 @@ class _Worker:
             if self.sink is not None:
                 self.sink.close()
 
-    async def _done(self, group: Group) -> dict[Key, Refreshed | str]:
+    async def _done(self, group: Group) -> Outcomes:
         """Do a group's jobs, from their checkpoints again when the database was lost; return each one's outcome or error.
 
         A loss may last as long as a job may retry its requests; the next one counts anew if rows were stored in between.
@@ -259,7 +261,7 @@ class _Worker:
         finally:
             is_given_up.set()
 
-    async def _refreshed(self, sink: Sink, group: Group) -> dict[Key, Refreshed | str]:
+    async def _refreshed(self, sink: Sink, group: Group) -> Outcomes:
         start, end = self._plan.history.range(group.ticker)
         trace = Trace(group.symbol, group.timeframes[0], self._number, self._filling.log)
         try:

@@ -234,6 +234,14 @@ class Endpoints:
     bars: StoredBars | None = None
     allow_remote: bool = False
 
+    @property
+    def remote(self) -> tuple[str, ...]:
+        """Return the stages that do not use this machine's cores."""
+        from tapecheck.target.loopback import is_local_database, is_loopback
+
+        far = {"fetch": not is_loopback(urlsplit(self.source_url).hostname or ""), "insert": not is_local_database(self.database_url)}
+        return tuple(stage for stage, is_far in far.items() if is_far)
+
     def check_key(self) -> None:
         """Refuse to go on without a key.
 

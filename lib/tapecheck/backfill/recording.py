@@ -35,18 +35,6 @@ SCHEMA = pa.schema(
 )
 
 
-def to_table(spans: Iterable[Span]) -> pa.Table:
-    """Return spans as columns, in the order in which they began."""
-    ordered = sorted(spans, key=lambda span: (span.began_ns, span.ended_ns))
-    return pa.table({name: pa.array([getattr(span, name) for span in ordered], SCHEMA.field(name).type) for name in SCHEMA.names}, SCHEMA)
-
-
-def from_table(table: pa.Table) -> list[Span]:
-    """Return the spans of a table; one that is older than the count of statements has none."""
-    known = {name: None for name in ("statements",) if name not in table.column_names}
-    return [Span(**row | known) for row in table.select([name for name in SCHEMA.names if name not in known]).to_pylist()]
-
-
 def chrome_trace(spans: Iterable[Span]) -> dict[str, Any]:
     """Return spans as a Chrome trace, which Perfetto opens: a worker is a process, its jobs are slices, their stages nest below.
 
@@ -142,14 +130,21 @@ class Recording(recording.Recording[Context]):
     @classmethod
     def of(cls, spans: Iterable[Span], jobs: Iterable[Job], context: Context, days: pa.Table | None = None) -> Self:
         """Return the recording of what was measured; `days` is what an audit found on each day of each series."""
-        found = pa.Table.from_pylist([asdict(job) for job in jobs], JOBS)
-        audited = coverage.SCHEMA.empty_table() if days is None else days
-        return cls(context=context, tables={"spans": to_table(spans), "jobs": found, "days": audited})
+        ordered = sorted(spans, key=lambda span: (span.began_ns, span.ended_ns))
+        tables = {
+            "spans": recording.table_of(([getattr(span, name) for name in SCHEMA.names] for span in ordered), SCHEMA),
+            "jobs": pa.Table.from_pylist([asdict(job) for job in jobs], JOBS),
+            "days": coverage.SCHEMA.empty_table() if days is None else days,
+        }
+        return cls(context=context, tables=tables)
 
     @cached_property
     def spans(self) -> list[Span]:
         """Return the spans; in a recording that is older than the count of statements, they have none."""
-        return from_table(self.tables["spans"])
+        table = self.tables["spans"]
+        return [
+            Span(**{"statements": None} | row) for row in table.select([n for n in SCHEMA.names if n in table.column_names]).to_pylist()
+        ]
 
     @cached_property
     def jobs(self) -> list[Job]:

@@ -25,7 +25,6 @@ from tapecheck.errors import ConfigError, Problem, TargetDown, TargetError, firs
 from tapecheck.progress import Report
 from tapecheck.runs import folders, results
 from tapecheck.target import opening
-from tapecheck.target.loopback import is_local_database, is_loopback
 from tapecheck.target.transport import FAILURES, client_options, exchange
 from tapecheck.vendor.trace import Received
 
@@ -74,7 +73,7 @@ def _context(plan: BackfillPlan, endpoints: Endpoints, started_at: dt.datetime, 
         target=endpoints.target,
         environment=results.environment(),
         plan=plan,
-        remote=_remote(endpoints),
+        remote=endpoints.remote,
         target_stopped=endpoints.target.kind == "sandbox" and opening.sandbox_stopped(),
     )
 
@@ -125,12 +124,6 @@ def _audited(plan: BackfillPlan, database_url: str, jobs: list[Job], received: R
     except SinkError as error:
         log.warning("what was stored was not audited: %s", first_line(error))
         return None, None
-
-
-def _remote(endpoints: Endpoints) -> tuple[str, ...]:
-    """Return the stages that do not use this machine's cores."""
-    far = {"fetch": not is_loopback(httpx.URL(endpoints.source_url).host), "insert": not is_local_database(endpoints.database_url)}
-    return tuple(stage for stage, is_far in far.items() if is_far)
 
 
 def ask_source(url: str, timeout_s: float) -> int:

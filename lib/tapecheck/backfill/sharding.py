@@ -7,19 +7,17 @@ Each worker has its shard from the beginning, and asks one bucket in the databas
 import threading
 from collections.abc import Sequence
 from contextlib import closing
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import httpx
 import psycopg
 from anyio.to_thread import run_sync
 
 from tapecheck import database
-from tapecheck.backfill.jobs import Filling, Group, Key, work
-from tapecheck.backfill.pipeline import Refreshed
+from tapecheck.backfill.jobs import Filling, Group, Outcomes, work
 from tapecheck.backfill.plan import SLACK_S, BackfillPlan, Endpoints
 from tapecheck.errors import ConfigError, Problem
 from tapecheck.progress import Report
-from tapecheck.target.loopback import is_local_database, is_loopback
 from tapecheck.vendor.rate_limit import most_tokens
 from tapecheck.vendor.trace import Log
 from tapecheck.workers.pool import WorkerPool
@@ -28,24 +26,6 @@ from tapecheck.workers.worker import COUNT, DONE, STOP, WEIGHT, Control, Death, 
 
 class Stopped(Exception):
     """The process that split the jobs asked to stop."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Shard:
-    """The jobs of one worker, whose job workers are numbered from `first_worker`."""
-
-    plan: BackfillPlan
-    endpoints: Endpoints
-    groups: list[Group]
-    first_worker: int
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ShardResult:
-    """What a worker did of its shard; times are of its own clock."""
-
-    log: Log
-    outcomes: dict[Key, Refreshed | str]
 
 
 def split(groups: Sequence[Group], count: int) -> list[list[Group]]:
@@ -65,10 +45,7 @@ def work_together(pool: WorkerPool, filling: Filling, report: Report) -> None:
     The jobs of one that dies are failed ones, whose checkpoints hold what it had stored.
     """
     plan, endpoints, workers = filling.plan, filling.endpoints, pool.ready()
-    shards = [
-        Shard(plan=plan, endpoints=endpoints, groups=groups, first_worker=k * plan.concurrency.jobs)
-        for k, groups in enumerate(split(list(filling.queue), len(workers)))
-    ]
+    shards = list(zip(workers, split(list(filling.queue), len(workers)), strict=True))
 
     def on_poll(running: object = None) -> None:
         filling.report(report, *(sum(worker.control[slot] for worker in workers) for slot in (DONE, COUNT, WEIGHT)))
@@ -77,23 +54,24 @@ def work_together(pool: WorkerPool, filling: Filling, report: Report) -> None:
     if bucket:
         bucket.fill()
     filling.queue.clear()
-    ended = pool.run(fill, [(worker, (shard,)) for worker, shard in zip(workers, shards, strict=True)], on_poll)
+    tasks = [(worker, (plan, endpoints, groups, k * plan.concurrency.jobs)) for k, (worker, groups) in enumerate(shards)]
+    ended = pool.run(fill, tasks, on_poll)
     on_poll()
-    for worker, shard, one in zip(workers, shards, ended, strict=True):
-        _take(worker, shard, one, filling)
+    for (worker, groups), one in zip(shards, ended, strict=True):
+        _take(worker, groups, one, filling)
 
 
-def _take(worker: Worker, shard: Shard, one: ShardResult | Death, filling: Filling) -> None:
+def _take(worker: Worker, groups: Sequence[Group], one: tuple[Log, Outcomes] | Death, filling: Filling) -> None:
     if isinstance(one, Death):
         why = f"{worker.name}, which did it, died; what it stored is kept, what it measured is lost: begin: resume does the rest"
-        filling.done |= {key: why for group in shard.groups for key in group.keys}
+        filling.done |= {key: why for group in groups for key in group.keys}
         return
+    log, outcomes = one
     ahead_ns = worker.offset_ns
-    spans = [replace(span, began_ns=span.began_ns - ahead_ns, ended_ns=span.ended_ns - ahead_ns) for span in one.log.spans]
-    filling.log.spans.extend(spans)
-    filling.log.received.update(one.log.received)
-    filling.log.oddities.extend(one.log.oddities)
-    filling.done |= one.outcomes
+    filling.log.spans.extend(replace(span, began_ns=span.began_ns - ahead_ns, ended_ns=span.ended_ns - ahead_ns) for span in log.spans)
+    filling.log.received.update(log.received)
+    filling.log.oddities.extend(log.oddities)
+    filling.done |= outcomes
 
 
 def check_reach(workers: Sequence[Worker], endpoints: Endpoints) -> None:
@@ -102,9 +80,8 @@ def check_reach(workers: Sequence[Worker], endpoints: Endpoints) -> None:
     Raises:
         ConfigError: which worker cannot reach what.
     """
-    host = httpx.URL(endpoints.source_url).host
-    near = [f"the source {host}"] if is_loopback(host) else []
-    near += ["the database"] if is_local_database(endpoints.database_url) else []
+    what = {"fetch": f"the source {httpx.URL(endpoints.source_url).host}", "insert": "the database"}
+    near = [what[stage] for stage in what if stage not in endpoints.remote]
     far = [worker.name for worker in workers if not worker.is_here]
     if near and far:
         got = f"{far[0]} is on another machine, from which {' and '.join(near)} cannot be reached"
@@ -121,10 +98,10 @@ def prepare() -> None:
     from adbc_driver_postgresql import dbapi  # type: ignore[import-untyped]  # noqa: F401
 
 
-def fill(control: Control, shard: Shard) -> ShardResult:
-    """Do the jobs of a shard."""
-    bucket = SharedBucket.of(shard.plan, shard.endpoints.database_url)
-    filling = Filling(shard.plan, shard.endpoints, shard.groups, bucket=bucket, first_worker=shard.first_worker)
+def fill(control: Control, plan: BackfillPlan, endpoints: Endpoints, groups: Sequence[Group], first_worker: int) -> tuple[Log, Outcomes]:
+    """Do the jobs of a shard, by job workers that are numbered from the first one; times are of this process's clock."""
+    bucket = SharedBucket.of(plan, endpoints.database_url)
+    filling = Filling(plan, endpoints, groups, bucket=bucket, first_worker=first_worker)
 
     def obey(done: int, total: int, note: str = "") -> None:
         control[DONE], control[COUNT], control[WEIGHT] = done, filling.rows, int(filling.weight)
@@ -136,7 +113,7 @@ def fill(control: Control, shard: Shard) -> ShardResult:
     finally:
         if bucket:
             bucket.close()
-    return ShardResult(log=filling.log, outcomes=filling.done)
+    return filling.log, filling.done
 
 
 # ---- one rate limit for all ----

@@ -12,7 +12,7 @@ from tapecheck.backfill import plan as plans
 from tapecheck.backfill.analysis import BackfillSummary, JobSummary, Slowest, StageSummary, Totals
 from tapecheck.backfill.coverage import Covered
 from tapecheck.backfill.integrity import Integrity
-from tapecheck.backfill.plan import METRICS, BackfillPlan
+from tapecheck.backfill.plan import BackfillPlan
 from tapecheck.backfill.prediction import WhatIf
 from tapecheck.backfill.recording import FAILED, JOBS, SCHEMA, Context, Recording, chrome_trace
 from tapecheck.recording import MOST_OBJECTS, Table
@@ -20,7 +20,7 @@ from tapecheck.runs.results import Finding, Result
 from tapecheck.target import opening
 from tapecheck.target.file import Target
 from tapecheck.validation import Analysis, Types
-from tapecheck.verdict import Check, Objective, Verdict, number, parse_all
+from tapecheck.verdict import Check, Verdict, number
 
 COVERED = "nothing was left to do: every series covers what is asked for"
 
@@ -100,7 +100,7 @@ class Backfill(validation.Validation[BackfillPlan, Recording, BackfillSummary, S
 
     def judge(self, summary: BackfillSummary, plan: BackfillPlan) -> list[Check]:
         """Judge every objective of the plan; where nothing was left to do, those of what was done are met."""
-        checks = analysis.check(summary, objectives(plan))
+        checks = analysis.check(summary, plan)
         if not _is_covered(summary):
             return checks
         return [dataclasses.replace(one, verdict=Verdict.PASS, reason=COVERED) if one.verdict is Verdict.NO_DATA else one for one in checks]
@@ -114,11 +114,6 @@ class Backfill(validation.Validation[BackfillPlan, Recording, BackfillSummary, S
         limit, covered = self.bottleneck(found), COVERED.capitalize() if _is_covered(summary) else ""
         grave = [finding.finding for finding in found if finding.name in findings.GRAVE]
         return " ".join(f"{text}." for text in (*grave, covered, limit and f"Where the time goes: {limit.finding}") if text)
-
-    def part(self, found: Analysis[BackfillPlan, Recording, BackfillSummary]) -> dict[str, Any]:
-        """Return the figures of the summary."""
-        own = {field.name for field in dataclasses.fields(BackfillResult)} - {"bottleneck"}
-        return {field.name: getattr(found.summary, field.name) for field in dataclasses.fields(found.summary) if field.name in own}
 
     def spans_ns(self, recording: Recording) -> Iterable[tuple[int, int]]:
         """Return when the jobs ran."""
@@ -139,11 +134,6 @@ def _is_covered(summary: BackfillSummary) -> bool:
     """Tell whether no job was due, and each was audited as one that is done."""
     totals, integrity = summary.totals, summary.integrity
     return integrity is not None and totals.skipped == totals.jobs == integrity.series
-
-
-def objectives(plan: BackfillPlan) -> tuple[Objective, ...]:
-    """Return a plan's objectives, parsed."""
-    return parse_all(plan.objectives, METRICS, (), file="plan")
 
 
 backfill = Backfill()

@@ -1,13 +1,10 @@
 """What watching a backfill leaves: requests to its vendor, sessions of its database, rows of its tables, CPU of its processes."""
 
-from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 
 import pyarrow as pa
 
 from tapecheck import recording
-from tapecheck.backfill.observe.proxy import VendorExchange
-from tapecheck.backfill.observe.sessions import ROWS, SESSIONS
 from tapecheck.recording import MOST_OBJECTS, Table
 
 EXCHANGES = pa.schema(
@@ -20,6 +17,28 @@ EXCHANGES = pa.schema(
         pa.field("bytes", pa.int64(), metadata={"unit": "bytes of the body, as it was sent"}),
         pa.field("failure", pa.string()),
         pa.field("next_origin", pa.string(), metadata={"unit": "scheme and host of next_url; empty where there was none"}),
+    ]
+)
+SESSIONS = pa.schema(
+    [
+        pa.field("at_ns", pa.int64(), metadata={"unit": "ns, monotonic; the middle of the question"}),
+        pa.field("working", pa.int32(), metadata={"unit": "sessions that the server works for"}),
+        pa.field("open", pa.int32(), metadata={"unit": "sessions in a transaction, or sending rows, that wait for their client"}),
+        pa.field("idle", pa.int32(), metadata={"unit": "sessions without a transaction"}),
+        pa.field("locked", pa.int32(), metadata={"unit": "of those that work, waiting for a lock"}),
+        pa.field("hidden", pa.int32(), metadata={"unit": "sessions whose state may not be read"}),
+    ]
+)
+ROWS = pa.schema(
+    [
+        pa.field("at_ns", pa.int64(), metadata={"unit": "ns, monotonic"}),
+        pa.field("table", pa.string()),
+        pa.field(
+            "oid", pa.int64(), metadata={"unit": "its number in the database; another one for a table that was made anew, null without one"}
+        ),
+        pa.field("rows", pa.int64(), metadata={"unit": "rows, counted; null where only the statistics were read"}),
+        pa.field("inserted", pa.int64(), metadata={"unit": "rows, by the server's statistics since some moment"}),
+        pa.field("updated", pa.int64(), metadata={"unit": "rows, likewise"}),
     ]
 )
 CPU = pa.schema(
@@ -73,9 +92,3 @@ class Context(recording.Context):
 
 class Recording(recording.Recording[Context]):
     """What was seen of one backfill."""
-
-
-def table_of(exchanges: Iterable[VendorExchange]) -> pa.Table:
-    """Return exchanges as columns, in the order in which they began."""
-    rows = sorted((asdict(one) for one in exchanges), key=lambda row: row["began_ns"])
-    return pa.table({field.name: pa.array([row[field.name] for row in rows], field.type) for field in EXCHANGES}, EXCHANGES)

@@ -8,7 +8,7 @@ import subprocess
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
@@ -16,18 +16,17 @@ from typing import IO, Any, Self
 
 import jmespath
 import psutil
-import psycopg
-import pyarrow as pa
 from pydantic_core import from_json
 
 from tapecheck import config, progress, text
 from tapecheck.backfill.observe.plan import ObservePlan, observed
 from tapecheck.backfill.observe.proxy import ProxyProcess
-from tapecheck.backfill.observe.recording import CPU, Context, Recording, table_of
-from tapecheck.backfill.observe.sessions import ROWS, SESSIONS, SessionWatch
+from tapecheck.backfill.observe.recording import CPU, EXCHANGES, ROWS, SESSIONS, Context, Recording
+from tapecheck.backfill.observe.sessions import SessionWatch
 from tapecheck.backfill.plan import endpoints
-from tapecheck.errors import ConfigError, MeasurementError, Problem, TargetDown, TargetError, first_line, shown
+from tapecheck.errors import ConfigError, MeasurementError, Problem, TargetError, shown
 from tapecheck.http import Client
+from tapecheck.recording import table_of
 from tapecheck.resources import command_line, locate
 from tapecheck.runs import folders, results
 from tapecheck.runs.results import TargetInfo
@@ -72,7 +71,9 @@ def run(plan: ObservePlan, target: Target) -> Recording:
     with contextlib.ExitStack() as stack:
         ca_file = str(config.find(target.ca_file)) if target.ca_file else None
         proxy = stack.enter_context(ProxyProcess(ends.source_url, port=own.proxy_port, rewrites=own.rewrite_next_url, ca_file=ca_file))
-        watch = stack.enter_context(_watched(ends.database_url, own, plan))
+        watch = None
+        if own.database or own.tables:
+            watch = stack.enter_context(SessionWatch(ends.database_url, own.database, own.tables, every_s=plan.every_ms / 1000))
         report = stack.enter_context(progress.show("backfill under watch", "ms"))
         began_ns = time.monotonic_ns()
         ending = _run(own, target, proxy.url, plan.limit_s, lambda done, total: report(done, total, f"{proxy.seen:,} requests"))
@@ -96,39 +97,15 @@ def run(plan: ObservePlan, target: Target) -> Recording:
         rewrote=own.rewrite_next_url,
         every_ms=plan.every_ms,
     )
-    return Recording(context=context, tables=_tables(proxy, watch, ending, ended_ns))
-
-
-def _tables(proxy: ProxyProcess, watch: SessionWatch | None, ending: Ending, ended_ns: int) -> dict[str, pa.Table]:
-    return {
-        "exchanges": table_of(proxy.exchanges()),
+    exchanges = sorted(proxy.exchanges(), key=lambda one: one.began_ns)
+    cpu = [*ending.rows, *([(ended_ns, ending.cpu_s, 0)] if ending.cpu_s is not None else [])]
+    tables = {
+        "exchanges": table_of(([getattr(one, name) for name in EXCHANGES.names] for one in exchanges), EXCHANGES),
         "sessions": watch.sessions() if watch else SESSIONS.empty_table(),
         "rows": watch.rows() if watch else ROWS.empty_table(),
-        "cpu": _cpu_table(ending, ended_ns),
+        "cpu": table_of(cpu, CPU),
     }
-
-
-def _cpu_table(ending: Ending, ended_ns: int) -> pa.Table:
-    rows = [*ending.rows, *([(ended_ns, ending.cpu_s, 0)] if ending.cpu_s is not None else [])]
-    columns = list(zip(*rows, strict=True)) or [()] * len(CPU.names)
-    return pa.table([pa.array(column, one.type) for column, one in zip(columns, CPU, strict=True)], CPU)
-
-
-@contextlib.contextmanager
-def _watched(database_url: str, own: ObservedBackfill, plan: ObservePlan) -> Iterator[SessionWatch | None]:
-    """Watch the sessions of the backfill's database, where the target says which are its own or names tables."""
-    if own.database is None and not own.tables:
-        yield None
-        return
-    watch = SessionWatch(database_url, own.database, own.tables, every_s=plan.every_ms / 1000)
-    try:
-        watch.__enter__()
-    except psycopg.Error as error:
-        raise TargetDown(f"the database of the backfill cannot be watched: {first_line(error)}") from None
-    try:
-        yield watch
-    finally:
-        watch.__exit__()
+    return Recording(context=context, tables=tables)
 
 
 def _run(own: ObservedBackfill, target: Target, proxy_url: str, limit_s: float, report: Callable[[int, int], None]) -> Ending:

@@ -11,7 +11,9 @@ import pyarrow as pa
 from psycopg import sql
 
 from tapecheck import database
-from tapecheck.errors import first_line
+from tapecheck.backfill.observe.recording import ROWS, SESSIONS
+from tapecheck.errors import TargetDown, first_line
+from tapecheck.recording import table_of
 from tapecheck.target.file import DatabaseSessions
 
 STATEMENT_S = 5
@@ -20,29 +22,6 @@ TABLES_EVERY_S = 1.0
 CONNECT_S = 5
 
 log = logging.getLogger(__name__)
-
-SESSIONS = pa.schema(
-    [
-        pa.field("at_ns", pa.int64(), metadata={"unit": "ns, monotonic; the middle of the question"}),
-        pa.field("working", pa.int32(), metadata={"unit": "sessions that the server works for"}),
-        pa.field("open", pa.int32(), metadata={"unit": "sessions in a transaction, or sending rows, that wait for their client"}),
-        pa.field("idle", pa.int32(), metadata={"unit": "sessions without a transaction"}),
-        pa.field("locked", pa.int32(), metadata={"unit": "of those that work, waiting for a lock"}),
-        pa.field("hidden", pa.int32(), metadata={"unit": "sessions whose state may not be read"}),
-    ]
-)
-ROWS = pa.schema(
-    [
-        pa.field("at_ns", pa.int64(), metadata={"unit": "ns, monotonic"}),
-        pa.field("table", pa.string()),
-        pa.field(
-            "oid", pa.int64(), metadata={"unit": "its number in the database; another one for a table that was made anew, null without one"}
-        ),
-        pa.field("rows", pa.int64(), metadata={"unit": "rows, counted; null where only the statistics were read"}),
-        pa.field("inserted", pa.int64(), metadata={"unit": "rows, by the server's statistics since some moment"}),
-        pa.field("updated", pa.int64(), metadata={"unit": "rows, likewise"}),
-    ]
-)
 
 # A session that sends the rows of a COPY is `active` while it waits for its client: it is the client that works then.
 _WAITS = "(state LIKE 'idle in transaction%%' OR (state = 'active' AND wait_event_type = 'Client'))"
@@ -83,14 +62,17 @@ class SessionWatch:
         """Connect, count the rows of the tables, and begin to look.
 
         Raises:
-            psycopg.Error: there is no connection, or a table may not be read.
+            TargetDown: there is no connection, or a table may not be read.
         """
-        self._connection = self._connected()
         try:
-            self._count()
-        except BaseException:
-            self._connection.close()
-            raise
+            self._connection = self._connected()
+            try:
+                self._count()
+            except BaseException:
+                self._connection.close()
+                raise
+        except psycopg.Error as error:
+            raise TargetDown(f"the database of the backfill cannot be watched: {first_line(error)}") from None
         self._thread = threading.Thread(target=self._loop, name="sessions", daemon=True)
         self._thread.start()
         return self
@@ -110,13 +92,11 @@ class SessionWatch:
 
     def sessions(self) -> pa.Table:
         """Return one row a look."""
-        columns = list(zip(*self._looks, strict=True)) or [()] * len(SESSIONS.names)
-        return pa.table([pa.array(column, field.type) for column, field in zip(columns, SESSIONS, strict=True)], SESSIONS)
+        return table_of(self._looks, SESSIONS)
 
     def rows(self) -> pa.Table:
         """Return one row a table and reading: the first and the last of each are counted."""
-        columns = list(zip(*self._rows, strict=True)) or [()] * len(ROWS.names)
-        return pa.table([pa.array(column, field.type) for column, field in zip(columns, ROWS, strict=True)], ROWS)
+        return table_of(self._rows, ROWS)
 
     def _connected(self) -> psycopg.Connection:
         connection = database.connect(self._url, statement_timeout=f"{STATEMENT_S}s", connect_timeout=CONNECT_S, autocommit=True)

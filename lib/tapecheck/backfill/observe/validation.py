@@ -11,14 +11,14 @@ from tapecheck.backfill.analysis import Slowest
 from tapecheck.backfill.observe import analysis, findings
 from tapecheck.backfill.observe import plan as plans
 from tapecheck.backfill.observe.analysis import BusyTime, ObserveSummary, Part, SeriesRequests, TableRows
-from tapecheck.backfill.observe.plan import METRICS, ObservePlan
+from tapecheck.backfill.observe.plan import ObservePlan
 from tapecheck.backfill.observe.recording import TABLES, Context, Recording
 from tapecheck.backfill.plan import endpoints
 from tapecheck.runs.results import Finding, Result
 from tapecheck.statistics.intervals import Distribution
 from tapecheck.target.file import Target
-from tapecheck.validation import Analysis, Types
-from tapecheck.verdict import Check, Objective, number, parse_all
+from tapecheck.validation import Types
+from tapecheck.verdict import Check, number
 
 
 class Settings(validation.Settings):
@@ -90,7 +90,7 @@ class Observe(validation.Validation[ObservePlan, Recording, ObserveSummary, Sett
 
     def judge(self, summary: ObserveSummary, plan: ObservePlan) -> list[Check]:
         """Judge every objective of the plan."""
-        return analysis.check(summary, objectives(plan))
+        return analysis.check(summary, plan)
 
     def rules(self, recording: Recording, summary: ObserveSummary, plan: ObservePlan) -> list[Finding]:
         """Return what the figures say."""
@@ -102,11 +102,6 @@ class Observe(validation.Validation[ObservePlan, Recording, ObserveSummary, Sett
         doubts = [one.finding for one in found if one.name in ("proxy_not_asked", "pages_past_the_proxy", "database_not_touched")]
         return " ".join(f"{text[0].upper()}{text[1:]}." for text in (*doubts, limit and limit.finding) if text)
 
-    def part(self, found: Analysis[ObservePlan, Recording, ObserveSummary]) -> dict[str, Any]:
-        """Return the figures of the summary."""
-        own = {field.name for field in dataclasses.fields(ObserveResult)} - {field.name for field in dataclasses.fields(Result)}
-        return {name: getattr(found.summary, name) for name in own}
-
     def spans_ns(self, recording: Recording) -> Iterable[tuple[int, int]]:
         """Return when the backfill ran."""
         return [(recording.context.began_ns, recording.context.ended_ns)]
@@ -116,11 +111,6 @@ class Observe(validation.Validation[ObservePlan, Recording, ObserveSummary, Sett
         for row in recording.tables["exchanges"].to_pylist():
             if not 0 < row["status"] < 400:
                 yield {"path": row["path"], "status": row["status"], "failure": row["failure"]}
-
-
-def objectives(plan: ObservePlan) -> tuple[Objective, ...]:
-    """Return a plan's objectives, parsed."""
-    return parse_all(plan.objectives, METRICS, (), file="plan")
 
 
 observe = Observe()
