@@ -27,7 +27,7 @@ from tapecheck.load.engine.recorder import SAMPLE, Samples, Tally
 from tapecheck.load.engine.work import Address, PreparedRequest, Work
 from tapecheck.load.session import Generator
 from tapecheck.workers import dask as clusters
-from tapecheck.workers import processes, worker
+from tapecheck.workers import worker
 
 RAW = b"GET /?symbol=A HTTP/1.1\r\nHost: x\r\n\r\n"
 
@@ -43,7 +43,7 @@ def work(port: int, **how: object) -> Work:
 
 def pid_of(generator: Generator, number: int = 0) -> int:
     one = generator.ready()[number]
-    assert isinstance(one, processes.Process) and one.pid
+    assert isinstance(one, worker.Process) and one.pid
     return one.pid
 
 

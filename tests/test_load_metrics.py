@@ -33,13 +33,13 @@ def recorded(plan: LoadPlan, level_ms: float = 5.0, highest_ms: float = 900.0) -
     names = [name for name, scenario in plan.scenarios.items() if scenario.executor != "capacity"]
     samples = {name: burst(np.full(400, 5.0), per_round=100) for name in names}
     levels = {}
-    for rate in (100.0, 200.0, 400.0) if plan.sweep else ():
+    for rate in (100.0, 200.0, 400.0) if plan.sweeps else ():
         took_ms = level_ms if rate < 400 else highest_ms
         rows = burst(np.full(400, took_ms))
         rows["intended_ns"] = START_NS + (np.arange(400) / rate * 1e9).astype(np.int64)
         rows["sent_ns"] = rows["intended_ns"]
         rows["done_ns"] = rows["intended_ns"] + int(took_ms * 1e6)
-        samples[f"{plan.sweep_name} at {rate:g}/s"], levels[f"{plan.sweep_name} at {rate:g}/s"] = rows, rate
+        samples[f"capacity at {rate:g}/s"], levels[f"capacity at {rate:g}/s"] = rows, rate
     found = recording(samples)
     executors = {name: plan.scenarios[name].executor for name in names} | dict.fromkeys(levels, "capacity")
     generator = dict.fromkeys(samples, GENERATOR)

@@ -91,7 +91,7 @@ def test_open_models_have_the_schedule_that_they_say(tmp_path: Path) -> None:
         (("    executor: burst\n", ""), 2, "scenarios.hot.executor", "missing required key `executor`", ""),
         (("concurrency: 10", "concurrency: -1"), 4, "scenarios.hot.concurrency", "-1", "greater than 0"),
         (("rounds: 2", "duration_s: 2"), 5, "scenarios.hot.duration_s", "unknown key `duration_s`", "rounds"),
-        (("[AAPL]", "[]"), 7, "scenarios.hot.parameters.symbol", "list", "at least one value"),
+        (("[AAPL]", "[]"), 7, "scenarios.hot.parameters.symbol", "list", "at least 1 item"),
         (("[AAPL]", "AAPL"), 7, "scenarios.hot.parameters.symbol", "'AAPL'", "a list"),
         (("[AAPL]", "[yes]"), 7, "scenarios.hot.parameters.symbol.0", "True", "quotes"),
         (("[AAPL]", "[.nan]"), 7, "scenarios.hot.parameters.symbol.0", "nan", "finite"),

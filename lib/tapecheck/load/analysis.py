@@ -121,7 +121,7 @@ def _imported(said: ImportedSummary, executor: str, generator: GeneratorStats, l
         server_time_ms=None,
         database_time_ms=None,
         connections_opened=None,
-        errors=said.errors,
+        errors={kind: count for kind, count in said.errors.items() if count},
         by={
             dimension: {value: group(one, one.response_time_ms) for value, one in values.items() if one.response_time_ms and one.requests}
             for dimension, values in said.by.items()

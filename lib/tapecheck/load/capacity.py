@@ -133,10 +133,11 @@ def level(
 
 def levels(recording: Recording, plan: LoadPlan, objectives: Sequence[Objective]) -> list[Level]:
     """Judge each level of a recording's sweep, in the order in which they ran."""
-    sustained_ratio = plan.sweep.sustained_ratio if plan.sweep else Capacity.model_fields["sustained_ratio"].default
+    name, scenario = next(iter(plan.sweeps.items()), ("", None))
+    sustained_ratio = scenario.sustained_ratio if scenario else Capacity.model_fields["sustained_ratio"].default
     summaries = summarize(recording, plan.generator)
     rates = recording.context.rates_rps.items()
-    return [level(label, rate, summaries[label], objectives, sustained_ratio, plan.sweep_name) for label, rate in rates]
+    return [level(label, rate, summaries[label], objectives, sustained_ratio, name) for label, rate in rates]
 
 
 def judge(found: CapacityResult, objective: Objective) -> Check | None:

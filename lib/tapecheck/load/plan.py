@@ -29,14 +29,8 @@ def _scalar(value: Any) -> Value:
     return value
 
 
-def _not_empty(values: tuple[Value, ...]) -> tuple[Value, ...]:
-    if not values:
-        raise ValueError("at least one value")
-    return values
-
-
 Parameter = Annotated[Any, BeforeValidator(_scalar)]
-Values = Annotated[tuple[Parameter, ...], AfterValidator(_not_empty)]
+Values = Annotated[tuple[Parameter, ...], Field(min_length=1)]
 Name = Annotated[str, Field(pattern=r"^[A-Za-z][A-Za-z0-9_]{0,63}$")]
 Duration = Annotated[float, Field(gt=0, le=work.MAX_DURATION_S)]
 Concurrency = Annotated[int, Field(gt=0, le=work.MAX_CONCURRENCY)]
@@ -283,9 +277,8 @@ class LoadPlan(Model):
 
     @model_validator(mode="after")
     def _one_sweep(self) -> Self:
-        sweeps = [name for name, scenario in self.scenarios.items() if isinstance(scenario, Capacity)]
-        if len(sweeps) > 1:
-            raise ValueError(f"at most one scenario of executor capacity, these are {', '.join(sweeps)}")
+        if len(self.sweeps) > 1:
+            raise ValueError(f"at most one scenario of executor capacity, these are {', '.join(self.sweeps)}")
         return self
 
     @property
@@ -294,14 +287,9 @@ class LoadPlan(Model):
         return parse_all(self.objectives, METRICS, self.scenarios, file="plan")
 
     @property
-    def sweep_name(self) -> str:
-        """Return the name of the capacity scenario; empty where there is none."""
-        return next((name for name, scenario in self.scenarios.items() if isinstance(scenario, Capacity)), "")
-
-    @property
-    def sweep(self) -> Capacity | None:
-        """Return the capacity scenario, if there is one."""
-        return next((scenario for scenario in self.scenarios.values() if isinstance(scenario, Capacity)), None)
+    def sweeps(self) -> dict[str, Capacity]:
+        """Return the capacity scenario, if there is one, by its name."""
+        return {name: scenario for name, scenario in self.scenarios.items() if isinstance(scenario, Capacity)}
 
 
 # ---- sample size ----

@@ -30,15 +30,10 @@ USER_AGENT = "tapecheck"
 Prepared = Mapping[str, Sequence[PreparedRequest]]
 
 
-def prepare_all(plan: LoadPlan, target: Target, *, file: str = "plan") -> dict[str, tuple[PreparedRequest, ...]]:
+def prepare_all(plan: LoadPlan, target: Target) -> dict[str, tuple[PreparedRequest, ...]]:
     """Prepare every scenario's requests, one for each combination of its parameters, the last of which changes fastest.
 
     Request `i` of a scenario, counted from the end of its warm-up, uses combination `i % len(combinations)`.
-
-    Args:
-        plan: its scenarios.
-        target: opened, so that it has a `base_url`.
-        file: what problems of the plan are said to stand in.
 
     Raises:
         ConfigError: every unknown template, missing or unused parameter, bad header and unset secret at once.
@@ -49,7 +44,7 @@ def prepare_all(plan: LoadPlan, target: Target, *, file: str = "plan") -> dict[s
     prepared = {}
     for name, scenario in plan.scenarios.items():
         template = target.requests.get(scenario.request)
-        problems += _problems(name, scenario, template, target, file)
+        problems += _problems(f"scenarios.{name}", scenario, template, target)
         if template is not None and not problems:
             crossed = (dict(zip(scenario.parameters, one, strict=True)) for one in itertools.product(*scenario.parameters.values()))
             own = templates.headers_of(template, headers)
@@ -59,18 +54,15 @@ def prepare_all(plan: LoadPlan, target: Target, *, file: str = "plan") -> dict[s
     return prepared
 
 
-def _problems(name: str, scenario: Scenario, template: RequestTemplate | None, target: Target, file: str) -> list[Problem]:
-    at = f"scenarios.{name}"
+def _problems(at: str, scenario: Scenario, template: RequestTemplate | None, target: Target) -> list[Problem]:
     if template is None:
         known = f"a request of target {target.name}: {', '.join(target.requests)}"
-        return [Problem(file=file, key=f"{at}.request", got=repr(scenario.request), allowed=known)]
+        return [Problem(file="plan", key=f"{at}.request", got=repr(scenario.request), allowed=known)]
     needed, given = templates.placeholders(template), scenario.parameters
     names = ", ".join(needed) or "none"
-    every = f"every name in {template.request!r}: {names}"
-    missing = [Problem(file=file, key=f"{at}.parameters", got=f"no {key!r}", allowed=every) for key in needed if key not in given]
-    got = "a parameter that the request does not use"
-    unused = [Problem(file=file, key=f"{at}.parameters.{key}", got=got, allowed=names) for key in given if key not in needed]
-    return missing + unused
+    every, got = f"every name in {template.request!r}: {names}", "a parameter that the request does not use"
+    missing = [Problem(file="plan", key=f"{at}.parameters", got=f"no {key!r}", allowed=every) for key in needed if key not in given]
+    return missing + [Problem(file="plan", key=f"{at}.parameters.{k}", got=got, allowed=names) for k in given if k not in needed]
 
 
 def _request(template: RequestTemplate, values: dict[str, Value], base_url: str, headers: list[tuple[str, str]]) -> PreparedRequest:
@@ -127,11 +119,10 @@ def check(target: Target, prepared: Prepared, *, timeout_s: float = TIMEOUT_S) -
         TargetDown: it does not answer.
     """
     assert target.base_url is not None, "an opened target has a URL"
-    url = httpx.URL(target.base_url)
-    context, tls = http.tls(target), None
+    url, context, tls, port = httpx.URL(target.base_url), http.tls(target), None, 80
     if url.scheme == "https":
-        tls = Tls(server_name=url.host, ca_file=str(config.find(target.ca_file)) if target.ca_file else certifi.where())
-    port = url.port or (443 if url.scheme == "https" else 80)
+        tls, port = Tls(server_name=url.host, ca_file=str(config.find(target.ca_file)) if target.ca_file else certifi.where()), 443
+    port = url.port or port
     address = Address(host=_connectable(target, url, port), port=port, tls=tls)
     with start_blocking_portal() as portal:  # a notebook's kernel runs an event loop of its own
         portal.call(_check_all, target, prepared, address, context, timeout_s)

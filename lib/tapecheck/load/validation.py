@@ -1,9 +1,9 @@
 """The load validation: how much traffic a target carries, and what breaks first."""
 
 import dataclasses
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar
 
 import pyarrow as pa
 from pydantic import Field
@@ -67,13 +67,6 @@ class LoadSummary(dict[str, ScenarioSummary]):
 
     capacity: CapacityResult | None = None
 
-    @classmethod
-    def of(cls, scenarios: Mapping[str, ScenarioSummary], capacity: CapacityResult | None = None) -> Self:
-        """Put both together."""
-        found = cls(scenarios)
-        found.capacity = capacity
-        return found
-
 
 def read_plan(path: str | Path, *, scenarios: str = "all", rounds: int = 0) -> LoadPlan:
     """Read a load plan, keep the named scenarios (comma-separated), and set the rounds of its bursts (0: as planned)."""
@@ -129,8 +122,9 @@ class Load(validation.Validation[LoadPlan, Recording, LoadSummary, Settings]):
     def summarize(self, recording: Recording, plan: LoadPlan) -> LoadSummary:
         """Summarize the scenarios of a recording, without the levels of a sweep; the plan says when the generator was the bottleneck."""
         everything, rates = analysis.summarize(recording, plan.generator), recording.context.rates_rps
-        own = {name: one for name, one in everything.items() if name not in rates}
-        return LoadSummary.of(own, conclude(levels(recording, plan, plan.parsed)) if rates else None)
+        found = LoadSummary((name, one) for name, one in everything.items() if name not in rates)
+        found.capacity = conclude(levels(recording, plan, plan.parsed)) if rates else None
+        return found
 
     def judge(self, summary: LoadSummary, plan: LoadPlan) -> list[Check]:
         """Judge every objective of the plan in every scenario that was run, and in a capacity sweep where nothing else was.
@@ -138,7 +132,7 @@ class Load(validation.Validation[LoadPlan, Recording, LoadSummary, Settings]):
         Beside other scenarios, an objective for all of them decides how far the sweep goes; what it found is no miss of theirs.
         """
         checks = analysis.check(summary, plan.parsed)
-        swept_by = {plan.sweep_name} if summary else {plan.sweep_name, None}
+        swept_by = {*plan.sweeps} if summary else {*plan.sweeps, None}
         for one in plan.parsed:
             swept = judge_sweep(summary.capacity, one) if summary.capacity and one.scope in swept_by else None
             if swept:

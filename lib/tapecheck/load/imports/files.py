@@ -22,7 +22,7 @@ import msgspec
 import numpy as np
 
 from tapecheck.load.engine.recorder import SAMPLE, ErrorKind, Samples
-from tapecheck.load.recording import SCHEDULE, ImportedFigures, ImportedSummary, Tool
+from tapecheck.load.recording import SCHEDULE, ImportedSummary, Tool
 
 GZIP = b"\x1f\x8b"
 HEAD_CHARACTERS = 65_536  # by which most files are recognised
@@ -323,15 +323,6 @@ class ImportedRun:
     started_at: datetime | None = None
     achieved_ratio: Mapping[str, float] = field(default_factory=dict)
     clock_error_ms: float = 0.0
-
-
-def summary(
-    total: ImportedFigures, *, duration_s: float, errors: Mapping[str, int], by: Mapping[str, ImportedFigures] | None = None
-) -> ImportedSummary:
-    """Put together what a tool reports of all requests, and of those of each name."""
-    every = {name: getattr(total, name) for name in ImportedFigures.__dataclass_fields__}
-    kinds = {kind: count for kind, count in errors.items() if count}
-    return ImportedSummary(**every, duration_s=duration_s, errors=kinds, by={DIMENSION: dict(by)} if by else {})
 
 
 def tool(name: str, output: str, *notes: str, answers_only: bool = False) -> Tool:

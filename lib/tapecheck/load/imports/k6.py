@@ -14,7 +14,7 @@ from tapecheck.load import recording
 from tapecheck.load.engine.recorder import ErrorKind
 from tapecheck.load.imports import files
 from tapecheck.load.imports.files import EPOCH, BrokenFile, ImportedRun, Request, Requests, nanoseconds
-from tapecheck.load.recording import ImportedFigures
+from tapecheck.load.recording import ImportedSummary
 from tapecheck.statistics.intervals import Distribution
 
 BEGINS = "http_reqs"  # the first point of a request
@@ -192,11 +192,11 @@ def read_summary(path: Path) -> ImportedRun:
     if count is None or of != n:
         said = f"http_req_failed of {of:,} of {n:,} requests" if failed else "no http_req_failed"
         raise BrokenFile(f"{said}: {UNKNOWN_FAILURES}, and --out json does")
-    total = ImportedFigures(requests=n, failed=count, response_time_ms=_times(n, took))
+    found = ImportedSummary(requests=n, failed=count, response_time_ms=_times(n, took), duration_s=duration_s, errors={"other": count})
     notes = [f"it dropped {short:,.0f} iterations, for want of free users"] if short else []
     return ImportedRun(
         tool=files.tool("k6", "summary", EXECUTOR, *notes, NO_CONNECTING, ALL, NO_KINDS, FEW),
-        summaries={"k6": files.summary(total, duration_s=duration_s, errors={"other": count})},
+        summaries={"k6": found},
         achieved_ratio={"k6": done["count"] / (done["count"] + short)} if short else {},
     )
 

@@ -31,6 +31,7 @@ SECONDS = "its duration is in whole seconds"
 CURRENT = "its percentiles may be those of the last seconds alone, and are left out; PREFIX_stats.csv has those of the whole run"
 RESET = "what came before its statistics were reset (--reset-stats) is left out"
 Row = Mapping[str, str]
+Figures = dict[str, Any]  # the fields of ImportedFigures
 
 COLUMNS = ("Request Count", "Failure Count", "Median Response Time", "Average Response Time", "Min Response Time", "Max Response Time",
            "Average Content Size")  # fmt: skip
@@ -75,10 +76,10 @@ def _rows(path: Path, needed: Sequence[str]) -> list[Row]:
 
 def _summary(path: Path, found: Sequence[Row], duration_s: float, prefix: str = "") -> ImportedSummary:
     """Read the last row, which is about all, and those before it by name."""
-    every = _figures(found[-1], prefix)
     names = [row for row in found if row["Name"] != TOTAL and _number(row, prefix + COLUMNS[0]) > 0]
-    by = {label(row["Type"], row["Name"]): _figures(row, prefix) for row in names}
-    return files.summary(every, duration_s=duration_s, errors=_errors(path, every.failed), by=by)
+    by = {label(row["Type"], row["Name"]): ImportedFigures(**_figures(row, prefix)) for row in names}
+    every = _figures(found[-1], prefix)
+    return ImportedSummary(**every, duration_s=duration_s, errors=_errors(path, every["failed"]), by={files.DIMENSION: by} if by else {})
 
 
 def _errors(path: Path, failed: int) -> dict[str, int]:
@@ -100,11 +101,11 @@ def _tool(output: str, scenario: ImportedSummary, *notes: str) -> Tool:
     return files.tool("locust", output, CLOSED, CUT_OFF, LAST_SECOND, *notes, *unknown)
 
 
-def _figures(row: Row, prefix: str) -> ImportedFigures:
+def _figures(row: Row, prefix: str) -> Figures:
     requests, failed, median_ms, mean_ms, min_ms, max_ms, size = (_number(row, prefix + name) for name in COLUMNS)
     percentiles_ms = {50: median_ms} if prefix else {p: _number(row, f"{p}%") for p in recording.LEVELS}
     times = recording.distribution(int(requests), percentiles_ms, mean_ms=mean_ms, min_ms=min_ms, max_ms=max_ms)
-    return ImportedFigures(requests=int(requests), failed=int(failed), response_time_ms=times, bytes_mean=size)
+    return {"requests": int(requests), "failed": int(failed), "response_time_ms": times, "bytes_mean": size}
 
 
 def _number(row: Row, name: str) -> float:
@@ -121,9 +122,8 @@ FIRST_REQUEST = "it does not say when its first request began: its duration coun
 _WHOLE = re.compile(r"^\[\s*\{.*^\]\s*$|^\[\{.*\}\]\s*$", re.DOTALL | re.MULTILINE)  # among the lines of a log, where it went to stdout
 
 
-Entries = Sequence[
-    Mapping[str, Any]
-]  # all requests of one name each; times in ms, instants in s since 1970, the first that of its first answer
+# all requests of one name each; times in ms, instants in s since 1970, the first that of its first answer
+Entries = Sequence[Mapping[str, Any]]
 
 
 def read_json(path: Path) -> ImportedRun:
@@ -133,16 +133,13 @@ def read_json(path: Path) -> ImportedRun:
     entries = [one for one in files.document(path, list[dict[str, Any]], whole[0] if whole else text) if one["num_requests"]]
     if not entries:
         raise BrokenFile("no request")
-    total = _figures_of(entries)
     longest, shortest = ("max_response_time", "min_response_time")
     began_s = [min(one["start_time"] - (one[took] or 0.0) / 1000 for one in entries) for took in (longest, shortest)]
     ended_s = max(one["last_request_timestamp"] or began_s[0] for one in entries)
-    scenario = files.summary(
-        total,
-        duration_s=ended_s - sum(began_s) / 2,
-        errors={"other": total.failed},
-        by={label(one["method"] or "", one["name"]): _figures_of([one]) for one in entries},
-    )
+    by = {label(one["method"] or "", one["name"]): ImportedFigures(**_figures_of([one])) for one in entries}
+    total = _figures_of(entries)
+    errors = {"other": total["failed"]}
+    scenario = ImportedSummary(**total, duration_s=ended_s - sum(began_s) / 2, errors=errors, by={files.DIMENSION: by} if by else {})
     return ImportedRun(
         tool=files.tool("locust", "JSON", CLOSED, CUT_OFF, JSON_ROUNDED, JSON_NO_KINDS, FIRST_REQUEST),
         summaries={SCENARIO: scenario},
@@ -151,7 +148,7 @@ def read_json(path: Path) -> ImportedRun:
     )
 
 
-def _figures_of(entries: Entries) -> ImportedFigures:
+def _figures_of(entries: Entries) -> Figures:
     """Return counts, the exact mean and extremes, and the percentiles of the rounded times."""
     requests, failed, untimed, size, total_ms = (
         sum(one[name] for one in entries)
@@ -170,4 +167,4 @@ def _figures_of(entries: Entries) -> ImportedFigures:
         min_ms=min((one["min_response_time"] for one in entries if one["min_response_time"] is not None), default=math.nan),
         max_ms=max(one["max_response_time"] for one in entries),
     )
-    return ImportedFigures(requests=requests, failed=failed, response_time_ms=times, bytes_mean=size / requests)
+    return {"requests": requests, "failed": failed, "response_time_ms": times, "bytes_mean": size / requests}

@@ -82,25 +82,23 @@ def _matches(pattern: Path) -> list[Path]:
 
 def format_of(path: Path, *, source: str) -> Format:
     """Return what kind of file of another tool it is, or all files of a pattern are; a `ConfigError` that names the `source` if none."""
-    found = {one.name: one for one in (_format_of(file, source) for file in _matches(path))}
+    found: dict[str, Format] = {}
+    for file in _matches(path):
+        if not file.is_file():
+            raise _problem(source, "a pipe or device, which can be read only once", "a file: write it to one first")
+        try:
+            one, begins = _format(file), files.head(file, SHOWN)
+        except files.UNREADABLE as error:
+            raise _problem(source, f"a file that cannot be read ({error})", "a readable file") from None
+        if one is None:
+            known = "; ".join(known.name for known in FORMATS if callable(known.read))
+            raise _problem(source, f"a file that begins with {begins!r}", f"a recorded run's folder, or a file of {known}")
+        if isinstance(one.read, str):
+            raise _problem(source, one.name, one.read)
+        found[one.name] = one
     if len(found) > 1:
         raise _problem(source, " and ".join(found), "files of one kind")
     return next(iter(found.values()))
-
-
-def _format_of(path: Path, source: str) -> Format:
-    if not path.is_file():
-        raise _problem(source, "a pipe or device, which can be read only once", "a file: write it to one first")
-    try:
-        one, begins = _format(path), files.head(path, SHOWN)
-    except files.UNREADABLE as error:
-        raise _problem(source, f"a file that cannot be read ({error})", "a readable file") from None
-    if one is None:
-        known = "; ".join(known.name for known in FORMATS if callable(known.read))
-        raise _problem(source, f"a file that begins with {begins!r}", f"a recorded run's folder, or a file of {known}")
-    if isinstance(one.read, str):
-        raise _problem(source, one.name, one.read)
-    return one
 
 
 def read(path: Path, *, source: str) -> Recording:
@@ -168,19 +166,18 @@ def _recording(path: Path, found: ImportedRun, source: str) -> Recording:
         target=TargetInfo(name=url.replace("http://", "") or "an unnamed target", kind="external", base_url=url),
         environment=UNKNOWN,
         executors=dict.fromkeys(names, f"unknown ({tool.name})"),
-        generator={name: _generator(found, name) for name in names},
+        generator={
+            name: GeneratorStats(
+                lag_p99_ms=None,
+                cpu_ratio=None,
+                achieved_ratio=found.achieved_ratio.get(name),
+                content_checked=0,
+                clock_error_ms=found.clock_error_ms,
+            )
+            for name in names
+        },
         tool=tool,
         imported=dict(found.summaries),
     )
     table = table_of(samples, dict.fromkeys(samples, requests.values if requests else []))
     return Recording(tables={"samples": table, "resources": resources.SCHEMA.empty_table()}, context=context, source=source)
-
-
-def _generator(found: ImportedRun, name: str) -> GeneratorStats:
-    return GeneratorStats(
-        lag_p99_ms=None,
-        cpu_ratio=None,
-        achieved_ratio=found.achieved_ratio.get(name),
-        content_checked=0,
-        clock_error_ms=found.clock_error_ms,
-    )

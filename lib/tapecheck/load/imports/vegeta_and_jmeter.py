@@ -12,7 +12,7 @@ from tapecheck.load import recording
 from tapecheck.load.engine.recorder import ErrorKind
 from tapecheck.load.imports import files
 from tapecheck.load.imports.files import CLOSED, BrokenFile, ImportedRun, Request, Requests, nanoseconds
-from tapecheck.load.recording import ImportedFigures
+from tapecheck.load.recording import ImportedSummary
 
 COLUMNS = (9, 12)  # of a CSV: versions 12.0 to 12.8 have no method, URL and headers
 BODIES = "its bytes are those of the body alone"
@@ -88,8 +88,14 @@ def read_report(path: Path) -> ImportedRun:
     percentiles_ms = {level: took.get(f"{level}th", math.nan) / 1e6 for level in recording.LEVELS}
     exact_ms = {f"{name}_ms": took.get(name, math.nan) / 1e6 for name in ("mean", "min", "max")}
     times = recording.distribution(n, percentiles_ms, **exact_ms)
-    total = ImportedFigures(requests=n, failed=sum(errors.values()), response_time_ms=times, bytes_mean=report["bytes_in"]["mean"])
-    summary = files.summary(total, duration_s=(report["duration"] + report["wait"]) / 1e9, errors=errors)
+    summary = ImportedSummary(
+        requests=n,
+        failed=sum(errors.values()),
+        response_time_ms=times,
+        bytes_mean=report["bytes_in"]["mean"],
+        duration_s=(report["duration"] + report["wait"]) / 1e9,
+        errors=errors,
+    )
     return ImportedRun(tool=files.tool("vegeta", "report", ESTIMATED, BODIES), summaries={"vegeta": summary}, started_at=began)
 
 

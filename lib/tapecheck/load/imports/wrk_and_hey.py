@@ -10,7 +10,7 @@ from typing import Any
 from tapecheck.load import recording
 from tapecheck.load.imports import files
 from tapecheck.load.imports.files import CLOSED, CUT_OFF, BrokenFile, ImportedRun, Request, Requests, origin_of
-from tapecheck.load.recording import ImportedFigures, ImportedSummary, Tool
+from tapecheck.load.recording import ImportedSummary, Tool
 
 LINES = re.MULTILINE
 TWO = "two reports in one file, each of which is a run of its own: give each a file"
@@ -81,8 +81,8 @@ def wrk_figures(text: str) -> tuple[ImportedSummary, float]:
     percentiles = {int(p): _ms(value, unit) for p, value, unit in found} | ({95: float(spectrum[1])} if spectrum else {})
     counted = _once(r"^#\[Max += +[\d.]+, Total count += +(\d+)\]$", text)  # by wrk2, after it has calibrated
     times = recording.distribution(int(counted[1]) if counted else answers - timeout, percentiles, mean_ms=mean_ms, max_ms=max_ms)
-    total = ImportedFigures(requests=requests, failed=min(requests, sum(errors.values())), response_time_ms=times)
-    return files.summary(total, duration_s=duration_s, errors=errors), error_s
+    failed = min(requests, sum(errors.values()))
+    return ImportedSummary(requests=requests, failed=failed, response_time_ms=times, duration_s=duration_s, errors=errors), error_s
 
 
 def _ms(value: str, unit: str) -> float:
@@ -147,8 +147,8 @@ def hey_figures(text: str) -> tuple[ImportedSummary, float]:
         {int(p): float(s) * 1000 for p, s in re.findall(r"^  (\d+)%+ in ([\d.]+) secs$", summary, LINES)},
         **{name: _number(summary, rf"^  {word}:\t([\d.]+) secs$") * 1000 for name, word in FIGURES.items()},
     )
-    total = ImportedFigures(requests=requests, failed=errors.total(), response_time_ms=times)
-    return files.summary(total, duration_s=duration_s, errors=errors), error_s
+    n_failed = errors.total()
+    return ImportedSummary(requests=requests, failed=n_failed, response_time_ms=times, duration_s=duration_s, errors=errors), error_s
 
 
 def _number(text: str, pattern: str) -> float:
@@ -178,8 +178,8 @@ def read_oha(path: Path) -> ImportedRun:
         {level: _known_ms(took.get(f"p{level}")) for level in recording.LEVELS},
         **{name: _known_ms(summary[word.lower()]) for name, word in FIGURES.items()},
     )
-    total = ImportedFigures(requests=requests, failed=errors.total(), response_time_ms=times)
-    found = files.summary(total, duration_s=summary["total"], errors=errors)
+    figures = {"requests": requests, "failed": errors.total(), "response_time_ms": times}
+    found = ImportedSummary(**figures, duration_s=summary["total"], errors=errors)
     return ImportedRun(tool=files.tool("oha", "JSON", CLOSED), summaries={"oha": found})
 
 
