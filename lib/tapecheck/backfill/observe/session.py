@@ -16,6 +16,7 @@ from typing import IO, Any, Self
 
 import jmespath
 import psutil
+import pyarrow as pa
 from pydantic_core import from_json
 
 from tapecheck import config, progress, text
@@ -97,15 +98,18 @@ def run(plan: ObservePlan, target: Target) -> Recording:
         rewrote=own.rewrite_next_url,
         every_ms=plan.every_ms,
     )
+    return Recording(context=context, tables=_tables(proxy, watch, ending, ended_ns))
+
+
+def _tables(proxy: ProxyProcess, watch: SessionWatch | None, ending: Ending, ended_ns: int) -> dict[str, pa.Table]:
     exchanges = sorted(proxy.exchanges(), key=lambda one: one.began_ns)
     cpu = [*ending.rows, *([(ended_ns, ending.cpu_s, 0)] if ending.cpu_s is not None else [])]
-    tables = {
+    return {
         "exchanges": table_of(([getattr(one, name) for name in EXCHANGES.names] for one in exchanges), EXCHANGES),
         "sessions": watch.sessions() if watch else SESSIONS.empty_table(),
         "rows": watch.rows() if watch else ROWS.empty_table(),
         "cpu": table_of(cpu, CPU),
     }
-    return Recording(context=context, tables=tables)
 
 
 def _run(own: ObservedBackfill, target: Target, proxy_url: str, limit_s: float, report: Callable[[int, int], None]) -> Ending:
