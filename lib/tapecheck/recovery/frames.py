@@ -328,6 +328,7 @@ def _restore(one: Restored) -> dict[str, str | int]:
     lost = one.losses.values()
     return row | {
         "backup": f"{number(facts.age_s)} s old, {facts.backup_bytes / 1e6:,.1f} MB",
+        "restore began (s)": number(one.after_s(facts.began_ns)),
         "restored (s)": number(one.after_s(facts.restored_ns)),
         "counted (s)": number(one.after_s(facts.verified_ns)),
         "in place (s)": number(one.after_s(facts.switched_ns)),
