@@ -19,7 +19,7 @@ from tapecheck import charts
 from tapecheck.backfill import coverage
 from tapecheck.backfill.analysis import BackfillSummary
 from tapecheck.backfill.recording import SKIPPED, Job, Recording
-from tapecheck.backfill.validation import backfill, objectives
+from tapecheck.backfill.validation import backfill
 from tapecheck.charts.backfill import COLOURS
 from tapecheck.charts.figure import Chart, Steps
 
@@ -76,7 +76,7 @@ def summarized(name: str) -> BackfillSummary:
 @functools.cache
 def draw(name: str, chart: str) -> Chart:
     found = built(name)
-    summary, limits = summarized(name), objectives(found.context.plan)
+    summary, limits = summarized(name), found.context.plan.parsed
     return {
         "stages": lambda: charts.backfill_stages(recording=found, summary=summary),
         "timeline": lambda: charts.backfill_timeline(recording=found),

@@ -8,12 +8,12 @@ from dataclasses import dataclass, field, replace
 from tapecheck.backfill import coverage
 from tapecheck.backfill.coverage import Covered
 from tapecheck.backfill.integrity import NO_BARS, WRONG, Defect, Integrity
-from tapecheck.backfill.plan import METRICS, BackfillPlan
+from tapecheck.backfill.plan import BackfillPlan
 from tapecheck.backfill.prediction import WhatIf
 from tapecheck.backfill.recording import COMPLETED, FAILED, SKIPPED, Context, Job, Recording
 from tapecheck.recording import STOPPED, covered_s
 from tapecheck.vendor.trace import STAGES, Oddity, Span
-from tapecheck.verdict import Check, Measured, judge, parse_all
+from tapecheck.verdict import Check, Measured, judge
 
 PRIMARY_SHARE = 0.6  # of busy time: a stage above it is the bottleneck
 LEADING_SHARE = 0.2  # of busy time: without a primary stage, those above it are named
@@ -234,8 +234,7 @@ def slowest(durations_s: Iterable[tuple[str, float]]) -> Slowest | None:
 
 def check(summary: BackfillSummary, plan: BackfillPlan) -> list[Check]:
     """Judge every objective of a plan."""
-    objectives = parse_all(plan.objectives, METRICS, (), file="plan")
-    return [judge(one, measured(summary, one.metric), name="backfill", invalid=summary.invalid) for one in objectives]
+    return [judge(one, measured(summary, one.metric), name="backfill", invalid=summary.invalid) for one in plan.parsed]
 
 
 def measured(summary: BackfillSummary, metric: str) -> Measured:

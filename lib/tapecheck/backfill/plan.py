@@ -18,7 +18,7 @@ from tapecheck.target.mapping import StoredBars
 from tapecheck.vendor.bars import TICKERS, TIMEFRAMES, is_crypto
 from tapecheck.vendor.rate_limit import Retry, TokenBucket
 from tapecheck.vendor.wire import Unauthorized
-from tapecheck.verdict import each_once, parse
+from tapecheck.verdict import Objective, each_once, parse
 from tapecheck.workers.dask import checked_workers
 
 METRICS = (
@@ -174,6 +174,11 @@ class BackfillPlan(Model):
     def ticker(self, symbol: str) -> str:
         """Return the vendor's ticker of a symbol: a stock's is its name."""
         return self.tickers.get(symbol, symbol)
+
+    @property
+    def parsed(self) -> tuple[Objective, ...]:
+        """Return its objectives, parsed."""
+        return tuple(parse(text, METRICS) for text in self.objectives)
 
     @property
     def coins(self) -> list[str]:

@@ -11,11 +11,11 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from tapecheck.backfill.analysis import LEADING_SHARE, PRIMARY_SHARE, Slowest, rate_limit_floor_s, slowest
-from tapecheck.backfill.observe.plan import METRICS, ObservePlan
+from tapecheck.backfill.observe.plan import ObservePlan
 from tapecheck.backfill.observe.recording import Recording
 from tapecheck.statistics import intervals
 from tapecheck.statistics.intervals import Distribution, Percentile
-from tapecheck.verdict import Check, Measured, Objective, judge, parse_all
+from tapecheck.verdict import Check, Measured, Objective, judge
 
 Nanoseconds = NDArray[np.int64]
 AGGREGATES = re.compile(r"/v2/aggs/ticker/([^/]+)/range/(\d+)/(second|minute|hour|day|week|month|quarter|year)/")
@@ -326,8 +326,7 @@ def _own_cores(recording: Recording) -> float | None:
 
 def check(summary: ObserveSummary, plan: ObservePlan) -> list[Check]:
     """Judge every objective of a plan."""
-    objectives = parse_all(plan.objectives, METRICS, (), file="plan")
-    return [judge(one, measured(summary, one), name="backfill", invalid=summary.invalid) for one in objectives]
+    return [judge(one, measured(summary, one), name="backfill", invalid=summary.invalid) for one in plan.parsed]
 
 
 def measured(summary: ObserveSummary, objective: Objective) -> Measured:

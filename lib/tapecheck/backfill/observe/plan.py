@@ -10,7 +10,7 @@ from tapecheck import config
 from tapecheck.config import Model
 from tapecheck.errors import ConfigError, Problem
 from tapecheck.target.file import Argument, ObservedBackfill, Target
-from tapecheck.verdict import each_once, parse
+from tapecheck.verdict import Objective, each_once, parse
 
 METRICS = {  # of an objective, with what each is
     "duration_s": "wall time, s",
@@ -48,6 +48,11 @@ class ObservePlan(Model):
     command: tuple[Argument, ...] = ()
     reset: tuple[Argument, ...] = ()
     objectives: Annotated[tuple[Annotated[str, AfterValidator(_objective)], ...], AfterValidator(each_once)] = ()
+
+    @property
+    def parsed(self) -> tuple[Objective, ...]:
+        """Return its objectives, parsed."""
+        return tuple(parse(text, METRICS) for text in self.objectives)
 
     @property
     def commands(self) -> list[tuple[str, ...]]:
