@@ -1,20 +1,28 @@
 """What was planted into a recorded run is found through the notebook's panel, and what its page shows stays text and needs nobody."""
 
 import base64
+import contextlib
 import dataclasses
 import json
+import os
 import re
 import shutil
-from collections.abc import Mapping
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import html5lib
+import httpx
+import nbformat
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import samples
-from browsers import Browser, installed
+import websocket
+from browsers import QUIET, Browser, installed
 from plotly.offline import get_plotlyjs
 from recorded_runs import DATA, put
 
@@ -121,24 +129,19 @@ def test_no_spike_is_lost_however_many_are_drawn(run: Path) -> None:
 # ---- filters ----
 
 
-@pytest.mark.parametrize(
-    ("where", "said"),
-    [
-        ("symbol=TSLA", "symbol=TSLA; allowed: values of symbol: AAPL, GOOGL, MSFT"),
-        ("colour=red", "colour=red; allowed: COLUMN=VALUE,VALUE; columns: scenario, symbol, limit, status, error"),
-        ("503", "got 503; allowed: COLUMN=VALUE,VALUE"),
-    ],
-)
-def test_a_filter_that_fits_nothing_is_an_error(run: Path, where: str, said: str) -> None:
+def test_a_filter_that_fits_nothing_is_an_error(run: Path) -> None:
+    """All that is wrong of it at once, with what there is."""
     with pytest.raises(ConfigError) as caught:
-        opened(run, where=where)
-    assert said in str(caught.value)
+        opened(run, where="symbol=TSLA; colour=red; 503")
+    columns = "allowed: COLUMN=VALUE,VALUE; columns: scenario, symbol, limit, status, error"
+    for said in ("got symbol=TSLA; allowed: values of symbol: AAPL, GOOGL, MSFT", f"got colour=red; {columns}", f"got 503; {columns}"):
+        assert said in str(caught.value)
 
 
 def test_a_filter_is_read_as_it_is_written(run: Path) -> None:
     """What the line below the lists says is the parameter."""
     view = opened(run, where="status=503 ; symbol = MSFT,AAPL")
-    assert view.where == {"symbol": ("MSFT", "AAPL"), "status": ("503",)} or set(view.where["symbol"]) == {"MSFT", "AAPL"}
+    assert {name: set(wanted) for name, wanted in view.where.items()} == {"symbol": {"MSFT", "AAPL"}, "status": {"503"}}
     assert events.parse(events.written(view.where), view.opened.events) == view.where
     assert view.note.value.startswith("20 requests of 30,000 chosen.") and "where = " in view.note.value
 
@@ -268,11 +271,13 @@ HOVERED = """<script>
 
 
 def test_the_page_hovers_and_zooms_without_kernel_and_network(page: Path, tmp_path: Path) -> None:
-    """In a browser, with names as they were given but for what no page can show."""
+    """In a browser, with names as they were given but for what no page can show, and no serious fault for who cannot see."""
     if (program := installed()) is None:
         pytest.skip("no browser is installed: nobody hovered over this page")
+    browser = Browser(program=program, folder=tmp_path)
     (copy := tmp_path / "page.html").write_text(page.read_text(encoding="utf-8").replace("</body>", HOVERED), encoding="utf-8")
-    seen = re.search(r'data-seen="([^"]*)"', Browser(program=program, folder=tmp_path).document(copy))
+    assert browser.faults(page) == [] and browser.width_px(page, 390) <= 390
+    seen = re.search(r'data-seen="([^"]*)"', browser.document(copy))
     assert seen is not None, "no figure was drawn"
     assert seen[1].startswith("11,14; undefined; ") and "ms at" in seen[1] and "row " in seen[1]
     assert "alert(1)" in seen[1] and "$x^2$" in seen[1] and "%{y}" in seen[1]
@@ -287,3 +292,73 @@ def test_the_command_writes_the_page_and_ends_with_the_verdict(tmp_path: Path, c
     assert [str(one.relative_to(tmp_path)) for one in tmp_path.rglob("*") if one.is_file()] == [
         "explore/observe-20261130T033257Z-22a2.html"
     ]
+
+
+# ---- in JupyterLab ----
+
+HELPERS = """(() => {
+  window.lab = [...jupyterapp.shell.widgets("main")].find(one => one.context);
+  const texts = cell => cell.outputs.toJSON().map(one => one.ename || one.data["text/plain"]);
+  window.said = () => JSON.stringify([...lab.content.model.cells].filter(cell => cell.type == "code").map(texts));
+  window.choose = (title, value) => {
+    const label = [...document.querySelectorAll(".widget-label")].filter(one => one.textContent == title).pop();
+    const list = label.parentElement.querySelector("select");
+    [...list.options].forEach(one => { one.selected = one.textContent.startsWith(value); });
+    return list.dispatchEvent(new Event("change", {bubbles: true}));
+  };
+  return lab.sessionContext.session.kernel.status == "idle";
+})()"""
+STEPS = (  # each is asked until it is true; what is not there yet raises
+    HELPERS,
+    "jupyterapp.commands.execute('notebook:run-all-cells').then(() => true)",
+    "said().includes('page not written') && !said().includes('Error')",
+    "choose('symbol', 'MSFT')",
+    "said().includes('n = 10,000 requests')",
+    "choose('coloured by', 'status')",
+    "[...document.querySelectorAll('.js-plotly-plot')].some(one => one.data.map(line => line.name).join() == '200,503, failed')",
+    "lab.sessionContext.shutdown().then(() => true)",
+)
+
+
+@contextlib.contextmanager
+def started(folder: Path, *words: str, says: str) -> Iterator[re.Match[str]]:
+    """Start a program, and give what it says of itself once it is there; end it."""
+    own = {name: str(folder) for name in ("JUPYTER_CONFIG_DIR", "JUPYTER_DATA_DIR", "JUPYTER_RUNTIME_DIR", "IPYTHONDIR", "HOME")}
+    log = folder / f"{Path(words[0]).name}.log"
+    with log.open("w") as file, subprocess.Popen(words, env={**os.environ, **own}, stdout=file, stderr=file, cwd=folder) as process:
+        try:
+            while not (found := re.search(says, log.read_text())):
+                assert process.poll() is None, log.read_text()
+                threading.Event().wait(0.1)
+            yield found
+        finally:
+            process.terminate()
+
+
+def test_run_all_and_two_widgets_in_jupyterlab(run: Path, tmp_path: Path) -> None:
+    """Every cell runs, and a filter and a colour that are chosen change the figures on screen."""
+    if (program := installed()) is None:
+        pytest.skip("no browser is installed: nobody used a filter")
+    source = nbformat.read(config.NOTEBOOKS / "explore.ipynb", as_version=4)
+    source.cells[1].source = source.cells[1].source.replace('"latest"', repr(str(run))).replace('"outputs"', '""')
+    nbformat.write(source, tmp_path / "explore.ipynb")
+    options = ("--no-browser", "--allow-root", "--ServerApp.port=0", "--IdentityProvider.token=", "--LabApp.expose_app_in_browser=True")
+    lab = (sys.executable, "-m", "jupyterlab", *options, f"--ServerApp.root_dir={tmp_path}", *command_line._LAB_OPTIONS)
+    chromium = (program, *QUIET, "--remote-debugging-port=0", f"--user-data-dir={tmp_path / 'profile'}", "--window-size=1400,3000")
+    with (
+        started(tmp_path, *chromium, says=r"ws://(127.0.0.1:\d+)/") as browser,
+        started(tmp_path, *lab, says=r"http://127.0.0.1:\d+/lab") as server,
+    ):
+        (page,) = (one for one in httpx.get(f"http://{browser[1]}/json").json() if one["type"] == "page")
+        tab = websocket.create_connection(page["webSocketDebuggerUrl"], timeout=100, suppress_origin=True)
+        with contextlib.closing(tab):
+            asked = [("Page.navigate", {"url": f"{server[0]}/tree/explore.ipynb"})]
+            asked += [("Runtime.evaluate", {"expression": step, "awaitPromise": True}) for step in STEPS]
+            for method, given in asked:
+                while True:
+                    tab.send(json.dumps({"id": 1, "method": method, "params": given}))
+                    while (got := json.loads(tab.recv())).get("id") != 1:
+                        pass
+                    if method == "Page.navigate" or got["result"].get("result", {}).get("value") is True:
+                        break
+                    threading.Event().wait(0.1)

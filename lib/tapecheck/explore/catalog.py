@@ -136,12 +136,12 @@ def judged(one: Opened, plan: str = "", objectives: str = "") -> tuple[str, Resu
     kind = validation.named(one.head.validation)
     file = plan.strip() or str(one.head.parameters.get("plan", kind.file))
     found = kind.analyse(one.recording, read_plan(one, file, [part.strip() for part in objectives.split(";") if part.strip()]))
+    again = f"Judged again under {'the objectives typed in, and else ' if objectives.strip() else ''}{file}; nothing was measured."
     result = dataclasses.replace(
-        one.head, checks=found.checks, verdict=verdict.overall(check.verdict for check in found.checks), headline=found.said,
-        recommendations=found.findings, bottleneck=found.bottleneck,
+        one.head, checks=found.checks, verdict=verdict.overall(check.verdict for check in found.checks),
+        headline=f"{found.said} {again}".strip(), recommendations=found.findings, bottleneck=found.bottleneck,
     )  # fmt: skip
-    under = f"the objectives typed in, and else {file}" if objectives.strip() else file
-    return f"{found.headline} Judged again under {text.markdown(under)}; nothing was measured.", result
+    return f"{found.headline} {text.markdown(again)}", result
 
 
 def read_plan(one: Opened, file: str, objectives: Sequence[str] = ()) -> Any:

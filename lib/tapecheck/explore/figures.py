@@ -131,7 +131,9 @@ def latency(layers: Sequence[Layer]) -> Drawn:
             at = at[figure.thinned(layer.events.at_s[at], layer.events.took_ms[at], room)]
             drawn += len(at)
             if len(at):
-                look = {"color": colour, "size": 8 if failed else 4, "symbol": "x" if failed else symbol, "opacity": 0.9 if failed else 0.6}
+                look: dict[str, Any] = {"color": colour, "size": 4, "symbol": symbol, "opacity": 0.6}
+                if failed:
+                    look |= {"color": figure.BAD, "size": 9, "symbol": "x", "opacity": 1, "line": {"color": "black", "width": 1}}
                 said = f"{safe(name)}, failed" if failed else safe(name)
                 took_ms = np.maximum(layer.events.took_ms[at], 0.001)  # a logarithmic axis has no zero
                 found.add_scatter(
@@ -200,19 +202,21 @@ def rates(layers: Sequence[Layer]) -> Drawn:
         return _empty(title, "no row is chosen")
     found = _begin(yaxis={"title": "ended (1/s)", "rangemode": "tozero"}, xaxis={"title": "time since the first (s)"})
     done_s = [layer.events.at_s[layer.chosen] + layer.events.took_ms[layer.chosen] / 1e3 for layer in layers]
-    steps = figure.Steps(max(float(one.max(initial=0)) for one in done_s), STEPS)
+    first_s, last_s = min(one.min(initial=np.inf) for one in done_s), max(one.max(initial=0) for one in done_s)
+    width_s = figure.Steps(last_s - first_s, STEPS).width_s
+    steps_s = np.arange(int(first_s / width_s), int(last_s / width_s) + 2) * width_s
     for i, (layer, ended_s) in enumerate(zip(layers, done_s, strict=True)):
         failed = layer.events.failed[layer.chosen]
-        for which, colour, said in ((~failed, figure.PALETTE[2 * i], "succeeded"), (failed, figure.BAD, "failed")):
+        for which, colour, said in ((~failed, figure.PALETTE[i], "succeeded"), (failed, figure.BAD, "failed")):
             if which.any():
-                counts, edges = np.histogram(ended_s[which], np.arange(int(steps.longest_s / steps.width_s) + 2) * steps.width_s)
+                counts, _ = np.histogram(ended_s[which], steps_s)
                 name = said if len(layers) == 1 else f"{safe(layer.name)}: {said}"
                 line = {"color": colour, "shape": "hv", "dash": "dot" if i else "solid"}
                 found.add_scatter(
-                    x=edges[:-1].round(3), y=(counts / steps.width_s).round(3), mode="lines", line=line, name=name,
+                    x=steps_s[:-1].round(3), y=(counts / width_s).round(3), mode="lines", line=line, name=name,
                     hovertemplate=f"{name}<br>%{{y}} a second from %{{x}} s<extra></extra>",
                 )  # fmt: skip
-    caption = f"{_whose(layers)}, n = {counted(n, layers[0].events.things)}, counted in steps of {steps.width_s:g} s."
+    caption = f"{_whose(layers)}, n = {counted(n, layers[0].events.things)}, counted in steps of {width_s:g} s."
     return Drawn(title=title, caption=caption, figure=found)
 
 

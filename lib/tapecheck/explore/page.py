@@ -24,16 +24,20 @@ body { font: 15px/1.45 system-ui, sans-serif; margin: 1.5rem auto; max-width: 90
 h1 { font-size: 1.3rem; } h2 { font-size: 1.1rem; margin: 2rem 0 .3rem; } h1, p { overflow-wrap: anywhere; }
 p { margin: .2rem 0; color: #555; } .verdict { font-weight: 700; color: #222; } figure { margin: 0; }
 .wide { overflow-x: auto; } table { border-collapse: collapse; font-size: .85rem; }
-th, td { border-bottom: 1px solid #ddd; padding: .25rem .6rem; text-align: left; vertical-align: top; white-space: nowrap; }
-td.long { white-space: normal; min-width: 16rem; } .number { text-align: right; font-variant-numeric: tabular-nums; }
+th, td { border-bottom: 1px solid #ddd; padding: .25rem .6rem; text-align: left; vertical-align: top; }
+td.long { min-width: 16rem; } .number { text-align: right; font-variant-numeric: tabular-nums; }
 nav a { margin-right: 1rem; }
-@media print { .wide { overflow: visible; } td { white-space: normal; overflow-wrap: anywhere; } }
+@media print { .wide { overflow: visible; } td { white-space: normal !important; overflow-wrap: anywhere; } }
 """
 DRAW = """
-for (const one of JSON.parse(document.getElementById("figures").textContent)) {
-  const narrow = matchMedia("(max-width: 600px)").matches, place = document.getElementById(one.id);
-  if (narrow) one.figure.layout.margin = Object.assign(one.figure.layout.margin || {}, {l: 45, r: 5});
-  Plotly.newPlot(place, one.figure.data, one.figure.layout, {responsive: true, displaylogo: false, scrollZoom: false});
+for (const {id, figure: {data, layout}} of JSON.parse(document.getElementById("figures").textContent)) {
+  if (matchMedia("(max-width: 600px)").matches) {  // a line of the legend for each, below the axes
+    const rows = 19 * new Set(data.map(one => one.name)).size;
+    Object.assign(layout.margin, {l: 45, r: 5, b: 60 + rows});
+    layout.height += rows - 80;
+    Object.assign(layout.legend, {yref: "container", y: 0, yanchor: "bottom", maxheight: 1});
+  }
+  Plotly.newPlot(id, data, layout, {responsive: true, displaylogo: false});
 }
 """
 
@@ -59,7 +63,8 @@ def _cell(value: object) -> str:
     if isinstance(value, int | float) and not isinstance(value, bool):
         return f'<td class="number">{"" if value != value else f"{value:,}" if isinstance(value, int) else f"{value:.10g}"}</td>'
     said = "" if value is None else figure.shorten(text.line(str(value)), LONGEST_CELL)
-    return f"<td{' class=long' if len(said) > LONG else ''}>{html.escape(said)}</td>"
+    look = 'class="long"' if len(said) > LONG else 'style="white-space:nowrap"'
+    return f"<td {look}>{html.escape(said)}</td>"
 
 
 def html_page(run: Opened, result: Result, drawn: Sequence[Drawn], tables: Mapping[str, tuple[pd.DataFrame, str]], where: str) -> str:
@@ -68,7 +73,7 @@ def html_page(run: Opened, result: Result, drawn: Sequence[Drawn], tables: Mappi
     data = json.dumps(figures, allow_nan=False).replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
     parts = {
         one.title: f"<figure><figcaption><p>{_said(one.caption)}</p></figcaption>"
-        f'<div id="figure{i}" role="img" aria-label="{_said(f"{one.title}: {one.caption}")}"></div></figure>'
+        f'<div id="figure{i}" role="group" aria-label="{_said(f"{one.title}: {one.caption}")}"></div></figure>'
         for i, one in enumerate(drawn)
     }
     parts |= {name: f"<p>{_said(said)}</p>{_table(frame)}" for name, (frame, said) in tables.items()}
@@ -78,7 +83,7 @@ def html_page(run: Opened, result: Result, drawn: Sequence[Drawn], tables: Mappi
     title = f"{run.head.validation} of {target.name}: run {run.head.run_id}"
     about = [
         f"Target {target.name}{target.base_url and f' ({target.base_url})'}, measured {run.head.started_at:%Y-%m-%d %H:%M:%S} UTC.",
-        f"{passed} of {len(result.checks)} checks met. {result.headline}",
+        f"{passed} of {len(result.checks)} checks met. {result.headline}{' As recorded.' if result is run.head else ''}",
         f"Shown: {where or 'everything, without filter'}.",
     ]
     return (

@@ -15,7 +15,7 @@ from tapecheck.explore import catalog as catalogs
 from tapecheck.explore import events, figures, page
 from tapecheck.explore.catalog import Opened, Settings
 from tapecheck.explore.events import Where
-from tapecheck.explore.figures import Drawn, Layer
+from tapecheck.explore.figures import MIME, Drawn, Layer
 from tapecheck.load.samples import Mask
 from tapecheck.recovery.recording import Recording
 from tapecheck.runs import folders
@@ -23,7 +23,7 @@ from tapecheck.runs.outcomes import Recorded
 from tapecheck.runs.results import Result
 from tapecheck.verdict import counted
 
-NONE = "(none)"
+NONE, DRAWING = "(none)", "*Drawing.*"
 MOST_OPTIONS = 500  # values of a column that can be clicked; `where` takes any
 VIEW = "application/vnd.jupyter.widget-view+json"
 WIDE, NARROW = widgets.Layout(width="98%"), widgets.Layout(width="15em", margin="0 .8em .5em 0")
@@ -93,7 +93,7 @@ class Panel:
             return [own]
         other = self._open(self.over.value)
         where: Where = {name: wanted for name, wanted in self.where.items() if name in other.events.columns}
-        return [own, Layer(name=other.name, events=other.events, chosen=other.events.select(where), by=self.by.value)]
+        return [own, Layer(name=f"{other.name} (laid over)", events=other.events, chosen=other.events.select(where), by=self.by.value)]
 
     @property
     def chosen(self) -> Mask:
@@ -144,9 +144,12 @@ class Panel:
         for name in names:
             if name in self._shown:
                 try:
-                    notebook.amend(**{name: self.part(name)})
+                    found = self.part(name)
                 except TapecheckError as error:
-                    notebook.amend(**{name: text.markdown(str(error))})
+                    found = text.markdown(str(error))
+                if isinstance(found, dict) and MIME in found:
+                    notebook.amend(**{name: DRAWING})  # JupyterLab leaves a figure as it is while another takes its place
+                notebook.amend(**{name: found})
 
     # what is shown
 
