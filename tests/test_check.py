@@ -70,7 +70,7 @@ def test_a_file_is_of_the_kind_that_its_keys_say(tmp_path: Path) -> None:
     for text, got in (("a: 1\n", "keys a"), ("", "no keys"), ("[1]", "no keys")):
         (tmp_path / "other.yaml").write_text(text)
         (problem,) = check.problems(tmp_path / "other.yaml")
-        assert problem.got == got and "a target, a plan of load, backfill, recovery or comparison, or a drill" in problem.allowed
+        assert problem.got == got and "a target, a plan of load, backfill, recovery or comparison, a drill, or a batch" in problem.allowed
 
 
 def test_the_plans_of_all_notebooks_are_checked_before_one_starts(tmp_path: Path) -> None:

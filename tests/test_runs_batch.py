@@ -319,7 +319,7 @@ def test_a_plan_goes_to_the_notebook_whose_plan_it_is() -> None:
 def test_help_names_every_command() -> None:
     """`--help` is where a new user begins."""
     said = tapecheck("--help").stdout
-    for command in ("run", "sandbox", "lab", "params", "check", "runs", "index", "history"):
+    for command in ("run", "batch", "sandbox", "lab", "params", "check", "runs", "index", "history"):
         assert f"\n    {command} " in said
     said = tapecheck("run", "--help").stdout
     assert [name for name in config.VALIDATIONS if name not in said] == []

@@ -1,4 +1,4 @@
-"""The command line: `python -m tapecheck run | sandbox | lab | params | check | runs | index | history`."""
+"""The command line: `python -m tapecheck run | batch | sandbox | lab | params | check | runs | index | history`."""
 
 import argparse
 import contextlib
@@ -97,6 +97,12 @@ def _parser() -> argparse.ArgumentParser:
     run.add_argument("--out", help="output folder (default: outputs/)")
     run.set_defaults(command=_run)
 
+    batch = commands.add_parser("batch", help="run the notebooks that a YAML file lists, here or over a Dask cluster")
+    batch.add_argument("file", help="such as config/batch.yaml")
+    batch.add_argument("--resume", action="store_true", help="only what is not recorded yet of the batch that was begun before")
+    batch.add_argument("--workers", help="the scheduler of a Dask cluster: dask://HOST:PORT (default: this machine)")
+    batch.add_argument("--out", help="output folder (default: outputs/)")
+    batch.set_defaults(command=_batch)
     _add_sandbox(commands.add_parser("sandbox", help="the embedded target by itself"))
     commands.add_parser("lab", help="open JupyterLab with the sandbox running").set_defaults(command=_lab)
     params = commands.add_parser("params", help="list a notebook's parameters")
@@ -228,6 +234,20 @@ def _given(arguments: argparse.Namespace) -> dict[str, Any]:
             is_pattern = any(sign in given[name] for sign in "*?[") and not path.exists()  # of several files of one run
             given[name] = str(path.absolute() if is_pattern else config.find(given[name]))
     return given
+
+
+def _batch(arguments: argparse.Namespace) -> int:
+    began_s = time.monotonic()
+    from tapecheck import check as lint
+    from tapecheck.batches import queue
+    from tapecheck.reports import pages
+    from tapecheck.runs import outcomes
+
+    out, planned = _out(arguments), lint.batch(arguments.file)
+    ledger = queue.run(arguments.file, planned, out, resume=arguments.resume, workers=arguments.workers)
+    ended, where = ledger.outcomes(), f"all runs: {pages.write(out)}\nthis batch: {ledger.file}, junit.xml"
+    print(f"\n{outcomes.measured(ended, time.monotonic() - began_s)}; {where}\n\n{outcomes.explanation(ended)}", flush=True)
+    return outcomes.worst(ended)
 
 
 # ---- sandbox ----

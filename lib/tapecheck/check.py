@@ -4,14 +4,16 @@ import ast
 import functools
 import shlex
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
 from tapecheck import config
+from tapecheck.batches.plan import Batch, PlannedRun
 from tapecheck.errors import ConfigError, Problem
 from tapecheck.recovery import experiment
 from tapecheck.target.file import Target
-from tapecheck.validation import named
+from tapecheck.validation import Settings, named
 
 T = TypeVar("T")
 _EXPERIMENT = frozenset({"method", "rollbacks", "steady-state-hypothesis"})  # keys of a drill
@@ -45,8 +47,11 @@ def problems(file: Path) -> list[Problem]:
         if keys & _EXPERIMENT:
             experiment.read(file)
             return []
+        if "runs" in keys:
+            batch(file)
+            return []
         if not keys & {"kind", "requests", "base_url"}:
-            allowed = "a target, a plan of load, backfill, recovery or comparison, or a drill; see config/"
+            allowed = "a target, a plan of load, backfill, recovery or comparison, a drill, or a batch; see config/"
             got = f"keys {', '.join(sorted(keys))}" if keys else "no keys"
             return [Problem(file=str(file), key="(file)", got=got, allowed=allowed)]
         config.read(Target, file)
@@ -75,15 +80,24 @@ def shares(validations: Sequence[str], given: Mapping[str, Any]) -> dict[str, di
     Raises:
         ConfigError: unknown names and wrong types, all of one notebook together, judged as the notebook itself will.
     """
-    from tapecheck.runs import batch  # with papermill
-
-    declared = {name: batch.parameters(batch.notebook(name)) for name in validations}
+    declared = {name: _defaults(name) for name in validations}
     known = set().union(*declared.values())
     found = {v: {name: value for name, value in given.items() if name in names or name not in known} for v, names in declared.items()}
     for validation, own in found.items():
-        defaults = {name: ast.literal_eval(one["default"]) for name, one in declared[validation].items()}
-        config.validate(named(validation).types.settings, {**defaults, **own}, file=f"{validation}.ipynb")
+        settings(validation, own)
     return found
+
+
+def settings(validation: str, given: Mapping[str, Any]) -> Settings:
+    """Return all parameters of a notebook, those that are not given as it declares them. Raises ConfigError as `shares` does."""
+    found: Settings = config.validate(named(validation).types.settings, {**_defaults(validation), **given}, file=f"{validation}.ipynb")
+    return found
+
+
+def _defaults(validation: str) -> dict[str, Any]:
+    from tapecheck.runs import batch  # with papermill
+
+    return {name: ast.literal_eval(one["default"]) for name, one in batch.parameters(batch.notebook(validation)).items()}
 
 
 def before_traffic(given: Mapping[str, Mapping[str, Any]]) -> Target:
@@ -115,3 +129,42 @@ def before_traffic(given: Mapping[str, Mapping[str, Any]]) -> Target:
     if found or target is None:
         raise ConfigError(found)
     return target
+
+
+# ---- a batch ----
+
+
+def batch(file: str | Path) -> list[PlannedRun]:
+    """Return the runs of a batch, after everything that they name was checked.
+
+    Raises:
+        ConfigError: every problem of all files; what is wrong with a parameter is told with its line in the batch's own file.
+    """
+    planned, lines = config.read(Batch, file).planned(), config.lines_by_key(file)
+    found: dict[Problem, None] = {}
+    for at, one in enumerate(planned):
+        given = {one.validation: one.given}
+        done: list[Any] = []
+        for step in (functools.partial(settings, one.validation, one.given), functools.partial(before_traffic, given)):
+            try:
+                done.append(step())
+            except ConfigError as error:
+                found |= {_in_batch(problem, one, str(file), lines): None for problem in error.problems}
+        if not found:
+            own, asks = done[0].model_dump(exclude={"out"}), named(one.validation).asks_target(one.given)
+            planned[at] = replace(one, given=own, target=done[1], measures=asks)
+    if found:
+        raise ConfigError(list(found))
+    return planned
+
+
+def _in_batch(problem: Problem, of: PlannedRun, file: str, lines: Mapping[str, int]) -> Problem:
+    """Return a problem of a run's parameter as one of the batch's file; those of other files stay."""
+    is_path = problem.key == "path" and problem.file in map(str, of.given.values())
+    if not is_path and problem.key != "run" and problem.file not in ("parameters", f"{of.validation}.ipynb"):
+        return problem
+    name = next(name for name, value in of.given.items() if value == problem.file) if is_path else problem.key
+    places = (f"runs.{of.at}.{part}" for part in (f"matrix.{name}", f"parameters.{name}", name))
+    key = next((place for place in places if place in lines), f"runs.{of.at}.parameters.{name}")
+    got = f"{problem.file}: {problem.got}" if is_path else problem.got
+    return replace(problem, file=file, key=key, got=got, line=lines.get(key, lines[f"runs.{of.at}"]))

@@ -1,4 +1,7 @@
-"""Lock files that say that a process is there: locked for as long as it lives, so that SIGKILL unlocks them too. They exclude nobody."""
+"""Lock files that say that a process is there: locked for as long as it lives, so that SIGKILL unlocks them too.
+
+They exclude nobody, but for those that wait for their `turn`.
+"""
 
 import errno
 import fcntl
@@ -11,7 +14,7 @@ import stat
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -22,6 +25,7 @@ from psutil import pid_exists
 from tapecheck.errors import OutputError
 
 SUFFIX = ".lock"
+TURN = ".turn"
 SCRATCH = "tapecheck-run-"
 SHORT = "/tmp"  # noqa: S108 - the temporary folder of sockets, whose paths must be short; what is in it has unpredictable names
 BEGINS_S = 3600.0  # a temporary folder without a lock file that is younger is not yet locked
@@ -63,6 +67,38 @@ def _close_in_child() -> None:
 os.register_at_fork(after_in_child=_close_in_child)
 
 
+def _own(folder: Path) -> None:
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    found = folder.lstat()
+    if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid():
+        raise PermissionError(f"{folder} belongs to another user")
+
+
+@contextmanager
+def turn(folder: Path, *, alone: bool, on_wait: Callable[[str], object]) -> Iterator[None]:
+    """Wait for a turn among all that ask for one with this folder: `alone`, and after all who hold a file of it, or beside others.
+
+    Args:
+        on_wait: called with whom it waits for.
+    """
+    _own(folder)
+    file = folder / TURN
+    _held[file] = os.open(file, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)
+    try:
+        kind = fcntl.LOCK_EX if alone else fcntl.LOCK_SH
+        try:
+            fcntl.flock(_held[file], kind | fcntl.LOCK_NB)
+        except BlockingIOError:
+            on_wait("a batch")
+            fcntl.flock(_held[file], kind)
+        while alone and (there := [one for one in holders(folder) if one.is_there]):
+            on_wait(str(there[0]))
+            there[0].wait()
+        yield
+    finally:
+        os.close(_held.pop(file))
+
+
 def hold(folder: Path, purpose: str = "") -> Path:
     """Lock a new file in a folder for as long as this process lives, or until it is released.
 
@@ -70,10 +106,7 @@ def hold(folder: Path, purpose: str = "") -> Path:
         folder: made if it is not there, this user's alone.
         purpose: what for; the command line if it is empty.
     """
-    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    found = folder.lstat()
-    if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid():
-        raise PermissionError(f"{folder} belongs to another user")
+    _own(folder)
     purpose = purpose or " ".join(" ".join(sys.orig_argv).split())[:COMMAND_CHARACTERS]
     said = {"pid": os.getpid(), "since": datetime.now(UTC).isoformat(), "purpose": purpose}
     file = folder / f"{os.getpid()}-{secrets.token_hex(4)}{SUFFIX}"

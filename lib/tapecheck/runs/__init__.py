@@ -1,1 +1,1 @@
-"""What a run leaves and how it ended: folders, results, history, the headless batch, and one run as a page."""
+"""What a run leaves and how it ended: folders, results, history, one headless notebook, and one run as a page."""

@@ -1,8 +1,9 @@
-"""Runs notebooks headlessly through papermill and keeps what they leave. It measures and judges nothing itself."""
+"""Runs one notebook headlessly through papermill and keeps what it leaves. It measures and judges nothing itself."""
 
 import errno
 import logging
 import os
+import signal
 import sys
 import time
 import warnings
@@ -14,6 +15,7 @@ from typing import Any
 import nbformat
 import papermill
 from jupyter_client.manager import AsyncKernelManager
+from nbclient.exceptions import DeadKernelError
 from papermill.exceptions import PapermillExecutionError
 from traitlets.config import Config
 from zmq import ZMQError
@@ -21,8 +23,7 @@ from zmq import ZMQError
 from tapecheck import config, errors, lockfiles, progress, resources
 from tapecheck.errors import ConfigError, OutputError, Problem
 from tapecheck.runs import folders, page
-from tapecheck.runs.outcomes import CRASHED, Outcome, Recorded
-from tapecheck.verdict import Verdict, exit_code
+from tapecheck.runs.outcomes import CRASHED, Outcome, Recorded, code_of
 
 FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
 FILES = 96  # that are open in a kernel which reads a recording and draws charts: at 80 it works, at 64 not always
@@ -46,16 +47,20 @@ def parameters(path: Path) -> dict[str, dict[str, str]]:
     return {name: {**found, "help": found["help"].strip()} for name, found in papermill.inspect_notebook(str(path)).items()}
 
 
-def run(validation: str, given: Mapping[str, Any], out: Path | None) -> Outcome:
+def run(validation: str, given: Mapping[str, Any], out: Path | None, *, path: Path | None = None, limit_s: float | None = None) -> Outcome:
     """Run one notebook and put it, with an HTML report, into the run folder that it wrote; `out` None records nothing.
 
     The notebook itself refuses a wrong parameter.
+
+    Args:
+        path: another copy of the notebook.
+        limit_s: after which it is interrupted, which is a crash; in the main thread alone, and not beside another timer (ITIMER_REAL).
 
     Raises:
         OutputError: the output folder cannot be written; nothing was started.
         KeyboardInterrupt: interrupted; the kernel is stopped and the notebook kept as crashed.
     """
-    path = notebook(validation)
+    path = path or notebook(validation)
     resources.allow_files(FILES, "which a notebook opens without any load")
     folders.check_writable(out or "")
     unfinished = out and out / "unfinished" / f"{validation}-{folders.new_id()}"
@@ -63,17 +68,19 @@ def run(validation: str, given: Mapping[str, Any], out: Path | None) -> Outcome:
     with lockfiles.scratch() as scratch:
         executed = scratch / "notebook.ipynb"
         failure: str | None = None
-        code = CRASHED
+        code, is_started = CRASHED, True
         try:
-            _execute(path, executed, {**given, "out": str(out or "")}, scratch, unfinished)
+            with _limited(limit_s):
+                _execute(path, executed, {**given, "out": str(out or "")}, scratch, unfinished)
         except PapermillExecutionError as error:
             failure, code = _explain(error)
         except OSError as error:
             raise lockfiles.no_room(error) if error.errno in FULL else error from None
         except (RuntimeError, ZMQError) as error:  # nbclient's: it died while it ran (DeadKernelError), or before it was there
-            failure = _died(error, executed.with_name(KERNEL_LOG))
+            failure, is_started = _died(error, executed.with_name(KERNEL_LOG)), isinstance(error, DeadKernelError)
+        except _TimeOver as error:
+            failure = str(error)
         except KeyboardInterrupt:
-            logging.getLogger("asyncio").setLevel(logging.CRITICAL)  # the kernel's end is no news of nbclient's tasks
             if kept := _keep(executed, unfinished):
                 print(f"{validation}: what was done so far is in {kept / 'notebook.ipynb'}{_measured(validation, kept)}", file=sys.stderr)
             raise
@@ -82,12 +89,35 @@ def run(validation: str, given: Mapping[str, Any], out: Path | None) -> Outcome:
         if brief is None:
             is_measured = unfinished is not None and any(unfinished.glob("*.parquet"))
             folder = _keep(executed, unfinished) if is_measured or code != ConfigError.exit_code else None  # what is refused is no attempt
-            message = failure or "the notebook ended without recording a run"
-            message += _measured(validation, folder)
-            return Outcome(validation=validation, exit_code=code, duration_s=duration_s, message=message, folder=folder)
+            message = (failure or "the notebook ended without recording a run") + _measured(validation, folder)
+            return Outcome(
+                validation=validation, exit_code=code, duration_s=duration_s, message=message, folder=folder, is_started=is_started
+            )
         folder = _keep(executed, config.outputs(brief["folder"]) if brief["folder"] else None)
-        code = CRASHED if brief["not_drawn"] else exit_code(Verdict(brief["verdict"]))
-        return Outcome(validation=validation, exit_code=code, duration_s=duration_s, folder=folder, brief=brief)
+        return Outcome(validation=validation, exit_code=code_of(brief), duration_s=duration_s, folder=folder, brief=brief)
+
+
+class _TimeOver(KeyboardInterrupt):
+    """The time limit of a notebook, which ends it as Ctrl-C does."""
+
+
+@contextmanager
+def _limited(limit_s: float | None) -> Iterator[None]:
+    def end(*_: object) -> None:
+        raise _TimeOver(f"it took longer than its time limit of {limit_s:g} s")
+
+    before = signal.signal(signal.SIGALRM, end) if limit_s else None
+    try:
+        if limit_s:
+            signal.setitimer(signal.ITIMER_REAL, limit_s)
+        yield
+    except KeyboardInterrupt:
+        logging.getLogger("asyncio").setLevel(logging.CRITICAL)  # the kernel's end is no news of nbclient's tasks
+        raise
+    finally:
+        if limit_s:
+            signal.setitimer(signal.ITIMER_REAL, 0)
+            signal.signal(signal.SIGALRM, before)
 
 
 def _measured(validation: str, folder: Path | None) -> str:

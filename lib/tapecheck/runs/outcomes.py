@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 
 from tapecheck import config, notebook
 from tapecheck.runs.results import Result
-from tapecheck.verdict import Verdict, cut, words
+from tapecheck.verdict import Verdict, cut, exit_code, words
 
 CRASHED = 3  # the exit code of a notebook that ended early
 WIDTH = 120  # columns, on a terminal or piped
@@ -45,12 +45,11 @@ class Recorded:
     def _ipython_display_(self) -> None:
         notebook.show(recorded=self._repr_mimebundle_())
 
-    def _repr_mimebundle_(self, include: object = None, exclude: object = None) -> dict[str, Any]:
-        result, folder = self.result, None if self.folder is None else config.shown(self.folder)
-        without = [f"the chart {name} could not be drawn: {why}" for name, why in self.not_drawn.items()]
-        where = "not recorded (out is empty)" if folder is None else f"recorded in {folder}"
-        brief = {
-            "folder": folder,
+    def brief(self) -> dict[str, Any]:
+        """Return what a terminal shows of it, as plain data."""
+        result = self.result
+        return {
+            "folder": None if self.folder is None else config.shown(self.folder),
             "validation": result.validation,
             "run_id": result.run_id,
             "verdict": str(result.verdict),
@@ -59,14 +58,22 @@ class Recorded:
             "figures": result.main_figures(),
             "missed": result.missed(),
             "measured_s": None if result.reanalysis_of else result.measured_s,  # what was measured before is no part of this run's time
-            "not_drawn": without,
+            "not_drawn": [f"the chart {name} could not be drawn: {why}" for name, why in self.not_drawn.items()],
         }
-        return {"text/plain": "; ".join([f"{result.validation}: {result.verdict}, {where}", *without]), self.MIME: brief}
+
+    def _repr_mimebundle_(self, include: object = None, exclude: object = None) -> dict[str, Any]:
+        brief = self.brief()
+        where = f"recorded in {brief['folder']}" if brief["folder"] else "not recorded (out is empty)"
+        said = [f"{self.result.validation}: {self.verdict}, {where}", *brief["not_drawn"]]
+        return {"text/plain": "; ".join(said), self.MIME: brief}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Outcome:
-    """How one notebook ended; `folder` holds the run, or the crashed notebook, and `brief` is what `Recorded` says of the run."""
+    """How one notebook ended; `folder` holds the run, or the crashed notebook, and `brief` is what `Recorded` says of the run.
+
+    `starts` counts the starts of a kernel that it took; where the last one failed too, it is not started, and nothing of it was done.
+    """
 
     validation: str
     exit_code: int
@@ -74,6 +81,8 @@ class Outcome:
     message: str = ""
     folder: Path | None = None
     brief: Mapping[str, Any] = field(default_factory=dict)
+    is_started: bool = True
+    starts: int = 1
 
     @property
     def verdict(self) -> Verdict | None:
@@ -93,9 +102,14 @@ class Outcome:
     def row(self) -> tuple[str, ...]:
         """Return the cells of its row: the verdict or how it ended without one, how many objectives were met, how long it measured."""
         checks, spent = self.brief.get("checks", {}), f"{self.duration_s:.0f} s"
-        title = words(self.verdict).upper() if self.verdict else _ENDED.get(self.exit_code, "CRASHED")
+        title = words(self.verdict).upper() if self.verdict else _ENDED.get(self.exit_code, "CRASHED" if self.is_started else "NOT RUN")
         met = f"{checks.get(Verdict.PASS, 0)} of {sum(checks.values())}" if self.verdict else ""
         return self.validation, title, met, spent if self.measured_s is None else f"{self.measured_s:.0f} of {spent}"
+
+
+def code_of(brief: Mapping[str, Any]) -> int:
+    """Return the exit code of a run that is recorded; one that lacks a chart is a crash."""
+    return CRASHED if brief["not_drawn"] else exit_code(Verdict(brief["verdict"]))
 
 
 def worst(outcomes: Sequence[Outcome]) -> int:

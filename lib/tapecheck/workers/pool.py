@@ -107,10 +107,13 @@ class WorkerPool:
                     on_poll(list(running.values()))
         finally:
             _at_once([worker.stop for worker in running.values()], STOP_S)  # one that cannot be reached does not hide why
-        dead = [worker for worker, result in results.items() if isinstance(result, Death)]
+        self.forget([worker for worker, result in results.items() if isinstance(result, Death)])
+        return [results[worker] for worker, _ in tasks]
+
+    def forget(self, dead: Sequence[Worker]) -> None:
+        """Leave out workers that have died."""
         self._workers = {key: worker for key, worker in self._workers.items() if worker not in dead}
         _at_once([worker.close for worker in dead], READY_S)
-        return [results[worker] for worker, _ in tasks]
 
     def _close(self) -> None:
         _at_once([worker.close for worker in self._workers.values()], READY_S)

@@ -73,6 +73,7 @@ class Worker:
     Attributes:
         offset_ns: its monotonic clock minus this process's, by which its times are off here.
         error_ns: by how much that may be wrong; 0 on this machine, where all processes read the same clock.
+        machine: the same for all workers of one machine.
         died: what its future raises when it has died.
         shares_files: it can write to a file that this process has open.
     """
@@ -84,6 +85,7 @@ class Worker:
         self.name, self.executor = name, executor
         self.control: Control = [0] * len(SLOTS)
         self.offset_ns = self.error_ns = 0
+        self.machine = ""
 
     @property
     def is_here(self) -> bool:
@@ -92,6 +94,7 @@ class Worker:
 
     def met(self, pid: int, clock: str) -> None:
         """Note which process it is, and how far its clock is ahead if that is another machine's."""
+        self.machine = clock
         if clock != meet(lambda: None)[1]:
             self.offset_ns, self.error_ns = compare_clocks(self.executor)
 

@@ -1,0 +1,383 @@
+"""A batch of many runs: every death leaves it resumable, nothing is done twice, and over a cluster it counts what it counts here."""
+
+import json
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import clusters
+import nbformat
+import psutil
+import pytest
+from junitparser import JUnitXml
+from recorded_runs import put
+
+from tapecheck import check, config, lockfiles
+from tapecheck.__main__ import main
+from tapecheck.batches import queue
+from tapecheck.batches.ledger import Ledger, LedgerEntry
+from tapecheck.batches.queue import Task
+from tapecheck.errors import ConfigError, OutputError
+from tapecheck.runs import folders
+from tapecheck.runs.outcomes import Outcome, Recorded
+from tapecheck.workers.dask import DaskScheduler
+
+RECORDED = str(config.PROJECT / "tests" / "data" / "load")
+PARAMETERS = """\
+target: str = "config/targets/sandbox.yaml"  # what
+plan: str = "config/load.yaml"  # how
+run: str = "new"  # which
+out: str = "outputs"  # where
+scenarios: str = "all"  # which of the plan
+rounds: int = 0  # what it does: 1 misses an objective, 7 kills its worker once, 8 does not end the first time
+"""
+NOTEBOOK = f"""
+import json, pathlib, signal, threading
+from IPython.display import display
+
+mark = pathlib.Path("MARK")
+is_first = rounds >= 7 and not mark.exists()
+if is_first:
+    mark.touch()
+if rounds == 7 and is_first:
+    import psutil
+
+    worker = psutil.Process().parent().parent()
+    assert "distributed.cli.dask_worker" in worker.cmdline()
+    worker.kill()
+if rounds >= 7 and is_first:
+    threading.Event().wait()
+parent = pathlib.Path(out) / "load"
+parent.mkdir(parents=True, exist_ok=True)
+run_id = f"20261101T000000Z-{{len(list(parent.iterdir())):04x}}"
+verdict = "fail" if rounds == 1 else "pass"
+result = json.loads(pathlib.Path({RECORDED!r}, "result.json").read_text())
+parameters = dict(target=target, plan=plan, run=run, out=out, scenarios=scenarios, rounds=rounds)
+result.update(run_id=run_id, verdict=verdict, parameters=parameters, reanalysis_of=run)
+(parent / run_id).mkdir()
+(parent / run_id / "result.json").write_text(json.dumps(result))
+brief = dict(folder=str(parent / run_id), verdict=verdict, figures=["It counts."], missed=[], not_drawn=[], headline="")
+brief["checks"] = {{verdict: 1}}
+display({{"text/plain": "", "{Recorded.MIME}": brief}}, raw=True)
+"""
+
+
+@pytest.fixture
+def tiny(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder with a load notebook of our own in place of the shipped one, which records what is recorded already."""
+    (tmp_path / "notebooks").mkdir()
+    monkeypatch.setattr(config, "NOTEBOOKS", tmp_path / "notebooks")
+    cells = [nbformat.v4.new_code_cell(text) for text in (PARAMETERS, NOTEBOOK.replace("MARK", str(tmp_path / "mark")))]
+    cells[0].metadata["tags"] = ["parameters"]
+    notebook = nbformat.v4.new_notebook(cells=cells)
+    notebook.metadata["kernelspec"] = {"name": "python3", "display_name": "Python 3", "language": "python"}
+    nbformat.write(notebook, tmp_path / "notebooks" / "load.ipynb")
+    return tmp_path
+
+
+def batch(folder: Path, rounds: str, more: str = "") -> str:
+    """Write a batch of one matrix of analyses, and return its file."""
+    entry = f"{{validation: load, run: {RECORDED}, matrix: {{rounds: {rounds}}}}}"
+    (folder / "nightly.yaml").write_text(f"{more}\nruns:\n  - {entry}\n")
+    return str(folder / "nightly.yaml")
+
+
+def ledger(out: Path) -> dict[str, Any]:
+    return {one["name"]: one for one in json.loads((out / "batches" / "nightly" / "batch.json").read_text())["runs"]}
+
+
+def command(words: list[str]) -> int:
+    """Run a command in this process, whose signals stay as they are."""
+    handled = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
+    try:
+        return main(words)
+    finally:
+        for number, handler in handled.items():
+            signal.signal(number, handler)
+
+
+# ---- what is planned ----
+
+
+def test_a_matrix_is_a_run_for_each_combination_in_order(tmp_path: Path) -> None:
+    """Each has a name of its own, its limit of time, and all parameters of its notebook, the defaults included."""
+    (tmp_path / "b.yaml").write_text(
+        "time_limit_s: 60\nruns:\n"
+        "  - {validation: rto_rpo, name: drills, profile: once, parameters: {drills: none}, matrix: {trials: [1, 2]}}\n"
+        "  - {validation: rto_rpo, parameters: {drills: none}, time_limit_s: 5}\n"
+        "  - {validation: rto_rpo, matrix: {plan: [config/rto_rpo.yaml], drills: [none, freshness]}}\n  - {validation: rto_rpo, run: RUN}\n"
+        "  - {validation: rto_rpo, run: RUN}\n".replace("RUN", str(config.PROJECT / "tests/data/rto_rpo"))
+    )
+    found = check.batch(tmp_path / "b.yaml")
+    assert [(one.name, one.limit_s, one.given["trials"], one.given["drills"], one.measures) for one in found] == [
+        ("drills 1", 60, 1, "none", False), ("drills 2", 60, 2, "none", False), ("rto_rpo", 5, 0, "none", False),
+        ("rto_rpo rto_rpo none", 60, 0, "none", False), ("rto_rpo rto_rpo freshness", 60, 0, "freshness", True),
+        ("rto_rpo (2)", 60, 0, "all", False), ("rto_rpo (3)", 60, 0, "all", False),
+    ]  # fmt: skip
+    assert len({one.key for one in queue._entries(found)}) == 7
+
+
+@pytest.mark.parametrize(
+    ("entry", "said"),
+    [
+        ("validation: lod", "b.yaml:2: runs.0.validation: got 'lod'; allowed: one of load, backfill"),
+        ("validation: load, target: none.yaml", "b.yaml:2: runs.0.target: none.yaml: file not found"),
+        ("validation: load, parameters: {raunds: 3}", "b.yaml:2: runs.0.parameters.raunds: unknown key `raunds`; available: target"),
+        ("validation: load, matrix: {rounds: [1, many]}", "b.yaml:2: runs.0.matrix.rounds: got 'many'; allowed: a valid integer"),
+        ("validation: load, matrix: {rounds: []}", "b.yaml:2: runs.0.matrix.rounds: "),
+        ("validation: load, run: tests/data/rto_rpo", "b.yaml:2: runs.0.run: got a run of rto_rpo; allowed: a complete run of load"),
+        ("validation: rto_rpo, profile: nine", "b.yaml:2: runs.0.profile: got nine; allowed: one of full, once"),
+        (
+            "validation: load, run: new, matrix: {run: [new]}",
+            "b.yaml:2: runs.0: got dict; allowed: each parameter at one place; run stands",
+        ),
+        ("validation: load, parameters: {out: x}", "all runs of a batch go to one folder: name it with --out"),
+        ("validation: load, matrix: {rounds: [LONG], run: [LONG]}", "at most 1,000 runs; these are 1,600"),
+        ("validation: load, until: 3", "runs.0.until: unknown key `until`; available: validation, name, target"),
+    ],
+)
+def test_a_mistake_of_a_batch_is_found_before_anything_runs(
+    tmp_path: Path, entry: str, said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """With its file, its line, and what is allowed, by `check` as by `batch`."""
+    (tmp_path / "b.yaml").write_text(f"runs:\n  - {{{entry.replace('LONG', ', '.join('1' * 40))}}}\n")
+    for words in (["check"], ["batch", "--out", str(tmp_path / "out")]):
+        assert command([*words, str(tmp_path / "b.yaml")]) == 4
+        assert said in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+def test_all_mistakes_are_told_together_and_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Those of the files that a batch names too; what each run of a matrix has is one mistake."""
+    (tmp_path / "t.yaml").write_text("name: t\nkind: external\nbase_url: http://127.0.0.1:1\nrequests: {h: GET /}\nextra: 1\n")
+    entries = (
+        f"  - {{validation: load, target: {tmp_path}/t.yaml, matrix: {{rounds: [1, 2]}}}}\n  - {{validation: rto_rpo, profile: nine}}\n"
+    )
+    (tmp_path / "b.yaml").write_text(f"runs:\n{entries}")
+    assert command(["check", str(tmp_path / "b.yaml")]) == 4
+    said = capsys.readouterr()
+    assert said.err.count("t.yaml:5: extra: unknown key") == 1 and "b.yaml:3: runs.1.profile" in said.err
+
+
+def test_a_cluster_needs_an_address_and_leave(tiny: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """One on another machine needs that of every target file, as a load test does."""
+    words = ["batch", batch(tiny, "[0]"), "--out", str(tiny / "out"), "--workers"]
+    assert command([*words, "tcp://127.0.0.1:1"]) == 4
+    assert "workers: got 'tcp://127.0.0.1:1'; allowed: a Dask scheduler, such as: dask://127.0.0.1:8786" in capsys.readouterr().err
+    assert command([*words, "dask://192.0.2.1:8786"]) == 4
+    assert "which may be on another machine; allowed: a scheduler and workers of this machine; or allow_remote" in capsys.readouterr().err
+
+
+# ---- on one machine ----
+
+
+def test_a_batch_is_done_in_order_summed_up_and_not_done_again(
+    tiny: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A kernel that does not start is started again without a trace; the worst run decides; `--resume` does what is not recorded."""
+    (tiny / "sitecustomize.py").write_text(
+        f"import pathlib, sys\nmark = pathlib.Path({str(tiny)!r}, 'started')\n"
+        "if 'ipykernel_launcher' in sys.orig_argv and not mark.exists():\n    mark.touch()\n    raise SystemExit('no port')\n"
+    )
+    monkeypatch.setenv("PYTHONPATH", str(tiny))
+    out = tiny / "out"
+    words = ["batch", batch(tiny, "[1, 0]"), "--out", str(out)]
+    assert command(words) == 1
+    known = ledger(out)
+    assert {name: (one["exit_code"], one["starts"]) for name, one in known.items()} == {"load 1": (1, 2), "load 0": (0, 1)}
+    assert not list((out / "unfinished").glob("*"))
+    said = capsys.readouterr()
+    assert "load 1      FAIL     0 of 1" in said.out and "Objectives missed (load 1)" in said.out
+    assert said.err.splitlines()[-2:] == ["[1/2] load 1: FAIL", "[2/2] load 0: PASS"]
+    assert [suite.name for suite in JUnitXml.fromfile(str(out / "batches/nightly/junit.xml"))] == ["load 1", "load 0"]
+    assert command([*words, "--resume"]) == 1 and ledger(out) == known
+    (out / known["load 0"]["folder"] / "result.json").unlink()
+    entries = [LedgerEntry(**{key: one[key] for key in ("key", "name", "validation", "parameters")}) for one in known.values()]
+    with Ledger.opened("nightly.yaml", entries, out, resume=True) as opened:
+        assert opened.todo() == [known["load 0"]["key"]], "a run that is gone is run again"
+    assert not [one for one in lockfiles.holders(out / "batches" / "nightly") if one.is_there]
+
+
+@pytest.mark.parametrize("sent", [signal.SIGKILL, signal.SIGINT])
+def test_a_batch_that_dies_leaves_no_process_and_goes_on_where_it_was(tiny: Path, sent: signal.Signals) -> None:
+    """What was recorded is not run again, what was running is; the kernel ends with the batch, and a second one is refused meanwhile."""
+    file, out = batch(tiny, "[0, 8]" if sent == signal.SIGKILL else "[8]"), tiny / "out"
+    program = f"import sys, pathlib\nfrom tapecheck import __main__, config\nconfig.NOTEBOOKS = pathlib.Path({str(tiny)!r}, 'notebooks')\n"
+    words = ["batch", file, "--out", str(out)]
+    process = subprocess.Popen([sys.executable, "-c", f"{program}sys.exit(__main__.main({words}))"])
+    wait(lambda: (tiny / "mark").exists() or process.poll() is not None)
+    assert command(words) == 4, "it runs already"
+    started = psutil.Process(process.pid).children(recursive=True)
+    process.send_signal(sent)
+    assert process.wait(200) == (-signal.SIGKILL if sent == signal.SIGKILL else 3)
+    assert not psutil.wait_procs(started, timeout=200)[1]
+    before = ledger(out)
+    assert (before["load 8"]["exit_code"], before["load 8"]["began"] is None) == (None, False)
+    if sent == signal.SIGINT:
+        return
+    assert command([*words, "--resume"]) == 0
+    assert {name: one["exit_code"] for name, one in ledger(out).items()} == dict.fromkeys(before, 0)
+    assert [one["began"] for one in ledger(out).values()][:-1] == [one["began"] for one in before.values()][:-1]
+
+
+def wait(until: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 200
+    while not until():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+def test_a_time_limit_ends_a_run_and_no_other(tiny: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """It is a crash that says so, and the others are done; `Outcome` keeps what there is of its notebook."""
+    assert command(["batch", batch(tiny, "[8]", "time_limit_s: 1"), "--out", str(tiny / "out")]) == 3
+    assert "load 8: it took longer than its time limit of 1 s" in capsys.readouterr().out
+    assert ledger(tiny / "out")["load 8"]["brief"] == {}
+
+
+def test_what_was_recorded_before_it_was_noted_is_found(tmp_path: Path) -> None:
+    """By its parameters and time, among the recorded runs; one of other parameters, or of before, is none of it."""
+    given = {"target": "t", "plan": "p", "run": "new", "scenarios": "all", "rounds": 3}
+    entries = [LedgerEntry(key=str(n), name=f"load {n}", validation="load", parameters={**given, "rounds": n}) for n in range(3)]
+    with Ledger.opened("nightly.yaml", entries, tmp_path, resume=False) as known:
+        put(tmp_path, "load", 9, lambda result: result.update(parameters={**given, "rounds": 2, "out": str(tmp_path)}))
+        time.sleep(0.01)
+        known.begin("1")
+        known.begin("2")
+        folder = put(tmp_path, "load", 1, lambda result: result.update(parameters={**given, "rounds": 1, "out": str(tmp_path)}))
+    with Ledger.opened("nightly.yaml", entries, tmp_path, resume=True) as known:
+        assert known.todo() == ["0", "2"]
+        assert known.outcomes()[0].message.startswith("not run")
+        assert (known.entries["1"].folder, known.outcomes()[1].verdict) == (f"load/{folder.name}", folders.read(folder).result["verdict"])
+    (tmp_path / "batches/nightly/batch.json").write_text("{}")
+    with pytest.raises(ConfigError, match="got a ledger that cannot be read; allowed: what a batch has left"):  # noqa: SIM117
+        with Ledger.opened("nightly.yaml", entries, tmp_path, resume=True):
+            pass
+
+
+def test_a_turn_alone_waits_for_all_and_others_do_not_wait_for_each_other(tmp_path: Path) -> None:
+    """For turns beside others, and for measurements that asked for none."""
+    program = (
+        "import sys\nfrom pathlib import Path\nfrom tapecheck import lockfiles\nalone = sys.argv[2] == 'alone'\n"
+        "with lockfiles.turn(Path(sys.argv[1]), alone=alone, on_wait=lambda whom: print('waits', flush=True)):\n"
+        "    print('has it', flush=True)\n    sys.stdin.read()\n"
+    )
+
+    def ask(how: str) -> subprocess.Popen[str]:
+        words = [sys.executable, "-c", program, str(tmp_path), how]
+        return subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+
+    measures = lockfiles.hold(tmp_path)
+    with ask("beside") as first, ask("beside") as second:
+        assert first.stdout and second.stdout and [first.stdout.readline(), second.stdout.readline()] == ["has it\n"] * 2
+        with ask("alone") as alone:
+            assert alone.stdout and alone.stdout.readline() == "waits\n"
+            first.communicate()
+            second.kill()
+            assert alone.stdout.readline() == "waits\n"
+            lockfiles.release(measures)
+            assert alone.stdout.readline() == "has it\n"
+            alone.communicate()
+
+
+# ---- over a cluster ----
+
+
+def test_a_batch_over_workers_survives_the_death_of_one_and_counts_what_it_counts_here(
+    tiny: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The run that the worker died with is done by another, once; all lie whole in one folder, under names of their own."""
+    words = ["batch", batch(tiny, "[1, 7]"), "--out"]
+    with clusters.cluster(tiny, workers=2) as cluster:
+        scheduler = DaskScheduler(cluster.url, allow_remote=False)
+        wait(lambda: len(scheduler.addresses()) == 2)
+        scheduler.client.close()
+        assert command([*words, str(tiny / "spread"), "--workers", cluster.url]) == 1
+    said = capsys.readouterr().out
+    spread = ledger(tiny / "spread")
+    (lost,) = spread["load 7"]["lost"]
+    assert f"load 7: {lost}; done again by {spread['load 7']['worker']}" in said and "died with it" in lost
+    assert {name: len(one["lost"]) for name, one in spread.items()} == {"load 1": 0, "load 7": 1}
+    assert command([*words, str(tiny / "here")]) == 1
+    counted = []
+    for out in (tiny / "spread", tiny / "here"):
+        runs = {name: folders.read(out / one["folder"]) for name, one in ledger(out).items()}
+        assert len({run.folder for run in runs.values()}) == 2
+        assert {run.folder.name == run.result["run_id"] for run in runs.values()} == {True}
+        assert {run.result["parameters"].pop("out") for run in runs.values()} == {str(out)}
+        files = {name: {path.name for path in run.folder.iterdir()} for name, run in runs.items()}
+        counted.append(({name: {**run.result, "run_id": ""} for name, run in runs.items()}, files))
+    assert counted[0] == counted[1]
+    assert not list((tiny / "spread" / "load").glob(".*"))
+
+
+def task(tmp_path: Path, **given: str) -> Task:
+    notebook = str(config.PROJECT / "notebooks" / "load.ipynb")
+    more: dict[str, Any] = {"limit_s": 1, "start_retries": 0, "measures": True}
+    return Task(validation="load", notebook=notebook, given={"run": "new", **given}, out=str(tmp_path / "out"), **more)
+
+
+def test_plan_target_and_notebook_travel_and_secrets_do_not(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Paths below the folder stay as they are written, others get a place there; a secret is named and stays where it is."""
+    monkeypatch.setenv("BATCH_KEY", "k3y-Zx81-of-nobody")
+    mine = tmp_path / "my plan.yaml"
+    mine.write_text("headers: {X: {env: BATCH_KEY}}")
+    given = {
+        "target": "config/targets/sandbox.yaml",
+        "plan": str(mine),
+        "run": "tests/data/load",
+        "drills": "freshness,config/drills/api_killed.yaml",
+    }
+    sent, files = queue.packed(task(tmp_path, **given))
+    assert sent.given == {**given, "plan": "files/2/my plan.yaml"} and sent.notebook == "notebook.ipynb"
+    recorded = {f"tests/data/load/{path.name}" for path in Path(RECORDED).iterdir()}
+    assert set(files) == {"notebook.ipynb", given["target"], "files/2/my plan.yaml", "config/drills/api_killed.yaml", *recorded}
+    assert not [name for name, data in files.items() if b"k3y-Zx81" in data]
+    monkeypatch.setattr(queue, "MOST_BYTES", 1000)
+    with pytest.raises(ConfigError, match=r"tests/data/load: run: got .* bytes; allowed: at most 1,000 bytes that travel to a worker"):
+        queue.packed(task(tmp_path, **given))
+
+
+@pytest.mark.parametrize(
+    ("folder", "files"),
+    [
+        ("load/..", {}),
+        ("../load", {}),
+        ("load", {}),
+        ("backfill/x", {}),
+        ("load/x", {"../y": b""}),
+        ("load/x", {".y": b""}),
+        ("/etc/x", {}),
+    ],
+)
+def test_what_a_worker_sends_is_written_nowhere_else(tmp_path: Path, folder: str, files: dict[str, bytes]) -> None:
+    """A path in a name is refused, and so is a run of another validation."""
+    end = queue.landed(Outcome(validation="load", exit_code=0, duration_s=1, folder=Path(folder)), files, task(tmp_path))
+    assert (end.exit_code, end.folder) == (3, None) and end.message.startswith("what the worker sent is no run folder: ")
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_run_folder_that_cannot_be_written_ends_the_batch_with_what_to_do(tmp_path: Path) -> None:
+    """Its runs before are recorded, and the ledger knows them."""
+    end = Outcome(validation="load", exit_code=0, duration_s=1, folder=Path("load/x"))
+    (tmp_path / "out").write_text("")
+    with pytest.raises(OutputError, match="cannot be written: Not a directory; `--resume` goes on from here"):
+        queue.landed(end, {"a": b""}, task(tmp_path))
+    here = replace(task(tmp_path), out=str(tmp_path / "other"))
+    names = [queue.landed(end, {"a": b""}, here).folder for _ in range(2)]
+    assert len(set(names)) == 2 and {(folder / "a").stat().st_mode & 0o777 for folder in names if folder} == {0o600}
+
+
+def test_plain_papermill_runs_our_notebooks_as_they_are(tmp_path: Path) -> None:
+    """From any folder, with the same files as ours but the two that are made of the executed notebook: so do Airflow and dagstermill."""
+    given = ["-p", "out", str(tmp_path / "out"), "-p", "run", str(config.PROJECT / "tests/data/observe")]
+    words = ["papermill", str(config.NOTEBOOKS / "observe.ipynb"), str(tmp_path / "done.ipynb"), *given]
+    done = subprocess.run([sys.executable, "-m", *words], capture_output=True, text=True, timeout=200, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    (run,) = folders.each(tmp_path / "out")
+    assert (run.problem, run.head and run.head.verdict) == (None, "pass")
+    assert {"result.json", "exchanges.parquet"} < {path.name for path in run.folder.iterdir()}
