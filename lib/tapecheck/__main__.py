@@ -94,14 +94,11 @@ def _parser() -> argparse.ArgumentParser:
     run.add_argument("--target", help="target file (default: the sandbox)")
     run.add_argument("-p", dest="pairs", nargs=2, action="append", default=[], metavar=("NAME", "VALUE"), help="a notebook parameter")
     run.add_argument("-f", dest="file", help="a YAML file of notebook parameters")
-    run.add_argument("--out", help="output folder (default: outputs/)")
     run.set_defaults(command=_run)
-
     batch = commands.add_parser("batch", help="run the notebooks that a YAML file lists, here or over a Dask cluster")
     batch.add_argument("file", help="such as config/batch.yaml")
     batch.add_argument("--resume", action="store_true", help="only what is not recorded yet of the batch that was begun before")
     batch.add_argument("--workers", help="the scheduler of a Dask cluster: dask://HOST:PORT (default: this machine)")
-    batch.add_argument("--out", help="output folder (default: outputs/)")
     batch.set_defaults(command=_batch)
     _add_sandbox(commands.add_parser("sandbox", help="the embedded target by itself"))
     commands.add_parser("lab", help="open JupyterLab with the sandbox running").set_defaults(command=_lab)
@@ -124,7 +121,7 @@ def _parser() -> argparse.ArgumentParser:
     history.add_argument("metric", help="a dotted path in result.json, such as totals.records_per_s; * stands for every key")
     history.add_argument("--validation", choices=config.VALIDATIONS, help="only its runs")
     history.set_defaults(command=_history)
-    for name in ("runs", "index", "history"):
+    for name in ("run", "batch", "runs", "index", "history"):
         commands.choices[name].add_argument("--out", help="output folder (default: outputs/)")
     return parser
 
