@@ -4,11 +4,13 @@ A busy machine makes what waits wait longer, so the evidence is held against the
 """
 
 import contextlib
+import csv
 import json
 import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import psutil
@@ -17,7 +19,7 @@ from engines import WIDE, target_at
 from orphans import orphan
 from samples import burst, recording, requests, watched
 
-from tapecheck.load import findings, frames
+from tapecheck.load import failures, findings, frames
 from tapecheck.load.analysis import ScenarioSummary, summarize
 from tapecheck.load.engine.recorder import ErrorKind, Samples
 from tapecheck.load.findings import LIMITING
@@ -259,3 +261,26 @@ def test_the_neighbours_are_named_in_the_result() -> None:
     assert "s: other processes kept 0.4 of 2 cores busy." in load.say(rec, LoadSummary(busy), room)
     unknown = summary(0.6, None, None)
     assert (unknown["s"].others_busy_cores, frames.scenarios(unknown).loc["cores busy with other processes", "s"]) == (None, "")
+
+
+# ---- what failed ----
+
+
+def test_each_kind_of_failure_is_counted_with_its_moments_and_an_example() -> None:
+    """By kind and status, the most frequent first, of the scenario's own requests; what a file says of them is numbers."""
+    rows = burst([10.0] * 100, failed={**dict.fromkeys(range(40, 60), ErrorKind.status), 7: ErrorKind.timeout})
+    rows["status"][40:60], rows["status"][7] = 503, 0
+    rows["intended_ns"] += (np.arange(100) * 1e9).astype(np.int64)
+    rows["request"] = np.arange(100) % 2
+    asked = requests({"symbol": "AAPL"}, {"symbol": "BTC"})
+    plan = LoadPlan.model_construct(scenarios={"s": SimpleNamespace(request="bars")})
+    found = failures.find(recording({"s": rows}, {"s": asked}), {}, plan)
+    assert [(one.kind, one.status, one.request, one.count, one.ratio) for one in found] == [
+        ("status", 503, "bars", 20, 0.2), ("timeout", None, "bars", 1, 0.01),
+    ]  # fmt: skip
+    assert [(one.first_s, one.last_s, one.example) for one in found] == [(40, 59, "symbol AAPL"), (7, 7, "symbol BTC")]
+    shown = frames.failures(found)
+    assert shown.loc[("s", "status"), ["failed", "share"]].tolist() == ["20", "20.0%"]
+    (first, *_) = csv.DictReader(frames.exported({}, found)["failures.csv"].splitlines())
+    assert (first["count"], first["ratio"], first["first_s"]) == ("20", "0.2", "40.0")
+    assert frames.failures([]).index.tolist() == [("no request failed", "")]

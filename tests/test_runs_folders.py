@@ -34,7 +34,8 @@ PLAN = config.validate(
     file="plan",
 )
 RUN, MEASURED = "20261102T101500Z-0001", {"samples.parquet", "resources.parquet"}
-WHOLE = {*MEASURED, "result.json", "failures.jsonl", "timeline.png", "timeline.svg"}
+TABLES = ("checks", "scenarios", "breakdown", "failures")
+WHOLE = {*MEASURED, "result.json", "failures.jsonl", "timeline.png", "timeline.svg", *(f"{name}.csv" for name in TABLES)}
 STRICT = PLAN.model_copy(update={"objectives": ["p95_ms < 1"]})
 
 

@@ -1,14 +1,21 @@
 """What papermill gives a notebook is told from what somebody tries out in it."""
 
+import dataclasses
 import os
 import subprocess
 import sys
 import types
 from pathlib import Path
 
+import html5lib
+import nbformat
 import pytest
+from nbclient import NotebookClient
+from recorded_runs import put
 
-from tapecheck import notebook
+from tapecheck import config, notebook
+from tapecheck.validation import checks
+from tapecheck.verdict import Check, Verdict
 
 DECLARED = 'target: str = "t"  # what\nrounds: int = 0  # how many'
 
@@ -61,3 +68,59 @@ def test_outside_of_a_notebook_nothing_is_given_and_nothing_cleared(monkeypatch:
     monkeypatch.delitem(notebook.sys.modules, "IPython", raising=False)
     notebook.clear("recording")
     assert notebook.given() == []
+
+
+# ---- tables ----
+
+
+def test_a_table_has_its_worst_rows_first_and_says_what_it_leaves_out() -> None:
+    """Two hundred checks: sixty are shown, those that failed among them, and the file that has all; what a name looks like stays text."""
+    met = [Check(name=f"s{i}", objective="p95_ms < 1", value=0.5, bound=0.5, n=9, verdict=Verdict.PASS, reason="met") for i in range(198)]
+    missed = [dataclasses.replace(met[0], name=name, verdict=Verdict.FAIL, reason="<b>late</b>") for name in ("bad", "worse")]
+    tree = html5lib.parse(notebook.table(checks([*met, *missed])), namespaceHTMLElements=False)
+    rows = [["".join(cell.itertext()) for cell in row] for row in tree.iter("tr")]
+    assert rows[0][:2] == ["scenario", "objective"] and [row[0] for row in rows[1:4]] == ["bad", "worse", "s0"]
+    assert (len(rows), rows[1][-2:]) == (61, ["fail", "<b>late</b>"])
+    assert "".join(tree.find(".//caption").itertext()) == "60 of 200 rows; all of them are in checks.csv of the run folder"
+    looks = {cell.text: cell.get("style") for cell in tree.iter("td")}
+    assert looks["fail"] != looks["pass"] != looks["met"]
+
+
+# ---- what a kernel shows becomes a file ----
+
+RUN = """\
+from pathlib import Path
+from tapecheck import charts, notebook
+from tapecheck.reports import pages
+from tapecheck.runs import folders
+from tapecheck.runs.outcomes import Recorded
+notebook.settle()
+'the plan'"""
+RECORD = "run = folders.read({folder!r})\npages.publish(Recorded(result=run.head, folder=run.folder))"
+
+
+def test_a_run_of_a_bare_kernel_has_its_notebook_its_report_and_the_pages(tmp_path: Path) -> None:
+    """As in JupyterLab or by plain papermill: cells run twice or changed stand there as they ran last, with the prose between them."""
+    folder = put(tmp_path, "load", 0)
+    shipped = nbformat.read(config.NOTEBOOKS / "load.ipynb", as_version=4)
+    cell, prose = nbformat.v4.new_code_cell, nbformat.v4.new_markdown_cell
+    codes = [shipped.cells[1].source, RUN, "print('first')", "notebook.show(verdict='**FAIL**')", "print('first')"]
+    codes += ["notebook.amend(verdict='**PASS**')", RECORD.format(folder=str(folder)), "'later'"]
+    mine = nbformat.v4.new_notebook(
+        cells=[prose("# Mine?"), cell(codes[0], metadata={"tags": ["parameters"]}), *map(cell, codes[1:3]), prose("after")]
+    )
+    opened = tmp_path / "mine.ipynb"
+    nbformat.write(mine, opened)
+    run = nbformat.v4.new_notebook(cells=[*map(cell, codes)])
+    environment = {**os.environ, "JPY_SESSION_NAME": str(opened)}
+    client = NotebookClient(run, kernel_name="python3", timeout=60)
+    with client.setup_kernel(env=environment):
+        for at, one in enumerate(run.cells):
+            client.execute_cell(one, at)
+    kept = nbformat.read(folder / "notebook.ipynb", as_version=4)
+    assert [c.source for c in kept.cells] == ["# Mine?", codes[0], codes[1], codes[3], codes[4], codes[5], codes[6], "after"]
+    report = (folder / "report.html").read_text()
+    for said in ("the plan", "first", "PASS", "load: not_proven, recorded in", "Load of sandbox: not proven"):
+        assert said in report, said
+    assert "FAIL" not in report and "later" not in report
+    assert (tmp_path / "index.html").exists() and f"{folder.name}/report.html" in (tmp_path / "index.html").read_text()

@@ -1,4 +1,4 @@
-"""The notebook that this process runs: what it shows of its verdict, and the parameters that papermill gave it.
+"""The notebook that this process runs: what it shows of its verdict, what it has shown so far, and the parameters that papermill gave it.
 
 A cell that fails or is interrupted leaves no verdict of an earlier run on screen.
 """
@@ -6,6 +6,9 @@ A cell that fails or is interrupted leaves no verdict of an earlier run on scree
 import ast
 import sys
 import warnings
+from collections.abc import Iterator
+from dataclasses import dataclass
+from html import escape
 from typing import Any, TypeVar
 
 from tapecheck import text
@@ -14,6 +17,16 @@ StatementT = TypeVar("StatementT", bound=ast.stmt)
 
 NO_VERDICT = "*No verdict yet; the one that was here is of an earlier run.*"
 _shown: set[str] = set()
+_cells: dict[str, "Cell"] = {}  # by the message that had each run
+
+
+@dataclass(frozen=True, slots=True)
+class Cell:
+    """A code cell that was run: how many were before it, its code, and its outputs as messages of Jupyter, by their kind."""
+
+    number: int
+    code: str
+    outputs: list[tuple[str, dict[str, Any]]]
 
 
 def show(**parts: Any) -> None:
@@ -56,6 +69,7 @@ def settle() -> None:
     shell().ast_node_interactivity = "last_expr"  # from the next cell on, its last value is shown again
     if hasattr(shell(), "kernel"):
         _redact_messages(shell().kernel.session)
+        _listen(shell().kernel.session)
     import numpy as np
     import pandas as pd
 
@@ -63,10 +77,44 @@ def settle() -> None:
         warnings.simplefilter("ignore")  # of options that are deprecated
         pd.reset_option("^(display|styler|mode|compute|future)[.]")
     pd.set_option("display.max_colwidth", None)  # a reason that is cut off is no reason
+    shell().display_formatter.formatters["text/html"].for_type(pd.DataFrame, table)
     np.seterr(divide="warn", over="warn", under="ignore", invalid="warn")
     warnings.resetwarnings()
     for category in (DeprecationWarning, PendingDeprecationWarning, ImportWarning, ResourceWarning):
         warnings.simplefilter("ignore", category)  # as Python does by itself
+
+
+MOST_ROWS = 60  # of a table
+COLOURS = {  # of a cell that is a verdict: background, of which black text stands off in a light and in a dark look
+    "pass": "#cfe8df", "fail": "#f7cdb8", "missed": "#f7cdb8", "invalid": "#dddddd", "no data": "#dddddd", "not proven": "#f6e3a8",
+}  # fmt: skip
+
+
+def table(frame: Any) -> str:
+    """Return a pandas frame as HTML: verdicts in colour, and of too many rows the first, with how many there are and where the others."""
+    columns = [name or "" for name in frame.index.names] if any(frame.index.names) or frame.index.dtype == object else []
+    columns += [str(name) for name in frame.columns]
+    head = "".join(f'<th scope="col">{escape(name)}</th>' for name in columns)
+    named = len(columns) - len(frame.columns)
+    body = "".join(f"<tr>{_row(row if named else row[1:], named)}</tr>" for row in _rows(frame.iloc[:MOST_ROWS]))
+    where = f"; all of them are in {frame.attrs['file']} of the run folder" if "file" in frame.attrs else ""
+    left_out = f"{MOST_ROWS} of {len(frame):,} rows{where}" if len(frame) > MOST_ROWS else ""
+    caption = f"<caption>{escape(left_out)}</caption>" if left_out else ""
+    return f'<table class="dataframe">{caption}<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>'
+
+
+def _rows(frame: Any) -> Iterator[tuple[Any, ...]]:
+    for index, *cells in frame.itertuples(name=None):
+        yield (*(index if isinstance(index, tuple) else (index,)), *cells)
+
+
+def _row(cells: tuple[Any, ...], named: int) -> str:
+    texts = ["" if cell is None or cell != cell else str(cell) for cell in cells]
+    colours = [COLOURS.get(text.replace("_", " ").lower()) for text in texts]
+    looks = [f"text-align: left; background-color: {one}; color: #1b1b1b" if one else "text-align: left" for one in colours]
+    texts = [text.replace("_", " ") if colour else text for text, colour in zip(texts, colours, strict=True)]
+    heads = [f'<th scope="row" style="text-align: left">{escape(text)}</th>' for text in texts[:named]]
+    return "".join([*heads, *(f'<td style="{look}">{escape(text)}</td>' for text, look in zip(texts[named:], looks[named:], strict=True))])
 
 
 def _redact_messages(session: Any) -> None:
@@ -75,6 +123,46 @@ def _redact_messages(session: Any) -> None:
     if not hasattr(pack, "redacts"):
         session.pack = lambda content: text.redact_bytes(pack(content))
         session.pack.redacts = True
+
+
+def _listen(session: Any) -> None:
+    """Keep what cells show from now on, the one that runs included: no kernel is told what stands in its notebook."""
+    send = session.send
+    if hasattr(send, "listens"):
+        return
+
+    def sent(stream: Any, message: Any, content: Any = None, parent: Any = None, *more: Any, **options: Any) -> Any:
+        is_whole = isinstance(message, dict)
+        kind, body = (message["header"]["msg_type"], message["content"]) if is_whole else (message, content)
+        of = (message if is_whole else {"parent_header": (parent or {}).get("header", parent) or {}})["parent_header"].get("msg_id", "")
+        if kind == "execute_input":
+            _cells[of] = Cell(body["execution_count"], body["code"], [])
+        elif kind in ("display_data", "execute_result", "stream", "error"):
+            codes = shell().history_manager.input_hist_raw
+            _cells.setdefault(of, Cell(len(codes) - 1, codes[-1], [])).outputs.append((kind, body))
+        elif kind == "update_display_data":
+            _update(body)
+        return send(stream, message, content, parent, *more, **options)
+
+    sent.listens = True  # type: ignore[attr-defined]
+    session.send = sent
+
+
+def _update(body: dict[str, Any]) -> None:
+    name = body.get("transient", {}).get("display_id")
+    for cell in _cells.values():
+        for _, shown in cell.outputs:
+            if shown.get("transient", {}).get("display_id") == name:
+                shown.update(data=body["data"], metadata=body["metadata"])
+
+
+def history() -> list[Cell]:
+    """Return the cells that were run since the parameters were set last, in that order; of one that was run again, the last time."""
+    codes: list[str] = shell().history_manager.input_hist_raw
+    known = {cell.number: cell for cell in _cells.values()}
+    begin = max((at for at, code in enumerate(codes) if _statements(code, ast.AnnAssign)), default=1)
+    last = {codes[at]: known.get(at, Cell(at, codes[at], [])) for at in range(begin, len(codes))}
+    return sorted(last.values(), key=lambda cell: cell.number)
 
 
 def given() -> list[str]:

@@ -9,7 +9,8 @@ import importlib
 import json
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, fields
+from contextlib import suppress
+from dataclasses import asdict, dataclass, fields
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any, ClassVar, Generic, TypeVar, cast
@@ -28,7 +29,7 @@ from tapecheck.runs.folders import Picture
 from tapecheck.runs.outcomes import Recorded
 from tapecheck.runs.results import Finding, Result
 from tapecheck.target.file import Target
-from tapecheck.verdict import Check, Measured, number, overall
+from tapecheck.verdict import SEVERITY, Check, Measured, number, overall
 
 DIGEST_CHARACTERS = 12
 ALL: Mapping[str, tuple[str | int, ...]] = {  # parameters that choose a part of a plan, and what stands for all of it
@@ -251,8 +252,8 @@ class Validation(ABC, Generic[PlanT, RecordingT, SummaryT, SettingsT]):
             said=" ".join(filter(None, (*beside, self.say(recording, summary, findings)))),
         )
 
-    def scope(self, settings: SettingsT) -> str:
-        """Say which part of the plan the parameters choose, such as `1 of 7 scenarios`; "" for all of it."""
+    def scope(self, settings: SettingsT, found: Analysis[PlanT, RecordingT, SummaryT] | None = None) -> str:
+        """Say which part of the plan the parameters choose, such as `1 of 7 scenarios`, or was measured; "" for all of it."""
         given = ((name, getattr(settings, name, every[0])) for name, every in ALL.items())
         return ", ".join(filter(None, (self._part(name, value, settings) for name, value in given if value not in ALL[name])))
 
@@ -262,7 +263,9 @@ class Validation(ABC, Generic[PlanT, RecordingT, SummaryT, SettingsT]):
             return "definition only"
         if name in fixed:
             return fixed[name]
-        chosen, known = {one.strip() for one in str(value).split(",")}, getattr(self.read_plan(settings.plan), name, ())
+        chosen, known = {one.strip() for one in str(value).split(",")}, ()
+        with suppress(ConfigError):  # of a plan that is gone by now
+            known = getattr(self.read_plan(settings.plan), name, ())
         return ("" if len(chosen) == len(known) else f"{len(chosen)} of {len(known)} {name}") if known else f"{name}: {value}"
 
     def record(
@@ -288,10 +291,11 @@ class Validation(ABC, Generic[PlanT, RecordingT, SummaryT, SettingsT]):
             headline=found.said,
             beside=None if context.beside is None else list(context.beside),
             measured_s=recordings.covered_s(spans_ns),
-            scope="unfinished run" if recording.source and source is None else self.scope(settings),
+            scope=self.scope(settings, found),
             **self.part(found),
         )
-        files = {"failures.jsonl": self.failures(recording), **self.files(found)}
+        listed = pd.DataFrame([asdict(check) for check in found.checks], columns=list(Check.__slots__))
+        files = {"failures.jsonl": self.failures(recording), "checks.csv": listed.to_csv(index=False), **self.files(found)}
         done = folders.record(result, out=settings.out, tables=recording.stored(), figures=figures, files=files)
         if done.folder is not None and done.run_id != context.run_id:
             notebook.amend(verdict=found.headline_of(done.run_id))
@@ -318,11 +322,14 @@ def digest(plan: str) -> str | None:
 
 
 def checks(checks: Iterable[Check]) -> pd.DataFrame:
-    """Return one row an objective and scenario, with the bound that decided."""
-    bounds = ((c, "" if c.bound == c.value else number(c.bound)) for c in checks)
+    """Return one row an objective and scenario, with the bound that decided; the worst verdicts come first."""
+    ordered = sorted(checks, key=lambda check: SEVERITY.index(check.verdict))
+    bounds = ((c, "" if c.bound == c.value else number(c.bound)) for c in ordered)
     rows = [(c.name, c.objective, number(c.value), bound, f"{c.n:,}", str(c.verdict), c.reason) for c, bound in bounds]
     columns = ["scenario", "objective", "measured", "95 % bound", "n", "verdict", "why"]
-    return pd.DataFrame(rows, columns=columns).set_index(["scenario", "objective"])
+    frame = pd.DataFrame(rows, columns=columns).set_index(["scenario", "objective"])
+    frame.attrs["file"] = "checks.csv"
+    return frame
 
 
 def findings(findings: Sequence[Finding]) -> pd.DataFrame:

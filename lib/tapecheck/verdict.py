@@ -45,7 +45,7 @@ NEXT: Mapping[Verdict, str] = {  # what to do about it, where nothing more parti
 }
 
 # The worst comes first: what one check says of a whole run.
-_SEVERITY = (Verdict.FAIL, Verdict.INVALID, Verdict.NO_DATA, Verdict.NOT_PROVEN, Verdict.PASS)
+SEVERITY = (Verdict.FAIL, Verdict.INVALID, Verdict.NO_DATA, Verdict.NOT_PROVEN, Verdict.PASS)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -210,7 +210,7 @@ def sentence(text: str) -> str:
 def overall(verdicts: Iterable[Verdict]) -> Verdict:
     """Return the verdict of a run from those of its checks; a run without checks has no data."""
     present = set(verdicts)
-    return next((v for v in _SEVERITY if v in present), Verdict.NO_DATA)
+    return next((v for v in SEVERITY if v in present), Verdict.NO_DATA)
 
 
 def headline(target: str, checks: Sequence[Check], said: str) -> str:

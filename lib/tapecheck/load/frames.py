@@ -1,17 +1,26 @@
 """Tables of a load run for the notebook, as pandas frames. Every figure in them comes from the summary."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 
 import pandas as pd
+from pydantic import TypeAdapter
 
 from tapecheck.load.analysis import ScenarioSummary, mark
+from tapecheck.load.failures import FailureGroup
 from tapecheck.load.plan import LoadPlan
 from tapecheck.statistics.intervals import Percentile
 from tapecheck.validation import checks, findings
 from tapecheck.verdict import number
 
-__all__ = ["breakdown", "checks", "findings", "plan", "scenarios"]
+__all__ = ["breakdown", "checks", "exported", "failures", "findings", "plan", "scenarios"]
+
+MOST_COLUMNS = 6  # scenarios side by side
+MAIN = (  # of more, which have a row each
+    "requests", "failed", "success ratio (95 % at least)", "throughput (succeeded/s)", "response time p50 (ms)", "response time p95 (ms)",
+    "response time p99 (ms)", "service time p95 (ms)", "server time p95 (ms)",
+)  # fmt: skip
 
 
 def plan(plan: LoadPlan) -> pd.DataFrame:
@@ -31,8 +40,13 @@ def plan(plan: LoadPlan) -> pd.DataFrame:
 
 
 def scenarios(summary: Mapping[str, ScenarioSummary]) -> pd.DataFrame:
-    """Return one column a scenario: counts, rates, and the kinds of time with their intervals."""
-    return pd.DataFrame({name: _scenario(s) for name, s in summary.items()}).fillna("")
+    """Return one column a scenario: counts, rates, and the kinds of time with their intervals; of many the main ones, a row each."""
+    frame = pd.DataFrame({name: _scenario(s) for name, s in summary.items()}).fillna("")
+    if len(summary) > MOST_COLUMNS:
+        worst = sorted(summary, key=lambda name: (not summary[name].invalid, summary[name].success_ratio or 0.0))
+        frame = frame.T.loc[worst, [name for name in MAIN if name in frame.index]]
+    frame.attrs["file"] = "scenarios.csv"
+    return frame
 
 
 def _scenario(s: ScenarioSummary) -> dict[str, str]:
@@ -85,7 +99,47 @@ def breakdown(summary: Mapping[str, ScenarioSummary]) -> pd.DataFrame:
         for value, group in values.items()
     ]
     index = ["scenario", "parameter", "value"]
-    return pd.DataFrame(rows or [{"scenario": "none varies a parameter", "parameter": "", "value": ""}]).set_index(index)
+    frame = pd.DataFrame(rows or [{"scenario": "none varies a parameter", "parameter": "", "value": ""}]).set_index(index)
+    frame.attrs["file"] = "breakdown.csv"
+    return frame
+
+
+def failures(found: Sequence[FailureGroup]) -> pd.DataFrame:
+    """Return one row a kind of failure, the most frequent first; moments are seconds since the first request."""
+    rows = [
+        {
+            "scenario": one.scenario,
+            "kind": one.kind,
+            "status": one.status or "",
+            "request": one.request,
+            "failed": f"{one.count:,}",
+            "share": f"{one.ratio:.1%}",
+            "first (s)": number(one.first_s),
+            "last (s)": number(one.last_s),
+            "example": one.example,
+        }
+        for one in found
+    ]
+    frame = pd.DataFrame(rows or [{"scenario": "no request failed", "kind": ""}]).set_index(["scenario", "kind"])
+    frame.attrs["file"] = "failures.csv"
+    return frame
+
+
+def exported(summary: Mapping[str, ScenarioSummary], found: Sequence[FailureGroup]) -> dict[str, str]:
+    """Return what the tables are made of as CSV files, numbers as numbers."""
+    plain = {name: TypeAdapter(ScenarioSummary).dump_python(one, mode="json") for name, one in summary.items()}
+    groups = [
+        {"scenario": name, "parameter": parameter, "value": value, **group}
+        for name, one in plain.items()
+        for parameter, values in one.pop("by").items()
+        for value, group in values.items()
+    ]
+    tables = {
+        "scenarios.csv": pd.json_normalize([{"scenario": name, **one} for name, one in plain.items()], sep="."),
+        "breakdown.csv": pd.json_normalize(groups, sep="."),
+        "failures.csv": pd.DataFrame([asdict(one) for one in found], columns=list(FailureGroup.__slots__)),
+    }
+    return {name: table.to_csv(index=False) for name, table in tables.items()}
 
 
 def interval(p: Percentile) -> str:

@@ -1,7 +1,7 @@
 """The load validation: how much traffic a target carries, and what breaks first."""
 
 import dataclasses
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -10,11 +10,12 @@ from pydantic import Field
 
 from tapecheck import config, resources, validation
 from tapecheck.errors import ConfigError, Problem
-from tapecheck.load import analysis, findings, samples
+from tapecheck.load import analysis, failures, findings, samples
 from tapecheck.load import plan as plans
 from tapecheck.load.analysis import ScenarioSummary
 from tapecheck.load.capacity import CapacityResult, conclude, levels
 from tapecheck.load.capacity import judge as judge_sweep
+from tapecheck.load.failures import FailureGroup
 from tapecheck.load.imports import registry
 from tapecheck.load.plan import METRICS, LoadPlan
 from tapecheck.load.recording import SCHEDULE, Context, Recording, Tool
@@ -43,6 +44,7 @@ class LoadResult(Result):
     scenarios: dict[str, ScenarioSummary]
     capacity: CapacityResult | None = None
     tool: Tool | None = None
+    failures: list[FailureGroup] = dataclasses.field(default_factory=list)
 
     def explains(self, finding: Finding, check: Check) -> bool:
         """Tell whether a finding may be the cause of a miss: of failed requests failures are, and of a time neither they nor lag."""
@@ -63,9 +65,10 @@ class LoadResult(Result):
 
 
 class LoadSummary(dict[str, ScenarioSummary]):
-    """The summary of each scenario by its name, and what a capacity sweep, whose levels are none of them, proves."""
+    """The summary of each scenario by its name, what a capacity sweep, whose levels are none of them, proves, and what failed."""
 
     capacity: CapacityResult | None = None
+    failures: Sequence[FailureGroup] = ()
 
 
 def read_plan(path: str | Path, *, scenarios: str = "all", rounds: int = 0) -> LoadPlan:
@@ -124,6 +127,7 @@ class Load(validation.Validation[LoadPlan, Recording, LoadSummary, Settings]):
         everything, rates = analysis.summarize(recording, plan.generator), recording.context.rates_rps
         found = LoadSummary((name, one) for name, one in everything.items() if name not in rates)
         found.capacity = conclude(levels(recording, plan, plan.parsed)) if rates else None
+        found.failures = failures.find(recording, everything, plan)
         return found
 
     def judge(self, summary: LoadSummary, plan: LoadPlan) -> list[Check]:
@@ -159,8 +163,16 @@ class Load(validation.Validation[LoadPlan, Recording, LoadSummary, Settings]):
         return " ".join([*open_ended, *([f"Bottleneck: {limit.finding}."] if limit else []), *beside.values(), *carries])
 
     def part(self, found: Analysis[LoadPlan, Recording, LoadSummary]) -> dict[str, Any]:
-        """Return the scenarios, the capacity and the tool."""
-        return {"scenarios": dict(found.summary), "capacity": found.summary.capacity, "tool": found.recording.context.tool}
+        """Return the scenarios, the capacity, the tool and what failed."""
+        summary, tool = found.summary, found.recording.context.tool
+        return {"scenarios": dict(summary), "capacity": summary.capacity, "tool": tool, "failures": list(summary.failures)}
+
+    def scope(self, settings: Settings, found: Analysis[LoadPlan, Recording, LoadSummary] | None = None) -> str:
+        """Say which part of the plan it is; an interrupted run has the scenarios that were whole."""
+        if (chosen := super().scope(settings)) or found is None or found.recording.context.tool:
+            return chosen
+        done, planned = {name.partition(" at ")[0] for name in found.recording.context.executors}, found.plan.scenarios
+        return "" if done >= set(planned) else f"{len(done & set(planned))} of {len(planned)} scenarios"
 
     def spans_ns(self, recording: Recording) -> Iterable[tuple[int, int]]:
         """Return when each scenario was sent."""
@@ -172,6 +184,12 @@ class Load(validation.Validation[LoadPlan, Recording, LoadSummary, Settings]):
         for batch in recording.samples.filter(failed).sort_by("intended_ns").to_batches(max_chunksize=FAILURES_AT_ONCE):
             for row in batch.to_pylist():
                 yield {name: value for name, value in row.items() if value is not None and value == value}
+
+    def files(self, found: Analysis[LoadPlan, Recording, LoadSummary]) -> Mapping[str, Any]:
+        """Return the tables of the notebook as CSV, with numbers as numbers."""
+        from tapecheck.load import frames  # with the validation, whose tables it has
+
+        return frames.exported(found.summary, found.summary.failures)
 
 
 def objectives(plan: LoadPlan) -> tuple[Objective, ...]:

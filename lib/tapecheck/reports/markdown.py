@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from tapecheck.reports.overview import Entry, Overview, Standing, number
 from tapecheck.runs.results import Finding
 from tapecheck.text import markdown
-from tapecheck.verdict import NEXT, Check, Verdict, cut, words
+from tapecheck.verdict import NEXT, SEVERITY, Check, Verdict, cut, words
 
 MOST = 3  # things said under one heading; a page has room for no more of four validations
 PROOFS = 7  # of a comparison, each in a line or two
@@ -26,7 +26,6 @@ THINGS: Mapping[str, str] = {"load": "scenarios", "compare": "proofs", "rto_rpo"
 MISSING: Mapping[Verdict, str] = {
     Verdict.FAIL: "miss", Verdict.INVALID: "are invalid for", Verdict.NO_DATA: "have no data for", Verdict.NOT_PROVEN: "do not prove",
 }  # fmt: skip
-WORST_FIRST = (Verdict.FAIL, Verdict.INVALID, Verdict.NO_DATA, Verdict.NOT_PROVEN)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,7 +59,7 @@ def of(standing: Standing) -> Brief:
 def _missed(entry: Entry) -> Iterator[str]:
     """Say which objectives are not met, the worst first; what several parts of a run miss alike is said once."""
     alike: dict[tuple[str, Verdict], list[Check]] = {}
-    for check in sorted(entry.missed, key=lambda check: WORST_FIRST.index(check.verdict)):
+    for check in sorted(entry.missed, key=lambda check: SEVERITY.index(check.verdict)):
         alike.setdefault((check.objective, check.verdict), []).append(check)
     for (objective, verdict), (first, *more) in alike.items():
         if more:
@@ -77,7 +76,7 @@ def _evidence(entry: Entry, found: Iterable[Finding]) -> list[str]:
     headline = entry.result.headline
     begin = entry.proofs or ((headline,) if headline else ())
     more = (one for one in found if (one.name not in OF_PROOFS if entry.proofs else one.finding not in headline))
-    return [*begin, *map(_with_figures, more)]
+    return [*begin, *entry.failures, *map(_with_figures, more)]
 
 
 def _with_figures(finding: Finding) -> str:

@@ -14,6 +14,7 @@ from tapecheck.runs.results import TITLES, Result
 from tapecheck.statistics.paired import Ratio
 from tapecheck.verdict import Check, Verdict, overall, words
 
+MOST_FAILURES = 2  # kinds of failure that a summary names
 SPARKS = 30  # so many runs in a sparkline
 
 
@@ -45,7 +46,7 @@ CHOSEN = ("scenarios", "symbols", "timeframes", "drills", "proofs")  # parameter
 class Entry:
     """A run: where it lies below the output folder, as a link, how its result begins, its main metric, and of a comparison its proofs.
 
-    `picture` is its chart that says most, if it has one.
+    `failures` say what failed most, in the order of how often; `picture` is its chart that says most, if it has one.
     """
 
     folder: Path
@@ -54,6 +55,7 @@ class Entry:
     figure: MainFigure | None
     main: float | None
     proofs: tuple[str, ...] = ()
+    failures: tuple[str, ...] = ()
     picture: Path | None = None
 
     @property
@@ -170,9 +172,17 @@ def _read(run: Run, out: Path) -> Entry | Broken:
     figure, value = _main(run.head, run.result)
     proofs = {**run.result.get("proofs", {}), **run.result.get("method_check", {})}
     said = tuple(f"{name}: {_proof(one)}" for name, one in proofs.items())
+    failures = tuple(map(_failure, run.result.get("failures", ())[:MOST_FAILURES]))
     pictures = (run.folder / f"{name}.png" for name in PICTURES[run.head.validation])
     picture = next((one for one in pictures if one.exists()), None)
-    return Entry(folder=run.folder, link=link, result=run.head, figure=figure, main=value, proofs=said, picture=picture)
+    return Entry(folder=run.folder, link=link, result=run.head, figure=figure, main=value, proofs=said, failures=failures, picture=picture)
+
+
+def _failure(one: Mapping[str, Any]) -> str:
+    """Say how often requests failed alike, and when where that is known."""
+    when = "" if one["first_s"] is None else f", from {number(one['first_s'])} to {number(one['last_s'])} s"
+    kind = f"HTTP {one['status']}" if one["kind"] == "status" else str(one["kind"]).replace("_", " ")
+    return f"{one['scenario']}: {one['count']:,} requests failed ({one['ratio']:.1%}): {kind}{when}"
 
 
 def _main(head: Result, result: Mapping[str, Any]) -> tuple[MainFigure | None, float | None]:

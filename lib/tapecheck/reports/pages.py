@@ -3,6 +3,7 @@
 import base64
 import hashlib
 import io
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -14,9 +15,11 @@ from jinja2 import Environment
 from markupsafe import Markup
 from PIL import Image
 
+from tapecheck import config, notebook
 from tapecheck.reports import exports, markdown, overview
 from tapecheck.reports.overview import Entry, Overview, number
 from tapecheck.runs import folders, page
+from tapecheck.runs.outcomes import Recorded
 from tapecheck.runs.results import TITLES
 from tapecheck.verdict import cut, words
 
@@ -87,6 +90,22 @@ def polyline(values: Sequence[float]) -> list[tuple[float, float]]:
     step = (WIDTH - 2 * MARGIN) / max(len(values) - 1, 1)
     shares = [(value - low) / (high - low) if high > low else 0.5 for value in values]
     return [(round(MARGIN + i * step, 1), round(HEIGHT - MARGIN - share * (HEIGHT - 2 * MARGIN), 1)) for i, share in enumerate(shares)]
+
+
+def publish(recorded: Recorded) -> Recorded:
+    """Put the notebook that this kernel runs beside its run, with the run's page, and write all pages anew; return the run.
+
+    It does nothing for a run that is not recorded, nor where a batch runs the notebook, which does the same when the kernel has ended.
+
+    Raises:
+        OutputError: a page cannot be written; the run is recorded.
+    """
+    if recorded.folder is not None and folders.UNFINISHED_VARIABLE not in os.environ and notebook.shell():
+        opened = Path(os.environ.get("JPY_SESSION_NAME", ""))  # JupyterLab says which
+        file = opened if opened.suffix == ".ipynb" and opened.is_file() else config.NOTEBOOKS / f"{recorded.result.validation}.ipynb"
+        page.keep(page.transcript(file, recorded), recorded.folder)
+        write(recorded.folder.parents[1])
+    return recorded
 
 
 INDEX = "index.html"

@@ -1,11 +1,14 @@
 """How runs ended: what a notebook shows of the one that it recorded, and what the terminal prints of several. It runs nothing."""
 
+import os
 import textwrap
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from html import escape
 from pathlib import Path
 from typing import Any, ClassVar
+from urllib.parse import quote
 
 from tapecheck import config, notebook
 from tapecheck.runs.results import Result
@@ -64,8 +67,15 @@ class Recorded:
     def _repr_mimebundle_(self, include: object = None, exclude: object = None) -> dict[str, Any]:
         brief = self.brief()
         where = f"recorded in {brief['folder']}" if brief["folder"] else "not recorded (out is empty)"
-        said = [f"{self.result.validation}: {self.verdict}, {where}", *brief["not_drawn"]]
-        return {"text/plain": "; ".join(said), self.MIME: brief}
+        said = "; ".join([f"{self.result.validation}: {self.verdict}, {where}", *brief["not_drawn"]])
+        link = {"text/html": _linked(said, brief["folder"], self.folder)} if self.folder else {}
+        return {"text/plain": said, **link, self.MIME: brief}
+
+
+def _linked(said: str, shown: str, folder: Path) -> str:
+    """Return a text in which the path of a run folder leads to its report, from where this notebook lies."""
+    link = f'<a href="{escape(quote(os.path.relpath(folder)))}/report.html">{escape(shown)}</a>'
+    return escape(said).replace(escape(shown), link, 1)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

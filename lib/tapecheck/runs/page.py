@@ -1,10 +1,12 @@
 """One run as a page: report.html, made from an executed notebook and from what its folder holds; and the look that all pages share."""
 
+import base64
 import re
 import warnings
 from functools import cache
 from html import unescape
 from pathlib import Path
+from typing import Any
 
 import bleach
 import nbformat
@@ -12,7 +14,9 @@ from bleach.css_sanitizer import CSSSanitizer
 from jinja2 import ChoiceLoader, Environment, PackageLoader
 from markupsafe import Markup
 
+from tapecheck import notebook
 from tapecheck.runs import folders
+from tapecheck.runs.outcomes import Recorded
 from tapecheck.runs.results import TITLES, Result, moment
 from tapecheck.text import legal
 from tapecheck.verdict import words
@@ -54,6 +58,8 @@ def report(executed: nbformat.NotebookNode, folder: Path | None = None) -> str:
     hide = {"exclude_input": True, "exclude_input_prompt": True, "exclude_output_prompt": True}
     exporter = HTMLExporter(template_name="basic", embed_images=True, sanitize_html=True, **hide)  # type: ignore[no-untyped-call]
     exporter.register_filter("clean_html", _clean)  # type: ignore[no-untyped-call]
+    for output in (output for cell in executed.cells for output in cell.get("outputs", ()) if Recorded.MIME in output.get("data", {})):
+        output.data.pop("text/html", None)  # a link from where the notebook lies
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         body = _ANCHOR.sub("", str(exporter.from_notebook_node(executed)[0]))
@@ -70,6 +76,38 @@ def report(executed: nbformat.NotebookNode, folder: Path | None = None) -> str:
     files = sorted(one.name for one in folder.iterdir() if one.suffix in DATA) if run and folder else []
     safe = Markup(body)  # noqa: S704 - each text and output of it went through bleach
     return environment("tapecheck.runs").get_template("report.html").render(title=title, run=run, contents=contents, body=safe, files=files)
+
+
+def transcript(path: Path, recorded: Recorded) -> nbformat.NotebookNode:
+    """Return the notebook of this kernel as far as it was run: the prose of a notebook file, and code and outputs as they were.
+
+    The cell that runs has recorded a run and will show it.
+    """
+    shipped = nbformat.read(path, as_version=4)  # type: ignore[no-untyped-call]
+    rest: list[nbformat.NotebookNode] = list(shipped.cells)
+    cells: list[nbformat.NotebookNode] = []
+    for ran in notebook.history():
+        is_given = [not cells and "parameters" in cell.metadata.get("tags", ()) for cell in rest]  # the first that ran, however edited
+        same = [given or (cell.cell_type == "code" and cell.source == ran.code) for cell, given in zip(rest, is_given, strict=True)]
+        upto = same.index(True) if any(same) else 0
+        cells += [cell for cell in rest[:upto] if cell.cell_type == "markdown"]
+        rest = rest[upto + any(same) :]
+        cell = nbformat.v4.new_code_cell(ran.code, execution_count=ran.number)  # type: ignore[no-untyped-call]
+        cell.outputs = [_output(kind, body, ran.number) for kind, body in ran.outputs]
+        cells.append(cell)
+    cells[-1].outputs.append(_output("display_data", {"data": recorded._repr_mimebundle_(), "metadata": {}}, 0))
+    after = [cell for cell in rest if cell.cell_type == "markdown"]
+    return nbformat.v4.new_notebook(cells=[*cells, *after], metadata=shipped.metadata)  # type: ignore[no-untyped-call, no-any-return]
+
+
+def _output(kind: str, body: dict[str, Any], number: int) -> Any:
+    """Return what a message showed as an output of a notebook, in which a picture is text."""
+    fields = {name: value for name, value in body.items() if name not in ("transient", "execution_count")}
+    if "data" in fields:
+        data = fields["data"].items()
+        fields["data"] = {kind: base64.b64encode(one).decode() if isinstance(one, bytes) else one for kind, one in data}
+    more = {"execution_count": number} if kind == "execute_result" else {}
+    return nbformat.v4.new_output(kind, **fields, **more)  # type: ignore[no-untyped-call]
 
 
 def _head(folder: Path | None) -> Result | None:
