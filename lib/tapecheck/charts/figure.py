@@ -24,7 +24,7 @@ from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, NullLocat
 from numpy.typing import NDArray
 
 from tapecheck.recording import Context
-from tapecheck.verdict import Objective, counted, number
+from tapecheck.verdict import Objective, counted, cut, number
 
 Numbers = NDArray[np.float64] | NDArray[np.int64]
 
@@ -117,7 +117,7 @@ def _said(ax: Axes) -> tuple[str, str]:
     named = [f"rows: {shorten_list(rows, MOST_SAID)}"] if rows else []
     texts = [ax.get_title(loc="left"), *units, *named, *(text.get_text() for text in ax.texts)]
     first, second = (", ".join(filter(None, map(clean, said))) for said in (texts, drawn))
-    return shorten(first, 2 * MOST_SAID), shorten(second, 2 * MOST_SAID)
+    return cut(first, 2 * MOST_SAID), cut(second, 2 * MOST_SAID)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, repr=False)
