@@ -114,7 +114,7 @@ def _said(ax: Axes) -> tuple[str, str]:
         found = np.asarray(one.get_xdata() if rows else one.get_ydata(), np.float64) if isinstance(one, Line2D) else np.array([])
         found = found[np.isfinite(found)]
         drawn.append(label + (f" ({number(found.min())} to {number(found.max())})" if len(found) else ""))
-    named = [f"rows: {shorten_list(rows, MOST_SAID)}"] if rows else []
+    named = [f"rows: {', '.join(rows)}"] if rows else []
     texts = [ax.get_title(loc="left"), *units, *named, *(text.get_text() for text in ax.texts)]
     first, second = (", ".join(filter(None, map(clean, said))) for said in (texts, drawn))
     return cut(first, 2 * MOST_SAID), cut(second, 2 * MOST_SAID)
