@@ -214,6 +214,15 @@ def test_every_validation_can_be_explored(validation: str) -> None:
     assert view.opened.head.validation != "rto_rpo" or view.failures()[0]["count"].sum() == 65
 
 
+def test_a_run_of_another_tool_without_requests_has_its_verdict_alone(tmp_path: Path) -> None:
+    """What nobody recorded is unknown, and never 0 failures."""
+    given = load.settings(target="x", plan="config/load.yaml", run=str(DATA / "tools" / "k6_summary.json"), out=str(tmp_path))
+    todo = load.plan(given)
+    view = opened(load.record(load.analyse(load.recording(todo, given), todo), settings=given).folder or "")
+    shown = [view.part(name)["text/plain"] for name in ("latency", "spectrum", "timeline", "slowest", "failures")]
+    assert all("o single requests were recorded" in one for one in shown) and view.part("verdict").startswith("**FAIL**")
+
+
 def test_no_drill_is_drawn_as_hit_before_its_fault() -> None:
     """A probe that was under way when the fault began met it then; what was so before is drawn as it was."""
     drawn = {one["name"]: one for one in figure(opened(DATA / "rto_rpo", where="drill=api_frozen,api_killed"), "timeline")}

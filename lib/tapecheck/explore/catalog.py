@@ -105,6 +105,10 @@ class Opened:
         """It in a few words."""
         return text.line(f"{self.head.validation} of {self.head.target.name}, run {self.head.run_id}")
 
+    def plan(self, asked: str = "") -> str:
+        """Return the file of a plan that is asked for, or else of the one with which it was measured."""
+        return asked.strip() or str(self.head.parameters.get("plan", validation.named(self.head.validation).file))
+
     @property
     def objectives(self) -> list[Objective]:
         """The objectives by which it was judged when it was recorded, each once."""
@@ -133,9 +137,8 @@ def judged(one: Opened, plan: str = "", objectives: str = "") -> tuple[str, Resu
     if not plan.strip() and not objectives.strip():
         said = f"{one.head.headline} As recorded in run {one.head.run_id}, measured {one.head.started_at:%Y-%m-%d %H:%M:%S} UTC."
         return verdict.headline(one.head.target.name, one.head.checks, said.strip()), one.head
-    kind = validation.named(one.head.validation)
-    file = plan.strip() or str(one.head.parameters.get("plan", kind.file))
-    found = kind.analyse(one.recording, read_plan(one, file, [part.strip() for part in objectives.split(";") if part.strip()]))
+    asked = [part.strip() for part in objectives.split(";") if part.strip()]
+    found, file = validation.named(one.head.validation).analyse(one.recording, read_plan(one, plan, asked)), one.plan(plan)
     again = f"Judged again under {'the objectives typed in, and else ' if objectives.strip() else ''}{file}; nothing was measured."
     result = dataclasses.replace(
         one.head, checks=found.checks, verdict=verdict.overall(check.verdict for check in found.checks),
@@ -144,9 +147,9 @@ def judged(one: Opened, plan: str = "", objectives: str = "") -> tuple[str, Resu
     return f"{found.headline} {text.markdown(again)}", result
 
 
-def read_plan(one: Opened, file: str, objectives: Sequence[str] = ()) -> Any:
-    """Read a plan for a run, chosen from as it was then where that can be; with other objectives, if any, in place of its own."""
-    kind = validation.named(one.head.validation)
+def read_plan(one: Opened, plan: str = "", objectives: Sequence[str] = ()) -> Any:
+    """Read a plan for a run, or its own, chosen from as it was then where that can be; with objectives, if any, in place of its own."""
+    kind, file = validation.named(one.head.validation), one.plan(plan)
     given = {name: one.head.parameters[name] for name in kind.choices if name in one.head.parameters}
     data, _ = config.read_yaml(config.find(file))
     if not objectives or not isinstance(data, dict):

@@ -98,6 +98,11 @@ def _begin(height: int = 460, **axes: Any) -> go.Figure:
     return found
 
 
+def _nothing(title: str, layers: Sequence[Layer]) -> Drawn:
+    events = layers[0].events
+    return _empty(title, f"no {events.things} are chosen" if len(events) else f"no single {events.things} were recorded")
+
+
 def _empty(title: str, why: str) -> Drawn:
     found = _begin(height=200, xaxis={"visible": False}, yaxis={"visible": False})
     found.add_annotation(text=safe(why), showarrow=False, x=0.5, y=0.5, xref="paper", yref="paper")
@@ -121,7 +126,7 @@ def latency(layers: Sequence[Layer]) -> Drawn:
     """Draw how long each row took at the moment when it began; of many, the extremes of every stretch of time."""
     title, n = "How long each took, over time", sum(layer.n for layer in layers)
     if not n:
-        return _empty(title, "no row is chosen")
+        return _nothing(title, layers)
     found = _begin(yaxis={"title": "ms", "type": "log"}, xaxis={"title": "time since the first (s)"})
     lines, drawn = list(_looks(layers)), 0
     room = max(FEWEST_POINTS, MOST_POINTS // len(lines))
@@ -162,7 +167,7 @@ def spectrum(layers: Sequence[Layer], objectives: Sequence[Objective] = ()) -> D
     """Draw the percentile spectrum; each step to the right is ten times rarer, and the hover has the 95 % interval."""
     title, n = "How slow the slow ones are, by percentile", sum(layer.n for layer in layers)
     if not n:
-        return _empty(title, "no row is chosen")
+        return _nothing(title, layers)
     longest = max(layer.n for layer in layers)
     ticks = [p for p in TICKS if 1 / (1 - p) <= 1.5 * max(longest, 20)]
     axis = {"title": "share that took at most so long", "type": "log", "tickvals": [1 / (1 - p) for p in ticks]}
@@ -199,7 +204,7 @@ def rates(layers: Sequence[Layer]) -> Drawn:
     """Draw how many ended a second, and how many of them failed; a target that answers nothing is a gap."""
     title, n = "How many ended, second by second", sum(layer.n for layer in layers)
     if not n:
-        return _empty(title, "no row is chosen")
+        return _nothing(title, layers)
     found = _begin(yaxis={"title": "ended (1/s)", "rangemode": "tozero"}, xaxis={"title": "time since the first (s)"})
     done_s = [layer.events.at_s[layer.chosen] + layer.events.took_ms[layer.chosen] / 1e3 for layer in layers]
     first_s, last_s = min(one.min(initial=np.inf) for one in done_s), max(one.max(initial=0) for one in done_s)
@@ -225,7 +230,7 @@ def stages(layer: Layer) -> Drawn:
     title, events = "What each worker of the backfill did", layer.events
     at = np.flatnonzero(layer.chosen)
     if not len(at):
-        return _empty(title, "no span is chosen")
+        return _nothing(title, [layer])
     shown = np.sort(at[np.argsort(-events.took_ms[at], kind="stable")[:MOST_BARS]])
     workers, of_worker = events.columns["worker"]
     lines = sorted(events.counts("worker", layer.chosen), key=float)

@@ -54,7 +54,8 @@ class Panel:
         self.settings, self.catalog = settings, catalogs.read(settings)
         self._read: dict[str, Opened] = {}
         self._shown: dict[str, None] = {}
-        self._verdicts: dict[tuple[str, str, str], tuple[str, Result]] = {}
+        self._known: dict[str, tuple[object, Any]] = {}  # what was last worked out, by its name, and of what
+        self._is_changing = True
         names = {run.folder.resolve(): name for name, run in self.catalog.readable.items()}
         first = names[self.catalog.find(settings.run).folder.resolve()]
         second = names[self.catalog.find(settings.over).folder.resolve()] if settings.over else NONE
@@ -73,11 +74,12 @@ class Panel:
             raise ConfigError([Problem(file="parameters", key="by", got=settings.by, allowed=f"one of {', '.join(columns)}")])
         self._filter(events.parse(settings.where, self.opened.events), settings.by)
         self._judged()  # what is wrong with plan or objectives stops here
+        self._is_changing = False
         self.run.observe(self._changed_run, "value")
         for one in (self.over, self.by):
             one.observe(lambda _: self._follow("latency", "spectrum", "timeline"), "value")
         for one in (self.plan, self.objectives):
-            one.observe(lambda _: self._follow("verdict", "checks"), "value")
+            one.observe(lambda _: self._follow("timeline", "verdict", "checks"), "value")
 
     # what is chosen
 
@@ -98,7 +100,14 @@ class Panel:
     @property
     def chosen(self) -> Mask:
         """The rows of the run that the filter leaves."""
-        return self.opened.events.select(self.where)
+        found: Mask = self._once("chosen", (self.opened.run.folder, self.where), lambda: self.opened.events.select(self.where))
+        return found
+
+    def _once(self, name: str, of: object, work: Callable[[], Any]) -> Any:
+        """Return what is worked out of something, anew where that has changed."""
+        if name not in self._known or self._known[name][0] != of:
+            self._known[name] = of, work()
+        return self._known[name][1]
 
     def _open(self, name: str) -> Opened:
         if name not in self._read:
@@ -133,16 +142,17 @@ class Panel:
         except TapecheckError as error:
             self.note.value = html.escape(text.line(str(error)))
             return
-        kept = {name: [one for one in wanted if one in self.opened.events.counts(name)] for name, wanted in self.where.items()
-                if name in self.opened.events.columns}  # fmt: skip
-        self._filter(kept, self.by.value)
+        known = {name: self.opened.events.counts(name) for name in self.where if name in self.opened.events.columns}
+        self._is_changing = True
+        self._filter({name: [one for one in self.where[name] if one in values] for name, values in known.items()}, self.by.value)
+        self._is_changing = False
         self._follow(*PARTS)
 
     def _follow(self, *names: str) -> None:
         """Show anew what is on screen and has changed; what cannot be shown is said in its place."""
         self._say()
         for name in names:
-            if name in self._shown:
+            if name in self._shown and not self._is_changing:
                 try:
                     found = self.part(name)
                 except TapecheckError as error:
@@ -189,37 +199,34 @@ class Panel:
         if head.validation == "backfill":
             return figures.stages(layers[0])
         if head.validation == "rto_rpo":
-            slow_s = catalogs.read_plan(self.opened, validation.named("rto_rpo").file).prober.slow_s
+            slow_s = catalogs.read_plan(self.opened, self.plan.value).prober.slow_s
             return figures.drills(layers[0], cast(Recording, self.opened.recording), slow_s)
         return figures.rates(layers)
 
     def slowest(self) -> tuple[pd.DataFrame, str]:
         """List the slowest rows."""
-        chosen = self.chosen
-        found = self.opened.events.slowest(chosen)
-        return (
-            found,
-            f"The {len(found):,} slowest of {counted(int(chosen.sum()), self.opened.events.things)}; moments count from the first.",
-        )
+        found = self.opened.events.slowest(self.chosen)
+        return found, self._of_all(f"The {len(found):,} slowest of {{}}; moments count from the first.")
 
     def failures(self) -> tuple[pd.DataFrame, str]:
         """List failures by kind, status and what was asked."""
-        chosen = self.chosen
-        found, left_out = self.opened.events.failures(chosen)
-        n = int((self.opened.events.failed & chosen).sum())
-        return found, f"{n:,} of {counted(int(chosen.sum()), self.opened.events.things)} failed" + (
-            f"; {counted(left_out, 'kinds')} with fewer are not listed." if left_out else "."
-        )
+        found, left_out = self.opened.events.failures(self.chosen)
+        left = f"; {counted(left_out, 'kinds')} with fewer are not listed" if left_out else ""
+        return found, self._of_all(f"{(self.opened.events.failed & self.chosen).sum():,} of {{}} failed{left}.")
+
+    def _of_all(self, said: str) -> str:
+        """Say something of all chosen rows; of a run without rows nothing is known."""
+        one = self.opened.events
+        return said.format(counted(int(self.chosen.sum()), one.things)) if len(one) else f"No single {one.things} were recorded."
 
     def verdict(self) -> str:
         """Say what the run says under the plan and objectives of the fields; the whole run, whatever the filter."""
         return self._judged()[0]
 
     def _judged(self) -> tuple[str, Result]:
-        asked = (self.run.value, self.plan.value, self.objectives.value)
-        if asked not in self._verdicts:
-            self._verdicts = {asked: catalogs.judged(self.opened, *asked[1:])}
-        return self._verdicts[asked]
+        asked = (self.plan.value, self.objectives.value)
+        found: tuple[str, Result] = self._once("judged", (self.opened.run.folder, asked), lambda: catalogs.judged(self.opened, *asked))
+        return found
 
     def checks(self) -> tuple[pd.DataFrame, str]:
         """List every objective with the bound that decided, those that were not met first."""
@@ -234,7 +241,7 @@ class Panel:
         tables = {"Verdict": self.checks(), "The slowest": self.slowest(), "What failed": self.failures()}
         file, head = None, self.opened.head
         if self.settings.out:
-            file = config.outputs(self.settings.out) / "explore" / f"{head.validation}-{head.run_id}.html"
+            file = config.outputs(self.settings.out) / "explore" / f"{head.validation}-{self.opened.run.folder.name}.html"
             whole = page.html_page(self.opened, self._judged()[1], drawn, tables, events.written(self.where))
             folders.write_file(file, whole.encode())
         return Written(result=self._judged()[1], file=file)
