@@ -119,7 +119,7 @@ class ComparedRun:
         return Compared(folder=config.shown(self.run.folder), run_id=self.result["run_id"], target=target, code=code)
 
 
-Pair = tuple[ComparedRun, ComparedRun]
+Runs = Sequence[ComparedRun]
 
 
 def read(before: str, after: str) -> Recording:
@@ -168,7 +168,7 @@ def _matching(path: str, side: Side) -> list[str]:
     raise ConfigError([Problem(file="parameters", key=side, got=path, allowed="a path or pattern that a run or file matches")])
 
 
-def _round(number: int, pair: Pair, parts: Sequence[str], *, is_alike: bool) -> Iterator[tuple[Sample, SentRequests | None]]:
+def _round(number: int, pair: Runs, parts: Sequence[str], *, is_alike: bool) -> Iterator[tuple[Sample, SentRequests | None]]:
     """Yield the sample of each side and part, and its requests where both runs count.
 
     Two tools do not count the bytes of an answer alike, so that answers are compared only of runs that are alike.
@@ -229,7 +229,7 @@ def _source(path: str) -> ComparedRun:
     return ComparedRun(run=Run(folder=file.resolve(), result=result), imported=found)
 
 
-def _parts(runs: Sequence[ComparedRun]) -> list[str]:
+def _parts(runs: Runs) -> list[str]:
     """Return what all runs have; of another tool, which names its scenarios itself, the only one of each."""
     common = [name for name in runs[0].figures if all(name in run.figures for run in runs)]
     if common:
@@ -246,7 +246,7 @@ NO_CONFIGURATION = frozenset({"run", "out"})  # parameters of a notebook that ch
 NOT_RECORDED = "not recorded"
 
 
-def confounders(runs: Mapping[Side, Sequence[ComparedRun]], parts: Sequence[str]) -> Iterator[str]:
+def confounders(runs: Mapping[Side, Runs], parts: Sequence[str]) -> Iterator[str]:
     """Yield what else is not the same in all runs, as `what: before, after`.
 
     Another commit, and so another version of tapecheck itself, is what runs are mostly compared for. A sandbox has another port after

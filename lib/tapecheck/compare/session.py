@@ -148,11 +148,9 @@ def run(plan: ComparePlan, target: Target) -> Recording:
 
 
 def measure(plan: ComparePlan, target: Target, measuring: Measure, clock: Clock = time.monotonic_ns) -> Recording:
-    """Measure every proof of a plan, one after another.
+    """Measure every proof of a plan, one after another, by what runs a variant once and a monotonic clock, in ns.
 
-    Args:
-        measuring: runs a variant once; a `MeasurementError` makes that run one that does not count, any other error ends the session.
-        clock: monotonic, in ns.
+    A `MeasurementError` makes a run one that does not count, any other error ends the session.
     """
     asked, runs = plan.asked(), list[RunFigures]()
     context = Context.of(target, variants={name: proof.variants for name, proof in asked.items()})

@@ -18,7 +18,7 @@ from tapecheck.load.recording import Recording
 from tapecheck.statistics import scalability
 from tapecheck.statistics.intervals import Percentile
 from tapecheck.statistics.scalability import Usl
-from tapecheck.verdict import Check, Objective, Verdict, overall
+from tapecheck.verdict import Check, Objective, Verdict, number, overall
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,11 +66,11 @@ class CapacityResult:
         """The capacity in a few words."""
         if self.knee_rps is None:
             return f"capacity: {self.knee_note}"
-        proven = f"proven to {_rate(self.proven_rps)}" if self.proven_rps else "not proven"
-        missed = f", missed at {_rate(self.knee_high_rps)}" if self.knee_high_rps else ""
+        proven = f"proven to {number(self.proven_rps)}/s" if self.proven_rps else "not proven"
+        missed = f", missed at {number(self.knee_high_rps)}/s" if self.knee_high_rps else ""
         knee = next(one for one in self.levels if one.rate_rps == self.knee_rps)
         late = mark(knee.generator_share, *knee.generator_share)
-        return f"capacity {_rate(self.knee_rps)} ({proven}{missed}{late})"
+        return f"capacity {number(self.knee_rps)}/s ({proven}{missed}{late})"
 
 
 def next_rate(plan: Capacity, tried: Mapping[float, bool]) -> float | None:
@@ -154,7 +154,7 @@ def judge(found: CapacityResult, objective: Objective) -> Check | None:
     is_open_ended = found.knee_rps is not None and found.knee_high_rps is None
     if judged.verdict == Verdict.FAIL and objective.metric == "throughput_rps" and is_open_ended:
         judged = replace(judged, verdict=Verdict.INVALID, reason="no higher rate that counts was measured, so that there may be more")
-    return replace(judged, reason=f"at {_rate(best.rate_rps)}: {judged.reason}")
+    return replace(judged, reason=f"at {number(best.rate_rps)}/s: {judged.reason}")
 
 
 def conclude(levels: Sequence[Level]) -> CapacityResult:
@@ -168,8 +168,8 @@ def conclude(levels: Sequence[Level]) -> CapacityResult:
     held = [one for one in ordered if one.verdict in (Verdict.PASS, Verdict.NOT_PROVEN) and (bad is None or one.rate_rps < bad)]
     knee = held[-1].rate_rps if held else None
     proven = max((one.rate_rps for one in held if one.verdict == Verdict.PASS), default=None)
-    sure = "" if proven == knee else " (none of them proven)" if proven is None else f" (proven up to {_rate(proven)})"
-    beyond = f", and one missed at {_rate(bad)}" if bad else ", and no higher rate that counts missed one: the knee lies beyond"
+    sure = "" if proven == knee else " (none of them proven)" if proven is None else f" (proven up to {number(proven)}/s)"
+    beyond = f", and one missed at {number(bad)}/s" if bad else ", and no higher rate that counts missed one: the knee lies beyond"
     fitted = [one for one in ordered if one.steady and one.throughput_rps > 0 and one.concurrency > 0]
     law, law_note = None, ""
     try:
@@ -183,10 +183,8 @@ def conclude(levels: Sequence[Level]) -> CapacityResult:
         knee_low_rps=knee,
         knee_high_rps=bad,
         usl=law,
-        knee_note=f"every objective is met up to {_rate(knee)}{sure}{beyond}" if knee else "no rate that was tried meets every objective",
+        knee_note=f"every objective is met up to {number(knee)}/s{sure}{beyond}"
+        if knee
+        else "no rate that was tried meets every objective",
         law_note=law.peak_note if law else law_note,
     )
-
-
-def _rate(rate_rps: float) -> str:
-    return f"{rate_rps:,.0f}/s" if rate_rps >= 100 else f"{rate_rps:.3g}/s"

@@ -106,12 +106,7 @@ CONNECT_SHARE = 0.9  # of the time for one answer, after which a connection or h
 
 
 def check(target: Target, prepared: Prepared, *, timeout_s: float = TIMEOUT_S) -> Address:
-    """Ask the target for some of what the plan will ask, and return the numeric address that answered.
-
-    Args:
-        target: opened, so that it has a `base_url`.
-        prepared: the requests of each scenario; at least one of each is sent, at most `REQUESTS_LIMIT` of all.
-        timeout_s: how long one answer may take.
+    """Ask an opened target for at least one request of each scenario, and return the numeric address that answered.
 
     Raises:
         ConfigError: the target lies beyond this machine without `allow_remote`, or `ca_file` cannot be read; nothing was sent.

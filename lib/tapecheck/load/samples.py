@@ -37,15 +37,10 @@ UNITS = {
 
 
 def table_of(samples: Mapping[str, Samples], values: Mapping[str, Sequence[Values]]) -> pa.Table:
-    """Put all scenarios' samples into one table.
+    """Put all scenarios' samples into one table: a row for each request.
 
-    Args:
-        samples: of each scenario.
-        values: the parameters of each scenario's requests, which the field `request` of its samples counts.
-
-    Returns:
-        A row for each request: `scenario`, a column for each parameter of any scenario (null where a scenario has
-        no such parameter), then the fields of `SAMPLE`. The unit of each column is in its field's metadata, key `unit`.
+    Its columns are `scenario`, each parameter of any scenario (null where a scenario has no such parameter), of which the field
+    `request` counts the `values`, then the fields of `SAMPLE`. The unit of each column is in its field's metadata, key `unit`.
     """
     schema = _schema(values)
     tables = [pa.table([_column(name, field, rows, values[name]) for field in schema], schema=schema) for name, rows in samples.items()]

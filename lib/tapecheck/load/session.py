@@ -1,7 +1,6 @@
 """Sends a plan's scenarios to a target, each split across a pool of workers, and returns the samples. It sends no request itself."""
 
 import dataclasses
-import ipaddress
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from multiprocessing.reduction import DupFd
@@ -19,6 +18,7 @@ from tapecheck.resources import Watch
 from tapecheck.statistics import intervals
 from tapecheck.target import opening
 from tapecheck.target.file import Target
+from tapecheck.target.loopback import is_loopback
 from tapecheck.verdict import Verdict
 from tapecheck.workers.dask import require_dask
 from tapecheck.workers.pool import WorkerPool
@@ -169,13 +169,9 @@ class Generator(WorkerPool):
         super().__init__(workers, engine.prepare, pinned=True, allow_remote=allow_remote)
 
     def measure(self, work: Work, on_progress: Callable[[int, int], object] = lambda done, total: None) -> Measurement:
-        """Run one scenario, split across as many workers as it can occupy.
+        """Run one scenario, split across as many workers as it can occupy, and report (done, `work.progress_total`) meanwhile.
 
         A worker that dies is named in the result, which holds what it had recorded and the whole shares of the others.
-
-        Args:
-            work: the scenario.
-            on_progress: called about 5 times a second with (done, `work.progress_total`), and once at the end.
         """
         workers, total = self.ready()[: work.parts], work.progress_total
         with scratch(work.likely_rows) as file:
@@ -200,7 +196,7 @@ class Generator(WorkerPool):
         """Split a scenario, with a common start if there are several workers, given to each on its own clock."""
         host = work.address.host
         for worker in workers:
-            if not worker.is_here and ipaddress.ip_address(host.partition("%")[0]).is_loopback:
+            if not worker.is_here and is_loopback(host):
                 raise MeasurementError(f"{worker.name} is on another machine, where {host} is not this target: name an address for all")
         lead_s = self.lead_s + CONNECTION_LEAD_S * work.concurrency
         start_ns = time.monotonic_ns() + int(lead_s * 1e9) if len(workers) > 1 else 0

@@ -84,17 +84,6 @@ def binomial_quantile(q: float, n: int | Counts, p: NDArray[np.float64] | float)
     return np.where(scipy.special.bdtr(below, n, p) >= q, below, above).astype(np.int64)
 
 
-def lower_rank(n: int, p: float, tail: float) -> int | None:
-    """Return the largest rank l with P(Binomial(n, p) < l) <= tail, or None when that is below 1."""
-    return int(binomial_quantile(tail, n, p)) or None
-
-
-def upper_rank(n: int, p: float, tail: float) -> int | None:
-    """Return the smallest rank u with P(Binomial(n, p) >= u) <= tail, or None when that is beyond n."""
-    u = int(binomial_quantile(1 - tail, n, p)) + 1
-    return u if u <= n else None
-
-
 def counts_within(chosen: NDArray[np.bool_], batches: Counts) -> Counts:
     """Return how many samples of each batch are chosen; `batches` are the sizes of consecutive batches."""
     ends = np.cumsum(batches).tolist()
@@ -127,18 +116,13 @@ def percentile_of_sorted(x: Values, p: float, effective: float | None = None) ->
     n_effective = n if effective is None else max(1, int(effective))
     value, stretch = float(quantiles_of_sorted(x, np.array([p]))[0]), n / n_effective
 
-    def at(rank: int | None, rounded: Callable[[float], int]) -> float | None:
-        return None if rank is None else float(x[min(max(rounded(rank * stretch), 1), n) - 1])
+    def at(rank: int, rounded: Callable[[float], int]) -> float | None:
+        return float(x[min(max(rounded(rank * stretch), 1), n) - 1]) if 1 <= rank <= n_effective else None
 
-    low = at(lower_rank(n_effective, p, tail), math.floor)
-    return Percentile(
-        value=value,
-        low=None if low is None else min(low, value),  # in a tiny sample a rank can lie beyond the interpolated value
-        high=at(upper_rank(n_effective, p, tail), math.ceil),
-        upper=at(upper_rank(n_effective, p, 2 * tail), math.ceil),
-        n=n,
-        n_effective=n_effective,
-    )
+    low = at(int(binomial_quantile(tail, n_effective, p)), math.floor)
+    high, upper = (at(int(binomial_quantile(1 - one, n_effective, p)) + 1, math.ceil) for one in (tail, 2 * tail))
+    low = None if low is None else min(low, value)  # in a tiny sample a rank can lie beyond the interpolated value
+    return Percentile(value=value, low=low, high=high, upper=upper, n=n, n_effective=n_effective)
 
 
 def distribution(x: Values, batches: Counts | None = None) -> Distribution | None:

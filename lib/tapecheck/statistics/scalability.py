@@ -60,12 +60,7 @@ def law(n: Array, gamma: float, alpha: float, beta: float) -> Array:
 
 
 def fit(concurrency: Array, throughput_rps: Array, *, seed: int = 0) -> Usl:
-    """Fit the law to measured levels.
-
-    Args:
-        concurrency: N of each level, > 0, in any order.
-        throughput_rps: X of each level, > 0.
-        seed: of the bootstrap.
+    """Fit the law to N and X of measured levels, in any order; `seed` is of the bootstrap.
 
     Raises:
         ValueError: fewer than six levels, or a level without throughput.

@@ -84,10 +84,8 @@ class WorkerPool:
     ) -> list[T | Death]:
         """Have workers do a task each, at once, and return what became of each, in order.
 
-        Args:
-            function: called as `function(control, *arguments)` where the worker is; it looks at `control[STOP]` and counts in the others.
-            tasks: each worker with its arguments.
-            on_poll: called about 5 times a second with those that are still at work.
+        `function(control, *arguments)` is called where the worker is: it looks at `control[STOP]` and counts in the others.
+        About 5 times a second `on_poll` gets those that are still at work.
         """
         running = {worker.begin(function, *arguments): worker for worker, arguments in tasks}
         results: dict[Worker, T | Death] = {}

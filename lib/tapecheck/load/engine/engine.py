@@ -37,12 +37,9 @@ def measure(work: Work, control: Control | None = None) -> Measurement:
 
 
 def run(work: Work, recorder: SampleWriter, control: Control) -> Tally:
-    """Run one worker's share of a scenario; its rows go to the recorder.
+    """Run one worker's share of a scenario; the row of a request goes to the recorder as soon as it has ended.
 
-    Args:
-        work: what to send, where and when.
-        recorder: where its rows go, one as soon as its request has ended.
-        control: shared with who asked: progress towards `work.progress_total`, how many requests have begun, and a wish to stop.
+    The control has progress towards `work.progress_total`, how many requests have begun, and a wish to stop.
 
     Raises:
         MeasurementError: it cannot be measured (too many connections for this machine, no room for the samples), or is to stop.
