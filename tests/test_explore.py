@@ -298,9 +298,7 @@ def test_the_command_writes_the_page_and_ends_with_the_verdict(tmp_path: Path, c
     assert command_line.main(words) == 1
     said = capsys.readouterr().out
     assert "explore     FAIL     0 of 1" in said and "page written to" in said
-    assert [str(one.relative_to(tmp_path)) for one in tmp_path.rglob("*") if one.is_file()] == [
-        "explore/observe-20261130T033257Z-22a2.html"
-    ]
+    assert [str(one.relative_to(tmp_path)) for one in tmp_path.rglob("*") if one.is_file()] == ["explore/observe-observe.html"]
 
 
 # ---- in JupyterLab ----
