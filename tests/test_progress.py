@@ -22,3 +22,34 @@ def test_a_report_says_what_else_there_is_to_say(tmp_path: Path, monkeypatch: py
         bars(*line)
     assert bars.label == "backfill"
     bars.close()
+
+
+def test_without_a_terminal_a_line_every_ten_seconds_says_how_far_it_is(capsys: pytest.CaptureFixture[str]) -> None:
+    """With the time that is left at the pace so far; whole things are counted in whole numbers."""
+    now = [0.0]
+    bars = progress._Bars(lambda: now[0])
+    for at_s, done in ((0, 0), (4, 10_000), (11, 30_000), (12, 31_000), (22, 60_000)):
+        now[0] = at_s
+        bars("load 2 of 7: mixed_symbols", "requests", done, 60_000)
+    now[0] = 33
+    bars("load 3 of 7: steady", "ms", 1000, 3000)
+    bars.close()
+    assert capsys.readouterr().err.splitlines() == [
+        "load 2 of 7: mixed_symbols",
+        "load 2 of 7: mixed_symbols: 30,000 of 60,000 requests, 11 s left",
+        "load 2 of 7: mixed_symbols: 60,000 of 60,000 requests",
+        "load 3 of 7: steady",
+    ]
+
+
+def test_a_rate_in_a_name_is_a_round_number(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As people say it."""
+    file = tmp_path / "progress.jsonl"
+    monkeypatch.setenv(progress.FILE_VARIABLE, str(file))
+    for label in ("load: capacity at 2828.43/s", "load: capacity at 0.5/s, again (2)"):
+        with progress.show(label) as report:
+            report(1, 2)
+    assert [json.loads(line)[0] for line in file.read_text().splitlines()] == [
+        "load: capacity at 2,828/s",
+        "load: capacity at 0.50/s, again (2)",
+    ]

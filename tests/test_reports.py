@@ -99,6 +99,18 @@ def test_the_last_whole_run_stands_for_its_validation(tmp_path: Path) -> None:
     assert (standing.whole, standing.verdict, standing.trend[1:2]) == (True, Verdict.PASS, standing.trend[-1:])
 
 
+def test_the_list_of_the_command_line_has_what_tells_runs_apart(tmp_path: Path) -> None:
+    """A header, the date, the verdict, the scope and the main figure of each, the newest first; what cannot be read says why."""
+    put(tmp_path, "load", 0, lambda r: r.update(scope="1 of 7 scenarios"))
+    put(tmp_path, "backfill", 1)
+    (tmp_path / "load" / "20261101T000200Z-dead").mkdir()
+    rows = [re.split("  +", line) for line in overview.listing(overview.read(tmp_path)).splitlines()]
+    assert rows[0] == ["run", "started (UTC)", "verdict", "target", "main figure"]
+    assert rows[1] == ["load/20261101T000200Z-dead", "no result.json"]
+    assert rows[2] == ["backfill/20261101T000100Z-0001", "2026-11-01 00:01:00", "pass", "sandbox", "throughput 54,076 records/s"]
+    assert rows[3][1:4] == ["2026-11-01 00:00:00", "not proven (1 of 7 scenarios)", "sandbox"] and rows[3][4].startswith("capacity ")
+
+
 def test_where_only_a_part_was_run_it_says_so(tmp_path: Path) -> None:
     """No page says that a validation passed of which one scenario was sent."""
     put(tmp_path, "load", 0, lambda r: r.update(scope="1 of 7 scenarios"))

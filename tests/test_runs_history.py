@@ -27,7 +27,7 @@ def test_a_run_that_somebody_sent_writes_no_line_of_its_own(tmp_path: Path, caps
         result["run_id"] = result["target"]["name"] = result["environment"]["host"] = "x\n20991231T000000Z-ffff pass\r\u2028good"
 
     put(tmp_path, "backfill", 1, forge)
-    for words, count in ((["runs"], 1), (["history", METRIC], 7)):
+    for words, count in ((["runs"], 2), (["history", METRIC], 7)):
         assert __main__.main([*words, "--out", str(tmp_path)]) == 0
         said = capsys.readouterr().out
         assert len(said.splitlines()) == count and "x 20991231T000000Z-ffff pass \ufffdgood" in said

@@ -386,9 +386,10 @@ def _init(arguments: argparse.Namespace) -> int:
 
 
 def _runs(arguments: argparse.Namespace) -> int:
-    from tapecheck.runs import folders
+    from tapecheck.reports import overview
 
-    print("\n".join(map(str, folders.each(_out(arguments)))) or "no recorded runs")
+    found = overview.read(_out(arguments))
+    print(overview.listing(found) if found.entries or found.broken else "no recorded runs")
     return 0
 
 

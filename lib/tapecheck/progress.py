@@ -2,10 +2,11 @@
 
 import json
 import os
+import re
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from contextvars import ContextVar
 from html import escape
@@ -16,7 +17,9 @@ from tqdm import tqdm
 
 from tapecheck import notebook
 
-CLOCK = "{desc}: {percentage:3.0f}%|{bar}| {n:.1f} of {total:.1f} s"  # of work whose length is known
+CLOCK = "{desc}: {percentage:3.0f}%|{bar}| {n:.1f} of {total:.1f} s{postfix}"  # of work whose length is known
+COUNTED = "{desc}: {percentage:3.0f}%|{bar}| {n:,.0f} of {total:,.0f}{unit}, {remaining} left{postfix}"
+EVERY_S = 10.0  # a line, where there is no terminal
 FILE_VARIABLE = "TAPECHECK_PROGRESS"  # a batch names the file here that its notebook's kernel reports to
 
 
@@ -27,6 +30,7 @@ class Report(Protocol):
         """Take the news."""
 
 
+_RATE = re.compile(r"\d+(\.\d+)?(?=/s)")  # in the name of a level: 2828.43/s
 _SILENT: ContextVar[bool] = ContextVar("silent", default=False)
 
 
@@ -43,6 +47,7 @@ def silent() -> Iterator[None]:
 @contextmanager
 def show(label: str, unit: str = "requests") -> Iterator[Report]:
     """Yield a reporter for one piece of work, for wherever this code runs."""
+    label = _RATE.sub(lambda found: f"{float(found[0]):,.{0 if float(found[0]) >= 10 else 2}f}", label)
     file = os.environ.get(FILE_VARIABLE)
     if _SILENT.get():
         yield lambda done, total, note="": None
@@ -77,9 +82,8 @@ def _in_notebook(label: str, unit: str) -> Iterator[Report]:
     def report(done: int, total: int, note: str = "") -> None:
         nonlocal last
         last = done
-        so_far = [f"{done / 1000:.1f} of {total / 1000:.1f} s"] if in_time else [f"{done:,} of {total:,} {unit}", f"{spent():.0f} s"]
         bar = f'<progress max="{max(total, 1)}" value="{done}" style="width: 20em"></progress>' if done < total else ""
-        draw(bar, ", ".join(filter(None, (*so_far, note))))
+        draw(bar, _so_far(unit, done, total, spent(), note))
 
     def spent() -> float:
         return time.monotonic() - started
@@ -88,22 +92,35 @@ def _in_notebook(label: str, unit: str) -> Iterator[Report]:
     draw("", f"{'' if in_time else f'{last:,} {unit} in '}{spent():.1f} s")
 
 
-class _Bars:
-    """One tqdm bar at a time on stderr; where that is no terminal, a line when each piece of work begins."""
+def _so_far(unit: str, done: int, total: int, spent_s: float, note: str = "") -> str:
+    """Say how far a piece of work is, and about how long it takes on, as long as it goes on at the pace that it had."""
+    in_time, left = unit == "ms", max(total - done, 0)
+    left_s = left / 1000 if in_time else spent_s * left / done if done else None
+    count = f"{done / 1000:.1f} of {total / 1000:.1f} s" if in_time else f"{done:,} of {total:,} {unit}"
+    return ", ".join(filter(None, (count, f"{left_s:.0f} s left" if left_s and "left" not in note else "", note)))
 
-    def __init__(self) -> None:
+
+class _Bars:
+    """One tqdm bar at a time on stderr; where that is no terminal, a line when each piece of work begins, and one every `EVERY_S`."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self.label: str | None = None
+        self.clock = clock
         self.bar: tqdm[Any] | None = None
 
     def __call__(self, label: str, unit: str, done: int, total: int, note: str = "") -> None:
         bar = self.bar
         if bar is None or label != self.label:
             self.close()
-            look = CLOCK if unit == "ms" else None
+            look = CLOCK if unit == "ms" else COUNTED
             bar = self.bar = tqdm(desc=label, unit=f" {unit}", total=total, bar_format=look, disable=None, leave=True, dynamic_ncols=True)
             if bar.disable:
                 print(label, file=sys.stderr, flush=True)
-            self.label = label
+            self.label, self.began_s = label, self.clock()
+            self.said_s = self.began_s
+        if bar.disable and self.clock() - self.said_s >= EVERY_S:
+            print(f"{label}: {_so_far(unit, done, total, self.clock() - self.began_s, note)}", file=sys.stderr, flush=True)
+            self.said_s = self.clock()
         bar.total, scale = (total / 1000, 1000) if unit == "ms" else (total, 1)
         if note:
             bar.set_postfix_str(note, refresh=False)

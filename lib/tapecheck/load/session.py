@@ -83,7 +83,7 @@ class _Sender:
         while (rate_rps := capacity.next_rate(scenario, tried)) is not None:
             for attempt in range(1, LEVEL_ATTEMPTS + 1):
                 label = f"{name} at {rate_rps:.6g}/s" + (f", again ({attempt})" if attempt > 1 else "")
-                measured = self._measure(label, scenario.level(rate_rps), self.prepared[name])
+                measured = self._measure(name, label, scenario.level(rate_rps))
                 sent = Sent(name=label, executor=scenario.executor, requests=self.prepared[name], measured=measured, rate_rps=rate_rps)
                 yield sent
                 verdict = capacity.levels(_recording(self.context, [sent]), self.plan, self.plan.parsed)[0].verdict
@@ -96,7 +96,7 @@ class _Sender:
         parts: list[Measurement] = []
         while True:
             label = name + (f", extended ({len(parts)})" if parts else "")
-            parts.append(self._measure(label, scenario, self.prepared[name]))
+            parts.append(self._measure(name, label, scenario))
             sent = Sent(name=name, executor=scenario.executor, requests=self.prepared[name], measured=joined(parts))
             rows = len(sent.measured.samples)
             if len(parts) > self.plan.extensions or rows * (len(parts) + 1) > MAX_REQUESTS * len(parts):
@@ -105,9 +105,9 @@ class _Sender:
             if summary.invalid or analysis.bounded(summary, self.plan.parsed, name):
                 return sent
 
-    def _measure(self, label: str, scenario: Paced, prepared: tuple[PreparedRequest, ...]) -> Measurement:
-        work = scenario.work(self.address, prepared)
-        with progress.show(f"load: {label}", work.progress_unit) as report:
+    def _measure(self, name: str, label: str, scenario: Paced) -> Measurement:
+        work, steps = scenario.work(self.address, self.prepared[name]), list(self.plan.scenarios)
+        with progress.show(f"load {steps.index(name) + 1} of {len(steps)}: {label}", work.progress_unit) as report:
             return self.generator.measure(work, on_progress=report)
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from tapecheck import config, verdict
+from tapecheck import config, text, verdict
 from tapecheck.runs import folders, history
 from tapecheck.runs.folders import Run
 from tapecheck.runs.results import TITLES, Result
@@ -242,6 +242,31 @@ def _trend(last: Entry, own: Sequence[Entry]) -> tuple[float, ...]:
     like = [e for e in own if e.result.reanalysis_of is None and e.result.started_at < last.result.started_at and e.figure == last.figure]
     alike = sorted((e for e in like if history.condition(e.result) == history.condition(last.result)), key=lambda e: e.result.started_at)
     return tuple(entry.main for entry in (*alike, last) if entry.main is not None)[-SPARKS:]
+
+
+# ---- a list ----
+
+HEADINGS = ("run", "started (UTC)", "verdict", "target", "main figure")
+
+
+def listing(overview: Overview) -> str:
+    """Write all runs as an aligned table, the newest first: each with its folder, and with its problem where it cannot be read."""
+    rows = [(f"{one.result.validation}/{one.folder.name}", _line(one)) for one in overview.entries]
+    rows += [(one.link, ("", "", "", one.problem)) for one in overview.broken]
+    cells = [
+        HEADINGS,
+        *((text.line(name), *map(text.line, line)) for name, line in sorted(rows, key=lambda row: row[0].rpartition("/")[2], reverse=True)),
+    ]
+    widths = [max(map(len, column)) for column in list(zip(*cells, strict=True))[:-1]]
+    return "\n".join(
+        "  ".join([*(f"{cell:<{width}}" for cell, width in zip(line, widths, strict=False)), line[-1]]).rstrip() for line in cells
+    )
+
+
+def _line(entry: Entry) -> tuple[str, str, str, str]:
+    figure = f"{entry.figure.name} {number(entry.main)} {entry.figure.unit}" if entry.figure else f"{entry.met} objectives met"
+    scope = f" ({entry.scope})" if entry.scope else ""
+    return f"{entry.result.started_at:%Y-%m-%d %H:%M:%S}", words(entry.result.verdict) + scope, entry.result.target.name, figure
 
 
 # ---- wording ----

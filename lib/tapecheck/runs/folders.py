@@ -270,10 +270,6 @@ class Run:
     head: Result | None = None
     problem: str | None = None
 
-    def __str__(self) -> str:
-        what = f"{self.head.verdict:<11} {text.line(self.head.target.name)}" if self.head else self.problem
-        return f"{text.line(self.folder.parent.name):<10} {text.line(self.folder.name):<24} {what}"
-
 
 def read(path: str | Path, validation: str | None = None) -> Run:
     """Read a recorded run: its folder, or its result.json; what is no run, half a run, or of another validation is a `ConfigError`."""
