@@ -210,18 +210,6 @@ def test_runs_that_are_no_pairs_are_refused(
         recorded.read(*(str(DATA / "tools" / side) if side == "*.txt" else side for side in sides))
 
 
-@pytest.mark.parametrize("broken", ["", "{", '{"validation": "load"}', '{"validation": "moon"}', "[]"])
-def test_a_broken_run_is_refused(copied: Callable[..., str], tmp_path: Path, broken: str) -> None:
-    """Half-written, of no validation, or not there at all."""
-    after = Path(copied("load", "b"))
-    (after / "result.json").write_text(broken)
-    with pytest.raises(ConfigError):
-        recorded.read(copied("load", "a"), str(after))
-    shutil.rmtree(after)
-    with pytest.raises(ConfigError):
-        recorded.read(str(tmp_path / "a"), str(after))
-
-
 # ---- files of other load generators ----
 
 TOOLS = DATA / "tools"

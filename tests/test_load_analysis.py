@@ -27,7 +27,7 @@ from tapecheck.load.engine.recorder import ErrorKind, Samples
 from tapecheck.load.plan import METRICS, GeneratorLimits, LoadPlan
 from tapecheck.load.recording import Recording
 from tapecheck.load.session import Generator
-from tapecheck.load.validation import LoadResult, LoadSummary, load
+from tapecheck.load.validation import LoadResult, load
 from tapecheck.verdict import NOTHING, Check, Verdict, overall, parse
 
 LIMITS = GeneratorLimits(lag_p99_ms=20)
@@ -402,22 +402,8 @@ def test_the_lag_of_the_event_loop_reaches_into_the_tail(objective: str, disturb
     assert [judged_late(closed_with(ms)[1], objective).verdict for ms in (15.0, 0.1, None)] == [disturbed, quiet, quiet]
 
 
-def test_a_figure_that_the_event_loop_may_have_made_is_marked() -> None:
-    """In the table of scenarios, in the finding and in the line of a run's main figures."""
-    rec, one = closed_with(15.0)
-    found = {"steady_state": one}
-    assert one.generator_share == {"p99_ms": pytest.approx(15 / 16)} and one.invalid is None
-    assert one.response_time_ms is not None and one.response_time_ms.p99.low == pytest.approx(1.0)
-    assert "up to 94% the generator's" in frames.scenarios(found).loc["response time p99 (ms)", "steady_state"]
-    (said,) = (f for f in findings.find(found, 2) if f.name == "generator_late")
-    assert said.evidence["lag_p99_ms"] == 15.0
-    result = LoadResult.main_figures(SimpleNamespace(scenarios=found, capacity=None))  # type: ignore[arg-type]
-    assert result[0].endswith("(steady_state, the slowest, up to 94% the generator's)")
-    assert load.say(rec, LoadSummary(found), [said]).count("up to 94% of p99") == 1
-
-
 def test_groups_and_levels_are_marked_too() -> None:
-    """The breakdown by a parameter, each level of a sweep, and what the sweep says of its knee."""
+    """The breakdown by a parameter, each level of a sweep, what that says of its knee, and the line of a run's main figures."""
     rows = burst(np.full(2000, 4.7), per_round=20)
     rows["sent_ns"] += 2_800_000
     rows["request"] = np.arange(2000) % 2
@@ -428,6 +414,8 @@ def test_groups_and_levels_are_marked_too() -> None:
     level = capacity.level("s", 100.0, found["s"], [parse("mean_ms < 50", METRICS)], 0.0)
     assert level.generator_share == found["s"].generator_share
     assert capacity.conclude([level]).in_words.endswith("up to 60% the generator's)")
+    result = LoadResult.main_figures(SimpleNamespace(scenarios=found, capacity=None))  # type: ignore[arg-type]
+    assert result[0].endswith("(s, the slowest, up to 60% the generator's)")
 
 
 SCENARIO = {"executor": "constant_rate", "rate_rps": 200, "duration_s": 2.0, "request": "one"}

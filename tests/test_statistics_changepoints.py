@@ -75,18 +75,13 @@ def test_a_counter_that_changes_once_shifts_there() -> None:
     assert shift.first == 9
 
 
-def test_a_small_shift_is_seen_beside_a_large_one() -> None:
-    """Each stretch between change points is examined by itself."""
-    found = changepoints.find(with_levels([(10, 100), (10, 300), (10, 360)], 0.02, 0).tolist())
-    assert [shift.first for shift in found] == [10, 20]
-
-
-def test_a_level_that_comes_and_goes_again_and_again_is_found_each_time() -> None:
-    """Though no one or two change points explain much of it."""
-    found = changepoints.find(with_levels([(10, 100), (10, 140)] * 3, 0.03, 0).tolist())
-    assert [shift.first for shift in found] == [10, 20, 30, 40, 50]
-    found = changepoints.find([100 * (1 + i // 30 % 2) + i % 5 for i in range(150)])
-    assert [shift.first for shift in found] == [30, 60, 90, 120]
+def test_levels_that_follow_each_other_are_each_found() -> None:
+    """A small shift beside a large one, and levels that come and go again and again, though no one or two of them explain much."""
+    beside = changepoints.find(with_levels([(10, 100), (10, 300), (10, 360)], 0.02, 0).tolist())
+    again = changepoints.find(with_levels([(10, 100), (10, 140)] * 3, 0.03, 0).tolist())
+    long = changepoints.find([100 * (1 + i // 30 % 2) + i % 5 for i in range(150)])
+    expected = [[10, 20], [10, 20, 30, 40, 50], [30, 60, 90, 120]]
+    assert [[shift.first for shift in found] for found in (beside, again, long)] == expected
 
 
 def test_a_run_that_stands_alone_hides_no_shift() -> None:
