@@ -1,8 +1,6 @@
 """Preflight: whatever is wrong with a target is one error that names URL and reason, before any load."""
 
 import socket
-import time
-from pathlib import Path
 
 import pytest
 import servers
@@ -106,25 +104,14 @@ def test_many_combinations_are_checked_by_a_bounded_number_on_one_connection() -
 
 ANSWERS: dict[str, tuple[Behaviour, type[TargetError], int, str]] = {
     "wrong path": (servers.status(404, text=b""), TargetError, 4, "answered 404, expected 200: no such path"),
-    "no data": (
-        servers.status(404, text=b'{"detail": "No data found for ZZZZ"}'),
-        TargetError,
-        4,
-        'expected 200: \'{"detail": "No data found for ZZZZ"}\'; correct the request',
-    ),
     "long 404": (servers.status(404, text=b"<b>\x1b[31m" + b"x" * 5000), TargetError, 4, "'<b>\ufffd[31m" + "x" * 189 + "...'; correct"),
-    "wrong key": (servers.status(401), TargetError, 4, "key is missing or wrong; headers sent: X-Key (from PLANTED_KEY)"),
     "redirect": (servers.status(301, "Location: /there?token=abc\r\n"), TargetError, 4, "redirected to http://127.0.0.1"),
     "redirect to the key": (servers.status(301, f"Location: /{SECRET}/x\r\n"), TargetError, 4, "/***/x"),
     "key that would be cut": (servers.body(f'{{"symbol": "{"x" * 50}{SECRET}"}}'.encode()), TargetError, 4, "xxx***'"),
     "broken": (servers.status(500), TargetDown, 2, "answered 500"),
-    "rate limited": (servers.status(429), TargetDown, 2, "answered 429"),
     "too slow": (servers.slow(5), TargetDown, 2, "no whole answer within 0.3 s"),
     "drips its head": (servers.drips(b"HTTP/1.1 200 OK\r\nX-Slow: "), TargetDown, 2, "no whole answer within 0.3 s"),
-    "drips its body": (servers.drips(b"HTTP/1.1 200 OK\r\n\r\n"), TargetDown, 2, "no whole answer within 0.3 s"),
     "cut": (servers.cuts_body, TargetDown, 2, "closed before the answer was whole"),
-    "silent close": (servers.raw(b"", close=True), TargetDown, 2, "closed before the answer was whole"),
-    "reset": (servers.resets_in_mid_body, TargetDown, 2, "reset"),
     "ssh": (servers.raw(b"Invalid SSH identification string.\r\n", close=True), TargetDown, 2, "or is something else"),
     "switches": (servers.raw(b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: x\r\n\r\n"), TargetError, 4, "another protocol"),
     "two lengths": (
@@ -166,25 +153,11 @@ def test_a_wrong_answer_stops_before_any_load(name: str) -> None:
     assert server.seen.requests == 1
 
 
-def test_a_body_without_end_is_not_read_for_ever() -> None:
-    """A stream that floods ends at the limit of a body, with the path to correct."""
-    with Server(servers.floods) as server, pytest.raises(TargetError, match=r"larger than .* bytes: is this the right path"):
-        check(server.url, timeout_s=20)
-
-
 def test_nothing_listening_is_no_data() -> None:
     """A refused connection is TargetDown, with the port."""
     port = servers.free_port()
     with pytest.raises(TargetDown, match=rf"nothing answers at port {port}.*refused"):
         check(f"http://127.0.0.1:{port}")
-
-
-def test_a_port_that_never_speaks_is_no_data() -> None:
-    """A connection into a backlog that nobody serves ends by the timeout."""
-    began = time.monotonic()
-    with servers.silent_port() as url, pytest.raises(TargetDown, match=r"no whole answer within 0\.3 s"):
-        check(url, timeout_s=0.3)
-    assert time.monotonic() - began < 30  # it would never speak
 
 
 def test_an_unknown_host_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -214,14 +187,6 @@ def test_a_trusted_certificate_is_accepted(tls_server: Server, ca_file: str) -> 
     assert address.tls.server_name == "localhost"
 
 
-def test_a_certificate_that_proves_nothing_is_refused(tls_server: Server, ca_file: str) -> None:
-    """One of an unknown authority, with how to name it, and one for another name."""
-    with pytest.raises(TargetError, match=r"certificate is refused.*ca_file"):
-        check(f"https://localhost:{tls_server.port}")
-    with pytest.raises(TargetError, match="certificate is refused"):
-        check(f"https://127.0.0.1:{tls_server.port}", ca_file=ca_file)
-
-
 def test_https_to_a_plain_port_and_http_to_a_tls_port_are_named(tls_server: Server) -> None:
     """Either mix-up ends with one clear error that says what to write, also if the plain port waits for the end of what it cannot read."""
     with (
@@ -236,10 +201,3 @@ def test_https_to_a_plain_port_and_http_to_a_tls_port_are_named(tls_server: Serv
     with Server(refuses) as plain, pytest.raises(TargetError) as caught:
         check(plain.url)
     assert "https" not in str(caught.value), "a plain port that answers 400 is no TLS port"
-
-
-def test_a_bad_ca_file_is_a_configuration_error(tmp_path: Path) -> None:
-    """A file that holds no certificates is named before anything is sent."""
-    (tmp_path / "ca.pem").write_text("nonsense")
-    with pytest.raises(ConfigError, match="ca_file"):
-        check("https://localhost:1", ca_file=str(tmp_path / "ca.pem"))

@@ -152,6 +152,7 @@ def is_failure(status: int) -> bool:
 
 # ---- names ----
 
+REMEMBERED = 10_000  # names that need not be read again; with a token in each URL there may be millions
 _ORIGIN = re.compile(r"([A-Za-z][\w+.-]*://)([^/?#]*)")
 _PARAMETER = re.compile(r"([?&;])([^=&;#?\s]+)=([^&;#?\s]*)")  # of a query, or of a path as in ;jsessionid=
 _SECRET = re.compile(
@@ -160,6 +161,7 @@ _SECRET = re.compile(
 )
 
 
+@functools.lru_cache(REMEMBERED)
 def label(method: str, name: str) -> str:
     """Name a kind of request on one line: its method, path and query, without the values that look like secrets."""
     origin = _ORIGIN.match(name)
@@ -173,6 +175,7 @@ def label(method: str, name: str) -> str:
     return " ".join(f"{method} {_PARAMETER.sub(shown, rest)}".split())
 
 
+@functools.lru_cache(REMEMBERED)
 def origin_of(url: str) -> str:
     """Return where a URL leads, without who goes there; empty for what is no URL."""
     found = _ORIGIN.match(url)
@@ -182,7 +185,6 @@ def origin_of(url: str) -> str:
 # ---- requests ----
 
 NAMES = 100  # told apart; more are no parameter that anyone would compare
-REMEMBERED = 10_000  # names whose number need not be found again; with a token in each URL there may be millions
 MOST_BYTES = 2**32 - 1  # that a sample can hold
 DIMENSION = "name"
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -218,7 +220,6 @@ class Requests:
         self.origins: dict[str, None] = {}
         self._scenarios: dict[str, int] = {}
         self._labels: dict[str, int] = {}
-        self._numbers: dict[tuple[str, str], int] = {}
         self.rows = np.fromiter(itertools.islice((row for _, row in parsed(found, self._row)), MOST_REQUESTS + 1), ROW)
         if not 0 < len(self.rows) <= MOST_REQUESTS:
             raise BrokenFile(f"more than {MOST_REQUESTS:,} requests" if len(self.rows) else "no request")
@@ -229,11 +230,7 @@ class Requests:
     def _row(self, one: Request) -> tuple[int, ...]:
         if one.done_ns < one.sent_ns:
             raise ValueError(f"a request that took {(one.done_ns - one.sent_ns) / 1e6:g} ms")
-        number = self._numbers.get((one.method, one.name))
-        if number is None:
-            number = self._number(label(one.method, one.name), origin_of(one.url or one.name)) if one.name else 0
-            if len(self._numbers) < REMEMBERED:
-                self._numbers[one.method, one.name] = number
+        number = self._number(label(one.method, one.name), origin_of(one.url or one.name)) if one.name else 0
         scenario = self._scenarios.setdefault(one.scenario, len(self._scenarios))
         if scenario > REMEMBERED:
             raise ValueError(f"more than {REMEMBERED:,} scenarios")
