@@ -116,12 +116,6 @@ def test_each_mistake_in_a_plan_is_named(tmp_path: Path, change: tuple[str, str]
     assert allowed in str(problem)
 
 
-def test_all_mistakes_are_listed_at_once(tmp_path: Path) -> None:
-    """Problems of the plan, of a scenario and of the limits come together."""
-    text = PLAN.replace("concurrency: 10", "concurrency: 0") + "generator: {cpu_ratio: 2}\nseeds: 1\n"
-    assert [p.key for p in problems(tmp_path, text)] == ["scenarios.hot.concurrency", "generator.cpu_ratio", "seeds"]
-
-
 def test_parameters_are_crossed_with_the_last_one_fastest() -> None:
     """The order of requests follows the YAML and is the same every time."""
     made = prepare_all(plan(parameters={"symbol": ["B", "A"], "limit": [2, 1]}), target())["hot"]

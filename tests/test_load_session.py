@@ -37,7 +37,6 @@ from tapecheck.load.validation import load
 from tapecheck.runs.results import Finding
 from tapecheck.statistics import intervals
 from tapecheck.verdict import overall, parse
-from tapecheck.workers import dask as clusters
 from tapecheck.workers import worker
 
 BUSY = "import threading\ndef spin():\n    while True: pass\nfor _ in range(4): threading.Thread(target=spin, daemon=True).start()"
@@ -404,21 +403,6 @@ def test_a_worker_of_the_cluster_that_dies_is_named_and_the_others_are_counted(d
         assert 0 < int(had_begun[1]) < 100
         assert len(measured.samples) == 100
         assert generator.measure(work(slow.port, duration_s=0.2)).workers == 1
-
-
-def test_no_scheduler_and_no_worker_are_said_so(dask: DaskCluster, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each is a MeasurementError that says what to start; Dask that is not installed is a mistake in the plan."""
-    monkeypatch.setattr(clusters, "CONNECT_S", 0.5)
-    with pytest.raises(MeasurementError, match="no Dask scheduler answers"), Generator(f"dask://127.0.0.1:{servers.free_port()}"):
-        pass
-    for one in dask.workers:
-        one.kill()
-        one.wait()
-    with pytest.raises(MeasurementError, match="has no worker"), Generator(dask.url):
-        pass
-    monkeypatch.setitem(sys.modules, "distributed", None)
-    with pytest.raises(ConfigError, match=r"tapecheck\[dask\]"), Generator("dask://127.0.0.1:1"):
-        pass
 
 
 AHEAD_NS = (3_600 * 10**9, 7_200 * 10**9)  # by worker: their machines have been up for an hour and two hours longer than this one
