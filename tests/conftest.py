@@ -47,10 +47,10 @@ USE_A_SANDBOX = {  # what is under one name breaks its sandbox and mends it, fil
     "drills": ("test_recovery_backups", "test_recovery_drill", "test_recovery_freshness", "test_recovery_loss", "test_recovery_planting"),
     "workers": (
         "test_backfill_sharding", "test_backfill_faults", "test_sandbox_filling", "test_benchmarks_backfill", "test_vendor_source",
-        "test_observe", "test_target_mapping", "test_proposal", "test_backfill_history", "test_foreign",
+        "test_observe", "test_target_mapping", "test_proposal", "test_foreign",
     ),
     "backfill": (
-        "test_backfill_pipeline", "test_backfill_audit", "test_backfill_resume", "test_backfill_checkpoints", "test_backfill_schema",
+        "test_backfill_pipeline", "test_backfill_audit", "test_backfill_resume", "test_backfill_schema",
         "test_backfill_sink", "test_database", "test_backfill_answers",
     ),
 }  # fmt: skip

@@ -14,6 +14,7 @@ RNG = np.random.default_rng(7)
 CLOSE = 100 * np.exp(np.cumsum(RNG.normal(0, 0.01, 900)))
 VOLUME = RNG.integers(1, 10_000, 900).astype(float)
 A_YEAR = 252.0
+WILDER = np.array([44.34, 44.09, 44.15, 43.61, 44.33, 44.83, 45.10, 45.42, 45.84, 46.08, 45.89, 46.03, 45.61, 46.28, 46.28, 46.00, 46.03])
 
 
 def _loop_rsi(close: list[float], window: int) -> list[float]:
@@ -69,22 +70,15 @@ def test_a_year_has_the_bars_of_its_market(ticker: str, timeframe: str, expected
     assert periods_per_year(ticker, timeframe) == expected
 
 
-def test_known_rsi() -> None:
-    """The published example of Wilder's index begins at 70.46, with its first values in the textbook's order."""
-    close = [44.34, 44.09, 44.15, 43.61, 44.33, 44.83, 45.10, 45.42, 45.84, 46.08, 45.89, 46.03, 45.61, 46.28, 46.28, 46.00, 46.03]
-    found = features.rsi(np.array(close), 14)
-    assert np.isnan(found[:14]).all()
-    assert found[14:].round(2).tolist() == [70.46, 66.25, 66.48]
-
-
 @pytest.mark.parametrize(
     ("close", "last"),
-    [(np.arange(1.0, 40.0), 100.0), (np.arange(40.0, 1.0, -1.0), 0.0), (np.full(40, 5.0), 50.0)],
-    ids=["only rises", "only falls", "never moves"],
+    [(np.arange(1.0, 40.0), 100.0), (np.arange(40.0, 1.0, -1.0), 0.0), (np.full(40, 5.0), 50.0), (WILDER[:15], 70.46), (WILDER, 66.48)],
+    ids=["only rises", "only falls", "never moves", "Wilder's first", "Wilder's third"],
 )
-def test_rsi_at_its_ends(close: np.ndarray, last: float) -> None:
-    """An index without falls is 100, without rises 0, without moves 50."""
-    assert features.rsi(close, 14)[-1] == last
+def test_known_rsi(close: np.ndarray, last: float) -> None:
+    """An index without falls is 100, without rises 0, without moves 50; the published example of Wilder's begins at 70.46."""
+    found = features.rsi(close, 14)
+    assert np.isnan(found[:14]).all() and found[-1].round(2) == last
 
 
 def test_equal_volumes_score_zero() -> None:
@@ -109,24 +103,25 @@ def test_short_series(length: int) -> None:
     assert np.isnan(found["drawdown_100"][:99]).all()
 
 
-@pytest.mark.parametrize("bad", [0.0, -1.0, math.nan, math.inf])
-def test_bad_price_is_refused(bad: float) -> None:
-    """A price that is not positive and finite is an error that names it, never a silent NaN."""
-    close = CLOSE[:50].copy()
-    close[30] = bad
-    with pytest.raises(ValueError, match="at row 30 of 50"):
-        features.compute(close, VOLUME[:50], A_YEAR)
-
-
-@pytest.mark.parametrize("bad", [math.nan, math.inf])
-def test_a_volume_that_is_no_number_is_refused(bad: float) -> None:
-    """A negative one is wrong too, but the audit reports that: its score is computed like any other's."""
-    volume = np.arange(50.0)
-    volume[30] = -1000.0
-    assert np.isfinite(features.compute(CLOSE[:50], volume, A_YEAR)["volume_z_20"][19:]).all()
-    volume[30] = bad
-    with pytest.raises(ValueError, match="a volume is not finite"):
-        features.compute(CLOSE[:50], volume, A_YEAR)
+@pytest.mark.parametrize(
+    ("price", "volume", "said"),
+    [
+        (0.0, 1.0, "at row 30 of 50"),
+        (-1.0, 1.0, "at row 30 of 50"),
+        (math.nan, 1.0, "at row 30 of 50"),
+        (math.inf, 1.0, "at row 30 of 50"),
+        (1.0, math.nan, "a volume is not finite"),
+        (1.0, math.inf, "a volume is not finite"),
+    ],
+)
+def test_what_is_no_price_or_volume_is_refused(price: float, volume: float, said: str) -> None:
+    """By name, never a silent NaN; a negative volume is for the audit to report, and scored like any other."""
+    prices, volumes = CLOSE[:50].copy(), VOLUME[:50].copy()
+    volumes[30] = -1000.0
+    assert np.isfinite(features.compute(prices, volumes, A_YEAR)["volume_z_20"][19:]).all()
+    prices[30], volumes[30] = price, volume
+    with pytest.raises(ValueError, match=said):
+        features.compute(prices, volumes, A_YEAR)
 
 
 @pytest.mark.parametrize("skip", [0, 25, 40])

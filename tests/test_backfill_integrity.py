@@ -4,7 +4,6 @@ import datetime as dt
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 from functools import lru_cache
-from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -12,7 +11,7 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from tapecheck.backfill.calendar import derive, slots
+from tapecheck.backfill.calendar import derive
 from tapecheck.backfill.examination import Examined, examine
 from tapecheck.backfill.integrity import Counted, Integrity
 from tapecheck.sandbox import market
@@ -61,18 +60,6 @@ def kinds(found: Integrity) -> dict[str, int]:
 def without(bars: Bars, rows: Any) -> Bars:
     """Return the bars without some rows."""
     return bars[np.setdiff1d(np.arange(len(bars)), rows)]
-
-
-@pytest.mark.parametrize("known", [True, False], ids=["times known", "times unknown"])
-def test_a_year_has_no_false_alarms(known: bool) -> None:
-    """Two symbols, a year, five timeframes: every gap is want of trade, and nothing is wrong."""
-    start, end = dt.datetime(2025, 11, 20, 5, tzinfo=dt.UTC), dt.datetime(2026, 11, 20, 5, tzinfo=dt.UTC)
-    stored = {symbol: market_of(symbol, start, end) for symbol in ("AAPL", "BTC")}
-    found = checked(*(of(s, bars, times_of(bars) if known else {}, start=start, end=end) for s, bars in stored.items()))
-    assert (found.findings, found.shared_gaps, found.lost, found.upstream_gaps, found.duplicates) == ((), (), 0, 0, 0)
-    assert found.expected == sum(len(slots(ticker_of(symbol), name, start, end).of("extended")) for symbol in stored for name in TIMEFRAMES)
-    assert 0 < found.present < found.expected == found.present + found.no_trade and found.checksum == "sum"
-    assert found.no_trade > 500
 
 
 timeframes = st.sampled_from(list(TIMEFRAMES))
@@ -290,28 +277,6 @@ def test_a_lost_bar_is_no_proof_against_upstream() -> None:
     part = of("ASML", whole | {"5m": without(five, beside)}, times_of(whole))[0]
     assert len(beside) == 50 and part.lost.tolist() == five.t[beside].tolist()
     assert (part.no_trade.tolist(), len(part.upstream_gaps)) == (gaps.tolist(), 0)
-
-
-def test_stretch_after_stretch_gives_the_same_verdict() -> None:
-    """Holes, losses and defects of several series are counted and dated as they are in one piece, whichever stretch they lie in."""
-    minutes = [to_ms(dt.datetime(2025, 11, day, 15, 5, tzinfo=dt.UTC)) for day in (4, 14, 25)]
-    parts: dict[str, tuple[Market, dict[str, list[IntArray]]]] = {}
-    for i, symbol in enumerate(("AAPL", "MSFT", "SPY")):
-        whole = market_of(symbol)
-        bars = _with("v", -1.0)(_with("v", -2.0)(whole["5m"], 500), 4000)
-        kept = without(bars, np.flatnonzero(np.isin(bars.t, minutes)))
-        pages = [_swapped(kept, 1000).t, np.roll(whole["1h"].t, i)]
-        parts[symbol] = (whole | {"5m": without(kept, [2500, 4200])}, times_of(whole) | {"5m": pages[:1], "1h": pages[1:]})
-    cuts = [START, dt.datetime(2025, 11, 8, 5, tzinfo=dt.UTC), dt.datetime(2025, 11, 22, 5, tzinfo=dt.UTC), END]
-    tally = Counted()
-    for start, end in pairwise(cuts):
-        within = {s: {n: b[(b.t >= to_ms(start)) & (b.t < to_ms(end))] for n, b in stored.items()} for s, (stored, _) in parts.items()}
-        tally.add([series for s, (_, sent) in parts.items() for series in of(s, within[s], sent, start=start, end=end)])
-    once = checked(*(of(symbol, stored, sent) for symbol, (stored, sent) in parts.items()))
-    again = tally.integrity("sum")
-    assert replace(again, findings=()) == replace(once, findings=())
-    assert sorted(map(repr, again.findings)) == sorted(map(repr, once.findings))
-    assert {"lost", "upstream_gap", "negative_volume", "out_of_order"} <= set(kinds(once)) and once.shared_slots == 3
 
 
 def test_rows_that_are_gone_are_counted_over_all_stretches() -> None:

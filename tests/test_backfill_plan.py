@@ -9,11 +9,10 @@ import pytest
 import yaml
 
 from tapecheck import check, config
-from tapecheck.backfill import calendar, session
+from tapecheck.backfill import calendar
 from tapecheck.backfill.calendar import FIRST_DAY
-from tapecheck.backfill.plan import BackfillPlan, Endpoints, HistoryRange, endpoints, read_plan, today
-from tapecheck.errors import ConfigError, TargetDown
-from tapecheck.runs.results import TargetInfo
+from tapecheck.backfill.plan import BackfillPlan, HistoryRange, endpoints, read_plan, today
+from tapecheck.errors import ConfigError
 from tapecheck.target.file import Target
 from tapecheck.vendor.wire import Unauthorized
 
@@ -264,20 +263,3 @@ def test_an_external_target_is_refused_before_a_notebook_starts(tmp_path: Path, 
         check.before_traffic({"backfill": {"target": str(file), "profile": "huge"}})
     assert {problem.key for problem in caught.value.problems} == {"DATABASE_URL", "profile"}
     assert check.before_traffic({"backfill": {"target": str(file), "run": "tests/data/backfill"}}).name == "mine"
-
-
-def test_a_source_that_no_network_reaches_is_one_clear_error() -> None:
-    """As the vendor is on a machine without internet: no data, which is exit code 2, with the host's name and the reason."""
-    ends = Endpoints(
-        source_url="https://no-such-host.invalid",
-        key=KEY,
-        database_url=f"postgresql://me:{PASSWORD}@127.0.0.1:9/d",
-        target=TargetInfo(name="vendor", kind="external", base_url="https://no-such-host.invalid"),
-    )
-    plan = BackfillPlan.model_validate({"symbols": ["AAPL"], "timeframes": ["1d"], "history": {"days": 2}})
-    with pytest.raises(
-        TargetDown, match=r"the source no-such-host\.invalid does not answer \([^<>]+ [^<>]+\); nothing was fetched"
-    ) as caught:
-        session.run(plan, ends)
-    assert caught.value.exit_code == 2
-    assert KEY not in str(caught.value) and PASSWORD not in str(caught.value)

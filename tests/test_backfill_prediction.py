@@ -6,7 +6,7 @@ import pytest
 from backfills import recording, span
 
 from tapecheck.backfill import prediction
-from tapecheck.backfill.prediction import Machine, Places, Process, Workload, faster, predict_all, schedule_of, wall_s, works_s
+from tapecheck.backfill.prediction import Machine, Process, Workload, faster, predict_all, schedule_of, wall_s, works_s
 from tapecheck.vendor.trace import Span
 
 
@@ -160,33 +160,6 @@ def test_the_machine_shares_its_cores_equally() -> None:
     machine.start(process("sleep", machine.sleep(1.5)))
     assert machine.run() == pytest.approx(4)
     assert ends == pytest.approx({"sleep": 1.5, "short": 2, "long": 4})
-
-
-def test_slots_are_first_come_first_served() -> None:
-    """And one without places lets a process through when another gives it one."""
-    machine = Machine(9)
-    slots, given, order = Places(machine, 1), Places(machine, 0), []
-
-    def process(name: str) -> Process:
-        yield from slots.take()
-        order.append(name)
-        yield from machine.sleep(1)
-        slots.release()
-        given.release()
-
-    def follower() -> Process:
-        for _ in "ab":
-            yield from given.take()
-            order.append(f"given at {machine.now_s:g}")
-
-    machine.start(follower())
-    for name in "abc":
-        machine.start(process(name))
-    assert machine.run() == pytest.approx(3)
-    assert [one for one in order if len(one) == 1] == ["a", "b", "c"] and [one for one in order if len(one) > 1] == [
-        "given at 1",
-        "given at 2",
-    ]
 
 
 @pytest.mark.parametrize(

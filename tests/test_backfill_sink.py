@@ -9,7 +9,7 @@ import psycopg
 import pytest
 
 from tapecheck.backfill import checkpoints, features, schema
-from tapecheck.backfill.checkpoints import Checkpoint
+from tapecheck.backfill.checkpoints import Checkpoint, Checksum
 from tapecheck.backfill.sink import STRATEGIES, Counts, Sink
 from tapecheck.vendor.bars import COLUMNS, Bars, to_datetime
 
@@ -146,3 +146,75 @@ def test_another_writer_between_two_pages_costs_nothing(database_url: str, conne
         assert write(sink, bars_of(10, 10)).inserted == 5
         assert write(other, bars_of(20, 5)) == write(sink, bars_of(25, 5)) == Counts(inserted=5)
     assert len(_tables(connection)[0]) == 30
+
+
+# ---- the checksum of the final tables ----
+
+
+@pytest.fixture
+def two(database_url: str, connection: psycopg.Connection[Any]) -> Iterator[psycopg.Connection[Any]]:
+    """The connection in a transaction that is rolled back, with two series stored."""
+    with Sink(database_url, schema=SCHEMA) as sink:
+        write(sink, bars_of(0, 100))
+        write(sink, bars_of(0, 50), "1h")
+    with connection.transaction(force_rollback=True):
+        yield connection
+
+
+def test_equal_content_has_an_equal_checksum(two: psycopg.Connection[Any]) -> None:
+    """Rows in another physical order, read in another time zone and with fewer digits shown, are the same content."""
+    before = checkpoints.by_series(two, SCHEMA)
+    assert list(before) == [("T", "1h"), ("T", "5m")] and [part.rows for part in before.values()] == [100, 200]
+    assert checkpoints.whole(two, SCHEMA) == before["T", "1h"] + before["T", "5m"]
+    for table in checkpoints.VALUES:
+        two.execute(f"CREATE TEMP TABLE moved ON COMMIT DROP AS SELECT * FROM {SCHEMA}.{table} ORDER BY time DESC, timeframe")
+        two.execute(f"TRUNCATE {SCHEMA}.{table}; INSERT INTO {SCHEMA}.{table} SELECT * FROM moved; DROP TABLE moved")
+    two.execute("SET LOCAL TimeZone = 'Asia/Tokyo'; SET LOCAL extra_float_digits = 0; SET LOCAL DateStyle = 'German'")
+    assert checkpoints.by_series(two, SCHEMA) == before
+
+
+ONE = "WHERE timeframe = '5m' AND time = to_timestamp(3000)"
+CHANGES = {
+    "a price in its last bit": f"UPDATE {{}}.bars SET c = c + 1.4e-14 {ONE}",
+    "an absent value": f"UPDATE {{}}.bars SET vw = 0 {ONE}",
+    "the trades": "UPDATE {}.bars SET n = n + 1 WHERE timeframe = '5m' AND time = to_timestamp(3300)",
+    "a feature": f"UPDATE {{}}.features SET return_log = return_log + 1e-8 {ONE}",
+    "a row less": f"DELETE FROM {{}}.bars {ONE}",
+    "a row of features less": f"DELETE FROM {{}}.features {ONE}",
+    "a row twice": f"INSERT INTO {{}}.bars SELECT * FROM {{}}.bars {ONE}",
+    "a row three times": f"INSERT INTO {{}}.bars SELECT b.* FROM {{}}.bars b, generate_series(1, 2) {ONE}",
+    "a bar at another time": f"UPDATE {{}}.bars SET time = time + interval '1 day' {ONE}",
+    "two closes swapped": "UPDATE {}.bars SET c = CASE WHEN time = to_timestamp(300) THEN 100.0 + sin(2) / 3 ELSE 100.0 + sin(1) / 3 END"
+    " WHERE timeframe = '5m' AND time IN (to_timestamp(300), to_timestamp(600))",
+}
+
+
+@pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES)
+def test_any_change_shows_in_its_series_and_in_the_whole(two: psycopg.Connection[Any], change: str) -> None:
+    """A changed value, a missing row and a row that is there again differ; the other series does not."""
+    before, whole = checkpoints.by_series(two, SCHEMA), checkpoints.whole(two, SCHEMA)
+    two.execute(f"ALTER TABLE {SCHEMA}.bars DROP CONSTRAINT bars_pkey")
+    assert two.execute(change.replace("{}", SCHEMA)).rowcount in (1, 2)
+    after = checkpoints.by_series(two, SCHEMA)
+    assert after["T", "5m"] != before["T", "5m"] and after["T", "5m"].hashes != before["T", "5m"].hashes
+    assert after["T", "1h"] == before["T", "1h"]
+    assert checkpoints.whole(two, SCHEMA) != whole
+
+
+def test_the_whole_holds_names_and_may_be_empty(two: psycopg.Connection[Any]) -> None:
+    """The same values under another symbol are other bars; a checksum is written with its rows and sixteen digits, and never overflows."""
+    whole = checkpoints.whole(two, SCHEMA)
+    two.execute(f"UPDATE {SCHEMA}.bars SET symbol = 'U' WHERE timeframe = '1h'")
+    assert checkpoints.whole(two, SCHEMA) != whole
+    two.execute(f"TRUNCATE {SCHEMA}.bars, {SCHEMA}.features")
+    assert checkpoints.whole(two, SCHEMA) == Checksum() and str(Checksum()) == "0-0000000000000000"
+    assert str(Checksum(rows=2, hashes=2**64 - 1) + Checksum(rows=1, hashes=16)) == "3-000000000000000f"
+
+
+def test_a_zero_has_no_sign(two: psycopg.Connection[Any]) -> None:
+    """What the upsert leaves alone as equal is equal here: 0.0 and -0.0, which roundings of tiny numbers give."""
+    sums = []
+    for zero in ("0.0", "-0.0"):
+        two.execute(f"UPDATE {SCHEMA}.features SET return_log = '{zero}' {ONE}")
+        sums.append(checkpoints.whole(two, SCHEMA))
+    assert sums[0] == sums[1]

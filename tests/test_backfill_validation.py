@@ -12,7 +12,6 @@ from tapecheck.backfill.recording import COMPLETED, FAILED, Job, Recording
 from tapecheck.backfill.validation import BackfillResult, backfill
 from tapecheck.errors import ConfigError
 from tapecheck.runs.outcomes import Recorded
-from tapecheck.verdict import Verdict
 
 DRIVERS = {
     "httpx",
@@ -78,12 +77,6 @@ def test_the_headline_says_what_failed_and_where_the_time_goes() -> None:
     said = analysed(two_jobs()).headline
     assert said.startswith("**FAIL** for sandbox: 1 of 2 checks met. First: job_success_ratio >= 1: 0.5 misses >= 1.")
     assert "1 of 2 jobs failed: AAPL 1d; first error: AAPL: HTTP 403: no plan. Where the time goes: insert takes 80% of busy time" in said
-
-
-def test_without_objectives_there_is_no_verdict() -> None:
-    """A run that promises nothing passes nothing."""
-    found = analysed(recording([span("fetch", 0, 1)]))
-    assert found.checks == [] and found.headline.startswith(f"**{Verdict.NO_DATA.value.replace('_', ' ').upper()}**")
 
 
 def test_wrong_parameters_are_named_together() -> None:
