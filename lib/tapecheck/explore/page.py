@@ -8,8 +8,7 @@ from typing import Any
 import pandas as pd
 from plotly.offline import get_plotlyjs
 
-from tapecheck import text
-from tapecheck.charts import figure
+from tapecheck import notebook, text
 from tapecheck.explore.catalog import Opened
 from tapecheck.explore.figures import Drawn
 from tapecheck.runs.results import Result
@@ -18,16 +17,15 @@ from tapecheck.verdict import words
 POLICY = (
     "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; img-src data: blob:; base-uri 'none'; form-action 'none'"
 )
-LONGEST_CELL, LONG = 200, 40  # characters: longer ones are shortened, or broken into lines
+LONGEST = 200  # characters of a cell in plain text
 STYLE = """
 body { font: 15px/1.45 system-ui, sans-serif; margin: 1.5rem auto; max-width: 90rem; padding: 0 1rem; color: #222; background: #fff; }
 h1 { font-size: 1.3rem; } h2 { font-size: 1.1rem; margin: 2rem 0 .3rem; } h1, p { overflow-wrap: anywhere; }
 p { margin: .2rem 0; color: #555; } .verdict { font-weight: 700; color: #222; } figure { margin: 0; }
 .wide { overflow-x: auto; } table { border-collapse: collapse; font-size: .85rem; }
-th, td { border-bottom: 1px solid #ddd; padding: .25rem .6rem; text-align: left; vertical-align: top; }
-td.long { min-width: 16rem; } .number { text-align: right; font-variant-numeric: tabular-nums; }
+th, td { border-bottom: 1px solid #ddd; padding: .25rem .6rem; text-align: left; vertical-align: top; max-width: 24rem; }
 nav a { margin-right: 1rem; }
-@media print { .wide { overflow: visible; } td { white-space: normal !important; overflow-wrap: anywhere; } }
+@media print { .wide table { width: auto !important; } td { overflow-wrap: anywhere; } }
 """
 DRAW = """
 for (const {id, figure: {data, layout}} of JSON.parse(document.getElementById("figures").textContent)) {
@@ -43,28 +41,14 @@ for (const {id, figure: {data, layout}} of JSON.parse(document.getElementById("f
 
 
 def table(frame: pd.DataFrame, said: str) -> dict[str, Any]:
-    """Return a table as a notebook shows it, every column and row of it, and every text in it as text."""
-    return {"text/html": f"<p>{html.escape(said)}</p>{_table(frame)}", "text/plain": f"{said}\n{_plain(frame)}"}
-
-
-def _plain(frame: pd.DataFrame) -> str:
-    return text.legal(frame.to_string(index=False, max_rows=None, max_colwidth=LONGEST_CELL)) if len(frame) else "(no rows)"
+    """Return a table as a notebook shows it, every column of it, and every text in it as text."""
+    plain = text.legal(frame.to_string(index=False, max_colwidth=LONGEST)) if len(frame) else "(no rows)"
+    return {"text/html": f"<p>{_said(said)}</p>{_table(frame)}", "text/plain": f"{said}\n{plain}"}
 
 
 def _table(frame: pd.DataFrame) -> str:
-    if frame.empty:
-        return "<p>no rows</p>"
-    head = "".join(f"<th>{html.escape(text.line(str(name)))}</th>" for name in frame.columns)
-    rows = "".join(f"<tr>{''.join(map(_cell, row))}</tr>" for row in frame.astype(object).itertuples(index=False, name=None))
-    return f'<div class="wide" style="overflow-x:auto"><table class="tex2jax_ignore mathjax_ignore"><tr>{head}</tr>{rows}</table></div>'
-
-
-def _cell(value: object) -> str:
-    if isinstance(value, int | float) and not isinstance(value, bool):
-        return f'<td class="number">{"" if value != value else f"{value:,}" if isinstance(value, int) else f"{value:.10g}"}</td>'
-    said = "" if value is None else figure.shorten(text.line(str(value)), LONGEST_CELL)
-    look = 'class="long"' if len(said) > LONG else 'style="white-space:nowrap"'
-    return f"<td {look}>{html.escape(said)}</td>"
+    wide = text.legal(notebook.table(frame)).replace("<table ", '<table style="width: max-content" ', 1)
+    return f'<div class="wide tex2jax_ignore mathjax_ignore" style="overflow-x: auto">{wide}</div>' if len(frame) else "<p>no rows</p>"
 
 
 def html_page(run: Opened, result: Result, drawn: Sequence[Drawn], tables: Mapping[str, tuple[pd.DataFrame, str]], where: str) -> str:

@@ -229,9 +229,10 @@ class Panel:
         return found
 
     def checks(self) -> tuple[pd.DataFrame, str]:
-        """List every objective with the bound that decided, those that were not met first."""
-        ranked = sorted(self._judged()[1].checks, key=lambda check: check.verdict == "pass")
-        return validation.checks(ranked).reset_index(), f"{counted(len(ranked), 'checks')}, of the whole run."
+        """List every objective with the bound that decided, the worst verdicts first."""
+        found = validation.checks(self._judged()[1].checks).reset_index()
+        found.attrs.clear()  # judged again, they are in no file
+        return found, f"{counted(len(found), 'checks')}, of the whole run."
 
     # the page
 
