@@ -37,7 +37,7 @@ from tapecheck.load.validation import load
 from tapecheck.runs.results import Finding
 from tapecheck.statistics import intervals
 from tapecheck.verdict import overall, parse
-from tapecheck.workers import worker
+from tapecheck.workers import processes, worker
 
 BUSY = "import threading\ndef spin():\n    while True: pass\nfor _ in range(4): threading.Thread(target=spin, daemon=True).start()"
 HONEST = {"lag_p99_ms": 1.0, "cpu_ratio": 0.3, "achieved_ratio": 1.0, "content_checked": 1, "dispatch_lag_p99_ms": 0.1}
@@ -243,7 +243,7 @@ def work(port: int, **how: object) -> Work:
 
 def pid_of(generator: Generator, number: int = 0) -> int:
     one = generator.ready()[number]
-    assert isinstance(one, worker.Process) and one.pid
+    assert isinstance(one, processes.Process) and one.pid
     return one.pid
 
 

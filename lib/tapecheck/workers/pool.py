@@ -8,7 +8,8 @@ from typing import Any, Self, TypeVar
 
 from tapecheck.errors import MeasurementError
 from tapecheck.workers.dask import DaskScheduler, DaskWorker
-from tapecheck.workers.worker import Death, Process, Worker, free_cores, meet
+from tapecheck.workers.processes import Process, free_cores
+from tapecheck.workers.worker import Death, Worker, meet
 
 T = TypeVar("T")
 POLL_S = 0.2  # between two looks at how far they are
