@@ -32,6 +32,7 @@ from tapecheck.recovery.experiment import Drill
 from tapecheck.recovery.objectives import ProbeSchedule
 from tapecheck.recovery.recording import INVALID, MEASURED
 from tapecheck.recovery.watchdog import Watchdog
+from tapecheck.sandbox.profile import Home
 from tapecheck.target.file import Target
 from tapecheck.target.opening import SandboxState, open_target
 
@@ -128,7 +129,8 @@ def frozen() -> list[int]:
 
 SHIPPED = (
     "api_killed", "scheduler_killed", "feature_failure", "database_frozen", "database_connections_terminated",
-    "upstream_rate_limited_with_retry_after", "database_restored_from_dump",
+    "upstream_rate_limited_with_retry_after", "database_restored_from_dump", "partition_api_database_black_hole",
+    "partition_scheduler_vendor_reset",
 )  # fmt: skip
 
 
@@ -150,6 +152,10 @@ def test_what_is_broken_comes_back(where: DrillTarget, guard: Watchdog, name: st
     elif name == "database_frozen":  # served from the cache, and full again only after the thaw
         assert trial.released_ns is not None and trial.injected_ns is not None
         assert found.recover_s >= (trial.released_ns - trial.injected_ns) / 1e9 - 0.2
+    elif name.startswith("partition_"):  # over only when it is healed; afterwards nobody goes over the link
+        assert trial.released_ns is not None and trial.injected_ns is not None
+        assert found.recover_s >= (trial.released_ns - trial.injected_ns) / 1e9 - 0.2
+        assert not Home().links.exists()
     elif name == "database_restored_from_dump":  # every row is back, and what was asked for meanwhile was served from memory
         assert trial.restore is not None and trial.injected_ns is not None and trial.restore.switched_ns is not None
         assert (trial.restore.exact, trial.restore.different, trial.restore.unusable) == (True, [], "")

@@ -4,9 +4,10 @@ from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
-from recoveries import BAD, DEGRADED, FULL, S, crash, hang, probes, steady
+from recoveries import BAD, DEGRADED, FULL, ONCE, S, crash, hang, probes, recording, steady, trial
 
-from tapecheck.recovery.timeline import Clocks, Seen, clocks
+from tapecheck.recovery import analysis, findings
+from tapecheck.recovery.timeline import Clocks, Seen, clocks, waits
 
 
 def measured(**views: Seen) -> Clocks:
@@ -68,3 +69,30 @@ def test_the_target_tells_when_an_answer_tells() -> None:
     """The time to detect is the end of the first answer that reports the failure."""
     view = crash(1.0, 2.0)
     assert measured(service=replace(view, reported=view.done_ns >= 1.7 * S)).detect_s == pytest.approx(0.7, abs=0.06)
+
+
+def test_a_hang_is_told_from_a_refusal() -> None:
+    """By how long each answer took, from the fault until it was taken away."""
+    for view, refused, hung, longest_s in ((crash(1.0, 3.0), 40, 0, 0.002), (hang(1.0, 3.0), 0, 30, 2.003), (steady_one(), 0, 0, 0.002)):
+        found = waits(view, S, 3 * S, slow_ns=S // 2)
+        assert (found.refused, found.hung) == (refused, pytest.approx(hung, abs=1))
+        assert found.longest_s == pytest.approx(longest_s, abs=0.06) and found.before_s == pytest.approx(0.002, abs=0.001)
+
+
+def steady_one() -> Seen:
+    return states(lambda at: FULL)
+
+
+@pytest.mark.parametrize(
+    ("failure", "view", "found"),
+    [
+        ("network_partition", hang(1.0, 3.0), True), ("network_partition", crash(1.0, 3.0), False), ("api_crash", hang(1.0, 3.0), False),
+        ("network_partition", hang(1.0, 1.6), False),
+    ],
+)  # fmt: skip
+def test_a_timeout_that_is_too_long_is_a_finding(failure: str, view: Seen, found: bool) -> None:
+    """Where a connection was cut and callers hung: not where they were refused, where a process itself hung, or for some late answers."""
+    made = recording([(trial("cut", failure=failure, released_ns=3 * S), {"service": view})])
+    said = [one.finding for one in findings.find(made, analysis.summarize(made, ONCE), ONCE) if one.name == "timeout_too_long"]
+    wanted = "cut: service hung while the connection was cut: 31 answers took more than 0.5 s, the longest 2.003 s"
+    assert said == ([f"{wanted}; a timeout behind it is too long"] if found else [])

@@ -1,6 +1,7 @@
 """Reads drills: Chaos Toolkit experiments, with what is watched meanwhile and which state an answer is. It asks nobody."""
 
 import copy
+import fnmatch
 import inspect
 import re
 import sys
@@ -179,8 +180,8 @@ def chosen(names: str, left_out: Sequence[str] = ()) -> list[Drill]:
     known = {path.stem: path for path in sorted(FOLDER.glob("*.yaml"))}
     drills: list[Drill] = []
     allowed = f"names of drills: {', '.join(known)}"
-    found = [Problem(file="plan", key="left_out", got=name, allowed=allowed) for name in left_out if name not in known]
-    every = [path for name, path in known.items() if name not in left_out]
+    found = [Problem(file="plan", key="left_out", got=name, allowed=allowed) for name in left_out if not fnmatch.filter(known, name)]
+    every = [path for name, path in known.items() if not any(fnmatch.fnmatchcase(name, one) for one in left_out)]
     for path in every if names == ALL else [_path(name.strip(), known) for name in names.split(",")]:
         try:
             drills.append(read(path))

@@ -14,7 +14,10 @@ from tapecheck.verdict import written
 NEAR = 0.5  # of an objective: a recovery that takes more leaves little room
 LIMITING = ("unusable_backup", "lost_bars", "not_steady_after", "rto_missed", "false_age", "wrong_answer", "alert_critical", "rto_near")
 COUNTS = ("lost_bars", "acknowledged_bars", "refetchable_bars", "unrecoverable_bars")
+PARTITION = "network_partition"  # the failure in which a hang is a timeout that is too long
+FEW = 3  # late answers that a busy machine may make
 ACTIONS = {
+    "timeout_too_long": "shorten the timeout of the connection that was cut, so that callers get the fallback, or an error, at once",
     "unusable_backup": "make a backup that restores, see why this one does not, and restore one regularly before you need it",
     "old_backup": "see why no newer backup was made",
     "lost_bars": "check synchronous_commit, fsync and full_page_writes of the server, and what its disk acknowledges",
@@ -34,7 +37,7 @@ def find(recording: Recording, summary: RecoverySummary, plan: RecoveryPlan) -> 
     found = [*_backups(summary, plan), *_drilled(summary, plan), *_audited(summary), *_unrecorded(summary)]
     if recording.context.drills and (left := [name for name in plan.rto if name not in summary.rto]):
         found.append(_finding("untested", f"no drill of this run tests {', '.join(left)}", failures=len(plan.rto), tested=len(summary.rto)))
-    return [*found, *_undetected(summary)]
+    return [*found, *_hung(summary, plan), *_undetected(summary)]
 
 
 def _finding(name: str, finding: str, *, action: str = "", **evidence: float | str | None) -> Finding:
@@ -97,6 +100,17 @@ def _unrecorded(summary: RecoverySummary) -> Iterator[Finding]:
     if summary.audit and summary.audit.unplanted:
         finding = f"how old data is answered was not tried: {summary.audit.unplanted}"
         yield _finding("unplanted", finding, series=len(summary.series))
+
+
+def _hung(summary: RecoverySummary, plan: RecoveryPlan) -> Iterator[Finding]:
+    """Name what hung while a connection was cut, and not before: its own timeout must be shorter than what counts as no service."""
+    slow_s = plan.prober.slow_s
+    for one in summary.timed:
+        for name, view in one.waits.items() if one.valid and one.trial.failure == PARTITION else ():
+            if view.hung > FEW and view.longest_s > 2 * max(slow_s, view.before_s):
+                took = f"{view.hung} answers took more than {written(slow_s)} s, the longest {written(view.longest_s)} s"
+                finding = f"{one.trial.drill}: {name} hung while the connection was cut: {took}; a timeout behind it is too long"
+                yield _finding("timeout_too_long", finding, hung=view.hung, refused=view.refused, longest_s=view.longest_s)
 
 
 def _undetected(summary: RecoverySummary) -> Iterator[Finding]:

@@ -227,6 +227,9 @@ def _trial(one: Timed) -> dict[str, str | int]:
         "degraded recovery (s)": late if clocks.degraded_s is None else number(clocks.degraded_s),
         "full recovery (s)": late if clocks.recover_s is None else number(clocks.recover_s),
         "resolution (s)": number(clocks.resolution_s),
+        "answers that hung, were bad at once": ", ".join(
+            f"{name} {view.hung}, {view.refused}" for name, view in one.waits.items() if view.hung or view.refused
+        ),
         "note": ", ".join(f"{name} {written(value)}" for name, value in trial.after.items()),
         "steady after": "yes" if trial.steady_after else "NO",
         "rolled back": "yes" if trial.rolled_back else "NO",

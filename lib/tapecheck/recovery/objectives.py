@@ -213,7 +213,7 @@ class RecoveryPlan(Model):
     backup: BackupSchedule | None = None
     prober: ProbeSchedule = ProbeSchedule()
     trials: Trials = Trials()
-    left_out: tuple[str, ...] = ()  # drills that `drills: all` leaves out
+    left_out: tuple[str, ...] = ()  # drills that `drills: all` leaves out, maybe with a * in their names
     objectives: Annotated[tuple[Annotated[str, AfterValidator(_objective)], ...], AfterValidator(each_once)] = ()
     explained: dict[str, Text] = Field(default={}, validation_alias=AliasChoices("explained", "settled"))
 

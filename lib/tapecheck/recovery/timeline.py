@@ -12,7 +12,7 @@ For a set of views, with t0 the injection:
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from datetime import datetime
 
 import numpy as np
@@ -58,6 +58,27 @@ class Clocks:
         """Return a clock; one that had not stopped when watching ended lasted for ever, as far as we know."""
         value: float | None = getattr(self, clock)
         return unfinished_s if value is None else value
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Waits:
+    """How a view failed while a fault was on: how often at once, and how often only after it had hung; the longest waits in seconds."""
+
+    refused: int
+    hung: int
+    longest_s: float
+    before_s: float  # the longest before the fault
+
+
+def waits(seen: Seen, injected_ns: int, until_ns: int, *, slow_ns: int) -> Waits:
+    """Return how a view failed from the injection to another time; an answer that took longer than `slow_ns` hung."""
+    waited, during = seen.done_ns - seen.sent_ns, (seen.sent_ns >= injected_ns) & (seen.sent_ns < until_ns)
+    return Waits(
+        refused=int((during & (seen.state == BAD) & (waited <= slow_ns)).sum()),
+        hung=int((during & (waited > slow_ns)).sum()),
+        longest_s=float(waited[during].max(initial=0)) / 1e9,
+        before_s=float(waited[seen.done_ns < injected_ns].max(initial=0)) / 1e9,
+    )
 
 
 def clocks(views: Mapping[str, Seen], injected_ns: int, *, slow_ns: int) -> Clocks:
@@ -130,6 +151,7 @@ class Timed:
     trial: Trial
     clocks: Clocks | None
     undecided: str = ""
+    waits: Mapping[str, Waits] = field(default_factory=dict)  # by view, until the fault was taken away or all had recovered
 
     @property
     def invalid(self) -> str:
@@ -169,7 +191,10 @@ def time_trial(recording: Recording, trial: Trial, plan: RecoveryPlan) -> Timed:
     views = seen(recording.probes(trial))
     found = clocks(views, trial.injected_ns, slow_ns=int(plan.prober.slow_s * 1e9))
     found = replace(found, resolution_s=max(found.resolution_s, _gap_s(views, trial.injected_ns)))
-    return Timed(trial=trial, clocks=found, undecided=_undecided(views, trial.injected_ns, found, plan.rto.get(trial.failure)))
+    until_ns = trial.released_ns or trial.injected_ns + int(1e9 * found.lasted_s("recover_s", found.watched_s))
+    waited = {name: waits(one, trial.injected_ns, until_ns, slow_ns=int(plan.prober.slow_s * 1e9)) for name, one in views.items()}
+    undecided = _undecided(views, trial.injected_ns, found, plan.rto.get(trial.failure))
+    return Timed(trial=trial, clocks=found, undecided=undecided, waits=waited)
 
 
 def _gap_s(views: Mapping[str, Seen], since_ns: float) -> float:

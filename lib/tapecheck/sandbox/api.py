@@ -65,7 +65,7 @@ class Service:
     """What the endpoints share: the store, the way to the scheduler, and alerts."""
 
     def __init__(self, home: Home) -> None:
-        self.store = Store(home.database_url)
+        self.store = Store(lambda: home.database_url("api-database"))
         self.profile = Profile.of(home) or Profile()
         key = {"Authorization": f"Bearer {home.secret()}"}
         self.scheduler = httpx.AsyncClient(

@@ -2,6 +2,7 @@
 
 import contextlib
 import fcntl
+import json
 import os
 import pwd
 import re
@@ -29,6 +30,7 @@ REFRESH_S = {CRITICAL: 15 * 60, STANDARD: 60 * 60, LOW: 1440 * 60}
 _TIERS = dict.fromkeys(("SPY", "QQQ", "BTC", "ETH"), CRITICAL) | dict.fromkeys(SYMBOLS[:10], STANDARD)
 NOT_FOR_INITDB = r"[\"$`\\\n\r]"  # it hands paths to a shell between double quotes
 PROCESSES = ("database", "upstream", "scheduler", "api")
+LINKS = {"api-database": "database", "scheduler-database": "database", "scheduler-vendor": "upstream"}  # and what each leads to
 SERVER_USER = "nobody" if os.getuid() == 0 else None  # postgres refuses to run as root
 NEEDED = {"PATH", "HOME", "USER", "LANG", "TZ", "TMPDIR", "LD_LIBRARY_PATH", "PYTHONPATH", "TAPECHECK_SANDBOX_HOME"}
 
@@ -86,6 +88,7 @@ class Home:
         self.socket = self.folder / "ctl.sock"
         self.profile = self.folder / "profile.json"
         self.ports = self.folder / "ports.json"
+        self.links = self.folder / "links.json"  # there while a drill has put links in the way
         self.state = self.folder / "state.json"
         self.passfile = self.folder / "passfile"
         self.key = self.folder / "upstream.key"
@@ -126,13 +129,24 @@ class Home:
             write_private(self.key, secrets.token_urlsafe(24))
         return self.key.read_text()
 
-    def database_url(self) -> str:
-        """Return where the database is; the password is in a file that the URL names, or in the environment alone."""
+    def port(self, name: str, link: str) -> int:
+        """Return the port of a process, or of the link that a drill has put before it."""
+        try:
+            routes = json.loads(self.links.read_bytes())
+        except (FileNotFoundError, ValueError):
+            routes = {}
+        return int(routes.get(link) or getattr(Ports.of(self), name))
+
+    def database_url(self, link: str = "") -> str:
+        """Return where the database is, by a link if one is named and in the way.
+
+        The password is in a file that the URL names, or in the environment alone.
+        """
         asked = os.environ.get("DATABASE_URL")
         if asked:
             return asked
         passfile = quote(str(self.passfile), safe="")
-        return f"postgresql://tapecheck@127.0.0.1:{Ports.of(self).database}/postgres?passfile={passfile}"
+        return f"postgresql://tapecheck@127.0.0.1:{self.port('database', link)}/postgres?passfile={passfile}"
 
 
 def server_group() -> int:

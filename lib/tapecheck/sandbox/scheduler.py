@@ -19,7 +19,7 @@ from tapecheck.backfill.pipeline import refresh
 from tapecheck.backfill.sink import Sink, SinkError
 from tapecheck.errors import TapecheckError, first_line
 from tapecheck.sandbox.answers import REFUSED, Admin, SchedulerAnswer, Trigger, Triggered
-from tapecheck.sandbox.profile import REFRESH_S, Home, Ports, Profile, tier_of
+from tapecheck.sandbox.profile import REFRESH_S, Home, Profile, tier_of
 from tapecheck.vendor.bars import TIMEFRAMES
 from tapecheck.vendor.rate_limit import Retry
 from tapecheck.vendor.source import Source
@@ -49,6 +49,10 @@ class Refresher:
         self.last_success_at: dt.datetime | None = None
         self.changed = asyncio.Event()
 
+    @property
+    def _database_url(self) -> str:
+        return self.home.database_url("scheduler-database")
+
     def add(self, symbols: list[str]) -> list[str]:
         """Make every timeframe of symbols due now; return the symbols that upstream is known not to have."""
         now_s = time.monotonic()
@@ -63,7 +67,7 @@ class Refresher:
     async def note(self, symbols: list[str]) -> None:
         """Note in the checkpoints that symbols are to be refreshed, so that a crash does not forget it."""
         with contextlib.suppress(psycopg.Error):  # without its database nothing can be noted; they are due all the same
-            await asyncio.to_thread(checkpoints.ask, self.home.database_url(), symbols)
+            await asyncio.to_thread(checkpoints.ask, self._database_url, symbols)
 
     def take(self) -> Key | None:
         """Return the due job of the highest tier, and mark it as in flight."""
@@ -79,8 +83,8 @@ class Refresher:
         """Resume from the checkpoints, then refresh until cancelled, whatever upstream and database do."""
         while not self.database_up:
             try:
-                await asyncio.to_thread(schema.prepare, self.home.database_url())
-                self.checkpoints = await asyncio.to_thread(checkpoints.read, self.home.database_url())
+                await asyncio.to_thread(schema.prepare, self._database_url)
+                self.checkpoints = await asyncio.to_thread(checkpoints.read, self._database_url)
                 self.database_up = True
             except SinkError as error:
                 log.warning("waiting for the database: %s", first_line(error))
@@ -89,7 +93,7 @@ class Refresher:
             await self._let_go_first()
         self._resume()
         retry = Retry(first_s=0.5, cap_s=10, budget_s=60)
-        source = Source(f"http://127.0.0.1:{Ports.of(self.home).upstream}", self.home.secret(), retry=retry, timeout_s=10)
+        source = Source(f"http://127.0.0.1:{self.home.port('upstream', 'scheduler-vendor')}", self.home.secret(), retry=retry, timeout_s=10)
         async with source, asyncio.TaskGroup() as group:
             for _ in range(IN_FLIGHT):
                 group.create_task(self._work(source))
@@ -102,8 +106,8 @@ class Refresher:
         first = (dt.datetime.now(dt.UTC) - dt.timedelta(days=self.profile.days)).date()
         keys = [(symbol, frame) for symbol in self.profile.symbols for frame in self.profile.timeframes]
         try:
-            if await asyncio.to_thread(checkpoints.take_over, self.home.database_url(), MEASURED, keys, first):
-                self.checkpoints = await asyncio.to_thread(checkpoints.read, self.home.database_url())
+            if await asyncio.to_thread(checkpoints.take_over, self._database_url, MEASURED, keys, first):
+                self.checkpoints = await asyncio.to_thread(checkpoints.read, self._database_url)
                 log.info("took over the history of a backfill")
         except (*SinkError, TapecheckError) as error:
             log.warning("the history of a backfill was not taken over: %s", first_line(error))
@@ -132,7 +136,7 @@ class Refresher:
                 continue
             try:
                 if sink is None:
-                    sink = await asyncio.to_thread(Sink, self.home.database_url())
+                    sink = await asyncio.to_thread(Sink, self._database_url)
                     self.database_up = True
                 await self._refresh(source, sink, key)
             except SinkError as error:

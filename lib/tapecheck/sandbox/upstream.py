@@ -19,8 +19,10 @@ from tapecheck.backfill.calendar import EASTERN
 from tapecheck.config import Model
 from tapecheck.sandbox import market
 from tapecheck.sandbox.answers import KEY, REFUSED, Admin, knows_key
+from tapecheck.sandbox.database import external_url
 from tapecheck.sandbox.faults import NOT_ENTITLED, RATE_LIMITED, Agg, Fault, Faults, json_response, spoiled
-from tapecheck.sandbox.profile import Home
+from tapecheck.sandbox.links import Links
+from tapecheck.sandbox.profile import LINKS, Home, Ports
 from tapecheck.vendor.bars import COLUMNS, CRYPTO, symbol_of
 from tapecheck.vendor.rate_limit import TokenBucket
 
@@ -191,6 +193,13 @@ def _body(request: Request, asked: Asked, ticker: str, begin: str, end: str, req
     return body
 
 
+def _links(home: Home, key: str) -> Links:
+    """Return the links that drills put in the way, none of which is at first; before a database of somebody else's there is none."""
+    home.links.unlink(missing_ok=True)  # of a process that died meanwhile
+    ports = Ports.of(home).model_dump() if home.ports.exists() and external_url() is None else {}
+    return Links({name: ("127.0.0.1", ports[end]) for name, end in LINKS.items() if end in ports}, key, home.links)
+
+
 def application(home: Home) -> ASGIApp:
     """Return the upstream as an ASGI application."""
     app, upstream = FastAPI(title="Sandbox upstream", docs_url=None, redoc_url=None), Upstream(home)
@@ -217,6 +226,7 @@ def application(home: Home) -> ASGIApp:
     app.add_api_route("/faults", upstream.add, methods=["POST"], **admin)
     app.add_api_route("/faults", upstream.clear, methods=["DELETE"], **admin)
     app.add_api_route("/limit", upstream.limit, methods=["POST"], **admin)
+    app.include_router(_links(home, upstream.key).router())
 
     async def with_transport(scope: Scope, receive: Receive, send: Send) -> None:
         scope["send"] = send  # the fault `reset` reaches the connection through it
