@@ -19,7 +19,8 @@ from fastapi import APIRouter, Depends, FastAPI, HTTPException, Request
 from pydantic import Field
 
 from tapecheck.config import Model
-from tapecheck.sandbox.answers import REFUSED, knows_key
+from tapecheck.sandbox.answers import KEY as BEARER
+from tapecheck.sandbox.answers import REFUSED, Refusal, knows_key
 from tapecheck.sandbox.profile import write_private
 
 CHUNK_BYTES = 2**16
@@ -159,8 +160,12 @@ class Links:
             if not knows_key(request, self._key):
                 raise HTTPException(401, "the key of the links is missing or wrong", {"WWW-Authenticate": "Bearer"})
 
-        router = APIRouter(dependencies=[Depends(admitted)], responses=REFUSED)
-        router.add_api_route("/links/{name}", self.cut, methods=["POST"])
+        router = APIRouter(dependencies=[Depends(BEARER), Depends(admitted)], responses=REFUSED)
+        unused: dict[int | str, dict[str, Any]] = {
+            404: {"model": Refusal, "description": "No such link"},
+            409: {"model": Refusal, "description": "Nobody has connected over it"},
+        }
+        router.add_api_route("/links/{name}", self.cut, methods=["POST"], responses=unused)
         router.add_api_route("/links", self.heal, methods=["DELETE"])
         return router
 
