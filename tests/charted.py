@@ -136,7 +136,23 @@ def bursts(names: tuple[str, ...], rounds: int = 3) -> dict[str, Samples]:
     return {name: samples.burst(times_ms(100 * rounds, 40 + 10 * i, i), per_round=100) for i, name in enumerate(names)}
 
 
+KINDS = [ErrorKind.status, ErrorKind.timeout, ErrorKind.reset, ErrorKind.connect_refused, ErrorKind.content, ErrorKind.censored]
+
+
+def crowd() -> Case:
+    """Make forty scenarios with long names, one of 200 symbols, failures of six kinds, and three that are invalid."""
+    parts = bursts(tuple(f"{LONG[i % 8]}_of_the_{i:02d}_th_kind" for i in range(39)), rounds=1)
+    for i, rows in enumerate(parts.values()):
+        rows["error"][: i % 7] = KINDS[i % 6]
+    many = samples.burst(times_ms(2400), per_round=100)
+    many["request"] = np.arange(2400) % 200
+    names = [f"SYMBOL{i:03d}" for i in range(200)]
+    asked = {"mixed_symbols": samples.requests(*({"symbol": name} for name in names))}
+    return case({**parts, "mixed_symbols": many}, asked, generators=dict.fromkeys(list(parts)[:3], BUSY))
+
+
 CASES: Mapping[str, Callable[[], Case]] = {
+    "forty scenarios and 200 symbols": crowd,
     "one scenario": lambda: case(bursts(("cached_symbol",))),
     "one that failed whole": lambda: case({**bursts(("cached_symbol",)), "broken": all_failed()}),
     "nothing but failures": lambda: case({"broken": all_failed()}),

@@ -75,7 +75,7 @@ def test_what_a_change_buys_is_signed() -> None:
     predicted = analysed(FOUND).summary.what_if
     shown = frames.what_if(predicted)
     assert shown.index[0] == "none: how far off the replay is" and list(shown.index[1:]) == [one.change for one in predicted[1:]]
-    assert list(shown.saves) == [f"{one.saving_ratio:+.1%}" for one in predicted]
+    assert list(shown["wall time changes by"]) == [f"{-one.saving_ratio:+.1%}" for one in predicted], "with the sign of the chart"
     assert list(frames.what_if([]).index) == ["nothing ran that could be replayed"]
 
 

@@ -57,6 +57,7 @@ CASES: Mapping[str, Callable[[], Recording]] = {
     "derived": lambda: refill(
         SYMBOLS[:3], workers=1, derive=True, failed=tuple(f"MSFT {frame}" for frame in ("5m", "15m", "1h", "4h", "1d"))
     ),
+    "200 symbols": lambda: refill(tuple(f"SYMBOL{i:03d}" for i in range(200)), failed=("SYMBOL150 1h",)),
     "nothing to do": lambda: recording([], jobs=[Job(symbol="AAPL", timeframe="1d", state=SKIPPED)], wall_s=0.2),
     "a real run": lambda: backfill.read(DATA),
     "days": with_days,
@@ -92,6 +93,7 @@ READ = [
     *(("failures, skips and a limit", chart) for chart in ("stages", "timeline", "jobs", "throughput", "what_if")),
     *(("nothing to do", chart) for chart in ("timeline", "what_if")),
     ("32 workers", "timeline"),
+    *(("200 symbols", chart) for chart in ("timeline", "jobs")),
     ("days", "coverage"),
     ("a real run", "coverage"),
 ]
@@ -101,6 +103,15 @@ READ = [
 def test_every_word_can_be_read(name: str, chart: str) -> None:
     """No title, label, name or figure covers another or leaves the picture."""
     assert illegible(draw(name, chart)) == ([], [])
+    assert draw(name, chart).get_figheight() * 110 <= 1600
+
+
+def test_of_many_symbols_those_that_failed_and_the_slowest_are_drawn_and_the_others_counted() -> None:
+    """Nothing is left out without a word."""
+    chart = draw("200 symbols", "jobs")
+    names = [tick.get_text() for tick in chart.axes[0].get_yticklabels()]
+    assert len(names) == 45 and "SYMBOL150" in names
+    assert "not drawn, but in the table: 155 (" in chart.get_supxlabel()
 
 
 def test_the_rule_is_drawn_at_60_percent_and_each_share_beside_it() -> None:

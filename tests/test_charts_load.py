@@ -224,6 +224,7 @@ ILLEGIBLE = [
     ("a sweep whose generator gave up", "capacity"),
     ("25 symbols", "dimensions"),
     ("nothing watched", "resources"),
+    *(("forty scenarios and 200 symbols", chart) for chart in ("percentiles", "timeline", "dimensions", "throughput", "resources")),
 ]
 
 
@@ -231,6 +232,7 @@ ILLEGIBLE = [
 def test_every_word_can_be_read(name: str, chart: str) -> None:
     """No title, label, name or legend covers another or leaves the picture."""
     assert illegible(draw(name, chart)) == ([], [])
+    assert draw(name, chart).get_figheight() * 110 <= 1600
 
 
 def test_a_shortened_name_keeps_its_end() -> None:

@@ -12,7 +12,7 @@ from recoveries import BAD, DEGRADED, FULL, ONCE, PLAN, S, age, ages, bar, crash
 
 from tapecheck import charts
 from tapecheck.charts.figure import BAD as RED
-from tapecheck.charts.figure import Chart
+from tapecheck.charts.figure import PALETTE, Chart
 from tapecheck.recovery import analysis
 from tapecheck.recovery.recording import INVALID, Recording
 from tapecheck.recovery.timeline import PastTrial, Seen
@@ -64,6 +64,7 @@ CASES: Mapping[str, Callable[[], Recording]] = {
             *(age(symbol, reported_s=said_s) for symbol, said_s in zip(SYMBOLS, (-7200.0, -1e9, -1.0, -0.0, 1e-9, 1e300), strict=False))
         )
     ),
+    "200 symbols": lambda: recording(audit=ages(*(age(f"SYMBOL{i:03d}", reported_s=60.0 * i) for i in range(200)))),
     "five trials each": lambda: recording(
         [(trial(name, n), {"service": crash(1, 1.5 + n / 2)}) for name in ("api_killed", "database_killed") for n in range(1, 6)]
     ),
@@ -95,6 +96,7 @@ AWKWARD = [
     *((name, chart) for name in ("everything", "nothing") for chart in CHARTS),
     *(("one invalid, one lost", chart) for chart in ("timeline", "rto", "ages", "loss")),
     ("data of the future", "ages"),
+    ("200 symbols", "ages"),
     ("five trials each", "timeline"),
 ]
 
@@ -103,6 +105,17 @@ AWKWARD = [
 def test_every_word_can_be_read(name: str, chart: str) -> None:
     """No title, label, name or figure covers another or leaves the picture."""
     assert illegible(draw(name, chart)) == ([], [])
+    assert draw(name, chart).get_figheight() * 110 <= 1600
+
+
+def test_nothing_is_drawn_before_the_fault_that_caused_it() -> None:
+    """A request that was on its way when the fault began and failed says nothing of the time before."""
+    on_its_way = probes([(at, at + 0.3, BAD if 0.8 <= at < 2 else FULL) for at in steady(4)])
+    summary = analysis.summarize(found := recording([(trial("api_killed"), {"service": on_its_way})]), ONCE)
+    (ax,) = charts.recovery_timeline(recording=found, summary=summary, plan=ONCE).axes
+    outage = [one for one in ax.collections if len(one.get_facecolor()) and to_hex(one.get_facecolor()[0]).upper() == PALETTE[3]]
+    begins = [path.get_extents().x0 for one in outage for path in one.get_paths() if path.vertices.size]
+    assert begins and min(begins) >= 0
 
 
 def test_nothing_to_draw_says_why() -> None:

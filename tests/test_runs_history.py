@@ -152,7 +152,7 @@ def test_the_chart_has_a_point_a_run_and_marks_the_change(tmp_path: Path) -> Non
     levels = [line.get_ydata()[0] for line in ax.lines if line.get_label() == "median between change points"]
     assert levels == pytest.approx([np.median(first), np.median(second)])
     assert any("fffffff" in tick.get_text() for tick in ax.get_xticklabels())
-    assert ax.get_ylabel() == "records_per_s"
+    assert ax.get_ylabel() == "records (1/s)"
 
 
 def awkward(out: Path) -> None:

@@ -130,7 +130,7 @@ def what_if(found: Sequence[WhatIf]) -> pd.DataFrame:
         {
             "change": "none: how far off the replay is" if one.change == AS_RECORDED else one.change,
             "wall time (s)": number(one.wall_s),
-            "saves": f"{one.saving_ratio:+.1%}",
+            "wall time changes by": f"{-one.saving_ratio:+.1%}",
         }
         for one in found
     ]

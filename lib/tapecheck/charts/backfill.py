@@ -23,6 +23,7 @@ GETTING = ("wait", "fetch", "decode")  # while another page is stored
 THROUGHPUT_STEPS = 60  # so few that most hold several pages
 STATE_COLOURS = {"closed": "#e8e8e8", "present": "#9ecae1", "partial": "#f0a30a", "absent": "#8b1a1a"}  # darker is worse, in grey too
 MOST_COLUMNS = 400
+MOST_SYMBOLS = 45  # rows, the slowest or those that lack most
 OBJECTIVE_WITHIN = 2  # times the longest bar; farther off it would squeeze all bars, and is met anyhow
 
 
@@ -114,27 +115,33 @@ def _stages(ax: Axes, row: int, spans: Sequence[Span], zero_ns: int) -> None:
 
 def backfill_jobs(*, recording: Recording, summary: BackfillSummary) -> figure.Chart:
     """Draw how long each job took, a symbol a row and a timeframe a column, with what failed or was skipped."""
-    caption = figure.Caption("How long each job took, in seconds", recording.context, summary.totals.jobs, "jobs")
-    symbols, frames = list(summary.jobs), list(dict.fromkeys(frame for jobs in summary.jobs.values() for frame in jobs))
+    shown, left = figure.choose(summary.jobs, MOST_SYMBOLS, lambda jobs: max(_weight(job) for job in jobs.values()))
+    caption = figure.Caption("How long each job took, in seconds", recording.context, summary.totals.jobs, "jobs", left_out=left)
+    symbols, frames = list(shown), list(dict.fromkeys(frame for jobs in shown.values() for frame in jobs))
     if not symbols:
         return caption.empty("no jobs")
     with caption.drawing(height=1.1 + 0.25 * len(symbols)) as (chart, (ax,)):
         took = [job.duration_s for jobs in summary.jobs.values() for job in jobs.values() if job.state == COMPLETED and job.duration_s > 0]
         shortest, longest = min(took, default=0.1), max(took, default=1.0)
         colours = mpl.cm.ScalarMappable(LogNorm(shortest, max(longest, 2 * shortest)), "YlGnBu")
-        for row, jobs in enumerate(summary.jobs.values()):
+        for row, jobs in enumerate(shown.values()):
             for column, frame in enumerate(frames):
                 if frame in jobs:
                     _cell(ax, row, column, jobs[frame], colours)
         ax.set_xlim(-0.5, len(frames) - 0.5)
         ax.set_ylim(len(symbols) - 0.5, -0.5)
         ax.set_xticks(range(len(frames)), frames)
-        ax.set_yticks(range(len(symbols)), symbols, fontsize=9.5)
+        ax.set_yticks(range(len(symbols)), [figure.shorten(symbol, 24) for symbol in symbols], fontsize=9.5)
         ax.tick_params(length=0)
         ax.grid(visible=False)
         ax.spines[:].set_visible(False)
         ax.set_xlabel("timeframe; a job lasts while any of its stages runs")
     return chart
+
+
+def _weight(job: JobSummary) -> float:
+    """Return how much a job wants to be seen: one that failed first, then by how long it took."""
+    return 1e9 if job.state == FAILED else job.duration_s or 0.0
 
 
 def _cell(ax: Axes, row: int, column: int, job: JobSummary, colours: mpl.cm.ScalarMappable) -> None:
@@ -162,11 +169,15 @@ def backfill_coverage(*, recording: Recording) -> figure.Chart:
     """Draw a calendar: a symbol a row, a day a column, present, partial, absent or closed."""
     found = coverage.calendar(recording.tables["days"])
     rows, days = found.states.shape
-    caption = figure.Caption("Which days of the history are there?", recording.context, rows, "symbols")
+    lacking = {str(row): int((found.states[row] > list(STATE_COLOURS).index("present")).sum()) for row in range(rows)}
+    shown = [int(row) for row in figure.choose(lacking, MOST_SYMBOLS, float)[0]]
+    left = [symbol for row, symbol in enumerate(found.symbols) if row not in shown]
+    caption = figure.Caption("Which days of the history are there?", recording.context, rows, "symbols", left_out=left)
     if not rows:
         return caption.empty("what each day holds was not recorded")
     width = -(-days // MOST_COLUMNS)  # days in a column: of several the worst is shown
-    padded = np.pad(found.states, ((0, 0), (0, -days % width)))
+    padded = np.pad(found.states[shown], ((0, 0), (0, -days % width)))
+    rows = len(shown)
     worst = padded.reshape(rows, -1, width).max(axis=2)
     with caption.drawing(height=1.3 + max(0.22 * rows, 0.5)) as (chart, (ax,)):
         colours = mpl.colors.ListedColormap(list(STATE_COLOURS.values()))
@@ -177,7 +188,7 @@ def backfill_coverage(*, recording: Recording) -> figure.Chart:
         ax.hlines(np.arange(1, rows), edges[0], edges[-1], color="white", linewidth=0.8)
         ax.set_xlim(edges[0], edges[-1])
         ax.set_ylim(rows, 0)
-        ax.set_yticks(np.arange(rows) + 0.5, [figure.shorten(symbol, 12) for symbol in found.symbols], fontsize=9.5)
+        ax.set_yticks(np.arange(rows) + 0.5, [figure.shorten(found.symbols[row], 12) for row in shown], fontsize=9.5)
         ax.xaxis_date()
         ax.tick_params(axis="y", length=0)
         ax.grid(visible=False)

@@ -18,7 +18,8 @@ from tapecheck.resources import MACHINE, OTHERS
 from tapecheck.verdict import Objective, Verdict
 
 Summary = Mapping[str, ScenarioSummary]
-TIMELINES_A_ROW = 6
+TIMELINES_A_ROW, MOST_TIMELINES = 6, 18
+MOST_SPANS = 36  # rows of what ran when
 
 
 def _clock(recording: Recording) -> float:
@@ -43,7 +44,14 @@ def _spans(recording: Recording, summary: Summary, capacity: CapacityResult | No
             bad = tuple(reach for member, reach in reaches.items() if member in invalid)
             invalid_s = bad if len(bad) < len(reaches) else (whole,)
             spans.append(figure.TimeSpan(name=name, first_s=whole[0], last_s=whole[1], invalid_s=invalid_s))
-    return spans
+    return spans if len(spans) <= MOST_SPANS else [*spans[:MOST_SPANS], _others(spans[MOST_SPANS:])]
+
+
+def _others(spans: Sequence[figure.TimeSpan]) -> figure.TimeSpan:
+    """Return one row for several, of which what is invalid stays hatched."""
+    invalid_s = tuple(stretch for span in spans for stretch in span.invalid_s)
+    name, last_s = f"{len(spans)} others", max(span.last_s for span in spans)
+    return figure.TimeSpan(name=name, first_s=min(span.first_s for span in spans), last_s=last_s, invalid_s=invalid_s)
 
 
 def _reach_s(part: Rows, start_ns: float) -> tuple[float, float]:
@@ -105,7 +113,8 @@ def load_resources(*, recording: Recording, summary: Summary, capacity: Capacity
 def load_timeline(*, recording: Recording, summary: Summary, objectives: Sequence[Objective]) -> figure.Chart:
     """Draw every response time at its intended start, scenarios side by side, failures marked."""
     n = sum(scenario.requests for scenario in summary.values())
-    caption = figure.Caption("Response time of every request over the run", recording.context, n)
+    summary, left = figure.choose(summary, MOST_TIMELINES, lambda one: one.severity)
+    caption = figure.Caption("Response time of every request over the run", recording.context, n, left_out=left)
     if not n or not recording.samples.num_rows:
         return caption.empty(recording.without_samples)
     lines = math.ceil(len(summary) / TIMELINES_A_ROW)

@@ -11,7 +11,7 @@ import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import matplotlib as mpl
 import numpy as np
@@ -26,6 +26,7 @@ from numpy.typing import NDArray
 from tapecheck.recording import Context
 from tapecheck.verdict import Objective, counted, cut, number
 
+PartT = TypeVar("PartT")
 Numbers = NDArray[np.float64] | NDArray[np.int64]
 
 # Okabe and Ito's colour-blind-safe palette, in an order whose neighbours also differ in grey.
@@ -304,6 +305,12 @@ def shorten_list(names: Sequence[str], characters: int = 110) -> str:
     short = [shorten(name, 24) for name in names]
     shown = [name for i, name in enumerate(short) if len(", ".join(short[: i + 1])) <= characters]
     return f"{len(names)} ({', '.join(shown)}{', …' if len(shown) < len(names) else ''})"
+
+
+def choose(found: Mapping[str, PartT], most: int, weight: Callable[[PartT], Any]) -> tuple[dict[str, PartT], list[str]]:
+    """Return the parts of most weight that there is room for, in their order, and the names of the others."""
+    heaviest = set(sorted(found, key=lambda name: weight(found[name]), reverse=True)[:most])
+    return {name: part for name, part in found.items() if name in heaviest}, [name for name in found if name not in heaviest]
 
 
 def thin(x: Numbers, y: Numbers, points: int = MAX_POINTS) -> tuple[Numbers, Numbers]:

@@ -17,7 +17,10 @@ MOST = 5  # trends in one picture, those of most runs
 TITLE = 105  # characters of a line
 TICKS = 5  # runs that are named below, at most
 MOST_COMMITS = 40  # more lines between commits would be a grey field
-UNITS = ("_s", "_ms", "_ns", "_rps", "_ratio", "_bytes", "_mb", "_share", "_minutes")
+UNITS = {
+    "_per_s": "1/s", "_rps": "1/s", "_ms": "ms", "_ns": "ns", "_s": "s", "_ratio": "ratio", "_share": "share", "_bytes": "bytes",
+    "_mb": "MB", "_minutes": "min",
+}  # fmt: skip
 
 
 def history_trend(*, history: History) -> figure.Chart:
@@ -46,9 +49,11 @@ def _names(conditions: Sequence[Condition]) -> list[str]:
 
 
 def _quantity(metric: str) -> str:
-    """Return the step of a path that says its unit, or else the last."""
-    steps = metric.split(".")
-    return next((step for step in reversed(steps) if step.endswith(UNITS)), steps[-1])
+    """Return what a path says is measured, with its unit in brackets: `p95 of response time (ms)`."""
+    steps = [step for step in metric.split(".") if step not in ("value", "*")]
+    name, unit = next(((step.removesuffix(end), UNITS[end]) for step in reversed(steps) for end in UNITS if step.endswith(end)), ("", ""))
+    what = steps[-1] if not name or steps[-1].startswith(name) else f"{steps[-1]} of {name}"
+    return f"{(name if steps[-1].startswith(name) and name else what).replace('_', ' ')} ({unit})" if unit else what.replace("_", " ")
 
 
 def _trend(ax: Axes, trend: Trend) -> None:

@@ -21,6 +21,7 @@ from tapecheck.statistics.intervals import Percentile
 from tapecheck.verdict import Objective, Verdict
 
 Summary = Mapping[str, ScenarioSummary]
+MOST_CURVES, MOST_PANELS, MOST_VALUES = 10, 9, 30  # scenarios, parameters and values of one that a chart has room for
 CROWDED_PT = 6  # less than this between two tick labels, and they are turned
 
 _KINDS: tuple[tuple[str, str, str, str, Callable[[ScenarioSummary], intervals.Distribution | None]], ...] = (
@@ -43,7 +44,8 @@ _INSIDE: tuple[Series, ...] = (
 def load_percentiles(*, recording: Recording, summary: Summary, objectives: Sequence[Objective]) -> figure.Chart:
     """Draw the percentile spectrum of response times per scenario, and beside it p95 by kind of time: response, service, server."""
     n = sum(scenario.requests for scenario in summary.values())
-    caption = figure.Caption(f"Response time by percentile, {_intervals(recording)}", recording.context, n)
+    summary, left = figure.choose(summary, MOST_CURVES, lambda one: one.severity)
+    caption = figure.Caption(f"Response time by percentile, {_intervals(recording)}", recording.context, n, left_out=left)
     if not any(_percentiles(scenario) for scenario in summary.values()):
         return caption.empty("no percentile is known" if n else "no requests")
     with caption.drawing(1, 2, height=5.2, width_ratios=(2.2, 1)) as (chart, (ax, kinds)):
@@ -52,7 +54,7 @@ def load_percentiles(*, recording: Recording, summary: Summary, objectives: Sequ
                 continue
             failed = f", {scenario.failed:,} failed" if scenario.failed else ""
             how = f", {how}" if (how := figure.marked(scenario)) else ""
-            label = f"{name} (n = {scenario.requests:,}{failed}{how})"
+            label = f"{figure.shorten(name, 40)} (n = {scenario.requests:,}{failed}{how})"
             _spectrum(ax, samples.counted(recording.samples, name), scenario, label=label, **figure.nth(i))
         _tail_axis(ax, summary, objectives)
         _kinds_of_time(kinds, summary, objectives)
@@ -127,8 +129,8 @@ def _kinds_of_time(ax: Axes, summary: Summary, objectives: Sequence[Objective]) 
 def load_dimensions(*, recording: Recording, summary: Summary) -> figure.Chart:
     """Draw median and p95 of response time, and the target's own time, per value of each parameter that was varied."""
     n = sum(scenario.requests for scenario in summary.values())
-    caption = figure.Caption(f"Response time by parameter value, {_intervals(recording)}", recording.context, n)
-    panels = [(name, d, values) for name, s in summary.items() for d, values in s.by.items() if len(values) > 1]
+    panels, left = _panels(summary)
+    caption = figure.Caption(f"Response time by parameter value, {_intervals(recording)}", recording.context, n, left_out=left)
     if not panels:
         return caption.empty("no scenario varies a parameter")
     longest = max(len(values) for _, _, values in panels)
@@ -153,6 +155,21 @@ def load_dimensions(*, recording: Recording, summary: Summary) -> figure.Chart:
         for ax in axes[len(panels) :].flat:
             ax.remove()
     return chart
+
+
+def _panels(summary: Summary) -> tuple[list[tuple[str, str, Mapping[str, GroupSummary]]], list[str]]:
+    """Return what is drawn of which parameter of which scenario, the slowest values of it, and the names of what there is no room for."""
+    varied = {name: one for name, one in summary.items() if any(len(values) > 1 for values in one.by.values())}
+    longest = max((len(values) for one in varied.values() for values in one.by.values()), default=0)
+    shown, left = figure.choose(varied, MOST_PANELS if longest <= 8 else MOST_PANELS // 3, lambda one: one.severity)
+    panels: list[tuple[str, str, Mapping[str, GroupSummary]]] = []
+    for name, one in shown.items():
+        for dimension, values in one.by.items():
+            slowest, rest = figure.choose(values, MOST_VALUES, lambda group: np.nan_to_num(group.response_time_ms.p95.value))
+            if len(values) > 1 and len(panels) < MOST_PANELS:
+                panels.append((name, dimension, slowest))
+                left += rest
+    return panels, left
 
 
 def _groups(ax: Axes, values: Mapping[str, GroupSummary], series: Sequence[Series]) -> None:

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from itertools import groupby
 from typing import Any
@@ -24,7 +25,9 @@ LOOKS: Mapping[int, Mapping[str, Any]] = {  # of the state of a target; told apa
     2: {"facecolor": "#cfe8df", "label": "full service"},
 }
 CLASSES = {"fresh": "#e8f4ee", "aging": "#fdf3dc", "stale": "#f7e0d3", "missing": "#e4e4e4"}
+FULL = 2
 LEAST_S = 0.01  # shorter times are drawn so long on a logarithmic axis
+MOST_SYMBOLS = 50  # rows, the oldest
 BEFORE_S = 0.5  # of a drill's timeline before the fault
 
 
@@ -76,6 +79,9 @@ def _states(ax: Axes, row: float, view: Seen, zero_ns: int, slow_ns: int) -> flo
     found, end_s = states(view, slow_ns), float(view.done_ns.max() - zero_ns) / 1e9
     changes = [0, *(np.flatnonzero(np.diff(found)) + 1).tolist()]
     edges_s = [*((view.sent_ns[changes] - zero_ns) / 1e9), end_s]
+    for n, state in enumerate(found[changes]):
+        if n and state < FULL and edges_s[n] < 0 < edges_s[n + 1]:
+            edges_s[n] = 0.0  # its first probe was on its way when the fault began, and says nothing of the time before
     for state, first_s, last_s in zip(found[changes], edges_s, edges_s[1:], strict=False):
         if last_s > -BEFORE_S:
             look = {key: value for key, value in LOOKS[int(state)].items() if key != "label"}
@@ -142,7 +148,9 @@ def recovery_ages(*, recording: Recording, summary: RecoverySummary, plan: Recov
     caption = figure.Caption("Age of data: the oldest series of each symbol", recording.context, len(summary.as_found), "series")
     if not summary.freshness:
         return caption.empty("ages were not audited")
-    order = sorted(summary.freshness.items(), key=lambda item: (list(plan.rpo).index(item[1].tier or ""), item[0]))
+    oldest, left = figure.choose(summary.freshness, MOST_SYMBOLS, lambda one: math.inf if one.age_s is None else one.age_s)
+    caption = replace(caption, left_out=left)
+    order = sorted(oldest.items(), key=lambda item: (list(plan.rpo).index(item[1].tier or ""), item[0]))
     with caption.drawing(height=1.5 + 0.2 * len(order)) as (chart, (ax,)):
         *limits_s, _ = plan.staleness.ends_s.values()
         least_s = min([60.0, *(one.age_s for _, one in order if one.age_s and one.age_s > 1)])

@@ -82,6 +82,12 @@ class ScenarioSummary:
     generator_ms: dict[str, float] = field(default_factory=dict)
     generator_share: dict[str, float] = field(default_factory=dict)
 
+    @property
+    def severity(self) -> tuple[bool, float, float]:
+        """How much it wants to be seen among many: invalid first, then by the share that failed, then by p95."""
+        p95 = self.response_time_ms.p95.value if self.response_time_ms else 0.0
+        return self.invalid is not None, self.failed / max(self.requests, 1), 0.0 if p95 is None or math.isnan(p95) else p95
+
 
 def summarize(recording: Recording, limits: GeneratorLimits) -> dict[str, ScenarioSummary]:
     """Summarize every scenario of a recording, and each level of a sweep, in the order in which they ran."""

@@ -43,7 +43,7 @@ def scenarios(summary: Mapping[str, ScenarioSummary]) -> pd.DataFrame:
     """Return one column a scenario: counts, rates, and the kinds of time with their intervals; of many the main ones, a row each."""
     frame = pd.DataFrame({name: _scenario(s) for name, s in summary.items()}).fillna("")
     if len(summary) > MOST_COLUMNS:
-        worst = sorted(summary, key=lambda name: (not summary[name].invalid, summary[name].success_ratio or 0.0))
+        worst = sorted(summary, key=lambda name: summary[name].severity, reverse=True)
         frame = frame.T.loc[worst, [name for name in MAIN if name in frame.index]]
     frame.attrs["file"] = "scenarios.csv"
     return frame
