@@ -23,7 +23,8 @@ NAMES = {
     "api_frozen": "api_crash", "api_killed": "api_crash", "database_frozen": "database_loss", "database_killed": "database_loss",
     "database_connections_terminated": "database_loss", "feature_failure": "feature_failure", "scheduler_frozen": "scheduler_crash",
     "scheduler_killed": "scheduler_crash", "upstream_rate_limited": "upstream_rate_limit",
-    "upstream_rate_limited_with_retry_after": "upstream_rate_limit",
+    "upstream_rate_limited_with_retry_after": "upstream_rate_limit", "database_restored_from_dump": "database_destroyed",
+    "partition_api_database_black_hole": "network_partition",
 }  # fmt: skip
 
 
@@ -149,7 +150,7 @@ def test_every_failure_has_its_objective_and_its_trials() -> None:
     marks = [line for line in ax.lines if str(line.get_label()).startswith("objective")]
     assert [mark.get_xdata()[0] for mark in marks] == [one.objective_s for one in ONCE.rto.values()]
     dots = [line for line in ax.lines if line.get_label() == "a trial"]
-    assert [len(dot.get_xdata()) for dot in dots] == [2, 2, 3, 1, 2]
+    assert [len(dot.get_xdata()) for dot in dots] == [2, 2, 3, 1, 1, 1, 2]
 
 
 def test_what_proves_nothing_yet_is_marked() -> None:
