@@ -13,7 +13,6 @@ from tapecheck.compare.plan import AFTER, ComparePlan, Metric, Proof, Question, 
 from tapecheck.compare.recording import Baseline, Context, Recording, Sample
 from tapecheck.compare.session import order
 from tapecheck.runs.results import Finding, TargetInfo
-from tapecheck.statistics.paired import RESAMPLES
 from tapecheck.target.file import Target
 from tapecheck.verdict import Check
 
@@ -121,8 +120,8 @@ def summary(
     }
 
 
-def checked(found: Sequence[Sample], *, differs: int = 0, resamples: int = RESAMPLES, **question: Any) -> Check:
+def checked(found: Sequence[Sample], *, differs: int = 0, **question: Any) -> Check:
     """Return the check of the one metric of a proof."""
     asked = proof(**question)
-    (check,) = analysis.check({"bulk_copy": analysis.of_proof(asked, found, differs=differs, resamples=resamples)}, {"bulk_copy": asked})
+    (check,) = analysis.check({"bulk_copy": analysis.of_proof(asked, found, differs=differs)}, {"bulk_copy": asked})
     return check

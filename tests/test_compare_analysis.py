@@ -23,6 +23,7 @@ from tapecheck.compare.session import RunFigures
 from tapecheck.compare.validation import compare
 from tapecheck.errors import ConfigError
 from tapecheck.runs.results import Finding
+from tapecheck.statistics import paired
 from tapecheck.verdict import Check, Verdict
 
 
@@ -282,7 +283,9 @@ def sessions(ratio: float, noise: float, *, skewed: bool = False, smallest_effec
     """Return what many sessions of a known truth say, each at the look that decided it."""
     question = QUESTION.model_copy(update={"metrics": (METRIC.model_copy(update={"smallest_effect": smallest_effect}),)})
     every = (samples(times(24, ratio, noise=noise, seed=seed, skewed=skewed)) for seed in range(SIMULATED))
-    return [analysis.of_proof(question, one, seed=seed, resamples=FEW) for seed, one in enumerate(every)]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(paired, "RESAMPLES", FEW)
+        return [analysis.of_proof(question, one, seed=seed) for seed, one in enumerate(every)]
 
 
 def share(found: list[ProofSummary], change: Change) -> float:

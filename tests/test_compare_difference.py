@@ -12,7 +12,6 @@ from tapecheck.compare.difference import Change, Difference, State, equals, pair
 from tapecheck.compare.plan import AFTER, BEFORE, Metric
 
 ROUNDS, NOISE = 8, 0.035  # of each run, the standard deviation of its logarithm; a ratio of two has 1.41 times as much
-FEW = 400  # resamples, of which a simulation needs no more
 
 
 def measure(metric: Metric, *rounds: Any, counts: tuple[str, ...] = ()) -> Difference:

@@ -11,7 +11,12 @@ from tapecheck.statistics import paired
 
 POSITIVE = st.lists(st.tuples(st.floats(0.1, 100), st.floats(0.1, 100)), min_size=4, max_size=12)
 SIMULATED = 400
-FEW = 300  # resamples, of which a simulation needs no more: it draws hundreds of sessions
+
+
+@pytest.fixture
+def few_resamples(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A simulation needs no more: it draws hundreds of sessions."""
+    monkeypatch.setattr(paired, "RESAMPLES", 300)
 
 
 def test_the_ratio_is_the_geometric_mean_of_the_rounds() -> None:
@@ -25,7 +30,7 @@ def test_the_ratio_is_the_geometric_mean_of_the_rounds() -> None:
 def test_before_and_after_swapped_give_the_inverse(pairs: list[tuple[float, float]]) -> None:
     """No side is privileged, in the ratio nor in its interval."""
     before, after = zip(*pairs, strict=True)
-    there, back = (paired.ratio(paired.logs(*sides), resamples=FEW) for sides in ((before, after), (after, before)))
+    there, back = (paired.ratio(paired.logs(*sides)) for sides in ((before, after), (after, before)))
     assert there.value * back.value == pytest.approx(1)
     assert there.low is not None and there.high is not None and back.low is not None and back.high is not None
     assert (there.low, there.high) == (pytest.approx(1 / back.high), pytest.approx(1 / back.low))
@@ -108,22 +113,24 @@ def test_needed_rounds_are_the_least_that_would_do() -> None:
     assert widths[0] > distance >= widths[1] and (paired.needed_rounds(found, 0.9, claims=4) or 0) > n
 
 
+@pytest.mark.usefixtures("few_resamples")
 @pytest.mark.parametrize("rounds", [4, 6, 24])
 def test_the_interval_covers_the_truth_as_often_as_it_says(rounds: int) -> None:
     """92 to 98 % of intervals from normal noise have the true ratio in them (one standard error: 0.8 %)."""
     rng, truth, covered = np.random.default_rng(rounds), math.log(0.8), 0
     for seed in range(2 * SIMULATED):
-        found = paired.ratio(rng.normal(truth, 0.1, rounds), seed=seed, resamples=FEW)
+        found = paired.ratio(rng.normal(truth, 0.1, rounds), seed=seed)
         assert found.low is not None and found.high is not None
         covered += found.low <= 0.8 <= found.high
     assert 0.92 <= covered / (2 * SIMULATED) <= 0.98
 
 
+@pytest.mark.usefixtures("few_resamples")
 def test_the_interval_holds_where_noise_is_skewed() -> None:
     """Of rounds that are now and then disturbed, six of them, 90 % of intervals have the truth in them; the plain bootstrap's have not."""
     rng, covered = np.random.default_rng(1), 0
     for seed in range(SIMULATED):
-        found = paired.ratio(rng.exponential(0.1, 6) - 0.1, seed=seed, resamples=FEW)
+        found = paired.ratio(rng.exponential(0.1, 6) - 0.1, seed=seed)
         assert found.low is not None and found.high is not None
         covered += found.low <= 1 <= found.high
     assert covered / SIMULATED >= 0.9

@@ -9,7 +9,7 @@ from tapecheck.compare.difference import Change, Control, CounterChange, Differe
 from tapecheck.compare.plan import ANSWERS, COUNTED_EXACTLY, MAX_ROUNDS, ROUNDS_NEEDED, ComparePlan, Metric, Question
 from tapecheck.compare.recording import Baseline, Recording, Sample
 from tapecheck.runs.results import Finding
-from tapecheck.statistics.paired import ALPHA, RESAMPLES, Ratio
+from tapecheck.statistics.paired import ALPHA, Ratio
 from tapecheck.verdict import Check, Verdict, written
 
 FAILED_MOST = 0.001  # of the requests after a change may fail, whatever failed before it
@@ -96,28 +96,22 @@ def is_decided(proof: ProofSummary) -> bool:
 
 
 def of_proof(
-    question: Question,
-    own: Sequence[Sample],
-    *,
-    baseline: Baseline = NO_BASELINE,
-    differs: int = 0,
-    seed: int = 0,
-    resamples: int = RESAMPLES,
+    question: Question, own: Sequence[Sample], *, baseline: Baseline = NO_BASELINE, differs: int = 0, seed: int = 0
 ) -> ProofSummary:
     """Summarize one proof from its samples, up to the look that decides it; recorded runs are looked at once."""
     for look in question.rounds.looks if question.rounds else (MAX_ROUNDS,):
         seen = [sample for sample in own if sample.round <= look]
-        found = _at_look(question, seen, baseline, differs, seed, resamples)
+        found = _at_look(question, seen, baseline, differs, seed)
         if is_decided(found) or len(seen) == len(own):
             break
     return found
 
 
-def _at_look(question: Question, own: Sequence[Sample], baseline: Baseline, differs: int, seed: int, resamples: int) -> ProofSummary:
+def _at_look(question: Question, own: Sequence[Sample], baseline: Baseline, differs: int, seed: int) -> ProofSummary:
     rounds, planned = difference.pairs(own), len({sample.round for sample in own if sample.round})
     counted, first = difference.counter_changes(rounds), question.metrics[0]
     alpha = question.rounds.alpha(planned) if question.rounds else ALPHA
-    method = Method(alpha=alpha, seed=seed, resamples=resamples)
+    method = Method(alpha=alpha, seed=seed)
     answered = next((one for one in baseline.found if one.name in question.answers), None)
     ratios = [(pair.before.round, difference.logs(first.name, first.better, [pair])) for pair in rounds]
     return _guarded(

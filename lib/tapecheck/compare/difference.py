@@ -166,15 +166,14 @@ class Difference:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Method:
-    """How sure a claim must be, and how its interval is drawn: level of the look, seed and number of the bootstrap's resamples."""
+    """How sure a claim must be, and how its interval is drawn: level of the look, and seed of the bootstrap."""
 
     alpha: float = ALPHA
     seed: int = 0
-    resamples: int = paired.RESAMPLES
 
     def ratio(self, d: Logs, *, is_count: bool = False) -> Ratio:
         """Return the ratio of rounds with its interval at this level."""
-        return paired.ratio(d, seed=self.seed, is_count=is_count, alpha=self.alpha, resamples=self.resamples)
+        return paired.ratio(d, seed=self.seed, is_count=is_count, alpha=self.alpha)
 
 
 PLAIN = Method()  # of rounds that are looked at once

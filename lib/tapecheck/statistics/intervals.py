@@ -71,9 +71,9 @@ class Distribution:
     p99: Percentile
 
 
-def needed_n(p: float, confidence: float = CONFIDENCE) -> int:
+def needed_n(p: float) -> int:
     """Return the smallest n whose maximum is an upper bound of the p-quantile, or whose successes prove more than p: 299 for 0.99."""
-    return math.ceil(math.log(1 - confidence) / math.log(p))
+    return math.ceil(math.log(1 - CONFIDENCE) / math.log(p))
 
 
 def binomial_quantile(q: float, n: int | Counts, p: NDArray[np.float64] | float) -> Counts:
@@ -194,9 +194,9 @@ def spent(part: float) -> float:
     return 2 * float(scipy.special.ndtr(-z / math.sqrt(part)))
 
 
-def share_below_maximum(n: int, confidence: float = CONFIDENCE) -> float:
+def share_below_maximum(n: int) -> float:
     """Return the share of all that lies below the maximum of n independent samples: 0.55 for 5, 0.95 for 59; `needed_n` turned round."""
-    return float((1 - confidence) ** (1 / n)) if n else 0.0
+    return float((1 - CONFIDENCE) ** (1 / n)) if n else 0.0
 
 
 def spectrum(x: Values, batches: Counts, points: int = 200) -> Mapping[str, NDArray[np.float64]]:

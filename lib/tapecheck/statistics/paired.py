@@ -101,28 +101,24 @@ def mean(values: Sequence[float]) -> float:
     return math.exp(float(np.log(np.asarray(values, dtype=np.float64)).mean()))
 
 
-def ratio(d: Logs, *, seed: int = 0, is_count: bool = False, alpha: float = ALPHA, resamples: int = RESAMPLES) -> Ratio:
-    """Return the ratio of at least one round, its interval at the level `alpha`; one round of a count is as good as many.
-
-    Args:
-        seed: of the bootstrap, which takes so many `resamples`.
-    """
+def ratio(d: Logs, *, seed: int = 0, is_count: bool = False, alpha: float = ALPHA) -> Ratio:
+    """Return the ratio of at least one round, its interval at the level `alpha`; one round of a count is as good as many."""
     n, spread = len(d), _spread(d)
     value = math.exp(float(d.mean()))
     if spread == 0 and (n > 1 or is_count):
         return Ratio(value=value, low=value, high=value, n=n, spread=0.0, exact=True)
     if n < ROUNDS_LEAST:
         return Ratio(value=value, low=None, high=None, n=n, spread=spread)
-    low, high = intervals.bootstrap_interval(_studentized(d, seed, resamples))
+    low, high = intervals.bootstrap_interval(_studentized(d, seed))
     error = spread / math.sqrt(n) * _t(n - 1, alpha) / _t(n - 1)
     ends = [math.exp(float(np.clip(d.mean() - z * error, -FURTHEST, FURTHEST))) for z in (high, low)]
     return Ratio(value=value, low=min(ends[0], value), high=max(ends[1], value), n=n, spread=spread)
 
 
-def _studentized(d: Logs, seed: int, resamples: int) -> Logs:
+def _studentized(d: Logs, seed: int) -> Logs:
     """Return z of each resample; two have one noise, with either sign, so that swapped sides give the inverse."""
     n, spread, rng = len(d), d.std(ddof=1), np.random.default_rng(seed)
-    drawn = d[rng.integers(0, n, (resamples // 2, n))]
+    drawn = d[rng.integers(0, n, (RESAMPLES // 2, n))]
     noise = rng.normal(0, spread / math.sqrt(n), drawn.shape)
     drawn = np.concatenate([drawn + noise, drawn - noise])
     z: Logs = (drawn.mean(axis=1) - d.mean()) / (drawn.std(axis=1, ddof=1) / math.sqrt(n))
