@@ -11,7 +11,7 @@ from typing import Any
 from tapecheck import config
 from tapecheck.compare import answers
 from tapecheck.compare.answers import Key, SentRequests
-from tapecheck.compare.plan import AFTER, BEFORE, COUNTERS, LATENCIES, STAGE_METRICS, Side, Variants
+from tapecheck.compare.plan import AFTER, BEFORE, CLOCKS, COUNTERS, LATENCIES, STAGE_METRICS, Side, Variants, known
 from tapecheck.compare.recording import Compared, Context, Recording, Sample
 from tapecheck.errors import ConfigError, Problem
 from tapecheck.load.imports import registry
@@ -28,64 +28,47 @@ SIDES: tuple[Side, Side] = (BEFORE, AFTER)
 
 # ---- figures ----
 
+PATHS: Mapping[str, Mapping[str, str]] = {  # where a figure stands in its part of a result, where that is not by its name
+    "backfill": {
+        **{name: f"totals.{name}" for name in ("duration_s", "records_per_s", *COUNTERS["backfill"])},
+        **{name: f"stages.{name.removesuffix('_s')}.busy_s" for name in STAGE_METRICS},
+    },
+    "load": {
+        f"{kind}{name}": f"{kind or 'response_'}time_ms.{'mean' if name == 'mean_ms' else name.removesuffix('_ms') + '.value'}"
+        for kind in ("", "service_", "server_")
+        for name in LATENCIES
+    },
+    "observe": {
+        **{f"{name}_s": f"kinds.{name}.busy_s" for name in ("api", "database", "own")},
+        **{f"vendor_{name}_ms": f"vendor_ms.{name}.value" for name in ("p50", "p95")},
+    },
+    "rto_rpo": {"recover_max_s": "recover_s.max", "degraded_max_s": "degraded_s.max", "trials": "recover_s.n"},
+}
+
 
 def figures(result: Json) -> dict[str, Sample]:
     """Return the figures of each part of a result that is compared by itself: a scenario, a backfill, a kind of failure."""
+    invalid = [(check["name"], check["reason"]) for check in result.get("checks", ()) if check["verdict"] == Verdict.INVALID]
     if result["validation"] == "load":
-        return {name: of_scenario(one) for name, one in result["scenarios"].items()}
+        return {name: of("load", one, one["invalid"] or "") for name, one in result["scenarios"].items()}
     if result["validation"] == "backfill":
-        return {"backfill": of_backfill(result)}
+        failed, jobs = result["totals"]["failed"], result["totals"]["jobs"]
+        return {"backfill": of("backfill", result, f"{failed} of {jobs} jobs failed" if failed else "")}
     if result["validation"] == "observe":
-        invalid = (check["reason"] for check in result["checks"] if check["verdict"] == Verdict.INVALID)
-        return {"backfill": of_observed(result, next(invalid, ""))}
-    return {name: _of_failure(name, one, result["checks"]) for name, one in result["rto"].items()}
+        return {"backfill": of("observe", result, next((reason for _, reason in invalid), ""))}
+    why = {name: next((reason for other, reason in invalid if other == name), "an invalid trial") for name in result["rto"]}
+    return {name: of("rto_rpo", one, why[name] if one["verdict"] == Verdict.INVALID else "") for name, one in result["rto"].items()}
 
 
-def of_scenario(one: Json) -> Sample:
-    """Return the figures of a scenario; a tool that gives no intervals has plain numbers."""
-    kinds = (("", one["response_time_ms"]), ("service_", one["service_time_ms"]), ("server_", one["server_time_ms"]))
-    found = {f"{kind}{name}": times[name.removesuffix("_ms")] for kind, times in kinds if times for name in LATENCIES}
-    values = {name: value["value"] if isinstance(value, Mapping) else value for name, value in found.items()}
-    clocks = _numbers({**values, "throughput_rps": one["throughput_rps"]})
-    return Sample(clocks=clocks, counters=_counted(one, "load"), problem=one["invalid"] or "")
-
-
-def of_backfill(result: Json) -> Sample:
-    """Return the figures of a backfill; a stage that did not run has none."""
-    totals = result["totals"]
-    stages = {name: result["stages"].get(name.removesuffix("_s"), {}).get("busy_s") or None for name in STAGE_METRICS}
+def of(validation: str, part: Json, problem: str) -> Sample:
+    """Return the figures of a part that are known, of clocks those above 0; one with a `problem` does not count."""
+    found = {name: history.value_at(part, PATHS[validation].get(name, name)) for name in known(validation)}
     return Sample(
-        clocks=_numbers({"duration_s": totals["duration_s"], "records_per_s": totals["records_per_s"] or None, **stages}),
-        counters=_counted(totals, "backfill"),
-        checksum=(result["integrity"] or {}).get("checksum", ""),
-        problem=f"{totals['failed']} of {totals['jobs']} jobs failed" if totals["failed"] else "",
+        clocks={name: value for name in CLOCKS[validation] if (value := found[name]) and math.isfinite(value)},
+        counters={name: int(value) for name in COUNTERS[validation] if (value := found[name]) is not None},
+        checksum=(part.get("integrity") or {}).get("checksum", ""),
+        problem=problem,
     )
-
-
-def of_observed(result: Json, problem: str) -> Sample:
-    """Return the figures of an observed backfill; one that was not whole does not count, for `problem`."""
-    times, kinds = result["vendor_ms"] or {}, result["kinds"]
-    vendor = {f"vendor_{name}_ms": times[name]["value"] for name in ("p50", "p95") if times}
-    busy = {f"{name}_s": kinds[name]["busy_s"] or None for name in ("api", "database", "own")}
-    clocks = _numbers({"duration_s": result["duration_s"], "records_per_s": result["records_per_s"] or None, **busy, **vendor})
-    return Sample(clocks=clocks, counters=_counted(result, "observe"), problem=problem)
-
-
-def _of_failure(name: str, one: Json, checks: list[Json]) -> Sample:
-    invalid = (check["reason"] for check in checks if check["name"] == name and check["verdict"] == Verdict.INVALID)
-    return Sample(
-        clocks=_numbers({"recover_max_s": one["recover_s"]["max"], "degraded_max_s": one["degraded_s"]["max"]}),
-        counters={"trials": one["recover_s"]["n"]},
-        problem=next(invalid, "an invalid trial") if one["verdict"] == Verdict.INVALID else "",
-    )
-
-
-def _counted(one: Json, validation: str) -> dict[str, int]:
-    return {name: int(one[name]) for name in COUNTERS[validation] if one.get(name) is not None}  # not everyone counts everything
-
-
-def _numbers(values: Json) -> dict[str, float]:
-    return {name: float(value) for name, value in values.items() if isinstance(value, int | float) and math.isfinite(value)}
 
 
 # ---- runs ----

@@ -73,7 +73,7 @@ class Bench:
                 found = _refill(variant.plan, at_distance(target, variant.distance_ms))
             elif isinstance(variant.plan, ObservePlan):
                 summary = observe.summarize(observe.run(variant.plan, target), variant.plan)
-                found = RunFigures(sample=recorded.of_observed(asdict(summary), summary.invalid or ""))
+                found = RunFigures(sample=recorded.of("observe", asdict(summary), summary.invalid or ""))
             else:
                 found = _load(variant.plan, target)
         return replace(found, sample=found.sample.plus(Sample(clocks=clocks)))
@@ -93,7 +93,7 @@ def _refill(plan: BackfillPlan, target: Target) -> RunFigures:
     summary = backfill.summarize(recording, plan)
     found = tuple(one for one in backfill.rules(recording, summary, plan) if one.name.startswith(WHERE))
     return RunFigures(
-        sample=replace(recorded.of_backfill(asdict(summary)), problem=summary.invalid or ""),  # jobs that failed are counted
+        sample=recorded.of("backfill", asdict(summary), summary.invalid or ""),  # jobs that failed are counted
         baseline=Baseline(found=found, what_if={one.change: one.saving_ratio for one in summary.what_if}),
     )
 
@@ -103,7 +103,11 @@ def _load(plan: LoadPlan, target: Target) -> RunFigures:
     ((name, summary),) = load.summarize(recording, _limited(plan, lag_p99_ms=None, dispatch_lag_p99_ms=None)).items()
     late = load.summarize(recording, _limited(plan, lag_p99_ms=plan.generator.lag_p99_ms or HIDING_MS))[name].invalid
     own_bytes = int(load_samples.counted(recording.samples, name).numbers("bytes").sum())
-    sample = recorded.of_scenario(asdict(summary)).plus(Sample(counters={"bytes": own_bytes})).plus(answers.read(recording, name))
+    sample = (
+        recorded.of("load", asdict(summary), summary.invalid or "")
+        .plus(Sample(counters={"bytes": own_bytes}))
+        .plus(answers.read(recording, name))
+    )
     return RunFigures(sample=replace(sample, late="" if summary.invalid else late or ""), requests=answers.requests(recording, name))
 
 
