@@ -17,7 +17,6 @@ import httpx
 import psycopg
 import pytest
 from backfills import BASE, SCHEMA, plan, states
-from psycopg.conninfo import make_conninfo
 
 from tapecheck import database
 from tapecheck.backfill import checkpoints, jobs, schema
@@ -33,37 +32,23 @@ from tapecheck.vendor.bars import ticker_of, to_datetime
 Key = tuple[str, str]
 
 # Each fault strikes one symbol of one backfill (none is in the fixture's profile, so that the scheduler meets none of them).
-PASSING: dict[str, dict[str, Any]] = {
-    "TSLA": {"kind": "rate_limited", "count": 2},
-    "AMZN": {"kind": "rate_limited", "count": 1, "retry_after": "0.2"},
-    "NVDA": {"kind": "rate_limited_empty", "count": 2},
-    "AVGO": {"kind": "server_error", "count": 2, "status": 503},
-    "ASML": {"kind": "results_missing", "count": 1},
-    "BRK.B": {"kind": "results_null", "count": 1},
-    "JPM": {"kind": "truncated", "count": 1},
-    "V": {"kind": "duplicate_page", "count": 1},
-    "WMT": {"kind": "wrong_symbol", "count": 1},
-    "JNJ": {"kind": "slow_drip", "count": 1},
-    "QQQ": {"kind": "reset", "count": 1},
-    "DIA": {"kind": "black_hole", "count": 1},
-    "IWM": {"kind": "fail_twice"},
+FAULTS: dict[str, tuple[dict[str, Any], dict[str, Any], str]] = {  # the fault, what makes it pass, and what is said where it lasts
+    "TSLA": ({"kind": "rate_limited"}, {"count": 2}, "HTTP 429: You've exceeded"),
+    "AMZN": ({"kind": "rate_limited", "retry_after": "60"}, {"count": 1, "retry_after": "0.2"}, "HTTP 429: You've exceeded"),
+    "NVDA": ({"kind": "rate_limited_empty"}, {"count": 2}, "HTTP 429: no reason given"),
+    "AVGO": ({"kind": "server_error", "status": 503}, {"count": 2}, "HTTP 503"),
+    "ASML": ({"kind": "results_missing"}, {"count": 1}, "results is missing"),
+    "BRK.B": ({"kind": "results_null"}, {"count": 1}, "results is null"),
+    "JPM": ({"kind": "truncated"}, {"count": 1}, "not the vendor's JSON"),
+    "V": ({"kind": "duplicate_page"}, {"count": 1}, "same bars again and again"),
+    "WMT": ({"kind": "wrong_symbol"}, {"count": 1}, "the page is of 'MSFT'"),
+    "JNJ": ({"kind": "slow_drip"}, {"count": 1}, "no whole answer within"),
+    "QQQ": ({"kind": "reset"}, {"count": 1}, "ReadError"),
+    "DIA": ({"kind": "black_hole"}, {"count": 1}, "no whole answer within"),
+    "IWM": ({"kind": "forbidden"}, {"kind": "fail_twice"}, "HTTP 403: You are not entitled"),
 }
-LASTING: dict[str, tuple[dict[str, Any], str]] = {
-    "TSLA": ({"kind": "rate_limited"}, "HTTP 429: You've exceeded"),
-    "AMZN": ({"kind": "rate_limited", "retry_after": "60"}, "HTTP 429: You've exceeded"),
-    "NVDA": ({"kind": "rate_limited_empty"}, "HTTP 429: no reason given"),
-    "AVGO": ({"kind": "server_error", "status": 503}, "HTTP 503"),
-    "ASML": ({"kind": "results_missing"}, "results is missing"),
-    "BRK.B": ({"kind": "results_null"}, "results is null"),
-    "JPM": ({"kind": "truncated"}, "not the vendor's JSON"),
-    "V": ({"kind": "duplicate_page"}, "same bars again and again"),
-    "WMT": ({"kind": "wrong_symbol"}, "the page is of 'MSFT'"),
-    "JNJ": ({"kind": "slow_drip"}, "no whole answer within"),
-    "QQQ": ({"kind": "reset"}, "ReadError"),
-    "DIA": ({"kind": "black_hole"}, "no whole answer within"),
-    "IWM": ({"kind": "forbidden"}, "HTTP 403: You are not entitled"),
-    "NOSUCH": ({}, "HTTP 404: Ticker not found"),
-}
+PASSING = {symbol: fault | passes for symbol, (fault, passes, _) in FAULTS.items()}
+LASTING = {symbol: (fault, said) for symbol, (fault, _, said) in FAULTS.items()} | {"NOSUCH": ({}, "HTTP 404: Ticker not found")}
 SOUND = ["SOL", "EEM"]  # no fault strikes them
 SILENT = ["JNJ", "DIA"]  # nobody notices their faults but by waiting: they have backfills of their own, as nothing else may be slow there
 SHORT_S, LONG_S = 2, 60  # how long one waits for an answer
@@ -507,33 +492,3 @@ def test_a_lock_that_somebody_holds_is_waited_for_within_the_budget(
         holder.rollback()
         again = filled(endpoints, **QUICK | {"source": BASE["source"] | {"retry": {"budget_s": 60}}}, begin="resume")
     assert again.kept(["SOL"]) == faultless.kept(["SOL"])
-
-
-def test_a_standby_that_is_promoted_is_waited_for(
-    endpoints: Endpoints, connection: Any, faultless: Filled, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Until then it takes no row (25006), which is a loss that passes."""
-    name, refused, real = "tapecheck_standby", list[str](), database.said
-
-    def demote(page: int, _: Checkpoint) -> None:
-        if page == 2:
-            connection.execute(f"ALTER DATABASE {name} SET default_transaction_read_only = on")
-            connection.execute("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = %s", (name,))
-
-    def said(error: BaseException) -> str:
-        if getattr(error, "sqlstate", "") == "25006":
-            refused.append(real(error))
-            connection.execute(f"ALTER DATABASE {name} RESET default_transaction_read_only")
-        return real(error)
-
-    connection.execute(f"CREATE DATABASE {name}")
-    try:
-        whenever_stored(monkeypatch, demote)
-        monkeypatch.setattr(database, "said", said)
-        there = dataclasses.replace(endpoints, database_url=make_conninfo(endpoints.database_url, dbname=name))
-        recording = filled(there, **QUICK | {"source": BASE["source"] | {"retry": {"budget_s": 60}}}, sums=False).recording
-        assert not states(recording)["failed"] and refused[0].startswith("the database is read-only, as a standby is")
-        with psycopg.connect(there.database_url) as reader:
-            assert checkpoints.by_series(reader, SCHEMA) == faultless.kept(["SOL"])
-    finally:
-        connection.execute(f"DROP DATABASE {name} WITH (FORCE)")

@@ -87,6 +87,7 @@ def test_every_job_is_stored_with_its_spans(endpoints: Endpoints, fetched: Fetch
     assert max(at_once) == recording.context.plan.concurrency.requests == 3
     assert all(map(is_nested, tracks_of(recording.spans)[1].values())), "the trace"
     context = recording.context
+    assert context.plan.history.start and context.plan.history.days is None, "the same days when it is resumed tomorrow"
     assert all(context.began_ns <= span.began_ns <= span.ended_ns <= context.ended_ns for span in recording.spans)
     assert endpoints.key not in repr(endpoints) and "passfile" not in repr(endpoints)
 

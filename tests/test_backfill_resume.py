@@ -153,23 +153,6 @@ def test_a_run_that_was_killed_before_its_first_page_resumes(endpoints: Endpoint
     assert len(states(run(plan(**small, begin="resume"), endpoints))["skipped"]) == 2
 
 
-def test_a_run_of_the_last_days_is_resumed_the_next_day(
-    endpoints: Endpoints, connection: Database, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """What is stored stays, and the new day comes to it."""
-    today = plans.today()
-    small: dict[str, Any] = {"timeframes": ["1d"], "symbols": ["SOL"], "history": {"days": 9}}
-    monkeypatch.setattr(plans, "today", lambda: today - dt.timedelta(days=2))
-    run(plan(**small), endpoints)
-    for back, begin in ((1, "resume"), (0, "only_failed")):
-        monkeypatch.setattr(plans, "today", lambda back=back: today - dt.timedelta(days=back))
-        connection.execute(f"UPDATE {SCHEMA}.checkpoints SET state = 'failed', error = 'none'")
-        again = run(plan(**small, begin=begin), endpoints)
-        assert again.context.plan.history.end == today - dt.timedelta(days=back)
-        assert states(again)["completed"] == ["SOL 1d"] and again.context.integrity and again.context.integrity.lost == 0
-    assert connection.execute(f"SELECT count(*) FROM {SCHEMA}.bars").fetchone() == (11,)
-
-
 def test_jobs_of_an_older_version_are_done_anew(endpoints: Endpoints, connection: Database) -> None:
     """Its checkpoints did not say what they cover; they are kept, and the tables are those of a fresh run."""
     small: dict[str, Any] = {"timeframes": ["1d"], "history": {"days": 5}}

@@ -159,10 +159,11 @@ LOST, REFUSED = ("08006", "57P03", "53300", "40001", "25006", "55P03", "53100"),
 
 @pytest.mark.parametrize(("state", "is_lost"), [*((one, True) for one in LOST), *((one, False) for one in REFUSED)])
 def test_an_sqlstate_tells_losses_from_refusals(state: str, is_lost: bool) -> None:
-    """Of both drivers, whatever the class of the error."""
+    """Of both drivers, whatever the class of the error; a standby is a loss, which passes when it is promoted, and is called one."""
     code = adbc_driver_manager.AdbcStatusCode.IO
     errors = [psycopg.errors.lookup(state)("said"), adbc_driver_manager.OperationalError("said", status_code=code, sqlstate=state)]
     assert [database.is_lost(error) for error in errors] == [is_lost, is_lost]
+    assert all(("as a standby is until it is promoted: said" in database.said(error)) == (state == "25006") for error in errors)
 
 
 def test_a_database_that_refuses_is_not_said_to_be_silent(endpoints: Endpoints, connection: Database) -> None:
