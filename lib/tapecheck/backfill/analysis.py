@@ -2,7 +2,7 @@
 
 from bisect import bisect_right
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from tapecheck.backfill import coverage
@@ -114,13 +114,13 @@ def summarize(recording: Recording) -> BackfillSummary:
     jobs = {(job.symbol, job.timeframe): _job(job, by_job[job.symbol, job.timeframe]) for job in recording.jobs}
     totals = _totals(recording)
     stages = summarize_stages(spans, context.began_ns, context.ended_ns)
-    longest = sorted(stages, key=lambda name: -stages[name].busy_s)
+    bottleneck, leading = ranked({name: stage.busy_share for name, stage in stages.items()})
     ran, completed = ([(key, job.duration_s) for key, job in jobs.items() if job.state in of] for of in (RAN, (COMPLETED,)))
     return BackfillSummary(
         totals=totals,
         stages=stages,
-        bottleneck=longest[0] if stages[longest[0]].busy_share > PRIMARY_SHARE else None,
-        leading=[name for i, name in enumerate(longest) if stages[name].busy_s and (i == 0 or stages[name].busy_share > LEADING_SHARE)],
+        bottleneck=bottleneck,
+        leading=leading,
         slowest_job=slowest((" ".join(key), duration_s) for key, duration_s in ran),
         slowest_timeframe=slowest((key[1], duration_s) for key, duration_s in completed),
         slowest_symbol=slowest((key[0], duration_s) for key, duration_s in completed),
@@ -195,6 +195,13 @@ def summarize_stages(spans: Sequence[Span], began_ns: int, ended_ns: int) -> dic
         )
         for stage, (spans_n, busy_s) in busy.items()
     }
+
+
+def ranked(busy_shares: Mapping[str, float]) -> tuple[str | None, list[str]]:
+    """Return what is the bottleneck by its share of busy time, or None where time is balanced, and what leads, the longest first."""
+    longest = sorted(busy_shares, key=lambda name: -busy_shares[name])
+    leading = [name for name in longest if busy_shares[name] > (LEADING_SHARE if name != longest[0] else 0.0)]
+    return longest[0] if busy_shares[longest[0]] > PRIMARY_SHARE else None, leading
 
 
 def critical_path(spans: Sequence[Span], began_ns: int, ended_ns: int) -> dict[str, int]:

@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from tapecheck.backfill.analysis import LEADING_SHARE, PRIMARY_SHARE, Slowest, rate_limit_floor_s, slowest
+from tapecheck.backfill.analysis import Slowest, ranked, rate_limit_floor_s, slowest
 from tapecheck.backfill.observe.plan import ObservePlan
 from tapecheck.backfill.observe.recording import Recording
 from tapecheck.statistics import intervals
@@ -123,17 +123,18 @@ def summarize(recording: Recording, plan: ObservePlan) -> ObserveSummary:
     paths, failures = (exchanges.column(name).to_pylist() for name in ("path", "failure"))
     sessions = recording.tables["sessions"]
     parts, kinds, sampled_share = _split(recording, _union(began, ended, context.began_ns, context.ended_ns))
-    longest = sorted(kinds, key=lambda name: -kinds[name].busy_s)
+    bottleneck, leading = ranked({name: kind.busy_share for name, kind in kinds.items()})
     series = _series(exchanges, paths)
     tables = _rows(recording.tables["rows"])
-    records = _records(tables)
+    known = [table.records for table in tables.values() if table.records is not None]
+    records = sum(known) if known else None
     working, waiting = (sessions.column(name).to_numpy() for name in ("working", "open"))
     return ObserveSummary(
         duration_s=context.wall_s,
         parts=parts,
         kinds=kinds,
-        bottleneck=longest[0] if kinds[longest[0]].busy_share > PRIMARY_SHARE else None,
-        leading=[name for i, name in enumerate(longest) if i == 0 or kinds[name].busy_share > LEADING_SHARE],
+        bottleneck=bottleneck,
+        leading=leading,
         looks=sessions.num_rows,
         sampled_share=sampled_share,
         most_sessions=int(max(sessions.column("idle").to_numpy() + working + waiting, default=0)),
@@ -294,12 +295,6 @@ def _rows(rows: pa.Table) -> dict[str, TableRows]:
     for row in rows.to_pylist():
         by_table[row["table"]].append(row)
     return {name: _between(found[0], found[-1]) for name, found in by_table.items()}
-
-
-def _records(tables: Mapping[str, TableRows]) -> int | None:
-    """Return how many rows came to all tables together, as far as that is known of any."""
-    known = [one.records for one in tables.values() if one.records is not None]
-    return sum(known) if known else None
 
 
 def _between(first: Mapping[str, int | None], last: Mapping[str, int | None]) -> TableRows:
