@@ -23,7 +23,7 @@ from tapecheck.load.engine.work import Work
 from tapecheck.load.plan import METRICS, Capacity, GeneratorLimits, LoadPlan
 from tapecheck.load.recording import Recording
 from tapecheck.load.session import Generator
-from tapecheck.load.validation import load, objectives
+from tapecheck.load.validation import load
 from tapecheck.verdict import OPERATORS, Verdict, parse
 
 SEARCH = Capacity(executor="capacity", request="features", start_rate_rps=50, max_rate_rps=10_000)
@@ -236,7 +236,7 @@ def test_every_objective_that_a_plan_accepts_yields_a_check(data: st.DataObject)
     plan = LoadPlan.model_validate({"scenarios": scenarios, "objectives": texts})
     for found in (recorded(plan), recording({}), recording({"elsewhere": burst(np.full(400, 5.0))})):
         checks = judged(plan, found)
-        for one in objectives(plan):
+        for one in plan.parsed:
             mine = [c for c in checks if c[1] == str(one)]
             assert mine, f"{one} yields no check"
             assert len({c[0] for c in mine}) == len(mine)

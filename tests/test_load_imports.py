@@ -31,7 +31,7 @@ from tapecheck.load.engine.recorder import ErrorKind
 from tapecheck.load.imports import files, k6, registry, wrk_and_hey
 from tapecheck.load.plan import METRICS, LoadPlan
 from tapecheck.load.recording import Recording
-from tapecheck.load.validation import LoadSummary, load, objectives
+from tapecheck.load.validation import LoadSummary, load
 from tapecheck.statistics.intervals import Distribution
 from tapecheck.verdict import Verdict, parse
 
@@ -604,7 +604,7 @@ def test_requests_of_no_time_are_drawn_and_judged(took_ms: list[float]) -> None:
     assert slow == ([] if took_ms == [0.0, 0.0] else ["a: symbol {} takes 5 ms, {} 0 ms".format(*names)])
     assert load.judge(found, PLAN)
     for draw in (charts.load_percentiles, charts.load_timeline):
-        for limits in ((), objectives(PLAN)):
+        for limits in ((), PLAN.parsed):
             assert isinstance(draw(recording=rec, summary=found, objectives=limits), Chart)
     assert isinstance(charts.load_dimensions(recording=rec, summary=found), Chart)
     assert not frames.scenarios(found).empty and not frames.breakdown(found).empty
@@ -615,7 +615,7 @@ def test_every_chart_is_drawn_and_names_the_tool(name: str) -> None:
     """Of single requests, of figures, and of figures by name; one that needs single requests says that there are none."""
     recording, found = read(DATA / name)
     both = {"recording": recording, "summary": {next(iter(recording.context.executors)): found}}
-    tool, limits = recording.context.measured_by, objectives(PLAN)
+    tool, limits = recording.context.measured_by, PLAN.parsed
     drawn = {
         "percentiles": charts.load_percentiles(**both, objectives=limits),
         "timeline": charts.load_timeline(**both, objectives=limits),

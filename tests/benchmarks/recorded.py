@@ -152,7 +152,6 @@ def _analyse(folder: Path) -> None:
         from tapecheck import charts
         from tapecheck.load.plan import LoadPlan
         from tapecheck.load.validation import load
-        from tapecheck.load.validation import objectives as parsed
 
         plan = LoadPlan.model_validate(PLAN)
         step("import")
@@ -163,7 +162,7 @@ def _analyse(folder: Path) -> None:
         checks = load.judge(summary, plan)
         load.find(recording, summary, plan)
         step("judge")
-        both, objectives = {"recording": recording, "summary": summary}, parsed(plan)
+        both, objectives = {"recording": recording, "summary": summary}, plan.parsed
         charts.load_percentiles(**both, objectives=objectives).png()
         charts.load_timeline(**both, objectives=objectives).png()
         charts.load_dimensions(**both).png()

@@ -24,7 +24,7 @@ from tapecheck.runs import folders
 from tapecheck.runs.results import Finding, Result
 from tapecheck.target.file import Target
 from tapecheck.validation import Analysis, Types
-from tapecheck.verdict import Check, Objective, number, parse_all, sentence
+from tapecheck.verdict import Check, number, parse_all, sentence
 
 BESIDE = ("generator_late", "neighbours", "machine_full")  # findings that every reader of the verdict has to know, the first of each
 FAILURES_AT_ONCE = 10_000  # as Python objects: a target that refuses everything can fail millions
@@ -190,11 +190,6 @@ class Load(validation.Validation[LoadPlan, Recording, LoadSummary, Settings]):
         from tapecheck.load import frames  # with the validation, whose tables it has
 
         return frames.exported(found.summary, found.summary.failures)
-
-
-def objectives(plan: LoadPlan) -> tuple[Objective, ...]:
-    """Return a plan's objectives, parsed."""
-    return plan.parsed
 
 
 load = Load()
