@@ -43,7 +43,7 @@ def test_a_database_that_is_back_is_up_whatever_upstream_says(tmp_path: Path, mo
     scheduler = Refresher(home)
     scheduler.database_up = True
     scheduler.add(["NOTHERE"])
-    monkeypatch.setattr(scheduler.home.__class__, "database_url", lambda _: "")
+    monkeypatch.setattr(scheduler.home.__class__, "database_url", lambda *_: "")
     assert asyncio.run(asyncio.wait_for(work(), 60)) == [False, True]
 
 
