@@ -2,11 +2,11 @@
 
 import math
 import re
-from collections.abc import Mapping
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
+from tapecheck import config
 from tapecheck.config import Model
 from tapecheck.errors import Problem
 from tapecheck.load.engine import work
@@ -297,12 +297,9 @@ class LoadPlan(Model):
 _PERCENTILE = re.compile(r"(?:service_|server_)?p(\d\d)_ms")
 
 
-def problems(plan: LoadPlan, *, file: str, lines: Mapping[str, int]) -> list[Problem]:
-    """Return one problem for each objective and scenario whose number of requests is known and does not do, with the one that would.
-
-    Args:
-        lines: of the file's keys, written as in `scenarios.steady.rate_rps`.
-    """
+def problems(plan: LoadPlan, file: str) -> list[Problem]:
+    """Return one problem for each objective and scenario whose number of requests is known and does not do, with the one that would."""
+    lines = config.lines_by_key(file)
     return [
         Problem(
             file=file,

@@ -151,7 +151,7 @@ class Load(validation.Validation[LoadPlan, Recording, LoadSummary, Settings]):
 
     def problems(self, plan: LoadPlan, file: str) -> list[Problem]:
         """Return each objective for which a scenario sends too few requests."""
-        return plans.problems(plan, file=file, lines=config.lines_by_key(file))
+        return plans.problems(plan, file)
 
     def say(self, recording: Recording, summary: LoadSummary, found: Sequence[Finding]) -> str:
         """Return what the target carries and what limits it."""

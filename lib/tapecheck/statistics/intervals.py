@@ -32,7 +32,8 @@ from pydantic import BeforeValidator, WithJsonSchema
 
 CONFIDENCE = 0.95
 LEVELS = (0.50, 0.90, 0.95, 0.99)  # of a distribution
-KNOTS = 16  # of a spectrum's points, at which its batches are compared
+POINTS = 200  # of a spectrum
+KNOTS = 16  # of them, at which its batches are compared
 Values = NDArray[np.number]
 Counts = NDArray[np.int64]
 Figure = Annotated[  # NaN where it is not known, which JSON writes as null
@@ -199,7 +200,7 @@ def share_below_maximum(n: int) -> float:
     return float((1 - CONFIDENCE) ** (1 / n)) if n else 0.0
 
 
-def spectrum(x: Values, batches: Counts, points: int = 200) -> Mapping[str, NDArray[np.float64]]:
+def spectrum(x: Values, batches: Counts) -> Mapping[str, NDArray[np.float64]]:
     """Return the percentile spectrum of a sample for a chart: arrays `p`, `value`, `low`, `high` (NaN: no bound).
 
     Quantiles are spaced evenly in log(1 / (1 - p)), the axis of an HDR plot, and end at the last one that n resolves.
@@ -207,7 +208,7 @@ def spectrum(x: Values, batches: Counts, points: int = 200) -> Mapping[str, NDAr
     """
     s = np.sort(x)
     n, tail = len(s), (1 - CONFIDENCE) / 2
-    p = 1 - np.logspace(0, -math.log10(max(n, 2)), min(points, max(n, 2)))
+    p = 1 - np.logspace(0, -math.log10(max(n, 2)), min(POINTS, max(n, 2)))
     value = quantiles_of_sorted(s, p)
     knots = np.unique(np.linspace(0, len(p) - 1, KNOTS).astype(np.int64))
     found = [effective_n(counts_within(x <= value[i], batches), batches) for i in knots]
