@@ -47,7 +47,7 @@ def test_a_notebook_that_only_reads_imports_no_client_and_no_driver() -> None:
 def test_a_run_is_written_and_analysed_again_to_the_same_figures(tmp_path: Path) -> None:
     """The same code on the recorded spans gives the same summary, and the result says of which run it is."""
     first = recorded(two_jobs(), tmp_path)
-    files = {"result.json", "spans.parquet", "jobs.parquet", "days.parquet", "failures.jsonl", "trace.json"}
+    files = {"result.json", "spans.parquet", "jobs.parquet", "days.parquet", "failures.jsonl", "trace.json", "checks.csv"}
     assert first.folder and {p.name for p in first.folder.iterdir()} == files
     again = backfill.read(first.folder)
     assert analysed(again).summary == analysed(two_jobs()).summary

@@ -171,6 +171,7 @@ def test_a_backfill_with_an_unknown_ticker_and_no_secret_in_any_artefact(sandbox
     folder = recorded.folder
     assert {file.name for file in folder.iterdir()} == {
         "result.json", "spans.parquet", "jobs.parquet", "days.parquet", "failures.jsonl", "trace.json",
+        "checks.csv",
     }  # fmt: skip
     result = folders.read(folder, "backfill").result
     assert [result["totals"][state] for state in ("completed", "failed", "skipped")] == [4, 2, 0]

@@ -118,7 +118,7 @@ def test_the_headline_on_screen_names_the_run_that_is_written(tmp_path: Path, mo
     """Of a run that is recorded once more under another plan, that is not the one that was measured."""
     shown: list[str] = []
     monkeypatch.setattr(notebook, "_shown", {"verdict"})
-    monkeypatch.setattr(notebook, "_display", lambda part, name, update: shown.append(part["text/markdown"]))
+    monkeypatch.setattr(notebook, "_display", lambda part, name, update: shown.append(part))
     first = record(tmp_path)
     assert shown == [], "it names that already"
     strict = record(tmp_path, plan=STRICT)

@@ -163,9 +163,9 @@ def test_a_killed_run_leaves_neither_sandbox_nor_folders(home: Home, tmp_path: P
         said = []
         for line in process.stderr:
             said.append(line)
-            if line.startswith("load: s"):
+            if line.endswith(": s\n"):
                 break
-        assert process.poll() is None and said[-1].startswith("load: s"), said
+        assert process.poll() is None and said[-1].endswith(": s\n"), said
         using = [psutil.Process(one.pid) for one in processes.users(home)]
         assert len(using) == 2 and process.pid in [one.pid for one in using], "the run and its kernel"
         process.kill()
