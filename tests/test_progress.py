@@ -1,6 +1,8 @@
 """How far a measurement is, in a file that a batch follows."""
 
+import io
 import json
+import sys
 from pathlib import Path
 
 import pytest
@@ -22,6 +24,20 @@ def test_a_report_says_what_else_there_is_to_say(tmp_path: Path, monkeypatch: py
         bars(*line)
     assert bars.label == "backfill"
     bars.close()
+
+
+def test_a_bar_takes_more_than_its_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As where a measurement lasts longer than planned: in a terminal too, the bar is full then."""
+    terminal = io.StringIO()
+    terminal.isatty = lambda: True  # type: ignore[method-assign]
+    monkeypatch.setattr(sys, "stderr", terminal)
+    bars = progress._Bars()
+    for unit, done, total in (("ms", 5000, 3000), ("requests", 7, 5)):
+        bars(unit, unit, done, total)
+        assert bars.bar
+        bars.bar.refresh()
+    bars.close()
+    assert "5.0 of 5.0 s" in terminal.getvalue() and "7 of 7 requests" in terminal.getvalue()
 
 
 def test_without_a_terminal_a_line_every_ten_seconds_says_how_far_it_is(capsys: pytest.CaptureFixture[str]) -> None:

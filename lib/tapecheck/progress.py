@@ -121,7 +121,8 @@ class _Bars:
         if bar.disable and self.clock() - self.said_s >= EVERY_S:
             print(f"{label}: {_so_far(unit, done, total, self.clock() - self.began_s, note)}", file=sys.stderr, flush=True)
             self.said_s = self.clock()
-        bar.total, scale = (total / 1000, 1000) if unit == "ms" else (total, 1)
+        scale = 1000 if unit == "ms" else 1
+        bar.total = max(total, done) / scale  # tqdm has no total any more where more is done
         if note:
             bar.set_postfix_str(note, refresh=False)
         bar.update(done / scale - bar.n)
