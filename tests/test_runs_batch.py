@@ -132,6 +132,27 @@ def left(
     return batch.run("load", {}, tiny / "out")
 
 
+@pytest.mark.parametrize(("count", "kept", "is_started"), [(None, False, False), (1, False, True), (None, True, True)])
+def test_a_kernel_that_is_lost_in_mid_run_had_started(
+    tiny: Path, monkeypatch: pytest.MonkeyPatch, count: int | None, kept: bool, is_started: bool
+) -> None:
+    """A cell was begun or something kept, whatever the error is; only where nothing was, it did not start."""
+    write(tiny, "1")
+    monkeypatch.setattr(batch.folders, "new_id", lambda: "id")
+
+    def execute(path: str, to: str, *_: object, **__: object) -> None:
+        nbformat.write(nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell("1", execution_count=count)]), to)
+        if kept:
+            (tiny / "out/unfinished/load-id").mkdir(parents=True)
+            (tiny / "out/unfinished/load-id/samples.parquet").touch()
+        raise RuntimeError("no answer in 60 s")
+
+    monkeypatch.setattr(batch.papermill, "execute_notebook", execute)
+    outcome = batch.run("load", {}, tiny / "out")
+    how = "was lost" if is_started else "did not start"
+    assert outcome.is_started == is_started and outcome.message.startswith(f"the notebook's kernel {how}: no answer in 60 s")
+
+
 @pytest.mark.parametrize(
     ("brief", "code"),
     [({}, 0), ({"verdict": "fail"}, 1), ({"verdict": "no_data"}, 2), ({"not_drawn": ["the chart timeline could not be drawn"]}, 3)],

@@ -77,7 +77,8 @@ def run(validation: str, given: Mapping[str, Any], out: Path | None, *, path: Pa
         except OSError as error:
             raise lockfiles.no_room(error) if error.errno in FULL else error from None
         except (RuntimeError, ZMQError) as error:  # nbclient's: it died while it ran (DeadKernelError), or before it was there
-            failure, is_started = _died(error, executed.with_name(KERNEL_LOG)), isinstance(error, DeadKernelError)
+            is_started = isinstance(error, DeadKernelError) or _has_begun(executed, unfinished)
+            failure = _died(error, executed.with_name(KERNEL_LOG), is_started=is_started)
         except _TimeOver as error:
             failure = str(error)
         except KeyboardInterrupt:
@@ -127,9 +128,15 @@ def _measured(validation: str, folder: Path | None) -> str:
     return f"\n  what was measured is kept; analyse it with: tapecheck run {validation} -p run {config.shown(folder)}"
 
 
-def _died(error: Exception, log: Path) -> str:
+def _has_begun(executed: Path, unfinished: Path | None) -> bool:
+    """Tell whether a cell was begun, or anything kept, before the kernel was lost."""
+    cells = nbformat.read(executed, as_version=4).cells if executed.exists() else ()  # type: ignore[no-untyped-call]
+    return any(cell.get("execution_count") for cell in cells) or bool(unfinished and any(unfinished.glob("*")))
+
+
+def _died(error: Exception, log: Path, *, is_started: bool) -> str:
     said = log.read_text(encoding="utf-8", errors="replace").strip().splitlines() if log.exists() else []
-    how = "kernel died" if "died" in str(error) else f"kernel did not start: {error}"
+    how = "kernel died" if "died" in str(error) else f"kernel {'was lost' if is_started else 'did not start'}: {error}"
     return f"the notebook's {how}" + (f"; its last words: {said[-1]}" if said else "")
 
 
