@@ -1,5 +1,6 @@
 """A batch of many runs: every death leaves it resumable, nothing is done twice, and over a cluster it counts what it counts here."""
 
+import contextlib
 import json
 import signal
 import subprocess
@@ -23,12 +24,13 @@ from tapecheck import check, config, lockfiles
 from tapecheck.__main__ import main
 from tapecheck.batches import queue
 from tapecheck.batches.ledger import Ledger, LedgerEntry
-from tapecheck.batches.queue import Task
-from tapecheck.errors import ConfigError, OutputError
+from tapecheck.batches.plan import PlannedRun
+from tapecheck.errors import ConfigError, MeasurementError, OutputError
 from tapecheck.runs import folders
 from tapecheck.runs.outcomes import Outcome, Recorded
+from tapecheck.workers import pool
 from tapecheck.workers.dask import DaskScheduler
-from tapecheck.workers.worker import Worker
+from tapecheck.workers.worker import Worker, meet
 
 RECORDED = str(config.PROJECT / "tests" / "data" / "load")
 PARAMETERS = """\
@@ -123,7 +125,7 @@ def test_a_matrix_is_a_run_for_each_combination_in_order(tmp_path: Path) -> None
         ("rto_rpo rto_rpo none", 60, 0, "none", False), ("rto_rpo rto_rpo freshness", 60, 0, "freshness", True),
         ("rto_rpo (2)", 60, 0, "all", False), ("rto_rpo (3)", 60, 0, "all", False),
     ]  # fmt: skip
-    assert len({one.key for one in queue._entries(found)}) == 7
+    assert list(queue._keyed(found).values()) == found
 
 
 @pytest.mark.parametrize(
@@ -201,7 +203,7 @@ def test_a_batch_is_done_in_order_summed_up_and_not_done_again(
     assert command([*words, "--resume"]) == 1 and ledger(out) == known
     (out / known["load 0"]["folder"] / "result.json").unlink()
     entries = [LedgerEntry(**{key: one[key] for key in ("key", "name", "validation", "parameters")}) for one in known.values()]
-    with Ledger.opened("nightly.yaml", entries, out, resume=True) as opened:
+    with Ledger.opened(words[1], entries, out, resume=True) as opened:
         assert opened.todo() == [known["load 0"]["key"]], "a run that is gone is run again"
     assert not [one for one in lockfiles.holders(out / "batches" / "nightly") if one.is_there]
 
@@ -261,6 +263,53 @@ def test_what_was_recorded_before_it_was_noted_is_found(tmp_path: Path) -> None:
             pass
 
 
+def test_two_files_of_one_name_do_not_share_a_ledger(tmp_path: Path) -> None:
+    """The second is refused with what to do, with and without `--resume`; a file that was moved is the same batch."""
+    files = [tmp_path / folder / "nightly.yaml" for folder in "ab"]
+    for file in files:
+        file.parent.mkdir()
+        file.write_text("")
+    entries = [LedgerEntry(key="0", name="load", validation="load", parameters={})]
+    with Ledger.opened(str(files[0]), entries, tmp_path, resume=False):
+        pass
+    for resume in (True, False):
+        with (
+            pytest.raises(ConfigError, match=rf"batch: got the ledger of {files[0]}; allowed: that of {files[1]}; rename one"),
+            Ledger.opened(str(files[1]), entries, tmp_path, resume=resume),
+        ):
+            pass
+    files[0].unlink()
+    with Ledger.opened(str(files[1]), entries, tmp_path, resume=True) as known:
+        assert known.todo() == ["0"]
+
+
+def test_the_sandbox_is_started_for_what_is_still_to_do_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A run that would use it and is recorded needs none."""
+    given = {"target": "none", "plan": "none"}
+    planned = [replace(task(tmp_path, **given), uses_sandbox=n == 0, name=str(n)) for n in range(2)]
+    (file := tmp_path / "nightly.yaml").write_text("")
+    first, second = queue._keyed(planned)
+    entries = [LedgerEntry(key=key, name=key, validation="load", parameters=given) for key in (first, second)]
+    with Ledger.opened(str(file), entries, tmp_path, resume=False) as known:
+        brief = Recorded(result=folders.read(RECORDED).head, folder=None).brief()  # type: ignore[arg-type]
+        known.end(first, Outcome(validation="load", exit_code=0, duration_s=1, folder=put(tmp_path, "load", 1), brief=brief))
+    used: list[str] = []
+    monkeypatch.setattr(queue.opening, "sandbox_used", lambda: contextlib.nullcontext(used.append("sandbox")))
+    monkeypatch.setattr(queue, "_process", lambda *_: Outcome(validation="load", exit_code=3, duration_s=1))
+    queue.run(str(file), planned, tmp_path, resume=True, workers=None)
+    assert not used
+    queue.run(str(file), planned, tmp_path, resume=False, workers=None)
+    assert used == ["sandbox"]
+
+
+def test_a_run_that_was_measured_is_not_done_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever its kernel says of its start."""
+    (tmp_path / "samples.parquet").touch()
+    end = Outcome(validation="load", exit_code=3, duration_s=1, folder=tmp_path, is_started=False)
+    monkeypatch.setattr(queue.batch, "run", lambda *_, **__: end)
+    assert queue._attempts(replace(task(tmp_path), start_retries=2)) == end and (tmp_path / "samples.parquet").exists()
+
+
 def test_a_turn_alone_waits_for_all_and_others_do_not_wait_for_each_other(tmp_path: Path) -> None:
     """For turns beside others, and for measurements that asked for none."""
     program = (
@@ -317,10 +366,10 @@ def test_a_batch_over_workers_survives_the_death_of_one_and_counts_what_it_count
     assert not list((tiny / "spread" / "load").glob(".*"))
 
 
-def task(tmp_path: Path, **given: str) -> Task:
+def task(tmp_path: Path, **given: str) -> PlannedRun:
     notebook = str(config.PROJECT / "notebooks" / "load.ipynb")
-    more: dict[str, Any] = {"limit_s": 1, "start_retries": 0, "measures": True}
-    return Task(validation="load", notebook=notebook, given={"run": "new", **given}, out=str(tmp_path / "out"), **more)
+    more: dict[str, Any] = {"name": "load", "at": 0, "limit_s": 1, "start_retries": 0}
+    return PlannedRun(validation="load", notebook=notebook, given={"run": "new", **given}, out=str(tmp_path / "out"), **more)
 
 
 class Idle(Worker):
@@ -377,6 +426,94 @@ def test_a_run_is_done_elsewhere_once_and_a_broken_worker_ends_its_run_alone(spr
     assert spread.ledger.entries["m2"].message == "b1 could not run it: ValueError: no room"
 
 
+def test_a_run_whose_files_cannot_be_sent_fails_alone(spread: queue._Spread, tmp_path: Path) -> None:
+    """With the reason; the next worker gets the next run."""
+    spread.tasks = {**spread.tasks, "m1": task(tmp_path, run="gone-*.json"), "m2": replace(task(tmp_path), notebook="gone.ipynb")}
+    spread._hand_out()
+    assert working(spread) == {"b1": "x1"}
+    ended = [spread.ledger.entries[key] for key in ("m1", "m2")]
+    assert [one.exit_code for one in ended] == [4, 3]
+    assert all(one.message.startswith("it could not be sent to a worker: ") for one in ended)
+    assert "gone-*.json: path: file not found" in ended[0].message and "gone.ipynb" in ended[1].message
+
+
+def test_a_batch_waits_for_a_worker_a_bounded_time(spread: queue._Spread, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One that comes gets the next run; while anything runs, nobody counts."""
+    monkeypatch.setattr(queue, "LOOK_S", 0)
+    workers = spread.pool.ready()
+    found: list[list[Worker]] = [[]] * queue.MOST_LOOKS + [workers[:1]] + [[]] * (queue.MOST_LOOKS + 1)
+    monkeypatch.setattr(spread.pool, "ready", lambda: found.pop(0))
+    for _ in range(2 * queue.MOST_LOOKS + 1):
+        spread._hand_out()
+    assert working(spread) == {"a1": "m1"} and len(found) == 1
+    spread.running.clear()
+    found = [[]] * (queue.MOST_LOOKS + 1)
+    for _ in range(queue.MOST_LOOKS):
+        spread._hand_out()
+    with pytest.raises(MeasurementError, match=r"no worker that can work for 0 s: start some \(dask worker\), and go on with --resume"):
+        spread._hand_out()
+
+
+def test_a_worker_that_does_not_get_ready_is_left_out(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """It is named once, and asked again when it has left and come back; a pool that has to be whole refuses it."""
+    answers: dict[str, Future[Any]] = {name: Future() for name in ("good", "old", "slow")}
+    answers["good"].set_result(meet(queue.prepare))
+    answers["old"].set_exception(ImportError("no tapecheck"))
+    monkeypatch.setattr(pool, "READY_S", 0)
+    make: Any = lambda _, name: Worker(name, SimpleNamespace(submit=lambda *_: answers[name]))  # type: ignore[arg-type] # noqa: E731
+    monkeypatch.setattr(pool, "DaskWorker", make)
+    workers, strict = (pool.WorkerPool("dask://127.0.0.1:1", queue.prepare, partial=partial) for partial in (True, False))
+    known: list[str] = [*answers]
+    workers._scheduler = strict._scheduler = SimpleNamespace(addresses=lambda: known)  # type: ignore[assignment]
+    assert [[worker.name for worker in workers.ready()] for _ in range(2)] == [["good"]] * 2
+    said = capsys.readouterr().err.splitlines()
+    assert said == [
+        f"{name} did not get ready within 0 s ({why}) (is tapecheck installed there?); it is left out"
+        for name, why in (("old", "ImportError: no tapecheck"), ("slow", "TimeoutError"))
+    ]
+    known = []
+    assert workers.ready() == []
+    known, answers["old"] = ["good", "old"], answers["good"]
+    assert [worker.name for worker in workers.ready()] == known
+    known = ["slow"]
+    with pytest.raises(MeasurementError, match="slow did not get ready"):
+        strict.ready()
+
+
+def test_a_pattern_of_files_travels_as_what_it_names(tmp_path: Path) -> None:
+    """The worker finds the same files by the pattern that it gets."""
+    for name in ("k6-1.json", "k6-2.json", "other.json"):
+        (tmp_path / name).write_text(name)
+    sent, files = queue.packed(task(tmp_path, run=str(tmp_path / "k6-*.json"), before=str(tmp_path / "k6-1.json")))
+    assert (sent.given["run"], sent.given["before"]) == ("files/1/k6-*.json", "files/3/k6-1.json")
+    assert set(files) == {"notebook.ipynb", "files/1/k6-1.json", "files/1/k6-2.json", "files/3/k6-1.json"}
+
+
+@pytest.mark.parametrize("sent", [None, b"{", b"[]", b"{}", b'{"validation": "load"}', Path(RECORDED, "result.json").read_bytes()[:-9]])
+def test_a_result_of_a_worker_that_is_none_fails_its_run_alone(tmp_path: Path, sent: bytes | None) -> None:
+    """What was measured is kept as unfinished."""
+    claimed = Outcome(validation="load", exit_code=0, duration_s=1, folder=Path("load/x"), brief={"verdict": "pass"})
+    files = {"samples.parquet": b"x"} | ({} if sent is None else {"result.json": sent})
+    end = queue.landed(claimed, files, task(tmp_path))
+    assert (end.exit_code, end.brief, end.folder) == (3, {}, tmp_path / "out" / "unfinished" / "load-x")
+    assert "what the worker sent is " in end.message and "result.json" in end.message
+    assert [path.name for path in end.folder.iterdir()] == ["samples.parquet"] and not (tmp_path / "out" / "load").exists()
+
+
+def test_the_verdict_of_a_run_is_that_of_its_result(tmp_path: Path, spread: queue._Spread) -> None:
+    """Not what a worker claims beside it, and what cannot be read at all fails its run."""
+    result = json.loads(Path(RECORDED, "result.json").read_bytes()) | {"verdict": "fail", "reanalysis_of": None}
+    brief = {"verdict": "pass", "figures": ["It counts."], "checks": {"pass": 9}}
+    claimed = Outcome(validation="load", exit_code=0, duration_s=1, folder=Path("load/x"), brief=brief)
+    end = queue.landed(claimed, {"result.json": json.dumps(result).encode()}, task(tmp_path))
+    assert (end.exit_code, end.verdict, end.brief["figures"], end.brief["run_id"]) == (1, "fail", ["It counts."], "x")
+    assert sum(end.brief["checks"].values()) == len(result["checks"])
+    assert queue.landed(replace(claimed, folder=None), {}, task(tmp_path)).brief == {}
+    files: Any = {"result.json": 7}
+    spread._take("m1", Idle("a1"), (claimed, files))
+    assert spread.ledger.entries["m1"].exit_code == 3 and "what a1 sent cannot be read: TypeError: " in spread.ledger.entries["m1"].message
+
+
 def test_plan_target_and_notebook_travel_and_secrets_do_not(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Paths below the folder stay as they are written, others get a place there; a secret is named and stays where it is."""
     monkeypatch.setenv("BATCH_KEY", "k3y-Zx81-of-nobody")
@@ -407,7 +544,7 @@ def test_what_a_worker_sends_is_written_nowhere_else(tmp_path: Path, folder: str
 
 def test_a_run_folder_that_cannot_be_written_ends_the_batch_with_what_to_do(tmp_path: Path) -> None:
     """Its runs before are recorded, and the ledger knows them."""
-    end = Outcome(validation="load", exit_code=0, duration_s=1, folder=Path("load/x"))
+    end = Outcome(validation="load", exit_code=3, duration_s=1, folder=Path("unfinished/load-x"))
     (tmp_path / "out").write_text("")
     with pytest.raises(OutputError, match="cannot be written: Not a directory; `--resume` goes on from here"):
         queue.landed(end, {"a": b""}, task(tmp_path))

@@ -138,7 +138,7 @@ def batch(file: str | Path) -> list[PlannedRun]:
     """Return the runs of a batch, after everything that they name was checked.
 
     Raises:
-        ConfigError: every problem of all files; what is wrong with a parameter is told with its line in the batch's own file.
+        ConfigError: every problem of all files; a wrong parameter is named with its line in the batch's own file.
     """
     planned, lines = config.read(Batch, file).planned(), config.lines_by_key(file)
     found: dict[Problem, None] = {}
@@ -152,7 +152,9 @@ def batch(file: str | Path) -> list[PlannedRun]:
                 found |= {_in_batch(problem, one, str(file), lines): None for problem in error.problems}
         if not found:
             own, asks = done[0].model_dump(exclude={"out"}), named(one.validation).asks_target(one.given)
-            planned[at] = replace(one, given=own, target=done[1], measures=asks)
+            target: Target = done[1]
+            uses_sandbox = asks and target.kind == "sandbox"
+            planned[at] = replace(one, given=own, measures=asks, uses_sandbox=uses_sandbox, allow_remote=target.allow_remote)
     if found:
         raise ConfigError(list(found))
     return planned

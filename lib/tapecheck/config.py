@@ -72,6 +72,11 @@ def find(path: str | Path) -> Path:
     raise ConfigError([Problem(file=str(asked), key="path", got=f"file not found (searched: {searched})", allowed="")])
 
 
+def matches(pattern: Path) -> list[Path]:
+    """Return the files that a pattern names, such as k6-*.json.gz; what is there is itself."""
+    return [pattern] if pattern.exists() else sorted(one for one in pattern.parent.glob(pattern.name) if one.is_file())
+
+
 def outputs(path: str | Path) -> Path:
     """Return the output folder: an absolute path as it is, a relative one below the project."""
     return PROJECT / expanded(path)

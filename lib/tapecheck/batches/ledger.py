@@ -69,7 +69,7 @@ class Ledger:
         A run that is recorded is known from the ledger or, if the batch died before it was noted, found among the recorded runs.
 
         Raises:
-            ConfigError: another process runs this batch, or the ledger cannot be read.
+            ConfigError: another process runs this batch, the ledger cannot be read, or it is that of another file of this name.
         """
         ledger = cls(batch=file, out=out, entries={one.key: one for one in planned})
         own = lockfiles.hold(ledger.folder, f"batch {file}")
@@ -78,9 +78,9 @@ class Ledger:
             if first.file != own:
                 got, allowed = f"a batch that runs already, {first}", "one at a time; wait for it, or choose another --out"
                 raise ConfigError([Problem(file=file, key="(file)", got=got, allowed=allowed)])
-            for known in ledger._left() if resume else ():
+            for known in ledger._left(resume=resume):
                 if known.key in ledger.entries:
-                    ledger.entries[known.key] = known if known.brief and ledger._is_there(known) else ledger._found(known)
+                    ledger.entries[known.key] = known if ledger._is_there(known) else ledger._found(known)
             ledger.write()
             yield ledger
         finally:
@@ -96,29 +96,33 @@ class Ledger:
         """Return the ledger itself, which is the summary as JSON too."""
         return self.folder / "batch.json"
 
-    def _left(self) -> tuple[LedgerEntry, ...]:
+    def _left(self, *, resume: bool) -> tuple[LedgerEntry, ...]:
+        """Return the runs to resume; the ledger of another batch of this name is not touched, unless that file is gone."""
         try:
-            data = self.file.read_bytes()
+            left = _Ledger.model_validate_json(self.file.read_bytes())
         except FileNotFoundError:
             return ()
-        try:
-            return _Ledger.model_validate_json(data).runs
         except ValueError:
+            if not resume:
+                return ()
             got, allowed = "a ledger that cannot be read", "what a batch has left; begin anew without --resume"
             raise ConfigError([Problem(file=str(self.file), key="(file)", got=got, allowed=allowed)]) from None
+        if (other := Path(left.batch)).exists() and not (Path(self.batch).exists() and other.samefile(self.batch)):
+            got, allowed = f"the ledger of {other}", f"that of {self.batch}; rename one of the two files, or choose another --out"
+            raise ConfigError([Problem(file=str(self.file), key="batch", got=got, allowed=allowed)])
+        return left.runs if resume else ()
 
     def _is_there(self, entry: LedgerEntry) -> bool:
-        return entry.folder is not None and (self.out / entry.folder / folders.RESULT).is_file()
+        return bool(entry.brief) and entry.folder is not None and (self.out / entry.folder / folders.RESULT).is_file()
 
     def _found(self, entry: LedgerEntry) -> LedgerEntry:
         """Return an entry with the run that was recorded of it unnoticed, or as one that is to be run."""
-        blank = LedgerEntry(**{name: getattr(entry, name) for name in ("key", "name", "validation", "parameters")})
         run = None if entry.began is None or entry.exit_code is not None else self._recorded(entry, entry.began)
         if run is None or run.head is None:
-            return blank
+            return self.entries[entry.key]
         brief = Recorded(result=run.head, folder=run.folder).brief()
         end = {"exit_code": outcomes.code_of(brief), "folder": str(run.folder.relative_to(self.out)), "brief": brief}
-        return blank.model_copy(update={**end, "began": entry.began, "starts": 1, "worker": entry.worker})
+        return self.entries[entry.key].model_copy(update={**end, "began": entry.began, "starts": 1, "worker": entry.worker})
 
     def _recorded(self, entry: LedgerEntry, since: float) -> Run | None:
         wanted, claimed = {**entry.parameters, "out": str(self.out)}, {one.folder for one in self.entries.values()}

@@ -12,7 +12,6 @@ from pydantic import AfterValidator, Field, model_validator
 
 from tapecheck import config
 from tapecheck.config import Model
-from tapecheck.target.file import Target
 
 Value = str | int | float | bool  # of a notebook's parameter
 Parameters = Mapping[str, Value]
@@ -26,7 +25,8 @@ NAME = r"^[\w][\w .-]*$"
 class PlannedRun:
     """One run of a batch: of which notebook, with which parameters, and which entry of the file it is of.
 
-    Checked, it has all parameters of the notebook but `out`, its target, and whether it asks that.
+    Checked, it has all parameters of the notebook but `out`, and what is needed to know of its target; when it is to be done, also its
+    notebook's file, and `out`, the folder in which it is recorded.
     """
 
     name: str
@@ -35,8 +35,11 @@ class PlannedRun:
     limit_s: float
     start_retries: int
     at: int
-    target: Target | None = None
     measures: bool = True
+    uses_sandbox: bool = False
+    allow_remote: bool = False
+    notebook: str = ""
+    out: str = ""
 
 
 def _known(validation: str) -> str:

@@ -1,5 +1,6 @@
 """A pool of workers, processes or a Dask cluster's: starts them, has them work at once, and says who died. It knows no task."""
 
+import sys
 from collections.abc import Callable, Sequence
 from concurrent.futures import wait
 from threading import Thread
@@ -24,10 +25,14 @@ class WorkerPool:
         prepare: called in each worker before its first task; imports what that needs.
         pinned: each process has a core of its own, where there are enough.
         allow_remote: the cluster may be on other machines.
+        partial: a cluster may have no worker now, and one that does not get ready is named and left out; else both are errors.
     """
 
-    def __init__(self, workers: int | str, prepare: Callable[[], object], *, pinned: bool = False, allow_remote: bool = False) -> None:
-        self._asked, self._prepare, self._allow_remote = workers, prepare, allow_remote
+    def __init__(
+        self, workers: int | str, prepare: Callable[[], object], *, pinned: bool = False, allow_remote: bool = False, partial: bool = False
+    ) -> None:
+        self._asked, self._prepare, self._allow_remote, self._partial = workers, prepare, allow_remote, partial
+        self._left: set[int | str] = set()
         self._cores = free_cores(workers) if isinstance(workers, int) and pinned else []
         self._scheduler: DaskScheduler | None = None
         self._workers: dict[int | str, Worker] = {}
@@ -54,22 +59,28 @@ class WorkerPool:
     def ready(self) -> list[Worker]:
         """Return the workers that there are now, in a fixed order, ready to work: a process that died is replaced."""
         keys: Sequence[int | str] = range(self._asked) if isinstance(self._asked, int) else self._known()
-        new = {key: self._new(key) for key in keys if key not in self._workers}
+        self._left &= set(keys)  # one that comes back is asked again
+        new = {key: self._new(key) for key in keys if key not in self._workers and key not in self._left}
         self._workers |= new  # so that they are closed if one of them cannot work
         asked = {key: worker.executor.submit(meet, self._prepare) for key, worker in new.items()}
+        wait(asked.values(), READY_S)
         for key, worker in new.items():
             try:
-                worker.met(*asked[key].result(READY_S))
+                worker.met(*asked[key].result(0))
             except Exception as error:
                 del self._workers[key]
                 worker.close()
-                why, hint = f"{type(error).__name__}: {error}".rstrip(": "), ": is tapecheck installed there?" if self._scheduler else ""
-                raise MeasurementError(f"{worker.name} did not get ready within {READY_S:.0f} s ({why}){hint}") from None
-        return [self._workers[key] for key in keys]
+                why, hint = f"{type(error).__name__}: {error}".rstrip(": "), " (is tapecheck installed there?)" if self._scheduler else ""
+                problem = f"{worker.name} did not get ready within {READY_S:.0f} s ({why}){hint}"
+                if not self._partial:
+                    raise MeasurementError(problem) from None
+                self._left.add(key)
+                print(f"{problem}; it is left out", file=sys.stderr, flush=True)
+        return [self._workers[key] for key in keys if key in self._workers]
 
     def _known(self) -> list[str]:
         assert self._scheduler, "entered"
-        if not (found := self._scheduler.addresses()):
+        if not (found := self._scheduler.addresses()) and not self._partial:
             url = self._scheduler.url
             raise MeasurementError(f"the Dask scheduler at {url} has no worker: start some (dask worker {url})")
         return found

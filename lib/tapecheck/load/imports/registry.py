@@ -67,7 +67,7 @@ def named(path: str | Path) -> Path | None:
     places = [config.expanded(path), config.PROJECT / path]
     file = next((one for one in places if one.exists() and not one.is_dir()), None)
     if file is None:
-        return next((one for one in places if not one.exists() and _matches(one)), None)
+        return next((one for one in places if not one.exists() and config.matches(one)), None)
     if file.name != folders.RESULT:
         return file
     with contextlib.suppress(*files.UNREADABLE):
@@ -75,15 +75,10 @@ def named(path: str | Path) -> Path | None:
     return None
 
 
-def _matches(pattern: Path) -> list[Path]:
-    """Return the files that a pattern names, such as k6-*.json.gz; a file that is there is itself."""
-    return [pattern] if pattern.exists() else sorted(one for one in pattern.parent.glob(pattern.name) if one.is_file())
-
-
 def format_of(path: Path, *, source: str) -> Format:
     """Return what kind of file of another tool it is, or all files of a pattern are; a `ConfigError` that names the `source` if none."""
     found: dict[str, Format] = {}
-    for file in _matches(path):
+    for file in config.matches(path):
         if not file.is_file():
             raise _problem(source, "a pipe or device, which can be read only once", "a file: write it to one first")
         try:
@@ -107,7 +102,7 @@ def read(path: Path, *, source: str) -> Recording:
     assert callable(one.read), "one that is not read is refused"
     try:
         runs = []
-        for file in _matches(path):
+        for file in config.matches(path):
             where = source if file == path else str(file)
             runs.append(one.read(file))
         where = source
@@ -159,10 +154,10 @@ def _recording(path: Path, found: ImportedRun, source: str) -> Recording:
     requests, tool = found.requests, found.tool
     samples = requests.samples() if requests else {}
     url = found.url or " ".join(requests.origins if requests else ())
-    names = [*samples, *found.summaries]
+    names, written_s = [*samples, *found.summaries], config.matches(path)[0].stat().st_mtime
     context = Context(
         run_id=path.name,
-        started_at=found.started_at or (requests and requests.started_at) or datetime.fromtimestamp(_matches(path)[0].stat().st_mtime, UTC),
+        started_at=found.started_at or (requests and requests.started_at) or datetime.fromtimestamp(written_s, UTC),
         target=TargetInfo(name=url.replace("http://", "") or "an unnamed target", kind="external", base_url=url),
         environment=UNKNOWN,
         executors=dict.fromkeys(names, f"unknown ({tool.name})"),
