@@ -6,21 +6,26 @@ import io
 import json
 import os
 import shutil
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
+import psutil
 import psycopg
 import pytest
 from recoveries import ONCE, bar, crash, recording, trial
 
+from tapecheck.__main__ import main
 from tapecheck.database import conninfo
 from tapecheck.errors import ConfigError
-from tapecheck.recovery import actions, analysis, drill, experiment, findings, frames, watchdog
-from tapecheck.recovery.backups import Archive, Backups
+from tapecheck.recovery import actions, analysis, backups, drill, experiment, findings, frames, watchdog
+from tapecheck.recovery.backups import Archive, Backup, Backups
 from tapecheck.recovery.contradictions import read_plan
 from tapecheck.recovery.drill import check_allowed
 from tapecheck.recovery.recording import Restore, StoredTable, UnusableBackup
+from tapecheck.recovery.validation import Settings, recovery
 from tapecheck.sandbox import database
 from tapecheck.sandbox.profile import Home
 from tapecheck.target.file import RestorableDatabase, Target
@@ -37,7 +42,7 @@ def ask(url: str, statement: str) -> Any:
 
 @pytest.fixture
 def made(database_url: str, tmp_path: Path) -> Iterator[Backups]:
-    """A database of a user's on the sandbox's server: of two tables one cannot be hashed as a row; it has a backup, and a row more."""
+    """A database of a user's on the sandbox's server: one table has an enum, the other what cannot be hashed; a backup, and a row more."""
     every = (NAME, f"{NAME}_restored", f"{NAME}_other")
     for name in every:
         ask(database_url, f"DROP DATABASE IF EXISTS {name} WITH (FORCE)")
@@ -45,7 +50,8 @@ def made(database_url: str, tmp_path: Path) -> Iterator[Backups]:
     commands = database.restorable(Home())
     assert not database_url.endswith(NAME)
     one = Backups(commands=commands.model_copy(update={"backups": str(tmp_path / "backups")}), url=conninfo(database_url, dbname=NAME))
-    ask(one.url, "CREATE TABLE prices (at int PRIMARY KEY, close float8)")
+    ask(one.url, "CREATE TYPE side AS ENUM ('bid', 'ask')")  # in each database of another OID
+    ask(one.url, "CREATE TABLE prices (at int PRIMARY KEY, close float8, t side DEFAULT 'ask')")
     ask(one.url, "CREATE TABLE notes (note json)")
     ask(one.url, "INSERT INTO prices SELECT n, n / 7.0 FROM generate_series(1, 5000) n")
     ask(one.url, """INSERT INTO notes VALUES ('{"a": 1}')""")
@@ -126,9 +132,24 @@ def failing(one: Backups) -> None:
         Backups(commands=broken, url=one.url).back_up()
 
 
+def unknown(one: Backups) -> None:
+    """Leave a backup of which nobody says what is in it."""
+    forget(one)
+    shutil.rmtree(folder_of(one))
+    (one.folder / "dump.sql").write_text("-- nothing")
+
+
 def occupied(one: Backups) -> None:
+    """Have a database of that name that no drill made; it may have views or large objects alone."""
     ask(one.url, f"CREATE DATABASE {NAME}_restored TEMPLATE template0")
-    ask(conninfo(one.url, dbname=f"{NAME}_restored"), "CREATE TABLE precious (n int)")
+
+
+def by_somebody_poor(one: Backups) -> dict[str, Any]:
+    """Return a configuration of a role that may drop the database, and create none."""
+    ask(one.url, "DROP ROLE IF EXISTS poor")
+    ask(one.url, "CREATE ROLE poor LOGIN PASSWORD 'p00r' IN ROLE pg_read_all_data")
+    ask(one.url, f"ALTER DATABASE {NAME} OWNER TO poor")
+    return configured(one) | {"database_url": conninfo(one.url, user="poor", password="p00r")}
 
 
 FAULTS: list[tuple[Callable[[Backups], object], str]] = [
@@ -142,7 +163,8 @@ FAULTS: list[tuple[Callable[[Backups], object], str]] = [
     (lambda one: (of_another(one), forget(one)), r"the backup 2\S+ is of another database: backed_up_other, not backed_up"),
     (failing, r"the last backup failed: pg_dump_that_is_not_there did not run"),
     (lambda one: ask(one.url, "CREATE TABLE new (n int)"), r"the backup 2\S+ lacks 1 of 3 tables of backed_up, such as public.new"),
-    (occupied, r"the database backed_up_restored, to restore into, is not empty: it has 1 tables, such as public.precious"),
+    (occupied, r"the database backed_up_restored, to restore into, is there, and no drill made it: rename or drop it"),
+    (unknown, r"the backup dump.sql is truncated, or no backup: pg_restore ended with exit code 1"),
 ]  # fmt: skip
 
 
@@ -154,6 +176,53 @@ def test_nothing_is_dropped_for_a_backup_that_cannot_be_relied_on(made: Backups,
         actions.destroy_database(configured(made))
     assert ask(made.url, "SELECT count(*) FROM prices") >= [(5000,)]
     assert actions.restore_database(configured(made)) == {"missing": "nothing"}
+
+
+def test_nothing_is_dropped_that_could_not_be_made_again(made: Backups) -> None:
+    """By a role that may not create a database, without the program that restores, or from a backup of which nothing is known."""
+    poor = by_somebody_poor(made)
+    with pytest.raises(UnusableBackup, match="backed_up was not dropped: permission denied to create database"):
+        actions.destroy_database(poor)
+    ask(made.url, f"ALTER DATABASE {NAME} OWNER TO CURRENT_USER")
+    ask(made.url, "DROP ROLE poor")
+    with pytest.raises(UnusableBackup, match="there is no program pg_restore_that_is_not_there to restore with"):
+        changed(made, "pg_restore_that_is_not_there", "{backup}").destroy()
+    forget(made)
+    with pytest.raises(UnusableBackup, match="cannot be checked: no drill has noted what is in it, and its restore command is not"):
+        changed(made, "sh", "{backup}").destroy()
+    assert ask(made.url, "SELECT count(*) FROM prices") == [(5001,)]
+    assert not (made.folder / "destroyed").exists()
+
+
+def test_a_database_that_only_sounds_alike_is_left_alone(made: Backups) -> None:
+    """Names are cut to what PostgreSQL takes, in bytes, and told apart by a hash."""
+    long = [Backups(commands=made.commands, url=conninfo(made.url, dbname=f"{'ü' * 25}{n}")).restoring for n in ("staging", "staging2")]
+    assert len(set(long)) == 2 and all(len(one.encode()) <= 63 for one in long)
+    assert made.restoring == f"{NAME}_restored"
+
+
+def test_an_interrupted_backup_leaves_no_half_and_no_process(made: Backups, tmp_path: Path) -> None:
+    """Be it a file, a folder, or what the command has started itself; what a drill that was killed left is removed by the next one."""
+    mark, before = tmp_path / "pid", set(made.folder.iterdir())
+    script = f"sh -c 'echo half > {{backup}}; echo $$ > {mark}.part; mv {mark}.part {mark}; exec sleep 600'; true"
+    slow = Backups(commands=made.commands.model_copy(update={"backup": ("sh", "-c", script)}), url=made.url)
+
+    def interrupted(*_: Any) -> str:
+        while not mark.exists():
+            time.sleep(0.01)
+        raise KeyboardInterrupt
+
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(backups, "_finished", interrupted)
+        slow.back_up()
+    pid = int(mark.read_text())
+    psutil.wait_procs([psutil.Process(pid)] if psutil.pid_exists(pid) else [])
+    assert set(made.folder.iterdir()) - before == {made.folder / "failed"}
+    assert (made.folder / "failed").read_text() == "it was interrupted"
+    (made.folder / ".20260101T000000-dead").write_text("half")
+    name, _ = made.back_up()
+    assert {path.name for path in made.folder.iterdir()} == {name, f"{name}.json"}
+    assert (made.folder / f"{name}.json").stat().st_mode & 0o777 == 0o600
 
 
 def changed(one: Backups, *restore: str) -> Backups:
@@ -187,12 +256,12 @@ def test_no_password_is_an_argument(made: Backups, tmp_path: Path) -> None:
     script = "echo $PGDATABASE $PGPASSWORD $PGPORT > {backup}; echo $0 $@ >> {backup}"
     own = made.commands.model_copy(update={"backups": str(tmp_path / "own"), "backup": ("sh", "-c", script, "{database}")})
     url = conninfo(made.url, password="f1ndme")
-    backups = Backups(commands=own, url=url)
-    with backups._started(own.backup, backup=str(tmp_path / "backup"), database="other") as process:
+    one = Backups(commands=own, url=url)
+    with one._started(own.backup, backup=str(tmp_path / "backup"), database="other") as process:
         assert process.communicate() == ("", "")
     given, said = (tmp_path / "backup").read_text().splitlines()
     assert given.split()[:2] == ["other", "f1ndme"] and said == "other"
-    assert "f1ndme" not in repr(backups)
+    assert "f1ndme" not in repr(one)
 
 
 # ---- what a drill needs ----
@@ -205,6 +274,19 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     ({"database": {**RESTORABLE.model_dump(), "expendable": False}}, "target mine whose database is not marked as expendable"),
     ({"backfill": None}, "target mine without database_url"),
 ]
+
+
+def test_the_commands_of_a_target_file_need_its_leave(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """On the sandbox too; `check` names them. A drill that runs none of them is not refused."""
+    own = {"name": "mine", "kind": "sandbox", "requests": {"status": "GET /"}, "database": RESTORABLE.model_dump()}
+    target = Target.model_validate(own)
+    with pytest.raises(ConfigError, match=r"got false, while database_restored_from_dump runs pg_restore '\{backup\}'; allowed"):
+        recovery.check_target(target, None, {"drills": "database_restored_from_dump"})
+    recovery.check_target(target, None, {"drills": "database_killed"})
+    recovery.check_target(target.model_copy(update={"allow_drills": True}), None, {"drills": "database_restored_from_dump"})
+    (file := tmp_path / "mine.yaml").write_text(json.dumps(target.model_dump(mode="json", exclude_defaults=True)))
+    assert main(["check", str(file)]) == 0
+    assert "needs `allow_drills: true` on the target: pg_restore '{backup}'\n" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(("changes", "said"), REFUSED)
@@ -234,6 +316,11 @@ def test_what_takes_long_is_left_out_of_a_short_profile() -> None:
     left_out = read_plan("config/rto_rpo.yaml", profile="once").left_out
     assert "database_restored_from_dump" in left_out
     assert not {drill.name for drill in experiment.chosen("all", left_out)} & set(left_out)
+    names = [drill.name for drill in experiment.chosen("all")]
+    given = {"plan": "config/rto_rpo.yaml", "target": "t", "out": "", "run": "new", "profile": "once", "drills": "all"}
+    for tried, said in ((names[:2], f"2 of {len(names)} drills"), (names, "")):
+        found = SimpleNamespace(recording=recording([(trial(name), {}) for name in tried]))
+        assert recovery.scope(Settings.model_validate(given), cast(Any, found)) == said
     with pytest.raises(ConfigError, match=r"left_out: got no_such; allowed: names of drills: api_frozen"):
         experiment.chosen("all", ("no_such",))
 
@@ -243,6 +330,7 @@ def test_what_takes_long_is_left_out_of_a_short_profile() -> None:
 AT = dt.datetime(2026, 1, 2, tzinfo=dt.UTC)
 ROWS = {"a": StoredTable(rows=9, checksum="f")}
 WHOLE = {"backup": "b", "backup_at": AT, "destroyed_at": AT + dt.timedelta(hours=1), "saved": ROWS, "before": ROWS, "restored": ROWS}
+WHOLE |= {"switched_ns": 1}
 
 
 def summarized(found: Restore, *, plan: Any = ONCE, bars: Any = ()) -> analysis.RecoverySummary:
@@ -254,6 +342,11 @@ JUDGED: list[tuple[dict[str, Any], str, Verdict, str]] = [
     ({}, "unusable_backups <= 0", Verdict.PASS, "met"),
     ({}, "backup_age_s <= 86400", Verdict.PASS, "met"),
     ({"destroyed_at": AT + dt.timedelta(days=3)}, "backup_age_s <= 86400", Verdict.FAIL, "misses"),
+    ({"destroyed_at": AT - dt.timedelta(seconds=9)}, "backup_age_s <= 86400", Verdict.INVALID, "its age is below 0"),
+    ({"noted": False}, "backup_age_s <= 86400", Verdict.PASS, "the age is that of its files"),
+    ({"backup_at": None}, "backup_age_s <= 86400", Verdict.NO_DATA, "nothing was measured"),
+    ({"restored": {}}, "unusable_backups <= 0", Verdict.FAIL, "such as a: 0 of 9 rows"),
+    ({"restored": {}, "switched_ns": None}, "unusable_backups <= 0", Verdict.FAIL, "was dropped, and was not restored"),
     ({"unusable": "no backup was ever made"}, "unusable_backups <= 0", Verdict.FAIL, "no backup was ever made"),
     ({"exact": True, "restored": {"a": StoredTable(rows=9)}}, "unusable_backups <= 0", Verdict.FAIL, "1 tables came back otherwise"),
     ({"restored": {"a": StoredTable(rows=8)}}, "unusable_backups <= 0", Verdict.PASS, "met"),
@@ -272,6 +365,21 @@ def test_a_backup_is_judged_by_what_came_back(changes: dict[str, Any], objective
     names = {one.name for one in findings.find(recording(), summary, ONCE)}
     wanted = {"backup_age_s <= 86400": "old_backup"}.get(objective, "unusable_backup")
     assert (wanted in names) == (verdict == Verdict.FAIL)
+
+
+def test_the_age_of_a_backup_that_the_drill_made_itself_is_not_judged() -> None:
+    """It is always young, which says nothing of how often one is made; the table says whose it is."""
+    summary = summarized(Restore(**WHOLE, made="b"))
+    assert [one.objective for one in analysis.check(summary, ONCE) if one.name == "database_destroyed"][1:] == ["unusable_backups <= 0"]
+    assert frames.restores(summary).to_dict("records")[0]["backup"] == "3,600 s old (the drill made it), 0.0 MB"
+
+
+def test_without_a_note_a_backup_is_as_old_as_its_files() -> None:
+    """An archive says when by a clock of some time zone: a copy is no younger than that allows."""
+    files = {"files": {"a": 1}, "written": AT}
+    archive = Archive(at=AT - dt.timedelta(days=2), database="d", tables=frozenset())
+    assert Backup(name="b", **files).at == AT
+    assert Backup(name="b", **files, archive=archive).at == AT - dt.timedelta(hours=36)
 
 
 def test_what_upstream_still_has_is_delayed_and_the_rest_lost() -> None:
@@ -294,11 +402,11 @@ def test_an_archive_says_when_and_of_what_it_is() -> None:
     """As `pg_restore --list` prints it."""
     listing = (
         ";\n; Archive created at 2026-11-30 17:24:03 UTC\n;     dbname: my db\n;     Format: DIRECTORY\n"
-        "226; 1259 16385 TABLE public prices me\n2609; 0 16385 TABLE DATA public prices me\n2611; 0 2 TABLE DATA x notes me\n"
+        "226; 1259 16385 TABLE public prices me\n2609; 0 16385 TABLE DATA public prices me\n2611; 0 2 TABLE DATA x my notes me\n"
     )
     found = Archive.of(listing)
     assert (found.at, found.database) == (dt.datetime(2026, 11, 30, 17, 24, 3, tzinfo=dt.UTC), "my db")
-    assert found.tables == {"public.prices", "x.notes"}
+    assert found.tables == {"public.prices", "x.my notes"}
     with pytest.raises(ValueError, match="no time or database"):
         Archive.of("")
 

@@ -121,6 +121,22 @@ def test_where_only_a_part_was_run_it_says_so(tmp_path: Path) -> None:
     assert samples((tmp_path / "metrics.txt").read_text(), "tapecheck_check_value")
 
 
+def test_where_no_whole_run_is_that_of_a_profile_stands(tmp_path: Path) -> None:
+    """Under its own name; a definition and a single drill after it stand beside it, and a whole run takes its place."""
+    profile = {"scope": "15 of 24 drills", "parameters": {"profile": "once", "drills": "all"}}
+    once = put(tmp_path, "rto_rpo", 0, lambda r: (checks(check("fail"))(r), r.update(profile)))
+    put(tmp_path, "rto_rpo", 1, lambda r: r.update(scope="definition only", parameters={"drills": "none"}))
+    found = overview.read(tmp_path).standings
+    assert [one.name for one in found] == ["rto_rpo (15 of 24 drills)", "rto_rpo (definition only)"]
+    assert found[0].entry is not None and found[0].entry.folder == once
+    pages.write(tmp_path)
+    for name in PAGES:
+        assert "Recovery, 15 of 24 drills" in words(strictly((tmp_path / name).read_text()).find("body"))
+    assert len(samples((tmp_path / "metrics.txt").read_text(), "tapecheck_check_value")) == 1, "the series are of the fuller one"
+    put(tmp_path, "rto_rpo", 2)
+    assert [one.name for one in overview.read(tmp_path).standings] == ["rto_rpo"]
+
+
 def test_each_target_stands_for_itself(tmp_path: Path) -> None:
     """The newest first; the verdict is that of all that is shown, and what failed for one target is not hidden by another's pass."""
     put(tmp_path, "load", 0, FIVE)

@@ -153,13 +153,15 @@ def test_only_who_has_the_key_cuts_a_link_that_is_used(tmp_path: Path) -> None:
                 port = (await client.post("/links/a-b", json={})).json()["port"]
                 assert json.loads(routes.read_text()) == {"a-b": port}
                 unused = await client.post("/links/a-b", json={"fault": "reset"})
-                assert unused.status_code == 409 and "nobody has connected over a-b yet" in unused.json()["detail"]
+                assert unused.status_code == 409 and "nobody has connected over a-b since it was healed" in unused.json()["detail"]
                 used = await asyncio.open_connection("127.0.0.1", port)
                 assert await ask(used) == b"a\n"
                 assert (await client.post("/links/a-b", json={"fault": "black_hole"})).json()["fault"] == "black_hole"
                 assert (await client.delete("/links")).status_code == 200 and not routes.exists()
                 with pytest.raises(ConnectionResetError):
                     await used[0].read()
+                await client.post("/links/a-b", json={})
+                assert (await client.post("/links/a-b", json={"fault": "reset"})).status_code == 409, "nobody goes over it this time"
 
     asyncio.run(scenario())
 

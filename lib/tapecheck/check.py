@@ -67,9 +67,10 @@ def notes(file: Path) -> list[str]:
 
 
 def code(file: Path) -> list[str]:
-    """Return what a valid drill or plan runs that needs a target's leave; see `Drill.code` and `Validation.commands`."""
+    """Return what a valid drill, plan or target runs that needs a target's leave; see `Drill.code` and the `commands` of the others."""
     if (kind := plan_kind(file)) is None:
-        return experiment.read(file).code if _keys(file) & _EXPERIMENT else []
+        keys = _keys(file)
+        return experiment.read(file).code if keys & _EXPERIMENT else config.read(Target, file).commands if "database" in keys else []
     found = named(kind)
     return [shlex.join(command) for command in found.commands(found.read_plan(file))]
 

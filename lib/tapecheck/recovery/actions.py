@@ -51,7 +51,7 @@ def alive(process: str, within_s: float, configuration: Configuration) -> Done:
 
 def terminate_connections(configuration: Configuration) -> Done:
     """End every client's connection to the target's database, and to no other of that server; where there was none nothing was done."""
-    if not (url := configuration.get("database_url")):  # libpq would take "" for whatever database it finds
+    if not (url := configuration.get("database_url")):  # libpq would take "" for any database that it finds
         raise RuntimeError("configuration.database_url names no database; nothing was ended")
     others = "FROM pg_stat_activity WHERE datname = current_database() AND backend_type = 'client backend' AND pid <> pg_backend_pid()"
     with psycopg.connect(url, autocommit=True, connect_timeout=5) as connection:
@@ -65,7 +65,8 @@ def terminate_connections(configuration: Configuration) -> Done:
 def back_up(configuration: Configuration) -> Done:
     """Make a backup of the target's database by its own command."""
     name, noted = _backups(configuration).back_up()
-    return {"restore": {"backup": name, "backup_at": noted.at.isoformat(), "saved": plain(noted.tables), "exact": noted.exact}}
+    at, saved = noted.at.isoformat(), plain(noted.tables)
+    return {"restore": {"made": name, "backup": name, "backup_at": at, "saved": saved, "exact": noted.exact}}
 
 
 def destroy_database(configuration: Configuration) -> Done:
@@ -73,7 +74,7 @@ def destroy_database(configuration: Configuration) -> Done:
     backup, at_ns, before = _backups(configuration).destroy()
     at, noted = dt.datetime.now(dt.UTC) - dt.timedelta(microseconds=(time.monotonic_ns() - at_ns) / 1e3), backup.manifest
     known = {"saved": plain(noted.tables), "exact": noted.exact} if noted else {}
-    known |= {"backup": backup.name, "backup_at": backup.at and backup.at.isoformat(), "backup_bytes": sum(backup.files.values())}
+    known |= {"backup": backup.name, "backup_at": backup.at.isoformat(), "backup_bytes": sum(backup.files.values()), "noted": bool(noted)}
     return {"at_ns": at_ns, "restore": known | {"destroyed_at": at.isoformat(), "before": plain(before)}}
 
 

@@ -238,7 +238,9 @@ def losses_of(bars: Iterable[WrittenBar], timed: Iterable[Timed], plan: Recovery
 def _restored(timed: Timed, facts: Restore, recording: Recording, plan: RecoveryPlan) -> Restored:
     """Return what became of a database that was restored."""
     trial, different, unusable = timed.trial, facts.different, facts.unusable
-    if different and not unusable:
+    if facts.destroyed_at and facts.switched_ns is None:
+        unusable = unusable or "the database was dropped, and was not restored"
+    elif different and not unusable:
         was, now = ((one[different[0]].rows if different[0] in one else 0) for one in (facts.saved or facts.before, facts.restored))
         unusable = f"{len(different)} tables came back otherwise than they were backed up, such as {different[0]}: {now:,} of {was:,} rows"
     by_tier: defaultdict[str, list[WrittenBar]] = defaultdict(list)
@@ -360,8 +362,13 @@ def _backup_checks(restored: Sequence[Restored], plan: RecoveryPlan) -> Iterator
         unusable = [one.unusable for one in restored if one.unusable]
         check = _checked("unusable_backups", 0, len(unusable), len(restored), name=DESTROYED)
         yield replace(check, reason=unusable[0]) if unusable else check
-    if plan.backup and (ages_s := [one.facts.age_s for one in restored if one.facts.age_s is not None]):
-        yield _checked("backup_age_s", plan.backup.interval_s, max(ages_s), len(ages_s), name=DESTROYED)
+    if plan.backup and (found := [one.facts for one in restored if not one.facts.is_own]):
+        ages_s = [one.age_s for one in found if one.age_s is not None]
+        future = "its age is below 0: it was made after it was needed, by a clock that differs" if min(ages_s, default=0) < 0 else None
+        value, n = (max(ages_s), len(ages_s)) if len(ages_s) == len(found) else (None, 0)
+        check = _checked("backup_age_s", plan.backup.interval_s, value, n, name=DESTROYED, invalid=future)
+        by_file = n and not all(one.noted for one in found)
+        yield replace(check, reason=f"{check.reason}; the age is that of its files, no drill noted one") if by_file else check
 
 
 def _checked(metric: str, limit: float, value: float | None, n: int, *, name: str = "target", invalid: str | None = None) -> Check:

@@ -123,8 +123,10 @@ def _optional(value: Secret | str) -> str | None:
 
 
 def check_code(target: Target, drills: Sequence[Drill]) -> None:
-    """Refuse code of others on a target that does not allow drills, be it the sandbox."""
-    if code := [] if target.allow_drills else [f"{one.name} runs {', '.join(one.code)}" for one in drills if one.code]:
+    """Refuse code of others on a target that does not allow drills, be it the sandbox: the drills', and the target file's own commands."""
+    own = [] if opening.is_sandbox_database(target.database) else target.commands
+    runs = {one.name: one.code + (own if one.backs_up else []) for one in drills}
+    if code := [] if target.allow_drills else [f"{name} runs {', '.join(every)}" for name, every in runs.items() if every]:
         allowed = "allow_drills: true, if you have read this code and trust it; a drill without it; or drills: freshness, or none"
         got = f"false, while {'; '.join(code)}"
         raise ConfigError([Problem(file=f"target {target.name}", key="allow_drills", got=got, allowed=allowed)])

@@ -116,11 +116,19 @@ class Drill:
         """What it does: the method, then the rollbacks."""
         return [activity for section in _SECTIONS for activity in self.experiment.get(section, [])]
 
+    def _calls(self, *functions: str) -> bool:
+        """Tell whether it calls one of our own actions."""
+        return any(one.get("module") == OURS and one.get("func") in functions for _, one in providers(self.experiment, "python"))
+
     @property
     def destroys(self) -> bool:
         """Whether it drops the target's database, as far as our own actions do."""
-        called = [(one.get("module"), one.get("func")) for _, one in providers(self.experiment, "python")]
-        return (OURS, "destroy_database") in called
+        return self._calls("destroy_database")
+
+    @property
+    def backs_up(self) -> bool:
+        """Whether it runs the commands by which a target's database is backed up and restored."""
+        return self._calls("back_up", "destroy_database", "restore_database")
 
     @property
     def needs_database(self) -> bool:

@@ -328,9 +328,9 @@ def _restore(one: Restored) -> dict[str, str | int]:
     if facts.destroyed_at is None:
         return row
     rows = (sum(table.rows for table in tables.values()) for tables in (facts.before, facts.saved, facts.restored))
-    lost = one.losses.values()
+    lost, by = one.losses.values(), " (the drill made it)" if facts.is_own else "" if facts.noted else " by its files"
     return row | {
-        "backup": f"{number(facts.age_s)} s old, {facts.backup_bytes / 1e6:,.1f} MB",
+        "backup": f"{number(facts.age_s)} s old{by}, {facts.backup_bytes / 1e6:,.1f} MB",
         "restore began (s)": number(one.after_s(facts.began_ns)),
         "restored (s)": number(one.after_s(facts.restored_ns)),
         "counted (s)": number(one.after_s(facts.verified_ns)),

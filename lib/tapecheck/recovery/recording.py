@@ -76,7 +76,9 @@ class Restore:
     """
 
     backup: str = ""
-    backup_at: dt.datetime | None = None  # UTC; None where neither backup nor a note of it says when
+    made: str = ""  # the backup that the drill made itself, so that its age says nothing of how often one is made
+    backup_at: dt.datetime | None = None  # UTC; None where no backup was found
+    noted: bool = True  # whether that is the time of our note, else that of its files
     backup_bytes: int = 0
     destroyed_at: dt.datetime | None = None  # UTC; None where nothing was dropped
     began_ns: int | None = None  # when the restore began, was done, was counted, and had the name of the live database
@@ -92,13 +94,18 @@ class Restore:
 
     @property
     def age_s(self) -> float | None:
-        """How old the backup was when the database was dropped."""
+        """How old the backup was when the database was dropped; below 0 where a clock is wrong."""
         return (self.destroyed_at - self.backup_at).total_seconds() if self.destroyed_at and self.backup_at else None
+
+    @property
+    def is_own(self) -> bool:
+        """Whether the drill made the backup itself."""
+        return bool(self.made) and self.made == self.backup
 
     @property
     def different(self) -> list[str]:
         """In which tables other rows came back than were backed up: where that is not known exactly, those that came back without any."""
-        if not self.restored:
+        if self.switched_ns is None:
             return []
         none, known = StoredTable(rows=0), self.saved or self.before
         back = {name: self.restored.get(name, none) for name in known}

@@ -17,7 +17,7 @@ from tapecheck.recovery import analysis, contradictions, findings
 from tapecheck.recovery.ages import Alert
 from tapecheck.recovery.analysis import FailureSummary, RecoverySummary, SymbolAge, TierSummary
 from tapecheck.recovery.contradictions import Contradiction
-from tapecheck.recovery.experiment import ALL, NONE, Drill, chosen
+from tapecheck.recovery.experiment import ALL, FOLDER, NONE, Drill, chosen
 from tapecheck.recovery.frames import definition, document
 from tapecheck.recovery.objectives import RecoveryPlan
 from tapecheck.recovery.recording import BARS, PROBES, Context, Recording
@@ -126,6 +126,13 @@ class Recovery(validation.Validation[RecoveryPlan, Recording, RecoverySummary, S
     def part(self, found: Analysis[RecoveryPlan, Recording, RecoverySummary]) -> dict[str, Any]:
         """Return the plan as it was, and the figures."""
         return {"definition": definition(found.plan), **{name: getattr(found.summary, name) for name in FIGURES}}
+
+    def scope(self, settings: Settings, found: Analysis[RecoveryPlan, Recording, RecoverySummary] | None = None) -> str:
+        """Say which part of the plan it is; what a profile leaves out of all drills was not run either."""
+        if (part := super().scope(settings, found)) or found is None:
+            return part
+        done, every = len({one.drill for one in found.recording.context.trials}), len(list(FOLDER.glob("*.yaml")))
+        return f"{done} of {every} drills" if done < every else ""
 
     def spans_ns(self, recording: Recording) -> Iterable[tuple[int, int]]:
         """Return when the drills ran."""

@@ -72,10 +72,11 @@ def openmetrics(overview: Overview) -> str:
     verdict = gauge("check_verdict", "1 for the verdict of the check, 0 for the others.", (*LABELS, "verdict"))
     started = gauge("run_started_timestamp_seconds", "When the run began.", ("validation", "target"))
     since = gauge("attempts_without_result", "How many attempts since the run of the checks left no result.", ("validation",))
-    whole = {(one.validation, one.entry.result.target.name) for one in overview.standings if one.entry and one.whole}
+    done: set[tuple[str, str]] = set()
     for standing in overview.standings:
-        if standing.entry and not standing.whole and (standing.validation, standing.entry.result.target.name) in whole:
-            continue  # a part of it adds nothing to the series of the whole
+        if standing.entry and (key := (standing.validation, standing.entry.result.target.name)) in done:
+            continue  # a part of it adds nothing to the series of the fuller one, which comes first
+        done |= {key} if standing.entry else set()
         since.labels(standing.validation).set(len(standing.since))
         if standing.entry is None:
             continue

@@ -77,6 +77,12 @@ class Entry:
         return ", ".join(filter(None, (part if self.result.scope is None else self.result.scope, again)))
 
     @property
+    def is_all_of_its_profile(self) -> bool:
+        """Whether nothing but the profile of its plan left something out, so that it stands in where no whole run does."""
+        chosen = (self.result.parameters.get(name, "all") for name in CHOSEN)
+        return self.result.reanalysis_of is None and all(value == "all" for value in chosen)
+
+    @property
     def report(self) -> bool:
         """Whether an HTML report lies in its folder."""
         return (self.folder / "report.html").exists()
@@ -230,8 +236,9 @@ def _standings(entries: Sequence[Entry], attempts: Sequence[Broken]) -> Iterator
 
 
 def _shown(own: Sequence[Entry]) -> list[Entry]:
-    """Return the whole run that was measured last, and the newest run after it that is of a part, or analysed again."""
-    whole = max((e for e in own if not e.scope), key=lambda e: (e.result.started_at, e.result.run_id), default=None)
+    """Return the last run of the whole, else of all of a profile, and the newest after it that is of a part, or analysed again."""
+    fullest = [e for e in own if not e.scope] or [e for e in own if e.is_all_of_its_profile]
+    whole = max(fullest, key=lambda e: (e.result.started_at, e.result.run_id), default=None)
     part = max((e for e in own if e.scope), key=lambda e: e.result.run_id, default=None)
     is_newer = part and (whole is None or part.result.run_id > whole.result.run_id)
     return [one for one in (whole, part if is_newer else None) if one]

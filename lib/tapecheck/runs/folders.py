@@ -235,19 +235,20 @@ def _without_secrets(table: pa.Table) -> pa.Table:
 
 def write_json(path: Path, data: Any) -> None:
     """Write JSON so that a reader sees the old file or the new one, never a part."""
-    _replace(path, text.redact(json.dumps(data, indent=2, allow_nan=False) + "\n").encode())
+    write_bytes(path, text.redact(json.dumps(data, indent=2, allow_nan=False) + "\n").encode())
 
 
 def write_file(path: Path, data: bytes) -> None:
     """Write a picture or text beside the runs, and its folder, as `write_json` does; what cannot be written is an `OutputError`."""
     try:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        _replace(path, data if path.suffix == ".png" else text.redact_bytes(data))
+        write_bytes(path, data if path.suffix == ".png" else text.redact_bytes(data))
     except OSError as error:
         raise OutputError(f"{path} cannot be written: {error.strerror}") from error
 
 
-def _replace(path: Path, data: bytes) -> None:
+def write_bytes(path: Path, data: bytes) -> None:
+    """Write what only we read, as `write_json` does; no secret is looked for in it."""
     with lockfiles.scratch(path.parent) as temporary:  # no link that somebody put beside it is followed
         with _new(part := temporary / path.name) as file:
             file.write(data)

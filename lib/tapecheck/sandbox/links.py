@@ -45,7 +45,8 @@ class Link:
         self._end, self._cut, self._changed = (host, port), Cut(), asyncio.Event()
         self._writers: set[asyncio.StreamWriter] = set()
         self._server: asyncio.Server | None = None
-        self.connections = 0  # that have come until now
+        self.connections = 0  # that are open, or have come since it was healed
+        self._open = 0
 
     async def open(self, port: int = 0) -> int:
         """Listen, once, and return on which port."""
@@ -66,6 +67,13 @@ class Link:
         if asked.fault == "reset":
             self.reset()
 
+    def heal(self, *, end: bool) -> None:
+        """Forward again; `end` ends every connection first."""
+        self.cut(Cut())
+        self.connections = 0 if end else self._open
+        if end:
+            self.reset()
+
     def reset(self) -> None:
         """End every connection as a process that dies does."""
         for writer in self._writers:
@@ -74,7 +82,7 @@ class Link:
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         own = {writer}
         self._writers |= own
-        self.connections += 1
+        self.connections, self._open = self.connections + 1, self._open + 1
         try:
             await self._pass(answers=False)
             if self._cut.fault != "reset":
@@ -86,6 +94,7 @@ class Link:
             pass
         finally:
             self._writers -= own
+            self._open -= 1
             for one in own:
                 _reset(one) if self._cut.fault == "reset" else one.close()
 
@@ -135,7 +144,7 @@ class Links:
         if name not in self._links:
             raise HTTPException(404, f"no link {name!r}; there are {', '.join(self._links) or 'none'}")
         if asked.fault != "none" and not self._links[name].connections:
-            raise HTTPException(409, f"nobody has connected over {name} yet, so that nothing would be cut")
+            raise HTTPException(409, f"nobody has connected over {name} since it was healed, so that nothing would be cut")
         self._ports[name] = await self._links[name].open()
         if self._routes:
             write_private(self._routes, json.dumps(self._ports))
@@ -148,9 +157,7 @@ class Links:
         if self._routes:
             self._routes.unlink(missing_ok=True)
         for link in self._links.values():
-            link.cut(Cut())
-            if self._routes:
-                link.reset()
+            link.heal(end=bool(self._routes))
         return {}
 
     def router(self) -> APIRouter:

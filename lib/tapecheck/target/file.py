@@ -4,6 +4,7 @@ import contextlib
 import datetime as dt
 import os
 import re
+import shlex
 import stat
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -323,6 +324,12 @@ class Target(Model):
     ca_file: str | None = None
     allow_remote: bool = False
     allow_drills: bool = False
+
+    @property
+    def commands(self) -> list[str]:
+        """The commands that drills of the database run."""
+        every = (self.database.backup, self.database.restore) if self.database else ()
+        return [shlex.join(command) for command in every if command]
 
     @model_validator(mode="after")
     def _external_has_url(self) -> Self:

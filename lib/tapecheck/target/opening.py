@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import psutil
@@ -71,6 +71,13 @@ def open_target(path: str | Path, *, needs_bars: bool = True) -> Target:
     found = {"base_url": state.base_url, "backfill": _backfill(state), "database": state.database}
     absent = {key: value for key, value in found.items() if getattr(target, key) is None}
     return target.model_copy(update={**absent, "processes": {**state.processes, **target.processes}})
+
+
+def is_sandbox_database(database: RestorableDatabase | None) -> bool:
+    """Tell whether that is how the running sandbox restores its own database, and not what a target file says."""
+    with suppress(OSError, ValueError):
+        return database is not None and SandboxState.model_validate_json(SandboxState.file().read_bytes()).database == database
+    return False
 
 
 def _backfill(state: SandboxState) -> BackfillTarget:
