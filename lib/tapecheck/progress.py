@@ -36,7 +36,7 @@ _SILENT: ContextVar[bool] = ContextVar("silent", default=False)
 
 @contextmanager
 def silent() -> Iterator[None]:
-    """Show nothing of what lies within: one of many short pieces of work, of which whoever has them done reports."""
+    """Show nothing of what lies within: one of many short pieces of work, of which their caller reports."""
     token = _SILENT.set(True)
     try:
         yield

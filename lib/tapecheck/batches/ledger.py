@@ -22,6 +22,7 @@ from tapecheck.runs.outcomes import CRASHED, Outcome, Recorded
 
 BATCHES = "batches"  # the folder of all ledgers
 NOT_RUN = "not run: the batch ended before"
+ENDED = ("exit_code", "duration_s", "message", "brief", "starts")  # what an entry says of an `Outcome`, beside its folder
 
 
 class LedgerEntry(Model):
@@ -147,8 +148,9 @@ class Ledger:
 
     def end(self, key: str, end: Outcome) -> None:
         """Note how a run ended, and say so; one that recorded nothing is run again by who resumes the batch."""
-        known = {name: getattr(end, name) for name in ("exit_code", "duration_s", "message", "brief", "starts")}
-        self.change(key, **known, folder=str(end.folder.relative_to(self.out)) if end.folder else None)
+        self.change(
+            key, **{name: getattr(end, name) for name in ENDED}, folder=str(end.folder.relative_to(self.out)) if end.folder else None
+        )
         done, one = sum(one.exit_code is not None for one in self.entries.values()), self.entries[key]
         print(f"[{done}/{len(self.entries)}] {one.name}: {end.row()[1]} {one.worker}".rstrip(), file=sys.stderr, flush=True)
 
@@ -161,18 +163,12 @@ class Ledger:
 
     def outcomes(self) -> list[Outcome]:
         """Return how each run ended, under its name; one that has not is like one that crashed."""
-        return [
-            Outcome(
-                validation=one.name,
-                exit_code=CRASHED if one.exit_code is None else one.exit_code,
-                duration_s=one.duration_s,
-                message=NOT_RUN if one.exit_code is None else one.message,
-                folder=self.out / one.folder if one.folder else None,
-                brief=one.brief,
-                is_started=one.exit_code is not None,
-            )
-            for one in self.entries.values()
-        ]
+        found = []
+        for one in self.entries.values():
+            known = {name: getattr(one, name) for name in ENDED}
+            ended = known if one.exit_code is not None else {**known, "exit_code": CRASHED, "message": NOT_RUN, "is_started": False}
+            found.append(Outcome(validation=one.name, folder=self.out / one.folder if one.folder else None, **ended))
+        return found
 
     def moved(self) -> list[str]:
         """Say of each run that a worker died with what became of it, a line each."""

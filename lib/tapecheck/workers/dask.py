@@ -1,6 +1,6 @@
 """The workers of a running Dask cluster, each behind an executor of its own.
 
-Whoever may use the scheduler may run code on its workers, and what a task needs as a secret travels there: a cluster
+Every user of the scheduler may run code on its workers, and what a task needs as a secret travels there: a cluster
 belongs on a trusted network, or behind TLS.
 """
 
