@@ -19,7 +19,7 @@ from engines import WIDE, target_at
 from orphans import orphan
 from samples import burst, recording, requests, watched
 
-from tapecheck.load import failures, findings, frames
+from tapecheck.load import findings, frames
 from tapecheck.load.analysis import ScenarioSummary, summarize
 from tapecheck.load.engine.recorder import ErrorKind, Samples
 from tapecheck.load.findings import LIMITING
@@ -274,7 +274,7 @@ def test_each_kind_of_failure_is_counted_with_its_moments_and_an_example() -> No
     rows["request"] = np.arange(100) % 2
     asked = requests({"symbol": "AAPL"}, {"symbol": "BTC"})
     plan = LoadPlan.model_construct(scenarios={"s": SimpleNamespace(request="bars")})
-    found = failures.find(recording({"s": rows}, {"s": asked}), {}, plan)
+    found = findings.failures(recording({"s": rows}, {"s": asked}), {}, plan)
     assert [(one.kind, one.status, one.request, one.count, one.ratio) for one in found] == [
         ("status", 503, "bars", 20, 0.2), ("timeout", None, "bars", 1, 0.01),
     ]  # fmt: skip

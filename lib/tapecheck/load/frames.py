@@ -8,7 +8,7 @@ import pandas as pd
 from pydantic import TypeAdapter
 
 from tapecheck.load.analysis import ScenarioSummary, mark
-from tapecheck.load.failures import FailureGroup
+from tapecheck.load.findings import FailureGroup
 from tapecheck.load.plan import LoadPlan
 from tapecheck.statistics.intervals import Percentile
 from tapecheck.validation import checks, findings

@@ -10,12 +10,12 @@ from pydantic import Field
 
 from tapecheck import config, resources, validation
 from tapecheck.errors import ConfigError, Problem
-from tapecheck.load import analysis, failures, findings, samples
+from tapecheck.load import analysis, findings, samples
 from tapecheck.load import plan as plans
 from tapecheck.load.analysis import ScenarioSummary
 from tapecheck.load.capacity import CapacityResult, conclude, levels
 from tapecheck.load.capacity import judge as judge_sweep
-from tapecheck.load.failures import FailureGroup
+from tapecheck.load.findings import FailureGroup
 from tapecheck.load.imports import registry
 from tapecheck.load.plan import METRICS, LoadPlan
 from tapecheck.load.recording import SCHEDULE, Context, Recording, Tool
@@ -127,7 +127,7 @@ class Load(validation.Validation[LoadPlan, Recording, LoadSummary, Settings]):
         everything, rates = analysis.summarize(recording, plan.generator), recording.context.rates_rps
         found = LoadSummary((name, one) for name, one in everything.items() if name not in rates)
         found.capacity = conclude(levels(recording, plan, plan.parsed)) if rates else None
-        found.failures = failures.find(recording, everything, plan)
+        found.failures = findings.failures(recording, everything, plan)
         return found
 
     def judge(self, summary: LoadSummary, plan: LoadPlan) -> list[Check]:
