@@ -1,6 +1,7 @@
 """What papermill gives a notebook is told from what somebody tries out in it."""
 
 import dataclasses
+import functools
 import os
 import subprocess
 import sys
@@ -100,27 +101,40 @@ RECORD = "run = folders.read({folder!r})\npages.publish(Recorded(result=run.head
 
 
 def test_a_run_of_a_bare_kernel_has_its_notebook_its_report_and_the_pages(tmp_path: Path) -> None:
-    """As in JupyterLab or by plain papermill: cells run twice or changed stand there as they ran last, with the prose between them."""
+    """As in JupyterLab: a cell that ran twice, however changed, stands there as it ran last, two of equal code stand twice.
+
+    What was run before the parameters were read last is gone, and no later cell is taken for them.
+    """
     folder = put(tmp_path, "load", 0)
     shipped = nbformat.read(config.NOTEBOOKS / "load.ipynb", as_version=4)
     cell, prose = nbformat.v4.new_code_cell, nbformat.v4.new_markdown_cell
-    codes = [shipped.cells[1].source, RUN, "print('first')", "notebook.show(verdict='**FAIL**')", "print('first')"]
-    codes += ["notebook.amend(verdict='**PASS**')", RECORD.format(folder=str(folder)), "'later'"]
-    mine = nbformat.v4.new_notebook(
-        cells=[prose("# Mine?"), cell(codes[0], metadata={"tags": ["parameters"]}), *map(cell, codes[1:3]), prose("after")]
-    )
-    opened = tmp_path / "mine.ipynb"
-    nbformat.write(mine, opened)
-    run = nbformat.v4.new_notebook(cells=[*map(cell, codes)])
-    environment = {**os.environ, "JPY_SESSION_NAME": str(opened)}
+    given, papermill, mine, equal = shipped.cells[1].source, "# Parameters\nrounds = 3", "limit: int = 5", "print('equal')"
+    record, shown = RECORD.format(folder=str(folder)), "notebook.show(verdict='**FAIL**')"
+    ran = [
+        ("a", given),
+        ("g", papermill),
+        ("b", RUN),
+        ("c", "print('of an earlier run')"),
+        ("b", RUN),
+        ("d", "print('changed')"),
+        ("d", shown),
+    ]
+    ran += [("e", equal), ("f", mine), ("h", equal), ("i", "notebook.amend(verdict='**PASS**')"), ("j", record), ("k", "'later'")]
+    written = [prose("# Mine?"), cell(given, metadata={"tags": ["parameters"]}), cell(RUN), cell(equal), prose("after")]
+    nbformat.write(nbformat.v4.new_notebook(cells=written), opened := tmp_path / "mine.ipynb")
+    run = nbformat.v4.new_notebook(cells=[cell(code) for _, code in ran])
     client = NotebookClient(run, kernel_name="python3", timeout=60)
-    with client.setup_kernel(env=environment):
-        for at, one in enumerate(run.cells):
-            client.execute_cell(one, at)
+    with client.setup_kernel(env={**os.environ, "JPY_SESSION_NAME": str(opened)}):
+        message = client.kc.session.msg
+        for at, (name, _) in enumerate(ran):
+            client.kc.session.msg = functools.partial(message, metadata={"cellId": name})  # as JupyterLab names them
+            client.execute_cell(run.cells[at], at)
     kept = nbformat.read(folder / "notebook.ipynb", as_version=4)
-    assert [c.source for c in kept.cells] == ["# Mine?", codes[0], codes[1], codes[3], codes[4], codes[5], codes[6], "after"]
+    codes = [given, papermill, RUN, shown, equal, mine, equal, "notebook.amend(verdict='**PASS**')", record]
+    assert [one.source for one in kept.cells] == ["# Mine?", *codes, "after"]
     report = (folder / "report.html").read_text()
-    for said in ("the plan", "first", "PASS", "load: not_proven, recorded in", "Load of sandbox: not proven"):
+    assert report.count("equal") == 2
+    for said in ("the plan", "PASS", "load: not_proven, recorded in", "Load of sandbox: not proven"):
         assert said in report, said
-    assert "FAIL" not in report and "later" not in report
+    assert not [said for said in ("FAIL", "later", "earlier") if said in report]
     assert (tmp_path / "index.html").exists() and f"{folder.name}/report.html" in (tmp_path / "index.html").read_text()

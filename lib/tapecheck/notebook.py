@@ -17,15 +17,16 @@ StatementT = TypeVar("StatementT", bound=ast.stmt)
 
 NO_VERDICT = "*No verdict yet; the one that was here is of an earlier run.*"
 _shown: set[str] = set()
-_cells: dict[str, "Cell"] = {}  # by the message that had each run
+_cells: dict[str, "Cell"] = {}  # since the parameters were read last, by the message that had each run
 
 
 @dataclass(frozen=True, slots=True)
 class Cell:
-    """A code cell that was run: how many were before it, its code, and its outputs as messages of Jupyter, by their kind."""
+    """A code cell that was run: how many were before it, its code, the notebook's name for it, and its outputs, by their kind."""
 
     number: int
     code: str
+    name: str
     outputs: list[tuple[str, dict[str, Any]]]
 
 
@@ -70,6 +71,7 @@ def settle() -> None:
     if hasattr(shell(), "kernel"):
         _redact_messages(shell().kernel.session)
         _listen(shell().kernel.session)
+        _begin(shell().kernel.get_parent("shell"))
     import numpy as np
     import pandas as pd
 
@@ -125,6 +127,19 @@ def _redact_messages(session: Any) -> None:
         session.pack.redacts = True
 
 
+def _begin(request: Any) -> None:
+    """Keep of what was run only the parameters and the cell that runs, which reads them."""
+    codes, of = shell().history_manager.input_hist_raw, request["header"]["msg_id"]
+    runs = _cells.get(of) or Cell(len(codes) - 1, codes[-1], _name(request), [])
+    _cells.clear()
+    _cells.update({f"parameters {at}": Cell(at, codes[at], f"parameters {at}", []) for at in _declared()[-1:] + _given()}, **{of: runs})
+
+
+def _name(request: Any) -> str:
+    """Return what tells a cell from the others: its name in the notebook, or where the client says none, as papermill, the request."""
+    return str(request.get("metadata", {}).get("cellId") or request["header"]["msg_id"])
+
+
 def _listen(session: Any) -> None:
     """Keep what cells show from now on, the one that runs included: no kernel is told what stands in its notebook."""
     send = session.send
@@ -136,16 +151,22 @@ def _listen(session: Any) -> None:
         kind, body = (message["header"]["msg_type"], message["content"]) if is_whole else (message, content)
         of = (message if is_whole else {"parent_header": (parent or {}).get("header", parent) or {}})["parent_header"].get("msg_id", "")
         if kind == "execute_input":
-            _cells[of] = Cell(body["execution_count"], body["code"], [])
-        elif kind in ("display_data", "execute_result", "stream", "error"):
-            codes = shell().history_manager.input_hist_raw
-            _cells.setdefault(of, Cell(len(codes) - 1, codes[-1], [])).outputs.append((kind, body))
+            _run(of, Cell(body["execution_count"], body["code"], _name(parent), []))
+        elif kind in ("display_data", "execute_result", "stream", "error") and of in _cells:
+            _cells[of].outputs.append((kind, body))
         elif kind == "update_display_data":
             _update(body)
         return send(stream, message, content, parent, *more, **options)
 
     sent.listens = True  # type: ignore[attr-defined]
     session.send = sent
+
+
+def _run(of: str, cell: Cell) -> None:
+    """Keep a cell in place of the same one when it was run before."""
+    for earlier in [message for message, one in _cells.items() if one.name == cell.name]:
+        del _cells[earlier]
+    _cells[of] = cell
 
 
 def _update(body: dict[str, Any]) -> None:
@@ -157,21 +178,24 @@ def _update(body: dict[str, Any]) -> None:
 
 
 def history() -> list[Cell]:
-    """Return the cells that were run since the parameters were set last, in that order; of one that was run again, the last time."""
-    codes: list[str] = shell().history_manager.input_hist_raw
-    known = {cell.number: cell for cell in _cells.values()}
-    begin = max((at for at, code in enumerate(codes) if _statements(code, ast.AnnAssign)), default=1)
-    last = {codes[at]: known.get(at, Cell(at, codes[at], [])) for at in range(begin, len(codes))}
-    return sorted(last.values(), key=lambda cell: cell.number)
+    """Return the parameters, the cell that read them last and those run since, in that order; of one that was run again, the last time."""
+    return sorted(_cells.values(), key=lambda cell: cell.number)
 
 
 def given() -> list[str]:
     """Return the names that papermill sets: in a cell of its own, right after the one that declares the parameters."""
-    sources: list[str] = _variables().get("In", [])
-    declared = [at for at, source in enumerate(sources) if _statements(source, ast.AnnAssign)]
-    following = sources[declared[-1] + 1 : declared[-1] + 2] if declared else []
-    cells = [_statements(source, ast.Assign) for source in following if source.startswith("# Parameters\n")]
+    cells = [_statements(_variables()["In"][at], ast.Assign) for at in _given()]
     return [target.id for cell in cells for one in cell for target in one.targets if isinstance(target, ast.Name)]
+
+
+def _declared() -> list[int]:
+    return [at for at, source in enumerate(_variables().get("In", [])) if _statements(source, ast.AnnAssign)]
+
+
+def _given() -> list[int]:
+    """Return where papermill's cell stands, if it is there."""
+    sources: list[str] = _variables().get("In", [])
+    return [at + 1 for at in _declared()[-1:] if "".join(sources[at + 1 : at + 2]).startswith("# Parameters\n")]
 
 
 def _statements(source: str, kind: type[StatementT]) -> list[StatementT]:

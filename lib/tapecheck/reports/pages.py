@@ -95,12 +95,12 @@ def polyline(values: Sequence[float]) -> list[tuple[float, float]]:
 def publish(recorded: Recorded) -> Recorded:
     """Put the notebook that this kernel runs beside its run, with the run's page, and write all pages anew; return the run.
 
-    It does nothing for a run that is not recorded, nor where a batch runs the notebook, which does the same when the kernel has ended.
+    It does nothing for a run that is not recorded, without a kernel, or where a batch runs the notebook, which does it when that has ended.
 
     Raises:
         OutputError: a page cannot be written; the run is recorded.
     """
-    if recorded.folder is not None and folders.UNFINISHED_VARIABLE not in os.environ and notebook.shell():
+    if recorded.folder is not None and folders.UNFINISHED_VARIABLE not in os.environ and notebook.history():
         opened = Path(os.environ.get("JPY_SESSION_NAME", ""))  # JupyterLab says which
         file = opened if opened.suffix == ".ipynb" and opened.is_file() else config.NOTEBOOKS / f"{recorded.result.validation}.ipynb"
         page.keep(page.transcript(file, recorded), recorded.folder)
