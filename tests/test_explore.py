@@ -18,11 +18,14 @@ import html5lib
 import httpx
 import nbformat
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import samples
 import websocket
 from browsers import QUIET, Browser, installed
+from hypothesis import given
+from hypothesis import strategies as st
 from plotly.offline import get_plotlyjs
 from recorded_runs import DATA, put
 
@@ -146,6 +149,30 @@ def test_a_filter_is_read_as_it_is_written(run: Path) -> None:
     assert view.note.value.startswith("20 requests of 30,000 chosen.") and "where = " in view.note.value
 
 
+def rows_of(columns: Mapping[str, list[str]]) -> events.Events:
+    """Return rows that have nothing but columns of these values."""
+    words = {name: ([*values, ""], np.arange(len(values))) for name, values in columns.items()}
+    nothing = {"positions": np.arange(0), "at_s": np.zeros(0), "took_ms": np.zeros(0), "failed": np.zeros(0, bool)}
+    return events.Events(things="rows", table=pa.table({}), columns=words, origin_ns=0, **nothing)
+
+
+WORDS = st.text(st.sampled_from("ab,;=\"\\' \n\u2028é"), min_size=1, max_size=6)
+
+
+@given(st.dictionaries(WORDS, st.lists(WORDS, min_size=1, unique=True), max_size=3))
+def test_any_filter_that_is_shown_can_be_typed(where: dict[str, list[str]]) -> None:
+    """Whatever signs stand in names and values, as in a batch's parameter symbols="AAPL,MSFT"."""
+    assert events.parse(events.written(where), rows_of(where)) == {name: tuple(wanted) for name, wanted in where.items()}
+
+
+def test_a_filter_may_be_typed_without_quotes_where_that_is_clear() -> None:
+    """A space within a word, and a sign of equality within a value, are part of it."""
+    known = rows_of({"failure": ["HTTP 429"], "path": ["/v1?limit=5"]})
+    typed = "failure = HTTP 429; path=/v1?limit=5 ;"
+    assert events.parse(typed, known) == {"failure": ("HTTP 429",), "path": ("/v1?limit=5",)}
+    assert events.written({"symbols": ["AAPL,MSFT"]}) == 'symbols="AAPL,MSFT"'
+
+
 def test_what_is_shown_follows_the_widgets(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Filter, run, second run and objective: each changes what is on screen and concerns it, and an error stands in place of a verdict."""
     screen: dict[str, Any] = {}
@@ -172,6 +199,19 @@ def test_what_is_shown_follows_the_widgets(run: Path, tmp_path: Path, monkeypatc
     assert "p99_ms < 1" in screen["checks"]["text/plain"]
     view.objectives.value = "p98_ms < 1"
     assert "no metric 'p98_ms'" in screen["verdict"] and "**" not in screen["verdict"] and "no metric" in screen["checks"]
+
+
+def test_a_run_that_cannot_be_opened_leaves_the_one_that_is_shown(run: Path, tmp_path: Path) -> None:
+    """The list names what figures, verdict and page are of, and the line below the filters says why."""
+    shutil.copytree(run.parent.parent, tmp_path, dirs_exist_ok=True)
+    shutil.copytree(DATA / "load", damaged := tmp_path / "load" / "20261123T222100Z-6755")
+    (damaged / "samples.parquet").write_bytes(b"PAR1")
+    view = opened(tmp_path / "load" / run.name, out=str(tmp_path))
+    (other,) = (i for i, name in enumerate(view.run.options) if name.endswith(f"({damaged.name})"))
+    shown = view.run.value
+    view.run.set_state({"index": other})  # as a browser does
+    assert view.run.value == shown and shown.endswith(f"({view.opened.run.folder.name})")
+    assert "got samples that cannot be read" in view.note.value
 
 
 # ---- judging again ----
@@ -221,6 +261,35 @@ def test_a_run_of_another_tool_without_requests_has_its_verdict_alone(tmp_path: 
     view = opened(load.record(load.analyse(load.recording(todo, given), todo), settings=given).folder or "")
     shown = [view.part(name)["text/plain"] for name in ("latency", "spectrum", "timeline", "slowest", "failures")]
     assert all("o single requests were recorded" in one for one in shown) and view.part("verdict").startswith("**FAIL**")
+
+
+@pytest.mark.parametrize(
+    ("validation", "table", "change", "kinds"),
+    [
+        ("observe", "exchanges", {"status": [200, 429, 500, 0, 429], "failure": ["", "", "", "ReadError", ""]},
+         {"HTTP 429": 2, "HTTP 500": 1, "ReadError": 1}),
+        ("rto_rpo", "probes", {"state": [2, 0, 0, 0, 1], "status": [200, 500, 0, 0, 503], "error": ["", "", "", "ConnectError", ""]},
+         {"HTTP 500": 1, "no answer": 1, "ConnectError": 1}),
+    ],
+)  # fmt: skip
+def test_a_refusal_is_a_failure_and_its_status_the_kind(
+    validation: str, table: str, change: Mapping[str, list[Any]], kinds: Mapping[str, int], tmp_path: Path
+) -> None:
+    """An answer that says no has failed as much as none, without a word of the transport's."""
+    shutil.copytree(DATA / validation, tmp_path / "run")
+    rows = pq.read_table(file := tmp_path / "run" / f"{table}.parquet").slice(0, 5)
+    for name, column in change.items():
+        field = rows.schema.field(name)
+        rows = rows.set_column(
+            rows.column_names.index(name),
+            field,
+            pa.array(column, pa.string() if name in ("failure", "error") else field.type).cast(field.type),
+        )
+    pq.write_table(rows, file)
+    view = opened(tmp_path / "run")
+    found, said = view.failures()
+    assert found.groupby(view.opened.events.failure)["count"].sum().to_dict() == kinds
+    assert said.startswith(f"{sum(kinds.values())} of 5 ")
 
 
 def test_no_drill_is_drawn_as_hit_before_its_fault() -> None:

@@ -3,6 +3,7 @@
 It draws nothing and judges nothing.
 """
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -149,6 +150,9 @@ def of(validation: str, recording: Recording[Any]) -> Events:
     began_ns, ended_ns = rows.numbers(source.began), rows.numbers(source.ended)
     names = [*source.columns, *([*rows.dimensions(), "status"] if is_load else []), *([source.failure] if source.failure else [])]
     columns = {name: rows.codes(name) for name in names}
+    failed = _failed(validation, recording, rows, columns)
+    if not is_load and "status" in columns:
+        columns[source.failure] = _kinds(columns[source.failure], columns["status"], failed)
     origin_ns = int(began_ns.min()) if len(began_ns) else 0
     return Events(
         things=source.things,
@@ -156,7 +160,7 @@ def of(validation: str, recording: Recording[Any]) -> Events:
         positions=np.flatnonzero(~table.column("warm_up").to_numpy()) if is_load else np.arange(len(table)),
         at_s=(began_ns - origin_ns) / 1e9,
         took_ms=(ended_ns - began_ns) / 1e6,
-        failed=_failed(validation, recording, rows, columns),
+        failed=failed,
         columns=columns,
         origin_ns=origin_ns,
         failure=source.failure,
@@ -175,24 +179,36 @@ def _failed(validation: str, recording: Recording[Any], rows: Rows, columns: Map
         lost = np.array([[(symbol, frame) in failed for frame in frames] for symbol in symbols], bool).reshape(len(symbols), len(frames))
         return np.asarray(lost[of_symbol, of_frame])
     words, codes = columns[SOURCES[validation].failure]
-    return np.array([word not in ("", "none") for word in words], bool)[codes]
+    has_word: Mask = np.array([word != "" for word in words], bool)[codes]
+    if validation == "observe":  # a vendor's refusal is a whole answer
+        status = rows.numbers("status")
+        return has_word | (status <= 0) | (status >= 400)
+    return has_word
+
+
+def _kinds(kinds: tuple[list[str], Codes], statuses: tuple[list[str], Codes], failed: Mask) -> tuple[list[str], Codes]:
+    """Return why each row failed; where no word says it, the status is the kind."""
+    (words, codes), (names, of_status) = kinds, statuses
+    unnamed = failed & np.array([word == "" for word in words], bool)[codes]
+    said = ["no answer" if name == "0" else f"HTTP {name}" for name in names]
+    return [*words, *said], np.where(unnamed, len(words) + of_status.astype(np.int64), codes)
 
 
 def parse(where: str, events: Events) -> dict[str, tuple[str, ...]]:
-    """Read a filter such as "scenario=steady_rate; symbol=AAPL,MSFT".
+    """Read a filter such as `scenario=steady_rate; symbol=AAPL,MSFT`; a word may stand in double quotes, as `symbols="AAPL,MSFT"`.
 
     Raises:
         ConfigError: every column and value of it that the recording does not have.
     """
     found: dict[str, tuple[str, ...]] = {}
     problems = []
-    for part in filter(None, (one.strip() for one in where.split(";"))):
-        name, sign, wanted = (word.strip() for word in part.partition("="))
-        if not sign or name not in events.columns:
+    for part in filter(None, _split(where, ";")):
+        name, *rest = _split(part, "=", most=1)
+        if not rest or (name := _plain(name)) not in events.columns:
             problems.append((part, f"COLUMN=VALUE,VALUE; columns: {', '.join(events.columns)}"))
             continue
         known = events.counts(name)
-        found[name] = tuple(value.strip() for value in wanted.split(",") if value.strip())
+        found[name] = tuple(_plain(value) for value in _split(rest[0], ",") if value)
         if unknown := [value for value in found[name] if value not in known]:
             some = ", ".join(list(known)[:MOST_NAMED])
             problems.append((f"{name}={','.join(unknown)}", f"values of {name}: {some}{', …' if len(known) > MOST_NAMED else ''}"))
@@ -203,4 +219,17 @@ def parse(where: str, events: Events) -> dict[str, tuple[str, ...]]:
 
 def written(where: Where) -> str:
     """Write a filter as `parse` reads it."""
-    return "; ".join(f"{name}={','.join(wanted)}" for name, wanted in where.items() if wanted)
+    return "; ".join(f"{_quoted(name)}={','.join(map(_quoted, wanted))}" for name, wanted in where.items() if wanted)
+
+
+def _split(said: str, sign: str, most: int = 0) -> list[str]:
+    """Split at a sign that stands in no quotes: an even number of them follows."""
+    return [part.strip() for part in re.split(rf'{sign}(?=(?:[^"]*"[^"]*")*[^"]*\Z)', said, maxsplit=most)]
+
+
+def _plain(word: str) -> str:
+    return word[1:-1].replace('""', '"') if word.startswith('"') else word
+
+
+def _quoted(word: str) -> str:
+    return word if re.fullmatch(r'[^\s",;=]+', word) else '"' + word.replace('"', '""') + '"'

@@ -136,10 +136,15 @@ class Panel:
         how = f"As a parameter: where = {where!r}" if where else "Nothing is filtered; Ctrl and a click choose several."
         self.note.value = html.escape(text.line(f"{counted(n, self.opened.events.things)} of {every:,} chosen. {how}"))
 
-    def _changed_run(self, _: object) -> None:
+    def _changed_run(self, change: Mapping[str, Any]) -> None:
+        if self._is_changing:
+            return
         try:
-            self.opened = self._open(self.run.value)
+            self.opened = self._open(change["new"])
         except TapecheckError as error:
+            self._is_changing = True
+            self.run.value = change["old"]  # of which everything on screen is
+            self._is_changing = False
             self.note.value = html.escape(text.line(str(error)))
             return
         known = {name: self.opened.events.counts(name) for name in self.where if name in self.opened.events.columns}
