@@ -153,7 +153,7 @@ def rows_of(columns: Mapping[str, list[str]]) -> events.Events:
     """Return rows that have nothing but columns of these values."""
     words = {name: ([*values, ""], np.arange(len(values))) for name, values in columns.items()}
     nothing = {"positions": np.arange(0), "at_s": np.zeros(0), "took_ms": np.zeros(0), "failed": np.zeros(0, bool)}
-    return events.Events(things="rows", table=pa.table({}), columns=words, origin_ns=0, **nothing)
+    return events.Events(source=events.SOURCES["load"], table=pa.table({}), columns=words, origin_ns=0, **nothing)
 
 
 WORDS = st.text(st.sampled_from("ab,;=\"\\' \n\u2028é"), min_size=1, max_size=6)
@@ -288,7 +288,7 @@ def test_a_refusal_is_a_failure_and_its_status_the_kind(
     pq.write_table(rows, file)
     view = opened(tmp_path / "run")
     found, said = view.failures()
-    assert found.groupby(view.opened.events.failure)["count"].sum().to_dict() == kinds
+    assert found.groupby(view.opened.events.source.failure)["count"].sum().to_dict() == kinds
     assert said.startswith(f"{sum(kinds.values())} of 5 ")
 
 

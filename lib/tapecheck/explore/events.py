@@ -37,22 +37,15 @@ class Located:
     things: str
 
 
+_TIMED = {"began": "began_ns", "ended": "ended_ns"}
+_DUE = {"began": "intended_ns", "ended": "done_ns"}
 SOURCES: Mapping[str, Located] = {
-    "load": Located(table="samples", began="intended_ns", ended="done_ns", columns=("scenario",), failure="error", things="requests"),
-    "backfill": Located(
-        table="spans", began="began_ns", ended="ended_ns", columns=("stage", "symbol", "timeframe", "worker"), failure="", things="spans"
-    ),
-    "observe": Located(
-        table="exchanges", began="began_ns", ended="ended_ns", columns=("status", "path"), failure="failure", things="requests"
-    ),
-    "rto_rpo": Located(
-        table="probes", began="intended_ns", ended="done_ns", columns=("drill", "view", "trial", "state", "status"), failure="error",
-        things="probes",
-    ),
-    "compare": Located(
-        table="samples", began="began_ns", ended="ended_ns", columns=("proof", "side", "round"), failure="problem", things="rounds"
-    ),
-}  # fmt: skip
+    "load": Located(table="samples", columns=("scenario",), failure="error", things="requests", **_DUE),
+    "backfill": Located(table="spans", columns=("stage", "symbol", "timeframe", "worker"), failure="", things="spans", **_TIMED),
+    "observe": Located(table="exchanges", columns=("status", "path"), failure="failure", things="requests", **_TIMED),
+    "rto_rpo": Located(table="probes", columns=("drill", "view", "trial", "state", "status"), failure="error", things="probes", **_DUE),
+    "compare": Located(table="samples", columns=("proof", "side", "round"), failure="problem", things="rounds", **_TIMED),
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,7 +55,7 @@ class Events:
     `columns` has, by name, the words of a column and each row's index into them. Warm-up is no part of it.
     """
 
-    things: str
+    source: Located
     table: pa.Table
     positions: NDArray[np.int64]  # of each row in the recorded table
     at_s: Floats
@@ -70,7 +63,6 @@ class Events:
     failed: Mask
     columns: Mapping[str, tuple[list[str], Codes]]
     origin_ns: int
-    failure: str = ""
 
     def __len__(self) -> int:
         return len(self.at_s)
@@ -108,23 +100,22 @@ class Events:
 
     def failures(self, chosen: Mask, most: int = KINDS) -> tuple[pd.DataFrame, int]:
         """Return the failures by kind and by what was asked, the most frequent first, and how many kinds there is no room for."""
-        asked = [name for name in self.columns if name not in ("status", "state", self.failure)]
-        keys = [name for name in (self.failure, "status") if name in self.columns] + asked
-        failed = np.flatnonzero(chosen & self.failed)
+        kinds = [name for name in (self.source.failure, "status") if name in self.columns]
+        names = [*kinds, *(name for name in self.columns if name not in ("status", "state", self.source.failure))]
+        failed, keys = np.flatnonzero(chosen & self.failed), list(range(len(names)))  # numbers: a column may have any name
         if not len(failed):
-            return pd.DataFrame(columns=[*keys, "count", "share of such", "first (s)", "last (s)", "slowest (ms)", "its row"]), 0
-        codes = pd.DataFrame({name: self.columns[name][1][failed] for name in keys})
-        codes["at"], codes["took"], codes["where"] = self.at_s[failed], self.took_ms[failed], failed
-        found = codes.groupby(keys, sort=False).agg(
-            count=("at", "size"), first=("at", "min"), last=("at", "max"), worst=("took", lambda part: codes["where"][part.idxmax()])
-        )
+            return pd.DataFrame(columns=[*names, "count", "share of such", "first (s)", "last (s)", "slowest (ms)", "its row"]), 0
+        codes = pd.DataFrame({key: self.columns[names[key]][1][failed] for key in keys}, index=failed)
+        codes["at"], codes["took"] = self.at_s[failed], self.took_ms[failed]
+        found = codes.groupby(keys, sort=False).agg(count=("at", "size"), first=("at", "min"), last=("at", "max"), worst=("took", "idxmax"))
         found = found.sort_values("count", ascending=False, kind="stable").reset_index()
-        all_asked = pd.DataFrame({name: self.columns[name][1][chosen] for name in asked}).groupby(asked, sort=False).size()
-        out, worst = found.head(most), found["worst"].head(most).to_numpy()
-        total = all_asked.reindex(pd.MultiIndex.from_frame(out[asked]) if len(asked) > 1 else pd.Index(out[asked[0]])).to_numpy()
-        columns = {name: [text.line(self.columns[name][0][code]) for code in out[name]] for name in keys}
+        asked = keys[len(kinds) :]
+        every = pd.DataFrame({key: self.columns[names[key]][1][chosen] for key in asked}).value_counts().rename("total")
+        out = found.head(most).join(every, on=asked)
+        worst = out["worst"].to_numpy()
+        columns = {names[key]: [text.line(self.columns[names[key]][0][code]) for code in out[key]] for key in keys}
         figures = {
-            "count": out["count"].to_numpy(), "share of such": (out["count"].to_numpy() / total).round(4),
+            "count": out["count"].to_numpy(), "share of such": (out["count"] / out["total"]).round(4),
             "first (s)": out["first"].round(3), "last (s)": out["last"].round(3),
             "slowest (ms)": self.took_ms[worst].round(3), "its row": self.positions[worst],
         }  # fmt: skip
@@ -155,7 +146,7 @@ def of(validation: str, recording: Recording[Any]) -> Events:
         columns[source.failure] = _kinds(columns[source.failure], columns["status"], failed)
     origin_ns = int(began_ns.min()) if len(began_ns) else 0
     return Events(
-        things=source.things,
+        source=source,
         table=table,
         positions=np.flatnonzero(~table.column("warm_up").to_numpy()) if is_load else np.arange(len(table)),
         at_s=(began_ns - origin_ns) / 1e9,
@@ -163,7 +154,6 @@ def of(validation: str, recording: Recording[Any]) -> Events:
         failed=failed,
         columns=columns,
         origin_ns=origin_ns,
-        failure=source.failure,
     )
 
 

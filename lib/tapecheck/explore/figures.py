@@ -100,7 +100,7 @@ def _begin(height: int = 460, **axes: Any) -> go.Figure:
 
 def _nothing(title: str, layers: Sequence[Layer]) -> Drawn:
     events = layers[0].events
-    return _empty(title, f"no {events.things} are chosen" if len(events) else f"no single {events.things} were recorded")
+    return _empty(title, f"no {events.source.things} are chosen" if len(events) else f"no single {events.source.things} were recorded")
 
 
 def _empty(title: str, why: str) -> Drawn:
@@ -146,8 +146,7 @@ def latency(layers: Sequence[Layer]) -> Drawn:
                     text=_told(layer.events, at), hovertemplate=f"{said}<br>%{{y}} ms at %{{x}} s<br>%{{text}}<extra></extra>",
                 )  # fmt: skip
     thinned = "" if drawn == n else f"; {drawn:,} are drawn: of every stretch of time its smallest and largest, so that no spike is lost"
-    things = layers[0].events.things
-    return Drawn(title=title, caption=f"{_whose(layers)}, n = {counted(n, things)}{thinned}. A cross is a failure.", figure=found)
+    return Drawn(title=title, caption=f"{_whose(layers)}{thinned}. A cross is a failure.", figure=found)
 
 
 def _told(events: Events, at: NDArray[np.int64]) -> list[str]:
@@ -160,7 +159,8 @@ def _told(events: Events, at: NDArray[np.int64]) -> list[str]:
 
 
 def _whose(layers: Sequence[Layer]) -> str:
-    return " and ".join(layer.name for layer in layers)
+    n = counted(sum(layer.n for layer in layers), layers[0].events.source.things)
+    return f"{' and '.join(layer.name for layer in layers)}, n = {n}"
 
 
 def spectrum(layers: Sequence[Layer], objectives: Sequence[Objective] = ()) -> Drawn:
@@ -183,7 +183,7 @@ def spectrum(layers: Sequence[Layer], objectives: Sequence[Objective] = ()) -> D
             said = f"objective {safe(one)} (good: {'above' if one.upward else 'below'})"
             look = {"line": {"color": figure.LIMIT, "dash": "dash"}, "name": said, "hovertemplate": f"{said}<extra></extra>"}
             found.add_scatter(x=[x / 1.3, x * 1.3], y=[one.limit] * 2, mode="lines", **look)
-    return Drawn(title=title, caption=f"{_whose(layers)}, n = {counted(n, layers[0].events.things)}, failed ones included.", figure=found)
+    return Drawn(title=title, caption=f"{_whose(layers)}, failed ones included.", figure=found)
 
 
 def _line(found: go.Figure, name: str, took_ms: Floats, colour: str) -> None:
@@ -221,7 +221,7 @@ def rates(layers: Sequence[Layer]) -> Drawn:
                     x=steps_s[:-1].round(3), y=(counts / width_s).round(3), mode="lines", line=line, name=name,
                     hovertemplate=f"{name}<br>%{{y}} a second from %{{x}} s<extra></extra>",
                 )  # fmt: skip
-    caption = f"{_whose(layers)}, n = {counted(n, layers[0].events.things)}, counted in steps of {width_s:g} s."
+    caption = f"{_whose(layers)}, counted in steps of {width_s:g} s."
     return Drawn(title=title, caption=caption, figure=found)
 
 
@@ -243,7 +243,7 @@ def stages(layer: Layer) -> Drawn:
             _bars(found, rows, events.at_s[own], events.took_ms[own] / 1e3, colour, stage, _told(events, own))
     found.update_yaxes(categoryorder="array", categoryarray=[f"worker {name}" for name in reversed(lines)])
     left = f"; the longest {len(shown):,} are drawn" if len(shown) < len(at) else ""
-    return Drawn(title=title, caption=f"{layer.name}, n = {counted(len(at), 'spans')}{left}.", figure=found)
+    return Drawn(title=title, caption=f"{_whose([layer])}{left}.", figure=found)
 
 
 def _clock(lines: int, said: str) -> go.Figure:

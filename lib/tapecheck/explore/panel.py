@@ -134,7 +134,7 @@ class Panel:
     def _say(self) -> None:
         n, every, where = int(self.chosen.sum()), len(self.opened.events), events.written(self.where)
         how = f"As a parameter: where = {where!r}" if where else "Nothing is filtered; Ctrl and a click choose several."
-        self.note.value = html.escape(text.line(f"{counted(n, self.opened.events.things)} of {every:,} chosen. {how}"))
+        self.note.value = html.escape(text.line(f"{counted(n, self.opened.events.source.things)} of {every:,} chosen. {how}"))
 
     def _changed_run(self, change: Mapping[str, Any]) -> None:
         if self._is_changing:
@@ -151,7 +151,7 @@ class Panel:
         self._is_changing = True
         self._filter({name: [one for one in self.where[name] if one in values] for name, values in known.items()}, self.by.value)
         self._is_changing = False
-        self._follow(*PARTS)
+        self._follow(*self._shown)
 
     def _follow(self, *names: str) -> None:
         """Show anew what is on screen and has changed; what cannot be shown is said in its place."""
@@ -181,7 +181,7 @@ class Panel:
 
     def part(self, name: str) -> Any:
         """Return a part as a notebook displays it: Markdown, or a bundle of MIME types."""
-        found = PARTS[name](self)
+        found = getattr(self, name)()
         return found.bundle() if isinstance(found, Drawn) else found if isinstance(found, str) else page.table(*found)
 
     def runs(self) -> tuple[pd.DataFrame, str]:
@@ -222,7 +222,9 @@ class Panel:
     def _of_all(self, said: str) -> str:
         """Say something of all chosen rows; of a run without rows nothing is known."""
         one = self.opened.events
-        return said.format(counted(int(self.chosen.sum()), one.things)) if len(one) else f"No single {one.things} were recorded."
+        return (
+            said.format(counted(int(self.chosen.sum()), one.source.things)) if len(one) else f"No single {one.source.things} were recorded."
+        )
 
     def verdict(self) -> str:
         """Say what the run says under the plan and objectives of the fields; the whole run, whatever the filter."""
@@ -251,12 +253,6 @@ class Panel:
             whole = page.html_page(self.opened, self._judged()[1], drawn, tables, events.written(self.where))
             folders.write_file(file, whole.encode())
         return Written(result=self._judged()[1], file=file)
-
-
-PARTS: Mapping[str, Callable[[Panel], Any]] = {
-    "runs": Panel.runs, "latency": Panel.latency, "spectrum": Panel.spectrum, "timeline": Panel.timeline, "slowest": Panel.slowest,
-    "failures": Panel.failures, "verdict": Panel.verdict, "checks": Panel.checks,
-}  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
