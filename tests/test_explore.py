@@ -37,6 +37,7 @@ from tapecheck.explore.figures import MIME, MOST_POINTS, safe
 from tapecheck.explore.panel import Panel
 from tapecheck.load.engine.recorder import ErrorKind
 from tapecheck.load.validation import load
+from tapecheck.runs.page import allowed
 
 SYMBOLS, RATE_RPS, N = ("AAPL", "MSFT", "GOOGL"), 1000, 30_000
 FROZEN_S, BURST = (12.0, 13.0), range(21_000, 21_060)  # the target stands still; of these requests those of MSFT get a 503
@@ -353,9 +354,14 @@ def test_the_page_hovers_and_zooms_without_kernel_and_network(page: Path, tmp_pa
     if (program := installed()) is None:
         pytest.skip("no browser is installed: nobody hovered over this page")
     browser = Browser(program=program, folder=tmp_path)
-    (copy := tmp_path / "page.html").write_text(page.read_text(encoding="utf-8").replace("</body>", HOVERED), encoding="utf-8")
+    ours, content = allowed(HOVERED.removeprefix("<script>").partition("</script>")[0]), page.read_text(encoding="utf-8")
+    stranger = "<script>document.body.dataset.stranger = 'ran'</script>"
+    content = content.replace("script-src", ours, 1).replace("</body>", stranger + HOVERED)
+    (copy := tmp_path / "page.html").write_text(content, encoding="utf-8")
     assert browser.faults(page) == [] and browser.width_px(page, 390) <= 390
-    seen = re.search(r'data-seen="([^"]*)"', browser.document(copy))
+    document = browser.document(copy)
+    assert "data-stranger" not in document, "the policy lets no other script run"
+    seen = re.search(r'data-seen="([^"]*)"', document)
     assert seen is not None, "no figure was drawn"
     assert seen[1].startswith("11,14; undefined; ") and "ms at" in seen[1] and "row " in seen[1]
     assert "alert(1)" in seen[1] and "$x^2$" in seen[1] and "%{y}" in seen[1]

@@ -10,6 +10,7 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote
 
 import html5lib
 import nbformat
@@ -328,17 +329,35 @@ def test_the_pages_are_whole_and_ask_nobody(hostile: Path, written: Path, name: 
         assert SEEN in words(tree.find("body")) or page.parent == written
 
 
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"status": 503}, "s: 3 requests failed (<0.1%): HTTP 503, from 1 to 2 s"),
+        ({"first_s": None}, "s: 3 requests failed (<0.1%): another status than expected"),
+        ({"kind": "connection_reset", "ratio": 0.25, "first_s": None}, "s: 3 requests failed (25.0%): connection reset"),
+    ],
+)
+def test_failures_say_only_what_is_known(tmp_path: Path, given: dict[str, Any], said: str) -> None:
+    """Another tool may name no status; three of a million are some."""
+    one = {"scenario": "s", "kind": "status", "status": None, "count": 3, "ratio": 3e-6, "first_s": 1.0, "last_s": 2.0}
+    one |= {"request": "bars", "example": "", **given}
+    put(tmp_path, "load", 0, lambda result: result.update(failures=[one]))
+    assert overview.read(tmp_path).entries[0].failures == (said,)
+
+
 def test_the_list_has_a_sparkline_and_links_that_lead_somewhere(written: Path) -> None:
     """One a validation whose main figure is valid, and every link is to a file of the folder or a place on the page."""
     assert images(strictly((written / "index.html").read_text())) == [], "a single run has no course"
     put(written, "load", 2, FIVE)
     put(written, "backfill", 3)
+    folders.write_file(written / "explore" / "load-1#2.html", b"")
     tree = strictly(pages.write(written).read_text())
     assert len(images(tree)) == 2
     places = {e.get("id") for e in tree.iter() if e.get("id")}
     links = [a.get("href") for a in tree.iter("a")]
     assert len(links) >= 8
-    assert [link for link in links if not (link[1:] in places if link[0] == "#" else (written / link).exists())] == []
+    assert [link for link in links if not (link[1:] in places if link[0] == "#" else (written / unquote(link)).exists())] == []
+    assert "explore/load-1%232.html" in links
 
 
 @pytest.mark.parametrize("name", PAGES)

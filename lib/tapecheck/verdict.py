@@ -202,6 +202,11 @@ def written(value: float) -> str:
     return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"
 
 
+def share(ratio: float) -> str:
+    """Write a share of a whole in percent; a small one is never written as none."""
+    return "<0.1%" if 0 < ratio < 0.001 else f"{ratio:.1%}"
+
+
 def sentence(text: str) -> str:
     """Write a finding as a sentence; the name of a scenario, before a colon, is written as it is."""
     return f"{text if text.split(' ')[0].endswith(':') else text[:1].upper() + text[1:]}."

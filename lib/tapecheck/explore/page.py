@@ -11,12 +11,11 @@ from plotly.offline import get_plotlyjs
 from tapecheck import notebook, text
 from tapecheck.explore.catalog import Opened
 from tapecheck.explore.figures import Drawn
+from tapecheck.runs.page import allowed
 from tapecheck.runs.results import Result
 from tapecheck.verdict import words
 
-POLICY = (
-    "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; img-src data: blob:; base-uri 'none'; form-action 'none'"
-)
+POLICY = "default-src 'none'; {}; style-src 'unsafe-inline'; img-src data: blob:; base-uri 'none'; form-action 'none'"
 LONGEST = 200  # characters of a cell in plain text
 STYLE = """
 body { font: 15px/1.45 system-ui, sans-serif; margin: 1.5rem auto; max-width: 90rem; padding: 0 1rem; color: #222; background: #fff; }
@@ -70,12 +69,13 @@ def html_page(run: Opened, result: Result, drawn: Sequence[Drawn], tables: Mappi
         f"{passed} of {len(result.checks)} checks met. {result.headline}{' As recorded.' if result is run.head else ''}",
         f"Shown: {where or 'everything, without filter'}.",
     ]
+    policy = POLICY.format(allowed(library := get_plotlyjs(), DRAW))
     return (
-        f'<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8"><meta http-equiv="Content-Security-Policy" content="{POLICY}">'
+        f'<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8"><meta http-equiv="Content-Security-Policy" content="{policy}">'
         f'<meta name="viewport" content="width=device-width, initial-scale=1"><title>{_said(title)}</title><style>{STYLE}</style></head>\n'
         f'<body><h1>{_said(title)}</h1><p class="verdict">{_said(words(result.verdict).upper())}</p>'
         f"{''.join(f'<p>{_said(line)}</p>' for line in about)}<nav>{contents}</nav>\n{sections}\n"
-        f'<script type="application/json" id="figures">{data}</script>\n<script>{get_plotlyjs()}</script>\n'
+        f'<script type="application/json" id="figures">{data}</script>\n<script>{library}</script>\n'
         f"<script>{DRAW}</script>\n</body></html>\n"
     )
 

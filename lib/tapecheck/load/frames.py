@@ -12,7 +12,7 @@ from tapecheck.load.findings import FailureGroup
 from tapecheck.load.plan import LoadPlan
 from tapecheck.statistics.intervals import Percentile
 from tapecheck.validation import checks, findings
-from tapecheck.verdict import number
+from tapecheck.verdict import number, share
 
 __all__ = ["breakdown", "checks", "exported", "failures", "findings", "plan", "scenarios"]
 
@@ -113,7 +113,7 @@ def failures(found: Sequence[FailureGroup]) -> pd.DataFrame:
             "status": one.status or "",
             "request": one.request,
             "failed": f"{one.count:,}",
-            "share": f"{one.ratio:.1%}",
+            "share": share(one.ratio),
             "first (s)": number(one.first_s),
             "last (s)": number(one.last_s),
             "example": one.example,

@@ -187,8 +187,10 @@ def _read(run: Run, out: Path) -> Entry | Broken:
 def _failure(one: Mapping[str, Any]) -> str:
     """Say how often requests failed alike, and when where that is known."""
     when = "" if one["first_s"] is None else f", from {number(one['first_s'])} to {number(one['last_s'])} s"
-    kind = f"HTTP {one['status']}" if one["kind"] == "status" else str(one["kind"]).replace("_", " ")
-    return f"{one['scenario']}: {one['count']:,} requests failed ({one['ratio']:.1%}): {kind}{when}"
+    words = "another status than expected" if one["kind"] == "status" else str(one["kind"]).replace("_", " ")
+    kind = f"HTTP {one['status']}" if one["kind"] == "status" and one["status"] else words  # another tool may not say which status
+    share = verdict.share(one["ratio"])
+    return f"{one['scenario']}: {one['count']:,} requests failed ({share}): {kind}{when}"
 
 
 def _main(head: Result, result: Mapping[str, Any]) -> tuple[MainFigure | None, float | None]:

@@ -1,7 +1,6 @@
 """The pages over all runs: index.html lists them, executive.html sums up the last of each validation."""
 
 import base64
-import hashlib
 import io
 import os
 from collections.abc import Sequence
@@ -28,9 +27,9 @@ LONGEST = 150  # characters of what the list says of a run; its report says the 
 MOST_BYTES = 5_000_000  # of a picture that a page holds
 
 
-def index(overview: Overview, others: Sequence[str]) -> str:
-    """Write the page that lists all runs; `others` are the reports beside it."""
-    return _environment().get_template("index.html").render(overview=overview, others=others)
+def index(overview: Overview, others: Sequence[str], explored: Sequence[str] = ()) -> str:
+    """Write the page that lists all runs; `others` are the reports beside it, `explored` the pages that explore.ipynb left."""
+    return _environment().get_template("index.html").render(overview=overview, others=others, explored=explored)
 
 
 def executive(overview: Overview, now: datetime | None = None) -> str:
@@ -44,9 +43,8 @@ def executive(overview: Overview, now: datetime | None = None) -> str:
 def _environment() -> Environment:
     templates = page.environment("tapecheck.reports")
     script = (resources.files("tapecheck.reports") / "templates" / "index.js").read_text(encoding="utf-8").strip()
-    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     templates.filters.update(number=number, polyline=polyline, alt=_alt, embedded=_embedded, found=_found)
-    templates.globals.update(width=WIDTH, height=HEIGHT, script=Markup(script), script_hash=f"sha256-{digest}")  # noqa: S704 - our own file
+    templates.globals.update(width=WIDTH, height=HEIGHT, script=Markup(script), allowed=page.allowed(script))  # noqa: S704 - our own file
     return templates
 
 
@@ -116,6 +114,7 @@ def write(out: Path) -> Path:
     """Write the page and the reports of an output folder, and return the page's path. Raises OutputError: one cannot be written."""
     found = overview.read(out)
     texts = (executive(found), markdown.text(found), exports.junit(found), exports.openmetrics(found))
-    for name, text in zip((*REPORTS, INDEX), (*texts, index(found, REPORTS)), strict=True):
+    explored = sorted(f"explore/{one.name}" for one in (out / "explore").glob("*.html"))
+    for name, text in zip((*REPORTS, INDEX), (*texts, index(found, REPORTS, explored)), strict=True):
         folders.write_file(out / name, text.encode())
     return out / INDEX

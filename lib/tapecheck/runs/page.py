@@ -1,6 +1,7 @@
 """One run as a page: report.html, made from an executed notebook and from what its folder holds; and the look that all pages share."""
 
 import base64
+import hashlib
 import re
 import warnings
 from functools import cache
@@ -41,6 +42,12 @@ def environment(package: str) -> Environment:
     templates = Environment(loader=loader, autoescape=True, trim_blocks=True, lstrip_blocks=True, finalize=_shown)
     templates.filters.update(moment=moment, words=words, short=lambda at: f"{at:%Y-%m-%d %H:%M:%S}", title_of=lambda name: TITLES[name])
     return templates
+
+
+def allowed(*scripts: str) -> str:
+    """Return the directive of a content security policy by which these scripts run, named by their hashes, and no others."""
+    digests = [base64.b64encode(hashlib.sha256(script.encode()).digest()).decode() for script in scripts]
+    return " ".join(["script-src", *(f"'sha256-{digest}'" for digest in digests)])
 
 
 def _shown(value: object) -> object:
