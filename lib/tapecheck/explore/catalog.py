@@ -138,11 +138,9 @@ def judged(one: Opened, plan: str = "", objectives: str = "") -> tuple[str, Resu
         said = f"{one.head.headline} As recorded in run {one.head.run_id}, measured {one.head.started_at:%Y-%m-%d %H:%M:%S} UTC."
         return verdict.headline(one.head.target.name, one.head.checks, said.strip()), one.head
     asked = [part.strip() for part in objectives.split(";") if part.strip()]
-    found, file = (
-        validation.named(one.head.validation).analyse(one.recording, read_plan(one, plan, asked)),
-        config.shown(Path(one.plan(plan))),
-    )
-    again = f"Judged again under {'the objectives typed in, and else ' if objectives.strip() else ''}{file}; nothing was measured."
+    found = validation.named(one.head.validation).analyse(one.recording, read_plan(one, plan, asked))
+    under = f"{'the objectives typed in, and else ' if asked else ''}{config.shown(Path(one.plan(plan)))}"
+    again = f"Judged again under {under}; nothing was measured."
     result = dataclasses.replace(
         one.head, checks=found.checks, verdict=verdict.overall(check.verdict for check in found.checks),
         headline=f"{found.said} {again}".strip(), recommendations=found.findings, bottleneck=found.bottleneck,

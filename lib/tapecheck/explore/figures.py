@@ -99,8 +99,8 @@ def _begin(height: int = 460, **axes: Any) -> go.Figure:
 
 
 def _nothing(title: str, layers: Sequence[Layer]) -> Drawn:
-    events = layers[0].events
-    return _empty(title, f"no {events.source.things} are chosen" if len(events) else f"no single {events.source.things} were recorded")
+    things = layers[0].events.source.things
+    return _empty(title, f"no {things} are chosen" if len(layers[0].events) else f"no single {things} were recorded")
 
 
 def _empty(title: str, why: str) -> Drawn:

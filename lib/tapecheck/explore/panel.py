@@ -221,10 +221,8 @@ class Panel:
 
     def _of_all(self, said: str) -> str:
         """Say something of all chosen rows; of a run without rows nothing is known."""
-        one = self.opened.events
-        return (
-            said.format(counted(int(self.chosen.sum()), one.source.things)) if len(one) else f"No single {one.source.things} were recorded."
-        )
+        things = self.opened.events.source.things
+        return said.format(counted(int(self.chosen.sum()), things)) if len(self.chosen) else f"No single {things} were recorded."
 
     def verdict(self) -> str:
         """Say what the run says under the plan and objectives of the fields; the whole run, whatever the filter."""
