@@ -135,17 +135,20 @@ def test_names_that_do_not_fit_are_all_reported() -> None:
     """A missing template, a missing parameter and an unused one are problems of one error."""
     scenarios = {
         "a": {"executor": "burst", "concurrency": 1, "request": "nothing"},
+        "a2": {"executor": "burst", "concurrency": 1, "request": "nothing"},
         "b": {"executor": "burst", "concurrency": 1, "request": "features", "parameters": {"symbol": ["A"], "size": [1]}},
     }
     with pytest.raises(ConfigError) as caught:
         prepare_all(LoadPlan.model_validate({"scenarios": scenarios}), target(headers={"K": {"env": "TAPECHECK_NOT_SET"}}))
     assert [p.key for p in caught.value.problems] == [
         "TAPECHECK_NOT_SET",
-        "scenarios.a.request",
+        "scenarios.*.request",
         "scenarios.b.parameters",
         "scenarios.b.parameters.size",
     ]
-    assert "features, health" in caught.value.problems[1].allowed
+    unknown = caught.value.problems[1]
+    assert unknown.got == "'nothing' (a, a2)"
+    assert "features, health; copy config/load.yaml" in unknown.allowed and "-p plan my-load.yaml" in unknown.allowed
 
 
 def test_a_secret_is_sent_but_never_shown(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -104,7 +104,13 @@ def test_many_combinations_are_checked_by_a_bounded_number_on_one_connection() -
 
 ANSWERS: dict[str, tuple[Behaviour, type[TargetError], int, str]] = {
     "wrong path": (servers.status(404, text=b""), TargetError, 4, "answered 404, expected 200: no such path"),
-    "long 404": (servers.status(404, text=b"<b>\x1b[31m" + b"x" * 5000), TargetError, 4, "'<b>\ufffd[31m" + "x" * 189 + "...'; correct"),
+    "wrong symbol": (servers.status(404), TargetError, 4, "scenarios.s.parameters.symbol (S0) in the plan (config/load.yaml, or"),
+    "long 404": (
+        servers.status(404, text=b"<b>\x1b[31m" + b"x" * 5000),
+        TargetError,
+        4,
+        "'<b>\ufffd[31m" + "x" * 189 + "...'; correct scenarios.",
+    ),
     "redirect": (servers.status(301, "Location: /there?token=abc\r\n"), TargetError, 4, "redirected to http://127.0.0.1"),
     "redirect to the key": (servers.status(301, f"Location: /{SECRET}/x\r\n"), TargetError, 4, "/***/x"),
     "key that would be cut": (servers.body(f'{{"symbol": "{"x" * 50}{SECRET}"}}'.encode()), TargetError, 4, "xxx***'"),

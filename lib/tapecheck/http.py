@@ -28,6 +28,7 @@ logging.getLogger("httpx").setLevel(logging.WARNING)  # its INFO lines hold whol
 AT_ONCE = 8
 TIMEOUT_S = 10.0  # for one answer, from the connection to its last byte
 QUOTED = 200  # characters of an unexpected body
+IN_FILE = "the request or its parameters in the target file"
 
 ModelT = TypeVar("ModelT", bound=BaseModel)
 
@@ -211,16 +212,22 @@ def _causes(error: BaseException) -> list[BaseException]:
     return chain
 
 
-def refused(what: str, status: int, body: bytes, target: Target, *, expected: int = 200, hint: str = "") -> TargetError:
-    """Return what an answer with another status than the expected one says of a target; `hint` is what to do about any other."""
+def refused(
+    what: str, status: int, body: bytes, target: Target, *, expected: int = 200, asked: str = IN_FILE, hint: str = ""
+) -> TargetError:
+    """Return what an answer with another status than the expected one says of a target.
+
+    Args:
+        what: was asked.
+        asked: where what was asked for stands, which a 404 refuses.
+        hint: what to do about any other status.
+    """
     says, said = f"{what}: answered {status}, expected {expected}", shown(body, QUOTED)
     if status in (401, 403):
         names = [f"{name} (from {value.place})" if isinstance(value, Secret) else name for name, value in target.headers.items()]
         return TargetError(f"{says}: the key is missing or wrong; headers sent: {', '.join(names) or 'none; name the key under `headers`'}")
     if status == 404:
-        return TargetError(
-            f"{says}: {said if body.strip() else 'no such path'}; correct the request or its parameters in the target file, or base_url"
-        )
+        return TargetError(f"{says}: {said if body.strip() else 'no such path'}; correct {asked}, or base_url")
     if status == 429 or status >= 500:
         return TargetDown(f"{says}: the target does not work, even without load: {said}")
     return TargetError(f"{says}: {hint or said}")

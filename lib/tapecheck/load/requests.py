@@ -42,10 +42,12 @@ def prepare_all(plan: LoadPlan, target: Target) -> dict[str, tuple[PreparedReque
     problems: list[Problem] = []
     headers = templates.headers(target, problems)
     prepared = {}
+    problems += _unknown(plan, target)
     for name, scenario in plan.scenarios.items():
-        template = target.requests.get(scenario.request)
-        problems += _problems(f"scenarios.{name}", scenario, template, target)
-        if template is not None and not problems:
+        if (template := target.requests.get(scenario.request)) is None:
+            continue
+        problems += _problems(f"scenarios.{name}", scenario, template)
+        if not problems:
             crossed = (dict(zip(scenario.parameters, one, strict=True)) for one in itertools.product(*scenario.parameters.values()))
             own = templates.headers_of(template, headers)
             prepared[name] = tuple(_request(template, values, target.base_url, own) for values in crossed)
@@ -54,10 +56,23 @@ def prepare_all(plan: LoadPlan, target: Target) -> dict[str, tuple[PreparedReque
     return prepared
 
 
-def _problems(at: str, scenario: Scenario, template: RequestTemplate | None, target: Target) -> list[Problem]:
-    if template is None:
-        known = f"a request of target {target.name}: {', '.join(target.requests)}"
-        return [Problem(file="plan", key=f"{at}.request", got=repr(scenario.request), allowed=known)]
+def _unknown(plan: LoadPlan, target: Target) -> list[Problem]:
+    """Return one problem for each request that scenarios name and the target lacks."""
+    lacking: dict[str, list[str]] = {}
+    for name, scenario in plan.scenarios.items():
+        if scenario.request not in target.requests:
+            lacking.setdefault(scenario.request, []).append(name)
+    allowed = (
+        f"the requests of target {target.name}: {', '.join(target.requests)}; copy config/load.yaml to my-load.yaml, name these there as"
+        " `request`, their names in braces as `parameters` with your symbols, and run with -p plan my-load.yaml"
+    )
+    return [
+        Problem(file="plan", key="scenarios.*.request", got=f"{request!r} ({', '.join(names)})", allowed=allowed)
+        for request, names in lacking.items()
+    ]
+
+
+def _problems(at: str, scenario: Scenario, template: RequestTemplate) -> list[Problem]:
     needed, given = templates.placeholders(template), scenario.parameters
     names = ", ".join(needed) or "none"
     every, got = f"every name in {template.request!r}: {names}", "a parameter that the request does not use"
@@ -127,14 +142,17 @@ def check(target: Target, prepared: Prepared, *, timeout_s: float = TIMEOUT_S) -
 async def _check_all(target: Target, prepared: Prepared, address: Address, context: ssl.SSLContext | bool, timeout_s: float) -> None:
     """Ask for the first request of each scenario, then for more of each, evenly, each distinct one once."""
     each = max(1, REQUESTS_LIMIT // max(1, len(prepared)))
-    spread = [requests[0] for requests in prepared.values()]
-    spread += [one for requests in prepared.values() for one in requests[:: math.ceil(len(requests) / each)]]
+    spread = [(name, requests[0]) for name, requests in prepared.items()]
+    spread += [(name, one) for name, requests in prepared.items() for one in requests[:: math.ceil(len(requests) / each)]]
+    distinct: dict[bytes, tuple[str, PreparedRequest]] = {}
+    for name, one in spread:
+        distinct.setdefault(one.raw, (name, one))
     deadline = time.monotonic() + TIME_LIMIT_S
     async with httpx.AsyncClient(verify=context, trust_env=False, follow_redirects=False) as client:
-        for i, request in enumerate({one.raw: one for one in spread}.values()):
+        for i, (name, request) in enumerate(distinct.values()):
             if i >= len(prepared) and time.monotonic() > deadline:
                 break
-            await _check_one(client, target, request, address, timeout_s)
+            await _check_one(client, target, request, address, timeout_s, name)
 
 
 def _connectable(target: Target, url: httpx.URL, port: int) -> str:
@@ -163,7 +181,9 @@ def _looked_up(url: httpx.URL) -> Sequence[str]:
     return list(dict.fromkeys(str(entry[4][0]) for entry in entries))
 
 
-async def _check_one(client: httpx.AsyncClient, target: Target, request: PreparedRequest, address: Address, timeout_s: float) -> None:
+async def _check_one(
+    client: httpx.AsyncClient, target: Target, request: PreparedRequest, address: Address, timeout_s: float, scenario: str
+) -> None:
     url, what = httpx.URL(request.url), f"{request.method} {request.url}"
     sent = httpx.Request(
         request.method,
@@ -182,10 +202,19 @@ async def _check_one(client: httpx.AsyncClient, target: Target, request: Prepare
         raise http.failure(what, error, timeout_s=timeout_s, hint=lambda: _other_scheme(address)) from None
     if answer.status_code != request.expected_status:
         hint = _hint(answer, body, address)
-        raise http.refused(what, answer.status_code, body, target, expected=request.expected_status, hint=hint)
+        asked = _asked(scenario, request)
+        raise http.refused(what, answer.status_code, body, target, expected=request.expected_status, asked=asked, hint=hint)
     says_json = content.is_json(answer.headers.get("content-type", ""))
     if request.method != "HEAD" and (problem := content.wrong(body, request.expected_json, says_json=says_json)):
         raise TargetError(f"{what}: {problem}: correct the request's `expect`, or base_url if this is another service")
+
+
+def _asked(scenario: str, request: PreparedRequest) -> str:
+    """Say where what is asked for stands: the values in the plan, the rest in the target file."""
+    if not request.values:
+        return "the request in the target file"
+    places = ", ".join(f"scenarios.{scenario}.parameters.{name} ({value})" for name, value in request.values.items())
+    return f"{places} in the plan (config/load.yaml, or your copy with -p plan my-load.yaml), the request in the target file"
 
 
 def _hint(answer: httpx.Response, body: bytes, address: Address) -> str:
