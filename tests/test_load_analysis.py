@@ -148,7 +148,7 @@ def test_a_time_that_the_target_does_not_say_is_named() -> None:
     for failed, said in ((range(0), analysis.MISSING["server"]), (range(500), NOTHING)):
         rows = moved(failing(burst(times(500, 5.0), per_round=100), ErrorKind.timeout, *failed), server_ms=np.nan)
         (check,) = analysis.check(analysis.summarize(recording({"s": rows}), LIMITS), [parse("server_p95_ms < 10", METRICS)])
-        assert (check.verdict, check.reason) == (Verdict.NO_DATA, said)
+        assert check.verdict == Verdict.NO_DATA and check.reason.startswith(said)
 
 
 def test_every_value_of_a_parameter_has_its_own_figures() -> None:

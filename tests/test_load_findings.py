@@ -27,6 +27,7 @@ from tapecheck.load.plan import GeneratorLimits, LoadPlan
 from tapecheck.load.validation import LoadSummary, load
 from tapecheck.resources import MACHINE, OTHERS
 from tapecheck.runs.results import Finding
+from tapecheck.verdict import Verdict
 
 PLANTED = Path(__file__).with_name("planted_servers.py")
 NEIGHBOURS = ("neighbours", "machine_full")  # what other tests on this machine did: true, and not planted
@@ -256,7 +257,7 @@ def test_the_neighbours_are_named_in_the_result() -> None:
     assert (one.others_busy_cores, one.machine_busy_cores, set(one.resources)) == (pytest.approx(1.0), pytest.approx(2.0), {"api"})
     assert frames.scenarios(busy).loc["cores busy with other processes", "s"] == "1.00"
     found = findings.find(busy, 2)
-    assert "other processes kept 1 of 2 cores busy; api had 0.6 of what was left" in load.say(rec, LoadSummary(), found)
+    assert "other processes kept 1 of 2 cores busy; api got 0.6 cores" in load.say(rec, LoadSummary(), found)
     room = findings.find(summary(0.3, 0.4, 1.0), 2)
     assert "s: other processes kept 0.4 of 2 cores busy." in load.say(rec, LoadSummary(busy), room)
     unknown = summary(0.6, None, None)
@@ -264,6 +265,25 @@ def test_the_neighbours_are_named_in_the_result() -> None:
 
 
 # ---- what failed ----
+
+
+def test_timeouts_are_named_where_the_verdict_is_read() -> None:
+    """By kind and count in the reason and the headline; they are explained before more samples are taken; a backlog only on loopback."""
+    hung = {i * 100: ErrorKind.connect_timeout if i >= 40 else ErrorKind.timeout for i in range(45)}
+    rec = recording({"s": burst([2000.0 if i in hung else 5.0 for i in range(5000)], per_round=100, failed=hung)})
+    scenario = {"executor": "burst", "concurrency": 100, "rounds": 50, "request": "one"}
+    plan = LoadPlan.model_validate({"scenarios": {"s": scenario}, "objectives": ["p99_ms < 1000"], "generator": WIDE})
+    found = LoadSummary(summarize(rec, plan.generator))
+    (check,) = load.judge(found, plan)
+    assert (check.verdict, check.reason) == (
+        Verdict.NOT_PROVEN,
+        "the value meets it, its 95 % confidence bound (2,000 ms) does not; requests failed (timeout: 40, connect_timeout: 5)",
+    )
+    named = load.find(rec, found, plan)
+    assert "45 of 5,000 requests failed (timeout: 40, connect_timeout: 5)" in load.say(rec, found, named)
+    (backlog,) = [one for one in named if one.name == "listen_backlog"]
+    assert backlog.evidence["connect_timeout"] == 5 and "listen backlog" in backlog.finding
+    assert "listen_backlog" not in {one.name for one in findings.find(found, 2)}
 
 
 def test_each_kind_of_failure_is_counted_with_its_moments_and_an_example() -> None:

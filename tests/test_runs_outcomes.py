@@ -41,7 +41,7 @@ def test_the_table_is_never_wider_than_120_columns(figure: str) -> None:
 def test_what_is_not_known_is_not_printed() -> None:
     """Without a measuring time there is only how long it took; nothing counts as zero."""
     assert outcomes.measured([outcome(measured_s=None)], 30.2) == "took 30 s"
-    assert outcomes.measured([outcome(measured_s=10.0), outcome(measured_s=12.4)], 30.2) == "measured 22 of 30 s"
+    assert outcomes.measured([outcome(measured_s=10.0), outcome(measured_s=12.4)], 30.2) == "22 of 30 s were measurement"
     assert outcome(measured_s=None).row()[-1] == "20 s"
 
 

@@ -78,11 +78,24 @@ def test_a_check_whose_reason_says_what_to_do_gets_no_other_advice() -> None:
     )
     assert of("load", check).endswith("no data: no header: send one")
     assert of("load", replace(check, reason=NOTHING)).endswith(NEXT[Verdict.NO_DATA])
+    assert of("load", replace(check, reason=f"{NOTHING}; requests failed (timeout: 1)")).endswith(NEXT[Verdict.NO_DATA])
     one = replace(check, n=1, verdict=Verdict.NOT_PROVEN, reason="one round")
     assert of("compare", one).endswith(
         "one round; measure 4 rounds or more: as a proof of the compare plan, or by as many recorded runs a side"
     )
     assert of("compare", replace(one, n=9)).endswith(NEXT[Verdict.NOT_PROVEN])
+
+
+def test_timeouts_are_explained_before_more_samples_are_taken() -> None:
+    """Of a time that is not proven; of a ratio, and of other failures, more samples may be all that is needed."""
+    result = TypeAdapter(RESULTS["load"]).validate_python(
+        json.loads((config.PROJECT / "tests" / "data" / "load" / "result.json").read_text())
+    )
+    name, one = next(iter(result.scenarios.items()))
+    check = Check(name=name, objective="p99_ms < 5", value=1, bound=9, n=9, verdict=Verdict.NOT_PROVEN, reason="")
+    hung, refused = (replace(result, scenarios={name: replace(one, errors={kind: 258})}) for kind in ("timeout", "status"))
+    assert hung.advice(check).startswith("find out first what 258 requests waited for (read failures.jsonl")
+    assert {refused.advice(check), hung.advice(replace(check, objective="success_ratio > 0.9"))} == {NEXT[Verdict.NOT_PROVEN]}
 
 
 @pytest.mark.parametrize(

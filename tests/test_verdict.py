@@ -74,7 +74,7 @@ MORE = Objective(metric="success_ratio", op=">", limit=0.99)
     ("objective", "measured", "verdict", "reason"),
     [
         (LESS, Measured(value=50, bound=60, n=500), Verdict.PASS, "met, with 95 % confidence"),
-        (LESS, Measured(value=50, bound=120, n=500), Verdict.NOT_PROVEN, "its 95 % confidence bound (120) does not"),
+        (LESS, Measured(value=50, bound=120, n=500), Verdict.NOT_PROVEN, "its 95 % confidence bound (120 ms) does not"),
         (LESS, Measured(value=50, bound=None, n=20, needed_n=59), Verdict.NOT_PROVEN, "too few samples (20); at least 59 needed"),
         (LESS, Measured(value=100, bound=90, n=500), Verdict.FAIL, "100 misses < 100"),
         (LESS, Measured(value=None, bound=None, n=0), Verdict.NO_DATA, "nothing was measured"),

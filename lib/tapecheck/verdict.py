@@ -40,7 +40,7 @@ NEXT: Mapping[Verdict, str] = {  # what to do about it, where nothing more parti
     Verdict.FAIL: "find the cause in the run's report, fix it, and measure again",
     Verdict.INVALID: "remove what the reason names, and measure again",
     Verdict.NO_DATA: "make the target answer, and measure again",
-    Verdict.NOT_PROVEN: "measure again with more samples: rounds, duration_s or trials in the plan",
+    Verdict.NOT_PROVEN: "measure again with more samples: rounds, duration_s or trials in the plan (config/load.yaml, config/rto_rpo.yaml)",
     Verdict.PASS: "none is needed",
 }
 
@@ -186,7 +186,10 @@ def _decide(objective: Objective, measured: Measured, invalid: str | None) -> tu
         return Verdict.NOT_PROVEN, measured.unbounded or f"too few samples ({n:,})" + (f"; at least {needed:,} needed" if needed else "")
     if not objective.met_by(bound):
         more = f"; at least {needed:,} without a failure needed" if needed and n < needed else ""
-        return Verdict.NOT_PROVEN, f"the value meets it, its 95 % confidence bound ({written(bound)}) does not{more}"
+        return (
+            Verdict.NOT_PROVEN,
+            f"the value meets it, its 95 % confidence bound ({written(bound)}{unit(objective.metric)}) does not{more}",
+        )
     return Verdict.PASS, "met, with 95 % confidence" if bound != value else "met"
 
 
@@ -200,6 +203,11 @@ def number(value: float | None) -> str:
 def written(value: float) -> str:
     """Write a figure for people: 10,060 and 0.0012, with four digits where it is no count."""
     return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"
+
+
+def unit(metric: str) -> str:
+    """Return what follows a figure of a metric, by the end of its name; nothing for a count or a ratio."""
+    return next((said for end, said in (("_ms", " ms"), ("_per_s", "/s"), ("_rps", "/s"), ("_s", " s")) if metric.endswith(end)), "")
 
 
 def share(ratio: float) -> str:

@@ -321,13 +321,24 @@ UNBOUNDED = "the value meets it, but the tool's output has no confidence interva
 
 
 def check(summary: Mapping[str, ScenarioSummary], objectives: Iterable[Objective]) -> list[Check]:
-    """Judge every objective in every scenario it applies to."""
-    return [
-        judge(objective, measured(scenario, objective), name=name, invalid=scenario.invalid)
+    """Judge every objective in every scenario it applies to; the reason of one that is not met says what failed, by kind."""
+    checks = [
+        (scenario, judge(objective, measured(scenario, objective), name=name, invalid=scenario.invalid))
         for name, scenario in summary.items()
         for objective in objectives
         if objective.scope in (None, name)
     ]
+    return [
+        replace(one, reason=f"{one.reason}; requests failed ({kinds(scenario.errors)})")
+        if scenario.errors and one.verdict in (Verdict.FAIL, Verdict.NOT_PROVEN, Verdict.NO_DATA)
+        else one
+        for scenario, one in checks
+    ]
+
+
+def kinds(errors: Mapping[str, int]) -> str:
+    """Write how many requests failed, by kind, the most frequent first: timeout: 258, status: 9."""
+    return ", ".join(f"{kind}: {n:,}" for kind, n in sorted(errors.items(), key=lambda item: -item[1]))
 
 
 def not_measured(objective: Objective) -> Check:

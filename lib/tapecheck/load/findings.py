@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from tapecheck.load.analysis import LIMITED, ScenarioSummary
+from tapecheck.load.analysis import LIMITED, ScenarioSummary, kinds
 from tapecheck.load.plan import LoadPlan
 from tapecheck.load.recording import Recording, Tool
 from tapecheck.load.samples import Rows
@@ -32,13 +32,15 @@ SLOW_VALUE_RATIO = 2.0  # median of the slowest over the fastest value of a para
 Said = tuple[str, str, Mapping[str, int | float | str]]  # name, what the figures say, and the figures
 Rule = Callable[[ScenarioSummary, int], Iterator[Said]]
 LOOK = "read failures.jsonl for the first of them, and the target's log at that time, before looking at speed"
-ALONE = "measure again without them: times are higher and the rate lower than this target would have alone"
+ALONE = "end the other processes and measure again: beside them times are higher and the rate lower than this target would have alone"
 NEXT = {  # what to do, by the name of a finding
     "sandbox_stopped": "measure again",
     "generator": "lower the load, or run the generator on a machine of its own, then measure again",
     "generator_late": "take these figures as upper limits; for closer ones measure from a machine with a core to spare",
     "target_errors": LOOK,
     "few_errors": LOOK,
+    "listen_backlog": "raise the target's listen backlog (its own option, and net.core.somaxconn), or let fewer connections open at once;"
+    " if it is long enough, something keeps the target from accepting: look for what blocks its event loop",
     "database": "look at the slowest statement's plan, index what it filters by, or cache the answer",
     "target_single_threaded": "look whether one of its threads is always busy (top -H); if so, run more worker processes of it",
     "target_cpu": "profile it, or give it more cores",
@@ -59,7 +61,7 @@ LIMITING = (
 )
 
 
-def find(summary: Mapping[str, ScenarioSummary], cores: int, tool: Tool | None = None) -> list[Finding]:
+def find(summary: Mapping[str, ScenarioSummary], cores: int, tool: Tool | None = None, *, on_loopback: bool = False) -> list[Finding]:
     """Return every finding of every scenario, the most severe kind first, and what it means that another tool measured.
 
     An invalid scenario says nothing about the target.
@@ -71,6 +73,10 @@ def find(summary: Mapping[str, ScenarioSummary], cores: int, tool: Tool | None =
         if rule is _generator or not one.invalid
         for name, said, evidence in rule(one, cores)
     ]
+    for scenario, one in summary.items() if on_loopback else ():  # where no network loses what opens a connection
+        if n := one.errors.get("connect_timeout"):
+            said = f"{scenario}: {n:,} connections to this machine were not accepted in time: the target's listen backlog may be full"
+            found.append(("listen_backlog", said, {"connect_timeout": n, "connections_opened": one.connections_opened or 0}))
     if tool:
         found.append(("other_tool", f"measured by {tool.name}: {'; '.join(tool.notes)}", {"tool": tool.name, "output": tool.output}))
     return [Finding(name=name, finding=said, evidence=dict(evidence), action=NEXT[name]) for name, said, evidence in found]
@@ -101,7 +107,7 @@ def _errors(scenario: ScenarioSummary, cores: int) -> Iterator[Said]:
         kind, count = max(scenario.errors.items(), key=lambda item: item[1])
         evidence = {"failed": failed, "requests": n, "success_ratio": ratio, kind: count}
         name = "target_errors" if 1 - ratio >= ERROR_SHARE else "few_errors"
-        yield name, f"{failed:,} of {n:,} requests failed, most by {kind}", evidence
+        yield name, f"{failed:,} of {n:,} requests failed ({kinds(scenario.errors)})", evidence
 
 
 def _database(scenario: ScenarioSummary, cores: int) -> Iterator[Said]:
@@ -128,7 +134,7 @@ def _neighbours(scenario: ScenarioSummary, cores: int) -> Iterator[Said]:
         return
     busiest = max(scenario.resources.items(), key=lambda item: item[1].cpu_ratio, default=None)
     is_full = machine >= FULL_SHARE * cores
-    rest = f"; {busiest[0]} had {busiest[1].cpu_ratio:.2g} of what was left" if is_full and busiest else ""
+    rest = f"; {busiest[0]} got {busiest[1].cpu_ratio:.2g} cores" if is_full and busiest else ""
     evidence = {"others_busy_cores": others, "machine_busy_cores": machine, "cores": cores}
     yield "machine_full" if is_full else "neighbours", f"other processes kept {others:.2g} of {cores} cores busy{rest}", evidence
 

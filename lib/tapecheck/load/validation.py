@@ -23,10 +23,17 @@ from tapecheck.recording import Table
 from tapecheck.runs import folders
 from tapecheck.runs.results import Finding, Result
 from tapecheck.target.file import Target
+from tapecheck.target.loopback import host_of, is_loopback
 from tapecheck.validation import Analysis, Types
-from tapecheck.verdict import Check, number, parse_all, sentence
+from tapecheck.verdict import Check, Verdict, counted, number, parse_all, sentence
 
-BESIDE = ("generator_late", "neighbours", "machine_full")  # findings that every reader of the verdict has to know, the first of each
+BESIDE = (
+    "few_errors",
+    "generator_late",
+    "neighbours",
+    "machine_full",
+)  # findings that every reader of the verdict has to know, the first of each
+HUNG = ("timeout", "connect_timeout", "no_connection")  # kinds of failure that are times of at least timeout_s
 FAILURES_AT_ONCE = 10_000  # as Python objects: a target that refuses everything can fail millions
 
 
@@ -50,6 +57,18 @@ class LoadResult(Result):
         """Tell whether a finding may be the cause of a miss: of failed requests failures are, and of a time neither they nor lag."""
         is_failure, metric = finding.name in ("target_errors", "few_errors"), check.objective.split()[0].rpartition(".")[2]
         return is_failure if metric in ("success_ratio", "failed") else not is_failure and finding.name != "generator_late"
+
+    def advice(self, check: Check) -> str:
+        """Say what to do; of times that timeouts keep from being proven, no number of samples is advised before these are explained."""
+        scenario, metric = self.scenarios.get(check.name), check.objective.split()[0]
+        if (
+            check.verdict == Verdict.NOT_PROVEN
+            and metric.endswith("_ms")
+            and scenario
+            and (late := sum(scenario.errors.get(kind, 0) for kind in HUNG))
+        ):
+            return f"find out first what {counted(late, 'requests')} waited for ({findings.LOOK}); more samples help only after that"
+        return Result.advice(self, check)
 
     def main_figures(self) -> list[str]:
         """Return the percentiles and the rate of the slowest scenario, and the capacity."""
@@ -147,7 +166,9 @@ class Load(validation.Validation[LoadPlan, Recording, LoadSummary, Settings]):
 
     def rules(self, recording: Recording, summary: LoadSummary, plan: LoadPlan) -> list[Finding]:
         """Return what the figures say of the target, and what another tool leaves open."""
-        return findings.find(summary, recording.context.environment.cores, recording.context.tool)
+        context = recording.context
+        on_loopback = context.tool is None and is_loopback(host_of(context.target.base_url or ""))
+        return findings.find(summary, context.environment.cores, context.tool, on_loopback=on_loopback)
 
     def problems(self, plan: LoadPlan, file: str) -> list[Problem]:
         """Return each objective for which a scenario sends too few requests."""

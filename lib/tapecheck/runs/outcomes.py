@@ -143,7 +143,7 @@ def table(outcomes: Sequence[Outcome]) -> str:
 def measured(outcomes: Sequence[Outcome], wall_s: float) -> str:
     """Say how much of the wall time was measuring; of runs that were analysed again, nothing is said."""
     known = [one.measured_s for one in outcomes if one.measured_s is not None]
-    return f"measured {sum(known):.0f} of {wall_s:.0f} s" if known else f"took {wall_s:.0f} s"
+    return f"{sum(known):.0f} of {wall_s:.0f} s were measurement" if known else f"took {wall_s:.0f} s"
 
 
 def explanation(outcomes: Sequence[Outcome]) -> str:

@@ -116,7 +116,7 @@ class Result:
         if check.verdict == Verdict.FAIL:
             own = (one for one in self.recommendations if one.finding.startswith(f"{check.name}: "))
             return next((one.action for one in own if self.explains(one, check)), NEXT[Verdict.FAIL])
-        return "" if check.verdict == Verdict.NO_DATA and check.reason != NOTHING else NEXT[check.verdict]
+        return "" if check.verdict == Verdict.NO_DATA and not check.reason.startswith(NOTHING) else NEXT[check.verdict]
 
     def explains(self, finding: Finding, check: Check) -> bool:
         """Tell whether a finding about what a check is of may be the cause of its failure."""
