@@ -83,7 +83,7 @@ def test_the_last_whole_run_stands_for_its_validation(tmp_path: Path) -> None:
     whole = put(tmp_path, "rto_rpo", 20, checks(check("fail")))
     for minute, name, change in (
         (30, "rto_rpo (re-analysis)", {"started_at": "2026-11-01T00:10:00Z", "reanalysis_of": "a"}),
-        (40, "rto_rpo (definition only)", {"scope": "definition only"}),
+        (40, "rto_rpo (definition only)", {"scope": "definition only", "parameters": {"drills": "none"}}),
         (50, "rto_rpo (drills: a)", {"scope": None, "parameters": {"drills": "a"}}),
     ):
         put(tmp_path, "rto_rpo", minute, lambda r, change=change: r.update(change))
@@ -120,6 +120,42 @@ def test_where_only_a_part_was_run_it_says_so(tmp_path: Path) -> None:
         assert "Load, 1 of 7 scenarios" in words(strictly((tmp_path / name).read_text()).find("body"))
     assert "load (1 of 7 scenarios)" in words(rendered(tmp_path / "summary.md"))
     assert samples((tmp_path / "metrics.txt").read_text(), "tapecheck_check_value")
+
+
+def test_a_part_stays_beside_a_newer_one_of_other_scenarios(tmp_path: Path) -> None:
+    """What is not proven goes only when all that was chosen then is measured anew; and a part never says that every objective is met."""
+
+    def part(minute: int, scope: str, scenarios: str, verdict: str) -> None:
+        given = {"scope": scope, "parameters": {"scenarios": scenarios}}
+        put(tmp_path, "load", minute, lambda r: (checks(check(verdict), verdict=verdict)(r), r.update(given)))
+
+    part(0, "3 of 7 scenarios", "a, b,c", "not_proven")
+    part(1, "2 of 7 scenarios", "d,e", "pass")
+    part(2, "2 of 7 scenarios", "f,g", "pass")
+    found = overview.read(tmp_path)
+    named = ["load (2 of 7 scenarios: f, g)", "load (2 of 7 scenarios: d, e)", "load (3 of 7 scenarios)"]
+    assert [one.name for one in found.standings] == named and found.verdict == Verdict.NOT_PROVEN
+    for text in (words(strictly(pages.executive(found)).find("body")), markdown.text(found).replace("\\", "")):
+        assert "every objective is met" not in text and "every objective of these is met (2 of 7 scenarios: d, e)" in text
+    part(3, "4 of 7 scenarios", "a,b,c,d", "pass")
+    assert [one.name for one in overview.read(tmp_path).standings] == ["load (4 of 7 scenarios)", *named[:2]]
+
+
+def test_a_chart_without_a_sweep_is_not_shown_and_a_capacity_says_how_far_it_is_proven(tmp_path: Path) -> None:
+    """As the terminal does; and another chart of the run takes its place."""
+    swept = put(tmp_path, "load", 0, lambda r: r["capacity"].update(knee_rps=1682.0, proven_rps=None))
+    put(tmp_path, "load", 1, lambda r: r["capacity"].update(knee_rps=1682.0, proven_rps=1414.0))
+    without = put(tmp_path, "load", 2, lambda r: r.update(capacity=None))
+    for folder, name in ((swept, "capacity"), (without, "capacity"), (without, "percentiles")):
+        (folder / f"{name}.png").touch()
+    last, before, first = overview.read(tmp_path).entries
+    assert (first.picture, last.picture) == (swept / "capacity.png", without / "percentiles.png")
+    (without / "percentiles.png").unlink()
+    assert overview.read(tmp_path).entries[0].picture is None, "no empty one"
+    assert (first.in_words, before.in_words) == ("1,682 requests/s (not proven)", "1,682 requests/s (proven to 1,414)")
+    index = words(strictly(pages.index(overview.read(tmp_path), ())).find("body"))
+    assert index.count("1,682 requests/s (not proven)") == 1 and last.in_words.endswith(" ms")
+    assert "capacity 1,682 requests/s (not proven)" in overview.listing(overview.read(tmp_path))
 
 
 def test_where_no_whole_run_is_that_of_a_profile_stands(tmp_path: Path) -> None:

@@ -217,7 +217,7 @@ def load_capacity(*, recording: Recording, capacity: CapacityResult | None, obje
     n = sum(len(samples.counted(recording.samples, name)) for name in recording.context.rates_rps)
     caption = figure.Caption("Capacity: how much traffic before an objective is missed", recording.context, n)
     if capacity is None:
-        return caption.empty("the plan has no capacity scenario")
+        return caption.empty("no capacity scenario was among the chosen ones")
     with caption.drawing(1, 2) as (chart, (left, right)):
         _knee(left, capacity, [one for one in objectives if one.metric == "p95_ms" and one.scope is None])
         _law(right, capacity)

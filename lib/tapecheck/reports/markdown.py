@@ -38,6 +38,11 @@ class Brief:
     evidence: tuple[str, ...]
     actions: tuple[str, ...]
 
+    @property
+    def nothing(self) -> str:
+        """What is said where nothing is broken; a part says that it is one."""
+        return "every objective is met" if self.standing.whole else f"every objective of these is met ({self.standing.scope})"
+
 
 def of(standing: Standing) -> Brief:
     """Say of a validation what is broken, by which evidence, and what to do next."""
@@ -122,12 +127,12 @@ def _row(standing: Standing) -> str:
         return _line([*map(markdown, cells), "", "", "", ""])
     result, main = standing.entry.result, standing.main
     before = f", {number(standing.trend[-2])} before" if len(standing.trend) > 1 else ""  # two runs prove no change
-    figure = f"{main.name}: {number(standing.entry.main)} {main.unit}{before}" if main else ""
+    figure = f"{main.name}: {standing.entry.in_words}{before}" if main else ""
     return _line([markdown(cell) for cell in (*cells, standing.entry.met, figure, result.target.name, result.run_id)])
 
 
 def _details(one: Brief) -> list[str]:
-    parts = {"Broken": one.broken or ("nothing: every objective is met",), "Evidence": one.evidence, "Next action": one.actions}
+    parts = {"Broken": one.broken or (f"nothing: {one.nothing}",), "Evidence": one.evidence, "Next action": one.actions}
     lines = ["<details>", f"<summary>{markdown(one.standing.name)}: what is broken, the evidence, the next action</summary>", ""]
     for heading, said in parts.items():
         lines += [f"**{heading}**", "", *(f"- {markdown(text)}" for text in said), ""]

@@ -46,7 +46,8 @@ CHOSEN = ("scenarios", "symbols", "timeframes", "drills", "proofs")  # parameter
 class Entry:
     """A run: where it lies below the output folder, as a link, how its result begins, its main metric, and of a comparison its proofs.
 
-    `failures` say what failed most, in the order of how often; `picture` is its chart that says most, if it has one.
+    `failures` say what failed most, in the order of how often; `picture` is its chart that says most, if it has one; `sure` says how far
+    its main metric is proven, where that is less than all of it.
     """
 
     folder: Path
@@ -57,6 +58,7 @@ class Entry:
     proofs: tuple[str, ...] = ()
     failures: tuple[str, ...] = ()
     picture: Path | None = None
+    sure: str = ""
 
     @property
     def code(self) -> str:
@@ -81,6 +83,21 @@ class Entry:
         """Whether nothing but the profile of its plan left something out, so that it stands in where no whole run does."""
         chosen = (self.result.parameters.get(name, "all") for name in CHOSEN)
         return self.result.reanalysis_of is None and all(value == "all" for value in chosen)
+
+    @property
+    def in_words(self) -> str:
+        """Its main metric with its unit, and how far that is proven; "" if it has none."""
+        return f"{number(self.main)} {self.figure.unit}{f' ({self.sure})' if self.sure else ''}" if self.figure else ""
+
+    @property
+    def chosen(self) -> Mapping[str, frozenset[str]]:
+        """What its parameters chose from the plan, by their names."""
+        given = ((name, str(self.result.parameters.get(name, "all"))) for name in CHOSEN)
+        return {name: frozenset(map(str.strip, value.split(","))) for name, value in given if value != "all"}
+
+    def covers(self, other: "Entry") -> bool:
+        """Whether its parameters chose all that those of another run of the same validation did."""
+        return all(name in other.chosen and other.chosen[name] <= values for name, values in self.chosen.items())
 
     @property
     def report(self) -> bool:
@@ -115,9 +132,9 @@ class Broken:
 class Standing:
     """How a validation of a target stands: by its run that was measured last, or None if there is none.
 
-    A run of a part of its plan, or an analysis of an earlier run, stands for itself alone, and only while it is the newest; `whole`
-    is False then. `trend` holds the main metric of that run and the runs like it, oldest first; `since` the attempts after it that
-    left no result.
+    A run of a part of its plan stands for itself alone, until a newer run has all that it chose, and so does an analysis of an earlier
+    run, while it is the newest; `whole` is False then. `trend` holds the main metric of that run and the runs like it, oldest first;
+    `since` the attempts after it that left no result; `scope` which part it is.
     """
 
     validation: str
@@ -125,6 +142,7 @@ class Standing:
     entry: Entry | None
     trend: tuple[float, ...]
     since: tuple[Broken, ...]
+    scope: str = ""
 
     @property
     def verdict(self) -> Verdict:
@@ -134,12 +152,12 @@ class Standing:
     @property
     def whole(self) -> bool:
         """Whether its run stands for all of its validation."""
-        return self.entry is None or not self.entry.scope
+        return not self.scope
 
     @property
     def title(self) -> str:
         """Its validation in words, and which part of it."""
-        return TITLES[self.validation] + (f", {self.entry.scope}" if self.entry and self.entry.scope else "")
+        return TITLES[self.validation] + (f", {self.scope}" if self.scope else "")
 
     @property
     def main(self) -> MainFigure | None:
@@ -179,9 +197,20 @@ def _read(run: Run, out: Path) -> Entry | Broken:
     proofs = {**run.result.get("proofs", {}), **run.result.get("method_check", {})}
     said = tuple(f"{name}: {_proof(one)}" for name, one in proofs.items())
     failures = tuple(map(_failure, run.result.get("failures", ())[:MOST_FAILURES]))
-    pictures = (run.folder / f"{name}.png" for name in PICTURES[run.head.validation])
+    sweep = run.result.get("capacity")  # without one its chart is empty
+    pictures = (run.folder / f"{name}.png" for name in PICTURES[run.head.validation] if name != "capacity" or sweep)
     picture = next((one for one in pictures if one.exists()), None)
-    return Entry(folder=run.folder, link=link, result=run.head, figure=figure, main=value, proofs=said, failures=failures, picture=picture)
+    return Entry(
+        folder=run.folder, link=link, result=run.head, figure=figure, main=value, proofs=said, failures=failures, picture=picture,
+        sure=_sure(figure, sweep),
+    )  # fmt: skip
+
+
+def _sure(figure: MainFigure | None, sweep: Mapping[str, Any] | None) -> str:
+    """Say how far a capacity is proven, where that is less than all of it."""
+    if figure is None or sweep is None or not figure.path.startswith("capacity") or sweep.get("proven_rps") == sweep.get("knee_rps"):
+        return ""
+    return f"proven to {number(sweep['proven_rps'])}" if sweep.get("proven_rps") else words(Verdict.NOT_PROVEN)
 
 
 def _failure(one: Mapping[str, Any]) -> str:
@@ -225,25 +254,39 @@ def _standings(entries: Sequence[Entry], attempts: Sequence[Broken]) -> Iterator
         for validation in config.VALIDATIONS:
             every = [e for e in entries if (e.result.validation, e.result.target.name) == (validation, target)]
             own = [entry for entry in every if entry.is_ours] or every  # what another tool says does not hide what was measured here
-            for entry in _shown(own):
+            for entry in (shown := _shown(own)):
                 newest = max(one.result.run_id for one in own)
                 since = tuple(one for one in left if one.validation == validation and one.run_id > newest)
                 left = [one for one in left if one.validation != validation]
-                about = ", ".join(filter(None, (entry.scope, target if n else "")))
+                scope, trend = _scope(entry, shown), _trend(entry, own)
+                about = ", ".join(filter(None, (scope, target if n else "")))
                 name = validation + (f" ({about})" if about else "")
-                yield Standing(validation=validation, name=name, entry=entry, trend=_trend(entry, own), since=since)
+                yield Standing(validation=validation, name=name, entry=entry, scope=scope, trend=trend, since=since)
     for validation in config.VALIDATIONS:
         if since := tuple(one for one in left if one.validation == validation):
             yield Standing(validation=validation, name=validation, entry=None, trend=(), since=since)
 
 
 def _shown(own: Sequence[Entry]) -> list[Entry]:
-    """Return the last run of the whole, else of all of a profile, and the newest after it that is of a part, or analysed again."""
+    """Return the last run of the whole, else of all of a profile, and after it the newest of each part, or analysed again."""
     fullest = [e for e in own if not e.scope] or [e for e in own if e.is_all_of_its_profile]
     whole = max(fullest, key=lambda e: (e.result.started_at, e.result.run_id), default=None)
-    part = max((e for e in own if e.scope), key=lambda e: e.result.run_id, default=None)
-    is_newer = part and (whole is None or part.result.run_id > whole.result.run_id)
-    return [one for one in (whole, part if is_newer else None) if one]
+    found = [] if whole is None else [whole]
+    newer = (e for e in own if e.scope and e not in found and (whole is None or e.result.run_id > whole.result.run_id))
+    measured: list[Entry] = []
+    for one in sorted(newer, key=lambda e: e.result.run_id, reverse=True):
+        is_measured = one.result.reanalysis_of is None and "none" not in one.chosen.get("drills", ())
+        is_left = is_measured and not any(other.covers(one) for other in measured)
+        found += [one] if is_left or one.result.run_id == max(e.result.run_id for e in own) else []
+        measured += [one] if is_left else []
+    return found
+
+
+def _scope(entry: Entry, shown: Sequence[Entry]) -> str:
+    """Say which part a run is of; beside another of the same words, what was chosen."""
+    is_alone = sum(one.scope == entry.scope for one in shown) == 1
+    chosen = "; ".join(", ".join(sorted(values)) for values in entry.chosen.values())
+    return entry.scope if is_alone or not chosen else f"{entry.scope}: {chosen}"
 
 
 def _trend(last: Entry, own: Sequence[Entry]) -> tuple[float, ...]:
@@ -273,7 +316,7 @@ def listing(overview: Overview) -> str:
 
 
 def _line(entry: Entry) -> tuple[str, str, str, str]:
-    figure = f"{entry.figure.name} {number(entry.main)} {entry.figure.unit}" if entry.figure else f"{entry.met} objectives met"
+    figure = f"{entry.figure.name} {entry.in_words}" if entry.figure else f"{entry.met} objectives met"
     scope = f" ({entry.scope})" if entry.scope else ""
     return f"{entry.result.started_at:%Y-%m-%d %H:%M:%S}", words(entry.result.verdict) + scope, entry.result.target.name, figure
 
