@@ -122,7 +122,7 @@ LIMIT = {"requests_per_minute": 90, "burst": 2}
 PLANTED = [
     ("fetch", {}, "/distant/300"),
     ("insert", {"insert": "row_by_row"}, ""),
-    ("features", {"features": "per_row"}, ""),
+    ("features", {"features": "per_row", "timeframes": ["5m"]}, ""),
     ("wait", {"source": BASE["source"] | LIMIT, "timeframes": ["4h"]}, ""),
 ]
 
