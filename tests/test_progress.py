@@ -58,6 +58,19 @@ def test_without_a_terminal_a_line_every_ten_seconds_says_how_far_it_is(capsys: 
     ]
 
 
+@pytest.mark.parametrize(
+    ("done", "spent_s", "said"),
+    [
+        (49, 10.0, "49 of 10,000 requests"),
+        (600, 0.5, "600 of 10,000 requests"),
+        (500, 1.0, "500 of 10,000 requests, 19 s left"),
+    ],
+)
+def test_the_time_left_is_said_once_there_is_a_pace(done: int, spent_s: float, said: str) -> None:
+    """Not before a second and a twentieth of the work: the first requests wait for connections."""
+    assert progress._so_far("requests", done, 10_000, spent_s) == said
+
+
 def test_a_rate_in_a_name_is_a_round_number(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """As people say it."""
     file = tmp_path / "progress.jsonl"

@@ -230,6 +230,10 @@ def test_only_the_time_in_which_it_may_fill_itself_is_counted(
     monkeypatch.setattr(supervision.time, "sleep", lambda s: now_s.__setitem__(0, now_s[0] + 10 * s))
     with pytest.raises(SandboxError, match=error.format(pid=os.getpid())) if error else contextlib.nullcontext():
         supervision.wait_filled(on_progress=lambda done, total, note="": notes.append(note))
+    shown = len(notes)
+    if not error:
+        supervision.wait_filled(on_progress=lambda done, total, note="": notes.append(note))
+    assert shown and len(notes) == shown  # where nothing is to be waited for, nothing is shown
     waited = {note for note in notes if note}
     assert waited == ({f"waits for the backfill of pid {os.getpid()} (a backfill)"} if held_s else set())
     for file in list(lockfiles._held):

@@ -263,7 +263,7 @@ def _sandbox_up(arguments: argparse.Namespace) -> int:
     if arguments.filled and not arguments.until_unused and sys.stderr.isatty():
         _say("filling; after Ctrl-C it runs and fills on, until: python -m tapecheck sandbox down")
     if arguments.filled or arguments.resting:
-        with progress.show("sandbox: filling", "jobs") as report:
+        with progress.show("sandbox: waiting until its history is complete and fresh", "series") as report:
             supervision.wait_filled(or_held=arguments.resting, on_progress=report)
     if arguments.json:
         print(state.model_dump_json())

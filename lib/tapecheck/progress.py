@@ -19,7 +19,9 @@ from tapecheck import notebook
 
 CLOCK = "{desc}: {percentage:3.0f}%|{bar}| {n:.1f} of {total:.1f} s{postfix}"  # of work whose length is known
 COUNTED = "{desc}: {percentage:3.0f}%|{bar}| {n:,.0f} of {total:,.0f}{unit}, {remaining} left{postfix}"
+LEFT = ", {remaining} left"
 EVERY_S = 10.0  # a line, where there is no terminal
+FIRST_S, FIRST_SHARE = 1.0, 0.05  # before either has passed, the pace tells nothing of the time that is left
 FILE_VARIABLE = "TAPECHECK_PROGRESS"  # a batch names the file here that its notebook's kernel reports to
 
 
@@ -92,10 +94,14 @@ def _in_notebook(label: str, unit: str) -> Iterator[Report]:
     draw("", f"{'' if in_time else f'{last:,} {unit} in '}{spent():.1f} s")
 
 
+def _has_pace(done: int, total: int, spent_s: float) -> bool:
+    return spent_s >= FIRST_S and done > 0 and done >= FIRST_SHARE * total
+
+
 def _so_far(unit: str, done: int, total: int, spent_s: float, note: str = "") -> str:
     """Say how far a piece of work is, and about how long it takes on, as long as it goes on at the pace that it had."""
     in_time, left = unit == "ms", max(total - done, 0)
-    left_s = left / 1000 if in_time else spent_s * left / done if done else None
+    left_s = left / 1000 if in_time else spent_s * left / done if _has_pace(done, total, spent_s) else None
     count = f"{done / 1000:.1f} of {total / 1000:.1f} s" if in_time else f"{done:,} of {total:,} {unit}"
     return ", ".join(filter(None, (count, f"{left_s:.0f} s left" if left_s and "left" not in note else "", note)))
 
@@ -121,6 +127,8 @@ class _Bars:
         if bar.disable and self.clock() - self.said_s >= EVERY_S:
             print(f"{label}: {_so_far(unit, done, total, self.clock() - self.began_s, note)}", file=sys.stderr, flush=True)
             self.said_s = self.clock()
+        if unit != "ms":
+            bar.bar_format = COUNTED if _has_pace(done, total, self.clock() - self.began_s) else COUNTED.replace(LEFT, "")
         scale = 1000 if unit == "ms" else 1
         bar.total = max(total, done) / scale  # tqdm has no total any more where more is done
         if note:

@@ -128,13 +128,14 @@ def wait_filled(
         symbols: None for all.
         or_held: return too when it rests because it lets a measured backfill go first, and holds nothing yet.
         timeout_s: the longest wait, without the time for which it lets a measured backfill go first.
-        on_progress: gets how many series are done, of how many, and who is waited for.
+        on_progress: gets how many series are done, of how many, and who is waited for; nothing where there is nothing to wait for.
     """
     home = Home()
     state = _state(home)
     if state is None:
         raise SandboxError("the sandbox does not run; start it: python -m tapecheck sandbox up")
     spent_s, missing, note, port = {False: 0.0, True: 0.0}, ["everything, the api does not answer"], "", state.processes["api"].port or 0
+    had_to_wait = False
     while spent_s[False] < timeout_s and spent_s[True] < HELD_S:
         began_s = time.monotonic()
         held, scheduler = ask(port, STATUS), ask(port, SCHEDULER) or {}
@@ -142,10 +143,13 @@ def wait_filled(
         note = f"waits for the backfill of {_first(home)}" if is_held else ""
         if held is not None:
             done, missing = _filled(held["series"], symbols)
-            on_progress(*done, note)
             is_resting = scheduler.get("due") == 0 and not scheduler["in_flight"]
-            if is_resting and is_held == bool(missing) and (or_held or not missing):
+            is_over = is_resting and is_held == bool(missing) and (or_held or not missing)
+            if had_to_wait or not is_over:
+                on_progress(*done, note or ("" if missing or is_over else "the scheduler refreshes them"))
+            if is_over:
                 return
+            had_to_wait = True
             missing = missing or ["the scheduler is still refreshing"]
         time.sleep(0.2)
         spent_s[is_held] += time.monotonic() - began_s
