@@ -63,6 +63,18 @@ def test_a_planted_mistake_in_a_target_is_found_and_no_secret_repeated(tmp_path:
     assert got in found[0].got and "Zx81" not in str(found)
 
 
+def test_a_secret_that_is_not_set_is_a_note(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """No problem of the file, but known before anything is asked; one that is set is not mentioned."""
+    for name in ("PLANTED_KEY", "PLANTED_URL"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("PLANTED_VENDOR", "x")
+    backfill = "{source_url: http://127.0.0.1:1, api_key: {env: PLANTED_VENDOR}, database_url: {env: PLANTED_URL}}"
+    (tmp_path / "t.yaml").write_text(f"{TARGET}headers: {{X-Key: {{env: PLANTED_KEY}}}}\nbackfill: {backfill}\n")
+    assert main(["check", str(tmp_path / "t.yaml")]) == 0
+    said = capsys.readouterr().out
+    assert "note: " in said and "headers.X-Key (PLANTED_KEY), backfill.database_url (PLANTED_URL)\n" in said
+
+
 def test_a_file_is_of_the_kind_that_its_keys_say(tmp_path: Path) -> None:
     """Plans of all validations, targets, drills, and what is neither."""
     kinds = {file.stem: kind for file in config.CONFIG.rglob("*.yaml") if (kind := check.plan_kind(file))}

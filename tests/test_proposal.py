@@ -18,7 +18,15 @@ NEWEST = dt.datetime(2026, 11, 30, 11, 30, tzinfo=dt.UTC)
 PAGE = {
     "paths": {
         "/api/coverage": {"get": {}},
-        "/api/bars/{symbol}": {"get": {"parameters": [{"name": "interval", "in": "query", "required": True}]}},
+        "/api/bars/{symbol}": {
+            "get": {
+                "parameters": [
+                    {"name": "interval", "in": "query", "required": True},
+                    {"name": "n", "in": "query", "schema": {"default": 100}},
+                    {"name": "tf", "in": "query"},
+                ]
+            }
+        },
         "/api/exchanges/{exchange}": {"get": {}},
         "/api/backfill": {"post": {}},
         "/api/broken": {"get": {}},
@@ -66,6 +74,7 @@ def test_what_is_proposed_was_tried(monkeypatch: pytest.MonkeyPatch) -> None:
     }
     assert not [one for one in own.asked if not one.startswith("GET ")] and "GET /api/backfill" not in own.asked
     left = " ".join(found.left)
+    assert "may have more query parameters, written as name={name}: n (default 100), tf" in left and "-p plan my-load.yaml" in left
     assert "/api/exchanges/{exchange}" in left and "set DATABASE_URL" in left and "names no timeframe" in left
     assert Target.model_validate(yaml.safe_load(found.text())).freshness
 

@@ -356,6 +356,8 @@ def _check(arguments: argparse.Namespace) -> int:
     for file, notes in ((file, lint.notes(file)) for file, of_file in found.items() if not of_file):
         if notes:
             print("\n".join(notes) if arguments.explain else f"{counted(len(notes), 'contradictions')} explained in {config.shown(file)}")
+        if unset := lint.unset(file):
+            print(f"note: {config.shown(file)}: not set here, and needed to ask this target: {', '.join(unset)}")
         if code := lint.code(file):
             print(f"{config.shown(file)} runs code, which needs `allow_drills: true` on the target: {', '.join(code)}")
     for problem in problems:

@@ -12,7 +12,7 @@ from tapecheck import config
 from tapecheck.batches.plan import Batch, PlannedRun
 from tapecheck.errors import ConfigError, Problem
 from tapecheck.recovery import experiment
-from tapecheck.target.file import Target
+from tapecheck.target.file import Secret, Target
 from tapecheck.validation import Settings, named
 
 T = TypeVar("T")
@@ -64,6 +64,17 @@ def notes(file: Path) -> list[str]:
     """Return what a person should know of a valid file."""
     kind = plan_kind(file)
     return named(kind).notes(file) if kind else []
+
+
+def unset(file: Path) -> list[str]:
+    """Return each secret that a valid target file names and whose variable is not set, with its key."""
+    if plan_kind(file) or (keys := _keys(file)) & _EXPERIMENT or "runs" in keys:
+        return []
+    target = config.read(Target, file)
+    named_there: dict[str, object] = {f"headers.{name}": value for name, value in target.headers.items()}
+    if target.backfill:
+        named_there |= {f"backfill.{key}": getattr(target.backfill, key) for key in ("api_key", "database_url")}
+    return [f"{key} ({one.place})" for key, one in named_there.items() if isinstance(one, Secret) and not one.is_set]
 
 
 def code(file: Path) -> list[str]:

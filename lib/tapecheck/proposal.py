@@ -29,6 +29,7 @@ OPENAPI = ("/openapi.json", "/swagger.json", "/api/openapi.json", "/v1/openapi.j
 HEALTH = ("/health", "/healthz", "/api/health", "/status", "/ping")
 # values for the names in a path
 KNOWN: Mapping[str, str | int] = {"symbol": "AAPL", "ticker": "AAPL", "timeframe": "1d", "interval": "1d", "limit": 10}
+PLAIN = re.compile(r"[A-Za-z_][\w.-]{0,39}", re.ASCII)  # a parameter's name
 MOST_REQUESTS, MOST_TRIED = 12, 100  # that are proposed, and that are sent for it
 NAMES = {  # of a field: how people call it, the most particular first
     "symbol": ("symbol", "ticker", "instrument"),
@@ -94,6 +95,10 @@ def propose(base_url: str, *, allow_remote: bool = False) -> Proposal:
         _requests(client, found)
         _answers(client, found)
     _tables(target, found)
+    found.left.append(
+        "for `run load`, copy config/load.yaml to my-load.yaml, name these requests there as `request`, give each name in braces its"
+        " values under `parameters`, and add: -p plan my-load.yaml"
+    )
     found.left.append("name the processes that it runs as, to watch them under load: processes: {api: {port: …}}")
     found.left.append("say how its backfill is started, to measure it from outside: see docs/observe.md")
     return found
@@ -119,7 +124,7 @@ def _requests(client: Client, found: Proposal) -> None:
     """Propose the requests that read and answer with 200, from the OpenAPI page, else from what is usual."""
     pages = (_json(_get(client, path)) for path in OPENAPI)
     page = next((page for page in pages if isinstance(page, dict) and isinstance(page.get("paths"), dict)), None)
-    paths = list(_paths(page)) if page else list(HEALTH)
+    paths, optional = (list(_paths(page)), _optional(page)) if page else (list(HEALTH), {})
     if page is None:
         found.left.append(f"it has no OpenAPI page ({', '.join(OPENAPI)}): add the requests that matter")
     unknown = []
@@ -128,6 +133,8 @@ def _requests(client: Client, found: Proposal) -> None:
             unknown.append(template)
         elif len(found.requests) < MOST_REQUESTS and _get(client, template).status == 200:
             found.requests[_name(template, found.requests)] = f"GET {template}"
+            if more := optional.get(template.partition("?")[0]):
+                found.left.append(f"GET {template} may have more query parameters, written as name={{name}}: {more}")
     if unknown:
         found.left.append(f"add the requests whose names in braces only you know: {', '.join(unknown[:5])}")
     if not found.requests:
@@ -146,6 +153,25 @@ def _paths(page: Mapping[str, Any]) -> Iterator[str]:
             query = "&".join(f"{name}={{{name}}}" for name in wanted if isinstance(name, str))
             with contextlib.suppress(ValidationError):
                 yield RequestTemplate(request=f"GET {path}{f'?{query}' if query else ''}").path
+
+
+def _optional(page: Mapping[str, Any]) -> dict[str, str]:
+    """Return of each path the query parameters that it may have, with their defaults."""
+    found = {}
+    for path, operations in page["paths"].items():
+        read = operations.get("get") if isinstance(operations, dict) else None
+        listed = read.get("parameters") if isinstance(read, dict) else None
+        given = [one for one in listed if isinstance(one, dict)] if isinstance(listed, list) else []
+        may = [one for one in given if one.get("in") == "query" and not one.get("required") and PLAIN.fullmatch(str(one.get("name", "")))]
+        if may:
+            found[path] = ", ".join(f"{one['name']}{_default(one)}" for one in may[:MOST_REQUESTS])
+    return found
+
+
+def _default(parameter: Mapping[str, Any]) -> str:
+    schema = parameter.get("schema")
+    value = schema.get("default") if isinstance(schema, dict) else parameter.get("default")
+    return f" (default {str(value)[:40]})" if isinstance(value, str | int | float) else ""
 
 
 def _name(template: str, taken: Mapping[str, str]) -> str:
