@@ -533,6 +533,7 @@ def test_the_report_of_a_run_shows_no_code(tmp_path: Path, browser: Browser) -> 
     assert "NOT PROVEN" in body
     assert body.count("data:image/png") >= 5
     assert body.count("<table") >= 3
+    assert body.count('<div class="chart"') == body.count("<img ") and browser.width_px(page, 390) <= 390, "they scroll on a phone"
     assert "import charts" not in body
     assert "load.run(" not in body
 

@@ -1,9 +1,12 @@
 """The end of a run in a terminal: one aligned table, and in plain words what is not a pass and what to do."""
 
-import pytest
+from pathlib import Path
 
-from tapecheck.runs import outcomes
-from tapecheck.runs.outcomes import Outcome
+import pytest
+from recorded_runs import put
+
+from tapecheck.runs import folders, outcomes
+from tapecheck.runs.outcomes import Outcome, Recorded
 
 
 def outcome(validation: str = "load", exit_code: int = 0, *, message: str = "", **brief: object) -> Outcome:
@@ -46,12 +49,31 @@ def test_what_is_not_known_is_not_printed() -> None:
 
 
 @pytest.mark.parametrize(
+    ("run", "again", "measured_s"),
+    [("new", None, 153.0), ("outputs/unfinished/load-1", None, None), ("outputs/load/1", "outputs/load/1", None)],
+)
+def test_what_was_measured_before_is_no_share_of_a_runs_time(tmp_path: Path, run: str, again: str | None, measured_s: float | None) -> None:
+    """Neither of a recorded run, nor of one that was measured and never recorded."""
+    given = {"measured_s": 153.0, "reanalysis_of": again, "parameters": {"run": run}}
+    head = folders.read(put(tmp_path, "load", 0, lambda r: r.update(given))).head
+    assert head is not None
+    brief = Recorded(result=head, folder=None).brief()
+    assert (brief["measured_s"], brief["is_judged"]) == (measured_s, run != "new")
+
+
+@pytest.mark.parametrize(
     ("ended", "begins"),
     [
         ([outcome()], "Every objective is met."),
         ([outcome(), outcome("backfill", 1)], "Objectives missed (backfill): find the cause"),
         ([outcome(exit_code=2), outcome("rto_rpo", 2)], "No verdict (load, rto_rpo): not everything could be judged; do what"),
         ([outcome(), outcome("backfill", 3)], "Ended early, or without a chart (backfill): the reason stands above"),
+        (
+            [outcome(exit_code=2, is_judged=True)],
+            "No verdict (load), not everything could be judged: a judgement of what was recorded before",
+        ),
+        ([outcome(is_judged=True)], "Every objective is met: a judgement of what was recorded before; nothing was measured."),
+        ([outcome(exit_code=1, is_judged=True), outcome("backfill", 1)], "Objectives missed (load, backfill): find the cause"),
         ([outcome("load", 4)], "Not run (load): correct what the lines above name"),
     ],
 )

@@ -107,6 +107,15 @@ def test_it_is_said_in_the_result_and_read_again(tmp_path: Path) -> None:
             assert ("compare of other (pid" in text) == bool(others)
 
 
+def test_of_many_others_two_are_named_and_they_stand_last() -> None:
+    """What limits the target is read first; result.json names all of them."""
+    others = tuple(results.Neighbour(measured="load of planted", pid=i, since=datetime(2026, 11, 1, tzinfo=UTC)) for i in range(6))
+    one = measured()
+    found = load.analyse(dataclasses.replace(one, context=dataclasses.replace(one.context, beside=others)), PLAN)
+    assert "6 other measurements ran" in found.said and found.said.endswith(" and 4 more.") and found.said.count("load of planted") == 2
+    assert found.said.startswith(load.say(one, found.summary, found.findings))
+
+
 def test_a_measurement_within_another_is_a_part_of_it(registry: Path) -> None:
     """The load tests of a comparison are no neighbours of it."""
 

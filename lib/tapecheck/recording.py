@@ -19,6 +19,7 @@ from tapecheck.errors import ConfigError, Problem, first_line
 from tapecheck.runs import folders
 from tapecheck.runs.results import Environment, Finding, Neighbour, TargetInfo, environment
 from tapecheck.target.file import Target
+from tapecheck.verdict import counted
 
 NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,99}")
 CONTEXT_KEY = b"tapecheck"  # in the metadata of a recording's first table
@@ -26,6 +27,7 @@ MOST_ROWS = 20_000_000  # of a table that is read: about 2 GB
 MOST_OBJECTS = 1_000_000  # of a table whose rows become Python objects
 MOST_COLUMNS = 500  # a load run has one for each parameter of its requests
 MOST_BYTES = 4 * 2**30  # of a table, unpacked
+MOST_NAMED = 2  # of the measurements beside one; result.json has all
 STOPPED = "the sandbox was stopped meanwhile, so that failures and times say nothing of it; measure again"
 
 
@@ -212,10 +214,11 @@ def _noticed(name: str, target: str, run: Callable[[], RecordingT]) -> Recording
 
 def neighbours(context: Context) -> list[Finding]:
     """Return the finding that others measured on this machine meanwhile, if any did."""
-    who = ", ".join(map(str, context.beside or ()))
-    found = f"other measurements ran on this machine at the same time, and each may have slowed the others: {who}"
+    others = context.beside or ()
+    who = ", ".join(map(str, others[:MOST_NAMED])) + (f" and {len(others) - MOST_NAMED} more" if len(others) > MOST_NAMED else "")
+    found = f"{counted(len(others), 'other measurements')} ran on this machine at the same time, and may have slowed this one: {who}"
     action = "measure again while nothing else is measured on this machine"
-    evidence = {"others": len(context.beside or ())}
+    evidence = {"others": len(others)}
     return [Finding(name="measured_beside_others", finding=found, evidence={**evidence}, action=action)] if who else []
 
 

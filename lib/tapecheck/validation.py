@@ -249,7 +249,7 @@ class Validation(ABC, Generic[PlanT, RecordingT, SummaryT, SettingsT]):
             checks=self.judge(summary, plan),
             findings=findings,
             bottleneck=self.bottleneck(findings),
-            said=" ".join(filter(None, (*beside, self.say(recording, summary, findings)))),
+            said=" ".join(filter(None, (self.say(recording, summary, findings), *beside))),
         )
 
     def scope(self, settings: SettingsT, found: Analysis[PlanT, RecordingT, SummaryT] | None = None) -> str:

@@ -263,4 +263,9 @@ class Written:
     def _ipython_display_(self) -> None:
         where = f"page written to {config.shown(self.file)}" if self.file else "page not written (out is empty)"
         bundle = Recorded(result=self.result, folder=None)._repr_mimebundle_()
-        notebook.show(recorded={"text/plain": where, Recorded.MIME: {**bundle[Recorded.MIME], "figures": [where], "measured_s": None}})
+        notebook.show(
+            recorded={
+                "text/plain": where,
+                Recorded.MIME: {**bundle[Recorded.MIME], "figures": [where], "measured_s": None, "is_judged": True},
+            }
+        )

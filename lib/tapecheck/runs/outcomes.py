@@ -51,6 +51,7 @@ class Recorded:
     def brief(self) -> dict[str, Any]:
         """Return what a terminal shows of it, as plain data."""
         result = self.result
+        is_judged = bool(result.reanalysis_of) or result.parameters.get("run", "new") != "new"
         return {
             "folder": None if self.folder is None else config.shown(self.folder),
             "validation": result.validation,
@@ -60,7 +61,8 @@ class Recorded:
             "headline": result.headline,
             "figures": result.main_figures(),
             "missed": result.missed(),
-            "measured_s": None if result.reanalysis_of else result.measured_s,  # what was measured before is no part of this run's time
+            "measured_s": None if is_judged else result.measured_s,  # what was measured before is no part of this run's time
+            "is_judged": is_judged,
             "not_drawn": [f"the chart {name} could not be drawn: {why}" for name, why in self.not_drawn.items()],
         }
 
@@ -165,6 +167,9 @@ def _not_met(one: Outcome) -> Iterator[str]:
 def _conclusion(outcomes: Sequence[Outcome]) -> str:
     code = worst(outcomes)
     names = ", ".join(one.validation for one in outcomes if one.exit_code == code)
+    if code in (0, 1, 2) and outcomes and all(one.brief.get("is_judged") for one in outcomes if one.exit_code == code):
+        said = {0: "Every objective is met", 1: f"Objectives missed ({names})", 2: f"No verdict ({names}), not everything could be judged"}
+        return f"{said[code]}: a judgement of what was recorded before; nothing was measured."
     return {
         0: "Every objective is met.",
         1: f"Objectives missed ({names}): find the cause above or in the report, fix it, and run it again.",

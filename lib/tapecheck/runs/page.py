@@ -2,6 +2,7 @@
 
 import base64
 import hashlib
+import itertools
 import re
 import warnings
 from functools import cache
@@ -31,7 +32,7 @@ STYLES = ["text-align", "color", "background-color"]
 _NO_TEXT = re.compile(r"<(script|style)\b.*?</\1\s*>", re.IGNORECASE | re.DOTALL)  # elements whose content is no text to show
 _HEADING = re.compile(r'<h2 id="([^"]*)">(.*?)</h2>', re.DOTALL)
 _ANCHOR = re.compile(r'<a class="anchor-link" href="[^"]*">[^<]*</a>')
-_TABLE = '<div class="table" tabindex="0" role="region" aria-label="table {}">'
+_REGION = '<div class="{0}" tabindex="0" role="region" aria-label="{0} {1}">'  # that scrolls sideways
 DATA = (".json", ".csv", ".jsonl", ".parquet", ".md", ".ipynb")
 
 
@@ -72,7 +73,9 @@ def report(executed: nbformat.NotebookNode, folder: Path | None = None) -> str:
         body = _ANCHOR.sub("", str(exporter.from_notebook_node(executed)[0]))
     body = re.sub(r"<script\b.*?</script\s*>", "", body, flags=re.IGNORECASE | re.DOTALL)  # the exporter's own
     parts = re.split(r"(?=<table\b)|(?<=</table>)", body)
-    body = "".join(f"{_TABLE.format(n)}{part}</div>" if part.startswith("<table") else part for n, part in enumerate(parts))
+    body = "".join(f"{_REGION.format('table', n)}{part}</div>" if part.startswith("<table") else part for n, part in enumerate(parts))
+    numbers = itertools.count(1)
+    body = re.sub(r"<img [^>]*>", lambda image: f"{_REGION.format('chart', next(numbers))}{image[0]}</div>", body)
     contents = [(unescape(anchor), unescape(re.sub(r"<[^>]*>", "", text))) for anchor, text in _HEADING.findall(body)]
     run = _head(folder)
     title = (
