@@ -75,7 +75,7 @@ def find(summary: Mapping[str, ScenarioSummary], cores: int, tool: Tool | None =
     ]
     for scenario, one in summary.items() if on_loopback else ():  # where no network loses what opens a connection
         if n := one.errors.get("connect_timeout"):
-            said = f"{scenario}: {n:,} connections to this machine were not accepted in time: the target's listen backlog may be full"
+            said = f"{scenario}: {n:,} requests got no connection to this machine in time: the target's listen backlog may be full"
             found.append(("listen_backlog", said, {"connect_timeout": n, "connections_opened": one.connections_opened or 0}))
     if tool:
         found.append(("other_tool", f"measured by {tool.name}: {'; '.join(tool.notes)}", {"tool": tool.name, "output": tool.output}))
