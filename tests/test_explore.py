@@ -122,6 +122,13 @@ def test_a_burst_of_failures_is_found_by_kind_status_and_request(run: Path) -> N
     assert sum(len(values(one, "x")) for one in crosses) == 20
 
 
+def test_crosses_of_several_drills_differ_in_colour() -> None:
+    """Each has that of its drill's points, so that the legend says which one failed."""
+    drawn = figure(opened(DATA / "rto_rpo", by="drill"), "latency")
+    crosses = [one["marker"]["color"] for one in drawn if one["name"].endswith(", failed")]
+    assert len(crosses) > 1 and len(set(crosses)) == len(crosses)
+
+
 def test_no_spike_is_lost_however_many_are_drawn(run: Path) -> None:
     """Few points stand for all, the longest and the shortest among them."""
     view = opened(run)
@@ -373,6 +380,7 @@ def test_the_command_writes_the_page_and_ends_with_the_verdict(tmp_path: Path, c
     assert command_line.main(words) == 1
     said = capsys.readouterr().out
     assert "explore     FAIL     0 of 1" in said and "page written to" in said
+    assert "observe of" in said and ", run " in said and "nothing was measured" in said
     assert [str(one.relative_to(tmp_path)) for one in tmp_path.rglob("*") if one.is_file()] == ["explore/observe-observe.html"]
 
 

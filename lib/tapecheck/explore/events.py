@@ -88,12 +88,12 @@ class Events:
         at = at[np.argpartition(-self.took_ms[at], most)[:most]] if len(at) > most else at
         at = at[np.argsort(-self.took_ms[at], kind="stable")]
         found = self.table.take(pa.array(self.positions[at]))
-        columns: dict[str, Any] = {"row": self.positions[at], "at (s)": self.at_s[at].round(4), "took (ms)": self.took_ms[at].round(3)}
+        columns: dict[str, Any] = {"row": self.positions[at], "at (s)": self.at_s[at].round(3), "took (ms)": self.took_ms[at].round(3)}
         for name in found.column_names:
             values = found.column(name)
             if name.endswith("_ns"):
                 ns = values.to_numpy().astype(np.float64)
-                columns[f"{name.removesuffix('_ns')} (s)"] = np.where(ns == 0, np.nan, ((ns - self.origin_ns) / 1e9).round(6))
+                columns[f"{name.removesuffix('_ns')} (s)"] = np.where(ns == 0, np.nan, ((ns - self.origin_ns) / 1e9).round(3))
             else:
                 columns[name] = [_shown(one) for one in values.to_pylist()]
         return pd.DataFrame(columns)
@@ -123,7 +123,7 @@ class Events:
 
 
 def _shown(value: object) -> object:
-    return text.line(value) if isinstance(value, str) else round(value, 4) if isinstance(value, float) else value
+    return text.line(value) if isinstance(value, str) else round(value, 3) if isinstance(value, float) else value
 
 
 def _natural(word: str) -> tuple[float, str]:

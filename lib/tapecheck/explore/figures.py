@@ -138,7 +138,7 @@ def latency(layers: Sequence[Layer]) -> Drawn:
             if len(at):
                 look: dict[str, Any] = {"color": colour, "size": 4, "symbol": symbol, "opacity": 0.6}
                 if failed:
-                    look |= {"color": figure.BAD, "size": 9, "symbol": "x", "opacity": 1, "line": {"color": "black", "width": 1}}
+                    look |= {"size": 9, "symbol": "x", "opacity": 1, "line": {"color": "black", "width": 1}}
                 said = f"{safe(name)}, failed" if failed else safe(name)
                 took_ms = np.maximum(layer.events.took_ms[at], 0.001)  # a logarithmic axis has no zero
                 found.add_scatter(
@@ -146,7 +146,7 @@ def latency(layers: Sequence[Layer]) -> Drawn:
                     text=_told(layer.events, at), hovertemplate=f"{said}<br>%{{y}} ms at %{{x}} s<br>%{{text}}<extra></extra>",
                 )  # fmt: skip
     thinned = "" if drawn == n else f"; {drawn:,} are drawn: of every stretch of time its smallest and largest, so that no spike is lost"
-    return Drawn(title=title, caption=f"{_whose(layers)}{thinned}. A cross is a failure.", figure=found)
+    return Drawn(title=title, caption=f"{_whose(layers)}{thinned}. A cross is a failure; its colour says of what.", figure=found)
 
 
 def _told(events: Events, at: NDArray[np.int64]) -> list[str]:

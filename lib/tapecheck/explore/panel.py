@@ -263,9 +263,10 @@ class Written:
     def _ipython_display_(self) -> None:
         where = f"page written to {config.shown(self.file)}" if self.file else "page not written (out is empty)"
         bundle = Recorded(result=self.result, folder=None)._repr_mimebundle_()
+        whose = text.line(f"{self.result.validation} of {self.result.target.name}, run {self.result.run_id}")
         notebook.show(
             recorded={
                 "text/plain": where,
-                Recorded.MIME: {**bundle[Recorded.MIME], "figures": [where], "measured_s": None, "is_judged": True},
+                Recorded.MIME: {**bundle[Recorded.MIME], "figures": [whose, where], "measured_s": None, "is_judged": True},
             }
         )
