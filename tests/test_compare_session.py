@@ -173,7 +173,7 @@ def test_every_variant_is_checked_before_any_is_measured(monkeypatch: pytest.Mon
     asked: list[Variant] = []
     monkeypatch.setattr(Bench, "__call__", lambda self, variant: asked.append(variant))
     whole = ComparePlan(proofs={"refill": proof(), "ask": load_proof(request="nosuch")}, rounds=4)
-    with pytest.raises(ConfigError, match=r"proofs\.ask, after: scenarios\.steady_state\.request: got 'nosuch'"):
+    with pytest.raises(ConfigError, match=r"proofs\.ask, after: scenarios\.\*\.request: got 'nosuch' \(steady_state\)"):
         session.run(whole, SERVICE)
     without = SERVICE.model_copy(update={"backfill": None})
     with pytest.raises(ConfigError, match=r"proofs\.bulk_copy, before: backfill: got nothing"):
