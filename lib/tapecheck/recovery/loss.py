@@ -37,6 +37,7 @@ MOST_BARS = 90_000  # of all symbols together, their newest: a quarter of an hou
 READ_S = 10.0  # for the statements before and after the drill
 
 _BEGIN = (
+    "SET synchronous_commit = on",  # of the table alone: a server that may lose its last commits keeps what they are looked for in
     f"CREATE SCHEMA IF NOT EXISTS {SCHEMA}",
     f"DROP TABLE IF EXISTS {SCHEMA}.bars",
     f"CREATE TABLE {SCHEMA}.bars (LIKE {BARS}, PRIMARY KEY (symbol, timeframe, time))",
