@@ -21,7 +21,7 @@ from pydantic import ConfigDict, Field
 
 from tapecheck import config, notebook, verdict
 from tapecheck import recording as recordings
-from tapecheck.config import Model
+from tapecheck.config import Model, ModelT
 from tapecheck.errors import ConfigError, Problem
 from tapecheck.recording import Context, Recording, RecordingT, Table, neighbours
 from tapecheck.runs import folders
@@ -183,10 +183,7 @@ class Validation(ABC, Generic[PlanT, RecordingT, SummaryT, SettingsT]):
             ConfigError: every wrong parameter at once, and each that papermill gave and the notebook does not have.
             OutputError: the output folder cannot be written.
         """
-        notebook.clear()
-        notebook.settle()
-        unknown = {name: None for name in notebook.given() if name not in given}
-        settings = config.validate(self.types.settings, given | unknown, file="parameters")
+        settings = parameters(self.types.settings, given)
         folders.check_writable(settings.out)
         return settings
 
@@ -300,6 +297,14 @@ class Validation(ABC, Generic[PlanT, RecordingT, SummaryT, SettingsT]):
         if done.folder is not None and done.run_id != context.run_id:
             notebook.amend(verdict=found.headline_of(done.run_id))
         return done
+
+
+def parameters(kind: type[ModelT], given: Mapping[str, object]) -> ModelT:
+    """Check the parameters of a notebook that begins anew: what is on screen goes; see `Validation.settings` for what is refused."""
+    notebook.clear()
+    notebook.settle()
+    unknown = {name: None for name in notebook.given() if name not in given}
+    return config.validate(kind, {**given, **unknown}, file="parameters")
 
 
 def named(name: str) -> Validation[Any, Any, Any, Any]:

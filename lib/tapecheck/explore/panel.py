@@ -36,10 +36,7 @@ def settings(**given: object) -> Settings:
         ConfigError: every wrong parameter at once, and each that papermill gave and the notebook does not have.
         OutputError: the output folder cannot be written.
     """
-    notebook.clear()
-    notebook.settle()
-    unknown = {name: None for name in notebook.given() if name not in given}
-    found = config.validate(Settings, given | unknown, file="parameters")
+    found = validation.parameters(Settings, given)
     folders.check_writable(found.out)
     return found
 
