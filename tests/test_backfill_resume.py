@@ -261,3 +261,18 @@ def test_a_replaced_series_keeps_nothing_of_what_it_was(endpoints: Endpoints, co
         run(plan(**later, database_schema=f"{SCHEMA}_other"), ends)
     assert checkpoints.by_series(connection, SCHEMA) == checkpoints.by_series(connection, f"{SCHEMA}_other")
     assert checkpoints.read(endpoints.database_url, SCHEMA)["SOL", "1h"].rows == 264 - 2 and resumed.context.oddities == ()
+
+
+def test_a_resumed_job_keeps_its_watermark_where_another_is_further_behind(endpoints: Endpoints, connection: Database) -> None:
+    """Jobs that are built from one series begin again where the last of them is; one that was ahead stays ahead if that run fails, too."""
+    vendor = Vendor(page=90)
+    small = {"symbols": ["SOL"], "timeframes": ["1h", "5m"], "derive": True, "history": {"start": "2026-03-10", "end": "2026-03-14"}}
+    watermarks = []
+    with serving(vendor) as server:
+        ends = dataclasses.replace(endpoints, source_url=server.url, key=KEY)
+        for last, begin in (("2026-03-10T20:00:00", "fresh"), ("2026-03-10T10:00:00", "resume")):
+            vendor.spoil = partial(forbidden, ms(last))
+            assert len(states(run(plan(**small, begin=begin), ends))["failed"]) == 2
+            watermarks.append(checkpoints.read(endpoints.database_url, SCHEMA)["SOL", "5m"].watermark)
+    first, second = watermarks
+    assert first is not None and first == second

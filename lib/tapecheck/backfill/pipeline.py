@@ -230,10 +230,12 @@ class _Job:
 
     async def store(self, bars: Bars, page: Page, start: dt.datetime, end: dt.datetime, *, anew: bool = False) -> None:
         """Compute the features of a page's bars and write both with the checkpoint; after the last page the job is done."""
+        reached = to_datetime(bars.t[-1]) if len(bars) else None
         self.now = replace(
             self.now,
             state="done" if page.last else "filling",
-            watermark=to_datetime(bars.t[-1]) if len(bars) else self.now.watermark,
+            # a page that is fetched again, since another of the symbol's jobs is further behind, takes no watermark back
+            watermark=max((mark for mark in (self.now.watermark, reached) if mark), default=None),
             refreshed_at=page.asked_at if page.last else self.now.refreshed_at,
             covers_from=min(start, self.now.covers_from or start),
             covers_to=end if page.last else self.now.covers_to,
