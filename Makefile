@@ -55,7 +55,7 @@ rto: setup
 	@$(PY) -m tapecheck run rto_rpo -p drills none
 
 test: setup
-	$(PY) -m pytest -n 3 --dist loadfile --no-loadscope-reorder
+	$(PY) -m pytest -n 4 --dist loadfile --no-loadscope-reorder
 
 check: setup
 	$(PY) -m ruff check .

@@ -148,7 +148,7 @@ def test_a_wrong_answer_stops_before_any_load(name: str) -> None:
     """One error names the URL and the reason, without the secret; one request was sent."""
     behaviour, kind, exit_code, text = ANSWERS[name]
     with Server(behaviour) as server, pytest.raises(kind) as caught:
-        check(server.url, timeout_s=0.3)
+        check(server.url, timeout_s=0.3 if "no whole answer" in text else 20)
     message = str(caught.value)
     assert caught.value.exit_code == exit_code
     assert message.startswith(f"GET {server.url}/features/S0?symbol=S0: ")
@@ -197,9 +197,9 @@ def test_https_to_a_plain_port_and_http_to_a_tls_port_are_named(tls_server: Serv
     """Either mix-up ends with one clear error that says what to write, also if the plain port waits for the end of what it cannot read."""
     with (
         Server(servers.fast) as plain,
-        pytest.raises(TargetError, match=r"TLS: no handshake within 0.3 s.*the port answers without TLS: write http://"),
+        pytest.raises(TargetError, match=r"TLS: no handshake within 5 s.*the port answers without TLS: write http://"),
     ):
-        check(plain.url.replace("http:", "https:"), timeout_s=0.3)
+        check(plain.url.replace("http:", "https:"), timeout_s=5)  # a tenth of it is what a busy machine may take
     with pytest.raises(TargetError, match=r"(not HTTP|closed|reset).*the port speaks TLS: write https:// in base_url") as raised:
         check(f"http://localhost:{tls_server.port}")
     assert raised.value.exit_code == 4, "only the configuration can mend it"
