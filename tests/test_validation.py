@@ -7,9 +7,10 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 import pyarrow as pa
@@ -206,3 +207,23 @@ def test_the_shape_is_enough_for_a_fifth_validation(tmp_path: Path, monkeypatch:
     (done.folder / "tosses.parquet").unlink()
     with pytest.raises(ConfigError, match=r"tosses that cannot be read .*; allowed: a complete coin run"):
         coin.read(done.folder)
+
+
+def test_a_part_of_a_recorded_run_is_judged_by_itself(tmp_path: Path) -> None:
+    """Scenarios that are named in a recorded run are all that is judged, drawn and recorded; one that it lacks is refused."""
+    whole = str(config.PROJECT / "tests" / "data" / "load")
+
+    def part_of(run: str, scenarios: str) -> Mapping[str, Any]:
+        settings = load.settings(target="t", plan="config/load.yaml", run=run, out=str(tmp_path), scenarios=scenarios, rounds=0)
+        plan = load.plan(settings)
+        done = load.record(load.analyse(load.recording(plan, settings), plan), settings=settings)
+        assert done.folder is not None
+        return {**folders.read(done.folder).result, "folder": str(done.folder)}
+
+    part = part_of(whole, "steady_rate, capacity")
+    assert (part["scope"], list(part["scenarios"]), bool(part["capacity"])) == ("2 of 7 scenarios", ["steady_rate"], True)
+    assert {check["name"] for check in part["checks"]} == {"steady_rate"}
+    of_part = part_of(part["folder"], "steady_rate")
+    assert (of_part["scope"], of_part["capacity"], of_part["scenarios"]) == ("1 of 7 scenarios", None, part["scenarios"])
+    with pytest.raises(ConfigError, match=r"scenarios: got mixed_symbols; allowed: some of steady_rate, capacity"):
+        part_of(part["folder"], "steady_rate, mixed_symbols")

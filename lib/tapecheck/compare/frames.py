@@ -60,20 +60,8 @@ def _ratio(ratio: Ratio | None) -> tuple[str, str]:
 
 def differences(summary: Summary) -> pd.DataFrame:
     """Return one row a proof and metric: before, after, their ratio with its interval, and what that proves."""
-    columns = [
-        "proof",
-        "metric",
-        "before",
-        "after",
-        *RATIO,
-        "noise floor",
-        "p, in its family",
-        "rounds",
-        "proven",
-        "why",
-        "rounds needed",
-        "left out",
-    ]
+    columns = ["proof", "metric", "before", "after", *RATIO, "noise floor", "p, in its family", "rounds"]
+    columns += ["proven", "why", "rounds needed", "left out"]
     rows = [
         (name, one.metric, number(one.before), number(one.after), *_ratio(one.ratio),
          "" if one.noise_floor is None else f"{one.noise_floor:.1%}", "" if one.p_family is None else f"{one.p_family:.2g}",

@@ -83,11 +83,7 @@ def breakdown(summary: Mapping[str, ScenarioSummary]) -> pd.DataFrame:
     """Return one row a scenario, parameter and value, for the parameters that were varied."""
     rows = [
         {
-            "scenario": name,
-            "parameter": dimension,
-            "value": value,
-            "requests": group.requests,
-            "failed": group.failed,
+            "scenario": name, "parameter": dimension, "value": value, "requests": group.requests, "failed": group.failed,
             "median (ms)": interval(group.response_time_ms.p50) + mark(group.generator_share, "p50_ms"),
             "p95 (ms)": interval(group.response_time_ms.p95) + mark(group.generator_share, "p95_ms"),
             "median inside the target (ms)": "" if group.server_time_ms is None else interval(group.server_time_ms.p50),
@@ -97,7 +93,7 @@ def breakdown(summary: Mapping[str, ScenarioSummary]) -> pd.DataFrame:
         for dimension, values in scenario.by.items()
         if len(values) > 1
         for value, group in values.items()
-    ]
+    ]  # fmt: skip
     index = ["scenario", "parameter", "value"]
     frame = pd.DataFrame(rows or [{"scenario": "none varies a parameter", "parameter": "", "value": ""}]).set_index(index)
     frame.attrs["file"] = "breakdown.csv"
@@ -108,18 +104,11 @@ def failures(found: Sequence[FailureGroup]) -> pd.DataFrame:
     """Return one row a kind of failure, the most frequent first; moments are seconds since the first request."""
     rows = [
         {
-            "scenario": one.scenario,
-            "kind": one.kind,
-            "status": one.status or "",
-            "request": one.request,
-            "failed": f"{one.count:,}",
-            "share": share(one.ratio),
-            "first (s)": number(one.first_s),
-            "last (s)": number(one.last_s),
-            "example": one.example,
+            "scenario": one.scenario, "kind": one.kind, "status": one.status or "", "request": one.request, "failed": f"{one.count:,}",
+            "share": share(one.ratio), "first (s)": number(one.first_s), "last (s)": number(one.last_s), "example": one.example,
         }
         for one in found
-    ]
+    ]  # fmt: skip
     frame = pd.DataFrame(rows or [{"scenario": "no request failed", "kind": ""}]).set_index(["scenario", "kind"])
     frame.attrs["file"] = "failures.csv"
     return frame

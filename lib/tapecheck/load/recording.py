@@ -1,14 +1,16 @@
 """What a load run leaves beside its samples: how the generator fared, and what another tool reports that measured in our place."""
 
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field, replace
 from typing import Annotated
 
 import pyarrow as pa
+import pyarrow.compute as pc
 from pydantic import AliasChoices, Field
 
 from tapecheck import recording
+from tapecheck.errors import ConfigError, Problem
 from tapecheck.statistics.intervals import Distribution, Figure, Percentile
 
 LEVELS = (50, 90, 95, 99)  # per cent: the percentiles of a distribution
@@ -50,6 +52,12 @@ class ImportedSummary(ImportedFigures):
     duration_s: float
     errors: dict[str, int]
     by: dict[str, dict[str, ImportedFigures]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        """Refuse a duration that cannot be."""
+        ImportedFigures.__post_init__(self)
+        if self.duration_s < 0:
+            raise ValueError(f"a duration of {self.duration_s:g} s")
 
 
 def distribution(
@@ -127,6 +135,18 @@ class Context(recording.Context):
 
 class Recording(recording.Recording[Context]):
     """Raw samples (columns: docs/METHOD.md), resources (`resources.SCHEMA`) and their context."""
+
+    def part(self, scenarios: Collection[str], source: str) -> "Recording":
+        """Return some scenarios of it, of a sweep each level; a `ConfigError` names those that it does not have."""
+        context = self.context
+        planned = {name: name.partition(" at ")[0] if name in context.rates_rps else name for name in context.executors}
+        if unknown := [name for name in scenarios if name not in planned.values()]:
+            allowed = "some of " + ", ".join(dict.fromkeys(planned.values()))
+            raise ConfigError([Problem(file=source, key="scenarios", got=", ".join(unknown), allowed=allowed)])
+        executors = {name: one for name, one in context.executors.items() if planned[name] in scenarios}
+        of_part = replace(context, executors=executors, rates_rps={name: x for name, x in context.rates_rps.items() if name in executors})
+        samples = self.samples.filter(pc.is_in(self.samples["scenario"], pa.array(executors)))
+        return Recording(context=of_part, tables={**self.tables, "samples": samples}, source=self.source)
 
     @property
     def samples(self) -> pa.Table:

@@ -136,6 +136,11 @@ class Load(validation.Validation[LoadPlan, Recording, LoadSummary, Settings]):
         file = registry.named(path)
         return super().read(path) if file is None else registry.read(file, source=str(path))
 
+    def recording(self, plan: LoadPlan, settings: Settings) -> Recording:
+        """Measure now, or read a recorded run, of which only the scenarios remain that the settings name."""
+        recording = super().recording(plan, settings)
+        return recording if settings.run == "new" or settings.scenarios == "all" else recording.part(plan.scenarios, settings.run)
+
     def check(self, recording: Recording) -> None:
         """Make sure that the figures of the generator are there for each scenario."""
         if unknown := sorted(recording.context.executors.keys() - recording.context.generator.keys()):
