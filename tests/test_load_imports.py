@@ -11,6 +11,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -89,6 +90,13 @@ AFTER = ("Transfer/sec:     14.08KB\n", "Transfer/sec:     14.08KB\nbytes read 1
 SOCKETS = ("Requests/sec", "  Socket errors: connect 3, read 2, write 1, timeout 4\nRequests/sec")
 RESET_ROW = "1795956999,10,,Aggregated,0,0" + ",31" * 11 + ",50,0,31,31.4,30.2,40.1,8.0\n"
 BEFORE_ROW = "1795956999,10,,Aggregated,90.0"
+UNCORRECTED = (
+    "  Latency Distribution (HdrHistogram - Uncorrected Latency (measured without taking delayed starts into account))\n"
+    " 50.000%    0.11ms\n\n       0.200     0.950000        94417        20.00\n#[Max     =  0.9, Total count    =     7]\n"
+    + "-" * 58
+    + "\n"
+)
+RECORDED = text_of("wrk2.txt").partition("  Latency Distribution")[2].partition("-" * 58)[0]
 SAID: dict[str, tuple[str, list[tuple[str, str]], dict[str, object]]] = {  # file, changes, and figures of it
     "a URL says nothing of an error": ("hey_certname.txt", [], {"errors": {"timeout": 20}, "requests": 20}),
     "nor does a URL that times out": ("hey_certname.txt", [("x=/certificate", "refused=connection-refused")], {"errors": {"timeout": 20}}),
@@ -107,8 +115,16 @@ SAID: dict[str, tuple[str, list[tuple[str, str]], dict[str, object]]] = {  # fil
     "0.1 ms are coarse": ("hey_refused.txt", [], {"duration_s": 60 / 6057.6280}),
     "k6 without http_req_failed": ("k6_same_run.json.gz", [], {"requests": 600, "failed": 81}),
     "wrk2": ("wrk2.txt", [], {"requests": 119_977, "errors": {"status": 20}, "p50": 1.37, "p95": 2.663, "p99": 3.02, "duration_s": 10.0}),
+    "wrk2 -L -U": ("wrk2.txt", [("-" * 58 + "\n", "-" * 58 + "\n\n" + UNCORRECTED)], {"p50": 1.37, "p95": 2.663, "p99": 3.02}),
+    "wrk2 -U": ("wrk2.txt", [("  Latency Distribution" + RECORDED, UNCORRECTED)], {"p50": math.nan, "p95": math.nan}),
+    "more timeouts than answers": ("wrk.txt", [(SOCKETS[0], SOCKETS[1].replace("out 4", "out 900"))], {"response_time_ms": None}),
+    "Locust within one instant": ("locust_stats.csv", [("83.01210093070127", "0.0")], {"duration_s": math.nan, "throughput_rps": None}),
     "oha": ("oha.json", [], {"requests": 4005, "errors": {"status": 20, "censored": 80, "other": 5}, "mean": 50.0, "p95": 90.0}),
-    "oha without an answer": ("oha.json", [('"200": 3900,', ""), ('"503": 20', "")], {"requests": 85, "response_time_ms": None}),
+    "oha without an answer": (
+        "oha.json",
+        [('"200": 3900,', ""), ('"503": 20', ""), ('Sec": 400.0', 'Sec": 8.5')],
+        {"requests": 85, "response_time_ms": None},
+    ),
     "k6's summary": ("k6_summary.json", [], {"requests": 11, "errors": {"other": 1}, "duration_s": 1.0225, "p99": math.nan}),
     "k6's other summary": ("k6_handled.json", [], {"requests": 11, "errors": {"other": 1}, "duration_s": 1.0225, "p50": 20.952551}),
     "k6's medians of 0": ("k6_zero_median.json.gz", [], {"requests": 70, "failed": 70, "p50": 0.0}),
@@ -158,6 +174,10 @@ REFUSED: dict[str, tuple[Callable[[], str], str]] = {
     "a histogram alone": (lambda: "       Value   Percentile   TotalCount 1/(1-Percentile)\n", "a histogram alone"),
     "JMeter's XML": (lambda: '<?xml version="1.0"?>\n<testResults version="1.2">\n', "JMeter's XML"),
     "ab": (lambda: "This is ApacheBench, Version 2.3\n", "what ab prints"),
+    "JMeter between semicolons": (lambda: text_of("jmeter.jtl").replace(",", ";"), "default_delimiter"),
+    "JMeter without a header": (lambda: text_of("jmeter.jtl").partition("\n")[2], "print_field_names"),
+    "Gatling with assertions": (lambda: "ASSERTION\tAAEC\nRUN\ta\tb\t17\t \t3.9\n", "Gatling's simulation.log"),
+    "vegeta's percentiles": (lambda: "Value(ms)  Percentile  TotalCount  1/(1-Percentile)\n", "a histogram alone"),
     "Gatling": (lambda: "RUN\tcomputer\tsim\t1700000000000\t \t3.9.5\n", "Gatling's simulation.log"),
     "vegeta's text": (lambda: "Requests      [total, rate, throughput]  20, 21.05, 18.20\n", "vegeta report -type=json"),
     "vegeta's gob": (lambda: "\x80\xff\x03\x01\x01\x06Result\x01\xff", "vegeta encode"),
@@ -182,6 +202,11 @@ REFUSED: dict[str, tuple[Callable[[], str], str]] = {
     "another too": (lambda: changed("locust_stats.csv", ("Request Count", "# requests")), "no column Request Count"),
     "a metric has another name": (lambda: changed("k6.csv", ("http_req_duration", "x")), "without http_req_duration: half-written"),
     "columns too few": (lambda: changed("vegeta.csv", (",GET,", ",")), "11 columns where vegeta writes 9 or 12"),
+    "a rate of nothing": (lambda: changed("k6_summary.json", ('"rate": 10.758143328914688', '"rate": 0')), "ZeroDivisionError"),
+    "a negative rate": (lambda: changed("locust_stats.csv", ("83.01210093070127", "-83.0")), "a duration of -0.7"),
+    "a time beyond all clocks": (lambda: planted.k6_json(planted.k6_run(3)).replace(":19.0", ":1e13"), "a request that took 1e+13 ms"),
+    "one name twice": (lambda: changed("locust.json", ('"name": "/b"', '"name": "/a"')), "requests of one name twice"),
+    "oha's rate": (lambda: changed("oha.json", ('"requestsPerSec": 400.0', '"requestsPerSec": 4.0')), "contradict each other"),
     "more failed than were sent": (lambda: changed("locust_stats.csv", ("60,6,", "60,61,")), "61 failures of 60 requests"),
     "a negative time": (lambda: changed("vegeta.json", ('"latency":20000000', '"latency":-20000000')), "took -20 ms"),
     "a rate that cannot be": (lambda: changed("wrk.txt", ("187.20", "287.20")), "its figures contradict each other"),
@@ -541,6 +566,22 @@ def test_jmeter_rows_are_samples(tmp_path: Path) -> None:
     assert recording.context.tool and any(note.endswith("are left out: 1") for note in recording.context.tool.notes)
     dates = re.sub(r"^17\d+", "2026/11/02 10:15:00.000", text_of("jmeter.jtl"), flags=re.MULTILINE)
     assert "timestamp_format" in refused(write(tmp_path / "run.jtl", dates))
+    _, found = read(write(tmp_path / "run.jtl", changed("jmeter.jtl", ('"GET a, b",503', ",503"))))
+    assert found.by["name"]["GET a, b"].requests == 6, "one without a name is of no other name"
+    recording, _ = read(write(tmp_path / "run.jtl", changed("jmeter.jtl", ("responseMessage", "my-var"))))
+    assert recording.context.tool and "counts them twice" in recording.context.tool.notes[-1]
+
+
+@pytest.mark.parametrize(
+    ("shift_s", "said"), [(-600, "its clock goes 600 s back"), (600, "nothing was in flight for 599.5 of its 600.5 s")]
+)
+def test_a_clock_that_is_set_and_a_pause_are_said(tmp_path: Path, shift_s: int, said: str) -> None:
+    """What they add to a duration bounds a throughput, where the clock went back, and is a finding."""
+    ended = planted.BEGAN + timedelta(minutes=10), planted.BEGAN + timedelta(seconds=600 + shift_s)
+    texts = [planted.k6_json(planted.k6_run(50)).replace("2026-11-02T10:15:", f"{at:%Y-%m-%dT%H:%M:}") for at in ended]
+    recording, _ = read(write(tmp_path / "run", "".join(texts)))
+    assert recording.context.tool and any(said in note for note in recording.context.tool.notes)
+    assert (recording.context.generator["default"].clock_error_ms > 0) == (shift_s < 0)
 
 
 def test_files_of_one_run_are_pooled(tmp_path: Path) -> None:
@@ -555,6 +596,10 @@ def test_files_of_one_run_are_pooled(tmp_path: Path) -> None:
     assert recording.context.tool and "2 files are pooled" in recording.context.tool.notes[-1]
     write(tmp_path / "k6-2.json", planted.k6_json(parts[0]).replace("2026-11-02", "2026-11-03"))
     assert "3 files that did not run at the same time" in refused(tmp_path / "k6-*.json")
+    shutil.copyfile(tmp_path / "k6-0.json", tmp_path / "k6-2.json")
+    assert "two files with the same requests" in refused(tmp_path / "k6-*.json")
+    write(tmp_path / "k6-2.json", planted.k6_json(parts[0] + parts[1]))
+    assert "requests twice" in refused(tmp_path / "k6-*.json")
     shutil.copyfile(DATA / "vegeta.json", tmp_path / "k6-3.json")
     assert "files of one kind" in refused(tmp_path / "k6-*.json")
     for number in range(2):

@@ -20,6 +20,7 @@ from urllib.parse import unquote
 
 import msgspec
 import numpy as np
+from numpy.typing import NDArray
 
 from tapecheck.load.engine.recorder import SAMPLE, ErrorKind, Samples
 from tapecheck.load.recording import SCHEDULE, ImportedSummary, Tool
@@ -30,7 +31,7 @@ MOST_REQUESTS = 20_000_000  # of a file, as of a recording
 MOST_CHARACTERS = 2**26  # of one line or field, since vegeta stores whole bodies, or of a document
 UNREADABLE = (
     *(OSError, EOFError, zlib.error, csv.Error, msgspec.DecodeError),
-    *(ValueError, OverflowError, LookupError, TypeError, AttributeError, RecursionError),  # where a document has another shape
+    *(ValueError, ArithmeticError, LookupError, TypeError, AttributeError, RecursionError),  # where a document has another shape
 )
 
 T = TypeVar("T")
@@ -186,6 +187,8 @@ def origin_of(url: str) -> str:
 
 NAMES = 100  # told apart; more are no parameter that anyone would compare
 MOST_BYTES = 2**32 - 1  # that a sample can hold
+LONGEST_NS = 10**15  # of one request: 11 days
+STEP_BACK_MS = 120_000.0  # beyond what a distributed JMeter writes late
 DIMENSION = "name"
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 SINCE_1970_NS = 10**17  # a clock that shows less, three years, counts from elsewhere
@@ -223,14 +226,25 @@ class Requests:
         self.rows = np.fromiter(itertools.islice((row for _, row in parsed(found, self._row)), MOST_REQUESTS + 1), ROW)
         if not 0 < len(self.rows) <= MOST_REQUESTS:
             raise BrokenFile(f"more than {MOST_REQUESTS:,} requests" if len(self.rows) else "no request")
-        spans = (self.rows["sent_ns"] * 1_000_003 + self.rows["done_ns"])[self.rows["done_ns"] > self.rows["sent_ns"]]
-        if exact and (twice := len(spans) - len(np.unique(spans))) > len(self.rows) // 10_000:  # whatever overflows, equal ones stay equal
+        self.clock_back_ms = float((np.maximum.accumulate(self.rows["done_ns"]) - self.rows["done_ns"]).max() / 1e6)
+        self.is_exact = exact
+        self.check_once()
+
+    def spans(self, kept: slice | NDArray[np.bool_] = slice(None)) -> NDArray[np.int64]:
+        """Return a number for the times of each request, sorted: whatever overflows, equal ones stay equal."""
+        found: NDArray[np.int64] = np.sort((self.rows["sent_ns"] * 1_000_003 + self.rows["done_ns"])[kept])
+        return found
+
+    def check_once(self) -> None:
+        """Refuse requests twice, where the clock is exact enough to tell."""
+        twice = np.count_nonzero(np.diff(self.spans(self.rows["done_ns"] > self.rows["sent_ns"])) == 0) if self.is_exact else 0
+        if twice > len(self.rows) // 10_000:
             raise BrokenFile(f"{twice:,} requests twice, to the nanosecond: parts of it are repeated")
 
     def _row(self, one: Request) -> tuple[int, ...]:
-        if one.done_ns < one.sent_ns:
+        if not 0 <= one.done_ns - one.sent_ns <= LONGEST_NS:
             raise ValueError(f"a request that took {(one.done_ns - one.sent_ns) / 1e6:g} ms")
-        number = self._number(label(one.method, one.name), origin_of(one.url or one.name)) if one.name else 0
+        number = self._number(label(one.method, one.name), origin_of(one.url or one.name)) if one.name else self._number("")
         scenario = self._scenarios.setdefault(one.scenario, len(self._scenarios))
         if scenario > REMEMBERED:
             raise ValueError(f"more than {REMEMBERED:,} scenarios")
@@ -264,7 +278,7 @@ class Requests:
     @property
     def values(self) -> list[dict[str, str]]:
         """Return the parameters of each kind of request, by its number."""
-        return [{DIMENSION: text} for text in self._labels] if 0 < len(self._labels) <= NAMES else [{}] * (NAMES + 1)
+        return [{DIMENSION: text} for text in self._labels] if any(self._labels) and len(self._labels) <= NAMES else [{}] * (NAMES + 1)
 
     def samples(self) -> dict[str, Samples]:
         """Return the samples of each scenario, by the time at which they were sent."""
@@ -285,6 +299,12 @@ class Requests:
     def span_ns(self) -> tuple[int, int]:
         """Return when the first was sent and the last had ended, on the tool's clock."""
         return int(self.rows["sent_ns"].min()), int(self.rows["done_ns"].max())
+
+    def pause_s(self) -> float:
+        """Return the longest time in which nothing was in flight."""
+        order = np.argsort(self.rows["sent_ns"])
+        idle_ns = self.rows["sent_ns"][order][1:] - np.maximum.accumulate(self.rows["done_ns"][order])[:-1]
+        return float(idle_ns.max(initial=0) / 1e9)
 
     @property
     def started_at(self) -> datetime | None:

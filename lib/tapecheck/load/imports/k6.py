@@ -27,19 +27,11 @@ EXECUTOR = "it does not say which executor sent; a closed one, such as constant-
 NO_SCENARIO = "no_scenario"  # of requests in setup and teardown, or where the tag was switched off
 SECONDS_NOTE = "its times are whole seconds, so its duration may be one second off; K6_CSV_TIME_FORMAT=unix_nano tells more"
 UNKNOWN_FAILURES = "it does not say which requests failed"
-_CODES = (  # (first, last, kind) of k6's error codes
-    (1050, 1050, ErrorKind.timeout),
-    (1100, 1199, ErrorKind.unreachable),
-    (1211, 1211, ErrorKind.connect_timeout),
-    (1212, 1212, ErrorKind.connect_refused),
-    (1210, 1213, ErrorKind.unreachable),
-    (1201, 1201, ErrorKind.reset),
-    (1220, 1220, ErrorKind.reset),
-    (1300, 1399, ErrorKind.tls),
-    (1400, 1599, ErrorKind.status),
-    (1600, 1699, ErrorKind.protocol),
-    (1700, 1799, ErrorKind.content),
-)
+_KINDS = {  # of k6's error codes, by themselves or by their hundreds
+    1050: ErrorKind.timeout, 1201: ErrorKind.reset, 1220: ErrorKind.reset, 1210: ErrorKind.unreachable, 1213: ErrorKind.unreachable,
+    1211: ErrorKind.connect_timeout, 1212: ErrorKind.connect_refused, 11: ErrorKind.unreachable, 13: ErrorKind.tls,
+    14: ErrorKind.status, 15: ErrorKind.status, 16: ErrorKind.protocol, 17: ErrorKind.content,
+}  # fmt: skip
 
 
 class Tags(msgspec.Struct):
@@ -148,8 +140,7 @@ def _request(one: Points) -> Request:
     error = ErrorKind.none
     if values.get("http_req_failed", files.is_failure(status)):
         code = int(tags.error_code or 0)
-        known = next((kind for first_code, last_code, kind in _CODES if first_code <= code <= last_code), None)
-        error = known or (ErrorKind.status if status else ErrorKind.other)
+        error = _KINDS.get(code) or _KINDS.get(code // 100) or (ErrorKind.status if status else ErrorKind.other)
     return Request(
         scenario=tags.scenario,
         sent_ns=done_ns - round((values["http_req_duration"] + values["http_req_blocked"]) * 1e6),

@@ -42,7 +42,7 @@ def read_stats(path: Path) -> ImportedRun:
     """Read the totals of a run."""
     found = _rows(path, ("Requests/s", *COLUMNS))
     rate_rps = _number(found[-1], "Requests/s")
-    duration_s = _number(found[-1], "Request Count") / rate_rps if rate_rps else 0.0
+    duration_s = _number(found[-1], "Request Count") / rate_rps if rate_rps else math.nan
     scenario = _summary(path, found, duration_s)
     return ImportedRun(tool=_tool("stats.csv", scenario, ROUNDED), summaries={SCENARIO: scenario})
 
@@ -133,6 +133,8 @@ def read_json(path: Path) -> ImportedRun:
     entries = [one for one in files.document(path, list[dict[str, Any]], whole[0] if whole else text) if one["num_requests"]]
     if not entries:
         raise BrokenFile("no request")
+    if len({(one["method"], one["name"]) for one in entries}) < len(entries):
+        raise BrokenFile("requests of one name twice: parts of it are repeated")
     longest, shortest = ("max_response_time", "min_response_time")
     began_s = [min(one["start_time"] - (one[took] or 0.0) / 1000 for one in entries) for took in (longest, shortest)]
     ended_s = max(one["last_request_timestamp"] or began_s[0] for one in entries)

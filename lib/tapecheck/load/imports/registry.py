@@ -29,31 +29,29 @@ class Format:
 FORMATS = (  # the first that fits
     Format("k6 JSON lines (k6 run --out json=FILE)", r'\{(?=[^\n]*"metric":)(?=[^\n]*"type":)', k6.read_json),
     Format("k6 CSV (k6 run --out csv=FILE)", r"metric_name,timestamp,metric_value", k6.read_csv),
-    Format(
-        "k6 summary (k6 run --summary-export FILE, handleSummary, or --new-machine-readable-summary)",
-        r'\{(?=.*"metrics"\s*:\s*[{[])(?=.*"http_req)', k6.read_summary,
-    ),
+    Format("k6 summary (k6 run --summary-export FILE, handleSummary, or --new-machine-readable-summary)",
+           r'\{(?=.*"metrics"\s*:\s*[{[])(?=.*"http_req)', k6.read_summary),
     Format("Locust stats (locust --csv PREFIX: PREFIX_stats.csv)", r"Type,Name,", locust.read_stats),
     Format("Locust history (PREFIX_stats_history.csv)", r"Timestamp,User Count,Type,Name,", locust.read_history),
     Format("Locust JSON (locust --json-file FILE)", r'\[.*"num_requests".*"response_times"', locust.read_json),
-    Format(
-        "vegeta JSON (vegeta encode --to json)",
-        r'\{(?=[^\n]*"timestamp":)(?=[^\n]*"latency":)(?=[^\n]*"code":)', vegeta_and_jmeter.read_json,
-    ),
+    Format("vegeta JSON (vegeta encode --to json)",
+           r'\{(?=[^\n]*"timestamp":)(?=[^\n]*"latency":)(?=[^\n]*"code":)', vegeta_and_jmeter.read_json),
     Format("vegeta's report (vegeta report -type=json)", r'\{(?=.*"latencies")(?=.*"50th")', vegeta_and_jmeter.read_report),
     Format("vegeta CSV (vegeta encode --to csv)", r"\d{19},\d+,\d+,\d+,\d+,", vegeta_and_jmeter.read_csv),
     Format("the report of wrk or wrk2", r"Running [^\n]+ test @ ", wrk_and_hey.read_wrk),
     Format("hey CSV (hey -o csv)", r"response-time,DNS\+dialup,DNS,Request-write,Response-delay,Response-read", wrk_and_hey.read_hey_csv),
     Format("hey's report", r"Summary:\n  Total:\t", wrk_and_hey.read_hey),
     Format("oha JSON (oha --output-format json)", r'\{(?=.*"summary")(?=.*"successRate")', wrk_and_hey.read_oha),
-    Format("JMeter CSV (JTL)", r'(?=[^\n]*\btimeStamp\b)(?=[^\n]*\belapsed\b)[\w",]+\n', vegeta_and_jmeter.read_jtl),
+    Format("JMeter CSV (JTL)", r'(?=[^\n]*\btimeStamp\b)(?=[^\n]*\belapsed\b)[^\n;\t]+\n', vegeta_and_jmeter.read_jtl),
+    Format("JMeter's CSV with another separator", r"timeStamp\W+elapsed", "commas (jmeter.save.saveservice.default_delimiter)"),
+    Format("JMeter's CSV without its header", r"\d{13}[,;\t]\d+[,;\t]", "its header (jmeter.save.saveservice.print_field_names)"),
     Format("oha's text, which is rounded", r"Summary:\n  Success rate:", "its JSON: oha --output-format json"),
     Format("JMeter's XML", r"<\?xml[^>]*>\s*<testResults|<testResults", "its CSV: jmeter -Jjmeter.save.saveservice.output_format=csv"),
-    Format("a histogram alone, which says neither for how long nor what failed", r"Value +Percentile +TotalCount", "the report of wrk2"),
+    Format("a histogram alone, which says neither for how long nor what failed", r"Value(\(ms\))? +Percentile ", "the report of wrk2"),
     Format("Locust's failures or exceptions alone", r"Method,Name,Error,|Count,Message,", "PREFIX_stats.csv, with the failures beside it"),
     Format("vegeta's text", r"Requests +\[total, rate", "its JSON: vegeta report -type=json"),
     Format("vegeta's own binary form", r"[^\w\s{\[<].{0,12}Result", "vegeta encode FILE"),
-    Format("Gatling's simulation.log, which is binary since 3.12", r"RUN\t|\x00{4}.\d+\.\d+", "a file of another tool"),
+    Format("Gatling's simulation.log, which is binary since 3.12", r"(RUN|ASSERTION)\t|\x00{4}.\d+\.\d+", "a file of another tool"),
     Format("what ab prints", r"This is ApacheBench", "a file of another tool"),
 )  # fmt: skip
 SHOWN = 40  # characters of a file that is none of them
@@ -106,7 +104,7 @@ def read(path: Path, *, source: str) -> Recording:
             where = source if file == path else str(file)
             runs.append(one.read(file))
         where = source
-        return _recording(path, runs[0] if len(runs) == 1 else _pooled(runs), source)
+        return _recording(path, _doubted(runs[0] if len(runs) == 1 else _pooled(runs)), source)
     except files.BrokenFile as error:
         raise _problem(where, error.got, f"a whole file of {one.name}", error.line) from None
     except files.UNREADABLE as error:
@@ -120,11 +118,14 @@ def _pooled(runs: Sequence[ImportedRun]) -> ImportedRun:
     if pool is None or pool.started_at is None:
         raise files.BrokenFile(f"{len(runs)} files of figures, or on clocks of their own: only single requests can be pooled")
     spans = [one.requests.span_ns for one in runs if one.requests]
+    if len({one.requests.spans().tobytes() for one in runs if one.requests}) < len(runs):
+        raise files.BrokenFile("two files with the same requests: leave one out")
     if max(began for began, _ in spans) > min(ended for _, ended in spans):
         raise files.BrokenFile(f"{len(runs)} files that did not run at the same time: read each by itself, or compare them")
     for one in others:
         assert one.requests, "files of one kind"
         pool.pool(one.requests)
+    pool.check_once()
     ratios = [one.achieved_ratio for one in runs]
     notes = dict.fromkeys(note for one in runs for note in one.tool.notes)
     together = f"{len(runs)} files are pooled as one run, on the clocks of the machines that wrote them"
@@ -134,6 +135,21 @@ def _pooled(runs: Sequence[ImportedRun]) -> ImportedRun:
         achieved_ratio={name: min(one.get(name, 1.0) for one in ratios) for one in ratios for name in one},
         clock_error_ms=max(one.clock_error_ms for one in runs),
     )
+
+
+def _doubted(run: ImportedRun) -> ImportedRun:
+    """Note what makes a duration doubtful: a clock that was set back, by which it may be off, and a long pause."""
+    if (requests := run.requests) is None:
+        return run
+    notes, back_ms, (began_ns, ended_ns) = list(run.tool.notes), requests.clock_back_ms, requests.span_ns
+    took_s, pause_s = (ended_ns - began_ns) / 1e9, requests.pause_s()
+    if pause_s > took_s / 2:
+        notes.append(
+            f"nothing was in flight for {pause_s:,.1f} of its {took_s:,.1f} s, a pause or two runs in one: its rate counts that time"
+        )
+    if is_back := back_ms > files.STEP_BACK_MS:
+        notes.append(f"its clock goes {back_ms / 1000:,.0f} s back from one line to another: its duration may be as far off")
+    return replace(run, tool=replace(run.tool, notes=tuple(notes)), clock_error_ms=max(run.clock_error_ms, back_ms * is_back))
 
 
 def _format(path: Path) -> Format | None:
@@ -151,7 +167,7 @@ def _problem(source: str, got: str, allowed: str, line: int | None = None) -> Co
 
 
 def _recording(path: Path, found: ImportedRun, source: str) -> Recording:
-    requests, tool = found.requests, found.tool
+    requests, tool, ratios = found.requests, found.tool, found.achieved_ratio
     samples = requests.samples() if requests else {}
     url = found.url or " ".join(requests.origins if requests else ())
     names, written_s = [*samples, *found.summaries], config.matches(path)[0].stat().st_mtime
@@ -163,11 +179,7 @@ def _recording(path: Path, found: ImportedRun, source: str) -> Recording:
         executors=dict.fromkeys(names, f"unknown ({tool.name})"),
         generator={
             name: GeneratorStats(
-                lag_p99_ms=None,
-                cpu_ratio=None,
-                achieved_ratio=found.achieved_ratio.get(name),
-                content_checked=0,
-                clock_error_ms=found.clock_error_ms,
+                lag_p99_ms=None, cpu_ratio=None, achieved_ratio=ratios.get(name), content_checked=0, clock_error_ms=found.clock_error_ms
             )
             for name in names
         },

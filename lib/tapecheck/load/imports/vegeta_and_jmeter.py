@@ -104,15 +104,18 @@ def read_report(path: Path) -> ImportedRun:
 JTL_COLUMNS = ("timeStamp", "elapsed", "success")
 DIGITS = 13  # of a time in ms since 1970
 SCENARIO, CONTROLLER = "jmeter", "transaction controllers"
+NO_MESSAGE = f"without responseMessage, samples of {CONTROLLER} cannot be told from requests: where there are any, it counts them twice"
 OF_CONTROLLER = "Number of samples in transaction"
 MILLISECONDS = "its clock counts in ms; its times are taken for those of the start (sampleresult.timestamp.start, which its settings have)"
 
 
 def read_jtl(path: Path) -> ImportedRun:
     """Read CSV; samples of transaction controllers, which are sums of others, are left out."""
+    _, first = next(files.table(path, JTL_COLUMNS), (0, {}))
     requests = Requests(files.parsed(files.table(path, JTL_COLUMNS), _sample), exact=False)
     aside = requests.leave_out(CONTROLLER)
     notes = [f"samples of {CONTROLLER} are left out: {aside:,}"] if aside else []
+    notes += [] if "responseMessage" in first else [NO_MESSAGE]
     return ImportedRun(tool=files.tool("jmeter", "CSV", CLOSED, MILLISECONDS, *notes), requests=requests)
 
 

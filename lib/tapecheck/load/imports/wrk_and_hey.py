@@ -46,12 +46,13 @@ CORRECTED = "its times hold made-up ones, by which it estimates what it left out
 CUT = "times beyond its --timeout are left out of its figures, and counted as failures here"
 NO_LATENCY = "its percentiles are missing; wrk --latency prints them"
 DUE = "its times count from when each request was due, and leave out those of its first seconds, in which it calibrates"
+UNCORRECTED = r"^  Latency Distribution \(HdrHistogram - Uncorrected.*?^-{20,}$"  # wrk2 -U: times from when it was sent
 OWN = r"^  Latency Distribution(?: \(HdrHistogram - Recorded Latency\))?$\n((?:^ *[\d.]+%.*\n)+)"  # a script may print more such lines
 
 
 def read_wrk(path: Path) -> ImportedRun:
     """Read the report."""
-    text = files.text(path)
+    text = re.sub(UNCORRECTED, "", files.text(path), flags=LINES | re.DOTALL)
     found, error_s = wrk_figures(text)
     url = _once(r"^Running .+ test @ (\S+)$", text)
     unsaid = [] if re.search(OWN, text, LINES) else [NO_LATENCY]
@@ -80,7 +81,7 @@ def wrk_figures(text: str) -> tuple[ImportedSummary, float]:
     found = re.findall(rf"^ *(\d+)(?:\.000)?% +{_TIME} *$", own[1] if own else "", LINES)
     percentiles = {int(p): _ms(value, unit) for p, value, unit in found} | ({95: float(spectrum[1])} if spectrum else {})
     counted = _once(r"^#\[Max += +[\d.]+, Total count += +(\d+)\]$", text)  # by wrk2, after it has calibrated
-    times = recording.distribution(int(counted[1]) if counted else answers - timeout, percentiles, mean_ms=mean_ms, max_ms=max_ms)
+    times = recording.distribution(int(counted[1]) if counted else max(answers - timeout, 0), percentiles, mean_ms=mean_ms, max_ms=max_ms)
     failed = min(requests, sum(errors.values()))
     return ImportedSummary(requests=requests, failed=failed, response_time_ms=times, duration_s=duration_s, errors=errors), error_s
 
@@ -124,11 +125,9 @@ def hey_figures(text: str) -> tuple[ImportedSummary, float]:
     """Return the figures of a report, and how far its duration may be off in s."""
     summary, _, rest = text.partition("Status code distribution:")
     codes, _, said = rest.partition("Error distribution:")
-    if not rest or _once(r"^Summary:$", text) is None or _once(r"^Status code distribution:$", text) is None:
-        raise BrokenFile("neither a status code nor an error distribution: it is half-written")
     statuses = {int(status): int(count) for status, count in re.findall(r"^  \[(\d+)\]\s+(\d+) responses$", codes, LINES)}
     failed = [(int(count), message) for count, message in re.findall(r"^  \[(\d+)\]\s+(.+)$", said, LINES)]
-    if not statuses and not failed:
+    if None in (_once(r"^Summary:$", text), _once(r"^Status code distribution:$", text)) or not (statuses or failed):
         raise BrokenFile("neither a status code nor an error distribution: it is half-written")
     printed_s, rate_rps = _number(summary, r"^  Total:\t([\d.]+) secs$"), _number(summary, r"^  Requests/sec:\t([\d.]+)$")
     if math.isnan(printed_s) or math.isnan(rate_rps):
@@ -179,6 +178,7 @@ def read_oha(path: Path) -> ImportedRun:
         **{name: _known_ms(summary[word.lower()]) for name, word in FIGURES.items()},
     )
     figures = {"requests": requests, "failed": errors.total(), "response_time_ms": times}
+    _steady(requests, summary["total"], 0.0, _known_ms(summary.get("requestsPerSec")) / 1000)
     found = ImportedSummary(**figures, duration_s=summary["total"], errors=errors)
     return ImportedRun(tool=files.tool("oha", "JSON", CLOSED), summaries={"oha": found})
 
