@@ -43,11 +43,11 @@ SANDBOXES = pytest.StashKey[Path]()
 PREFIX = "tct-"
 FOLDER = "TAPECHECK_TESTS_SANDBOXES"  # in the environment of every process that the tests start
 USE_A_SANDBOX = {  # what is under one name breaks its sandbox and mends it, file after file; the names are independent, and as long
-    "service": ("test_live", "test_compare_session", "test_sandbox_api", "test_sandbox_openapi"),
+    "service": ("test_foreign", "test_live", "test_compare_session", "test_sandbox_api", "test_sandbox_openapi", "test_observe"),
     "drills": ("test_recovery_backups", "test_recovery_drill", "test_recovery_freshness", "test_recovery_loss", "test_recovery_planting"),
     "workers": (
         "test_backfill_sharding", "test_backfill_faults", "test_sandbox_filling", "test_benchmarks_backfill", "test_vendor_source",
-        "test_observe", "test_target_mapping", "test_proposal", "test_foreign",
+        "test_target_mapping", "test_proposal",
     ),
     "backfill": (
         "test_backfill_pipeline", "test_backfill_audit", "test_backfill_resume", "test_backfill_schema",
@@ -56,9 +56,9 @@ USE_A_SANDBOX = {  # what is under one name breaks its sandbox and mends it, fil
 }  # fmt: skip
 OF_A_SANDBOX = {file: name for name, files in USE_A_SANDBOX.items() for file in files}
 TAKE_LONG = (
-    "test_sandbox_users", "test_sandbox_supervision", "test_load_findings", "test_charts_load", "test_runs_batch", "test_recovery_actions",
-    "test_resources", "test_load_session", "test_load_capacity", "test_compare_analysis", "test_recording", "test_reports",
-    "test_statistics_changepoints", "test_conftest", "test_load_engine", "test_runs_folders",
+    "test_sandbox_users", "test_batches", "test_explore", "test_reports", "test_sandbox_supervision", "test_load_session", "test_resources",
+    "test_conftest", "test_recovery_actions", "test_runs_batch", "test_secrets", "test_charts_load", "test_load_findings",
+    "test_load_imports", "test_sockets", "test_charts_compare", "test_load_engine", "test_notebooks", "test_load_capacity",
 )  # fmt: skip
 
 

@@ -23,6 +23,7 @@ get_ipython().run_line_magic("config", "InlineBackend.figure_formats = ['svg', '
 rcParams["figure.dpi"] = 50
 load = recording = findings = 3
 warnings.simplefilter("error")
+warnings.simplefilter("ignore", DeprecationWarning)  # with these as errors no kernel starts on Python 3.13
 pathlib.Path(os.environ["IPYTHONDIR"], "read").touch()
 """
 KERNEL_CONFIG = """
@@ -57,7 +58,7 @@ ENVIRONMENT = {
     "LINES": "5",
     "NO_COLOR": "1",
     "PYTHONHASHSEED": "7",
-    "PYTHONWARNINGS": "error",
+    "PYTHONWARNINGS": "error,ignore::DeprecationWarning",
     "HOME": "/proc/none",
 }
 

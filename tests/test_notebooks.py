@@ -169,7 +169,10 @@ import os, pathlib, threading
 read = load.read
 load.read = lambda path: (pathlib.Path({!r}).write_text(str(os.getpid())), threading.Event().wait())
 """
-STATE = 'import warnings, numpy, pandas; warnings.filters[0][0], numpy.geterr()["over"], pandas.get_option("display.max_rows")'
+STATE = """
+import warnings, numpy, pandas
+next(one[0] for one in warnings.filters if one[2] is Warning), numpy.geterr()["over"], pandas.get_option("display.max_rows")
+"""
 
 
 def test_a_cell_that_is_interrupted_or_fails_leaves_no_verdict_of_an_earlier_run(tmp_path: Path) -> None:

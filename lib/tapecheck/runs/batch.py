@@ -164,8 +164,8 @@ def _execute(path: Path, executed: Path, given: Mapping[str, Any], scratch: Path
 
 
 def _manager(scratch: Path, unfinished: Path | None) -> type[AsyncKernelManager]:
-    """Return a kernel manager whose kernels write their log to a file in place of our terminal, and ignore the user's IPython settings."""
-    own = {"PYTHONSAFEPATH": "1", "MPLBACKEND": INLINE, folders.UNFINISHED_VARIABLE: str(unfinished or "")}
+    """Return a kernel manager whose kernels log to a file in place of our terminal and ignore the user's settings of IPython and Python."""
+    own = {"PYTHONSAFEPATH": "1", "MPLBACKEND": INLINE, folders.UNFINISHED_VARIABLE: str(unfinished or ""), "PYTHONWARNINGS": ""}
     if len(str(scratch)) < TEMPORARY_PATH_BYTES:
         own["TMPDIR"] = str(scratch)  # what a killed kernel leaves goes with the rest
 
